@@ -1,0 +1,140 @@
+"""Every error that tailrace raises on purpose, in one tree.
+
+    TailraceError
+    ├── RequestError            a client's request can't be served; knows its HTTP status, type and code
+    │   ├── InvalidRequest          400  a field is wrong; ``param`` names it
+    │   ├── ContextLengthExceeded   400  the prompt doesn't fit
+    │   ├── Unauthorized            401  the key is missing or wrong (never used for anything else: relays disable a
+    │   │                                channel on 401)
+    │   ├── NotFound                404  no such route
+    │   ├── ModelNotFound           404  no such model
+    │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
+    │   ├── BodyTooLarge            413  the body is over the limit
+    │   ├── SlowReader              500  the client reads far slower than the engine writes
+    │   ├── InternalError           500  a defect of ours; the log has the details
+    │   ├── EngineDied              500  the engine died while it worked on the request
+    │   └── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
+    ├── ConfigurationError      a setting is wrong; names the setting and where it came from
+    ├── ModelError              a model can't be found, fetched, read or loaded
+    └── ProtocolError           the two processes don't understand each other (a defect, never a user's fault)
+
+The HTTP form of a RequestError is OpenAI's ``{"error": {"message", "type", "param", "code"}}``; other dialects wrap the
+same attributes in their own shape.
+"""
+
+from __future__ import annotations
+
+
+class TailraceError(Exception):
+    """The root. ``str()`` of it is one sentence or two, written for the person who has to act on it."""
+
+
+class RequestError(TailraceError):
+    """A client's request can't be served.
+
+    ``status`` is the HTTP status, ``type`` and ``code`` are OpenAI's machine-readable words and ``param`` names the
+    field at fault where there is one (a path such as ``messages[0].content``).
+    """
+
+    status = 400
+    type = "invalid_request_error"
+    code: str | None = None
+    retry_after: int | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(RequestError):
+    """A field has a wrong type or value, or the body can't be read at all (then ``param`` is None)."""
+
+
+class ContextLengthExceeded(RequestError):
+    """The prompt alone fills the context; the message names both numbers."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(RequestError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class NotFound(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(RequestError):
+    """The named model isn't served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """The route doesn't take this verb."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(RequestError):
+    """The request's body is over the limit."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class SlowReader(RequestError):
+    """The client fell too far behind its own stream, so its generation was stopped."""
+
+    status = 500
+    type = "server_error"
+    code = "slow_reader"
+
+
+class InternalError(RequestError):
+    """A defect of ours: the client learns that much and no more."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+
+class EngineDied(RequestError):
+    """The engine process died under the request. What was sent is valid; the rest is lost; trying again is safe."""
+
+    status = 500
+    type = "server_error"
+    code = "engine_died"
+
+
+class EngineUnavailable(RequestError):
+    """No engine to serve the request in time: it is loading, restarting or shutting down."""
+
+    status = 503
+    type = "server_error"
+    code = "engine_unavailable"
+    retry_after = 2
+
+
+class ConfigurationError(TailraceError):
+    """A setting has a value that can't work; the message names the setting, its origin and what to do."""
+
+
+class ModelError(TailraceError):
+    """A model can't be found, fetched, verified, read or loaded; the message says what to do."""
+
+
+class ProtocolError(TailraceError):
+    """A message between the processes is malformed or of another version."""

@@ -1,0 +1,149 @@
+"""The contract between the HTTP process and the engine process, and nothing else.
+
+The HTTP process sends ``Submit`` and ``Cancel``; the engine sends ``Hello`` once, then ``Accepted`` or ``Refused`` for
+each submit, one ``Step`` for each engine step (it carries every request's new tokens) and a ``Beat`` at least once a
+second. All are msgpack on the wire (``ipc`` frames them).
+
+A submitted id ends in exactly one of: ``Refused``, a ``Finished`` inside a ``Step``, the client's own ``Cancel`` (which
+is not answered), or the end of the connection.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+#: Raised when a message changes its meaning; the handshake refuses another number.
+PROTOCOL_VERSION = 1
+
+FinishReason = Literal["stop", "length"]
+RefusalCode = Literal["context_length_exceeded", "invalid_prompt"]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next token is chosen. The filters act in llama.cpp's order: penalties and bias, top_k, top_p, min_p,
+    temperature. ``temperature`` 0 is greedy and ignores the filters.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40  #: 0 keeps the whole vocabulary
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0  #: over the last ``repeat_last_n`` tokens of prompt and reply
+    repeat_last_n: int = 64  #: -1 is the whole sequence
+    frequency_penalty: float = 0.0  #: per occurrence in the reply
+    presence_penalty: float = 0.0  #: once for each token of the reply
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for one generation. ``id`` is unique within the connection.
+
+    ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids. ``max_tokens`` None means until
+    the model stops or the context is full. ``logprobs`` None sends none, k sends the chosen token's and the k likeliest.
+    """
+
+    id: int
+    prompt: str | list[int]
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    stop_tokens: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """Stop a generation; nothing more is sent for the id once the engine has read this."""
+
+    id: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the HTTP process must know of the loaded model."""
+
+    architecture: str
+    description: str
+    parameters: int
+    size_bytes: int
+    context: int  #: tokens of prompt and reply together that one request may have
+    context_trained: int
+    kv_cells: int  #: tokens that fit into the KV cache, all requests together
+    parallel: int  #: requests decoded at the same time
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
+    """The engine's first message: it is loaded and ready.
+
+    ``vocabulary[t]`` is token t's bytes as they appear in text (empty for control tokens).
+    """
+
+    protocol: int
+    pid: int
+    model: ModelInfo
+    vocabulary: list[bytes]
+
+
+class Accepted(msgspec.Struct, tag="accepted", frozen=True, array_like=True):
+    """The request is valid and waits for its turn or runs."""
+
+    id: int
+    prompt_tokens: int
+
+
+class Refused(msgspec.Struct, tag="refused", frozen=True, array_like=True):
+    """The request can't be run; it has ended."""
+
+    id: int
+    code: RefusalCode
+    message: str
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True):
+    """A request has ended by itself. ``completion_tokens`` counts every sampled token, the end token included."""
+
+    id: int
+    reason: FinishReason
+    completion_tokens: int
+    cached_tokens: int  #: prompt tokens whose KV was found ready
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities under the model's own distribution, before penalties and filters."""
+
+    logprob: float
+    top: list[tuple[int, float]]  #: the likeliest tokens, best first
+
+
+class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
+    """What one engine step brought: request ``ids[i]`` got token ``tokens[i]``; an id may occur more than once.
+
+    ``logprobs`` maps the index i to its probabilities, for those requests that asked.
+    """
+
+    ids: list[int]
+    tokens: list[int]
+    finished: list[Finished]
+    logprobs: dict[int, TokenLogprobs]
+
+
+class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):
+    """A sign of life from the loop itself, with its counters since the start and its gauges now."""
+
+    running: int
+    waiting: int
+    kv_cells_used: int
+    steps: int
+    prefill_tokens: int
+    decode_tokens: int
+    prefix_queries: int  #: prompt tokens looked up in the prefix cache
+    prefix_hits: int  #: of them found
+    preemptions: int
+
+
+ToEngine = Submit | Cancel
+FromEngine = Hello | Accepted | Refused | Step | Beat

@@ -1,0 +1,132 @@
+"""Frozen settings: flag > environment > file > default; each value knows where it came from.
+
+This module reads the environment and one TOML file and does nothing else. ``resolve`` is called once, by the CLI; the
+processes get the result as JSON and never look for settings of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.errors import ConfigurationError
+
+#: The name under which the starter model is stored and served.
+STARTER_MODEL = "smollm2-135m"
+
+Origin = Literal["flag", "environment", "file", "default"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set, with its range. The field's name is the flag's, with dashes, and the environment
+    variable's, in capitals behind ``TAILRACE_``.
+    """
+
+    # What is served
+    model: str = STARTER_MODEL  #: a path to a GGUF file or a name in the local store
+    alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
+    ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: tokens a request may have; 0 is what the model was trained for
+    parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0  #: engine threads; 0 is every core that this process may use
+    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: KV cells for all requests together; 0 is chosen from ctx
+    prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
+    prefill_chunk_busy: Annotated[int, Meta(ge=1, le=65_536)] = 64  #: prompt tokens a step beside running streams
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
+    backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
+
+    # Where
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  #: 0 picks a free one
+
+    # The HTTP side
+    api_key: str | None = None  #: None leaves the server open to whoever can reach it
+    cors_origins: tuple[str, ...] = ("*",)
+    max_body_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
+    keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life
+    keepalive_style: Literal["chunk", "comment"] = "chunk"
+    reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
+    engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 60.0  #: how long a request waits for a loading engine
+    engine_stall_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  #: no beat for so long: health says stalled
+    slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: tokens a client may be behind before it is cut off
+    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: how long running replies may go on at shutdown
+
+    # What is said
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """The settings in force, and where each came from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+
+
+FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(Settings))
+
+
+def default_file() -> Path:
+    """The settings file that is read when none is named: ``$XDG_CONFIG_HOME/tailrace/config.toml``."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "tailrace" / "config.toml"
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Resolved:
+    """Merge flags (None means not given), environment and file over the defaults.
+
+    ``file`` None reads ``default_file()`` when it exists. Raises ConfigurationError, naming the setting and its origin.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = dict.fromkeys(FIELDS, "default")
+
+    def take(layer: Mapping[str, Any], origin: Origin, *, strict: bool) -> None:
+        for name, value in layer.items():
+            values[name] = _checked(name, value, origin, strict=strict)
+            origins[name] = origin
+
+    take(_read_file(file), "file", strict=True)
+    named = {name: environment.get(f"TAILRACE_{name.upper()}") for name in FIELDS}
+    given = {name: value for name, value in named.items() if value is not None}
+    take({name: _split(name, value) for name, value in given.items()}, "environment", strict=False)
+    take({name: value for name, value in flags.items() if value is not None}, "flag", strict=True)
+    return Resolved(Settings(**values), origins)
+
+
+def _read_file(file: Path | None) -> dict[str, Any]:
+    path = file or default_file()
+    if file is None and not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"settings file {path} can't be read: {error}") from error
+    unknown = sorted(set(table) - set(FIELDS))
+    if unknown:
+        raise ConfigurationError(f"settings file {path} has unknown settings: {', '.join(unknown)}")
+    return table
+
+
+def _split(name: str, value: str) -> Any:
+    return [part.strip() for part in value.split(",")] if name == "cors_origins" else value
+
+
+def _checked(name: str, value: Any, origin: Origin, *, strict: bool) -> Any:
+    kind = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        shown = "a secret" if name == "api_key" else repr(value)
+        raise ConfigurationError(f"{name} ({origin}) can't be {shown}: {error}") from error
