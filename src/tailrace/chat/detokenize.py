@@ -1,0 +1,50 @@
+"""Tokens to text, never splitting a code point.
+
+A token may end inside a UTF-8 character (byte tokens, emoji, CJK): its bytes wait for the rest. Bytes that can't become a
+character any more are shown as U+FFFD, as every decoder does; bytes cut off by the reply's end are dropped.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class Vocabulary:
+    """Each token's bytes, and its text where those bytes are whole characters by themselves."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.pieces = pieces
+        self.texts = [_whole(piece) for piece in pieces]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+
+class Detokenizer:
+    """One reply's decoder."""
+
+    __slots__ = ("_decoder", "_pending", "_vocabulary")
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = False
+
+    def feed(self, token: int) -> str:
+        """The text that ``token`` completes; empty while a character is unfinished."""
+        if not self._pending:
+            # Nine tokens in ten are whole characters: a list look-up instead of a decoder.
+            text = self._vocabulary.texts[token]
+            if text is not None:
+                return text
+        text = self._decoder.decode(self._vocabulary.pieces[token])
+        self._pending = bool(self._decoder.getstate()[0])
+        return text
+
+
+def _whole(piece: bytes) -> str | None:
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return None

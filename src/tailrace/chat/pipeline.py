@@ -1,0 +1,37 @@
+"""One choice's way from tokens to parts: detokenise, look for stop strings, parse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tailrace.chat.detokenize import Detokenizer, Vocabulary
+from tailrace.chat.parse import Part, ReplyParser, Text
+from tailrace.chat.stops import StopMatcher
+
+
+class ReplyPipeline:
+    """Turns one reply's tokens into parts. ``stopped`` is set when a stop string was found: then no more is fed."""
+
+    __slots__ = ("_detokenizer", "_parser", "_stops", "stopped")
+
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], parser: ReplyParser | None) -> None:
+        self._detokenizer = Detokenizer(vocabulary)
+        self._stops = StopMatcher(stops) if stops else None
+        self._parser = parser
+        self.stopped = False
+
+    def feed(self, token: int) -> list[Part]:
+        """The parts that this token completes."""
+        text = self._detokenizer.feed(token)
+        if self._stops is not None and text:
+            text, self.stopped = self._stops.feed(text)
+        if not text:
+            return []
+        return [Text(text)] if self._parser is None else self._parser.feed(text)
+
+    def finish(self) -> list[Part]:
+        """What was held back, after the last token."""
+        text = self._stops.finish() if self._stops is not None and not self.stopped else ""
+        if self._parser is None:
+            return [Text(text)] if text else []
+        return [*(self._parser.feed(text) if text else []), *self._parser.finish()]

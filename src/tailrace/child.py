@@ -1,0 +1,52 @@
+"""What the supervisor tells a child process at its start, and how the child makes sure that it dies with it.
+
+The parent writes one JSON document to the child's standard input: secrets never appear in an argument list or an
+environment that other users' tools could read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tailrace.settings import Settings
+
+#: Exit status of a child whose settings or model can't work: starting it again is useless.
+EXIT_CONFIGURATION = 78
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A child's orders. File descriptors are inherited ones."""
+
+    settings: Settings
+    model_name: str  #: what clients call the model
+    model_path: Path | None  #: None with the fake backend
+    socket_path: Path  #: where the HTTP process listens for the engine
+    http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
+    ipc_fd: int | None = None  #: the listening Unix socket (HTTP process only)
+    announce: bool = True  #: whether to print where the server listens (first start only)
+
+
+def read_start() -> Start:
+    """The orders, from standard input; also ties this process's life to the parent's."""
+    parent = os.getppid()
+    die_with_parent()
+    start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
+    if os.getppid() != parent:
+        raise SystemExit("the supervisor died while this process was starting")
+    return start
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent dies, however it dies (Linux; elsewhere ``orphaned`` is polled)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -1,0 +1,49 @@
+"""``tailrace serve``: the server, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tailrace.models.reference import resolve as resolve_model
+from tailrace.observe import logs
+from tailrace.settings import resolve
+from tailrace.supervisor import Supervisor
+
+
+def serve(
+    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
+    ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Requests decoded at the same time [8].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Engine threads [every usable core].")] = None,
+    kv_tokens: Annotated[int | None, typer.Option(help="KV cache, in tokens of all requests together.")] = None,
+    prefill_chunk: Annotated[int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")] = None,
+    prefill_chunk_busy: Annotated[int | None, typer.Option(help="Prompt tokens a step beside replies [64].")] = None,
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
+    cors_origins: Annotated[list[str] | None, typer.Option(help="Origins that browsers may call from [*].")] = None,
+    max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
+    keepalive_seconds: Annotated[float | None, typer.Option(help="Silence before a sign of life [10].")] = None,
+    keepalive_style: Annotated[str | None, typer.Option(help="chunk or comment [chunk].")] = None,
+    reasoning: Annotated[str | None, typer.Option(help="field or inline (<think> tags) [field].")] = None,
+    drain_seconds: Annotated[float | None, typer.Option(help="Time for running replies at shutdown [15].")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
+    backend: Annotated[str | None, typer.Option(hidden=True)] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
+) -> None:
+    """Serve MODEL (the starter model by default) over HTTP until Ctrl-C."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    settings = resolve(flags, file=config).settings
+    logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
+    if settings.backend == "fake":
+        name, path = settings.alias or "fake", None
+    else:
+        found = resolve_model(settings.model)
+        name, path = settings.alias or found.name, found.path
+    raise typer.Exit(Supervisor(settings, name, path).run())

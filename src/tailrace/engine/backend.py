@@ -1,0 +1,62 @@
+"""What the loop needs of a model. ``llama`` is the real one, ``fake`` the one without a model."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailrace.errors import TailraceError
+from tailrace.messages import ModelInfo
+
+Logits = npt.NDArray[np.float32]
+
+
+class BackendError(TailraceError):
+    """The model's computation failed in a way that leaves its state unknown; the process has to end."""
+
+
+class Backend(Protocol):
+    """A loaded model with a KV cache that is cut into ``slots``: one sequence's positions each.
+
+    The cache's cells are shared between slots: ``kv_copy`` costs no cells.
+    """
+
+    info: ModelInfo
+    vocabulary: list[bytes]  #: bytes of each token as they appear in text; empty for control tokens
+    end_tokens: frozenset[int]  #: end-of-generation tokens
+    start_token: int | None  #: what an empty prompt becomes
+    slots: int
+    max_batch: int  #: tokens that one ``decode`` takes at most
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens of ``text``, special tokens recognised, with the start token when the model wants one.
+
+        Safe to call from another thread while ``decode`` runs.
+        """
+        ...
+
+    def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
+        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]`` and return a row of logits for each batch index in
+        ``outputs`` (rising): shape (len(outputs), vocabulary), valid and writable until the next call.
+
+        Raises BackendError.
+        """
+        ...
+
+    def kv_truncate(self, slot: int, length: int) -> bool:
+        """Keep the slot's first ``length`` positions. False when this model can't (then the slot is empty)."""
+        ...
+
+    def kv_copy(self, source: int, target: int, length: int) -> bool:
+        """Let ``target`` (empty) share the first ``length`` positions of ``source``. False as in ``kv_truncate``."""
+        ...
+
+    def reset(self) -> None:
+        """Empty every slot."""
+        ...
+
+    def close(self) -> None:
+        """Give back the memory."""
+        ...

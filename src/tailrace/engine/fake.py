@@ -1,0 +1,112 @@
+"""A backend without a model: deterministic, instant, byte-level. For protocol edges and the front end's ceiling.
+
+Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the last
+``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed. ``step_seconds``
+makes each step last as long as a model's would.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import time
+
+import numpy as np
+
+from tailrace.engine.backend import Logits
+from tailrace.messages import ModelInfo
+
+END = 256
+START = 257
+_VOCABULARY = 258
+_SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
+#: Writes the conversation out plainly, so that a script in any message is found.
+_TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
+
+
+class FakeBackend:
+    """See the module and ``Backend``."""
+
+    def __init__(self, *, ctx: int, parallel: int, kv_tokens: int, batch: int, step_seconds: float = 0.0) -> None:
+        context = ctx or 8192
+        self.slots = parallel + 8
+        self.max_batch = max(batch, parallel)
+        self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
+        self.end_tokens = frozenset({END})
+        self.start_token = None
+        self.step_seconds = step_seconds
+        self.info = ModelInfo(
+            architecture="fake",
+            description="scripted bytes",
+            parameters=0,
+            size_bytes=0,
+            context=context,
+            context_trained=context,
+            kv_cells=max(kv_tokens, context * 4),
+            parallel=parallel,
+            chat_template=_TEMPLATE,
+            bos_token="",
+            eos_token="",
+        )
+        self._tokens: list[list[int]] = [[] for _ in range(self.slots)]
+        #: For each slot the reply that its prompt asks for and the prompt's length; kept while the prompt is the same.
+        self._scripts: dict[int, tuple[bytes, int]] = {}
+
+    def tokenize(self, text: str) -> list[int]:
+        """See ``Backend``."""
+        return [*text.encode("utf-8"), START]
+
+    def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
+        """See ``Backend``. The script's next byte gets logit 1, the others 0."""
+        if self.step_seconds:
+            time.sleep(self.step_seconds)
+        for token, position, slot in zip(tokens, positions, slots, strict=True):
+            held = self._tokens[slot]
+            if position != len(held):
+                raise AssertionError(f"slot {slot} holds {len(held)} tokens, but position {position} is written")
+            held.append(token)
+        logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
+        for row, index in enumerate(outputs):
+            logits[row, self._next(slots[index])] = 1.0
+        return logits
+
+    def _next(self, slot: int) -> int:
+        held = self._tokens[slot]
+        if slot not in self._scripts:
+            self._scripts[slot] = _script(held)
+        script, start = self._scripts[slot]
+        said = len(held) - start
+        return script[said] if said < len(script) else END
+
+    def kv_truncate(self, slot: int, length: int) -> bool:
+        """See ``Backend``."""
+        del self._tokens[slot][length:]
+        self._scripts.pop(slot, None)
+        return True
+
+    def kv_copy(self, source: int, target: int, length: int) -> bool:
+        """See ``Backend``."""
+        self._tokens[target] = self._tokens[source][:length]
+        self._scripts.pop(target, None)
+        return True
+
+    def reset(self) -> None:
+        """See ``Backend``."""
+        for slot in range(self.slots):
+            self.kv_truncate(slot, 0)
+
+    def close(self) -> None:
+        """See ``Backend``: there is nothing to give back."""
+
+
+def _script(tokens: list[int]) -> tuple[bytes, int]:
+    """The reply that a prompt asks for, and where it starts: after the prompt's last START token."""
+    if START not in tokens:
+        return b"", len(tokens)
+    start = len(tokens) - tokens[::-1].index(START)
+    prompt = bytes(token for token in tokens[:start] if token < 256)
+    scripts = _SCRIPT.findall(prompt)
+    if not scripts:
+        return prompt, start
+    reply, _ = codecs.escape_decode(scripts[-1])
+    return reply, start

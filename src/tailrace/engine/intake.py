@@ -1,0 +1,82 @@
+"""The engine's receiving thread: reads submits and cancels, tokenises, answers at once, and fills the loop's inbox.
+
+It runs beside the loop so that a request is accepted or refused within milliseconds even while a step reads a long prompt:
+llama.cpp's calls release the GIL. It decides nothing about scheduling and touches no sequence that the loop owns.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import structlog
+
+from tailrace.engine.backend import Backend
+from tailrace.engine.sequence import Sequence
+from tailrace.ipc import Channel
+from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine
+
+#: What the loop reads: a sequence to run, an id to cancel, or None: the connection is gone.
+Inbox = queue.SimpleQueue[Sequence | int | None]
+
+
+def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
+    """A sequence ready to run, or why the submit can't be run."""
+    context = backend.info.context
+    size = len(backend.vocabulary)
+    if isinstance(submit.prompt, str):
+        # No token stands for more than this many bytes, so a huge prompt is refused without tokenising it first.
+        tokens = backend.tokenize(submit.prompt)
+    else:
+        tokens = submit.prompt
+        if not all(0 <= token < size for token in tokens):
+            return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}")
+    if not tokens:
+        if backend.start_token is None:
+            return Refused(submit.id, "invalid_prompt", "the prompt is empty, and this model has no start token")
+        tokens = [backend.start_token]
+    if len(tokens) >= context:
+        return Refused(
+            submit.id,
+            "context_length_exceeded",
+            f"This model's maximum context length is {context} tokens, but the prompt has {len(tokens)} tokens; "
+            "at least one must be left for the reply. Shorten the prompt.",
+        )
+    bias = submit.sampling.logit_bias
+    if not all(0 <= token < size for token in bias):
+        return Refused(submit.id, "invalid_prompt", f"logit_bias: token ids must be between 0 and {size - 1}")
+    return Sequence(submit, tokens, context, backend.end_tokens)
+
+
+class Intake(threading.Thread):
+    """Reads ``channel`` until it ends; then puts None into the inbox."""
+
+    def __init__(self, channel: Channel[ToEngine], backend: Backend, inbox: Inbox) -> None:
+        super().__init__(name="intake", daemon=True)
+        self._channel = channel
+        self._backend = backend
+        self._inbox = inbox
+        self._log = structlog.get_logger()
+
+    def run(self) -> None:
+        """The thread's body."""
+        try:
+            while (messages := self._channel.receive()) is not None:
+                for message in messages:
+                    self._take(message)
+        except OSError as error:
+            self._log.warning("connection to the HTTP process broke", error=str(error))
+        finally:
+            self._inbox.put(None)
+
+    def _take(self, message: ToEngine) -> None:
+        if isinstance(message, Cancel):
+            self._inbox.put(message.id)
+            return
+        sequence = prepare(self._backend, message)
+        if isinstance(sequence, Refused):
+            self._channel.send(sequence)
+        else:
+            # Accepted goes out before the loop can know the sequence, so it always precedes the first token.
+            self._channel.send(Accepted(sequence.id, sequence.prompt_length))
+            self._inbox.put(sequence)

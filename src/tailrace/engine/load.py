@@ -1,0 +1,74 @@
+"""Loading a model with the settings' choices, with progress where a person watches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tailrace.engine import llama
+from tailrace.settings import Settings
+
+
+def load_llama(path: Path, settings: Settings) -> llama.LlamaBackend:
+    """The backend for ``path``. Raises ModelError and ConfigurationError."""
+    log = structlog.get_logger()
+    threads = settings.threads or usable_cores()
+    options = llama.LlamaOptions(
+        threads=threads,
+        ctx=settings.ctx,
+        parallel=settings.parallel,
+        kv_tokens=settings.kv_tokens,
+        batch=settings.prefill_chunk,
+        gpu_layers=settings.gpu_layers,
+    )
+    begun = time.monotonic()
+    with _progress(path.name) as progress:
+        backend = llama.LlamaBackend(
+            path, options, log=lambda level, line: getattr(log, level)(line, source="llama.cpp"), progress=progress
+        )
+        _warm_up(backend)
+    info = backend.info
+    log.info(
+        "model loaded",
+        model=info.description,
+        seconds=round(time.monotonic() - begun, 2),
+        threads=threads,
+        context=info.context,
+        kv_cells=info.kv_cells,
+        parallel=info.parallel,
+    )
+    return backend
+
+
+def _warm_up(backend: llama.LlamaBackend) -> None:
+    """Bring the weights into memory and the threads up, so that the first request doesn't pay for it."""
+    backend.decode([backend.start_token or 0], [0], [0], [0])
+    backend.reset()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, as its affinity says."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[llama.Progress]:
+    """A bar on a terminal; nothing in a log file."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("loading {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(name, total=1.0)
+        yield lambda part: progress.update(task, completed=part)

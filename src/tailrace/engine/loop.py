@@ -1,0 +1,188 @@
+"""The engine loop: take → schedule → decode → sample → publish.
+
+It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences and cancels, ``publish``
+takes one ``Step`` a step and a ``Beat`` at least once a second. The beat comes from the loop itself, so that a loop that
+hangs is seen to hang.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+
+from tailrace.engine.backend import Backend, Logits
+from tailrace.engine.cache import KVCache, Placement
+from tailrace.engine.intake import Inbox
+from tailrace.engine.sampling import logprobs
+from tailrace.engine.scheduler import Eviction, Plan, Scheduler
+from tailrace.engine.sequence import Sequence
+from tailrace.messages import Beat, Finished, Step, TokenLogprobs
+
+#: Seconds between beats.
+BEAT_SECONDS = 0.5
+
+Publish = Callable[[Step | Beat], None]
+
+
+class EngineLoop:
+    """Runs every sequence that comes through ``inbox`` on one backend."""
+
+    def __init__(self, backend: Backend, *, chunk: int, chunk_busy: int) -> None:
+        self.inbox: Inbox = queue.SimpleQueue()
+        self._backend = backend
+        self._cache = KVCache(backend.slots, backend.info.kv_cells)
+        self._scheduler = Scheduler(
+            self._cache,
+            parallel=backend.info.parallel,
+            max_batch=backend.max_batch,
+            chunk=chunk,
+            chunk_busy=chunk_busy,
+        )
+        self._sequences: dict[int, Sequence] = {}
+        self._steps = 0
+        self._prefill_tokens = 0
+        self._decode_tokens = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, waits or lies in the inbox."""
+        return self._scheduler.idle and self.inbox.empty()
+
+    def run(self, publish: Publish) -> None:
+        """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
+        next_beat = time.monotonic()
+        while True:
+            if self._scheduler.idle:
+                open_ = self._take_one(timeout=max(0.0, next_beat - time.monotonic()))
+            else:
+                open_ = True
+            if not open_ or not self.take():
+                self._cancel_all()
+                return
+            step = self.step()
+            if step is not None:
+                publish(step)
+            now = time.monotonic()
+            if now >= next_beat:
+                publish(self.beat())
+                next_beat = now + BEAT_SECONDS
+
+    def take(self) -> bool:
+        """Take everything that lies in the inbox. False when the connection is gone."""
+        while not self.inbox.empty():
+            if not self._receive(self.inbox.get_nowait()):
+                return False
+        return True
+
+    def step(self) -> Step | None:
+        """One engine step: None when there was nothing to compute."""
+        plan = self._scheduler.plan()
+        self._move(plan)
+        if not plan.chunks:
+            return None
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        outputs: list[int] = []
+        ready: list[Sequence] = []
+        for sequence, count in plan.chunks:
+            start = sequence.computed
+            tokens += sequence.tokens[start : start + count]
+            positions += range(start, start + count)
+            slots += [sequence.slot] * count
+            if count == sequence.pending:
+                outputs.append(len(tokens) - 1)
+                ready.append(sequence)
+        logits = self._backend.decode(tokens, positions, slots, outputs)
+        for sequence, count in plan.chunks:
+            end = sequence.computed + count
+            self._cache.append(sequence.slot, sequence.tokens[sequence.computed : end])
+            sequence.computed = end
+        self._steps += 1
+        self._decode_tokens += len(ready)
+        self._prefill_tokens += len(tokens) - len(ready)
+        return self._sample(ready, logits)
+
+    def beat(self) -> Beat:
+        """The counters and gauges now."""
+        counters = self._scheduler.counters
+        return Beat(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            kv_cells_used=self._cache.used,
+            steps=self._steps,
+            prefill_tokens=self._prefill_tokens,
+            decode_tokens=self._decode_tokens,
+            prefix_queries=counters.prefix_queries,
+            prefix_hits=counters.prefix_hits,
+            preemptions=counters.preemptions,
+        )
+
+    def _sample(self, ready: list[Sequence], logits: Logits) -> Step:
+        step = Step([], [], [], {})
+        if all(sequence.sampler.greedy for sequence in ready):
+            # One call for the whole step: at a vocabulary of 49k, 30 µs for 8 sequences instead of 8 calls of 6.
+            chosen = logits.argmax(axis=1).tolist()
+        else:
+            chosen = None
+        for row, sequence in enumerate(ready):
+            before = logits[row].copy() if sequence.logprobs is not None else None
+            token = chosen[row] if chosen is not None else sequence.sampler.sample(logits[row])
+            sequence.tokens.append(token)
+            sequence.generated += 1
+            if token in sequence.stop_tokens:
+                self._finish(step, sequence, stopped=True)
+                continue
+            if before is not None and sequence.logprobs is not None:
+                step.logprobs[len(step.ids)] = logprobs(before, token, sequence.logprobs)
+            step.ids.append(sequence.id)
+            step.tokens.append(token)
+            if len(sequence.tokens) >= sequence.limit:
+                self._finish(step, sequence, stopped=False)
+        return step
+
+    def _finish(self, step: Step, sequence: Sequence, *, stopped: bool) -> None:
+        reason = "stop" if stopped else "length"
+        step.finished.append(Finished(sequence.id, reason, sequence.generated, sequence.cached_tokens or 0))
+        self._drop(sequence)
+
+    def _drop(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.id]
+        self._scheduler.remove(sequence)
+
+    def _move(self, plan: Plan) -> None:
+        for move in plan.moves:
+            if isinstance(move, Eviction):
+                self._backend.kv_truncate(move.slot, 0)
+            else:
+                self._place(*move)
+
+    def _place(self, sequence: Sequence, placement: Placement) -> None:
+        done = self._backend.kv_truncate(placement.slot, placement.keep)
+        if placement.source is not None:
+            done = self._backend.kv_copy(placement.source, placement.slot, placement.length)
+        if not done and placement.length:
+            # This model's memory can't be cut: the prefix has to be read after all.
+            self._cache.truncate(self._cache.slots[placement.slot], 0)
+            sequence.computed = 0
+
+    def _take_one(self, timeout: float) -> bool:
+        try:
+            return self._receive(self.inbox.get(timeout=timeout))
+        except queue.Empty:
+            return True
+
+    def _receive(self, item: Sequence | int | None) -> bool:
+        if isinstance(item, Sequence):
+            self._sequences[item.id] = item
+            self._scheduler.add(item)
+        elif item is not None:
+            # The id is unknown when the generation ended while its cancel was on the way.
+            if (sequence := self._sequences.get(item)) is not None:
+                self._drop(sequence)
+        return item is not None
+
+    def _cancel_all(self) -> None:
+        for sequence in list(self._sequences.values()):
+            self._drop(sequence)

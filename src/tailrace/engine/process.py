@@ -1,0 +1,85 @@
+"""The engine process's entry: load the model, connect, run the loop, and again when the HTTP process comes back.
+
+Started by the supervisor as ``python -m tailrace.engine.process`` with its orders on standard input. Exit status 78 means
+that the settings or the model can't work, anything else but 0 that the engine broke and may be started again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+
+import structlog
+
+from tailrace import ipc
+from tailrace.child import EXIT_CONFIGURATION, Start, read_start
+from tailrace.engine.backend import Backend
+from tailrace.engine.fake import FakeBackend
+from tailrace.engine.intake import Intake
+from tailrace.engine.load import load_llama
+from tailrace.engine.loop import EngineLoop
+from tailrace.errors import ConfigurationError, ModelError
+from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
+from tailrace.observe import logs
+
+#: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
+_CONNECT_SECONDS = 60.0
+
+
+def main() -> None:
+    """Run until told to stop."""
+    start = read_start()
+    settings = start.settings
+    logs.configure("engine", level=settings.log_level, form=settings.log_format)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    log = structlog.get_logger()
+    try:
+        backend = _load(start)
+    except (ModelError, ConfigurationError) as error:
+        log.error("the model can't be served", error=str(error))
+        sys.exit(EXIT_CONFIGURATION)
+    # The model's tables live as long as the process: never look at them again.
+    gc.collect()
+    gc.freeze()
+    while True:
+        _serve(start, backend)
+        log.info("the HTTP process has gone; waiting for it")
+
+
+def _load(start: Start) -> Backend:
+    settings = start.settings
+    if start.model_path is not None:
+        return load_llama(start.model_path, settings)
+    return FakeBackend(
+        ctx=settings.ctx,
+        parallel=settings.parallel,
+        kv_tokens=settings.kv_tokens,
+        batch=settings.prefill_chunk,
+        step_seconds=float(os.environ.get("TAILRACE_FAKE_STEP_SECONDS", "0")),
+    )
+
+
+def _serve(start: Start, backend: Backend) -> None:
+    """One connection's life. Every sequence of it ends with it."""
+    channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(start.socket_path, _CONNECT_SECONDS), ToEngine)
+    channel.send(
+        Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), model=backend.info, vocabulary=backend.vocabulary)
+    )
+    settings = start.settings
+    backend.reset()
+    loop = EngineLoop(backend, chunk=settings.prefill_chunk, chunk_busy=settings.prefill_chunk_busy)
+    intake = Intake(channel, backend, loop.inbox)
+    intake.start()
+    try:
+        loop.run(channel.send)
+    except OSError as error:
+        structlog.get_logger().warning("connection to the HTTP process broke", error=str(error))
+    finally:
+        channel.close()
+        intake.join()
+
+
+if __name__ == "__main__":
+    main()

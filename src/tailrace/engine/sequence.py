@@ -1,0 +1,55 @@
+"""The state of one generation. It holds state only: policy is the scheduler's."""
+
+from __future__ import annotations
+
+from tailrace.engine.sampling import Sampler
+from tailrace.messages import Submit
+
+
+#: The slot of a sequence that waits.
+NO_SLOT = -1
+
+
+class Sequence:
+    """A prompt and what has been generated after it.
+
+    ``tokens`` is prompt and reply together; the first ``computed`` of them are in the KV cache. While
+    ``computed < len(tokens) - 1`` the sequence is in prefill; afterwards each step decodes its last token.
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "computed",
+        "generated",
+        "id",
+        "ignore_eos",
+        "limit",
+        "logprobs",
+        "prompt_length",
+        "sampler",
+        "slot",
+        "stop_tokens",
+        "tokens",
+    )
+
+    def __init__(self, submit: Submit, tokens: list[int], context: int, end_tokens: frozenset[int]) -> None:
+        self.id = submit.id
+        self.tokens = tokens
+        self.prompt_length = len(tokens)
+        #: Length of ``tokens`` at which the generation ends with reason length. It reserves nothing.
+        self.limit = min(context, self.prompt_length + (submit.max_tokens or context))
+        self.sampler = Sampler(submit.sampling, tokens)
+        self.logprobs = submit.logprobs
+        self.ignore_eos = submit.ignore_eos
+        ends = frozenset() if submit.ignore_eos else end_tokens
+        self.stop_tokens = ends.union(submit.stop_tokens)
+        self.computed = 0
+        self.generated = 0
+        self.slot = NO_SLOT
+        #: Prompt tokens found ready in the KV cache when first admitted; None before.
+        self.cached_tokens: int | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are known but not yet in the KV cache; 1 means decode."""
+        return len(self.tokens) - self.computed

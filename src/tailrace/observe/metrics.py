@@ -1,0 +1,123 @@
+"""Counters and histograms in Prometheus' text format, under the names that vLLM's dashboards ask for.
+
+Nothing here is touched once a token: a request is counted when it ends, and the engine's own counters come with its beat
+and are read at the scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tailrace.messages import Beat
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class TokenCounts(Protocol):
+    """What a completed request used."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+
+
+class EngineState(Protocol):
+    """What is read of the engine at a scrape."""
+
+    beat: Beat | None
+    engine_starts: int
+
+
+class Metrics:
+    """One process's metrics, labelled with the served model's name."""
+
+    def __init__(self, model_name: str, engine: EngineState, kv_cells: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        self._model = model_name
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ("model_name", *labels), registry=self._registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(name, text, ("model_name",), buckets=_SECONDS, registry=self._registry)
+
+        self._requests = Counter(
+            "tailrace:http_requests", "HTTP responses by route and status", ("route", "status"), registry=self._registry
+        )
+        self._finished = counter("vllm:request_success", "Finished generations by reason", "finished_reason")
+        self._prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of completed requests").labels(model_name)
+        self._generated = counter("vllm:generation_tokens", "Tokens generated in completed requests").labels(model_name)
+        self._cached = counter("tailrace:cached_prompt_tokens", "Prompt tokens found in the KV cache").labels(model_name)
+        self._first_token = histogram("vllm:time_to_first_token_seconds", "Request to first token").labels(model_name)
+        self._duration = histogram("vllm:e2e_request_latency_seconds", "Request to last token").labels(model_name)
+        self._registry.register(_EngineCollector(model_name, engine, kv_cells))
+
+    def responded(self, route: str, status: int) -> None:
+        """An HTTP response was begun."""
+        self._requests.labels(route, str(status)).inc()
+
+    def first_token(self, seconds: float) -> None:
+        """A request's first token came so long after its submission."""
+        self._first_token.observe(seconds)
+
+    def finished(self, reason: str) -> None:
+        """One generation ended: stop, length, tool_calls, abort or error."""
+        self._finished.labels(self._model, reason).inc()
+
+    def completed(self, counts: TokenCounts, seconds: float) -> None:
+        """A request with all its choices ended well."""
+        self._prompt_tokens.inc(counts.prompt_tokens)
+        self._generated.inc(counts.completion_tokens)
+        self._cached.inc(counts.cached_tokens)
+        self._duration.observe(seconds)
+
+    def render(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    """The engine's counters as of its last beat."""
+
+    def __init__(self, model_name: str, engine: EngineState, kv_cells: Callable[[], int]) -> None:
+        self._model = model_name
+        self._engine = engine
+        self._kv_cells = kv_cells
+
+    def collect(self) -> Iterable[Metric]:
+        """Called at each scrape."""
+        beat = self._engine.beat or Beat(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        cells = self._kv_cells()
+        gauges = (
+            ("vllm:num_requests_running", "Sequences in the running set", beat.running),
+            ("vllm:num_requests_waiting", "Sequences in the queue", beat.waiting),
+            ("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", beat.kv_cells_used / cells if cells else 0),
+        )
+        counters = (
+            ("tailrace:engine_starts", "Engines that have connected", self._engine.engine_starts),
+            ("tailrace:engine_steps", "Engine steps (of this engine)", beat.steps),
+            ("tailrace:engine_prefill_tokens", "Prompt tokens computed (by this engine)", beat.prefill_tokens),
+            ("tailrace:engine_decode_tokens", "Tokens sampled (by this engine)", beat.decode_tokens),
+            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", beat.prefix_queries),
+            ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", beat.prefix_hits),
+            ("vllm:num_preemptions", "Sequences paused for want of KV cells", beat.preemptions),
+        )
+        for name, text, value in gauges:
+            gauge = GaugeMetricFamily(name, text, labels=("model_name",))
+            gauge.add_metric((self._model,), value)
+            yield gauge
+        for name, text, value in counters:
+            family = CounterMetricFamily(name, text, labels=("model_name",))
+            family.add_metric((self._model,), value)
+            yield family

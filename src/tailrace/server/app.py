@@ -1,0 +1,170 @@
+"""The ASGI app: which route is answered by whom. The only module that knows the dialects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from tailrace.errors import MethodNotAllowed, ModelNotFound, NotFound, RequestError
+from tailrace.observe.metrics import CONTENT_TYPE, Metrics
+from tailrace.server.client import EngineClient
+from tailrace.server.decode import decode
+from tailrace.server.dialects import openai_chat, openai_completions
+from tailrace.server.dialects.openai_reply import ReplyHead
+from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.guard import Guard, read_body
+from tailrace.server.openapi import document
+from tailrace.server.respond import error_response, json_response
+from tailrace.server.streaming import EventStream
+from tailrace.server.transcript import transcribe
+from tailrace.settings import Settings
+
+
+class Server:
+    """The process's one of each: settings, engine client, metrics."""
+
+    def __init__(self, settings: Settings, model_name: str) -> None:
+        self.settings = settings
+        self.model_name = model_name
+        self.created = int(time.time())
+        self.engine = EngineClient(
+            wait_seconds=settings.engine_wait_seconds,
+            stall_seconds=settings.engine_stall_seconds,
+            silence_seconds=settings.keepalive_seconds,
+        )
+        self.metrics = Metrics(model_name, self.engine, self._kv_cells)
+
+    async def chat_completions(self, request: Request) -> Response:
+        """``POST /v1/chat/completions``"""
+        asked = decode(await self._body(request), openai_chat.decoder)
+        self._check_model(asked.model)
+        model = await self.engine.ready()
+        wanted = openai_chat.prepare(
+            asked, model.template, inline_reasoning=self.settings.reasoning == "inline"
+        )
+        generation = await self._start(wanted)
+        head = ReplyHead("chatcmpl", self.model_name)
+        if asked.stream:
+            return EventStream(
+                generation,
+                openai_chat.ChatStream(head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments),
+            )
+        transcript = await transcribe(generation, wanted.choices, request.receive)
+        return self._whole(transcript.complete, lambda: openai_chat.completion(head, transcript))
+
+    async def completions(self, request: Request) -> Response:
+        """``POST /v1/completions``"""
+        asked = decode(await self._body(request), openai_completions.decoder)
+        self._check_model(asked.model)
+        wanted = openai_completions.prepare(asked)
+        generation = await self._start(wanted)
+        head = ReplyHead("cmpl", self.model_name)
+        choices = len(wanted.prompts) * wanted.choices
+        if asked.stream:
+            return EventStream(
+                generation,
+                openai_completions.CompletionStream(
+                    head, choices, wants_usage=asked.wants_usage, comments=self._comments
+                ),
+            )
+        transcript = await transcribe(generation, choices, request.receive)
+        return self._whole(transcript.complete, lambda: openai_completions.completion(head, transcript))
+
+    async def models(self, request: Request) -> Response:
+        """``GET /v1/models``: answers whatever the engine is doing."""
+        return json_response({"object": "list", "data": [self._model_object()]})
+
+    async def model(self, request: Request) -> Response:
+        """``GET /v1/models/{id}``"""
+        self._check_model(request.path_params["id"])
+        return json_response(self._model_object())
+
+    async def root(self, request: Request) -> Response:
+        """``GET /``"""
+        return json_response({"name": "tailrace", "model": self.model_name, "status": self.engine.state})
+
+    async def health(self, request: Request) -> Response:
+        """``GET /health``: 200 while the engine's loop makes progress, else 503."""
+        state = self.engine.state
+        return json_response({"status": state, "model": self.model_name}, 200 if state == "ok" else 503)
+
+    async def metrics_text(self, request: Request) -> Response:
+        """``GET /metrics``"""
+        return Response(self.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        """``GET /openapi.json``"""
+        return json_response(document())
+
+    @property
+    def _comments(self) -> bool:
+        return self.settings.keepalive_style == "comment"
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self.settings.max_body_mb * 1_000_000)
+
+    async def _start(self, wanted: GenerationRequest) -> Generation:
+        return await Generation.start(self.engine, self.metrics, wanted, bound=self.settings.slow_reader_tokens)
+
+    def _whole(self, complete: bool, body: Callable[[], object]) -> Response:
+        if not complete:
+            raise ClientDisconnect  # Nobody is there to read a response.
+        return json_response(body())
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None and name != self.model_name:
+            raise ModelNotFound(
+                f"The model '{name}' does not exist here; this server serves '{self.model_name}'.", param="model"
+            )
+
+    def _model_object(self) -> dict[str, object]:
+        return {"id": self.model_name, "object": "model", "created": self.created, "owned_by": "tailrace"}
+
+    def _kv_cells(self) -> int:
+        return self.engine.model.info.kv_cells if self.engine.model is not None else 0
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(server: Server) -> ASGIApp:
+    """The app around ``server``. Paths stand here without ``/v1``: the guard takes it off."""
+    table: list[tuple[str, str, Handler]] = [
+        ("/", "GET", server.root),
+        ("/health", "GET", server.health),
+        ("/metrics", "GET", server.metrics_text),
+        ("/openapi.json", "GET", server.openapi),
+        ("/models", "GET", server.models),
+        ("/models/{id:path}", "GET", server.model),
+        ("/chat/completions", "POST", server.chat_completions),
+        ("/completions", "POST", server.completions),
+    ]
+    routes = [Route(path, handler, methods=[method]) for path, method, handler in table]
+    app = Starlette(
+        routes=routes, exception_handlers={HTTPException: _http_exception, RequestError: _request_error}
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, server.settings, frozenset(path for path, _, _ in table), server.metrics.responded)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """The router's own refusals, in the dialect's shape."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 405:
+        response = error_response(MethodNotAllowed(f"{where}: this route doesn't take that method."))
+        response.headers.update(error.headers or {})
+        return response
+    return error_response(NotFound(f"{where}: there is no such route; /openapi.json lists them."))
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error_response(error)

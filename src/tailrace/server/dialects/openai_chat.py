@@ -1,0 +1,334 @@
+"""OpenAI's chat completions: ``POST /v1/chat/completions``.
+
+Requests follow the API reference; the stream follows what clients and relays were seen to need, rule by rule in
+``docs/wire.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.chat.template import ChatTemplate, Message
+from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, usage_object
+from tailrace.server.dialects.openai_sampling import Count, SharedParameters, refuse, sampling, stops
+from tailrace.server.events import (
+    Event,
+    Finish,
+    KeepAlive,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from tailrace.server.generate import GenerationRequest
+from tailrace.server.transcript import Reply, Transcript
+
+# Request
+
+
+class TextPart(msgspec.Struct, tag_field="type", tag="text"):
+    """A text among a message's parts."""
+
+    text: str
+
+
+class RefusalPart(msgspec.Struct, tag_field="type", tag="refusal"):
+    """An earlier refusal of the assistant."""
+
+    refusal: str
+
+
+class ImagePart(msgspec.Struct, tag_field="type", tag="image_url"):
+    """An image: known, and refused by models that can't see."""
+
+
+class AudioPart(msgspec.Struct, tag_field="type", tag="input_audio"):
+    """Audio: known, and refused by models that can't hear."""
+
+
+class FilePart(msgspec.Struct, tag_field="type", tag="file"):
+    """A file: known, and refused."""
+
+
+Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+
+
+class CalledFunction(msgspec.Struct):
+    """The function of an earlier call; ``arguments`` is JSON text (an object is tolerated)."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class EarlierCall(msgspec.Struct):
+    """A tool call in the history."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
+class ChatMessage(msgspec.Struct):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[EarlierCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+
+class Function(msgspec.Struct):
+    """A function that the model may call; ``parameters`` is a JSON schema."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class ResponseFormat(msgspec.Struct):
+    """The reply's form."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class ChatRequest(SharedParameters):
+    """The body of a chat completion."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    prediction: dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    store: bool | None = None
+    verbosity: str | None = None
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+
+
+#: Fields of which only some values can be honoured.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("none", "auto"),
+    "modalities": (["text"],),
+    "store": (False,),
+    "verbosity": ("medium",),
+    "audio": (),
+    "web_search_options": (),
+    "functions": ([],),
+    "function_call": ("none",),
+}
+_WHY = {
+    "tool_choice": "only 'none' and 'auto' are supported so far.",
+    "modalities": "only ['text'] is supported.",
+    "store": "replies are not stored here; leave it out or send false.",
+    "verbosity": "only 'medium' is supported.",
+    "audio": "audio output is not supported.",
+    "web_search_options": "web search is not supported.",
+    "functions": "deprecated and not supported; use 'tools'.",
+    "function_call": "deprecated and not supported; use 'tool_choice'.",
+}
+
+decoder = msgspec.json.Decoder(ChatRequest)
+
+
+def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: bool) -> GenerationRequest:
+    """What the request asks of the engine. Raises InvalidRequest."""
+    refuse(request, _SUPPORTED, _WHY)
+    if request.response_format is not None and request.response_format.type != "text":
+        raise InvalidRequest(
+            f"'response_format': '{request.response_format.type}' is not supported so far; only 'text' is.",
+            param="response_format",
+            code="unsupported_value",
+        )
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+    tools = request.tools if request.tools and request.tool_choice != "none" else None
+    variables = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        variables["reasoning_effort"] = request.reasoning_effort
+    prompt = template.render(
+        [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)],
+        [msgspec.to_builtins(tool) for tool in tools] if tools else None,
+        variables,
+    )
+    return GenerationRequest(
+        prompts=[prompt],
+        prompt_param="messages",
+        choices=request.n or 1,
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        sampling=sampling(request),
+        stops=stops(request),
+        stop_tokens=tuple(request.stop_token_ids or ()),
+        ignore_eos=bool(request.ignore_eos),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        chat=True,
+        tools=tools is not None,
+        max_tool_calls=1 if request.parallel_tool_calls is False else 2**31,
+        inline_reasoning=inline_reasoning,
+    )
+
+
+def _message(message: ChatMessage, path: str) -> Message:
+    """The message as templates expect it: content is a string, arguments are an object."""
+    rendered: Message = {"role": message.role, "content": _content(message.content, path)}
+    if message.name is not None:
+        rendered["name"] = message.name
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        rendered["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        rendered["tool_calls"] = [
+            _call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
+        ]
+    return rendered
+
+
+def _content(content: str | list[Part] | None, path: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        if isinstance(part, TextPart):
+            texts.append(part.text)
+        elif isinstance(part, RefusalPart):
+            texts.append(part.refusal)
+        else:
+            kind = part.__struct_config__.tag
+            raise InvalidRequest(
+                f"This model reads text alone; a part of type '{kind}' can't be used.", param=f"{path}.content[{index}]"
+            )
+    return "\n".join(texts)
+
+
+def _call(call: EarlierCall, path: str) -> dict[str, Any]:
+    arguments = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+        except msgspec.DecodeError:
+            where = f"{path}.function.arguments"
+            raise InvalidRequest(f"'{where}' is not the JSON text of an object.", param=where) from None
+    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+# Reply
+
+
+def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
+    """The body for a client that doesn't stream."""
+    assert transcript.usage is not None
+    return {
+        **head.fields("chat.completion"),
+        "choices": [_whole(index, reply) for index, reply in enumerate(transcript.replies)],
+        "usage": usage_object(transcript.usage),
+    }
+
+
+def _whole(index: int, reply: Reply) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if reply.tool_calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in reply.tool_calls
+        ]
+    choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": reply.finish_reason}
+    if reply.logprobs:
+        choice["logprobs"] = {"content": [_logprob(entry) for entry in reply.logprobs]}
+    return choice
+
+
+def _logprob(entry: TokenLogprob) -> dict[str, Any]:
+    return {
+        "token": entry.text,
+        "logprob": entry.logprob,
+        "bytes": list(entry.bytes),
+        "top_logprobs": [{"token": text, "logprob": value, "bytes": list(raw)} for text, raw, value in entry.top],
+    }
+
+
+class ChatStream:
+    """Encodes a chat stream. See ``Encoder``."""
+
+    def __init__(self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool) -> None:
+        self._choices = choices
+        self._prefix = chunk_prefix(head, "chat.completion.chunk")
+        self._ends = StreamEnds(
+            self._prefix,
+            lambda text: self._chunk(0, {"content": text}, None),
+            wants_usage=wants_usage,
+            comments=comments,
+        )
+        # All of a content chunk but its text, made once: one encode and one join a token.
+        self._before_text = [self._prefix + b'{"index":%d,"delta":{"content":' % index for index in range(choices)]
+
+    def start(self) -> list[bytes]:
+        """The role, for each choice."""
+        return [self._chunk(index, {"role": "assistant", "content": ""}, None) for index in range(self._choices)]
+
+    def encode(self, event: Event) -> list[bytes]:
+        """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
+        if isinstance(event, TextDelta):
+            if event.logprobs is None:
+                text = msgspec.json.encode(event.text)
+                return [self._before_text[event.choice] + text + b'},"finish_reason":null}]}\n\n']
+            return [self._chunk(event.choice, {"content": event.text}, None, event.logprobs)]
+        if isinstance(event, ReasoningDelta):
+            return [self._chunk(event.choice, {"reasoning_content": event.text}, None)]
+        if isinstance(event, ToolCallDelta):
+            return [self._chunk(event.choice, {"tool_calls": [_call_delta(event)]}, None)]
+        if isinstance(event, Finish):
+            return [self._chunk(event.choice, {}, event.reason)]
+        if isinstance(event, Usage):
+            return self._ends.usage(event)
+        if isinstance(event, KeepAlive):
+            return self._ends.keep_alive()
+        return self._ends.failure(event.error)
+
+    def end(self) -> bytes:
+        """See ``Encoder``."""
+        return self._ends.end()
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish: str | None, logprobs: list[TokenLogprob] | None = None
+    ) -> bytes:
+        choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
+        if logprobs is not None:
+            choice["logprobs"] = {"content": [_logprob(entry) for entry in logprobs]}
+        return self._prefix + msgspec.json.encode(choice) + b"]}\n\n"
+
+
+def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
+    if event.id is None:
+        return {"index": event.index, "function": {"arguments": event.arguments}}
+    function = {"name": event.name, "arguments": event.arguments}
+    return {"index": event.index, "id": event.id, "type": "function", "function": function}

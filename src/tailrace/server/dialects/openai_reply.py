@@ -1,0 +1,83 @@
+"""What the replies of OpenAI's two text dialects have in common: the head, the usage, how a stream ends."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tailrace.errors import RequestError
+from tailrace.server import sse
+from tailrace.server.events import Usage
+from tailrace.server.respond import error_envelope
+
+
+class ReplyHead:
+    """What every chunk of a reply, or the one body, has in common. ``prefix`` begins the id (``chatcmpl``, ``cmpl``)."""
+
+    __slots__ = ("created", "id", "model")
+
+    def __init__(self, prefix: str, model: str) -> None:
+        self.id = f"{prefix}-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+        self.model = model
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        """The fields, with ``kind`` as the object's name."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def usage_object(used: Usage) -> dict[str, Any]:
+    """OpenAI's usage."""
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }
+
+
+class StreamEnds:
+    """The parts of a stream that are the same in both dialects: chunks around choices, usage, failure and the end.
+
+    ``prefix`` is everything of a chunk before its choices; ``text_chunk`` makes the chunk that shows a text in choice 0.
+    """
+
+    def __init__(
+        self, prefix: bytes, text_chunk: Callable[[str], bytes], *, wants_usage: bool, comments: bool
+    ) -> None:
+        self._prefix = prefix
+        self._text_chunk = text_chunk
+        self._wants_usage = wants_usage
+        self._comments = comments
+        self._failed = False
+
+    def usage(self, used: Usage) -> list[bytes]:
+        """A chunk of its own without choices, if it was asked for: relays drop a finish that shares one with usage."""
+        if not self._wants_usage:
+            return []
+        return [self._prefix + b'],"usage":' + msgspec.json.encode(usage_object(used)) + b"}\n\n"]
+
+    def keep_alive(self) -> list[bytes]:
+        """An empty delta, which every client counts as an event, or a comment where that was chosen."""
+        return [sse.COMMENT if self._comments else self._text_chunk("")]
+
+    def failure(self, error: RequestError) -> list[bytes]:
+        """Shown as text first, because some clients show nothing else; then as an error for those that look for one."""
+        self._failed = True
+        return [
+            self._text_chunk(f"\n\n[error: {error.message}]"),
+            sse.event(msgspec.json.encode(error_envelope(error))),
+        ]
+
+    def end(self) -> bytes:
+        """``[DONE]``; nothing after a failure."""
+        return b"" if self._failed else sse.DONE
+
+
+def chunk_prefix(head: ReplyHead, kind: str) -> bytes:
+    """Everything of a chunk's event before its choices."""
+    return b"data: " + msgspec.json.encode(head.fields(kind))[:-1] + b',"choices":['

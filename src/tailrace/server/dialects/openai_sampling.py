@@ -1,0 +1,95 @@
+"""The parameters that OpenAI's two text dialects share, with their ranges, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Sampling
+
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Repeat = Annotated[float, Meta(gt=0, le=10)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+_DEFAULTS = Sampling()
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """``include_usage``: one more chunk with the usage before the end."""
+
+    include_usage: bool | None = None
+
+
+class SharedParameters(msgspec.Struct, kw_only=True):
+    """Fields of both requests; null equals absent everywhere."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    max_tokens: Count | None = None
+    stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    user: str | None = None
+    # Common extensions of local servers
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Probability | None = None
+    repeat_penalty: Repeat | None = None
+    repetition_penalty: Repeat | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    stop_token_ids: Annotated[list[int], Meta(max_length=256)] | None = None
+    ignore_eos: bool | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+def sampling(parameters: SharedParameters) -> Sampling:
+    """The engine's sampling for these parameters; what is absent is the server's default."""
+    repeat = _first(parameters.repeat_penalty, parameters.repetition_penalty)
+    return Sampling(
+        temperature=_first(parameters.temperature, _DEFAULTS.temperature),
+        top_k=max(0, _first(parameters.top_k, _DEFAULTS.top_k)),
+        top_p=_first(parameters.top_p, _DEFAULTS.top_p),
+        min_p=_first(parameters.min_p, _DEFAULTS.min_p),
+        repeat_penalty=_first(repeat, _DEFAULTS.repeat_penalty),
+        repeat_last_n=_first(parameters.repeat_last_n, _DEFAULTS.repeat_last_n),
+        frequency_penalty=_first(parameters.frequency_penalty, 0.0),
+        presence_penalty=_first(parameters.presence_penalty, 0.0),
+        logit_bias=parameters.logit_bias or {},
+        # numpy's generators take non-negative seeds; OpenAI's are signed.
+        seed=None if parameters.seed is None else parameters.seed % 2**64,
+    )
+
+
+def stops(parameters: SharedParameters) -> tuple[str, ...]:
+    """The stop strings. Raises InvalidRequest on an empty one, which would stop every reply before it begins."""
+    given = parameters.stop
+    strings = (given,) if isinstance(given, str) else tuple(given or ())
+    if "" in strings:
+        raise InvalidRequest("'stop' must not contain an empty string; leave it out instead.", param="stop")
+    return strings
+
+
+def refuse(parameters: msgspec.Struct, supported: Mapping[str, tuple[Any, ...]], why: Mapping[str, str]) -> None:
+    """Raise InvalidRequest for the first field whose value isn't among those supported (None always is)."""
+    for name, values in supported.items():
+        value = getattr(parameters, name)
+        if value is not None and value not in values:
+            raise InvalidRequest(f"'{name}': {why[name]}", param=name, code="unsupported_value")
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,77 @@
+"""The one event model: what a generation tells, whatever the dialect.
+
+For each choice any number of texts, reasonings and tool calls, then one ``Finish``; after the last choice's, one
+``Usage``. Or, at any point, one ``Failure`` and nothing more. A ``KeepAlive`` may come in between.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tailrace.errors import RequestError
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """One token's text, bytes and natural-log probability, and the likeliest tokens in its place."""
+
+    text: str
+    bytes: bytes
+    logprob: float
+    top: list[tuple[str, bytes, float]]
+
+
+class TextDelta(msgspec.Struct, frozen=True):
+    """A piece of the visible reply (never empty, unless it only carries ``logprobs``)."""
+
+    choice: int
+    text: str
+    logprobs: list[TokenLogprob] | None = None
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True):
+    """A piece of what the model thinks before it replies."""
+
+    choice: int
+    text: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """A piece of tool call number ``index`` of the choice: the first has ``id`` and ``name``, later ones ``arguments``."""
+
+    choice: int
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """The choice is complete."""
+
+    choice: int
+    reason: FinishReason
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of the whole request: all prompts, all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class KeepAlive(msgspec.Struct, frozen=True):
+    """Nothing to tell for a while, but alive."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The generation has failed after it began."""
+
+    error: RequestError
+
+
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | KeepAlive | Failure

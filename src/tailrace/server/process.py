@@ -1,0 +1,83 @@
+"""The HTTP process's entry. Started by the supervisor as ``python -m tailrace.server.process``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+from collections.abc import AsyncIterator
+
+import structlog
+import uvicorn
+import uvloop
+
+from tailrace.child import Start, read_start
+from tailrace.observe import logs
+from tailrace.server.announce import announce
+from tailrace.server.app import Server, make_app
+
+
+def main() -> None:
+    """Serve until told to stop; then let running replies finish for a while."""
+    start = read_start()
+    logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
+    uvloop.run(_serve(start))
+
+
+async def _serve(start: Start) -> None:
+    assert start.http_fd is not None
+    assert start.ipc_fd is not None
+    settings = start.settings
+    http = socket.socket(fileno=start.http_fd)
+    server = Server(settings, start.model_name)
+    if start.announce:
+        server.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
+    await server.engine.start(socket.socket(fileno=start.ipc_fd))
+    config = uvicorn.Config(
+        make_app(server),
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=2048,
+        # Longer than the pools of common clients and proxies keep a connection idle, so that they close first.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    # What is alive now stays alive: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
+    async with _stopping_on_signals(uvicorn_server := _Server(config)):
+        await uvicorn_server.serve(sockets=[http])
+    await server.engine.stop()
+    structlog.get_logger().info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its own signal handling, which would raise the signal again after shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _stopping_on_signals(server: uvicorn.Server) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    yield
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""JSON responses, errors included, in OpenAI's shape."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from tailrace.errors import RequestError
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """OpenAI's error: message and type are non-empty, param and code are strings or null."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(msgspec.Struct, frozen=True):
+    """What a failed request's body is."""
+
+    error: ErrorBody
+
+
+def error_envelope(error: RequestError) -> ErrorEnvelope:
+    """The wire form of ``error``."""
+    return ErrorEnvelope(ErrorBody(error.message, error.type, error.param, error.code))
+
+
+def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """``body`` (anything that msgspec encodes) as JSON."""
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def error_response(error: RequestError) -> Response:
+    """The response that ``error`` is."""
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
+    return json_response(error_envelope(error), error.status, headers)

@@ -1,0 +1,81 @@
+"""A whole reply, gathered from events, for clients that don't stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from starlette.types import Receive
+
+from tailrace.server.events import (
+    Failure,
+    Finish,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+from tailrace.server.generate import Generation
+from tailrace.server.streaming import cancelled_on_disconnect
+
+
+@dataclass
+class ToolCall:
+    """One gathered call."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass
+class Reply:
+    """One gathered choice."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason = "stop"
+
+
+@dataclass
+class Transcript:
+    """All choices, by number, and the usage. ``complete`` is False when the client went away first."""
+
+    replies: list[Reply]
+    usage: Usage | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.usage is not None
+
+
+async def transcribe(generation: Generation, choices: int, receive: Receive) -> Transcript:
+    """Wait for the end. Raises the RequestError of a failure."""
+    transcript = Transcript([Reply() for _ in range(choices)])
+    async with cancelled_on_disconnect(generation, receive):
+        async for events in generation.events():
+            for event in events:
+                if isinstance(event, TextDelta):
+                    reply = transcript.replies[event.choice]
+                    reply.text += event.text
+                    reply.logprobs += event.logprobs or []
+                elif isinstance(event, ReasoningDelta):
+                    transcript.replies[event.choice].reasoning += event.text
+                elif isinstance(event, ToolCallDelta):
+                    _add_call(transcript.replies[event.choice], event)
+                elif isinstance(event, Finish):
+                    transcript.replies[event.choice].finish_reason = event.reason
+                elif isinstance(event, Usage):
+                    transcript.usage = event
+                elif isinstance(event, Failure):
+                    raise event.error
+    return transcript
+
+
+def _add_call(reply: Reply, event: ToolCallDelta) -> None:
+    if event.id is not None and event.name is not None:
+        reply.tool_calls.append(ToolCall(event.id, event.name))
+    reply.tool_calls[event.index].arguments += event.arguments

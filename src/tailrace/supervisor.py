@@ -1,0 +1,188 @@
+"""Starts the engine and the HTTP process, keeps both alive, and stops both.
+
+It owns the listening sockets, so that neither process's death closes the door; it forwards signals; it waits without
+polling. A child that dies is started again, later each time it dies soon after; one that says that its settings can't
+work (exit status 78) ends everything.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import structlog
+
+from tailrace import ipc
+from tailrace.child import EXIT_CONFIGURATION, Start
+from tailrace.errors import ConfigurationError
+from tailrace.settings import Settings
+
+#: Seconds before a dead child is started again: the first time at once, then longer while it keeps dying.
+_BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+#: A child that lived so long has earned a fresh start.
+_HEALTHY_SECONDS = 60.0
+#: Seconds that a child may take to stop beyond the drain time.
+_STOP_GRACE = 5.0
+
+
+@dataclass
+class _Child:
+    """One supervised process."""
+
+    name: str
+    module: str
+    fds: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class _Exited:
+    child: _Child
+    status: int
+
+
+@dataclass(frozen=True)
+class _Restart:
+    child: _Child
+
+
+@dataclass(frozen=True)
+class _Signalled:
+    number: int
+
+
+@dataclass
+class Supervisor:
+    """Runs one model. ``model_path`` is None with the fake backend."""
+
+    settings: Settings
+    model_name: str
+    model_path: Path | None
+    _events: queue.SimpleQueue[_Exited | _Restart | _Signalled] = field(default_factory=queue.SimpleQueue)
+    _stopping: bool = False
+
+    def run(self) -> int:
+        """Serve until a signal says stop; the exit status. Raises ConfigurationError when the address can't be had."""
+        log = structlog.get_logger()
+        http = _listen(self.settings.host, self.settings.port)
+        folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: nobody else can connect.
+        unix = ipc.listen(folder / "engine.sock")
+        engine = _Child("engine", "tailrace.engine.process")
+        server = _Child("http", "tailrace.server.process", (http.fileno(), unix.fileno()))
+        self._orders = Start(
+            settings=self.settings,
+            model_name=self.model_name,
+            model_path=self.model_path,
+            socket_path=folder / "engine.sock",
+            http_fd=http.fileno(),
+            ipc_fd=unix.fileno(),
+        )
+        previous = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for child in (server, engine):
+                self._start(child)
+            return self._watch(log)
+        finally:
+            self._stop(server, self.settings.drain_seconds + _STOP_GRACE)
+            self._stop(engine, _STOP_GRACE)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            http.close()
+            unix.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _watch(self, log: structlog.typing.FilteringBoundLogger) -> int:
+        while True:
+            event = self._events.get()
+            if isinstance(event, _Signalled):
+                log.info("stopping", signal=signal.Signals(event.number).name)
+                self._stopping = True
+                return 0
+            if isinstance(event, _Restart):
+                self._start(event.child)
+                continue
+            child, status = event.child, event.status
+            if status == EXIT_CONFIGURATION:
+                return EXIT_CONFIGURATION
+            lived = time.monotonic() - child.started
+            child.failures = 1 if lived >= _HEALTHY_SECONDS else child.failures + 1
+            delay = _BACKOFF[min(child.failures - 1, len(_BACKOFF) - 1)]
+            log.error(f"the {child.name} process died", status=_status(status), lived=round(lived, 1), restart_in=delay)
+            threading.Timer(delay, self._events.put, (_Restart(child),)).start()
+
+    def _start(self, child: _Child) -> None:
+        if self._stopping:
+            return
+        again = child.process is not None
+        child.process = subprocess.Popen(
+            [sys.executable, "-m", child.module],
+            stdin=subprocess.PIPE,
+            pass_fds=child.fds,
+            # A terminal's Ctrl-C goes to the supervisor alone, which then stops the children in order.
+            process_group=0,
+        )
+        child.started = time.monotonic()
+        assert child.process.stdin is not None
+        try:
+            orders = msgspec.structs.replace(self._orders, announce=not again)
+            child.process.stdin.write(msgspec.json.encode(orders))
+            child.process.stdin.close()
+        except BrokenPipeError:
+            pass  # It died at once: the waiter below reports it.
+        threading.Thread(target=self._wait, args=(child, child.process), daemon=True).start()
+
+    def _wait(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
+        status = process.wait()
+        if not self._stopping:
+            self._events.put(_Exited(child, status))
+
+    def _stop(self, child: _Child, grace: float) -> None:
+        self._stopping = True
+        process = child.process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            structlog.get_logger().warning(f"the {child.name} process didn't stop in time; killing it")
+            process.kill()
+            process.wait()
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        if self._stopping:
+            os._exit(128 + number)  # Asked a second time: the kernel takes the children along.
+        self._events.put(_Signalled(number))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {host}:{port}: {error.strerror or error}. "
+            "Is another server running there? --port 0 picks a free port."
+        ) from error
+    return sock
+
+
+def _status(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else str(status)
