@@ -37,9 +37,9 @@ def say(text: str) -> None:
     print(f"setup: {text}", flush=True)
 
 
-def check_python(version: Sequence[int]) -> None:
+def check_python(version: tuple[int, ...]) -> None:
     """Raise SetupError unless a Python of this version can run tailrace and make virtual environments."""
-    if tuple(version[:2]) < MINIMUM_PYTHON:
+    if version[:2] < MINIMUM_PYTHON:
         have = ".".join(map(str, version[:3]))
         raise SetupError(
             f"tailrace needs Python 3.11 or newer, and {sys.executable} is {have}.\n"
@@ -113,15 +113,16 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     wheel = None if rebuild else find_wheel(folder)
     if wheel is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        args = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
-        say(f"compiling llama.cpp for this CPU{args}: once, about 4 minutes on 2 cores (here: {cores})")
+        options = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
+        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {cores})")
         wheel = build_wheel(build, folder, PYTHON, CONSTRAINTS, environment)
         say(f"kept the compiled llama.cpp in {folder}")
         stamp.pop("engine", None)
+        stamp.pop("smoke", None)
     if stamp.get("engine") != build.key:
         # pip leaves an installed wheel alone when its version is the same, whatever it was compiled for.
-        args = ["install", "--force-reinstall", "--no-deps", str(wheel)]
-        run_pip(PYTHON, args, "installing llama.cpp", environment=environment)
+        force = ["install", "--force-reinstall", "--no-deps", str(wheel)]
+        run_pip(PYTHON, force, "installing llama.cpp", environment=environment)
     say("installing tailrace and what it needs" + (", and the tools to develop it" if dev else ""))
     project = f"{ROOT}[dev]" if dev else str(ROOT)
     pins = ["--constraint", str(CONSTRAINTS), "--build-constraint", str(CONSTRAINTS)]
@@ -155,7 +156,7 @@ def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
 
 def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     """Do what the options say. Raises SetupError."""
-    check_python(sys.version_info)
+    check_python(sys.version_info[:3])
     stamp = read_stamp()
     # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.
     user_args = environment.get("CMAKE_ARGS", stamp.get("cmake_args", ""))

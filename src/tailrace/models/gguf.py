@@ -179,6 +179,6 @@ def _quantisation(file_type: Value) -> str | None:
     from gguf.constants import LlamaFileType
 
     try:
-        return LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        return str(LlamaFileType(file_type).name).removeprefix("MOSTLY_").removeprefix("ALL_")
     except ValueError:
         return None
