@@ -1,0 +1,44 @@
+# What people type. The work is done by scripts/setup.py and by the tailrace command.
+
+# The Python that .venv is made with: 3.11 or newer, as in `make serve PYTHON=python3.12`.
+PYTHON ?= python3
+# What is passed on to the server or to pytest, as in `make serve ARGS="--port 9000"`.
+ARGS ?=
+
+BIN := .venv/bin
+
+.PHONY: help setup serve test check format clean
+
+help:  ## Show this list
+	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup:  ## Make .venv, compile llama.cpp for this CPU once, fetch the starter model
+	@$(PYTHON) scripts/setup.py
+	@$(BIN)/tailrace pull
+	@$(PYTHON) scripts/setup.py --smoke
+
+serve: setup  ## Serve the starter model; ARGS go to `tailrace serve`
+	@exec $(BIN)/tailrace serve $(ARGS)
+
+test:  ## Run every test; ARGS go to pytest
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/tailrace pull
+	@$(PYTHON) scripts/setup.py --dev --smoke
+	@$(BIN)/python -m pytest $(ARGS)
+
+check:  ## Check format, lint, types and layers
+	@$(PYTHON) scripts/setup.py --dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format:  ## Format the code and mend what ruff can
+	@$(PYTHON) scripts/setup.py --dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv and tools' caches; compiled llama.cpp and models stay in the cache folder
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

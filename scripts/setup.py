@@ -1,0 +1,196 @@
+"""Makes ``.venv`` ready to run tailrace: ``python3 scripts/setup.py [--dev] [--smoke] [--rebuild]``.
+
+Owns the virtual environment and the stamp in it, which says what was installed, so that doing it again costs next to
+nothing. Runs on the standard library alone, and must stay readable by Pythons that are too old for tailrace itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel, wheel_folder
+from setup_pip import SetupError, run_pip
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "tailrace-setup.json"
+CONSTRAINTS = ROOT / "constraints.txt"
+MINIMUM_PYTHON = (3, 11)
+#: The model that the smoke test decodes with, which ``make`` fetches first.
+SMOKE_MODEL = "smollm2-135m"
+
+
+def say(text: str) -> None:
+    """One line for the user, at once even into a pipe."""
+    print(f"setup: {text}", flush=True)
+
+
+def check_python(version: tuple[int, ...]) -> None:
+    """Raise SetupError unless a Python of this version can run tailrace and make virtual environments."""
+    if version[:2] < MINIMUM_PYTHON:
+        have = ".".join(map(str, version[:3]))
+        raise SetupError(
+            f"tailrace needs Python 3.11 or newer, and {sys.executable} is {have}.\n"
+            "Install a newer one and name it: make serve PYTHON=python3.12"
+        )
+    # Debian ships the venv module without the ensurepip that it needs.
+    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        raise SetupError(
+            f"{sys.executable} can't make virtual environments: a part of its venv module is missing.\n"
+            "  Debian, Ubuntu: sudo apt install python3-venv"
+        )
+
+
+def pinned(package: str, constraints: str) -> str:
+    """The version that the text of constraints.txt pins for a package. Raises SetupError when there is none."""
+    for line in constraints.splitlines():
+        name, separator, version = line.partition("==")
+        if separator and name.strip() == package:
+            return version.strip()
+    raise SetupError(f"{CONSTRAINTS} pins no version of {package}: the checkout is damaged, get it again.")
+
+
+def read_stamp() -> dict[str, Any]:
+    """What the last setup left behind; empty when there was none or it can't be read, which means: do it all."""
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and PYTHON.exists() else {}
+
+
+def write_stamp(stamp: Mapping[str, Any]) -> None:
+    """Replace the stamp in one step, so that an interrupted setup can't leave half of one."""
+    fresh = STAMP.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    os.replace(fresh, STAMP)
+
+
+def install_key() -> str:
+    """Changes when what has to be installed changes."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for path in (CONSTRAINTS, ROOT / "pyproject.toml"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+def make_venv(python_version: str, environment: Mapping[str, str]) -> None:
+    """Make ``.venv`` anew with the pinned pip."""
+    say(f"making .venv with Python {python_version}")
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        words = (made.stderr + made.stdout).strip()
+        raise SetupError(f"making {VENV} failed:\n{words}\n  Debian, Ubuntu: sudo apt install python3-venv")
+    version = pinned("pip", CONSTRAINTS.read_text(encoding="utf-8"))
+    run_pip(PYTHON, ["install", f"pip=={version}"], "installing pip", environment=environment)
+
+
+def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, environment: Mapping[str, str]) -> None:
+    """Bring ``.venv`` from what ``stamp`` says to what is wanted, and bring the stamp up to date."""
+    python_version = platform.python_version()
+    if stamp.get("python") != python_version:
+        stamp.clear()
+        make_venv(python_version, environment)
+    # Until all is done the stamp must not say that it is. What was there stays known, for the next attempt.
+    stamp["python"] = python_version
+    stamp.pop("key", None)
+    write_stamp({name: value for name, value in stamp.items() if name != "engine"})
+    folder = wheel_folder(build, environment)
+    wheel = None if rebuild else find_wheel(folder)
+    if wheel is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        options = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
+        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {cores})")
+        wheel = build_wheel(build, folder, PYTHON, CONSTRAINTS, environment)
+        say(f"kept the compiled llama.cpp in {folder}")
+        stamp.pop("engine", None)
+        stamp.pop("smoke", None)
+    if stamp.get("engine") != build.key:
+        # pip leaves an installed wheel alone when its version is the same, whatever it was compiled for.
+        force = ["install", "--force-reinstall", "--no-deps", str(wheel)]
+        run_pip(PYTHON, force, "installing llama.cpp", environment=environment)
+    say("installing tailrace and what it needs" + (", and the tools to develop it" if dev else ""))
+    project = f"{ROOT}[dev]" if dev else str(ROOT)
+    pins = ["--constraint", str(CONSTRAINTS), "--build-constraint", str(CONSTRAINTS)]
+    run_pip(PYTHON, ["install", *pins, str(wheel), "--editable", project], "installing", environment=environment)
+    smoke([], build, folder)
+    stamp.update(key=install_key(), dev=dev, python=python_version, engine=build.key, cmake_args=build.user_args)
+    write_stamp(stamp)
+
+
+def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
+    """Run ``smoke.py`` in a process of its own, which a wrongly compiled llama.cpp may take down.
+
+    Raises SetupError that says what happened and how to rebuild.
+    """
+    script = ROOT / "scripts" / "smoke.py"
+    done = subprocess.run([str(PYTHON), str(script), *args], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    how = f"exit code {done.returncode}"
+    if done.returncode < 0:
+        how = f"killed by {signal.Signals(-done.returncode).name}"
+    words = "\n".join(f"    {line}" for line in (done.stdout + done.stderr).strip().splitlines()[-15:])
+    raise SetupError(
+        f"llama.cpp as compiled for this machine doesn't work ({how}):\n{words}\n"
+        f"Compile it again:           python3 scripts/setup.py --rebuild\n"
+        f"If it still doesn't work:   CMAKE_ARGS=-DGGML_NATIVE=OFF python3 scripts/setup.py\n"
+        f"(slower, without this CPU's own instructions), and report it with {folder / 'build.log'} and this compiler:\n"
+        f"    {build.compiler.splitlines()[0] if build.compiler else 'unknown'}"
+    )
+
+
+def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Do what the options say. Raises SetupError."""
+    check_python(sys.version_info[:3])
+    stamp = read_stamp()
+    # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.
+    user_args = environment.get("CMAKE_ARGS", stamp.get("cmake_args", ""))
+    version = pinned(PACKAGE, CONSTRAINTS.read_text(encoding="utf-8"))
+    build = describe_build(version, user_args, environment)
+    # The tools for development do no harm to a server, so they are never taken away again.
+    dev = options.dev or bool(stamp.get("dev"))
+    current = stamp.get("key") == install_key() and stamp.get("dev") == dev and stamp.get("engine") == build.key
+    if options.rebuild or not current:
+        install(stamp, build, dev=dev, rebuild=options.rebuild, environment=environment)
+    if options.smoke and stamp.get("smoke") != build.key:
+        say("checking that the compiled llama.cpp decodes")
+        smoke([SMOKE_MODEL], build, wheel_folder(build, environment))
+        stamp["smoke"] = build.key
+        write_stamp(stamp)
+
+
+def main() -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(description="Make .venv ready to run tailrace.")
+    parser.add_argument("--dev", action="store_true", help="with the tools for tests and checks")
+    parser.add_argument("--smoke", action="store_true", help="decode a few tokens with the starter model (once)")
+    parser.add_argument("--rebuild", action="store_true", help="compile llama.cpp again")
+    options = parser.parse_args()
+    try:
+        run(options, os.environ)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setup: stopped; run the same command to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Owns the cache of llama.cpp wheels, each compiled for one kind of CPU, and makes the one for this machine.
+
+llama.cpp never comes from pip's own cache of built wheels. That cache knows neither CPU nor compiler flags, so a home
+directory shared between machines would hand out a wheel whose instructions the other CPU lacks. The key here has both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from setup_pip import SetupError, run_pip
+
+PACKAGE = "llama-cpp-python"
+HEADER = Path(__file__).resolve().parent / "amx_tile_config.h"
+#: Variables that change what a compiler makes of the same source.
+BUILD_VARIABLES = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAARCHS", "HIPCXX")
+#: The lines of /proc/cpuinfo that decide which instructions there are. The others move (MHz) or count cores.
+CPU_LINES = frozenset({"vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU part", "isa"})
+
+_NINJA_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]\s")
+_MAKE_STEP = re.compile(r"^\s*\[\s*(\d+)%\]\s")
+_CXX_FLAGS = re.compile(r"-DCMAKE_CXX_FLAGS(?::\w+)?=(.*)", re.DOTALL)
+
+
+def find_compiler(environment: Mapping[str, str]) -> list[str]:
+    """The command of the C++ compiler that CMake will choose. Raises SetupError when there is none."""
+    path = environment.get("PATH")
+    named = environment.get("CXX")
+    if named:
+        command = shlex.split(named)
+        if shutil.which(command[0], path=path) is None:
+            raise SetupError(f"CXX names the compiler {named}, which isn't there.\nCorrect CXX or unset it.")
+        return command
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name, path=path) is not None:
+            return [name]
+    raise SetupError(
+        "llama.cpp is compiled for this machine's CPU, and there is no C++ compiler here.\n"
+        "  Debian, Ubuntu: sudo apt install build-essential\n"
+        "  Fedora:         sudo dnf install gcc-c++ make\n"
+        "  macOS:          xcode-select --install"
+    )
+
+
+def compiler_version(command: Sequence[str]) -> str:
+    """What the compiler says of itself. Raises SetupError when it can't be run."""
+    shown = " ".join(command)
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SetupError(f"the C++ compiler {shown} can't be run: {error}\nInstall it again.") from error
+    if done.returncode != 0:
+        words = (done.stderr or done.stdout).strip()
+        raise SetupError(f"the C++ compiler {shown} doesn't work:\n{words}\nInstall it again.")
+    return done.stdout.strip()
+
+
+def cpu_identity(cpuinfo: str | None) -> str:
+    """Which instructions a build for this CPU may use. ``cpuinfo`` is the text of /proc/cpuinfo, None without one."""
+    if cpuinfo is None:
+        return f"{platform.machine()} {platform.processor()}"
+    kept = [platform.machine()]
+    for line in cpuinfo.split("\n\n", 1)[0].splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in CPU_LINES:
+            kept.append(f"{name.strip()}: {' '.join(sorted(value.split()))}")
+    return "\n".join(kept)
+
+
+def read_cpuinfo() -> str | None:
+    """The text of /proc/cpuinfo; None on a system without it."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+
+
+def cmake_args(user: str, header: Path | None, cxxflags: str = "") -> str:
+    """The user's CMAKE_ARGS, with ``header`` included into every C++ file where there is one.
+
+    The user's own C++ flags stay, whether they stand in CMAKE_ARGS or in CXXFLAGS.
+    """
+    if header is None:
+        return user
+    args = shlex.split(user)
+    # CMake reads CXXFLAGS only where CMAKE_CXX_FLAGS isn't given, and the last of several definitions wins.
+    theirs = cxxflags
+    for arg in args:
+        if match := _CXX_FLAGS.fullmatch(arg):
+            theirs = match[1]
+    others = [arg for arg in args if not _CXX_FLAGS.fullmatch(arg)]
+    # Inside the flags it is the shell of the build that takes the quotes away.
+    return " ".join(
+        map(shlex.quote, [*others, f"-DCMAKE_CXX_FLAGS=-include {shlex.quote(str(header))} {theirs}".rstrip()])
+    )
+
+
+def header_here() -> Path | None:
+    """The header to force-include on this kind of machine: GCC's AMX defect is one of x86 Linux.
+
+    Whether the build uses AMX at all is for the header to see: it does nothing where it doesn't.
+    """
+    x86 = platform.machine() in {"x86_64", "AMD64"}
+    return HEADER if x86 and sys.platform.startswith("linux") else None
+
+
+@dataclass(frozen=True)
+class Build:
+    """Everything that decides what a compile of llama.cpp makes."""
+
+    version: str  #: of llama-cpp-python
+    cpu: str
+    compiler: str
+    user_args: str  #: the user's CMAKE_ARGS; not ours, which names a path that differs between checkouts
+    header: str  #: the contents of the force-included header, empty for none
+    variables: tuple[tuple[str, str], ...]  #: those of BUILD_VARIABLES that are set
+
+    @property
+    def key(self) -> str:
+        """The name of the wheel's folder in the cache."""
+        parts = [self.version, self.cpu, self.compiler, self.user_args, self.header, self.variables]
+        return hashlib.sha256(json.dumps([sys.platform, platform.libc_ver(), *parts]).encode()).hexdigest()[:20]
+
+
+def describe_build(version: str, user_args: str, environment: Mapping[str, str]) -> Build:
+    """The build that this machine needs. Raises SetupError without a working C++ compiler."""
+    header = header_here()
+    return Build(
+        version=version,
+        cpu=cpu_identity(read_cpuinfo()),
+        compiler=compiler_version(find_compiler(environment)),
+        user_args=user_args,
+        header=header.read_text(encoding="utf-8") if header else "",
+        variables=tuple((name, environment[name]) for name in BUILD_VARIABLES if environment.get(name)),
+    )
+
+
+def wheel_folder(build: Build, environment: Mapping[str, str]) -> Path:
+    """Where the wheel of ``build`` and its ``build.log`` are kept."""
+    base = environment.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tailrace" / "wheels" / build.key
+
+
+def find_wheel(folder: Path) -> Path | None:
+    """The wheel in its cache folder; None when it hasn't been built."""
+    return next(iter(sorted(folder.glob("*.whl"))), None)
+
+
+def build_progress(line: str) -> tuple[int, int] | None:
+    """(steps done, steps in all) when a line of build output tells; make's percentages count as 100 steps."""
+    if match := _NINJA_STEP.match(line):
+        return int(match[1]), int(match[2])
+    if match := _MAKE_STEP.match(line):
+        return int(match[1]), 100
+    return None
+
+
+class ProgressLine:
+    """A bar that redraws itself on a terminal; elsewhere a line at every tenth of the way."""
+
+    def __init__(self, *, terminal: bool, write: Callable[[str], object], clock: Callable[[], float]) -> None:
+        self._terminal = terminal
+        self._write = write
+        self._clock = clock
+        self._start = clock()
+        self._tenth = 0
+
+    def show(self, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` steps are made."""
+        fraction = done / max(total, 1)
+        seconds = int(self._clock() - self._start)
+        words = f"{fraction:4.0%}  {seconds // 60}:{seconds % 60:02d}  step {done} of {total}"
+        if self._terminal:
+            filled = int(fraction * 30)
+            self._write(f"\r  [{'#' * filled}{'.' * (30 - filled)}] {words}\033[K")
+        elif int(fraction * 10) > self._tenth:
+            self._tenth = int(fraction * 10)
+            self._write(f"  {words}\n")
+
+    def end(self) -> None:
+        """Leave the bar's line, so that the next words start on their own."""
+        if self._terminal:
+            self._write("\n")
+
+
+def build_wheel(build: Build, folder: Path, python: Path, constraints: Path, environment: Mapping[str, str]) -> Path:
+    """Compile the wheel with the pip of ``python`` and put it into ``folder``.
+
+    Raises SetupError when that fails. The log of the build stays in the folder either way.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    folder.mkdir(parents=True, exist_ok=True)
+    kept_log = folder / "build.log"
+    progress = ProgressLine(terminal=sys.stdout.isatty(), write=_write_now, clock=time.monotonic)
+
+    def on_line(line: str) -> None:
+        steps = build_progress(line)
+        if steps is not None:
+            progress.show(*steps)
+
+    # Made beside its place and moved in whole: neither a build that breaks off nor a second one at the same time
+    # leaves half a wheel behind.
+    with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as name:
+        work = Path(name)
+        # --no-binary: a ready-made wheel would be for the least of all CPUs. --verbose: for the steps in the output.
+        pip = ["wheel", "--verbose", "--no-deps", "--no-cache-dir", "--no-binary", PACKAGE]
+        pip += ["--build-constraint", str(constraints), "--wheel-dir", str(work), f"{PACKAGE}=={build.version}"]
+        args = cmake_args(build.user_args, header_here(), environment.get("CXXFLAGS", ""))
+        try:
+            run_pip(
+                python,
+                pip,
+                "compiling llama.cpp",
+                environment={"CMAKE_BUILD_PARALLEL_LEVEL": str(cores), **environment, "CMAKE_ARGS": args},
+                log=work / "build.log",
+                on_line=on_line,
+            )
+        except SetupError as error:
+            raise SetupError(f"{error}\nThe whole log of the build: {kept_log}") from error
+        finally:
+            progress.end()
+            os.replace(work / "build.log", kept_log)
+        made = find_wheel(work)
+        if made is None:
+            raise SetupError(f"pip reported success and left no wheel of {PACKAGE}. The log of the build: {kept_log}")
+        os.replace(made, folder / made.name)
+        return folder / made.name
+
+
+def _write_now(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,30 @@
+"""Exercises the compiled llama.cpp: ``smoke.py`` loads it, ``smoke.py MODEL`` decodes with a model of the local store.
+
+``setup.py`` runs this as a child, because a llama.cpp compiled wrongly for its CPU doesn't raise: it kills the process.
+The prompt is long enough to reach the matrix kernels (AMX among them) that single tokens don't use.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import llama_cpp
+
+from tailrace.models.reference import resolve
+
+PROMPT = "The water that has turned the wheel runs on through the tailrace, back into the river it came from. " * 8
+
+
+def decode(name: str) -> None:
+    """Read a prompt and write a few tokens. Raises ModelError when there is no such model."""
+    model = llama_cpp.Llama(str(resolve(name).path), n_ctx=512, n_batch=256, verbose=False)
+    reply = model.create_completion(PROMPT, max_tokens=8, temperature=0.0)
+    written = reply["usage"]["completion_tokens"]
+    if written < 1:
+        raise SystemExit("the model wrote nothing")
+
+
+if __name__ == "__main__":
+    llama_cpp.llama_backend_init()
+    if len(sys.argv) > 1:
+        decode(sys.argv[1])

@@ -1,0 +1,55 @@
+"""The ``tailrace`` command: registers the verbs, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from tailrace import __version__
+from tailrace.cli import output
+from tailrace.cli.config import config
+from tailrace.cli.list import list_models
+from tailrace.cli.pull import pull
+from tailrace.errors import ConfigurationError, TailraceError
+
+#: Exit codes: a setting that the user has to correct, as with wrong flags, and everything else that failed.
+CONFIGURATION_EXIT = 2
+FAILURE_EXIT = 1
+
+app = typer.Typer(
+    name="tailrace",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # A defect's traceback is for a report: plain text, and no local values (secrets).
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tailrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Serve GGUF language models over the APIs that clients already speak."""
+
+
+app.command()(pull)
+app.command("list")(list_models)
+app.add_typer(config, name="config")
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 1 for a failure, 2 for wrong flags or settings."""
+    try:
+        app()
+    except TailraceError as error:
+        output.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(CONFIGURATION_EXIT if isinstance(error, ConfigurationError) else FAILURE_EXIT)

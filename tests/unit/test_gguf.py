@@ -1,0 +1,120 @@
+"""The facts of a GGUF header, and that no file, however broken, is anything but facts or a ModelError."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy
+import pytest
+from gguf import GGUFWriter, LlamaFileType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_files import ARRAY, STRING, UINT32, pair, text, tiny_gguf
+from tailrace.errors import ModelError
+from tailrace.models.gguf import GgufFacts, read_facts
+from tailrace.models.store import Store
+from tailrace.settings import STARTER_MODEL
+
+
+def facts_of(folder: Path, data: bytes) -> GgufFacts:
+    path = folder / "m.gguf"
+    path.write_bytes(data)
+    return read_facts(path)
+
+
+def test_the_facts_of_a_file(tmp_path: Path) -> None:
+    assert facts_of(tmp_path, tiny_gguf()) == GgufFacts(
+        architecture="llama", name="Tiny", quantisation="Q4_K_M", parameters=24, context=2048, chat_template=False
+    )
+
+
+def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = GGUFWriter(path, "gemma3")
+    writer.add_context_length(4096)
+    writer.add_file_type(LlamaFileType.MOSTLY_BF16)
+    writer.add_chat_template("{{ messages }}")
+    writer.add_token_list(["a", "b"])
+    writer.add_array("nested.numbers", [1, 2, 3])
+    writer.add_tensor("a", numpy.zeros((3, 5), dtype=numpy.float32))
+    writer.add_tensor("b", numpy.zeros(7, dtype=numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert read_facts(path) == GgufFacts(
+        architecture="gemma3", name=None, quantisation="BF16", parameters=22, context=4096, chat_template=True
+    )
+
+
+def test_the_starter_model() -> None:
+    stored = Store().find(STARTER_MODEL)
+    assert stored is not None, "fetch it first: tailrace pull"
+    facts = read_facts(stored.path)
+    assert (facts.architecture, facts.quantisation, facts.context) == ("llama", "Q4_1", 8192)
+    assert facts.parameters == 134_515_008
+    assert facts.chat_template
+
+
+@pytest.mark.parametrize(
+    "file_type", [pair("x.y", STRING, text("z")), pair("general.file_type", UINT32, b"\xff\xff\0\0")]
+)
+def test_an_unknown_file_type_is_no_error(tmp_path: Path, file_type: bytes) -> None:
+    data = tiny_gguf(extra=(file_type,))
+    expected = None if b"\xff\xff" in file_type else "Q4_K_M"
+    assert facts_of(tmp_path, data).quantisation == expected
+
+
+def nested(depth: int) -> bytes:
+    """An array in an array, ``depth`` deep."""
+    return struct.pack("<IQ", ARRAY, 1) * (depth - 1) + struct.pack("<IQ", UINT32, 1) + bytes(4)
+
+
+def test_arrays_in_arrays_are_passed_over(tmp_path: Path) -> None:
+    assert facts_of(tmp_path, tiny_gguf(extra=(pair("n", ARRAY, nested(3)),))).parameters == 24
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (b"GG", "doesn't start with GGUF"),
+        (b"PK\3\4" + bytes(100), "doesn't start with GGUF"),
+        (tiny_gguf(version=1), "version is 1"),
+        (tiny_gguf(weights=b""), "before its last tensor"),
+        (tiny_gguf(extra=(pair("n", 77, b""),)), "unknown type 77"),
+        (tiny_gguf(extra=(pair("n", ARRAY, nested(9)),)), "nested too deep"),
+        (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 2**64 - 1)),)), "ends too early"),
+        (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", UINT32, 2**63)),)), "ends too early"),
+        (tiny_gguf(extra=(pair("general.alignment", STRING, text("x")),)), "alignment"),
+        (tiny_gguf(extra=(pair("general.architecture", UINT32, bytes(4)),)), "no architecture"),
+        (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 1) + b"\xff"),)), "utf-8"),
+    ],
+)
+def test_a_broken_file_says_what_is_wrong(tmp_path: Path, data: bytes, why: str) -> None:
+    with pytest.raises(ModelError, match=why) as caught:
+        facts_of(tmp_path, data)
+    assert "Fetch or copy it again" in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="can't be read"):
+        read_facts(tmp_path / "nothing.gguf")
+
+
+@settings(deadline=None)  # How long an example takes on a busy machine says nothing.
+@given(st.data())
+def test_every_damage_is_facts_or_a_model_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    whole = bytearray(tiny_gguf())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.sampled_from([0, 1, 8, 9, 127, 128, 255]))
+    cut = data.draw(st.integers(4, len(whole)))
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    path.write_bytes(whole[:cut])
+    try:
+        facts = read_facts(path)
+    except ModelError:
+        return
+    assert facts.parameters >= 0
