@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 
 import msgspec
 
@@ -27,8 +26,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: Settings
     model_name: str  #: what clients call the model
-    model_path: Path | None  #: None with the fake backend
-    socket_path: Path  #: where the HTTP process listens for the engine
+    model_path: str | None  #: None with the fake backend
+    socket_path: str  #: where the HTTP process listens for the engine
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
     ipc_fd: int | None = None  #: the listening Unix socket (HTTP process only)
     announce: bool = True  #: whether to print where the server listens (first start only)

@@ -41,8 +41,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
     """Ask for one generation. ``id`` is unique within the connection.
 
-    ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids. ``max_tokens`` None means until
-    the model stops or the context is full. ``logprobs`` None sends none, k sends the chosen token's and the k likeliest.
+    ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids. ``max_tokens`` None means
+    until the model stops or the context is full. ``logprobs`` None sends none, k sends the chosen token's and the k
+    likeliest.
     """
 
     id: int
@@ -76,7 +77,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str
 
 
-class Hello(msgspec.Struct, tag="hello", frozen=True, kw_only=True):
+class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
     """The engine's first message: it is loaded and ready.
 
     ``vocabulary[t]`` is token t's bytes as they appear in text (empty for control tokens).

@@ -32,10 +32,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # What is served
     model: str = STARTER_MODEL  #: a path to a GGUF file or a name in the local store
     alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
-    ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: tokens a request may have; 0 is what the model was trained for
+    ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = (
+        0  #: tokens a request may have; 0 is what the model was trained for
+    )
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0  #: engine threads; 0 is every core that this process may use
-    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: KV cells for all requests together; 0 is chosen from ctx
+    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = (
+        0  #: KV cells for all requests together; 0 is chosen from ctx
+    )
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     prefill_chunk_busy: Annotated[int, Meta(ge=1, le=65_536)] = 64  #: prompt tokens a step beside running streams
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all

@@ -86,8 +86,8 @@ class Supervisor:
         self._orders = Start(
             settings=self.settings,
             model_name=self.model_name,
-            model_path=self.model_path,
-            socket_path=folder / "engine.sock",
+            model_path=str(self.model_path) if self.model_path is not None else None,
+            socket_path=str(folder / "engine.sock"),
             http_fd=http.fileno(),
             ipc_fd=unix.fileno(),
         )

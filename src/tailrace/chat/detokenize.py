@@ -1,7 +1,7 @@
 """Tokens to text, never splitting a code point.
 
-A token may end inside a UTF-8 character (byte tokens, emoji, CJK): its bytes wait for the rest. Bytes that can't become a
-character any more are shown as U+FFFD, as every decoder does; bytes cut off by the reply's end are dropped.
+A token may end inside a UTF-8 character (byte tokens, emoji, CJK): its bytes wait for the rest. Bytes that can't become
+a character any more are shown as U+FFFD, as every decoder does; bytes cut off by the reply's end are dropped.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Two markups are understood, which most open models share: ``<think>...</think>`` at the start of a reply (Qwen 3,
 DeepSeek R1, ...), and Hermes' ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>`` (Qwen 2.5 and 3, Hermes, and
-SmolLM's larger sisters). Tags may be split anywhere. A tool call that isn't valid is passed on as text: nothing is lost.
+SmolLM's larger sisters). Tags may be split anywhere. A tool call that isn't valid is passed on as text: nothing is
+lost.
 """
 
 from __future__ import annotations

@@ -57,7 +57,13 @@ class ChatTemplate:
         for form in (messages, _system_first(messages), _system_in_user(messages)):
             try:
                 return self._template.render(
-                    {**(variables or {}), **self._tokens, "messages": form, "tools": tools, "add_generation_prompt": True}
+                    {
+                        **(variables or {}),
+                        **self._tokens,
+                        "messages": form,
+                        "tools": tools,
+                        "add_generation_prompt": True,
+                    }
                 )
             except jinja2.TemplateError as error:
                 refusal = refusal or error

@@ -13,6 +13,7 @@ from tailrace.cli import output
 from tailrace.cli.config import config
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
+from tailrace.cli.serve import serve
 from tailrace.errors import ConfigurationError, TailraceError
 
 #: Exit codes: a setting that the user has to correct, as with wrong flags, and everything else that failed.
@@ -41,6 +42,7 @@ def options(
     """Serve GGUF language models over the APIs that clients already speak."""
 
 
+app.command()(serve)
 app.command()(pull)
 app.command("list")(list_models)
 app.add_typer(config, name="config")

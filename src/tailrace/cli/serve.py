@@ -22,7 +22,9 @@ def serve(
     parallel: Annotated[int | None, typer.Option(help="Requests decoded at the same time [8].")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads [every usable core].")] = None,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache, in tokens of all requests together.")] = None,
-    prefill_chunk: Annotated[int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")] = None,
+    prefill_chunk: Annotated[
+        int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")
+    ] = None,
     prefill_chunk_busy: Annotated[int | None, typer.Option(help="Prompt tokens a step beside replies [64].")] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,

@@ -1,6 +1,6 @@
 """The engine process: turns tokens, and knows nothing of HTTP.
 
 ``process`` starts it, ``intake`` receives and tokenises, ``loop`` steps, ``scheduler`` decides (pure policy),
-``sequence`` holds one generation's state, ``cache`` accounts for the KV cells, ``sampling`` chooses tokens, ``backend`` is
-what the loop needs of a model, ``llama`` and ``fake`` are its two implementations.
+``sequence`` holds one generation's state, ``cache`` accounts for the KV cells, ``sampling`` chooses tokens, ``backend``
+is what the loop needs of a model, ``llama`` and ``fake`` are its two implementations.
 """

@@ -26,7 +26,7 @@ class Backend(Protocol):
     info: ModelInfo
     vocabulary: list[bytes]  #: bytes of each token as they appear in text; empty for control tokens
     end_tokens: frozenset[int]  #: end-of-generation tokens
-    start_token: int | None  #: what an empty prompt becomes
+    start_token: int | None  #: what an empty prompt becomes; None where the model has none
     slots: int
     max_batch: int  #: tokens that one ``decode`` takes at most
 

@@ -1,11 +1,11 @@
 """KV accounting and prefix reuse: which slot holds whose tokens, and how many cells are left.
 
-Pure bookkeeping: it decides nothing about who runs (the scheduler does) and touches no model. The changes that the model's
-cache must follow are returned, and the loop applies them.
+Pure bookkeeping: it decides nothing about who runs (the scheduler does) and touches no model. The changes that the
+model's cache must follow are returned, and the loop applies them.
 
-A slot that no sequence runs in keeps its tokens until somebody needs the room: the next turn of a conversation, a shared
-system prompt or a second choice of the same prompt finds them there. Cells are reference-counted, because a copied prefix
-shares the cells of its source.
+A slot that no sequence runs in keeps its tokens until somebody needs the room: the next turn of a conversation, a
+shared system prompt or a second choice of the same prompt finds them there. Cells are reference-counted, because a
+copied prefix shares the cells of its source.
 """
 
 from __future__ import annotations
@@ -85,10 +85,9 @@ class KVCache:
                 best, length = slot, shared
         idle = [slot for slot in self.slots if not slot.busy]
         empty = next((slot for slot in idle if not slot.tokens), None)
-        if best is not None and not best.busy:
-            # Stay in place unless that would throw away most of what the slot holds while another one is empty.
-            if empty is None or 2 * length >= len(best.tokens):
-                return Placement(best.index, length, length, None)
+        # Stay in place unless that would throw away most of what the slot holds while another one is empty.
+        if best is not None and not best.busy and (empty is None or 2 * length >= len(best.tokens)):
+            return Placement(best.index, length, length, None)
         target = empty or min(idle, key=lambda slot: slot.used)
         if best is None:
             return Placement(target.index, 0, 0, None)

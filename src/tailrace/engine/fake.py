@@ -1,8 +1,8 @@
 """A backend without a model: deterministic, instant, byte-level. For protocol edges and the front end's ceiling.
 
-Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the last
-``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed. ``step_seconds``
-makes each step last as long as a model's would.
+Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the
+last ``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed.
+``step_seconds`` makes each step last as long as a model's would.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FakeBackend:
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
         self.end_tokens = frozenset({END})
-        self.start_token = None
+        self.start_token: int | None = None
         self.step_seconds = step_seconds
         self.info = ModelInfo(
             architecture="fake",

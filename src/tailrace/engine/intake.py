@@ -1,7 +1,8 @@
 """The engine's receiving thread: reads submits and cancels, tokenises, answers at once, and fills the loop's inbox.
 
-It runs beside the loop so that a request is accepted or refused within milliseconds even while a step reads a long prompt:
-llama.cpp's calls release the GIL. It decides nothing about scheduling and touches no sequence that the loop owns.
+It runs beside the loop so that a request is accepted or refused within milliseconds even while a step reads a long
+prompt: llama.cpp's calls release the GIL. It decides nothing about scheduling and touches no sequence that the loop
+owns.
 """
 
 from __future__ import annotations

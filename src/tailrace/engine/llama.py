@@ -24,8 +24,9 @@ LogSink = Callable[[str, str], None]
 #: Receives the loaded part, 0 to 1.
 Progress = Callable[[float], None]
 
-#: ggml_log_level → structlog method.
-_LEVELS = {1: "debug", 2: "debug", 3: "warning", 4: "error"}
+#: ggml_log_level → structlog method. Its warnings are about choices that are made here (a KV cache larger than the
+#: trained context, say), so they aren't the user's.
+_LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
 #: KV cells by default: so many contexts' worth, as long as they stay under the cap below.
 _DEFAULT_CONTEXTS = 4
@@ -98,7 +99,7 @@ class LlamaBackend:
             tokens = (llama.llama_token * capacity)()
             count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, True)
             if count >= 0:
-                return tokens[:count]
+                return list(tokens[:count])
             capacity = -count
 
     def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:

@@ -1,7 +1,7 @@
 """The engine process's entry: load the model, connect, run the loop, and again when the HTTP process comes back.
 
-Started by the supervisor as ``python -m tailrace.engine.process`` with its orders on standard input. Exit status 78 means
-that the settings or the model can't work, anything else but 0 that the engine broke and may be started again.
+Started by the supervisor as ``python -m tailrace.engine.process`` with its orders on standard input. Exit status 78
+means that the settings or the model can't work, anything else but 0 that the engine broke and may be started again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from pathlib import Path
 
 import structlog
 
@@ -51,7 +52,7 @@ def main() -> None:
 def _load(start: Start) -> Backend:
     settings = start.settings
     if start.model_path is not None:
-        return load_llama(start.model_path, settings)
+        return load_llama(Path(start.model_path), settings)
     return FakeBackend(
         ctx=settings.ctx,
         parallel=settings.parallel,
@@ -63,10 +64,8 @@ def _load(start: Start) -> Backend:
 
 def _serve(start: Start, backend: Backend) -> None:
     """One connection's life. Every sequence of it ends with it."""
-    channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(start.socket_path, _CONNECT_SECONDS), ToEngine)
-    channel.send(
-        Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), model=backend.info, vocabulary=backend.vocabulary)
-    )
+    channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
+    channel.send(Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), model=backend.info, vocabulary=backend.vocabulary))
     settings = start.settings
     backend.reset()
     loop = EngineLoop(backend, chunk=settings.prefill_chunk, chunk_busy=settings.prefill_chunk_busy)

@@ -40,9 +40,7 @@ class Sampler:
         if params.temperature > 0.0:
             self._random = np.random.default_rng(params.seed)
         #: The plain argmax is this sampler's choice: a step full of such sequences is sampled in one numpy call.
-        self.greedy = (
-            self._random is None and self._bias is None and self._history is None and self._counts is None
-        )
+        self.greedy = self._random is None and self._bias is None and self._history is None and self._counts is None
 
     def sample(self, logits: Row) -> int:
         """The next token. ``logits`` (the vocabulary's) may be changed in place."""

@@ -6,7 +6,8 @@ Rules, in this order:
 2. What is left of the step's tokens goes to prompts, oldest first: ``chunk`` of them while nobody decodes,
    ``chunk_busy`` beside running streams, so that a long prompt slows the others but doesn't stop them.
 3. Waiting sequences are admitted in order as slots and KV cells allow. Only cells for tokens that exist are asked for:
-   max_tokens reserves nothing. A sequence whose prompt is just being read by another one waits for it and then shares it.
+   max_tokens reserves nothing. A sequence whose prompt is just being read by another one waits for it and then shares
+   it.
 4. When cells run out, prefixes kept for reuse go first; then the youngest running sequence is paused: it goes back to
    the head of the queue and its tokens are recomputed later. Nothing fails.
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tailrace.engine.sampling import Sampler
 from tailrace.messages import Submit
 
-
 #: The slot of a sequence that waits.
 NO_SLOT = -1
 

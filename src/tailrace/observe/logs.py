@@ -11,12 +11,19 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 def configure(process: str, *, level: str, form: str) -> None:
-    """Set the process's log up; ``form`` is ``console`` or ``json``. Library logs (uvicorn's) join it from warnings on."""
+    """Set the process's log up; ``form`` is ``console`` or ``json``. Library logs (uvicorn's) join it from warnings
+    on.
+    """
     renderer: structlog.typing.Processor
     if form == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=0,
+            # Not the rich one: it prints local variables, and with them prompts and keys.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -1,7 +1,7 @@
 """Counters and histograms in Prometheus' text format, under the names that vLLM's dashboards ask for.
 
-Nothing here is touched once a token: a request is counted when it ends, and the engine's own counters come with its beat
-and are read at the scrape.
+Nothing here is touched once a token: a request is counted when it ends, and the engine's own counters come with its
+beat and are read at the scrape.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -43,6 +43,7 @@ class Metrics:
     """One process's metrics, labelled with the served model's name."""
 
     def __init__(self, model_name: str, engine: EngineState, kv_cells: Callable[[], int]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series for each counter, which no dashboard asks for.
         self._registry = CollectorRegistry()
         self._model = model_name
 
@@ -58,7 +59,9 @@ class Metrics:
         self._finished = counter("vllm:request_success", "Finished generations by reason", "finished_reason")
         self._prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of completed requests").labels(model_name)
         self._generated = counter("vllm:generation_tokens", "Tokens generated in completed requests").labels(model_name)
-        self._cached = counter("tailrace:cached_prompt_tokens", "Prompt tokens found in the KV cache").labels(model_name)
+        self._cached = counter("tailrace:cached_prompt_tokens", "Prompt tokens found in the KV cache").labels(
+            model_name
+        )
         self._first_token = histogram("vllm:time_to_first_token_seconds", "Request to first token").labels(model_name)
         self._duration = histogram("vllm:e2e_request_latency_seconds", "Request to last token").labels(model_name)
         self._registry.register(_EngineCollector(model_name, engine, kv_cells))
@@ -102,7 +105,11 @@ class _EngineCollector(Collector):
         gauges = (
             ("vllm:num_requests_running", "Sequences in the running set", beat.running),
             ("vllm:num_requests_waiting", "Sequences in the queue", beat.waiting),
-            ("vllm:kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", beat.kv_cells_used / cells if cells else 0),
+            (
+                "vllm:kv_cache_usage_perc",
+                "Used part of the KV cache, 0 to 1",
+                beat.kv_cells_used / cells if cells else 0,
+            ),
         )
         counters = (
             ("tailrace:engine_starts", "Engines that have connected", self._engine.engine_starts),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from tailrace.errors import MethodNotAllowed, ModelNotFound, NotFound, RequestError
+from tailrace.errors import ModelNotFound
 from tailrace.observe.metrics import CONTENT_TYPE, Metrics
 from tailrace.server.client import EngineClient
 from tailrace.server.decode import decode
@@ -21,7 +19,7 @@ from tailrace.server.dialects.openai_reply import ReplyHead
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.guard import Guard, read_body
 from tailrace.server.openapi import document
-from tailrace.server.respond import error_response, json_response
+from tailrace.server.respond import json_response
 from tailrace.server.streaming import EventStream
 from tailrace.server.transcript import transcribe
 from tailrace.settings import Settings
@@ -46,9 +44,7 @@ class Server:
         asked = decode(await self._body(request), openai_chat.decoder)
         self._check_model(asked.model)
         model = await self.engine.ready()
-        wanted = openai_chat.prepare(
-            asked, model.template, inline_reasoning=self.settings.reasoning == "inline"
-        )
+        wanted = openai_chat.prepare(asked, model.template, inline_reasoning=self.settings.reasoning == "inline")
         generation = await self._start(wanted)
         head = ReplyHead("chatcmpl", self.model_name)
         if asked.stream:
@@ -101,7 +97,7 @@ class Server:
 
     async def openapi(self, request: Request) -> Response:
         """``GET /openapi.json``"""
-        return json_response(document())
+        return json_response(document(openai_chat.ChatRequest, openai_completions.CompletionRequest))
 
     @property
     def _comments(self) -> bool:
@@ -146,25 +142,5 @@ def make_app(server: Server) -> ASGIApp:
         ("/chat/completions", "POST", server.chat_completions),
         ("/completions", "POST", server.completions),
     ]
-    routes = [Route(path, handler, methods=[method]) for path, method, handler in table]
-    app = Starlette(
-        routes=routes, exception_handlers={HTTPException: _http_exception, RequestError: _request_error}
-    )
-    app.router.redirect_slashes = False
-    return Guard(app, server.settings, frozenset(path for path, _, _ in table), server.metrics.responded)
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    """The router's own refusals, in the dialect's shape."""
-    assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
-    if error.status_code == 405:
-        response = error_response(MethodNotAllowed(f"{where}: this route doesn't take that method."))
-        response.headers.update(error.headers or {})
-        return response
-    return error_response(NotFound(f"{where}: there is no such route; /openapi.json lists them."))
-
-
-async def _request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    return error_response(error)
+    router = Router([Route(path, handler, methods=[method]) for path, method, handler in table], redirect_slashes=False)
+    return Guard(router, server.settings, frozenset(path for path, _, _ in table), server.metrics.responded)

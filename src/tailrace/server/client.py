@@ -34,7 +34,6 @@ from tailrace.messages import (
     TokenLogprobs,
 )
 
-
 #: Ticks that make up the time of silence after which a mailbox is told.
 _TICKS = 4
 
@@ -75,8 +74,8 @@ class Mailbox:
     __slots__ = ("_bound", "_letters", "_waiter", "on_overflow", "overflowed", "silent_ticks")
 
     def __init__(self, bound: int) -> None:
-        """``bound``: letters that may wait. At the first one beyond, ``overflowed`` is set, ``on_overflow`` is called and
-        nothing more is taken.
+        """``bound``: letters that may wait. At the first one beyond, ``overflowed`` is set, ``on_overflow`` is called
+        and nothing more is taken.
         """
         self._letters: deque[Letter] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -219,7 +218,9 @@ class EngineClient:
         if lost:
             self._log.error("the engine is gone", requests_lost=len(lost))
         for mailbox, _ in lost.values():
-            mailbox.put(EngineDied("The engine died while it worked on this request; a new one is starting. Try again."))
+            mailbox.put(
+                EngineDied("The engine died while it worked on this request; a new one is starting. Try again.")
+            )
 
     def _step(self, step: Step) -> None:
         mailboxes = self._mailboxes
@@ -235,12 +236,10 @@ class EngineClient:
                 mailbox.put(End(choice, finished))
 
     def _answered(self, answer: Accepted | Refused) -> None:
-        if isinstance(answer, Refused):
-            entry = self._mailboxes.pop(answer.id, None)
-        else:
-            entry = self._mailboxes.get(answer.id)
-        if entry is not None:
+        if (entry := self._mailboxes.get(answer.id)) is not None:
             entry[0].put(answer)
+            if isinstance(answer, Refused):
+                del self._mailboxes[answer.id]
 
     async def _tick(self) -> None:
         """Tell silent mailboxes so: one timer for all of them instead of one a token."""

@@ -19,7 +19,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     """One token's text, bytes and natural-log probability, and the likeliest tokens in its place."""
 
     text: str
-    bytes: bytes
+    raw: bytes
     logprob: float
     top: list[tuple[str, bytes, float]]
 
@@ -40,7 +40,9 @@ class ReasoningDelta(msgspec.Struct, frozen=True):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
-    """A piece of tool call number ``index`` of the choice: the first has ``id`` and ``name``, later ones ``arguments``."""
+    """A piece of tool call number ``index`` of the choice: the first has ``id`` and ``name``, later ones
+    ``arguments``.
+    """
 
     choice: int
     index: int

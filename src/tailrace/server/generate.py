@@ -1,8 +1,8 @@
 """The one use case that all dialects share: a validated request in, events out.
 
 ``Generation.start`` submits every choice and waits until the engine has accepted them all, so that whatever is wrong is
-known before a status line is sent. ``events`` then tells what happens; ``cancel`` stops everything and may be called at any
-time, more than once.
+known before a status line is sent. ``events`` then tells what happens; ``cancel`` stops everything and may be called at
+any time, more than once.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from tailrace.server.events import (
     Usage,
 )
 
-
-#: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped: one-api's scanner
-#: silently ends a stream at 64 KiB.
+#: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped: one-api's
+#: scanner silently ends a stream at 64 KiB.
 _MOST_CHARACTERS = 8192
 _MOST_LOGPROBS = 16
 

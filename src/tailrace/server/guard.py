@@ -1,7 +1,8 @@
 """Who may come in, by which path, and how large: everything that holds for every route.
 
-One plain ASGI layer around the router: paths are brought to their canonical form, preflights and CORS headers are answered,
-keys are compared in constant time, responses are counted. Nothing of it runs per chunk of a stream but one ``if``.
+One plain ASGI layer around the router: paths are brought to their canonical form, preflights and CORS headers are
+answered, keys are compared in constant time, responses are counted. Nothing of it runs per chunk of a stream but one
+``if``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import re
 from collections.abc import Callable
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tailrace.errors import BodyTooLarge, InternalError, RequestError, Unauthorized
+from tailrace.errors import BodyTooLarge, InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
 from tailrace.server.respond import error_response
 from tailrace.settings import Settings
 
@@ -26,13 +29,15 @@ _METHODS = b"GET, POST, HEAD, OPTIONS"
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/|$)")
 
-#: A refused body is still read (and dropped) up to so many times the limit, because closing a connection under a writing
-#: client resets it before the client has read the answer.
+#: A refused body is still read (and dropped) up to so many times the limit, because closing a connection under a
+#: writing client resets it before the client has read the answer.
 _DRAIN_FACTOR = 8
 
 
 def canonical(path: str) -> str:
-    """The path as the router knows it: single slashes, no trailing one, no ``/v1`` however often it was put in front."""
+    """The path as the router knows it: single slashes, no trailing one, no ``/v1`` however often it was put in
+    front.
+    """
     path = _SLASHES.sub("/", path)
     path = _VERSIONS.sub("", path)
     return path.rstrip("/") or "/"
@@ -54,7 +59,8 @@ class Guard:
         if scope["type"] != "http":
             return
         path = canonical(scope["path"])
-        scope = {**scope, "path": path, "raw_path": path.encode()}
+        # With an "app" in the scope the router raises its refusals instead of answering them in plain text.
+        scope = {**scope, "path": path, "raw_path": path.encode(), "app": self}
         headers: dict[bytes, bytes] = dict(scope["headers"])
         cors = self._cors_headers(headers)
         route = path if path in self._routes else "/models/{id}" if path.startswith("/models/") else "other"
@@ -79,12 +85,14 @@ class Guard:
             self._log.debug("client went away while it was sending", path=path)
         except RequestError as error:
             await error_response(error)(scope, receive, send_guarded)
+        except HTTPException as error:
+            await _routing_error(error, scope)(scope, receive, send_guarded)
         except Exception:
             self._log.exception("a request hit a defect", path=path)
             if started:
                 raise  # The stream is broken: the server closes the connection without its terminator.
-            error = InternalError("The server hit a defect of its own on this request; its log has the details.")
-            await error_response(error)(scope, receive, send_guarded)
+            defect = InternalError("The server hit a defect of its own on this request; its log has the details.")
+            await error_response(defect)(scope, receive, send_guarded)
 
     def _authenticate(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._key is None or path in PUBLIC:
@@ -111,6 +119,16 @@ class Guard:
             (b"access-control-allow-headers", asked),
             (b"access-control-max-age", b"600"),
         ]
+
+
+def _routing_error(error: HTTPException, scope: Scope) -> Response:
+    """The router's refusal in the dialect's shape."""
+    where = f"{scope['method']} {scope['path']}"
+    if error.status_code == 405:
+        response = error_response(MethodNotAllowed(f"{where}: this route doesn't take that method."))
+        response.headers.update(error.headers or {})
+        return response
+    return error_response(NotFound(f"{where}: there is no such route; /openapi.json lists them."))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -8,8 +8,6 @@ from typing import Any
 import msgspec
 
 from tailrace import __version__
-from tailrace.server.dialects.openai_chat import ChatRequest
-from tailrace.server.dialects.openai_completions import CompletionRequest
 from tailrace.server.respond import ErrorEnvelope
 
 _REF = "#/components/schemas/{name}"
@@ -24,10 +22,10 @@ _ERRORS = {
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The document, OpenAPI 3.1."""
+def document(chat_request: type, completion_request: type) -> dict[str, Any]:
+    """The document, OpenAPI 3.1; the arguments are the structs that decode the two bodies."""
     (chat, text, error), components = msgspec.json.schema_components(
-        [ChatRequest, CompletionRequest, ErrorEnvelope], ref_template=_REF
+        [chat_request, completion_request, ErrorEnvelope], ref_template=_REF
     )
     return {
         "openapi": "3.1.0",

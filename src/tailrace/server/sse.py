@@ -1,7 +1,7 @@
 """Server-sent events, exactly as the strictest client reads them.
 
-``data: `` (six bytes: one-api drops a line that begins otherwise), one line of JSON, two line feeds. No ``event:``, ``id:``
-or ``retry:`` line in OpenAI's dialects.
+``data: `` (six bytes: one-api drops a line that begins otherwise), one line of JSON, two line feeds. No ``event:``,
+``id:`` or ``retry:`` line in OpenAI's dialects.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def _logprob(entry: TokenLogprob) -> dict[str, Any]:
     return {
         "token": entry.text,
         "logprob": entry.logprob,
-        "bytes": list(entry.bytes),
+        "bytes": list(entry.raw),
         "top_logprobs": [{"token": text, "logprob": value, "bytes": list(raw)} for text, raw, value in entry.top],
     }
 

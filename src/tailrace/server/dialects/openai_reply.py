@@ -16,7 +16,9 @@ from tailrace.server.respond import error_envelope
 
 
 class ReplyHead:
-    """What every chunk of a reply, or the one body, has in common. ``prefix`` begins the id (``chatcmpl``, ``cmpl``)."""
+    """What every chunk of a reply, or the one body, has in common. ``prefix`` begins the id (``chatcmpl``,
+    ``cmpl``).
+    """
 
     __slots__ = ("created", "id", "model")
 
@@ -43,12 +45,11 @@ def usage_object(used: Usage) -> dict[str, Any]:
 class StreamEnds:
     """The parts of a stream that are the same in both dialects: chunks around choices, usage, failure and the end.
 
-    ``prefix`` is everything of a chunk before its choices; ``text_chunk`` makes the chunk that shows a text in choice 0.
+    ``prefix`` is everything of a chunk before its choices; ``text_chunk`` makes the chunk that shows a text in choice
+    0.
     """
 
-    def __init__(
-        self, prefix: bytes, text_chunk: Callable[[str], bytes], *, wants_usage: bool, comments: bool
-    ) -> None:
+    def __init__(self, prefix: bytes, text_chunk: Callable[[str], bytes], *, wants_usage: bool, comments: bool) -> None:
         self._prefix = prefix
         self._text_chunk = text_chunk
         self._wants_usage = wants_usage
