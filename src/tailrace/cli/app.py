@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from tailrace import __version__
 from tailrace.cli import output
+from tailrace.cli.bench import bench
 from tailrace.cli.config import config
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
@@ -44,6 +45,7 @@ def options(
 
 app.command()(serve)
 app.command()(pull)
+app.command()(bench)
 app.command("list")(list_models)
 app.add_typer(config, name="config")
 

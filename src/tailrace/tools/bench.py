@@ -1,0 +1,192 @@
+"""Drives a running server, any that speaks OpenAI's chat stream, and notes when each token arrives.
+
+It shares the machine with what it measures, so it does as little as possible while it measures: one thread, one epoll, one
+``recv`` and one clock reading an event. What was received is parsed afterwards.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from tailrace.tools.load import Load, StreamTiming
+
+#: Nothing for so long: the server hangs.
+_SILENCE_SECONDS = 120.0
+
+
+class BenchError(Exception):
+    """The server can't be measured; says why."""
+
+
+class _Stream:
+    """One request's socket, and what came when."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.asked = 0.0
+        self.received: list[tuple[float, bytes]] = []
+        self.events = 0
+
+
+class BenchClient:
+    """Measures the server at ``url`` (its root, or with ``/v1``). ``model`` None asks the server for its first."""
+
+    def __init__(self, url: str, *, model: str | None = None, key: str | None = None) -> None:
+        self._url: SplitResult = urlsplit(url if "//" in url else f"http://{url}")
+        if self._url.scheme != "http" or not self._url.hostname:
+            raise BenchError(f"{url} is no http:// address")
+        self._key = key
+        self.model = model or self._first_model()
+
+    def run(self, load: Load, turn: int) -> list[StreamTiming]:
+        """One turn of ``load``. Raises BenchError when a reply isn't what was asked for."""
+        bodies = [self._body(load, prompt) for prompt in load.prompts(turn)]
+        requests = [self._request("POST", "/chat/completions", body) for body in bodies]
+        streams = [_Stream(self._connect()) for _ in requests]
+        try:
+            with selectors.DefaultSelector() as selector:
+                for stream, request in zip(streams, requests, strict=True):
+                    stream.asked = time.perf_counter()
+                    stream.socket.sendall(request)
+                    stream.socket.setblocking(False)
+                    selector.register(stream.socket, selectors.EVENT_READ, stream)
+                self._receive(selector, len(streams), _hang_up_after(load))
+        finally:
+            for stream in streams:
+                stream.socket.close()
+        return [_timing(stream, load) for stream in streams]
+
+    def _receive(self, selector: selectors.BaseSelector, running: int, most: int | None) -> None:
+        clock = time.perf_counter
+        while running:
+            ready = selector.select(_SILENCE_SECONDS)
+            if not ready:
+                raise BenchError(f"nothing came for {_SILENCE_SECONDS:.0f} seconds")
+            for key, _ in ready:
+                stream: _Stream = key.data
+                data = stream.socket.recv(65536)
+                stream.received.append((clock(), data))
+                stream.events += data.count(b"data: ")
+                if not data or data.endswith(b"0\r\n\r\n") or (most is not None and stream.events > most):
+                    selector.unregister(stream.socket)
+                    running -= 1
+
+    def _body(self, load: Load, prompt: str) -> bytes:
+        return msgspec.json.encode(
+            {
+                "model": self.model,
+                "messages": [{"role": "user", "content": prompt}],
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                "temperature": 0,
+                "max_tokens": load.max_tokens or load.output_tokens,
+                "ignore_eos": True,
+            }
+        )
+
+    def _first_model(self) -> str:
+        sock = self._connect()
+        try:
+            sock.sendall(self._request("GET", "/models", b""))
+            data = b""
+            while part := sock.recv(65536):
+                data += part
+        finally:
+            sock.close()
+        head, _, body = data.partition(b"\r\n\r\n")
+        if b" 200 " not in head.split(b"\r\n")[0]:
+            raise BenchError(f"the server doesn't list its models: {head.decode('latin-1').splitlines()[0]}")
+        try:
+            return str(msgspec.json.decode(body if b"chunked" not in head.lower() else _dechunk(body))["data"][0]["id"])
+        except (msgspec.DecodeError, LookupError, TypeError) as error:
+            raise BenchError("the server's list of models can't be read; name one with --model") from error
+
+    def _connect(self) -> socket.socket:
+        address = (self._url.hostname or "", self._url.port or 80)
+        try:
+            sock = socket.create_connection(address, timeout=_SILENCE_SECONDS)
+        except OSError as error:
+            raise BenchError(f"no server at {address[0]}:{address[1]}: {error}") from error
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _request(self, method: str, route: str, body: bytes) -> bytes:
+        base = self._url.path.rstrip("/") or "/v1"
+        key = f"Authorization: Bearer {self._key}\r\n" if self._key else ""
+        return (
+            f"{method} {base}{route} HTTP/1.1\r\nHost: {self._url.netloc}\r\nConnection: close\r\n{key}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+
+
+def _hang_up_after(load: Load) -> int | None:
+    """Events after which enough has come; None when the server ends by itself. The first event is the role's."""
+    if load.max_tokens is None or load.max_tokens <= load.output_tokens:
+        return None
+    return load.output_tokens
+
+
+def _timing(stream: _Stream, load: Load) -> StreamTiming:
+    """The moments at which the stream's texts came, each counted as one token."""
+    head, events = _events(stream.received)
+    if b" 200 " not in head.split(b"\r\n")[0]:
+        raise BenchError(f"the server answered: {head.decode('latin-1').splitlines()[0]}")
+    timing = StreamTiming(stream.asked, [])
+    for moment, data in events:
+        if data == b"[DONE]":
+            break
+        chunk: dict[str, Any] = msgspec.json.decode(data)
+        if "error" in chunk:
+            raise BenchError(f"the server failed: {chunk['error']}")
+        if chunk.get("usage"):
+            timing.prompt_tokens = chunk["usage"]["prompt_tokens"]
+            completion = chunk["usage"]["completion_tokens"]
+            if completion != load.output_tokens:
+                raise BenchError(f"a reply had {completion} tokens instead of {load.output_tokens}: no fair comparison")
+        for choice in chunk["choices"]:
+            if text := choice["delta"].get("content"):
+                timing.text += text
+                timing.tokens.append(moment)
+    if _hang_up_after(load) is not None:
+        del timing.tokens[load.output_tokens :]
+    return timing
+
+
+def _events(received: list[tuple[float, bytes]]) -> tuple[bytes, list[tuple[float, bytes]]]:
+    """The response's head, and each event's data with the moment at which its last byte came."""
+    raw = b"".join(data for _, data in received)
+    head, _, body = raw.partition(b"\r\n\r\n")
+    ends: list[tuple[int, float]] = []
+    position = 0
+    for moment, data in received:
+        position += len(data)
+        ends.append((position, moment))
+    events: list[tuple[float, bytes]] = []
+    offset = len(head) + 4
+    index = 0
+    start = 0
+    while (start := body.find(b"data: ", start)) >= 0:
+        end = body.find(b"\n\n", start)
+        if end < 0:
+            break
+        while ends[index][0] < offset + end + 2:
+            index += 1
+        events.append((ends[index][1], body[start + 6 : end]))
+        start = end
+    return head, events
+
+
+def _dechunk(body: bytes) -> bytes:
+    out = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        out += body[:length]
+        body = body[length + 2 :]
+    return out

@@ -1,0 +1,97 @@
+"""The load of a benchmark, and what is computed from how it went: the same for every side that is measured."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+#: Plain words of about one token each in every common vocabulary.
+_WORDS = (
+    "time people water light house world music river garden paper story friend city winter summer morning evening "
+    "street bread stone forest mountain ocean island bridge window table letter school market village engine power"
+).split()
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """``streams`` concurrent greedy replies of ``output_tokens`` each to different prompts of about ``prompt_tokens``.
+
+    ``max_tokens`` above ``output_tokens`` asks for more and hangs up after ``output_tokens``.
+    """
+
+    streams: int
+    prompt_tokens: int
+    output_tokens: int
+    max_tokens: int | None = None
+
+    def prompts(self, turn: int) -> list[str]:
+        """The user messages of one turn; another turn's share no beginning with them."""
+        return [self._prompt(random.Random(f"{turn}/{stream}")) for stream in range(self.streams)]
+
+    def _prompt(self, source: random.Random) -> str:
+        words = " ".join(source.choice(_WORDS) for _ in range(max(1, self.prompt_tokens - 8)))
+        return f"{words}. Write a long story about it."
+
+
+class StreamTiming(msgspec.Struct):
+    """One stream: seconds (of one clock) at which it was asked for and at which each of its tokens was seen."""
+
+    asked: float
+    tokens: list[float]
+    text: str = ""
+    prompt_tokens: int = 0
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What one turn came to. Rates in tokens a second, times in milliseconds."""
+
+    streams: int
+    tokens: int
+    total_rate: float  #: all tokens over the time from the first question to the last token
+    decode_rate: float  #: tokens over the time in which every stream was running
+    ttft_median: float
+    ttft_max: float
+    gap_median: float
+    gap_p99: float
+    gap_max: float
+
+
+def figures(timings: Sequence[StreamTiming]) -> Figures:
+    """The figures of one turn. Raises ValueError when a stream got fewer than two tokens."""
+    if any(len(timing.tokens) < 2 for timing in timings):
+        raise ValueError("a stream got fewer than two tokens: nothing to measure")
+    asked = min(timing.asked for timing in timings)
+    last = max(timing.tokens[-1] for timing in timings)
+    together = max(timing.tokens[0] for timing in timings), min(timing.tokens[-1] for timing in timings)
+    within = sum(together[0] < moment <= together[1] for timing in timings for moment in timing.tokens)
+    span = together[1] - together[0]
+    total = sum(len(timing.tokens) for timing in timings)
+    first = [1e3 * (timing.tokens[0] - timing.asked) for timing in timings]
+    gaps = sorted(
+        1e3 * (after - before)
+        for timing in timings
+        for before, after in zip(timing.tokens, timing.tokens[1:], strict=False)
+    )
+    return Figures(
+        streams=len(timings),
+        tokens=total,
+        total_rate=total / (last - asked),
+        decode_rate=within / span if span > 0 else 0.0,
+        ttft_median=statistics.median(first),
+        ttft_max=max(first),
+        gap_median=statistics.median(gaps),
+        gap_p99=gaps[min(len(gaps) - 1, round(0.99 * (len(gaps) - 1)))],
+        gap_max=gaps[-1],
+    )
+
+
+def middle(turns: Sequence[Figures]) -> Figures:
+    """Each figure's median over several turns."""
+    values = {
+        name: statistics.median(getattr(turn, name) for turn in turns)
+        for name in Figures.__struct_fields__
+        if name not in ("streams", "tokens")
+    }
+    return Figures(streams=turns[0].streams, tokens=turns[0].tokens, **values)
