@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel, wheel_folder
+from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel, usable_cores, wheel_folder
 from setup_pip import SetupError, run_pip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 MINIMUM_PYTHON = (3, 11)
 #: The model that the smoke test decodes with, which ``make`` fetches first.
 SMOKE_MODEL = "smollm2-135m"
+#: The exit code by which ``smoke.py`` says that the model isn't there, which is no fault of llama.cpp's.
+NO_SMOKE_MODEL = 3
 
 
 def say(text: str) -> None:
@@ -78,17 +80,22 @@ def write_stamp(stamp: Mapping[str, Any]) -> None:
     os.replace(fresh, STAMP)
 
 
+def venv_identity() -> str:
+    """Changes when ``.venv`` has to be made anew. Its scripts name its path, so a moved checkout needs another one."""
+    return f"{platform.python_version()} in {VENV}"
+
+
 def install_key() -> str:
     """Changes when what has to be installed changes."""
-    digest = hashlib.sha256(platform.python_version().encode())
+    digest = hashlib.sha256(venv_identity().encode())
     for path in (CONSTRAINTS, ROOT / "pyproject.toml"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:20]
 
 
-def make_venv(python_version: str, environment: Mapping[str, str]) -> None:
+def make_venv(environment: Mapping[str, str]) -> None:
     """Make ``.venv`` anew with the pinned pip."""
-    say(f"making .venv with Python {python_version}")
+    say(f"making .venv with Python {platform.python_version()}")
     made = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
     )
@@ -101,20 +108,18 @@ def make_venv(python_version: str, environment: Mapping[str, str]) -> None:
 
 def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, environment: Mapping[str, str]) -> None:
     """Bring ``.venv`` from what ``stamp`` says to what is wanted, and bring the stamp up to date."""
-    python_version = platform.python_version()
-    if stamp.get("python") != python_version:
+    if stamp.get("venv") != venv_identity():
         stamp.clear()
-        make_venv(python_version, environment)
+        make_venv(environment)
     # Until all is done the stamp must not say that it is. What was there stays known, for the next attempt.
-    stamp["python"] = python_version
+    stamp["venv"] = venv_identity()
     stamp.pop("key", None)
     write_stamp({name: value for name, value in stamp.items() if name != "engine"})
     folder = wheel_folder(build, environment)
     wheel = None if rebuild else find_wheel(folder)
     if wheel is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         options = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
-        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {cores})")
+        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {usable_cores()})")
         wheel = build_wheel(build, folder, PYTHON, CONSTRAINTS, environment)
         say(f"kept the compiled llama.cpp in {folder}")
         stamp.pop("engine", None)
@@ -128,7 +133,7 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     pins = ["--constraint", str(CONSTRAINTS), "--build-constraint", str(CONSTRAINTS)]
     run_pip(PYTHON, ["install", *pins, str(wheel), "--editable", project], "installing", environment=environment)
     smoke([], build, folder)
-    stamp.update(key=install_key(), dev=dev, python=python_version, engine=build.key, cmake_args=build.user_args)
+    stamp.update(key=install_key(), dev=dev, engine=build.key, cmake_args=build.user_args)
     write_stamp(stamp)
 
 
@@ -141,6 +146,8 @@ def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
     done = subprocess.run([str(PYTHON), str(script), *args], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
+    if done.returncode == NO_SMOKE_MODEL:
+        raise SetupError(f"there is no model to check llama.cpp with: {done.stderr.strip()}")
     how = f"exit code {done.returncode}"
     if done.returncode < 0:
         how = f"killed by {signal.Signals(-done.returncode).name}"

@@ -157,6 +157,11 @@ def find_wheel(folder: Path) -> Path | None:
     return next(iter(sorted(folder.glob("*.whl"))), None)
 
 
+def usable_cores() -> int:
+    """How many cores this process may compile on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def build_progress(line: str) -> tuple[int, int] | None:
     """(steps done, steps in all) when a line of build output tells; make's percentages count as 100 steps."""
     if match := _NINJA_STEP.match(line):
@@ -199,7 +204,6 @@ def build_wheel(build: Build, folder: Path, python: Path, constraints: Path, env
 
     Raises SetupError when that fails. The log of the build stays in the folder either way.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     folder.mkdir(parents=True, exist_ok=True)
     kept_log = folder / "build.log"
     progress = ProgressLine(terminal=sys.stdout.isatty(), write=_write_now, clock=time.monotonic)
@@ -222,7 +226,7 @@ def build_wheel(build: Build, folder: Path, python: Path, constraints: Path, env
                 python,
                 pip,
                 "compiling llama.cpp",
-                environment={"CMAKE_BUILD_PARALLEL_LEVEL": str(cores), **environment, "CMAKE_ARGS": args},
+                environment={"CMAKE_BUILD_PARALLEL_LEVEL": str(usable_cores()), **environment, "CMAKE_ARGS": args},
                 log=work / "build.log",
                 on_line=on_line,
             )

@@ -10,8 +10,11 @@ import sys
 
 import llama_cpp
 
+from tailrace.errors import ModelError
 from tailrace.models.reference import resolve
 
+#: The exit code when there is no such model, as ``setup.py`` knows it: then nothing is said about llama.cpp.
+NO_MODEL = 3
 PROMPT = "The water that has turned the wheel runs on through the tailrace, back into the river it came from. " * 8
 
 
@@ -27,4 +30,8 @@ def decode(name: str) -> None:
 if __name__ == "__main__":
     llama_cpp.llama_backend_init()
     if len(sys.argv) > 1:
-        decode(sys.argv[1])
+        try:
+            decode(sys.argv[1])
+        except ModelError as error:
+            print(error, file=sys.stderr)
+            sys.exit(NO_MODEL)

@@ -328,7 +328,7 @@ def test_pip_output_that_is_not_utf8_is_no_failure(tmp_path: Path) -> None:
     assert seen == ["\ufffd caf\n"]
 
 
-@pytest.mark.parametrize(("end", "how"), [("kill -SEGV $$", "killed by SIGSEGV"), ("exit 3", "exit code 3")])
+@pytest.mark.parametrize(("end", "how"), [("kill -SEGV $$", "killed by SIGSEGV"), ("exit 4", "exit code 4")])
 def test_a_wrongly_compiled_engine_is_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, how: str
 ) -> None:
@@ -337,6 +337,15 @@ def test_a_wrongly_compiled_engine_is_told_with_what_to_do(
         setup.smoke([], BUILD, tmp_path)
     for words in (how, "last words", "setup.py --rebuild", "GGML_NATIVE=OFF", str(tmp_path / "build.log"), "g++ 12"):
         assert words in str(caught.value)
+
+
+def test_a_missing_model_is_not_blamed_on_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "PYTHON", Path(sys.executable))
+    monkeypatch.setenv("TAILRACE_MODELS", str(tmp_path))
+    with pytest.raises(SetupError) as caught:
+        setup.smoke([setup.SMOKE_MODEL], BUILD, tmp_path)
+    assert f"tailrace pull {setup.SMOKE_MODEL}" in str(caught.value)
+    assert "--rebuild" not in str(caught.value)
 
 
 # --- the header ---

