@@ -45,6 +45,12 @@ class FrameDecoder(Generic[M]):
     def feed(self, data: bytes) -> list[M]:
         """Messages that ``data`` completes, in order. Raises ProtocolError on bytes that are no message."""
         buffer = self._buffer
+        if not buffer and len(data) >= 4 and len(data) == 4 + _LENGTH.unpack_from(data)[0]:
+            # Nearly every read is one whole step: decode it where it lies.
+            try:
+                return [self._decoder.decode(memoryview(data)[4:])]
+            except msgspec.DecodeError as error:
+                raise ProtocolError(f"not a message of this protocol: {error}") from error
         buffer += data
         messages: list[M] = []
         start = 0

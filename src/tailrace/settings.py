@@ -41,7 +41,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         0  #: KV cells for all requests together; 0 is chosen from ctx
     )
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
-    prefill_chunk_busy: Annotated[int, Meta(ge=1, le=65_536)] = 64  #: prompt tokens a step beside running streams
+    step_ms: Annotated[int, Meta(ge=1, le=60_000)] = (
+        100  #: how long a step that reads prompts may hold up running streams
+    )
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
     backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
 

@@ -40,14 +40,18 @@ class Comparison(msgspec.Struct, frozen=True):
 
 def bench(
     url: Annotated[str, typer.Argument(help="The server to measure.")] = "http://127.0.0.1:8000",
-    streams: Annotated[list[int] | None, typer.Option("--streams", "-n", help="Concurrent streams; may repeat.")] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option("--streams", "-n", help="Concurrent streams; may repeat.")
+    ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Length of each prompt, about.")] = 32,
     output_tokens: Annotated[int, typer.Option(help="Length of each reply, exactly.")] = 128,
     max_tokens: Annotated[int | None, typer.Option(help="Ask for more than --output-tokens, then hang up.")] = None,
     turns: Annotated[int, typer.Option(help="Turns (or pairs) after one to warm up; medians are shown.")] = 5,
     engine: Annotated[bool, typer.Option("--engine", help="Measure the engine loop in process instead.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Measure both in turns and show the ratio.")] = False,
-    model: Annotated[str | None, typer.Option(help="Model: the server's name, and a file or name for --engine.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model: the server's name, and a file or name for --engine.")
+    ] = None,
     key: Annotated[str | None, typer.Option(envvar="TAILRACE_API_KEY", help="The server's API key.")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads of --engine and --compare.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -85,9 +89,7 @@ def _result(pairs: list[tuple[list[StreamTiming] | None, list[StreamTiming] | No
         return middle(api or engine)
     ratios = [a.total_rate / b.total_rate for a, b in zip(api, engine, strict=True)]
     decode = [a.decode_rate / b.decode_rate for a, b in zip(api, engine, strict=True)]
-    same = all(
-        a.text == b.text for left, right in pairs if left and right for a, b in zip(left, right, strict=True)
-    )
+    same = all(a.text == b.text for left, right in pairs if left and right for a, b in zip(left, right, strict=True))
     return Comparison(middle(api), middle(engine), statistics.median(ratios), statistics.median(decode), ratios, same)
 
 

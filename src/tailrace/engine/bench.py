@@ -1,7 +1,7 @@
 """The engine loop under a benchmark's load, in a process of its own: what the API is compared with.
 
-``EngineTurn`` is one side of ``tailrace bench --compare``: it drives the very loop that the server runs, without HTTP, a
-second process or a socket.
+``EngineTurn`` is one side of ``tailrace bench --compare``: it drives the very loop that the server runs, without HTTP,
+a second process or a socket.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class EngineTurn:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._backend: Backend = load_llama(path, settings)
-        self._loop = EngineLoop(
-            self._backend, chunk=settings.prefill_chunk, chunk_busy=settings.prefill_chunk_busy
-        )
+        self._loop = EngineLoop(self._backend, chunk=settings.prefill_chunk, step_seconds=settings.step_ms / 1e3)
         info = self._backend.info
         self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
         self._vocabulary = Vocabulary(self._backend.vocabulary)

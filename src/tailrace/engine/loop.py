@@ -14,6 +14,7 @@ from collections.abc import Callable
 from tailrace.engine.backend import Backend, Logits
 from tailrace.engine.cache import KVCache, Placement
 from tailrace.engine.intake import Inbox
+from tailrace.engine.pace import PrefillPace
 from tailrace.engine.sampling import logprobs
 from tailrace.engine.scheduler import Eviction, Plan, Scheduler
 from tailrace.engine.sequence import Sequence
@@ -28,7 +29,8 @@ Publish = Callable[[Step | Beat], None]
 class EngineLoop:
     """Runs every sequence that comes through ``inbox`` on one backend."""
 
-    def __init__(self, backend: Backend, *, chunk: int, chunk_busy: int) -> None:
+    def __init__(self, backend: Backend, *, chunk: int, step_seconds: float) -> None:
+        """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it."""
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
         self._cache = KVCache(backend.slots, backend.info.kv_cells)
@@ -37,8 +39,8 @@ class EngineLoop:
             parallel=backend.info.parallel,
             max_batch=backend.max_batch,
             chunk=chunk,
-            chunk_busy=chunk_busy,
         )
+        self._pace = PrefillPace(chunk, step_seconds)
         self._sequences: dict[int, Sequence] = {}
         self._steps = 0
         self._prefill_tokens = 0
@@ -81,7 +83,7 @@ class EngineLoop:
 
     def step(self) -> Step | None:
         """One engine step: None when there was nothing to compute."""
-        plan = self._scheduler.plan()
+        plan = self._scheduler.plan(self._pace.chunk)
         self._move(plan)
         if not plan.chunks:
             return None
@@ -98,7 +100,9 @@ class EngineLoop:
             if count == sequence.pending:
                 outputs.append(len(tokens) - 1)
                 ready.append(sequence)
+        begun = time.perf_counter()
         logits = self._backend.decode(tokens, positions, slots, outputs)
+        self._pace.observe(len(tokens) - len(plan.chunks), time.perf_counter() - begun)
         for sequence, count in plan.chunks:
             end = sequence.computed + count
             self._cache.append(sequence.slot, sequence.tokens[sequence.computed : end])

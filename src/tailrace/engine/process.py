@@ -68,7 +68,7 @@ def _serve(start: Start, backend: Backend) -> None:
     channel.send(Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), model=backend.info, vocabulary=backend.vocabulary))
     settings = start.settings
     backend.reset()
-    loop = EngineLoop(backend, chunk=settings.prefill_chunk, chunk_busy=settings.prefill_chunk_busy)
+    loop = EngineLoop(backend, chunk=settings.prefill_chunk, step_seconds=settings.step_ms / 1e3)
     intake = Intake(channel, backend, loop.inbox)
     intake.start()
     try:

@@ -51,7 +51,7 @@ class Counters:
 class Scheduler:
     """The queue and the running set. ``parallel`` bounds the running set, ``max_batch`` a step's tokens."""
 
-    def __init__(self, cache: KVCache, *, parallel: int, max_batch: int, chunk: int, chunk_busy: int) -> None:
+    def __init__(self, cache: KVCache, *, parallel: int, max_batch: int, chunk: int) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  #: in order of admission
         self.counters = Counters()
@@ -59,7 +59,6 @@ class Scheduler:
         self._parallel = parallel
         self._max_batch = max_batch
         self._chunk = chunk
-        self._chunk_busy = chunk_busy
         #: The queue's head didn't fit: looking again is useless (and costs a millisecond) until somebody leaves.
         self._short_of_cells = False
 
@@ -82,8 +81,11 @@ class Scheduler:
             self._cache.release(sequence.slot)
             sequence.slot = NO_SLOT
 
-    def plan(self) -> Plan:
-        """The next step. The cells that it needs are free when it returns."""
+    def plan(self, chunk_busy: int) -> Plan:
+        """The next step, with up to ``chunk_busy`` prompt tokens if any sequence decodes in it.
+
+        The cells that it needs are free when it returns.
+        """
         plan = Plan()
         while not plan.chunks and not self.idle:
             decoding = [sequence for sequence in self.running if sequence.pending == 1]
@@ -91,16 +93,16 @@ class Scheduler:
                 self._make_room(plan)
                 continue
             plan.chunks = [(sequence, 1) for sequence in decoding]
-            self._add_prompts(plan, len(decoding))
+            self._add_prompts(plan, len(decoding), chunk_busy)
             if not plan.chunks:
                 # Only prompts run and none has a cell to go on with: the oldest goes on at the youngest's expense.
                 self._make_room(plan)
         plan.chunks.sort(key=lambda chunk: chunk[0].slot)
         return plan
 
-    def _add_prompts(self, plan: Plan, planned: int) -> None:
+    def _add_prompts(self, plan: Plan, planned: int, chunk_busy: int) -> None:
         """Give what is left of the step to prompts; ``planned`` tokens of it are taken."""
-        budget = min(self._max_batch - planned, self._chunk_busy if planned else self._chunk)
+        budget = min(self._max_batch - planned, chunk_busy if planned else self._chunk)
         reading = deque(sequence for sequence in self.running if sequence.pending > 1)
         while budget > 0:
             sequence = reading.popleft() if reading else self._admit(plan, planned)

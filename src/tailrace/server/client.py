@@ -38,15 +38,9 @@ from tailrace.messages import (
 _TICKS = 4
 
 
-class Token:
-    """One token for one choice of a mailbox."""
-
-    __slots__ = ("choice", "logprobs", "token")
-
-    def __init__(self, choice: int, token: int, logprobs: TokenLogprobs | None) -> None:
-        self.choice = choice
-        self.token = token
-        self.logprobs = logprobs
+#: One token for one choice of a mailbox: choice, token, probabilities. A plain tuple, because one is made for each
+#: token.
+Token = tuple[int, int, TokenLogprobs | None]
 
 
 class End:
@@ -229,7 +223,7 @@ class EngineClient:
             # A token may still come for an id that was cancelled a moment ago.
             if (entry := mailboxes.get(identity)) is not None:
                 mailbox, choice = entry
-                mailbox.put(Token(choice, step.tokens[index], logprobs.get(index) if logprobs else None))
+                mailbox.put((choice, step.tokens[index], logprobs.get(index) if logprobs else None))
         for finished in step.finished:
             if (entry := mailboxes.pop(finished.id, None)) is not None:
                 mailbox, choice = entry

@@ -59,11 +59,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
 class _Choice:
     """One reply in the making."""
 
-    __slots__ = ("identity", "logprobs", "pipeline", "thinking", "tool_calls")
+    __slots__ = ("identity", "logprobs", "pipeline", "seen", "thinking", "tool_calls")
 
     def __init__(self, identity: int, pipeline: ReplyPipeline) -> None:
         self.identity = identity
         self.pipeline = pipeline
+        self.seen = 0  #: tokens so far: what counts when a stop string ends the reply
         self.tool_calls = 0
         self.thinking = False  #: an inline <think> is open
         self.logprobs: list[TokenLogprob] = []  #: of tokens whose text is held back
@@ -87,7 +88,6 @@ class Generation:
         self._first_token: float | None = None
         self._completion_tokens = 0
         self._cached_tokens = 0
-        self._seen: dict[int, int] = {}  #: tokens so far of each choice: what counts when a stop string ends it
         self._cancelled = False
         self.prompt_tokens = 0
 
@@ -204,8 +204,8 @@ class Generation:
         return InvalidRequest(refused.message, param=param)
 
     def _read(self, letter: Letter, events: list[Event]) -> None:
-        if isinstance(letter, Token):
-            if letter.choice in self._open:
+        if isinstance(letter, tuple):
+            if letter[0] in self._open:
                 self._token(letter, events)
         elif isinstance(letter, End):
             if letter.choice in self._open:
@@ -219,15 +219,15 @@ class Generation:
         if self._first_token is None:
             self._first_token = time.monotonic()
             self._metrics.first_token(self._first_token - self._begun)
-        index = letter.choice
+        index, token, logprobs = letter
         choice = self._choices[index]
-        self._seen[index] = self._seen.get(index, 0) + 1
-        if letter.logprobs is not None:
-            choice.logprobs.append(self._logprob(letter.token, letter.logprobs))
-        self._tell(index, choice.pipeline.feed(letter.token), events)
+        choice.seen += 1
+        if logprobs is not None:
+            choice.logprobs.append(self._logprob(token, logprobs))
+        self._tell(index, choice.pipeline.feed(token), events)
         if choice.pipeline.stopped or choice.tool_calls >= self._request.max_tool_calls:
             self._engine.cancel(choice.identity)
-            self._completion_tokens += self._seen[index]
+            self._completion_tokens += choice.seen
             self._finish(index, "stop", events)
 
     def _end(self, letter: End, events: list[Event]) -> None:

@@ -1,7 +1,7 @@
 """Drives a running server, any that speaks OpenAI's chat stream, and notes when each token arrives.
 
-It shares the machine with what it measures, so it does as little as possible while it measures: one thread, one epoll, one
-``recv`` and one clock reading an event. What was received is parsed afterwards.
+It shares the machine with what it measures, so it does as little as possible while it measures: one thread, one epoll,
+one ``recv`` and one clock reading an event. What was received is parsed afterwards.
 """
 
 from __future__ import annotations
