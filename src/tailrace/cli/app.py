@@ -13,6 +13,7 @@ from tailrace.cli import output
 from tailrace.cli.config import config
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
+from tailrace.cli.run import run
 from tailrace.cli.serve import serve
 from tailrace.errors import ConfigurationError, TailraceError
 
@@ -43,6 +44,7 @@ def options(
 
 
 app.command()(serve)
+app.command()(run)
 app.command()(pull)
 app.command("list")(list_models)
 app.add_typer(config, name="config")
