@@ -9,8 +9,10 @@ import contextlib
 import importlib
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -90,6 +92,9 @@ class Terminal:
     def say(self, text: str) -> None:
         """Lines of the program's own, dimly."""
         self._style("2")
+        if self.tty:
+            columns = shutil.get_terminal_size().columns
+            text = "\n".join(textwrap.fill(line, columns) if len(line) > columns else line for line in text.split("\n"))
         self._write(text)
         self._style("0")
         self._write("\n")
