@@ -162,6 +162,8 @@ def history(file: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     readline.set_history_length(_HISTORY)
+    # Python turns it off for its own prompt; here a text that is pasted is one message, however many lines it has.
+    readline.parse_and_bind("set enable-bracketed-paste on")
     try:
         yield
     finally:
