@@ -195,8 +195,8 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(talk: Talk) -> None:
     session.until(r"prompt tokens cached, stopped")
     enter(session, "<say>still here</say>")
     session.until(r"</say>\nstill here\n")
-    press(session, "\x03")
-    session.until("Ctrl-D or /exit leaves")
+    session.until(r"\n> \Z")
+    session.insist("\x03", "Ctrl-D or /exit leaves")
     enter(session, "/exit")
     assert session.wait() == 0
 
@@ -229,8 +229,11 @@ def test_several_lines_make_one_message(talk: Talk) -> None:
     session = talk("--temperature", "0", TAILRACE_BACKEND="fake")
     enter(session, "/multi", "one", "two", "/end")
     session.until(r"\[user\]one\ntwo\n")
+    # The same, pasted: terminals mark what doesn't come from the keyboard.
+    enter(session, "\x1b[200~three\nfour\x1b[201~")
+    session.until(r"\[user\]three\nfour\n")
     enter(session, "/multi", "lost")
-    press(session, "\x03")
-    session.until("Dropped")
+    session.until(r"\n\| \Z")
+    session.insist("\x03", "Dropped")
     enter(session, "/nonsense")
     session.until("/nonsense is no command")

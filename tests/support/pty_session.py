@@ -40,11 +40,25 @@ class PtySession:
         """Press these keys."""
         os.write(self._master, text.encode())
 
-    def until(self, pattern: str) -> str:
-        """What comes, without escape sequences, up to the end of the first match of ``pattern``; AssertionError when
-        it never does.
+    def insist(self, key: str, pattern: str) -> None:
+        """Press ``key`` again until ``pattern`` comes, as a person does.
+
+        Python's line input misses a Ctrl-C in the instant between showing its prompt and waiting for keys.
         """
-        deadline = time.monotonic() + _PATIENCE
+        for _ in range(int(_PATIENCE)):
+            self.type(key)
+            try:
+                self.until(pattern, patience=1.0)
+            except AssertionError:
+                continue
+            return
+        raise AssertionError(f"{key!r} never led to {pattern!r}")
+
+    def until(self, pattern: str, *, patience: float = _PATIENCE) -> str:
+        """What comes, without escape sequences, up to the end of the first match of ``pattern``; AssertionError when
+        it doesn't within ``patience`` seconds.
+        """
+        deadline = time.monotonic() + patience
         while True:
             fresh = self._plain()[self._read :]
             if found := re.search(pattern, fresh):

@@ -24,6 +24,7 @@ FAILURE_EXIT = 1
 app = typer.Typer(
     name="tailrace",
     no_args_is_help=True,
+    rich_markup_mode=None,  # The square brackets around defaults in the helps are meant as such.
     pretty_exceptions_enable=False,  # A defect's traceback is for a report: plain text, and no local values (secrets).
 )
 
