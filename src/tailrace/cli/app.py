@@ -14,6 +14,7 @@ from tailrace.cli.bench import bench
 from tailrace.cli.config import config
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
+from tailrace.cli.run import run
 from tailrace.cli.serve import serve
 from tailrace.errors import ConfigurationError, TailraceError
 
@@ -24,6 +25,7 @@ FAILURE_EXIT = 1
 app = typer.Typer(
     name="tailrace",
     no_args_is_help=True,
+    rich_markup_mode=None,  # The square brackets around defaults in the helps are meant as such.
     pretty_exceptions_enable=False,  # A defect's traceback is for a report: plain text, and no local values (secrets).
 )
 
@@ -44,6 +46,7 @@ def options(
 
 
 app.command()(serve)
+app.command()(run)
 app.command()(pull)
 app.command()(bench)
 app.command("list")(list_models)

@@ -1,0 +1,130 @@
+"""The slash commands of ``tailrace run``: what each does to a conversation, and what it says.
+
+They touch no terminal: what a person is to read is returned. ``/save`` and ``/load`` are the only ones that touch
+files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tailrace.cli.conversation import Conversation
+from tailrace.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is to be shown, and what the terminal has to do next."""
+
+    text: str = ""
+    action: Literal["none", "multi", "exit"] = "none"
+
+
+def obey(line: str, conversation: Conversation, about: str) -> Outcome:
+    """Do what ``line`` (it begins with a slash) says; ``about`` is what ``/show`` tells of the model.
+
+    Whatever is wrong with the line is the outcome's text: a conversation doesn't end over a typing error.
+    """
+    word, _, argument = line.partition(" ")
+    command = _COMMANDS.get(word)
+    if command is None:
+        return Outcome(
+            f"{word} is no command; /help lists them. Put a space before a message that begins with a slash."
+        )
+    try:
+        return command(conversation, argument.strip(), about)
+    except InvalidRequest as error:
+        return Outcome(error.message)
+    except OSError as error:
+        return Outcome(f"{argument.strip()}: {error.strerror or error}")
+
+
+def _help(_: Conversation, __: str, ___: str) -> Outcome:
+    return Outcome(HELP)
+
+
+def _clear(conversation: Conversation, _: str, __: str) -> Outcome:
+    conversation.clear()
+    return Outcome("The conversation starts over.")
+
+
+def _system(conversation: Conversation, text: str, _: str) -> Outcome:
+    conversation.system = text or None
+    return Outcome("The system text is set." if text else "The system text is gone.")
+
+
+def _set(conversation: Conversation, argument: str, _: str) -> Outcome:
+    name, _, value = argument.partition(" ")
+    value = value.strip()
+    if not name or not value:
+        names = ", ".join(conversation.parameters.__struct_fields__)
+        raise InvalidRequest(f"Usage: /set NAME VALUE, where NAME is one of {names}")
+    conversation.parameters = conversation.parameters.changed(name, None if value == "none" else value)
+    return Outcome(f"{name} is {_shown(getattr(conversation.parameters, name))}")
+
+
+def _show(conversation: Conversation, _: str, about: str) -> Outcome:
+    parameters = msgspec.structs.asdict(conversation.parameters)
+    lines = [about, *(f"{name} {_shown(value)}" for name, value in parameters.items())]
+    lines.append(f"system {conversation.system or 'none'}")
+    lines.append(f"{len(conversation.turns)} messages so far")
+    return Outcome("\n".join(lines))
+
+
+def _save(conversation: Conversation, argument: str, _: str) -> Outcome:
+    path = _path(argument, "/save FILE")
+    path.write_bytes(conversation.encode())
+    return Outcome(f"Saved to {path}")
+
+
+def _load(conversation: Conversation, argument: str, _: str) -> Outcome:
+    path = _path(argument, "/load FILE")
+    conversation.restore(path.read_bytes())
+    return Outcome(f"{len(conversation.turns)} messages loaded from {path}")
+
+
+def _multi(_: Conversation, __: str, ___: str) -> Outcome:
+    return Outcome("Several lines; a line with /end alone or Ctrl-D sends them, Ctrl-C drops them.", "multi")
+
+
+def _exit(_: Conversation, __: str, ___: str) -> Outcome:
+    return Outcome(action="exit")
+
+
+def _path(argument: str, usage: str) -> Path:
+    if not argument:
+        raise InvalidRequest(f"Usage: {usage}")
+    return Path(argument).expanduser()
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+_COMMANDS: dict[str, Callable[[Conversation, str, str], Outcome]] = {
+    "/help": _help,
+    "/clear": _clear,
+    "/system": _system,
+    "/set": _set,
+    "/show": _show,
+    "/save": _save,
+    "/load": _load,
+    "/multi": _multi,
+    "/exit": _exit,
+}
+
+HELP = """\
+/clear            start the conversation over
+/system TEXT      set the system text; without TEXT there is none
+/set NAME VALUE   temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens; "none" takes the last two back
+/show             the model, the parameters, the system text
+/save FILE        save the conversation as the body of a chat completion request
+/load FILE        go on with a saved conversation
+/multi            write a message of several lines
+/exit             leave, as Ctrl-D does
+Ctrl-C            stop the reply; what came of it stays in the conversation"""

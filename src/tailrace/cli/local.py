@@ -1,0 +1,140 @@
+"""A model in this very process: the engine's loop with one caller and no socket. Owns the backend; knows no terminal.
+
+The prompt is made, sampled and parsed by the code that serves the API, so that the same conversation gets the same
+reply.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.parse import Part, ReplyParser
+from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.template import ChatTemplate
+from tailrace.cli.conversation import Conversation
+from tailrace.engine.backend import Backend
+from tailrace.engine.intake import prepare
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.errors import ContextLengthExceeded, InvalidRequest
+from tailrace.messages import Refused, Submit
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one reply was: tokens as the engine counts them (the end token included), and seconds."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    tokens: int
+    first_token: float  #: seconds from the question to the first token
+    decoding: float  #: seconds from the first token to the last
+    ended: Literal["stop", "max_tokens", "context", "cancelled"]
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decoding speed: the first token belongs to the prompt's time. None when there was nothing to measure."""
+        return (self.tokens - 1) / self.decoding if self.tokens > 1 and self.decoding > 0 else None
+
+
+class LocalModel:
+    """A loaded model that answers conversations, one at a time."""
+
+    def __init__(self, backend: Backend, *, chunk: int) -> None:
+        self.info = backend.info
+        self._backend = backend
+        self._loop = EngineLoop(backend, chunk=chunk, chunk_busy=chunk)
+        self._vocabulary = Vocabulary(backend.vocabulary)
+        info = backend.info
+        self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._ids = count(1)
+
+    def reply(self, conversation: Conversation) -> LocalReply:
+        """The next assistant message, which is computed as it is iterated over.
+
+        Raises ContextLengthExceeded, naming both numbers, and InvalidRequest when the template refuses.
+        """
+        prompt = self._template.render(conversation.messages)
+        parameters = conversation.parameters
+        submit = Submit(
+            id=next(self._ids), prompt=prompt, max_tokens=parameters.max_tokens, sampling=parameters.sampling
+        )
+        begun = time.monotonic()
+        sequence = prepare(self._backend, submit)
+        if isinstance(sequence, Refused):
+            if sequence.code == "context_length_exceeded":
+                raise ContextLengthExceeded(sequence.message)
+            raise InvalidRequest(sequence.message)
+        pipeline = ReplyPipeline(self._vocabulary, (), ReplyParser(prompt, tools=False))
+        return LocalReply(self._loop, sequence, pipeline, begun, max_tokens=parameters.max_tokens)
+
+    def close(self) -> None:
+        """Give back the memory."""
+        self._backend.close()
+
+
+class LocalReply:
+    """One reply in the making. Iterating computes it: each item is what one engine step brought, often nothing while
+    the prompt is read, so that the caller gets to act between any two steps.
+    """
+
+    def __init__(
+        self, loop: EngineLoop, sequence: Sequence, pipeline: ReplyPipeline, begun: float, *, max_tokens: int | None
+    ) -> None:
+        """``begun`` is when the question was asked, by the monotonic clock. Use ``LocalModel.reply``."""
+        self._loop = loop
+        self._sequence = sequence
+        self._pipeline = pipeline
+        self._begun = begun
+        self._max_tokens = max_tokens
+        self._first: float | None = None
+        self._last = begun
+        self._cancelled = False
+        loop.inbox.put(sequence)
+
+    def __iter__(self) -> Iterator[list[Part]]:
+        finished = False
+        while not finished:
+            self._loop.take()
+            if self._cancelled:
+                break
+            step = self._loop.step()
+            if step is None:
+                raise AssertionError("the engine's loop is idle while a reply isn't finished")
+            finished = bool(step.finished)
+            if self._sequence.generated:
+                self._last = time.monotonic()
+                self._first = self._first or self._last
+            yield [part for token in step.tokens for part in self._pipeline.feed(token)]
+        yield self._pipeline.finish()
+
+    def cancel(self) -> None:
+        """Stop: the iteration ends with what was held back. What was computed stays ready for the next turn."""
+        self._cancelled = True
+        self._loop.inbox.put(self._sequence.id)
+
+    @property
+    def stats(self) -> Stats:
+        """What the reply was, once the iteration is over."""
+        sequence = self._sequence
+        first = self._first if self._first is not None else self._last
+        return Stats(
+            prompt_tokens=sequence.prompt_length,
+            cached_tokens=sequence.cached_tokens or 0,
+            tokens=sequence.generated,
+            first_token=first - self._begun,
+            decoding=self._last - first,
+            ended=self._ended(),
+        )
+
+    def _ended(self) -> Literal["stop", "max_tokens", "context", "cancelled"]:
+        if self._cancelled:
+            return "cancelled"
+        if self._sequence.tokens[-1] in self._sequence.stop_tokens:
+            return "stop"
+        return "max_tokens" if self._sequence.generated == self._max_tokens else "context"

@@ -1,0 +1,158 @@
+"""``tailrace run``: talk with a model in the terminal, or ask it one question in a pipe.
+
+It reads the flags, the pipe and the model, and answers one question; a conversation is ``talk``'s. The model runs in
+this process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tailrace.cli import output
+from tailrace.cli.conversation import Conversation, Parameters
+from tailrace.cli.local import LocalModel
+from tailrace.cli.talk import described, show_reply, talk
+from tailrace.cli.terminal import Interrupts, Terminal, clean
+from tailrace.engine.backend import Backend
+from tailrace.engine.fake import FakeBackend
+from tailrace.engine.load import load_llama
+from tailrace.errors import ConfigurationError, InvalidRequest
+from tailrace.models.gguf import read_facts
+from tailrace.models.reference import resolve as resolve_model
+from tailrace.observe import logs
+from tailrace.settings import Resolved, Settings, resolve
+
+#: What a shell shows for a program that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
+def run(
+    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Ask this, print the reply and leave. A pipe's text is added.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System text.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token [0.8].")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many likeliest tokens; 0 is all [40].")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that make up so much [0.95].")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Drop tokens under this part of the likeliest [0.05].")] = None,
+    repeat_penalty: Annotated[float | None, typer.Option(help="Over 1 makes repetition less likely [1].")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same reply.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest reply [until the model stops].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Engine threads [every usable core].")] = None,
+    ctx: Annotated[int | None, typer.Option(help="Tokens of the whole conversation [what the model knows].")] = None,
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With a prompt: figures on stderr.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
+) -> None:
+    """Talk with MODEL (the starter model by default) in the terminal; /help there lists the commands."""
+    resolved = resolve({"model": model, "threads": threads, "ctx": ctx, "gpu_layers": gpu_layers}, file=config)
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+        "max_tokens": max_tokens,
+    }
+    conversation = Conversation(clean(system) if system else None, _parameters(given))
+    question = _question(prompt)
+    level = "warning" if resolved.origins["log_level"] == "default" else resolved.settings.log_level
+    logs.configure("run", level=level, form=resolved.settings.log_format)
+    interrupts = Interrupts()
+    # The loader is C code that can't be left in an orderly way.
+    signal.signal(signal.SIGINT, _leave)
+    name, backend = _load(resolved)
+    interrupts.install()
+    local = LocalModel(backend, chunk=resolved.settings.prefill_chunk)
+    terminal = Terminal(interrupts)
+    try:
+        if question is not None:
+            raise typer.Exit(_one_shot(local, conversation, question, terminal, interrupts, verbose=verbose))
+        talk(local, name, conversation, terminal, interrupts)
+    finally:
+        local.close()
+
+
+def _parameters(given: Mapping[str, object]) -> Parameters:
+    parameters = Parameters()
+    for name, value in given.items():
+        if value is not None:
+            try:
+                parameters = parameters.changed(name, value)
+            except InvalidRequest as error:
+                raise ConfigurationError(f"--{name.replace('_', '-')}: {error.message}") from None
+    return parameters
+
+
+def _question(prompt: str | None) -> str | None:
+    """What is asked once: the option, the pipe, or both; None means a conversation."""
+    piped = ""
+    if sys.stdin is None or not sys.stdin.isatty():
+        data = b"" if sys.stdin is None else sys.stdin.buffer.read()
+        try:
+            piped = data.decode("utf-8").rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"what came through the pipe isn't UTF-8 text: {error}") from None
+        if not piped and not prompt:
+            raise ConfigurationError("nothing to answer: the pipe is empty, and there is no --prompt")
+    elif prompt is None and not sys.stdout.isatty():
+        raise ConfigurationError("a conversation needs a terminal; for one reply into a file or a pipe give --prompt")
+    elif prompt is not None and not prompt.strip():
+        raise ConfigurationError("--prompt is empty")
+    texts = [text for text in (clean(prompt or ""), piped) if text]
+    return "\n\n".join(texts) if texts else None
+
+
+def _load(resolved: Resolved) -> tuple[str, Backend]:
+    settings = resolved.settings
+    if settings.backend == "fake":
+        return "fake", FakeBackend(
+            ctx=settings.ctx, parallel=1, kv_tokens=settings.kv_tokens, batch=settings.prefill_chunk
+        )
+    found = resolve_model(settings.model)
+    return found.name, load_llama(found.path, _for_one(resolved, found.path))
+
+
+def _for_one(resolved: Resolved, path: Path) -> Settings:
+    """The settings with room for one conversation where they leave it open: a server's cache is several times that."""
+    changes: dict[str, int] = {}
+    if resolved.origins["parallel"] == "default":
+        changes["parallel"] = 1
+    if not resolved.settings.kv_tokens:
+        changes["kv_tokens"] = resolved.settings.ctx or read_facts(path).context or 0
+    return msgspec.structs.replace(resolved.settings, **changes)
+
+
+def _one_shot(
+    local: LocalModel,
+    conversation: Conversation,
+    question: str,
+    terminal: Terminal,
+    interrupts: Interrupts,
+    *,
+    verbose: bool,
+) -> int:
+    """Answer once; the exit status."""
+    # As with every filter: when the reader has gone (`| head`), so do we, without a word.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    conversation.ask(question)
+    _, stats = show_reply(local, conversation, terminal, interrupts)
+    if verbose:
+        output.stderr().print(described(stats), style="dim", soft_wrap=True)
+    return _INTERRUPTED if stats.ended == "cancelled" else 0
+
+
+def _leave(_: int, __: object) -> None:
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h\n")  # The progress bar hides the cursor.
+    os._exit(_INTERRUPTED)

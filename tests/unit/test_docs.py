@@ -1,0 +1,50 @@
+"""The documents name every field and setting that exists, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tailrace.server.dialects.openai_chat import ChatRequest
+from tailrace.server.dialects.openai_completions import CompletionRequest
+from tailrace.settings import FIELDS
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def rows(document: str) -> set[str]:
+    """The names in the first column of the document's tables."""
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    return set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+
+
+def anchors(document: Path) -> set[str]:
+    """The headings of a document, as links name them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_request_field_has_its_row_and_every_row_its_field() -> None:
+    fields = {field.name for kind in (ChatRequest, CompletionRequest) for field in msgspec.structs.fields(kind)}
+    assert rows("parameters.md") == fields
+
+
+def test_every_setting_has_its_row_and_every_row_its_setting() -> None:
+    assert rows("settings.md") == set(FIELDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_resolves(document: Path) -> None:
+    for link in _LINK.findall(document.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: there is no such heading"
