@@ -10,6 +10,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 
 import msgspec
 
@@ -44,8 +46,16 @@ def read_start() -> Start:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies, however it dies (Linux; elsewhere ``orphaned`` is polled)."""
+    """Have this process killed when its parent dies, however that dies: by the kernel on Linux, else by looking."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    else:
+        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

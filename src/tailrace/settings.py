@@ -25,8 +25,8 @@ Origin = Literal["flag", "environment", "file", "default"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set, with its range. The field's name is the flag's, with dashes, and the environment
-    variable's, in capitals behind ``TAILRACE_``.
+    """Everything that can be set, with its range. A field's name is the environment variable's, in capitals
+    behind ``TAILRACE_``, and the flag's, with dashes, for those that have one.
     """
 
     # What is served
@@ -37,9 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0  #: engine threads; 0 is every core that this process may use
-    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = (
-        0  #: KV cells for all requests together; 0 is chosen from ctx
-    )
+    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     step_ms: Annotated[int, Meta(ge=1, le=60_000)] = (
         100  #: how long a step that reads prompts may hold up running streams

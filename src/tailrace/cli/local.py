@@ -48,7 +48,7 @@ class LocalModel:
     def __init__(self, backend: Backend, *, chunk: int) -> None:
         self.info = backend.info
         self._backend = backend
-        self._loop = EngineLoop(backend, chunk=chunk, chunk_busy=chunk)
+        self._loop = EngineLoop(backend, chunk=chunk, step_seconds=60.0)
         self._vocabulary = Vocabulary(backend.vocabulary)
         info = backend.info
         self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)

@@ -23,7 +23,7 @@ def pull(
     if entry is None:
         raise ModelError(
             f"tailrace can't fetch {name!r}; it knows {', '.join(CATALOGUE)}. Any other model: download its GGUF file "
-            "and name the path, as in: tailrace serve --model path/to/model.gguf"
+            "and name the path, as in: tailrace serve path/to/model.gguf"
         )
     store = Store()
     before = store.find(name)

@@ -22,13 +22,11 @@ from tailrace.cli.local import LocalModel
 from tailrace.cli.talk import described, show_reply, talk
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.engine.backend import Backend
-from tailrace.engine.fake import FakeBackend
-from tailrace.engine.load import load_llama
+from tailrace.engine.load import load_backend
 from tailrace.errors import ConfigurationError, InvalidRequest
-from tailrace.models.gguf import read_facts
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
-from tailrace.settings import Resolved, Settings, resolve
+from tailrace.settings import Resolved, resolve
 
 #: What a shell shows for a program that Ctrl-C ended.
 _INTERRUPTED = 130
@@ -115,22 +113,12 @@ def _question(prompt: str | None) -> str | None:
 
 def _load(resolved: Resolved) -> tuple[str, Backend]:
     settings = resolved.settings
-    if settings.backend == "fake":
-        return "fake", FakeBackend(
-            ctx=settings.ctx, parallel=1, kv_tokens=settings.kv_tokens, batch=settings.prefill_chunk
-        )
-    found = resolve_model(settings.model)
-    return found.name, load_llama(found.path, _for_one(resolved, found.path))
-
-
-def _for_one(resolved: Resolved, path: Path) -> Settings:
-    """The settings with room for one conversation where they leave it open: a server's cache is several times that."""
-    changes: dict[str, int] = {}
     if resolved.origins["parallel"] == "default":
-        changes["parallel"] = 1
-    if not resolved.settings.kv_tokens:
-        changes["kv_tokens"] = resolved.settings.ctx or read_facts(path).context or 0
-    return msgspec.structs.replace(resolved.settings, **changes)
+        settings = msgspec.structs.replace(settings, parallel=1)
+    if settings.backend == "fake":
+        return "fake", load_backend(None, settings)
+    found = resolve_model(settings.model)
+    return found.name, load_backend(found.path, settings)
 
 
 def _one_shot(

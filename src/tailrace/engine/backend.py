@@ -28,6 +28,7 @@ class Backend(Protocol):
     end_tokens: frozenset[int]  #: end-of-generation tokens
     start_token: int | None  #: what an empty prompt becomes; None where the model has none
     slots: int
+    kv_cells: int  #: cells that there are now; ``info.kv_cells`` is how many there may be
     max_batch: int  #: tokens that one ``decode`` takes at most
 
     def tokenize(self, text: str) -> list[int]:
@@ -43,6 +44,10 @@ class Backend(Protocol):
 
         Raises BackendError.
         """
+        ...
+
+    def kv_grow(self, cells: int) -> None:
+        """Have at least so many cells, keeping what the slots hold. Raises BackendError."""
         ...
 
     def kv_truncate(self, slot: int, length: int) -> bool:

@@ -56,8 +56,10 @@ class Placement:
 class KVCache:
     """The slots and cells of one model's KV cache."""
 
-    def __init__(self, slots: int, cells: int) -> None:
+    def __init__(self, slots: int, cells: int, limit: int) -> None:
+        """``cells``: how many there are; ``limit``: how many ``grow`` may make of them."""
         self.capacity = cells
+        self._limit = limit
         self.slots = [Slot(index) for index in range(slots)]
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells
@@ -72,6 +74,16 @@ class KVCache:
     def used(self) -> int:
         """Cells that hold something, be it for a running sequence or for reuse."""
         return self.capacity - len(self._free)
+
+    def grow(self, free: int) -> bool:
+        """Double the capacity until so many cells are free, as far as the limit allows. True when it has grown."""
+        before = self.capacity
+        while self.free < free and self.capacity < self._limit:
+            larger = min(self._limit, 2 * self.capacity)
+            self._free[:0] = range(larger - 1, self.capacity - 1, -1)
+            self._references += [0] * (larger - self.capacity)
+            self.capacity = larger
+        return self.capacity > before
 
     def place(self, tokens: list[int]) -> Placement:
         """The best place for a sequence with these tokens: the longest prefix that any slot holds, short of the last

@@ -30,6 +30,7 @@ class FakeBackend:
     def __init__(self, *, ctx: int, parallel: int, kv_tokens: int, batch: int, step_seconds: float = 0.0) -> None:
         context = ctx or 8192
         self.slots = parallel + 8
+        self.kv_cells = min(4096, kv_tokens or context * 4)
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
         self.end_tokens = frozenset({END})
@@ -42,7 +43,7 @@ class FakeBackend:
             size_bytes=0,
             context=context,
             context_trained=context,
-            kv_cells=max(kv_tokens, context * 4),
+            kv_cells=kv_tokens or context * 4,
             parallel=parallel,
             chat_template=_TEMPLATE,
             bos_token="",
@@ -57,7 +58,7 @@ class FakeBackend:
         return [*text.encode("utf-8"), START]
 
     def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
-        """See ``Backend``. The script's next byte gets logit 1, the others 0."""
+        """See ``Backend``. The script's next byte gets logit 100, the others 0."""
         if self.step_seconds:
             time.sleep(self.step_seconds)
         for token, position, slot in zip(tokens, positions, slots, strict=True):
@@ -67,7 +68,7 @@ class FakeBackend:
             held.append(token)
         logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
         for row, index in enumerate(outputs):
-            logits[row, self._next(slots[index])] = 1.0
+            logits[row, self._next(slots[index])] = 100.0
         return logits
 
     def _next(self, slot: int) -> int:
@@ -77,6 +78,10 @@ class FakeBackend:
         script, start = self._scripts[slot]
         said = len(held) - start
         return script[said] if said < len(script) else END
+
+    def kv_grow(self, cells: int) -> None:
+        """See ``Backend``."""
+        self.kv_cells = cells
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""

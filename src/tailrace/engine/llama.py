@@ -19,13 +19,14 @@ from pathlib import Path
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-import llama_cpp.llama_cpp as llama  # noqa: E402
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import numpy.typing as npt
 
-from tailrace.engine.backend import BackendError, Logits  # noqa: E402
-from tailrace.errors import ConfigurationError, ModelError  # noqa: E402
-from tailrace.messages import ModelInfo  # noqa: E402
+from tailrace.engine.backend import BackendError, Logits
+from tailrace.errors import ConfigurationError, ModelError
+from tailrace.machine.memory import available_memory
+from tailrace.messages import ModelInfo
 
 #: Receives (level, line) of llama.cpp's log; level is a structlog method name.
 LogSink = Callable[[str, str], None]
@@ -36,9 +37,10 @@ Progress = Callable[[float], None]
 #: trained context, say), so they aren't the user's.
 _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
-#: KV cells by default: so many contexts' worth, as long as they stay under the cap below.
-_DEFAULT_CONTEXTS = 4
-_DEFAULT_CELLS = 32_768
+#: KV cells at the start; they double when tokens need them.
+_FIRST_CELLS = 4096
+#: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
+_MEMORY_PART = 0.5
 #: KV rows beyond the parallel ones, so that finished conversations keep theirs while others run.
 _SPARE_SLOTS = 8
 
@@ -69,15 +71,18 @@ class LlamaBackend:
         self._vocab_size = llama.llama_vocab_n_tokens(self._vocab)
         trained = llama.llama_model_n_ctx_train(self._model)
         context = options.ctx or trained
-        cells = options.kv_tokens or max(context, min(_DEFAULT_CONTEXTS * context, _DEFAULT_CELLS))
-        if cells < context:
+        limit = options.kv_tokens or self._affordable_cells(context, options.parallel)
+        if limit < context:
             raise ConfigurationError(
-                f"kv_tokens is {cells} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
+                f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
             )
         self.slots = min(llama.llama_max_parallel_sequences(), options.parallel + _SPARE_SLOTS)
         self.max_batch = max(options.batch, options.parallel)
-        self._context = self._make_context(cells, options)
+        self._options = options
+        first = limit if self._rope_follows_context() else min(limit, _FIRST_CELLS)
+        self._context = self._make_context(first)
         self._memory = llama.llama_get_memory(self._context)
+        self.kv_cells = llama.llama_n_ctx(self._context)
         self._batch, self._views = _make_batch(self.max_batch)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
@@ -90,7 +95,7 @@ class LlamaBackend:
             size_bytes=llama.llama_model_size(self._model),
             context=context,
             context_trained=trained,
-            kv_cells=llama.llama_n_ctx(self._context),
+            kv_cells=max(limit, self.kv_cells),
             parallel=options.parallel,
             chat_template=_decoded(llama.llama_model_chat_template(self._model, None)),
             bos_token=self._special(start),
@@ -130,6 +135,20 @@ class LlamaBackend:
             return np.empty((0, self._vocab_size), dtype=np.float32)
         return np.ctypeslib.as_array(pointer, (len(outputs), self._vocab_size))
 
+    def kv_grow(self, cells: int) -> None:
+        """See ``Backend``. The cache moves whole into a larger one: about 0.1 s for 8192 cells of a small model."""
+        larger = self._make_context(cells)
+        size = llama.llama_state_get_size(self._context)
+        state = np.empty(size, np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = llama.llama_state_get_data(self._context, pointer, size)
+        if not written or llama.llama_state_set_data(larger, pointer, written) != written:
+            raise BackendError(f"the KV cache can't be moved into {cells} cells")
+        llama.llama_free(self._context)
+        self._context = larger
+        self._memory = llama.llama_get_memory(larger)
+        self.kv_cells = llama.llama_n_ctx(larger)
+
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
         if llama.llama_memory_seq_rm(self._memory, slot, length, -1):
@@ -154,7 +173,21 @@ class LlamaBackend:
             llama.llama_model_free(self._model)
             self._context = None
 
-    def _make_context(self, cells: int, options: LlamaOptions) -> llama.llama_context_p:
+    def _affordable_cells(self, context: int, parallel: int) -> int:
+        """A whole context for each parallel request, if memory allows, and at least one."""
+        heads = max(1, llama.llama_model_n_head(self._model))
+        width = llama.llama_model_n_embd(self._model) // heads * llama.llama_model_n_head_kv(self._model)
+        cell_bytes = 2 * 2 * width * llama.llama_model_n_layer(self._model)  # K and V, two bytes a number.
+        affordable = int(_MEMORY_PART * available_memory() / max(1, cell_bytes))
+        return max(context, min(parallel * context, affordable))
+
+    def _rope_follows_context(self) -> bool:
+        """Models with two sets of RoPE factors (LongRoPE) choose by the context's size: theirs must not change."""
+        architecture = self._metadata("general.architecture")
+        return self._metadata(f"{architecture}.rope.scaling.original_context_length") is not None
+
+    def _make_context(self, cells: int) -> llama.llama_context_p:
+        options = self._options
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = self.max_batch

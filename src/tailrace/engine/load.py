@@ -13,7 +13,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailrace.engine import llama
+from tailrace.engine.backend import Backend
+from tailrace.engine.fake import FakeBackend
+from tailrace.machine.cores import usable_cores
 from tailrace.settings import Settings
+
+
+def load_backend(path: Path | None, settings: Settings) -> Backend:
+    """The backend for the model at ``path``, or the fake one for None. Raises ModelError and ConfigurationError."""
+    if path is not None:
+        return load_llama(path, settings)
+    return FakeBackend(
+        ctx=settings.ctx,
+        parallel=settings.parallel,
+        kv_tokens=settings.kv_tokens,
+        batch=settings.prefill_chunk,
+        step_seconds=float(os.environ.get("TAILRACE_FAKE_STEP_SECONDS", "0")),
+    )
 
 
 def load_llama(path: Path, settings: Settings) -> llama.LlamaBackend:
@@ -41,7 +57,7 @@ def load_llama(path: Path, settings: Settings) -> llama.LlamaBackend:
         seconds=round(time.monotonic() - begun, 2),
         threads=threads,
         context=info.context,
-        kv_cells=info.kv_cells,
+        kv_cells=f"{backend.kv_cells} to {info.kv_cells}",
         parallel=info.parallel,
     )
     return backend
@@ -51,13 +67,6 @@ def _warm_up(backend: llama.LlamaBackend) -> None:
     """Bring the weights into memory and the threads up, so that the first request doesn't pay for it."""
     backend.decode([backend.start_token or 0], [0], [0], [0])
     backend.reset()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, as its affinity says."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

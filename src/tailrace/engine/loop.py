@@ -16,7 +16,7 @@ from tailrace.engine.cache import KVCache, Placement
 from tailrace.engine.intake import Inbox
 from tailrace.engine.pace import PrefillPace
 from tailrace.engine.sampling import logprobs
-from tailrace.engine.scheduler import Eviction, Plan, Scheduler
+from tailrace.engine.scheduler import Eviction, Growth, Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.messages import Beat, Finished, Step
 
@@ -33,7 +33,7 @@ class EngineLoop:
         """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it."""
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        self._cache = KVCache(backend.slots, backend.info.kv_cells)
+        self._cache = KVCache(backend.slots, backend.kv_cells, backend.info.kv_cells)
         self._scheduler = Scheduler(
             self._cache,
             parallel=backend.info.parallel,
@@ -160,7 +160,9 @@ class EngineLoop:
 
     def _move(self, plan: Plan) -> None:
         for move in plan.moves:
-            if isinstance(move, Eviction):
+            if isinstance(move, Growth):
+                self._backend.kv_grow(move.cells)
+            elif isinstance(move, Eviction):
                 self._backend.kv_truncate(move.slot, 0)
             else:
                 self._place(*move)

@@ -17,9 +17,8 @@ import structlog
 from tailrace import ipc
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start
 from tailrace.engine.backend import Backend
-from tailrace.engine.fake import FakeBackend
 from tailrace.engine.intake import Intake
-from tailrace.engine.load import load_llama
+from tailrace.engine.load import load_backend
 from tailrace.engine.loop import EngineLoop
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
@@ -37,7 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = structlog.get_logger()
     try:
-        backend = _load(start)
+        backend = load_backend(Path(start.model_path) if start.model_path is not None else None, start.settings)
     except (ModelError, ConfigurationError) as error:
         log.error("the model can't be served", error=str(error))
         sys.exit(EXIT_CONFIGURATION)
@@ -46,20 +45,7 @@ def main() -> None:
     gc.freeze()
     while True:
         _serve(start, backend)
-        log.info("the HTTP process has gone; waiting for it")
-
-
-def _load(start: Start) -> Backend:
-    settings = start.settings
-    if start.model_path is not None:
-        return load_llama(Path(start.model_path), settings)
-    return FakeBackend(
-        ctx=settings.ctx,
-        parallel=settings.parallel,
-        kv_tokens=settings.kv_tokens,
-        batch=settings.prefill_chunk,
-        step_seconds=float(os.environ.get("TAILRACE_FAKE_STEP_SECONDS", "0")),
-    )
+        log.debug("the HTTP process has gone; waiting for it")
 
 
 def _serve(start: Start, backend: Backend) -> None:

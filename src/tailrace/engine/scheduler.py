@@ -8,7 +8,8 @@ Rules, in this order:
 3. Waiting sequences are admitted in order as slots and KV cells allow. Only cells for tokens that exist are asked for:
    max_tokens reserves nothing. A sequence whose prompt is just being read by another one waits for it and then shares
    it.
-4. When cells run out, prefixes kept for reuse go first; then the youngest running sequence is paused: it goes back to
+4. When cells run out, the cache grows as far as it may; then prefixes kept for reuse go; then the youngest running
+sequence is paused: it goes back to
    the head of the queue and its tokens are recomputed later. Nothing fails.
 """
 
@@ -31,11 +32,18 @@ class Eviction:
     slot: int
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Make the KV cache so many cells large."""
+
+    cells: int
+
+
 @dataclass(slots=True)
 class Plan:
     """One step: first apply ``moves`` to the model's cache, in order, then decode ``chunks``."""
 
-    moves: list[Eviction | tuple[Sequence, Placement]] = field(default_factory=list)
+    moves: list[Growth | Eviction | tuple[Sequence, Placement]] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)  #: sequence, tokens to compute; by rising slot
 
 
@@ -90,13 +98,13 @@ class Scheduler:
         while not plan.chunks and not self.idle:
             decoding = [sequence for sequence in self.running if sequence.pending == 1]
             if self._cache.free < len(decoding):
-                self._make_room(plan)
+                self._make_room(plan, len(decoding))
                 continue
             plan.chunks = [(sequence, 1) for sequence in decoding]
             self._add_prompts(plan, len(decoding), chunk_busy)
             if not plan.chunks:
                 # Only prompts run and none has a cell to go on with: the oldest goes on at the youngest's expense.
-                self._make_room(plan)
+                self._make_room(plan, 1)
         plan.chunks.sort(key=lambda chunk: chunk[0].slot)
         return plan
 
@@ -115,8 +123,17 @@ class Scheduler:
             planned += count
             budget -= count
 
-    def _make_room(self, plan: Plan) -> None:
-        """Free some cells: the oldest kept prefix, else the youngest running sequence's."""
+    def _grow(self, plan: Plan, free: int) -> bool:
+        """Have so many cells free by growing, if possible; True when the cache has grown."""
+        if not self._cache.grow(free):
+            return False
+        plan.moves.append(Growth(self._cache.capacity))
+        return True
+
+    def _make_room(self, plan: Plan, needed: int) -> None:
+        """Free some cells: by growing, else the oldest kept prefix's, else the youngest running sequence's."""
+        if self._grow(plan, needed):
+            return
         evicted = self._cache.evict_oldest()
         if evicted is not None:
             plan.moves.append(Eviction(evicted))
@@ -157,6 +174,8 @@ class Scheduler:
         """Free the cells for the sequence's tokens by dropping old prefixes; running sequences are left in peace."""
         cache = self._cache
         needed = len(sequence.tokens) - placement.length + reserved
+        if cache.free < needed:
+            self._grow(plan, needed)
         if cache.free >= needed:
             return True
         spared = placement.slot if placement.source is None else placement.source
