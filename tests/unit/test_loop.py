@@ -1,0 +1,159 @@
+"""The engine loop on the fake backend: what is published, and how generations end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tailrace.engine.fake import END, FakeBackend
+from tailrace.engine.intake import prepare
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.messages import Beat, Finished, Refused, Sampling, Step, Submit
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
+
+
+def _submit(identity: int, prompt: str | list[int], **options: object) -> Submit:
+    return Submit(id=identity, prompt=prompt, sampling=Sampling(temperature=0.0), **options)  # type: ignore[arg-type]
+
+
+class Runner:
+    def __init__(self, backend: FakeBackend) -> None:
+        self.backend = backend
+        self.loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+        self.steps: list[Step] = []
+
+    def ask(self, submit: Submit) -> None:
+        sequence = prepare(self.backend, submit)
+        assert isinstance(sequence, Sequence)
+        self.loop.inbox.put(sequence)
+
+    def step(self) -> None:
+        self.loop.take()
+        if (step := self.loop.step()) is not None:
+            self.steps.append(step)
+
+    def finish(self) -> None:
+        while not self.loop.idle:
+            self.step()
+
+    def said(self, identity: int) -> bytes:
+        return bytes(
+            token for step in self.steps for i, token in zip(step.ids, step.tokens, strict=True) if i == identity
+        )
+
+    def finished(self, identity: int) -> list[Finished]:
+        return [finished for step in self.steps for finished in step.finished if finished.id == identity]
+
+
+def test_each_sequence_says_its_script_and_finishes_once(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    for identity in range(5):
+        runner.ask(_submit(identity, f"<say>reply {identity}</say>"))
+    runner.finish()
+    for identity in range(5):
+        assert runner.said(identity) == f"reply {identity}".encode()
+        (finished,) = runner.finished(identity)
+        assert (finished.reason, finished.completion_tokens) == ("stop", len("reply 0") + 1)
+
+
+def test_one_step_carries_every_running_sequence_s_token(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>aaaa</say>"))
+    runner.ask(_submit(2, "<say>bbbb</say>"))
+    runner.finish()
+    assert any(sorted(step.ids) == [1, 2] for step in runner.steps)
+
+
+def test_max_tokens_and_stop_tokens_end_a_reply(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>abcdef</say>", max_tokens=3))
+    runner.ask(_submit(2, "<say>abcdef</say>", stop_tokens=(ord("d"),)))
+    runner.finish()
+    assert (runner.said(1), runner.finished(1)[0].reason) == (b"abc", "length")
+    assert (runner.said(2), runner.finished(2)[0].reason) == (b"abc", "stop")
+
+
+def test_ignore_eos_goes_on_to_the_limit(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>ab</say>", max_tokens=5, ignore_eos=True))
+    runner.finish()
+    tokens = [token for step in runner.steps for token in step.tokens]
+    assert tokens == [ord("a"), ord("b"), END, END, END]
+
+
+def test_a_cancelled_sequence_frees_its_slot_for_the_next_in_the_next_step(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    for identity in (1, 2, 3):
+        runner.ask(_submit(identity, f"<say>{'x' * 100}</say>"))
+    for _ in range(5):
+        runner.step()
+    assert runner.loop.beat().waiting == 1
+    runner.loop.inbox.put(1)
+    runner.step()
+    assert (runner.loop.beat().running, runner.loop.beat().waiting) == (2, 0)
+    assert 1 not in runner.steps[-1].ids
+    runner.loop.inbox.put(1)
+    runner.loop.inbox.put(99)
+    runner.finish()
+    assert not runner.finished(1)
+    assert runner.finished(3)
+
+
+def test_a_waiting_sequence_can_be_cancelled(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    for identity in (1, 2, 3):
+        runner.ask(_submit(identity, f"<say>{'x' * 20}</say>"))
+    runner.step()
+    runner.loop.inbox.put(3)
+    runner.finish()
+    assert not runner.said(3)
+
+
+def test_logprobs_come_with_their_token(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>ab</say>"))
+    runner.ask(_submit(2, "<say>ab</say>", logprobs=2))
+    runner.finish()
+    for step in runner.steps:
+        assert set(step.logprobs) == {index for index, identity in enumerate(step.ids) if identity == 2}
+        for index, entry in step.logprobs.items():
+            assert entry.top[0] == (step.tokens[index], entry.logprob)
+            assert entry.logprob == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
+    refused = prepare(backend, _submit(1, "x" * 300))
+    assert isinstance(refused, Refused)
+    assert refused.code == "context_length_exceeded"
+    assert "256" in refused.message
+    assert "301" in refused.message
+    assert isinstance(prepare(backend, _submit(1, [5, 1000])), Refused)
+    assert isinstance(prepare(backend, _submit(1, [])), Refused)
+
+
+def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
+    loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+    published: list[Step | Beat] = []
+    beaten = threading.Event()
+
+    def publish(message: Step | Beat) -> None:
+        published.append(message)
+        beaten.set()
+
+    thread = threading.Thread(target=loop.run, args=(publish,))
+    thread.start()
+    assert beaten.wait(10)
+    sequence = prepare(backend, _submit(1, f"<say>{'x' * 200}</say>"))
+    assert isinstance(sequence, Sequence)
+    loop.inbox.put(sequence)
+    loop.inbox.put(None)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(published[0], Beat)
+    assert loop.idle, "a sequence whose client is gone is dropped"

@@ -1,0 +1,120 @@
+"""Sampling: the filters' meaning, against plain re-implementations of their definitions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailrace.engine.sampling import Sampler, logprobs
+from tailrace.messages import Sampling
+
+VOCABULARY = 200
+
+
+def _row(seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 3, VOCABULARY).astype(np.float32)
+
+
+def _distribution(row: npt.NDArray[np.float32], params: Sampling) -> npt.NDArray[np.float64]:
+    """The definition: top_k, top_p of the rest, min_p of the rest, temperature; in llama.cpp's order."""
+    order = np.argsort(-row.astype(np.float64), kind="stable")
+    if params.top_k:
+        order = order[: params.top_k]
+    values = row[order].astype(np.float64)
+    probabilities = np.exp(values - values[0])
+    probabilities /= probabilities.sum()
+    if params.top_p < 1:
+        keep = int(np.searchsorted(np.cumsum(probabilities), params.top_p, side="left")) + 1
+        order, values, probabilities = order[:keep], values[:keep], probabilities[:keep]
+    if params.min_p > 0:
+        kept = probabilities >= params.min_p * probabilities[0] * (1 - 1e-12)
+        order, values = order[kept], values[kept]
+    weights = np.exp((values - values[0]) / params.temperature)
+    result = np.zeros(len(row))
+    result[order] = weights / weights.sum()
+    return result
+
+
+def _frequencies(row: npt.NDArray[np.float32], params: Sampling, draws: int) -> npt.NDArray[np.float64]:
+    sampler = Sampler(params, [])
+    counts = Counter(sampler.sample(row.copy()) for _ in range(draws))
+    return np.array([counts[token] / draws for token in range(len(row))])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        Sampling(seed=1),
+        Sampling(seed=2, top_k=0, top_p=1.0, min_p=0.0, temperature=1.0),
+        Sampling(seed=3, top_k=5, top_p=1.0, min_p=0.0, temperature=2.0),
+        Sampling(seed=4, top_k=0, top_p=0.6, min_p=0.0, temperature=1.5),
+        Sampling(seed=5, top_k=0, top_p=1.0, min_p=0.2, temperature=0.5),
+        Sampling(seed=6, top_k=30, top_p=0.9, min_p=0.1, temperature=1.2),
+        Sampling(seed=7, top_k=150, top_p=0.999, min_p=0.0, temperature=1.0),
+    ],
+)
+def test_draws_follow_the_definition(params: Sampling) -> None:
+    row = _row()
+    draws = 20_000
+    expected = _distribution(row, params)
+    seen = _frequencies(row, params, draws)
+    assert not seen[expected == 0].any(), "a filtered token was drawn"
+    # Five standard deviations of a binomial, for each token.
+    assert (np.abs(seen - expected) <= 5 * np.sqrt(expected * (1 - expected) / draws) + 1e-9).all()
+
+
+def test_greedy_takes_the_best_and_the_seed_decides_the_rest() -> None:
+    row = _row()
+    assert Sampler(Sampling(temperature=0.0), []).sample(row.copy()) == int(row.argmax())
+    runs = [[s.sample(row.copy()) for _ in range(50)] for s in (Sampler(Sampling(seed=n), []) for n in (1, 1, 2))]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_top_p_zero_keeps_one_token() -> None:
+    row = _row()
+    sampler = Sampler(Sampling(top_p=0.0, seed=1), [])
+    assert {sampler.sample(row.copy()) for _ in range(50)} == {int(row.argmax())}
+
+
+def test_logit_bias_bans_and_forces() -> None:
+    row = _row()
+    best, second = (int(token) for token in np.argsort(-row)[:2])
+    assert Sampler(Sampling(temperature=0.0, logit_bias={best: -100.0}), []).sample(row.copy()) == second
+    assert Sampler(Sampling(temperature=0.0, logit_bias={17: 100.0}), []).sample(row.copy()) == 17
+
+
+def test_frequency_and_presence_count_the_reply_alone() -> None:
+    row = np.zeros(10, np.float32)
+    row[3], row[4] = 2.0, 1.0
+    sampler = Sampler(Sampling(temperature=0.0, presence_penalty=0.5, frequency_penalty=0.4), [3, 3, 3])
+    # 3 falls by 0.9 at its first occurrence and 0.4 at each further one: 2.0, 1.1, 0.7, then 4 (1.0) is ahead.
+    assert [sampler.sample(row.copy()) for _ in range(3)] == [3, 3, 4]
+
+
+def test_repeat_penalty_looks_back_on_the_prompt_within_its_window() -> None:
+    row = np.zeros(10, np.float32)
+    row[3], row[4], row[5] = 2.0, 1.9, -1.0
+    penalised = Sampling(temperature=0.0, repeat_penalty=1.5, repeat_last_n=2)
+    assert Sampler(penalised, [3, 8]).sample(row.copy()) == 4
+    assert Sampler(penalised, [3, 8, 9]).sample(row.copy()) == 3, "3 has left the window"
+    negative = row.copy()
+    Sampler(penalised, [5])._penalise(negative)
+    assert negative[5] == pytest.approx(-1.5), "negative logits are multiplied, as llama.cpp does"
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(0, 20))
+def test_logprobs_are_the_softmax_s(seed: int, top: int) -> None:
+    row = _row(seed)
+    exact = row.astype(np.float64) - np.log(np.exp(row.astype(np.float64)).sum())
+    token = seed % VOCABULARY
+    result = logprobs(row, token, top)
+    assert result.logprob == pytest.approx(exact[token])
+    assert [i for i, _ in result.top] == list(np.argsort(-exact, kind="stable")[:top])
+    assert [value for _, value in result.top] == pytest.approx(sorted(exact, reverse=True)[:top])
