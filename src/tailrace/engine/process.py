@@ -6,7 +6,6 @@ means that the settings or the model can't work, anything else but 0 that the en
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from tailrace import ipc
-from tailrace.child import EXIT_CONFIGURATION, Start, read_start
+from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory
 from tailrace.engine.backend import Backend
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend
@@ -40,9 +39,7 @@ def main() -> None:
     except (ModelError, ConfigurationError) as error:
         log.error("the model can't be served", error=str(error))
         sys.exit(EXIT_CONFIGURATION)
-    # The model's tables live as long as the process: never look at them again.
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     while True:
         _serve(start, backend)
         log.debug("the HTTP process has gone; waiting for it")

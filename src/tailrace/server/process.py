@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from tailrace.child import Start, read_start
+from tailrace.child import Start, read_start, settle_memory
 from tailrace.observe import logs
 from tailrace.server.announce import announce
 from tailrace.server.app import Server, make_app
@@ -50,9 +49,7 @@ async def _serve(start: Start) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    # What is alive now stays alive: keep the collector from walking it again and again.
-    gc.collect()
-    gc.freeze()
+    settle_memory()
     async with _stopping_on_signals(uvicorn_server := _Server(config)):
         await uvicorn_server.serve(sockets=[http])
     await server.engine.stop()
