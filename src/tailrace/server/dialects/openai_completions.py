@@ -111,7 +111,11 @@ class CompletionStream:
         self._offsets = [0] * choices
         self._prefix = chunk_prefix(head, "text_completion")
         self._ends = StreamEnds(
-            self._prefix, lambda text: self._chunk(0, text, None), wants_usage=wants_usage, comments=comments
+            self._prefix,
+            lambda index, text: self._chunk(index, text, None),
+            choices,
+            wants_usage=wants_usage,
+            comments=comments,
         )
 
     def start(self) -> list[bytes]:
@@ -123,6 +127,7 @@ class CompletionStream:
         if isinstance(event, TextDelta):
             return [self._chunk(event.choice, event.text, None, event.logprobs)]
         if isinstance(event, Finish):
+            self._ends.finished(event.choice)
             return [self._chunk(event.choice, "", event.reason)]
         if isinstance(event, Usage):
             return self._ends.usage(event)
