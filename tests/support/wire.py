@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Generous: what hangs must fail, what is slow mustn't.
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 
 Headers = Mapping[str, str]
 
