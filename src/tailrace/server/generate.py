@@ -97,6 +97,9 @@ class Generation:
     ) -> Generation:
         """Submit every choice. Raises RequestError when the engine refuses one or isn't there in time."""
         model = await engine.ready()
+        size = len(model.vocabulary)
+        if not all(0 <= token < size for token in request.stop_tokens):
+            raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, Mailbox(bound), request)
         try:
             generation._mailbox.on_overflow = generation._silence_engine
@@ -210,7 +213,7 @@ class Generation:
         if refused.code == "context_length_exceeded":
             return ContextLengthExceeded(refused.message, param=self._request.prompt_param)
         param = "logit_bias" if refused.message.startswith("logit_bias") else self._request.prompt_param
-        return InvalidRequest(refused.message, param=param)
+        return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)
 
     def _read(self, letter: Letter, events: list[Event]) -> None:
         if isinstance(letter, Token):

@@ -233,7 +233,7 @@ def _call(call: EarlierCall, path: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             where = f"{path}.function.arguments"
             raise InvalidRequest(f"'{where}' is not the JSON text of an object.", param=where) from None
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, usage_object
-from tailrace.server.dialects.openai_sampling import SharedParameters, refuse, sampling, stops
+from tailrace.server.dialects.openai_sampling import SharedParameters, TokenId, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript
@@ -21,7 +21,7 @@ _MOST_CHOICES = 128
 class CompletionRequest(SharedParameters):
     """The body of a text completion."""
 
-    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=16_777_216)]
+    prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=16_777_216)]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
