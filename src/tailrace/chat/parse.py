@@ -9,8 +9,10 @@ lost.
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 _THINK = "<think>"
 _THINK_END = "</think>"
@@ -43,7 +45,8 @@ Part = Text | Reasoning | ToolCall
 
 
 class _Call(msgspec.Struct):
-    name: str
+    # Names of the length that requests may define; a longer one would not fit into an event.
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
     arguments: dict[str, object] = {}
 
 
@@ -126,7 +129,7 @@ class ReplyParser:
     def _call(self, parts: list[Part], body: str) -> None:
         try:
             call = msgspec.json.decode(body, type=_Call)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             self._emit(parts, _TOOL + body + _TOOL_END)
             return
         parts.append(ToolCall(call.name, msgspec.json.encode(call.arguments).decode()))

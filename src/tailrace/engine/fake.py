@@ -19,6 +19,8 @@ from tailrace.messages import ModelInfo
 END = 256
 START = 257
 _VOCABULARY = 258
+#: A logit so far above the others' 0 that nothing else is ever drawn, and that a logit_bias of 100 still beats.
+_CERTAIN = 90.0
 _SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
 #: Writes the conversation out plainly, so that a script in any message is found.
 _TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
@@ -58,7 +60,7 @@ class FakeBackend:
         return [*text.encode("utf-8"), START]
 
     def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
-        """See ``Backend``. The script's next byte gets logit 100, the others 0."""
+        """See ``Backend``. The script's next byte is certain at any temperature that a request may have."""
         if self.step_seconds:
             time.sleep(self.step_seconds)
         for token, position, slot in zip(tokens, positions, slots, strict=True):
@@ -68,7 +70,7 @@ class FakeBackend:
             held.append(token)
         logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
         for row, index in enumerate(outputs):
-            logits[row, self._next(slots[index])] = 100.0
+            logits[row, self._next(slots[index])] = _CERTAIN
         return logits
 
     def _next(self, slot: int) -> int:

@@ -84,12 +84,12 @@ class Server:
 
     async def root(self, request: Request) -> Response:
         """``GET /``"""
-        return json_response({"name": "tailrace", "model": self.model_name, "status": self.engine.state})
+        return json_response({"name": "tailrace", **self._status()})
 
     async def health(self, request: Request) -> Response:
         """``GET /health``: 200 while the engine's loop makes progress, else 503."""
-        state = self.engine.state
-        return json_response({"status": state, "model": self.model_name}, 200 if state == "ok" else 503)
+        status = self._status()
+        return json_response(status, 200 if status["status"] == "ok" else 503)
 
     async def metrics_text(self, request: Request) -> Response:
         """``GET /metrics``"""
@@ -113,6 +113,11 @@ class Server:
         if not complete:
             raise ClientDisconnect  # Nobody is there to read a response.
         return json_response(body())
+
+    def _status(self) -> dict[str, str]:
+        """What is told without a key: where one is asked for, the model's name isn't part of it."""
+        model = {} if self.settings.api_key else {"model": self.model_name}
+        return {"status": self.engine.state, **model}
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self.model_name:

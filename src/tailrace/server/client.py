@@ -76,12 +76,12 @@ class Mailbox:
         self._bound = bound
         self.on_overflow: Callable[[], None] | None = None
         self.overflowed = False
-        #: Ticks of the client's one timer since the last letter: cheaper than the time of day at every token.
+        #: Ticks of the client's one timer since the reader last had something to tell (it sets this back to 0: letters
+        #: may bring nothing that can be told yet). Cheaper than the time of day at every token.
         self.silent_ticks = 0
 
     def put(self, letter: Letter) -> None:
         """Add a letter and wake the reader."""
-        self.silent_ticks = 0
         if len(self._letters) < self._bound:
             self._letters.append(letter)
         elif not self.overflowed:
@@ -242,6 +242,7 @@ class EngineClient:
             for mailbox in {mailbox for mailbox, _ in self._mailboxes.values()}:
                 mailbox.silent_ticks += 1
                 if mailbox.silent_ticks >= _TICKS:
+                    mailbox.silent_ticks = 0
                     mailbox.put(Silence())
 
 

@@ -11,7 +11,7 @@ from tailrace.errors import InvalidRequest
 
 T = TypeVar("T")
 
-_PATH = re.compile(r" - at `(?:key in )?\$\.?(.*?)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _FIELD = re.compile(r"(?:required field|unknown field) `(.+?)`")
 
 

@@ -32,10 +32,10 @@ from tailrace.server.events import (
     Usage,
 )
 
-#: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped: one-api's
-#: scanner silently ends a stream at 64 KiB.
+#: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
+#: one-api's scanner silently ends a stream at 64 KiB.
 _MOST_CHARACTERS = 8192
-_MOST_LOGPROBS = 16
+_MOST_BYTES = 55_000
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +97,9 @@ class Generation:
     ) -> Generation:
         """Submit every choice. Raises RequestError when the engine refuses one or isn't there in time."""
         model = await engine.ready()
+        size = len(model.vocabulary)
+        if not all(0 <= token < size for token in request.stop_tokens):
+            raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, Mailbox(bound), request)
         try:
             generation._mailbox.on_overflow = generation._silence_engine
@@ -121,15 +124,24 @@ class Generation:
                 if self._cancelled:
                     return
                 events: list[Event] = []
+                failure: RequestError | None = None
                 for letter in letters:
+                    if isinstance(letter, RequestError):
+                        # One for the request, though every choice that was lost has sent one.
+                        failure = letter
+                        break
                     self._read(letter, events)
                 if self._mailbox.overflowed:
-                    events.append(Failure(SlowReader("The client reads its stream too slowly, so it was stopped.")))
-                if events and isinstance(events[-1], Failure):
+                    failure = SlowReader("The client reads its stream too slowly, so it was stopped.")
+                if failure is not None:
+                    for index in sorted(self._open):
+                        self._close_thought(index, events)  # Else the error would be part of it, and not be seen.
+                    events.append(Failure(failure))
                     self._stop("error")
                 elif not self._open:
                     events.append(self._usage())
                 if events:
+                    self._mailbox.silent_ticks = 0
                     yield events
         finally:
             self._stop("abort")
@@ -201,7 +213,7 @@ class Generation:
         if refused.code == "context_length_exceeded":
             return ContextLengthExceeded(refused.message, param=self._request.prompt_param)
         param = "logit_bias" if refused.message.startswith("logit_bias") else self._request.prompt_param
-        return InvalidRequest(refused.message, param=param)
+        return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)
 
     def _read(self, letter: Letter, events: list[Event]) -> None:
         if isinstance(letter, tuple):
@@ -212,8 +224,6 @@ class Generation:
                 self._end(letter, events)
         elif isinstance(letter, Silence):
             events.append(KeepAlive())
-        elif isinstance(letter, RequestError):
-            events.append(Failure(letter))
 
     def _token(self, letter: Token, events: list[Event]) -> None:
         if self._first_token is None:
@@ -242,7 +252,7 @@ class Generation:
         self._close_thought(index, events)
         while choice.logprobs:
             self._tell_text(index, "", events)
-        if choice.tool_calls and reason == "stop":
+        if choice.tool_calls:
             reason = "tool_calls"
         self._open.discard(index)
         self._metrics.finished(reason)
@@ -266,9 +276,11 @@ class Generation:
     def _tell_text(self, index: int, text: str, events: list[Event]) -> None:
         choice = self._choices[index]
         for piece in _pieces(text):
-            held = None
-            if choice.logprobs:
-                held, choice.logprobs = choice.logprobs[:_MOST_LOGPROBS], choice.logprobs[_MOST_LOGPROBS:]
+            fitting = _fitting(choice.logprobs, _MOST_BYTES - 6 * len(piece)) if choice.logprobs else 0
+            if not piece:
+                fitting = max(1, fitting)  # They must go out somewhere.
+            held = choice.logprobs[:fitting] or None
+            del choice.logprobs[:fitting]
             events.append(TextDelta(index, piece, held))
 
     def _tell_reasoning(self, index: int, text: str, events: list[Event]) -> None:
@@ -294,6 +306,17 @@ class Generation:
 
         top = [(text(pieces[t]), pieces[t], value) for t, value in logprobs.top]
         return TokenLogprob(text(pieces[token]), pieces[token], logprobs.logprob, top)
+
+
+def _fitting(entries: list[TokenLogprob], room: int) -> int:
+    """How many of the entries surely fit into ``room`` bytes of JSON."""
+    for count, entry in enumerate(entries):
+        for raw in (entry.raw, *(raw for _, raw, _ in entry.top)):
+            # Keys and number, each byte as text of up to six bytes, and as a number of up to three with its comma.
+            room -= 80 + 10 * len(raw)
+        if room < 0:
+            return count
+    return len(entries)
 
 
 def _pieces(text: str) -> list[str]:

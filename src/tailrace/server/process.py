@@ -16,6 +16,7 @@ from tailrace.child import Start, read_start, settle_memory
 from tailrace.observe import logs
 from tailrace.server.announce import announce
 from tailrace.server.app import Server, make_app
+from tailrace.server.http import HttpProtocol
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ async def _serve(start: Start) -> None:
     config = uvicorn.Config(
         make_app(server),
         loop="none",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

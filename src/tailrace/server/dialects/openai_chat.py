@@ -233,7 +233,7 @@ def _call(call: EarlierCall, path: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             where = f"{path}.function.arguments"
             raise InvalidRequest(f"'{where}' is not the JSON text of an object.", param=where) from None
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
@@ -284,7 +284,8 @@ class ChatStream:
         self._prefix = chunk_prefix(head, "chat.completion.chunk")
         self._ends = StreamEnds(
             self._prefix,
-            lambda text: self._chunk(0, {"content": text}, None),
+            lambda index, text: self._chunk(index, {"content": text}, None),
+            choices,
             wants_usage=wants_usage,
             comments=comments,
         )
@@ -307,6 +308,7 @@ class ChatStream:
         if isinstance(event, ToolCallDelta):
             return [self._chunk(event.choice, {"tool_calls": [_call_delta(event)]}, None)]
         if isinstance(event, Finish):
+            self._ends.finished(event.choice)
             return [self._chunk(event.choice, {}, event.reason)]
         if isinstance(event, Usage):
             return self._ends.usage(event)

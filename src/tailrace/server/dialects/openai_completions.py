@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, usage_object
-from tailrace.server.dialects.openai_sampling import SharedParameters, refuse, sampling, stops
+from tailrace.server.dialects.openai_sampling import SharedParameters, TokenId, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript
@@ -21,7 +21,7 @@ _MOST_CHOICES = 128
 class CompletionRequest(SharedParameters):
     """The body of a text completion."""
 
-    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=16_777_216)]
+    prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=16_777_216)]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -111,7 +111,11 @@ class CompletionStream:
         self._offsets = [0] * choices
         self._prefix = chunk_prefix(head, "text_completion")
         self._ends = StreamEnds(
-            self._prefix, lambda text: self._chunk(0, text, None), wants_usage=wants_usage, comments=comments
+            self._prefix,
+            lambda index, text: self._chunk(index, text, None),
+            choices,
+            wants_usage=wants_usage,
+            comments=comments,
         )
 
     def start(self) -> list[bytes]:
@@ -123,6 +127,7 @@ class CompletionStream:
         if isinstance(event, TextDelta):
             return [self._chunk(event.choice, event.text, None, event.logprobs)]
         if isinstance(event, Finish):
+            self._ends.finished(event.choice)
             return [self._chunk(event.choice, "", event.reason)]
         if isinstance(event, Usage):
             return self._ends.usage(event)

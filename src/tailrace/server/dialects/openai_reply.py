@@ -45,16 +45,29 @@ def usage_object(used: Usage) -> dict[str, Any]:
 class StreamEnds:
     """The parts of a stream that are the same in both dialects: chunks around choices, usage, failure and the end.
 
-    ``prefix`` is everything of a chunk before its choices; ``text_chunk`` makes the chunk that shows a text in choice
-    0.
+    ``prefix`` is everything of a chunk before its choices; ``text_chunk`` makes the chunk that shows a text in a
+    choice. What belongs to no choice is shown in the first that still runs, because a choice's final chunk is its last.
     """
 
-    def __init__(self, prefix: bytes, text_chunk: Callable[[str], bytes], *, wants_usage: bool, comments: bool) -> None:
+    def __init__(
+        self,
+        prefix: bytes,
+        text_chunk: Callable[[int, str], bytes],
+        choices: int,
+        *,
+        wants_usage: bool,
+        comments: bool,
+    ) -> None:
         self._prefix = prefix
         self._text_chunk = text_chunk
+        self._running = list(range(choices))
         self._wants_usage = wants_usage
         self._comments = comments
         self._failed = False
+
+    def finished(self, choice: int) -> None:
+        """The choice's final chunk is on its way."""
+        self._running.remove(choice)
 
     def usage(self, used: Usage) -> list[bytes]:
         """A chunk of its own without choices, if it was asked for: relays drop a finish that shares one with usage."""
@@ -64,13 +77,13 @@ class StreamEnds:
 
     def keep_alive(self) -> list[bytes]:
         """An empty delta, which every client counts as an event, or a comment where that was chosen."""
-        return [sse.COMMENT if self._comments else self._text_chunk("")]
+        return [sse.COMMENT if self._comments else self._text_chunk(self._running[0], "")]
 
     def failure(self, error: RequestError) -> list[bytes]:
         """Shown as text first, because some clients show nothing else; then as an error for those that look for one."""
         self._failed = True
         return [
-            self._text_chunk(f"\n\n[error: {error.message}]"),
+            self._text_chunk(self._running[0], f"\n\n[error: {error.message}]"),
             sse.event(msgspec.json.encode(error_envelope(error))),
         ]
 

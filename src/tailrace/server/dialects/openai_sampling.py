@@ -15,6 +15,10 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Repeat = Annotated[float, Meta(gt=0, le=10)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+#: Whether the model has such a token is known later; this much fits into a message to the engine.
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+#: Text that may begin a stop string is held back and looked at again with each token: longer ones would cost everybody.
+StopString = Annotated[str, Meta(max_length=1024)]
 
 _DEFAULTS = Sampling()
 
@@ -33,13 +37,13 @@ class SharedParameters(msgspec.Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     max_tokens: Count | None = None
-    stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     user: str | None = None
     # Common extensions of local servers
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -47,7 +51,7 @@ class SharedParameters(msgspec.Struct, kw_only=True):
     repeat_penalty: Repeat | None = None
     repetition_penalty: Repeat | None = None
     repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    stop_token_ids: Annotated[list[int], Meta(max_length=256)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
 
     @property

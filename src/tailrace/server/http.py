@@ -1,0 +1,112 @@
+"""uvicorn's HTTP/1.1 protocol where clients met its limits: refusals in JSON, bounded headers, declined upgrades."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from tailrace.errors import InvalidRequest
+from tailrace.server.respond import error_envelope
+
+#: Bytes of request line and headers together. Cookies of a whole company's tools fit in.
+MAX_HEAD = 65_536
+#: Seconds for which a refused client may go on writing before the connection is closed under it, which could reset it
+#: before it has read the refusal.
+_LINGER_SECONDS = 2.0
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._head_bytes = 0
+        self._deaf = False  #: what still comes is dropped
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self._unset_keepalive_if_required()
+        if self._deaf:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            if self._head_bytes > MAX_HEAD:
+                self._refuse_head()
+            else:
+                self._refuse(400, InvalidRequest("This is not a valid HTTP request.", code="invalid_http"))
+        else:
+            # No callback comes while a single header goes on and on.
+            if self._in_head and self._head_bytes > MAX_HEAD:
+                self._refuse_head()
+
+    def on_headers_complete(self) -> None:
+        """The head is read. Raises ValueError, which the parser turns into an error of its own, on one to refuse."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD:
+            self._head_bytes = size
+            raise ValueError("the head is too long")
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("this is no proxy")
+        if self.parser.should_upgrade():
+            return  # The parser stops here: see ``_decline``.
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is read: the next head may begin."""
+        if not self.parser.should_upgrade():
+            self._in_head = True
+            super().on_message_complete()
+
+    def _decline(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1 after an offer to upgrade: read the same head again, without the offer.
+
+        The parser takes everything behind such a head for another protocol. But Java's HttpClient offers h2c with an
+        ordinary request, body and all, and goes on using the connection.
+        """
+        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(option for option in options if option.lower() != b"upgrade")
+            if name != b"upgrade":
+                head.append(b"%b: %b\r\n" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._head_bytes = 0
+        self.data_received(b"".join([*head, b"\r\n", rest]))
+
+    def _refuse_head(self) -> None:
+        error = InvalidRequest(f"The request's line and headers are over {MAX_HEAD} bytes.", code="headers_too_large")
+        self._refuse(431, error)
+
+    def _refuse(self, status: int, error: InvalidRequest) -> None:
+        """Answer what is no request, unless that would end up within another request's reply; then hear no more."""
+        self._deaf = True
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request.
+        if self.pipeline:
+            self.transport.close()
+            return
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or not cycle.more_body:
+                cycle.keep_alive = False  # The connection ends with the reply.
+                return
+            # The request that is waited for never comes.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        body = msgspec.json.encode(error_envelope(error))
+        head = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
+        head.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
+        self.transport.write(b"".join([*head, body]))
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)

@@ -1,0 +1,374 @@
+"""What requests may say: every field's right and wrong values, and bodies that are no requests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from servers import ServerProcess
+from tailrace.server.dialects.openai_chat import ChatRequest
+from tailrace.server.dialects.openai_completions import CompletionRequest
+from wire import Connection, Reply, ask, chat, chat_stream, say, text_stream
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+USER = {"role": "user", "content": "<say>ok</say>"}
+HUGE = 10**30
+
+#: Wrong types and values out of range, for each field that both requests know.
+SHARED: dict[str, list[object]] = {
+    "model": [1, ["fake"], {}, True],
+    "stream": ["true", 1, []],
+    "stream_options": [True, "usage", [], {"include_usage": 1}],
+    "n": [0, -1, 129, "1", 1.5, True, HUGE],
+    "max_tokens": [0, -1, 2**31, "5", 1.5, True, [], HUGE],
+    "stop": [1, [1], {}, [None], "", ["a", ""], ["a"] * 17, "x" * 1025, True],
+    "seed": ["1", 1.5, 2**63, -(2**63) - 1, HUGE, True],
+    "temperature": [-0.1, 2.1, "1", True, [], HUGE],
+    "top_p": [-0.1, 1.1, "1", True],
+    "frequency_penalty": [-2.1, 2.1, "0", False],
+    "presence_penalty": [-2.1, 2.1, "0", False],
+    "logit_bias": [[], "a", {"a": 1}, {"1": "a"}, {"1": 101}, {"1": -101}, {"99999": 1}, {"-1": 1}, {str(HUGE): 1}],
+    "user": [1, {}, True],
+    "top_k": [-2, "1", 1.5, HUGE],
+    "min_p": [-0.1, 1.1, "0"],
+    "repeat_penalty": [0, -1, 10.1, "1"],
+    "repetition_penalty": [0, -1, 10.1, "1"],
+    "repeat_last_n": [-2, "1", 1.5, HUGE],
+    "stop_token_ids": [1, ["1"], [1.5], [1] * 257, {}, [HUGE], [-HUGE], [-1], [99999]],
+    "ignore_eos": ["true", 1],
+}
+OF_CHAT: dict[str, list[object]] = {
+    "messages": [[], "hi", {}, None, ["hi"], [None], 1],
+    "max_completion_tokens": [0, -1, "5", 1.5, True, HUGE],
+    "logprobs": [1, "true"],
+    "top_logprobs": [-1, 21, "1", 5],
+    "tools": [{}, "a", [1], [{"type": "function"}], [{"type": "code", "function": {"name": "a"}}]],
+    "tool_choice": ["required", "other", 1, [], {"type": "function", "function": {"name": "a"}}],
+    "parallel_tool_calls": [1, "true"],
+    "response_format": ["text", 1, {}, {"type": "xml"}, {"type": "json_object"}, {"type": "json_schema"}],
+    "reasoning_effort": [1, {}],
+    "chat_template_kwargs": [[], "a", 1],
+    "modalities": ["text", ["audio"], [1], 1],
+    "metadata": [[], "a"],
+    "service_tier": [1, {}],
+    "prediction": ["a", []],
+    "safety_identifier": [1],
+    "prompt_cache_key": [1],
+    "store": [1, "true", True],
+    "verbosity": [1, "high"],
+    "audio": ["a", {"voice": "x"}],
+    "web_search_options": ["a", {}],
+    "functions": ["a", [{"name": "f"}]],
+    "function_call": ["auto", {"name": "f"}],
+}
+OF_COMPLETIONS: dict[str, list[object]] = {
+    "prompt": [1, {}, [], None, True, [1.5], [1, "a"], [[1], "a"], [["a"]], [-1], [99999], [HUGE], [[HUGE]], [[]]],
+    "logprobs": [-1, 21, "1", True],
+    "echo": [True, 1, "a"],
+    "suffix": ["a", 1],
+    "best_of": [2, "1", 1.5],
+}
+
+
+def ask_chat(server: ServerProcess, **fields: object) -> Reply:
+    return ask(server.port, "POST", CHAT, {"messages": [USER], **fields})
+
+
+def ask_completion(server: ServerProcess, **fields: object) -> Reply:
+    return ask(server.port, "POST", COMPLETIONS, {"prompt": "<say>ok</say>", **fields})
+
+
+def test_no_field_is_left_out_here() -> None:
+    assert set(SHARED) | set(OF_CHAT) == {field.name for field in msgspec.structs.fields(ChatRequest)}
+    assert set(SHARED) | set(OF_COMPLETIONS) == {field.name for field in msgspec.structs.fields(CompletionRequest)}
+
+
+@pytest.mark.parametrize(("name", "values"), [*SHARED.items(), *OF_CHAT.items()], ids=lambda value: str(value)[:20])
+def test_a_wrong_value_in_a_chat_is_a_400_that_names_the_field(
+    scripted: ServerProcess, name: str, values: list[object]
+) -> None:
+    for value in values:
+        for stream in (False, True):
+            reply = ask_chat(scripted, **{"stream": stream, name: value})
+            refused(reply, name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [*SHARED.items(), *OF_COMPLETIONS.items()], ids=lambda value: str(value)[:20]
+)
+def test_a_wrong_value_in_a_completion_is_a_400_that_names_the_field(
+    scripted: ServerProcess, name: str, values: list[object]
+) -> None:
+    for value in values:
+        refused(ask_completion(scripted, **{name: value}), name, value)
+
+
+def refused(reply: Reply, name: str, value: object) -> None:
+    assert reply.status == 400, (name, value, reply.body)
+    error = reply.error()
+    assert error["type"] == "invalid_request_error"
+    param = str(error["param"])
+    assert param.replace("[", ".").split(".")[0] == name, (value, error)
+    assert name in error["message"], error
+
+
+def test_null_is_absent_and_unknown_fields_are_ignored(scripted: ServerProcess) -> None:
+    known = {*SHARED, *OF_CHAT} - {"messages"}
+    reply = ask_chat(scripted, **dict.fromkeys(known), unknown={"a": [None]}, mirostat=2)
+    assert reply.json()["choices"][0]["message"]["content"] == "ok"
+    known = {*SHARED, *OF_COMPLETIONS} - {"prompt"}
+    assert ask_completion(scripted, **dict.fromkeys(known), cache_prompt=True).json()["choices"][0]["text"] == "ok"
+    for name in {*SHARED, *OF_CHAT} - {"messages"}:
+        assert ask_chat(scripted, **{name: None}).status == 200, name
+
+
+def test_null_is_absent_inside_of_fields(scripted: ServerProcess) -> None:
+    function = {"name": "f", "description": None, "parameters": None, "strict": None}
+    call = {"function": {"name": "f", "arguments": "{}"}, "id": None, "type": None}
+    messages: list[dict[str, object]] = [
+        {**USER, "name": None, "tool_calls": None, "tool_call_id": None, "reasoning_content": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "x", "tool_call_id": None},
+    ]
+    reply = ask_chat(
+        scripted,
+        messages=messages,
+        tools=[{"type": "function", "function": function}],
+        stream_options={"include_usage": None},
+    )
+    assert reply.status == 200, reply.body
+
+
+def test_right_values_at_the_edges(scripted: ServerProcess) -> None:
+    edges: dict[str, list[object]] = {
+        "n": [1, 128],
+        "max_tokens": [1, 2**31 - 1],
+        "stop": ["z", ["z"] * 16, [], "z" * 1024],
+        "seed": [-(2**63), 2**63 - 1, 0],
+        "temperature": [0, 2, 1e-9],
+        "top_p": [0, 1],
+        "frequency_penalty": [-2, 2],
+        "presence_penalty": [-2, 2],
+        "logit_bias": [{}, {"1": -100}, {"257": 0.5}],
+        "top_k": [-1, 0, 2**31 - 1],
+        "min_p": [0, 1],
+        "repeat_penalty": [0.1, 10],
+        "repeat_last_n": [-1, 0, 2**31 - 1],
+        "stop_token_ids": [[], [1] * 256],
+        "tools": [[]],
+        "tool_choice": ["auto", "none"],
+        "modalities": [["text"]],
+        "response_format": [{"type": "text"}],
+        "chat_template_kwargs": [{"enable_thinking": False, "messages": "mine", "raise_exception": 1}],
+        "store": [False],
+        "functions": [[]],
+    }
+    for name, values in edges.items():
+        for value in values:
+            assert ask_chat(scripted, **{name: value}).status == 200, (name, value)
+
+
+def test_sampling_fields_do_something(scripted: ServerProcess) -> None:
+    """logit_bias can forbid what the script says next; a stop token ends it."""
+    biased = ask_completion(scripted, logit_bias={"111": -100}).json()["choices"][0]["text"]
+    assert biased != "ok"
+    assert ask_completion(scripted, stop_token_ids=[ord("k")]).json()["choices"][0]["text"] == "o"
+    endless = ask_completion(scripted, ignore_eos=True, max_tokens=9).json()
+    assert endless["choices"][0]["finish_reason"] == "length"
+    assert endless["usage"]["completion_tokens"] == 9
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        ("plain", "[user]plain\n"),
+        (None, "[user]\n"),
+        ("", "[user]\n"),
+        ([], "[user]\n"),
+        ([{"type": "text", "text": "one"}], "[user]one\n"),
+        ([{"type": "text", "text": "one", "cache_control": {}}, {"type": "text", "text": "two"}], "[user]one\ntwo\n"),
+        ([{"type": "refusal", "refusal": "no"}], "[user]no\n"),
+    ],
+)
+def test_forms_of_content(scripted: ServerProcess, content: object, prompt: str) -> None:
+    """A prompt without a script is echoed."""
+    reply = ask_chat(scripted, messages=[{"role": "user", "content": content}], max_tokens=100)
+    assert reply.json()["choices"][0]["message"]["content"] == prompt
+
+
+def test_roles(scripted: ServerProcess) -> None:
+    """Developer is system for a template that doesn't know it; system messages may stand anywhere."""
+    messages = [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "developer", "content": "c"},
+        {"role": "assistant", "content": "d", "unknown": 1},
+        {"role": "system", "content": "e"},
+        {"role": "tool", "content": "f", "tool_call_id": "call_1"},
+        {"role": "function", "content": "g", "name": "f"},
+    ]
+    said = ask_chat(scripted, messages=messages).json()["choices"][0]["message"]["content"]
+    assert said == "[system]a\n[user]b\n[system]c\n[assistant]d\n[system]e\n[tool]f\n[function]g\n"
+
+
+def test_roles_with_the_real_model(real: ServerProcess) -> None:
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "system", "content": "Be honest."},
+    ]
+    reply = ask(real.port, "POST", CHAT, {"messages": messages, "max_tokens": 2, "tools": [], "stream": True})
+    assert chat_stream(reply).finish == ["length"]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"content": "x"}, "messages[0].role"),
+        ({"role": "robot", "content": "x"}, "messages[0].role"),
+        ({"role": None, "content": "x"}, "messages[0].role"),
+        ({"role": "user", "content": 1}, "messages[0].content"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"text": "x"}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "video"}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "messages[0].content[0]"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function"),
+        ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[0].tool_calls[0].function.name"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "broken"}}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a":' + "[" * 100_000}}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+    ],
+)
+def test_a_wrong_message_is_named_to_the_field(scripted: ServerProcess, message: object, param: str) -> None:
+    reply = ask_chat(scripted, messages=[message])
+    assert reply.status == 400
+    assert reply.error()["param"] == param
+
+
+# Bodies that are no requests
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b'{"messages": [{"role": "user", "content": "x"}]',
+        b'{"messages": [{"role": "user", "content": "x"}]} x',
+        b"{'messages': []}",
+        b'{"messages": [], }',
+        b'{"temperature": NaN}',
+        b'{"temperature": Infinity}',
+        b'{"temperature": 1e999}',
+        b'{"temperature": 01}',
+        b'{"model": "\xff\xfe"}',
+        b'{"model": "\\ud800"}',
+        b'{"model": "\\x"}',
+        b'{"model": "a\nb"}',
+        b"\xef\xbb\xbf{}",
+        b"\x1f\x8b\x08\x00",
+        b"[" * 100_000,
+        b'{"messages": ' + b"[" * 100_000,
+        b'{"metadata": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        b'{"a":' * 100_000,
+        b"messages=hi",
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_what_is_no_json_is_a_400(scripted: ServerProcess, path: str, body: bytes) -> None:
+    reply = ask(scripted.port, "POST", path, body, {"content-length": str(len(body))})
+    assert reply.status == 400
+    assert reply.error()["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"', b"true"])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_what_is_no_object_is_a_400(scripted: ServerProcess, path: str, body: bytes) -> None:
+    reply = ask(scripted.port, "POST", path, body)
+    assert reply.status == 400
+    assert "object" in reply.error()["message"]
+
+
+def test_required_fields(scripted: ServerProcess) -> None:
+    assert ask(scripted.port, "POST", CHAT, {}).error()["param"] == "messages"
+    assert ask(scripted.port, "POST", COMPLETIONS, {}).error()["param"] == "prompt"
+
+
+def test_a_model_that_is_not_served(scripted: ServerProcess) -> None:
+    for reply in (ask_chat(scripted, model="gpt-4o"), ask_completion(scripted, model="gpt-4o", stream=True)):
+        assert reply.status == 404
+        error = reply.error()
+        assert (error["param"], error["code"]) == ("model", "model_not_found")
+        assert "gpt-4o" in error["message"]
+        assert "'fake'" in error["message"]
+    assert ask_chat(scripted, model="fake").status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_does_not_fit_names_both_numbers(real: ServerProcess, stream: bool) -> None:
+    reply = ask(real.port, "POST", CHAT, chat("word " * 3000, stream=stream))
+    assert reply.status == 400
+    error = reply.error()
+    assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
+    numbers = [int(word) for word in error["message"].replace(",", " ").split() if word.isdigit()]
+    assert 2048 in numbers
+    assert any(3000 <= number < 3100 for number in numbers)
+    reply = ask(real.port, "POST", COMPLETIONS, {"prompt": "word " * 3000, "stream": stream})
+    assert (reply.status, reply.error()["param"]) == (400, "prompt")
+
+
+def test_an_empty_prompt_is_answered_or_refused_but_no_defect(scripted: ServerProcess, real: ServerProcess) -> None:
+    for server in (scripted, real):
+        assert ask(server.port, "POST", COMPLETIONS, {"prompt": "", "max_tokens": 1}).status in (200, 400)
+        assert ask(server.port, "POST", CHAT, chat("", max_tokens=1)).status == 200
+
+
+@pytest.mark.parametrize("chunked", [0, 65536])
+def test_a_body_of_100_mb_is_refused_and_the_client_can_read_it(scripted: ServerProcess, chunked: int) -> None:
+    """The limit is 1 MB here. The client writes everything before it reads, as most do."""
+    with Connection(scripted.port) as connection:
+        connection.request("POST", CHAT, bytes(100_000_000), chunked=chunked)
+        reply = connection.read()
+        assert reply.status == 413
+        assert reply.error()["code"] == "body_too_large"
+        assert "1000000" in reply.error()["message"]
+    assert ask_chat(scripted).status == 200
+
+
+def test_tools_that_no_template_can_print(scripted: ServerProcess, real: ServerProcess) -> None:
+    """As deep as the JSON reader goes."""
+    deep: Any = {}
+    for _ in range(450):
+        deep = {"a": deep}
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
+    for server in (scripted, real):
+        assert ask(server.port, "POST", CHAT, chat("hi", tools=[tool], max_tokens=1)).status in (200, 400)
+
+
+def test_nothing_so_far_was_a_defect(scripted: ServerProcess, real: ServerProcess) -> None:
+    """Each test above has looked at its own reply; this looks at what the processes said of it."""
+    for server in (scripted, real):
+        assert "Traceback" not in server.log
+        assert "defect" not in server.log
+
+
+def test_both_dialects_still_work(scripted: ServerProcess) -> None:
+    assert chat_stream(ask_chat(scripted, stream=True)).text == ["ok"]
+    assert text_stream(ask_completion(scripted, stream=True)).text == ["ok"]
+    assert json.loads(ask_chat(scripted, messages=[{"role": "user", "content": say("é")}]).body)["usage"]

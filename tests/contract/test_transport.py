@@ -1,0 +1,388 @@
+"""Below the dialects: framing, paths, methods, keys, CORS, and clients that break the rules."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from servers import ServerProcess
+from wire import Connection, ask, chat, chat_stream
+
+CHAT = "/v1/chat/completions"
+KEY = {"authorization": "Bearer s3cret"}
+
+
+def content(server: ServerProcess, path: str = CHAT, **request: object) -> str:
+    """What a plain request to ``path`` gets said."""
+    reply = ask(server.port, "POST", path, chat("<say>ok</say>"), **request)  # type: ignore[arg-type]
+    assert reply.status == 200, reply.body
+    text: str = reply.json()["choices"][0]["message"]["content"]
+    return text
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_chunked_request_bodies(scripted: ServerProcess, size: int) -> None:
+    assert content(scripted, chunked=size) == "ok"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/json; charset=utf-8"},
+        {"content-type": "text/plain"},
+        {"Content-Type": "Application/JSON;charset=UTF-8"},
+        {"accept": "text/html"},
+        {"accept": ""},
+        {"accept": "application/json", "accept-encoding": "gzip, br"},
+        {"expect": "100-continue"},
+        {"x-stainless-lang": "js", "anthropic-version": "2023-06-01"},
+    ],
+)
+def test_any_accept_and_content_type(scripted: ServerProcess, headers: dict[str, str]) -> None:
+    with Connection(scripted.port) as connection:
+        connection.request("POST", CHAT, chat("<say>ok</say>"), headers)
+        reply = connection.read_head() if "expect" in headers else connection.read()
+        if reply.status == 100:
+            reply = connection.read()
+        assert reply.status == 200
+        assert reply.json()["choices"][0]["message"]["content"] == "ok"
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/chat/completions",
+        "/v1/v1/chat/completions",
+        "//v1//chat///completions//",
+        "/v1/chat/completions/",
+        "/v1/chat/completions?beta=true",
+        "/v1/chat%2Fcompletions",
+        "http://127.0.0.1/v1/chat/completions",
+    ],
+)
+def test_paths_are_tolerated_and_never_redirected(scripted: ServerProcess, path: str) -> None:
+    assert content(scripted, path) == "ok"
+
+
+@pytest.mark.parametrize("path", ["/completions", "/v1/completions", "/v1//completions/", "/v1/v1/completions"])
+def test_paths_of_completions(scripted: ServerProcess, path: str) -> None:
+    reply = ask(scripted.port, "POST", path, {"prompt": "<say>ok</say>"})
+    assert reply.json()["choices"][0]["text"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/models", "/v1/models", "/v1/models/", "/v1/v1/models"])
+def test_models(scripted: ServerProcess, path: str) -> None:
+    body = ask(scripted.port, "GET", path).json()
+    (model,) = body["data"]
+    assert body == {"object": "list", "data": [model]}
+    assert set(model) == {"id", "object", "created", "owned_by"}
+    assert (model["id"], model["object"]) == ("fake", "model")
+    assert type(model["created"]) is int
+    assert ask(scripted.port, "GET", f"{path.rstrip('/')}/fake").json() == model
+
+
+def test_a_model_that_is_not_served(scripted: ServerProcess) -> None:
+    reply = ask(scripted.port, "GET", "/v1/models/org%2Fother")
+    assert reply.status == 404
+    assert reply.error()["code"] == "model_not_found"
+    assert "org/other" in reply.error()["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/v1", "/v1/health"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_signs_of_life(keyed: ServerProcess, method: str, path: str) -> None:
+    """Without a key, and so without telling anything but that it lives."""
+    reply = ask(keyed.port, method, path)
+    assert reply.status == 200
+    if method == "GET":
+        assert reply.json()["status"] == "ok"
+        assert "fake" not in reply.body.decode()
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1/embeddings", "/v2/chat/completions", "/v1/chat", "/%ff%fe", "/..%2f"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unknown_route(scripted: ServerProcess, method: str, path: str) -> None:
+    reply = ask(scripted.port, method, path, {} if method == "POST" else None)
+    assert reply.status == 404
+    assert reply.error()["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", CHAT, {"POST"}),
+        ("HEAD", CHAT, {"POST"}),
+        ("PUT", CHAT, {"POST"}),
+        ("DELETE", "/v1/models/fake", {"GET", "HEAD"}),
+        ("POST", "/v1/models", {"GET", "HEAD"}),
+        ("PATCH", "/v1/completions", {"POST"}),
+    ],
+)
+def test_a_wrong_method(scripted: ServerProcess, method: str, path: str, allowed: set[str]) -> None:
+    reply = ask(scripted.port, method, path)
+    assert reply.status == 405
+    allow = reply.header("allow")
+    assert allow is not None
+    assert set(allow.split(", ")) == allowed
+    if method != "HEAD":
+        assert reply.error()["code"] == "method_not_allowed"
+
+
+def test_the_openapi_document_and_the_metrics_are_served(scripted: ServerProcess) -> None:
+    assert ask(scripted.port, "GET", "/openapi.json").json()["openapi"].startswith("3.1")
+    metrics = ask(scripted.port, "GET", "/metrics")
+    assert metrics.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer s3cret"},
+        {"Authorization": "bearer  s3cret"},
+        {"x-api-key": "s3cret"},
+        {"authorization": "Basic abc", "x-api-key": "s3cret"},
+        {"authorization": "Bearer wrong", "x-api-key": "s3cret"},
+        {"authorization": "Bearer s3cret", "x-api-key": "wrong"},
+    ],
+)
+def test_a_right_key(keyed: ServerProcess, headers: dict[str, str]) -> None:
+    assert content(keyed, headers=headers) == "ok"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+        {"authorization": "s3cret"},
+        {"authorization": "Basic s3cret"},
+        {"authorization": "Bearer s3cret2"},
+        {"x-api-key": "s3cre"},
+        {"x-api-key": ""},
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", CHAT),
+        ("POST", "/v1/completions"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/fake"),
+        ("GET", "/metrics"),
+        ("GET", "/openapi.json"),
+        ("GET", "/nothing"),
+        ("PUT", CHAT),
+    ],
+)
+def test_a_wrong_key(keyed: ServerProcess, method: str, path: str, headers: dict[str, str]) -> None:
+    reply = ask(keyed.port, method, path, chat("hi") if method != "GET" else None, headers)
+    assert reply.status == 401
+    assert reply.error()["type"] == "authentication_error"
+    assert reply.error()["code"] == "invalid_api_key"
+    assert "s3cret" not in reply.body.decode()
+
+
+def test_a_key_that_nobody_asks_for_is_no_fault(scripted: ServerProcess) -> None:
+    assert content(scripted, headers={"authorization": "Bearer sk-anything"}) == "ok"
+    assert content(scripted, headers={"x-api-key": "anything"}) == "ok"
+
+
+def test_401_is_for_keys_alone(keyed: ServerProcess) -> None:
+    """Relays disable a channel on 401."""
+    assert ask(keyed.port, "POST", CHAT, b"broken", KEY).status == 400
+    assert ask(keyed.port, "POST", "/nothing", b"", KEY).status == 404
+    assert ask(keyed.port, "GET", CHAT, headers=KEY).status == 405
+
+
+def test_a_large_body_with_a_wrong_key_is_answered(keyed: ServerProcess) -> None:
+    """The client writes all of it before it reads."""
+    with Connection(keyed.port) as connection:
+        connection.request("POST", CHAT, b"x" * 8_000_000)
+        assert connection.read().status == 401
+
+
+# CORS
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/nothing"])
+def test_a_preflight_needs_no_key_and_gets_what_it_asks_for(keyed: ServerProcess, path: str) -> None:
+    asked = "authorization,content-type,x-api-key,anthropic-beta,x-stainless-os"
+    headers = {
+        "origin": "https://app.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": asked,
+    }
+    reply = ask(keyed.port, "OPTIONS", path, headers=headers)
+    assert 200 <= reply.status < 300
+    assert reply.header("access-control-allow-origin") == "https://app.example"
+    assert reply.header("access-control-allow-headers") == asked
+    assert "POST" in str(reply.header("access-control-allow-methods"))
+    assert reply.header("vary") == "Origin"
+
+
+def test_cors_on_streams_and_errors(scripted: ServerProcess, keyed: ServerProcess) -> None:
+    origin = {"origin": "http://localhost:3000"}
+    stream = ask(scripted.port, "POST", CHAT, chat("<say>ok</say>", stream=True), origin)
+    assert chat_stream(stream).text == ["ok"]
+    replies = [
+        stream,
+        ask(scripted.port, "POST", CHAT, b"{", origin),
+        ask(scripted.port, "GET", "/nothing", headers=origin),
+        ask(scripted.port, "GET", CHAT, headers=origin),
+        ask(scripted.port, "GET", "/v1/models", headers=origin),
+    ]
+    assert [reply.header("access-control-allow-origin") for reply in replies] == ["*"] * 5
+    allowed = ask(keyed.port, "GET", "/v1/models", headers={"origin": "https://app.example"})
+    assert (allowed.status, allowed.header("access-control-allow-origin")) == (401, "https://app.example")
+
+
+def test_other_origins_are_not_let_in(keyed: ServerProcess) -> None:
+    reply = ask(keyed.port, "OPTIONS", CHAT, headers={"origin": "https://evil.example"})
+    assert reply.header("access-control-allow-origin") is None
+    reply = ask(keyed.port, "GET", "/v1/models", headers={**KEY, "origin": "https://evil.example"})
+    assert reply.header("access-control-allow-origin") is None
+
+
+# One connection, several requests
+
+
+def test_a_connection_is_kept_alive_after_everything_that_was_framed_well(scripted: ServerProcess) -> None:
+    with Connection(scripted.port) as connection:
+        for _ in range(2):
+            connection.request("POST", CHAT, b"{broken")
+            assert connection.read().status == 400
+            connection.request("GET", "/nothing")
+            assert connection.read().status == 404
+            connection.request("HEAD", "/health")
+            assert connection.read(head_only=True).status == 200
+            connection.request("OPTIONS", CHAT)
+            assert connection.read().status == 204
+            connection.request("POST", CHAT, chat("<say>ok</say>", stream=True))
+            assert chat_stream(connection.read()).text == ["ok"]
+            connection.request("POST", CHAT, b"x" * 1_500_000)
+            assert connection.read().status == 413
+
+
+def test_pipelined_requests_are_answered_in_order(scripted: ServerProcess) -> None:
+    with Connection(scripted.port) as connection:
+        for text in ("a", "b", "c"):
+            connection.request("POST", CHAT, chat(f"<say>{text}</say>"))
+        texts = [connection.read().json()["choices"][0]["message"]["content"] for _ in range(3)]
+        assert texts == ["a", "b", "c"]
+
+
+def test_a_pipelined_request_waits_for_a_streams_end(scripted: ServerProcess) -> None:
+    with Connection(scripted.port) as connection:
+        connection.request("POST", CHAT, chat("<say>" + "a" * 500 + "</say>", stream=True))
+        connection.request("GET", "/v1/models")
+        stream = connection.read()
+        stream.rest = b""
+        assert chat_stream(stream).text == ["a" * 500]
+        assert connection.read().json()["data"][0]["id"] == "fake"
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
+def test_an_offer_to_upgrade_is_declined_and_the_connection_goes_on(scripted: ServerProcess, upgrade: str) -> None:
+    """Java's HttpClient offers h2c with its first request, and sends the next on the same connection."""
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": upgrade, "http2-settings": "AAEAAEAAAAIAAAAB"}
+    with Connection(scripted.port) as connection:
+        for _ in range(3):
+            connection.request("POST", CHAT, chat("<say>ok</say>"), headers)
+            assert connection.read().json()["choices"][0]["message"]["content"] == "ok"
+        connection.request("GET", "/v1/models", headers=headers)
+        assert connection.read().status == 200
+        connection.request("POST", CHAT, chat("<say>ok</say>", stream=True))
+        assert chat_stream(connection.read()).text == ["ok"]
+
+
+def test_two_requests_in_one_write_of_which_the_first_offers_to_upgrade(scripted: ServerProcess) -> None:
+    one = b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
+    two = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    with Connection(scripted.port) as connection:
+        connection.send(one + two)
+        assert connection.read().json()["object"] == "list"
+        assert connection.read().json()["status"] == "ok"
+
+
+def test_an_offer_to_upgrade_with_a_chunked_body_in_the_same_write(scripted: ServerProcess) -> None:
+    body = json.dumps(chat("<say>ok</say>")).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: close, Upgrade\r\n"
+    with Connection(scripted.port) as connection:
+        connection.send(head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        assert connection.read().json()["choices"][0]["message"]["content"] == "ok"
+        connection.read_to_end()
+
+
+def test_http_1_0_is_closed_after_the_reply(scripted: ServerProcess) -> None:
+    with Connection(scripted.port) as connection:
+        connection.send(b"GET /v1/models HTTP/1.0\r\n\r\n")
+        assert b'"object":"list"' in connection.read_to_end()
+
+
+# Requests that aren't HTTP
+
+LONG = b"a" * 200_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"BREW /coffee HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost : a\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\x00b\r\n\r\n",
+        b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: -5\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n",
+        b"GET /" + LONG + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + LONG + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + LONG,
+        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 40_000 + b"\r\n",
+    ],
+)
+def test_what_is_no_http_gets_a_4xx_and_a_closed_connection(scripted: ServerProcess, data: bytes) -> None:
+    with Connection(scripted.port) as connection:
+        connection.send(data)
+        reply = connection.read()
+        assert 400 <= reply.status < 500
+        assert reply.error()["type"] == "invalid_request_error"
+        connection.read_to_end()
+
+
+def test_headers_may_be_long_but_not_without_end(scripted: ServerProcess) -> None:
+    assert content(scripted, headers={"cookie": "c" * 30_000}) == "ok"
+    with Connection(scripted.port) as connection:
+        connection.send(b"GET / HTTP/1.1\r\nx: " + LONG)
+        assert connection.read().status == 431
+
+
+def test_rubbish_behind_a_request_never_gets_into_its_reply(scripted: ServerProcess) -> None:
+    """A Content-Length that is too small: the rest of the body can't be a request."""
+    body = json.dumps(chat("<say>" + "a" * 3000 + "</say>", stream=True)).encode()
+    with Connection(scripted.port) as connection:
+        connection.request("POST", CHAT, body + b"and more", {"content-length": str(len(body))})
+        everything = connection.read_to_end()
+    assert everything.count(b"HTTP/1.1") <= 1
+    assert ask(scripted.port, "GET", "/health").status == 200

@@ -1,0 +1,150 @@
+"""Starts real servers for tests, in processes of their own, and looks at those processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+#: Generous: machines that run tests may be slow, and no test is about this.
+PATIENCE = 60.0
+
+_LISTENS = re.compile(r"tailrace listens on http://127\.0\.0\.1:(\d+)")
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    """Look again and again until ``condition`` holds; fails with ``what`` when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and isn't just a zombie that nobody has reaped."""
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(shown.strip()) and not shown.strip().startswith("Z")
+
+
+class ServerProcess:
+    """One ``tailrace serve`` with its children. ``port`` is known once ``wait_ready`` has returned."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tailrace-test-")
+        self._log_path = Path(self._folder.name) / "log"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
+        # Nothing of the settings of the person who runs the tests.
+        clean |= {"XDG_CONFIG_HOME": self._folder.name, "TMPDIR": self._folder.name, **(environment or {})}
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("tailrace")), "serve", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=clean,
+            )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.port = 0
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    @property
+    def pid(self) -> int:
+        """The supervisor."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """What was written to stderr so far, by all processes."""
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def temporary(self) -> Path:
+        """The folder for temporary files of the server's own."""
+        return Path(self._folder.name)
+
+    def wait_ready(self) -> ServerProcess:
+        """Return when the server has said where it listens, which it does when its engine is ready."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            if found := _LISTENS.search(line):
+                self.port = int(found[1])
+                return self
+            assert line, f"the server ended before it was ready:\n{self.log}"
+
+    def child(self, module: str) -> int | None:
+        """The running child whose module this is (``engine`` or ``server``), if there is one."""
+        shown = subprocess.run(["ps", "-axo", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True)
+        for line in shown.stdout.splitlines():
+            pid, parent, state, command = line.split(None, 3)
+            wanted = int(parent) == self.pid and f"tailrace.{module}.process" in command
+            if wanted and not state.startswith("Z"):
+                return int(pid)
+        return None
+
+    @property
+    def engine(self) -> int:
+        """The engine's process."""
+        pid = self.child("engine")
+        assert pid is not None, f"no engine runs:\n{self.log}"
+        return pid
+
+    @property
+    def http(self) -> int:
+        """The HTTP process."""
+        pid = self.child("server")
+        assert pid is not None, f"no HTTP process runs:\n{self.log}"
+        return pid
+
+    def stop(self) -> int:
+        """Ask it to stop, if it still runs; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of everything, by force where needed."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._folder.cleanup()
+
+
+@contextlib.contextmanager
+def serving(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
+    """A server that is ready, on a free port, for the time of the block."""
+    server = ServerProcess("--port", "0", *arguments, environment=environment)
+    try:
+        yield server.wait_ready()
+    finally:
+        server.close()
+
+
+def fake(*arguments: str, step: float = 0.0, **settings: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    """A server with the scripted backend, each engine step ``step`` seconds long; ``settings`` go by environment."""
+    environment = {f"TAILRACE_{name.upper()}": value for name, value in settings.items()}
+    environment["TAILRACE_FAKE_STEP_SECONDS"] = str(step)
+    return serving("--backend", "fake", *arguments, environment=environment)
