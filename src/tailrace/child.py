@@ -28,6 +28,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A child's orders. File descriptors are inherited ones."""
 
     settings: Settings
+    parent: int  #: the supervisor's process id
     model_name: str  #: what clients call the model
     model_path: str | None  #: None with the fake backend
     socket_path: str  #: where the HTTP process listens for the engine
@@ -38,10 +39,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_start() -> Start:
     """The orders, from standard input; also ties this process's life to the parent's."""
-    parent = os.getppid()
     die_with_parent()
     start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
-    if os.getppid() != parent:
+    # One that died before the kernel was asked is noticed by its absence.
+    if os.getppid() != start.parent:
         raise SystemExit("the supervisor died while this process was starting")
     return start
 

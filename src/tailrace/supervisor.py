@@ -85,6 +85,7 @@ class Supervisor:
         server = _Child("http", "tailrace.server.process", (http.fileno(), unix.fileno()))
         self._orders = Start(
             settings=self.settings,
+            parent=os.getpid(),
             model_name=self.model_name,
             model_path=str(self.model_path) if self.model_path is not None else None,
             socket_path=str(folder / "engine.sock"),

@@ -127,7 +127,9 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self._reader.join(PATIENCE)
+        # The pipe ends when the last of the processes that have inherited it is gone.
+        self._reader.join(20.0)
+        assert not self._reader.is_alive(), f"a process has outlived its supervisor:\n{self.log}"
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._folder.cleanup()

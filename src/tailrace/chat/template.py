@@ -67,7 +67,7 @@ class ChatTemplate:
                 )
             except jinja2.TemplateError as error:
                 refusal = refusal or error
-            except (TypeError, ValueError, KeyError, OverflowError) as error:
+            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
                 # Templates are programs: on messages that they don't expect they fail like any other.
                 refusal = refusal or jinja2.TemplateError(str(error))
         raise InvalidRequest(f"the model's chat template refuses these messages: {refusal}", param="messages")

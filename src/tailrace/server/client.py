@@ -17,7 +17,7 @@ import structlog
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.template import ChatTemplate
-from tailrace.errors import EngineDied, EngineUnavailable, ProtocolError, RequestError
+from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError, RequestError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.messages import (
     PROTOCOL_VERSION,
@@ -117,7 +117,9 @@ class ServedModel:
 
 
 class EngineClient:
-    """The way to the engine. ``on_ready`` is called with every engine that has said Hello."""
+    """The way to the engine. ``on_ready`` is called with every engine that has said Hello, ``on_unusable`` when its
+    model can't be used here, which another engine wouldn't change.
+    """
 
     def __init__(self, *, wait_seconds: float, stall_seconds: float, silence_seconds: float) -> None:
         self.beat: Beat | None = None
@@ -125,6 +127,7 @@ class EngineClient:
         self.engine_pid: int | None = None
         self.engine_starts = 0
         self.on_ready: Callable[[ServedModel], None] | None = None
+        self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
         self._stall_seconds = stall_seconds
         self._silence_seconds = silence_seconds
@@ -194,7 +197,12 @@ class EngineClient:
             raise ProtocolError(f"the engine speaks protocol {hello.protocol}, this process {PROTOCOL_VERSION}")
         if self._connection is not None:
             raise ProtocolError("a second engine has connected")
-        self.model = ServedModel(hello)
+        try:
+            self.model = ServedModel(hello)
+        except ModelError as error:
+            if self.on_unusable is not None:
+                self.on_unusable(error)
+            raise ProtocolError(str(error)) from error
         self.engine_pid = hello.pid
         self.engine_starts += 1
         self.beat = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -12,7 +13,8 @@ import structlog
 import uvicorn
 import uvloop
 
-from tailrace.child import Start, read_start, settle_memory
+from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory
+from tailrace.errors import ModelError
 from tailrace.observe import logs
 from tailrace.server.announce import announce
 from tailrace.server.app import Server, make_app
@@ -34,6 +36,7 @@ async def _serve(start: Start) -> None:
     server = Server(settings, start.model_name)
     if start.announce:
         server.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
+    server.engine.on_unusable = _give_up
     await server.engine.start(socket.socket(fileno=start.ipc_fd))
     config = uvicorn.Config(
         make_app(server),
@@ -55,6 +58,12 @@ async def _serve(start: Start) -> None:
         await uvicorn_server.serve(sockets=[http])
     await server.engine.stop()
     structlog.get_logger().info("stopped")
+
+
+def _give_up(error: ModelError) -> None:
+    """End at once, in the way that tells the supervisor not to try again: nothing was ever served."""
+    structlog.get_logger().error("the model can't be served", error=str(error))
+    os._exit(EXIT_CONFIGURATION)
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,300 @@
+"""Processes that die, stop and start: what clients see of it, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from servers import PATIENCE, ServerProcess, alive, fake, wait_for
+from tailrace.models.reference import resolve
+from tailrace.settings import STARTER_MODEL
+from wire import Connection, ask, chat, chat_stream, failed_stream, metric
+
+CHAT = "/v1/chat/completions"
+#: A reply of a minute and a half at 20 ms a step.
+LONG = "<say>" + "x" * 4500 + "</say>"
+
+
+def begin(server: ServerProcess, text: str = LONG, **fields: object) -> Connection:
+    """A stream of which the first piece of text has come."""
+    connection = Connection(server.port)
+    connection.request("POST", CHAT, chat(text, stream=True, **fields))
+    connection.read_head()
+    connection.chunk()
+    connection.chunk()
+    return connection
+
+
+def reply_to(server: ServerProcess, text: str = "<say>ok</say>") -> str:
+    reply = ask(server.port, "POST", CHAT, chat(text))
+    assert reply.status == 200, reply.body
+    said: str = reply.json()["choices"][0]["message"]["content"]
+    return said
+
+
+def replace_engine(server: ServerProcess) -> None:
+    """Kill the engine; return as soon as the next one's process is there."""
+    engine = server.engine
+    os.kill(engine, signal.SIGKILL)
+    wait_for("a second engine", lambda: server.child("engine") not in (None, engine))
+
+
+# The engine dies
+
+
+def test_the_engine_dies_under_eight_streams() -> None:
+    with fake(step=0.02) as server:
+        connections = [begin(server) for _ in range(8)]
+        engine = server.engine
+        os.kill(engine, signal.SIGKILL)
+        killed = time.monotonic()
+        endings = [list(connection.chunks()) for connection in connections]
+        assert time.monotonic() - killed < 1.0
+        for chunks, connection in zip(endings, connections, strict=True):
+            text, error = failed_stream(chunks)
+            assert text.strip("x").startswith("\n\n[error: ")
+            assert (error["code"], error["type"]) == ("engine_died", "server_error")
+            connection.close()
+        assert reply_to(server) == "ok"
+        assert server.engine != engine
+        assert metric(server.port, "tailrace:engine_starts_total") == 2
+
+
+def test_the_engine_dies_under_every_other_kind_of_request() -> None:
+    with fake("--reasoning", "inline", step=0.02) as server:
+        several = begin(server, n=3)
+        thinking = begin(server, "<say><think>" + "x" * 4000 + "</say>")
+        thinking.chunk()
+        whole = Connection(server.port)
+        whole.request("POST", CHAT, chat(LONG))
+        text = Connection(server.port)
+        text.request("POST", "/v1/completions", {"prompt": LONG, "max_tokens": 5000, "stream": True})
+        text.read_head()
+        wait_for("all of them to run", lambda: metric(server.port, "vllm:num_requests_running") == 6)
+        os.kill(server.engine, signal.SIGKILL)
+        reply = whole.read()
+        assert reply.status == 500
+        assert reply.error()["code"] == "engine_died"
+        chunks = list(several.chunks())
+        assert [chunk.startswith(b'data: {"error":') for chunk in chunks].count(True) == 1
+        assert chunks[-1].startswith(b'data: {"error":')
+        seen, error = failed_stream(list(thinking.chunks()))
+        assert "</think>\n\n[error: " in seen, "an error within the thought would be hidden"
+        seen, error = failed_stream(list(text.chunks()))
+        assert error["code"] == "engine_died"
+        for connection in (several, thinking, whole, text):
+            connection.close()
+
+
+def test_an_engine_that_keeps_dying_is_started_again_and_requests_wait_for_it() -> None:
+    with fake() as server:
+        for _ in range(3):
+            os.kill(server.engine, signal.SIGKILL)
+            wait_for("the loss to be noticed", lambda: ask(server.port, "GET", "/health").status == 503)
+            assert ask(server.port, "GET", "/health").json()["status"] == "loading"
+            assert ask(server.port, "GET", "/v1/models").status == 200
+            assert reply_to(server) == "ok"
+        assert ask(server.port, "GET", "/health").status == 200
+
+
+def test_without_an_engine_in_time_a_503_says_when_to_come_back() -> None:
+    with fake(engine_wait_seconds="0.2") as server:
+        replace_engine(server)
+        os.kill(server.engine, signal.SIGKILL)  # The third is started after half a second.
+        wait_for("the loss to be noticed", lambda: ask(server.port, "GET", "/health").status == 503)
+        replies = [ask(server.port, "POST", CHAT, chat("<say>ok</say>", stream=stream)) for stream in (True, False)]
+        reply = replies[0]
+        assert reply.status == 503
+        assert reply.header("retry-after") is not None
+        assert reply.error()["code"] == "engine_unavailable"
+        wait_for("the third engine", lambda: ask(server.port, "GET", "/health").status == 200)
+        assert reply_to(server) == "ok"
+
+
+def test_requests_while_the_model_loads_wait_and_are_answered() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = ServerProcess("--port", str(port), "--ctx", "512", "--threads", "1")
+    try:
+        wait_for("the door to be open", lambda: _open(port))
+        # Asked before the engine can be there: Python alone takes longer to start.
+        waiting = Connection(port)
+        waiting.request("POST", CHAT, chat("Hi", max_tokens=2, stream=True))
+        models = ask(port, "GET", "/v1/models")
+        assert models.json()["data"][0]["id"] == "smollm2-135m"
+        assert chat_stream(waiting.read()).finish == ["length"]
+        waiting.close()
+    finally:
+        server.close()
+
+
+def _open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+# The HTTP process dies
+
+
+def test_the_http_process_dies_and_the_engine_stays() -> None:
+    with fake(step=0.02) as server:
+        engine, http = server.engine, server.http
+        stream = begin(server)
+        os.kill(http, signal.SIGKILL)
+        with pytest.raises(ConnectionError):
+            list(stream.chunks())
+        stream.close()
+        assert reply_to(server) == "ok"
+        assert server.http != http
+        assert server.engine == engine
+        assert metric(server.port, "vllm:num_requests_running") == 0, "what the dead one had asked for has ended"
+
+
+# The supervisor dies
+
+
+def test_the_supervisor_dies_and_takes_its_children_along() -> None:
+    with fake() as server:
+        children = [server.engine, server.http]
+        os.kill(server.pid, signal.SIGKILL)
+        wait_for("the children to vanish", lambda: not any(alive(pid) for pid in children))
+
+
+def test_a_child_that_is_just_starting_goes_with_the_supervisor_too() -> None:
+    """Again and again, because the moment is short."""
+    for _ in range(3):
+        with fake() as server:
+            replace_engine(server)
+            os.kill(server.pid, signal.SIGKILL)
+            # Leaving the block fails when a child stays.
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_replies_finish(number: signal.Signals) -> None:
+    with fake("--drain-seconds", "30", step=0.01) as server:
+        children = [server.engine, server.http]
+        with Connection(server.port) as running, Connection(server.port) as idle:
+            idle.request("GET", "/health")
+            assert idle.read().status == 200
+            running.request("POST", CHAT, chat("<say>" + "x" * 150 + "</say>", stream=True))
+            reply = running.read_head()
+            reply.chunks.append(running.chunk())
+            server.process.send_signal(number)
+            reply.chunks += running.chunks()
+            assert chat_stream(reply).text == ["x" * 150]
+        assert server.process.wait(PATIENCE) == 0
+        assert not any(alive(pid) for pid in children)
+        assert not list(server.temporary.glob("tailrace-*")), "the sockets' folder is left behind"
+        assert "Traceback" not in server.log
+
+
+def test_a_reply_that_takes_longer_than_the_drain_time_is_cut_off() -> None:
+    with fake("--drain-seconds", "1", step=0.02) as server:
+        stream = begin(server)
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError):
+            list(stream.chunks())
+        stream.close()
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_second_ctrl_c_forces() -> None:
+    with fake("--drain-seconds", "600", step=0.02) as server:
+        children = [server.engine, server.http]
+        with begin(server) as stream:
+            server.process.send_signal(signal.SIGINT)
+            wait_for("it to be stopping", lambda: "stopping" in server.log)
+            stream.chunk()
+            assert server.process.poll() is None, "it waits for the reply"
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(PATIENCE) == 128 + signal.SIGINT
+        wait_for("the children to vanish", lambda: not any(alive(pid) for pid in children))
+
+
+# What can't be started
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A server that is expected to end by itself."""
+    command = [str(Path(sys.executable).with_name("tailrace")), "serve", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_a_port_in_use_is_one_line() -> None:
+    with fake() as server:
+        ended = serve("--backend", "fake", "--port", str(server.port))
+        assert ended.returncode == 2
+        assert ended.stdout == ""
+        (line,) = ended.stderr.strip().splitlines()
+        assert str(server.port) in line
+        assert "--port" in line
+        assert reply_to(server) == "ok"
+
+
+@pytest.mark.parametrize("how", ["cut", "rubbish", "empty"])
+def test_a_broken_model_ends_it_with_a_message(tmp_path: Path, starter: Path, how: str) -> None:
+    path = tmp_path / "broken.gguf"
+    data = starter.read_bytes()
+    path.write_bytes({"cut": data[:20_000_000], "rubbish": b"rubbish" * 1000, "empty": b""}[how])
+    ended = serve(str(path), "--port", "0")
+    assert ended.returncode != 0
+    assert "broken.gguf" in ended.stderr
+    assert ended.stderr.count("the model can't be served") <= 1
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_model_whose_chat_template_is_broken_ends_it_with_a_message(tmp_path: Path, starter: Path) -> None:
+    """The engine can load such a model, but nobody can chat with it."""
+    data = starter.read_bytes()
+    assert data.count(b"{% for message in messages %}") == 1
+    path = tmp_path / "mute.gguf"
+    path.write_bytes(data.replace(b"{% for message in messages %}", b"{% fur message in messages %}"))
+    ended = serve(str(path), "--port", "0", "--ctx", "256", "--threads", "1")
+    assert ended.returncode != 0
+    assert "chat template" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def starter() -> Path:
+    """The starter model's file."""
+    return resolve(STARTER_MODEL).path
+
+
+# Doing nothing
+
+
+def test_idle_costs_less_than_one_percent_of_a_core() -> None:
+    with fake() as server:
+        assert reply_to(server) == "ok"
+        pids = [server.pid, server.engine, server.http]
+        time.sleep(1.0)
+        before, begun = sum(map(_cpu_seconds, pids)), time.monotonic()
+        time.sleep(10.0)
+        used, elapsed = sum(map(_cpu_seconds, pids)) - before, time.monotonic() - begun
+        assert used / elapsed < 0.01
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_log_in_json_is_json() -> None:
+    with fake("--log-format", "json") as server:
+        os.kill(server.engine, signal.SIGKILL)
+        wait_for("the death to be told", lambda: "the engine process died" in server.log)
+        entries = [json.loads(line) for line in server.log.splitlines()]
+        assert all({"event", "level", "process", "timestamp"} <= set(entry) for entry in entries)

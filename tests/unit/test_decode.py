@@ -1,0 +1,68 @@
+"""Decoding errors name the field, as a path."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import pytest
+
+from tailrace.errors import InvalidRequest
+from tailrace.server.decode import decode
+
+
+class Inner(msgspec.Struct):
+    name: str
+    kind: Literal["a", "b"] | None = None
+
+
+class Outer(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(ge=0)]
+    inners: list[Inner] = []
+    bias: dict[int, float] = {}
+    table: dict[str, Inner] = {}
+
+
+DECODER = msgspec.json.Decoder(Outer)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{}", "count"),
+        (b'{"count": "1"}', "count"),
+        (b'{"count": -1}', "count"),
+        (b'{"count": 1, "inners": {}}', "inners"),
+        (b'{"count": 1, "inners": [1]}', "inners[0]"),
+        (b'{"count": 1, "inners": [{"name": "x"}, {}]}', "inners[1].name"),
+        (b'{"count": 1, "inners": [{"name": "x"}, {"name": 1}]}', "inners[1].name"),
+        (b'{"count": 1, "inners": [{"name": "x", "kind": "c"}]}', "inners[0].kind"),
+        (b'{"count": 1, "bias": {"x": 1}}', "bias"),
+        (b'{"count": 1, "bias": {"1": "x"}}', "bias[...]"),
+        (b'{"count": 1, "table": {"x": {}}}', "table[...].name"),
+    ],
+)
+def test_the_field_is_named(body: bytes, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(body, DECODER)
+    assert caught.value.param == param
+    assert f"'{param}'" in caught.value.message
+    assert "$" not in caught.value.message
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"x"'])
+def test_what_is_no_object_names_no_field(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="must be a JSON object") as caught:
+        decode(body, DECODER)
+    assert caught.value.param is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"count": NaN}', b'{"count": 1} x', b'{"x":' * 100_000])
+def test_what_is_no_json(body: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(body, DECODER)
+    assert (caught.value.param, caught.value.code) == (None, "invalid_json")
+
+
+def test_a_whole_body() -> None:
+    assert decode(b'{"count": 1, "new": [{}]}', DECODER) == Outer(1)

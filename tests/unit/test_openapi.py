@@ -1,0 +1,81 @@
+"""The OpenAPI document is one: its references lead somewhere, and it speaks of the routes there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tailrace.server.app import Server, make_app
+from tailrace.server.dialects.openai_chat import ChatRequest
+from tailrace.server.dialects.openai_completions import CompletionRequest
+from tailrace.server.guard import Guard, canonical
+from tailrace.server.openapi import document
+from tailrace.settings import Settings
+
+#: As a client gets it.
+DOCUMENT: dict[str, Any] = json.loads(msgspec.json.encode(document(ChatRequest, CompletionRequest)))
+
+
+def references(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def resolve(reference: str) -> object:
+    assert reference.startswith("#/")
+    value: Any = DOCUMENT
+    for key in reference[2:].split("/"):
+        value = value[key]
+    found: object = value
+    return found
+
+
+def test_every_reference_leads_to_a_schema() -> None:
+    found = set(references(DOCUMENT))
+    assert len(found) > 5
+    assert all(isinstance(resolve(reference), dict) for reference in found)
+
+
+def test_every_schema_is_used() -> None:
+    used = {reference.rsplit("/", 1)[1] for reference in references(DOCUMENT)}
+    assert used == set(DOCUMENT["components"]["schemas"])
+
+
+def test_the_form_of_the_document() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert DOCUMENT["info"]["title"]
+    assert DOCUMENT["info"]["version"]
+    for path, operations in DOCUMENT["paths"].items():
+        assert path.startswith("/")
+        for verb, operation in operations.items():
+            assert verb in {"get", "post"}
+            assert operation["responses"]
+            for status, response in operation["responses"].items():
+                assert 200 <= int(status) < 600
+                assert response["description"]
+            names = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "path"}
+            assert names == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+
+
+def test_the_requests_fields_are_those_that_are_decoded() -> None:
+    for path, kind in (("/v1/chat/completions", ChatRequest), ("/v1/completions", CompletionRequest)):
+        schema = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        resolved = resolve(schema["$ref"])
+        assert isinstance(resolved, dict)
+        assert set(resolved["properties"]) == {field.encode_name for field in msgspec.structs.fields(kind)}
+
+
+def test_the_paths_are_those_that_are_served() -> None:
+    app = make_app(Server(Settings(), "m"))
+    assert isinstance(app, Guard)
+    served = {path.replace("{id:path}", "{id}") for path in app._routes} - {"/", "/openapi.json"}
+    assert {canonical(path) for path in DOCUMENT["paths"]} == served
