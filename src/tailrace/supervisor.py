@@ -74,12 +74,13 @@ class Supervisor:
     model_path: Path | None
     _events: queue.SimpleQueue[_Exited | _Restart | _Signalled] = field(default_factory=queue.SimpleQueue)
     _stopping: bool = False
+    _folder: Path | None = None
 
     def run(self) -> int:
         """Serve until a signal says stop; the exit status. Raises ConfigurationError when the address can't be had."""
         log = structlog.get_logger()
         http = _listen(self.settings.host, self.settings.port)
-        folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: nobody else can connect.
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: nobody else can connect.
         unix = ipc.listen(folder / "engine.sock")
         engine = _Child("engine", "tailrace.engine.process")
         server = _Child("http", "tailrace.server.process", (http.fileno(), unix.fileno()))
@@ -166,6 +167,8 @@ class Supervisor:
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         if self._stopping:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(128 + number)  # Asked a second time: the kernel takes the children along.
         self._events.put(_Signalled(number))
 

@@ -318,6 +318,7 @@ def test_a_model_that_is_not_served(scripted: ServerProcess) -> None:
         assert "gpt-4o" in error["message"]
         assert "'fake'" in error["message"]
     assert ask_chat(scripted, model="fake").status == 200
+    assert len(ask_chat(scripted, model="m" * 500_000).error()["message"]) < 1000
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -220,6 +220,7 @@ def test_a_second_ctrl_c_forces() -> None:
             assert server.process.poll() is None, "it waits for the reply"
             server.process.send_signal(signal.SIGINT)
             assert server.process.wait(PATIENCE) == 128 + signal.SIGINT
+        assert not list(server.temporary.glob("tailrace-*")), "the sockets' folder is left behind"
         wait_for("the children to vanish", lambda: not any(alive(pid) for pid in children))
 
 

@@ -121,8 +121,9 @@ class Server:
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self.model_name:
+            shown = name if len(name) <= 200 else f"{name[:200]}…"
             raise ModelNotFound(
-                f"The model '{name}' does not exist here; this server serves '{self.model_name}'.", param="model"
+                f"The model '{shown}' does not exist here; this server serves '{self.model_name}'.", param="model"
             )
 
     def _model_object(self) -> dict[str, object]:
