@@ -24,7 +24,7 @@ import zmq.asyncio
 from tailrace.ipc import FrameDecoder, connect, frame, listen
 from tailrace.messages import FromEngine, Step
 
-STEP = Step(list(range(8)), [40_000 + n for n in range(8)], [], {})
+STEP = Step(list(range(8)), [40_000 + n for n in range(8)], [], [], {})
 
 
 def cpu() -> float:

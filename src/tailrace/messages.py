@@ -110,6 +110,12 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     id: int
     reason: FinishReason
     completion_tokens: int
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True):
+    """A request has got its first token."""
+
+    id: int
     cached_tokens: int  #: prompt tokens whose KV was found ready
 
 
@@ -128,6 +134,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
 
     ids: list[int]
     tokens: list[int]
+    started: list[Started]
     finished: list[Finished]
     logprobs: dict[int, TokenLogprobs]
 

@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life
     keepalive_style: Literal["chunk", "comment"] = "chunk"
     reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
-    engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 60.0  #: how long a request waits for a loading engine
+    engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
     engine_stall_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  #: no beat for so long: health says stalled
     slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: tokens a client may be behind before it is cut off
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: how long running replies may go on at shutdown

@@ -373,3 +373,19 @@ def test_both_dialects_still_work(scripted: ServerProcess) -> None:
     assert chat_stream(ask_chat(scripted, stream=True)).text == ["ok"]
     assert text_stream(ask_completion(scripted, stream=True)).text == ["ok"]
     assert json.loads(ask_chat(scripted, messages=[{"role": "user", "content": say("é")}]).body)["usage"]
+
+
+def test_cached_tokens_are_told_when_a_stop_string_ends_the_reply(scripted: ServerProcess) -> None:
+    body = chat(say("one two three"), stop="two")
+    first, second = (ask(scripted.port, "POST", "/v1/chat/completions", body).json() for _ in range(2))
+    assert second["choices"][0]["message"]["content"] == "one "
+    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert cached == first["usage"]["prompt_tokens"] - 1, "all but the last token, which is always computed"
+
+
+def test_a_hopeless_prompt_is_refused_without_being_tokenised(real: ServerProcess) -> None:
+    reply = ask(real.port, "POST", "/v1/completions", {"prompt": "word " * 4_000_000})
+    assert reply.status == 400
+    assert reply.error()["code"] == "context_length_exceeded"
+    assert "the prompt has at least" in reply.error()["message"]
+    assert "2048" in reply.error()["message"]

@@ -22,6 +22,7 @@ from tailrace.messages import (
     FromEngine,
     Refused,
     Sampling,
+    Started,
     Step,
     Submit,
     ToEngine,
@@ -52,7 +53,8 @@ STEPS = st.builds(
     Step,
     ids=st.lists(NUMBER, max_size=4),
     tokens=st.lists(NUMBER, max_size=4),
-    finished=st.lists(st.builds(Finished, NUMBER, st.sampled_from(["stop", "length"]), NUMBER, NUMBER), max_size=2),
+    started=st.lists(st.builds(Started, NUMBER, NUMBER), max_size=2),
+    finished=st.lists(st.builds(Finished, NUMBER, st.sampled_from(["stop", "length"]), NUMBER), max_size=2),
     logprobs=st.dictionaries(NUMBER, LOGPROBS, max_size=2),
 )
 ANSWERS = st.builds(Accepted, NUMBER, NUMBER) | st.builds(

@@ -35,6 +35,7 @@ class FakeBackend:
         self.kv_cells = min(4096, kv_tokens or context * 4)
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
+        self.longest_token = 1
         self.end_tokens = frozenset({END})
         self.start_token: int | None = None
         self.step_seconds = step_seconds

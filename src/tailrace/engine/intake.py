@@ -21,12 +21,20 @@ from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine
 Inbox = queue.SimpleQueue[Sequence | int | None]
 
 
+#: Bytes of text beyond which a hopeless prompt is refused by its size.
+_MUCH_TEXT = 1_000_000
+
+
 def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
     """A sequence ready to run, or why the submit can't be run."""
     context = backend.info.context
     size = len(backend.vocabulary)
     if isinstance(submit.prompt, str):
-        # No token stands for more than this many bytes, so a huge prompt is refused without tokenising it first.
+        # Tokenising 30 MB takes seconds, in which nobody else is accepted; below a megabyte the true number is told.
+        size_bytes = len(submit.prompt.encode())
+        least = size_bytes // backend.longest_token
+        if size_bytes > _MUCH_TEXT and least >= context:
+            return _too_long(submit.id, context, f"at least {least}")
         tokens = backend.tokenize(submit.prompt)
     else:
         tokens = submit.prompt
@@ -37,16 +45,20 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
             return Refused(submit.id, "invalid_prompt", "the prompt is empty, and this model has no start token")
         tokens = [backend.start_token]
     if len(tokens) >= context:
-        return Refused(
-            submit.id,
-            "context_length_exceeded",
-            f"This model's maximum context length is {context} tokens, but the prompt has {len(tokens)} tokens; "
-            "at least one must be left for the reply. Shorten the prompt.",
-        )
+        return _too_long(submit.id, context, str(len(tokens)))
     bias = submit.sampling.logit_bias
     if not all(0 <= token < size for token in bias):
         return Refused(submit.id, "invalid_prompt", f"logit_bias: token ids must be between 0 and {size - 1}")
     return Sequence(submit, tokens, context, backend.end_tokens)
+
+
+def _too_long(identity: int, context: int, tokens: str) -> Refused:
+    return Refused(
+        identity,
+        "context_length_exceeded",
+        f"This model's maximum context length is {context} tokens, but the prompt has {tokens} tokens; "
+        "one must be left for the reply. Shorten the prompt.",
+    )
 
 
 class Intake(threading.Thread):

@@ -85,6 +85,8 @@ class LlamaBackend:
         self.kv_cells = llama.llama_n_ctx(self._context)
         self._batch, self._views = _make_batch(self.max_batch)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
+        # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
+        self.longest_token = max(len(self._piece(token, special=True)) for token in range(self._vocab_size))
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
         start = llama.llama_vocab_bos(self._vocab)
         self.start_token = start if start >= 0 else None

@@ -18,7 +18,7 @@ from tailrace.engine.pace import PrefillPace
 from tailrace.engine.sampling import logprobs
 from tailrace.engine.scheduler import Eviction, Growth, Plan, Scheduler
 from tailrace.engine.sequence import Sequence
-from tailrace.messages import Beat, Finished, Step
+from tailrace.messages import Beat, Finished, Started, Step
 
 #: Seconds between beats.
 BEAT_SECONDS = 0.5
@@ -128,7 +128,7 @@ class EngineLoop:
         )
 
     def _sample(self, ready: list[Sequence], logits: Logits) -> Step:
-        step = Step([], [], [], {})
+        step = Step([], [], [], [], {})
         # One call for the whole step: at a vocabulary of 49k, 30 µs for 8 sequences instead of 8 calls of 6.
         greedy = all(sequence.sampler.greedy for sequence in ready)
         chosen = logits.argmax(axis=1).tolist() if greedy else None
@@ -136,6 +136,8 @@ class EngineLoop:
             before = logits[row].copy() if sequence.logprobs is not None else None
             token = chosen[row] if chosen is not None else sequence.sampler.sample(logits[row])
             sequence.tokens.append(token)
+            if not sequence.generated:
+                step.started.append(Started(sequence.id, sequence.cached_tokens or 0))
             sequence.generated += 1
             if token in sequence.stop_tokens:
                 self._finish(step, sequence, stopped=True)
@@ -149,9 +151,7 @@ class EngineLoop:
         return step
 
     def _finish(self, step: Step, sequence: Sequence, *, stopped: bool) -> None:
-        step.finished.append(
-            Finished(sequence.id, "stop" if stopped else "length", sequence.generated, sequence.cached_tokens or 0)
-        )
+        step.finished.append(Finished(sequence.id, "stop" if stopped else "length", sequence.generated))
         self._drop(sequence)
 
     def _drop(self, sequence: Sequence) -> None:

@@ -34,8 +34,8 @@ from tailrace.messages import (
     TokenLogprobs,
 )
 
-#: Ticks that make up the time of silence after which a mailbox is told.
-_TICKS = 4
+#: How often mailboxes are looked at, at least.
+_TICK_SECONDS = 0.5
 
 
 #: One token for one choice of a mailbox: choice, token, probabilities. A plain tuple, because one is made for each
@@ -53,41 +53,48 @@ class End:
         self.finished = finished
 
 
+class Begun:
+    """A choice's first message: its prompt has been read."""
+
+    __slots__ = ("cached_tokens", "choice")
+
+    def __init__(self, choice: int, cached_tokens: int) -> None:
+        self.choice = choice
+        self.cached_tokens = cached_tokens
+
+
 class Silence:
     """Nothing came for a while."""
 
     __slots__ = ()
 
 
-Letter = Token | End | Silence | Accepted | Refused | RequestError
+Letter = Token | Begun | End | Silence | Accepted | Refused | RequestError
 
 
 class Mailbox:
     """What the engine says to one request, waiting to be read by one task."""
 
-    __slots__ = ("_bound", "_letters", "_waiter", "on_overflow", "overflowed", "silent_ticks")
+    __slots__ = ("_bound", "_late", "_letters", "_waiter", "on_overflow", "overflowed", "silent_ticks")
 
     def __init__(self, bound: int) -> None:
-        """``bound``: letters that may wait. At the first one beyond, ``overflowed`` is set, ``on_overflow`` is called
-        and nothing more is taken.
+        """``bound``: letters that may wait, while the reader is busy, from one tick to the next. Then ``overflowed``
+        is set, ``on_overflow`` is called and nothing more is taken.
         """
         self._letters: deque[Letter] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._bound = bound
         self.on_overflow: Callable[[], None] | None = None
         self.overflowed = False
+        self._late = False  #: more than the bound had waited at the last tick, and the reader hasn't come since
         #: Ticks of the client's one timer since the reader last had something to tell (it sets this back to 0: letters
         #: may bring nothing that can be told yet). Cheaper than the time of day at every token.
         self.silent_ticks = 0
 
     def put(self, letter: Letter) -> None:
         """Add a letter and wake the reader."""
-        if len(self._letters) < self._bound:
+        if not self.overflowed:
             self._letters.append(letter)
-        elif not self.overflowed:
-            self.overflowed = True
-            if self.on_overflow is not None:
-                self.on_overflow()
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -100,9 +107,20 @@ class Mailbox:
                 await self._waiter
             finally:
                 self._waiter = None
+        self._late = False
         letters = list(self._letters)
         self._letters.clear()
         return letters
+
+    def tick(self) -> None:
+        """See whether the reader keeps up. A burst from a fast engine isn't its fault: it gets a tick to read it."""
+        if len(self._letters) <= self._bound or self.overflowed:
+            return
+        if self._late:
+            self.overflowed = True
+            if self.on_overflow is not None:
+                self.on_overflow()
+        self._late = True
 
 
 class ServedModel:
@@ -131,6 +149,7 @@ class EngineClient:
         self._wait_seconds = wait_seconds
         self._stall_seconds = stall_seconds
         self._silence_seconds = silence_seconds
+        self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
         self._mailboxes: dict[int, tuple[Mailbox, int]] = {}
         self._next_id = 1
         self._connection: _Connection | None = None
@@ -227,6 +246,9 @@ class EngineClient:
     def _step(self, step: Step) -> None:
         mailboxes = self._mailboxes
         logprobs = step.logprobs
+        for started in step.started:
+            if (entry := mailboxes.get(started.id)) is not None:
+                entry[0].put(Begun(entry[1], started.cached_tokens))
         for index, identity in enumerate(step.ids):
             # A token may still come for an id that was cancelled a moment ago.
             if (entry := mailboxes.get(identity)) is not None:
@@ -246,10 +268,11 @@ class EngineClient:
     async def _tick(self) -> None:
         """Tell silent mailboxes so: one timer for all of them instead of one a token."""
         while True:
-            await asyncio.sleep(self._silence_seconds / _TICKS)
+            await asyncio.sleep(self._tick_seconds)
             for mailbox in {mailbox for mailbox, _ in self._mailboxes.values()}:
+                mailbox.tick()
                 mailbox.silent_ticks += 1
-                if mailbox.silent_ticks >= _TICKS:
+                if mailbox.silent_ticks * self._tick_seconds >= self._silence_seconds:
                     mailbox.silent_ticks = 0
                     mailbox.put(Silence())
 

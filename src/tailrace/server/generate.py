@@ -18,7 +18,7 @@ from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError, SlowReader
 from tailrace.messages import Accepted, Refused, Sampling, Submit, TokenLogprobs
 from tailrace.observe.metrics import Metrics
-from tailrace.server.client import End, EngineClient, Letter, Mailbox, ServedModel, Silence, Token
+from tailrace.server.client import Begun, End, EngineClient, Letter, Mailbox, ServedModel, Silence, Token
 from tailrace.server.events import (
     Event,
     Failure,
@@ -222,6 +222,10 @@ class Generation:
         elif isinstance(letter, End):
             if letter.choice in self._open:
                 self._end(letter, events)
+        elif isinstance(letter, Begun):
+            # Each prompt is counted once, however many replies it gets.
+            if letter.choice % self._request.choices == 0:
+                self._cached_tokens += letter.cached_tokens
         elif isinstance(letter, Silence):
             events.append(KeepAlive())
 
@@ -242,8 +246,6 @@ class Generation:
 
     def _end(self, letter: End, events: list[Event]) -> None:
         self._completion_tokens += letter.finished.completion_tokens
-        if letter.choice % self._request.choices == 0:
-            self._cached_tokens += letter.finished.cached_tokens
         self._finish(letter.choice, letter.finished.reason, events)
 
     def _finish(self, index: int, reason: FinishReason, events: list[Event]) -> None:
