@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0  #: engine threads; 0 is every core that this process may use
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
+    keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     step_ms: Annotated[int, Meta(ge=1, le=60_000)] = (
         100  #: how long a step that reads prompts may hold up running streams

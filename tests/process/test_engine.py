@@ -57,7 +57,7 @@ class Replies:
 
     def __init__(self, backend: LlamaBackend) -> None:
         self.backend = backend
-        self.loop = EngineLoop(backend, chunk=128, step_seconds=0.05)
+        self.loop = EngineLoop(backend, chunk=128, step_seconds=0.05, keep_tokens=4000)
         self.prompts: dict[int, list[int]] = {}
         self.tokens: dict[int, list[int]] = {}
         self.cached: dict[int, int] = {}
@@ -126,6 +126,23 @@ def test_a_second_turn_reuses_the_first_and_stays_true(backend: LlamaBackend) ->
     )
     replies.finish()
     assert replies.cached[2] >= len(replies.prompts[1])
+    assert replies.worst_shortfall() < NOISE
+
+
+def test_a_conversation_that_was_moved_out_comes_back_true(backend: LlamaBackend) -> None:
+    replies = Replies(backend)
+    text = "List the seasons and what people do in each of them."
+    replies.ask(1, text)
+    replies.finish()
+    for number in range(2, 6):
+        replies.ask(number, f"{_TASKS[number]} {number}.", max_tokens=40)
+    for _ in range(10):
+        replies.step()
+    assert replies.loop.beat().kv_cells_used < sum(len(replies.prompts[n]) + 20 for n in range(2, 6))
+    said = b"".join(backend.vocabulary[token] for token in replies.tokens[1]).decode()
+    replies.ask(6, f"{text}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\nGo on.")
+    replies.finish()
+    assert replies.cached[6] >= len(replies.prompts[1])
     assert replies.worst_shortfall() < NOISE
 
 

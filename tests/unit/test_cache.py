@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.cache import KVCache, common_prefix
+from tailrace.engine.cache import KVCache, Placement, common_prefix
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
 
@@ -20,60 +20,81 @@ def test_common_prefix_is_what_a_loop_finds(a: list[int], b: list[int]) -> None:
     assert common_prefix(a, b) == expected
 
 
-def _fill(cache: KVCache, held: list[int]) -> int:
-    """A sequence with these tokens runs and ends; its slot."""
+def _cache(slots: int = 4, cells: int = 100, limit: int = 100, keep: int = 1000) -> KVCache:
+    return KVCache(slots, cells, limit, keep)
+
+
+def _run(cache: KVCache, held: list[int]) -> int:
+    """A sequence with these tokens starts; its slot."""
     placement = cache.place(held)
+    if cache.slots[placement.slot].tokens and not cache.in_place(placement):
+        cache.move_out(placement.slot)
     cache.occupy(placement)
     cache.append(placement.slot, held[placement.length :])
-    cache.release(placement.slot)
     return placement.slot
 
 
+def _fill(cache: KVCache, held: list[int]) -> int:
+    """A sequence with these tokens runs and ends; its slot."""
+    slot = _run(cache, held)
+    cache.release(slot)
+    return slot
+
+
 def test_a_finished_sequence_is_found_again_in_place() -> None:
-    cache = KVCache(slots=4, cells=100, limit=100)
+    cache = _cache()
     slot = _fill(cache, [1, 2, 3, 4])
     placement = cache.place([1, 2, 3, 4, 5, 6])
-    assert (placement.slot, placement.length, placement.source) == (slot, 4, None)
+    assert placement == Placement(slot, 4)
+    assert cache.in_place(placement)
 
 
 def test_the_last_token_is_never_taken_as_ready() -> None:
-    cache = KVCache(slots=2, cells=100, limit=100)
+    cache = _cache()
     _fill(cache, [1, 2, 3, 4])
     assert cache.place([1, 2, 3, 4]).length == 3
 
 
 def test_a_running_sequence_is_copied_from_and_its_cells_are_shared() -> None:
-    cache = KVCache(slots=2, cells=10, limit=10)
-    first = cache.place([1, 2, 3, 4])
-    cache.occupy(first)
-    cache.append(first.slot, [1, 2, 3, 4])
-    second = cache.place([1, 2, 3, 9])
-    assert (second.length, second.keep, second.source) == (3, 0, first.slot)
-    cache.occupy(second)
-    cache.append(second.slot, [9])
+    cache = _cache(slots=2, cells=10, limit=10)
+    first = _run(cache, [1, 2, 3, 4])
+    assert cache.place([1, 2, 3, 9]) == Placement(1 - first, 3, source=first)
+    _run(cache, [1, 2, 3, 9])
     assert cache.used == 5
-    cache.release(first.slot)
-    assert cache.evict_oldest() == first.slot
+    cache.release(first)
+    cache.move_out(first)
     assert cache.used == 4, "the three shared cells live on in the copy"
 
 
-def test_a_long_kept_prefix_is_not_thrown_away_for_a_short_match() -> None:
-    cache = KVCache(slots=3, cells=100, limit=100)
-    kept = _fill(cache, list(range(50)))
-    placement = cache.place([0, 1, 2, 77, 78])
-    assert placement.slot != kept
-    assert placement.source == kept
+def test_what_was_moved_out_is_found_again() -> None:
+    cache = _cache()
+    move = cache.move_out(_fill(cache, [1, 2, 3, 4]))
+    assert cache.used == 0
+    assert cache.place([1, 2, 3, 9]).kept == move.key
+    slot = _run(cache, [1, 2, 3, 9])
+    assert cache.slots[slot].tokens == [1, 2, 3, 9]
+    assert cache.used == 4
 
 
-def test_eviction_takes_the_oldest() -> None:
-    cache = KVCache(slots=3, cells=100, limit=100)
-    slots = [_fill(cache, [start, start + 1]) for start in (10, 20, 30)]
-    assert [cache.evict_oldest() for _ in range(4)] == [*slots, None]
-    assert cache.free == 100
+def test_the_next_turn_replaces_the_one_before_and_a_covered_one_is_not_kept_twice() -> None:
+    cache = _cache()
+    first = cache.move_out(_fill(cache, [1, 2, 3]))
+    assert first.key is not None
+    second = cache.move_out(_fill(cache, [1, 2, 3, 4, 5]))
+    assert second.dropped == (first.key,)
+    assert cache.move_out(_fill(cache, [1, 2, 3, 4])).key is None
+
+
+def test_the_least_recently_used_is_forgotten_when_there_is_no_room() -> None:
+    cache = _cache(keep=7)
+    keys = [cache.move_out(_fill(cache, [start, start, start])).key for start in (1, 2)]
+    _fill(cache, [1, 1, 1, 9])  # Uses the first again.
+    assert cache.move_out(_fill(cache, [3, 3, 3])).dropped == (keys[1],)
+    assert cache.move_out(_fill(cache, [4] * 8)).key is None, "larger than all the room there is"
 
 
 def test_growth_doubles_up_to_the_limit() -> None:
-    cache = KVCache(slots=1, cells=4, limit=10)
+    cache = _cache(slots=1, cells=4, limit=10)
     assert cache.grow(7)
     assert cache.capacity == 8
     assert cache.grow(100)
@@ -83,14 +104,15 @@ def test_growth_doubles_up_to_the_limit() -> None:
 
 @given(st.lists(st.tuples(tokens.filter(bool), st.booleans()), max_size=30))
 def test_cells_are_neither_lost_nor_doubled(sequences: list[tuple[list[int], bool]]) -> None:
-    cache = KVCache(slots=4, cells=2000, limit=2000)
-    for held, evict in sequences:
-        _fill(cache, held)
-        if evict:
-            cache.evict_oldest()
+    cache = _cache(cells=2000, limit=2000, keep=60)
+    for held, out in sequences:
+        slot = _fill(cache, held)
+        assert cache.slots[slot].tokens == held
+        if out:
+            cache.move_out(slot)
         in_use = {cell for slot in cache.slots for cell in slot.cells}
         assert cache.used == len(in_use)
         assert all(len(slot.cells) == len(slot.tokens) for slot in cache.slots)
-    while cache.evict_oldest() is not None:
-        pass
+    for idle in cache.idle:
+        cache.move_out(idle.index)
     assert cache.free == 2000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.engine.cache import KVCache
-from tailrace.engine.scheduler import Eviction, Growth, Plan, Scheduler
+from tailrace.engine.cache import KVCache, MoveOut
+from tailrace.engine.scheduler import Growth, Plan, Scheduler
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.messages import Sampling, Submit
 
@@ -27,9 +27,9 @@ class _Machine:
     """A scheduler with its cache, whose steps are carried out as the loop does."""
 
     def __init__(
-        self, *, slots: int = 8, cells: int = 1000, limit: int = 0, parallel: int = 4, chunk: int = 64
+        self, *, slots: int = 4, cells: int = 1000, limit: int = 0, parallel: int = 4, chunk: int = 64
     ) -> None:
-        self.cache = KVCache(slots, cells, limit or cells)
+        self.cache = KVCache(slots, cells, limit or cells, keep=1000)
         self.scheduler = Scheduler(self.cache, parallel=parallel, max_batch=128, chunk=chunk)
 
     def step(self) -> Plan:
@@ -110,14 +110,14 @@ def test_the_cache_grows_before_anything_is_dropped() -> None:
     assert len(plan.chunks) == 2
 
 
-def test_kept_prefixes_go_before_a_running_sequence_is_paused() -> None:
+def test_a_finished_sequence_s_cells_go_before_a_running_one_is_paused() -> None:
     machine = _Machine(cells=64)
     machine.scheduler.add(old := _sequence(1, _unlike(1, 40)))
     machine.step()
     machine.scheduler.remove(old)
     machine.scheduler.add(_sequence(2, _unlike(2, 50)))
     plan = machine.step()
-    assert any(isinstance(move, Eviction) for move in plan.moves)
+    assert any(isinstance(move, MoveOut) for move in plan.moves)
     assert machine.scheduler.counters.preemptions == 0
 
 
@@ -138,6 +138,31 @@ def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
     assert machine.scheduler.running == [younger]
 
 
+def test_what_is_reused_is_moved_out_while_others_run_and_comes_back() -> None:
+    machine = _Machine()
+    conversation = _unlike(1, 50)
+    machine.scheduler.add(first := _sequence(1, conversation))
+    machine.step()
+    machine.scheduler.remove(first)
+    machine.scheduler.add(_sequence(2, _unlike(2, 10)))
+    machine.step()
+    assert machine.cache.used == 10, "nobody attends past a conversation that waits for its next turn"
+    machine.scheduler.add(second := _sequence(3, [*conversation, 5, 6]))
+    machine.step()
+    assert second.cached_tokens == 50
+
+
+def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
+    machine = _Machine(slots=1, parallel=1)
+    conversation = _unlike(1, 100)
+    for identity, prompt in ((1, conversation), (2, [*conversation[:20], 7, 8, 9]), (3, [*conversation, 5])):
+        machine.scheduler.add(sequence := _sequence(identity, prompt))
+        while not sequence.generated:
+            machine.step()
+        machine.scheduler.remove(sequence)
+    assert sequence.cached_tokens == 100
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30), st.booleans()), min_size=1, max_size=12),
@@ -146,7 +171,7 @@ def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
 )
 def test_every_sequence_ends_whatever_the_load(loads: list[tuple[int, int, bool]], cells: int, parallel: int) -> None:
     """Prompts with and without common beginnings through a cache that is always too small."""
-    machine = _Machine(slots=parallel + 2, cells=cells, parallel=parallel, chunk=24)
+    machine = _Machine(slots=parallel, cells=cells, parallel=parallel, chunk=24)
     pending: dict[int, tuple[Sequence, int]] = {}
     for identity, (length, wanted, shared) in enumerate(loads, 1):
         sequence = _sequence(identity, _unlike(1 if shared else identity + 1, min(length, cells - 32)))

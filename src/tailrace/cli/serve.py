@@ -22,6 +22,7 @@ def serve(
     parallel: Annotated[int | None, typer.Option(help="Requests decoded at the same time [8].")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads [every usable core].")] = None,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache, in tokens of all requests together.")] = None,
+    keep_mb: Annotated[int | None, typer.Option(help="Memory for finished prompts' KV, in MB [1024].")] = None,
     prefill_chunk: Annotated[
         int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")
     ] = None,

@@ -11,6 +11,8 @@ from tailrace.errors import TailraceError
 from tailrace.messages import ModelInfo
 
 Logits = npt.NDArray[np.float32]
+#: A slot's KV outside of the cache, as bytes.
+KVState = npt.NDArray[np.uint8]
 
 
 class BackendError(TailraceError):
@@ -29,6 +31,7 @@ class Backend(Protocol):
     end_tokens: frozenset[int]  #: end-of-generation tokens
     start_token: int | None  #: what an empty prompt becomes; None where the model has none
     slots: int
+    cell_bytes: int  #: memory that one cell takes, about
     kv_cells: int  #: cells that there are now; ``info.kv_cells`` is how many there may be
     max_batch: int  #: tokens that one ``decode`` takes at most
 
@@ -49,6 +52,14 @@ class Backend(Protocol):
 
     def kv_grow(self, cells: int) -> None:
         """Have at least so many cells, keeping what the slots hold. Raises BackendError."""
+        ...
+
+    def kv_save(self, slot: int) -> KVState:
+        """A copy of what the slot holds."""
+        ...
+
+    def kv_load(self, slot: int, state: KVState, length: int) -> bool:
+        """Put the first ``length`` positions of ``state`` into the (empty) slot. False as in ``kv_truncate``."""
         ...
 
     def kv_truncate(self, slot: int, length: int) -> bool:

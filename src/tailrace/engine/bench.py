@@ -16,8 +16,7 @@ from tailrace.chat.detokenize import Detokenizer, Vocabulary
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.backend import Backend
 from tailrace.engine.intake import prepare
-from tailrace.engine.load import load_llama
-from tailrace.engine.loop import EngineLoop
+from tailrace.engine.load import load_llama, make_loop
 from tailrace.errors import TailraceError
 from tailrace.messages import Refused, Sampling, Submit
 from tailrace.settings import Settings
@@ -37,7 +36,7 @@ class EngineTurn:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._backend: Backend = load_llama(path, settings)
-        self._loop = EngineLoop(self._backend, chunk=settings.prefill_chunk, step_seconds=settings.step_ms / 1e3)
+        self._loop = make_loop(self._backend, settings)
         info = self._backend.info
         self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
         self._vocabulary = Vocabulary(self._backend.vocabulary)

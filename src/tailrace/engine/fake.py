@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from tailrace.engine.backend import Logits
+from tailrace.engine.backend import KVState, Logits
 from tailrace.messages import ModelInfo
 
 END = 256
@@ -31,11 +31,12 @@ class FakeBackend:
 
     def __init__(self, *, ctx: int, parallel: int, kv_tokens: int, batch: int, step_seconds: float = 0.0) -> None:
         context = ctx or 8192
-        self.slots = parallel + 8
+        self.slots = parallel
         self.kv_cells = min(4096, kv_tokens or context * 4)
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
         self.longest_token = 1
+        self.cell_bytes = 4
         self.end_tokens = frozenset({END})
         self.start_token: int | None = None
         self.step_seconds = step_seconds
@@ -85,6 +86,16 @@ class FakeBackend:
     def kv_grow(self, cells: int) -> None:
         """See ``Backend``."""
         self.kv_cells = cells
+
+    def kv_save(self, slot: int) -> KVState:
+        """See ``Backend``."""
+        return np.array(self._tokens[slot], np.int32).view(np.uint8)
+
+    def kv_load(self, slot: int, state: KVState, length: int) -> bool:
+        """See ``Backend``."""
+        self._tokens[slot] = state.view(np.int32)[:length].tolist()
+        self._scripts.pop(slot, None)
+        return True
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""

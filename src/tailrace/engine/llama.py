@@ -23,7 +23,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine.backend import BackendError, Logits
+from tailrace.engine.backend import BackendError, KVState, Logits
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.memory import available_memory
 from tailrace.messages import ModelInfo
@@ -41,8 +41,6 @@ _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 _FIRST_CELLS = 4096
 #: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
 _MEMORY_PART = 0.5
-#: KV rows beyond the parallel ones, so that finished conversations keep theirs while others run.
-_SPARE_SLOTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +69,16 @@ class LlamaBackend:
         self._vocab_size = llama.llama_vocab_n_tokens(self._vocab)
         trained = llama.llama_model_n_ctx_train(self._model)
         context = options.ctx or trained
+        heads = max(1, llama.llama_model_n_head(self._model))
+        width = llama.llama_model_n_embd(self._model) // heads * llama.llama_model_n_head_kv(self._model)
+        # K and V, two bytes a number.
+        self.cell_bytes = max(1, 2 * 2 * width * llama.llama_model_n_layer(self._model))
         limit = options.kv_tokens or self._affordable_cells(context, options.parallel)
         if limit < context:
             raise ConfigurationError(
                 f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
             )
-        self.slots = min(llama.llama_max_parallel_sequences(), options.parallel + _SPARE_SLOTS)
+        self.slots = min(llama.llama_max_parallel_sequences(), options.parallel)
         self.max_batch = max(options.batch, options.parallel)
         self._options = options
         first = limit if self._rope_follows_context() else min(limit, _FIRST_CELLS)
@@ -142,14 +144,28 @@ class LlamaBackend:
         larger = self._make_context(cells)
         size = llama.llama_state_get_size(self._context)
         state = np.empty(size, np.uint8)
-        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        written = llama.llama_state_get_data(self._context, pointer, size)
-        if not written or llama.llama_state_set_data(larger, pointer, written) != written:
+        written = llama.llama_state_get_data(self._context, _bytes_of(state), size)
+        if not written or llama.llama_state_set_data(larger, _bytes_of(state), written) != written:
             raise BackendError(f"the KV cache can't be moved into {cells} cells")
         llama.llama_free(self._context)
         self._context = larger
         self._memory = llama.llama_get_memory(larger)
         self.kv_cells = llama.llama_n_ctx(larger)
+
+    def kv_save(self, slot: int) -> KVState:
+        """See ``Backend``. 3 GB/s or more: 15 ms for 2,000 tokens of the starter model."""
+        state = np.empty(llama.llama_state_seq_get_size(self._context, slot), np.uint8)
+        written = llama.llama_state_seq_get_data(self._context, _bytes_of(state), state.size, slot)
+        if written != state.size:
+            raise BackendError(f"slot {slot}'s KV can't be read out")
+        return state
+
+    def kv_load(self, slot: int, state: KVState, length: int) -> bool:
+        """See ``Backend``. It needs the cells in one piece, which a fragmented cache may not have."""
+        if llama.llama_state_seq_set_data(self._context, _bytes_of(state), state.size, slot) != state.size:
+            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            return False
+        return self.kv_truncate(slot, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
@@ -177,10 +193,7 @@ class LlamaBackend:
 
     def _affordable_cells(self, context: int, parallel: int) -> int:
         """A whole context for each parallel request, if memory allows, and at least one."""
-        heads = max(1, llama.llama_model_n_head(self._model))
-        width = llama.llama_model_n_embd(self._model) // heads * llama.llama_model_n_head_kv(self._model)
-        cell_bytes = 2 * 2 * width * llama.llama_model_n_layer(self._model)  # K and V, two bytes a number.
-        affordable = int(_MEMORY_PART * available_memory() / max(1, cell_bytes))
+        affordable = int(_MEMORY_PART * available_memory() / self.cell_bytes)
         return max(context, min(parallel * context, affordable))
 
     def _rope_follows_context(self) -> bool:
@@ -221,6 +234,10 @@ class LlamaBackend:
         buffer = ctypes.create_string_buffer(256)
         length = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+
+
+def _bytes_of(state: KVState) -> object:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tailrace.engine import llama
 from tailrace.engine.backend import Backend
 from tailrace.engine.fake import FakeBackend
+from tailrace.engine.loop import EngineLoop
 from tailrace.machine.cores import usable_cores
 from tailrace.settings import Settings
 
@@ -29,6 +30,16 @@ def load_backend(path: Path | None, settings: Settings) -> Backend:
         kv_tokens=settings.kv_tokens,
         batch=settings.prefill_chunk,
         step_seconds=float(os.environ.get("TAILRACE_FAKE_STEP_SECONDS", "0")),
+    )
+
+
+def make_loop(backend: Backend, settings: Settings) -> EngineLoop:
+    """The loop that runs ``backend`` as the settings say."""
+    return EngineLoop(
+        backend,
+        chunk=settings.prefill_chunk,
+        step_seconds=settings.step_ms / 1e3,
+        keep_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
     )
 
 

@@ -11,12 +11,12 @@ import queue
 import time
 from collections.abc import Callable
 
-from tailrace.engine.backend import Backend, Logits
-from tailrace.engine.cache import KVCache, Placement
+from tailrace.engine.backend import Backend, KVState, Logits
+from tailrace.engine.cache import KVCache, MoveOut, Placement
 from tailrace.engine.intake import Inbox
 from tailrace.engine.pace import PrefillPace
 from tailrace.engine.sampling import logprobs
-from tailrace.engine.scheduler import Eviction, Growth, Plan, Scheduler
+from tailrace.engine.scheduler import Growth, Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.messages import Beat, Finished, Started, Step
 
@@ -29,11 +29,13 @@ Publish = Callable[[Step | Beat], None]
 class EngineLoop:
     """Runs every sequence that comes through ``inbox`` on one backend."""
 
-    def __init__(self, backend: Backend, *, chunk: int, step_seconds: float) -> None:
-        """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it."""
+    def __init__(self, backend: Backend, *, chunk: int, step_seconds: float, keep_tokens: int = 0) -> None:
+        """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it;
+        ``keep_tokens``: how many tokens of finished sequences may be kept in host memory.
+        """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        self._cache = KVCache(backend.slots, backend.kv_cells, backend.info.kv_cells)
+        self._cache = KVCache(backend.slots, backend.kv_cells, backend.info.kv_cells, keep_tokens)
         self._scheduler = Scheduler(
             self._cache,
             parallel=backend.info.parallel,
@@ -41,6 +43,7 @@ class EngineLoop:
             chunk=chunk,
         )
         self._pace = PrefillPace(chunk, step_seconds)
+        self._kept: dict[int, KVState] = {}  #: states of finished sequences, by the cache's keys
         self._sequences: dict[int, Sequence] = {}
         self._steps = 0
         self._prefill_tokens = 0
@@ -162,18 +165,29 @@ class EngineLoop:
         for move in plan.moves:
             if isinstance(move, Growth):
                 self._backend.kv_grow(move.cells)
-            elif isinstance(move, Eviction):
-                self._backend.kv_truncate(move.slot, 0)
+            elif isinstance(move, MoveOut):
+                self._move_out(move)
             else:
                 self._place(*move)
 
+    def _move_out(self, move: MoveOut) -> None:
+        if move.key is not None:
+            self._kept[move.key] = self._backend.kv_save(move.slot)
+        self._backend.kv_truncate(move.slot, 0)
+        for key in move.dropped:
+            del self._kept[key]
+
     def _place(self, sequence: Sequence, placement: Placement) -> None:
-        done = self._backend.kv_truncate(placement.slot, placement.keep)
+        backend, slot, length = self._backend, placement.slot, placement.length
         if placement.source is not None:
-            done = self._backend.kv_copy(placement.source, placement.slot, placement.length)
-        if not done and placement.length:
-            # This model's memory can't be cut: the prefix has to be read after all.
-            self._cache.truncate(self._cache.slots[placement.slot], 0)
+            done = backend.kv_copy(placement.source, slot, length)
+        elif placement.kept is not None:
+            done = backend.kv_load(slot, self._kept[placement.kept], length)
+        else:
+            done = backend.kv_truncate(slot, length)
+        if not done and length:
+            # This model's memory can't be cut, or has no room in one piece: the prefix has to be read after all.
+            self._cache.truncate(slot, 0)
             sequence.computed = 0
 
     def _receive(self, item: Sequence | int | None) -> bool:

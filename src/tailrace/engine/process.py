@@ -17,8 +17,7 @@ from tailrace import ipc
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory
 from tailrace.engine.backend import Backend
 from tailrace.engine.intake import Intake
-from tailrace.engine.load import load_backend
-from tailrace.engine.loop import EngineLoop
+from tailrace.engine.load import load_backend, make_loop
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
 from tailrace.observe import logs
@@ -51,7 +50,7 @@ def _serve(start: Start, backend: Backend) -> None:
     channel.send(Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), model=backend.info, vocabulary=backend.vocabulary))
     settings = start.settings
     backend.reset()
-    loop = EngineLoop(backend, chunk=settings.prefill_chunk, step_seconds=settings.step_ms / 1e3)
+    loop = make_loop(backend, settings)
     intake = Intake(channel, backend, loop.inbox)
     intake.start()
     try:

@@ -8,7 +8,7 @@ Rules, in this order:
 3. Waiting sequences are admitted in order as slots and KV cells allow. Only cells for tokens that exist are asked for:
    max_tokens reserves nothing. A sequence whose prompt is just being read by another one waits for it and then shares
    it.
-4. When cells run out, the cache grows as far as it may; then prefixes kept for reuse go; then the youngest running
+4. When cells run out, the cache grows as far as it may; then the youngest running
 sequence is paused: it goes back to
    the head of the queue and its tokens are recomputed later. Nothing fails.
 """
@@ -18,18 +18,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from tailrace.engine.cache import KVCache, Placement, common_prefix
+from tailrace.engine.cache import KVCache, MoveOut, Placement, common_prefix
 from tailrace.engine.sequence import NO_SLOT, Sequence
 
 #: A shared beginning shorter than this isn't worth waiting for.
 _WORTH_SHARING = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """Empty a slot whose tokens nobody needs any more."""
-
-    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class Growth:
 class Plan:
     """One step: first apply ``moves`` to the model's cache, in order, then decode ``chunks``."""
 
-    moves: list[Growth | Eviction | tuple[Sequence, Placement]] = field(default_factory=list)
+    moves: list[Growth | MoveOut | tuple[Sequence, Placement]] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)  #: sequence, tokens to compute; by rising slot
 
 
@@ -105,6 +98,9 @@ class Scheduler:
             if not plan.chunks:
                 # Only prompts run and none has a cell to go on with: the oldest goes on at the youngest's expense.
                 self._make_room(plan, 1)
+        if plan.chunks:
+            # Everybody who runs would attend past them.
+            plan.moves += [self._cache.move_out(slot.index) for slot in self._cache.idle]
         plan.chunks.sort(key=lambda chunk: chunk[0].slot)
         return plan
 
@@ -131,12 +127,11 @@ class Scheduler:
         return True
 
     def _make_room(self, plan: Plan, needed: int) -> None:
-        """Free some cells: by growing, else the oldest kept prefix's, else the youngest running sequence's."""
+        """Free some cells: by growing, else a finished sequence's, else the youngest running sequence's."""
         if self._grow(plan, needed):
             return
-        evicted = self._cache.evict_oldest()
-        if evicted is not None:
-            plan.moves.append(Eviction(evicted))
+        if idle := self._cache.idle:
+            plan.moves.append(self._cache.move_out(idle[0].index))
             return
         # There are at least two, because one sequence's context is never larger than the cache.
         youngest = self.running.pop()
@@ -151,7 +146,7 @@ class Scheduler:
         if len(self.running) >= self._parallel or self._short_of_cells:
             return None
         for position, sequence in enumerate(self.waiting):
-            placement = self._cache.place(sequence.tokens)
+            placement = self._place(plan, sequence)
             if self._is_being_read(sequence, placement.length):
                 continue  # A later one may start: it doesn't take anything from this one.
             if not self._find_cells(plan, sequence, placement, reserved):
@@ -162,6 +157,16 @@ class Scheduler:
             return sequence
         return None
 
+    def _place(self, plan: Plan, sequence: Sequence) -> Placement:
+        """Where the sequence goes. What it would overwrite of a slot is kept first, if it is worth keeping."""
+        cache = self._cache
+        placement = cache.place(sequence.tokens)
+        beyond = len(cache.slots[placement.slot].tokens) - placement.length
+        if cache.in_place(placement) and beyond > _WORTH_SHARING:
+            plan.moves.append(cache.move_out(placement.slot))
+            placement = cache.place(sequence.tokens)
+        return placement
+
     def _is_being_read(self, sequence: Sequence, ready: int) -> bool:
         """Whether a running sequence is about to have far more of this prompt ready than is ready now."""
         return any(
@@ -171,22 +176,18 @@ class Scheduler:
         )
 
     def _find_cells(self, plan: Plan, sequence: Sequence, placement: Placement, reserved: int) -> bool:
-        """Free the cells for the sequence's tokens by dropping old prefixes; running sequences are left in peace."""
+        """Free the cells for the sequence's tokens; running sequences are left in peace.
+
+        What is reused of another slot needs none, and what is reused of the slot itself has them.
+        """
         cache = self._cache
-        needed = len(sequence.tokens) - placement.length + reserved
+        needed = len(sequence.tokens) + reserved - (placement.length if placement.kept is None else 0)
+        for slot in cache.idle:
+            if slot.index != placement.slot or not cache.in_place(placement):
+                plan.moves.append(cache.move_out(slot.index))
         if cache.free < needed:
             self._grow(plan, needed)
-        if cache.free >= needed:
-            return True
-        spared = placement.slot if placement.source is None else placement.source
-        if self.running and cache.free + cache.evictable(spared) < needed:
-            return False
-        while cache.free < needed:
-            evicted = cache.evict_oldest(spared)
-            if evicted is None:
-                break
-            plan.moves.append(Eviction(evicted))
-        return True
+        return cache.free >= needed or not self.running
 
     def _start(self, plan: Plan, sequence: Sequence, placement: Placement) -> None:
         self._cache.occupy(placement)
