@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # OpenMP's threads spin at barriers for a millisecond and more before they sleep. On cores that somebody else needs too
-# (the HTTP process, a neighbour) they burn the very time that the late thread is waiting for. Read when libgomp is
-# loaded, hence before the binding. Decode, one stream, 2 threads on 2 cores, against the default: 1.00 on a quiet
-# machine, 1.55 beside one busy process; a tenth of the value costs a third of the speed.
+# (a neighbour, a compiler) they burn the very time that the late thread is waiting for; but sleeping while the HTTP
+# process has the other core for 200 µs costs more than it gives. Read when libgomp is loaded, hence before the binding.
+# Decode with 2 threads on 2 cores: against 10,000 turns, 60,000 give 1.03 at one stream and 1.02 at eight on a quiet
+# machine, 300,000 (libgomp's own) 1.01 and 1.02; beside one busy process 10,000 give 1.5 of libgomp's own.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "60000")
 
 import llama_cpp.llama_cpp as llama
 import numpy as np

@@ -99,8 +99,8 @@ class Scheduler:
                 # Only prompts run and none has a cell to go on with: the oldest goes on at the youngest's expense.
                 self._make_room(plan, 1)
         if plan.chunks:
-            # Everybody who runs would attend past them.
-            plan.moves += [self._cache.move_out(slot.index) for slot in self._cache.idle]
+            # Everybody who runs would attend past them. One a step: moving takes milliseconds.
+            plan.moves += [self._cache.move_out(slot.index) for slot in self._cache.idle[:1]]
         plan.chunks.sort(key=lambda chunk: chunk[0].slot)
         return plan
 
@@ -182,11 +182,14 @@ class Scheduler:
         """
         cache = self._cache
         needed = len(sequence.tokens) + reserved - (placement.length if placement.kept is None else 0)
-        for slot in cache.idle:
-            if slot.index != placement.slot or not cache.in_place(placement):
-                plan.moves.append(cache.move_out(slot.index))
+        target = cache.slots[placement.slot]
+        if target.tokens and not cache.in_place(placement):
+            plan.moves.append(cache.move_out(target.index))
         if cache.free < needed:
             self._grow(plan, needed)
+        for slot in cache.idle:
+            if cache.free < needed and slot is not target:
+                plan.moves.append(cache.move_out(slot.index))
         return cache.free >= needed or not self.running
 
     def _start(self, plan: Plan, sequence: Sequence, placement: Placement) -> None:
