@@ -17,12 +17,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from tailrace.engine.cache import KVCache, MoveOut, Placement, common_prefix
 from tailrace.engine.sequence import NO_SLOT, Sequence
 
 #: A shared beginning shorter than this isn't worth waiting for.
 _WORTH_SHARING = 32
+#: How far behind the head of the queue somebody may be who starts while the head waits for a shared prompt.
+_LOOK_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ class Scheduler:
         """The next waiting sequence that can start now, placed; ``reserved`` cells are spoken for in this step."""
         if len(self.running) >= self._parallel or self._short_of_cells:
             return None
-        for position, sequence in enumerate(self.waiting):
+        for position, sequence in enumerate(islice(self.waiting, _LOOK_AHEAD)):
             placement = self._place(plan, sequence)
             if self._is_being_read(sequence, placement.length):
                 continue  # A later one may start: it doesn't take anything from this one.

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, usage_object
+from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai_sampling import Count, SharedParameters, refuse, sampling, stops
 from tailrace.server.events import (
     Event,
@@ -244,12 +244,7 @@ def _call(call: EarlierCall, path: str) -> dict[str, Any]:
 
 def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
     """The body for a client that doesn't stream."""
-    assert transcript.usage is not None
-    return {
-        **head.fields("chat.completion"),
-        "choices": [_whole(index, reply) for index, reply in enumerate(transcript.replies)],
-        "usage": usage_object(transcript.usage),
-    }
+    return completion_object(head, "chat.completion", transcript, _whole)
 
 
 def _whole(index: int, reply: Reply) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, usage_object
+from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai_sampling import SharedParameters, TokenId, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
@@ -75,12 +75,7 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]
 
 def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
     """The body for a client that doesn't stream."""
-    assert transcript.usage is not None
-    return {
-        **head.fields("text_completion"),
-        "choices": [_whole(index, reply) for index, reply in enumerate(transcript.replies)],
-        "usage": usage_object(transcript.usage),
-    }
+    return completion_object(head, "text_completion", transcript, _whole)
 
 
 def _whole(index: int, reply: Reply) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tailrace.errors import RequestError
 from tailrace.server import sse
 from tailrace.server.events import Usage
 from tailrace.server.respond import error_envelope
+from tailrace.server.transcript import Reply, Transcript
 
 
 class ReplyHead:
@@ -39,6 +40,18 @@ def usage_object(used: Usage) -> dict[str, Any]:
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }
+
+
+def completion_object(
+    head: ReplyHead, kind: str, transcript: Transcript, whole: Callable[[int, Reply], dict[str, Any]]
+) -> dict[str, Any]:
+    """The body for a client that doesn't stream; ``whole`` makes a choice's object of its number and reply."""
+    assert transcript.usage is not None, "only a complete transcript is told"
+    return {
+        **head.fields(kind),
+        "choices": [whole(index, reply) for index, reply in enumerate(transcript.replies)],
+        "usage": usage_object(transcript.usage),
     }
 
 
