@@ -27,9 +27,9 @@ class _Machine:
     """A scheduler with its cache, whose steps are carried out as the loop does."""
 
     def __init__(
-        self, *, slots: int = 4, cells: int = 1000, limit: int = 0, parallel: int = 4, chunk: int = 64
+        self, *, slots: int = 4, cells: int = 1000, limit: int = 0, parallel: int = 4, chunk: int = 64, keep: int = 1000
     ) -> None:
-        self.cache = KVCache(slots, cells, limit or cells, keep=1000)
+        self.cache = KVCache(slots, cells, limit or cells, keep=keep)
         self.scheduler = Scheduler(self.cache, parallel=parallel, max_batch=128, chunk=chunk)
 
     def step(self) -> Plan:
@@ -152,6 +152,17 @@ def test_what_is_reused_is_moved_out_while_others_run_and_comes_back() -> None:
     assert second.cached_tokens == 50
 
 
+def test_a_kept_prefix_survives_the_moving_out_that_makes_room_for_it() -> None:
+    machine = _Machine(slots=1, parallel=1, keep=60)
+    conversation = _unlike(1, 50)
+    for identity, prompt in ((1, conversation), (2, _unlike(2, 40)), (3, [*conversation, 5, 6])):
+        machine.scheduler.add(sequence := _sequence(identity, prompt))
+        while not sequence.generated:
+            machine.step()
+        machine.scheduler.remove(sequence)
+    assert sequence.cached_tokens == 50
+
+
 def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
     machine = _Machine(slots=1, parallel=1)
     conversation = _unlike(1, 100)
@@ -163,15 +174,18 @@ def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
     assert sequence.cached_tokens == 100
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30), st.booleans()), min_size=1, max_size=12),
     st.integers(64, 200),
     st.integers(1, 5),
+    st.integers(0, 150),
 )
-def test_every_sequence_ends_whatever_the_load(loads: list[tuple[int, int, bool]], cells: int, parallel: int) -> None:
+def test_every_sequence_ends_whatever_the_load(
+    loads: list[tuple[int, int, bool]], cells: int, parallel: int, keep: int
+) -> None:
     """Prompts with and without common beginnings through a cache that is always too small."""
-    machine = _Machine(slots=parallel, cells=cells, parallel=parallel, chunk=24)
+    machine = _Machine(slots=parallel, cells=cells, parallel=parallel, chunk=24, keep=keep)
     pending: dict[int, tuple[Sequence, int]] = {}
     for identity, (length, wanted, shared) in enumerate(loads, 1):
         sequence = _sequence(identity, _unlike(1 if shared else identity + 1, min(length, cells - 32)))

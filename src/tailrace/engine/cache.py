@@ -168,15 +168,23 @@ class KVCache:
                 self._free.append(cell)
         del slot.cells[length:], slot.tokens[length:]
 
-    def move_out(self, index: int) -> MoveOut:
-        """Empty an idle slot; its tokens are kept outside if there is room and nothing longer covers them."""
+    def move_out(self, index: int, wanted: int | None = None) -> MoveOut:
+        """Empty an idle slot; its tokens are kept outside if there is room and nothing longer covers them.
+
+        The kept state ``wanted`` is about to be used and stays, at the cost of what would have taken its place.
+        """
         tokens = self.slots[index].tokens[:]
         self.truncate(index, 0)
         covered = any(common_prefix(held, tokens) == len(tokens) for held in self._kept.values())
-        if covered or len(tokens) > self._keep:
+        room = self._keep - (len(self._kept[wanted]) if wanted is not None else 0)
+        if covered or len(tokens) > room:
             return MoveOut(index, None, ())
+        if wanted is not None:
+            self._kept.move_to_end(wanted)
         # A conversation's next turn replaces the one before.
-        dropped = [key for key, held in self._kept.items() if common_prefix(held, tokens) == len(held)]
+        dropped = [
+            key for key, held in self._kept.items() if key != wanted and common_prefix(held, tokens) == len(held)
+        ]
         for key in dropped:
             self._forget(key)
         while self._kept_tokens + len(tokens) > self._keep:

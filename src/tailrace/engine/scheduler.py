@@ -8,9 +8,9 @@ Rules, in this order:
 3. Waiting sequences are admitted in order as slots and KV cells allow. Only cells for tokens that exist are asked for:
    max_tokens reserves nothing. A sequence whose prompt is just being read by another one waits for it and then shares
    it.
-4. When cells run out, the cache grows as far as it may; then the youngest running
-sequence is paused: it goes back to
-   the head of the queue and its tokens are recomputed later. Nothing fails.
+4. When cells run out, the cache grows as far as it may; then finished sequences' cells go; then the youngest running
+   sequence is paused: it goes back to the head of the queue and what it has computed is kept outside, or computed
+   again. Nothing fails.
 """
 
 from __future__ import annotations
@@ -187,12 +187,12 @@ class Scheduler:
         needed = len(sequence.tokens) + reserved - (placement.length if placement.kept is None else 0)
         target = cache.slots[placement.slot]
         if target.tokens and not cache.in_place(placement):
-            plan.moves.append(cache.move_out(target.index))
+            plan.moves.append(cache.move_out(target.index, placement.kept))
         if cache.free < needed:
             self._grow(plan, needed)
         for slot in cache.idle:
             if cache.free < needed and slot is not target:
-                plan.moves.append(cache.move_out(slot.index))
+                plan.moves.append(cache.move_out(slot.index, placement.kept))
         return cache.free >= needed or not self.running
 
     def _start(self, plan: Plan, sequence: Sequence, placement: Placement) -> None:
