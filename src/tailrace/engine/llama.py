@@ -54,6 +54,7 @@ class LlamaOptions:
     kv_tokens: int
     batch: int
     gpu_layers: int
+    threads_prefill: int = 0  #: threads for more than one token at once; 0 is as many as ``threads``
 
 
 class LlamaBackend:
@@ -209,7 +210,8 @@ class LlamaBackend:
         params.n_batch = self.max_batch
         params.n_ubatch = min(512, self.max_batch)
         params.n_seq_max = self.slots
-        params.n_threads = params.n_threads_batch = options.threads
+        params.n_threads = options.threads
+        params.n_threads_batch = options.threads_prefill or options.threads
         params.kv_unified = True
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)

@@ -16,7 +16,8 @@ from tailrace.engine import llama
 from tailrace.engine.backend import Backend
 from tailrace.engine.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
-from tailrace.machine.cores import usable_cores
+from tailrace.machine.plan import make_plan
+from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
 
@@ -46,9 +47,10 @@ def make_loop(backend: Backend, settings: Settings) -> EngineLoop:
 def load_llama(path: Path, settings: Settings) -> llama.LlamaBackend:
     """The backend for ``path``. Raises ModelError and ConfigurationError."""
     log = structlog.get_logger()
-    threads = settings.threads or usable_cores()
+    replica = make_plan(read_topology(), settings).replicas[0]
     options = llama.LlamaOptions(
-        threads=threads,
+        threads=replica.decode.threads,
+        threads_prefill=replica.prefill.threads,
         ctx=settings.ctx,
         parallel=settings.parallel,
         kv_tokens=settings.kv_tokens,
@@ -66,7 +68,7 @@ def load_llama(path: Path, settings: Settings) -> llama.LlamaBackend:
         "model loaded",
         model=info.description,
         seconds=round(time.monotonic() - begun, 2),
-        threads=threads,
+        threads=replica.decode.threads,
         context=info.context,
         kv_cells=f"{backend.kv_cells} to {info.kv_cells}",
         parallel=info.parallel,
