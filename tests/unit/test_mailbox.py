@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tailrace.server.client import Mailbox
+from tailrace.server.mailbox import Mailbox
 
 
 def test_a_burst_is_no_slow_reader_but_what_nobody_reads_is() -> None:

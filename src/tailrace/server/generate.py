@@ -18,7 +18,7 @@ from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError, SlowReader
 from tailrace.messages import Accepted, Refused, Sampling, Submit, TokenLogprobs
 from tailrace.observe.metrics import Metrics
-from tailrace.server.client import Begun, End, EngineClient, Letter, Mailbox, ServedModel, Silence, Token
+from tailrace.server.client import EngineClient, ServedModel
 from tailrace.server.events import (
     Event,
     Failure,
@@ -31,6 +31,7 @@ from tailrace.server.events import (
     ToolCallDelta,
     Usage,
 )
+from tailrace.server.mailbox import Begun, End, Letter, Mailbox, Silence, Token
 
 #: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
 #: one-api's scanner silently ends a stream at 64 KiB.
