@@ -21,6 +21,9 @@ from tailrace.errors import ConfigurationError
 #: The name under which the starter model is stored and served.
 STARTER_MODEL = "smollm2-135m"
 
+#: CPUs as the kernel writes them.
+CpuList = Annotated[str, Meta(pattern=r"^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$")]
+
 Origin = Literal["flag", "environment", "file", "default"]
 
 
@@ -36,7 +39,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         0  #: tokens a request may have; 0 is what the model was trained for
     )
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
-    threads: Annotated[int, Meta(ge=0, le=1024)] = 0  #: engine threads; 0 is every core that this process may use
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
@@ -45,6 +47,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
     backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
+
+    # The machine: what isn't set here is planned (machine/plan.py)
+    threads: Annotated[int, Meta(ge=0, le=512)] = 0  #: threads that decode, of each replica; 0: planned
+    threads_prefill: Annotated[int, Meta(ge=0, le=512)] = 0  #: threads that read prompts; 0: planned
+    cpus: CpuList | None = None  #: CPUs that decode, ``0-3,8``
+    cpus_prefill: CpuList | None = None  #: CPUs that read prompts
+    http_cpus: CpuList | None = None  #: CPUs of the HTTP process
+    pin: Literal["auto", "on", "off"] = "auto"  #: whether threads are bound to CPUs
+    poll: Annotated[int, Meta(ge=-1, le=100)] = -1  #: how long threads spin for work; 0 not at all; -1: planned
+    thread_priority: Annotated[int, Meta(ge=-1, le=3)] = 0  #: -1 low, 0 normal, 1 medium, 2 high, 3 real time
+    replicas: Annotated[int, Meta(ge=0, le=64)] = 0  #: engine processes, one a NUMA node; 0: planned
+    numa: Literal["auto", "off"] = "auto"  #: off leaves memory nodes to the kernel
 
     # Where
     host: str = "127.0.0.1"

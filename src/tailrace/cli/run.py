@@ -45,7 +45,7 @@ def run(
     repeat_penalty: Annotated[float | None, typer.Option(help="Over 1 makes repetition less likely [1].")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same reply.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest reply [until the model stops].")] = None,
-    threads: Annotated[int | None, typer.Option(help="Engine threads [every usable core].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Engine threads [planned: tailrace doctor].")] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens of the whole conversation [what the model knows].")] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With a prompt: figures on stderr.")] = False,

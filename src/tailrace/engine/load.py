@@ -16,7 +16,7 @@ from tailrace.engine import llama
 from tailrace.engine.backend import Backend
 from tailrace.engine.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
-from tailrace.machine.plan import make_plan
+from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 

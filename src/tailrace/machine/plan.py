@@ -1,7 +1,7 @@
 """The plan: what of this machine each process uses, and why.
 
 Makes it from what is known and changes nothing: threads are bound and memory is placed by the processes that the plan
-is handed to.
+is handed to. docs/machine.md tells users what is planned and why.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-
-from tailrace.machine.topology import Topology
-from tailrace.settings import Settings
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -39,6 +36,7 @@ class ReplicaPlan(msgspec.Struct, frozen=True):
     node: int | None  #: the NUMA node that its memory is bound to; None leaves memory to the kernel
     decode: PoolPlan
     prefill: PoolPlan
+    interleave: tuple[int, ...] = ()  #: NUMA nodes that its memory is spread over page by page; only without ``node``
 
 
 class MachinePlan(msgspec.Struct, frozen=True):
@@ -55,13 +53,7 @@ class ModelNeeds(msgspec.Struct, frozen=True):
     weights: int
     kv: int
 
-
-def make_plan(topology: Topology, settings: Settings, model: ModelNeeds | None = None) -> MachinePlan:
-    """The plan for ``settings`` on this machine. Raises ConfigurationError when a setting can't work on it."""
-    threads = settings.threads or topology.usable_count
-    pool = PoolPlan(threads=threads)
-    why = "--threads" if settings.threads else "every core that this process may use"
-    return MachinePlan(
-        replicas=(ReplicaPlan(node=None, decode=pool, prefill=pool),),
-        reasons=(Reason("threads", str(threads), why),),
-    )
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv

@@ -1,0 +1,387 @@
+"""The policy that makes the plan: topology, settings and the model's needs in, ``MachinePlan`` out. Pure.
+
+What isn't set is chosen, what is set is checked, and everything has a reason. docs/machine.md says the same to users.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tailrace.errors import ConfigurationError
+from tailrace.machine import cpulist
+from tailrace.machine.plan import MachinePlan, ModelNeeds, PoolPlan, Reason, ReplicaPlan
+from tailrace.machine.topology import Core, Node, Topology
+from tailrace.settings import Settings
+
+#: From so many cores on one is kept for the HTTP process. Of two or three it would cost the engine half or a third,
+#: which is more than both lose by sharing.
+_CORES_TO_SHARE = 4
+#: Part of a node's available memory that a replica may fill: page tables, buffers and the HTTP process want some too.
+_NODE_PART = 0.9
+#: Poll levels. ggml spins 131,072 rounds a level, some 2 ms: one outlasts the engine's work between two steps, fifty
+#: also the gaps between requests, which nobody else minds on a core of one's own.
+_POLL_SHARED = 1
+_POLL_DEDICATED = 50
+
+
+def make_plan(
+    topology: Topology, settings: Settings, model: ModelNeeds | None = None, *, offload: bool = False
+) -> MachinePlan:
+    """The plan for ``settings`` on this machine; ``offload``: layers will lie on a GPU.
+
+    Raises ConfigurationError when a setting can't work on it, naming the setting and what to do.
+    """
+    return _Planner(topology, settings, model, offload).plan()
+
+
+#: Each replica's NUMA node (None: not bound to one) and its cores.
+_Groups = list[tuple[int | None, tuple[Core, ...]]]
+
+
+class _Planner:
+    def __init__(self, topology: Topology, settings: Settings, model: ModelNeeds | None, offload: bool) -> None:
+        self._topology = topology
+        self._settings = settings
+        self._model = model
+        self._offload = offload and settings.gpu_layers != 0
+        self._reasons: list[Reason] = []
+
+    def plan(self) -> MachinePlan:
+        self._check()
+        cores = self._decode_cores()
+        groups = self._groups(cores)
+        http = self._http_cpus(groups)
+        groups = [(node, self._left(group, http)) for node, group in groups]
+        pinned = self._pinned(groups, http)
+        dedicated = pinned and bool(http) and not any(cpu in http for _, group in groups for cpu in _cpus_of(group))
+        replicas = tuple(
+            ReplicaPlan(
+                node=node,
+                decode=self._decode(group, pinned, dedicated),
+                prefill=self._prefill(group, pinned, dedicated),
+                interleave=self._interleaved(group) if node is None else (),
+            )
+            for node, group in groups
+        )
+        self._explain(replicas)
+        return MachinePlan(replicas, http if pinned else (), tuple(self._reasons))
+
+    # What is set
+
+    def _check(self) -> None:
+        settings, topology = self._settings, self._topology
+        for name in ("cpus", "cpus_prefill", "http_cpus"):
+            text = getattr(settings, name)
+            if text is None:
+                continue
+            if settings.pin == "off":
+                raise ConfigurationError(f"{name} is {text}, but pin is off, which binds nothing: drop one of them")
+            self._can_bind(f"{name} is {text}")
+            self._cpus(name)
+        if settings.pin == "on":
+            self._can_bind("pin is on")
+        if settings.replicas > 1 and settings.numa == "off":
+            raise ConfigurationError(
+                f"replicas is {settings.replicas}, but numa is off: one replica runs on a NUMA node; drop one of them"
+            )
+        if settings.replicas > 1 and settings.pin == "off":
+            raise ConfigurationError(
+                f"replicas is {settings.replicas}, but pin is off: a replica's threads have to stay on its node; "
+                "drop one of them"
+            )
+        if settings.replicas > 1 and self._offload:
+            raise ConfigurationError(
+                f"replicas is {settings.replicas}, but layers lie on the GPU, which the replicas would fight for: "
+                "drop --replicas, or keep the model off the GPU with --gpu-layers 0"
+            )
+        if not topology.usable:
+            raise ConfigurationError("this process may run on no CPU that is online: look at its cpuset and affinity")
+
+    def _can_bind(self, what: str) -> None:
+        if self._topology.affinity is None:
+            raise ConfigurationError(f"{what}, but this system can't bind threads to CPUs: leave it out")
+
+    def _cpus(self, name: str) -> tuple[int, ...]:
+        """The CPUs that the setting ``name`` lists; empty when it isn't set."""
+        text = getattr(self._settings, name)
+        if text is None:
+            return ()
+        try:
+            cpus = cpulist.parse(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{name} can't be {text}: {error}; write it like 0-3,8") from error
+        topology = self._topology
+        if missing := set(cpus) - topology.online:
+            raise ConfigurationError(
+                f"{name} is {text}, but this machine has no CPU {cpulist.spell(missing)}: "
+                f"it has {cpulist.spell(topology.online)}"
+            )
+        if forbidden := set(cpus) - topology.usable:
+            raise ConfigurationError(
+                f"{name} is {text}, but this process may not run on {cpulist.spell(forbidden)}: affinity and control "
+                f"groups (a container, taskset) leave it {cpulist.spell(topology.usable)}"
+            )
+        return cpus
+
+    # What is chosen, one choice after the other
+
+    def _decode_cores(self) -> tuple[Core, ...]:
+        """The cores that decode."""
+        topology = self._topology
+        if cpus := self._cpus("cpus"):
+            self._because("cores", f"CPUs {cpulist.spell(cpus)}", "cpus is set")
+            return _cut(topology.usable_cores, cpus)
+        large = tuple(core for core in topology.usable_cores if not core.efficiency)
+        small = len(topology.usable_cores) - len(large)
+        if large and small and self._settings.threads > len(large):
+            self._because("cores", "all", f"threads is set, to more than the {len(large)} performance cores")
+            return topology.usable_cores
+        if large and small:
+            why = f"a step waits for its slowest thread, so the {small} efficiency cores are left out"
+            self._because("cores", f"{_count(len(large), 'performance core')}", why)
+            return large
+        why = "what this process may use"
+        if len(topology.usable_cores) < len(topology.cores):
+            why += f" of {len(topology.cores)}"
+        if topology.smt > 1:
+            why += "; SMT siblings share a core's memory path and don't help to decode"
+        self._because("cores", _count(len(topology.usable_cores), "physical core"), why)
+        return topology.usable_cores
+
+    def _groups(self, cores: Sequence[Core]) -> _Groups:
+        """Each replica's node (None: not bound to one) and its cores."""
+        settings, topology = self._settings, self._topology
+        whole: _Groups = [(None, tuple(cores))]
+        nodes = [node for node in topology.usable_nodes if any(core.node == node.number for core in cores)]
+        if settings.replicas > max(1, len(nodes)):
+            raise ConfigurationError(
+                f"replicas is {settings.replicas}, but there {_are(len(nodes), 'NUMA node')} that this process may use "
+                "and a replica takes one: lower --replicas"
+            )
+        if len(topology.nodes) == 1:
+            self._because("replicas", "1", "the machine has one NUMA node")
+            return whole
+        if settings.numa == "off":
+            self._because("replicas", "1", "numa is off: the kernel decides where memory lies")
+            return whole
+        if self._offload:
+            self._because("replicas", "1", "layers lie on the GPU, which several replicas would fight for")
+            return whole
+        if settings.replicas == 1 and len(nodes) > 1:
+            self._because("replicas", "1", "replicas is set; its memory is spread over the nodes page by page")
+            return whole
+        if settings.replicas == 0 and topology.quota is not None:
+            self._because("replicas", "1", "a CPU quota doesn't say on which node it may be spent")
+            return whole
+        if settings.pin == "off":
+            self._because("replicas", "1", "pin is off, and a replica's threads would have to stay on its node")
+            return whole
+        if settings.replicas <= 1 and {core.node for core in cores} != {node.number for node in nodes}:
+            allowed = cpulist.spell(node.number for node in nodes)
+            self._because("replicas", "1", f"memory may come from node {allowed} alone, and cores are on others too")
+            return whole
+        if settings.replicas:
+            nodes = sorted(sorted(nodes, key=lambda node: -node.available)[: settings.replicas], key=lambda n: n.number)
+        if problem := self._too_small(nodes):
+            if settings.replicas > 1:
+                raise ConfigurationError(f"replicas is {settings.replicas}, but {problem}: lower --replicas")
+            self._because("replicas", "1", f"{problem}: one copy, spread over the nodes page by page")
+            return whole
+        why = "each node reads its own copy of the weights, at its own memory's speed"
+        if settings.replicas:
+            why = "replicas is set"
+        elif len(nodes) == 1:
+            why = f"the usable cores are on node {nodes[0].number}, and memory is bound to it"
+        self._because("replicas", str(len(nodes)), why)
+        return [(node.number, tuple(core for core in cores if core.node == node.number)) for node in nodes]
+
+    def _too_small(self, nodes: Sequence[Node]) -> str:
+        """Why a copy of the model for each node isn't possible; empty when it is."""
+        if self._model is None:
+            return ""
+        need, left = self._model.total, self._topology.limits.memory_left
+        if small := [node for node in nodes if need > _NODE_PART * node.available]:
+            free = ", ".join(f"node {node.number} has {_size(node.available)}" for node in small)
+            return f"a copy of the model takes {_size(need)}, and of available memory {free}"
+        if left is not None and len(nodes) * need > left:
+            return (
+                f"{_count(len(nodes), 'copy', 'copies')} of the model take {_size(len(nodes) * need)}, "
+                f"and the control group's limit leaves {_size(left)}"
+            )
+        return ""
+
+    def _interleaved(self, cores: Sequence[Core]) -> tuple[int, ...]:
+        nodes = sorted({core.node for core in cores} & {node.number for node in self._topology.usable_nodes})
+        spread = self._settings.numa == "auto" and not self._offload and len(nodes) > 1
+        return tuple(nodes) if spread else ()
+
+    def _http_cpus(self, groups: _Groups) -> tuple[int, ...]:
+        """CPUs that the engine leaves to the HTTP process; empty when they share."""
+        http, why = self._http_choice(groups)
+        binds = self._settings.pin != "off" and self._topology.affinity is not None
+        value = f"CPUs {cpulist.spell(http)}" if binds else f"{_count(len(http), 'CPU')} left free"
+        self._because("HTTP process", value if http else "shared", why)
+        return http
+
+    def _http_choice(self, groups: _Groups) -> tuple[tuple[int, ...], str]:
+        settings, topology = self._settings, self._topology
+        first = groups[0][1]
+        if cpus := self._cpus("http_cpus"):
+            return cpus, "http_cpus is set"
+        if cpus := self._cpus("cpus"):
+            taken = _cpus_of([core for core in topology.usable_cores if not set(core.cpus).isdisjoint(cpus)])
+            rest = tuple(sorted(topology.usable - set(taken)))
+            return rest, "what cpus leaves" if rest else "cpus leaves no core: it shares the engine's"
+        if topology.quota is not None:
+            return (), "a quota is shared by all, whatever the CPU"
+        if not any(core.efficiency for _, group in groups for core in group) and (
+            small := _cpus_of([core for core in topology.usable_cores if core.efficiency])
+        ):
+            return small, "the efficiency cores, which don't decode"
+        if len(first) < _CORES_TO_SHARE:
+            return (), f"of {_count(len(first), 'core')} none is kept: the engine would lose more than sharing costs"
+        if settings.threads >= len(first):
+            return (), "threads is set, to as many as there are cores"
+        return first[0].cpus, "a core of its own, so that no step waits for it; the first also gets most interrupts"
+
+    def _left(self, cores: tuple[Core, ...], http: Sequence[int]) -> tuple[Core, ...]:
+        """The cores without those of the HTTP process, unless that takes all or the user said which decode."""
+        left = tuple(core for core in cores if set(core.cpus).isdisjoint(http))
+        return left if left and self._settings.cpus is None else cores
+
+    def _pinned(self, groups: _Groups, http: Sequence[int]) -> bool:
+        settings, topology = self._settings, self._topology
+        threads = max(settings.threads, settings.threads_prefill)
+        given = [n for n in ("cpus", "cpus_prefill", "http_cpus") if getattr(settings, n) is not None]
+        if given or settings.pin == "on":
+            self._because("pinning", "on", f"{given[0] if given else 'pin'} is set")
+            return True
+        if settings.pin == "off":
+            self._because("pinning", "off", "pin is off")
+        elif topology.affinity is None:
+            self._because("pinning", "off", "this system can't bind threads to CPUs")
+        elif topology.quota is not None:
+            why = f"a quota of {topology.quota:g} CPUs doesn't say which: the kernel picks whichever are free"
+            self._because("pinning", "off", why)
+        elif not http and len(groups) == 1:
+            self._because("pinning", "off", "engine and HTTP process share the cores: the kernel has to move them")
+        elif len(groups) == 1 and threads > (least := min(len(_cpus_of(group)) for _, group in groups)):
+            self._because("pinning", "off", f"{threads} threads are set, and a replica has {_count(least, 'CPU')}")
+        else:
+            self._because("pinning", "on", "threads that move leave their caches behind")
+            return True
+        return False
+
+    def _decode(self, cores: Sequence[Core], pinned: bool, dedicated: bool) -> PoolPlan:
+        given = self._cpus("cpus")
+        threads = self._settings.threads or self._within_quota(len(_cpus_of(cores) if given else cores))
+        return self._pool("threads", threads, cores, given, pinned, dedicated)
+
+    def _prefill(self, cores: Sequence[Core], pinned: bool, dedicated: bool) -> PoolPlan:
+        settings = self._settings
+        if not (given := self._cpus("cpus_prefill")):
+            decode = self._decode(cores, pinned, dedicated)
+            threads = settings.threads_prefill or decode.threads
+            return self._pool("threads_prefill", threads, cores, self._cpus("cpus"), pinned, dedicated)
+        here = {core.node for core in cores}
+        cores = _cut([core for core in self._topology.usable_cores if core.node in here], given)
+        if not cores:
+            raise ConfigurationError(
+                f"cpus_prefill is {settings.cpus_prefill}, which has no CPU on NUMA node {cpulist.spell(here)}: "
+                "add some, or lower --replicas"
+            )
+        threads = settings.threads_prefill or self._within_quota(len(_cpus_of(cores)))
+        return self._pool("threads_prefill", threads, cores, given, pinned, dedicated)
+
+    def _pool(
+        self, name: str, threads: int, cores: Sequence[Core], given: Sequence[int], pinned: bool, dedicated: bool
+    ) -> PoolPlan:
+        poll = self._settings.poll
+        if poll < 0:
+            poll = _POLL_DEDICATED if dedicated else _POLL_SHARED
+        priority = self._settings.thread_priority
+        if not pinned:
+            return PoolPlan(threads=threads, poll=poll, priority=priority)
+        # One CPU of each core as long as that is enough; CPUs that somebody listed are meant as listed.
+        cpus = _cpus_of(cores) if given or threads > len(cores) else tuple(sorted(core.cpus[0] for core in cores))
+        if threads > len(cpus):
+            raise ConfigurationError(
+                f"{name} is {threads}, but there {_are(len(cpus), 'CPU')} to bind them to ({cpulist.spell(cpus)}): "
+                f"lower {name}, list more CPUs, or set pin to off"
+            )
+        return PoolPlan(threads, cpus, strict=threads == len(cpus), poll=poll, priority=priority)
+
+    def _within_quota(self, threads: int) -> int:
+        """``threads``, or as many as the quota has whole CPUs, less one for the HTTP process where that is bearable."""
+        quota = self._topology.quota
+        if quota is None:
+            return threads
+        whole = max(1, math.floor(quota))
+        return min(threads, whole - 1 if whole >= _CORES_TO_SHARE else whole)
+
+    # Why
+
+    def _because(self, choice: str, value: str, why: str) -> None:
+        self._reasons.append(Reason(choice, value, why))
+
+    def _explain(self, replicas: Sequence[ReplicaPlan]) -> None:
+        settings, quota = self._settings, self._topology.quota
+        if settings.threads:
+            why = "threads is set"
+            if settings.threads > len(self._topology.usable):
+                why += f", to more than the {len(self._topology.usable)} CPUs there are: a step will wait for itself"
+        elif quota is not None:
+            why = f"a quota of {quota:g} CPUs, rounded down"
+            if math.floor(quota) >= _CORES_TO_SHARE:
+                why += ", less one for the HTTP process: who uses up the quota stands still for the rest of its period"
+        else:
+            why = "one a CPU that is listed" if settings.cpus else "one a core"
+        self._because("decode threads", _each([replica.decode.threads for replica in replicas]), why)
+        same = all(replica.decode.threads == replica.prefill.threads for replica in replicas)
+        why = (
+            "threads_prefill is set"
+            if settings.threads_prefill
+            else "as for decoding"
+            if same
+            else "one a CPU that is listed"
+        )
+        self._because("prefill threads", _each([replica.prefill.threads for replica in replicas]), why)
+        poll = replicas[0].decode.poll
+        if settings.poll >= 0:
+            why = "poll is set"
+        elif poll == _POLL_DEDICATED:
+            why = "the cores are the engine's own: threads spin through the gaps between requests"
+        else:
+            why = "cores are shared: threads spin through the gap between two steps, then let go"
+        self._because("poll", str(poll), why)
+        if settings.thread_priority:
+            self._because("priority", str(settings.thread_priority), "thread_priority is set")
+
+
+def _cut(cores: Sequence[Core], cpus: Sequence[int]) -> tuple[Core, ...]:
+    """The cores with only those of their CPUs that are in ``cpus``; without the others."""
+    cut = (
+        Core(core.package, core.node, tuple(cpu for cpu in core.cpus if cpu in cpus), core.efficiency) for core in cores
+    )
+    return tuple(core for core in cut if core.cpus)
+
+
+def _cpus_of(cores: Sequence[Core]) -> tuple[int, ...]:
+    return tuple(sorted(cpu for core in cores for cpu in core.cpus))
+
+
+def _count(number: int, noun: str, several: str = "") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {several or noun + 's'}"
+
+
+def _are(number: int, noun: str) -> str:
+    return f"{'is' if number == 1 else 'are'} {_count(number, noun)}"
+
+
+def _each(threads: Sequence[int]) -> str:
+    return " + ".join(map(str, threads))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
