@@ -19,6 +19,7 @@ class Sequence:
     __slots__ = (
         "cached_tokens",
         "computed",
+        "draft",
         "generated",
         "id",
         "ignore_eos",
@@ -43,6 +44,8 @@ class Sequence:
         ends = frozenset() if submit.ignore_eos else end_tokens
         self.stop_tokens = ends.union(submit.stop_tokens)
         self.computed = 0
+        #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.
+        self.draft: list[int] = []
         self.generated = 0
         self.slot = NO_SLOT
         #: Prompt tokens found ready in the KV cache when first admitted; None before.

@@ -1,42 +1,21 @@
-"""The backend over llama.cpp, and the only file that touches the binding.
-
-It uses the binding's low-level module, which is llama.h in ctypes: calls release the GIL, so the intake thread goes on
-while a step is computed.
-"""
+"""One GGUF model in one llama.cpp context. It decides nothing: who runs, and where, is the scheduler's."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# OpenMP's threads spin at barriers for a millisecond and more before they sleep. On cores that somebody else needs too
-# (a neighbour, a compiler) they burn the very time that the late thread is waiting for; but sleeping while the HTTP
-# process has the other core for 200 µs costs more than it gives. Read when libgomp is loaded, hence before the binding.
-# Decode with 2 threads on 2 cores: against 10,000 turns, 60,000 give 1.03 at one stream and 1.02 at eight on a quiet
-# machine, 300,000 (libgomp's own) 1.01 and 1.02; beside one busy process 10,000 give 1.5 of libgomp's own.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "60000")
-
 import llama_cpp.llama_cpp as llama
 import numpy as np
-import numpy.typing as npt
 
 from tailrace.engine.backend import BackendError, KVState, Logits
+from tailrace.engine.llama.batch import make_batch
+from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.memory import available_memory
 from tailrace.messages import ModelInfo
-
-#: Receives (level, line) of llama.cpp's log; level is a structlog method name.
-LogSink = Callable[[str, str], None]
-#: Receives the loaded part, 0 to 1.
-Progress = Callable[[float], None]
-
-#: ggml_log_level → structlog method. Its warnings are about choices that are made here (a KV cache larger than the
-#: trained context, say), so they aren't the user's.
-_LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
 #: KV cells at the start; they double when tokens need them.
 _FIRST_CELLS = 4096
@@ -64,9 +43,9 @@ class LlamaBackend:
         self, path: Path, options: LlamaOptions, *, log: LogSink | None = None, progress: Progress | None = None
     ) -> None:
         """Load ``path``. Raises ModelError when llama.cpp can't, ConfigurationError when an option can't work."""
-        _redirect_log(log)
+        redirect_log(log)
         llama.llama_backend_init()
-        self._model = _load_model(path, options, progress)
+        self._model = load_model(path, gpu_layers=options.gpu_layers, progress=progress)
         self._vocab = _required(llama.llama_model_get_vocab(self._model), "the model has no vocabulary")
         self._vocab_size = llama.llama_vocab_n_tokens(self._vocab)
         trained = llama.llama_model_n_ctx_train(self._model)
@@ -87,7 +66,7 @@ class LlamaBackend:
         self._context = self._make_context(first)
         self._memory = llama.llama_get_memory(self._context)
         self.kv_cells = llama.llama_n_ctx(self._context)
-        self._batch, self._views = _make_batch(self.max_batch)
+        self._batch, self._views = make_batch(self.max_batch)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
         self.longest_token = max(len(self._piece(token, special=True)) for token in range(self._vocab_size))
@@ -241,69 +220,6 @@ class LlamaBackend:
 
 def _bytes_of(state: KVState) -> object:
     return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-
-
-@dataclass(frozen=True)
-class _Views:
-    """numpy views of the batch's C arrays."""
-
-    tokens: npt.NDArray[np.int32]
-    positions: npt.NDArray[np.int32]
-    slots: npt.NDArray[np.int32]
-    outputs: npt.NDArray[np.int8]
-
-
-def _make_batch(size: int) -> tuple[llama.llama_batch, _Views]:
-    """A batch for ``size`` tokens of one slot each. Its arrays are numpy's, which the views keep alive."""
-    batch = llama.llama_batch()
-    views = _Views(
-        tokens=np.zeros(size, np.int32),
-        positions=np.zeros(size, np.int32),
-        slots=np.zeros(size, np.int32),
-        outputs=np.zeros(size, np.int8),
-    )
-    ones = np.ones(size, np.int32)
-    pointers = views.slots.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
-    batch._keep = (ones, pointers)
-    batch.token = ctypes.cast(views.tokens.ctypes.data, type(batch.token))
-    batch.pos = ctypes.cast(views.positions.ctypes.data, type(batch.pos))
-    batch.n_seq_id = ctypes.cast(ones.ctypes.data, type(batch.n_seq_id))
-    batch.seq_id = ctypes.cast(pointers.ctypes.data, type(batch.seq_id))
-    batch.logits = ctypes.cast(views.outputs.ctypes.data, type(batch.logits))
-    return batch, views
-
-
-def _load_model(path: Path, options: LlamaOptions, progress: Progress | None) -> llama.llama_model_p:
-    params = llama.llama_model_default_params()
-    params.n_gpu_layers = options.gpu_layers
-    if progress is not None:
-        callback = llama.llama_progress_callback(lambda part, _: (progress(part), True)[1])
-        params.progress_callback = callback
-    model = llama.llama_model_load_from_file(str(path).encode(), params)
-    if model is None:
-        raise ModelError(f"llama.cpp can't load {path} (its log above says why): is it a complete GGUF file?")
-    return model
-
-
-def _redirect_log(log: LogSink | None) -> None:
-    """Send llama.cpp's log to ``log`` a line at a time; None drops it."""
-    unfinished = ""
-
-    def receive(level: int, text: bytes, _: object) -> None:
-        nonlocal unfinished
-        unfinished += text.decode("utf-8", "replace")
-        *lines, unfinished = unfinished.split("\n")
-        for line in lines:
-            if log is not None and line.strip(" ."):
-                log(_LEVELS.get(level, "debug"), line)
-
-    # The binding frees nothing: the callback has to outlive every later call.
-    global _log_callback
-    _log_callback = llama.llama_log_callback(receive)
-    llama.llama_log_set(_log_callback, ctypes.c_void_p(0))
-
-
-_log_callback: object = None
 
 
 def _text(function: Callable[..., int], model: llama.llama_model_p) -> str:

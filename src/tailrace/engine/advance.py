@@ -1,0 +1,65 @@
+"""From a step's logits to each sequence's next tokens, and the ``Step`` that tells of them.
+
+It changes the sequences it is given and nothing else: who has ended is told in the step, and leaves by the loop's hand.
+"""
+
+from __future__ import annotations
+
+from tailrace.engine.backend import Logits
+from tailrace.engine.sampling import Row, logprobs
+from tailrace.engine.sequence import Sequence
+from tailrace.messages import Finished, Started, Step
+
+
+def advance(ready: list[Sequence], logits: Logits) -> Step:
+    """Choose tokens for every sequence in ``ready`` and append them to it.
+
+    ``logits`` has one row for each of them, in order; one whose ``draft`` was computed along has a row more for each
+    drafted token. A drafted token stays when it is what would have been chosen anyway; the first that isn't is replaced
+    by the choice, and the rows after it are passed over.
+    """
+    step = Step([], [], [], [], {})
+    # One call for the whole step: at a vocabulary of 49k, 30 µs for 8 sequences instead of 8 calls of 6.
+    greedy = all(sequence.sampler.greedy for sequence in ready)
+    best = logits.argmax(axis=1).tolist() if greedy else None
+    row = 0
+    for sequence in ready:
+        end = row + 1 + len(sequence.draft)
+        for draft in (*sequence.draft, None):
+            if best is not None and sequence.logprobs is None:
+                token = best[row]
+            else:
+                token = _choose(step, sequence, logits[row])
+            row += 1
+            if not _append(step, sequence, token) or token != draft:
+                break
+        row = end
+    return step
+
+
+def _choose(step: Step, sequence: Sequence, row: Row) -> int:
+    if sequence.logprobs is None:
+        return sequence.sampler.sample(row)
+    # The model's own distribution is told: the sampler changes its row.
+    before = row.copy()
+    token = sequence.sampler.sample(row)
+    if token not in sequence.stop_tokens:
+        step.logprobs[len(step.ids)] = logprobs(before, token, sequence.logprobs)
+    return token
+
+
+def _append(step: Step, sequence: Sequence, token: int) -> bool:
+    """Add the token to the sequence and the step; False when it was the last."""
+    sequence.tokens.append(token)
+    if not sequence.generated:
+        step.started.append(Started(sequence.id, sequence.cached_tokens or 0))
+    sequence.generated += 1
+    if token in sequence.stop_tokens:
+        step.finished.append(Finished(sequence.id, "stop", sequence.generated))
+        return False
+    step.ids.append(sequence.id)
+    step.tokens.append(token)
+    if len(sequence.tokens) >= sequence.limit:
+        step.finished.append(Finished(sequence.id, "length", sequence.generated))
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Loading a model file, and what the library logs. It makes no contexts."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+
+from tailrace.errors import ModelError
+
+#: Receives (level, line) of llama.cpp's log; level is a structlog method name.
+LogSink = Callable[[str, str], None]
+#: Receives the loaded part, 0 to 1.
+Progress = Callable[[float], None]
+
+#: ggml_log_level → structlog method. Its warnings are about choices that are made here (a KV cache larger than the
+#: trained context, say), so they aren't the user's.
+_LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
+
+
+def load_model(path: Path, *, gpu_layers: int, progress: Progress | None) -> llama.llama_model_p:
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+    if progress is not None:
+        callback = llama.llama_progress_callback(lambda part, _: (progress(part), True)[1])
+        params.progress_callback = callback
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if model is None:
+        raise ModelError(f"llama.cpp can't load {path} (its log above says why): is it a complete GGUF file?")
+    return model
+
+
+def redirect_log(log: LogSink | None) -> None:
+    """Send llama.cpp's log to ``log`` a line at a time; None drops it."""
+    unfinished = ""
+
+    def receive(level: int, text: bytes, _: object) -> None:
+        nonlocal unfinished
+        unfinished += text.decode("utf-8", "replace")
+        *lines, unfinished = unfinished.split("\n")
+        for line in lines:
+            if log is not None and line.strip(" ."):
+                log(_LEVELS.get(level, "debug"), line)
+
+    # The binding frees nothing: the callback has to outlive every later call.
+    global _log_callback
+    _log_callback = llama.llama_log_callback(receive)
+    llama.llama_log_set(_log_callback, ctypes.c_void_p(0))
+
+
+_log_callback: object = None
