@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.engine.sampling import Sampler, logprobs
+from tailrace.engine.penalties import Penalties
+from tailrace.engine.sampling import Sampler, SamplingError, greedy_tokens, logprobs
 from tailrace.messages import Sampling
 
 VOCABULARY = 200
@@ -104,7 +105,7 @@ def test_repeat_penalty_looks_back_on_the_prompt_within_its_window() -> None:
     assert Sampler(penalised, [3, 8]).sample(row.copy()) == 4
     assert Sampler(penalised, [3, 8, 9]).sample(row.copy()) == 3, "3 has left the window"
     negative = row.copy()
-    Sampler(penalised, [5])._penalise(negative)
+    Penalties(penalised, [5]).apply(negative)
     assert negative[5] == pytest.approx(-1.5), "negative logits are multiplied, as llama.cpp does"
 
 
@@ -118,3 +119,71 @@ def test_logprobs_are_the_softmax_s(seed: int, top: int) -> None:
     assert result.logprob == pytest.approx(exact[token])
     assert [i for i, _ in result.top] == list(np.argsort(-exact, kind="stable")[:top])
     assert [value for _, value in result.top] == pytest.approx(sorted(exact, reverse=True)[:top])
+
+
+def _mask(allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
+    padded = np.zeros(-(-len(allowed) // 32) * 32, bool)
+    padded[: len(allowed)] = allowed
+    return np.packbits(padded, bitorder="little").view(np.uint32)
+
+
+@pytest.mark.parametrize("size", [1, 31, 200, 40_000])
+@pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
+@pytest.mark.parametrize(
+    "params",
+    [
+        Sampling(temperature=0.0),
+        Sampling(temperature=0.0, frequency_penalty=1.0, logit_bias={0: 2.0}),
+        Sampling(seed=1),
+        Sampling(seed=1, top_k=0, top_p=0.9, min_p=0.0),
+        Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0, temperature=2.0),
+    ],
+)
+def test_a_mask_is_as_if_the_vocabulary_had_nothing_else(size: int, part: float, params: Sampling) -> None:
+    random = np.random.default_rng(size)
+    masked, plain = Sampler(params, []), Sampler(params, [])
+    for _ in range(5):
+        row = random.normal(0, 3, size).astype(np.float32)
+        allowed = random.random(size) < part
+        allowed[random.integers(size)] = True
+        ids, probabilities = masked.distribution(row, _mask(allowed))
+        expected_ids, expected = plain.distribution(np.where(allowed, row, np.float32(-np.inf)))
+        assert ids[probabilities > 0].tolist() == expected_ids[expected > 0].tolist()
+        assert probabilities[probabilities > 0] == pytest.approx(expected[expected > 0], rel=1e-5)
+        token = masked.sample(row, _mask(allowed))
+        assert allowed[token]
+        assert token == plain.sample(np.where(allowed, row, np.float32(-np.inf)))
+
+
+def test_the_row_is_left_as_it_was() -> None:
+    row = _row()
+    before = row.copy()
+    params = Sampling(repeat_penalty=1.7, frequency_penalty=1.0, logit_bias={3: 5.0}, seed=1)
+    sampler = Sampler(params, [3, 4, 5])
+    for _ in range(20):
+        sampler.sample(row, _mask(np.arange(VOCABULARY) % 3 > 0))
+    assert (row == before).all()
+
+
+@pytest.mark.parametrize("params", [Sampling(temperature=0.0), Sampling(), Sampling(top_k=0, top_p=1.0, min_p=0.0)])
+def test_a_row_without_a_best_token_is_an_error(params: Sampling) -> None:
+    everything = np.ones(VOCABULARY, bool)
+    for value in (np.nan, np.inf):
+        row = _row()
+        row[7] = value
+        with pytest.raises(SamplingError, match="not a number"):
+            Sampler(params, []).sample(row)
+        with pytest.raises(SamplingError, match="not a number"):
+            Sampler(params, []).sample(row, _mask(everything))
+        with pytest.raises(SamplingError, match="not a number"):
+            logprobs(row, 0, 5)
+        assert greedy_tokens(np.stack((_row(), row))) is None
+    with pytest.raises(SamplingError, match="no allowed token"):
+        Sampler(params, []).sample(np.full(VOCABULARY, -np.inf, np.float32))
+    with pytest.raises(SamplingError, match="no allowed token"):
+        Sampler(params, []).sample(_row(), _mask(~everything))
+
+
+def test_one_call_for_many_greedy_rows() -> None:
+    logits = np.stack([_row(seed) for seed in range(8)])
+    assert greedy_tokens(logits) == [Sampler(Sampling(temperature=0.0), []).sample(row) for row in logits]

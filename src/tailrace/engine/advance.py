@@ -6,7 +6,8 @@ It changes the sequences it is given and nothing else: who has ended is told in 
 from __future__ import annotations
 
 from tailrace.engine.backend import Logits
-from tailrace.engine.sampling import Row, logprobs
+from tailrace.engine.rows import Row
+from tailrace.engine.sampling import logprobs
 from tailrace.engine.sequence import Sequence
 from tailrace.messages import Finished, Started, Step
 
@@ -38,13 +39,9 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
 
 
 def _choose(step: Step, sequence: Sequence, row: Row) -> int:
-    if sequence.logprobs is None:
-        return sequence.sampler.sample(row)
-    # The model's own distribution is told: the sampler changes its row.
-    before = row.copy()
     token = sequence.sampler.sample(row)
-    if token not in sequence.stop_tokens:
-        step.logprobs[len(step.ids)] = logprobs(before, token, sequence.logprobs)
+    if sequence.logprobs is not None and token not in sequence.stop_tokens:
+        step.logprobs[len(step.ids)] = logprobs(row, token, sequence.logprobs)
     return token
 
 
