@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test check format clean
+.PHONY: help setup serve test bench check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
@@ -27,6 +27,11 @@ test:  ## Run every test; ARGS go to pytest
 	@$(PYTHON) scripts/setup.py --dev --smoke
 	@$(BIN)/python -m pytest $(ARGS)
 
+bench:  ## Measure everything and write benchmarks-report/report.html; ARGS as in benchmarks/README.md
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/tailrace pull
+	@$(BIN)/python -m benchmarks $(ARGS)
+
 check:  ## Check format, lint, types and layers
 	@$(PYTHON) scripts/setup.py --dev
 	$(BIN)/ruff format --check .
@@ -41,4 +46,4 @@ format:  ## Format the code and mend what ruff can
 
 clean:  ## Remove .venv and tools' caches; compiled llama.cpp and models stay in the cache folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

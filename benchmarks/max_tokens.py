@@ -1,65 +1,73 @@
-"""Whether max_tokens costs anything: the same greedy reply asked for with a small and a huge limit, in pairs.
-
-    python benchmarks/max_tokens.py http://127.0.0.1:8000 [--pairs 20] [--small 128] [--large 8000]
+"""Whether max_tokens costs anything: the same greedy reply asked for with a small limit and with the whole context.
 
 The reply ends by itself below the small limit, so both sides do the same work; the ratio of their times should be 1.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+from collections.abc import Callable
 
-from openai import OpenAI
+from benchmarks.harness import servers
+from benchmarks.harness.pairs import in_turns, ratios
+from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
+from benchmarks.harness.results import figure
+from tailrace.models.gguf import read_facts
+from tailrace.tools.bench import BenchClient
+from tailrace.tools.load import Ask, StreamTiming
 
-PROMPT = "Explain what a rainbow is in one short paragraph."
+_SMALL = 64
+_BOUND = 1.01
+#: The first that ends below the limit with this model is asked.
+_PROMPTS = (
+    "What is the capital of France?",
+    "Name three colours of a rainbow.",
+    "Say hello in one short sentence.",
+    "How many days are in a week?",
+)
 
 
-def ask(client: OpenAI, model: str, max_tokens: int) -> tuple[float, str, int]:
-    """Seconds, text and tokens of one reply."""
-    begun = time.perf_counter()
-    stream = client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": PROMPT}],
-        temperature=0,
-        max_tokens=max_tokens,
-        stream=True,
-        stream_options={"include_usage": True},
+def _measure(options: Options) -> Findings:
+    with servers.tailrace(options.model, options.threads) as client:
+        prompt, first = _short_reply(client)
+        whole = (read_facts(options.model).context or 8192) - first.prompt_tokens
+
+        def side(limit: int) -> Callable[[int], float]:
+            def ask(_: int) -> float:
+                timing = _ask(client, prompt, limit)
+                assert timing.text == first.text, "a greedy reply has changed with max_tokens"
+                return timing.tokens[-1] - timing.asked
+
+            return ask
+
+        # A reply takes a fraction of a second, so there can be many.
+        times = in_turns({"small": side(_SMALL), "whole": side(whole)}, 6 * options.turns, warm_up=2)
+    return Findings(
+        figures=[
+            figure(
+                f"time with max_tokens {whole} ÷ with {_SMALL}",
+                ratios(times["whole"], times["small"]),
+                bound=_BOUND,
+                at_most=True,
+            )
+        ],
+        notes=[f"{first.reply_tokens} tokens answer {prompt!r}; one stream; the text is the same with both limits."],
     )
-    text, tokens = "", 0
-    for chunk in stream:
-        text += "".join(choice.delta.content or "" for choice in chunk.choices)
-        if chunk.usage is not None:
-            tokens = chunk.usage.completion_tokens
-    return time.perf_counter() - begun, text, tokens
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
-    parser.add_argument("--key", default="none")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--small", type=int, default=128)
-    parser.add_argument("--large", type=int, default=8000)
-    options = parser.parse_args()
-    client = OpenAI(base_url=f"{options.url}/v1", api_key=options.key)
-    model = client.models.list().data[0].id
-    ratios: list[float] = []
-    # The first reply finds its prompt unread, which is work and rounding that the others don't have.
-    _, _, tokens = ask(client, model, options.large)
-    if tokens >= options.small:
-        raise SystemExit(f"the reply has {tokens} tokens: raise --small")
-    for turn in range(options.pairs):
-        limits = [options.small, options.large] if turn % 2 else [options.large, options.small]
-        results = {limit: ask(client, model, limit) for limit in limits}
-        if results[options.small][1] != results[options.large][1]:
-            raise SystemExit(f"the replies differ:\n{results[options.small][1]!r}\n{results[options.large][1]!r}")
-        ratios.append(results[options.large][0] / results[options.small][0])
-    print(f"replies of {tokens} tokens, {len(ratios)} pairs")
-    print(f"time with max_tokens {options.large} / with {options.small}: median {statistics.median(ratios):.3f}")
+def _short_reply(client: BenchClient) -> tuple[str, StreamTiming]:
+    for prompt in _PROMPTS:
+        timing = _ask(client, prompt, _SMALL)
+        if 16 <= timing.reply_tokens < _SMALL:
+            return prompt, timing
+    raise NotHere(f"this model gives none of the prompts a reply of 16 to {_SMALL} tokens")
 
+
+def _ask(client: BenchClient, prompt: str, limit: int) -> StreamTiming:
+    (timing,) = client.exchange([Ask(messages=[{"role": "user", "content": prompt}], max_tokens=limit, exact=False)])
+    return timing
+
+
+PART = Part("max_tokens", "Does a large max_tokens cost anything?", _measure)
 
 if __name__ == "__main__":
-    main()
+    standalone(PART)

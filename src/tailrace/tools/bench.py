@@ -9,12 +9,13 @@ from __future__ import annotations
 import selectors
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from tailrace.tools.load import Load, StreamTiming
+from tailrace.tools.load import Ask, Load, StreamTiming
 
 #: Nothing for so long: the server hangs.
 _SILENCE_SECONDS = 120.0
@@ -25,10 +26,12 @@ class BenchError(Exception):
 
 
 class _Stream:
-    """One request's socket, and what came when."""
+    """One request, its socket once it has been sent, and what came when."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
+    def __init__(self, ask: Ask, request: bytes) -> None:
+        self.ask = ask
+        self.request = request
+        self.socket: socket.socket | None = None
         self.asked = 0.0
         self.received: list[tuple[float, bytes]] = []
         self.events = 0
@@ -46,47 +49,67 @@ class BenchClient:
 
     def run(self, load: Load, turn: int) -> list[StreamTiming]:
         """One turn of ``load``. Raises BenchError when a reply isn't what was asked for."""
-        bodies = [self._body(load, prompt) for prompt in load.prompts(turn)]
-        requests = [self._request("POST", "/chat/completions", body) for body in bodies]
-        streams = [_Stream(self._connect()) for _ in requests]
+        return self.exchange(load.asks(turn))
+
+    def exchange(self, asks: Sequence[Ask], *, until: int | None = None) -> list[StreamTiming]:
+        """Send all of ``asks``, each in its time, and receive every reply, or, with ``until``, leave them all when the
+        one at that place has ended. Raises BenchError as ``run`` does.
+        """
+        streams = [_Stream(ask, self._request("POST", "/chat/completions", self._body(ask))) for ask in asks]
         try:
             with selectors.DefaultSelector() as selector:
-                for stream, request in zip(streams, requests, strict=True):
-                    stream.asked = time.perf_counter()
-                    stream.socket.sendall(request)
-                    stream.socket.setblocking(False)
-                    selector.register(stream.socket, selectors.EVENT_READ, stream)
-                self._receive(selector, len(streams), _hang_up_after(load))
+                for stream in streams:
+                    if stream.ask.after is None:
+                        self._send(stream, selector)
+                self._receive(selector, streams, until)
         finally:
             for stream in streams:
-                stream.socket.close()
-        return [_timing(stream, load) for stream in streams]
+                if stream.socket is not None:
+                    stream.socket.close()
+        return [_timing(stream) for stream in streams]
 
-    def _receive(self, selector: selectors.BaseSelector, running: int, most: int | None) -> None:
+    def _send(self, stream: _Stream, selector: selectors.BaseSelector) -> None:
+        stream.socket = self._connect()
+        stream.asked = time.perf_counter()
+        stream.socket.sendall(stream.request)
+        stream.socket.setblocking(False)
+        selector.register(stream.socket, selectors.EVENT_READ, stream)
+
+    def _receive(self, selector: selectors.BaseSelector, streams: list[_Stream], until: int | None) -> None:
         clock = time.perf_counter
-        while running:
+        waiting = [stream for stream in streams if stream.ask.after is not None]
+        running = set(range(len(streams)))
+        while running if until is None else until in running:
             ready = selector.select(_SILENCE_SECONDS)
             if not ready:
                 raise BenchError(f"nothing came for {_SILENCE_SECONDS:.0f} seconds")
             for key, _ in ready:
                 stream: _Stream = key.data
+                assert stream.socket is not None
                 data = stream.socket.recv(65536)
                 stream.received.append((clock(), data))
                 stream.events += data.count(b"data: ")
+                # The first event is the role's.
+                most = stream.ask.hang_up_after
                 if not data or data.endswith(b"0\r\n\r\n") or (most is not None and stream.events > most):
                     selector.unregister(stream.socket)
-                    running -= 1
+                    running.discard(streams.index(stream))
+            if waiting:
+                for stream in [stream for stream in waiting if _is_due(stream, streams)]:
+                    waiting.remove(stream)
+                    self._send(stream, selector)
 
-    def _body(self, load: Load, prompt: str) -> bytes:
+    def _body(self, ask: Ask) -> bytes:
         return msgspec.json.encode(
             {
                 "model": self.model,
-                "messages": [{"role": "user", "content": prompt}],
+                "messages": ask.messages,
                 "stream": True,
                 "stream_options": {"include_usage": True},
                 "temperature": 0,
-                "max_tokens": load.max_tokens or load.output_tokens,
-                "ignore_eos": True,
+                "max_tokens": ask.max_tokens,
+                "ignore_eos": ask.exact,
+                **ask.more,
             }
         )
 
@@ -125,15 +148,17 @@ class BenchClient:
         ).encode() + body
 
 
-def _hang_up_after(load: Load) -> int | None:
-    """Events after which enough has come; None when the server ends by itself. The first event is the role's."""
-    if load.max_tokens is None or load.max_tokens <= load.output_tokens:
-        return None
-    return load.output_tokens
+def _is_due(stream: _Stream, streams: list[_Stream]) -> bool:
+    assert stream.ask.after is not None
+    other, events = stream.ask.after
+    return streams[other].events >= events
 
 
-def _timing(stream: _Stream, load: Load) -> StreamTiming:
+def _timing(stream: _Stream) -> StreamTiming:
     """The moments at which the stream's texts came, each counted as one token."""
+    ask = stream.ask
+    if not stream.received:
+        return StreamTiming(stream.asked, [])
     head, events = _events(stream.received)
     if b" 200 " not in head.split(b"\r\n")[0]:
         raise BenchError(f"the server answered: {head.decode('latin-1').splitlines()[0]}")
@@ -144,17 +169,18 @@ def _timing(stream: _Stream, load: Load) -> StreamTiming:
         chunk: dict[str, Any] = msgspec.json.decode(data)
         if "error" in chunk:
             raise BenchError(f"the server failed: {chunk['error']}")
-        if chunk.get("usage"):
-            timing.prompt_tokens = chunk["usage"]["prompt_tokens"]
-            completion = chunk["usage"]["completion_tokens"]
-            if completion != load.output_tokens:
-                raise BenchError(f"a reply had {completion} tokens instead of {load.output_tokens}: no fair comparison")
+        if usage := chunk.get("usage"):
+            timing.prompt_tokens = usage["prompt_tokens"]
+            timing.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            timing.reply_tokens = usage["completion_tokens"]
+            if ask.exact and timing.reply_tokens != ask.max_tokens:
+                raise BenchError(f"a reply had {timing.reply_tokens} tokens instead of {ask.max_tokens}: no comparison")
         for choice in chunk["choices"]:
             if text := choice["delta"].get("content"):
                 timing.text += text
                 timing.tokens.append(moment)
-    if _hang_up_after(load) is not None:
-        del timing.tokens[load.output_tokens :]
+    if ask.hang_up_after is not None:
+        del timing.tokens[ask.hang_up_after :]
     return timing
 
 

@@ -5,11 +5,28 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 #: Plain words of about one token each in every common vocabulary.
 _WORDS = ("time", "people", "water", "light", "house", "music", "river", "garden", "paper", "story", "friend", "city")
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """One streamed request, and when it is sent: at once, or ``after`` (stream, events): as soon as the stream at this
+    place of the list has brought so many events.
+
+    ``hang_up_after``: close after so many tokens. ``exact``: a reply of another length than ``max_tokens`` isn't what
+    was asked for. ``more`` goes into the body as it is.
+    """
+
+    messages: list[dict[str, Any]]
+    max_tokens: int
+    hang_up_after: int | None = None
+    after: tuple[int, int] | None = None
+    exact: bool = True
+    more: dict[str, Any] = {}
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +39,18 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     max_tokens: int | None = None
+
+    def asks(self, turn: int) -> list[Ask]:
+        """The requests of one turn, all sent at once."""
+        asked = self.max_tokens or self.output_tokens
+        return [
+            Ask(
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=asked,
+                hang_up_after=self.output_tokens if asked > self.output_tokens else None,
+            )
+            for prompt in self.prompts(turn)
+        ]
 
     def prompts(self, turn: int) -> list[str]:
         """The user messages of one turn; another turn's share no beginning with them."""
@@ -39,6 +68,8 @@ class StreamTiming(msgspec.Struct):
     tokens: list[float]
     text: str = ""
     prompt_tokens: int = 0
+    cached_tokens: int = 0  #: of the prompt, found ready
+    reply_tokens: int = 0  #: as the server counts them; 0 when the stream was left before it said so
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):

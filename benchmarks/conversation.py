@@ -1,0 +1,104 @@
+"""What the second turn of a long conversation waits for its first token, against the first turn."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from typing import Any
+
+from benchmarks.harness import servers
+from benchmarks.harness.pairs import in_turns
+from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
+from benchmarks.harness.results import Curve, Plot, figure
+from benchmarks.llama_server import peer_server
+from tailrace.tools.bench import BenchClient
+from tailrace.tools.load import Ask, Load
+
+_PROMPT = 2000
+_TURNS = 4
+_REPLY = 32
+_BOUND = 0.10
+_QUESTIONS = ("Go on.", "Why is that so?", "Tell me more about the people in it.", "How does it end?")
+
+
+def talk(client: BenchClient, turn: int, prompt_tokens: int, *, others: int) -> list[float]:
+    """Milliseconds to the first token of each turn of one conversation; between two turns ``others`` ask something."""
+    (opening,) = Load(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(turn)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": opening}]
+    waits: list[float] = []
+    for number in range(_TURNS):
+        (timing,) = client.exchange([Ask(messages=messages, max_tokens=_REPLY)])
+        waits.append(1e3 * (timing.tokens[0] - timing.asked))
+        messages = [
+            *messages,
+            {"role": "assistant", "content": timing.text},
+            {"role": "user", "content": _QUESTIONS[number % len(_QUESTIONS)]},
+        ]
+        if others:
+            client.run(Load(streams=others, prompt_tokens=200, output_tokens=16), 10_000 + _TURNS * turn + number)
+    return waits
+
+
+def shared_system(client: BenchClient, turn: int, prompt_tokens: int) -> float:
+    """Time to the first token of a question under a system text that another question has had, over that one's."""
+    (text,) = Load(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(20_000 + turn)
+    waits: list[float] = []
+    for question in _QUESTIONS[:2]:
+        messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
+        (timing,) = client.exchange([Ask(messages=messages, max_tokens=_REPLY)])
+        waits.append(timing.tokens[0] - timing.asked)
+    return waits[1] / waits[0]
+
+
+def _measure(options: Options) -> Findings:
+    size = 300 if options.quick else _PROMPT
+    turns = min(options.turns, 5)
+    found = Findings(notes=[f"An opening of about {size} tokens, replies of {_REPLY}, short questions after it."])
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(servers.tailrace(options.model, options.threads))
+        sides = {
+            "tailrace": lambda turn: talk(ours, turn, size, others=0),
+            "tailrace, 8 others between turns": lambda turn: talk(ours, 1000 + turn, size, others=8),
+        }
+        try:
+            peer = stack.enter_context(peer_server(options))
+            sides["llama-server"] = lambda turn: talk(peer, turn, size, others=0)
+        except NotHere as error:
+            found.notes.append(f"{error}: nothing to compare with.")
+        runs = in_turns(sides, turns)
+        shared = [shared_system(ours, turn, size) for turn in range(turns)]
+    for name, waits in runs.items():
+        bound = None if name == "llama-server" else _BOUND
+        relative = [wait[1] / wait[0] for wait in waits]
+        found.figures.append(figure(f"{name}: TTFT of turn 2 ÷ turn 1", relative, bound=bound, at_most=True))
+        found.figures.append(figure(f"{name}: TTFT of turn 1", [wait[0] for wait in waits], unit="ms"))
+        found.figures.append(figure(f"{name}: TTFT of turn 2", [wait[1] for wait in waits], unit="ms"))
+    found.figures.append(figure("tailrace: another question under the same system text ÷ the first", shared))
+    turn_names = [f"turn {number + 1}" for number in range(_TURNS)]
+    curves = [
+        Curve(
+            label=name,
+            x=turn_names,
+            y=[statistics.median(wait[number] for wait in waits) for number in range(_TURNS)],
+            low=[min(wait[number] for wait in waits) for number in range(_TURNS)],
+            high=[max(wait[number] for wait in waits) for number in range(_TURNS)],
+        )
+        for name, waits in runs.items()
+    ]
+    found.plots.append(
+        Plot(
+            title="Prefix reuse: a conversation that begins with a long text",
+            x="",
+            y="time to first token, ms",
+            curves=curves,
+            kind="bars",
+            logarithmic=True,
+        )
+    )
+    return found
+
+
+PART = Part("conversation", "What does a conversation's next turn wait for its first token?", _measure)
+
+if __name__ == "__main__":
+    standalone(PART)

@@ -1,0 +1,60 @@
+"""Whether the engine's loop is as fast as llama.cpp's own benchmark: one stream, decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+
+from benchmarks.harness.pairs import in_turns, ratios
+from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.results import figure
+from benchmarks.harness.worker import working
+from tailrace.settings import Settings
+from tailrace.tools.load import Load, figures
+
+_BOUND = 0.97
+_PROMPT = 64
+
+
+def _measure(options: Options) -> Findings:
+    load = Load(streams=1, prompt_tokens=_PROMPT, output_tokens=options.tokens(128))
+    settings = Settings(threads=options.threads, parallel=1)
+    found = Findings()
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(working("engine", options.model, settings))
+        raw = stack.enter_context(working("raw", options.model, settings))
+        sides: dict[str, Callable[[int], float]] = {
+            "engine": lambda turn: figures(engine.run(load, turn)).decode_rate,
+            "raw": lambda turn: figures(raw.run(load, turn)).decode_rate,
+        }
+        if shutil.which("llama-bench"):
+            sides["llama-bench"] = lambda _: _llama_bench(options, load.output_tokens)
+            found.notes.append(f"llama-bench with -p 0 -d {_PROMPT} and its defaults otherwise")
+        else:
+            found.notes.append("llama-bench isn't on the path; the bare llama_decode loop stands for it.")
+        rates = in_turns(sides, options.turns)
+    against = "llama-bench" if "llama-bench" in rates else "raw"
+    for name in rates:
+        found.figures.append(figure(f"{name}, decoding", rates[name], unit="tok/s"))
+        if name != "engine":
+            bound = _BOUND if name == against else None
+            found.figures.append(figure(f"engine ÷ {name}", ratios(rates["engine"], rates[name]), bound=bound))
+    return found
+
+
+def _llama_bench(options: Options, tokens: int) -> float:
+    """Tokens a second of one run that decodes ``tokens`` behind a prompt."""
+    command = ["llama-bench", "-m", str(options.model), "-t", str(options.threads)]
+    command += ["-p", "0", "-n", str(tokens), "-d", str(_PROMPT), "-r", "1", "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (run,) = json.loads(done.stdout)
+    return float(run["avg_ts"])
+
+
+PART = Part("engine_vs_llama_bench", "Does the engine's loop decode as fast as llama.cpp's own benchmark?", _measure)
+
+if __name__ == "__main__":
+    standalone(PART)

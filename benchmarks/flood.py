@@ -1,0 +1,112 @@
+"""What four running streams feel of somebody's prompt of 4,000 tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from functools import partial
+
+import msgspec
+
+from benchmarks.harness import servers
+from benchmarks.harness.pairs import in_turns, percentile
+from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
+from benchmarks.harness.results import Curve, Plot, figure
+from benchmarks.llama_server import peer_server
+from tailrace.tools.bench import BenchClient
+from tailrace.tools.load import Load, StreamTiming
+
+_STREAMS = 4
+_PROMPT = 4000
+#: Tokens that every stream has before the prompt comes.
+_CALM = 64
+_BOUND = 3.0
+
+
+class Flood(msgspec.Struct):
+    """One turn: gaps in milliseconds, each with its end in seconds after the prompt was sent."""
+
+    calm: list[float]  #: gaps before
+    during: list[float]  #: gaps while it was read
+    points: list[tuple[float, float]]
+    seconds: float  #: until its first token
+    prompt_tokens: int
+
+
+def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
+    """Four streams run, then the prompt comes; all are left when it has its first tokens."""
+    running = Load(streams=_STREAMS, prompt_tokens=32, output_tokens=4000).asks(turn)
+    (prompt,) = Load(streams=1, prompt_tokens=prompt_tokens, output_tokens=2).asks(100_000 + turn)
+    # The role's event and the tokens of the stream that was asked last, so that all run.
+    late = msgspec.structs.replace(prompt, after=(_STREAMS - 1, _CALM + 1))
+    return evaluate(client.exchange([*running, late], until=_STREAMS))
+
+
+def evaluate(timings: list[StreamTiming]) -> Flood:
+    """From the moments of the running streams' tokens and, last, of the prompt's."""
+    *streams, prompt = timings
+    begun = max(stream.tokens[0] for stream in streams)
+    found = Flood([], [], [], prompt.tokens[0] - prompt.asked, 0)
+    for stream in streams:
+        for before, after in zip(stream.tokens, stream.tokens[1:], strict=False):
+            gap = 1e3 * (after - before)
+            if begun <= before and after <= prompt.asked:
+                found.calm.append(gap)
+            elif after > prompt.asked and before < prompt.tokens[0]:
+                found.during.append(gap)
+            found.points.append((after - prompt.asked, gap))
+    return found
+
+
+def _measure(options: Options) -> Findings:
+    size = 400 if options.quick else _PROMPT
+    found = Findings()
+    curves: list[Curve] = []
+    with contextlib.ExitStack() as stack:
+        clients = {"tailrace": stack.enter_context(servers.tailrace(options.model, options.threads))}
+        try:
+            clients["llama-server"] = stack.enter_context(peer_server(options))
+        except NotHere as error:
+            found.notes.append(f"{error}: nothing to compare with.")
+        alone = {name: _alone(client, size) for name, client in clients.items()}
+        calls = {name: partial(flood, client, prompt_tokens=size) for name, client in clients.items()}
+        runs = in_turns(calls, max(3, options.turns - 2))
+    for name, turns in runs.items():
+        bound = _BOUND if name == "tailrace" else None
+        calm = [statistics.median(turn.calm) for turn in turns]
+        worst = [percentile(turn.during, 0.99) for turn in turns]
+        relative = [a / b for a, b in zip(worst, calm, strict=True)]
+        what = f"{name}: p99 gap while a prompt of {size} tokens is read ÷ median gap without"
+        found.figures += [
+            figure(what, relative, bound=bound, at_most=True),
+            figure(f"{name}: median gap without", calm, unit="ms"),
+            figure(f"{name}: p99 gap while it is read", worst, unit="ms"),
+            figure(f"{name}: longest gap", [max(turn.during) for turn in turns], unit="ms"),
+            figure(f"{name}: time to the prompt's first token", [turn.seconds for turn in turns], unit="s"),
+            figure(f"{name}: the same with nobody else", [alone[name]], unit="s"),
+        ]
+        points = sorted(turns[-1].points)
+        curves.append(Curve(label=name, x=[point[0] for point in points], y=[point[1] for point in points]))
+    found.plots.append(
+        Plot(
+            title="Latency under a prompt flood",
+            x="seconds after the long prompt was sent",
+            y="gap between two tokens of a running stream, ms",
+            curves=curves,
+            kind="dots",
+            logarithmic=True,
+        )
+    )
+    return found
+
+
+def _alone(client: BenchClient, size: int) -> float:
+    """Seconds to the first token of such a prompt while nothing else runs."""
+    (timing,) = client.run(Load(streams=1, prompt_tokens=size, output_tokens=2), 99_999)
+    return timing.tokens[0] - timing.asked
+
+
+PART = Part("flood", "What do running streams feel of somebody's long prompt?", _measure)
+
+if __name__ == "__main__":
+    standalone(PART)

@@ -1,0 +1,53 @@
+"""Several sides under the same loads: their rates, their ratios and the curves of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.harness.pairs import in_turns
+from benchmarks.harness.results import Curve
+from tailrace.tools.load import Figures, Load, StreamTiming, figures
+
+Runs = dict[str, dict[int, list[Figures]]]  #: side → streams → one entry a turn
+
+
+def measure(sides: Mapping[str, Callable[[Load, int], list[StreamTiming]]], loads: Sequence[Load], turns: int) -> Runs:
+    """Every side under every load, in turns."""
+    runs: Runs = {name: {} for name in sides}
+    for load in loads:
+        calls = {name: _turn(side, load) for name, side in sides.items()}
+        for name, entries in in_turns(calls, turns).items():
+            runs[name][load.streams] = entries
+    return runs
+
+
+def _turn(side: Callable[[Load, int], list[StreamTiming]], load: Load) -> Callable[[int], Figures]:
+    # A turn's number makes its prompts: those of two loads must not begin alike.
+    return lambda turn: figures(side(load, 1000 * load.streams + turn))
+
+
+def decode(entries: Sequence[Figures]) -> list[float]:
+    """Tokens a second while every stream runs, turn by turn."""
+    return [entry.decode_rate for entry in entries]
+
+
+def total(entries: Sequence[Figures]) -> list[float]:
+    """Tokens a second from the first question to the last token, turn by turn."""
+    return [entry.total_rate for entry in entries]
+
+
+def rate_curve(label: str, runs: Mapping[int, Sequence[Figures]]) -> Curve:
+    """Decoding speed against the number of streams."""
+    return curve(label, {streams: decode(entries) for streams, entries in runs.items()})
+
+
+def curve(label: str, values: Mapping[int, Sequence[float]]) -> Curve:
+    """Medians with their ranges."""
+    ordered = {x: sorted(values[x]) for x in sorted(values)}
+    return Curve(
+        label=label,
+        x=[float(x) for x in ordered],
+        y=[y[len(y) // 2] for y in ordered.values()],
+        low=[y[0] for y in ordered.values()],
+        high=[y[-1] for y in ordered.values()],
+    )

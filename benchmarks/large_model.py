@@ -1,0 +1,28 @@
+"""How much of llama.cpp's speed arrives at a client with a model that no cache holds: 2.4 GB."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from benchmarks.api_vs_engine import findings, run_sides
+from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.synthetic import synthetic
+
+_STREAMS = (1, 4)
+_BOUNDS = dict.fromkeys(_STREAMS, 0.98)
+
+
+def _measure(options: Options) -> Findings:
+    model = synthetic("tiny" if options.quick else "large", options.model)
+    tokens = options.tokens(16)
+    # A turn of one side takes seconds here, and varies little.
+    options = dataclasses.replace(options, turns=min(options.turns, 5))
+    found = findings(run_sides(model, options, _STREAMS, tokens), tokens, _BOUNDS, against="raw")
+    found.notes.append(f"The model has random weights in Q4_0: {model.name}, {model.stat().st_size / 1e6:.0f} MB.")
+    return found
+
+
+PART = Part("large_model", "How much of llama.cpp's speed arrives with a model of several gigabytes?", _measure)
+
+if __name__ == "__main__":
+    standalone(PART)

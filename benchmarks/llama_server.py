@@ -1,0 +1,89 @@
+"""tailrace against llama-server of the same llama.cpp generation, in pairs, with the model file as it is."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+
+from benchmarks.harness import servers
+from benchmarks.harness.pairs import in_turns, ratios
+from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
+from benchmarks.harness.rates import Runs, decode, measure, rate_curve
+from benchmarks.harness.results import Figure, Plot, figure
+from tailrace.tools.bench import BenchClient
+from tailrace.tools.load import Load
+
+STREAMS = (1, 4, 8)
+#: Eight slots, each with room for the longest prompt of any part.
+PEER_FLAGS = ("-np", "8", "-c", "65536")
+_BOUNDS = {1: 1.03, 4: 1.08, 8: 1.08}
+_PREFILL_PROMPT = 1000
+
+
+def _measure(options: Options) -> Findings:
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(servers.tailrace(options.model, options.threads))
+        peer = stack.enter_context(peer_server(options))
+        found = compare(ours, peer, options, bounds=_BOUNDS)
+    found.notes.append(f"llama-server {' '.join(PEER_FLAGS)} and its defaults: {servers.version_of('llama-server')}")
+    return found
+
+
+def peer_server(options: Options) -> contextlib.AbstractContextManager[BenchClient]:
+    """llama-server with as many slots as tailrace has. Raises NotHere."""
+    if not servers.has_llama_server():
+        raise NotHere("there is no llama-server on the path")
+    return servers.llama_server(options.model, options.threads, *PEER_FLAGS)
+
+
+def compare(
+    ours: BenchClient,
+    peer: BenchClient,
+    options: Options,
+    *,
+    bounds: dict[int, float],
+    prefill_bound: float | None = None,
+    name: str = "tailrace",
+) -> Findings:
+    """Decoding at 1, 4 and 8 streams and reading a prompt, in turns."""
+    tokens = options.tokens(128)
+    loads = [Load(streams=n, prompt_tokens=32, output_tokens=tokens) for n in options.streams(STREAMS)]
+    runs = measure({name: ours.run, "llama-server": peer.run}, loads, options.turns)
+    found = Findings(figures=_decode_figures(runs, name, bounds))
+    sides = {name: ours, "llama-server": peer}
+    reads = in_turns({side: partial(_prefill, client) for side, client in sides.items()}, options.turns)
+    found.figures.append(
+        figure(
+            f"{name} ÷ llama-server, reading a prompt of {_PREFILL_PROMPT} tokens",
+            ratios(reads[name], reads["llama-server"]),
+            bound=prefill_bound,
+        )
+    )
+    found.figures += [figure(f"{side}, reading a prompt", reads[side], unit="tok/s") for side in reads]
+    curves = [rate_curve(side, runs[side]) for side in runs]
+    found.plots.append(Plot(title="Decoding, against llama-server", x="streams", y="tokens a second", curves=curves))
+    return found
+
+
+def _decode_figures(runs: Runs, name: str, bounds: dict[int, float]) -> list[Figure]:
+    peer = runs["llama-server"]
+    return [
+        figure(
+            f"{name} ÷ llama-server, decoding, {count} stream{'s' if count > 1 else ''}",
+            ratios(decode(entries), decode(peer[count])),
+            bound=bounds.get(count),
+        )
+        for count, entries in runs[name].items()
+    ]
+
+
+def _prefill(client: BenchClient, turn: int) -> float:
+    """Prompt tokens a second of one long prompt, by its first token."""
+    (timing,) = client.run(Load(streams=1, prompt_tokens=_PREFILL_PROMPT, output_tokens=2), 50_000 + turn)
+    return timing.prompt_tokens / (timing.tokens[0] - timing.asked)
+
+
+PART = Part("llama_server", "How does it compare with llama-server of the same llama.cpp?", _measure)
+
+if __name__ == "__main__":
+    standalone(PART)

@@ -1,0 +1,23 @@
+"""How much of the engine's speed arrives at a client where a step takes 20 ms or more: a model of 260 MB."""
+
+from __future__ import annotations
+
+from benchmarks.api_vs_engine import STREAMS, findings, run_sides
+from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.synthetic import synthetic
+
+_BOUNDS = dict.fromkeys(STREAMS, 0.98)
+
+
+def _measure(options: Options) -> Findings:
+    model = synthetic("tiny" if options.quick else "steps", options.model)
+    tokens = options.tokens(64)
+    found = findings(run_sides(model, options, options.streams(STREAMS), tokens), tokens, _BOUNDS)
+    found.notes.append(f"The model has random weights in Q4_0: {model.name}, {model.stat().st_size / 1e6:.0f} MB.")
+    return found
+
+
+PART = Part("long_steps", "How much of the engine's speed arrives where a step takes 20 ms or more?", _measure)
+
+if __name__ == "__main__":
+    standalone(PART)

@@ -1,0 +1,159 @@
+"""Models with random weights: right for speed and memory, meaningless for text.
+
+    python -m benchmarks.synthetic large
+
+They have llama's architecture and the vocabulary of another model's file, so that any server loads them. Each is
+written once into the cache folder, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tailrace.models.reference import resolve
+from tailrace.settings import STARTER_MODEL
+
+#: Weights in a block of Q4_0, and its bytes: a 16-bit scale and four bits for each weight.
+_BLOCK, _BLOCK_BYTES = 32, 18
+_CONTEXT = 8192
+_HEAD = 128
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """A model's size."""
+
+    layers: int
+    width: int
+    feed_forward: int
+    kv_heads: int
+
+
+#: Steps of 20 ms and more on a core or two, and a model that no cache holds.
+SHAPES = {
+    "steps": Shape(layers=8, width=2048, feed_forward=5632, kv_heads=4),
+    "large": Shape(layers=18, width=4096, feed_forward=14336, kv_heads=8),
+    "tiny": Shape(layers=1, width=256, feed_forward=512, kv_heads=1),
+}
+
+
+def folder() -> Path:
+    """Where the files are kept: ``$XDG_CACHE_HOME/tailrace/benchmarks``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tailrace" / "benchmarks"
+
+
+def synthetic(name: str, vocabulary: Path, target: Path | None = None) -> Path:
+    """The file of the model ``name`` of SHAPES with the vocabulary of the file ``vocabulary``; made when it isn't
+    there.
+    """
+    path = target or folder() / f"synthetic-{name}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        try:
+            _write(unfinished, name, SHAPES[name], gguf.GGUFReader(vocabulary))
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _write(path: Path, name: str, shape: Shape, source: Any) -> None:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(f"synthetic {name}")
+    writer.add_context_length(_CONTEXT)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.width // _HEAD)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_rope_dimension_count(_HEAD)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    for key, field in source.fields.items():
+        if key.startswith("tokenizer."):
+            kind = field.types[0]
+            writer.add_key_value(
+                key, field.contents(), kind, sub_type=field.types[-1] if len(field.types) > 1 else None
+            )
+    words: list[str] = source.fields["tokenizer.ggml.tokens"].contents()
+    silent = np.array([not _is_plain(word) for word in words])
+    for title, rows, columns in _tensors(shape, len(words)):
+        if columns:
+            size = rows * columns // _BLOCK * _BLOCK_BYTES
+            bytes_shape = (rows, columns // _BLOCK * _BLOCK_BYTES)
+            writer.add_tensor_info(title, bytes_shape, np.dtype(np.uint8), size, gguf.GGMLQuantizationType.Q4_0)
+        else:
+            writer.add_tensor_info(title, (rows,), np.dtype(np.float32), 4 * rows)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    random = np.random.default_rng(0)
+    for title, rows, columns in _tensors(shape, len(words)):
+        if columns:
+            blocks = _random_blocks(random, rows, columns)
+            if title == "output.weight":
+                # A logit of 0 never wins: only whole characters are written, each reply runs on, and every token is
+                # seen by a client that counts texts.
+                blocks[silent] = 0
+            writer.write_tensor_data(blocks)
+        else:
+            writer.write_tensor_data(np.ones(rows, np.float32))
+    writer.close()
+
+
+def _tensors(shape: Shape, words: int) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of each; 0 columns are a vector of ones."""
+    kv = shape.kv_heads * _HEAD
+    yield "token_embd.weight", words, shape.width
+    for layer in range(shape.layers):
+        block = f"blk.{layer}"
+        yield f"{block}.attn_norm.weight", shape.width, 0
+        yield f"{block}.attn_q.weight", shape.width, shape.width
+        yield f"{block}.attn_k.weight", kv, shape.width
+        yield f"{block}.attn_v.weight", kv, shape.width
+        yield f"{block}.attn_output.weight", shape.width, shape.width
+        yield f"{block}.ffn_norm.weight", shape.width, 0
+        yield f"{block}.ffn_gate.weight", shape.feed_forward, shape.width
+        yield f"{block}.ffn_up.weight", shape.feed_forward, shape.width
+        yield f"{block}.ffn_down.weight", shape.width, shape.feed_forward
+    yield "output_norm.weight", shape.width, 0
+    yield "output.weight", words, shape.width
+
+
+def _random_blocks(random: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    """Q4_0 weights whose outputs are about as large as their inputs: 4-bit values have a deviation of 4.6."""
+    blocks = np.empty((rows, columns // _BLOCK, _BLOCK_BYTES), np.uint8)
+    blocks[:, :, 2:] = random.integers(0, 256, blocks[:, :, 2:].shape, np.uint8)
+    blocks[:, :, :2] = np.frombuffer(np.float16(1 / (4.6 * columns**0.5)).tobytes(), np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def _is_plain(word: str) -> bool:
+    """Whether a token is ASCII letters, perhaps after a space (which byte-level vocabularies write as Ġ)."""
+    letters = word.removeprefix("Ġ").removeprefix("▁")
+    return letters.isascii() and letters.isalpha()
+
+
+def main() -> None:
+    """Write one and say where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.synthetic", description="Write a model of random weights."
+    )
+    parser.add_argument("name", choices=SHAPES)
+    parser.add_argument("--vocabulary", default=STARTER_MODEL, help="a GGUF file or a name in the store")
+    options = parser.parse_args()
+    print(synthetic(options.name, resolve(options.vocabulary).path))
+
+
+if __name__ == "__main__":
+    main()
