@@ -16,6 +16,7 @@ import time
 
 import msgspec
 
+from tailrace.machine.plan import MachinePlan
 from tailrace.settings import Settings
 
 #: Exit status of a child whose settings or model can't work: starting it again is useless.
@@ -28,6 +29,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A child's orders. File descriptors are inherited ones."""
 
     settings: Settings
+    plan: MachinePlan  #: where on this machine the processes belong
+    replica: int = 0  #: which of the plan's replicas this is (engine only)
     parent: int  #: the supervisor's process id
     model_name: str  #: what clients call the model
     model_path: str | None  #: None with the fake backend

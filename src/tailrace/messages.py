@@ -1,8 +1,9 @@
 """The contract between the HTTP process and the engine process, and nothing else.
 
-The HTTP process sends ``Submit`` and ``Cancel``; the engine sends ``Hello`` once, then ``Accepted`` or ``Refused`` for
+The HTTP process sends ``Submit`` and ``Cancel``; an engine sends ``Hello`` once, then ``Accepted`` or ``Refused`` for
 each submit, one ``Step`` for each engine step (it carries every request's new tokens) and a ``Beat`` at least once a
-second. All are msgpack on the wire (``ipc`` frames them).
+second. All are msgpack on the wire (``ipc`` frames them). There may be several engines, replicas of each other, with a
+connection each.
 
 A submitted id ends in exactly one of: ``Refused``, a ``Finished`` inside a ``Step``, the client's own ``Cancel`` (which
 is not answered), or the end of the connection.
@@ -15,7 +16,7 @@ from typing import Literal
 import msgspec
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt"]
@@ -39,7 +40,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
-    """Ask for one generation. ``id`` is unique within the connection.
+    """Ask for one generation. ``id`` is unique among all that the HTTP process has in flight.
 
     ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids. ``max_tokens`` None means
     until the model stops or the context is full. ``logprobs`` None sends none, k sends the chosen token's and the k
@@ -85,6 +86,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
 
     protocol: int
     pid: int
+    replica: int  #: which of the engines this is, from 0
     model: ModelInfo
     vocabulary: list[bytes]
 

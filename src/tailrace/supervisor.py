@@ -1,4 +1,4 @@
-"""Starts the engine and the HTTP process, keeps both alive, and stops both.
+"""Starts the engines and the HTTP process, keeps them alive, and stops them.
 
 It owns the listening sockets, so that neither process's death closes the door; it forwards signals; it waits without
 polling. A child that dies is started again, later each time it dies soon after; one that says that its settings can't
@@ -27,6 +27,8 @@ import structlog
 from tailrace import ipc
 from tailrace.child import EXIT_CONFIGURATION, Start
 from tailrace.errors import ConfigurationError
+from tailrace.machine.planner import make_plan
+from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
 #: Seconds before a dead child is started again: the first time at once, then longer while it keeps dying.
@@ -44,6 +46,7 @@ class _Child:
     name: str
     module: str
     fds: tuple[int, ...] = ()
+    replica: int = 0
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -77,15 +80,24 @@ class Supervisor:
     _folder: Path | None = None
 
     def run(self) -> int:
-        """Serve until a signal says stop; the exit status. Raises ConfigurationError when the address can't be had."""
+        """Serve until a signal says stop; the exit status. Raises ConfigurationError when the address can't be had, or
+        the machine has no room for what the settings ask for.
+        """
         log = structlog.get_logger()
+        plan = make_plan(read_topology(), self.settings)
         http = _listen(self.settings.host, self.settings.port)
         self._folder = folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: nobody else can connect.
         unix = ipc.listen(folder / "engine.sock")
-        engine = _Child("engine", "tailrace.engine.process")
+        engines = [
+            _Child(
+                "engine" if len(plan.replicas) == 1 else f"engine {number}", "tailrace.engine.process", replica=number
+            )
+            for number in range(len(plan.replicas))
+        ]
         server = _Child("http", "tailrace.server.process", (http.fileno(), unix.fileno()))
         self._orders = Start(
             settings=self.settings,
+            plan=plan,
             parent=os.getpid(),
             model_name=self.model_name,
             model_path=str(self.model_path) if self.model_path is not None else None,
@@ -95,12 +107,13 @@ class Supervisor:
         )
         previous = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for child in (server, engine):
+            for child in (server, *engines):
                 self._start(child)
             return self._watch(log)
         finally:
             self._stop(server, self.settings.drain_seconds + _STOP_GRACE)
-            self._stop(engine, _STOP_GRACE)
+            for engine in engines:
+                self._stop(engine, _STOP_GRACE)
             for number, handler in previous.items():
                 signal.signal(number, handler)
             http.close()
@@ -140,7 +153,7 @@ class Supervisor:
         child.started = time.monotonic()
         assert child.process.stdin is not None
         try:
-            orders = msgspec.structs.replace(self._orders, announce=not again)
+            orders = msgspec.structs.replace(self._orders, announce=not again, replica=child.replica)
             child.process.stdin.write(msgspec.json.encode(orders))
             child.process.stdin.close()
         except BrokenPipeError:

@@ -16,6 +16,7 @@ from tailrace.engine.intake import prepare
 from tailrace.engine.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.machine.plan import PoolPlan
 from tailrace.messages import Finished, Sampling, Submit
 from tailrace.models.reference import resolve
 from teacher import shortfalls
@@ -35,7 +36,15 @@ _TASKS = (
 
 
 def _load(*, ctx: int = 2048, kv_tokens: int = 0) -> LlamaBackend:
-    options = LlamaOptions(threads=2, ctx=ctx, parallel=8, kv_tokens=kv_tokens, batch=256, gpu_layers=0)
+    options = LlamaOptions(
+        decode_pool=PoolPlan(2),
+        prefill_pool=PoolPlan(2),
+        ctx=ctx,
+        parallel=8,
+        kv_tokens=kv_tokens,
+        batch=256,
+        gpu_layers=0,
+    )
     return LlamaBackend(resolve("smollm2-135m").path, options)
 
 

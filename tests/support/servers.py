@@ -91,13 +91,18 @@ class ServerProcess:
 
     def child(self, module: str) -> int | None:
         """The running child whose module this is (``engine`` or ``server``), if there is one."""
+        return next(iter(self.children(module)), None)
+
+    def children(self, module: str) -> list[int]:
+        """Every running child whose module this is, in the order of their start."""
+        found: list[int] = []
         shown = subprocess.run(["ps", "-axo", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True)
         for line in shown.stdout.splitlines():
             pid, parent, state, command = line.split(None, 3)
             wanted = int(parent) == self.pid and f"tailrace.{module}.process" in command
             if wanted and not state.startswith("Z"):
-                return int(pid)
-        return None
+                found.append(int(pid))
+        return sorted(found)
 
     @property
     def engine(self) -> int:

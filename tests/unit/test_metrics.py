@@ -14,6 +14,7 @@ from tailrace.observe.metrics import Metrics
 class Engine:
     beat: Beat | None = None
     engine_starts: int = 1
+    kv_cells: int = 0
 
 
 @dataclass
@@ -36,7 +37,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def test_before_anything_has_happened() -> None:
-    found = samples(Metrics('a "model"\n', Engine(), lambda: 0))
+    found = samples(Metrics('a "model"\n', Engine()))
     assert found["vllm:num_requests_running[]"] == 0
     assert found["vllm:kv_cache_usage_perc[]"] == 0
     assert found["vllm:prompt_tokens_total[]"] == 0
@@ -54,7 +55,7 @@ def test_what_has_happened() -> None:
         prefix_hits=5,
         preemptions=1,
     )
-    metrics = Metrics('a "model"\n', Engine(beat, 2), lambda: 100)
+    metrics = Metrics('a "model"\n', Engine(beat, 2, 100))
     metrics.responded("/chat/completions", 200)
     metrics.responded("/chat/completions", 200)
     metrics.responded("other", 404)

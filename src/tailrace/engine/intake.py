@@ -15,6 +15,7 @@ import structlog
 from tailrace.engine.backend import Backend
 from tailrace.engine.sequence import Sequence
 from tailrace.ipc import Channel
+from tailrace.machine.binding import bind_cpus
 from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine
 
 #: What the loop reads: a sequence to run, an id to cancel, or None: the connection is gone.
@@ -64,8 +65,12 @@ def _too_long(identity: int, context: int, tokens: str) -> Refused:
 class Intake(threading.Thread):
     """Reads ``channel`` until it ends; then puts None into the inbox."""
 
-    def __init__(self, channel: Channel[ToEngine], backend: Backend, inbox: Inbox) -> None:
+    def __init__(
+        self, channel: Channel[ToEngine], backend: Backend, inbox: Inbox, cpus: frozenset[int] = frozenset()
+    ) -> None:
+        """``cpus``: where it may run. It would inherit the loop's, which may have been given one for itself."""
         super().__init__(name="intake", daemon=True)
+        self._cpus = cpus
         self._channel = channel
         self._backend = backend
         self._inbox = inbox
@@ -73,6 +78,7 @@ class Intake(threading.Thread):
 
     def run(self) -> None:
         """The thread's body."""
+        bind_cpus(self._cpus)
         try:
             while (messages := self._channel.receive()) is not None:
                 for message in messages:

@@ -16,15 +16,18 @@ from tailrace.engine import llama
 from tailrace.engine.backend import Backend
 from tailrace.engine.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
+from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
 
-def load_backend(path: Path | None, settings: Settings) -> Backend:
-    """The backend for the model at ``path``, or the fake one for None. Raises ModelError and ConfigurationError."""
+def load_backend(
+    path: Path | None, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
+) -> Backend:
+    """The backend for the model at ``path``, or the fake one for None. ``load_llama`` tells the rest."""
     if path is not None:
-        return load_llama(path, settings)
+        return load_llama(path, settings, replica, replicas=replicas)
     return FakeBackend(
         ctx=settings.ctx,
         parallel=settings.parallel,
@@ -44,13 +47,19 @@ def make_loop(backend: Backend, settings: Settings) -> EngineLoop:
     )
 
 
-def load_llama(path: Path, settings: Settings) -> llama.LlamaBackend:
-    """The backend for ``path``. Raises ModelError and ConfigurationError."""
+def load_llama(
+    path: Path, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
+) -> llama.LlamaBackend:
+    """The backend for ``path``, as one of ``replicas`` that share the machine, placed as ``replica`` says (as the
+    machine's plan says for None). Raises ModelError and ConfigurationError.
+    """
     log = structlog.get_logger()
-    replica = make_plan(read_topology(), settings).replicas[0]
+    replica = replica or make_plan(read_topology(), settings).replicas[0]
     options = llama.LlamaOptions(
-        threads=replica.decode.threads,
-        threads_prefill=replica.prefill.threads,
+        decode_pool=replica.decode,
+        prefill_pool=replica.prefill,
+        own_weights=replica.node is not None or bool(replica.interleave),
+        replicas=replicas,
         ctx=settings.ctx,
         parallel=settings.parallel,
         kv_tokens=settings.kv_tokens,

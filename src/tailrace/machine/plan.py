@@ -38,6 +38,13 @@ class ReplicaPlan(msgspec.Struct, frozen=True):
     prefill: PoolPlan
     interleave: tuple[int, ...] = ()  #: NUMA nodes that its memory is spread over page by page; only without ``node``
 
+    @property
+    def cpus(self) -> frozenset[int]:
+        """Where its threads may run, all together; empty for anywhere."""
+        if not (self.decode.cpus and self.prefill.cpus):
+            return frozenset()
+        return frozenset(self.decode.cpus + self.prefill.cpus)
+
 
 class MachinePlan(msgspec.Struct, frozen=True):
     """The whole machine's plan. At least one replica."""

@@ -154,6 +154,8 @@ class _Planner:
         settings, topology = self._settings, self._topology
         whole: _Groups = [(None, tuple(cores))]
         nodes = [node for node in topology.usable_nodes if any(core.node == node.number for core in cores)]
+        if settings.replicas > 1 and len(topology.nodes) == 1:
+            return self._shares(cores)
         if settings.replicas > max(1, len(nodes)):
             raise ConfigurationError(
                 f"replicas is {settings.replicas}, but there {_are(len(nodes), 'NUMA node')} that this process may use "
@@ -195,6 +197,16 @@ class _Planner:
             why = f"the usable cores are on node {nodes[0].number}, and memory is bound to it"
         self._because("replicas", str(len(nodes)), why)
         return [(node.number, tuple(core for core in cores if core.node == node.number)) for node in nodes]
+
+    def _shares(self, cores: Sequence[Core]) -> _Groups:
+        """Replicas on a machine with one node: nothing that would be planned, but somebody may want to try them."""
+        count = self._settings.replicas
+        if count > len(cores):
+            raise ConfigurationError(
+                f"replicas is {count}, but there {_are(len(cores), 'core')} and each replica takes one: lower --replicas"
+            )
+        self._because("replicas", str(count), "replicas is set; they share one node's memory, each with its own cores")
+        return [(None, tuple(cores[number::count])) for number in range(count)]
 
     def _too_small(self, nodes: Sequence[Node]) -> str:
         """Why a copy of the model for each node isn't possible; empty when it is."""

@@ -6,7 +6,7 @@ beat and are read at the scrape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -33,16 +33,20 @@ class TokenCounts(Protocol):
 
 
 class EngineState(Protocol):
-    """What is read of the engine at a scrape."""
+    """What is read of the engines at a scrape: of all of them together where there are several."""
 
-    beat: Beat | None
-    engine_starts: int
+    @property
+    def beat(self) -> Beat | None: ...
+    @property
+    def engine_starts(self) -> int: ...
+    @property
+    def kv_cells(self) -> int: ...
 
 
 class Metrics:
     """One process's metrics, labelled with the served model's name."""
 
-    def __init__(self, model_name: str, engine: EngineState, kv_cells: Callable[[], int]) -> None:
+    def __init__(self, model_name: str, engine: EngineState) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series for each counter, which no dashboard asks for.
         self._registry = CollectorRegistry()
         self._model = model_name
@@ -64,7 +68,7 @@ class Metrics:
         )
         self._first_token = histogram("vllm:time_to_first_token_seconds", "Request to first token").labels(model_name)
         self._duration = histogram("vllm:e2e_request_latency_seconds", "Request to last token").labels(model_name)
-        self._registry.register(_EngineCollector(model_name, engine, kv_cells))
+        self._registry.register(_EngineCollector(model_name, engine))
 
     def responded(self, route: str, status: int) -> None:
         """An HTTP response was begun."""
@@ -93,15 +97,14 @@ class Metrics:
 class _EngineCollector(Collector):
     """The engine's counters as of its last beat."""
 
-    def __init__(self, model_name: str, engine: EngineState, kv_cells: Callable[[], int]) -> None:
+    def __init__(self, model_name: str, engine: EngineState) -> None:
         self._model = model_name
         self._engine = engine
-        self._kv_cells = kv_cells
 
     def collect(self) -> Iterable[Metric]:
         """Called at each scrape."""
         beat = self._engine.beat or Beat(0, 0, 0, 0, 0, 0, 0, 0, 0)
-        cells = self._kv_cells()
+        cells = self._engine.kv_cells
         gauges = (
             ("vllm:num_requests_running", "Sequences in the running set", beat.running),
             ("vllm:num_requests_waiting", "Sequences in the queue", beat.waiting),

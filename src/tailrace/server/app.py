@@ -28,16 +28,17 @@ from tailrace.settings import Settings
 class Server:
     """The process's one of each: settings, engine client, metrics."""
 
-    def __init__(self, settings: Settings, model_name: str) -> None:
+    def __init__(self, settings: Settings, model_name: str, replicas: int = 1) -> None:
         self.settings = settings
         self.model_name = model_name
+        self.replicas = replicas
         self.created = int(time.time())
         self.engine = EngineClient(
             wait_seconds=settings.engine_wait_seconds,
             stall_seconds=settings.engine_stall_seconds,
             silence_seconds=settings.keepalive_seconds,
         )
-        self.metrics = Metrics(model_name, self.engine, self._kv_cells)
+        self.metrics = Metrics(model_name, self.engine)
 
     async def chat_completions(self, request: Request) -> Response:
         """``POST /v1/chat/completions``"""
@@ -87,7 +88,7 @@ class Server:
         return json_response({"name": "tailrace", **self._status()})
 
     async def health(self, request: Request) -> Response:
-        """``GET /health``: 200 while the engine's loop makes progress, else 503."""
+        """``GET /health``: 200 while an engine's loop makes progress, else 503."""
         status = self._status()
         return json_response(status, 200 if status["status"] == "ok" else 503)
 
@@ -114,10 +115,13 @@ class Server:
             raise ClientDisconnect  # Nobody is there to read a response.
         return json_response(body())
 
-    def _status(self) -> dict[str, str]:
+    def _status(self) -> dict[str, object]:
         """What is told without a key: where one is asked for, the model's name isn't part of it."""
         model = {} if self.settings.api_key else {"model": self.model_name}
-        return {"status": self.engine.state, **model}
+        status: dict[str, object] = {"status": self.engine.state, **model}
+        if self.replicas > 1:
+            status |= {"replicas": self.replicas, "replicas_ready": self.engine.replicas_ready}
+        return status
 
     def _check_model(self, name: str | None) -> None:
         if name is not None and name != self.model_name:
@@ -128,9 +132,6 @@ class Server:
 
     def _model_object(self) -> dict[str, object]:
         return {"id": self.model_name, "object": "model", "created": self.created, "owned_by": "tailrace"}
-
-    def _kv_cells(self) -> int:
-        return self.engine.model.info.kv_cells if self.engine.model is not None else 0
 
 
 Handler = Callable[[Request], Awaitable[Response]]

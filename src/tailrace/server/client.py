@@ -1,7 +1,8 @@
-"""The HTTP process's end of the socket: submit → engine messages, cancel, and what happens when the engine dies.
+"""The HTTP process's end of the socket: submit → engine messages, cancel, and what happens when an engine dies.
 
-One engine is connected at a time. Every submitted id's messages go to the ``Mailbox`` it was submitted with; when the
-connection ends, every mailbox learns it, so that each request ends in one terminal event whatever dies.
+Each replica of the engine has one connection; ``routing`` says which of them gets a request. Every submitted id's
+messages go to the ``Mailbox`` it was submitted with; when a connection ends, the mailboxes of its requests learn it, so
+that each request ends in one terminal event whatever dies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+import msgspec
 import structlog
 
 from tailrace.chat.detokenize import Vocabulary
@@ -31,6 +33,7 @@ from tailrace.messages import (
     Submit,
 )
 from tailrace.server.mailbox import Begun, End, Mailbox, Silence
+from tailrace.server.routing import Router
 
 #: How often mailboxes are looked at, at least.
 _TICK_SECONDS = 0.5
@@ -48,14 +51,12 @@ class ServedModel:
 
 
 class EngineClient:
-    """The way to the engine. ``on_ready`` is called with every engine that has said Hello, ``on_unusable`` when its
+    """The way to the engines. ``on_ready`` is called with every engine that has said Hello, ``on_unusable`` when its
     model can't be used here, which another engine wouldn't change.
     """
 
     def __init__(self, *, wait_seconds: float, stall_seconds: float, silence_seconds: float) -> None:
-        self.beat: Beat | None = None
         self.model: ServedModel | None = None  #: the last engine's; kept while a new one starts
-        self.engine_pid: int | None = None
         self.engine_starts = 0
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
@@ -63,9 +64,11 @@ class EngineClient:
         self._stall_seconds = stall_seconds
         self._silence_seconds = silence_seconds
         self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
-        self._mailboxes: dict[int, tuple[Mailbox, int]] = {}
+        #: What is in flight: whose mailbox, for which choice, and at which engine.
+        self._requests: dict[int, tuple[Mailbox, int, _Connection]] = {}
         self._next_id = 1
-        self._connection: _Connection | None = None
+        self._connections: dict[int, _Connection] = {}  #: by replica; those that have said Hello
+        self._router = Router()
         self._ready = asyncio.Event()
         self._server: asyncio.AbstractServer | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -73,12 +76,28 @@ class EngineClient:
 
     @property
     def state(self) -> str:
-        """``ok``; ``loading`` when no engine is connected; ``stalled`` when its loop has shown no sign of life."""
-        if self._connection is None:
+        """``ok`` while one engine makes progress; ``loading`` when none is connected; ``stalled`` when no loop of
+        those that are has shown a sign of life.
+        """
+        if not self._connections:
             return "loading"
-        if time.monotonic() - self._connection.heard > self._stall_seconds:
-            return "stalled"
-        return "ok"
+        return "ok" if self.replicas_ready else "stalled"
+
+    @property
+    def replicas_ready(self) -> int:
+        """How many engines make progress."""
+        return len(self._alive())
+
+    @property
+    def beat(self) -> Beat | None:
+        """The last beats of all engines, added up; None before the first."""
+        beats = [connection.beat for connection in self._connections.values() if connection.beat is not None]
+        return Beat(*map(sum, zip(*map(msgspec.structs.astuple, beats), strict=True))) if beats else None
+
+    @property
+    def kv_cells(self) -> int:
+        """How many cells the KV caches of all engines may have."""
+        return sum(connection.kv_cells for connection in self._connections.values())
 
     async def start(self, sock: socket.socket) -> None:
         """Listen for engines on ``sock`` (a listening Unix socket)."""
@@ -90,8 +109,8 @@ class EngineClient:
         """Close the way; every request still in flight fails."""
         if self._ticker is not None:
             self._ticker.cancel()
-        if self._connection is not None:
-            self._connection.close()
+        for connection in self._connections.values():
+            connection.close()
         if self._server is not None:
             self._server.close()
 
@@ -109,80 +128,97 @@ class EngineClient:
 
         Raises EngineUnavailable when no engine is connected.
         """
-        if self._connection is None:
+        if not self._connections:
             raise EngineUnavailable("The engine is restarting; try again.")
         identity = self._next_id
         self._next_id += 1
-        self._mailboxes[identity] = (mailbox, choice)
-        self._connection.send(make(identity))
+        submit = make(identity)
+        connection = self._route(submit)
+        self._requests[identity] = (mailbox, choice, connection)
+        connection.in_flight += 1
+        connection.send(submit)
         return identity
 
     def cancel(self, identity: int) -> None:
         """Stop a generation that hasn't ended; harmless for one that has."""
-        if self._mailboxes.pop(identity, None) is not None and self._connection is not None:
-            self._connection.send(Cancel(identity))
+        if (entry := self._requests.pop(identity, None)) is not None:
+            entry[2].in_flight -= 1
+            entry[2].send(Cancel(identity))
+
+    def _alive(self) -> list[_Connection]:
+        now = time.monotonic()
+        return [entry for entry in self._connections.values() if now - entry.heard <= self._stall_seconds]
+
+    def _route(self, submit: Submit) -> _Connection:
+        connections = self._connections
+        if len(connections) == 1:
+            return next(iter(connections.values()))
+        # What is in flight is known here at once and exactly; beats tell the same up to half a second later.
+        able = self._alive() or connections.values()
+        return connections[self._router.choose(submit.prompt, {entry.replica: entry.load for entry in able})]
 
     # What _Connection calls
 
     def _connected(self, connection: _Connection, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"the engine speaks protocol {hello.protocol}, this process {PROTOCOL_VERSION}")
-        if self._connection is not None:
-            raise ProtocolError("a second engine has connected")
+        if hello.replica in self._connections:
+            raise ProtocolError(f"a second engine has connected as replica {hello.replica}")
         try:
             self.model = ServedModel(hello)
         except ModelError as error:
             if self.on_unusable is not None:
                 self.on_unusable(error)
             raise ProtocolError(str(error)) from error
-        self.engine_pid = hello.pid
         self.engine_starts += 1
-        self.beat = None
-        self._connection = connection
+        self._connections[hello.replica] = connection
         self._ready.set()
         if self.on_ready is not None:
             self.on_ready(self.model)
 
     def _disconnected(self, connection: _Connection) -> None:
-        if self._connection is not connection:
+        if self._connections.get(connection.replica) is not connection:
             return
-        self._connection = None
-        self._ready.clear()
-        lost, self._mailboxes = self._mailboxes, {}
+        del self._connections[connection.replica]
+        self._router.forget(connection.replica)
+        if not self._connections:
+            self._ready.clear()
+        lost = [identity for identity, entry in self._requests.items() if entry[2] is connection]
         if lost:
-            self._log.error("the engine is gone", requests_lost=len(lost))
-        for mailbox, _ in lost.values():
-            mailbox.put(
+            self._log.error("the engine is gone", requests_lost=len(lost), replica=connection.replica)
+        for identity in lost:
+            self._requests.pop(identity)[0].put(
                 EngineDied("The engine died while it worked on this request; a new one is starting. Try again.")
             )
 
     def _step(self, step: Step) -> None:
-        mailboxes = self._mailboxes
+        requests = self._requests
         logprobs = step.logprobs
         for started in step.started:
-            if (entry := mailboxes.get(started.id)) is not None:
+            if (entry := requests.get(started.id)) is not None:
                 entry[0].put(Begun(entry[1], started.cached_tokens))
         for index, identity in enumerate(step.ids):
             # A token may still come for an id that was cancelled a moment ago.
-            if (entry := mailboxes.get(identity)) is not None:
-                mailbox, choice = entry
-                mailbox.put((choice, step.tokens[index], logprobs.get(index) if logprobs else None))
+            if (entry := requests.get(identity)) is not None:
+                entry[0].put((entry[1], step.tokens[index], logprobs.get(index) if logprobs else None))
         for finished in step.finished:
-            if (entry := mailboxes.pop(finished.id, None)) is not None:
-                mailbox, choice = entry
+            if (entry := requests.pop(finished.id, None)) is not None:
+                mailbox, choice, connection = entry
+                connection.in_flight -= 1
                 mailbox.put(End(choice, finished))
 
     def _answered(self, answer: Accepted | Refused) -> None:
-        if (entry := self._mailboxes.get(answer.id)) is not None:
+        if (entry := self._requests.get(answer.id)) is not None:
             entry[0].put(answer)
             if isinstance(answer, Refused):
-                del self._mailboxes[answer.id]
+                del self._requests[answer.id]
+                entry[2].in_flight -= 1
 
     async def _tick(self) -> None:
         """Tell silent mailboxes so: one timer for all of them instead of one a token."""
         while True:
             await asyncio.sleep(self._tick_seconds)
-            for mailbox in {mailbox for mailbox, _ in self._mailboxes.values()}:
+            for mailbox in {entry[0] for entry in self._requests.values()}:
                 mailbox.tick()
                 mailbox.silent_ticks += 1
                 if mailbox.silent_ticks * self._tick_seconds >= self._silence_seconds:
@@ -198,6 +234,16 @@ class _Connection(asyncio.Protocol):
         self._frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
         self._transport: asyncio.Transport | None = None
         self.heard = time.monotonic()
+        self.beat: Beat | None = None
+        self.replica = -1  #: known from Hello on
+        self.kv_cells = 0
+        self.in_flight = 0  #: requests that haven't ended
+        self._parallel = 1
+
+    @property
+    def load(self) -> int:
+        """Unfinished requests. One that waits counts four times: it waits for a whole reply."""
+        return self.in_flight + 3 * max(0, self.in_flight - self._parallel)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -226,8 +272,11 @@ class _Connection(asyncio.Protocol):
         if isinstance(message, Step):
             self._client._step(message)
         elif isinstance(message, Beat):
-            self._client.beat = message
+            self.beat = message
         elif isinstance(message, Hello):
+            self.replica = message.replica
+            self.kv_cells = message.model.kv_cells
+            self._parallel = message.model.parallel
             self._client._connected(self, message)
         else:
             self._client._answered(message)

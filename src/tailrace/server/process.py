@@ -15,6 +15,7 @@ import uvloop
 
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory
 from tailrace.errors import ModelError
+from tailrace.machine.binding import bind_cpus
 from tailrace.observe import logs
 from tailrace.server.announce import announce
 from tailrace.server.app import Server, make_app
@@ -25,6 +26,7 @@ def main() -> None:
     """Serve until told to stop; then let running replies finish for a while."""
     start = read_start()
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
+    bind_cpus(start.plan.http_cpus)
     uvloop.run(_serve(start))
 
 
@@ -33,7 +35,7 @@ async def _serve(start: Start) -> None:
     assert start.ipc_fd is not None
     settings = start.settings
     http = socket.socket(fileno=start.http_fd)
-    server = Server(settings, start.model_name)
+    server = Server(settings, start.model_name, len(start.plan.replicas))
     if start.announce:
         server.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
     server.engine.on_unusable = _give_up

@@ -1,8 +1,8 @@
 """The backend over llama.cpp, and the only rooms that touch its binding.
 
-``backend`` is the backend itself, ``batch`` the arrays that a decode is fed from, ``library`` loads models and takes
-its log. They use the binding's low-level module, which is llama.h in ctypes: calls release the GIL, so that other
-threads go on while a step is computed.
+``backend`` is the backend itself, ``batch`` the arrays that a decode is fed from, ``threads`` the pools that compute,
+``library`` loads models and takes its log. They use the binding's low-level module, which is llama.h in ctypes: calls
+release the GIL, so that other threads go on while a step is computed.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ import numpy as np
 from tailrace.engine.backend import BackendError, KVState, Logits
 from tailrace.engine.llama.batch import make_batch
 from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
+from tailrace.engine.llama.threads import ThreadPools
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.memory import available_memory
+from tailrace.machine.plan import PoolPlan
 from tailrace.messages import ModelInfo
 
 #: KV cells at the start; they double when tokens need them.
@@ -27,13 +29,15 @@ _MEMORY_PART = 0.5
 class LlamaOptions:
     """How to load. Zeros mean: choose from the model and the machine."""
 
-    threads: int
+    decode_pool: PoolPlan
+    prefill_pool: PoolPlan
     ctx: int
     parallel: int
     kv_tokens: int
     batch: int
     gpu_layers: int
-    threads_prefill: int = 0  #: threads for more than one token at once; 0 is as many as ``threads``
+    own_weights: bool = False  #: read the weights into memory of this process instead of sharing the file's pages
+    replicas: int = 1  #: processes like this one that take memory at the same time
 
 
 class LlamaBackend:
@@ -45,7 +49,11 @@ class LlamaBackend:
         """Load ``path``. Raises ModelError when llama.cpp can't, ConfigurationError when an option can't work."""
         redirect_log(log)
         llama.llama_backend_init()
-        self._model = load_model(path, gpu_layers=options.gpu_layers, progress=progress)
+        self._options = options
+        self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
+        self._model = load_model(
+            path, gpu_layers=options.gpu_layers, own_weights=options.own_weights, progress=progress
+        )
         self._vocab = _required(llama.llama_model_get_vocab(self._model), "the model has no vocabulary")
         self._vocab_size = llama.llama_vocab_n_tokens(self._vocab)
         trained = llama.llama_model_n_ctx_train(self._model)
@@ -61,7 +69,6 @@ class LlamaBackend:
             )
         self.slots = min(llama.llama_max_parallel_sequences(), options.parallel)
         self.max_batch = max(options.batch, options.parallel)
-        self._options = options
         first = limit if self._rope_follows_context() else min(limit, _FIRST_CELLS)
         self._context = self._make_context(first)
         self._memory = llama.llama_get_memory(self._context)
@@ -111,6 +118,7 @@ class LlamaBackend:
         views.outputs[:count] = 0
         views.outputs[outputs] = 1
         self._batch.n_tokens = count
+        self._pools.use(self._context, prefill=count > len(outputs))
         code = llama.llama_decode(self._context, self._batch)
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
@@ -170,11 +178,12 @@ class LlamaBackend:
         if self._context is not None:
             llama.llama_free(self._context)
             llama.llama_model_free(self._model)
+            self._pools.close()
             self._context = None
 
     def _affordable_cells(self, context: int, parallel: int) -> int:
         """A whole context for each parallel request, if memory allows, and at least one."""
-        affordable = int(_MEMORY_PART * available_memory() / self.cell_bytes)
+        affordable = int(_MEMORY_PART * available_memory() / self._options.replicas / self.cell_bytes)
         return max(context, min(parallel * context, affordable))
 
     def _rope_follows_context(self) -> bool:
@@ -183,14 +192,11 @@ class LlamaBackend:
         return self._metadata(f"{architecture}.rope.scaling.original_context_length") is not None
 
     def _make_context(self, cells: int) -> llama.llama_context_p:
-        options = self._options
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = self.max_batch
         params.n_ubatch = min(512, self.max_batch)
         params.n_seq_max = self.slots
-        params.n_threads = options.threads
-        params.n_threads_batch = options.threads_prefill or options.threads
         params.kv_unified = True
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
@@ -199,6 +205,7 @@ class LlamaBackend:
                 f"llama.cpp can't make a context of {cells} tokens for this model (its log above says why); "
                 "a smaller --kv-tokens or --ctx takes less memory"
             )
+        self._pools.attach(context)
         return context
 
     def _piece(self, token: int, *, special: bool) -> bytes:

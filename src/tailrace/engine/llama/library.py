@@ -20,9 +20,14 @@ Progress = Callable[[float], None]
 _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
 
-def load_model(path: Path, *, gpu_layers: int, progress: Progress | None) -> llama.llama_model_p:
+def load_model(
+    path: Path, *, gpu_layers: int, own_weights: bool = False, progress: Progress | None
+) -> llama.llama_model_p:
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
+    if own_weights:
+        # A mapped file's pages belong to all processes and lie on the node of the one that read them first.
+        params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     if progress is not None:
         callback = llama.llama_progress_callback(lambda part, _: (progress(part), True)[1])
         params.progress_callback = callback

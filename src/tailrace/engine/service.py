@@ -1,0 +1,56 @@
+"""The engine process's work: load the model, connect, run the loop, and again when the HTTP process comes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import structlog
+
+from tailrace import ipc
+from tailrace.child import Start, settle_memory
+from tailrace.engine.backend import Backend
+from tailrace.engine.intake import Intake
+from tailrace.engine.load import load_backend, make_loop
+from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
+
+#: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
+_CONNECT_SECONDS = 60.0
+
+
+def serve(start: Start) -> None:
+    """Never returns. Raises ModelError and ConfigurationError when the model can't be loaded, OSError when no HTTP
+    process comes.
+    """
+    path = Path(start.model_path) if start.model_path is not None else None
+    replicas = start.plan.replicas
+    backend = load_backend(path, start.settings, replicas[start.replica], replicas=len(replicas))
+    settle_memory()
+    while True:
+        _connect(start, backend)
+        structlog.get_logger().debug("the HTTP process has gone; waiting for it")
+
+
+def _connect(start: Start, backend: Backend) -> None:
+    """One connection's life. Every sequence of it ends with it."""
+    channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
+    channel.send(
+        Hello(
+            protocol=PROTOCOL_VERSION,
+            pid=os.getpid(),
+            replica=start.replica,
+            model=backend.info,
+            vocabulary=backend.vocabulary,
+        )
+    )
+    backend.reset()
+    loop = make_loop(backend, start.settings)
+    intake = Intake(channel, backend, loop.inbox, start.plan.replicas[start.replica].cpus)
+    intake.start()
+    try:
+        loop.run(channel.send)
+    except OSError as error:
+        structlog.get_logger().warning("connection to the HTTP process broke", error=str(error))
+    finally:
+        channel.close()
+        intake.join()
