@@ -12,6 +12,9 @@ from tailrace.child import Start, settle_memory
 from tailrace.engine.backend import Backend
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, make_loop
+from tailrace.errors import ConfigurationError
+from tailrace.machine import cpulist
+from tailrace.machine.inforce import differences, read_in_force, spell_memory
 from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
 
 #: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
@@ -25,10 +28,32 @@ def serve(start: Start) -> None:
     path = Path(start.model_path) if start.model_path is not None else None
     replicas = start.plan.replicas
     backend = load_backend(path, start.settings, replicas[start.replica], replicas=len(replicas))
+    _check(start)
     settle_memory()
     while True:
         _connect(start, backend)
         structlog.get_logger().debug("the HTTP process has gone; waiting for it")
+
+
+def _check(start: Start) -> None:
+    """See what is in force of the plan. Raises ConfigurationError when something that was asked for isn't."""
+    settings, replica = start.settings, start.plan.replicas[start.replica]
+    found = read_in_force()
+    if found is None:
+        return
+    log = structlog.get_logger()
+    log.info(
+        "in force",
+        replica=start.replica,
+        threads=len(found.threads),
+        cpus=cpulist.spell(found.cpus),
+        memory=spell_memory(found.memory),
+    )
+    asked = settings.replicas > 1 or settings.pin == "on" or settings.cpus or settings.cpus_prefill
+    for difference in differences(replica, found):
+        if asked:
+            raise ConfigurationError(f"what is set isn't in force: {difference}")
+        log.warning("the machine's plan isn't in force", difference=difference)
 
 
 def _connect(start: Start, backend: Backend) -> None:

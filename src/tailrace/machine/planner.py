@@ -203,7 +203,7 @@ class _Planner:
         count = self._settings.replicas
         if count > len(cores):
             raise ConfigurationError(
-                f"replicas is {count}, but there {_are(len(cores), 'core')} and each replica takes one: lower --replicas"
+                f"replicas is {count}, but there {_are(len(cores), 'core')} and each takes one: lower --replicas"
             )
         self._because("replicas", str(count), "replicas is set; they share one node's memory, each with its own cores")
         return [(None, tuple(cores[number::count])) for number in range(count)]

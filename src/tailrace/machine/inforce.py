@@ -1,0 +1,91 @@
+"""What is in force: where a process's threads may run and where its memory lies, as the kernel tells it.
+
+Reads /proc, and changes nothing. A plan is a wish: control groups, other tools and a full node can all have their way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailrace.machine import cpulist
+from tailrace.machine.plan import ReplicaPlan
+
+_SELF = Path("/proc/self")
+#: Part of a replica's memory that may lie on other nodes: pages that the kernel shares between processes or couldn't
+#: move, a few hundred of them.
+_STRAY_PART = 0.02
+
+
+@dataclass(frozen=True)
+class InForce:
+    """One process as it is now."""
+
+    threads: Mapping[int, frozenset[int]]  #: thread id → the CPUs that it may run on
+    memory: Mapping[int, int]  #: NUMA node → bytes of its own memory there; empty where the kernel has no NUMA
+
+    @property
+    def cpus(self) -> frozenset[int]:
+        """Where any of the threads may run."""
+        return frozenset().union(*self.threads.values())
+
+
+def read_in_force(process: Path = _SELF) -> InForce | None:
+    """The process whose /proc folder this is; None on systems without /proc."""
+    if not process.exists():
+        return None
+    return InForce(_threads(process / "task"), _memory(process / "numa_maps"))
+
+
+def differences(replica: ReplicaPlan, found: InForce) -> list[str]:
+    """What isn't as planned, in words; empty when all is."""
+    wrong: list[str] = []
+    cpus = replica.cpus
+    if cpus and (astray := [thread for thread, may in found.threads.items() if not may <= cpus]):
+        where = frozenset().union(*(found.threads[thread] for thread in astray))
+        wrong.append(
+            f"{len(astray)} of {len(found.threads)} threads may run on CPUs {cpulist.spell(where)}, "
+            f"planned are {cpulist.spell(cpus)}"
+        )
+    if replica.node is not None:
+        whole = sum(found.memory.values())
+        astray_bytes = whole - found.memory.get(replica.node, 0)
+        if not whole:
+            wrong.append(f"memory is planned on node {replica.node}, but the kernel doesn't tell where it lies")
+        elif astray_bytes > _STRAY_PART * whole:
+            wrong.append(f"memory is planned on node {replica.node}, but lies on {spell_memory(found.memory)}")
+    return wrong
+
+
+def spell_memory(memory: Mapping[int, int]) -> str:
+    """``node 0: 1234 MB, node 1: 5 MB``."""
+    return ", ".join(f"node {node}: {size / 1e6:.0f} MB" for node, size in sorted(memory.items()))
+
+
+def _threads(tasks: Path) -> dict[int, frozenset[int]]:
+    found: dict[int, frozenset[int]] = {}
+    for task in tasks.iterdir():
+        try:
+            lines = (task / "status").read_text(encoding="ascii", errors="replace").splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It has ended since its name was read.
+        allowed = next(line for line in lines if line.startswith("Cpus_allowed_list:"))
+        found[int(task.name)] = frozenset(cpulist.parse(allowed.split(":", 1)[1].strip()))
+    return found
+
+
+def _memory(numa_maps: Path) -> dict[int, int]:
+    """Bytes on each node of mappings without a file: a file's pages may be other processes' as well."""
+    if not numa_maps.exists():
+        return {}
+    found: dict[int, int] = {}
+    for line in numa_maps.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = dict(field.split("=", 1) for field in line.split()[2:] if "=" in field)
+        if "file" in fields:
+            continue
+        page = 1024 * int(fields.get("kernelpagesize_kB", "4"))
+        for name, value in fields.items():
+            if name[0] == "N" and name[1:].isdigit():
+                found[int(name[1:])] = found.get(int(name[1:]), 0) + page * int(value)
+    return found
