@@ -252,6 +252,17 @@ def test_replicas_and_numa(tmp_path: Path) -> None:
     assert bare(off) == single(bound(*range(1, 32)), (0,))
 
 
+def test_replicas_on_one_node_share_its_cores(tmp_path: Path) -> None:
+    made = plan("desktop-8", tmp_path, replicas=2)
+    assert [(replica.node, replica.decode.cpus) for replica in made.replicas] == [
+        (None, (1, 2, 3)),
+        (None, (4, 5, 6, 7)),
+    ]
+    assert made.http_cpus == (0,)
+    two = plan("virtual-2", tmp_path / "2", replicas=2)
+    assert [replica.decode.cpus for replica in two.replicas] == [(0,), (1,)]
+
+
 def test_a_plan_travels_as_json(tmp_path: Path) -> None:
     made = plan("server-2x16x2", tmp_path)
     assert msgspec.json.decode(msgspec.json.encode(made), type=MachinePlan) == made
@@ -272,7 +283,7 @@ def test_a_plan_travels_as_json(tmp_path: Path) -> None:
         ("desktop-8", {"pin": "on", "threads": 9}, "threads is 9, but there are 8 CPUs to bind them to"),
         ("desktop-8", {"pin": "on", "threads_prefill": 9}, "threads_prefill is 9, but there are 7 CPUs"),
         ("server-2x16x2", {"threads": 33}, "threads is 33, but there are 32 CPUs to bind them to"),
-        ("desktop-8", {"replicas": 2}, "replicas is 2, but there is 1 NUMA node"),
+        ("desktop-8", {"replicas": 9}, "replicas is 9, but there are 8 cores and each takes one"),
         ("server-4-nodes", {"replicas": 5}, "replicas is 5, but there are 4 NUMA nodes"),
         ("server-4-nodes", {"replicas": 2, "cpus": "0-7"}, "replicas is 2, but there is 1 NUMA node"),
         ("server-4-nodes", {"replicas": 4, "numa": "off"}, "replicas is 4, but numa is off"),

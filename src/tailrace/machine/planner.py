@@ -5,6 +5,7 @@ What isn't set is chosen, what is set is checked, and everything has a reason. d
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -206,7 +207,8 @@ class _Planner:
                 f"replicas is {count}, but there {_are(len(cores), 'core')} and each takes one: lower --replicas"
             )
         self._because("replicas", str(count), "replicas is set; they share one node's memory, each with its own cores")
-        return [(None, tuple(cores[number::count])) for number in range(count)]
+        cuts = [number * len(cores) // count for number in range(count + 1)]
+        return [(None, tuple(cores[start:end])) for start, end in itertools.pairwise(cuts)]
 
     def _too_small(self, nodes: Sequence[Node]) -> str:
         """Why a copy of the model for each node isn't possible; empty when it is."""
