@@ -7,11 +7,11 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test bench check format clean
+.PHONY: help setup serve test test-numa bench check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup:  ## Make .venv, compile llama.cpp for this CPU once, fetch the starter model
 	@$(PYTHON) scripts/setup.py
@@ -26,6 +26,10 @@ test:  ## Run every test; ARGS go to pytest
 	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup.py --dev --smoke
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-numa:  ## Prove the binding to NUMA nodes on a real kernel in QEMU; takes a few minutes
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/python tests/numa/run.py
 
 bench:  ## Measure everything and write benchmarks-report/report.html; ARGS as in benchmarks/README.md
 	@$(PYTHON) scripts/setup.py --dev

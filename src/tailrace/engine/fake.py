@@ -2,7 +2,7 @@
 
 Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the
 last ``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed.
-``step_seconds`` makes each step last as long as a model's would.
+``step_seconds`` makes each step last as long as a model's would, ``weights_mb`` takes as much memory as its weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ _TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content
 class FakeBackend:
     """See the module and ``Backend``."""
 
-    def __init__(self, *, ctx: int, parallel: int, kv_tokens: int, batch: int, step_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        ctx: int,
+        parallel: int,
+        kv_tokens: int,
+        batch: int,
+        step_seconds: float = 0.0,
+        weights_mb: int = 0,
+    ) -> None:
         context = ctx or 8192
         self.slots = parallel
         self.kv_cells = min(4096, kv_tokens or context * 4)
@@ -40,6 +49,7 @@ class FakeBackend:
         self.end_tokens = frozenset({END})
         self.start_token: int | None = None
         self.step_seconds = step_seconds
+        self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
         self.info = ModelInfo(
             architecture="fake",
             description="scripted bytes",

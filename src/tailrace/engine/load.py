@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tailrace.engine import llama
 from tailrace.engine.backend import Backend
 from tailrace.engine.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
@@ -20,6 +20,9 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
+
+if TYPE_CHECKING:
+    from tailrace.engine import llama
 
 
 def load_backend(
@@ -34,6 +37,7 @@ def load_backend(
         kv_tokens=settings.kv_tokens,
         batch=settings.prefill_chunk,
         step_seconds=float(os.environ.get("TAILRACE_FAKE_STEP_SECONDS", "0")),
+        weights_mb=int(os.environ.get("TAILRACE_FAKE_WEIGHTS_MB", "0")),
     )
 
 
@@ -53,6 +57,9 @@ def load_llama(
     """The backend for ``path``, as one of ``replicas`` that share the machine, placed as ``replica`` says (as the
     machine's plan says for None). Raises ModelError and ConfigurationError.
     """
+    # Here, because the scripted backend can do without, also where the binding can't be loaded.
+    from tailrace.engine import llama
+
     log = structlog.get_logger()
     replica = replica or make_plan(read_topology(), settings).replicas[0]
     options = llama.LlamaOptions(
