@@ -59,7 +59,7 @@ def main() -> None:
 def prepare() -> None:
     """What a distribution's first process does: file systems, and an interface for 127.0.0.1."""
     libc = ctypes.CDLL(None, use_errno=True)
-    for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys"), (b"devtmpfs", b"/dev"), (b"tmpfs", b"/tmp")):
+    for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys"), (b"devtmpfs", b"/dev")):
         if libc.mount(kind, where, kind, 0, None) != 0:
             raise OSError(ctypes.get_errno(), f"mount {where!r}")
     with socket.socket() as sock:
