@@ -93,8 +93,20 @@ def run(kernel: Path, archive: Path) -> int:
     for node, cpus in enumerate(("0-1", "2-3")):
         command += ["-object", f"memory-backend-ram,id=m{node},size={NODE_MB}M"]
         command += ["-numa", f"node,nodeid={node},cpus={cpus},memdev=m{node}"]
-    command += ["-kernel", str(kernel), "-initrd", str(archive), "-nographic", "-no-reboot", "-net", "none"]
-    # The interpreter finds tailrace by the environment: what stands behind "--" goes to the first process.
+    command += [
+        "-kernel",
+        str(kernel),
+        "-initrd",
+        str(archive),
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+        "-net",
+        "none",
+    ]
+    # A parameter that the kernel doesn't know becomes a variable of the first process.
     command += ["-append", f"console=ttyS0 quiet panic=-1 PYTHONPATH={Path(__file__).resolve().parents[2] / 'src'}"]
     passed = False
     guest = subprocess.Popen(

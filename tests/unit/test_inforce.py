@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tailrace.machine.inforce import InForce, differences, read_in_force, spell_memory
+from tailrace.machine.inforce import InForce, asked_for, differences, read_in_force, spell_memory
 from tailrace.machine.plan import PoolPlan, ReplicaPlan
+from tailrace.settings import Settings
 
 _MAPS = """\
 55d0a0000000 default file=/usr/bin/python3.11 mapped=700 N0=700 kernelpagesize_kB=4
@@ -67,3 +69,11 @@ def test_memory_that_nobody_tells_about_is_not_taken_for_bound(process: Path) ->
 
 def test_a_system_without_proc(tmp_path: Path) -> None:
     assert read_in_force(tmp_path / "proc") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [({}, False), ({"threads": 3}, False), ({"replicas": 2}, True), ({"cpus": "0-1"}, True), ({"pin": "on"}, True)],
+)
+def test_what_is_set_is_asked_for_and_what_is_planned_is_not(settings: dict[str, Any], asked: bool) -> None:
+    assert asked_for(Settings(**settings)) is asked

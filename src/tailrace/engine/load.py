@@ -67,6 +67,7 @@ def load_llama(
         prefill_pool=replica.prefill,
         own_weights=replica.node is not None or bool(replica.interleave),
         replicas=replicas,
+        node=replica.node,
         ctx=settings.ctx,
         parallel=settings.parallel,
         kv_tokens=settings.kv_tokens,

@@ -11,28 +11,41 @@ import sys
 
 import structlog
 
-from tailrace.child import EXIT_CONFIGURATION, read_start
+from tailrace.child import EXIT_CONFIGURATION, Start, read_start
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.binding import bind_cpus, bind_memory
+from tailrace.machine.inforce import asked_for
 from tailrace.observe import logs
 
 
 def main() -> None:
     """Run until told to stop."""
     start = read_start()
-    logs.configure("engine", level=start.settings.log_level, form=start.settings.log_format)
+    name = "engine" if len(start.plan.replicas) == 1 else f"engine {start.replica}"
+    logs.configure(name, level=start.settings.log_level, form=start.settings.log_format)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    replica = start.plan.replicas[start.replica]
+    log = structlog.get_logger()
     try:
-        bind_cpus(replica.cpus)
-        bind_memory(replica)
+        _bind(start, log)
         # Only now, because numpy makes threads while it is imported, and they have to inherit the binding.
         from tailrace.engine.service import serve
 
         serve(start)
     except (ModelError, ConfigurationError) as error:
-        structlog.get_logger().error("the model can't be served", error=str(error))
+        log.error("the model can't be served", error=str(error))
         sys.exit(EXIT_CONFIGURATION)
+
+
+def _bind(start: Start, log: structlog.typing.FilteringBoundLogger) -> None:
+    """Put the plan in force for this process and for all threads that it will make."""
+    replica = start.plan.replicas[start.replica]
+    try:
+        bind_cpus(replica.cpus)
+        bind_memory(replica)
+    except ConfigurationError as error:
+        if asked_for(start.settings):
+            raise
+        log.warning("the machine's plan can't be put in force", error=str(error))
 
 
 if __name__ == "__main__":

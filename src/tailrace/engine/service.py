@@ -14,7 +14,7 @@ from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, make_loop
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
-from tailrace.machine.inforce import differences, read_in_force, spell_memory
+from tailrace.machine.inforce import asked_for, differences, read_in_force, spell_memory
 from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
 
 #: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
@@ -37,7 +37,6 @@ def serve(start: Start) -> None:
 
 def _check(start: Start) -> None:
     """See what is in force of the plan. Raises ConfigurationError when something that was asked for isn't."""
-    settings, replica = start.settings, start.plan.replicas[start.replica]
     found = read_in_force()
     if found is None:
         return
@@ -49,9 +48,8 @@ def _check(start: Start) -> None:
         cpus=cpulist.spell(found.cpus),
         memory=spell_memory(found.memory),
     )
-    asked = settings.replicas > 1 or settings.pin == "on" or settings.cpus or settings.cpus_prefill
-    for difference in differences(replica, found):
-        if asked:
+    for difference in differences(start.plan.replicas[start.replica], found):
+        if asked_for(start.settings):
             raise ConfigurationError(f"what is set isn't in force: {difference}")
         log.warning("the machine's plan isn't in force", difference=difference)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tailrace.machine import cpulist
 from tailrace.machine.plan import ReplicaPlan
+from tailrace.settings import Settings
 
 _SELF = Path("/proc/self")
 #: Part of a replica's memory that may lie on other nodes: pages that the kernel shares between processes or couldn't
@@ -36,6 +37,13 @@ def read_in_force(process: Path = _SELF) -> InForce | None:
     if not process.exists():
         return None
     return InForce(_threads(process / "task"), _memory(process / "numa_maps"))
+
+
+def asked_for(settings: Settings) -> bool:
+    """Whether somebody has set where the engine belongs. What is only planned may stay a wish (a container may forbid
+    it); what is set and isn't in force is an error.
+    """
+    return settings.replicas > 1 or settings.pin == "on" or bool(settings.cpus or settings.cpus_prefill)
 
 
 def differences(replica: ReplicaPlan, found: InForce) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from tailrace.machine.cgroup import read_limits
+from tailrace.machine.topology import read_topology
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -21,3 +22,8 @@ def available_memory(root: Path = Path("/")) -> int:
     available = int(fields["MemAvailable"].split()[0]) * 1024
     left = read_limits(root).memory_left
     return available if left is None else min(available, left)
+
+
+def node_memory(node: int, root: Path = Path("/")) -> int:
+    """Bytes that can be allocated on one NUMA node, about. Raises KeyError when there is no such node."""
+    return {found.number: found.available for found in read_topology(root).nodes}[node]

@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory
-from tailrace.errors import ModelError
+from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.binding import bind_cpus
 from tailrace.observe import logs
 from tailrace.server.announce import announce
@@ -26,7 +26,11 @@ def main() -> None:
     """Serve until told to stop; then let running replies finish for a while."""
     start = read_start()
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
-    bind_cpus(start.plan.http_cpus)
+    try:
+        bind_cpus(start.plan.http_cpus)
+    except ConfigurationError as error:
+        # Where it was planned: what is set has been checked by the planner, against what this user may use.
+        structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))
     uvloop.run(_serve(start))
 
 

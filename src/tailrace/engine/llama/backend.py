@@ -15,7 +15,7 @@ from tailrace.engine.llama.batch import make_batch
 from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.llama.threads import ThreadPools
 from tailrace.errors import ConfigurationError, ModelError
-from tailrace.machine.memory import available_memory
+from tailrace.machine.memory import available_memory, node_memory
 from tailrace.machine.plan import PoolPlan
 from tailrace.messages import ModelInfo
 
@@ -38,6 +38,7 @@ class LlamaOptions:
     gpu_layers: int
     own_weights: bool = False  #: read the weights into memory of this process instead of sharing the file's pages
     replicas: int = 1  #: processes like this one that take memory at the same time
+    node: int | None = None  #: the NUMA node that memory is bound to
 
 
 class LlamaBackend:
@@ -183,7 +184,10 @@ class LlamaBackend:
 
     def _affordable_cells(self, context: int, parallel: int) -> int:
         """A whole context for each parallel request, if memory allows, and at least one."""
-        affordable = int(_MEMORY_PART * available_memory() / self._options.replicas / self.cell_bytes)
+        available = available_memory() / self._options.replicas
+        if self._options.node is not None:
+            available = min(available, node_memory(self._options.node))
+        affordable = int(_MEMORY_PART * available / self.cell_bytes)
         return max(context, min(parallel * context, affordable))
 
     def _rope_follows_context(self) -> bool:
