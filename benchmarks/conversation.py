@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+from functools import partial
 from typing import Any
 
 from benchmarks.harness import servers
@@ -28,7 +29,7 @@ def talk(client: BenchClient, turn: int, prompt_tokens: int, *, others: int) -> 
     waits: list[float] = []
     for number in range(_TURNS):
         (timing,) = client.exchange([Ask(messages=messages, max_tokens=_REPLY)])
-        waits.append(1e3 * (timing.tokens[0] - timing.asked))
+        waits.append(1e3 * (timing.first - timing.asked))
         messages = [
             *messages,
             {"role": "assistant", "content": timing.text},
@@ -46,7 +47,7 @@ def shared_system(client: BenchClient, turn: int, prompt_tokens: int) -> float:
     for question in _QUESTIONS[:2]:
         messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
         (timing,) = client.exchange([Ask(messages=messages, max_tokens=_REPLY)])
-        waits.append(timing.tokens[0] - timing.asked)
+        waits.append(timing.first - timing.asked)
     return waits[1] / waits[0]
 
 
@@ -66,14 +67,14 @@ def _measure(options: Options) -> Findings:
         except NotHere as error:
             found.notes.append(f"{error}: nothing to compare with.")
         runs = in_turns(sides, turns)
-        shared = [shared_system(ours, turn, size) for turn in range(turns)]
+        shared = in_turns({"tailrace": partial(shared_system, ours, prompt_tokens=size)}, turns, warm_up=0)
     for name, waits in runs.items():
         bound = None if name == "llama-server" else _BOUND
         relative = [wait[1] / wait[0] for wait in waits]
         found.figures.append(figure(f"{name}: TTFT of turn 2 ÷ turn 1", relative, bound=bound, at_most=True))
         found.figures.append(figure(f"{name}: TTFT of turn 1", [wait[0] for wait in waits], unit="ms"))
         found.figures.append(figure(f"{name}: TTFT of turn 2", [wait[1] for wait in waits], unit="ms"))
-    found.figures.append(figure("tailrace: another question under the same system text ÷ the first", shared))
+    found.figures.append(figure("tailrace: a second question under one system text ÷ the first", shared["tailrace"]))
     turn_names = [f"turn {number + 1}" for number in range(_TURNS)]
     curves = [
         Curve(

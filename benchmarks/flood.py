@@ -46,13 +46,13 @@ def evaluate(timings: list[StreamTiming]) -> Flood:
     """From the moments of the running streams' tokens and, last, of the prompt's."""
     *streams, prompt = timings
     begun = max(stream.tokens[0] for stream in streams)
-    found = Flood([], [], [], prompt.tokens[0] - prompt.asked, 0)
+    found = Flood([], [], [], prompt.first - prompt.asked, 0)
     for stream in streams:
         for before, after in zip(stream.tokens, stream.tokens[1:], strict=False):
             gap = 1e3 * (after - before)
             if begun <= before and after <= prompt.asked:
                 found.calm.append(gap)
-            elif after > prompt.asked and before < prompt.tokens[0]:
+            elif after > prompt.asked and before < prompt.first:
                 found.during.append(gap)
             found.points.append((after - prompt.asked, gap))
     return found
@@ -68,9 +68,9 @@ def _measure(options: Options) -> Findings:
             clients["llama-server"] = stack.enter_context(peer_server(options))
         except NotHere as error:
             found.notes.append(f"{error}: nothing to compare with.")
-        alone = {name: _alone(client, size) for name, client in clients.items()}
         calls = {name: partial(flood, client, prompt_tokens=size) for name, client in clients.items()}
         runs = in_turns(calls, max(3, options.turns - 2))
+        alone = in_turns({name: partial(_alone, client, size=size) for name, client in clients.items()}, 3)
     for name, turns in runs.items():
         bound = _BOUND if name == "tailrace" else None
         calm = [statistics.median(turn.calm) for turn in turns]
@@ -83,15 +83,15 @@ def _measure(options: Options) -> Findings:
             figure(f"{name}: p99 gap while it is read", worst, unit="ms"),
             figure(f"{name}: longest gap", [max(turn.during) for turn in turns], unit="ms"),
             figure(f"{name}: time to the prompt's first token", [turn.seconds for turn in turns], unit="s"),
-            figure(f"{name}: the same with nobody else", [alone[name]], unit="s"),
+            figure(f"{name}: the same with nobody else", alone[name], unit="s"),
         ]
         points = sorted(turns[-1].points)
         curves.append(Curve(label=name, x=[point[0] for point in points], y=[point[1] for point in points]))
     found.plots.append(
         Plot(
-            title="Latency under a prompt flood",
+            title="Latency of the running streams under a prompt flood",
             x="seconds after the long prompt was sent",
-            y="gap between two tokens of a running stream, ms",
+            y="gap between tokens, ms",
             curves=curves,
             kind="dots",
             logarithmic=True,
@@ -100,10 +100,10 @@ def _measure(options: Options) -> Findings:
     return found
 
 
-def _alone(client: BenchClient, size: int) -> float:
+def _alone(client: BenchClient, turn: int, size: int) -> float:
     """Seconds to the first token of such a prompt while nothing else runs."""
-    (timing,) = client.run(Load(streams=1, prompt_tokens=size, output_tokens=2), 99_999)
-    return timing.tokens[0] - timing.asked
+    (timing,) = client.run(Load(streams=1, prompt_tokens=size, output_tokens=2), 200_000 + turn)
+    return timing.first - timing.asked
 
 
 PART = Part("flood", "What do running streams feel of somebody's long prompt?", _measure)

@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.harness import servers
 from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
-from benchmarks.harness.rates import Runs, decode, measure, rate_curve
+from benchmarks.harness.rates import PREFILL_PROMPT, Runs, decode, measure, prefill, rate_curve
 from benchmarks.harness.results import Figure, Plot, figure
 from tailrace.tools.bench import BenchClient
 from tailrace.tools.load import Load
@@ -17,7 +17,6 @@ STREAMS = (1, 4, 8)
 #: Eight slots, each with room for the longest prompt of any part.
 PEER_FLAGS = ("-np", "8", "-c", "65536")
 _BOUNDS = {1: 1.03, 4: 1.08, 8: 1.08}
-_PREFILL_PROMPT = 1000
 
 
 def _measure(options: Options) -> Findings:
@@ -51,10 +50,10 @@ def compare(
     runs = measure({name: ours.run, "llama-server": peer.run}, loads, options.turns)
     found = Findings(figures=_decode_figures(runs, name, bounds))
     sides = {name: ours, "llama-server": peer}
-    reads = in_turns({side: partial(_prefill, client) for side, client in sides.items()}, options.turns)
+    reads = in_turns({side: partial(prefill, client) for side, client in sides.items()}, options.turns)
     found.figures.append(
         figure(
-            f"{name} ÷ llama-server, reading a prompt of {_PREFILL_PROMPT} tokens",
+            f"{name} ÷ llama-server, reading a prompt of {PREFILL_PROMPT} tokens",
             ratios(reads[name], reads["llama-server"]),
             bound=prefill_bound,
         )
@@ -75,12 +74,6 @@ def _decode_figures(runs: Runs, name: str, bounds: dict[int, float]) -> list[Fig
         )
         for count, entries in runs[name].items()
     ]
-
-
-def _prefill(client: BenchClient, turn: int) -> float:
-    """Prompt tokens a second of one long prompt, by its first token."""
-    (timing,) = client.run(Load(streams=1, prompt_tokens=_PREFILL_PROMPT, output_tokens=2), 50_000 + turn)
-    return timing.prompt_tokens / (timing.tokens[0] - timing.asked)
 
 
 PART = Part("llama_server", "How does it compare with llama-server of the same llama.cpp?", _measure)

@@ -47,7 +47,8 @@ def steady_rate(timings: Sequence[StreamTiming]) -> float:
     end = min(timing.tokens[-1] for timing in timings)
     if end <= start:
         raise ValueError("the streams that stay don't run together")
-    return sum(start < moment <= end for timing in timings for moment in timing.tokens) / (end - start)
+    within = sum(timing.tokens_a_text * sum(start < moment <= end for moment in timing.tokens) for timing in timings)
+    return within / (end - start)
 
 
 def _brief(ask: Ask, tokens: int, after: tuple[int, int] | None) -> Ask:

@@ -7,6 +7,7 @@ import io
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter
 
 from benchmarks.harness.results import Curve, Plot
 
@@ -45,12 +46,13 @@ def draw(plot: Plot) -> str:
         axes.axhline(plot.bound, color=_GREY, linestyle="--", linewidth=1, label=f"bound {plot.bound:g}")
     if plot.logarithmic:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
     elif plot.kind != "lines" or plot.bound is None:
         axes.set_ylim(bottom=0)
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
-    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, markerscale=3 if plot.kind == "dots" else 1)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.harness.pairs import in_turns
 from benchmarks.harness.results import Curve
+from tailrace.tools.bench import BenchClient
 from tailrace.tools.load import Figures, Load, StreamTiming, figures
+
+PREFILL_PROMPT = 1000
 
 Runs = dict[str, dict[int, list[Figures]]]  #: side → streams → one entry a turn
 
@@ -34,6 +37,12 @@ def decode(entries: Sequence[Figures]) -> list[float]:
 def total(entries: Sequence[Figures]) -> list[float]:
     """Tokens a second from the first question to the last token, turn by turn."""
     return [entry.total_rate for entry in entries]
+
+
+def prefill(client: BenchClient, turn: int) -> float:
+    """Prompt tokens a second of one prompt of PREFILL_PROMPT tokens, by its first token."""
+    (timing,) = client.run(Load(streams=1, prompt_tokens=PREFILL_PROMPT, output_tokens=2), 50_000 + turn)
+    return timing.prompt_tokens / (timing.first - timing.asked)
 
 
 def rate_curve(label: str, runs: Mapping[int, Sequence[Figures]]) -> Curve:

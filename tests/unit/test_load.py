@@ -21,6 +21,16 @@ def test_figures_of_two_streams() -> None:
     assert result.gap_max == pytest.approx(200.0)
 
 
+def test_tokens_without_text_count_and_texts_of_several_count_as_many() -> None:
+    silent = StreamTiming(0.0, [1.0, 1.1, 1.2, 1.3], reply_tokens=5)
+    result = figures([silent])
+    assert result.tokens == 5
+    assert result.total_rate == pytest.approx(5 / 1.3)
+    assert result.decode_rate == pytest.approx(3 * 1.25 / 0.3)
+    double = StreamTiming(0.0, [1.0, 1.1, 1.2, 1.3], reply_tokens=8)
+    assert figures([double]).decode_rate == pytest.approx(3 * 2 / 0.3)
+
+
 def test_a_stream_without_tokens_is_no_measurement() -> None:
     with pytest.raises(ValueError, match="fewer than two"):
         figures([StreamTiming(0.0, [1.0])])

@@ -165,6 +165,7 @@ def _timing(stream: _Stream) -> StreamTiming:
     timing = StreamTiming(stream.asked, [])
     for moment, data in events:
         if data == b"[DONE]":
+            timing.ended = moment
             break
         chunk: dict[str, Any] = msgspec.json.decode(data)
         if "error" in chunk:

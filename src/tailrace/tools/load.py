@@ -62,14 +62,28 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamTiming(msgspec.Struct):
-    """One stream: seconds (of one clock) at which it was asked for and at which each of its tokens was seen."""
+    """One stream: seconds (of one clock) at which it was asked for and at which each of its texts was seen.
+
+    A text is a token, but for tokens without any text (control tokens) and for several that came as one.
+    """
 
     asked: float
     tokens: list[float]
     text: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0  #: of the prompt, found ready
+    ended: float = 0.0  #: when the last event came; 0 when the stream was left before
     reply_tokens: int = 0  #: as the server counts them; 0 when the stream was left before it said so
+
+    @property
+    def tokens_a_text(self) -> float:
+        """How many tokens one text stands for, on the average."""
+        return self.reply_tokens / len(self.tokens) if self.reply_tokens else 1.0
+
+    @property
+    def first(self) -> float:
+        """When the first token was seen: its text, or the reply's end when it has none."""
+        return self.tokens[0] if self.tokens else self.ended
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +107,12 @@ def figures(timings: Sequence[StreamTiming]) -> Figures:
     asked = min(timing.asked for timing in timings)
     last = max(timing.tokens[-1] for timing in timings)
     together = max(timing.tokens[0] for timing in timings), min(timing.tokens[-1] for timing in timings)
-    within = sum(together[0] < moment <= together[1] for timing in timings for moment in timing.tokens)
+    within = sum(
+        timing.tokens_a_text * sum(together[0] < moment <= together[1] for moment in timing.tokens)
+        for timing in timings
+    )
     span = together[1] - together[0]
-    total = sum(len(timing.tokens) for timing in timings)
+    total = sum(timing.reply_tokens or len(timing.tokens) for timing in timings)
     first = [1e3 * (timing.tokens[0] - timing.asked) for timing in timings]
     gaps = sorted(
         1e3 * (after - before)
