@@ -11,6 +11,7 @@
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
     │   ├── BodyTooLarge            413  the body is over the limit
     │   ├── SlowReader              500  the client reads far slower than the engine writes
+    │   ├── GenerationFailed        500  the model can't go on with this reply; others can
     │   ├── InternalError           500  a defect of ours; the log has the details
     │   ├── EngineDied              500  the engine died while it worked on the request
     │   └── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
@@ -101,6 +102,14 @@ class SlowReader(RequestError):
     status = 500
     type = "server_error"
     code = "slow_reader"
+
+
+class GenerationFailed(RequestError):
+    """The model's computation gave no next token for this reply: its numbers are broken. Others aren't concerned."""
+
+    status = 500
+    type = "server_error"
+    code = "generation_failed"
 
 
 class InternalError(RequestError):

@@ -5,8 +5,8 @@ each submit, one ``Step`` for each engine step (it carries every request's new t
 second. All are msgpack on the wire (``ipc`` frames them). There may be several engines, replicas of each other, with a
 connection each.
 
-A submitted id ends in exactly one of: ``Refused``, a ``Finished`` inside a ``Step``, the client's own ``Cancel`` (which
-is not answered), or the end of the connection.
+A submitted id ends in exactly one of: ``Refused``, a ``Finished`` or a ``Failed`` inside a ``Step``, the client's own
+``Cancel`` (which is not answered), or the end of the connection.
 """
 
 from __future__ import annotations
@@ -114,6 +114,13 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
     completion_tokens: int
 
 
+class Failed(msgspec.Struct, frozen=True, array_like=True):
+    """A running request can't go on, and others can: its logits aren't numbers, say."""
+
+    id: int
+    message: str
+
+
 class Started(msgspec.Struct, frozen=True, array_like=True):
     """A request has got its first token."""
 
@@ -139,6 +146,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
     started: list[Started]
     finished: list[Finished]
     logprobs: dict[int, TokenLogprobs]
+    failed: list[Failed] = []
 
 
 class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):

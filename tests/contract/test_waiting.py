@@ -194,6 +194,21 @@ def test_the_models_are_listed_while_a_prompt_is_read(real: ServerProcess) -> No
         assert text_stream(connection.read()).finish == ["length"]
 
 
+def test_a_model_that_computes_no_numbers_ends_that_reply_alone(slow: ServerProcess, scripted: ServerProcess) -> None:
+    with Connection(scripted.port) as sound, Connection(scripted.port) as broken:
+        sound.request("POST", "/v1/chat/completions", chat("<say>" + "x" * 5000 + "</say>", stream=True))
+        broken.request("POST", "/v1/chat/completions", chat("<say>ab<nan></say>", stream=True))
+        broken.read_head()
+        text, error = failed_stream(list(broken.chunks()))
+        assert text.startswith("ab")
+        assert (error["code"], error["type"]) == ("generation_failed", "server_error")
+        assert chat_stream(sound.read()).finish == ["stop"]
+    reply = ask(slow.port, "POST", "/v1/completions", {"prompt": "<say><nan></say>", "n": 3})
+    assert reply.status == 500
+    assert reply.error()["code"] == "generation_failed"
+    wait_for("the other choices to be dropped", lambda: running(slow) == waiting(slow) == 0)
+
+
 def test_a_reader_that_is_far_behind_is_cut_off() -> None:
     """The reply is larger than all buffers between; the client reads nothing until the server gives up."""
     with fake("--ctx", "300000", "--parallel", "1", slow_reader_tokens="64") as server:

@@ -127,6 +127,22 @@ def test_logprobs_come_with_their_token(backend: FakeBackend) -> None:
             assert entry.logprob == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_broken_row_ends_its_own_sequence_and_is_not_kept_for_reuse(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>ab<nan></say>"))
+    runner.ask(_submit(2, "<say>abcdef</say>"))
+    runner.finish()
+    assert [(failed.id, failed.message) for step in runner.steps for failed in step.failed] == [
+        (1, "the model computed a logit that is not a number (the greatest is nan)")
+    ]
+    assert (runner.said(1), runner.finished(1)) == (b"ab", [])
+    assert (runner.said(2), len(runner.finished(2))) == (b"abcdef", 1)
+    runner.ask(_submit(3, "<say>ab<nan></say>"))
+    runner.finish()
+    (started,) = [started for step in runner.steps for started in step.started if started.id == 3]
+    assert started.cached_tokens == len("<say>ab"), "what is shared with the sound sequence, not with the broken one"
+
+
 def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
     refused = prepare(backend, _submit(1, "x" * 300))
     assert isinstance(refused, Refused)

@@ -21,7 +21,7 @@ from tailrace.engine.backend import Backend
 from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
-from tailrace.errors import ContextLengthExceeded, InvalidRequest
+from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
 from tailrace.messages import Refused, Submit
 
 
@@ -106,6 +106,8 @@ class LocalReply:
             step = self._loop.step()
             if step is None:
                 raise AssertionError("the engine's loop is idle while a reply isn't finished")
+            if step.failed:
+                raise GenerationFailed(f"The reply can't be continued: {step.failed[0].message}.")
             finished = bool(step.finished)
             if self._sequence.generated:
                 self._last = time.monotonic()

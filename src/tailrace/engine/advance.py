@@ -1,15 +1,16 @@
 """From a step's logits to each sequence's next tokens, and the ``Step`` that tells of them.
 
-It changes the sequences it is given and nothing else: who has ended is told in the step, and leaves by the loop's hand.
+It changes the sequences it is given and nothing else: who has ended or failed is told in the step, and leaves by the
+loop's hand.
 """
 
 from __future__ import annotations
 
 from tailrace.engine.backend import Logits
 from tailrace.engine.rows import Row
-from tailrace.engine.sampling import logprobs
+from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs
 from tailrace.engine.sequence import Sequence
-from tailrace.messages import Finished, Started, Step
+from tailrace.messages import Failed, Finished, Started, Step
 
 
 def advance(ready: list[Sequence], logits: Logits) -> Step:
@@ -20,9 +21,9 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
     by the choice, and the rows after it are passed over.
     """
     step = Step([], [], [], [], {})
-    # One call for the whole step: at a vocabulary of 49k, 30 µs for 8 sequences instead of 8 calls of 6.
+    # One call for the whole step: it is as fast as memory can be read.
     greedy = all(sequence.sampler.greedy for sequence in ready)
-    best = logits.argmax(axis=1).tolist() if greedy else None
+    best = greedy_tokens(logits) if greedy else None
     row = 0
     for sequence in ready:
         end = row + 1 + len(sequence.draft)
@@ -30,7 +31,11 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
             if best is not None and sequence.logprobs is None:
                 token = best[row]
             else:
-                token = _choose(step, sequence, logits[row])
+                try:
+                    token = _choose(step, sequence, logits[row])
+                except SamplingError as error:
+                    step.failed.append(Failed(sequence.id, str(error)))
+                    break
             row += 1
             if not _append(step, sequence, token) or token != draft:
                 break

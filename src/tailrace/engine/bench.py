@@ -68,6 +68,8 @@ class EngineTurn:
             step = self._loop.step()
             now = time.perf_counter()
             if step is not None:
+                if step.failed:
+                    raise TailraceError(step.failed[0].message)
                 for identity, token in zip(step.ids, step.tokens, strict=True):
                     timed[identity - first].tokens.append(now)
                     tokens[identity - first].append(token)

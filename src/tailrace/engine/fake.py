@@ -1,8 +1,9 @@
 """A backend without a model: deterministic, instant, byte-level. For protocol edges and the front end's ceiling.
 
 Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the
-last ``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed.
-``step_seconds`` makes each step last as long as a model's would, ``weights_mb`` takes as much memory as its weights.
+last ``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed. Where a
+script says ``<nan>``, the logits aren't numbers. ``step_seconds`` makes each step last as long as a model's would,
+``weights_mb`` takes as much memory as its weights.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ START = 257
 _VOCABULARY = 258
 #: A logit so far above the others' 0 that nothing else is ever drawn, and that a logit_bias of 100 still beats.
 _CERTAIN = 90.0
+_BROKEN = b"<nan>"
 _SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
 #: Writes the conversation out plainly, so that a script in any message is found.
 _TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
@@ -82,15 +84,21 @@ class FakeBackend:
             held.append(token)
         logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
         for row, index in enumerate(outputs):
-            logits[row, self._next(slots[index])] = _CERTAIN
+            said = self._next(slots[index])
+            if said is None:
+                logits[row] = np.nan
+            else:
+                logits[row, said] = _CERTAIN
         return logits
 
-    def _next(self, slot: int) -> int:
+    def _next(self, slot: int) -> int | None:
         held = self._tokens[slot]
         if slot not in self._scripts:
             self._scripts[slot] = _script(held)
         script, start = self._scripts[slot]
         said = len(held) - start
+        if script[said : said + len(_BROKEN)] == _BROKEN:
+            return None
         return script[said] if said < len(script) else END
 
     def kv_grow(self, cells: int) -> None:

@@ -115,6 +115,12 @@ class EngineLoop:
         step = advance(ready, logits)
         for sequence, count in plan.chunks:
             self._account(sequence, count)
+        for failed in step.failed:
+            # What is broken may be what this sequence has computed: nobody shall find it again.
+            slot = self._sequences[failed.id].slot
+            self._cache.truncate(slot, 0)
+            self._backend.kv_truncate(slot, 0)
+            self._drop(self._sequences[failed.id])
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
         return step

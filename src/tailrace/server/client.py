@@ -18,7 +18,7 @@ import structlog
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.template import ChatTemplate
-from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError
+from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.messages import (
     PROTOCOL_VERSION,
@@ -206,6 +206,11 @@ class EngineClient:
                 mailbox, choice, connection = entry
                 connection.in_flight -= 1
                 mailbox.put(End(choice, finished))
+        for failed in step.failed:
+            self._log.error("a generation has failed", error=failed.message)
+            if (entry := requests.pop(failed.id, None)) is not None:
+                entry[2].in_flight -= 1
+                entry[0].put(GenerationFailed(f"The reply can't be continued: {failed.message}."))
 
     def _answered(self, answer: Accepted | Refused) -> None:
         if (entry := self._requests.get(answer.id)) is not None:
