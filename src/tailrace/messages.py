@@ -44,7 +44,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
 
     ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids. ``max_tokens`` None means
     until the model stops or the context is full. ``logprobs`` None sends none, k sends the chosen token's and the k
-    likeliest.
+    likeliest. Of what waits, the smallest ``priority`` is taken first, and what came first among equals.
     """
 
     id: int
@@ -54,6 +54,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    priority: int = 0
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):

@@ -42,9 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
-    step_ms: Annotated[int, Meta(ge=1, le=60_000)] = (
-        100  #: how long a step that reads prompts may hold up running streams
-    )
+    #: how long a step that reads prompts may hold up running streams; 0: in proportion to what it lasts without prompts
+    step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
     backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
 

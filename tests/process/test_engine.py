@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tailrace.engine.intake import prepare
+from tailrace.engine.layout import Layout
 from tailrace.engine.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
@@ -180,24 +181,34 @@ def test_a_cache_that_is_too_small_pauses_streams_and_fails_none() -> None:
         small.close()
 
 
-def test_growing_the_cache_changes_nothing() -> None:
-    grown, fixed = _load(ctx=8192, kv_tokens=8192), _load(ctx=8192, kv_tokens=8192)
-    try:
-        first = Replies(grown)
-        before = grown.kv_cells
-        first.ask(1, "Count to ten.", max_tokens=20)
+def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
+    texts: list[list[int]] = []
+    for layout in (None, Layout(2, 1024), Layout(0, 4096)):
+        replies = Replies(backend)
+        replies.ask(1, "Count to ten.", max_tokens=20)
         for _ in range(5):
-            first.step()
-        grown.kv_grow(2 * before)
-        first.finish()
-        second = Replies(fixed)
-        second.ask(1, "Count to ten.", max_tokens=20)
-        second.finish()
-        assert grown.kv_cells == 2 * before
-        assert first.tokens == second.tokens
-    finally:
-        grown.close()
-        fixed.close()
+            replies.step()
+        if layout is not None:
+            # As the scheduler does it: both books are changed alike.
+            backend.kv_layout(layout, replies.loop._cache.relayout(layout).moves)
+        replies.finish()
+        texts.append(replies.tokens[1])
+        backend.reset()
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_streams_grow_and_swap_while_replies_come_and_go_and_each_stays_true(backend: LlamaBackend) -> None:
+    replies = Replies(backend)
+    layouts = set()
+    for number, task in enumerate(_TASKS * 2):
+        # Long and short prompts and replies, so that holes and longer streams are needed again and again.
+        replies.ask(number, f"{task} {number}. " * (1 + 20 * (number % 4)), max_tokens=10 + 25 * (number % 3))
+        for _ in range(6):
+            replies.step()
+            layouts.add(backend.layout)
+    replies.finish()
+    assert len(layouts) > 1
+    assert replies.worst_shortfall() < NOISE
 
 
 def test_a_reply_that_reaches_the_context_ends_with_length() -> None:

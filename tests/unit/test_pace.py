@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from tailrace.engine.pace import PrefillPace
+from tailrace.engine.pace import LEAST, PrefillPace
 
 
-def test_the_chunk_is_what_the_time_budget_allows_at_the_speed_seen() -> None:
+def _taught(pace: PrefillPace, decode: dict[int, float], token: float) -> PrefillPace:
+    """A pace that has seen steps of such a machine."""
+    for _ in range(40):
+        for streams, seconds in decode.items():
+            pace.observe(streams, 0, seconds)
+            pace.observe(streams, 100, seconds + 100 * token)
+    return pace
+
+
+def test_the_chunk_is_what_the_time_budget_leaves_beside_decode() -> None:
+    pace = _taught(PrefillPace(512, step_seconds=0.1), {1: 0.01, 4: 0.04}, 0.001)
+    assert 88 <= pace.chunk(1) <= 90
+    assert 58 <= pace.chunk(4) <= 60
+
+
+def test_without_a_budget_it_follows_what_a_step_lasts_without_prompts() -> None:
+    pace = _taught(PrefillPace(512, step_seconds=None), {1: 0.1, 4: 0.4}, 0.001)
+    assert 115 <= pace.chunk(1) <= 121
+    assert 470 <= pace.chunk(4) <= 481
+    assert pace.chunk(3) == pace.chunk(4), "the nearest number of streams that has been seen"
+
+
+def test_it_follows_a_machine_that_becomes_slower() -> None:
+    pace = _taught(PrefillPace(512, step_seconds=0.1), {2: 0.01}, 0.001)
+    before = pace.chunk(2)
+    _taught(pace, {2: 0.05}, 0.002)
+    assert pace.chunk(2) < before / 3
+
+
+def test_the_chunk_stays_between_its_bounds() -> None:
     pace = PrefillPace(512, step_seconds=0.1)
-    assert pace.chunk == 64
-    for _ in range(30):
-        pace.observe(200, 0.1)  # 2000 tokens a second
-    assert 195 <= pace.chunk <= 200
-    for _ in range(30):
-        pace.observe(200, 1.0)
-    assert 18 <= pace.chunk <= 20
-
-
-def test_the_chunk_stays_between_its_bounds_and_small_steps_teach_nothing() -> None:
-    pace = PrefillPace(512, step_seconds=0.1)
-    pace.observe(1, 100.0)
-    assert pace.chunk == 64
-    pace.observe(500, 0.001)
-    assert pace.chunk == 512
-    for _ in range(30):
-        pace.observe(500, 1000.0)
-    assert pace.chunk == 16
+    assert pace.chunk(1) == 2 * LEAST, "nothing is known yet"
+    assert _taught(pace, {1: 0.01}, 0.000001).chunk(1) == 512
+    assert _taught(pace, {1: 0.5}, 0.1).chunk(1) == LEAST
+    assert _taught(PrefillPace(4, step_seconds=0.1), {1: 0.5}, 0.1).chunk(1) == 4

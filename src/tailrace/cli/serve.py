@@ -35,7 +35,9 @@ def serve(
     prefill_chunk: Annotated[
         int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")
     ] = None,
-    step_ms: Annotated[int | None, typer.Option(help="Longest step beside running replies, in ms [100].")] = None,
+    step_ms: Annotated[
+        int | None, typer.Option(help="Longest step beside running replies, in ms [from measured speeds].")
+    ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
     cors_origins: Annotated[list[str] | None, typer.Option(help="Origins that browsers may call from [*].")] = None,

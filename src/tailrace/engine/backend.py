@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tailrace.engine.layout import Layout, LayoutPolicy
 from tailrace.errors import TailraceError
 from tailrace.messages import ModelInfo
 
@@ -20,9 +22,9 @@ class BackendError(TailraceError):
 
 
 class Backend(Protocol):
-    """A loaded model with a KV cache that is cut into ``slots``: one sequence's positions each.
+    """A loaded model with a KV cache that is cut into slots (see ``layout``): one sequence's positions each.
 
-    The cache's cells are shared between slots: ``kv_copy`` costs no cells.
+    In the pool ``kv_copy`` costs no cells.
     """
 
     info: ModelInfo
@@ -30,9 +32,10 @@ class Backend(Protocol):
     longest_token: int  #: bytes of text that one token stands for at most
     end_tokens: frozenset[int]  #: end-of-generation tokens
     start_token: int | None  #: what an empty prompt becomes; None where the model has none
-    slots: int
     cell_bytes: int  #: memory that one cell takes, about
-    kv_cells: int  #: cells that there are now; ``info.kv_cells`` is how many there may be
+    policy: LayoutPolicy  #: which layouts this model and memory allow
+    layout: Layout  #: how the cache is cut now
+    cuts: bool  #: whether a slot's beginning can be kept without its end (recurrent memories can't)
     max_batch: int  #: tokens that one ``decode`` takes at most
 
     def tokenize(self, text: str) -> list[int]:
@@ -50,8 +53,15 @@ class Backend(Protocol):
         """
         ...
 
-    def kv_grow(self, cells: int) -> None:
-        """Have at least so many cells, keeping what the slots hold. Raises BackendError."""
+    def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+        """Cut the cache anew: slot ``moves[i][0]``'s content goes to slot ``moves[i][1]``, other slots become empty.
+
+        The new slots whose content couldn't be taken along (they are empty, too). Raises BackendError.
+        """
+        ...
+
+    def kv_swap(self, one: int, other: int) -> None:
+        """Exchange what two slots hold."""
         ...
 
     def kv_save(self, slot: int) -> KVState:
@@ -67,7 +77,7 @@ class Backend(Protocol):
         ...
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:
-        """Let ``target`` (empty) share the first ``length`` positions of ``source``. False as in ``kv_truncate``."""
+        """Let ``target`` (empty) have the first ``length`` positions of ``source``. False as in ``kv_truncate``."""
         ...
 
     def reset(self) -> None:

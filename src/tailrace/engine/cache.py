@@ -1,19 +1,20 @@
-"""KV accounting and prefix reuse: which slot holds whose tokens, how many cells are left, what is kept outside.
+"""KV accounting and prefix reuse: which slot holds whose tokens, what still fits, what is kept outside.
 
 Pure bookkeeping: it decides nothing about who runs (the scheduler does) and touches no model. The changes that the
 model's cache must follow are returned, and the loop applies them.
 
 What a finished sequence has computed is reused by whoever begins alike: the next turn of a conversation, a shared
-system prompt, a second choice of the same prompt. While nothing else runs it stays where it is. Otherwise it is moved
-out, as a state kept in host memory: every running sequence attends past all cells in use, so kept ones would slow
-everybody (measured on the starter model: 2,800 of them cost 8 streams a third of their speed).
+system prompt, a second choice of the same prompt. It stays in its slot as long as nobody else needs that. Otherwise it
+is moved out, as a state kept in host memory.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import count
+
+from tailrace.engine.kept import KeptStates
+from tailrace.engine.layout import Layout, LayoutPolicy
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
@@ -32,7 +33,9 @@ def common_prefix(a: list[int], b: list[int]) -> int:
 
 @dataclass(slots=True)
 class Slot:
-    """One row of the KV cache: ``tokens`` are computed and held in ``cells`` (one each)."""
+    """One row of the KV cache: ``tokens`` are computed and held. ``cells`` are theirs in the pool, one each; empty in
+    streams, where a slot's cells are nobody else's.
+    """
 
     index: int
     tokens: list[int] = field(default_factory=list)
@@ -62,59 +65,84 @@ class MoveOut:
     dropped: tuple[int, ...]
 
 
-class KVCache:
-    """The slots and cells of one model's KV cache, and the states kept outside of it.
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Exchange what two slots hold."""
 
-    Cells are reference-counted, because a copied prefix shares the cells of its source.
+    one: int
+    other: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relayout:
+    """Cut the cache anew; slot ``moves[i][0]``'s content goes to slot ``moves[i][1]``, all others are empty."""
+
+    layout: Layout
+    moves: tuple[tuple[int, int], ...]
+
+
+class KVCache:
+    """The slots of one model's KV cache, and the states kept outside of it.
+
+    In the pool, cells are reference-counted, because a copied prefix shares the cells of its source.
     """
 
-    def __init__(self, slots: int, cells: int, limit: int, keep: int) -> None:
-        """``cells``: how many there are; ``limit``: how many ``grow`` may make of them; ``keep``: tokens that may be
-        kept outside.
-        """
-        self.capacity = cells
-        self.slots = [Slot(index) for index in range(slots)]
-        self._limit = limit
-        self._keep = keep
-        self._free = list(range(cells - 1, -1, -1))
-        self._references = [0] * cells
-        self._kept: OrderedDict[int, list[int]] = OrderedDict()  #: tokens of each kept state, least recently used first
-        self._kept_tokens = 0
-        self._keys = count(1)
-
-    @property
-    def free(self) -> int:
-        """Cells that hold nothing."""
-        return len(self._free)
+    def __init__(self, policy: LayoutPolicy, layout: Layout, keep: int) -> None:
+        """``layout``: how the model's cache is cut now; ``keep``: tokens that may be kept outside."""
+        self.layout = layout
+        self.slots = [Slot(index) for index in range(policy.slots)]
+        self.kept = KeptStates(keep)
+        self._policy = policy
+        self._free: list[int] = []
+        self._references: list[int] = []
+        self._fill_pool()
 
     @property
     def used(self) -> int:
         """Cells that hold something, be it for a running sequence or for reuse."""
-        return self.capacity - len(self._free)
+        if self.layout.unified:
+            return self.layout.cells - len(self._free)
+        return sum(len(slot.tokens) for slot in self.slots)
 
     @property
     def idle(self) -> list[Slot]:
         """Slots that hold a finished sequence's tokens."""
         return [slot for slot in self.slots if slot.tokens and not slot.busy]
 
-    def grow(self, free: int) -> bool:
-        """Double the capacity until so many cells are free, as far as the limit allows. True when it has grown."""
-        before = self.capacity
-        while self.free < free and self.capacity < self._limit:
-            larger = min(self._limit, 2 * self.capacity)
-            self._free[:0] = range(larger - 1, self.capacity - 1, -1)
-            self._references += [0] * (larger - self.capacity)
-            self.capacity = larger
-        return self.capacity > before
+    def fits(self, additions: Iterable[tuple[int, int]]) -> bool:
+        """Whether so many tokens can be appended to each of these slots: pairs of slot and number."""
+        if self.layout.unified:
+            return sum(number for _, number in additions) <= len(self._free)
+        cells = self.layout.cells
+        return all(len(self.slots[index].tokens) + number <= cells for index, number in additions)
 
-    def place(self, tokens: list[int]) -> Placement:
+    def room(self, index: int) -> int:
+        """Tokens that can be appended to the slot."""
+        return len(self._free) if self.layout.unified else self.layout.cells - len(self.slots[index].tokens)
+
+    def target(self) -> Slot | None:
+        """The slot for a new sequence: near the busy ones, and with little in it; None when there is none."""
+        reach = len(self.slots) if self.layout.unified else self.layout.streams
+        free = [slot for slot in self.slots[:reach] if not slot.busy]
+        if not free or self.layout.unified:
+            return min(free, key=lambda slot: len(slot.tokens), default=None)
+        busy = [slot.index for slot in self.slots if slot.busy]
+        if not busy:
+            return min(free, key=lambda slot: len(slot.tokens))
+        # Running sequences that stand side by side share one pass over the weights: a hole is filled first.
+        low, high = min(busy), max(busy)
+        return min(free, key=lambda slot: (max(low - slot.index, slot.index - high, 0), len(slot.tokens)))
+
+    def place(self, tokens: list[int]) -> Placement | None:
         """The best place for a sequence with these tokens: the longest prefix that is anywhere, short of the last token
-        (its logits are needed). There must be a slot that isn't busy.
+        (its logits are needed). None when every slot is busy.
         """
-        target = min((slot for slot in self.slots if not slot.busy), key=lambda slot: len(slot.tokens))
+        target = self.target()
+        if target is None:
+            return None
         best = Placement(target.index, 0)
         longest = len(tokens) - 1
-        for key, held in self._kept.items():
+        for key, held in self.kept.items():
             length = min(common_prefix(held, tokens), longest)
             if length > best.length:
                 best = Placement(target.index, length, kept=key)
@@ -130,6 +158,10 @@ class KVCache:
         """Whether what is reused are the slot's own tokens."""
         return placement.length > 0 and placement.source is None and placement.kept is None
 
+    def needs(self, placement: Placement, tokens: int) -> int:
+        """Tokens that the slot must be able to hold: the sequence's, and at first the whole kept state's."""
+        return max(tokens, len(self.kept[placement.kept]) if placement.kept is not None else 0)
+
     def occupy(self, placement: Placement) -> None:
         """Make ``placement`` true. Its slot must be empty unless its own tokens are what is reused."""
         slot = self.slots[placement.slot]
@@ -141,19 +173,20 @@ class KVCache:
             for cell in slot.cells:
                 self._references[cell] += 1
         elif placement.kept is not None:
-            self._kept.move_to_end(placement.kept)
-            self.append(slot.index, self._kept[placement.kept][: placement.length])
+            self.kept.touch(placement.kept)
+            self.append(slot.index, self.kept[placement.kept][: placement.length])
         else:
             self.truncate(slot.index, placement.length)
 
     def append(self, index: int, tokens: list[int]) -> None:
-        """Account for ``tokens`` computed into the slot. The caller has made sure that there are free cells."""
+        """Account for ``tokens`` computed into the slot. The caller has made sure that they fit."""
         slot = self.slots[index]
-        for token in tokens:
-            cell = self._free.pop()
-            self._references[cell] = 1
-            slot.cells.append(cell)
-            slot.tokens.append(token)
+        slot.tokens += tokens
+        if self.layout.unified:
+            for _ in tokens:
+                cell = self._free.pop()
+                self._references[cell] = 1
+                slot.cells.append(cell)
 
     def release(self, index: int) -> None:
         """The sequence in the slot is over; what it computed stays for reuse."""
@@ -171,30 +204,38 @@ class KVCache:
     def move_out(self, index: int, wanted: int | None = None) -> MoveOut:
         """Empty an idle slot; its tokens are kept outside if there is room and nothing longer covers them.
 
-        The kept state ``wanted`` is about to be used and stays, at the cost of what would have taken its place.
+        The kept state ``wanted`` is about to be used and stays.
         """
         tokens = self.slots[index].tokens[:]
         self.truncate(index, 0)
-        covered = any(common_prefix(held, tokens) == len(tokens) for held in self._kept.values())
-        room = self._keep - (len(self._kept[wanted]) if wanted is not None else 0)
-        if covered or len(tokens) > room:
-            return MoveOut(index, None, ())
-        if wanted is not None:
-            self._kept.move_to_end(wanted)
-        # A conversation's next turn replaces the one before.
-        dropped = [
-            key for key, held in self._kept.items() if key != wanted and common_prefix(held, tokens) == len(held)
-        ]
-        for key in dropped:
-            self._forget(key)
-        while self._kept_tokens + len(tokens) > self._keep:
-            oldest = next(iter(self._kept))
-            self._forget(oldest)
-            dropped.append(oldest)
-        key = next(self._keys)
-        self._kept[key] = tokens
-        self._kept_tokens += len(tokens)
-        return MoveOut(index, key, tuple(dropped))
+        return MoveOut(index, *self.kept.keep(tokens, wanted))
 
-    def _forget(self, key: int) -> None:
-        self._kept_tokens -= len(self._kept.pop(key))
+    def swap(self, one: int, other: int) -> Swap:
+        """Exchange what two slots hold."""
+        a, b = self.slots[one], self.slots[other]
+        a.tokens, b.tokens = b.tokens, a.tokens
+        a.cells, b.cells = b.cells, a.cells
+        a.busy, b.busy = b.busy, a.busy
+        return Swap(one, other)
+
+    def larger(self, lengths: list[int]) -> Layout | None:
+        """A layout in which sequences of these lengths, and nobody else, can run; None where there is none."""
+        return self._policy.choose(lengths, self.layout)
+
+    def relayout(self, layout: Layout) -> Relayout:
+        """Cut the cache anew: busy slots' contents go to the first slots, in order. No slot may be idle."""
+        held = [slot for slot in self.slots if slot.busy]
+        moves = tuple((slot.index, index) for index, slot in enumerate(held))
+        contents = [slot.tokens for slot in held]
+        self.layout = layout
+        self.slots = [Slot(index) for index in range(len(self.slots))]
+        self._fill_pool()
+        for index, tokens in enumerate(contents):
+            self.slots[index].busy = True
+            self.append(index, tokens)
+        return Relayout(layout, moves)
+
+    def _fill_pool(self) -> None:
+        cells = self.layout.cells if self.layout.unified else 0
+        self._free = list(range(cells - 1, -1, -1))
+        self._references = [0] * cells

@@ -11,10 +11,12 @@ from __future__ import annotations
 import codecs
 import re
 import time
+from collections.abc import Sequence as Seq
 
 import numpy as np
 
 from tailrace.engine.backend import KVState, Logits
+from tailrace.engine.layout import Layout, LayoutPolicy
 from tailrace.messages import ModelInfo
 
 END = 256
@@ -42,8 +44,10 @@ class FakeBackend:
         weights_mb: int = 0,
     ) -> None:
         context = ctx or 8192
-        self.slots = parallel
-        self.kv_cells = min(4096, kv_tokens or context * 4)
+        limit = kv_tokens or context * 4
+        self.policy = LayoutPolicy(parallel, limit, context)
+        self.layout = self.policy.first()
+        self.cuts = True
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
         self.longest_token = 1
@@ -59,13 +63,13 @@ class FakeBackend:
             size_bytes=0,
             context=context,
             context_trained=context,
-            kv_cells=kv_tokens or context * 4,
+            kv_cells=limit,
             parallel=parallel,
             chat_template=_TEMPLATE,
             bos_token="",
             eos_token="",
         )
-        self._tokens: list[list[int]] = [[] for _ in range(self.slots)]
+        self._tokens: list[list[int]] = [[] for _ in range(parallel)]
         #: For each slot the reply that its prompt asks for and the prompt's length; kept while the prompt is the same.
         self._scripts: dict[int, tuple[bytes, int]] = {}
 
@@ -82,6 +86,7 @@ class FakeBackend:
             if position != len(held):
                 raise AssertionError(f"slot {slot} holds {len(held)} tokens, but position {position} is written")
             held.append(token)
+        self._check_room(slots)
         logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
         for row, index in enumerate(outputs):
             said = self._next(slots[index])
@@ -90,6 +95,15 @@ class FakeBackend:
             else:
                 logits[row, said] = _CERTAIN
         return logits
+
+    def _check_room(self, slots: list[int]) -> None:
+        """A real cache would have no cells for more than the layout says."""
+        layout = self.layout
+        if layout.unified:
+            return  # Shared cells aren't told apart here.
+        for slot in set(slots):
+            if slot >= layout.streams or len(self._tokens[slot]) > layout.cells:
+                raise AssertionError(f"slot {slot} with {len(self._tokens[slot])} tokens is outside of {layout}")
 
     def _next(self, slot: int) -> int | None:
         held = self._tokens[slot]
@@ -101,9 +115,18 @@ class FakeBackend:
             return None
         return script[said] if said < len(script) else END
 
-    def kv_grow(self, cells: int) -> None:
+    def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
-        self.kv_cells = cells
+        held = {new: self._tokens[old] for old, new in moves}
+        self.layout = layout
+        self._tokens = [held.get(slot, []) for slot in range(len(self._tokens))]
+        self._scripts.clear()
+        return []
+
+    def kv_swap(self, one: int, other: int) -> None:
+        """See ``Backend``."""
+        self._tokens[one], self._tokens[other] = self._tokens[other], self._tokens[one]
+        self._scripts.clear()
 
     def kv_save(self, slot: int) -> KVState:
         """See ``Backend``."""
@@ -129,7 +152,7 @@ class FakeBackend:
 
     def reset(self) -> None:
         """See ``Backend``."""
-        for slot in range(self.slots):
+        for slot in range(len(self._tokens)):
             self.kv_truncate(slot, 0)
 
     def close(self) -> None:

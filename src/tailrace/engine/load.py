@@ -46,7 +46,7 @@ def make_loop(backend: Backend, settings: Settings) -> EngineLoop:
     return EngineLoop(
         backend,
         chunk=settings.prefill_chunk,
-        step_seconds=settings.step_ms / 1e3,
+        step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
         keep_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
     )
 
@@ -87,7 +87,7 @@ def load_llama(
         seconds=round(time.monotonic() - begun, 2),
         threads=replica.decode.threads,
         context=info.context,
-        kv_cells=f"{backend.kv_cells} to {info.kv_cells}",
+        kv_cells=f"{backend.layout.total} to {info.kv_cells}",
         parallel=info.parallel,
     )
     return backend

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from tailrace.engine.advance import advance
 from tailrace.engine.backend import Backend, KVState
-from tailrace.engine.cache import KVCache, MoveOut, Placement
+from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap
 from tailrace.engine.intake import Inbox
 from tailrace.engine.pace import PrefillPace
-from tailrace.engine.scheduler import Growth, Plan, Scheduler
+from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.messages import Beat, Step
 
@@ -29,13 +29,14 @@ Publish = Callable[[Step | Beat], None]
 class EngineLoop:
     """Runs every sequence that comes through ``inbox`` on one backend."""
 
-    def __init__(self, backend: Backend, *, chunk: int, step_seconds: float, keep_tokens: int = 0) -> None:
-        """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it;
-        ``keep_tokens``: how many tokens of finished sequences may be kept in host memory.
+    def __init__(self, backend: Backend, *, chunk: int, step_seconds: float | None, keep_tokens: int = 0) -> None:
+        """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it, None
+        in proportion to what it lasts without prompts; ``keep_tokens``: how many tokens of finished sequences may be
+        kept in host memory.
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        self._cache = KVCache(backend.slots, backend.kv_cells, backend.info.kv_cells, keep_tokens)
+        self._cache = KVCache(backend.policy, backend.layout, keep_tokens)
         self._scheduler = Scheduler(
             self._cache,
             parallel=backend.info.parallel,
@@ -86,7 +87,7 @@ class EngineLoop:
 
     def step(self) -> Step | None:
         """One engine step: None when there was nothing to compute."""
-        plan = self._scheduler.plan(self._pace.chunk)
+        plan = self._scheduler.plan(self._pace.chunk(len(self._scheduler.decoding)))
         self._move(plan)
         if not plan.chunks:
             return None
@@ -95,8 +96,10 @@ class EngineLoop:
         slots: list[int] = []
         outputs: list[int] = []
         ready: list[Sequence] = []
+        decoding = drafted = 0
         for sequence, count in plan.chunks:
             start = sequence.computed
+            decoding += sequence.pending == 1
             tokens += sequence.tokens[start : start + count]
             if count >= sequence.pending:
                 outputs.append(len(tokens) - 1)
@@ -104,11 +107,13 @@ class EngineLoop:
                 if sequence.draft:
                     outputs += range(len(tokens), len(tokens) + len(sequence.draft))
                     tokens += sequence.draft
+                    drafted += len(sequence.draft)
             positions += range(start, start + count)
             slots += [sequence.slot] * count
         begun = time.perf_counter()
         logits = self._backend.decode(tokens, positions, slots, outputs)
-        self._pace.observe(len(tokens) - len(plan.chunks), time.perf_counter() - begun)
+        if not drafted:
+            self._pace.observe(decoding, len(tokens) - decoding, time.perf_counter() - begun)
         self._steps += 1
         self._decode_tokens += len(ready)
         self._prefill_tokens += len(tokens) - len(outputs)
@@ -155,13 +160,26 @@ class EngineLoop:
         self._scheduler.remove(sequence)
 
     def _move(self, plan: Plan) -> None:
+        """Let the model's cache follow the plan's moves."""
+        #: Slots whose content was lost on the way: this model's memory can't be cut or moved, or has no room in one
+        #: piece. The books are already where the last move leaves them, so these are followed until then.
+        lost: set[int] = set()
         for move in plan.moves:
-            if isinstance(move, Growth):
-                self._backend.kv_grow(move.cells)
-            elif isinstance(move, MoveOut):
+            if isinstance(move, MoveOut):
                 self._move_out(move)
-            else:
-                self._place(*move)
+            elif isinstance(move, Swap):
+                self._backend.kv_swap(move.one, move.other)
+                lost = {{move.one: move.other, move.other: move.one}.get(slot, slot) for slot in lost}
+            elif isinstance(move, Relayout):
+                places = dict(move.moves)
+                lost = {places[slot] for slot in lost if slot in places}
+                lost.update(self._backend.kv_layout(move.layout, move.moves))
+            elif not self._place(move[1]):
+                lost.add(move[1].slot)
+        for sequence in self._scheduler.running if lost else ():
+            if sequence.slot in lost:
+                self._cache.truncate(sequence.slot, 0)
+                sequence.computed = 0
 
     def _move_out(self, move: MoveOut) -> None:
         if move.key is not None:
@@ -170,7 +188,8 @@ class EngineLoop:
         for key in move.dropped:
             del self._kept[key]
 
-    def _place(self, sequence: Sequence, placement: Placement) -> None:
+    def _place(self, placement: Placement) -> bool:
+        """Have the slot hold what the placement says; False when it holds nothing instead."""
         backend, slot, length = self._backend, placement.slot, placement.length
         if placement.source is not None:
             done = backend.kv_copy(placement.source, slot, length)
@@ -178,10 +197,7 @@ class EngineLoop:
             done = backend.kv_load(slot, self._kept[placement.kept], length)
         else:
             done = backend.kv_truncate(slot, length)
-        if not done and length:
-            # This model's memory can't be cut, or has no room in one piece: the prefix has to be read after all.
-            self._cache.truncate(slot, 0)
-            sequence.computed = 0
+        return done or not length
 
     def _receive(self, item: Sequence | int | None) -> bool:
         if isinstance(item, Sequence):

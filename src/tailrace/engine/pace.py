@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-#: Fewer prompt tokens than this make no step worth learning from, nor one worth having.
-_LEAST = 16
+#: Fewer prompt tokens than this are read in no step: a pass over the weights isn't worth less.
+LEAST = 8
+#: A step that reads prompts may last so many times what it would without. Streams beside a long prompt are to keep
+#: their gaps under 3 times the usual; what steps vary by has to fit in between.
+_STRETCH = 2.2
 #: Weight of the newest observation.
 _WEIGHT = 0.3
 
 
 class PrefillPace:
-    """The chunk for a step beside running streams: what ``step_seconds`` allow at the speed seen so far.
+    """The chunk for a step beside running streams.
 
-    Until a speed has been seen it is an eighth of ``most``.
+    A step with n streams and c prompt tokens is taken to last ``decode(n) + c * token``; both are learned. The chunk is
+    what fits into ``step_seconds``, or where that is None into ``decode(n)`` stretched by a fixed factor.
     """
 
-    def __init__(self, most: int, step_seconds: float) -> None:
+    def __init__(self, most: int, step_seconds: float | None) -> None:
+        """``most``: prompt tokens of a step at most."""
         self._most = most
         self._step_seconds = step_seconds
-        self._rate: float | None = None  #: prompt tokens a second, a whole step's time counted
-        self.chunk = max(1, most // 8)
+        self._token: float | None = None  #: seconds that a prompt token takes
+        self._decode: dict[int, float] = {}  #: seconds that a step takes which decodes so many tokens and no prompt
 
-    def observe(self, prompt_tokens: int, seconds: float) -> None:
-        """A step computed so many prompt tokens, beside whatever it decoded, in ``seconds``."""
-        if prompt_tokens < _LEAST or seconds <= 0.0:
-            return
-        rate = prompt_tokens / seconds
-        self._rate = rate if self._rate is None else self._rate + _WEIGHT * (rate - self._rate)
-        self.chunk = max(min(_LEAST, self._most), min(self._most, int(self._rate * self._step_seconds)))
+    def observe(self, decoded: int, prompt_tokens: int, seconds: float) -> None:
+        """A step decoded so many sequences and read so many prompt tokens in ``seconds``."""
+        if not prompt_tokens:
+            self._decode[decoded] = _blend(self._decode.get(decoded), seconds)
+        elif prompt_tokens >= LEAST:
+            token = (seconds - self._decode_seconds(decoded)) / prompt_tokens
+            # A step that was shorter than without its prompt: what is known of decode is out of date.
+            self._token = _blend(self._token, max(token, 0.1 * seconds / prompt_tokens))
+
+    def chunk(self, decoding: int) -> int:
+        """Prompt tokens for a step in which so many sequences decode."""
+        if self._token is None:
+            return max(1, min(self._most, 2 * LEAST))
+        decode = self._decode_seconds(decoding)
+        budget = self._step_seconds or _STRETCH * decode
+        return max(min(LEAST, self._most), min(self._most, int((budget - decode) / self._token)))
+
+    def _decode_seconds(self, decoding: int) -> float:
+        """What a step of so many sequences takes, or of the nearest number that has been seen."""
+        if not decoding or not self._decode:
+            return 0.0
+        return self._decode[min(self._decode, key=lambda seen: abs(seen - decoding))]
+
+
+def _blend(known: float | None, seen: float) -> float:
+    return seen if known is None else known + _WEIGHT * (seen - known)

@@ -25,6 +25,7 @@ class Sequence:
         "ignore_eos",
         "limit",
         "logprobs",
+        "priority",
         "prompt_length",
         "sampler",
         "slot",
@@ -40,6 +41,7 @@ class Sequence:
         self.limit = min(context, self.prompt_length + (submit.max_tokens or context))
         self.sampler = Sampler(submit.sampling, tokens)
         self.logprobs = submit.logprobs
+        self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
         ends = frozenset() if submit.ignore_eos else end_tokens
         self.stop_tokens = ends.union(submit.stop_tokens)

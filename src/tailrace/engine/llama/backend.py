@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,16 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from tailrace.engine.backend import BackendError, KVState, Logits
+from tailrace.engine.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.llama.batch import make_batch
 from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
+from tailrace.engine.llama.state import with_streams
 from tailrace.engine.llama.threads import ThreadPools
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.memory import available_memory, node_memory
 from tailrace.machine.plan import PoolPlan
 from tailrace.messages import ModelInfo
 
-#: KV cells at the start; they double when tokens need them.
-_FIRST_CELLS = 4096
 #: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
 _MEMORY_PART = 0.5
 
@@ -42,7 +43,7 @@ class LlamaOptions:
 
 
 class LlamaBackend:
-    """One GGUF model in one llama.cpp context with a unified KV cache. See ``Backend``."""
+    """One GGUF model in one llama.cpp context. See ``Backend``."""
 
     def __init__(
         self, path: Path, options: LlamaOptions, *, log: LogSink | None = None, progress: Progress | None = None
@@ -68,12 +69,14 @@ class LlamaBackend:
             raise ConfigurationError(
                 f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
             )
-        self.slots = min(llama.llama_max_parallel_sequences(), options.parallel)
+        limit = -(-limit // GRAIN) * GRAIN
+        slots = min(llama.llama_max_parallel_sequences(), options.parallel)
+        self.policy = LayoutPolicy(slots, limit, context, fixed=self._rope_follows_context())
+        self.layout = self.policy.first()
+        self.cuts = not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
         self.max_batch = max(options.batch, options.parallel)
-        first = limit if self._rope_follows_context() else min(limit, _FIRST_CELLS)
-        self._context = self._make_context(first)
+        self._context = self._make_context(self.layout)
         self._memory = llama.llama_get_memory(self._context)
-        self.kv_cells = llama.llama_n_ctx(self._context)
         self._batch, self._views = make_batch(self.max_batch)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
@@ -88,7 +91,7 @@ class LlamaBackend:
             size_bytes=llama.llama_model_size(self._model),
             context=context,
             context_trained=trained,
-            kv_cells=max(limit, self.kv_cells),
+            kv_cells=limit,
             parallel=options.parallel,
             chat_template=_decoded(llama.llama_model_chat_template(self._model, None)),
             bos_token=self._special(start),
@@ -129,18 +132,25 @@ class LlamaBackend:
             return np.empty((0, self._vocab_size), dtype=np.float32)
         return np.ctypeslib.as_array(pointer, (len(outputs), self._vocab_size))
 
-    def kv_grow(self, cells: int) -> None:
-        """See ``Backend``. The cache moves whole into a larger one: about 0.1 s for 8192 cells of a small model."""
-        larger = self._make_context(cells)
-        size = llama.llama_state_get_size(self._context)
-        state = np.empty(size, np.uint8)
-        written = llama.llama_state_get_data(self._context, _bytes_of(state), size)
-        if not written or llama.llama_state_set_data(larger, _bytes_of(state), written) != written:
-            raise BackendError(f"the KV cache can't be moved into {cells} cells")
+    def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+        """See ``Backend``. Milliseconds, and 25 ms more for each 1,000 tokens of the starter model that move."""
+        states = [(new, self.kv_save(old)) for old, new in moves if self._holds_any(old)]
+        # The old context goes first, so that there is never memory for two.
         llama.llama_free(self._context)
-        self._context = larger
-        self._memory = llama.llama_get_memory(larger)
-        self.kv_cells = llama.llama_n_ctx(larger)
+        self._context = None
+        self._context = self._make_context(layout)
+        self._memory = llama.llama_get_memory(self._context)
+        self.layout = layout
+        return [slot for slot, state in states if not self._restore(slot, state)]
+
+    def kv_swap(self, one: int, other: int) -> None:
+        """See ``Backend``."""
+        states = [(to, self.kv_save(at)) for at, to in ((one, other), (other, one)) if self._holds_any(at)]
+        for slot in (one, other):
+            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        for slot, state in states:
+            if not self._restore(slot, state):
+                raise BackendError(f"a state of {state.size} bytes can't be put into slot {slot} of {self.layout}")
 
     def kv_save(self, slot: int) -> KVState:
         """See ``Backend``. 3 GB/s or more: 15 ms for 2,000 tokens of the starter model."""
@@ -151,11 +161,8 @@ class LlamaBackend:
         return state
 
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
-        """See ``Backend``. It needs the cells in one piece, which a fragmented cache may not have."""
-        if llama.llama_state_seq_set_data(self._context, _bytes_of(state), state.size, slot) != state.size:
-            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
-            return False
-        return self.kv_truncate(slot, length)
+        """See ``Backend``. In the pool it needs the cells in one piece, which may not be there."""
+        return self._restore(slot, state) and self.kv_truncate(slot, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
@@ -166,7 +173,9 @@ class LlamaBackend:
         return False
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:
-        """See ``Backend``."""
+        """See ``Backend``. Between streams the library copies whole streams, however little they hold: not used."""
+        if not self.layout.unified:
+            return self.kv_load(target, self.kv_save(source), length)
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         return self.kv_truncate(target, length)
 
@@ -195,22 +204,37 @@ class LlamaBackend:
         architecture = self._metadata("general.architecture")
         return self._metadata(f"{architecture}.rope.scaling.original_context_length") is not None
 
-    def _make_context(self, cells: int) -> llama.llama_context_p:
+    def _make_context(self, layout: Layout) -> llama.llama_context_p:
         params = llama.llama_context_default_params()
-        params.n_ctx = cells
+        params.n_ctx = layout.total
         params.n_batch = self.max_batch
         params.n_ubatch = min(512, self.max_batch)
-        params.n_seq_max = self.slots
-        params.kv_unified = True
+        params.n_seq_max = layout.streams or self.policy.slots
+        params.kv_unified = layout.unified
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
         if context is None:
             raise ModelError(
-                f"llama.cpp can't make a context of {cells} tokens for this model (its log above says why); "
+                f"llama.cpp can't make a context of {layout.total} tokens for this model (its log above says why); "
                 "a smaller --kv-tokens or --ctx takes less memory"
             )
         self._pools.attach(context)
         return context
+
+    def _holds_any(self, slot: int) -> bool:
+        if slot >= (self.layout.streams or self.policy.slots):
+            return False
+        return bool(llama.llama_memory_seq_pos_max(self._memory, slot) >= 0)
+
+    def _restore(self, slot: int, state: KVState) -> bool:
+        """Put the state into the empty slot. False, and nothing there, where it has no room or isn't understood."""
+        fitting = with_streams(state, max(1, self.layout.streams))
+        if fitting is None:
+            return False
+        if llama.llama_state_seq_set_data(self._context, _bytes_of(fitting), fitting.size, slot) == fitting.size:
+            return True
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(256)
