@@ -16,6 +16,7 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 import msgspec
+from tailrace.engine.layout import Layout
 from tailrace.engine.llama import LlamaBackend, LlamaOptions
 from tailrace.machine.inforce import read_in_force
 from tailrace.machine.plan import PoolPlan
@@ -38,7 +39,7 @@ chosen = [run(0, prompt, 0)]
 look("prefill")
 for number in range(8):
     if number == 4:
-        backend.kv_grow(backend.kv_cells + 1)
+        backend.kv_layout(Layout(2, 512), [])
     chosen.append(run(0, [chosen[-1]], len(prompt) + number))
     look("grown" if number >= 4 else "decode")
 run(1, prompt, 0)
