@@ -75,7 +75,7 @@ def load_llama(
         gpu_layers=settings.gpu_layers,
     )
     begun = time.monotonic()
-    with _progress(path.name) as progress:
+    with _progress(path.name, shown=replicas == 1) as progress:
         backend = llama.LlamaBackend(
             path, options, log=lambda level, line: getattr(log, level)(line, source="llama.cpp"), progress=progress
         )
@@ -100,10 +100,10 @@ def _warm_up(backend: llama.LlamaBackend) -> None:
 
 
 @contextlib.contextmanager
-def _progress(name: str) -> Iterator[llama.Progress]:
-    """A bar on a terminal; nothing in a log file."""
+def _progress(name: str, *, shown: bool) -> Iterator[llama.Progress]:
+    """A bar on a terminal; nothing in a log file, or where several processes would draw over each other's."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (shown and console.is_terminal):
         yield lambda _: None
         return
     columns = (TextColumn("loading {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
