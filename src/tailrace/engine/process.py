@@ -15,6 +15,7 @@ from tailrace.child import EXIT_CONFIGURATION, Start, read_start
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.binding import bind_cpus, bind_memory
 from tailrace.machine.inforce import asked_for
+from tailrace.machine.spinning import let_spin
 from tailrace.observe import logs
 
 
@@ -25,6 +26,8 @@ def main() -> None:
     logs.configure(name, level=start.settings.log_level, form=start.settings.log_format)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = structlog.get_logger()
+    # Before OpenMP is loaded with the binding, which is when it reads this.
+    let_spin(start.plan.replicas[start.replica].decode.poll)
     try:
         _bind(start, log)
         # Only now, because numpy makes threads while it is imported, and they have to inherit the binding.

@@ -1,0 +1,30 @@
+"""What OpenMP is told before it is loaded."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tailrace.machine.spinning import let_spin
+
+
+@pytest.mark.parametrize(("poll", "turns"), [(0, "0"), (1, "60000"), (50, "3000000")])
+def test_a_poll_level_is_so_many_turns(monkeypatch: pytest.MonkeyPatch, poll: int, turns: str) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # So that what is set below is taken back.
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    let_spin(poll)
+    assert os.environ["GOMP_SPINCOUNT"] == turns
+    let_spin(7)
+    assert os.environ["GOMP_SPINCOUNT"] == turns, "the first word counts"
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_the_user_s_own_wish_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "mine")
+    let_spin(1)
+    assert os.environ[name] == "mine"
+    assert ("GOMP_SPINCOUNT" in os.environ) == (name == "GOMP_SPINCOUNT")
