@@ -9,9 +9,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+#: Longer tokens are decoded each time: whoever takes a text from the table needn't look at its length.
+_MOST_CHARACTERS = 4096
+
 
 class Vocabulary:
-    """Each token's bytes, and its text where those bytes are whole characters by themselves."""
+    """Each token's bytes, and its text where those bytes are whole characters by themselves, not too many."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self.pieces = pieces
@@ -24,26 +27,28 @@ class Vocabulary:
 class Detokenizer:
     """One reply's decoder."""
 
-    __slots__ = ("_decoder", "_pending", "_vocabulary")
+    __slots__ = ("_decoder", "_vocabulary", "pending")
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pending = False
+        self.pending = False  #: the bytes of an unfinished character wait
 
     def feed(self, token: int) -> str:
         """The text that ``token`` completes; empty while a character is unfinished."""
-        if not self._pending:
+        if not self.pending:
             # Nine tokens in ten are whole characters: a list look-up instead of a decoder.
             text = self._vocabulary.texts[token]
             if text is not None:
                 return text
         text = self._decoder.decode(self._vocabulary.pieces[token])
-        self._pending = bool(self._decoder.getstate()[0])
+        self.pending = bool(self._decoder.getstate()[0])
         return text
 
 
 def _whole(piece: bytes) -> str | None:
+    if len(piece) > _MOST_CHARACTERS:
+        return None
     try:
         return piece.decode("utf-8")
     except UnicodeDecodeError:

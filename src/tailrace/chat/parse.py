@@ -60,6 +60,11 @@ class ReplyParser:
         #: Drop white space until the next text: it belongs to the markup.
         self._trim = self._state == "reasoning"
 
+    @property
+    def passes_all(self) -> bool:
+        """Whether any text that is fed from now on is text, as it is: no tag can come any more."""
+        return self._state == "text" and not (self._tools or self._trim or self._buffer)
+
     def feed(self, text: str) -> list[Part]:
         """The parts that ``text`` completes."""
         self._buffer += text

@@ -12,22 +12,32 @@ from tailrace.chat.stops import StopMatcher
 class ReplyPipeline:
     """Turns one reply's tokens into parts. ``stopped`` is set when a stop string was found: then no more is fed."""
 
-    __slots__ = ("_detokenizer", "_parser", "_stops", "stopped")
+    __slots__ = ("_detokenizer", "_parser", "_plain", "_stops", "_texts", "stopped")
 
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], parser: ReplyParser | None) -> None:
         self._detokenizer = Detokenizer(vocabulary)
         self._stops = StopMatcher(stops) if stops else None
         self._parser = parser
+        self._texts = vocabulary.texts
+        self._plain = self._passes_all()
         self.stopped = False
+
+    def plain(self, token: int) -> str | None:
+        """All that ``feed`` would make of this token, where that is no more than its own text (perhaps empty) and
+        nothing else is waiting; None leaves it to ``feed``.
+        """
+        return self._texts[token] if self._plain else None
 
     def feed(self, token: int) -> list[Part]:
         """The parts that this token completes."""
         text = self._detokenizer.feed(token)
         if self._stops is not None and text:
             text, self.stopped = self._stops.feed(text)
-        if not text:
-            return []
-        return [Text(text)] if self._parser is None else self._parser.feed(text)
+        parts: list[Part] = []
+        if text:
+            parts = [Text(text)] if self._parser is None else self._parser.feed(text)
+        self._plain = self._passes_all()
+        return parts
 
     def finish(self) -> list[Part]:
         """What was held back, after the last token."""
@@ -35,3 +45,9 @@ class ReplyPipeline:
         if self._parser is None:
             return [Text(text)] if text else []
         return [*(self._parser.feed(text) if text else []), *self._parser.finish()]
+
+    def _passes_all(self) -> bool:
+        """Whether whole characters that come now go out as they are."""
+        if self._stops is not None or self._detokenizer.pending:
+            return False
+        return self._parser is None or self._parser.passes_all

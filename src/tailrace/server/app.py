@@ -20,7 +20,7 @@ from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.guard import Guard, read_body
 from tailrace.server.openapi import document
 from tailrace.server.respond import json_response
-from tailrace.server.streaming import EventStream
+from tailrace.server.streaming import Encoder, EventStream
 from tailrace.server.transcript import transcribe
 from tailrace.settings import Settings
 
@@ -49,7 +49,7 @@ class Server:
         generation = await self._start(wanted)
         head = ReplyHead("chatcmpl", self.model_name)
         if asked.stream:
-            return EventStream(
+            return self._stream(
                 generation,
                 openai_chat.ChatStream(head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments),
             )
@@ -65,7 +65,7 @@ class Server:
         head = ReplyHead("cmpl", self.model_name)
         choices = len(wanted.prompts) * wanted.choices
         if asked.stream:
-            return EventStream(
+            return self._stream(
                 generation,
                 openai_completions.CompletionStream(
                     head, choices, wants_usage=asked.wants_usage, comments=self._comments
@@ -108,7 +108,13 @@ class Server:
         return await read_body(request, self.settings.max_body_mb * 1_000_000)
 
     async def _start(self, wanted: GenerationRequest) -> Generation:
-        return await Generation.start(self.engine, self.metrics, wanted, bound=self.settings.slow_reader_tokens)
+        return await Generation.start(self.engine, self.metrics, wanted)
+
+    def _stream(self, generation: Generation, encoder: Encoder) -> EventStream:
+        settings = self.settings
+        return EventStream(
+            generation, encoder, keepalive_seconds=settings.keepalive_seconds, bound=settings.slow_reader_tokens
+        )
 
     def _whole(self, complete: bool, body: Callable[[], object]) -> Response:
         if not complete:

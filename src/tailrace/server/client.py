@@ -1,8 +1,8 @@
 """The HTTP process's end of the socket: submit → engine messages, cancel, and what happens when an engine dies.
 
 Each replica of the engine has one connection; ``routing`` says which of them gets a request. Every submitted id's
-messages go to the ``Mailbox`` it was submitted with; when a connection ends, the mailboxes of its requests learn it, so
-that each request ends in one terminal event whatever dies.
+messages go to the ``Receiver`` it was submitted with, while they are read; when a connection ends, the receivers of its
+requests learn it, so that each request ends in one terminal event whatever dies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.template import ChatTemplate
-from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError
+from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.messages import (
     PROTOCOL_VERSION,
@@ -32,10 +32,10 @@ from tailrace.messages import (
     Step,
     Submit,
 )
-from tailrace.server.mailbox import Begun, End, Mailbox, Silence
+from tailrace.server.receiver import Receiver, Watched
 from tailrace.server.routing import Router
 
-#: How often mailboxes are looked at, at least.
+#: How often requests are looked at, at least.
 _TICK_SECONDS = 0.5
 
 
@@ -62,10 +62,10 @@ class EngineClient:
         self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
         self._stall_seconds = stall_seconds
-        self._silence_seconds = silence_seconds
         self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
-        #: What is in flight: whose mailbox, for which choice, and at which engine.
-        self._requests: dict[int, tuple[Mailbox, int, _Connection]] = {}
+        #: What is in flight: who hears of it, and at which engine.
+        self._requests: dict[int, tuple[Receiver, _Connection]] = {}
+        self._watched: set[Watched] = set()
         self._next_id = 1
         self._connections: dict[int, _Connection] = {}  #: by replica; those that have said Hello
         self._router = Router()
@@ -123,8 +123,8 @@ class EngineClient:
                 raise EngineUnavailable("The model is still loading or its engine is restarting; try again.") from None
         return cast(ServedModel, self.model)
 
-    def submit(self, make: Callable[[int], Submit], mailbox: Mailbox, choice: int) -> int:
-        """Send the submit that ``make`` makes for a new id; its messages go to ``mailbox`` as ``choice``'s.
+    def submit(self, make: Callable[[int], Submit], receiver: Receiver) -> int:
+        """Send the submit that ``make`` makes for a new id; its messages go to ``receiver``.
 
         Raises EngineUnavailable when no engine is connected.
         """
@@ -134,7 +134,7 @@ class EngineClient:
         self._next_id += 1
         submit = make(identity)
         connection = self._route(submit)
-        self._requests[identity] = (mailbox, choice, connection)
+        self._requests[identity] = (receiver, connection)
         connection.in_flight += 1
         connection.send(submit)
         return identity
@@ -142,8 +142,8 @@ class EngineClient:
     def cancel(self, identity: int) -> None:
         """Stop a generation that hasn't ended; harmless for one that has."""
         if (entry := self._requests.pop(identity, None)) is not None:
-            entry[2].in_flight -= 1
-            entry[2].send(Cancel(identity))
+            entry[1].in_flight -= 1
+            entry[1].send(Cancel(identity))
 
     def _alive(self) -> list[_Connection]:
         now = time.monotonic()
@@ -156,6 +156,14 @@ class EngineClient:
         # What is in flight is known here at once and exactly; beats tell the same up to half a second later.
         able = self._alive() or connections.values()
         return connections[self._router.choose(submit.prompt, {entry.replica: entry.load for entry in able})]
+
+    def watch(self, request: Watched) -> None:
+        """Have ``request`` looked at from now on."""
+        self._watched.add(request)
+
+    def unwatch(self, request: Watched) -> None:
+        """Leave ``request`` alone; harmless when nobody looks at it."""
+        self._watched.discard(request)
 
     # What _Connection calls
 
@@ -183,52 +191,70 @@ class EngineClient:
         self._router.forget(connection.replica)
         if not self._connections:
             self._ready.clear()
-        lost = [identity for identity, entry in self._requests.items() if entry[2] is connection]
+        lost = {identity: entry[0] for identity, entry in self._requests.items() if entry[1] is connection}
         if lost:
             self._log.error("the engine is gone", requests_lost=len(lost), replica=connection.replica)
+        # All of them first: what a receiver then cancels of its other replies must not be sent to the dead.
         for identity in lost:
-            self._requests.pop(identity)[0].put(
-                EngineDied("The engine died while it worked on this request; a new one is starting. Try again.")
+            del self._requests[identity]
+        for receiver in lost.values():
+            self._fail(
+                receiver,
+                EngineDied("The engine died while it worked on this request; a new one is starting. Try again."),
             )
 
+    def _fail(self, receiver: Receiver, error: RequestError) -> None:
+        try:
+            receiver.failed(error)
+        except Exception as defect:
+            receiver.broke(defect)
+
     def _step(self, step: Step) -> None:
+        # An id may be unknown: what was cancelled a moment ago still gets what was on its way.
         requests = self._requests
-        logprobs = step.logprobs
         for started in step.started:
             if (entry := requests.get(started.id)) is not None:
-                entry[0].put(Begun(entry[1], started.cached_tokens))
+                entry[0].begun(started.cached_tokens)
+        tokens, logprobs = step.tokens, step.logprobs
         for index, identity in enumerate(step.ids):
-            # A token may still come for an id that was cancelled a moment ago.
             if (entry := requests.get(identity)) is not None:
-                entry[0].put((entry[1], step.tokens[index], logprobs.get(index) if logprobs else None))
+                try:
+                    entry[0].token(tokens[index], logprobs.get(index) if logprobs else None)
+                except Exception as error:
+                    # One request's defect ends that request alone: its own task raises it.
+                    self.cancel(identity)
+                    entry[0].broke(error)
         for finished in step.finished:
             if (entry := requests.pop(finished.id, None)) is not None:
-                mailbox, choice, connection = entry
+                receiver, connection = entry
                 connection.in_flight -= 1
-                mailbox.put(End(choice, finished))
+                try:
+                    receiver.ended(finished)
+                except Exception as error:
+                    receiver.broke(error)
         for failed in step.failed:
             self._log.error("a generation has failed", error=failed.message)
             if (entry := requests.pop(failed.id, None)) is not None:
-                entry[2].in_flight -= 1
-                entry[0].put(GenerationFailed(f"The reply can't be continued: {failed.message}."))
+                entry[1].in_flight -= 1
+                self._fail(entry[0], GenerationFailed(f"The reply can't be continued: {failed.message}."))
 
     def _answered(self, answer: Accepted | Refused) -> None:
         if (entry := self._requests.get(answer.id)) is not None:
-            entry[0].put(answer)
+            receiver, connection = entry
             if isinstance(answer, Refused):
                 del self._requests[answer.id]
-                entry[2].in_flight -= 1
+                connection.in_flight -= 1
+            receiver.answered(answer)
 
     async def _tick(self) -> None:
-        """Tell silent mailboxes so: one timer for all of them instead of one a token."""
         while True:
             await asyncio.sleep(self._tick_seconds)
-            for mailbox in {entry[0] for entry in self._requests.values()}:
-                mailbox.tick()
-                mailbox.silent_ticks += 1
-                if mailbox.silent_ticks * self._tick_seconds >= self._silence_seconds:
-                    mailbox.silent_ticks = 0
-                    mailbox.put(Silence())
+            for request in list(self._watched):
+                try:
+                    request.tick(self._tick_seconds)
+                except Exception as error:
+                    self.unwatch(request)
+                    request.broke(error)
 
 
 class _Connection(asyncio.Protocol):

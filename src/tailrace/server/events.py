@@ -6,7 +6,7 @@ For each choice any number of texts, reasonings and tool calls, then one ``Finis
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -77,3 +77,29 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | KeepAlive | Failure
+
+
+class Listener(Protocol):
+    """Who is told the events of one generation, each as it happens: ``tell`` must not block or wait."""
+
+    def tell(self, event: Event) -> None:
+        """One event."""
+        ...
+
+    def tick(self, seconds: float) -> None:
+        """So many seconds have passed since the last tick."""
+        ...
+
+
+class Early:
+    """Keeps what happens before anybody listens."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def tell(self, event: Event) -> None:
+        """See ``Listener``."""
+        self.events.append(event)
+
+    def tick(self, seconds: float) -> None:
+        """See ``Listener``."""

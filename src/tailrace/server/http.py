@@ -1,4 +1,6 @@
-"""uvicorn's HTTP/1.1 protocol where clients met its limits: refusals in JSON, bounded headers, declined upgrades."""
+"""uvicorn's HTTP/1.1 protocol where clients met its limits: refusals in JSON, bounded headers, declined upgrades, and
+bodies that are written piece by piece.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,42 @@ MAX_HEAD = 65_536
 #: Seconds for which a refused client may go on writing before the connection is closed under it, which could reset it
 #: before it has read the refusal.
 _LINGER_SECONDS = 2.0
+
+
+#: Name of the ASGI extension whose ``body`` is a request's ``ChunkedBody``.
+CHUNKED_BODY = "tailrace.chunked_body"
+
+
+class ChunkedBody:
+    """The body of a response that was started with ASGI's ``send`` and will be ended with it, for the pieces between.
+
+    ``send`` is a coroutine that a task has to await: with the task's wake-up and the layers around it a token costs
+    twice as much (docs/architecture.md). A piece that is written here is on the transport when the call returns.
+    """
+
+    __slots__ = ("_cycle", "_written", "pieces")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._written = 0  #: bytes
+        self.pieces = 0  #: written so far
+
+    def write(self, piece: bytes) -> None:
+        """Write one (non-empty) piece as a chunk of its own. Never waits: see ``waiting``."""
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
+        self.pieces += 1
+        self._written += len(chunk)
+        cycle.transport.write(chunk)
+
+    @property
+    def waiting(self) -> int:
+        """How many of the pieces, about, haven't found room in the operating system's buffers."""
+        if self._cycle.disconnected or not self.pieces:
+            return 0
+        return self._cycle.transport.get_write_buffer_size() * self.pieces // self._written
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -61,6 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         super().on_headers_complete()
+        self.scope["extensions"] = {CHUNKED_BODY: {"body": ChunkedBody(self.cycle)}}
 
     def on_message_complete(self) -> None:
         """The request is read: the next head may begin."""

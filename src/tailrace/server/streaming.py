@@ -1,4 +1,9 @@
-"""A generation's way to the socket: one event one write, and an ear for the client's going away."""
+"""A generation's way to the socket: one event one write, a sign of life in long silences, an end for readers that are
+far behind, and an ear for the client's going away.
+
+Events are encoded and written while the engine's message is read. The request's task sleeps from the headers to the
+end.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,11 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tailrace.errors import SlowReader
 from tailrace.server import sse
-from tailrace.server.events import Event
+from tailrace.server.events import Event, KeepAlive
 from tailrace.server.generate import Generation
+from tailrace.server.http import CHUNKED_BODY, ChunkedBody
 
 
 class Encoder(Protocol):
@@ -32,27 +39,51 @@ class Encoder(Protocol):
 
 
 class EventStream(Response):
-    """The streamed response. Headers and the first chunk go out at once: the request is known to be valid."""
+    """The streamed response. Headers and the first chunk go out at once: the request is known to be valid.
 
-    def __init__(self, generation: Generation, encoder: Encoder) -> None:
+    It is the generation's ``Listener``.
+    """
+
+    def __init__(self, generation: Generation, encoder: Encoder, *, keepalive_seconds: float, bound: int) -> None:
+        """``keepalive_seconds``: silence before a sign of life; ``bound``: events that a client may be behind."""
         self.status_code = 200
         self.background = None
         self.raw_headers = list(sse.HEADERS)
         self._generation = generation
         self._encoder = encoder
+        self._keepalive_seconds = keepalive_seconds
+        self._bound = bound
+        self._silence = 0.0  #: seconds
+        self._told = 0  #: pieces of the body at the last tick
+        self._behind = 0  #: of them, those that the client hadn't got
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, or until the client is gone."""
-        encoder = self._encoder
         async with cancelled_on_disconnect(self._generation, receive):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            for piece in encoder.start():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            async for events in self._generation.events():
-                for event in events:
-                    for piece in encoder.encode(event):
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": encoder.end(), "more_body": False})
+            self._body: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
+            for piece in self._encoder.start():
+                self._body.write(piece)
+            self._generation.listen(self)
+            await self._generation.finished()
+            await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
+
+    def tell(self, event: Event) -> None:
+        """See ``Listener``."""
+        for piece in self._encoder.encode(event):
+            self._body.write(piece)
+
+    def tick(self, seconds: float) -> None:
+        """See ``Listener``."""
+        self._silence = self._silence + seconds if self._body.pieces == self._told else 0.0
+        if self._silence >= self._keepalive_seconds:
+            self._silence = 0.0
+            self.tell(KeepAlive())
+        self._told = self._body.pieces
+        # A burst from a fast engine isn't the client's fault: it may be as far behind as it likes while it catches up.
+        before, self._behind = self._behind, self._body.waiting
+        if self._behind >= before > self._bound:
+            self._generation.fail(SlowReader("The client reads its stream too slowly, so it was stopped."))
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from starlette.types import Receive
 
+from tailrace.errors import RequestError
 from tailrace.server.events import (
+    Event,
     Failure,
     Finish,
     FinishReason,
@@ -42,36 +44,48 @@ class Reply:
 
 @dataclass
 class Transcript:
-    """All choices, by number, and the usage. ``complete`` is False when the client went away first."""
+    """All choices, by number, and the usage. ``complete`` is False when the client went away first.
+
+    It is a generation's ``Listener``.
+    """
 
     replies: list[Reply]
     usage: Usage | None = None
+    error: RequestError | None = None
 
     @property
     def complete(self) -> bool:
         return self.usage is not None
+
+    def tell(self, event: Event) -> None:
+        """See ``Listener``."""
+        if isinstance(event, TextDelta):
+            reply = self.replies[event.choice]
+            reply.text += event.text
+            reply.logprobs += event.logprobs or []
+        elif isinstance(event, ReasoningDelta):
+            self.replies[event.choice].reasoning += event.text
+        elif isinstance(event, ToolCallDelta):
+            _add_call(self.replies[event.choice], event)
+        elif isinstance(event, Finish):
+            self.replies[event.choice].finish_reason = event.reason
+        elif isinstance(event, Usage):
+            self.usage = event
+        elif isinstance(event, Failure):
+            self.error = event.error
+
+    def tick(self, seconds: float) -> None:
+        """See ``Listener``: nobody hears anything before the end."""
 
 
 async def transcribe(generation: Generation, choices: int, receive: Receive) -> Transcript:
     """Wait for the end. Raises the RequestError of a failure."""
     transcript = Transcript([Reply() for _ in range(choices)])
     async with cancelled_on_disconnect(generation, receive):
-        async for events in generation.events():
-            for event in events:
-                if isinstance(event, TextDelta):
-                    reply = transcript.replies[event.choice]
-                    reply.text += event.text
-                    reply.logprobs += event.logprobs or []
-                elif isinstance(event, ReasoningDelta):
-                    transcript.replies[event.choice].reasoning += event.text
-                elif isinstance(event, ToolCallDelta):
-                    _add_call(transcript.replies[event.choice], event)
-                elif isinstance(event, Finish):
-                    transcript.replies[event.choice].finish_reason = event.reason
-                elif isinstance(event, Usage):
-                    transcript.usage = event
-                elif isinstance(event, Failure):
-                    raise event.error
+        generation.listen(transcript)
+        await generation.finished()
+    if transcript.error is not None:
+        raise transcript.error
     return transcript
 
 

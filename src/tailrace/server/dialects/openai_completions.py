@@ -105,6 +105,8 @@ class CompletionStream:
     def __init__(self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool) -> None:
         self._offsets = [0] * choices
         self._prefix = chunk_prefix(head, "text_completion")
+        # All of a chunk but its text, made once: one encode and one join a token.
+        self._before_text = [self._prefix + b'{"index":%d,"text":' % index for index in range(choices)]
         self._ends = StreamEnds(
             self._prefix,
             lambda index, text: self._chunk(index, text, None),
@@ -120,6 +122,10 @@ class CompletionStream:
     def encode(self, event: Event) -> list[bytes]:
         """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
         if isinstance(event, TextDelta):
+            if event.logprobs is None:
+                self._offsets[event.choice] += len(event.text)
+                text = msgspec.json.encode(event.text)
+                return [self._before_text[event.choice] + text + b',"finish_reason":null}]}\n\n']
             return [self._chunk(event.choice, event.text, None, event.logprobs)]
         if isinstance(event, Finish):
             self._ends.finished(event.choice)

@@ -8,10 +8,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailrace.server.choice import MOST_BYTES, MOST_CHARACTERS, fitting, pieces
 from tailrace.server.dialects.openai_chat import ChatStream
 from tailrace.server.dialects.openai_reply import ReplyHead
 from tailrace.server.events import TextDelta, TokenLogprob
-from tailrace.server.generate import _MOST_BYTES, _MOST_CHARACTERS, _fitting, _pieces
 
 RAW = st.binary(min_size=1, max_size=300)
 LOGPROB = st.floats(-1e300, 0)
@@ -30,23 +30,23 @@ ENTRIES = st.lists(
 
 @given(st.text(max_size=100), st.integers(1, 500))
 def test_pieces_are_the_text_and_each_fits(text: str, times: int) -> None:
-    pieces = _pieces(text * times)
-    assert "".join(pieces) == text * times
-    assert all(len(piece) <= _MOST_CHARACTERS for piece in pieces)
-    assert all(len(msgspec.json.encode(piece)) <= 6 * _MOST_CHARACTERS + 2 for piece in pieces)
+    cut = pieces(text * times)
+    assert "".join(cut) == text * times
+    assert all(len(piece) <= MOST_CHARACTERS for piece in cut)
+    assert all(len(msgspec.json.encode(piece)) <= 6 * MOST_CHARACTERS + 2 for piece in cut)
 
 
-@given(ENTRIES, st.integers(0, _MOST_CHARACTERS))
+@given(ENTRIES, st.integers(0, MOST_CHARACTERS))
 def test_what_is_said_to_fit_makes_a_line_that_fits(entries: list[TokenLogprob], length: int) -> None:
     """With the text of the worst case: every character escaped to six bytes."""
-    fitting = _fitting(entries, _MOST_BYTES - 6 * length)
+    fits = fitting(entries, MOST_BYTES - 6 * length)
     stream = ChatStream(ReplyHead("chatcmpl", "m" * 200), 1, wants_usage=False, comments=False)
-    (line,) = stream.encode(TextDelta(0, "\x01" * length, entries[:fitting]))
+    (line,) = stream.encode(TextDelta(0, "\x01" * length, entries[:fits]))
     assert len(line) < 60_000
     told = json.loads(line[6:])["choices"][0]["logprobs"]["content"]
-    assert [token["bytes"] for token in told] == [list(known.raw) for known in entries[:fitting]]
+    assert [token["bytes"] for token in told] == [list(known.raw) for known in entries[:fits]]
 
 
 def test_ordinary_log_probabilities_all_fit() -> None:
     ordinary = [entry(b" word", -1.25, [(b" word", -1.25)] * 5)] * 16
-    assert _fitting(ordinary, _MOST_BYTES - 6 * 100) == 16
+    assert fitting(ordinary, MOST_BYTES - 6 * 100) == 16

@@ -1,0 +1,226 @@
+"""One reply in the making: the engine's tokens in, events out, each before the next token is looked at.
+
+It knows one choice and nothing of the others; what concerns the whole request it leaves to its ``Request``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Protocol
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.parse import Part, Reasoning, Text
+from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.errors import RequestError
+from tailrace.messages import Accepted, Finished, Refused, TokenLogprobs
+from tailrace.server.events import (
+    Event,
+    Finish,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+)
+
+#: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
+#: one-api's scanner silently ends a stream at 64 KiB.
+MOST_CHARACTERS = 8192
+MOST_BYTES = 55_000
+
+
+class Request(Protocol):
+    """What a choice needs of the request that it belongs to."""
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        ...
+
+    def answered(self, choice: Choice, answer: Accepted | Refused) -> None:
+        """The engine has looked at the choice's submit."""
+        ...
+
+    def begun(self, choice: Choice, cached_tokens: int) -> None:
+        """The choice's prompt has been read."""
+        ...
+
+    def first_token(self) -> None:
+        """A choice has got its first token."""
+        ...
+
+    def closed(self, choice: Choice, reason: str, completion_tokens: int) -> None:
+        """The choice's ``Finish`` has been told."""
+        ...
+
+    def failed(self, error: RequestError) -> None:
+        """The engine is gone."""
+        ...
+
+    def broke(self, error: Exception) -> None:
+        """A defect."""
+        ...
+
+
+class Choice:
+    """One reply, and the engine's ``Receiver`` for it."""
+
+    __slots__ = (
+        "_inline",
+        "_logprobs",
+        "_most_calls",
+        "_pipeline",
+        "_request",
+        "_seen",
+        "_thinking",
+        "_tool_calls",
+        "_vocabulary",
+        "identity",
+        "index",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        vocabulary: Vocabulary,
+        pipeline: ReplyPipeline,
+        *,
+        most_calls: int,
+        inline_reasoning: bool,
+    ) -> None:
+        """``index`` is the choice's number in the request; ``most_calls`` tool calls end the reply."""
+        self.index = index
+        self.identity = 0  #: the engine's id for it, once submitted
+        self._request = request
+        self._vocabulary = vocabulary
+        self._pipeline = pipeline
+        self._most_calls = most_calls
+        self._inline = inline_reasoning
+        self._seen = 0  #: tokens so far: what counts when a stop string ends the reply
+        self._tool_calls = 0
+        self._thinking = False  #: an inline <think> is open
+        self._logprobs: list[TokenLogprob] = []  #: of tokens whose text is held back
+
+    # What the engine's client calls
+
+    def answered(self, answer: Accepted | Refused) -> None:
+        """See ``Receiver``."""
+        self._request.answered(self, answer)
+
+    def begun(self, cached_tokens: int) -> None:
+        """See ``Receiver``."""
+        self._request.begun(self, cached_tokens)
+
+    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """See ``Receiver``."""
+        if not self._seen:
+            self._request.first_token()
+        self._seen += 1
+        if logprobs is None:
+            # Most tokens of most replies: on caches that the model's step has left cold, what counts is how little
+            # code they go through.
+            text = self._pipeline.plain(token)
+            if text is not None:
+                if text:
+                    self._request.tell(TextDelta(self.index, text))
+                return
+        else:
+            self._logprobs.append(self._logprob(token, logprobs))
+        self._tell(self._pipeline.feed(token))
+        if self._pipeline.stopped or self._tool_calls >= self._most_calls:
+            self._finish("stop", self._seen)
+
+    def ended(self, finished: Finished) -> None:
+        """See ``Receiver``."""
+        self._finish(finished.reason, finished.completion_tokens)
+
+    def failed(self, error: RequestError) -> None:
+        """See ``Receiver``."""
+        self._request.failed(error)
+
+    def broke(self, error: Exception) -> None:
+        """See ``Receiver``."""
+        self._request.broke(error)
+
+    # What the request calls
+
+    def close_thought(self) -> None:
+        """End an inline thought that is open."""
+        if self._thinking:
+            self._thinking = False
+            self._request.tell(TextDelta(self.index, "</think>"))
+
+    def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
+        self._tell(self._pipeline.finish())
+        self.close_thought()
+        while self._logprobs:
+            self._tell_text("")
+        if self._tool_calls:
+            reason = "tool_calls"
+        self._request.tell(Finish(self.index, reason))
+        self._request.closed(self, reason, completion_tokens)
+
+    def _tell(self, parts: list[Part]) -> None:
+        for part in parts:
+            if isinstance(part, Text):
+                self.close_thought()
+                self._tell_text(part.text)
+            elif isinstance(part, Reasoning):
+                self._tell_reasoning(part.text)
+            elif self._tool_calls < self._most_calls:
+                self.close_thought()
+                self._tell_call(part.name, part.arguments)
+
+    def _tell_text(self, text: str) -> None:
+        for piece in pieces(text):
+            fits = fitting(self._logprobs, MOST_BYTES - 6 * len(piece)) if self._logprobs else 0
+            if not piece:
+                fits = max(1, fits)  # They must go out somewhere.
+            held = self._logprobs[:fits] or None
+            del self._logprobs[:fits]
+            self._request.tell(TextDelta(self.index, piece, held))
+
+    def _tell_reasoning(self, text: str) -> None:
+        if not self._inline:
+            for piece in pieces(text):
+                self._request.tell(ReasoningDelta(self.index, piece))
+            return
+        if not self._thinking:
+            self._thinking = True
+            self._request.tell(TextDelta(self.index, "<think>"))
+        for piece in pieces(text):
+            self._request.tell(TextDelta(self.index, piece))
+
+    def _tell_call(self, name: str, arguments: str) -> None:
+        number = self._tool_calls
+        self._tool_calls += 1
+        self._request.tell(ToolCallDelta(self.index, number, id=f"call_{secrets.token_hex(12)}", name=name))
+        for piece in pieces(arguments):
+            self._request.tell(ToolCallDelta(self.index, number, arguments=piece))
+
+    def _logprob(self, token: int, logprobs: TokenLogprobs) -> TokenLogprob:
+        known = self._vocabulary.pieces
+
+        def text(piece: bytes) -> str:
+            return piece.decode("utf-8", "replace")
+
+        top = [(text(known[t]), known[t], value) for t, value in logprobs.top]
+        return TokenLogprob(text(known[token]), known[token], logprobs.logprob, top)
+
+
+def fitting(entries: list[TokenLogprob], room: int) -> int:
+    """How many of the entries surely fit into ``room`` bytes of JSON."""
+    for count, entry in enumerate(entries):
+        for raw in (entry.raw, *(raw for _, raw, _ in entry.top)):
+            # Keys and number, each byte as text of up to six bytes, and as a number of up to three with its comma.
+            room -= 80 + 10 * len(raw)
+        if room < 0:
+            return count
+    return len(entries)
+
+
+def pieces(text: str) -> list[str]:
+    """``text`` cut to the size of an event."""
+    if len(text) <= MOST_CHARACTERS:
+        return [text]
+    return [text[start : start + MOST_CHARACTERS] for start in range(0, len(text), MOST_CHARACTERS)]
