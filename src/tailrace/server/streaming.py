@@ -61,9 +61,9 @@ class EventStream(Response):
         """Send until the end, or until the client is gone."""
         async with cancelled_on_disconnect(self._generation, receive):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            self._body: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
+            self.chunks: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
             for piece in self._encoder.start():
-                self._body.write(piece)
+                self.chunks.write(piece)
             self._generation.listen(self)
             await self._generation.finished()
             await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
@@ -71,17 +71,17 @@ class EventStream(Response):
     def tell(self, event: Event) -> None:
         """See ``Listener``."""
         for piece in self._encoder.encode(event):
-            self._body.write(piece)
+            self.chunks.write(piece)
 
     def tick(self, seconds: float) -> None:
         """See ``Listener``."""
-        self._silence = self._silence + seconds if self._body.pieces == self._told else 0.0
+        self._silence = self._silence + seconds if self.chunks.pieces == self._told else 0.0
         if self._silence >= self._keepalive_seconds:
             self._silence = 0.0
             self.tell(KeepAlive())
-        self._told = self._body.pieces
+        self._told = self.chunks.pieces
         # A burst from a fast engine isn't the client's fault: it may be as far behind as it likes while it catches up.
-        before, self._behind = self._behind, self._body.waiting
+        before, self._behind = self._behind, self.chunks.waiting
         if self._behind >= before > self._bound:
             self._generation.fail(SlowReader("The client reads its stream too slowly, so it was stopped."))
 

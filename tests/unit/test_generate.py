@@ -1,0 +1,277 @@
+"""A generation between a scripted engine, at the other end of a real socket, and whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tailrace import ipc
+from tailrace.engine.fake import FakeBackend
+from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
+from tailrace.messages import (
+    PROTOCOL_VERSION,
+    Accepted,
+    Cancel,
+    Finished,
+    Hello,
+    Refused,
+    Started,
+    Step,
+    Submit,
+    ToEngine,
+)
+from tailrace.observe.metrics import Metrics
+from tailrace.server.client import EngineClient
+from tailrace.server.events import Event, Failure, Finish, TextDelta, Usage
+from tailrace.server.generate import Generation, GenerationRequest
+
+BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
+
+
+class Engine:
+    """The engine's end: says what a test wants it to say."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._frames: ipc.FrameDecoder[ToEngine] = ipc.FrameDecoder(ToEngine)
+        self._messages: list[ToEngine] = []
+
+    def say(self, *messages: Hello | Accepted | Refused | Step) -> None:
+        """Send them in one piece."""
+        self._writer.write(b"".join(ipc.frame(message) for message in messages))
+
+    async def heard(self) -> ToEngine:
+        """The next message from the HTTP process."""
+        while not self._messages:
+            self._messages += self._frames.feed(await self._reader.read(65536))
+        return self._messages.pop(0)
+
+    async def submitted(self) -> int:
+        """The id of the next submit."""
+        message = await self.heard()
+        assert isinstance(message, Submit)
+        return message.id
+
+    def die(self) -> None:
+        """Close the connection."""
+        self._writer.close()
+
+
+class Listener:
+    """Remembers what it is told; ``fault`` makes it fail on a text."""
+
+    def __init__(self, fault: str | None = None) -> None:
+        self.events: list[Event] = []
+        self.ticks = 0
+        self._fault = fault
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, TextDelta) and event.text == self._fault:
+            raise ZeroDivisionError(self._fault)
+        self.events.append(event)
+
+    def tick(self, seconds: float) -> None:
+        self.ticks += 1
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+
+def tokens(identity: int, text: bytes) -> list[Step]:
+    """A step for each byte."""
+    return [Step([identity], [value], [], [], {}) for value in text]
+
+
+def end(identity: int, count: int) -> Step:
+    return Step([], [], [], [Finished(identity, "stop", count)], {})
+
+
+@asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
+    """A client with an engine that has said Hello."""
+    client = EngineClient(wait_seconds=5.0, stall_seconds=60.0, silence_seconds=0.04)
+    sock = ipc.listen(folder / "engine.sock")
+    await client.start(sock)
+    reader, writer = await asyncio.open_unix_connection(folder / "engine.sock")
+    engine = Engine(reader, writer)
+    engine.say(Hello(protocol=PROTOCOL_VERSION, pid=1, replica=0, model=BACKEND.info, vocabulary=BACKEND.vocabulary))
+    await client.ready()
+    try:
+        yield client, Metrics("fake", client), engine
+    finally:
+        engine.die()
+        await client.stop()
+
+
+Scenario = Callable[[EngineClient, Metrics, Engine], Awaitable[None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Scenario], None]:
+    """Runs a scenario with a client and an engine."""
+
+    def run(scenario: Scenario) -> None:
+        async def inside() -> None:
+            async with connected(tmp_path) as (client, metrics, engine):
+                await asyncio.wait_for(scenario(client, metrics, engine), 30.0)
+
+        asyncio.run(inside())
+
+    return run
+
+
+async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fields: object) -> tuple[Generation, int]:
+    """A generation with one choice that the engine has accepted, and its id."""
+    request = GenerationRequest(prompts=["p"], prompt_param="prompt", **fields)  # type: ignore[arg-type]
+    starting = asyncio.create_task(Generation.start(client, metrics, request))
+    identity = await engine.submitted()
+    engine.say(Accepted(identity, 1))
+    return await starting, identity
+
+
+def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        first = asyncio.create_task(
+            Generation.start(client, metrics, GenerationRequest(prompts=["p"], prompt_param="prompt"))
+        )
+        identity = await engine.submitted()
+        engine.say(Accepted(identity, 7), Step([], [], [Started(identity, 3)], [], {}), *tokens(identity, b"ab"))
+        generation = await first
+        listener = Listener()
+        generation.listen(listener)
+        assert listener.text == "ab"
+        engine.say(*tokens(identity, b"cd"), end(identity, 5))
+        await generation.finished()
+        assert listener.text == "abcd"
+        assert listener.events[-2:] == [Finish(0, "stop"), Usage(7, 5, 3)]
+
+    play(scenario)
+
+
+def test_a_whole_generation_may_be_over_before_anybody_listens(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=["p"], prompt_param="prompt")
+        first = asyncio.create_task(Generation.start(client, metrics, request))
+        identity = await engine.submitted()
+        engine.say(Accepted(identity, 1), *tokens(identity, b"ab"), end(identity, 3))
+        generation = await first
+        listener = Listener()
+        generation.listen(listener)
+        await generation.finished()
+        assert listener.events == [TextDelta(0, "a"), TextDelta(0, "b"), Finish(0, "stop"), Usage(1, 3, 0)]
+
+    play(scenario)
+
+
+def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        broken, one = await accepted(client, metrics, engine)
+        whole, two = await accepted(client, metrics, engine)
+        listener = Listener()
+        broken.listen(Listener(fault="x"))
+        whole.listen(listener)
+        for value in b"axb":
+            engine.say(Step([one, two], [value, value], [], [], {}))
+        with pytest.raises(ZeroDivisionError):
+            await broken.finished()
+        assert await engine.heard() == Cancel(one)
+        engine.say(end(two, 4))
+        await whole.finished()
+        assert listener.text == "axb"
+
+    play(scenario)
+
+
+def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine, stops=("END",))
+        listener = Listener()
+        generation.listen(listener)
+        engine.say(*tokens(identity, b"abENDcd"))
+        await generation.finished()
+        assert await engine.heard() == Cancel(identity)
+        assert listener.text == "ab"
+        assert listener.events[-2:] == [Finish(0, "stop"), Usage(1, 5, 0)]
+
+    play(scenario)
+
+
+def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine)
+        other, fence = await accepted(client, metrics, engine)
+        listener = Listener()
+        generation.listen(listener)
+        other.listen(Listener())
+        generation.cancel()
+        generation.cancel()
+        await generation.finished()
+        assert await engine.heard() == Cancel(identity)
+        engine.say(*tokens(identity, b"ab"), end(fence, 1))
+        await other.finished()
+        assert listener.events == []
+
+    play(scenario)
+
+
+def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=["p"], prompt_param="prompt", choices=3)
+        starting = asyncio.create_task(Generation.start(client, metrics, request))
+        ids = [await engine.submitted() for _ in range(3)]
+        engine.say(*(Accepted(identity, 1) for identity in ids))
+        generation = await starting
+        listener = Listener()
+        generation.listen(listener)
+        engine.die()
+        await generation.finished()
+        (failure,) = listener.events
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.error, EngineDied)
+
+    play(scenario)
+
+
+def test_a_refusal_of_one_reply_cancels_the_others(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=["p", "q"], prompt_param="prompt")
+        starting = asyncio.create_task(Generation.start(client, metrics, request))
+        first, second = await engine.submitted(), await engine.submitted()
+        engine.say(Accepted(first, 1), Refused(second, "context_length_exceeded", "too long"))
+        with pytest.raises(ContextLengthExceeded):
+            await starting
+        assert await engine.heard() == Cancel(first)
+
+    play(scenario)
+
+
+def test_the_one_timer_ticks_for_those_that_run(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        async def ticked(listener: Listener) -> None:
+            before = listener.ticks
+            while listener.ticks < before + 2:
+                await asyncio.sleep(0.001)
+
+        failing, identity = await accepted(client, metrics, engine)
+        running, _ = await accepted(client, metrics, engine)
+        ended, others = Listener(), Listener()
+        failing.listen(ended)
+        running.listen(others)
+        await ticked(ended)
+        failing.fail(SlowReader("too slow"))
+        before = ended.ticks
+        assert await engine.heard() == Cancel(identity)
+        await ticked(others)
+        assert ended.ticks == before
+        (failure,) = ended.events
+        assert isinstance(failure, Failure)
+
+    play(scenario)

@@ -1,0 +1,65 @@
+"""The short way of plain text says exactly what the long way says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.parse import Part, ReplyParser, Text
+from tailrace.chat.pipeline import ReplyPipeline
+
+#: Whole characters, halves of some, rubbish, tags and the text around them.
+PIECES = [
+    *(b"a", b" b", b"", "ä".encode(), "字".encode()),
+    *("é".encode()[:1], "é".encode()[1:], "😀".encode()[:2], "😀".encode()[2:], b"\xff"),
+    *(b"<think>", b"</think>", b"<th", b"ink>", b"<tool_call>", b'{"name": "f"}', b"</tool_call>", b"stop"),
+]
+VOCABULARY = Vocabulary(PIECES)
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """The same with neighbouring texts as one: where they are cut is each token's business."""
+    out: list[Part] = []
+    for part in parts:
+        if out and isinstance(part, Text) and isinstance(out[-1], Text):
+            out[-1] = Text(out[-1].text + part.text)
+        else:
+            out.append(part)
+    return out
+
+
+def pipeline(chat: bool, tools: bool, stops: tuple[str, ...]) -> ReplyPipeline:
+    return ReplyPipeline(VOCABULARY, stops, ReplyParser("", tools=tools) if chat else None)
+
+
+@given(
+    st.lists(st.integers(0, len(PIECES) - 1), max_size=40),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([(), ("stop",), ("b<", "ab a")]),
+)
+def test_both_ways_say_the_same_token_by_token(
+    tokens: list[int], chat: bool, tools: bool, stops: tuple[str, ...]
+) -> None:
+    long, short = pipeline(chat, tools, stops), pipeline(chat, tools, stops)
+    for token in tokens:
+        expected = long.feed(token)
+        text = short.plain(token)
+        told: list[Part] = short.feed(token) if text is None else [Text(text)] if text else []
+        assert joined(told) == joined(expected)
+        assert short.stopped == long.stopped
+        if long.stopped:
+            break
+    assert short.finish() == long.finish()
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_plain_text_takes_the_short_way(chat: bool) -> None:
+    short = pipeline(chat, False, ())
+    short.feed(0)
+    assert [short.plain(token) for token in (0, 1, 2, 3, 4)] == ["a", " b", "", "ä", "字"]
+    assert short.plain(5) is None, "half a character"
+    short.feed(5)
+    assert short.plain(0) is None, "it waits for its other half"

@@ -1,0 +1,96 @@
+"""A stream's ticks: who is silent, who is too far behind, and who only has much to read."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from tailrace.errors import RequestError, SlowReader
+from tailrace.server.dialects.openai_chat import ChatStream
+from tailrace.server.dialects.openai_reply import ReplyHead
+from tailrace.server.events import TextDelta
+from tailrace.server.generate import Generation
+from tailrace.server.http import ChunkedBody
+from tailrace.server.streaming import EventStream
+
+
+class Body:
+    """A body whose client takes what a test says it takes."""
+
+    def __init__(self) -> None:
+        self.pieces = 0
+        self.waiting = 0
+
+    def write(self, piece: bytes) -> None:
+        self.pieces += 1
+        self.waiting += 1
+
+
+class Failing:
+    """A generation that only fails."""
+
+    def __init__(self) -> None:
+        self.errors: list[RequestError] = []
+
+    def fail(self, error: RequestError) -> None:
+        self.errors.append(error)
+
+
+def stream(bound: int = 10) -> tuple[EventStream, Body, Failing]:
+    encoder = ChatStream(ReplyHead("chatcmpl", "m"), 1, wants_usage=False, comments=False)
+    generation, body = Failing(), Body()
+    events = EventStream(cast(Generation, generation), encoder, keepalive_seconds=1.0, bound=bound)
+    events.chunks = cast(ChunkedBody, body)
+    return events, body, generation
+
+
+def say(events: EventStream, count: int) -> None:
+    for _ in range(count):
+        events.tell(TextDelta(0, "x"))
+
+
+def test_a_burst_is_no_slow_reader_while_it_is_being_read() -> None:
+    events, body, generation = stream()
+    say(events, 1000)
+    for waiting in (1000, 700, 300, 100, 0):
+        body.waiting = waiting
+        events.tick(0.5)
+    assert generation.errors == []
+
+
+def test_who_is_over_the_bound_and_gets_no_nearer_is_cut_off() -> None:
+    events, body, generation = stream()
+    say(events, 11)
+    events.tick(0.5)
+    assert generation.errors == []
+    say(events, 1)
+    body.waiting = 11
+    events.tick(0.5)
+    (error,) = generation.errors
+    assert isinstance(error, SlowReader)
+
+
+def test_who_is_behind_by_no_more_than_the_bound_is_left_alone() -> None:
+    events, body, generation = stream()
+    for _ in range(5):
+        say(events, 1)
+        body.waiting = 10
+        events.tick(0.5)
+    assert generation.errors == []
+
+
+def test_a_silent_stream_gets_a_sign_of_life_each_time_the_silence_is_long_enough() -> None:
+    events, body, _ = stream()
+    say(events, 1)
+    told = []
+    for _ in range(7):
+        before = body.pieces
+        events.tick(0.5)
+        told.append(body.pieces - before)
+    assert told == [0, 0, 1, 0, 1, 0, 1]
+    say(events, 1)
+    told = []
+    for _ in range(3):
+        before = body.pieces
+        events.tick(0.5)
+        told.append(body.pieces - before)
+    assert told == [0, 0, 1]
