@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -97,6 +98,8 @@ def read_options(parsed: argparse.Namespace) -> Options:
 
 def run_and_save(parts: Sequence[Part], options: Options, folder: Path) -> int:
     """Run one part after the other and save each one's result; the number of those that failed."""
+    # Ending by a signal must end the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     failed = 0
     for part in parts:
