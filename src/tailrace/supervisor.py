@@ -26,9 +26,13 @@ import structlog
 
 from tailrace import ipc
 from tailrace.child import EXIT_CONFIGURATION, Start
-from tailrace.errors import ConfigurationError
+from tailrace.errors import ConfigurationError, ModelError
+from tailrace.machine.gpu import build_backends, offloads, read_gpus
+from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
+from tailrace.machine.servers import SOCKET, ServerState, leave_state
 from tailrace.machine.topology import read_topology
+from tailrace.models.gguf import read_facts
 from tailrace.settings import Settings
 
 #: Seconds before a dead child is started again: the first time at once, then longer while it keeps dying.
@@ -84,10 +88,11 @@ class Supervisor:
         the machine has no room for what the settings ask for.
         """
         log = structlog.get_logger()
-        plan = make_plan(read_topology(), self.settings)
+        plan = self._plan()
         http = _listen(self.settings.host, self.settings.port)
+        self._port = http.getsockname()[1]
         self._folder = folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: nobody else can connect.
-        unix = ipc.listen(folder / "engine.sock")
+        unix = ipc.listen(folder / SOCKET)
         engines = [
             _Child(
                 "engine" if len(plan.replicas) == 1 else f"engine {number}", "tailrace.engine.process", replica=number
@@ -95,19 +100,20 @@ class Supervisor:
             for number in range(len(plan.replicas))
         ]
         server = _Child("http", "tailrace.server.process", (http.fileno(), unix.fileno()))
+        self._children = (server, *engines)
         self._orders = Start(
             settings=self.settings,
             plan=plan,
             parent=os.getpid(),
             model_name=self.model_name,
             model_path=str(self.model_path) if self.model_path is not None else None,
-            socket_path=str(folder / "engine.sock"),
+            socket_path=str(folder / SOCKET),
             http_fd=http.fileno(),
             ipc_fd=unix.fileno(),
         )
         previous = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for child in (server, *engines):
+            for child in self._children:
                 self._start(child)
             return self._watch(log)
         finally:
@@ -119,6 +125,15 @@ class Supervisor:
             http.close()
             unix.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _plan(self) -> MachinePlan:
+        """Raises ConfigurationError when a setting can't work on this machine."""
+        try:
+            needs = None if self.model_path is None else model_needs(self.model_path, self.settings)
+        except ModelError:
+            needs = None  # The engine says what is wrong with the file, as it does of whatever can't be loaded.
+        offload = self.model_path is not None and offloads(read_gpus(), build_backends())
+        return make_plan(read_topology(), self.settings, needs, offload=offload)
 
     def _watch(self, log: structlog.typing.FilteringBoundLogger) -> int:
         while True:
@@ -159,6 +174,22 @@ class Supervisor:
         except BrokenPipeError:
             pass  # It died at once: the waiter below reports it.
         threading.Thread(target=self._wait, args=(child, child.process), daemon=True).start()
+        self._leave_state()
+
+    def _leave_state(self) -> None:
+        """For ``tailrace doctor``."""
+        assert self._folder is not None
+        http, *engines = (None if child.process is None else child.process.pid for child in self._children)
+        state = ServerState(
+            plan=self._orders.plan,
+            model=self.model_name,
+            port=self._port,
+            supervisor=os.getpid(),
+            http=http,
+            engines=tuple(engines),
+            pools=self.model_path is not None,
+        )
+        leave_state(self._folder, state)
 
     def _wait(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
@@ -184,6 +215,13 @@ class Supervisor:
                 shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(128 + number)  # Asked a second time: the kernel takes the children along.
         self._events.put(_Signalled(number))
+
+
+def model_needs(path: Path, settings: Settings) -> ModelNeeds:
+    """What a replica that serves the file takes, with a KV cache for one whole context. Raises ModelError."""
+    facts = read_facts(path)
+    tokens = settings.kv_tokens or settings.ctx or facts.context or 0
+    return ModelNeeds(weights=path.stat().st_size, kv=tokens * (facts.token_bytes or 0))
 
 
 def _listen(host: str, port: int) -> socket.socket:

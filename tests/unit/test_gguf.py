@@ -26,7 +26,13 @@ def facts_of(folder: Path, data: bytes) -> GgufFacts:
 
 def test_the_facts_of_a_file(tmp_path: Path) -> None:
     assert facts_of(tmp_path, tiny_gguf()) == GgufFacts(
-        architecture="llama", name="Tiny", quantisation="Q4_K_M", parameters=24, context=2048, chat_template=False
+        architecture="llama",
+        name="Tiny",
+        quantisation="Q4_K_M",
+        parameters=24,
+        context=2048,
+        chat_template=False,
+        token_bytes=None,
     )
 
 
@@ -34,6 +40,12 @@ def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     writer = GGUFWriter(path, "gemma3")
     writer.add_context_length(4096)
+    writer.add_block_count(3)
+    writer.add_embedding_length(640)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(256)
+    writer.add_value_length(128)
     writer.add_file_type(LlamaFileType.MOSTLY_BF16)
     writer.add_chat_template("{{ messages }}")
     writer.add_token_list(["a", "b"])
@@ -45,7 +57,13 @@ def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     assert read_facts(path) == GgufFacts(
-        architecture="gemma3", name=None, quantisation="BF16", parameters=22, context=4096, chat_template=True
+        architecture="gemma3",
+        name=None,
+        quantisation="BF16",
+        parameters=22,
+        context=4096,
+        chat_template=True,
+        token_bytes=2 * 3 * (256 + 128),
     )
 
 
@@ -56,6 +74,8 @@ def test_the_starter_model() -> None:
     assert (facts.architecture, facts.quantisation, facts.context) == ("llama", "Q4_1", 8192)
     assert facts.parameters == 134_515_008
     assert facts.chat_template
+    # 30 layers, 3 heads of 64 for K and V each.
+    assert facts.token_bytes == 2 * 30 * 3 * (64 + 64)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tailrace import __version__
 from tailrace.cli import output
 from tailrace.cli.bench import bench
 from tailrace.cli.config import config
+from tailrace.cli.doctor import doctor
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
 from tailrace.cli.run import run
@@ -49,6 +50,7 @@ app.command()(serve)
 app.command()(run)
 app.command()(pull)
 app.command()(bench)
+app.command()(doctor)
 app.command("list")(list_models)
 app.add_typer(config, name="config")
 

@@ -66,6 +66,18 @@ def differences(replica: ReplicaPlan, found: InForce) -> list[str]:
     return wrong
 
 
+def shared_cpus(replica: ReplicaPlan, found: InForce) -> frozenset[int]:
+    """CPUs of a strict pool that no thread is bound to alone. Pools are there once the model has computed something."""
+    own = {next(iter(may)) for may in found.threads.values() if len(may) == 1}
+    missing: frozenset[int] = frozenset()
+    for pool in (replica.decode, replica.prefill):
+        without = frozenset(pool.cpus) - own if pool.strict else frozenset()
+        # The thread that computes with both pools is on the CPU of the one that it used last.
+        if len(without) > (0 if replica.decode == replica.prefill else 1):
+            missing |= without
+    return missing
+
+
 def spell_memory(memory: Mapping[int, int]) -> str:
     """``node 0: 1234 MB, node 1: 5 MB``."""
     return ", ".join(f"node {node}: {size / 1e6:.0f} MB" for node, size in sorted(memory.items()))

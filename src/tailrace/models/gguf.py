@@ -54,6 +54,7 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     context: int | None  #: tokens that it was trained for
     chat_template: bool  #: whether it has one
+    token_bytes: int | None  #: of KV cache for each token, K and V at two bytes a number
 
 
 def read_facts(path: Path) -> GgufFacts:
@@ -106,6 +107,7 @@ class _Reader:
             parameters=parameters,
             context=context if isinstance(context, int) else None,
             chat_template="tokenizer.chat_template" in values,
+            token_bytes=_token_bytes(values, architecture),
         )
 
     def _take(self, kind: struct.Struct) -> int:
@@ -169,6 +171,21 @@ def _scalar(kind: int) -> struct.Struct:
     if kind not in _SCALARS:
         raise ValueError(f"it has a value of the unknown type {kind}")
     return _SCALARS[kind]
+
+
+def _token_bytes(values: dict[str, Value], architecture: str) -> int | None:
+    """None where the file doesn't give each layer the same number of heads (hybrid and recurrent models)."""
+
+    def number(key: str) -> int | None:
+        value = values.get(f"{architecture}.{key}")
+        return value if isinstance(value, int) and value > 0 else None
+
+    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
+    if layers is None or heads is None or width is None:
+        return None
+    shared = number("attention.head_count_kv") or heads
+    key = number("attention.key_length") or width // heads
+    return 2 * layers * shared * (key + (number("attention.value_length") or key))
 
 
 def _quantisation(file_type: Value) -> str | None:

@@ -1,0 +1,222 @@
+"""What ``tailrace doctor`` finds out: the machine, its limits, the plan, and what running servers have of theirs.
+
+Gathers and compares; ``doctor`` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from tailrace.errors import ConfigurationError
+from tailrace.machine import cpulist
+from tailrace.machine.bandwidth import Bandwidth
+from tailrace.machine.gpu import Gpu, build_backends, offloads, read_gpus
+from tailrace.machine.health import warnings
+from tailrace.machine.inforce import InForce, differences, read_in_force, shared_cpus, spell_memory
+from tailrace.machine.isa import Isa, read_isa
+from tailrace.machine.memory import available_memory
+from tailrace.machine.plan import MachinePlan, ModelNeeds
+from tailrace.machine.planner import make_plan
+from tailrace.machine.servers import ServerState
+from tailrace.machine.topology import Topology, read_topology
+from tailrace.settings import Settings
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One NUMA node."""
+
+    node: int
+    cores: int
+    cpus: str
+    usable: str
+    memory: int
+    available: int
+    distances: tuple[int, ...]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process may use; None where nothing limits it."""
+
+    usable: str
+    affinity: str | None
+    cpuset: str | None
+    memory_nodes: str | None
+    quota: float | None
+    memory: int | None
+    memory_left: int | None
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that the plan is for."""
+
+    name: str
+    path: str
+    needs: ModelNeeds
+
+
+class ProcessCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a running server, compared with its plan."""
+
+    process: str
+    pid: int | None
+    planned: str
+    found: str
+    problems: list[str]
+
+
+class ServerCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One running server."""
+
+    port: int
+    model: str
+    processes: list[ProcessCheck]
+
+    @property
+    def as_planned(self) -> bool:
+        """Nothing differs."""
+        return not any(process.problems for process in self.processes)
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it."""
+
+    cpu: str | None
+    isa: Isa
+    packages: int
+    cores: int
+    efficiency_cores: int
+    smt: int
+    cache_bytes: tuple[int, ...]  #: of each last-level cache
+    nodes: list[NodeFacts]
+    available: int  #: bytes of memory that can be had without swapping
+    limits: Limits
+    gpus: list[Gpu]
+    backends: tuple[str, ...]
+    bandwidth: list[Bandwidth]
+    model: ModelFacts | None
+    plan: MachinePlan | None  #: None when the settings can't work here
+    refused: str | None  #: why they can't
+    warnings: list[str]
+    servers: list[ServerCheck]
+
+
+def diagnose(
+    settings: Settings,
+    model: ModelFacts | None,
+    bandwidth: Sequence[Bandwidth],
+    servers: Sequence[ServerState],
+    root: Path = Path("/"),
+    topology: Topology | None = None,
+) -> Diagnosis:
+    """Look at the machine under ``root``, plan ``settings`` on it, and compare ``servers`` with theirs."""
+    topology = topology or read_topology(root)
+    gpus, backends, available = read_gpus(root), build_backends(), available_memory(root)
+    needs = model.needs if model is not None else None
+    plan, refused = None, None
+    try:
+        plan = make_plan(topology, settings, needs, offload=offloads(gpus, backends))
+    except ConfigurationError as error:
+        refused = str(error)
+    return Diagnosis(
+        cpu=topology.model,
+        isa=read_isa(root),
+        packages=topology.packages,
+        cores=len(topology.cores),
+        efficiency_cores=sum(core.efficiency for core in topology.cores),
+        smt=topology.smt,
+        cache_bytes=tuple(cache.bytes for cache in topology.caches),
+        nodes=_nodes(topology),
+        available=available,
+        limits=_limits(topology),
+        gpus=gpus,
+        backends=backends,
+        bandwidth=list(bandwidth),
+        model=model,
+        plan=plan,
+        refused=refused,
+        warnings=warnings(topology, available, gpus=gpus, backends=backends, model=needs, root=root),
+        servers=[check(server, root) for server in servers],
+    )
+
+
+def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
+    """Compare what is in force of a server's plan, as /proc under ``root`` tells it."""
+    plan = server.plan
+    processes = []
+    planned = f"CPUs {cpulist.spell(plan.http_cpus)}" if plan.http_cpus else "anywhere"
+    found, problems = _in_force(server.http, root)
+    if found is not None and plan.http_cpus and not found.cpus <= set(plan.http_cpus):
+        problems.append(f"threads may run on CPUs {cpulist.spell(found.cpus)}, planned are {planned}")
+    processes.append(_checked("http", server.http, planned, found, problems))
+    for number, (replica, pid) in enumerate(zip(plan.replicas, server.engines, strict=True)):
+        planned = f"CPUs {cpulist.spell(replica.cpus)}" if replica.cpus else "anywhere"
+        if replica.node is not None:
+            planned += f", memory on node {replica.node}"
+        elif replica.interleave:
+            planned += f", memory over nodes {cpulist.spell(replica.interleave)}"
+        found, problems = _in_force(pid, root)
+        if found is not None:
+            problems += differences(replica, found)
+            if server.pools and (shared := shared_cpus(replica, found)):
+                problems.append(f"on CPUs {cpulist.spell(shared)} no thread is alone, which is planned")
+        name = "engine" if len(plan.replicas) == 1 else f"engine {number}"
+        processes.append(_checked(name, pid, planned, found, problems))
+    return ServerCheck(port=server.port, model=server.model, processes=processes)
+
+
+def _in_force(pid: int | None, root: Path) -> tuple[InForce | None, list[str]]:
+    """The process as it is, or why that can't be told."""
+    if pid is None:
+        return None, ["it hasn't been started"]
+    try:
+        found = read_in_force(root / f"proc/{pid}")
+    except PermissionError:
+        return None, ["the kernel tells only its own user, or root"]
+    return found, [] if found is not None else ["it isn't running"]
+
+
+def _checked(name: str, pid: int | None, planned: str, found: InForce | None, problems: list[str]) -> ProcessCheck:
+    told = ""
+    if found is not None:
+        told = f"{len(found.threads)} thread{'s' if len(found.threads) > 1 else ''} on CPUs {cpulist.spell(found.cpus)}"
+        if found.memory:
+            told += f", {spell_memory(found.memory)}"
+    return ProcessCheck(process=name, pid=pid, planned=planned, found=told, problems=problems)
+
+
+def _nodes(topology: Topology) -> list[NodeFacts]:
+    facts = []
+    for node in topology.nodes:
+        cores = [core for core in topology.cores if core.node == node.number]
+        cpus = {cpu for core in cores for cpu in core.cpus}
+        facts.append(
+            NodeFacts(
+                node=node.number,
+                cores=len(cores),
+                cpus=cpulist.spell(cpus),
+                usable=cpulist.spell(cpus & topology.usable),
+                memory=node.memory,
+                available=node.available,
+                distances=node.distances,
+            )
+        )
+    return facts
+
+
+def _limits(topology: Topology) -> Limits:
+    limits, nodes = topology.limits, {node.number for node in topology.nodes}
+    affinity = topology.affinity if topology.affinity is not None and topology.affinity < topology.online else None
+    cpuset = limits.cpus if limits.cpus is not None and limits.cpus < topology.online else None
+    memory_nodes = limits.nodes if limits.nodes is not None and limits.nodes < nodes else None
+    return Limits(
+        usable=cpulist.spell(topology.usable),
+        affinity=None if affinity is None else cpulist.spell(affinity),
+        cpuset=None if cpuset is None else cpulist.spell(cpuset),
+        memory_nodes=None if memory_nodes is None else cpulist.spell(memory_nodes),
+        quota=limits.quota,
+        memory=limits.memory,
+        memory_left=limits.memory_left,
+    )

@@ -1,0 +1,258 @@
+"""``tailrace doctor``: what this machine is, what is planned on it and why, and whether running servers have it so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tailrace.cli import output
+from tailrace.cli.diagnosis import Diagnosis, ModelFacts, ServerCheck, diagnose
+from tailrace.errors import ConfigurationError
+from tailrace.machine import cpulist
+from tailrace.machine.bandwidth import measure_bandwidth
+from tailrace.machine.plan import MachinePlan, PoolPlan
+from tailrace.machine.servers import ServerState, find_servers
+from tailrace.machine.topology import read_topology
+from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.store import Store
+from tailrace.settings import resolve
+from tailrace.supervisor import model_needs
+
+#: Exit status when something that is in force isn't as planned.
+_DIFFERS = 1
+#: A model so many times larger than the last-level caches is read from memory for each token.
+_OUTGROWS_CACHE = 8
+_AS_SERVE = "Plan as serve would with it."
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="Plan for this model [the one that is set, if it is here].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Check only the server on this port [every server of yours].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    bandwidth: Annotated[bool, typer.Option(help="Measure memory bandwidth (a second a node).")] = True,
+    threads: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    threads_prefill: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    cpus: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
+    cpus_prefill: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
+    http_cpus: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
+    pin: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
+    poll: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    thread_priority: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    replicas: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    numa: Annotated[str | None, typer.Option(help=_AS_SERVE)] = None,
+    ctx: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    gpu_layers: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
+) -> None:
+    """Show this machine, the plan made of it and why, and whether running servers have it so (exit status 1: not)."""
+    own = {"port", "as_json", "bandwidth", "config"}
+    resolved = resolve({name: value for name, value in locals().items() if name not in own | {"own"}}, file=config)
+    settings = resolved.settings
+    facts = None
+    # The default model need not be here: then the plan is made without one.
+    if resolved.origins["model"] != "default" or _is_here(settings.model):
+        file = resolve_model(settings.model)
+        facts = ModelFacts(name=file.name, path=str(file.path), needs=model_needs(file.path, settings))
+    topology = read_topology()
+    measured = measure_bandwidth(topology) if bandwidth else []
+    diagnosis = diagnose(settings, facts, measured, _servers(port), topology=topology)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
+    else:
+        _show(output.stdout(), diagnosis)
+    if diagnosis.refused is not None:
+        raise ConfigurationError(diagnosis.refused)
+    if not all(server.as_planned for server in diagnosis.servers):
+        raise typer.Exit(_DIFFERS)
+
+
+def _is_here(model: str) -> bool:
+    return Store().find(model) is not None
+
+
+def _servers(port: int | None) -> list[ServerState]:
+    servers = find_servers()
+    if port is None:
+        return servers
+    chosen = [server for server in servers if server.port == port]
+    if not chosen:
+        known = ", ".join(str(server.port) for server in servers) or "none"
+        raise ConfigurationError(f"port is {port}, but no server of yours runs there; ports with one: {known}")
+    return chosen
+
+
+def _show(console: Console, found: Diagnosis) -> None:
+    _section(console, "Machine", _machine(found))
+    if len(found.nodes) > 1:
+        console.print()
+        console.print(_nodes(found))
+    _section(console, "Limits", _limits(found))
+    if found.model is not None:
+        _section(console, "Model", _model(found))
+    if found.plan is not None:
+        _heading(console, "Plan")
+        _pairs(console, _processes(found.plan))
+        console.print()
+        console.print(_reasons(found.plan))
+    if found.warnings:
+        _heading(console, "Worth a look")
+        for warning in found.warnings:
+            console.print(f"[yellow]![/yellow] {escape(warning)}")
+    for server in found.servers:
+        _server(console, server)
+
+
+def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
+    yield "CPU", found.cpu or found.isa.architecture
+    kinds = f", of them {found.efficiency_cores} efficiency cores" if found.efficiency_cores else ""
+    most = "up to " if found.efficiency_cores else ""
+    siblings = f" with {most}{found.smt} SMT siblings" if found.smt > 1 else ", no SMT"
+    yield (
+        "layout",
+        f"{_count(found.packages, 'socket')}, {_count(len(found.nodes), 'NUMA node')}, "
+        f"{_count(found.cores, 'core')}{siblings}{kinds}",
+    )
+    if found.cache_bytes:
+        sizes = sorted(set(found.cache_bytes))
+        each = " or ".join(f"{size / (1 << 20):.0f} MiB" for size in sizes)
+        yield "last-level cache", f"{len(found.cache_bytes)} x {each}"
+    yield "memory", f"{output.size(sum(node.memory for node in found.nodes))}, {output.size(found.available)} available"
+    for measured in found.bandwidth:
+        rates = ", ".join(f"{_count(count, 'thread')} {rate / 1e9:.1f} GB/s" for count, rate in measured.rates.items())
+        where = f" of node {measured.node}" if len(found.nodes) > 1 else ""
+        yield f"reads memory{where}", rates
+    yield "instruction sets", ", ".join(found.isa.sets) or "not known"
+    if found.isa.formats:
+        yield "fast formats", ", ".join(found.isa.formats)
+    for gpu in found.gpus:
+        memory = f", {output.size(gpu.memory)}" if gpu.memory else ""
+        node = f", at node {gpu.node}" if gpu.node is not None and len(found.nodes) > 1 else ""
+        yield "GPU", f"{gpu.name or gpu.vendor} ({gpu.address}{memory}{node})"
+    if not found.gpus:
+        yield "GPU", "none found"
+    yield "llama.cpp", f"built for the CPU and {', '.join(found.backends)}" if found.backends else "built for the CPU"
+
+
+def _nodes(found: Diagnosis) -> Table:
+    table = _table("NODE", "CORES", "CPUS", "USABLE", "MEMORY", "AVAILABLE", "DISTANCES")
+    for node in found.nodes:
+        table.add_row(
+            str(node.node),
+            str(node.cores),
+            node.cpus,
+            node.usable,
+            output.size(node.memory),
+            output.size(node.available),
+            " ".join(map(str, node.distances)),
+        )
+    return table
+
+
+def _limits(found: Diagnosis) -> Iterable[tuple[str, str]]:
+    limits = found.limits
+    everything = limits.affinity is None and limits.cpuset is None
+    yield "CPUs", f"{limits.usable}, all there are" if everything else limits.usable
+    for name, value in (
+        ("affinity", limits.affinity),
+        ("cpuset", limits.cpuset),
+        ("memory nodes", limits.memory_nodes),
+    ):
+        if value is not None:
+            yield name, value
+    if limits.quota is not None:
+        yield "CPU quota", f"{limits.quota:g} CPUs' worth of time"
+    if limits.memory is not None:
+        yield "memory limit", f"{output.size(limits.memory)}, {output.size(limits.memory_left or 0)} of it left"
+
+
+def _model(found: Diagnosis) -> Iterable[tuple[str, str]]:
+    assert found.model is not None
+    needs = found.model.needs
+    yield "name", found.model.name
+    yield "weights", output.size(needs.weights)
+    yield "one whole context", output.size(needs.kv) if needs.kv else "not known"
+    if found.bandwidth and needs.weights > _OUTGROWS_CACHE * sum(found.cache_bytes):
+        best = max(measured.best for measured in found.bandwidth)
+        yield "memory allows", f"at most {best / needs.weights:.1f} tokens/s to one stream, if the model is dense"
+
+
+def _processes(plan: MachinePlan) -> Iterable[tuple[str, str]]:
+    yield "http", f"CPUs {cpulist.spell(plan.http_cpus)}" if plan.http_cpus else "not bound"
+    for number, replica in enumerate(plan.replicas):
+        name = "engine" if len(plan.replicas) == 1 else f"engine {number}"
+        place = ""
+        if replica.node is not None:
+            place = f"memory on node {replica.node}; "
+        elif replica.interleave:
+            place = f"memory spread over nodes {cpulist.spell(replica.interleave)}; "
+        if replica.decode == replica.prefill:
+            yield name, f"{place}decode and prefill: {_pool(replica.decode)}"
+        else:
+            yield name, f"{place}decode: {_pool(replica.decode)}; prefill: {_pool(replica.prefill)}"
+
+
+def _pool(pool: PoolPlan) -> str:
+    where = f" on CPUs {cpulist.spell(pool.cpus)}" if pool.cpus else ", not bound"
+    strict = ", each on its own" if pool.strict and pool.threads > 1 else ""
+    priority = f", priority {pool.priority}" if pool.priority else ""
+    return f"{_count(pool.threads, 'thread')}{where}{strict}, poll {pool.poll}{priority}"
+
+
+def _reasons(plan: MachinePlan) -> Table:
+    table = _table("CHOICE", "VALUE", "WHY")
+    for reason in plan.reasons:
+        table.add_row(reason.choice, reason.value, escape(reason.why))
+    return table
+
+
+def _server(console: Console, server: ServerCheck) -> None:
+    _heading(console, f"In force on port {server.port} ({server.model})")
+    table = _table("PROCESS", "PID", "PLANNED", "FOUND", "")
+    for process in server.processes:
+        verdict = "[red]differs[/red]" if process.problems else "[green]ok[/green]"
+        pid = "" if process.pid is None else str(process.pid)
+        table.add_row(process.process, pid, process.planned, process.found, verdict)
+    console.print(table)
+    for process in server.processes:
+        for problem in process.problems:
+            console.print(f"[red]{process.process}[/red]: {escape(problem)}")
+
+
+def _section(console: Console, title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    _heading(console, title)
+    _pairs(console, pairs)
+
+
+def _heading(console: Console, title: str) -> None:
+    console.print(f"\n[bold]{escape(title)}[/bold]")
+
+
+def _pairs(console: Console, pairs: Iterable[tuple[str, str]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, escape(value))
+    console.print(table)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

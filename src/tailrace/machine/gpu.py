@@ -1,0 +1,81 @@
+"""GPUs in this machine, and which of them the installed llama.cpp can use. Loads no driver and no library."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+
+#: PCI vendor → name, and the llama.cpp backends that drive its GPUs.
+_VENDORS = {
+    "0x10de": ("NVIDIA", ("cuda", "vulkan")),
+    "0x1002": ("AMD", ("hip", "vulkan")),
+    "0x8086": ("Intel", ("sycl", "vulkan")),
+}
+#: PCI display classes: VGA, 3D and other controllers.
+_CLASSES = ("0x0300", "0x0302", "0x0380")
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One GPU."""
+
+    vendor: str
+    name: str | None  #: where the driver tells
+    address: str  #: on the PCI bus
+    memory: int | None  #: bytes, where the driver tells
+    node: int | None  #: the NUMA node that it is attached to
+    backends: tuple[str, ...]  #: llama.cpp backends that can drive it
+
+
+def read_gpus(root: Path = Path("/")) -> list[Gpu]:
+    """GPUs of the vendors that llama.cpp knows, in the order of their PCI addresses. macOS has no such list."""
+    gpus = []
+    for device in sorted((root / "sys/bus/pci/devices").glob("*")):
+        if not _text(device / "class").startswith(_CLASSES) or _text(device / "vendor") not in _VENDORS:
+            continue
+        vendor, backends = _VENDORS[_text(device / "vendor")]
+        node, memory = _text(device / "numa_node"), _text(device / "mem_info_vram_total")
+        gpus.append(
+            Gpu(
+                vendor=vendor,
+                name=_nvidia_name(root / "proc/driver/nvidia/gpus" / device.name / "information"),
+                address=device.name,
+                memory=int(memory) if memory else None,
+                node=int(node) if node and int(node) >= 0 else None,
+                backends=backends,
+            )
+        )
+    return gpus
+
+
+def build_backends(package: Path | None = None) -> tuple[str, ...]:
+    """GPU backends that the installed llama.cpp has, by the libraries in the binding's folder ``package``."""
+    if package is None:
+        spec = importlib.util.find_spec("llama_cpp")  # Finds the folder and runs nothing of it.
+        if spec is None or not spec.submodule_search_locations:
+            return ()
+        package = Path(spec.submodule_search_locations[0])
+    libraries = {path.name.split(".")[0].removeprefix("libggml-") for path in (package / "lib").glob("libggml-*")}
+    return tuple(sorted(libraries & {"cuda", "hip", "vulkan", "sycl", "metal", "opencl", "musa", "cann"}))
+
+
+def offloads(gpus: Sequence[Gpu], backends: Collection[str]) -> bool:
+    """Whether llama.cpp will find a GPU to put layers on."""
+    if sys.platform == "darwin":
+        return "metal" in backends
+    return any(backend in backends for gpu in gpus for backend in gpu.backends)
+
+
+def _nvidia_name(information: Path) -> str | None:
+    for line in _text(information).splitlines():
+        name, _, value = line.partition(":")
+        if name == "Model":
+            return value.strip()
+    return None
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""

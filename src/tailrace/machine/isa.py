@@ -1,0 +1,63 @@
+"""Instruction sets of the CPU that matter to llama.cpp, and the weight formats that it has its own kernels for on them.
+
+Names are those of /proc/cpuinfo, where there is one; elsewhere nothing is known.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import msgspec
+
+#: /proc/cpuinfo's flag → the name that people know.
+_NAMES = {
+    "avx": "AVX",
+    "f16c": "F16C",
+    "fma": "FMA",
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_int8": "AMX INT8",
+    "amx_bf16": "AMX BF16",
+    "asimd": "NEON",
+    "asimddp": "DOTPROD",
+    "i8mm": "I8MM",
+    "bf16": "BF16",
+    "sve": "SVE",
+    "sve2": "SVE2",
+    "sme": "SME",
+}
+#: Formats whose weights llama.cpp reorders at load for kernels that read several rows at once, by what these need
+#: (ggml-cpu/repack.cpp of llama.cpp; the AMX ones are ggml-cpu/amx).
+_KERNELS = (
+    ({"AVX2"}, ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4")),
+    ({"AVX-512"}, ("Q2_K",)),
+    ({"DOTPROD"}, ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4")),
+    ({"AMX INT8", "AVX-512 VNNI"}, ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")),
+)
+
+
+class Isa(msgspec.Struct, frozen=True):
+    """What the CPU offers."""
+
+    architecture: str  #: such as ``x86_64``
+    sets: tuple[str, ...]
+    formats: tuple[str, ...]  #: weight formats with kernels that read several rows at once
+
+
+def read_isa(root: Path = Path("/")) -> Isa:
+    """This CPU, or that whose /proc/cpuinfo lies under ``root``."""
+    flags: set[str] = set()
+    cpuinfo = root / "proc/cpuinfo"
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in {"flags", "Features"}:
+                flags.update(value.split())
+                break
+    sets = tuple(name for flag, name in _NAMES.items() if flag in flags)
+    formats = dict.fromkeys(format for needed, formats in _KERNELS if needed <= set(sets) for format in formats)
+    return Isa(platform.machine(), sets, tuple(formats))

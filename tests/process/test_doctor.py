@@ -1,0 +1,77 @@
+"""``tailrace doctor`` beside a real server: what was planned is in force, until somebody changes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import serving
+
+
+def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("tailrace")), "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": str(folder)},
+        check=False,
+    )
+
+
+def in_force(found: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """The processes of the one server that the diagnosis is of, by name."""
+    (server,) = json.loads(found.stdout)["servers"]
+    return {process["process"]: process for process in server["processes"]}
+
+
+def test_what_is_in_force_is_compared_with_the_plan(tmp_path: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    assert len(cpus) == 2, "binding can't be seen on one CPU"
+    with serving("--cpus", ",".join(map(str, cpus)), "--http-cpus", str(cpus[1])) as server:
+        look = ("--json", "--no-bandwidth", "--port", str(server.port))
+        planned = doctor(tmp_path, *look)
+        assert planned.returncode == 0, planned.stdout + planned.stderr
+        processes = in_force(planned)
+        assert {name: process["problems"] for name, process in processes.items()} == {"http": [], "engine": []}
+        assert f"on CPUs {cpus[1]}" in processes["http"]["found"]
+        assert f"on CPUs {cpus[0]}" in processes["engine"]["found"]
+
+        for task in Path(f"/proc/{processes['engine']['pid']}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {cpus[0]})
+        os.sched_setaffinity(processes["http"]["pid"], set(cpus))
+        changed = doctor(tmp_path, *look)
+        assert changed.returncode == 1
+        assert [len(process["problems"]) for process in in_force(changed).values()] == [1, 1]
+        shown = doctor(tmp_path, "--no-bandwidth", "--port", str(server.port))
+        assert shown.returncode == 1
+        assert shown.stdout.count("differs") == 2
+
+
+def test_without_a_server_it_is_about_the_machine(tmp_path: Path) -> None:
+    found = doctor(tmp_path, "--threads", "1")
+    assert found.returncode == 0 or "differs" in found.stdout  # Somebody else's server may run here.
+    for title in ("Machine", "Limits", "Plan"):
+        assert f"\n{title}\n" in found.stdout
+    assert "reads memory" in found.stdout
+    assert "threads is set" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--cpus", "60000"), "cpus is 60000, but this machine has no CPU 60000"),
+        (("--port", "1"), "port is 1, but no server of yours runs there"),
+        (("--pin", "off", "--cpus", "0"), "cpus is 0, but pin is off"),
+        (("--cpus", "all"), "cpus (flag) can't be 'all'"),
+    ],
+)
+def test_what_can_t_work_is_told_with_status_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    refused = doctor(tmp_path, "--no-bandwidth", *arguments)
+    assert refused.returncode == 2
+    assert says in refused.stderr
