@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = (
         0  #: tokens a request may have; 0 is what the model was trained for
     )
+    weights: Literal["as-is", "near-lossless", "fast"] = "as-is"  #: the file's own format, or one that is faster here
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse

@@ -12,6 +12,7 @@ from tailrace import __version__
 from tailrace.cli import output
 from tailrace.cli.bench import bench
 from tailrace.cli.config import config
+from tailrace.cli.convert import convert
 from tailrace.cli.doctor import doctor
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
@@ -51,6 +52,7 @@ app.command()(run)
 app.command()(pull)
 app.command()(bench)
 app.command()(doctor)
+app.command()(convert)
 app.command("list")(list_models)
 app.add_typer(config, name="config")
 

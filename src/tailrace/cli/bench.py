@@ -54,10 +54,11 @@ def bench(
     ] = None,
     key: Annotated[str | None, typer.Option(envvar="TAILRACE_API_KEY", help="The server's API key.")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads of --engine and --compare.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights of --engine and --compare, as in serve.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Measure tokens a second, time to first token and the gaps between tokens."""
-    settings = resolve({"threads": threads, "model": model}).settings
+    settings = resolve({"threads": threads, "model": model, "weights": weights}).settings
     loads = [
         Load(streams=count, prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_tokens=max_tokens)
         for count in streams or [1, 4, 8]

@@ -47,12 +47,17 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Longest reply [until the model stops].")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads [planned: tailrace doctor].")] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens of the whole conversation [what the model knows].")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
+    ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With a prompt: figures on stderr.")] = False,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Talk with MODEL (the starter model by default) in the terminal; /help there lists the commands."""
-    resolved = resolve({"model": model, "threads": threads, "ctx": ctx, "gpu_layers": gpu_layers}, file=config)
+    resolved = resolve(
+        {"model": model, "threads": threads, "ctx": ctx, "weights": weights, "gpu_layers": gpu_layers}, file=config
+    )
     given = {
         "temperature": temperature,
         "top_k": top_k,

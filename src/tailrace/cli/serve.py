@@ -19,6 +19,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
+    ] = None,
     parallel: Annotated[int | None, typer.Option(help="Requests decoded at the same time [8].")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that decode [planned: tailrace doctor].")] = None,
     threads_prefill: Annotated[int | None, typer.Option(help="Threads that read prompts [as many].")] = None,

@@ -23,6 +23,7 @@ from tailrace.settings import Settings
 
 if TYPE_CHECKING:
     from tailrace.engine import llama
+    from tailrace.engine.weights import Tell
 
 
 def load_backend(
@@ -54,32 +55,28 @@ def make_loop(backend: Backend, settings: Settings) -> EngineLoop:
 def load_llama(
     path: Path, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
 ) -> llama.LlamaBackend:
-    """The backend for ``path``, as one of ``replicas`` that share the machine, placed as ``replica`` says (as the
-    machine's plan says for None). Raises ModelError and ConfigurationError.
+    """The backend for the model at ``path``, in the weight format that the settings ask for.
+
+    It is one of ``replicas`` that share the machine, placed as ``replica`` says (as the machine's plan says for None).
+    Raises ModelError and ConfigurationError.
     """
     # Here, because the scripted backend can do without, also where the binding can't be loaded.
-    from tailrace.engine import llama
+    from tailrace.engine.opening import open_llama
+    from tailrace.engine.weights import chosen_file
 
     log = structlog.get_logger()
     replica = replica or make_plan(read_topology(), settings).replicas[0]
-    options = llama.LlamaOptions(
-        decode_pool=replica.decode,
-        prefill_pool=replica.prefill,
-        own_weights=replica.node is not None or bool(replica.interleave),
-        replicas=replicas,
-        node=replica.node,
-        ctx=settings.ctx,
-        parallel=settings.parallel,
-        kv_tokens=settings.kv_tokens,
-        batch=settings.prefill_chunk,
-        gpu_layers=settings.gpu_layers,
-    )
     begun = time.monotonic()
-    with _progress(path.name, shown=replicas == 1) as progress:
-        backend = llama.LlamaBackend(
-            path, options, log=lambda level, line: getattr(log, level)(line, source="llama.cpp"), progress=progress
+    with _progress(path.name, shown=replicas == 1) as tell:
+        file = chosen_file(path, settings, tell, replica)
+        backend = open_llama(
+            file,
+            settings,
+            replica,
+            replicas=replicas,
+            log=lambda level, line: getattr(log, level)(line, source="llama.cpp"),
+            progress=lambda part: tell(f"loading {file.name}", part),
         )
-        _warm_up(backend)
     info = backend.info
     log.info(
         "model loaded",
@@ -93,20 +90,14 @@ def load_llama(
     return backend
 
 
-def _warm_up(backend: llama.LlamaBackend) -> None:
-    """Bring the weights into memory and the threads up, so that the first request doesn't pay for it."""
-    backend.decode([backend.start_token or 0], [0], [0], [0])
-    backend.reset()
-
-
 @contextlib.contextmanager
-def _progress(name: str, *, shown: bool) -> Iterator[llama.Progress]:
+def _progress(name: str, *, shown: bool) -> Iterator[Tell]:
     """A bar on a terminal; nothing in a log file, or where several processes would draw over each other's."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
-        yield lambda _: None
+        yield lambda _, __: None
         return
-    columns = (TextColumn("loading {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(name, total=1.0)
-        yield lambda part: progress.update(task, completed=part)
+        task = progress.add_task(f"loading {name}", total=1.0)
+        yield lambda what, part: progress.update(task, description=what, completed=part)

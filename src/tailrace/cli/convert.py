@@ -1,0 +1,113 @@
+"""``tailrace convert``: a model in another weight format, with what that costs and gives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tailrace.cli import output
+from tailrace.engine.weights import Tell, recipe_for
+from tailrace.engine.weights import convert as convert_model
+from tailrace.errors import ModelError
+from tailrace.models.convert import Conversion
+from tailrace.models.measures import Measures
+from tailrace.models.recipes import AIMS, find_recipe
+from tailrace.models.reference import resolve as resolve_model
+from tailrace.observe import logs
+from tailrace.settings import resolve
+
+_INTERRUPTED = 130
+
+
+def convert(
+    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    to: Annotated[
+        str, typer.Option(help="near-lossless, fast, or a format such as Q8_0, Q4_0-KV8, IQ4_NL or Q4_K_M.")
+    ] = "fast",
+    target: Annotated[Path | None, typer.Option("--output", help="Also copy the converted file to this path.")] = None,
+    threads_prefill: Annotated[int | None, typer.Option(help="Threads that convert [planned].")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
+) -> None:
+    """Convert MODEL's weights, and measure how far it then is from the original and how fast.
+
+    The result is kept for `tailrace serve --weights`, and found again instead of made again.
+    """
+    settings = resolve({"model": model, "threads_prefill": threads_prefill}, file=config).settings
+    logs.configure("convert", level="warning", form=settings.log_format)
+    path = resolve_model(settings.model).path
+    if target is not None and target.exists():
+        raise ModelError(f"{target} is there already. Name another --output, or remove it")
+    signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
+    recipe = recipe_for(path, to) if to in AIMS else find_recipe(to)
+    with _progress() as tell:
+        made, measures = convert_model(path, recipe, settings, tell)
+        if target is not None:
+            tell(f"copying to {target.name}", 0.0)
+            _copy(made.path, target)
+    _show(made, measures)
+    console = output.stdout()
+    if to in AIMS:
+        why = measures.objection(to)
+        console.print(
+            f"serve --weights {to} uses it" if why is None else f"serve --weights {to} keeps the file as it is: {why}",
+            soft_wrap=True,
+        )
+    console.print(str(target or made.path), soft_wrap=True)
+
+
+def _show(made: Conversion, measures: Measures) -> None:
+    lost, before, after = measures.quality, measures.before, measures.after
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "ORIGINAL", made.recipe.name.upper(), ""):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    table.add_row("size", output.size(made.bytes_before), output.size(made.bytes), "")
+    table.add_row("perplexity", f"{lost.perplexity_before:.2f}", f"{lost.perplexity:.2f}", f"{lost.tokens} tokens")
+    table.add_row("KL divergence", "", f"{lost.divergence:.4f}", f"nats on average, p99 {lost.divergence_p99:.3f}")
+    table.add_row("same likeliest token", "", f"{100 * lost.same_top:.1f} %", "")
+    rows = ("reading, tok/s", "one stream, tok/s", f"{after.streams} streams, tok/s")
+    figures = zip(
+        (before.prefill, before.decode, before.decode_many),
+        (after.prefill, after.decode, after.decode_many),
+        after.over(before),
+        strict=True,
+    )
+    for name, (old, new, ratio) in zip(rows, figures, strict=True):
+        table.add_row(name, f"{old:.0f}", f"{new:.0f}", f"× {ratio:.2f}")
+    table.add_row("converted in", "", f"{made.seconds:.1f} s", "")
+    output.stdout().print(table)
+
+
+def _copy(source: Path, target: Path) -> None:
+    draft = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.copyfile(source, draft)
+        os.replace(draft, target)
+    except OSError as error:
+        raise ModelError(f"{target} can't be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    console = output.stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda what, part: progress.update(task, description=what, completed=part)
+
+
+def _leave(_: int, __: object) -> None:
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h\n")  # The progress bar hides the cursor.
+    os._exit(_INTERRUPTED)

@@ -1,0 +1,50 @@
+"""When a converted model is worth using instead of the original."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tailrace.models.measures import NEAR_LOSSLESS, Measures, Quality, Speed
+
+BEFORE = Speed(prefill=500, decode=200, decode_many=320, streams=8)
+
+
+def measures(*, divergence: float = 0.001, prefill: float = 2.0, decode: float = 1.0, many: float = 1.0) -> Measures:
+    after = Speed(prefill=500 * prefill, decode=200 * decode, decode_many=320 * many, streams=8)
+    quality = Quality(
+        tokens=2000, divergence=divergence, divergence_p99=1.0, same_top=0.9, perplexity_before=20, perplexity=21
+    )
+    return Measures(quality=quality, before=BEFORE, after=after)
+
+
+def test_gain_is_symmetric() -> None:
+    after = Speed(prefill=1000, decode=100, decode_many=320, streams=8)
+    assert after.over(BEFORE) == (2.0, 0.5, 1.0)
+    assert after.gain(BEFORE) == pytest.approx(1.0)
+    assert after.gain(BEFORE) * BEFORE.gain(after) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("aim", ["near-lossless", "fast"])
+def test_faster_and_close_is_used_for_both_aims(aim: str) -> None:
+    assert measures().objection(aim) is None
+
+
+def test_only_near_lossless_minds_the_loss() -> None:
+    lossy = measures(divergence=NEAR_LOSSLESS * 1.01)
+    assert lossy.objection("fast") is None
+    assert "divergence, 0.0101 nats, is over 0.01" in (lossy.objection("near-lossless") or "")
+
+
+def test_what_gains_nothing_is_not_used() -> None:
+    assert "it is no faster here (1.03" in (measures(prefill=1.1).objection("fast") or "")
+
+
+def test_a_gain_at_one_load_does_not_pay_for_a_loss_at_another() -> None:
+    assert measures(prefill=3.0, decode=0.7).objection("fast") == "at one stream it has 0.70 of the file's own speed"
+    assert "at 8 streams it has 0.80" in (measures(prefill=3.0, many=0.8).objection("near-lossless") or "")
+
+
+def test_figures_survive_the_disk() -> None:
+    there = measures()
+    assert msgspec.json.decode(msgspec.json.encode(there), type=Measures) == there
