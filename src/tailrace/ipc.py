@@ -49,7 +49,7 @@ class FrameDecoder(Generic[M]):
             # Nearly every read is one whole step: decode it where it lies.
             try:
                 return [self._decoder.decode(memoryview(data)[4:])]
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise ProtocolError(f"not a message of this protocol: {error}") from error
         buffer += data
         messages: list[M] = []
@@ -65,7 +65,7 @@ class FrameDecoder(Generic[M]):
                 # A copy, because the decoder's view would forbid shrinking the buffer below.
                 messages.append(self._decoder.decode(bytes(buffer[start + 4 : end])))
                 start = end
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProtocolError(f"not a message of this protocol: {error}") from error
         if start:
             del buffer[:start]
