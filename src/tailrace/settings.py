@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
+    keep_disk_mb: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0  #: disk for what keep_mb has no room for; 0: none
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     #: how long a step that reads prompts may hold up running streams; 0: in proportion to what it lasts without prompts
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0

@@ -40,6 +40,7 @@ SHARED: dict[str, list[object]] = {
     "repeat_last_n": [-2, "1", 1.5, HUGE],
     "stop_token_ids": [1, ["1"], [1.5], [1] * 257, {}, [HUGE], [-HUGE], [-1], [99999]],
     "ignore_eos": ["true", 1],
+    "priority": ["high", 1.5, 2**31],
 }
 OF_CHAT: dict[str, list[object]] = {
     "messages": [[], "hi", {}, None, ["hi"], [None], 1],

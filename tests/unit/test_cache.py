@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.cache import KVCache, Placement, common_prefix
+from tailrace.engine.cache import KVCache, Placement
+from tailrace.engine.kept import common_prefix
 from tailrace.engine.layout import Layout, LayoutPolicy
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
@@ -78,7 +79,7 @@ def test_what_was_moved_out_is_found_again() -> None:
     assert cache.used == 0
     placement = cache.place([1, 2, 3, 9])
     assert placement is not None
-    assert placement.kept == move.key
+    assert placement.kept == move.kept.key
     slot = _run(cache, [1, 2, 3, 9])
     assert cache.slots[slot].tokens == [1, 2, 3, 9]
     assert cache.used == 4
@@ -87,18 +88,18 @@ def test_what_was_moved_out_is_found_again() -> None:
 def test_the_next_turn_replaces_the_one_before_and_a_covered_one_is_not_kept_twice() -> None:
     cache = _cache()
     first = cache.move_out(_fill(cache, [1, 2, 3]))
-    assert first.key is not None
+    assert first.kept.key is not None
     second = cache.move_out(_fill(cache, [1, 2, 3, 4, 5]))
-    assert second.dropped == (first.key,)
-    assert cache.move_out(_fill(cache, [1, 2, 3, 4])).key is None
+    assert second.kept.dropped == (first.kept.key,)
+    assert cache.move_out(_fill(cache, [1, 2, 3, 4])).kept.key is None
 
 
 def test_the_least_recently_used_is_forgotten_when_there_is_no_room() -> None:
     cache = _cache(keep=7)
-    keys = [cache.move_out(_fill(cache, [start, start, start])).key for start in (1, 2)]
+    keys = [cache.move_out(_fill(cache, [start, start, start])).kept.key for start in (1, 2)]
     _fill(cache, [1, 1, 1, 9])  # Uses the first again.
-    assert cache.move_out(_fill(cache, [3, 3, 3])).dropped == (keys[1],)
-    assert cache.move_out(_fill(cache, [4] * 8)).key is None, "larger than all the room there is"
+    assert cache.move_out(_fill(cache, [3, 3, 3])).kept.spilled == ((keys[1], [2, 2, 2]),)
+    assert cache.move_out(_fill(cache, [4] * 8)).kept.key is None, "larger than all the room there is"
 
 
 def test_a_new_sequence_fills_a_hole_before_it_goes_beside_the_others() -> None:

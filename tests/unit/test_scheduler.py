@@ -72,10 +72,10 @@ class _Machine:
         """What the model's cache would do."""
         held = self.held
         if isinstance(move, MoveOut):
-            if move.key is not None:
-                self.kept[move.key] = held[move.slot]
+            if move.kept.key is not None:
+                self.kept[move.kept.key] = held[move.slot]
             held[move.slot] = []
-            for key in move.dropped:
+            for key in (*move.kept.dropped, *(key for key, _ in move.kept.spilled)):
                 del self.kept[key]
         elif isinstance(move, Swap):
             held[move.one], held[move.other] = held.get(move.other, []), held.get(move.one, [])

@@ -35,6 +35,9 @@ def serve(
     numa: Annotated[str | None, typer.Option(help="auto, or off: memory lies where the kernel puts it [auto].")] = None,
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache, in tokens of all requests together.")] = None,
     keep_mb: Annotated[int | None, typer.Option(help="Memory for finished prompts' KV, in MB [1024].")] = None,
+    keep_disk_mb: Annotated[
+        int | None, typer.Option(help="Disk for what doesn't fit into --keep-mb, in MB [0].")
+    ] = None,
     prefill_chunk: Annotated[
         int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")
     ] = None,

@@ -13,22 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tailrace.engine.kept import KeptStates
+from tailrace.engine.kept import Kept, KeptStates, common_prefix
 from tailrace.engine.layout import Layout, LayoutPolicy
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """Length of the longest common prefix, by bisection over slice comparisons (each runs in C)."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 @dataclass(slots=True)
@@ -58,11 +44,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class MoveOut:
-    """Empty ``slot``, after keeping its state as ``key`` (None: it isn't worth keeping); then forget ``dropped``."""
+    """Empty ``slot``, after keeping its state as ``kept`` says."""
 
     slot: int
-    key: int | None
-    dropped: tuple[int, ...]
+    kept: Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +139,10 @@ class KVCache:
                 best = copied if slot.busy else Placement(slot.index, length)
         return best
 
+    def ready(self, tokens: list[int]) -> int:
+        """Length of the longest beginning of ``tokens`` that is anywhere, in a slot or kept."""
+        return max(self.kept.longest(tokens), *(common_prefix(slot.tokens, tokens) for slot in self.slots))
+
     def in_place(self, placement: Placement) -> bool:
         """Whether what is reused are the slot's own tokens."""
         return placement.length > 0 and placement.source is None and placement.kept is None
@@ -208,7 +197,7 @@ class KVCache:
         """
         tokens = self.slots[index].tokens[:]
         self.truncate(index, 0)
-        return MoveOut(index, *self.kept.keep(tokens, wanted))
+        return MoveOut(index, self.kept.keep(tokens, wanted))
 
     def swap(self, one: int, other: int) -> Swap:
         """Exchange what two slots hold."""

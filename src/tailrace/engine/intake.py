@@ -13,13 +13,14 @@ import threading
 import structlog
 
 from tailrace.engine.backend import Backend
+from tailrace.engine.disk import Fetched
 from tailrace.engine.sequence import Sequence
 from tailrace.ipc import Channel
 from tailrace.machine.binding import bind_cpus
 from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine
 
-#: What the loop reads: a sequence to run, an id to cancel, or None: the connection is gone.
-Inbox = queue.SimpleQueue[Sequence | int | None]
+#: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, or None: the connection is gone.
+Inbox = queue.SimpleQueue[Sequence | int | Fetched | None]
 
 
 #: Bytes of text beyond which a hopeless prompt is refused by its size.

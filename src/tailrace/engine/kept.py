@@ -8,7 +8,33 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Length of the longest common prefix, by bisection over slice comparisons (each runs in C)."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A state is kept as ``key`` (None: it isn't worth it). ``dropped`` are the keys of those that it makes
+    superfluous, ``spilled`` the keys and tokens of those for which there is no room any more.
+    """
+
+    key: int | None
+    dropped: tuple[int, ...] = ()
+    spilled: tuple[tuple[int, list[int]], ...] = ()
 
 
 class KeptStates:
@@ -31,8 +57,12 @@ class KeptStates:
         """The state has been used."""
         self._states.move_to_end(key)
 
-    def keep(self, tokens: list[int], wanted: int | None) -> tuple[int | None, tuple[int, ...]]:
-        """A key for these tokens' state, or None if it isn't worth keeping; and the keys that are forgotten for it.
+    def longest(self, tokens: list[int]) -> int:
+        """Length of the longest beginning of ``tokens`` that a state has."""
+        return max((common_prefix(held, tokens) for held in self._states.values()), default=0)
+
+    def keep(self, tokens: list[int], wanted: int | None = None) -> Kept:
+        """Keep these tokens' state, if that is worth it.
 
         The state ``wanted`` is about to be used and stays, at the cost of what would have taken its place.
         """
@@ -40,7 +70,7 @@ class KeptStates:
         covered = any(len(held) >= size and held[:size] == tokens for held in self._states.values())
         room = self._limit - (len(self._states[wanted]) if wanted is not None else 0)
         if covered or size > room:
-            return None, ()
+            return Kept(None)
         if wanted is not None:
             self._states.move_to_end(wanted)
         # A conversation's next turn replaces the one before.
@@ -51,14 +81,16 @@ class KeptStates:
         ]
         for key in dropped:
             self._forget(key)
+        spilled = []
         while self._tokens + size > self._limit:
             oldest = next(iter(self._states))
-            self._forget(oldest)
-            dropped.append(oldest)
+            spilled.append((oldest, self._forget(oldest)))
         key = next(self._keys)
         self._states[key] = tokens
         self._tokens += size
-        return key, tuple(dropped)
+        return Kept(key, tuple(dropped), tuple(spilled))
 
-    def _forget(self, key: int) -> None:
-        self._tokens -= len(self._states.pop(key))
+    def _forget(self, key: int) -> list[int]:
+        tokens = self._states.pop(key)
+        self._tokens -= len(tokens)
+        return tokens

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailrace.engine.backend import Backend
+from tailrace.engine.disk import DiskOptions
 from tailrace.engine.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.machine.plan import ReplicaPlan
@@ -42,14 +45,27 @@ def load_backend(
     )
 
 
-def make_loop(backend: Backend, settings: Settings) -> EngineLoop:
-    """The loop that runs ``backend`` as the settings say."""
+def make_loop(backend: Backend, settings: Settings, model: Path | None = None) -> EngineLoop:
+    """The loop that runs ``backend`` as the settings say. Without ``model``, its file, nothing is kept on disk."""
     return EngineLoop(
         backend,
         chunk=settings.prefill_chunk,
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
         keep_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
+        disk=_disk_options(model, settings) if model is not None else None,
     )
+
+
+def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
+    """A folder of this model's, because one model's states mean nothing to another."""
+    if not settings.keep_disk_mb:
+        return None
+    file = model.resolve()
+    stat = file.stat()
+    facts = (str(file), stat.st_size, stat.st_mtime_ns, metadata.version("llama-cpp-python"))
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "tailrace" / "kv" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
+    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000)
 
 
 def load_llama(

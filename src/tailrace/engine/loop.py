@@ -1,8 +1,8 @@
 """The engine loop: take → schedule → decode → sample → publish.
 
-It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences and cancels,
-``publish`` takes one ``Step`` a step and a ``Beat`` at least once a second. The beat comes from the loop itself, so
-that a loop that hangs is seen to hang.
+It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences, cancels and what
+was read from the disk, ``publish`` takes one ``Step`` a step and a ``Beat`` at least once a second. The beat comes from
+the loop itself, so that a loop that hangs is seen to hang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Callable
 from tailrace.engine.advance import advance
 from tailrace.engine.backend import Backend, KVState
 from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap
+from tailrace.engine.disk import LEAST, DiskOptions, DiskTier, Fetched
 from tailrace.engine.intake import Inbox
+from tailrace.engine.kept import Kept
 from tailrace.engine.pace import PrefillPace
 from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
@@ -29,10 +31,18 @@ Publish = Callable[[Step | Beat], None]
 class EngineLoop:
     """Runs every sequence that comes through ``inbox`` on one backend."""
 
-    def __init__(self, backend: Backend, *, chunk: int, step_seconds: float | None, keep_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        chunk: int,
+        step_seconds: float | None,
+        keep_tokens: int = 0,
+        disk: DiskOptions | None = None,
+    ) -> None:
         """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it, None
         in proportion to what it lasts without prompts; ``keep_tokens``: how many tokens of finished sequences may be
-        kept in host memory.
+        kept in host memory; ``disk``: where those go for which there is no room there.
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -45,6 +55,8 @@ class EngineLoop:
         )
         self._pace = PrefillPace(chunk, step_seconds)
         self._kept: dict[int, KVState] = {}  #: states of finished sequences, by the cache's keys
+        self._disk = DiskTier(disk.folder, disk.limit, self.inbox.put) if disk is not None else None
+        self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
         self._sequences: dict[int, Sequence] = {}
         self._steps = 0
         self._prefill_tokens = 0
@@ -53,7 +65,7 @@ class EngineLoop:
     @property
     def idle(self) -> bool:
         """Nothing runs, waits or lies in the inbox."""
-        return self._scheduler.idle and self.inbox.empty()
+        return self._scheduler.idle and self.inbox.empty() and not self._fetching
 
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
@@ -140,6 +152,11 @@ class EngineLoop:
         if end < start + count:
             self._backend.kv_truncate(sequence.slot, end)
 
+    def close(self) -> None:
+        """Finish what is being written to the disk."""
+        if self._disk is not None:
+            self._disk.close()
+
     def beat(self) -> Beat:
         """The counters and gauges now."""
         counters = self._scheduler.counters
@@ -157,7 +174,8 @@ class EngineLoop:
 
     def _drop(self, sequence: Sequence) -> None:
         del self._sequences[sequence.id]
-        self._scheduler.remove(sequence)
+        if self._fetching.pop(sequence.id, None) is None:
+            self._scheduler.remove(sequence)
 
     def _move(self, plan: Plan) -> None:
         """Let the model's cache follow the plan's moves."""
@@ -182,11 +200,20 @@ class EngineLoop:
                 sequence.computed = 0
 
     def _move_out(self, move: MoveOut) -> None:
-        if move.key is not None:
-            self._kept[move.key] = self._backend.kv_save(move.slot)
+        if move.kept.key is not None:
+            self._keep(move.kept, self._backend.kv_save(move.slot))
         self._backend.kv_truncate(move.slot, 0)
-        for key in move.dropped:
+
+    def _keep(self, kept: Kept, state: KVState) -> None:
+        """Do with states outside of the cache what the books say."""
+        if kept.key is not None:
+            self._kept[kept.key] = state
+        for key in kept.dropped:
             del self._kept[key]
+        for key, tokens in kept.spilled:
+            spilled = self._kept.pop(key)
+            if self._disk is not None:
+                self._disk.write(tokens, spilled)
 
     def _place(self, placement: Placement) -> bool:
         """Have the slot hold what the placement says; False when it holds nothing instead."""
@@ -199,15 +226,32 @@ class EngineLoop:
             done = backend.kv_truncate(slot, length)
         return done or not length
 
-    def _receive(self, item: Sequence | int | None) -> bool:
+    def _receive(self, item: Sequence | int | Fetched | None) -> bool:
         if isinstance(item, Sequence):
             self._sequences[item.id] = item
-            self._scheduler.add(item)
-            return True
-        # The id is unknown when the generation ended while its cancel was on the way.
-        if item is not None and (sequence := self._sequences.get(item)) is not None:
+            if not self._fetch(item):
+                self._scheduler.add(item)
+        elif isinstance(item, Fetched):
+            if item.state is not None:
+                self._keep(self._cache.kept.keep(item.tokens), item.state)
+            # The id is unknown when it was cancelled meanwhile.
+            if (sequence := self._fetching.pop(item.id, None)) is not None:
+                self._scheduler.add(sequence)
+        elif item is not None and (sequence := self._sequences.get(item)) is not None:
+            # Else it ended while its cancel was on the way.
             self._drop(sequence)
         return item is not None
+
+    def _fetch(self, sequence: Sequence) -> bool:
+        """Have the sequence's beginning read from the disk, if more of it is there than in memory."""
+        if self._disk is None or (found := self._disk.find(sequence.tokens)) is None:
+            return False
+        name, length = found
+        if length < self._cache.ready(sequence.tokens) + LEAST:
+            return False
+        self._fetching[sequence.id] = sequence
+        self._disk.fetch(name, sequence.id)
+        return True
 
     def _cancel_all(self) -> None:
         for sequence in list(self._sequences.values()):

@@ -22,7 +22,8 @@ from bisect import insort
 from dataclasses import dataclass, field
 from itertools import islice
 
-from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap, common_prefix
+from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap
+from tailrace.engine.kept import common_prefix
 from tailrace.engine.layout import Layout
 from tailrace.engine.sequence import NO_SLOT, Sequence
 

@@ -31,7 +31,7 @@ def serve(start: Start) -> None:
     _check(start)
     settle_memory()
     while True:
-        _connect(start, backend)
+        _connect(start, backend, path)
         structlog.get_logger().debug("the HTTP process has gone; waiting for it")
 
 
@@ -54,7 +54,7 @@ def _check(start: Start) -> None:
         log.warning("the machine's plan isn't in force", difference=difference)
 
 
-def _connect(start: Start, backend: Backend) -> None:
+def _connect(start: Start, backend: Backend, model: Path | None) -> None:
     """One connection's life. Every sequence of it ends with it."""
     channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
     channel.send(
@@ -67,7 +67,7 @@ def _connect(start: Start, backend: Backend) -> None:
         )
     )
     backend.reset()
-    loop = make_loop(backend, start.settings)
+    loop = make_loop(backend, start.settings, model)
     intake = Intake(channel, backend, loop.inbox, start.plan.replicas[start.replica].cpus)
     intake.start()
     try:
@@ -77,3 +77,4 @@ def _connect(start: Start, backend: Backend) -> None:
     finally:
         channel.close()
         intake.join()
+        loop.close()

@@ -33,6 +33,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stops: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
+    priority: int = 0  #: the smaller, the sooner it is taken from the queue
     logprobs: int | None = None
     chat: bool = False  #: whether reasoning and tool calls are told apart from text
     tools: bool = False  #: whether tool calls may come
@@ -193,6 +194,7 @@ class Generation:
                         sampling=sampling,
                         stop_tokens=request.stop_tokens,
                         ignore_eos=request.ignore_eos,
+                        priority=request.priority,
                         logprobs=request.logprobs,
                     )
 

@@ -187,6 +187,7 @@ def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: b
         stops=stops(request),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
+        priority=request.priority or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         chat=True,
         tools=tools is not None,

@@ -54,6 +54,7 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
         stops=stops(request),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
+        priority=request.priority or 0,
         logprobs=request.logprobs,
     )
 

@@ -53,6 +53,7 @@ class SharedParameters(msgspec.Struct, kw_only=True):
     repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
 
     @property
     def wants_usage(self) -> bool:
