@@ -19,7 +19,12 @@ _SUM = re.compile(r"\{([^}=]*)\}")
 
 def expand(name: str, root: Path) -> Path:
     """Write the machine ``name`` under ``root``."""
-    for line in (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+    return expand_text((FOLDER / f"{name}.txt").read_text(encoding="utf-8"), root)
+
+
+def expand_text(text: str, root: Path) -> Path:
+    """Write the machine that ``text`` records under ``root``."""
+    for line in text.splitlines():
         if not line or line.startswith("#"):
             continue
         path, _, content = line.partition(" =")
@@ -27,8 +32,8 @@ def expand(name: str, root: Path) -> Path:
         for number in cpulist.parse(loop[1]) if loop else (0,):
             file = root / _summed(_LOOP.sub(str(number), path), number)
             file.parent.mkdir(parents=True, exist_ok=True)
-            text = _summed(content.strip(), number).replace("\\n", "\n").replace("\\t", "\t")
-            file.write_text(text + "\n", encoding="utf-8")
+            shown = _summed(content.strip(), number).replace("\\n", "\n").replace("\\t", "\t")
+            file.write_text(shown + "\n", encoding="utf-8")
     return root
 
 
