@@ -19,7 +19,8 @@ import msgspec
 PROTOCOL_VERSION = 2
 
 FinishReason = Literal["stop", "length"]
-RefusalCode = Literal["context_length_exceeded", "invalid_prompt"]
+RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,6 +40,19 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
 
 
+class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a reply must look like. ``text`` is the JSON text of a schema or of a list of strings (choice), a regular
+    expression for the whole reply, or a grammar.
+
+    With ``after`` the reply begins with free text up to and including that string, and white space; then comes what the
+    grammar allows.
+    """
+
+    kind: GrammarKind
+    text: str
+    after: str | None = None
+
+
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
     """Ask for one generation. ``id`` is unique among all that the HTTP process has in flight.
 
@@ -55,6 +69,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     ignore_eos: bool = False
     logprobs: int | None = None
     priority: int = 0
+    grammar: Grammar | None = None
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -116,7 +131,7 @@ class Finished(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):
-    """A running request can't go on, and others can: its logits aren't numbers, say."""
+    """A running request can't go on, and others can: its logits aren't numbers, or its grammar is too complex, say."""
 
     id: int
     message: str

@@ -15,11 +15,17 @@ import msgspec
 from msgspec import Meta
 
 _THINK = "<think>"
-_THINK_END = "</think>"
+#: What ends a thought.
+THINK_END = "</think>"
 _TOOL = "<tool_call>"
 _TOOL_END = "</tool_call>"
 #: A prompt whose template has opened the reasoning itself.
 _OPENED = re.compile(r"<think>\s*$")
+
+
+def thinks(prompt: str) -> bool:
+    """Whether the reply to this prompt begins within a thought."""
+    return _OPENED.search(prompt) is not None
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -56,7 +62,7 @@ class ReplyParser:
     def __init__(self, prompt: str, *, tools: bool) -> None:
         self._tools = tools
         self._buffer = ""
-        self._state = "reasoning" if _OPENED.search(prompt) else "start"
+        self._state = "reasoning" if thinks(prompt) else "start"
         #: Drop white space until the next text: it belongs to the markup.
         self._trim = self._state == "reasoning"
 
@@ -95,7 +101,7 @@ class ReplyParser:
             self._state = "text"
             return True
         if self._state == "reasoning":
-            return self._until(parts, _THINK_END, "text")
+            return self._until(parts, THINK_END, "text")
         if self._state == "text":
             if self._tools:
                 return self._until(parts, _TOOL, "tool")

@@ -7,6 +7,8 @@ loop's hand.
 from __future__ import annotations
 
 from tailrace.engine.backend import Logits
+from tailrace.engine.grammar.constraint import Constraint
+from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.rows import Row
 from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs
 from tailrace.engine.sequence import Sequence
@@ -18,7 +20,7 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
 
     ``logits`` has one row for each of them, in order; one whose ``draft`` was computed along has a row more for each
     drafted token. A drafted token stays when it is what would have been chosen anyway; the first that isn't is replaced
-    by the choice, and the rows after it are passed over.
+    by the choice, and the rows after it are passed over. A constraint narrows the choice, and may force more tokens.
     """
     step = Step([], [], [], [], {})
     # One call for the whole step: it is as fast as memory can be read.
@@ -27,27 +29,49 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
     row = 0
     for sequence in ready:
         end = row + 1 + len(sequence.draft)
-        for draft in (*sequence.draft, None):
-            if best is not None and sequence.logprobs is None:
-                token = best[row]
-            else:
-                try:
+        sequence.forced = 0
+        try:
+            for draft in (*sequence.draft, None):
+                if best is not None and sequence.logprobs is None and sequence.constraint is None:
+                    token = best[row]
+                else:
                     token = _choose(step, sequence, logits[row])
-                except SamplingError as error:
-                    step.failed.append(Failed(sequence.id, str(error)))
+                row += 1
+                if not _append(step, sequence, token):
                     break
-            row += 1
-            if not _append(step, sequence, token) or token != draft:
-                break
+                if sequence.constraint is not None and not _constrain(step, sequence, sequence.constraint, token):
+                    break
+                if token != draft:
+                    break
+        except SamplingError as error:
+            step.failed.append(Failed(sequence.id, str(error)))
+        except GrammarError as error:
+            step.failed.append(Failed(sequence.id, f"its grammar has become too complex: {error}"))
         row = end
     return step
 
 
 def _choose(step: Step, sequence: Sequence, row: Row) -> int:
-    token = sequence.sampler.sample(row)
+    constraint = sequence.constraint
+    token = sequence.sampler.sample(row, None if constraint is None else constraint.mask())
     if sequence.logprobs is not None and token not in sequence.stop_tokens:
         step.logprobs[len(step.ids)] = logprobs(row, token, sequence.logprobs)
     return token
+
+
+def _constrain(step: Step, sequence: Sequence, constraint: Constraint, token: int) -> bool:
+    """Take the grammar over ``token`` and append what it leaves no choice about; they are computed together in the next
+    step. False when rows that were computed along don't count any more.
+    """
+    for forced in constraint.accept(token):
+        sequence.sampler.accept(forced)
+        sequence.forced += 1
+        if not _append(step, sequence, forced):
+            return False
+    if constraint.finished:
+        step.finished.append(Finished(sequence.id, "stop", sequence.generated))
+        return False
+    return not sequence.forced
 
 
 def _append(step: Step, sequence: Sequence, token: int) -> bool:

@@ -45,6 +45,13 @@ class Backend(Protocol):
         """
         ...
 
+    def tokenize_inside(self, text: str) -> list[int]:
+        """Tokens of ``text`` as it stands within a reply: no start token, special tokens' names are plain text.
+
+        Safe to call from another thread as ``tokenize`` is. Some models' tokenizers put a space in front.
+        """
+        ...
+
     def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
         """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]`` and return a row of logits for each batch index in
         ``outputs`` (rising): shape (len(outputs), vocabulary), valid and writable until the next call.

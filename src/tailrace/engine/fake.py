@@ -77,6 +77,10 @@ class FakeBackend:
         """See ``Backend``."""
         return [*text.encode("utf-8"), START]
 
+    def tokenize_inside(self, text: str) -> list[int]:
+        """See ``Backend``."""
+        return list(text.encode("utf-8"))
+
     def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
         """See ``Backend``. The script's next byte is certain at any temperature that a request may have."""
         if self.step_seconds:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import queue
 import threading
+from functools import partial
 
 import structlog
 
 from tailrace.engine.backend import Backend
 from tailrace.engine.disk import Fetched
+from tailrace.engine.grammar.compiler import Compiler, Result
+from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.sequence import Sequence
 from tailrace.ipc import Channel
 from tailrace.machine.binding import bind_cpus
@@ -67,7 +70,12 @@ class Intake(threading.Thread):
     """Reads ``channel`` until it ends; then puts None into the inbox."""
 
     def __init__(
-        self, channel: Channel[ToEngine], backend: Backend, inbox: Inbox, cpus: frozenset[int] = frozenset()
+        self,
+        channel: Channel[ToEngine],
+        backend: Backend,
+        inbox: Inbox,
+        compiler: Compiler,
+        cpus: frozenset[int] = frozenset(),
     ) -> None:
         """``cpus``: where it may run. It would inherit the loop's, which may have been given one for itself."""
         super().__init__(name="intake", daemon=True)
@@ -75,6 +83,10 @@ class Intake(threading.Thread):
         self._channel = channel
         self._backend = backend
         self._inbox = inbox
+        self._compiler = compiler
+        #: Sequences whose grammar is being compiled, on another thread: cancelling one takes it out.
+        self._compiling: dict[int, Sequence] = {}
+        self._lock = threading.Lock()
         self._log = structlog.get_logger()
 
     def run(self) -> None:
@@ -87,16 +99,45 @@ class Intake(threading.Thread):
         except OSError as error:
             self._log.warning("connection to the HTTP process broke", error=str(error))
         finally:
+            with self._lock:
+                self._compiling.clear()
             self._inbox.put(None)
 
     def _take(self, message: ToEngine) -> None:
         if isinstance(message, Cancel):
-            self._inbox.put(message.id)
+            with self._lock:
+                compiling = self._compiling.pop(message.id, None)
+            if compiling is None:
+                self._inbox.put(message.id)
             return
         sequence = prepare(self._backend, message)
         if isinstance(sequence, Refused):
             self._channel.send(sequence)
+        elif message.grammar is None:
+            self._accept(sequence)
         else:
-            # Accepted goes out before the loop can know the sequence, so it always precedes the first token.
-            self._channel.send(Accepted(sequence.id, sequence.prompt_length))
-            self._inbox.put(sequence)
+            with self._lock:
+                self._compiling[message.id] = sequence
+            self._compiler.request(message.grammar, partial(self._compiled, message.id))
+
+    def _compiled(self, identity: int, result: Result) -> None:
+        """The sequence's grammar is there, or refused."""
+        # The lock is held to the end, so that a cancel finds the sequence either here or in the inbox.
+        with self._lock:
+            sequence = self._compiling.pop(identity, None)
+            if sequence is None:
+                return
+            try:
+                if isinstance(result, GrammarError):
+                    self._channel.send(Refused(identity, "invalid_grammar", str(result)))
+                    return
+                # With log probabilities every token is told with its own, so each is chosen by itself.
+                sequence.constraint = self._compiler.constraint(result, fast_forward=sequence.logprobs is None)
+                self._accept(sequence)
+            except OSError as error:
+                self._log.warning("connection to the HTTP process broke", error=str(error))
+
+    def _accept(self, sequence: Sequence) -> None:
+        # Accepted goes out before the loop can know the sequence, so it always precedes the first token.
+        self._channel.send(Accepted(sequence.id, sequence.prompt_length))
+        self._inbox.put(sequence)

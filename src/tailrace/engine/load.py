@@ -45,14 +45,19 @@ def load_backend(
     )
 
 
-def make_loop(backend: Backend, settings: Settings, model: Path | None = None) -> EngineLoop:
-    """The loop that runs ``backend`` as the settings say. Without ``model``, its file, nothing is kept on disk."""
+def make_loop(
+    backend: Backend, settings: Settings, model: Path | None = None, cpus: frozenset[int] = frozenset()
+) -> EngineLoop:
+    """The loop that runs ``backend`` as the settings say. Without ``model``, its file, nothing is kept on disk; helping
+    threads run on ``cpus``, if any are named.
+    """
     return EngineLoop(
         backend,
         chunk=settings.prefill_chunk,
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
         keep_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
         disk=_disk_options(model, settings) if model is not None else None,
+        cpus=cpus,
     )
 
 

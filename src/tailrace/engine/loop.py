@@ -15,6 +15,7 @@ from tailrace.engine.advance import advance
 from tailrace.engine.backend import Backend, KVState
 from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap
 from tailrace.engine.disk import LEAST, DiskOptions, DiskTier, Fetched
+from tailrace.engine.grammar.masks import MaskThread
 from tailrace.engine.intake import Inbox
 from tailrace.engine.kept import Kept
 from tailrace.engine.pace import PrefillPace
@@ -39,10 +40,12 @@ class EngineLoop:
         step_seconds: float | None,
         keep_tokens: int = 0,
         disk: DiskOptions | None = None,
+        cpus: frozenset[int] = frozenset(),
     ) -> None:
         """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it, None
         in proportion to what it lasts without prompts; ``keep_tokens``: how many tokens of finished sequences may be
-        kept in host memory; ``disk``: where those go for which there is no room there.
+        kept in host memory; ``disk``: where those go for which there is no room there; ``cpus``: where the thread that
+        computes masks may run (none named: where the loop does).
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -54,6 +57,7 @@ class EngineLoop:
             chunk=chunk,
         )
         self._pace = PrefillPace(chunk, step_seconds)
+        self._masks = MaskThread(cpus)
         self._kept: dict[int, KVState] = {}  #: states of finished sequences, by the cache's keys
         self._disk = DiskTier(disk.folder, disk.limit, self.inbox.put) if disk is not None else None
         self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
@@ -73,6 +77,7 @@ class EngineLoop:
         while True:
             if not self.take(next_beat - time.monotonic() if self._scheduler.idle else 0.0):
                 self._cancel_all()
+                self._masks.close()
                 return
             step = self.step()
             if step is not None:
@@ -111,7 +116,7 @@ class EngineLoop:
         decoding = drafted = 0
         for sequence, count in plan.chunks:
             start = sequence.computed
-            decoding += sequence.pending == 1
+            decoding += sequence.decoding
             tokens += sequence.tokens[start : start + count]
             if count >= sequence.pending:
                 outputs.append(len(tokens) - 1)
@@ -120,10 +125,15 @@ class EngineLoop:
                     outputs += range(len(tokens), len(tokens) + len(sequence.draft))
                     tokens += sequence.draft
                     drafted += len(sequence.draft)
+                drafted += sequence.forced
+            else:
+                sequence.forced = 0  # The rest is read like a prompt.
             positions += range(start, start + count)
             slots += [sequence.slot] * count
         begun = time.perf_counter()
+        self._masks.start([sequence.constraint for sequence in ready if sequence.constraint is not None])
         logits = self._backend.decode(tokens, positions, slots, outputs)
+        self._masks.wait()
         if not drafted:
             self._pace.observe(decoding, len(tokens) - decoding, time.perf_counter() - begun)
         self._steps += 1
@@ -145,8 +155,9 @@ class EngineLoop:
     def _account(self, sequence: Sequence, count: int) -> None:
         """``count`` tokens of the sequence were computed, of which those that are its own stay."""
         start = sequence.computed
-        # The token chosen last hasn't been computed; drafted ones that weren't chosen aren't the sequence's.
-        end = min(start + count, len(sequence.tokens) - 1)
+        # The token chosen last, and those forced behind it, haven't been computed; drafted ones that weren't chosen
+        # aren't the sequence's.
+        end = min(start + count, len(sequence.tokens) - 1 - sequence.forced)
         self._cache.append(sequence.slot, sequence.tokens[start:end])
         sequence.computed = end
         if end < start + count:

@@ -60,6 +60,10 @@ class Sampler:
         self._penalties.accept(token)
         return token
 
+    def accept(self, token: int) -> None:
+        """A token that was not for this sampler to choose becomes part of the history."""
+        self._penalties.accept(token)
+
     def distribution(self, logits: Row, mask: Mask | None = None) -> tuple[Ids, npt.NDArray[np.float64]]:
         """The tokens that ``sample`` draws from, and their probabilities. Nothing changes. Raises SamplingError."""
         changed = self._penalties.apply(logits)

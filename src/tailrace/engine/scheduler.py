@@ -83,7 +83,7 @@ class Scheduler:
     @property
     def decoding(self) -> list[Sequence]:
         """Running sequences whose prompt has been read."""
-        return [sequence for sequence in self.running if sequence.pending == 1]
+        return [sequence for sequence in self.running if sequence.decoding]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
@@ -109,9 +109,9 @@ class Scheduler:
         self._leave_pool(plan)
         while not plan.chunks and not self.idle:
             decoding = self.decoding
-            if not self._make_room(plan, [(one.slot, 1 + len(one.draft)) for one in decoding]):
+            if not self._make_room(plan, [(one.slot, one.width) for one in decoding]):
                 continue
-            plan.chunks = [(sequence, 1 + len(sequence.draft)) for sequence in decoding]
+            plan.chunks = self._decode(decoding)
             self._admit_all(plan)
             self._add_prompts(plan, chunk_busy)
             if not plan.chunks:
@@ -121,6 +121,17 @@ class Scheduler:
             self._tidy(plan)
         plan.chunks.sort(key=lambda chunk: chunk[0].slot)
         return plan
+
+    def _decode(self, decoding: list[Sequence]) -> list[tuple[Sequence, int]]:
+        """Everybody's tokens; where grammars have forced too many for one step, some of them come in the next."""
+        spare = self._max_batch - sum(1 + len(sequence.draft) for sequence in decoding)
+        chunks: list[tuple[Sequence, int]] = []
+        for sequence in decoding:
+            forced = min(sequence.forced, max(0, spare))
+            spare -= forced
+            # The draft stands behind all that is forced.
+            chunks.append((sequence, sequence.width if forced == sequence.forced else 1 + forced))
+        return chunks
 
     # Room
 
@@ -171,6 +182,7 @@ class Scheduler:
         sequence.slot = NO_SLOT
         sequence.computed = 0
         sequence.draft = []
+        sequence.forced = 0
         self.add(sequence)
         self.counters.preemptions += 1
 
@@ -180,7 +192,7 @@ class Scheduler:
         """Give what is left of the step to prompts."""
         planned = sum(count for _, count in plan.chunks)
         budget = min(self._max_batch - planned, chunk_busy if planned else self._chunk)
-        reading = sorted((sequence for sequence in self.running if sequence.pending > 1), key=_urgency)
+        reading = sorted((sequence for sequence in self.running if not sequence.decoding), key=_urgency)
         self._oldest_first = not self._oldest_first
         if not self._oldest_first:
             reading.sort(key=lambda sequence: (sequence.priority, sequence.pending))
@@ -253,7 +265,7 @@ class Scheduler:
             return placement
         # What is reused of another slot needs no cells, and what is reused of the slot itself has them.
         needed = cache.needs(placement, len(sequence.tokens)) - (placement.length if placement.kept is None else 0)
-        needed += sum(1 + len(other.draft) for other in self.running)
+        needed += sum(other.width for other in self.running)
         for slot in cache.idle:
             if cache.room(slot.index) < needed and slot.index != placement.slot:
                 plan.moves.append(cache.move_out(slot.index, placement.kept))
@@ -285,7 +297,7 @@ class Scheduler:
             plan.moves += [cache.move_out(slot.index) for slot in cache.idle[:1]]
             return
         at = {sequence.slot: sequence for sequence in self.running}
-        decoding = sorted(sequence.slot for sequence, _ in plan.chunks if sequence.pending == 1)
+        decoding = sorted(sequence.slot for sequence, _ in plan.chunks if sequence.decoding)
         while decoding and decoding[-1] - decoding[0] >= len(decoding):
             low, high = decoding[0], decoding[-1]
             holes = [slot for slot in range(low, high) if slot not in decoding]

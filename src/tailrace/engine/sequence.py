@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.sampling import Sampler
 from tailrace.messages import Submit
 
@@ -19,7 +20,9 @@ class Sequence:
     __slots__ = (
         "cached_tokens",
         "computed",
+        "constraint",
         "draft",
+        "forced",
         "generated",
         "id",
         "ignore_eos",
@@ -43,11 +46,17 @@ class Sequence:
         self.logprobs = submit.logprobs
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
-        ends = frozenset() if submit.ignore_eos else end_tokens
+        # A grammar says where a reply may end, and can only say it with an end token.
+        ends = frozenset() if submit.ignore_eos and submit.grammar is None else end_tokens
         self.stop_tokens = ends.union(submit.stop_tokens)
         self.computed = 0
         #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.
         self.draft: list[int] = []
+        #: What the reply may still say; None: anything.
+        self.constraint: Constraint | None = None
+        #: How many tokens at the end of ``tokens``, behind the one chosen last, were appended because the grammar
+        #: allows nothing else. They are computed together with it.
+        self.forced = 0
         self.generated = 0
         self.slot = NO_SLOT
         #: Prompt tokens found ready in the KV cache when first admitted; None before.
@@ -57,3 +66,13 @@ class Sequence:
     def pending(self) -> int:
         """Tokens that are known but not yet in the KV cache; 1 means decode."""
         return len(self.tokens) - self.computed
+
+    @property
+    def decoding(self) -> bool:
+        """Whether all that is to compute is what the last step brought, and the draft."""
+        return self.pending == 1 + self.forced
+
+    @property
+    def width(self) -> int:
+        """Tokens that a step computes for it when it is decoding."""
+        return 1 + self.forced + len(self.draft)

@@ -10,6 +10,7 @@ import structlog
 from tailrace import ipc
 from tailrace.child import Start, settle_memory
 from tailrace.engine.backend import Backend
+from tailrace.engine.grammar.compiler import Compiler
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, make_loop
 from tailrace.errors import ConfigurationError
@@ -29,9 +30,10 @@ def serve(start: Start) -> None:
     replicas = start.plan.replicas
     backend = load_backend(path, start.settings, replicas[start.replica], replicas=len(replicas))
     _check(start)
+    compiler = Compiler(backend)
     settle_memory()
     while True:
-        _connect(start, backend, path)
+        _connect(start, backend, path, compiler)
         structlog.get_logger().debug("the HTTP process has gone; waiting for it")
 
 
@@ -54,7 +56,7 @@ def _check(start: Start) -> None:
         log.warning("the machine's plan isn't in force", difference=difference)
 
 
-def _connect(start: Start, backend: Backend, model: Path | None) -> None:
+def _connect(start: Start, backend: Backend, model: Path | None, compiler: Compiler) -> None:
     """One connection's life. Every sequence of it ends with it."""
     channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
     channel.send(
@@ -67,8 +69,9 @@ def _connect(start: Start, backend: Backend, model: Path | None) -> None:
         )
     )
     backend.reset()
-    loop = make_loop(backend, start.settings, model)
-    intake = Intake(channel, backend, loop.inbox, start.plan.replicas[start.replica].cpus)
+    cpus = start.plan.replicas[start.replica].cpus
+    loop = make_loop(backend, start.settings, model, cpus)
+    intake = Intake(channel, backend, loop.inbox, compiler, cpus)
     intake.start()
     try:
         loop.run(channel.send)

@@ -12,10 +12,10 @@ import time
 
 import msgspec
 
-from tailrace.chat.parse import ReplyParser
+from tailrace.chat.parse import THINK_END, ReplyParser, thinks
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError
-from tailrace.messages import Accepted, Refused, Sampling, Submit
+from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.observe.metrics import Metrics
 from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient, ServedModel
@@ -35,6 +35,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     priority: int = 0  #: the smaller, the sooner it is taken from the queue
     logprobs: int | None = None
+    grammar: Grammar | None = None  #: what every reply must look like
+    grammar_param: str = "grammar"  #: the field to name when the grammar is at fault
     chat: bool = False  #: whether reasoning and tool calls are told apart from text
     tools: bool = False  #: whether tool calls may come
     max_tool_calls: int = 2**31  #: the reply ends after so many
@@ -180,13 +182,19 @@ class Generation:
     def _submit(self) -> None:
         request = self._request
         for prompt in request.prompts:
+            grammar = self._grammar(prompt)
             for number in range(request.choices):
                 index = len(self._open)
                 sampling = request.sampling
                 if sampling.seed is not None and number:
                     sampling = msgspec.structs.replace(sampling, seed=sampling.seed + number)
 
-                def make(identity: int, prompt: str | list[int] = prompt, sampling: Sampling = sampling) -> Submit:
+                def make(
+                    identity: int,
+                    prompt: str | list[int] = prompt,
+                    sampling: Sampling = sampling,
+                    grammar: Grammar | None = grammar,
+                ) -> Submit:
                     return Submit(
                         id=identity,
                         prompt=prompt,
@@ -196,6 +204,7 @@ class Generation:
                         ignore_eos=request.ignore_eos,
                         priority=request.priority,
                         logprobs=request.logprobs,
+                        grammar=grammar,
                     )
 
                 parser = None
@@ -213,8 +222,18 @@ class Generation:
                 self._open[index] = choice
                 self._unanswered += 1
 
+    def _grammar(self, prompt: str | list[int]) -> Grammar | None:
+        """The request's grammar. Where the chat template has begun a thought, the model may end it first."""
+        grammar = self._request.grammar
+        if grammar is not None and self._request.chat and isinstance(prompt, str) and thinks(prompt):
+            return msgspec.structs.replace(grammar, after=THINK_END)
+        return grammar
+
     def _refusal(self, refused: Refused) -> RequestError:
         if refused.code == "context_length_exceeded":
             return ContextLengthExceeded(refused.message, param=self._request.prompt_param)
+        if refused.code == "invalid_grammar":
+            param = self._request.grammar_param
+            return InvalidRequest(f"'{param}' can't be used as a grammar: {refused.message}", param=param)
         param = "logit_bias" if refused.message.startswith("logit_bias") else self._request.prompt_param
         return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)

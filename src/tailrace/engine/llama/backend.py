@@ -101,12 +101,18 @@ class LlamaBackend:
     def tokenize(self, text: str) -> list[int]:
         """See ``Backend``. The start token isn't added when the text already begins with it (templates write it)."""
         bos = self.info.bos_token
-        add_special = not (bos and text.startswith(bos))
+        return self._tokens(text, start=not (bos and text.startswith(bos)), special=True)
+
+    def tokenize_inside(self, text: str) -> list[int]:
+        """See ``Backend``."""
+        return self._tokens(text, start=False, special=False)
+
+    def _tokens(self, text: str, *, start: bool, special: bool) -> list[int]:
         data = text.encode("utf-8")
         capacity = len(data) + 2
         while True:
             tokens = (llama.llama_token * capacity)()
-            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, True)
+            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, start, special)
             if count >= 0:
                 return list(tokens[:count])
             capacity = -count

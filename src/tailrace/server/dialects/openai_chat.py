@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.openai_grammar import grammar
 from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai_sampling import Count, SharedParameters, refuse, sampling, stops
 from tailrace.server.events import (
@@ -100,12 +101,6 @@ class Tool(msgspec.Struct):
     function: Function
 
 
-class ResponseFormat(msgspec.Struct):
-    """The reply's form."""
-
-    type: Literal["text", "json_object", "json_schema"]
-
-
 class ChatRequest(SharedParameters):
     """The body of a chat completion."""
 
@@ -116,7 +111,6 @@ class ChatRequest(SharedParameters):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
@@ -161,15 +155,15 @@ decoder = msgspec.json.Decoder(ChatRequest)
 def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: bool) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
     refuse(request, _SUPPORTED, _WHY)
-    if request.response_format is not None and request.response_format.type != "text":
-        raise InvalidRequest(
-            f"'response_format': '{request.response_format.type}' is not supported so far; only 'text' is.",
-            param="response_format",
-            code="unsupported_value",
-        )
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
     tools = request.tools if request.tools and request.tool_choice != "none" else None
+    form, form_field = grammar(request)
+    if form is not None and tools is not None:
+        raise InvalidRequest(
+            f"'{form_field}' leaves no room for tool calls; leave it out, or send 'tool_choice': 'none'.",
+            param=form_field,
+        )
     variables = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         variables["reasoning_effort"] = request.reasoning_effort
@@ -189,6 +183,8 @@ def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: b
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        grammar=form,
+        grammar_param=form_field,
         chat=True,
         tools=tools is not None,
         max_tool_calls=1 if request.parallel_tool_calls is False else 2**31,

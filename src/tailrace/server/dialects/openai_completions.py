@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.openai_grammar import grammar
 from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai_sampling import SharedParameters, TokenId, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
@@ -43,6 +44,7 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
     if request.best_of is not None and request.best_of != choices:
         raise InvalidRequest("'best_of' other than 'n' is not supported so far.", param="best_of")
     prompts = _prompts(request.prompt)
+    form, form_field = grammar(request)
     if len(prompts) * choices > _MOST_CHOICES:
         raise InvalidRequest(f"One request may have at most {_MOST_CHOICES} replies (prompts × n).", param="prompt")
     return GenerationRequest(
@@ -56,6 +58,8 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
         logprobs=request.logprobs,
+        grammar=form,
+        grammar_param=form_field,
     )
 
 

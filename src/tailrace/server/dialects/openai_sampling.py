@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
+from tailrace.server.dialects.openai_grammar import GrammarParameters
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -29,7 +30,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class SharedParameters(msgspec.Struct, kw_only=True):
+class SharedParameters(GrammarParameters, kw_only=True):
     """Fields of both requests; null equals absent everywhere."""
 
     model: str | None = None

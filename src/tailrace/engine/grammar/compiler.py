@@ -1,0 +1,101 @@
+"""Grammars to constraints, beside the loop: tried in the sandbox, compiled once, remembered, copied for each reply."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+from llguidance import LLMatcher, LLTokenizer
+
+from tailrace.engine.backend import Backend
+from tailrace.engine.grammar.constraint import Constraint
+from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.grammar.sandbox import Sandbox
+from tailrace.engine.grammar.source import GrammarError
+from tailrace.messages import Grammar
+
+#: Bytes of a grammar's text.
+MOST_BYTES = 262_144
+#: Grammars, and refusals, that are remembered. Most take less than a megabyte; the sandbox lets none take over 64.
+_REMEMBERED = 32
+#: The compiling thread's stack. The sandbox has the usual 8 MB: what passes there has room here.
+_STACK = 64 * 1024**2
+
+#: A compiled grammar, or why there is none.
+Result = LLMatcher | GrammarError
+Done = Callable[[Result], None]
+
+
+class Compiler:
+    """One for a model. ``request`` may be called by any thread; compiling has a thread of its own."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._end_tokens = sorted(backend.end_tokens)
+        self._sandbox = Sandbox(backend.vocabulary, self._end_tokens)
+        self._tokenizer: LLTokenizer | None = None
+        self._known: OrderedDict[Grammar, Result] = OrderedDict()  #: least recently used first
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[tuple[Grammar, Done]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def request(self, grammar: Grammar, done: Done) -> None:
+        """Call ``done`` with the grammar's matcher or with why there is none: at once when that is known, else later on
+        the compiling thread.
+        """
+        known = self._recall(grammar)
+        if known is None and len(grammar.text.encode()) > MOST_BYTES:
+            known = GrammarError(f"it is longer than {MOST_BYTES} bytes")
+        if known is None and not self._end_tokens:
+            known = GrammarError("this model has no end token, without which no grammar can be kept to")
+        if known is not None:
+            done(known)
+            return
+        with self._lock:
+            if self._thread is None:
+                before = threading.stack_size(_STACK)
+                self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
+                self._thread.start()
+                threading.stack_size(before)
+        self._work.put((grammar, done))
+
+    def constraint(self, matcher: LLMatcher, *, fast_forward: bool) -> Constraint:
+        """A reply's own state, at the grammar's start."""
+        return Constraint(matcher.deep_copy(), len(self._backend.vocabulary), fast_forward=fast_forward)
+
+    def _run(self) -> None:
+        while True:
+            grammar, done = self._work.get()
+            result = self._recall(grammar)
+            if result is None:
+                result = self._compile(grammar)
+                self._remember(grammar, result)
+            done(result)
+
+    def _compile(self, grammar: Grammar) -> Result:
+        try:
+            document = self._sandbox.document(grammar)
+            if self._tokenizer is None:
+                self._tokenizer = make_tokenizer(
+                    self._backend.vocabulary, self._end_tokens, self._backend.tokenize_inside
+                )
+            return compile_grammar(self._tokenizer, document)
+        except GrammarError as error:
+            structlog.get_logger().debug("a grammar was refused", kind=grammar.kind, error=str(error))
+            return error
+
+    def _recall(self, grammar: Grammar) -> Result | None:
+        with self._lock:
+            known = self._known.get(grammar)
+            if known is not None:
+                self._known.move_to_end(grammar)
+            return known
+
+    def _remember(self, grammar: Grammar, result: Result) -> None:
+        with self._lock:
+            self._known[grammar] = result
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
