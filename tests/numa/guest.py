@@ -21,6 +21,9 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from tailrace.machine import cpulist
+from tailrace.machine.inforce import InForce, read_in_force
+
 #: What each engine holds in place of a model's weights.
 WEIGHTS_MB = 200
 PORT = 8000
@@ -69,49 +72,18 @@ def prepare() -> None:
 
 
 def check() -> None:
-    from tailrace.machine import cpulist
-    from tailrace.machine.inforce import read_in_force
-
     folders = sorted(Path("/sys/devices/system/node").glob("node[0-9]*"))
     nodes = {int(folder.name[4:]): set(cpulist.parse((folder / "cpulist").read_text())) for folder in folders}
     print(f"kernel {os.uname().release}, nodes {nodes}", flush=True)
     assert len(nodes) == 2
 
-    environment = {**os.environ, "TAILRACE_FAKE_WEIGHTS_MB": str(WEIGHTS_MB)}
-    tailrace = str(Path(sys.executable).with_name("tailrace"))
-    command = [tailrace, "serve", "--backend", "fake", "--port", str(PORT)]
-    server = subprocess.Popen(command, env=environment)
-    wait_for("both replicas", lambda: health().get("replicas_ready") == 2)
-    requests = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for request in requests:
-        request.start()
-    for request in requests:
-        request.join()
-
-    wrong: list[str] = []
     print(f"\n{'process':8} {'pid':>5} {'threads':>7}  {'CPUs':6} {'node 0 MB':>9} {'node 1 MB':>9}")
-    for node, pid in enumerate(children(server.pid, "tailrace.engine.process")):
-        found = read_in_force(Path("/proc", str(pid)))
-        assert found is not None
-        row(f"engine {node}", pid, len(found.threads), cpulist.spell(found.cpus), found.memory)
-        if not found.cpus <= nodes[node]:
-            wrong.append(f"engine {node} has threads that may leave node {node}'s CPUs {nodes[node]}")
-        here, elsewhere = found.memory.get(node, 0), found.memory.get(1 - node, 0)
-        if here < WEIGHTS_MB * 1e6 or elsewhere > 0.02 * here:
-            wrong.append(f"engine {node} has {here} bytes on its node and {elsewhere} on the other")
-    for pid in children(server.pid, "tailrace.server.process"):
-        found = read_in_force(Path("/proc", str(pid)))
-        assert found is not None
-        row("HTTP", pid, len(found.threads), cpulist.spell(found.cpus), found.memory)
-    server.terminate()
-    assert server.wait(60) == 0
+    wrong = [*serve(nodes, http=set().union(*nodes.values())), *serve(nodes, "--http-cpus", "0", http={0})]
 
     crossed = subprocess.Popen([sys.executable, "-c", CROSSED], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert crossed.stdout is not None
     assert crossed.stdout.readline() == b"ready\n"
-    found = read_in_force(Path("/proc", str(crossed.pid)))
-    assert found is not None
-    row("crossed", crossed.pid, len(found.threads), cpulist.spell(found.cpus), found.memory)
+    found = look("crossed", crossed.pid)
     if found.cpus != {3} or found.memory.get(0, 0) < 100e6 or found.memory.get(1, 0) > 2e6:
         wrong.append("memory bound to node 0 doesn't lie there when its thread runs on node 1")
     crossed.communicate()
@@ -119,9 +91,44 @@ def check() -> None:
     assert not wrong, "; ".join(wrong)
 
 
-def row(name: str, pid: int, threads: int, cpus: str, memory: Mapping[int, int]) -> None:
-    sizes = [memory.get(node, 0) / 1e6 for node in (0, 1)]
-    print(f"{name:8} {pid:5} {threads:7}  {cpus:6} {sizes[0]:9.1f} {sizes[1]:9.1f}", flush=True)
+def serve(nodes: Mapping[int, set[int]], *arguments: str, http: set[int]) -> list[str]:
+    """Start tailrace, have both replicas answer, and say what isn't where it belongs: each replica on its node, the
+    HTTP process on ``http``.
+    """
+    tailrace = str(Path(sys.executable).with_name("tailrace"))
+    command = [tailrace, "serve", "--backend", "fake", "--port", str(PORT), "--log-level", "warning", *arguments]
+    environment = {**os.environ, "TAILRACE_FAKE_WEIGHTS_MB": str(WEIGHTS_MB)}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    wait_for("both replicas", lambda: health().get("replicas_ready") == 2)
+    requests = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for request in requests:
+        request.start()
+    for request in requests:
+        request.join()
+    wrong: list[str] = []
+    for node, pid in enumerate(children(server.pid, "tailrace.engine.process")):
+        found = look(f"engine {node}", pid)
+        if not found.cpus <= nodes[node]:
+            wrong.append(f"engine {node} has threads that may leave node {node}'s CPUs {nodes[node]}")
+        here, elsewhere = found.memory.get(node, 0), found.memory.get(1 - node, 0)
+        if here < WEIGHTS_MB * 1e6 or elsewhere > 0.02 * here:
+            wrong.append(f"engine {node} has {here} bytes on its node and {elsewhere} on the other")
+    for pid in children(server.pid, "tailrace.server.process"):
+        if look("HTTP", pid).cpus != http:
+            wrong.append(f"the HTTP process isn't on CPUs {http}")
+    server.terminate()
+    assert server.wait(60) == 0
+    return wrong
+
+
+def look(name: str, pid: int) -> InForce:
+    """What is in force for a process, which also becomes a row of the table."""
+    found = read_in_force(Path("/proc", str(pid)))
+    assert found is not None
+    sizes = [found.memory.get(node, 0) / 1e6 for node in (0, 1)]
+    cpus = cpulist.spell(found.cpus)
+    print(f"{name:8} {pid:5} {len(found.threads):7}  {cpus:6} {sizes[0]:9.1f} {sizes[1]:9.1f}", flush=True)
+    return found
 
 
 def children(parent: int, module: str) -> list[int]:
