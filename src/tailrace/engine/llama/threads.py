@@ -7,6 +7,8 @@ makes a pool for every graph that it computes.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import Any
 
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml as ggml
@@ -36,6 +38,9 @@ class _Params(ctypes.Structure):
 class ThreadPools:
     """The pools of one backend. Every context has to be given them with ``attach``; ``close`` comes after the last of
     the contexts is freed.
+
+    Backends whose plans are alike share their pools (a model and its draft model): else the threads of one would spin
+    for work on the cores that those of the other need. So they compute in turn, in one thread.
     """
 
     def __init__(self, decode: PoolPlan, prefill: PoolPlan) -> None:
@@ -44,16 +49,7 @@ class ThreadPools:
         """
         _declare()
         self._plans = (decode, prefill)
-        registry = ggml.ggml_backend_dev_backend_reg(ggml.ggml_backend_dev_by_type(_CPU))
-        # Pools live in the CPU backend's own library, whose name depends on the build: this is the way to it in all.
-        self._new = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Params))(
-            ggml.ggml_backend_reg_get_proc_address(registry, b"ggml_threadpool_new")
-        )
-        self._free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
-            ggml.ggml_backend_reg_get_proc_address(registry, b"ggml_threadpool_free")
-        )
-        first = self._make(decode)
-        self._pools = (first, first if prefill == decode else self._make(prefill))
+        self._pools = (_take(decode), _take(prefill))
         self._prefilling: dict[object, bool] = {}  #: contexts by address, and the pool that each has now
 
     def attach(self, context: object, *, prefill: bool = False) -> None:
@@ -72,33 +68,55 @@ class ThreadPools:
             self.attach(context, prefill=prefill)
 
     def close(self) -> None:
-        """End the threads."""
-        for pool in set(self._pools):
-            self._free(pool)
-        self._pools = (0, 0)
+        """End the threads that nobody else computes with."""
+        for plan in self._plans:
+            _leave(plan)
 
-    def _make(self, plan: PoolPlan) -> int:
-        params = _Params()
-        ggml.ggml_threadpool_params_init(ctypes.byref(params), plan.threads)
-        if params.n_threads != plan.threads:
-            raise AssertionError("ggml_threadpool_params isn't laid out as it is here")
-        if any(cpu >= _MASK for cpu in plan.cpus):
-            raise ConfigurationError(
-                f"llama.cpp can't bind threads to CPUs from {_MASK} on: {max(plan.cpus)} is planned"
-            )
-        if plan.strict and len(plan.cpus) < plan.threads:
-            raise ConfigurationError(f"{plan.threads} threads can't have one CPU each of {len(plan.cpus)}")
-        for cpu in plan.cpus:
-            params.cpumask[cpu] = True
-        params.prio = plan.priority
-        params.poll = plan.poll
-        params.strict_cpu = plan.strict
-        # Else the thread that makes the pool would be bound at once, though another one may come to compute.
-        params.paused = True
-        pool: int | None = self._new(ctypes.byref(params))
-        if pool is None:
-            raise MemoryError("ggml can't make a thread pool")
-        return pool
+
+#: The process's pools, and how many users each has.
+_pools: dict[PoolPlan, tuple[int, int]] = {}
+
+
+def _take(plan: PoolPlan) -> int:
+    pool, users = _pools.get(plan) or (_make(plan), 0)
+    _pools[plan] = (pool, users + 1)
+    return pool
+
+
+def _leave(plan: PoolPlan) -> None:
+    pool, users = _pools.pop(plan)
+    if users > 1:
+        _pools[plan] = (pool, users - 1)
+    else:
+        _function("ggml_threadpool_free", None, ctypes.c_void_p)(pool)
+
+
+def _function(name: str, result: type[ctypes.c_void_p] | None, argument: type[ctypes._CData]) -> Callable[..., Any]:
+    """A function of the CPU backend's own library, whose name depends on the build: this is the way to it in all."""
+    registry = ggml.ggml_backend_dev_backend_reg(ggml.ggml_backend_dev_by_type(_CPU))
+    return ctypes.CFUNCTYPE(result, argument)(ggml.ggml_backend_reg_get_proc_address(registry, name.encode()))
+
+
+def _make(plan: PoolPlan) -> int:
+    params = _Params()
+    ggml.ggml_threadpool_params_init(ctypes.byref(params), plan.threads)
+    if params.n_threads != plan.threads:
+        raise AssertionError("ggml_threadpool_params isn't laid out as it is here")
+    if any(cpu >= _MASK for cpu in plan.cpus):
+        raise ConfigurationError(f"llama.cpp can't bind threads to CPUs from {_MASK} on: {max(plan.cpus)} is planned")
+    if plan.strict and len(plan.cpus) < plan.threads:
+        raise ConfigurationError(f"{plan.threads} threads can't have one CPU each of {len(plan.cpus)}")
+    for cpu in plan.cpus:
+        params.cpumask[cpu] = True
+    params.prio = plan.priority
+    params.poll = plan.poll
+    params.strict_cpu = plan.strict
+    # Else the thread that makes the pool would be bound at once, though another one may come to compute.
+    params.paused = True
+    pool: int | None = _function("ggml_threadpool_new", ctypes.c_void_p, ctypes.POINTER(_Params))(ctypes.byref(params))
+    if pool is None:
+        raise MemoryError("ggml can't make a thread pool")
+    return pool
 
 
 def _address(context: object) -> object:
