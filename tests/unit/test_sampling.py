@@ -187,3 +187,15 @@ def test_a_row_without_a_best_token_is_an_error(params: Sampling) -> None:
 def test_one_call_for_many_greedy_rows() -> None:
     logits = np.stack([_row(seed) for seed in range(8)])
     assert greedy_tokens(logits) == [Sampler(Sampling(temperature=0.0), []).sample(row) for row in logits]
+
+
+@pytest.mark.parametrize("params", [Sampling(seed=1), Sampling(seed=1, top_k=0, top_p=0.5, min_p=0.0)])
+@pytest.mark.parametrize("size", [300, 40_000])
+def test_huge_logits_overflow_nowhere(params: Sampling, size: int) -> None:
+    row = np.random.default_rng(0).uniform(-3e38, 3e38, size).astype(np.float32)
+    best = int(row.argmax())
+    assert Sampler(params, []).sample(row) == best
+    penalised = Sampling(seed=1, repeat_penalty=3.0, frequency_penalty=2.0)
+    worst = int(row.argmin())
+    assert Sampler(penalised, [worst]).sample(row) == best
+    assert logprobs(row, best, 1).top == [(best, 0.0)]

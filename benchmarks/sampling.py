@@ -1,0 +1,136 @@
+"""What choosing tokens costs: µs a step for 8 greedy sequences, µs a sequence for everything else.
+
+    python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15]
+
+Against llama.cpp's own sampler chain on the same rows. All cases take turns; medians, with the least in brackets.
+Before each turn the eight rows are written anew, as llama.cpp copies them at a step's end, and each is used once: they
+come from the caches that a real step leaves them in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+from benchmarks.harness.llama_samplers import LlamaChain
+from tailrace.engine.rows import Mask, Row
+from tailrace.engine.sampling import Sampler, greedy_tokens, logprobs
+from tailrace.messages import Sampling
+
+_ROWS = 8
+_HISTORY = 1500
+
+
+def rows(vocabulary: int) -> Row:
+    """Rows like a model's: nearly all tokens far below the best, and some hundred that compete with it."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2.0, (_ROWS, vocabulary))
+    for number in range(_ROWS):
+        logits[number, random.integers(0, vocabulary, 300)] += random.exponential(3.5, 300)
+    single: Row = logits.astype(np.float32)
+    return single
+
+
+def mask(vocabulary: int, part: float) -> Mask:
+    """A mask that allows this part of the tokens."""
+    bits = np.random.default_rng(1).random(-(-vocabulary // 32) * 32) < part
+    bits[7] = True
+    words: Mask = np.packbits(bits, bitorder="little").view(np.uint32)
+    return words
+
+
+def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
+    """For each name: how many sequences one call serves, and the call."""
+    vocabulary = logits.shape[1]
+    history = np.random.default_rng(2).integers(0, vocabulary, _HISTORY).tolist()
+    turn = [0]
+
+    def row() -> Row:
+        turn[0] = (turn[0] + 1) % _ROWS
+        chosen: Row = logits[turn[0]]
+        return chosen
+
+    def ours(params: Sampling, allowed: Mask | None = None) -> Callable[[], object]:
+        sampler = Sampler(params, history)
+        certain = np.zeros(vocabulary, np.float32)
+        for token in history:  # Makes them the reply, too.
+            certain[token] = 1e6
+            sampler.sample(certain)
+            certain[token] = 0.0
+        return lambda: sampler.sample(row(), allowed)
+
+    def theirs(params: Sampling) -> Callable[[], object]:
+        chain = LlamaChain(vocabulary, params, history, history)
+        return lambda: chain.sample(row())
+
+    plain = Sampling(seed=1)
+    chain = Sampling(
+        seed=1,
+        repeat_penalty=1.1,
+        repeat_last_n=-1,
+        frequency_penalty=0.2,
+        presence_penalty=0.1,
+        logit_bias=dict.fromkeys(history[:20], 1.0),
+    )
+    all_top_p = Sampling(seed=1, top_k=0, min_p=0.0)
+    everything = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
+    greedy = Sampling(temperature=0.0)
+    few, half, most = (mask(vocabulary, part) for part in (20 / vocabulary, 0.5, 0.98))
+    return {
+        "8 greedy, a step": (_ROWS, lambda: greedy_tokens(logits)),
+        "8 greedy, a step: llama.cpp": (1, theirs(greedy)),
+        "temperature, top_k, top_p, min_p": (1, ours(plain)),
+        "temperature, top_k, top_p, min_p: llama.cpp": (1, theirs(plain)),
+        f"the same, penalties ({_HISTORY} tokens), bias": (1, ours(chain)),
+        f"the same, penalties ({_HISTORY} tokens), bias: llama.cpp": (1, theirs(chain)),
+        "top_p over the whole vocabulary": (1, ours(all_top_p)),
+        "top_p over the whole vocabulary: llama.cpp": (1, theirs(all_top_p)),
+        "temperature alone": (1, ours(everything)),
+        "temperature alone: llama.cpp": (1, theirs(everything)),
+        "mask of 20 tokens, greedy": (1, ours(greedy, few)),
+        "mask of 20 tokens": (1, ours(plain, few)),
+        "mask of half, greedy": (1, ours(greedy, half)),
+        "mask of half": (1, ours(plain, half)),
+        "mask of 98 %, greedy": (1, ours(greedy, most)),
+        "mask of 98 %": (1, ours(plain, most)),
+        "log probability": (1, lambda: logprobs(row(), 7, 0)),
+        "log probability and top 5": (1, lambda: logprobs(row(), 7, 5)),
+        "log probability and top 20": (1, lambda: logprobs(row(), 7, 20)),
+    }
+
+
+def measure(vocabulary: int, rounds: int) -> dict[str, list[float]]:
+    """µs of each round for each case, the cases in turns."""
+    fresh = rows(vocabulary)
+    logits = fresh.copy()
+    calls = cases(logits)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, (sequences, call) in calls.items():
+            np.copyto(logits, fresh)
+            begun = time.perf_counter()
+            for _ in range(_ROWS // sequences):
+                call()
+            seconds = time.perf_counter() - begun
+            times[name].append(1e6 * seconds / (1 if "a step" in name else _ROWS))
+    return times
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabularies", default="49152,262144")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    for vocabulary in (int(size) for size in options.vocabularies.split(",")):
+        print(f"vocabulary {vocabulary}")
+        for name, times in measure(vocabulary, options.rounds).items():
+            print(f"  {name:60} {median(times):8.1f} µs ({min(times):.1f})")
+
+
+if __name__ == "__main__":
+    main()
