@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import machine, results
+from benchmarks.harness.reader import ReaderError
 from benchmarks.harness.results import Figure, Plot, Result
 from benchmarks.harness.servers import ServerError
 from benchmarks.harness.worker import WorkerError
@@ -109,7 +110,7 @@ def run_and_save(parts: Sequence[Part], options: Options, folder: Path) -> int:
         except NotHere as error:
             console.print(f"left out: {error}")
             continue
-        except (BenchError, ServerError, WorkerError, TailraceError) as error:
+        except (BenchError, ReaderError, ServerError, WorkerError, TailraceError) as error:
             console.print(f"[red]failed:[/red] {error}", highlight=False)
             failed += 1
             continue

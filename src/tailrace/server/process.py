@@ -73,7 +73,24 @@ def _give_up(error: ModelError) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its own signal handling, which would raise the signal again after shutdown."""
+    """uvicorn's server without its own signal handling, which would raise the signal again after shutdown, and without
+    its ten looks at the clock a second: each of them wakes the process beside a model that needs the cores.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told_to_stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Have ``serve`` return after running replies."""
+        self.should_exit = True
+        self._told_to_stop.set()
+
+    async def main_loop(self) -> None:
+        """Renew the Date header once a second until told to stop."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told_to_stop.wait(), 1.0)
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -81,14 +98,10 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _stopping_on_signals(server: uvicorn.Server) -> AsyncIterator[None]:
+async def _stopping_on_signals(server: _Server) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        server.should_exit = True
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, server.stop)
     yield
 
 

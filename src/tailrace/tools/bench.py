@@ -47,6 +47,11 @@ class BenchClient:
         self._key = key
         self.model = model or self._first_model()
 
+    @property
+    def port(self) -> int:
+        """Where the server listens."""
+        return self._url.port or 80
+
     def run(self, load: Load, turn: int) -> list[StreamTiming]:
         """One turn of ``load``. Raises BenchError when a reply isn't what was asked for."""
         return self.exchange(load.asks(turn))
@@ -131,7 +136,7 @@ class BenchClient:
             raise BenchError("the server's list of models can't be read; name one with --model") from error
 
     def _connect(self) -> socket.socket:
-        address = (self._url.hostname or "", self._url.port or 80)
+        address = (self._url.hostname or "", self.port)
         try:
             sock = socket.create_connection(address, timeout=_SILENCE_SECONDS)
         except OSError as error:
