@@ -21,6 +21,7 @@ from benchmarks import (
     long_steps,
     max_tokens,
     slots,
+    weights,
 )
 from benchmarks.harness import report, results
 from benchmarks.harness.part import Part, add_options, read_options, run_and_save
@@ -34,6 +35,7 @@ PARTS: tuple[Part, ...] = (
     front_end.PART,
     engine_vs_llama_bench.PART,
     llama_server.PART,
+    weights.PART,
     flood.PART,
     conversation.PART,
     contexts.PART,

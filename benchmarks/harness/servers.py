@@ -26,9 +26,11 @@ class ServerError(Exception):
 
 
 @contextlib.contextmanager
-def tailrace(model: Path | None, threads: int, *options: str, **settings: str) -> Iterator[BenchClient]:
-    """``tailrace serve MODEL`` (None: the scripted backend) with default settings but for ``options``, and
-    ``settings`` that go by environment.
+def tailrace(
+    model: Path | None, threads: int, *options: str, tuned: bool = False, **settings: str
+) -> Iterator[BenchClient]:
+    """``tailrace serve MODEL`` (None: the scripted backend) with default settings but for ``options``, ``settings``
+    that go by environment, and with ``tuned`` what ``tailrace tune`` remembers of the model.
     """
     command = [str(Path(sys.executable).with_name("tailrace")), "serve"]
     command += [str(model)] if model is not None else ["--backend", "fake"]
@@ -37,6 +39,8 @@ def tailrace(model: Path | None, threads: int, *options: str, **settings: str) -
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
         clean |= {"XDG_CONFIG_HOME": folder, "TAILRACE_LOG_LEVEL": "warning"}
+        if not tuned:
+            clean["XDG_STATE_HOME"] = folder
         clean |= {f"TAILRACE_{name.upper()}": value for name, value in settings.items()}
         with _started(command, clean, "/health") as client:
             yield client

@@ -1,4 +1,4 @@
-"""Frozen settings: flag > environment > file > default; each value knows where it came from.
+"""Frozen settings: flag > environment > file > tuned > default; each value knows where it came from.
 
 This module reads the environment and one TOML file and does nothing else. ``resolve`` is called once, by the CLI; the
 processes get the result as JSON and never look for settings of their own.
@@ -24,7 +24,7 @@ STARTER_MODEL = "smollm2-135m"
 #: CPUs as the kernel writes them.
 CpuList = Annotated[str, Meta(pattern=r"^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$")]
 
-Origin = Literal["flag", "environment", "file", "default"]
+Origin = Literal["flag", "environment", "file", "tuned", "default"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +88,16 @@ class Resolved:
 
     settings: Settings
     origins: Mapping[str, Origin]
+
+    def tuned(self, values: Mapping[str, Any]) -> Resolved:
+        """The same with ``values``, which were measured for this model here, where nothing else was said.
+
+        Raises ConfigurationError when one can't be.
+        """
+        new = {name: _checked(name, value, "tuned", strict=True) for name, value in values.items() if name in FIELDS}
+        new = {name: value for name, value in new.items() if self.origins[name] == "default"}
+        origins: dict[str, Origin] = {**self.origins, **dict.fromkeys(new, "tuned")}
+        return Resolved(msgspec.structs.replace(self.settings, **new), origins)
 
 
 FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(Settings))

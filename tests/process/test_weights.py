@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +19,7 @@ from servers import ServerProcess, serving
 from tailrace.engine import quality, weights
 from tailrace.engine.opening import open_llama
 from tailrace.errors import ModelError
+from tailrace.machine.tune import Tuned
 from tailrace.models.convert import Conversion, Conversions
 from tailrace.models.gguf import read_facts
 from tailrace.models.recipes import RECIPES
@@ -39,7 +41,7 @@ def command(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
     return subprocess.run(
         [str(Path(sys.executable).with_name("tailrace")), *arguments],
-        env=environment | {"TAILRACE_MODELS": str(store), "XDG_CONFIG_HOME": str(store)},
+        env=environment | {"TAILRACE_MODELS": str(store), "XDG_CONFIG_HOME": str(store), "XDG_STATE_HOME": str(store)},
         capture_output=True,
         text=True,
         check=False,
@@ -170,3 +172,32 @@ def test_a_file_that_llama_cpp_cannot_convert_says_why(tmp_path: Path) -> None:
     broken.write_bytes(tiny_gguf())
     with pytest.raises(ModelError, match=r"llama.cpp can't write tiny.gguf as Q8_0: \S"):
         weights.convert(broken, RECIPES["Q8_0"], SETTINGS, lambda _, __: None, None, Conversions(tmp_path / "kept"))
+
+
+def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, Conversion]) -> None:
+    done = command(store, "tune", str(MODEL), "--quick", "--only", "threads", "--only", "weights", "--json")
+    assert done.returncode == 0, done.stderr
+    tuned = msgspec.json.decode(done.stdout, type=Tuned)
+    threads = [row for row in tuned.rows if row.setting == "threads"]
+    assert all(figure > 0 for row in threads for figure in row.figures)
+    assert [row.value for row in threads if row.chosen] == [str(tuned.settings["threads"])]
+    assert [row.ratio for row in threads if row.usual] == [1.0]
+    # Only what was measured, and of the weights only the aim that the quick formats speak to.
+    assert set(tuned.settings) == {"threads", "threads_prefill"}
+    measures = converted[1].measures
+    assert measures is not None
+    assert tuned.weights == {"fast": FAST.name if measures.objection("fast") is None else "as-is"}
+    settings = store / "settings.toml"
+    settings.write_text(f'model = "{MODEL}"\nthreads_prefill = 1\n')
+    shown = command(store, "config", "show", "--config", str(settings)).stdout
+    assert re.search(rf"^threads +{tuned.settings['threads']} +tuned", shown, re.MULTILINE)
+    assert re.search(r"^threads_prefill +1 +file", shown, re.MULTILINE)
+
+
+def test_tune_leaves_alone_what_is_set(store: Path) -> None:
+    settings = store / "set.toml"
+    settings.write_text("poll = 3\n")
+    done = command(store, "tune", str(MODEL), "--only", "poll", "--config", str(settings))
+    assert done.returncode == 2
+    assert "poll is set (file)" in done.stderr
+    assert command(store, "tune", str(MODEL), "--only", "colour").returncode == 2

@@ -43,6 +43,7 @@ class ServerProcess:
         self._log_path = Path(self._folder.name) / "log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
         # Nothing of the settings of the person who runs the tests.
+        clean |= {"XDG_STATE_HOME": self._folder.name}
         clean |= {"XDG_CONFIG_HOME": self._folder.name, "TMPDIR": self._folder.name, **(environment or {})}
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tailrace.models.measures import NEAR_LOSSLESS, Measures, Quality, Speed
+from tailrace.models.measures import NEAR_LOSSLESS, Measures, Quality, Speed, preferred
 
 BEFORE = Speed(prefill=500, decode=200, decode_many=320, streams=8)
 
@@ -48,3 +48,17 @@ def test_a_gain_at_one_load_does_not_pay_for_a_loss_at_another() -> None:
 def test_figures_survive_the_disk() -> None:
     there = measures()
     assert msgspec.json.decode(msgspec.json.encode(there), type=Measures) == there
+
+
+def test_the_fastest_format_is_preferred_and_the_closer_one_of_two_about_as_fast() -> None:
+    far, close = measures(divergence=0.3, prefill=3.4), measures(divergence=0.1, prefill=3.2)
+    slow, exact = measures(divergence=0.02, prefill=2.0), measures(divergence=0.005, prefill=1.5)
+    measured = {"far": far, "close": close, "slow": slow, "exact": exact}
+    assert preferred("fast", measured) == "close"
+    assert preferred("fast", {"far": far, "slow": slow}) == "far"
+    assert preferred("near-lossless", measured) == "exact"
+
+
+def test_nothing_is_preferred_to_the_file_where_nothing_gains() -> None:
+    assert preferred("fast", {"slow": measures(prefill=1.0)}) is None
+    assert preferred("near-lossless", {}) is None

@@ -18,6 +18,7 @@ from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
+from tailrace.cli.tune import tune
 from tailrace.errors import ConfigurationError, TailraceError
 
 #: Exit codes: a setting that the user has to correct, as with wrong flags, and everything else that failed.
@@ -53,6 +54,7 @@ app.command()(pull)
 app.command()(bench)
 app.command()(doctor)
 app.command()(convert)
+app.command()(tune)
 app.command("list")(list_models)
 app.add_typer(config, name="config")
 

@@ -18,11 +18,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tailrace.child import die_with_parent
+from tailrace.cli.tuned import resolve_tuned
 from tailrace.engine.bench import EngineTurn
 from tailrace.errors import TailraceError
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
-from tailrace.settings import Settings, resolve
+from tailrace.settings import Settings
 from tailrace.tools.bench import BenchClient, BenchError
 from tailrace.tools.load import Figures, Load, StreamTiming, figures, middle
 
@@ -58,7 +59,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Measure tokens a second, time to first token and the gaps between tokens."""
-    settings = resolve({"threads": threads, "model": model, "weights": weights}).settings
+    settings = resolve_tuned({"threads": threads, "model": model, "weights": weights}).settings
     loads = [
         Load(streams=count, prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_tokens=max_tokens)
         for count in streams or [1, 4, 8]

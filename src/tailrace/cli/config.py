@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailrace.cli import output
-from tailrace.settings import FIELDS, resolve
+from tailrace.cli.tuned import resolve_tuned
+from tailrace.settings import FIELDS
 
 config = typer.Typer(help="The settings in force.", no_args_is_help=True)
 
@@ -26,7 +27,7 @@ def show(
     file: Annotated[Path | None, typer.Option("--config", help="This settings file instead of the usual one.")] = None,
 ) -> None:
     """Show every setting with its value and where it comes from."""
-    resolved = resolve({}, file=file)
+    resolved = resolve_tuned({}, file=file)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("SETTING", "VALUE", "FROM"):
         table.add_column(heading, overflow="fold")

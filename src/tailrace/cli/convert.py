@@ -49,6 +49,9 @@ def convert(
         raise ModelError(f"{target} is there already. Name another --output, or remove it")
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
     recipe = recipe_for(path, to) if to in AIMS else find_recipe(to)
+    if recipe is None:
+        output.stdout().print(f"serve --weights {to} keeps the file as it is: tailrace tune found no better format")
+        return
     with _progress() as tell:
         made, measures = convert_model(path, recipe, settings, tell)
         if target is not None:

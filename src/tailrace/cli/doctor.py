@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tailrace.cli import output
 from tailrace.cli.diagnosis import Diagnosis, ModelFacts, ServerCheck, diagnose
+from tailrace.cli.tuned import resolve_tuned
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import measure_bandwidth
@@ -22,7 +23,6 @@ from tailrace.machine.servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.models.store import Store
-from tailrace.settings import resolve
 from tailrace.supervisor import model_needs
 
 #: Exit status when something that is in force isn't as planned.
@@ -57,7 +57,9 @@ def doctor(
 ) -> None:
     """Show this machine, the plan made of it and why, and whether running servers have it so (exit status 1: not)."""
     own = {"port", "as_json", "bandwidth", "config"}
-    resolved = resolve({name: value for name, value in locals().items() if name not in own | {"own"}}, file=config)
+    resolved = resolve_tuned(
+        {name: value for name, value in locals().items() if name not in own | {"own"}}, file=config
+    )
     settings = resolved.settings
     facts = None
     # The default model need not be here: then the plan is made without one.

@@ -21,12 +21,13 @@ from tailrace.cli.conversation import Conversation, Parameters
 from tailrace.cli.local import LocalModel
 from tailrace.cli.talk import described, show_reply, talk
 from tailrace.cli.terminal import Interrupts, Terminal, clean
+from tailrace.cli.tuned import resolve_tuned
 from tailrace.engine.backend import Backend
 from tailrace.engine.load import load_backend
 from tailrace.errors import ConfigurationError, InvalidRequest
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
-from tailrace.settings import Resolved, resolve
+from tailrace.settings import Resolved
 
 #: What a shell shows for a program that Ctrl-C ended.
 _INTERRUPTED = 130
@@ -55,7 +56,7 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Talk with MODEL (the starter model by default) in the terminal; /help there lists the commands."""
-    resolved = resolve(
+    resolved = resolve_tuned(
         {"model": model, "threads": threads, "ctx": ctx, "weights": weights, "gpu_layers": gpu_layers}, file=config
     )
     given = {

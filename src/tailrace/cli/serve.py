@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tailrace.cli.tuned import resolve_tuned
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
-from tailrace.settings import resolve
 from tailrace.supervisor import Supervisor
 
 
@@ -59,7 +59,7 @@ def serve(
 ) -> None:
     """Serve MODEL (the starter model by default) over HTTP until Ctrl-C."""
     flags = {name: value for name, value in locals().items() if name != "config"}
-    settings = resolve(flags, file=config).settings
+    settings = resolve_tuned(flags, file=config).settings
     logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
     if settings.backend == "fake":
         name, path = settings.alias or "fake", None

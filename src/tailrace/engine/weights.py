@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,10 @@ from tailrace.engine.speed import measure
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
+from tailrace.machine.tune import TunedStore
 from tailrace.models.convert import Conversion, Conversions
 from tailrace.models.gguf import read_facts
+from tailrace.models.identity import fingerprint
 from tailrace.models.measures import Measures, Speed
 from tailrace.models.recipes import RECIPES, Recipe
 from tailrace.settings import Settings
@@ -32,7 +35,7 @@ Tell = Callable[[str, float], None]
 
 #: What an aim means where nothing was tuned: the format whose kernels are the fastest on every CPU that llama.cpp has
 #: repacked ones for (x86 from AVX2 on, ARM with dot products), and the one that loses next to nothing.
-_USUAL = {"fast": "Q4_0-KV8", "near-lossless": "Q8_0"}
+USUAL = {"fast": "Q4_0-KV8", "near-lossless": "Q8_0"}
 #: Measurements of either file, in turns.
 _ROUNDS = 2
 #: Tokens and slots that measuring needs.
@@ -56,6 +59,9 @@ def chosen_file(
         return path
     log = structlog.get_logger()
     recipe = recipe_for(path, aim)
+    if recipe is None:
+        log.info("weights as they are", asked_for=aim, why="tailrace tune found no better format for this machine")
+        return path
     if has_format(path, recipe):
         log.info("weights as they are", asked_for=aim, why=f"the file is {recipe.file_type} already")
         return path
@@ -69,9 +75,14 @@ def chosen_file(
     return made.path
 
 
-def recipe_for(path: Path, aim: str) -> Recipe:
-    """The format that ``aim`` (near-lossless or fast) means for this model here."""
-    return RECIPES[_USUAL[aim]]
+def recipe_for(path: Path, aim: str) -> Recipe | None:
+    """The format that ``aim`` (near-lossless or fast) means for this model here: what was tuned, else what is usual.
+
+    None when tuning found none better than the file as it is. Raises ModelError and ConfigurationError.
+    """
+    tuned = TunedStore().find(fingerprint(path), read_topology(), version("llama-cpp-python"))
+    name = USUAL[aim] if tuned is None else tuned.weights.get(aim, USUAL[aim])
+    return None if name == "as-is" else RECIPES[name]
 
 
 def has_format(path: Path, recipe: Recipe) -> bool:

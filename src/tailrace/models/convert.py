@@ -122,6 +122,10 @@ class Conversions:
         os.replace(draft, folder / "facts.json")
         return conversion
 
+    def remove(self, source: Path, recipe: Recipe) -> None:
+        """Forget what ``source`` was converted to with ``recipe``, file and facts."""
+        shutil.rmtree(self._place(source, recipe), ignore_errors=True)
+
     def _place(self, source: Path, recipe: Recipe) -> Path:
         # Another version of llama.cpp may convert otherwise.
         return self.folder / fingerprint(source) / f"{recipe.name}-{version('llama-cpp-python')}"

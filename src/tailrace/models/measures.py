@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 #: Mean divergence, in nats, up to which a conversion counts as near-lossless. Of the starter model (Q4_1) other kernels
@@ -11,6 +13,8 @@ NEAR_LOSSLESS = 0.01
 WORTH = 1.05
 #: The part of its speed at any one load that a conversion may lose for the sake of the others.
 BEARABLE = 0.9
+#: The part of the fastest one's gain at which a format counts as about as fast.
+ABOUT = 0.95
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,3 +66,16 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
         if (gain := self.after.gain(self.before)) < WORTH:
             return f"it is no faster here ({gain:.2f} of the file's own speed)"
         return None
+
+
+def preferred(aim: str, measured: Mapping[str, Measures]) -> str | None:
+    """The format to use for ``aim`` of those measured, by name; None when the file as it is is better than all.
+
+    The fastest, or of those about as fast the one that loses least.
+    """
+    good = {name: each for name, each in measured.items() if each.objection(aim) is None}
+    if not good:
+        return None
+    best = max(each.after.gain(each.before) for each in good.values())
+    level = {name: each for name, each in good.items() if each.after.gain(each.before) >= ABOUT * best}
+    return min(level, key=lambda name: level[name].quality.divergence)
