@@ -15,8 +15,6 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from tailrace.engine.llama.quantize import quantize
-from tailrace.engine.opening import open_llama
 from tailrace.engine.quality import WINDOW, Reading, compare, read
 from tailrace.engine.speed import measure
 from tailrace.machine.plan import ReplicaPlan
@@ -114,6 +112,9 @@ def convert(
 
 
 def _write(path: Path, target: Path, recipe: Recipe, replica: ReplicaPlan, tell: Tell) -> Conversion:
+    # Here and below, because every command and the supervisor load this module, and few of them need llama.cpp.
+    from tailrace.engine.llama.quantize import quantize
+
     threads = replica.prefill.threads
     begun = time.monotonic()
     quantize(path, target, recipe, threads=threads, progress=lambda part: tell(f"converting to {recipe.name}", part))
@@ -132,6 +133,8 @@ def measured(original: Path, other: Path, settings: Settings, tell: Tell, replic
 
     Raises ModelError and ConfigurationError.
     """
+    from tailrace.engine.opening import open_llama
+
     loads = msgspec.structs.replace(settings, ctx=_CONTEXT, parallel=_STREAMS, kv_tokens=0, prefill_chunk=WINDOW)
     readings: list[Reading] = []
     speeds: tuple[list[Speed], list[Speed]] = ([], [])
