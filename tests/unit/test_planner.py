@@ -76,6 +76,16 @@ def test_two_sockets_have_a_replica_each(tmp_path: Path) -> None:
     assert "SMT siblings" in why(made, "cores")
 
 
+def test_two_sockets_as_a_kernel_told_them(tmp_path: Path) -> None:
+    made = plan("emulated-2x8", tmp_path)
+    first, second = bound(*range(1, 8)), bound(*range(8, 16))
+    assert bare(made) == MachinePlan((ReplicaPlan(0, first, first), ReplicaPlan(1, second, second)), (0,))
+    # Each node has 512 MB, and the second holds the file system, which isn't free.
+    large = plan("emulated-2x8", tmp_path, model=ModelNeeds(400_000_000, 0))
+    assert bare(large) == single(bound(*range(1, 16)), (0,), interleave=(0, 1))
+    assert "node 1 has 0.4 GB" in why(large, "replicas")
+
+
 def test_four_nodes_have_a_replica_each_and_the_one_without_cores_none(tmp_path: Path) -> None:
     made = plan("server-4-nodes", tmp_path)
     assert [replica.node for replica in made.replicas] == [0, 1, 2, 3]
