@@ -107,18 +107,21 @@ class Penalties:
         changed: list[tuple[Ids, Row]] = []
         if self._bias is not None:
             ids, bias = self._bias
-            before = row[ids]
+            before = row.take(ids)
             changed.append((ids, before))
             row[ids] = before + bias
         if self._recent:
             ids = self._recent.ids
-            before = row[ids]
+            before = row.take(ids)
             changed.append((ids, before))
             with np.errstate(over="ignore"):
-                row[ids] = np.where(before > 0, before / params.repeat_penalty, before * params.repeat_penalty)
+                # A penalty over 1 divides what is positive and multiplies the rest: that is the lesser of the two.
+                # ``where`` asks each logit for its sign and takes twice as long.
+                either = np.minimum if params.repeat_penalty > 1.0 else np.maximum
+                row[ids] = either(before / params.repeat_penalty, before * params.repeat_penalty)
         if self._reply:
             ids = self._reply.ids
-            before = row[ids]
+            before = row.take(ids)
             changed.append((ids, before))
             row[ids] = before - (self._reply.counts * params.frequency_penalty + params.presence_penalty)
         return changed

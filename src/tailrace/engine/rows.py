@@ -79,21 +79,24 @@ class Scan:
             # ``count`` columns, hence as many tokens, reach this bound: it isn't above the least of the best.
             bound = np.partition(self._maxima, -count)[-count]
         ids = self.above(bound)
-        return ids[np.argsort(-self.row[ids], kind="stable")[:count]]
+        return ids[(-self.row[ids]).argsort(kind="stable")[:count]]
 
     def above(self, bound: float | np.float32) -> Ids:
         """Tokens whose logit is at least ``bound`` and not -inf, in rising order."""
         bound = max(np.float32(bound), _LOWEST)
-        columns: Ids = np.flatnonzero(self._maxima >= bound)
-        size = len(self.row)
+        columns: Ids = (self._maxima >= bound).nonzero()[0]
+        row, size = self.row, len(self.row)
         if self._columns == size:
             return columns
         if len(columns) > _MANY_COLUMNS:
-            return np.flatnonzero(self.row >= bound)
-        ids: Ids = (np.arange(0, size, _COLUMNS)[:, None] + columns).ravel()
-        if size % _COLUMNS:
-            ids = ids[ids < size]
-        found: Ids = ids[self.row[ids] >= bound]
+            return (row >= bound).nonzero()[0]
+        # The rest of a vocabulary that isn't a multiple of 4096 is compared whole.
+        whole = size - size % _COLUMNS
+        near = row[:whole].reshape(-1, _COLUMNS).take(columns, axis=1)
+        level, place = np.divmod((near >= bound).ravel().nonzero()[0], max(1, len(columns)))
+        found: Ids = level * _COLUMNS + columns[place]
+        if whole < size:
+            found = np.concatenate((found, (row[whole:] >= bound).nonzero()[0] + whole))
         return found
 
     def weights(self, temperature: float = 1.0) -> Row:

@@ -120,14 +120,17 @@ class Sampler:
         else:
             return None, scan.weights(params.temperature)
         values = row[ids].astype(np.float64)
+        values -= best
         if params.top_p < 1.0:
-            mass = np.cumsum(np.exp(values - best))
+            mass = np.exp(values).cumsum()
             # What top_p is a part of: all that top_k has left.
             whole = mass[-1] if limited else rows.total(scan.weights())
-            values = values[: int(np.searchsorted(mass, params.top_p * whole, side="left")) + 1]
+            values = values[: int(mass.searchsorted(params.top_p * whole)) + 1]
         if limited and params.min_p > 0.0:
-            values = values[values >= least]
-        return ids[: len(values)], np.exp((values - best) / params.temperature)
+            values = values[: np.count_nonzero(values >= least - best)]
+        kept = len(values)
+        values = values / params.temperature
+        return ids[:kept], np.exp(values, out=values)
 
     def _head(self, scan: Scan) -> Ids:
         """The likeliest tokens, best first, enough of them to hold top_p of the whole probability."""
@@ -185,7 +188,7 @@ def _restrict(logits: Row, mask: Mask) -> tuple[Row, Ids | None]:
 def _draw(weights: Weights, number: float) -> int:
     """Where ``number``, from [0, 1), falls among ``weights``."""
     if len(weights) <= 2 * rows.BLOCK:
-        cumulative = np.cumsum(weights, dtype=np.float64)
+        cumulative = weights.cumsum(dtype=np.float64)
         return _place(cumulative, number * cumulative[-1])
     # First the block, then the place in it: a tenth of the time of summing all of them up.
     cumulative = np.cumsum(rows.sums(weights))
@@ -199,5 +202,5 @@ def _draw(weights: Weights, number: float) -> int:
 
 def _place(cumulative: npt.NDArray[np.float64], target: float) -> int:
     """The first entry above ``target``; where rounding has put it beyond all, the last that adds anything."""
-    place = int(np.searchsorted(cumulative, target, side="right"))
-    return place if place < len(cumulative) else int(np.searchsorted(cumulative, cumulative[-1], side="left"))
+    place = int(cumulative.searchsorted(target, side="right"))
+    return place if place < len(cumulative) else int(cumulative.searchsorted(cumulative[-1]))
