@@ -2,9 +2,10 @@
 
     python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15]
 
-Against llama.cpp's own sampler chain on the same rows. All cases take turns; medians, with the least in brackets.
-Before each turn the eight rows are written anew, as llama.cpp copies them at a step's end, and each is used once: they
-come from the caches that a real step leaves them in.
+Against llama.cpp's own sampler chain on the same rows. Before each turn the eight rows are written anew, as llama.cpp
+copies them at a step's end, and each is used once. Medians, with the least in brackets: "mixed" where all cases take
+turns, so that each finds code and caches as others have left them, and "in a row" where one case's turns follow each
+other. A real step is between the two.
 """
 
 from __future__ import annotations
@@ -103,20 +104,21 @@ def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
     }
 
 
-def measure(vocabulary: int, rounds: int) -> dict[str, list[float]]:
-    """µs of each round for each case, the cases in turns."""
+def measure(vocabulary: int, rounds: int, *, mixed: bool) -> dict[str, list[float]]:
+    """µs of each turn for each case: ``mixed`` with those of the other cases, or in a row."""
     fresh = rows(vocabulary)
     logits = fresh.copy()
     calls = cases(logits)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, (sequences, call) in calls.items():
-            np.copyto(logits, fresh)
-            begun = time.perf_counter()
-            for _ in range(_ROWS // sequences):
-                call()
-            seconds = time.perf_counter() - begun
-            times[name].append(1e6 * seconds / (1 if "a step" in name else _ROWS))
+    turns = list(calls) * rounds
+    for name in turns if mixed else sorted(turns, key=turns.index):
+        sequences, call = calls[name]
+        np.copyto(logits, fresh)
+        begun = time.perf_counter()
+        for _ in range(_ROWS // sequences):
+            call()
+        seconds = time.perf_counter() - begun
+        times[name].append(1e6 * seconds / (1 if "a step" in name else _ROWS))
     return times
 
 
@@ -127,9 +129,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     for vocabulary in (int(size) for size in options.vocabularies.split(",")):
-        print(f"vocabulary {vocabulary}")
-        for name, times in measure(vocabulary, options.rounds).items():
-            print(f"  {name:60} {median(times):8.1f} µs ({min(times):.1f})")
+        print(f"{f'vocabulary {vocabulary}':58} {'mixed':>18} {'in a row':>18}")
+        mixed, alone = (measure(vocabulary, options.rounds, mixed=mixed) for mixed in (True, False))
+        for name in mixed:
+            both = "".join(f"{median(times):11.1f} ({min(times):6.1f})" for times in (mixed[name], alone[name]))
+            print(f"  {name:56}{both}")
 
 
 if __name__ == "__main__":
