@@ -70,6 +70,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     logprobs: int | None = None
     priority: int = 0
     grammar: Grammar | None = None
+    prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -177,6 +178,9 @@ class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):
     prefix_queries: int  #: prompt tokens looked up in the prefix cache
     prefix_hits: int  #: of them found
     preemptions: int
+    drafts: int = 0  #: times that drafted tokens were checked for a sequence
+    draft_tokens: int = 0  #: tokens that were drafted for these
+    accepted_tokens: int = 0  #: of them those that turned out to be the choice
 
 
 ToEngine = Submit | Cancel

@@ -54,6 +54,9 @@ def test_what_has_happened() -> None:
         prefix_queries=17,
         prefix_hits=5,
         preemptions=1,
+        drafts=19,
+        draft_tokens=190,
+        accepted_tokens=133,
     )
     metrics = Metrics('a "model"\n', Engine(beat, 2, 100))
     metrics.responded("/chat/completions", 200)
@@ -82,6 +85,9 @@ def test_what_has_happened() -> None:
         "vllm:prefix_cache_queries_total[]": 17,
         "vllm:prefix_cache_hits_total[]": 5,
         "vllm:num_preemptions_total[]": 1,
+        "vllm:spec_decode_num_drafts_total[]": 19,
+        "vllm:spec_decode_num_draft_tokens_total[]": 190,
+        "vllm:spec_decode_num_accepted_tokens_total[]": 133,
         "tailrace:engine_starts_total[]": 2,
         "tailrace:engine_steps_total[]": 7,
         "tailrace:engine_prefill_tokens_total[]": 11,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from tailrace.cli.tuned import resolve_tuned
@@ -45,6 +46,11 @@ def serve(
         int | None, typer.Option(help="Longest step beside running replies, in ms [from measured speeds].")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
+    speculate: Annotated[
+        str | None, typer.Option(help="Guess tokens ahead: off, lookup or draft (needs --draft-model) [lookup].")
+    ] = None,
+    draft_model: Annotated[str | None, typer.Option(help="A small model of the same family, to guess with.")] = None,
+    draft_tokens: Annotated[int | None, typer.Option(help="Most tokens guessed in one step [32].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
     cors_origins: Annotated[list[str] | None, typer.Option(help="Origins that browsers may call from [*].")] = None,
     max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
@@ -66,4 +72,7 @@ def serve(
     else:
         found = resolve_model(settings.model)
         name, path = settings.alias or found.name, found.path
+        if settings.speculate == "draft" and settings.draft_model is not None:
+            # Found now, so that a wrong name is told before anything starts.
+            settings = msgspec.structs.replace(settings, draft_model=str(resolve_model(settings.draft_model).path))
     raise typer.Exit(Supervisor(settings, name, path).run())

@@ -93,7 +93,7 @@ class FakeBackend:
         self._check_room(slots)
         logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
         for row, index in enumerate(outputs):
-            said = self._next(slots[index])
+            said = self._next(slots[index], positions[index])
             if said is None:
                 logits[row] = np.nan
             else:
@@ -109,12 +109,12 @@ class FakeBackend:
             if slot >= layout.streams or len(self._tokens[slot]) > layout.cells:
                 raise AssertionError(f"slot {slot} with {len(self._tokens[slot])} tokens is outside of {layout}")
 
-    def _next(self, slot: int) -> int | None:
-        held = self._tokens[slot]
+    def _next(self, slot: int, position: int) -> int | None:
+        """The token behind ``position``. What the slot holds beyond may be a draft, and no part of the prompt."""
         if slot not in self._scripts:
-            self._scripts[slot] = _script(held)
+            self._scripts[slot] = _script(self._tokens[slot][: position + 1])
         script, start = self._scripts[slot]
-        said = len(held) - start
+        said = position + 1 - start
         if script[said : said + len(_BROKEN)] == _BROKEN:
             return None
         return script[said] if said < len(script) else END

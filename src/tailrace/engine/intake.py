@@ -28,6 +28,8 @@ Inbox = queue.SimpleQueue[Sequence | int | Fetched | None]
 
 #: Bytes of text beyond which a hopeless prompt is refused by its size.
 _MUCH_TEXT = 1_000_000
+#: Of a prediction at most so many characters are read for each token of the context: a reply can't be longer.
+_HINT_CHARACTERS = 8
 
 
 def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
@@ -54,7 +56,9 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
     bias = submit.sampling.logit_bias
     if not all(0 <= token < size for token in bias):
         return Refused(submit.id, "invalid_prompt", f"logit_bias: token ids must be between 0 and {size - 1}")
-    return Sequence(submit, tokens, context, backend.end_tokens)
+    hint = (submit.prediction or "")[: context * _HINT_CHARACTERS]
+    prediction = backend.tokenize(hint)[:context] if hint else None
+    return Sequence(submit, tokens, context, backend.end_tokens, prediction)
 
 
 def _too_long(identity: int, context: int, tokens: str) -> Refused:

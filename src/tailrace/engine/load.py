@@ -11,17 +11,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailrace.engine.backend import Backend
 from tailrace.engine.disk import DiskOptions
+from tailrace.engine.draft_model import DraftModel, check_vocabulary
 from tailrace.engine.fake import FakeBackend
+from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
+from tailrace.engine.speculate import Speculator
+from tailrace.errors import ConfigurationError
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
+from tailrace.models.reference import resolve
 from tailrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,11 +51,32 @@ def load_backend(
     )
 
 
+def load_draft(
+    backend: Backend, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
+) -> Backend | None:
+    """The backend that drafts for ``backend``, where the settings want one.
+
+    Raises ModelError and ConfigurationError.
+    """
+    if settings.speculate != "draft":
+        return None
+    if settings.draft_model is None:
+        raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
+    wanted = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0)
+    draft = load_llama(resolve(settings.draft_model).path, wanted, replica, replicas=replicas)
+    check_vocabulary(draft.vocabulary, backend.vocabulary)
+    return draft
+
+
 def make_loop(
-    backend: Backend, settings: Settings, model: Path | None = None, cpus: frozenset[int] = frozenset()
+    backend: Backend,
+    settings: Settings,
+    model: Path | None = None,
+    cpus: frozenset[int] = frozenset(),
+    draft: Backend | None = None,
 ) -> EngineLoop:
     """The loop that runs ``backend`` as the settings say. Without ``model``, its file, nothing is kept on disk; helping
-    threads run on ``cpus``, if any are named.
+    threads run on ``cpus``, if any are named. ``draft``, which is emptied, is from ``load_draft``.
     """
     return EngineLoop(
         backend,
@@ -58,7 +85,21 @@ def make_loop(
         keep_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
         disk=_disk_options(model, settings) if model is not None else None,
         cpus=cpus,
+        speculator=_speculator(backend, settings, draft),
     )
+
+
+def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> Speculator | None:
+    # The scripted backend is for the front end's ceiling, a token a step.
+    if settings.speculate == "off" or settings.backend == "fake":
+        return None
+    if not backend.cuts:
+        structlog.get_logger().info("no speculation: this model's memory can't take tokens back")
+        return None
+    if draft is None:
+        return Speculator(LookupDrafter(), most=settings.draft_tokens)
+    draft.reset()
+    return Speculator(DraftModel(draft, backend.vocabulary), most=settings.draft_tokens)
 
 
 def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:

@@ -21,6 +21,7 @@ from tailrace.engine.kept import Kept
 from tailrace.engine.pace import PrefillPace
 from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculate import DraftCounters, Speculator
 from tailrace.messages import Beat, Step
 
 #: Seconds between beats.
@@ -41,11 +42,13 @@ class EngineLoop:
         keep_tokens: int = 0,
         disk: DiskOptions | None = None,
         cpus: frozenset[int] = frozenset(),
+        speculator: Speculator | None = None,
     ) -> None:
         """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it, None
         in proportion to what it lasts without prompts; ``keep_tokens``: how many tokens of finished sequences may be
         kept in host memory; ``disk``: where those go for which there is no room there; ``cpus``: where the thread that
-        computes masks may run (none named: where the loop does).
+        computes masks may run (none named: where the loop does); ``speculator``: drafts tokens, which takes a backend
+        that ``cuts``.
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -58,6 +61,7 @@ class EngineLoop:
         )
         self._pace = PrefillPace(chunk, step_seconds)
         self._masks = MaskThread(cpus)
+        self._speculator = speculator
         self._kept: dict[int, KVState] = {}  #: states of finished sequences, by the cache's keys
         self._disk = DiskTier(disk.folder, disk.limit, self.inbox.put) if disk is not None else None
         self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
@@ -104,6 +108,8 @@ class EngineLoop:
 
     def step(self) -> Step | None:
         """One engine step: None when there was nothing to compute."""
+        if self._speculator is not None:
+            self._propose(self._speculator)
         plan = self._scheduler.plan(self._pace.chunk(len(self._scheduler.decoding)))
         self._move(plan)
         if not plan.chunks:
@@ -116,6 +122,8 @@ class EngineLoop:
         decoding = drafted = 0
         for sequence, count in plan.chunks:
             start = sequence.computed
+            # Less than planned where content was lost on the way.
+            count = min(count, sequence.pending + len(sequence.draft))
             decoding += sequence.decoding
             tokens += sequence.tokens[start : start + count]
             if count >= sequence.pending:
@@ -134,14 +142,20 @@ class EngineLoop:
         self._masks.start([sequence.constraint for sequence in ready if sequence.constraint is not None])
         logits = self._backend.decode(tokens, positions, slots, outputs)
         self._masks.wait()
+        seconds = time.perf_counter() - begun
         if not drafted:
-            self._pace.observe(decoding, len(tokens) - decoding, time.perf_counter() - begun)
+            self._pace.observe(decoding, len(tokens) - decoding, seconds)
         self._steps += 1
-        self._decode_tokens += len(ready)
         self._prefill_tokens += len(tokens) - len(outputs)
+        known = [len(sequence.tokens) for sequence in ready]
         step = advance(ready, logits)
+        self._decode_tokens += sum(len(sequence.tokens) for sequence in ready) - sum(known)
         for sequence, count in plan.chunks:
             self._account(sequence, count)
+        if self._speculator is not None:
+            self._speculator.observe([count for _, count in plan.chunks], decoding, seconds)
+            for sequence, before in zip(ready, known, strict=True):
+                self._speculator.learn(sequence, sequence.tokens[before:])
         for failed in step.failed:
             # What is broken may be what this sequence has computed: nobody shall find it again.
             slot = self._sequences[failed.id].slot
@@ -151,6 +165,15 @@ class EngineLoop:
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
         return step
+
+    def _propose(self, speculator: Speculator) -> None:
+        """Set the drafts that the coming step checks."""
+        cache, running = self._cache, self._scheduler.running
+        unified = cache.layout.unified
+        rooms = [cache.room(sequence.slot) - 1 for sequence in running]
+        total = min(self._backend.max_batch, cache.room(0) if unified else self._backend.max_batch) - len(running)
+        busy = bool(self._scheduler.waiting)
+        speculator.propose(running, rooms, total, busy=busy, equal_split=not unified)
 
     def _account(self, sequence: Sequence, count: int) -> None:
         """``count`` tokens of the sequence were computed, of which those that are its own stay."""
@@ -171,6 +194,7 @@ class EngineLoop:
     def beat(self) -> Beat:
         """The counters and gauges now."""
         counters = self._scheduler.counters
+        drafts = self._speculator.counters if self._speculator is not None else DraftCounters()
         return Beat(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
@@ -181,12 +205,17 @@ class EngineLoop:
             prefix_queries=counters.prefix_queries,
             prefix_hits=counters.prefix_hits,
             preemptions=counters.preemptions,
+            drafts=drafts.drafts,
+            draft_tokens=drafts.tokens,
+            accepted_tokens=drafts.accepted,
         )
 
     def _drop(self, sequence: Sequence) -> None:
         del self._sequences[sequence.id]
         if self._fetching.pop(sequence.id, None) is None:
             self._scheduler.remove(sequence)
+        if self._speculator is not None:
+            self._speculator.end(sequence)
 
     def _move(self, plan: Plan) -> None:
         """Let the model's cache follow the plan's moves."""
@@ -209,6 +238,7 @@ class EngineLoop:
             if sequence.slot in lost:
                 self._cache.truncate(sequence.slot, 0)
                 sequence.computed = 0
+                sequence.draft = []
 
     def _move_out(self, move: MoveOut) -> None:
         if move.kept.key is not None:
@@ -240,6 +270,8 @@ class EngineLoop:
     def _receive(self, item: Sequence | int | Fetched | None) -> bool:
         if isinstance(item, Sequence):
             self._sequences[item.id] = item
+            if self._speculator is not None:
+                self._speculator.begin(item)
             if not self._fetch(item):
                 self._scheduler.add(item)
         elif isinstance(item, Fetched):

@@ -28,6 +28,7 @@ class Sequence:
         "ignore_eos",
         "limit",
         "logprobs",
+        "prediction",
         "priority",
         "prompt_length",
         "sampler",
@@ -36,7 +37,14 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, submit: Submit, tokens: list[int], context: int, end_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        submit: Submit,
+        tokens: list[int],
+        context: int,
+        end_tokens: frozenset[int],
+        prediction: list[int] | None = None,
+    ) -> None:
         self.id = submit.id
         self.tokens = tokens
         self.prompt_length = len(tokens)
@@ -57,6 +65,8 @@ class Sequence:
         #: How many tokens at the end of ``tokens``, behind the one chosen last, were appended because the grammar
         #: allows nothing else. They are computed together with it.
         self.forced = 0
+        #: Tokens that the client expects in the reply: where guesses may come from.
+        self.prediction = prediction or []
         self.generated = 0
         self.slot = NO_SLOT
         #: Prompt tokens found ready in the KV cache when first admitted; None before.

@@ -12,7 +12,7 @@ from tailrace.child import Start, settle_memory
 from tailrace.engine.backend import Backend
 from tailrace.engine.grammar.compiler import Compiler
 from tailrace.engine.intake import Intake
-from tailrace.engine.load import load_backend, make_loop
+from tailrace.engine.load import load_backend, load_draft, make_loop
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.inforce import asked_for, differences, read_in_force, spell_memory
@@ -29,11 +29,12 @@ def serve(start: Start) -> None:
     path = Path(start.model_path) if start.model_path is not None else None
     replicas = start.plan.replicas
     backend = load_backend(path, start.settings, replicas[start.replica], replicas=len(replicas))
+    draft = load_draft(backend, start.settings, replicas[start.replica], replicas=len(replicas))
     _check(start)
     compiler = Compiler(backend)
     settle_memory()
     while True:
-        _connect(start, backend, path, compiler)
+        _connect(start, backend, draft, path, compiler)
         structlog.get_logger().debug("the HTTP process has gone; waiting for it")
 
 
@@ -56,7 +57,7 @@ def _check(start: Start) -> None:
         log.warning("the machine's plan isn't in force", difference=difference)
 
 
-def _connect(start: Start, backend: Backend, model: Path | None, compiler: Compiler) -> None:
+def _connect(start: Start, backend: Backend, draft: Backend | None, model: Path | None, compiler: Compiler) -> None:
     """One connection's life. Every sequence of it ends with it."""
     channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
     channel.send(
@@ -70,7 +71,7 @@ def _connect(start: Start, backend: Backend, model: Path | None, compiler: Compi
     )
     backend.reset()
     cpus = start.plan.replicas[start.replica].cpus
-    loop = make_loop(backend, start.settings, model, cpus)
+    loop = make_loop(backend, start.settings, model, cpus, draft)
     intake = Intake(channel, backend, loop.inbox, compiler, cpus)
     intake.start()
     try:

@@ -122,6 +122,9 @@ class _EngineCollector(Collector):
             ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", beat.prefix_queries),
             ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", beat.prefix_hits),
             ("vllm:num_preemptions", "Sequences paused for want of KV cells", beat.preemptions),
+            ("vllm:spec_decode_num_drafts", "Drafts that were checked", beat.drafts),
+            ("vllm:spec_decode_num_draft_tokens", "Drafted tokens that were checked", beat.draft_tokens),
+            ("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that were kept", beat.accepted_tokens),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(name, text, labels=("model_name",))

@@ -37,6 +37,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     grammar: Grammar | None = None  #: what every reply must look like
     grammar_param: str = "grammar"  #: the field to name when the grammar is at fault
+    prediction: str | None = None  #: what the replies may repeat
     chat: bool = False  #: whether reasoning and tool calls are told apart from text
     tools: bool = False  #: whether tool calls may come
     max_tool_calls: int = 2**31  #: the reply ends after so many
@@ -205,6 +206,7 @@ class Generation:
                         priority=request.priority,
                         logprobs=request.logprobs,
                         grammar=grammar,
+                        prediction=request.prediction,
                     )
 
                 parser = None

@@ -101,6 +101,13 @@ class Tool(msgspec.Struct):
     function: Function
 
 
+class Prediction(msgspec.Struct):
+    """What the client expects in the reply, such as a file that it lets the model change a little."""
+
+    type: Literal["content"]
+    content: str | list[TextPart]
+
+
 class ChatRequest(SharedParameters):
     """The body of a chat completion."""
 
@@ -116,7 +123,7 @@ class ChatRequest(SharedParameters):
     modalities: list[str] | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
-    prediction: dict[str, Any] | None = None
+    prediction: Prediction | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     store: bool | None = None
@@ -185,11 +192,20 @@ def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: b
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         grammar=form,
         grammar_param=form_field,
+        prediction=_predicted(request.prediction),
         chat=True,
         tools=tools is not None,
         max_tool_calls=1 if request.parallel_tool_calls is False else 2**31,
         inline_reasoning=inline_reasoning,
     )
+
+
+def _predicted(prediction: Prediction | None) -> str | None:
+    if prediction is None:
+        return None
+    if isinstance(prediction.content, str):
+        return prediction.content
+    return "".join(part.text for part in prediction.content)
 
 
 def _message(message: ChatMessage, path: str) -> Message:

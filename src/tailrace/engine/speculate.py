@@ -1,0 +1,246 @@
+"""Which running sequences have how many guessed tokens checked in the next step. Pure policy: no model, no clock.
+
+A step computes a sequence's last token and, behind it, tokens that a ``Drafter`` guesses; those that turn out to be the
+choice anyway are won, the others are wasted work. Whether that pays is reckoned for each step from two things that are
+measured all the time: how often guesses have been right (``acceptance``) and what a pass of that many tokens takes
+(``cost``). A sequence whose guesses don't pay has none checked.
+
+Nobody pays for somebody else's drafts: a longer step must leave every sequence its pace.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from tailrace.engine.acceptance import Acceptance
+from tailrace.engine.cost import PassCost
+from tailrace.engine.sequence import Sequence
+
+#: Draft lengths that are weighed against each other.
+_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+#: A draft whose first token is less likely right than this isn't looked at.
+_HOPELESS = 0.3
+#: The part of its pace that a sequence without a draft must keep beside the others'.
+_KEEPS = 0.98
+#: A draft must promise its sequence so many times its pace: what is reckoned is uncertain ...
+_WORTH = 1.15
+#: ... and so many to one that has lost by its drafts: nothing but a long run of right guesses promises that. Replayed
+#: over the starter model's replies with a pass's cost on 2 cores, the worst one kept 0.99 of its pace, else 0.97.
+_WORTH_IN_DEBT = 1.6
+#: Part of its steps that a sequence may lose without having lost.
+_LOSS = 0.01
+#: Steps won that make up for later losses, at most.
+_MOST_CREDIT = 10.0
+#: After so many steps in which likely drafts were too costly, one is checked to see whether they still are.
+_DOUBT_STEPS = 256
+_DOUBT_LENGTH = 8
+_LIKELY = 0.9
+#: Where guesses cost something, only checked ones are known. A sequence that had none checked for so many tokens isn't
+#: kept ready for them, and after so many (twice as many each time) it gets a short trial.
+_ASLEEP = 64
+_FIRST_TRIAL = 128
+_LAST_TRIAL = 4096
+_TRIAL_LENGTH = 3
+
+
+class Drafter(Protocol):
+    """Guesses what sequences will say."""
+
+    #: Whether ``learn`` knows what would have been guessed when nothing was.
+    watches: bool
+    #: The chance of a right guess that is believed before any was seen, for each level of ``acceptance``.
+    belief: tuple[float, ...]
+
+    def begin(self, sequence: Sequence) -> None:
+        """A sequence has come."""
+        ...
+
+    def prepare(self, sequence: Sequence) -> int | None:
+        """Do a bounded piece of the work that is needed before it can guess. How many guesses in a row have been right
+        just now; None when it can't guess (yet).
+        """
+        ...
+
+    def draft(self, wanted: list[tuple[Sequence, int]]) -> None:
+        """Set the ``draft`` of each sequence to at most so many guesses."""
+        ...
+
+    def seconds(self, drafting: int, length: int) -> float:
+        """What drafting ``length`` tokens for so many sequences takes."""
+        ...
+
+    def learn(self, sequence: Sequence, chosen: list[int], acceptance: Acceptance) -> None:
+        """The sequence's next tokens are known; tell ``acceptance`` which guesses were right."""
+        ...
+
+    def end(self, sequence: Sequence) -> None:
+        """A sequence has gone."""
+        ...
+
+
+@dataclass(slots=True)
+class DraftCounters:
+    """What drafting has brought since the start."""
+
+    drafts: int = 0
+    tokens: int = 0
+    accepted: int = 0
+
+
+@dataclass(slots=True)
+class _Record:
+    """How one sequence's drafts have fared."""
+
+    acceptance: Acceptance
+    credit: float = 0.0  #: steps won by drafts, less those lost beyond what may be lost
+    untested: int = 0  #: tokens since the last draft
+    trial: int = _FIRST_TRIAL  #: tokens after which one is tried anyway
+
+
+@dataclass(slots=True)
+class _Candidate:
+    sequence: Sequence
+    gains: list[float]  #: tokens that the step is expected to bring by the draft's length
+    worth: float  #: how many times its pace the sequence must be promised
+
+
+class Speculator:
+    """Decides about drafts of at most ``most`` tokens.
+
+    For each step ``propose`` sets drafts, ``observe`` is told what it took, then ``learn`` what it brought.
+    """
+
+    def __init__(self, drafter: Drafter, *, most: int) -> None:
+        self.counters = DraftCounters()
+        self._drafter = drafter
+        self._lengths = [length for length in _LENGTHS if length < most] + [most]
+        self._cost = PassCost()
+        self._all = Acceptance(drafter.belief)
+        self._records: dict[int, _Record] = {}  #: of each sequence, by its id
+        self._expected = 0.0  #: seconds that the step was expected to take without drafts; 0: it has none
+        self._drafting = 0.0  #: seconds that its drafts took to be made
+        self._slower = 1.0  #: how many times longer it took
+        self._too_costly = 0  #: steps in which likely drafts were too costly, since the last one that wasn't
+        self._equal_split = False
+
+    def begin(self, sequence: Sequence) -> None:
+        """A sequence has come."""
+        self._records[sequence.id] = _Record(Acceptance(self._all))
+        self._drafter.begin(sequence)
+
+    def end(self, sequence: Sequence) -> None:
+        """A sequence has gone."""
+        del self._records[sequence.id]
+        self._drafter.end(sequence)
+
+    def propose(self, running: list[Sequence], rooms: list[int], total: int, *, busy: bool, equal_split: bool) -> None:
+        """Give running sequences drafts for the coming step.
+
+        ``rooms``: tokens that may be added behind each one's last, ``total`` behind all of them. ``busy``: others wait.
+        ``equal_split``: the backend computes sequences that have different numbers of tokens in passes of their own.
+        """
+        for sequence in running:
+            sequence.draft = []
+        self._expected = 0.0
+        self._equal_split = equal_split
+        candidates = self._candidates(running, rooms)
+        if not candidates or not self._cost.known:
+            return
+        decoding = sum(sequence.decoding for sequence in running)
+        others = busy or len(candidates) < len(running)
+        length = self._best_length(candidates, decoding, others, total)
+        if not length:
+            return
+        self._drafting = self._drafter.seconds(len(candidates), length)
+        self._drafter.draft([(candidate.sequence, min(length, len(candidate.gains) - 1)) for candidate in candidates])
+
+    def observe(self, counts: list[int], decoding: int, seconds: float) -> None:
+        """The step took so long. ``counts``: tokens of each sequence in it; ``decoding`` of them weren't in prefill."""
+        if self._expected:
+            self._slower = (seconds + self._drafting) / self._expected
+        # A step that mixes prompts and replies, or unequal sequences in streams, is more than one pass.
+        one_kind = decoding in (0, len(counts))
+        one_pass = not self._equal_split or counts.count(counts[0]) == len(counts)
+        if one_kind and one_pass:
+            self._cost.observe(sum(counts), seconds)
+
+    def learn(self, sequence: Sequence, chosen: list[int]) -> None:
+        """The step brought the sequence these tokens; its draft is over."""
+        record = self._records[sequence.id]
+        self._drafter.learn(sequence, chosen, record.acceptance)
+        record.credit = min(_MOST_CREDIT, record.credit + _LOSS * len(chosen))
+        record.untested += len(chosen)
+        if not sequence.draft:
+            return
+        self.counters.drafts += 1
+        self.counters.tokens += len(sequence.draft)
+        for drafted, token in zip(sequence.draft, chosen, strict=False):
+            if drafted != token:
+                break
+            self.counters.accepted += 1
+        record.credit = min(_MOST_CREDIT, record.credit + len(chosen) - self._slower)
+        record.untested = 0
+
+    def _candidates(self, running: list[Sequence], rooms: list[int]) -> list[_Candidate]:
+        candidates: list[_Candidate] = []
+        watches = self._drafter.watches
+        for sequence, room in zip(running, rooms, strict=True):
+            record = self._records[sequence.id]
+            trial = not watches and record.untested >= record.trial
+            if not (watches or trial or (record.untested < _ASLEEP and record.acceptance.chance(0) >= _HOPELESS)):
+                continue
+            run = self._drafter.prepare(sequence)
+            # A grammar's masks are computed for one row a step.
+            if run is None or sequence.pending != 1 or sequence.constraint is not None:
+                continue
+            # The last token before the limit is chosen from the row of the token before it.
+            length = min(self._lengths[-1], sequence.limit - len(sequence.tokens) - 1, room)
+            if length <= 0:
+                continue
+            if trial:
+                record.trial = min(_LAST_TRIAL, 2 * record.trial)
+                candidates.append(_Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0))
+            elif record.acceptance.chance(run) >= _HOPELESS:
+                gains = list(accumulate(record.acceptance.survival(run, length), initial=1.0))
+                candidates.append(_Candidate(sequence, gains, _WORTH if record.credit >= 0.0 else _WORTH_IN_DEBT))
+        return candidates
+
+    def _best_length(self, candidates: list[_Candidate], decoding: int, others: bool, total: int) -> int:
+        """The draft length with the highest product of all sequences' paces; 0 for none."""
+        self._expected = self._cost.seconds(decoding)
+        best, best_worth = 0, 0.0
+        for length in self._lengths:
+            lengths = [min(length, len(candidate.gains) - 1) for candidate in candidates]
+            if sum(lengths) > total:
+                break
+            slower = self._seconds(decoding, lengths, others) / self._expected
+            if others and _KEEPS * slower > 1.0:
+                continue
+            gains = [candidate.gains[count] for candidate, count in zip(candidates, lengths, strict=True)]
+            if any(gain < candidate.worth * slower for gain, candidate in zip(gains, candidates, strict=True)):
+                continue
+            worth = sum(map(math.log, gains)) - decoding * math.log(slower)
+            if worth > best_worth:
+                best, best_worth = length, worth
+        return best or self._doubt(candidates, others, total)
+
+    def _doubt(self, candidates: list[_Candidate], others: bool, total: int) -> int:
+        """A cost that is never paid again is never seen to have fallen: now and then a likely draft is checked."""
+        if others or any(candidate.gains[1] - 1.0 < _LIKELY for candidate in candidates):
+            return 0
+        self._too_costly += 1
+        if self._too_costly < _DOUBT_STEPS or _DOUBT_LENGTH * len(candidates) > total:
+            return 0
+        self._too_costly = 0
+        return min(_DOUBT_LENGTH, self._lengths[-1])
+
+    def _seconds(self, decoding: int, lengths: list[int], others: bool) -> float:
+        """A step's time with drafts of these lengths added to one token of each sequence."""
+        drafted = sum(lengths)
+        drafting = self._drafter.seconds(len(lengths), max(lengths))
+        if self._equal_split and (others or min(lengths) < max(lengths)):
+            return drafting + self._cost.seconds(decoding) + self._cost.seconds(drafted)
+        return drafting + self._cost.seconds(decoding + drafted)

@@ -1,0 +1,105 @@
+"""Speculation on the real model: replies stay true greedy decodes of their own prompts (see ``test_engine``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pricing import PricedSpeculator, free
+from tailrace.engine.draft_model import DraftModel
+from tailrace.engine.intake import prepare
+from tailrace.engine.llama import LlamaBackend
+from tailrace.engine.load import load_llama
+from tailrace.engine.lookup import LookupDrafter
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculate import Speculator
+from tailrace.messages import Beat, Sampling, Submit
+from tailrace.models.reference import resolve
+from tailrace.settings import Settings
+from teacher import shortfalls
+
+#: See ``test_engine``: what rounding makes of a lost token's lead.
+NOISE = 0.6
+_TEXT = (
+    "The lighthouse at Cape Merrow was built in 1874 by two brothers from Lisbon, who had never seen the northern sea "
+    "before. They carried the granite up the cliff with mules and a crane of their own design."
+)
+_PROMPTS = (
+    f"Repeat the following text word for word:\n\n{_TEXT}",
+    f"Copy this text, but replace Lisbon with Porto:\n\n{_TEXT}",
+    "Write a poem about the sea in winter.",
+    "List ten facts about the planet Mars.",
+)
+
+
+def _load() -> LlamaBackend:
+    return load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=4))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[LlamaBackend]:
+    backend = _load()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def backend(loaded: LlamaBackend) -> LlamaBackend:
+    loaded.reset()
+    return loaded
+
+
+def replies(
+    backend: LlamaBackend, speculator: Speculator, prompts: tuple[str, ...], *, together: bool
+) -> tuple[list[Sequence], Beat]:
+    """Greedy replies to all prompts, together or one after the other."""
+    loop = EngineLoop(backend, chunk=256, step_seconds=1.0, keep_tokens=4000, speculator=speculator)
+    sequences: list[Sequence] = []
+    for identity, text in enumerate(prompts):
+        prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        sequence = prepare(
+            backend, Submit(id=identity, prompt=prompt, max_tokens=64, sampling=Sampling(temperature=0.0))
+        )
+        assert isinstance(sequence, Sequence)
+        sequences.append(sequence)
+        loop.inbox.put(sequence)
+        while not together and not loop.idle:
+            loop.take()
+            loop.step()
+    while not loop.idle:
+        loop.take()
+        loop.step()
+    return sequences, loop.beat()
+
+
+def worst_shortfall(backend: LlamaBackend, sequences: list[Sequence]) -> float:
+    """How far any chosen token was from the best one."""
+    backend.reset()
+    return max(
+        max(shortfalls(backend, one.tokens[: one.prompt_length], one.tokens[one.prompt_length :])) for one in sequences
+    )
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBackend, together: bool) -> None:
+    # At this price every likely guess is checked, so wrong ones are taken back all the time.
+    sequences, beat = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=together)
+    if not together:
+        assert beat.accepted_tokens > 60
+        assert beat.accepted_tokens < beat.draft_tokens
+    assert worst_shortfall(backend, sequences) < NOISE
+
+
+def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:
+    drafting = _load()
+    try:
+        speculator = PricedSpeculator(DraftModel(drafting, backend.vocabulary), free, most=6)
+        sequences, beat = replies(backend, speculator, _PROMPTS, together=True)
+    finally:
+        drafting.close()
+    assert beat.draft_tokens > 100
+    # Rounding decides a tie now and then.
+    assert beat.accepted_tokens > 0.85 * beat.draft_tokens
+    assert worst_shortfall(backend, sequences) < NOISE
