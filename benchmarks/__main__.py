@@ -21,6 +21,7 @@ from benchmarks import (
     long_steps,
     max_tokens,
     slots,
+    speculation,
     weights,
 )
 from benchmarks.harness import report, results
@@ -41,6 +42,7 @@ PARTS: tuple[Part, ...] = (
     contexts.PART,
     slots.PART,
     max_tokens.PART,
+    speculation.PART,
 )
 
 

@@ -24,7 +24,7 @@ _PROMPT = 32
 def run_sides(model: Path, options: Options, streams: Sequence[int], tokens: int) -> Runs:
     """API, engine loop and bare llama.cpp under the same loads, in turns."""
     most = max(streams)
-    settings = Settings(threads=options.threads, parallel=most)
+    settings = Settings(threads=options.threads, parallel=most, speculate="off")
     with contextlib.ExitStack() as stack:
         api = stack.enter_context(servers.tailrace(model, options.threads, "--parallel", str(most)))
         engine = stack.enter_context(working("engine", model, settings))

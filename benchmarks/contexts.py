@@ -22,7 +22,7 @@ _BOUND = 0.95
 def _measure(options: Options) -> Findings:
     prompt, tokens = (100, 16) if options.quick else (1000, 48)
     load = Load(streams=_STREAMS, prompt_tokens=prompt, output_tokens=tokens)
-    settings = Settings(threads=options.threads, parallel=_STREAMS)
+    settings = Settings(threads=options.threads, parallel=_STREAMS, speculate="off")
     with contextlib.ExitStack() as stack:
         api = stack.enter_context(servers.tailrace(options.model, options.threads, "--parallel", str(_STREAMS)))
         engine = stack.enter_context(working("engine", options.model, settings))

@@ -21,7 +21,7 @@ _PROMPT = 64
 
 def _measure(options: Options) -> Findings:
     load = Load(streams=1, prompt_tokens=_PROMPT, output_tokens=options.tokens(128))
-    settings = Settings(threads=options.threads, parallel=1)
+    settings = Settings(threads=options.threads, parallel=1, speculate="off")
     found = Findings()
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(working("engine", options.model, settings))

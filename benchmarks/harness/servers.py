@@ -30,7 +30,8 @@ def tailrace(
     model: Path | None, threads: int, *options: str, tuned: bool = False, **settings: str
 ) -> Iterator[BenchClient]:
     """``tailrace serve MODEL`` (None: the scripted backend) with default settings but for ``options``, ``settings``
-    that go by environment, and with ``tuned`` what ``tailrace tune`` remembers of the model.
+    that go by environment, and with ``tuned`` what ``tailrace tune`` remembers of the model. Without speculation: test
+    models' greedy replies repeat themselves, and what that wins would hide what is measured.
     """
     command = [str(Path(sys.executable).with_name("tailrace")), "serve"]
     command += [str(model)] if model is not None else ["--backend", "fake"]
@@ -38,7 +39,7 @@ def tailrace(
     # Nothing of the settings of the person who measures.
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
-        clean |= {"XDG_CONFIG_HOME": folder, "TAILRACE_LOG_LEVEL": "warning"}
+        clean |= {"XDG_CONFIG_HOME": folder, "TAILRACE_LOG_LEVEL": "warning", "TAILRACE_SPECULATE": "off"}
         if not tuned:
             clean["XDG_STATE_HOME"] = folder
         clean |= {f"TAILRACE_{name.upper()}": value for name, value in settings.items()}

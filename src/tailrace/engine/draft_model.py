@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from tailrace.engine.acceptance import LEVELS, Acceptance
 from tailrace.engine.backend import Backend
-from tailrace.engine.kept import common_prefix
 from tailrace.engine.cost import PassCost
+from tailrace.engine.kept import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.errors import ConfigurationError
 
