@@ -81,6 +81,18 @@ def test_broken_facts_are_as_good_as_none(kept: Conversions, source: Path) -> No
     assert kept.find(source, Q8) is None
 
 
+def test_a_name_that_meant_another_recipe_is_made_anew(kept: Conversions, source: Path) -> None:
+    make(kept, source)
+    assert kept.find(source, msgspec.structs.replace(Q8, keep=("attn_v",))) is None
+
+
+def test_what_is_removed_is_gone(kept: Conversions, source: Path) -> None:
+    made = make(kept, source)
+    kept.remove(source, Q8)
+    assert kept.find(source, Q8) is None
+    assert not made.path.exists()
+
+
 def test_nothing_is_left_of_a_conversion_that_failed(kept: Conversions, source: Path) -> None:
     places: list[Path] = []
 

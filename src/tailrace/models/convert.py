@@ -64,6 +64,8 @@ class Conversions:
             return None  # Never made, or broken: it is made anew.
         if (stat.st_size, stat.st_mtime_ns) != (record.conversion.bytes, record.mtime_ns):
             return None
+        if record.conversion.recipe != recipe:
+            return None  # Of an earlier version, which meant something else by the name.
         return msgspec.structs.replace(record.conversion, path=folder / _file(source, recipe))
 
     @contextmanager

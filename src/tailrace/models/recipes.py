@@ -26,7 +26,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Keys and values are a small part of the weights where heads share them, and the most sensitive one: at Q8_0 they cost
-#: the starter model 3 % of the file and no time, and the divergence of Q4_0 falls from 0.29 to 0.18 nats.
+#: the starter model 4 % of the file, and the divergence falls from 0.33 to 0.25 nats with Q4_0, from 0.23 to 0.18 with
+#: IQ4_NL.
 _KEYS_AND_VALUES = ("attn_k", "attn_v")
 
 RECIPES: dict[str, Recipe] = {
