@@ -16,7 +16,7 @@ import pytest
 
 from model_files import tiny_gguf
 from servers import ServerProcess, serving
-from tailrace.engine import quality, weights
+from tailrace.engine import quality, speed, weights
 from tailrace.engine.opening import open_llama
 from tailrace.errors import ModelError
 from tailrace.machine.tune import Tuned
@@ -151,7 +151,10 @@ def test_a_model_against_itself_loses_nothing() -> None:
 
 def test_a_damaged_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "fixed_text", lambda: "The tide comes in twice a day, and goes out again.")
+    # Its speed isn't what this is about.
     monkeypatch.setattr(weights, "_ROUNDS", 1)
+    monkeypatch.setattr(speed, "_SECONDS", 0.01)
+    monkeypatch.setattr(speed, "_READING", 0.1)
     told: list[str] = []
     kept = Conversions(tmp_path)
     made, _ = weights.convert(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
