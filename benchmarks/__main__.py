@@ -16,6 +16,7 @@ from benchmarks import (
     engine_vs_llama_bench,
     flood,
     front_end,
+    grammar,
     large_model,
     llama_server,
     long_steps,
@@ -43,6 +44,7 @@ PARTS: tuple[Part, ...] = (
     slots.PART,
     max_tokens.PART,
     speculation.PART,
+    grammar.PART,
 )
 
 
