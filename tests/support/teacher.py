@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from tailrace.engine.backend import Backend
+from tailrace.engine.rows import Row
 
 
-def shortfalls(backend: Backend, prompt: list[int], reply: list[int]) -> list[float]:
-    """For each token of ``reply`` the best logit less its own, with the prompt and the tokens before it as given.
+def rows(backend: Backend, prompt: list[int], reply: list[int]) -> list[Row]:
+    """For each token of ``reply`` the logits that it was chosen from, the prompt and the tokens before it as given.
 
-    Zero is the argmax. The backend must be empty.
+    The backend must be empty.
     """
-    gaps: list[float] = []
+    found: list[Row] = []
     tokens = prompt + reply[:-1]
     first = len(prompt) - 1
     for start in range(0, len(tokens), backend.max_batch):
         chunk = tokens[start : start + backend.max_batch]
         positions = list(range(start, start + len(chunk)))
         outputs = [index for index, position in enumerate(positions) if position >= first]
-        logits = backend.decode(chunk, positions, [0] * len(chunk), outputs)
-        for row, index in enumerate(outputs):
-            chosen = reply[positions[index] - first]
-            gaps.append(float(logits[row].max() - logits[row][chosen]))
+        found.extend(backend.decode(chunk, positions, [0] * len(chunk), outputs).copy())
     backend.reset()
-    return gaps
+    return found
+
+
+def shortfalls(backend: Backend, prompt: list[int], reply: list[int]) -> list[float]:
+    """For each token of ``reply`` the best logit less its own. Zero is the argmax."""
+    pairs = zip(rows(backend, prompt, reply), reply, strict=True)
+    return [float(row.max() - row[token]) for row, token in pairs]
