@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from benchmarks.harness import servers
 from benchmarks.harness.pairs import ratios
@@ -13,10 +14,12 @@ from benchmarks.harness.worker import working
 from tailrace.models.gguf import read_facts
 from tailrace.settings import Settings
 from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Load
+from tailrace.tools.load import Load, StreamTiming
 
 _STREAMS = 8
 _BOUND = 0.95
+
+Run = Callable[[Load, int], list[StreamTiming]]
 
 
 def _measure(options: Options) -> Findings:
@@ -28,7 +31,12 @@ def _measure(options: Options) -> Findings:
         engine = stack.enter_context(working("engine", options.model, settings))
         separate = stack.enter_context(working("raw", options.model, settings, streams=_STREAMS))
         unified = stack.enter_context(working("raw", options.model, settings, streams=_STREAMS, unified=True))
-        sides = {"engine": engine.run, "API": api.run, "separate": separate.run, "unified": unified.run}
+        sides = {
+            "engine": _prompts_first(engine.run),
+            "API": _prompts_first(api.run),
+            "separate": separate.run,
+            "unified": unified.run,
+        }
         runs = measure(sides, [load], min(options.turns, 4))
         whole = _whole_context(api, options)
     rates = {name: decode(entries[_STREAMS]) for name, entries in runs.items()}
@@ -41,6 +49,16 @@ def _measure(options: Options) -> Findings:
     ]
     notes = [f"{_STREAMS} prompts of about {prompt} tokens that share nothing; replies of {tokens}."]
     return Findings(figures=figures, notes=notes)
+
+
+def _prompts_first(run: Run) -> Run:
+    """``run`` with the prompts read before: replies begin together instead of ending while others' prompts are read."""
+
+    def both(load: Load, turn: int) -> list[StreamTiming]:
+        run(Load(streams=load.streams, prompt_tokens=load.prompt_tokens, output_tokens=2), turn)
+        return run(load, turn)
+
+    return both
 
 
 def _whole_context(client: BenchClient, options: Options) -> float:

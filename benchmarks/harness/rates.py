@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.harness.pairs import in_turns
 from benchmarks.harness.results import Curve
-from tailrace.tools.bench import BenchClient
+from tailrace.tools.bench import BenchClient, BenchError
 from tailrace.tools.load import Figures, Load, StreamTiming, figures
 
 PREFILL_PROMPT = 1000
@@ -30,7 +30,9 @@ def _turn(side: Callable[[Load, int], list[StreamTiming]], load: Load) -> Callab
 
 
 def decode(entries: Sequence[Figures]) -> list[float]:
-    """Tokens a second while every stream runs, turn by turn."""
+    """Tokens a second while every stream runs, turn by turn. Raises BenchError when they never ran together."""
+    if not all(entry.decode_rate for entry in entries):
+        raise BenchError(f"{entries[0].streams} streams never ran together: longer replies are needed")
     return [entry.decode_rate for entry in entries]
 
 

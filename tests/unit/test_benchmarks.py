@@ -11,9 +11,11 @@ from benchmarks.flood import evaluate
 from benchmarks.harness import report, results
 from benchmarks.harness.pairs import in_turns, percentile, ratios
 from benchmarks.harness.part import number
+from benchmarks.harness.rates import decode
 from benchmarks.harness.results import Curve, Plot, Result, figure
 from benchmarks.slots import asks, steady_rate
-from tailrace.tools.load import StreamTiming
+from tailrace.tools.bench import BenchError
+from tailrace.tools.load import StreamTiming, figures
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,3 +139,11 @@ def test_a_report_needs_nothing_but_itself_and_shows_what_was_missed(tmp_path: P
     assert "of one" not in page
     with pytest.raises(ValueError, match="no results"):
         report.write([], path)
+
+
+def test_streams_that_never_ran_together_are_no_rate() -> None:
+    apart = figures([StreamTiming(0.0, [1.0, 1.1]), StreamTiming(0.0, [2.0, 2.1])])
+    together = figures([StreamTiming(0.0, [1.0, 1.1]), StreamTiming(0.0, [1.0, 1.1])])
+    assert decode([together]) == pytest.approx([20.0])
+    with pytest.raises(BenchError, match="2 streams never ran together"):
+        decode([together, apart])
