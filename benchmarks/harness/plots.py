@@ -7,7 +7,7 @@ import io
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter
+from matplotlib.ticker import FormatStrFormatter, LogFormatter
 
 from benchmarks.harness.results import Curve, Plot
 
@@ -47,7 +47,8 @@ def draw(plot: Plot) -> str:
     if plot.logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axes.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
+        # Labels between the powers of ten where there are few of those.
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     elif plot.kind != "lines" or plot.bound is None:
         axes.set_ylim(bottom=0)
     axes.set_xlabel(plot.x)

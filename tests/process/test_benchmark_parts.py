@@ -26,6 +26,7 @@ def test_a_part_is_measured_saved_and_reported(tmp_path: Path) -> None:
     assert ratio.turns == 6
     assert 0 < ratio.low <= ratio.median <= ratio.high
     assert result.machine["engine threads"] == "1"
+    assert any("these figures mean nothing" in note for note in result.notes)
     assert "Does a large max_tokens cost anything?" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
