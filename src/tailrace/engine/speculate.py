@@ -27,13 +27,16 @@ _HOPELESS = 0.3
 _KEEPS = 0.98
 #: A draft must promise its sequence so many times its pace: what is reckoned is uncertain ...
 _WORTH = 1.15
-#: ... and so many to one that has lost by its drafts: nothing but a long run of right guesses promises that. Replayed
-#: over the starter model's replies with a pass's cost on 2 cores, the worst one kept 0.99 of its pace, else 0.97.
+#: ... and so many to one that has lost by its drafts: nothing but a long run of right guesses promises that.
 _WORTH_IN_DEBT = 1.6
 #: Part of its steps that a sequence may lose without having lost.
 _LOSS = 0.01
 #: Steps won that make up for later losses, at most.
 _MOST_CREDIT = 10.0
+#: Steps that a draft may take beyond what the sequence has won: all of them are lost when its first guess is wrong, and
+#: where passes cost nearly what they bring, long drafts promise a little and risk much. Replayed over 26 replies of the
+#: starter model with passes as dear as on 2 threads and on 1, the worst reply kept 0.984 of its pace, else 0.93.
+_RISK = 6.0
 #: After so many steps in which likely drafts were too costly, one is checked to see whether they still are.
 _DOUBT_STEPS = 256
 _DOUBT_LENGTH = 8
@@ -105,6 +108,7 @@ class _Candidate:
     sequence: Sequence
     gains: list[float]  #: tokens that the step is expected to bring by the draft's length
     worth: float  #: how many times its pace the sequence must be promised
+    slowest: float  #: how many times longer the step may take at most
 
 
 class Speculator:
@@ -202,10 +206,11 @@ class Speculator:
                 continue
             if trial:
                 record.trial = min(_LAST_TRIAL, 2 * record.trial)
-                candidates.append(_Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0))
+                candidates.append(_Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0, math.inf))
             elif record.acceptance.chance(run) >= _HOPELESS:
                 gains = list(accumulate(record.acceptance.survival(run, length), initial=1.0))
-                candidates.append(_Candidate(sequence, gains, _WORTH if record.credit >= 0.0 else _WORTH_IN_DEBT))
+                worth = _WORTH if record.credit >= 0.0 else _WORTH_IN_DEBT
+                candidates.append(_Candidate(sequence, gains, worth, 1.0 + _RISK + max(0.0, record.credit)))
         return candidates
 
     def _best_length(self, candidates: list[_Candidate], decoding: int, others: bool, total: int) -> int:
@@ -218,6 +223,8 @@ class Speculator:
                 break
             slower = self._seconds(decoding, lengths, others) / self._expected
             if others and _KEEPS * slower > 1.0:
+                continue
+            if any(slower > candidate.slowest for candidate in candidates):
                 continue
             gains = [candidate.gains[count] for candidate, count in zip(candidates, lengths, strict=True)]
             if any(gain < candidate.worth * slower for gain, candidate in zip(gains, candidates, strict=True)):
