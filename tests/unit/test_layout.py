@@ -17,12 +17,12 @@ def test_it_starts_small_and_within_the_limit() -> None:
 
 
 def test_many_contexts_get_a_stream_each_and_one_long_one_can_have_everything() -> None:
-    assert POLICY.choose([1000] * 8, POLICY.first()) == Layout(8, 2048)
+    assert POLICY.choose([1000] * 8, POLICY.first()) == Layout(8, 1280)
     assert POLICY.choose([16_384], POLICY.first()) == Layout(1, 16_384)
 
 
 def test_what_there_is_stays_where_it_can() -> None:
-    assert POLICY.choose([600], Layout(8, 512)) == Layout(8, 1024)
+    assert POLICY.choose([600], Layout(8, 512)) == Layout(8, 768)
     assert POLICY.choose([100, 100, 100], Layout(2, 4096)) == Layout(4, 4096)
 
 

@@ -36,7 +36,7 @@ def test_it_follows_a_machine_that_becomes_slower() -> None:
 
 def test_the_chunk_stays_between_its_bounds() -> None:
     pace = PrefillPace(512, step_seconds=0.1)
-    assert pace.chunk(1) == 2 * LEAST, "nothing is known yet"
+    assert pace.chunk(1) == 4 * LEAST, "nothing is known yet"
     assert _taught(pace, {1: 0.01}, 0.000001).chunk(1) == 512
     assert _taught(pace, {1: 0.5}, 0.1).chunk(1) == LEAST
     assert _taught(PrefillPace(4, step_seconds=0.1), {1: 0.5}, 0.1).chunk(1) == 4

@@ -49,8 +49,8 @@ class _Machine:
         plan = self.scheduler.plan(BUSY)
         for move in plan.moves:
             self._apply(move)
-        slots = [sequence.slot for sequence, _ in plan.chunks]
-        assert slots == sorted(set(slots)), "one chunk a slot, in rising order"
+        slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.chunks]
+        assert slots == sorted(set(slots)), "one chunk a slot, in rising order, prompts behind replies"
         assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.chunks])
         decoding = [sequence.slot for sequence, _ in plan.chunks if sequence.pending == 1]
         if decoding and not self.cache.layout.unified:

@@ -272,8 +272,10 @@ def test_a_draft_model_that_is_the_model_itself_is_always_right() -> None:
 
 def test_a_draft_model_that_is_always_wrong_is_left_alone() -> None:
     class Wrong(ContextBackend):
-        def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
-            return -super().decode(tokens, positions, slots, outputs)
+        def decode(
+            self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+        ) -> Logits:
+            return -super().decode(tokens, positions, slots, outputs, prompts)
 
     plain, drafting = Run(contexts(), None), Wrong(ctx=400, parallel=4, kv_tokens=0, batch=64)
     drafted = Run(contexts(), PricedSpeculator(DraftModel(drafting, drafting.vocabulary), free, most=8))

@@ -52,9 +52,14 @@ class Backend(Protocol):
         """
         ...
 
-    def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
+    def decode(
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+    ) -> Logits:
         """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]`` and return a row of logits for each batch index in
         ``outputs`` (rising): shape (len(outputs), vocabulary), valid and writable until the next call.
+
+        Where ``prompts`` isn't 0, tokens from that index on are prompts' and those before it replies': they may be
+        computed in passes of their own.
 
         Raises BackendError.
         """

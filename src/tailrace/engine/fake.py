@@ -81,7 +81,9 @@ class FakeBackend:
         """See ``Backend``."""
         return list(text.encode("utf-8"))
 
-    def decode(self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int]) -> Logits:
+    def decode(
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+    ) -> Logits:
         """See ``Backend``. The script's next byte is certain at any temperature that a request may have."""
         if self.step_seconds:
             time.sleep(self.step_seconds)

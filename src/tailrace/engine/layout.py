@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 #: llama.cpp rounds a stream's size up to this many cells.
 GRAIN = 256
-#: Cells of the smallest stream that is made, and what a reply can grow by before the next one is needed.
+#: Cells of the smallest stream that is made.
 _LEAST = 512
+#: What a sequence can grow by before longer streams are needed: these tokens, or this part of its length.
 _SLACK = 128
+_SLACK_PART = 4
 #: Streams at the start, at most: more come with the sequences that need them.
 _FIRST_STREAMS = 8
 
@@ -76,7 +78,8 @@ class LayoutPolicy:
             return self.pool if sum(lengths) <= self.limit else None
         count, longest = len(lengths), max(lengths)
         streams = min(self.slots, _power_of_two(count))
-        cells = min(max(_LEAST, _power_of_two(longest + _SLACK)), self._longest)
+        roomy = _rounded(longest + max(_SLACK, longest // _SLACK_PART))
+        cells = min(max(_LEAST, roomy), self._longest)
         if cells >= longest:
             for candidate in (
                 Layout(max(streams, now.streams), max(cells, 0 if now.unified else now.cells)),

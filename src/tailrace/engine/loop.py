@@ -119,9 +119,11 @@ class EngineLoop:
         slots: list[int] = []
         outputs: list[int] = []
         ready: list[Sequence] = []
-        decoding = drafted = 0
+        decoding = drafted = replies = 0
         for sequence, count in plan.chunks:
             start = sequence.computed
+            # Those that decode stand in front: ``replies`` becomes the number of their tokens.
+            in_front = sequence.decoding and replies == len(tokens)
             # Less than planned where content was lost on the way.
             count = min(count, sequence.pending + len(sequence.draft))
             decoding += sequence.decoding
@@ -138,9 +140,11 @@ class EngineLoop:
                 sequence.forced = 0  # The rest is read like a prompt.
             positions += range(start, start + count)
             slots += [sequence.slot] * count
+            if in_front:
+                replies = len(tokens)
         begun = time.perf_counter()
         self._masks.start([sequence.constraint for sequence in ready if sequence.constraint is not None])
-        logits = self._backend.decode(tokens, positions, slots, outputs)
+        logits = self._backend.decode(tokens, positions, slots, outputs, replies)
         self._masks.wait()
         seconds = time.perf_counter() - begun
         if not drafted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Fewer prompt tokens than this are read in no step: a pass over the weights isn't worth less.
-LEAST = 8
+LEAST = 4
 #: A step that reads prompts may last so many times what it would without. Streams beside a long prompt are to keep
 #: their gaps under 3 times the usual; what steps vary by has to fit in between.
 _STRETCH = 2.2
@@ -37,7 +37,7 @@ class PrefillPace:
     def chunk(self, decoding: int) -> int:
         """Prompt tokens for a step in which so many sequences decode."""
         if self._token is None:
-            return max(1, min(self._most, 2 * LEAST))
+            return max(1, min(self._most, 4 * LEAST))
         decode = self._decode_seconds(decoding)
         budget = self._step_seconds or _STRETCH * decode
         return max(min(LEAST, self._most), min(self._most, int((budget - decode) / self._token)))

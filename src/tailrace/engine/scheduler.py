@@ -42,7 +42,9 @@ class Plan:
     """One step: first apply ``moves`` to the model's cache, in order, then decode ``chunks``."""
 
     moves: list[Move] = field(default_factory=list)
-    chunks: list[tuple[Sequence, int]] = field(default_factory=list)  #: sequence, tokens to compute; by rising slot
+    chunks: list[tuple[Sequence, int]] = field(
+        default_factory=list
+    )  #: sequence, tokens to compute: those that decode, then those that read prompts, by rising slot each
 
 
 @dataclass(slots=True)
@@ -119,7 +121,7 @@ class Scheduler:
                 self._make_room(plan, [(self.running[0].slot, 1)])
         if plan.chunks:
             self._tidy(plan)
-        plan.chunks.sort(key=lambda chunk: chunk[0].slot)
+        plan.chunks.sort(key=lambda chunk: (not chunk[0].decoding, chunk[0].slot))
         return plan
 
     def _decode(self, decoding: list[Sequence]) -> list[tuple[Sequence, int]]:
