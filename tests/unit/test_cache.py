@@ -32,7 +32,7 @@ def _run(cache: KVCache, held: list[int]) -> int:
     placement = cache.place(held)
     assert placement is not None
     if cache.slots[placement.slot].tokens and not cache.in_place(placement):
-        cache.move_out(placement.slot)
+        cache.move_out(placement.slot, placement.kept)
     cache.occupy(placement)
     cache.append(placement.slot, held[placement.length :])
     return placement.slot
