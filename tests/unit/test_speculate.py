@@ -221,6 +221,14 @@ def test_a_draft_is_as_long_as_it_pays_and_fits() -> None:
     assert proposed(free, total=5) == [4], "lengths are tried in steps"
 
 
+def test_a_draft_risks_a_few_steps_time_at_most() -> None:
+    def half_price(tokens: int) -> float:
+        return 0.4 + 0.6 * tokens
+
+    # 17 tokens would take 10.6 steps' time and bring 17, if all guesses are right.
+    assert proposed(half_price) == [8]
+
+
 def test_nobody_pays_for_another_one_s_drafts() -> None:
     assert proposed(free, 3) == [16, 0, 16]
     assert proposed(slowly, 3) == [0, 0, 0]
