@@ -40,3 +40,13 @@ def test_the_chunk_stays_between_its_bounds() -> None:
     assert _taught(pace, {1: 0.01}, 0.000001).chunk(1) == 512
     assert _taught(pace, {1: 0.5}, 0.1).chunk(1) == LEAST
     assert _taught(PrefillPace(4, step_seconds=0.1), {1: 0.5}, 0.1).chunk(1) == 4
+
+
+def test_a_prompt_beside_the_very_first_reply_is_not_read_in_the_smallest_pieces() -> None:
+    pace = PrefillPace(512, step_seconds=None)
+    for _ in range(10):
+        pace.observe(0, 512, 0.5)
+    for _ in range(20):
+        tokens = pace.chunk(3)
+        pace.observe(3, tokens, 0.1 + tokens * 0.001)
+    assert 100 <= pace.chunk(3) <= 130

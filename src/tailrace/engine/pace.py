@@ -29,6 +29,11 @@ class PrefillPace:
         """A step decoded so many sequences and read so many prompt tokens in ``seconds``."""
         if not prompt_tokens:
             self._decode[decoded] = _blend(self._decode.get(decoded), seconds)
+        elif decoded and not self._decode:
+            # Prompts have been read since the first reply began, so no step has shown decode alone: what the prompt
+            # doesn't account for is decode's.
+            token = self._token if self._token is not None else seconds / (decoded + prompt_tokens)
+            self._decode[decoded] = max(seconds - prompt_tokens * token, 0.1 * seconds)
         elif prompt_tokens >= LEAST:
             token = (seconds - self._decode_seconds(decoded)) / prompt_tokens
             # A step that was shorter than without its prompt: what is known of decode is out of date.
