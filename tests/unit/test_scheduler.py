@@ -217,6 +217,16 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
     assert long.computed > 0, "nor does the long one stop"
 
 
+def test_a_prompt_that_can_be_brought_to_its_end_is_read_at_once() -> None:
+    machine = _Machine(cells=8192)
+    machine.scheduler.add(_sequence(1, _unlike(1, 10)))
+    machine.step()
+    for number, length in ((2, 900), (3, 40), (4, 30), (5, 30)):
+        machine.scheduler.add(_sequence(number, _unlike(number, length)))
+    chunks = {sequence.id: count for sequence, count in machine.scheduler.plan(BUSY, finish=80).chunks}
+    assert chunks == {1: 1, 2: BUSY, 3: 40} or chunks == {1: 1, 3: 40, 4: 30}
+
+
 def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place() -> None:
     machine = _Machine(slots=2)
     for number in (1, 2, 3):

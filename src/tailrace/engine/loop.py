@@ -110,7 +110,8 @@ class EngineLoop:
         """One engine step: None when there was nothing to compute."""
         if self._speculator is not None:
             self._propose(self._speculator)
-        plan = self._scheduler.plan(self._pace.chunk(len(self._scheduler.decoding)))
+        decoding = len(self._scheduler.decoding)
+        plan = self._scheduler.plan(self._pace.chunk(decoding), self._pace.finish(decoding))
         self._move(plan)
         if not plan.chunks:
             return None

@@ -7,8 +7,9 @@ Rules, in this order:
    are asked for: max_tokens reserves nothing. A sequence whose prompt is just being read by another one waits for it
    and then shares it. One that is more urgent than somebody running takes that one's place when there is no other.
 3. What is left of the step's tokens goes to prompts: ``chunk`` of them while nobody decodes, ``chunk_busy`` beside
-   running streams, so that a long prompt slows the others but doesn't stop them. The oldest prompt and the one that is
-   soonest read take turns, so that neither waits for the other.
+   running streams, so that a long prompt slows the others but doesn't stop them, and somewhat more where that brings a
+   prompt to its end. The oldest prompt and the one that is soonest read take turns, so that neither waits for the
+   other.
 4. When cells run out, the layout grows or changes as far as it may; then finished sequences' cells go; then the least
    urgent, youngest running sequence is paused: it goes back to the queue and what it has computed is kept outside, or
    computed again. Nothing fails.
@@ -102,8 +103,9 @@ class Scheduler:
             self._cache.release(sequence.slot)
             sequence.slot = NO_SLOT
 
-    def plan(self, chunk_busy: int) -> Plan:
-        """The next step, with up to ``chunk_busy`` prompt tokens if any sequence decodes in it.
+    def plan(self, chunk_busy: int, finish: int = 0) -> Plan:
+        """The next step, with up to ``chunk_busy`` prompt tokens if any sequence decodes in it, or up to ``finish`` if
+        they bring prompts to their end.
 
         The cells that it needs are there when its moves have been applied.
         """
@@ -115,7 +117,7 @@ class Scheduler:
                 continue
             plan.chunks = self._decode(decoding)
             self._admit_all(plan)
-            self._add_prompts(plan, chunk_busy)
+            self._add_prompts(plan, chunk_busy, finish)
             if not plan.chunks:
                 # Only prompts run and none has a cell to go on with: the oldest goes on at the youngest's expense.
                 self._make_room(plan, [(self.running[0].slot, 1)])
@@ -190,7 +192,7 @@ class Scheduler:
 
     # Prompts
 
-    def _add_prompts(self, plan: Plan, chunk_busy: int) -> None:
+    def _add_prompts(self, plan: Plan, chunk_busy: int, finish: int) -> None:
         """Give what is left of the step to prompts."""
         planned = sum(count for _, count in plan.chunks)
         budget = min(self._max_batch - planned, chunk_busy if planned else self._chunk)
@@ -200,12 +202,15 @@ class Scheduler:
             reading.sort(key=lambda sequence: (sequence.priority, sequence.pending))
         for sequence in reading:
             room = self._cache.room(sequence.slot) - (planned if self._cache.layout.unified else 0)
-            count = min(sequence.pending, budget, room)
+            # A prompt that can be brought to its end may take longer.
+            wanted = sequence.pending if sequence.pending <= finish else budget
+            count = min(sequence.pending, max(budget, wanted), room, self._max_batch - planned)
             if count <= 0:
-                return
+                continue
             plan.chunks.append((sequence, count))
             planned += count
             budget -= count
+            finish -= count
 
     def _admit_all(self, plan: Plan) -> None:
         """Start as many waiting sequences as there is room for."""
