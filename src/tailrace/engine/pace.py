@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-#: Prompt tokens that any step may read: prompts go on, whatever they cost. A pass over the weights for two of them takes
-#: nearly as long as for four (4,000 tokens beside four streams of the starter model: 88 s against 50, at the same gaps).
+#: Prompt tokens that any step may read: prompts go on, whatever they cost. A pass over the weights for two of them
+#: takes nearly as long as for four: 4,000 tokens beside four streams of the starter model took 88 s against 50, at the
+#: same gaps.
 LEAST = 4
 #: Prompt tokens of a step while nothing is known.
 _FIRST = 16
