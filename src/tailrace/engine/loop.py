@@ -110,8 +110,8 @@ class EngineLoop:
         """One engine step: None when there was nothing to compute."""
         if self._speculator is not None:
             self._propose(self._speculator)
-        decoding = len(self._scheduler.decoding)
-        plan = self._scheduler.plan(self._pace.chunk(decoding), self._pace.finish(decoding))
+        streams = len(self._scheduler.decoding)
+        plan = self._scheduler.plan(self._pace.chunk(streams), self._pace.finish(streams))
         self._move(plan)
         if not plan.chunks:
             return None
