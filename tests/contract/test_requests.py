@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from servers import ServerProcess
-from tailrace.server.dialects.openai_chat import ChatRequest
-from tailrace.server.dialects.openai_completions import CompletionRequest
+from tailrace.server.dialects.openai.chat import ChatRequest
+from tailrace.server.dialects.openai.completions import CompletionRequest
 from wire import Connection, Reply, ask, chat, chat_stream, say, text_stream
 
 CHAT = "/v1/chat/completions"

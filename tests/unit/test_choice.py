@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.server.choice import MOST_BYTES, MOST_CHARACTERS, fitting, pieces
-from tailrace.server.dialects.openai_chat import ChatStream
-from tailrace.server.dialects.openai_reply import ReplyHead
+from tailrace.server.dialects.openai.chat import ChatStream
+from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.events import TextDelta, TokenLogprob
 
 RAW = st.binary(min_size=1, max_size=300)

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tailrace.server.dialects.openai_chat import ChatRequest
-from tailrace.server.dialects.openai_completions import CompletionRequest
+from tailrace.server.dialects.openai.chat import ChatRequest
+from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.settings import FIELDS
 
 ROOT = Path(__file__).parents[2]

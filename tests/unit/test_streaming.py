@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from tailrace.errors import RequestError, SlowReader
-from tailrace.server.dialects.openai_chat import ChatStream
-from tailrace.server.dialects.openai_reply import ReplyHead
+from tailrace.server.dialects.openai.chat import ChatStream
+from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.events import TextDelta
 from tailrace.server.generate import Generation
 from tailrace.server.http import ChunkedBody

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.errors import BodyTooLarge, InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
-from tailrace.server.respond import error_response
+from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorShape
 from tailrace.settings import Settings
 
 #: Routes that give nothing away and answer without a key.
 PUBLIC = frozenset({"/", "/health"})
 
 #: What a preflight may ask for when it doesn't say so itself.
-_METHODS = b"GET, POST, HEAD, OPTIONS"
+_METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/|$)")
 
@@ -46,11 +47,16 @@ def canonical(path: str) -> str:
 class Guard:
     """The layer. ``responded`` is called with route and status of every response."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, routes: frozenset[str], responded: Callable[[str, int], None]):
+    def __init__(
+        self, app: ASGIApp, settings: Settings, endpoints: Sequence[Endpoint], responded: Callable[[str, int], None]
+    ):
         self._app = app
         self._key = settings.api_key.encode() if settings.api_key else None
         self._origins = frozenset(settings.cors_origins)
-        self._routes = routes
+        self._routes = {endpoint.path: endpoint.errors for endpoint in endpoints if "{" not in endpoint.path}
+        self._patterns = [
+            (compile_path(e.path)[0], e.path.replace(":path}", "}"), e.errors) for e in endpoints if "{" in e.path
+        ]
         self._responded = responded
         self._log = structlog.get_logger()
 
@@ -63,7 +69,7 @@ class Guard:
         scope = {**scope, "path": path, "raw_path": path.encode(), "app": self}
         headers: dict[bytes, bytes] = dict(scope["headers"])
         cors = self._cors_headers(headers)
-        route = path if path in self._routes else "/models/{id}" if path.startswith("/models/") else "other"
+        route, errors = self._route(path)
         started = False
 
         async def send_guarded(message: Message) -> None:
@@ -84,15 +90,24 @@ class Guard:
         except ClientDisconnect:
             self._log.debug("client went away while it was sending", path=path)
         except RequestError as error:
-            await error_response(error)(scope, receive, send_guarded)
+            await errors.respond(error)(scope, receive, send_guarded)
         except HTTPException as error:
-            await _routing_error(error, scope)(scope, receive, send_guarded)
+            await _routing_error(error, scope, errors)(scope, receive, send_guarded)
         except Exception:
             self._log.exception("a request hit a defect", path=path)
             if started:
                 raise  # The stream is broken: the server closes the connection without its terminator.
             defect = InternalError("The server hit a defect of its own on this request; its log has the details.")
-            await error_response(defect)(scope, receive, send_guarded)
+            await errors.respond(defect)(scope, receive, send_guarded)
+
+    def _route(self, path: str) -> tuple[str, ErrorShape]:
+        """The path as the route names it, and how errors on it are told."""
+        if (errors := self._routes.get(path)) is not None:
+            return path, errors
+        for pattern, route, errors in self._patterns:
+            if pattern.match(path):
+                return route, errors
+        return "other", OPENAI_ERRORS
 
     def _authenticate(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._key is None or path in PUBLIC:
@@ -122,14 +137,14 @@ class Guard:
         ]
 
 
-def _routing_error(error: HTTPException, scope: Scope) -> Response:
+def _routing_error(error: HTTPException, scope: Scope, errors: ErrorShape) -> Response:
     """The router's refusal in the dialect's shape."""
     where = f"{scope['method']} {scope['path']}"
     if error.status_code == 405:
-        response = error_response(MethodNotAllowed(f"{where}: this route doesn't take that method."))
+        response = errors.respond(MethodNotAllowed(f"{where}: this route doesn't take that method."))
         response.headers.update(error.headers or {})
         return response
-    return error_response(NotFound(f"{where}: there is no such route; /openapi.json lists them."))
+    return errors.respond(NotFound(f"{where}: there is no such route; /openapi.json lists them."))
 
 
 async def read_body(request: Request, limit: int) -> bytes:

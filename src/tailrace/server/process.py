@@ -18,8 +18,9 @@ from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.binding import bind_cpus
 from tailrace.observe import logs
 from tailrace.server.announce import announce
-from tailrace.server.app import Server, make_app
+from tailrace.server.app import make_app
 from tailrace.server.http import HttpProtocol
+from tailrace.server.server import Server
 
 
 def main() -> None:

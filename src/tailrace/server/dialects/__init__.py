@@ -1,1 +1,3 @@
-"""One file for each dialect: it decodes requests into ``GenerationRequest`` and encodes events, and nothing else."""
+"""One room for each dialect: it decodes requests into ``GenerationRequest``, encodes events, and names its routes in a
+``routes`` module; nothing else.
+"""

@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai_grammar import grammar
-from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai_sampling import Count, SharedParameters, refuse, sampling, stops
+from tailrace.server.dialects.openai.grammar import grammar
+from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
+from tailrace.server.dialects.openai.sampling import Count, SharedParameters, refuse, sampling, stops
 from tailrace.server.events import (
     Event,
     Finish,

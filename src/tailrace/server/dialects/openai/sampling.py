@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
-from tailrace.server.dialects.openai_grammar import GrammarParameters
+from tailrace.server.dialects.openai.grammar import GrammarParameters
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai_grammar import grammar
-from tailrace.server.dialects.openai_reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai_sampling import SharedParameters, TokenId, refuse, sampling, stops
+from tailrace.server.dialects.openai.grammar import grammar
+from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
+from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript

@@ -1,0 +1,1 @@
+"""OpenAI's dialects: chat completions and text completions, and what they share."""

@@ -1,0 +1,49 @@
+"""One route: who answers it, and what a reader of the OpenAPI document must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailrace.errors import RequestError
+from tailrace.server.respond import ErrorEnvelope, error_response
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+#: What may go wrong wherever a model's reply is asked for.
+GENERATION_ERRORS = frozenset({400, 401, 404, 413, 500, 503})
+
+
+@dataclass(frozen=True)
+class ErrorShape:
+    """How a dialect tells of an error: ``respond`` makes the response, ``body`` is the struct of its JSON."""
+
+    respond: Callable[[RequestError], Response]
+    body: type
+
+
+OPENAI_ERRORS = ErrorShape(error_response, ErrorEnvelope)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """``method`` on ``path`` (without ``/v1``, which the guard takes off; ``{id}`` and ``{id:path}`` are parameters).
+
+    ``shown`` is the path in the documentation, where it isn't ``/v1`` and the path.
+    """
+
+    method: Literal["GET", "POST", "DELETE", "HEAD"]
+    path: str
+    handler: Handler
+    summary: str
+    body: type | None = None  #: the struct that decodes the request's body
+    statuses: frozenset[int] = frozenset({401})  #: of the errors that can come
+    streams: str | None = None  #: the media type of the streamed form of the reply, where there is one
+    media: str = "application/json"  #: of the reply
+    errors: ErrorShape = field(default=OPENAI_ERRORS)
+    shown: str | None = None
+    hidden: bool = False  #: not in the document

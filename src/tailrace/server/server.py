@@ -1,0 +1,63 @@
+"""What every route needs of the process: settings, engine client, metrics, and the steps that routes have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tailrace.errors import ModelNotFound
+from tailrace.observe.metrics import Metrics
+from tailrace.server.client import EngineClient
+from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.guard import read_body
+from tailrace.server.respond import json_response
+from tailrace.server.streaming import Encoder, EventStream
+from tailrace.settings import Settings
+
+
+class Server:
+    """The process's one of each."""
+
+    def __init__(self, settings: Settings, model_name: str, replicas: int = 1) -> None:
+        self.settings = settings
+        self.model_name = model_name
+        self.replicas = replicas
+        self.created = int(time.time())
+        self.engine = EngineClient(
+            wait_seconds=settings.engine_wait_seconds,
+            stall_seconds=settings.engine_stall_seconds,
+            silence_seconds=settings.keepalive_seconds,
+        )
+        self.metrics = Metrics(model_name, self.engine)
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body. Raises BodyTooLarge."""
+        return await read_body(request, self.settings.max_body_mb * 1_000_000)
+
+    async def start(self, wanted: GenerationRequest) -> Generation:
+        """Begin a generation. Raises RequestError when it can't be."""
+        return await Generation.start(self.engine, self.metrics, wanted)
+
+    def stream(self, generation: Generation, encoder: Encoder) -> EventStream:
+        """The response that sends ``generation`` as it happens."""
+        settings = self.settings
+        return EventStream(
+            generation, encoder, keepalive_seconds=settings.keepalive_seconds, bound=settings.slow_reader_tokens
+        )
+
+    def whole(self, complete: bool, body: Callable[[], object]) -> Response:
+        """The response for a client that doesn't stream; ``complete`` is the transcript's."""
+        if not complete:
+            raise ClientDisconnect  # Nobody is there to read a response.
+        return json_response(body())
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFound when ``name`` isn't the served model's; None is."""
+        if name is not None and name != self.model_name:
+            shown = name if len(name) <= 200 else f"{name[:200]}…"
+            raise ModelNotFound(
+                f"The model '{shown}' does not exist here; this server serves '{self.model_name}'.", param="model"
+            )
