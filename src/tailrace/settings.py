@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # What is served
     model: str = STARTER_MODEL  #: a path to a GGUF file or a name in the local store
     alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
+    aliases: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names; ``*`` stands for any characters
     ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = (
         0  #: tokens a request may have; 0 is what the model was trained for
     )
@@ -153,7 +154,7 @@ def _read_file(file: Path | None) -> dict[str, Any]:
 
 
 def _split(name: str, value: str) -> Any:
-    return [part.strip() for part in value.split(",")] if name == "cors_origins" else value
+    return [part.strip() for part in value.split(",")] if name in ("aliases", "cors_origins") else value
 
 
 def _checked(name: str, value: Any, origin: Origin, *, strict: bool) -> Any:

@@ -199,7 +199,7 @@ def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
         await generation.finished()
         assert await engine.heard() == Cancel(identity)
         assert listener.text == "ab"
-        assert listener.events[-2:] == [Finish(0, "stop"), Usage(1, 5, 0)]
+        assert listener.events[-2:] == [Finish(0, "stop", "END"), Usage(1, 5, 0)]
 
     play(scenario)
 

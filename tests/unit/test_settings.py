@@ -59,6 +59,7 @@ def test_words_of_the_environment_become_values() -> None:
         "TAILRACE_PORT": "0",
         "TAILRACE_KEEPALIVE_SECONDS": "2.5",
         "TAILRACE_CORS_ORIGINS": "http://a, http://b",
+        "TAILRACE_ALIASES": "claude-*,gpt-4",
         "TAILRACE_GPU_LAYERS": "-1",
         "TAILRACE_KEEPALIVE_STYLE": "comment",
         "TAILRACE_MODELS": "a folder, and no setting",
@@ -67,6 +68,7 @@ def test_words_of_the_environment_become_values() -> None:
     assert settings.port == 0
     assert settings.keepalive_seconds == 2.5
     assert settings.cors_origins == ("http://a", "http://b")
+    assert settings.aliases == ("claude-*", "gpt-4")
     assert settings.gpu_layers == -1
     assert settings.keepalive_style == "comment"
 

@@ -61,6 +61,14 @@ def test_a_stop_string_over_two_pieces(cut: int) -> None:
     assert run(["END"], [text[:cut], text[cut:]]) == ("one ", True)
 
 
+@pytest.mark.parametrize(("text", "found"), [("xbca", "bc"), ("xcab", "ca"), ("xbaa", None)])
+def test_which_stop_string_it_was(text: str, found: str | None) -> None:
+    """The one that begins first, wherever it stands in the list."""
+    matcher = StopMatcher(["ca", "bc"])
+    matcher.feed(text)
+    assert matcher.found == found
+
+
 def test_characters_of_several_bytes() -> None:
     assert run(["。"], ["你好", "。再见"]) == ("你好", True)
     assert run(["👍🏽"], ["a👍", "b"]) == ("a👍b", False)

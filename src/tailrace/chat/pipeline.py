@@ -22,6 +22,11 @@ class ReplyPipeline:
         self._plain = self._passes_all()
         self.stopped = False
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was found."""
+        return self._stops.found if self._stops is not None else None
+
     def plain(self, token: int) -> str | None:
         """All that ``feed`` would make of this token, where that is no more than its own text (perhaps empty) and
         nothing else is waiting; None leaves it to ``feed``.

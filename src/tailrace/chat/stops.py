@@ -8,19 +8,21 @@ from collections.abc import Sequence
 class StopMatcher:
     """Looks for the first of ``stops`` (non-empty strings) in text that comes in pieces."""
 
-    __slots__ = ("_held", "_stops")
+    __slots__ = ("_held", "_stops", "found")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self.found: str | None = None  #: the stop string that came first
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Text that may go out, and whether a stop string was found (then the text before it is all there is)."""
         text = self._held + text
-        found = [position for stop in self._stops if (position := text.find(stop)) >= 0]
+        found = [(position, stop) for stop in self._stops if (position := text.find(stop)) >= 0]
         if found:
+            position, self.found = min(found, key=lambda entry: entry[0])
             self._held = ""
-            return text[: min(found)], True
+            return text[:position], True
         keep = self._possible_beginning(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

@@ -19,6 +19,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
+    aliases: Annotated[
+        list[str] | None, typer.Option(help="Further names that clients may use, such as 'claude-*'.")
+    ] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
     weights: Annotated[
         str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")

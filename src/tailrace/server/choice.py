@@ -157,7 +157,7 @@ class Choice:
             self._tell_text("")
         if self._tool_calls:
             reason = "tool_calls"
-        self._request.tell(Finish(self.index, reason))
+        self._request.tell(Finish(self.index, reason, self._pipeline.stop_string))
         self._request.closed(self, reason, completion_tokens)
 
     def _tell(self, parts: list[Part]) -> None:

@@ -52,10 +52,11 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """The choice is complete."""
+    """The choice is complete. ``stop`` is the stop string that ended it, where one has."""
 
     choice: int
     reason: FinishReason
+    stop: str | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -55,8 +56,10 @@ class Server:
         return json_response(body())
 
     def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFound when ``name`` isn't the served model's; None is."""
-        if name is not None and name != self.model_name:
+        """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""
+        if name is None or name == self.model_name:
+            return
+        if not any(fnmatchcase(name, alias) for alias in self.settings.aliases):
             shown = name if len(name) <= 200 else f"{name[:200]}…"
             raise ModelNotFound(
                 f"The model '{shown}' does not exist here; this server serves '{self.model_name}'.", param="model"

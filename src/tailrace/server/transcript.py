@@ -40,6 +40,7 @@ class Reply:
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    stop: str | None = None  #: the stop string that ended it
 
 
 @dataclass
@@ -68,7 +69,8 @@ class Transcript:
         elif isinstance(event, ToolCallDelta):
             _add_call(self.replies[event.choice], event)
         elif isinstance(event, Finish):
-            self.replies[event.choice].finish_reason = event.reason
+            reply = self.replies[event.choice]
+            reply.finish_reason, reply.stop = event.reason, event.stop
         elif isinstance(event, Usage):
             self.usage = event
         elif isinstance(event, Failure):
