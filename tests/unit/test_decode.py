@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.decode import decode
+from tailrace.server.decode import convert, decode
 
 
 class Inner(msgspec.Struct):
@@ -66,3 +66,24 @@ def test_what_is_no_json(body: bytes) -> None:
 
 def test_a_whole_body() -> None:
     assert decode(b'{"count": 1, "new": [{}]}', DECODER) == Outer(1)
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({"inners": []}, "input[2].count"),
+        ({"count": -1}, "input[2].count"),
+        ({"count": 1, "inners": [{"name": "a", "kind": "c"}]}, "input[2].inners[0].kind"),
+        ([], "input[2]"),
+    ],
+)
+def test_what_is_converted_later_is_named_by_its_place_in_the_body(value: object, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        convert(value, Outer, "input[2]")
+    assert caught.value.param == param
+
+
+def test_a_list_is_named_by_its_index() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        convert([{"name": 1}], list[Inner], "tools")
+    assert caught.value.param == "tools[0].name"

@@ -204,6 +204,34 @@ def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
     play(scenario)
 
 
+def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine, chat=True)
+        listener = Listener()
+        generation.listen(listener)
+        said = b"<think>why?</think>so"
+        engine.say(*tokens(identity, said), end(identity, len(said)))
+        await generation.finished()
+        assert listener.events[-1] == Usage(1, len(said), 0, len(b"<think>why?"))
+
+    play(scenario)
+
+
+def test_a_failure_tells_what_was_used_until_then(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine)
+        listener = Listener()
+        generation.listen(listener)
+        engine.say(*tokens(identity, b"abc"))
+        engine.die()
+        await generation.finished()
+        failure = listener.events[-1]
+        assert isinstance(failure, Failure)
+        assert failure.usage == Usage(1, 3, 0, 0)
+
+    play(scenario)
+
+
 def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)

@@ -70,12 +70,14 @@ class Choice:
         "_most_calls",
         "_pipeline",
         "_request",
-        "_seen",
+        "_silent",
         "_thinking",
         "_tool_calls",
         "_vocabulary",
         "identity",
         "index",
+        "reasoning_tokens",
+        "seen",
     )
 
     def __init__(
@@ -96,7 +98,9 @@ class Choice:
         self._pipeline = pipeline
         self._most_calls = most_calls
         self._inline = inline_reasoning
-        self._seen = 0  #: tokens so far: what counts when a stop string ends the reply
+        self.seen = 0  #: tokens so far: what counts when a stop string ends the reply
+        self.reasoning_tokens = 0  #: of them, those of reasoning
+        self._silent = 0  #: the last tokens, which haven't completed a part yet
         self._tool_calls = 0
         self._thinking = False  #: an inline <think> is open
         self._logprobs: list[TokenLogprob] = []  #: of tokens whose text is held back
@@ -113,9 +117,9 @@ class Choice:
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """See ``Receiver``."""
-        if not self._seen:
+        if not self.seen:
             self._request.first_token()
-        self._seen += 1
+        self.seen += 1
         if logprobs is None:
             # Most tokens of most replies: on caches that the model's step has left cold, what counts is how little
             # code they go through.
@@ -126,9 +130,12 @@ class Choice:
                 return
         else:
             self._logprobs.append(self._logprob(token, logprobs))
-        self._tell(self._pipeline.feed(token))
+        self._silent += 1
+        if parts := self._pipeline.feed(token):
+            self._count(parts)
+            self._tell(parts)
         if self._pipeline.stopped or self._tool_calls >= self._most_calls:
-            self._finish("stop", self._seen)
+            self._finish("stop", self.seen)
 
     def ended(self, finished: Finished) -> None:
         """See ``Receiver``."""
@@ -151,7 +158,9 @@ class Choice:
             self._request.tell(TextDelta(self.index, "</think>"))
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
-        self._tell(self._pipeline.finish())
+        parts = self._pipeline.finish()
+        self._count(parts)
+        self._tell(parts)
         self.close_thought()
         while self._logprobs:
             self._tell_text("")
@@ -159,6 +168,11 @@ class Choice:
             reason = "tool_calls"
         self._request.tell(Finish(self.index, reason, self._pipeline.stop_string))
         self._request.closed(self, reason, completion_tokens)
+
+    def _count(self, parts: list[Part]) -> None:
+        if any(isinstance(part, Reasoning) for part in parts):
+            self.reasoning_tokens += self._silent
+        self._silent = 0
 
     def _tell(self, parts: list[Part]) -> None:
         for part in parts:

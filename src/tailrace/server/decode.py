@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,11 +27,23 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidRequest("The request's body is nested too deeply.", code="invalid_json") from None
 
 
-def _invalid(text: str) -> InvalidRequest:
-    path = ""
+def convert(value: Any, kind: type[T], path: str) -> T:
+    """``value``, which JSON was decoded to and which stands at ``path`` in the body, as a ``kind``. Raises
+    InvalidRequest, naming the field.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), path) from None
+    except RecursionError:
+        raise InvalidRequest(f"'{path}' is nested too deeply.", param=path) from None
+
+
+def _invalid(text: str, path: str = "") -> InvalidRequest:
     if found := _PATH.search(text):
-        path = found[1]
+        inner = found[1]
         text = text[: found.start()]
+        path = inner if not path else path + inner if inner.startswith("[") else f"{path}.{inner}" if inner else path
     if found := _FIELD.search(text):
         path = f"{path}.{found[1]}" if path else found[1]
     if not path:

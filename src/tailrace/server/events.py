@@ -65,6 +65,7 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0  #: of the completion's: what was thought before the reply
 
 
 class KeepAlive(msgspec.Struct, frozen=True):
@@ -72,9 +73,10 @@ class KeepAlive(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The generation has failed after it began."""
+    """The generation has failed after it began. ``usage``: what it took until then."""
 
     error: RequestError
+    usage: Usage | None = None
 
 
 Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | KeepAlive | Failure

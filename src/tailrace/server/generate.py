@@ -65,6 +65,7 @@ class Generation:
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._prompt_tokens = 0
+        self._reasoning_tokens = 0
         self.tell = self._early.tell  #: the listener's own: nothing stands between a choice and it
 
     @classmethod
@@ -107,7 +108,14 @@ class Generation:
             return
         for choice in list(self._open.values()):
             choice.close_thought()  # Else the error would be part of it, and not be seen.
-        self.tell(Failure(error))
+        unfinished = self._open.values()
+        usage = Usage(
+            self._prompt_tokens,
+            self._completion_tokens + sum(choice.seen for choice in unfinished),
+            self._cached_tokens,
+            self._reasoning_tokens + sum(choice.reasoning_tokens for choice in unfinished),
+        )
+        self.tell(Failure(error, usage))
         self._stop("error")
 
     def tick(self, seconds: float) -> None:
@@ -143,9 +151,10 @@ class Generation:
         self._engine.cancel(choice.identity)  # It runs on when a stop string has ended it.
         del self._open[choice.index]
         self._completion_tokens += completion_tokens
+        self._reasoning_tokens += choice.reasoning_tokens
         self._metrics.finished(reason)
         if not self._open:
-            usage = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens)
+            usage = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
             self._metrics.completed(usage, time.monotonic() - self._begun)
             self.tell(usage)
             self._end()
