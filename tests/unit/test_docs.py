@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
+from tailrace.server.dialects.anthropic.blocks import Block
+from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputConfig, ThinkingEnabled, Tool
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.settings import FIELDS
@@ -32,6 +35,16 @@ def anchors(document: Path) -> set[str]:
 def test_every_request_field_has_its_row_and_every_row_its_field() -> None:
     fields = {field.name for kind in (ChatRequest, CompletionRequest) for field in msgspec.structs.fields(kind)}
     assert rows("parameters.md") == fields
+
+
+def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field() -> None:
+    text = (ROOT / "docs" / "anthropic.md").read_text(encoding="utf-8")
+    blocks = {str(kind.__struct_config__.tag) for kind in get_args(Block)}
+    assert rows("anthropic.md") == {field.name for field in msgspec.structs.fields(MessagesRequest)} | blocks
+    tools = set(re.findall(r"^\| `tools\[\]\.(\w+)`", text, re.MULTILINE))
+    assert tools == {field.name for field in msgspec.structs.fields(Tool)}
+    for kind in (OutputConfig, ThinkingEnabled):
+        assert all(f"`{field.name}" in text for field in msgspec.structs.fields(kind)), kind
 
 
 def test_every_setting_has_its_row_and_every_row_its_setting() -> None:

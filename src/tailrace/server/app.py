@@ -8,8 +8,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from tailrace.server import admin
+from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.openai import routes as openai
-from tailrace.server.endpoint import Endpoint
+from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.guard import Guard
 from tailrace.server.openapi import document
 from tailrace.server.respond import json_response
@@ -18,7 +19,7 @@ from tailrace.server.server import Server
 
 def endpoints(server: Server) -> list[Endpoint]:
     """Every route there is."""
-    known = [*admin.routes(server), *openai.routes(server)]
+    known = [*admin.routes(server), *openai.routes(server), *anthropic.routes(server)]
 
     async def openapi(request: Request) -> Response:
         return json_response(described)
@@ -31,5 +32,23 @@ def endpoints(server: Server) -> list[Endpoint]:
 def make_app(server: Server) -> ASGIApp:
     """The app around ``server``. Paths stand here without ``/v1``: the guard takes it off."""
     known = endpoints(server)
-    router = Router([Route(e.path, e.handler, methods=[e.method]) for e in known], redirect_slashes=False)
+    groups: dict[tuple[str, str], list[Endpoint]] = {}
+    for endpoint in known:
+        groups.setdefault((endpoint.method, endpoint.path), []).append(endpoint)
+    routes = [Route(path, _handler(group), methods=[method]) for (method, path), group in groups.items()]
+    router = Router(routes, redirect_slashes=False)
     return Guard(router, server.settings, known, server.metrics.responded)
+
+
+def _handler(group: list[Endpoint]) -> Handler:
+    """Who answers a method on a path: where there are several, the request's headers say who."""
+    if len(group) == 1:
+        return group[0].handler
+    by_header = [endpoint for endpoint in group if endpoint.header is not None]
+    (other,) = [endpoint for endpoint in group if endpoint.header is None]
+
+    async def handler(request: Request) -> Response:
+        chosen = next((endpoint for endpoint in by_header if endpoint.header in request.headers), other)
+        return await chosen.handler(request)
+
+    return handler

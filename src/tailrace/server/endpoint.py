@@ -33,7 +33,8 @@ OPENAI_ERRORS = ErrorShape(error_response, ErrorEnvelope)
 class Endpoint:
     """``method`` on ``path`` (without ``/v1``, which the guard takes off; ``{id}`` and ``{id:path}`` are parameters).
 
-    ``shown`` is the path in the documentation, where it isn't ``/v1`` and the path.
+    ``shown`` is the path in the documentation, where it isn't ``/v1`` and the path. With ``header`` the endpoint
+    answers requests that have it, before others on the same path; whatever goes wrong with them is told as here.
     """
 
     method: Literal["GET", "POST", "DELETE", "HEAD"]
@@ -47,3 +48,4 @@ class Endpoint:
     errors: ErrorShape = field(default=OPENAI_ERRORS)
     shown: str | None = None
     hidden: bool = False  #: not in the document
+    header: str | None = None  #: in lower case

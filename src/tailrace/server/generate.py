@@ -85,6 +85,11 @@ class Generation:
         engine.watch(generation)
         return generation
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return self._prompt_tokens
+
     def listen(self, listener: Listener) -> None:
         """Tell ``listener`` what has happened so far and all that will: any number of events, ended by ``Usage`` or
         ``Failure``, or by nothing when the generation is cancelled.

@@ -53,6 +53,8 @@ class Guard:
         self._app = app
         self._key = settings.api_key.encode() if settings.api_key else None
         self._origins = frozenset(settings.cors_origins)
+        self._by_header = [(e.header.encode(), e.errors) for e in endpoints if e.header is not None]
+        endpoints = [endpoint for endpoint in endpoints if endpoint.header is None]
         self._routes = {endpoint.path: endpoint.errors for endpoint in endpoints if "{" not in endpoint.path}
         self._patterns = [
             (compile_path(e.path)[0], e.path.replace(":path}", "}"), e.errors) for e in endpoints if "{" in e.path
@@ -70,6 +72,7 @@ class Guard:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         cors = self._cors_headers(headers)
         route, errors = self._route(path)
+        errors = next((shape for header, shape in self._by_header if header in headers), errors)
         started = False
 
         async def send_guarded(message: Message) -> None:

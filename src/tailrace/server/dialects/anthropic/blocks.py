@@ -1,0 +1,109 @@
+"""The content blocks of a request's messages. What they become is ``history``'s business.
+
+``cache_control`` and ``citations`` aren't among their fields: prefixes are found by their tokens, and nothing is cited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
+    """A text."""
+
+    text: str
+
+
+class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
+    """An image: known, and refused by models that can't see."""
+
+
+class TextSource(msgspec.Struct, tag_field="type", tag="text"):
+    """A document's plain text."""
+
+    data: str
+
+
+class ContentSource(msgspec.Struct, tag_field="type", tag="content"):
+    """A document in blocks."""
+
+    content: str | list[TextBlock | ImageBlock]
+
+
+class EncodedSource(msgspec.Struct, tag_field="type", tag="base64"):
+    """A PDF: known, and refused."""
+
+
+class UrlSource(msgspec.Struct, tag_field="type", tag="url"):
+    """An address: known, and refused, because nothing is fetched."""
+
+
+class FileSource(msgspec.Struct, tag_field="type", tag="file"):
+    """An uploaded file: known, and refused."""
+
+
+class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
+    """A document; those that are text are read."""
+
+    source: TextSource | ContentSource | EncodedSource | UrlSource | FileSource
+    title: str | None = None
+    context: str | None = None
+
+
+class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
+    """What a client's own search has found."""
+
+    source: str
+    title: str
+    content: list[TextBlock]
+
+
+class ToolReferenceBlock(msgspec.Struct, tag_field="type", tag="tool_reference"):
+    """A tool that a client's tool search has found; its definition is in the prompt already."""
+
+    tool_name: str
+
+
+class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
+    """An earlier thought. Its signature isn't looked at."""
+
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
+    """A thought that only Anthropic can read: dropped."""
+
+
+class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
+    """An earlier tool call."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+ResultBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
+
+
+class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
+    """What a tool has answered."""
+
+    tool_use_id: str
+    content: str | list[ResultBlock] | None = None
+    is_error: bool | None = None
+
+
+Block = (
+    TextBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+    | ToolReferenceBlock
+    | ThinkingBlock
+    | RedactedThinkingBlock
+    | ToolUseBlock
+    | ToolResultBlock
+)

@@ -1,0 +1,68 @@
+"""Anthropic's errors: ``{"type": "error", "error": {"type", "message"}, "request_id"}``, the type by status."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+from starlette.responses import Response
+
+from tailrace.errors import ContextLengthExceeded, RequestError
+from tailrace.server.endpoint import ErrorShape
+from tailrace.server.respond import json_response
+
+#: The header that tells a response's request id.
+REQUEST_ID = "request-id"
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+
+
+class AnthropicErrorBody(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """What a failed request's body is."""
+
+    error: AnthropicErrorBody
+    request_id: str
+
+
+def request_id() -> str:
+    """A new id for a request."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def error_object(error: RequestError, identity: str) -> AnthropicError:
+    """The wire form of ``error`` for the request with this id.
+
+    Claude Code shortens a conversation that has become too long when the message begins as Anthropic's does.
+    """
+    message = error.message
+    if isinstance(error, ContextLengthExceeded):
+        message = f"prompt is too long: {message}"
+    return AnthropicError(AnthropicErrorBody(_TYPES.get(error.status, "invalid_request_error"), message), identity)
+
+
+def error_response(error: RequestError) -> Response:
+    """The response that ``error`` is."""
+    identity = request_id()
+    headers = {REQUEST_ID: identity}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    return json_response(error_object(error, identity), error.status, headers)
+
+
+ERRORS = ErrorShape(error_response, AnthropicError)

@@ -1,0 +1,87 @@
+"""Anthropic's message: the whole one for clients that don't stream, and its parts that a stream needs too."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import msgspec
+
+from tailrace.server.events import FinishReason, Usage
+from tailrace.server.transcript import Reply, Transcript
+
+#: A thought's signature. Anthropic's proves where the thought comes from; here nobody looks at it when it comes back,
+#: but clients keep a thought only when it has one.
+SIGNATURE = "unsigned"
+
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+
+
+class MessageHead:
+    """What is known of a message before its first token."""
+
+    __slots__ = ("id", "model")
+
+    def __init__(self, model: str) -> None:
+        self.id = f"msg_{secrets.token_hex(12)}"
+        self.model = model
+
+    def message(
+        self, content: list[dict[str, Any]], ending: dict[str, str | None], usage: dict[str, int]
+    ) -> dict[str, Any]:
+        """The message."""
+        head = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
+        return {**head, "content": content, **ending, "usage": usage}
+
+
+def ending_object(reason: FinishReason | None, stop: str | None) -> dict[str, str | None]:
+    """Why the reply has ended, and by which stop sequence; two nulls (None) while it hasn't."""
+    if reason is None:
+        return {"stop_reason": None, "stop_sequence": None}
+    if reason == "stop" and stop is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": stop}
+    return {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None}
+
+
+def usage_object(used: Usage) -> dict[str, int]:
+    """Anthropic's usage: a prompt's tokens are counted once, either as read anew or as found."""
+    return {
+        "input_tokens": used.prompt_tokens - used.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": used.cached_tokens,
+        "output_tokens": used.completion_tokens,
+    }
+
+
+def call_id(identity: str) -> str:
+    """A tool call's id as Anthropic's begin."""
+    return f"toolu_{identity.removeprefix('call_')}"
+
+
+def text_block(text: str) -> dict[str, Any]:
+    """A block of text."""
+    return {"type": "text", "text": text}
+
+
+def whole(head: MessageHead, transcript: Transcript, *, hides_thinking: bool) -> dict[str, Any]:
+    """The message of a complete transcript."""
+    assert transcript.usage is not None, "only a complete transcript is told"
+    (reply,) = transcript.replies
+    return head.message(
+        _content(reply, hides_thinking), ending_object(reply.finish_reason, reply.stop), usage_object(transcript.usage)
+    )
+
+
+def _content(reply: Reply, hides_thinking: bool) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = []
+    if reply.reasoning:
+        thought = "" if hides_thinking else reply.reasoning
+        content.append({"type": "thinking", "thinking": thought, "signature": SIGNATURE})
+    if reply.text:
+        content.append(text_block(reply.text))
+    content += [
+        {"type": "tool_use", "id": call_id(call.id), "name": call.name, "input": msgspec.Raw(call.arguments.encode())}
+        for call in reply.tool_calls
+    ]
+    # An empty reply is a text too: clients look at the first block.
+    return content or [text_block("")]

@@ -1,0 +1,77 @@
+"""Anthropic's routes."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailrace.server.decode import decode
+from tailrace.server.dialects.anthropic import models, reply
+from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID, request_id
+from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
+from tailrace.server.dialects.anthropic.request import MessagesRequest
+from tailrace.server.dialects.anthropic.stream import MessageStream
+from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
+from tailrace.server.respond import json_response
+from tailrace.server.server import Server
+from tailrace.server.transcript import transcribe
+
+#: Every client of Anthropic's sends it, and nobody else does.
+VERSION = "anthropic-version"
+
+_decoder = msgspec.json.Decoder(MessagesRequest)
+
+
+def routes(server: Server) -> list[Endpoint]:
+    """The routes, answered by ``server``. The model list is OpenAI's too: the version's header tells them apart."""
+    anthropic = _Anthropic(server)
+    return [
+        Endpoint(
+            "POST",
+            "/messages",
+            anthropic.messages,
+            "Message (Anthropic's dialect)",
+            body=MessagesRequest,
+            statuses=GENERATION_ERRORS,
+            streams="text/event-stream",
+            errors=ERRORS,
+        ),
+        Endpoint("GET", "/models", anthropic.models, "", errors=ERRORS, header=VERSION, hidden=True),
+        Endpoint("GET", "/models/{id:path}", anthropic.model, "", errors=ERRORS, header=VERSION, hidden=True),
+    ]
+
+
+class _Anthropic:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def messages(self, request: Request) -> Response:
+        server = self._server
+        identity = request_id()
+        asked = decode(await server.body(request), _decoder)
+        server.check_model(asked.model)
+        model = await server.engine.ready()
+        generation = await server.start(prepare(asked, model.template))
+        head = reply.MessageHead(server.model_name)
+        hides = hides_thinking(asked)
+        if asked.stream:
+            encoder = MessageStream(head, identity, generation.prompt_tokens, hides_thinking=hides)
+            stream = server.stream(generation, encoder)
+            stream.raw_headers.append((REQUEST_ID.encode(), identity.encode()))
+            return stream
+        transcript = await transcribe(generation, 1, request.receive)
+        response = server.whole(transcript.complete, lambda: reply.whole(head, transcript, hides_thinking=hides))
+        response.headers[REQUEST_ID] = identity
+        return response
+
+    async def models(self, request: Request) -> Response:
+        """Answers whatever the engine is doing."""
+        return self._told(models.model_list(self._server.model_name, self._server.created))
+
+    async def model(self, request: Request) -> Response:
+        self._server.check_model(request.path_params["id"])
+        return self._told(models.model_object(self._server.model_name, self._server.created))
+
+    def _told(self, body: object) -> Response:
+        return json_response(body, headers={REQUEST_ID: request_id()})
