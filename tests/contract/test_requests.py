@@ -233,7 +233,12 @@ def test_roles(scripted: ServerProcess) -> None:
         {"role": "system", "content": "a"},
         {"role": "user", "content": "b"},
         {"role": "developer", "content": "c"},
-        {"role": "assistant", "content": "d", "unknown": 1},
+        {
+            "role": "assistant",
+            "content": "d",
+            "unknown": 1,
+            "tool_calls": [{"id": "call_1", "function": {"name": "f"}}],
+        },
         {"role": "system", "content": "e"},
         {"role": "tool", "content": "f", "tool_call_id": "call_1"},
         {"role": "function", "content": "g", "name": "f"},

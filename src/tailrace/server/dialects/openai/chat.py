@@ -11,8 +11,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.template import ChatTemplate, Message
+from tailrace.chat.template import Message
+from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
+from tailrace.server.client import ServedModel
+from tailrace.server.conversation import Fields, ToolChoice, converse
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai.sampling import Count, SharedParameters, refuse, sampling, stops
@@ -85,7 +88,7 @@ class ChatMessage(msgspec.Struct):
     reasoning_content: str | None = None
 
 
-class Function(msgspec.Struct):
+class OfferedFunction(msgspec.Struct):
     """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -98,7 +101,20 @@ class Tool(msgspec.Struct):
     """A tool that the model may call."""
 
     type: Literal["function"]
-    function: Function
+    function: OfferedFunction
+
+
+class ChosenFunction(msgspec.Struct):
+    """The function that has to be called."""
+
+    name: str
+
+
+class NamedTool(msgspec.Struct):
+    """The tool that has to be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
 
 
 class Prediction(msgspec.Struct):
@@ -116,7 +132,7 @@ class ChatRequest(SharedParameters):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -136,7 +152,6 @@ class ChatRequest(SharedParameters):
 
 #: Fields of which only some values can be honoured.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tool_choice": ("none", "auto"),
     "modalities": (["text"],),
     "store": (False,),
     "verbosity": ("medium",),
@@ -146,7 +161,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "function_call": ("none",),
 }
 _WHY = {
-    "tool_choice": "only 'none' and 'auto' are supported so far.",
     "modalities": "only ['text'] is supported.",
     "store": "replies are not stored here; leave it out or send false.",
     "verbosity": "only 'medium' is supported.",
@@ -159,29 +173,32 @@ _WHY = {
 decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: bool) -> GenerationRequest:
+def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
     refuse(request, _SUPPORTED, _WHY)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-    tools = request.tools if request.tools and request.tool_choice != "none" else None
     form, form_field = grammar(request)
-    if form is not None and tools is not None:
-        raise InvalidRequest(
-            f"'{form_field}' leaves no room for tool calls; leave it out, or send 'tool_choice': 'none'.",
-            param=form_field,
-        )
-    variables = dict(request.chat_template_kwargs or {})
-    if request.reasoning_effort is not None:
-        variables["reasoning_effort"] = request.reasoning_effort
-    prompt = template.render(
-        [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)],
-        [msgspec.to_builtins(tool) for tool in tools] if tools else None,
-        variables,
+    functions = tuple(
+        Function(name=f.name, description=f.description, parameters=f.parameters, strict=bool(f.strict))
+        for f in (tool.function for tool in request.tools or ())
     )
-    return GenerationRequest(
-        prompts=[prompt],
-        prompt_param="messages",
+    choice, only = _tool_choice(request.tool_choice)
+    conversation = converse(
+        model,
+        [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)],
+        tools=functions,
+        tool_choice=choice,
+        only=only,
+        parallel=request.parallel_tool_calls is not False,
+        form=form,
+        effort=request.reasoning_effort,
+        variables=request.chat_template_kwargs,
+        inline_reasoning=inline_reasoning,
+        fields=Fields(form=form_field),
+    )
+    return msgspec.structs.replace(
+        conversation,
         choices=request.n or 1,
         max_tokens=request.max_completion_tokens or request.max_tokens,
         sampling=sampling(request),
@@ -190,14 +207,17 @@ def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: b
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        grammar=form,
-        grammar_param=form_field,
         prediction=_predicted(request.prediction),
-        chat=True,
-        tools=tools is not None,
-        max_tool_calls=1 if request.parallel_tool_calls is False else 2**31,
-        inline_reasoning=inline_reasoning,
     )
+
+
+def _tool_choice(choice: str | NamedTool | None) -> tuple[ToolChoice, str | None]:
+    """The mode, and the one function that is asked for."""
+    if isinstance(choice, NamedTool):
+        return "required", choice.function.name
+    if choice == "none":
+        return "none", None
+    return ("required" if choice == "required" else "auto"), None
 
 
 def _predicted(prediction: Prediction | None) -> str | None:

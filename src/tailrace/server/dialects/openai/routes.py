@@ -51,7 +51,7 @@ class _OpenAI:
         asked = decode(await server.body(request), chat.decoder)
         server.check_model(asked.model)
         model = await server.engine.ready()
-        wanted = chat.prepare(asked, model.template, inline_reasoning=server.settings.reasoning == "inline")
+        wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
         generation = await server.start(wanted)
         head = ReplyHead("chatcmpl", server.model_name)
         if asked.stream:

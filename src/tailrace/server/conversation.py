@@ -1,0 +1,126 @@
+"""A conversation as every dialect has it, messages, tools and all, to the generation that it asks for.
+
+A dialect translates its own request into the template's messages (see ``Message``) and ``Function``s, calls
+``converse``, and fills in what is no business of the conversation: ``msgspec.structs.replace(converse(...),
+max_tokens=..., sampling=..., stops=...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from tailrace.chat.template import Message
+from tailrace.chat.tools import Function
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Grammar
+from tailrace.server.client import ServedModel
+from tailrace.server.generate import GenerationRequest
+
+#: Whether the model calls: never, as it likes, or at least once.
+ToolChoice = Literal["none", "auto", "required"]
+
+
+class Fields(msgspec.Struct, frozen=True, kw_only=True):
+    """What the dialect calls the fields at fault. ``messages`` may name each message's own place."""
+
+    prompt: str = "messages"
+    messages: Sequence[str] | None = None  #: one a message; None is ``messages[0]``, ``messages[1]``, ...
+    call_id: str = "tool_call_id"  #: in a tool's message
+    tools: str = "tools"
+    tool_choice: str = "tool_choice"
+    form: str = "response_format"
+
+
+_OPENAI = Fields()
+
+
+def converse(
+    model: ServedModel,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Function] = (),
+    tool_choice: ToolChoice = "auto",
+    only: str | None = None,
+    parallel: bool = True,
+    form: Grammar | None = None,
+    thinking: bool | None = None,
+    effort: str | None = None,
+    variables: dict[str, Any] | None = None,
+    inline_reasoning: bool = False,
+    fields: Fields = _OPENAI,
+) -> GenerationRequest:
+    """What the conversation asks of the engine: prompt, grammar, and what the reply's parser has to look for.
+
+    ``messages`` are the template's: ``role`` (system, developer, user, assistant, tool), ``content`` (a string), and
+    where they apply ``name``, ``tool_call_id``, ``reasoning_content`` and ``tool_calls`` (each ``{"id": str | None,
+    "type": "function", "function": {"name": str, "arguments": dict}}``). ``only`` is the one function that has to be
+    called; without ``parallel`` the reply ends after the first call. ``form`` is what a reply without a call has to
+    look like. ``thinking`` and ``effort`` ("none" is no thinking) go to the template under the names that templates
+    know, as do ``variables``, which win.
+
+    Raises InvalidRequest, which names the field by ``fields``.
+    """
+    _check_history(messages, fields)
+    offered = tuple(tools) if tool_choice != "none" else ()
+    if only is not None and all(function.name != only for function in offered):
+        raise InvalidRequest(
+            f"'{fields.tool_choice}' names '{only}', which is not among '{fields.tools}'.", param=fields.tool_choice
+        )
+    if (tool_choice == "required" or only is not None) and not offered:
+        raise InvalidRequest(f"'{fields.tool_choice}' needs '{fields.tools}'.", param=fields.tool_choice)
+    if tool_choice == "required" or only is not None:
+        raise InvalidRequest(
+            f"'{fields.tool_choice}': only 'none' and 'auto' are supported so far.", param=fields.tool_choice
+        )
+    if form is not None and offered:
+        raise InvalidRequest(
+            f"'{fields.form}' leaves no room for tool calls; leave it out, or let no tool be chosen.", param=fields.form
+        )
+    prompt = model.template.render(
+        list(messages),
+        [function.offered() for function in offered] or None,
+        {**_thinking(thinking, effort), **(variables or {})},
+    )
+    return GenerationRequest(
+        prompts=[prompt],
+        prompt_param=fields.prompt,
+        grammar=form,
+        grammar_param=fields.form,
+        chat=True,
+        tools=bool(offered),
+        max_tool_calls=2**31 if parallel else 1,
+        inline_reasoning=inline_reasoning,
+    )
+
+
+def _thinking(thinking: bool | None, effort: str | None) -> dict[str, Any]:
+    """Template variables: Qwen, GLM and others have ``enable_thinking``, DeepSeek V3.1 and Granite ``thinking``,
+    gpt-oss ``reasoning_effort``, in which it knows no "none".
+    """
+    variables: dict[str, Any] = {}
+    if effort is not None:
+        thinking = effort != "none" if thinking is None else thinking
+        variables["reasoning_effort"] = "low" if effort == "none" else effort
+    if thinking is not None:
+        variables |= {"enable_thinking": thinking, "thinking": thinking}
+    return variables
+
+
+def _check_history(messages: Sequence[Message], fields: Fields) -> None:
+    """Tools' messages answer calls that there were."""
+    called: set[str | None] = set()
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            place = fields.messages[index] if fields.messages is not None else f"messages[{index}]"
+            identity = message.get("tool_call_id")
+            if not called:
+                raise InvalidRequest(
+                    f"'{place}' is a tool's result, but no assistant message before it has called a tool.", param=place
+                )
+            if identity is not None and identity not in called and None not in called:
+                where = f"{place}.{fields.call_id}"
+                raise InvalidRequest(f"'{where}' is not the id of a tool call before it.", param=where)
+        called.update(call.get("id") for call in message.get("tool_calls") or ())
