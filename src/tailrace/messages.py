@@ -7,6 +7,9 @@ connection each.
 
 A submitted id ends in exactly one of: ``Refused``, a ``Finished`` or a ``Failed`` inside a ``Step``, the client's own
 ``Cancel`` (which is not answered), or the end of the connection.
+
+Texts that are only read need no generation: ``Tokenize`` is answered with ``Tokenized``, ``Embed`` with one
+``Embedded`` for each of its inputs, ``Score`` with ``Scored``; or they are ``Refused``, or ``Failed`` in a step.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from typing import Literal
 import msgspec
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 FinishReason = Literal["stop", "length"]
-RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar"]
+RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported"]
+#: How a text's rows become one vector: their mean, the first token's or the last one's.
+Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
 
 
@@ -71,6 +76,34 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     priority: int = 0
     grammar: Grammar | None = None
     prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
+    suffix: str | None = None  #: what follows the reply, which the model's fill-in-the-middle tokens tell it
+
+
+class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for the tokens of ``text``. ``special``: special tokens are recognised by their names. ``start``: with the
+    tokens that the model wants around a text; None is as in a ``Submit``'s prompt.
+    """
+
+    id: int
+    text: str
+    special: bool = True
+    start: bool | None = None
+
+
+class Embed(msgspec.Struct, tag="embed", frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for one vector for each input (plain text, or token ids). ``pooling`` None is the model's own."""
+
+    id: int
+    inputs: list[str | list[int]]
+    pooling: Pooling | None = None
+
+
+class Score(msgspec.Struct, tag="score", frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for the probability of each of the prompt's tokens after those before it, and of the ``top`` likeliest."""
+
+    id: int
+    prompt: str | list[int]
+    top: int = 0
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -93,6 +126,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None
     bos_token: str
     eos_token: str
+    generates: bool = True  #: False: it makes embeddings and nothing else
+    infill: bool = False  #: whether it has tokens for filling in the middle
+    embedding_width: int = 0  #: numbers of an embedding; 0 where it makes none
+    special_tokens: dict[int, str] = {}  #: names of the tokens that control the model, which no text contains
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
@@ -183,5 +220,31 @@ class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):
     accepted_tokens: int = 0  #: of them those that turned out to be the choice
 
 
-ToEngine = Submit | Cancel
-FromEngine = Hello | Accepted | Refused | Step | Beat
+class Tokenized(msgspec.Struct, tag="tokenized", frozen=True, array_like=True):
+    """What was asked with ``Tokenize``."""
+
+    id: int
+    tokens: list[int]
+
+
+class Embedded(msgspec.Struct, tag="embedded", frozen=True, array_like=True):
+    """Input number ``index`` of an ``Embed``: little-endian float32, of length 1 as a vector (or all 0)."""
+
+    id: int
+    index: int
+    tokens: int  #: how many the input had
+    vector: bytes
+
+
+class Scored(msgspec.Struct, tag="scored", frozen=True, array_like=True):
+    """What was asked with ``Score``: ``logprobs[i]`` is that of ``tokens[i + 1]``."""
+
+    id: int
+    tokens: list[int]
+    logprobs: list[TokenLogprobs]
+
+
+Inquiry = Tokenize | Embed | Score
+Reading = Embedded | Scored
+ToEngine = Submit | Cancel | Tokenize | Embed | Score
+FromEngine = Hello | Accepted | Refused | Step | Beat | Tokenized | Embedded | Scored

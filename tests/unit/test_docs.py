@@ -13,6 +13,8 @@ from tailrace.server.dialects.anthropic.blocks import Block
 from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputConfig, ThinkingEnabled, Tool
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
+from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
+from tailrace.server.dialects.openai.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from tailrace.settings import FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -20,9 +22,12 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def rows(document: str) -> set[str]:
-    """The names in the first column of the document's tables."""
+def rows(document: str, *headings: str) -> set[str]:
+    """The names in the first column of the document's tables, or of those under these headings."""
     text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    if headings:
+        sections = dict(re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+        text = "".join(sections[heading] for heading in headings)
     return set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
 
 
@@ -32,9 +37,17 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def fields(*kinds: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
+
+
 def test_every_request_field_has_its_row_and_every_row_its_field() -> None:
-    fields = {field.name for kind in (ChatRequest, CompletionRequest) for field in msgspec.structs.fields(kind)}
-    assert rows("parameters.md") == fields
+    both = "Chat and text completions"
+    assert rows("parameters.md", both, "Chat completions alone") == fields(ChatRequest)
+    assert rows("parameters.md", both, "Text completions alone") == fields(CompletionRequest)
+    assert rows("parameters.md", "Embeddings") == fields(EmbeddingRequest)
+    tokens = fields(TokenizeRequest, DetokenizeRequest, TemplateRequest)
+    assert rows("parameters.md", "Tokens and templates") == tokens
 
 
 def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field() -> None:

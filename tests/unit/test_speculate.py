@@ -298,7 +298,7 @@ def test_a_draft_model_that_is_always_wrong_is_left_alone() -> None:
 
 def test_a_draft_model_with_another_vocabulary_is_refused() -> None:
     backend = contexts()
-    with pytest.raises(ConfigurationError, match="the model's 257"):
+    with pytest.raises(ConfigurationError, match="the model's 260"):
         DraftModel(backend, backend.vocabulary[:-1])
     with pytest.raises(ConfigurationError, match="token 97"):
         DraftModel(backend, [b"?" if piece == b"a" else piece for piece in backend.vocabulary])

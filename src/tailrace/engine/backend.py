@@ -10,15 +10,48 @@ import numpy.typing as npt
 
 from tailrace.engine.layout import Layout, LayoutPolicy
 from tailrace.errors import TailraceError
-from tailrace.messages import ModelInfo
+from tailrace.messages import ModelInfo, Pooling
 
 Logits = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.float32]
 #: A slot's KV outside of the cache, as bytes.
 KVState = npt.NDArray[np.uint8]
 
 
 class BackendError(TailraceError):
     """The model's computation failed in a way that leaves its state unknown; the process has to end."""
+
+
+class Reader(Protocol):
+    """A context of its own beside the cache, for texts that are read and not continued: a row for each of their tokens.
+
+    It takes no memory before the first ``reserve``.
+    """
+
+    width: int  #: numbers of an embedding
+    pooling: Pooling  #: the model's own
+    causal: bool  #: else a token's row depends on those after it too: each text has to be read in one pass
+    slots: int  #: texts that may be in progress at the same time
+    most: int  #: tokens of one pass
+    cells: int  #: tokens that the texts in progress may have together, as reserved
+
+    def reserve(self, cells: int) -> None:
+        """Have room for at least so many tokens; every slot becomes empty. Raises ModelError without the memory."""
+        ...
+
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]``; the model's last hidden state at each, shape
+        (len(tokens), width), valid until the next call. Raises BackendError.
+        """
+        ...
+
+    def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
+        """As ``embed``, with the logits at each: shape (len(tokens), vocabulary)."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Empty the slot."""
+        ...
 
 
 class Backend(Protocol):
@@ -37,9 +70,16 @@ class Backend(Protocol):
     layout: Layout  #: how the cache is cut now
     cuts: bool  #: whether a slot's beginning can be kept without its end (recurrent memories can't)
     max_batch: int  #: tokens that one ``decode`` takes at most
+    infill: tuple[int, int, int] | None  #: the tokens before a prefix, a suffix and the middle that is to be filled in
 
-    def tokenize(self, text: str) -> list[int]:
-        """Tokens of ``text``, special tokens recognised, with the start token when the model wants one.
+    @property
+    def reader(self) -> Reader | None:
+        """None where texts can't be embedded."""
+        ...
+
+    def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
+        """Tokens of ``text``, special tokens recognised if ``special``, with those that the model wants around it if
+        ``start`` (None: with the start token where the model wants one and the text doesn't begin with it).
 
         Safe to call from another thread while ``decode`` runs.
         """

@@ -15,13 +15,16 @@ from collections.abc import Sequence as Seq
 
 import numpy as np
 
-from tailrace.engine.backend import KVState, Logits
+from tailrace.engine.backend import KVState, Logits, Reader, Rows
 from tailrace.engine.layout import Layout, LayoutPolicy
-from tailrace.messages import ModelInfo
+from tailrace.messages import ModelInfo, Pooling
 
 END = 256
 START = 257
-_VOCABULARY = 258
+#: The tokens around a prefix, a suffix and the middle that is to be filled in.
+INFILL = (258, 259, 260)
+_VOCABULARY = 261
+_NAMES = {END: "<end>", START: "<start>", 258: "<prefix>", 259: "<suffix>", 260: "<middle>"}
 #: A logit so far above the others' 0 that nothing else is ever drawn, and that a logit_bias of 100 still beats.
 _CERTAIN = 90.0
 _BROKEN = b"<nan>"
@@ -49,11 +52,13 @@ class FakeBackend:
         self.layout = self.policy.first()
         self.cuts = True
         self.max_batch = max(batch, parallel)
-        self.vocabulary = [bytes([value]) for value in range(256)] + [b"", b""]
+        self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.longest_token = 1
         self.cell_bytes = 4
         self.end_tokens = frozenset({END})
         self.start_token: int | None = None
+        self.infill: tuple[int, int, int] | None = INFILL
+        self.reader: Reader | None = FakeReader()
         self.step_seconds = step_seconds
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
         self.info = ModelInfo(
@@ -68,14 +73,17 @@ class FakeBackend:
             chat_template=_TEMPLATE,
             bos_token="",
             eos_token="",
+            infill=True,
+            embedding_width=FakeReader.width,
+            special_tokens=_NAMES,
         )
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
         #: For each slot the reply that its prompt asks for and the prompt's length; kept while the prompt is the same.
         self._scripts: dict[int, tuple[bytes, int]] = {}
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``."""
-        return [*text.encode("utf-8"), START]
+        return [*text.encode("utf-8"), START] if start is None else list(text.encode("utf-8"))
 
     def tokenize_inside(self, text: str) -> list[int]:
         """See ``Backend``."""
@@ -165,11 +173,54 @@ class FakeBackend:
         """See ``Backend``: there is nothing to give back."""
 
 
+class FakeReader:
+    """See ``Reader``. Each token's hidden state is its own: one of 16 places, by the token's last four bits."""
+
+    width = 16
+    pooling: Pooling = "mean"
+    causal = True
+    slots = 4
+    most = 64
+
+    def __init__(self) -> None:
+        self.cells = 0
+        self._held = [0] * self.slots
+
+    def reserve(self, cells: int) -> None:
+        """See ``Reader``."""
+        self.cells = cells
+        self._held = [0] * self.slots
+
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+        """See ``Reader``."""
+        self._append(positions, slots)
+        rows: Rows = np.eye(self.width, dtype=np.float32)[np.array(tokens) % self.width]
+        return rows
+
+    def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
+        """See ``Reader``. Every next token is as likely as any other."""
+        self._append(positions, slots)
+        return np.zeros((len(tokens), _VOCABULARY), np.float32)
+
+    def clear(self, slot: int) -> None:
+        """See ``Reader``."""
+        self._held[slot] = 0
+
+    def _append(self, positions: list[int], slots: list[int]) -> None:
+        for position, slot in zip(positions, slots, strict=True):
+            if position != self._held[slot]:
+                raise AssertionError(f"slot {slot} holds {self._held[slot]} tokens, but position {position} is written")
+            self._held[slot] += 1
+        if sum(self._held) > self.cells:
+            raise AssertionError(f"{sum(self._held)} tokens are in {self.cells} cells")
+
+
 def _script(tokens: list[int]) -> tuple[bytes, int]:
-    """The reply that a prompt asks for, and where it starts: after the prompt's last START token."""
-    if START not in tokens:
+    """The reply that a prompt asks for, and where it starts: after the prompt's last START token, or the middle's."""
+    ends = [place for place, token in enumerate(tokens) if token in (START, INFILL[2])]
+    if not ends:
         return b"", len(tokens)
-    start = len(tokens) - tokens[::-1].index(START)
+    start = ends[-1] + 1
     prompt = bytes(token for token in tokens[:start] if token < 256)
     scripts = _SCRIPT.findall(prompt)
     if not scripts:

@@ -17,13 +17,15 @@ from tailrace.engine.backend import Backend
 from tailrace.engine.disk import Fetched
 from tailrace.engine.grammar.compiler import Compiler, Result
 from tailrace.engine.grammar.source import GrammarError
+from tailrace.engine.reading import Text, texts_of
 from tailrace.engine.sequence import Sequence
 from tailrace.ipc import Channel
 from tailrace.machine.binding import bind_cpus
-from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine
+from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine, Tokenize, Tokenized
 
-#: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, or None: the connection is gone.
-Inbox = queue.SimpleQueue[Sequence | int | Fetched | None]
+#: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, texts to read, or None: the
+#: connection is gone.
+Inbox = queue.SimpleQueue[Sequence | int | Fetched | list[Text] | None]
 
 
 #: Bytes of text beyond which a hopeless prompt is refused by its size.
@@ -36,17 +38,23 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
     """A sequence ready to run, or why the submit can't be run."""
     context = backend.info.context
     size = len(backend.vocabulary)
+    if not backend.info.generates:
+        return Refused(submit.id, "unsupported", "this model makes embeddings and no text")
     if isinstance(submit.prompt, str):
         # Tokenising 30 MB takes seconds, in which nobody else is accepted; below a megabyte the true number is told.
         size_bytes = len(submit.prompt.encode())
         least = size_bytes // backend.longest_token
         if size_bytes > _MUCH_TEXT and least >= context:
             return _too_long(submit.id, context, f"at least {least}")
-        tokens = backend.tokenize(submit.prompt)
+        tokens = backend.tokenize(submit.prompt) if submit.suffix is None else backend.tokenize_inside(submit.prompt)
     else:
         tokens = submit.prompt
         if not all(0 <= token < size for token in tokens):
             return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}")
+    if submit.suffix is not None:
+        if backend.infill is None:
+            return Refused(submit.id, "unsupported", "this model has no tokens for filling in the middle")
+        tokens = _infill(backend, backend.infill, tokens, submit.suffix)
     if not tokens:
         if backend.start_token is None:
             return Refused(submit.id, "invalid_prompt", "the prompt is empty, and this model has no start token")
@@ -59,6 +67,14 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
     hint = (submit.prediction or "")[: context * _HINT_CHARACTERS]
     prediction = backend.tokenize(hint)[:context] if hint else None
     return Sequence(submit, tokens, context, backend.end_tokens, prediction)
+
+
+def _infill(backend: Backend, marks: tuple[int, int, int], prefix: list[int], suffix: str) -> list[int]:
+    """The order that models are trained on most: the text before, the text after, and then what stands between."""
+    before, after, middle = marks
+    start = backend.tokenize("", start=True)[:1]  # Some models want an end token around a text, too.
+    start = start if start == [backend.start_token] else []
+    return [*start, before, *prefix, after, *backend.tokenize_inside(suffix), middle]
 
 
 def _too_long(identity: int, context: int, tokens: str) -> Refused:
@@ -114,6 +130,16 @@ class Intake(threading.Thread):
             if compiling is None:
                 self._inbox.put(message.id)
             return
+        if isinstance(message, Tokenize):
+            self._channel.send(self._tokenized(message))
+            return
+        if not isinstance(message, Submit):
+            texts = texts_of(self._backend, message)
+            if isinstance(texts, Refused):
+                self._channel.send(texts)
+            else:
+                self._inbox.put(texts)
+            return
         sequence = prepare(self._backend, message)
         if isinstance(sequence, Refused):
             self._channel.send(sequence)
@@ -123,6 +149,12 @@ class Intake(threading.Thread):
             with self._lock:
                 self._compiling[message.id] = sequence
             self._compiler.request(message.grammar, partial(self._compiled, message.id))
+
+    def _tokenized(self, asked: Tokenize) -> Tokenized | Refused:
+        size = len(asked.text.encode())
+        if size > max(_MUCH_TEXT, self._backend.info.context * self._backend.longest_token):
+            return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
+        return Tokenized(asked.id, self._backend.tokenize(asked.text, special=asked.special, start=asked.start))
 
     def _compiled(self, identity: int, result: Result) -> None:
         """The sequence's grammar is there, or refused."""

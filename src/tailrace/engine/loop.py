@@ -2,7 +2,7 @@
 
 It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences, cancels and what
 was read from the disk, ``publish`` takes one ``Step`` a step and a ``Beat`` at least once a second. The beat comes from
-the loop itself, so that a loop that hangs is seen to hang.
+the loop itself, so that a loop that hangs is seen to hang. Texts that are only read have passes between steps.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from tailrace.engine.grammar.masks import MaskThread
 from tailrace.engine.intake import Inbox
 from tailrace.engine.kept import Kept
 from tailrace.engine.pace import PrefillPace
+from tailrace.engine.reading import ReadingQueue, Text
 from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import DraftCounters, Speculator
-from tailrace.messages import Beat, Step
+from tailrace.messages import Beat, Failed, Reading, Step
 
 #: Seconds between beats.
 BEAT_SECONDS = 0.5
 
-Publish = Callable[[Step | Beat], None]
+Publish = Callable[[Step | Beat | Reading], None]
 
 
 class EngineLoop:
@@ -66,6 +67,7 @@ class EngineLoop:
         self._disk = DiskTier(disk.folder, disk.limit, self.inbox.put) if disk is not None else None
         self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
         self._sequences: dict[int, Sequence] = {}
+        self._readings = ReadingQueue(backend.reader, chunk)
         self._steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
@@ -73,19 +75,22 @@ class EngineLoop:
     @property
     def idle(self) -> bool:
         """Nothing runs, waits or lies in the inbox."""
-        return self._scheduler.idle and self.inbox.empty() and not self._fetching
+        return self._scheduler.idle and self.inbox.empty() and not self._fetching and not self._readings
 
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
         next_beat = time.monotonic()
         while True:
-            if not self.take(next_beat - time.monotonic() if self._scheduler.idle else 0.0):
+            nothing_to_do = self._scheduler.idle and not self._readings
+            if not self.take(next_beat - time.monotonic() if nothing_to_do else 0.0):
                 self._cancel_all()
                 self._masks.close()
                 return
             step = self.step()
             if step is not None:
                 publish(step)
+            if self._readings:
+                self._read(publish)
             now = time.monotonic()
             if now >= next_beat:
                 publish(self.beat())
@@ -170,6 +175,11 @@ class EngineLoop:
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
         return step
+
+    def _read(self, publish: Publish) -> None:
+        """A pass over texts that are only read, if it is time for one."""
+        for answer in self._readings.step(beside=not self._scheduler.idle):
+            publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
 
     def _propose(self, speculator: Speculator) -> None:
         """Set the drafts that the coming step checks."""
@@ -272,7 +282,7 @@ class EngineLoop:
             done = backend.kv_truncate(slot, length)
         return done or not length
 
-    def _receive(self, item: Sequence | int | Fetched | None) -> bool:
+    def _receive(self, item: Sequence | int | Fetched | list[Text] | None) -> bool:
         if isinstance(item, Sequence):
             self._sequences[item.id] = item
             if self._speculator is not None:
@@ -285,9 +295,13 @@ class EngineLoop:
             # The id is unknown when it was cancelled meanwhile.
             if (sequence := self._fetching.pop(item.id, None)) is not None:
                 self._scheduler.add(sequence)
-        elif item is not None and (sequence := self._sequences.get(item)) is not None:
-            # Else it ended while its cancel was on the way.
-            self._drop(sequence)
+        elif isinstance(item, list):
+            self._readings.add(item)
+        elif item is not None:
+            if (sequence := self._sequences.get(item)) is not None:
+                self._drop(sequence)
+            else:
+                self._readings.cancel(item)  # Harmless for what ended while its cancel was on the way.
         return item is not None
 
     def _fetch(self, sequence: Sequence) -> bool:
@@ -304,3 +318,4 @@ class EngineLoop:
     def _cancel_all(self) -> None:
         for sequence in list(self._sequences.values()):
             self._drop(sequence)
+        self._readings.clear()

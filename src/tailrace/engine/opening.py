@@ -38,6 +38,7 @@ def open_llama(
     )
     backend = llama.LlamaBackend(path, options, log=log, progress=progress)
     # Bring the weights into memory and the threads up, so that the first request doesn't pay for it.
-    backend.decode([backend.start_token or 0], [0], [0], [0])
-    backend.reset()
+    if backend.info.generates:
+        backend.decode([backend.start_token or 0], [0], [0], [0])
+        backend.reset()
     return backend

@@ -25,13 +25,18 @@ from tailrace.messages import (
     Accepted,
     Beat,
     Cancel,
+    Embedded,
     FromEngine,
     Hello,
     ModelInfo,
     Refused,
+    Scored,
     Step,
     Submit,
+    ToEngine,
+    Tokenized,
 )
+from tailrace.server.inquiry import Asked, Inquiring
 from tailrace.server.receiver import Receiver, Watched
 from tailrace.server.routing import Router
 
@@ -138,6 +143,22 @@ class EngineClient:
         connection.in_flight += 1
         connection.send(submit)
         return identity
+
+    def ask(self, make: Callable[[int], Asked], answers: int, *, param: str) -> Inquiring:
+        """Send the inquiry that ``make`` makes for a new id, which gets so many answers; ``param`` is the field to name
+        when it is refused. Raises EngineUnavailable when no engine is connected.
+        """
+        if not self._connections:
+            raise EngineUnavailable("The engine is restarting; try again.")
+        identity = self._next_id
+        self._next_id += 1
+        inquiring = Inquiring(answers, param, lambda: self.cancel(identity))
+        able = self._alive() or self._connections.values()
+        connection = min(able, key=lambda entry: entry.load)
+        self._requests[identity] = (inquiring, connection)
+        connection.in_flight += 1
+        connection.send(make(identity))
+        return inquiring
 
     def cancel(self, identity: int) -> None:
         """Stop a generation that hasn't ended; harmless for one that has."""
@@ -246,6 +267,15 @@ class EngineClient:
                 connection.in_flight -= 1
             receiver.answered(answer)
 
+    def _told(self, answer: Tokenized | Embedded | Scored) -> None:
+        # Unknown when nobody waits for it any more.
+        if (entry := self._requests.get(answer.id)) is not None:
+            inquiring, connection = entry
+            assert isinstance(inquiring, Inquiring), "a generation isn't answered so"
+            if inquiring.told(answer):
+                del self._requests[answer.id]
+                connection.in_flight -= 1
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._tick_seconds)
@@ -291,7 +321,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._client._disconnected(self)
 
-    def send(self, message: Submit | Cancel) -> None:
+    def send(self, message: ToEngine) -> None:
         assert self._transport is not None
         self._transport.write(frame(message))
 
@@ -309,5 +339,7 @@ class _Connection(asyncio.Protocol):
             self.kv_cells = message.model.kv_cells
             self._parallel = message.model.parallel
             self._client._connected(self, message)
-        else:
+        elif isinstance(message, Accepted | Refused):
             self._client._answered(message)
+        else:
+            self._client._told(message)

@@ -251,5 +251,7 @@ class Generation:
         if refused.code == "invalid_grammar":
             param = self._request.grammar_param
             return InvalidRequest(f"'{param}' can't be used as a grammar: {refused.message}", param=param)
+        if refused.code == "unsupported":
+            return InvalidRequest(f"This request can't be served: {refused.message}.", param=self._request.prompt_param)
         param = "logit_bias" if refused.message.startswith("logit_bias") else self._request.prompt_param
         return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)

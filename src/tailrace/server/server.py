@@ -14,8 +14,9 @@ from tailrace.observe.metrics import Metrics
 from tailrace.server.client import EngineClient
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.guard import read_body
+from tailrace.server.inquiry import Answer, Asked
 from tailrace.server.respond import json_response
-from tailrace.server.streaming import Encoder, EventStream
+from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.settings import Settings
 
 
@@ -54,6 +55,19 @@ class Server:
         if not complete:
             raise ClientDisconnect  # Nobody is there to read a response.
         return json_response(body())
+
+    async def ask(
+        self, request: Request, make: Callable[[int], Asked], answers: int = 1, *, param: str
+    ) -> list[Answer]:
+        """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
+        refuses, and ClientDisconnect when nobody waits any more.
+        """
+        inquiring = self.engine.ask(make, answers, param=param)
+        async with cancelled_on_disconnect(inquiring, request.receive):
+            told = await inquiring.answers()
+        if told is None:
+            raise ClientDisconnect
+        return told
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""

@@ -86,8 +86,16 @@ class EventStream(Response):
             self._generation.fail(SlowReader("The client reads its stream too slowly, so it was stopped."))
 
 
+class Cancellable(Protocol):
+    """What a client may wait for."""
+
+    def cancel(self) -> None:
+        """Nobody waits any more. Harmless after the end."""
+        ...
+
+
 @contextlib.asynccontextmanager
-async def cancelled_on_disconnect(generation: Generation, receive: Receive) -> AsyncIterator[None]:
+async def cancelled_on_disconnect(generation: Cancellable, receive: Receive) -> AsyncIterator[None]:
     """While inside, a client that goes away cancels ``generation`` at once; leaving early cancels it too."""
 
     async def watch() -> None:

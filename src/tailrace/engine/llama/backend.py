@@ -15,6 +15,7 @@ from tailrace.engine.backend import BackendError, KVState, Logits
 from tailrace.engine.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.llama.batch import make_batch
 from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
+from tailrace.engine.llama.reader import POOLINGS, LlamaReader
 from tailrace.engine.llama.state import with_streams
 from tailrace.engine.llama.threads import ThreadPools
 from tailrace.errors import ConfigurationError, ModelError
@@ -78,6 +79,8 @@ class LlamaBackend:
         self._context = self._make_context(self.layout)
         self._memory = llama.llama_get_memory(self._context)
         self._batch, self._views = make_batch(self.max_batch)
+        self.infill = self._infill_tokens()
+        self.reader = self._make_reader(context)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
         self.longest_token = max(len(self._piece(token, special=True)) for token in range(self._vocab_size))
@@ -96,12 +99,16 @@ class LlamaBackend:
             chat_template=_decoded(llama.llama_model_chat_template(self._model, None)),
             bos_token=self._special(start),
             eos_token=self._special(llama.llama_vocab_eos(self._vocab)),
+            generates=self._memory is not None,
+            infill=self.infill is not None,
+            embedding_width=self.reader.width if self.reader is not None else 0,
+            special_tokens=self._special_tokens(),
         )
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``. The start token isn't added when the text already begins with it (templates write it)."""
         bos = self.info.bos_token
-        return self._tokens(text, start=not (bos and text.startswith(bos)), special=True)
+        return self._tokens(text, start=not (bos and text.startswith(bos)) if start is None else start, special=special)
 
     def tokenize_inside(self, text: str) -> list[int]:
         """See ``Backend``."""
@@ -203,11 +210,14 @@ class LlamaBackend:
 
     def reset(self) -> None:
         """See ``Backend``."""
-        llama.llama_memory_clear(self._memory, False)
+        if self._memory is not None:
+            llama.llama_memory_clear(self._memory, False)
 
     def close(self) -> None:
         """See ``Backend``."""
         if self._context is not None:
+            if self.reader is not None:
+                self.reader.close()
             llama.llama_free(self._context)
             llama.llama_model_free(self._model)
             self._pools.close()
@@ -265,6 +275,27 @@ class LlamaBackend:
             buffer = ctypes.create_string_buffer(-length)
             length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[:length]
+
+    def _special_tokens(self) -> dict[int, str]:
+        """The tokens that llama.cpp finds by their names only where special tokens are asked for."""
+        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        return {
+            t: self._special(t) for t in range(self._vocab_size) if llama.llama_token_get_attr(self._vocab, t) & kinds
+        }
+
+    def _infill_tokens(self) -> tuple[int, int, int] | None:
+        vocab = self._vocab
+        marks = (llama.llama_vocab_fim_pre(vocab), llama.llama_vocab_fim_suf(vocab), llama.llama_vocab_fim_mid(vocab))
+        return marks if min(marks) >= 0 else None
+
+    def _make_reader(self, context: int) -> LlamaReader | None:
+        """None for models whose pooling gives a rank and no vector."""
+        architecture = self._metadata("general.architecture")
+        pooling = POOLINGS.get(self._metadata(f"{architecture}.pooling_type"))
+        if pooling is None:
+            return None
+        causal = self._metadata(f"{architecture}.attention.causal") != "false"
+        return LlamaReader(self._model, self._pools, context=context, pooling=pooling, causal=causal)
 
     def _special(self, token: int) -> str:
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""

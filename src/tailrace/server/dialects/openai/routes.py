@@ -5,8 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tailrace.messages import Embedded, Tokenized
+from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
-from tailrace.server.dialects.openai import chat, completions
+from tailrace.server.dialects.openai import chat, completions, embeddings, tokens
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.respond import json_response
@@ -35,6 +37,41 @@ def routes(server: Server) -> list[Endpoint]:
             body=completions.CompletionRequest,
             statuses=GENERATION_ERRORS,
             streams="text/event-stream",
+        ),
+        Endpoint(
+            "POST",
+            "/embeddings",
+            openai.embeddings,
+            "Embeddings of texts",
+            body=embeddings.EmbeddingRequest,
+            statuses=GENERATION_ERRORS,
+        ),
+        Endpoint(
+            "POST",
+            "/tokenize",
+            openai.tokenize,
+            "The tokens of a text, or of messages as the model gets them",
+            body=tokens.TokenizeRequest,
+            statuses=GENERATION_ERRORS,
+            shown="/tokenize",
+        ),
+        Endpoint(
+            "POST",
+            "/detokenize",
+            openai.detokenize,
+            "The text of tokens",
+            body=tokens.DetokenizeRequest,
+            statuses=GENERATION_ERRORS,
+            shown="/detokenize",
+        ),
+        Endpoint(
+            "POST",
+            "/apply-template",
+            openai.apply_template,
+            "The prompt that the model's template makes of messages",
+            body=tokens.TemplateRequest,
+            statuses=GENERATION_ERRORS,
+            shown="/apply-template",
         ),
         Endpoint("GET", "/models", openai.models, "The served models"),
         Endpoint("GET", "/models/{id:path}", openai.model, "One served model", statuses=frozenset({401, 404})),
@@ -78,6 +115,50 @@ class _OpenAI:
         transcript = await transcribe(generation, choices, request.receive)
         return server.whole(transcript.complete, lambda: completions.completion(head, transcript))
 
+    async def embeddings(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), embeddings.decoder)
+        server.check_model(asked.model)
+        texts = embeddings.inputs(asked)
+        model = await server.engine.ready()
+        embeddings.check_dimensions(asked, model.info.embedding_width)
+        told = await server.ask(
+            request, lambda identity: embeddings.inquiry(identity, asked, texts), len(texts), param="input"
+        )
+        vectors = [answer for answer in told if isinstance(answer, Embedded)]
+        return json_response(embeddings.embeddings(asked, server.model_name, vectors))
+
+    async def tokenize(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), tokens.tokenize_decoder)
+        server.check_model(asked.model)
+        templated = tokens.template_of(asked)
+        model = await server.engine.ready()
+        rendered = None if templated is None else self._render(templated, model)
+        (told,) = await server.ask(
+            request, lambda identity: tokens.inquiry(identity, asked, rendered), param=tokens.text_param(asked)
+        )
+        assert isinstance(told, Tokenized)
+        return json_response(tokens.tokenized(asked, told.tokens, model.vocabulary, model.info))
+
+    async def detokenize(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), tokens.detokenize_decoder)
+        server.check_model(asked.model)
+        model = await server.engine.ready()
+        return json_response(tokens.detokenized(asked, model.vocabulary, model.info))
+
+    async def apply_template(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), tokens.template_decoder)
+        server.check_model(asked.model)
+        return json_response({"prompt": self._render(asked, await server.engine.ready())})
+
+    def _render(self, asked: tokens.TemplateRequest, model: ServedModel) -> str:
+        (prompt,) = chat.prepare(tokens.as_chat(asked), model, inline_reasoning=False).prompts
+        assert isinstance(prompt, str), "a template makes text"
+        return prompt
+
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
         return json_response({"object": "list", "data": [self._model_object()]})
@@ -88,4 +169,24 @@ class _OpenAI:
 
     def _model_object(self) -> dict[str, object]:
         server = self._server
-        return {"id": server.model_name, "object": "model", "created": server.created, "owned_by": "tailrace"}
+        known: dict[str, object] = {
+            "id": server.model_name,
+            "object": "model",
+            "created": server.created,
+            "owned_by": "tailrace",
+        }
+        if (model := server.engine.model) is None:
+            return known
+        info = model.info
+        return {
+            **known,
+            "max_model_len": info.context,  # vLLM's name, and OpenRouter's
+            "context_length": info.context,
+            "meta": {  # llama-server's
+                "n_vocab": len(model.vocabulary),
+                "n_ctx_train": info.context_trained,
+                "n_embd": info.embedding_width,
+                "n_params": info.parameters,
+                "size": info.size_bytes,
+            },
+        }

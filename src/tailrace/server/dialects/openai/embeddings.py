@@ -1,0 +1,94 @@
+"""OpenAI's embeddings: ``POST /v1/embeddings``."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Embed, Embedded, Pooling
+from tailrace.server.dialects.openai.sampling import Count, TokenId
+
+Vector = npt.NDArray[np.float32]
+#: The API's own limit.
+_MOST_INPUTS = 2048
+
+
+class EmbeddingRequest(msgspec.Struct):
+    """The body of a request for embeddings."""
+
+    input: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=16_777_216)]
+    model: str | None = None
+    dimensions: Count | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: str | None = None
+    # An extension
+    pooling: Pooling | None = None
+
+
+decoder = msgspec.json.Decoder(EmbeddingRequest)
+
+
+def inputs(request: EmbeddingRequest) -> list[str | list[int]]:
+    """What is to be embedded: the four forms of the API. Raises InvalidRequest."""
+    given = request.input
+    if isinstance(given, str):
+        texts: list[str | list[int]] = [given]
+    elif all(isinstance(item, int) for item in given):
+        texts = [[item for item in given if isinstance(item, int)]]
+    elif all(isinstance(item, str) for item in given) or all(isinstance(item, list) for item in given):
+        texts = [item for item in given if not isinstance(item, int)]
+    else:
+        raise InvalidRequest("'input' must be a string, strings, token ids or lists of token ids.", param="input")
+    if not all(texts):
+        raise InvalidRequest("'input' must not be or contain an empty text.", param="input")
+    if len(texts) > _MOST_INPUTS:
+        raise InvalidRequest(f"'input' may have at most {_MOST_INPUTS} texts.", param="input")
+    return texts
+
+
+def inquiry(identity: int, request: EmbeddingRequest, texts: list[str | list[int]]) -> Embed:
+    """What the request asks of the engine."""
+    return Embed(id=identity, inputs=texts, pooling=request.pooling)
+
+
+def check_dimensions(request: EmbeddingRequest, width: int) -> None:
+    """Raise InvalidRequest when the model's vectors are shorter than wanted."""
+    if request.dimensions is not None and request.dimensions > width:
+        raise InvalidRequest(f"'dimensions' must be at most {width}, this model's own.", param="dimensions")
+
+
+def embeddings(request: EmbeddingRequest, model: str, answers: list[Embedded]) -> dict[str, Any]:
+    """The body of the reply."""
+    tokens = sum(answer.tokens for answer in answers)
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": answer.index, "embedding": _encoded(request, answer)}
+            for answer in sorted(answers, key=lambda answer: answer.index)
+        ],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _encoded(request: EmbeddingRequest, answer: Embedded) -> str | list[float]:
+    vector = shortened(np.frombuffer(answer.vector, "<f4"), request.dimensions)
+    if request.encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
+
+
+def shortened(vector: Vector, dimensions: int | None) -> Vector:
+    """The first ``dimensions`` numbers, brought to length 1 again; all of them for None."""
+    if dimensions is None or dimensions >= len(vector):
+        return vector
+    head = vector[:dimensions]
+    length = float(np.linalg.norm(head))
+    return (head / length).astype(np.float32) if length else head

@@ -1,0 +1,151 @@
+"""What prompts are made of: ``POST /tokenize``, ``/detokenize`` and ``/apply-template``.
+
+OpenAI has no such routes. They take both llama-server's fields (``content``, ``add_special``, ``with_pieces``) and
+vLLM's (``prompt``, ``add_special_tokens``, ``return_token_strs``), and their replies have both projects' keys.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.errors import InvalidRequest
+from tailrace.messages import ModelInfo, Tokenize
+from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest, Tool
+from tailrace.server.dialects.openai.sampling import TokenId, refuse
+
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"add_generation_prompt": (True,), "continue_final_message": (False,)}
+_WHY = {
+    "add_generation_prompt": "a prompt is always one for the next assistant message.",
+    "continue_final_message": "a message can't be continued.",
+}
+
+
+class TemplateRequest(msgspec.Struct, kw_only=True):
+    """The body of ``/apply-template``: what a chat request says of its prompt."""
+
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    model: str | None = None
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    """The body of ``/tokenize``: a text, or messages that the template makes one of."""
+
+    model: str | None = None
+    prompt: str | None = None
+    content: str | None = None
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special: bool | None = None
+    add_special_tokens: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    """The body of ``/detokenize``."""
+
+    tokens: Annotated[list[TokenId], Meta(max_length=16_777_216)]
+    model: str | None = None
+
+
+tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
+detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
+template_decoder = msgspec.json.Decoder(TemplateRequest)
+
+
+def template_of(request: TokenizeRequest) -> TemplateRequest | None:
+    """The messages' part of the request; None where it has a text. Raises InvalidRequest."""
+    forms = [name for name in ("prompt", "content", "messages") if getattr(request, name) is not None]
+    if len(forms) != 1:
+        param = forms[1] if forms else "prompt"
+        raise InvalidRequest("One of 'prompt', 'content' and 'messages' says what to tokenize.", param=param)
+    if request.messages is None:
+        return None
+    return TemplateRequest(
+        messages=request.messages,
+        tools=request.tools,
+        chat_template_kwargs=request.chat_template_kwargs,
+        reasoning_effort=request.reasoning_effort,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+    )
+
+
+def as_chat(request: TemplateRequest) -> ChatRequest:
+    """The chat completion whose prompt is asked for. Raises InvalidRequest for what no chat's is."""
+    refuse(request, _SUPPORTED, _WHY)
+    return ChatRequest(
+        messages=request.messages,
+        tools=request.tools,
+        chat_template_kwargs=request.chat_template_kwargs,
+        reasoning_effort=request.reasoning_effort,
+    )
+
+
+def inquiry(identity: int, request: TokenizeRequest, rendered: str | None) -> Tokenize:
+    """What the request asks of the engine; ``rendered`` is what the template has made of its messages."""
+    start = request.add_special if request.add_special is not None else request.add_special_tokens
+    special = request.parse_special is not False
+    if rendered is not None:  # As a chat completion is read, unless something else is wanted.
+        return Tokenize(id=identity, text=rendered, special=special, start=start)
+    if request.content is not None:
+        return Tokenize(id=identity, text=request.content, special=special, start=bool(start))
+    return Tokenize(id=identity, text=request.prompt or "", special=special, start=start)
+
+
+def text_param(request: TokenizeRequest) -> str:
+    """The field that the text stands in."""
+    return next(name for name in ("messages", "content", "prompt") if getattr(request, name) is not None)
+
+
+def tokenized(request: TokenizeRequest, tokens: list[int], vocabulary: Vocabulary, info: ModelInfo) -> dict[str, Any]:
+    """The body of ``/tokenize``'s reply."""
+    pieces = [piece_of(token, vocabulary, info) for token in tokens]
+    body: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": info.context}
+    if request.with_pieces:
+        body["tokens"] = [{"id": token, "piece": _piece(raw)} for token, raw in zip(tokens, pieces, strict=True)]
+    if request.return_token_strs:
+        body["token_strs"] = [raw.decode("utf-8", "replace") for raw in pieces]
+    return body
+
+
+def detokenized(request: DetokenizeRequest, vocabulary: Vocabulary, info: ModelInfo) -> dict[str, Any]:
+    """The body of ``/detokenize``'s reply. Raises InvalidRequest."""
+    text = text_of(request.tokens, vocabulary, info, param="tokens")
+    return {"content": text, "prompt": text}
+
+
+def text_of(tokens: list[int], vocabulary: Vocabulary, info: ModelInfo, *, param: str) -> str:
+    """The tokens' text, special tokens by their names. Raises InvalidRequest for an id that is none."""
+    size = len(vocabulary)
+    if not all(0 <= token < size for token in tokens):
+        raise InvalidRequest(f"'{param}': token ids must be between 0 and {size - 1}.", param=param)
+    return b"".join(piece_of(token, vocabulary, info) for token in tokens).decode("utf-8", "replace")
+
+
+def piece_of(token: int, vocabulary: Vocabulary, info: ModelInfo) -> bytes:
+    """The token's bytes; a special token's name."""
+    name = info.special_tokens.get(token)
+    return vocabulary.pieces[token] if name is None else name.encode()
+
+
+def _piece(raw: bytes) -> str | list[int]:
+    """llama-server's form: bytes where they are no text by themselves."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return list(raw)

@@ -1,0 +1,88 @@
+"""A question to the engine that isn't a generation: a text's tokens, its embedding, its tokens' probabilities.
+
+It knows the answers' number and nothing of their meaning; ``client`` tells it what the engine says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError
+from tailrace.messages import (
+    Accepted,
+    Embed,
+    Embedded,
+    Finished,
+    Refused,
+    Score,
+    Scored,
+    Tokenize,
+    Tokenized,
+    TokenLogprobs,
+)
+
+Asked = Tokenize | Embed | Score
+Answer = Tokenized | Embedded | Scored
+
+
+class Inquiring:
+    """One question on its way, and the ``Receiver`` of what comes back."""
+
+    def __init__(self, answers: int, param: str, withdraw: Callable[[], None]) -> None:
+        """``answers``: how many there will be; ``param``: the field to name when it is refused."""
+        self._missing = answers
+        self._param = param
+        self._withdraw = withdraw
+        self._answers: list[Answer] = []
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def answers(self) -> list[Answer] | None:
+        """All of them as they came; None after ``cancel``. Raises RequestError when there are none to be had."""
+        try:
+            await self._done
+        finally:
+            self._withdraw()
+        return self._answers if not self._missing else None
+
+    def cancel(self) -> None:
+        """Nobody waits for the answers any more. Harmless after the end."""
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def told(self, answer: Answer) -> bool:
+        """An answer has come; True when it was the last."""
+        self._answers.append(answer)
+        self._missing -= 1
+        if not self._missing:
+            self.cancel()
+        return not self._missing
+
+    # What a Receiver has
+
+    def answered(self, answer: Accepted | Refused) -> None:
+        """See ``Receiver``."""
+        assert isinstance(answer, Refused), "an inquiry is answered or refused"
+        kind = ContextLengthExceeded if answer.code == "context_length_exceeded" else InvalidRequest
+        self.failed(kind(f"Invalid value for '{self._param}': {answer.message}", param=self._param))
+
+    def failed(self, error: RequestError) -> None:
+        """See ``Receiver``."""
+        self.broke(error)
+
+    def broke(self, error: Exception) -> None:
+        """See ``Receiver``."""
+        if not self._done.done():
+            self._done.set_exception(error)
+
+    def begun(self, cached_tokens: int) -> None:
+        """See ``Receiver``: nothing is generated."""
+        raise AssertionError("an inquiry has no reply")
+
+    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """See ``Receiver``: nothing is generated."""
+        raise AssertionError("an inquiry has no tokens")
+
+    def ended(self, finished: Finished) -> None:
+        """See ``Receiver``: nothing is generated."""
+        raise AssertionError("an inquiry has no reply")

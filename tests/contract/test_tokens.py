@@ -1,0 +1,99 @@
+"""The routes about prompts: tokens, their text, and what the template makes of messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from servers import ServerProcess
+from wire import Reply, ask, chat
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+RENDERED = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
+def post(server: ServerProcess, route: str, **fields: object) -> Reply:
+    return ask(server.port, "POST", route, fields)
+
+
+def test_llama_servers_form(real: ServerProcess) -> None:
+    assert post(real, "/tokenize", content="Hello world").json()["tokens"] == [19556, 905]
+    body = post(real, "/tokenize", content="é世<|im_end|>", with_pieces=True).json()
+    pieces = [entry["piece"] for entry in body["tokens"]]
+    assert pieces[-1] == "<|im_end|>"
+    raw = b"".join(piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces)
+    assert raw.decode() == "é世<|im_end|>"
+    assert any(isinstance(piece, list) for piece in pieces), "bytes that are no text by themselves"
+
+
+def test_vllms_form(real: ServerProcess) -> None:
+    body = post(real, "/v1/tokenize", prompt="Hello world", return_token_strs=True, model="smollm2-135m").json()
+    assert body == {"tokens": [19556, 905], "count": 2, "max_model_len": 2048, "token_strs": ["Hello", " world"]}
+
+
+def test_special_tokens_are_text_where_that_is_wanted(real: ServerProcess) -> None:
+    assert post(real, "/tokenize", content="<|im_end|>").json()["count"] == 1
+    assert post(real, "/tokenize", content="<|im_end|>", parse_special=False).json()["count"] > 1
+
+
+def test_messages_count_as_a_chat_counts_them(real: ServerProcess) -> None:
+    body = post(real, "/tokenize", messages=MESSAGES).json()
+    reply = ask(real.port, "POST", "/v1/chat/completions", chat("Hi", max_tokens=1)).json()
+    assert body["count"] == reply["usage"]["prompt_tokens"]
+    assert post(real, "/detokenize", tokens=body["tokens"]).json() == {"content": RENDERED, "prompt": RENDERED}
+    assert post(real, "/v1/apply-template", messages=MESSAGES).json() == {"prompt": RENDERED}
+
+
+def test_the_template_gets_what_a_chat_gives_it(scripted: ServerProcess) -> None:
+    body = post(scripted, "/apply-template", messages=[*MESSAGES, {"role": "developer", "content": "x"}]).json()
+    assert body == {"prompt": "[user]Hi\n[system]x\n"}
+
+
+@pytest.mark.parametrize("text", ["", "naïve 🏳️‍🌈", "\0\r\n"])
+def test_there_and_back(scripted: ServerProcess, real: ServerProcess, text: str) -> None:
+    for server in (scripted, real):
+        tokens = post(server, "/tokenize", content=text).json()["tokens"]
+        assert post(server, "/detokenize", tokens=tokens).json()["content"] == text
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", "content": "a"}, "content"),
+        ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "messages"),
+        ("/tokenize", {"content": 1}, "content"),
+        ("/tokenize", {"content": "a", "with_pieces": "yes"}, "with_pieces"),
+        ("/tokenize", {"content": "a", "add_special": 1}, "add_special"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": MESSAGES, "add_generation_prompt": False}, "add_generation_prompt"),
+        ("/tokenize", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens"),
+        ("/detokenize", {"tokens": [261]}, "tokens"),
+        ("/apply-template", {}, "messages"),
+        ("/apply-template", {"messages": [{"role": "robot"}]}, "messages"),
+        ("/apply-template", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+    ],
+)
+def test_what_is_wrong_is_named(scripted: ServerProcess, route: str, fields: dict[str, object], param: str) -> None:
+    reply = post(scripted, route, **fields)
+    assert reply.status == 400, reply.body
+    assert str(reply.error()["param"]).split("[")[0] == param
+    assert post(scripted, route, **{"tokens": [], "content": "a", "messages": MESSAGES, "model": "x"}).status == 404
+
+
+def test_more_text_than_any_prompt_may_have_is_refused(real: ServerProcess) -> None:
+    reply = post(real, "/tokenize", content="word " * 1_000_000)
+    assert (reply.status, reply.error()["param"]) == (400, "content")
+
+
+def test_a_models_row_says_what_it_can(real: ServerProcess) -> None:
+    (row,) = ask(real.port, "GET", "/v1/models").json()["data"]
+    assert (row["id"], row["object"], row["owned_by"]) == ("smollm2-135m", "model", "tailrace")
+    assert row["max_model_len"] == row["context_length"] == 2048
+    assert row["meta"]["n_ctx_train"] == 8192
+    assert row["meta"]["n_embd"] == 576
+    assert ask(real.port, "GET", "/v1/models/smollm2-135m").json() == row
