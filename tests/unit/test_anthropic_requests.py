@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tailrace.chat.template import ChatTemplate
+from tailrace.engine.fake import FakeBackend
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.anthropic.history import conversation
+from tailrace.messages import PROTOCOL_VERSION, Hello
+from tailrace.server.client import ServedModel
 from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.generate import GenerationRequest
@@ -32,10 +33,16 @@ TOOL = {"name": "f", "input_schema": {"type": "object"}}
 FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
 
 
+def served(template: str) -> ServedModel:
+    backend = FakeBackend(ctx=0, parallel=1, kv_tokens=0, batch=1)
+    info = msgspec.structs.replace(backend.info, chat_template=template)
+    return ServedModel(Hello(PROTOCOL_VERSION, 1, 0, info, backend.vocabulary))
+
+
 def asked(*messages: object, template: str = TEMPLATE, **fields: object) -> GenerationRequest:
     body = {"model": "m", "max_tokens": 9, "messages": list(messages) or [USER], **fields}
     request = msgspec.json.decode(msgspec.json.encode(body), type=MessagesRequest)
-    return prepare(request, ChatTemplate(template, bos_token="", eos_token=""))
+    return prepare(request, served(template))
 
 
 def prompt(*messages: object, **fields: Any) -> object:
@@ -135,7 +142,7 @@ def test_documents_that_are_text() -> None:
         ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, ".source.content[0]"),
         (CALL, ""),
         ({"type": "thinking", "thinking": "hm"}, ""),
-        (RESULT, ".tool_use_id"),
+        (RESULT, ""),
     ],
 )
 def test_what_a_users_message_may_not_have(block: object, where: str) -> None:
@@ -145,6 +152,9 @@ def test_what_a_users_message_may_not_have(block: object, where: str) -> None:
 def test_what_other_messages_may_not_have() -> None:
     assert refused(USER, assistant(CALL), user({**RESULT, "content": [{"type": "image"}]})) == (
         "messages[2].content[0].content[0]"
+    )
+    assert refused(USER, assistant(CALL), user({**RESULT, "tool_use_id": "b"})) == (
+        "messages[2].content[0].tool_use_id"
     )
     assert refused(USER, assistant(RESULT), USER) == "messages[1].content[0]"
     assert refused(USER, assistant(CALL), {"role": "system", "content": [RESULT]}) == "messages[2].content[0]"
@@ -160,8 +170,8 @@ def test_tools() -> None:
     tool = {**TOOL, "type": "custom", "description": "d", "input_examples": [{"x": 1}], "allowed_callers": ["direct"]}
     given = asked(tools=[tool, {**TOOL, "name": "g", "type": None, "defer_loading": True, "strict": True}])
     assert given.prompts == [
-        '[user|hi]{"type": "function", "function": {"name": "f", "parameters": '
-        '{"type": "object", "examples": [{"x": 1}]}, "description": "d"}}'
+        '[user|hi]{"type": "function", "function": {"name": "f", "description": "d", "parameters": '
+        '{"type": "object", "examples": [{"x": 1}]}}}'
         '{"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}>'
     ]
     assert given.tools
@@ -201,7 +211,7 @@ def test_thinking_is_told_to_the_template(thinking: object, told: str) -> None:
 
 @pytest.mark.parametrize(("effort", "told"), [("low", "low"), ("high", "high"), ("xhigh", "high"), ("max", "high")])
 def test_effort_is_told_to_the_template(effort: str, told: str) -> None:
-    assert prompt(output_config={"effort": effort}) == f"[user|hi]effort={told}>"
+    assert prompt(output_config={"effort": effort}) == f"[user|hi]think=True,True,effort={told}>"
 
 
 @pytest.mark.parametrize(
@@ -250,8 +260,7 @@ def test_sampling() -> None:
         ("inference_geo", "us"),
         ("thread", {"type": "create"}),
         ("fallbacks", [{"model": "m"}]),
-        ("tool_choice", {"type": "any"}),
-        ("tool_choice", {"type": "tool", "name": "f"}),
+        ("tool_choice", {"type": "tool", "name": "g"}),
     ],
 )
 def test_fields_that_are_refused(field: str, value: object) -> None:
@@ -296,6 +305,5 @@ def test_hidden_thoughts() -> None:
 
 
 def test_an_empty_message_is_a_message() -> None:
-    empty = msgspec.convert([{"role": "user", "content": ""}], list[Any])
-    assert prompt(*empty) == "[user|]>"
-    assert conversation([]) == []
+    assert prompt({"role": "user", "content": ""}) == "[user|]>"
+    assert prompt(USER, {"role": "assistant", "content": []}, USER) == "[user|hi][assistant|][user|hi]>"

@@ -1,6 +1,6 @@
 """Anthropic's messages as chat templates expect them: one role a message, content a string, tool results by themselves.
 
-It refuses what the model can't read and tool results that answer no call, and names where they stand.
+It refuses what the model can't read, and names where it stands.
 """
 
 from __future__ import annotations
@@ -37,32 +37,89 @@ def system_text(system: str | list[TextBlock] | None) -> str:
     return "\n".join(block.text for block in system or () if not block.text.startswith(_ACCOUNTING))
 
 
-def conversation(messages: list[InputMessage]) -> list[Message]:
-    """The messages in the form of ``ChatTemplate.render``. Raises InvalidRequest."""
-    rendered: list[Message] = []
-    called: dict[str, str] = {}  # Each call's tool, by the call's id.
-    for index, message in enumerate(messages):
-        path = f"messages[{index}]"
-        if message.role == "assistant":
-            _append(rendered, _assistant(message, path, called))
-            continue
+class History:
+    """The messages in the form of ``converse``. ``places`` are where each stands in the request."""
+
+    def __init__(self, messages: list[InputMessage]) -> None:
+        """Raises InvalidRequest."""
+        self.messages: list[Message] = []
+        self.places: list[str] = []
+        self._called: dict[str, str] = {}  #: each call's tool, by the call's id
+        for index, message in enumerate(messages):
+            path = f"messages[{index}]"
+            if message.role == "assistant":
+                self._append(self._assistant(message, path), path)
+            else:
+                self._read(message, path)
+
+    def begin(self, system: str) -> None:
+        """Put the system prompt in front."""
+        self.messages.insert(0, {"role": "system", "content": system})
+        self.places.insert(0, "system")
+
+    def keep_thoughts(self, turns: int) -> None:
+        """Leave thoughts only in the last ``turns`` messages that have one."""
+        for message in [m for m in self.messages if "reasoning_content" in m][:-turns]:
+            del message["reasoning_content"]
+
+    def _read(self, message: InputMessage, path: str) -> None:
+        """A message of the user's or the system's: tools' results first, then what else it says."""
         texts: list[str] = []
         for block, where in _blocks(message, path):
             if isinstance(block, ToolResultBlock) and message.role == "user":
-                rendered.append(_result(block, where, called))
+                self._append(self._result(block, where), where)
             elif isinstance(block, (ThinkingBlock, RedactedThinkingBlock, ToolUseBlock, ToolResultBlock)):
                 raise _misplaced(block, message.role, where)
             else:
                 texts.append(_text(block, where))
         if texts or not message.content:
-            _append(rendered, {"role": message.role, "content": "\n".join(texts)})
-    return rendered
+            self._append({"role": message.role, "content": "\n".join(texts)}, path)
 
+    def _assistant(self, message: InputMessage, path: str) -> Message:
+        thoughts: list[str] = []
+        texts: list[str] = []
+        calls: list[dict[str, Any]] = []
+        for block, where in _blocks(message, path):
+            if isinstance(block, ToolUseBlock):
+                self._called[block.id] = block.name
+                function = {"name": block.name, "arguments": block.input}
+                calls.append({"id": block.id, "type": "function", "function": function})
+            elif isinstance(block, ThinkingBlock):
+                thoughts.append(block.thinking)
+            elif isinstance(block, TextBlock):
+                texts.append(block.text)
+            elif not isinstance(block, RedactedThinkingBlock):
+                raise _misplaced(block, message.role, where)
+        rendered: Message = {"role": "assistant", "content": "\n".join(texts)}
+        if thought := "\n".join(thoughts):
+            rendered["reasoning_content"] = thought
+        if calls:
+            rendered["tool_calls"] = calls
+        return rendered
 
-def keep_thoughts(messages: list[Message], turns: int) -> None:
-    """Leave thoughts only in the last ``turns`` messages that have one."""
-    for message in [m for m in messages if "reasoning_content" in m][:-turns]:
-        del message["reasoning_content"]
+    def _result(self, block: ToolResultBlock, path: str) -> Message:
+        content = block.content or ""
+        if not isinstance(content, str):
+            content = "\n".join(_text(part, f"{path}.content[{index}]") for index, part in enumerate(content))
+        if block.is_error:
+            content = f"Error: {content}"
+        message: Message = {"role": "tool", "content": content, "tool_call_id": block.tool_use_id}
+        if (name := self._called.get(block.tool_use_id)) is not None:
+            message["name"] = name
+        return message
+
+    def _append(self, message: Message, place: str) -> None:
+        """Add the message; neighbours of one role are one turn, because many templates want roles to alternate."""
+        last = self.messages[-1] if self.messages else None
+        if last is None or last["role"] != message["role"] or message["role"] not in ("user", "assistant"):
+            self.messages.append(message)
+            self.places.append(place)
+            return
+        for name in ("content", "reasoning_content"):
+            if text := message.get(name):
+                last[name] = f"{last[name]}\n{text}" if last.get(name) else text
+        if calls := message.get("tool_calls"):
+            last["tool_calls"] = [*last.get("tool_calls", ()), *calls]
 
 
 def prefill(message: InputMessage, path: str) -> str | None:
@@ -86,54 +143,6 @@ def _blocks(message: InputMessage, path: str) -> list[tuple[Any, str]]:
     if isinstance(message.content, str):
         return [(TextBlock(message.content), f"{path}.content")] if message.content else []
     return [(block, f"{path}.content[{index}]") for index, block in enumerate(message.content)]
-
-
-def _append(rendered: list[Message], message: Message) -> None:
-    """Add the message; neighbours of one role are one turn, because many templates want roles to alternate."""
-    last = rendered[-1] if rendered else None
-    if last is None or last["role"] != message["role"] or message["role"] == "system":
-        rendered.append(message)
-        return
-    for name in ("content", "reasoning_content"):
-        if text := message.get(name):
-            last[name] = f"{last[name]}\n{text}" if last.get(name) else text
-    if calls := message.get("tool_calls"):
-        last["tool_calls"] = [*last.get("tool_calls", ()), *calls]
-
-
-def _assistant(message: InputMessage, path: str, called: dict[str, str]) -> Message:
-    thoughts: list[str] = []
-    texts: list[str] = []
-    calls: list[dict[str, Any]] = []
-    for block, where in _blocks(message, path):
-        if isinstance(block, ToolUseBlock):
-            called[block.id] = block.name
-            function = {"name": block.name, "arguments": block.input}
-            calls.append({"id": block.id, "type": "function", "function": function})
-        elif isinstance(block, ThinkingBlock):
-            thoughts.append(block.thinking)
-        elif isinstance(block, TextBlock):
-            texts.append(block.text)
-        elif not isinstance(block, RedactedThinkingBlock):
-            raise _misplaced(block, message.role, where)
-    rendered: Message = {"role": "assistant", "content": "\n".join(texts)}
-    if thought := "\n".join(thoughts):
-        rendered["reasoning_content"] = thought
-    if calls:
-        rendered["tool_calls"] = calls
-    return rendered
-
-
-def _result(block: ToolResultBlock, path: str, called: dict[str, str]) -> Message:
-    if block.tool_use_id not in called:
-        where = f"{path}.tool_use_id"
-        raise InvalidRequest(f"'{where}': no 'tool_use' block before has this id.", param=where)
-    content = block.content or ""
-    if not isinstance(content, str):
-        content = "\n".join(_text(part, f"{path}.content[{index}]") for index, part in enumerate(content))
-    if block.is_error:
-        content = f"Error: {content}"
-    return {"role": "tool", "content": content, "tool_call_id": block.tool_use_id, "name": called[block.tool_use_id]}
 
 
 def _text(block: ResultBlock, path: str) -> str:

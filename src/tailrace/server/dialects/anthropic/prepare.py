@@ -7,12 +7,15 @@ from typing import Any
 import msgspec
 
 from tailrace.chat.parse import THINK_END, thinks
-from tailrace.chat.template import ChatTemplate, Message
+from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar, Sampling
-from tailrace.server.dialects.anthropic.history import conversation, keep_thoughts, prefill, system_text
+from tailrace.server.client import ServedModel
+from tailrace.server.conversation import Fields, ToolChoice, converse
+from tailrace.server.dialects.anthropic.history import History, prefill, system_text
 from tailrace.server.dialects.anthropic.request import (
     AnyChoice,
+    AutoChoice,
     ClearThinking,
     Conversation,
     MessagesRequest,
@@ -32,27 +35,10 @@ _DEFAULTS = Sampling()
 _EFFORT = {"xhigh": "high", "max": "high"}
 
 
-def prepare(request: MessagesRequest, template: ChatTemplate) -> GenerationRequest:
+def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
     """A generation for ``POST /v1/messages``. Raises InvalidRequest."""
-    prompt = prompt_of(request, template)
-    form, form_field = _form(request)
-    tools = _usable_tools(request)
-    if form is not None:
-        if tools:
-            raise InvalidRequest(
-                f"'{form_field}' leaves no room for tool calls; leave it out, or send 'tool_choice': "
-                '{"type": "none"}.',
-                param=form_field,
-            )
-        if request.messages[-1].role == "assistant":
-            raise InvalidRequest(
-                f"'{form_field}' can't be held to in a reply that the last message has begun.", param=form_field
-            )
-    choice = request.tool_choice
-    parallel = choice is None or isinstance(choice, NoChoice) or not choice.disable_parallel_tool_use
-    return GenerationRequest(
-        prompts=[prompt],
-        prompt_param="messages",
+    return msgspec.structs.replace(
+        conversed(request, model),
         max_tokens=request.max_tokens,
         sampling=Sampling(
             temperature=_DEFAULTS.temperature if request.temperature is None else request.temperature,
@@ -60,32 +46,54 @@ def prepare(request: MessagesRequest, template: ChatTemplate) -> GenerationReque
             top_p=_DEFAULTS.top_p if request.top_p is None else request.top_p,
         ),
         stops=tuple(request.stop_sequences or ()),
-        grammar=form,
-        grammar_param=form_field,
-        chat=True,
-        tools=bool(tools),
-        max_tool_calls=2**31 if parallel else 1,
     )
 
 
-def prompt_of(request: Conversation, template: ChatTemplate) -> str:
-    """The rendered prompt. Raises InvalidRequest."""
+def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
+    """All of a generation that the conversation decides, its prompt above all. Raises InvalidRequest."""
     refuse(request)
-    tools = _usable_tools(request)
     last = len(request.messages) - 1
     begun = prefill(request.messages[last], f"messages[{last}]")
-    given = request.messages if begun is None else request.messages[:last]
-    messages = conversation(given)
+    history = History(request.messages if begun is None else request.messages[:last])
     for edit in (request.context_management.edits or ()) if request.context_management is not None else ():
         if isinstance(edit, ClearThinking) and (turns := _turns(edit)) is not None:
-            keep_thoughts(messages, turns)
+            history.keep_thoughts(turns)
     if system := system_text(request.system):
-        messages.insert(0, Message(role="system", content=system))
-    prompt = template.render(messages, tools or None, _variables(request))
+        history.begin(system)
+    form, form_field = _form(request)
+    choice, only = _choice(request.tool_choice)
+    if begun is not None and (form is not None or choice == "required"):
+        field = "tool_choice" if form is None else form_field
+        raise InvalidRequest(f"'{field}' can't be held to in a reply that the last message has begun.", param=field)
+    effort = request.output_config.effort if request.output_config is not None else None
+    conversation = converse(
+        model,
+        history.messages,
+        tools=[_function(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())],
+        tool_choice=choice,
+        only=only,
+        parallel=request.tool_choice is None
+        or isinstance(request.tool_choice, NoChoice)
+        or not request.tool_choice.disable_parallel_tool_use,
+        form=form,
+        thinking=None if request.thinking is None else not isinstance(request.thinking, ThinkingDisabled),
+        effort=_EFFORT.get(effort, effort) if effort is not None else None,
+        variables=_budget(request),
+        fields=Fields(messages=history.places, call_id="tool_use_id", form=form_field),
+    )
     if begun is None:
-        return prompt
+        return conversation
+    (prompt,) = conversation.prompts
+    assert isinstance(prompt, str)
     # What is continued is the reply: a thought that the template has begun for it is over.
-    return f"{prompt}\n{THINK_END}\n\n{begun}" if thinks(prompt) else prompt + begun
+    thought = f"\n{THINK_END}\n\n" if thinks(prompt) else ""
+    return msgspec.structs.replace(conversation, prompts=[f"{prompt}{thought}{begun}"])
+
+
+def hides_thinking(request: MessagesRequest) -> bool:
+    """Whether the client wants thoughts left out of the reply."""
+    thinking = request.thinking
+    return isinstance(thinking, (ThinkingEnabled, ThinkingAdaptive)) and thinking.display == "omitted"
 
 
 def _turns(edit: ClearThinking) -> int | None:
@@ -95,58 +103,41 @@ def _turns(edit: ClearThinking) -> int | None:
     return edit.keep.value if isinstance(edit.keep, ThinkingTurns) else None
 
 
-def _usable_tools(request: Conversation) -> list[dict[str, Any]]:
-    """The tools as templates expect them; none when none may be used. Raises InvalidRequest."""
-    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())]
-    choice = request.tool_choice
-    if isinstance(choice, (AnyChoice, NamedChoice)):
-        kind = choice.__struct_config__.tag
-        raise InvalidRequest(f"'tool_choice': '{kind}' is not supported so far.", param="tool_choice")
-    return [] if isinstance(choice, NoChoice) else tools
+def _choice(choice: AutoChoice | AnyChoice | NamedChoice | NoChoice | None) -> tuple[ToolChoice, str | None]:
+    """The mode, and the one tool that is asked for."""
+    if isinstance(choice, NamedChoice):
+        return "required", choice.name
+    if isinstance(choice, AnyChoice):
+        return "required", None
+    return ("none" if isinstance(choice, NoChoice) else "auto"), None
 
 
-def _tool(tool: Tool, path: str) -> dict[str, Any]:
+def _function(tool: Tool, path: str) -> Function:
     if tool.type not in (None, "custom"):
         raise InvalidRequest(
             f"'{path}': a tool of type '{tool.type}' is Anthropic's own and not there; describe one that your client "
             "runs, with 'name' and 'input_schema'.",
             param=path,
         )
-    for field in ("name", "input_schema"):
-        if getattr(tool, field) is None:
-            raise InvalidRequest(f"'{path}.{field}' is missing.", param=f"{path}.{field}")
+    if tool.name is None or tool.input_schema is None:
+        where = f"{path}.name" if tool.name is None else f"{path}.input_schema"
+        raise InvalidRequest(f"'{where}' is missing.", param=where)
     if tool.allowed_callers is not None and "direct" not in tool.allowed_callers:
         where = f"{path}.allowed_callers"
         raise InvalidRequest(f"'{where}': only the model itself calls tools, as 'direct'.", param=where)
-    parameters = dict(tool.input_schema or {})
+    parameters = dict(tool.input_schema)
     if tool.input_examples:
         parameters["examples"] = tool.input_examples
-    function: dict[str, Any] = {"name": tool.name, "parameters": parameters}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
+    return Function(name=tool.name, description=tool.description, parameters=parameters, strict=bool(tool.strict))
 
 
-def _variables(request: Conversation) -> dict[str, Any]:
-    """What the template may use of the request: the names are those that models' templates have for it."""
-    variables: dict[str, Any] = {}
+def _budget(request: Conversation) -> dict[str, Any] | None:
+    """Some templates tell the model how long it may think."""
     thinking = request.thinking
-    if thinking is not None:
-        variables["enable_thinking"] = variables["thinking"] = not isinstance(thinking, ThinkingDisabled)
-    if isinstance(thinking, ThinkingEnabled):
-        variables["thinking_budget"] = thinking.budget_tokens
-    if request.output_config is not None and (effort := request.output_config.effort) is not None:
-        variables["reasoning_effort"] = _EFFORT.get(effort, effort)
-    return variables
+    return {"thinking_budget": thinking.budget_tokens} if isinstance(thinking, ThinkingEnabled) else None
 
 
-def hides_thinking(request: MessagesRequest) -> bool:
-    """Whether the client wants thoughts left out of the reply."""
-    thinking = request.thinking
-    return isinstance(thinking, (ThinkingEnabled, ThinkingAdaptive)) and thinking.display == "omitted"
-
-
-def _form(request: MessagesRequest) -> tuple[Grammar | None, str]:
+def _form(request: Conversation) -> tuple[Grammar | None, str]:
     """What the reply must look like, and the field that says so."""
     config = request.output_config.format if request.output_config is not None else None
     if config is not None and request.output_format is not None:

@@ -80,8 +80,16 @@ def _content(reply: Reply, hides_thinking: bool) -> list[dict[str, Any]]:
     if reply.text:
         content.append(text_block(reply.text))
     content += [
-        {"type": "tool_use", "id": call_id(call.id), "name": call.name, "input": msgspec.Raw(call.arguments.encode())}
+        {"type": "tool_use", "id": call_id(call.id), "name": call.name, "input": _input(call.arguments)}
         for call in reply.tool_calls
     ]
     # An empty reply is a text too: clients look at the first block.
     return content or [text_block("")]
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """A call's arguments; none when ``max_tokens`` has cut them, which the stop reason tells."""
+    try:
+        return msgspec.json.decode(arguments, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}

@@ -52,7 +52,7 @@ class _Anthropic:
         asked = decode(await server.body(request), _decoder)
         server.check_model(asked.model)
         model = await server.engine.ready()
-        generation = await server.start(prepare(asked, model.template))
+        generation = await server.start(prepare(asked, model))
         head = reply.MessageHead(server.model_name)
         hides = hides_thinking(asked)
         if asked.stream:
