@@ -6,6 +6,7 @@
     │   ├── ContextLengthExceeded   400  the prompt doesn't fit
     │   ├── Unauthorized            401  the key is missing or wrong (never used for anything else: relays disable a
     │   │                                channel on 401)
+    │   ├── Forbidden               403  the server isn't set up to let clients do that
     │   ├── NotFound                404  no such route
     │   ├── ModelNotFound           404  no such model
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
@@ -14,6 +15,8 @@
     │   ├── GenerationFailed        500  the model can't go on with this reply; others can
     │   ├── InternalError           500  a defect of ours; the log has the details
     │   ├── EngineDied              500  the engine died while it worked on the request
+    │   ├── NotSupported            501  the API has such a route, this server does nothing of the kind
+    │   ├── FetchFailed             502  a model couldn't be fetched
     │   └── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
     ├── ConfigurationError      a setting is wrong; names the setting and where it came from
     ├── ModelError              a model can't be found, fetched, read or loaded
@@ -66,6 +69,13 @@ class Unauthorized(RequestError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    """What is asked for is possible, and the server isn't set up to let clients do it; no key changes that."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(RequestError):
@@ -126,6 +136,21 @@ class EngineDied(RequestError):
     status = 500
     type = "server_error"
     code = "engine_died"
+
+
+class NotSupported(RequestError):
+    """A known route of the API for which there is nothing here that could do it."""
+
+    status = 501
+    code = "not_supported"
+
+
+class FetchFailed(RequestError):
+    """A model couldn't be fetched; the log has the details, which may tell of the network behind."""
+
+    status = 502
+    type = "server_error"
+    code = "fetch_failed"
 
 
 class EngineUnavailable(RequestError):

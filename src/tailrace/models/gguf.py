@@ -57,11 +57,23 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     token_bytes: int | None  #: of KV cache for each token, K and V at two bytes a number
 
 
+class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What a header says: the facts, and every value by its key, except for arrays."""
+
+    facts: GgufFacts
+    values: dict[str, Value]
+
+
 def read_facts(path: Path) -> GgufFacts:
+    """The facts of a file. Raises ModelError when it can't be read or isn't a whole GGUF header."""
+    return read_header(path).facts
+
+
+def read_header(path: Path) -> GgufHeader:
     """Read a file's header. Raises ModelError when it can't be read or isn't a whole GGUF header."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data).facts()
+            return _Reader(data).header()
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error}") from error
     except (struct.error, ValueError, OverflowError) as error:
@@ -77,7 +89,7 @@ class _Reader:
         self._at = 0
         self._last_tensor = 0
 
-    def facts(self) -> GgufFacts:
+    def header(self) -> GgufHeader:
         if self._data[:4] != _MAGIC:
             raise ValueError("it doesn't start with GGUF")
         self._at = 4
@@ -100,7 +112,7 @@ class _Reader:
         if not isinstance(architecture, str):
             raise ValueError("it names no architecture")
         name, context = values.get("general.name"), values.get(f"{architecture}.context_length")
-        return GgufFacts(
+        facts = GgufFacts(
             architecture=architecture,
             name=name if isinstance(name, str) else None,
             quantisation=_quantisation(values.get("general.file_type")),
@@ -109,6 +121,7 @@ class _Reader:
             chat_template="tokenizer.chat_template" in values,
             token_bytes=_token_bytes(values, architecture),
         )
+        return GgufHeader(facts=facts, values={key: value for key, value in values.items() if value is not None})
 
     def _take(self, kind: struct.Struct) -> int:
         (value,) = kind.unpack_from(self._data, self._at)

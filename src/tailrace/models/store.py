@@ -89,6 +89,27 @@ class Store:
                 f"{target} can't be written: {error}. Make room or rights, or set TAILRACE_MODELS"
             ) from error
 
+    def remove(self, name: str) -> bool:
+        """Delete a model's files, and its folder when nothing else is in it; False when the model isn't here.
+
+        Raises ModelError on a name that can't be one, when the folder leads out of the store, and when the disk doesn't
+        let it.
+        """
+        if self.find(name) is None:
+            return False
+        folder = self._folder(name)
+        if folder.is_symlink():
+            raise ModelError(f"{folder} leads out of the store; delete what it points to by hand")
+        try:
+            for file in folder.glob("*.gguf"):
+                if file.name[0] != ".":
+                    file.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        except OSError as error:
+            raise ModelError(f"{folder} can't be deleted: {error}. Correct its rights") from error
+        return True
+
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """A temporary folder on the store's own file system, gone afterwards. Raises ModelError when it can't be made.

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from tailrace.server import admin
 from tailrace.server.dialects.anthropic import routes as anthropic
+from tailrace.server.dialects.ollama import routes as ollama
 from tailrace.server.dialects.openai import routes as openai
 from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.guard import Guard
@@ -19,7 +20,12 @@ from tailrace.server.server import Server
 
 def endpoints(server: Server) -> list[Endpoint]:
     """Every route there is."""
-    known = [*admin.routes(server), *openai.routes(server), *anthropic.routes(server)]
+    known = [
+        *admin.routes(server),
+        *openai.routes(server),
+        *anthropic.routes(server),
+        *ollama.routes(server),
+    ]
 
     async def openapi(request: Request) -> Response:
         return json_response(described)

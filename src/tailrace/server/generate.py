@@ -68,6 +68,11 @@ class Generation:
         self._reasoning_tokens = 0
         self.tell = self._early.tell  #: the listener's own: nothing stands between a choice and it
 
+    @property
+    def first_token_at(self) -> float | None:
+        """When the first token came, by the monotonic clock, in seconds."""
+        return self._first_token
+
     @classmethod
     async def start(cls, engine: EngineClient, metrics: Metrics, request: GenerationRequest) -> Generation:
         """Submit every choice. Raises RequestError when the engine refuses one or isn't there in time."""

@@ -16,9 +16,12 @@ _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _ERRORS = {
     400: "A field is wrong, or the prompt doesn't fit the context",
     401: "The API key is missing or wrong",
+    403: "The server doesn't let clients do that",
     404: "No such model or object",
     413: "The body is over the limit",
     500: "The generation failed",
+    501: "This server does nothing of the kind",
+    502: "The model couldn't be fetched",
     503: "The engine is loading or restarting",
 }
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -40,7 +41,8 @@ async def _serve(start: Start) -> None:
     assert start.ipc_fd is not None
     settings = start.settings
     http = socket.socket(fileno=start.http_fd)
-    server = Server(settings, start.model_name, len(start.plan.replicas))
+    path = Path(start.model_path) if start.model_path is not None else None
+    server = Server(settings, start.model_name, len(start.plan.replicas), model_path=path)
     if start.announce:
         server.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
     server.engine.on_unusable = _give_up
@@ -63,6 +65,8 @@ async def _serve(start: Start) -> None:
     settle_memory()
     async with _stopping_on_signals(uvicorn_server := _Server(config)):
         await uvicorn_server.serve(sockets=[http])
+    for stop in server.at_stop:
+        stop()
     await server.engine.stop()
     structlog.get_logger().info("stopped")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.errors import ModelNotFound
 from tailrace.observe.metrics import Metrics
+from tailrace.server import sse
 from tailrace.server.client import EngineClient
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.guard import read_body
@@ -23,9 +25,13 @@ from tailrace.settings import Settings
 class Server:
     """The process's one of each."""
 
-    def __init__(self, settings: Settings, model_name: str, replicas: int = 1) -> None:
+    def __init__(
+        self, settings: Settings, model_name: str, replicas: int = 1, *, model_path: Path | None = None
+    ) -> None:
+        """``model_path`` is the served model's file; None with the fake backend."""
         self.settings = settings
         self.model_name = model_name
+        self.model_path = model_path
         self.replicas = replicas
         self.created = int(time.time())
         self.engine = EngineClient(
@@ -34,6 +40,7 @@ class Server:
             silence_seconds=settings.keepalive_seconds,
         )
         self.metrics = Metrics(model_name, self.engine)
+        self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Raises BodyTooLarge."""
@@ -43,11 +50,17 @@ class Server:
         """Begin a generation. Raises RequestError when it can't be."""
         return await Generation.start(self.engine, self.metrics, wanted)
 
-    def stream(self, generation: Generation, encoder: Encoder) -> EventStream:
+    def stream(
+        self, generation: Generation, encoder: Encoder, headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS
+    ) -> EventStream:
         """The response that sends ``generation`` as it happens."""
         settings = self.settings
         return EventStream(
-            generation, encoder, keepalive_seconds=settings.keepalive_seconds, bound=settings.slow_reader_tokens
+            generation,
+            encoder,
+            keepalive_seconds=settings.keepalive_seconds,
+            bound=settings.slow_reader_tokens,
+            headers=headers,
         )
 
     def whole(self, complete: bool, body: Callable[[], object]) -> Response:
@@ -69,11 +82,13 @@ class Server:
             raise ClientDisconnect
         return told
 
+    def serves(self, name: str) -> bool:
+        """Whether ``name`` is the served model's or one of its aliases."""
+        return name == self.model_name or any(fnmatchcase(name, alias) for alias in self.settings.aliases)
+
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""
-        if name is None or name == self.model_name:
-            return
-        if not any(fnmatchcase(name, alias) for alias in self.settings.aliases):
+        if name is not None and not self.serves(name):
             shown = name if len(name) <= 200 else f"{name[:200]}…"
             raise ModelNotFound(
                 f"The model '{shown}' does not exist here; this server serves '{self.model_name}'.", param="model"

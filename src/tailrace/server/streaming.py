@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from starlette.responses import Response
@@ -44,11 +44,19 @@ class EventStream(Response):
     It is the generation's ``Listener``.
     """
 
-    def __init__(self, generation: Generation, encoder: Encoder, *, keepalive_seconds: float, bound: int) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        encoder: Encoder,
+        *,
+        keepalive_seconds: float,
+        bound: int,
+        headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
+    ) -> None:
         """``keepalive_seconds``: silence before a sign of life; ``bound``: events that a client may be behind."""
         self.status_code = 200
         self.background = None
-        self.raw_headers = list(sse.HEADERS)
+        self.raw_headers = list(headers)
         self._generation = generation
         self._encoder = encoder
         self._keepalive_seconds = keepalive_seconds

@@ -1,0 +1,66 @@
+"""Ollama's ``POST /api/generate``: one prompt, in the chat template or, with ``raw``, as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tailrace.chat.template import ChatTemplate
+from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.ollama.fields import SharedFields, check, generation, refuse_images, thinking
+from tailrace.server.dialects.ollama.reply import Form
+from tailrace.server.generate import GenerationRequest
+
+
+class GenerateRequest(SharedFields):
+    """The body of a generation. Without a prompt it only asks for the model to be loaded."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+    raw: bool | None = None
+    images: list[Any] | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+
+
+#: Fields that can't be honoured: what is empty is as good as absent.
+_REFUSED = {
+    "suffix": "insertion is not supported so far.",
+    "template": "Ollama's templates are not run here; the model's own is used, or with 'raw' none.",
+    "context": "conversations are not kept as tokens; send them as messages to /api/chat.",
+    "width": "images are not made here.",
+    "height": "images are not made here.",
+    "steps": "images are not made here.",
+}
+
+decoder = msgspec.json.Decoder(GenerateRequest)
+
+
+def prepare(request: GenerateRequest, template: ChatTemplate, *, inline_reasoning: bool) -> GenerationRequest:
+    """What the request asks of the engine. Raises InvalidRequest."""
+    check(request)
+    refuse_images(request.images, "images")
+    for name, why in _REFUSED.items():
+        if getattr(request, name):
+            raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
+    prompt = request.prompt or ""
+    if request.raw:
+        if request.system:
+            raise InvalidRequest("'system' has no place in a raw prompt; put it into the prompt.", param="system")
+        return generation(request, prompt, prompt_param="prompt", chat=False)
+    messages = [{"role": "system", "content": request.system}] if request.system else []
+    rendered = template.render([*messages, {"role": "user", "content": prompt}], None, thinking(request.think))
+    wanted = generation(request, rendered, prompt_param="prompt", chat=True)
+    return msgspec.structs.replace(wanted, inline_reasoning=inline_reasoning)
+
+
+def _fields(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"response": text, **({"thinking": thought} if thought else {})}
+
+
+FORM = Form(_fields, b'"response":', b"")

@@ -1,0 +1,195 @@
+"""Ollama's routes about models rather than replies: lists, descriptions, and the store behind them.
+
+Files are read and written on threads beside the event loop. What changes the store asks for ``manage_models``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from tailrace import __version__
+from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, NotSupported
+from tailrace.models.store import Store, is_name
+from tailrace.server import ndjson
+from tailrace.server.decode import decode
+from tailrace.server.dialects.ollama import names
+from tailrace.server.dialects.ollama.pull import Fetches, Status
+from tailrace.server.dialects.ollama.reply import OllamaError, now
+from tailrace.server.dialects.ollama.shelf import Shelf, description
+from tailrace.server.respond import json_response
+from tailrace.server.server import Server
+
+#: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
+API_VERSION = "0.12.11"
+#: Ollama's way to say that a model isn't unloaded: so far ahead that nobody waits for it.
+_STAYS = timedelta(days=36_500)
+
+
+class ShowRequest(msgspec.Struct):
+    """The body of ``/api/show``; ``name`` is the older word for ``model``."""
+
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
+    system: str | None = None
+    template: str | None = None
+    options: dict[str, Any] | None = None
+
+
+class PullRequest(msgspec.Struct):
+    """The body of ``/api/pull``."""
+
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+    insecure: bool | None = None
+    username: str | None = None
+    password: str | None = None
+
+
+class DeleteRequest(msgspec.Struct):
+    """The body of ``/api/delete``."""
+
+    model: str | None = None
+    name: str | None = None
+
+
+_show = msgspec.json.Decoder(ShowRequest)
+_pull = msgspec.json.Decoder(PullRequest)
+_delete = msgspec.json.Decoder(DeleteRequest)
+
+
+class Management:
+    """The handlers."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._store = Store()
+        self._shelf = Shelf(server, self._store)
+        self._fetches = Fetches(self._store)
+        server.at_stop.append(self._fetches.stop)
+
+    async def version(self, request: Request) -> Response:
+        """The API's version, and this server's own beside it."""
+        return json_response({"version": API_VERSION, "tailrace": __version__})
+
+    async def tags(self, request: Request) -> Response:
+        """Answers whatever the engine is doing."""
+        models = await asyncio.to_thread(self._shelf.models, self._info)
+        return json_response({"models": [model.row for model in models]})
+
+    async def running(self, request: Request) -> Response:
+        """The served model, once an engine has loaded it."""
+        server = self._server
+        if server.engine.model is None or server.engine.state == "loading":
+            return json_response({"models": []})
+        info = server.engine.model.info
+        model = await asyncio.to_thread(self._shelf.find, None, info)
+        row = {name: value for name, value in model.row.items() if name != "modified_at"}
+        # How much of it lies on a GPU is known to the engine alone.
+        told = {"expires_at": now() + _STAYS, "size_vram": 0, "context_length": info.context}
+        return json_response({"models": [{**row, **told}]})
+
+    async def show(self, request: Request) -> Response:
+        """What a model's file says of it."""
+        asked = decode(await self._server.body(request), _show)
+        name = _name(asked.model, asked.name)
+        for field, what in (("system", asked.system), ("template", asked.template), ("options", asked.options)):
+            if what:
+                raise InvalidRequest(f"'{field}': models are shown as they are; leave it out.", param=field)
+        if asked.verbose:
+            raise InvalidRequest("'verbose': the vocabulary's arrays aren't told; leave it out.", param="verbose")
+        info = self._info
+        model = await asyncio.to_thread(self._shelf.find, name, info)
+        context = info.context if info is not None and names.answers(self._server, name) else None
+        return json_response(description(model, context))
+
+    async def pull(self, request: Request) -> Response:
+        """Fetch a model of the catalogue. What is there already needs no permission."""
+        asked = decode(await self._server.body(request), _pull)
+        name = _name(asked.model, asked.name)
+        for field, what in (("username", asked.username), ("password", asked.password)):
+            if what:
+                raise InvalidRequest(f"'{field}': models come without a login; leave it out.", param=field)
+        statuses = await self._pulling(name)
+        if asked.stream is not False:
+            return StreamingResponse(_lines(statuses), headers=_text(ndjson.HEADERS))
+        last: Status = {}
+        async for status in statuses:
+            last = status
+        return json_response(last)
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a model from the store; never the one that is served."""
+        asked = decode(await self._server.body(request), _delete)
+        name = _name(asked.model, asked.name)
+        self._allow("deleting models")
+        if names.is_own(self._server, name):
+            raise Forbidden("The served model can't be deleted while it is served.")
+        wanted = names.stored(name)
+        stored = await asyncio.to_thread(self._store.find, wanted) if is_name(wanted) else None
+        if stored is None:
+            raise names.not_found(name, "the store has no such model")
+        if self._shelf.is_served(stored):
+            raise Forbidden("The served model can't be deleted while it is served.")
+        try:
+            await asyncio.to_thread(self._store.remove, wanted)
+        except ModelError as error:
+            raise Forbidden(str(error)) from error
+        return Response(status_code=200)
+
+    async def unsupported(self, request: Request) -> Response:
+        """Routes that make models or send them elsewhere."""
+        raise NotSupported(
+            f"{request.scope['path']}: models are not made, copied or pushed here. Put a GGUF file into the store, "
+            "or serve it by its path."
+        )
+
+    @property
+    def _info(self) -> Any:
+        model = self._server.engine.model
+        return model.info if model is not None else None
+
+    def _allow(self, what: str) -> None:
+        if not self._server.settings.manage_models:
+            raise Forbidden(f"This server doesn't allow {what}; start it with --manage-models to allow it.")
+
+    async def _pulling(self, name: str) -> AsyncIterator[Status]:
+        """What there is to tell. Raises RequestError before anything is fetched."""
+        if names.is_own(self._server, name):
+            return _present()
+        entry = self._fetches.entry(name)
+        if await asyncio.to_thread(self._fetches.present, entry):
+            return _present()
+        self._allow("fetching models")
+        return self._fetches.follow(entry, self._server.settings.keepalive_seconds)
+
+
+async def _present() -> AsyncIterator[Status]:
+    yield {"status": "pulling manifest"}
+    yield {"status": "success"}
+
+
+async def _lines(statuses: AsyncIterator[Status]) -> AsyncIterator[bytes]:
+    try:
+        async for status in statuses:
+            yield ndjson.line(status)
+    except FetchFailed as error:
+        yield ndjson.line(OllamaError(error.message))
+
+
+def _name(model: str | None, name: str | None) -> str:
+    if not (model or name):
+        raise InvalidRequest("'model' is missing: name a model.", param="model")
+    return model or name or ""
+
+
+def _text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in headers}

@@ -1,0 +1,46 @@
+"""Model names as Ollama has them: a name without a tag means its tag ``latest``.
+
+Lists show names with their tags, because Open WebUI adds ``:latest`` to what it sends and looks that up in the list.
+"""
+
+from __future__ import annotations
+
+from tailrace.errors import ModelNotFound
+from tailrace.server.server import Server
+
+_LATEST = ":latest"
+#: So much of a wrong name is repeated.
+_SHOWN = 200
+
+
+def tagged(name: str) -> str:
+    """The name with its tag."""
+    return name if ":" in name.rpartition("/")[2] else name + _LATEST
+
+
+def stored(name: str) -> str:
+    """The name as the store and the catalogue have it: there are no tags."""
+    return name.removesuffix(_LATEST)
+
+
+def is_own(server: Server, name: str | None) -> bool:
+    """Whether ``name`` is the served model's own; absent and empty it is."""
+    return not name or tagged(name) == tagged(server.model_name)
+
+
+def answers(server: Server, name: str) -> bool:
+    """Whether ``name``, with or without its tag, is one that the served model answers to."""
+    return is_own(server, name) or server.serves(name) or server.serves(stored(name))
+
+
+def check(server: Server, name: str | None) -> str:
+    """The name to repeat in replies. Raises ModelNotFound when the served model doesn't answer to it."""
+    if not name or answers(server, name):
+        return name or tagged(server.model_name)
+    raise not_found(name, f"this server serves '{server.model_name}'")
+
+
+def not_found(name: str, why: str) -> ModelNotFound:
+    """The error for a model that isn't there, in the words that Ollama's clients know."""
+    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+    return ModelNotFound(f"model '{shown}' not found: {why}", param="model")

@@ -1,0 +1,115 @@
+"""Ollama's ``options``: their ranges, which are honoured, and what those become.
+
+What is absent has this server's default, as in every other dialect; Ollama's own differ a little.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Sampling
+
+_Probability = Annotated[float, Meta(ge=0, le=1)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Size = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+#: Longer ones would have every token's text looked at for long.
+_StopString = Annotated[str, Meta(max_length=1024)]
+
+_DEFAULTS = Sampling()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of one request; null equals absent."""
+
+    # Honoured
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    top_p: _Probability | None = None
+    min_p: _Probability | None = None
+    seed: _Size | None = None
+    num_predict: Annotated[int, Meta(ge=-2, le=2**31 - 1)] | None = None
+    stop: _StopString | Annotated[list[_StopString], Meta(max_length=16)] | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    # Honoured where they are off
+    typical_p: float | None = None
+    tfs_z: float | None = None
+    mirostat: _Size | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    penalize_newline: bool | None = None
+    vocab_only: bool | None = None
+    embedding_only: bool | None = None
+    # How Ollama loads a model: decided here when the server starts
+    num_ctx: _Size | None = None
+    num_keep: _Size | None = None
+    num_batch: _Size | None = None
+    num_gpu: _Size | None = None
+    main_gpu: _Size | None = None
+    num_thread: _Size | None = None
+    numa: bool | None = None
+    low_vram: bool | None = None
+    f16_kv: bool | None = None
+    logits_all: bool | None = None
+    use_mmap: bool | None = None
+    use_mlock: bool | None = None
+    draft_num_predict: _Size | None = None
+
+
+#: Options of which one value alone can be honoured: the one that switches them off.
+_OFF: dict[str, tuple[Any, str]] = {
+    "typical_p": (1, "typical sampling is not supported; leave it out or send 1."),
+    "tfs_z": (1, "tail-free sampling is not supported; leave it out or send 1."),
+    "mirostat": (0, "mirostat is not supported; leave it out or send 0."),
+    "penalize_newline": (True, "repeat_penalty counts line breaks as any token; leave it out or send true."),
+    "vocab_only": (False, "the model is loaded whole; leave it out or send false."),
+    "embedding_only": (False, "the model is loaded whole; leave it out or send false."),
+}
+
+
+def refuse_unsupported(options: Options) -> None:
+    """Raise InvalidRequest for the first option whose value can't be honoured."""
+    for name, (off, why) in _OFF.items():
+        value = getattr(options, name)
+        if value is not None and value != off:
+            raise InvalidRequest(f"'options.{name}': {why}", param=f"options.{name}", code="unsupported_value")
+
+
+def sampling(options: Options) -> Sampling:
+    """The engine's sampling for these options."""
+
+    def given(name: str) -> Any:
+        value = getattr(options, name)
+        return getattr(_DEFAULTS, name) if value is None else value
+
+    return Sampling(
+        temperature=given("temperature"),
+        top_k=max(0, given("top_k")),
+        top_p=given("top_p"),
+        min_p=given("min_p"),
+        repeat_penalty=given("repeat_penalty"),
+        repeat_last_n=given("repeat_last_n"),
+        frequency_penalty=given("frequency_penalty"),
+        presence_penalty=given("presence_penalty"),
+        # -1 is Ollama's word for a random one; the generator takes no negative seeds.
+        seed=None if options.seed in (None, -1) else options.seed % 2**64,
+    )
+
+
+def max_tokens(options: Options) -> int | None:
+    """The reply's limit; None for no other than the context. Ollama's -1, -2 and 0 mean no limit."""
+    return options.num_predict if options.num_predict is not None and options.num_predict > 0 else None
+
+
+def stops(options: Options) -> tuple[str, ...]:
+    """The stop strings. Raises InvalidRequest on an empty one, which would stop every reply before it begins."""
+    strings = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ())
+    if "" in strings:
+        raise InvalidRequest("'options.stop' must not contain an empty string; leave it out.", param="options.stop")
+    return strings

@@ -1,0 +1,122 @@
+"""Ollama's routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailrace.server import ndjson
+from tailrace.server.decode import decode
+from tailrace.server.dialects.ollama import chat, fields, generate, names
+from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
+from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
+from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
+from tailrace.server.generate import GenerationRequest
+from tailrace.server.respond import json_response
+from tailrace.server.server import Server
+from tailrace.server.transcript import transcribe
+
+_ABOUT_MODELS = frozenset({400, 401, 404, 413})
+_STORE_ERRORS = _ABOUT_MODELS | {403}
+_UNSUPPORTED = ("/api/create", "/api/copy", "/api/push", "/api/blobs/{digest}")
+
+
+def routes(server: Server) -> list[Endpoint]:
+    """The routes, answered by ``server``."""
+    replies, models = _Replies(server), Management(server)
+
+    def get(path: str, handler: Handler, summary: str) -> Endpoint:
+        return Endpoint("GET", path, handler, summary, errors=ERRORS, shown=path)
+
+    def unsupported(method: Any, path: str) -> Endpoint:
+        statuses = frozenset({401, 501})
+        return Endpoint(
+            method, path, models.unsupported, "Not supported", statuses=statuses, errors=ERRORS, hidden=True
+        )
+
+    def post(path: str, handler: Handler, summary: str, body: type, **more: Any) -> Endpoint:
+        return Endpoint("POST", path, handler, summary, body, errors=ERRORS, shown=path, **more)
+
+    streaming: dict[str, Any] = {"statuses": GENERATION_ERRORS, "streams": ndjson.MEDIA_TYPE}
+    pulling: dict[str, Any] = {"statuses": _STORE_ERRORS | {502}, "streams": ndjson.MEDIA_TYPE}
+    return [
+        post("/api/chat", replies.chat, "Ollama's chat", chat.ChatRequest, **streaming),
+        post("/api/generate", replies.generate, "Ollama's generation", generate.GenerateRequest, **streaming),
+        get("/api/tags", models.tags, "The models"),
+        get("/api/ps", models.running, "The loaded model"),
+        get("/api/version", models.version, "The version of Ollama's API that is spoken"),
+        post("/api/show", models.show, "What a model's file says", ShowRequest, statuses=_ABOUT_MODELS),
+        post("/api/pull", models.pull, "Fetch a model into the store", PullRequest, **pulling),
+        Endpoint(
+            "DELETE",
+            "/api/delete",
+            models.delete,
+            "Delete a model from the store",
+            DeleteRequest,
+            statuses=_STORE_ERRORS,
+            errors=ERRORS,
+            shown="/api/delete",
+        ),
+        *(unsupported("POST", path) for path in _UNSUPPORTED),
+        unsupported("HEAD", "/api/blobs/{digest}"),
+    ]
+
+
+class _Replies:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._inline = server.settings.reasoning == "inline"
+
+    async def chat(self, request: Request) -> Response:
+        watch = Stopwatch()
+        server = self._server
+        asked = decode(await server.body(request), chat.decoder)
+        name = names.check(server, asked.model)
+        fields.check(asked)
+        model = await server.engine.ready()
+        watch.loaded()
+        head = ReplyHead(name, watch, chat.FORM)
+        if not asked.messages:
+            return _only_loaded(head, asked)
+        return await self._reply(
+            request, head, asked, chat.prepare(asked, model.template, inline_reasoning=self._inline)
+        )
+
+    async def generate(self, request: Request) -> Response:
+        watch = Stopwatch()
+        server = self._server
+        asked = decode(await server.body(request), generate.decoder)
+        name = names.check(server, asked.model)
+        fields.check(asked)
+        model = await server.engine.ready()
+        watch.loaded()
+        head = ReplyHead(name, watch, generate.FORM)
+        if not asked.prompt and not asked.suffix and not asked.images:
+            return _only_loaded(head, asked)
+        return await self._reply(
+            request, head, asked, generate.prepare(asked, model.template, inline_reasoning=self._inline)
+        )
+
+    async def _reply(
+        self, request: Request, head: ReplyHead, asked: fields.SharedFields, wanted: GenerationRequest
+    ) -> Response:
+        server = self._server
+        generation = await server.start(wanted)
+        head.watch.follow(generation)
+        if asked.streams:
+            return server.stream(generation, ReplyStream(head), ndjson.HEADERS)
+        transcript = await transcribe(generation, 1, request.receive)
+        return server.whole(transcript.complete, lambda: whole(head, transcript))
+
+
+def _only_loaded(head: ReplyHead, asked: fields.SharedFields) -> Response:
+    """What Ollama says to a request without a prompt: it loads the model, or with ``keep_alive`` 0 unloads it. Here the
+    model was loaded and stays so.
+    """
+    reason = "unload" if fields.unloads(asked.keep_alive) else "load"
+    body = head.last(reason, head.watch.nothing())
+    if asked.streams:
+        return Response(ndjson.line(body), media_type=ndjson.MEDIA_TYPE)
+    return json_response(body)
