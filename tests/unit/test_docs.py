@@ -11,6 +11,10 @@ import pytest
 
 from tailrace.server.dialects.anthropic.blocks import Block
 from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputConfig, ThinkingEnabled, Tool
+from tailrace.server.dialects.ollama import chat as ollama_chat
+from tailrace.server.dialects.ollama import generate as ollama_generate
+from tailrace.server.dialects.ollama import manage as ollama_manage
+from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
@@ -58,6 +62,12 @@ def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field(
     assert tools == {field.name for field in msgspec.structs.fields(Tool)}
     for kind in (OutputConfig, ThinkingEnabled):
         assert all(f"`{field.name}" in text for field in msgspec.structs.fields(kind)), kind
+
+
+def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field() -> None:
+    kinds = (ollama_chat.ChatRequest, ollama_generate.GenerateRequest, Options)
+    kinds += (ollama_manage.ShowRequest, ollama_manage.PullRequest, ollama_manage.DeleteRequest)
+    assert rows("ollama.md") == {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
 
 
 def test_every_setting_has_its_row_and_every_row_its_setting() -> None:

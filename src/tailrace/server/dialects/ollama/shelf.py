@@ -98,9 +98,9 @@ class Shelf:
 
     def is_served(self, stored: StoredModel) -> bool:
         """Whether the running engines have this model's folder open, under whatever name."""
-        used = [self._server.model_path, self._server.settings.draft_model]
-        folder = stored.path.parent.resolve()
-        return any(path is not None and Path(path).resolve().parent == folder for path in used)
+        used = [Path(path) for path in (self._server.model_path, self._server.settings.draft_model) if path is not None]
+        file, folder = stored.path.resolve(), stored.path.parent.resolve()
+        return any(path.resolve() == file or path.parent.resolve() == folder for path in used)
 
     def _served(self, info: ModelInfo | None) -> Shown:
         name = names.tagged(self._server.model_name)
