@@ -175,6 +175,7 @@ def test_a_conversation_with_tools_is_rendered(scripted: ServerProcess) -> None:
         },
         {"role": "tool", "tool_name": "weather", "content": "<say>sunny</say>"},
     ]
+    refused(ask(scripted.port, "POST", "/api/chat", {"messages": messages[3:]}), "messages[0]", messages[3:])
     told = stream(ask(scripted.port, "POST", "/api/chat", {"messages": messages, "tools": [WEATHER]}))
     assert told.text == "sunny"
 

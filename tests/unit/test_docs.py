@@ -65,8 +65,8 @@ def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field(
 
 
 def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field() -> None:
-    kinds = (ollama_chat.ChatRequest, ollama_generate.GenerateRequest, Options)
-    kinds += (ollama_manage.ShowRequest, ollama_manage.PullRequest, ollama_manage.DeleteRequest)
+    kinds: list[type[msgspec.Struct]] = [ollama_chat.ChatRequest, ollama_generate.GenerateRequest, Options]
+    kinds += [ollama_manage.ShowRequest, ollama_manage.PullRequest, ollama_manage.DeleteRequest]
     assert rows("ollama.md") == {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.template import ChatTemplate, Message
-from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.ollama.fields import SharedFields, check, generation, refuse_images, thinking
+from tailrace.chat.template import Message
+from tailrace.chat.tools import Function
+from tailrace.server.client import ServedModel
+from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images
 from tailrace.server.dialects.ollama.reply import Form
 from tailrace.server.generate import GenerationRequest
 
@@ -41,7 +42,7 @@ class ChatMessage(msgspec.Struct):
     tool_call_id: str | None = None
 
 
-class Function(msgspec.Struct):
+class OfferedFunction(msgspec.Struct):
     """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -52,7 +53,7 @@ class Function(msgspec.Struct):
 class Tool(msgspec.Struct):
     """A tool that the model may call."""
 
-    function: Function
+    function: OfferedFunction
     type: Literal["function"] | None = None
 
 
@@ -66,23 +67,14 @@ class ChatRequest(SharedFields):
 decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def prepare(request: ChatRequest, template: ChatTemplate, *, inline_reasoning: bool) -> GenerationRequest:
+def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
-    check(request)
-    if request.format and request.tools:
-        raise InvalidRequest("'format' leaves no room for tool calls; leave one of the two out.", param="format")
-    prompt = template.render(
-        [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages or [])],
-        [_tool(tool) for tool in request.tools] if request.tools else None,
-        thinking(request.think),
+    functions = tuple(
+        Function(name=f.name, description=f.description, parameters=f.parameters)
+        for f in (tool.function for tool in request.tools or ())
     )
-    wanted = generation(request, prompt, prompt_param="messages", chat=True)
-    return msgspec.structs.replace(wanted, tools=bool(request.tools), inline_reasoning=inline_reasoning)
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function = {name: value for name, value in msgspec.structs.asdict(tool.function).items() if value is not None}
-    return {"type": "function", "function": function}
+    messages = [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages or [])]
+    return conversation(request, model, messages, functions, prompt_param="messages", inline_reasoning=inline_reasoning)
 
 
 def _message(message: ChatMessage, path: str) -> Message:

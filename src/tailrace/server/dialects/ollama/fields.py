@@ -8,8 +8,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tailrace.chat.template import Message
+from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar
+from tailrace.server.client import ServedModel
+from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.generate import GenerationRequest
@@ -82,33 +86,44 @@ def grammar(fields: SharedFields) -> Grammar | None:
     return Grammar(kind="json_schema", text=msgspec.json.encode(fields.format).decode())
 
 
-def generation(fields: SharedFields, prompt: str, *, prompt_param: str, chat: bool) -> GenerationRequest:
-    """What the fields ask of the engine for this prompt; ``chat``: the reply may have reasoning in it.
+def conversation(
+    fields: SharedFields,
+    model: ServedModel,
+    messages: list[Message],
+    tools: tuple[Function, ...] = (),
+    *,
+    prompt_param: str,
+    inline_reasoning: bool,
+) -> GenerationRequest:
+    """What the fields ask of the engine for these messages. Raises InvalidRequest."""
+    wanted = converse(
+        model,
+        messages,
+        tools=tools,
+        form=grammar(fields),
+        thinking=None if fields.think is None or fields.think == "" else bool(fields.think),
+        effort=fields.think if isinstance(fields.think, str) and fields.think else None,
+        inline_reasoning=inline_reasoning,
+        fields=Fields(prompt=prompt_param, form="format"),
+    )
+    return _optioned(fields, wanted)
 
-    Raises InvalidRequest.
-    """
+
+def raw(fields: SharedFields, prompt: str) -> GenerationRequest:
+    """The same for a prompt that goes to the model as it is. Raises InvalidRequest."""
+    wanted = GenerationRequest(prompts=[prompt], prompt_param="prompt", grammar=grammar(fields), grammar_param="format")
+    return _optioned(fields, wanted)
+
+
+def _optioned(fields: SharedFields, wanted: GenerationRequest) -> GenerationRequest:
     options = fields.options or Options()
-    return GenerationRequest(
-        prompts=[prompt],
-        prompt_param=prompt_param,
+    return msgspec.structs.replace(
+        wanted,
         max_tokens=option.max_tokens(options),
         sampling=option.sampling(options),
         stops=option.stops(options),
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
-        grammar=grammar(fields),
-        grammar_param="format",
-        chat=chat,
     )
-
-
-def thinking(think: bool | str | None) -> dict[str, Any]:
-    """The template's variables for ``think``, under the names that models' templates have for it."""
-    if think is None or think == "":
-        return {}
-    variables: dict[str, Any] = {"enable_thinking": bool(think), "thinking": bool(think)}
-    if isinstance(think, str):
-        variables["reasoning_effort"] = think
-    return variables
 
 
 def _unsupported(name: str, why: str) -> InvalidRequest:

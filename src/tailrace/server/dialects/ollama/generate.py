@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.template import ChatTemplate
+from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.ollama.fields import SharedFields, check, generation, refuse_images, thinking
+from tailrace.server.client import ServedModel
+from tailrace.server.dialects.ollama.fields import SharedFields, conversation, raw, refuse_images
 from tailrace.server.dialects.ollama.reply import Form
 from tailrace.server.generate import GenerationRequest
 
@@ -41,9 +42,8 @@ _REFUSED = {
 decoder = msgspec.json.Decoder(GenerateRequest)
 
 
-def prepare(request: GenerateRequest, template: ChatTemplate, *, inline_reasoning: bool) -> GenerationRequest:
+def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
-    check(request)
     refuse_images(request.images, "images")
     for name, why in _REFUSED.items():
         if getattr(request, name):
@@ -52,11 +52,11 @@ def prepare(request: GenerateRequest, template: ChatTemplate, *, inline_reasonin
     if request.raw:
         if request.system:
             raise InvalidRequest("'system' has no place in a raw prompt; put it into the prompt.", param="system")
-        return generation(request, prompt, prompt_param="prompt", chat=False)
-    messages = [{"role": "system", "content": request.system}] if request.system else []
-    rendered = template.render([*messages, {"role": "user", "content": prompt}], None, thinking(request.think))
-    wanted = generation(request, rendered, prompt_param="prompt", chat=True)
-    return msgspec.structs.replace(wanted, inline_reasoning=inline_reasoning)
+        return raw(request, prompt)
+    messages: list[Message] = [{"role": "user", "content": prompt}]
+    if request.system:
+        messages.insert(0, {"role": "system", "content": request.system})
+    return conversation(request, model, messages, prompt_param="prompt", inline_reasoning=inline_reasoning)
 
 
 def _fields(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:

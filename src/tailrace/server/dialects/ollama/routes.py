@@ -80,9 +80,7 @@ class _Replies:
         head = ReplyHead(name, watch, chat.FORM)
         if not asked.messages:
             return _only_loaded(head, asked)
-        return await self._reply(
-            request, head, asked, chat.prepare(asked, model.template, inline_reasoning=self._inline)
-        )
+        return await self._reply(request, head, asked, chat.prepare(asked, model, inline_reasoning=self._inline))
 
     async def generate(self, request: Request) -> Response:
         watch = Stopwatch()
@@ -95,9 +93,7 @@ class _Replies:
         head = ReplyHead(name, watch, generate.FORM)
         if not asked.prompt and not asked.suffix and not asked.images:
             return _only_loaded(head, asked)
-        return await self._reply(
-            request, head, asked, generate.prepare(asked, model.template, inline_reasoning=self._inline)
-        )
+        return await self._reply(request, head, asked, generate.prepare(asked, model, inline_reasoning=self._inline))
 
     async def _reply(
         self, request: Request, head: ReplyHead, asked: fields.SharedFields, wanted: GenerationRequest
