@@ -82,6 +82,10 @@ def test_errors_are_the_clients_own(client: anthropic.Anthropic) -> None:
     assert failed.value.type == "api_error"
 
 
+def test_counting(client: anthropic.Anthropic) -> None:
+    assert client.messages.count_tokens(model="fake", messages=[user("ab")]).input_tokens == len("[user]ab\n") + 1
+
+
 def test_models(client: anthropic.Anthropic) -> None:
     assert [model.id for model in client.models.list()] == ["fake"]
     assert client.models.retrieve("fake").created_at.year >= 2026

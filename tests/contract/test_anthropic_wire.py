@@ -250,6 +250,29 @@ def test_a_failure_after_the_headers_is_an_error_event_and_the_end(scripted: Ser
     assert error(post(scripted, "<say>ab<nan>c</say>"))[:2] == (500, "api_error")
 
 
+def test_counts_are_of_the_prompt_that_would_be_read(scripted: ServerProcess, real: ServerProcess) -> None:
+    tool = {**WEATHER, "description": "日本"}
+    fields = {"system": "s", "tools": [tool], "tool_choice": {"type": "auto"}}
+    for server, model in ((scripted, "fake"), (real, "smollm2-135m")):
+        asked = body("hällo " * 20, model=model, **fields)
+        counted = ask(server.port, "POST", "/v1/messages/count_tokens?beta=true", asked, VERSION).json()
+        assert set(counted) == {"input_tokens"}
+        usage = ask(server.port, "POST", "/v1/messages", {**asked, "max_tokens": 1}, VERSION).json()["usage"]
+        assert counted["input_tokens"] == usage["input_tokens"] + usage["cache_read_input_tokens"] > 40
+
+
+def test_a_count_that_can_not_be_is_refused(scripted: ServerProcess, keyed: ServerProcess) -> None:
+    def count(server: ServerProcess, **fields: object) -> Reply:
+        return ask(server.port, "POST", "/v1/messages/count_tokens", body("a", **fields), VERSION)
+
+    assert count(scripted, max_tokens=None).status == 200, "it isn't asked for"
+    assert error(count(scripted, model="other"))[:2] == (404, "not_found_error")
+    status, kind, message = error(count(scripted, tools=[{"type": "bash_20250124", "name": "bash"}]))
+    assert (status, kind) == (400, "invalid_request_error")
+    assert "'tools[0]'" in message
+    assert error(count(keyed))[:2] == (401, "authentication_error")
+
+
 def test_models_in_either_form(scripted: ServerProcess) -> None:
     listed = ask(scripted.port, "GET", "/v1/models?limit=1000", headers=VERSION).json()
     (model,) = listed["data"]

@@ -49,6 +49,13 @@ def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
     )
 
 
+def prompt_text(request: Conversation, model: ServedModel) -> str:
+    """The prompt whose tokens are counted. Raises InvalidRequest."""
+    (prompt,) = conversed(request, model).prompts
+    assert isinstance(prompt, str)
+    return prompt
+
+
 def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
     """All of a generation that the conversation decides, its prompt above all. Raises InvalidRequest."""
     refuse(request)

@@ -129,7 +129,7 @@ class ContextManagement(msgspec.Struct):
 
 
 class Conversation(msgspec.Struct, kw_only=True):
-    """All that makes the prompt. null equals absent everywhere."""
+    """What both requests have: all that makes the prompt. null equals absent everywhere."""
 
     model: str
     messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=100_000)]
@@ -164,6 +164,10 @@ class MessagesRequest(Conversation, kw_only=True):
     fallback_credit_token: Any = None
     billing_policy: Any = None
     diagnostics: Any = None
+
+
+class CountRequest(Conversation, kw_only=True):
+    """The body of ``POST /v1/messages/count_tokens``."""
 
 
 #: Fields of which only some values can be honoured, and why.

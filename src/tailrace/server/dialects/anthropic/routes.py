@@ -6,11 +6,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tailrace.messages import Tokenize, Tokenized
 from tailrace.server.decode import decode
 from tailrace.server.dialects.anthropic import models, reply
 from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID, request_id
-from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
-from tailrace.server.dialects.anthropic.request import MessagesRequest
+from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare, prompt_text
+from tailrace.server.dialects.anthropic.request import CountRequest, MessagesRequest
 from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.respond import json_response
@@ -20,7 +21,8 @@ from tailrace.server.transcript import transcribe
 #: Every client of Anthropic's sends it, and nobody else does.
 VERSION = "anthropic-version"
 
-_decoder = msgspec.json.Decoder(MessagesRequest)
+_messages_decoder = msgspec.json.Decoder(MessagesRequest)
+_count_decoder = msgspec.json.Decoder(CountRequest)
 
 
 def routes(server: Server) -> list[Endpoint]:
@@ -37,6 +39,15 @@ def routes(server: Server) -> list[Endpoint]:
             streams="text/event-stream",
             errors=ERRORS,
         ),
+        Endpoint(
+            "POST",
+            "/messages/count_tokens",
+            anthropic.count_tokens,
+            "A message's prompt in tokens (Anthropic's dialect)",
+            body=CountRequest,
+            statuses=GENERATION_ERRORS,
+            errors=ERRORS,
+        ),
         Endpoint("GET", "/models", anthropic.models, "", errors=ERRORS, header=VERSION, hidden=True),
         Endpoint("GET", "/models/{id:path}", anthropic.model, "", errors=ERRORS, header=VERSION, hidden=True),
     ]
@@ -49,7 +60,7 @@ class _Anthropic:
     async def messages(self, request: Request) -> Response:
         server = self._server
         identity = request_id()
-        asked = decode(await server.body(request), _decoder)
+        asked = decode(await server.body(request), _messages_decoder)
         server.check_model(asked.model)
         model = await server.engine.ready()
         generation = await server.start(prepare(asked, model))
@@ -64,6 +75,16 @@ class _Anthropic:
         response = server.whole(transcript.complete, lambda: reply.whole(head, transcript, hides_thinking=hides))
         response.headers[REQUEST_ID] = identity
         return response
+
+    async def count_tokens(self, request: Request) -> Response:
+        """The same prompt as a message's, counted by the engine as it would read it."""
+        server = self._server
+        asked = decode(await server.body(request), _count_decoder)
+        server.check_model(asked.model)
+        prompt = prompt_text(asked, await server.engine.ready())
+        (tokenized,) = await server.ask(request, lambda identity: Tokenize(id=identity, text=prompt), param="messages")
+        assert isinstance(tokenized, Tokenized)
+        return self._told({"input_tokens": len(tokenized.tokens)})
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
