@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from statistics import fmean
 
 import pytest
 
@@ -106,3 +108,119 @@ def test_the_real_model(real: ServerProcess) -> None:
     stream = text_stream(complete(real, "The capital of France is", stream=True, **fields))
     assert "Paris" in stream.text[0]
     assert complete(real, "The capital of France is", **fields).json()["choices"][0]["text"] == stream.text[0]
+
+
+# What stands around the reply: the prompt, a suffix, and replies that aren't shown
+
+
+def test_the_prompt_is_repeated(scripted: ServerProcess) -> None:
+    prompts = ["1<say>ab</say>", "é<say>c</say>"]
+    body = complete(scripted, prompts, echo=True, n=2).json()
+    whole = [prompts[0] + "ab", prompts[0] + "ab", prompts[1] + "c", prompts[1] + "c"]
+    assert [choice["text"] for choice in body["choices"]] == whole
+    assert text_stream(complete(scripted, prompts, echo=True, n=2, stream=True), choices=4).text == whole
+    long = "x" * 100_000 + "<say>a</say>"
+    assert text_stream(complete(scripted, long, echo=True, stream=True)).text == [long + "a"]
+    assert complete(scripted, [*b"<say>b</say>", 257], echo=True).json()["choices"][0]["text"] == "<say>b</say><start>b"
+
+
+def test_the_prompts_tokens_have_probabilities(scripted: ServerProcess) -> None:
+    (choice,) = complete(scripted, "<say>é</say>", echo=True, logprobs=3).json()["choices"]
+    found = choice["logprobs"]
+    assert len({len(values) for values in found.values()}) == 1
+    assert found["tokens"][:5] == ["<", "s", "a", "y", ">"]
+    assert found["token_logprobs"][0] is None
+    assert found["top_logprobs"][0] is None
+    assert found["token_logprobs"][1] == pytest.approx(-math.log(261))
+    assert all(len(top) >= 1 for top in found["top_logprobs"][1:])
+    assert found["text_offset"][:8] == [0, 1, 2, 3, 4, 5, 5, 6], "both bytes of a character stand at its place"
+    # The reply's own come behind, certain as the script is.
+    assert found["token_logprobs"][-2:] == pytest.approx([0, 0])
+    assert found["text_offset"][-2] == len("<say>é</say>")
+
+
+def test_the_prompts_probabilities_can_be_streamed(scripted: ServerProcess) -> None:
+    prompt = "y" * 3000 + "<say>ab</say>"
+    whole = complete(scripted, prompt, echo=True, logprobs=5).json()["choices"][0]
+    reply = complete(scripted, prompt, echo=True, logprobs=5, stream=True)
+    assert all(len(chunk) < 60_000 for chunk in reply.chunks)
+    choices = [json.loads(chunk[6:])["choices"][0] for chunk in reply.chunks[:-1]]
+    assert "".join(choice["text"] for choice in choices) == whole["text"]
+    for name, values in whole["logprobs"].items():
+        streamed = [value for choice in choices if "logprobs" in choice for value in choice["logprobs"][name]]
+        assert streamed == values, name
+
+
+def test_a_prompt_alone(scripted: ServerProcess) -> None:
+    body = complete(scripted, [[97, 98, 257], [5, 6, 7]], echo=True, max_tokens=0).json()
+    assert [choice["text"] for choice in body["choices"]] == ["ab<start>", "\x05\x06\x07"]
+    assert [choice["finish_reason"] for choice in body["choices"]] == ["length", "length"]
+    assert body["usage"]["prompt_tokens"] == body["usage"]["total_tokens"] == 3 + 3
+    assert complete(scripted, "ab", echo=True, max_tokens=0).json()["usage"]["prompt_tokens"] == 3
+    scored = complete(scripted, "ab", echo=True, max_tokens=0, logprobs=1).json()["choices"][0]["logprobs"]
+    assert len(scored["tokens"]) == 3
+
+
+def test_a_prompts_probabilities_are_the_models(real: ServerProcess) -> None:
+    """A greedy reply, given as the prompt, has the probabilities that it had as a reply."""
+    fields = {"temperature": 0, "max_tokens": 6, "logprobs": 1}
+    said = complete(real, "The capital of France is", **fields).json()["choices"][0]
+    prompt = "The capital of France is" + said["text"]
+    (choice,) = complete(real, prompt, echo=True, **(fields | {"max_tokens": 0})).json()["choices"]
+    assert choice["text"] == prompt
+    count = len(said["logprobs"]["tokens"])
+    assert choice["logprobs"]["tokens"][-count:] == said["logprobs"]["tokens"]
+    assert choice["logprobs"]["token_logprobs"][-count:] == pytest.approx(said["logprobs"]["token_logprobs"], abs=0.05)
+    assert choice["logprobs"]["text_offset"][-count:] == [
+        place + len("The capital of France is") for place in said["logprobs"]["text_offset"]
+    ]
+
+
+def test_what_is_between_is_filled_in(scripted: ServerProcess) -> None:
+    """The scripted model's prompt is what it says: prefix and suffix, between its tokens for them."""
+    reply = complete(scripted, "def f():\n", suffix="\n    return x")
+    assert reply.json()["choices"][0]["text"] == "def f():\n\n    return x"
+    assert reply.json()["usage"]["prompt_tokens"] == len("def f():\n\n    return x") + 3
+    assert text_stream(complete(scripted, [*b"a"], suffix="b", stream=True)).text == ["ab"]
+    assert complete(scripted, "<say>a</say>", suffix="").json()["choices"][0]["text"] == "a"
+
+
+def test_a_model_that_fills_nothing_in_refuses_a_suffix(real: ServerProcess) -> None:
+    reply = complete(real, "a", suffix="b")
+    assert (reply.status, reply.error()["param"]) == (400, "suffix")
+
+
+def test_the_best_of_several(real: ServerProcess) -> None:
+    """The chosen replies are the likeliest among all: those that the same seeds give."""
+    fields = {"max_tokens": 8, "seed": 5, "temperature": 1.5, "logprobs": 0}
+    every = complete(real, "Once upon a time", n=4, **fields).json()
+    likeliest = sorted(every["choices"], key=lambda choice: -fmean(choice["logprobs"]["token_logprobs"]))
+    best = complete(real, "Once upon a time", n=2, best_of=4, **fields).json()
+    assert [choice["text"] for choice in best["choices"]] == [choice["text"] for choice in likeliest[:2]]
+    assert [choice["index"] for choice in best["choices"]] == [0, 1]
+    assert best["usage"]["completion_tokens"] == every["usage"]["completion_tokens"], (
+        "what isn't shown was computed all the same"
+    )
+    plain = complete(real, "Once upon a time", best_of=4, **(fields | {"logprobs": None})).json()["choices"]
+    assert [choice["text"] for choice in plain] == [likeliest[0]["text"]]
+    assert "logprobs" not in plain[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 3, "best_of": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "echo": True, "stream": True}, "max_tokens"),
+        ({"echo": True, "logprobs": 1, "suffix": "a"}, "echo"),
+        ({"best_of": 128, "prompt": ["a", "b"]}, "prompt"),
+    ],
+)
+def test_what_does_not_go_together_is_named(scripted: ServerProcess, fields: dict[str, object], param: str) -> None:
+    reply = ask(scripted.port, "POST", "/v1/completions", {"prompt": "a", **fields})
+    assert (reply.status, reply.error()["param"]) == (400, param)
+
+
+def test_as_many_replies_as_are_asked_for_are_one_choice_each(scripted: ServerProcess) -> None:
+    assert text_stream(complete(scripted, "<say>a</say>", n=2, best_of=2, stream=True), choices=2).text == ["a", "a"]

@@ -92,9 +92,9 @@ OF_CHAT: dict[str, list[object]] = {
 OF_COMPLETIONS: dict[str, list[object]] = {
     "prompt": [1, {}, [], None, True, [1.5], [1, "a"], [[1], "a"], [["a"]], [-1], [99999], [HUGE], [[HUGE]], [[]]],
     "logprobs": [-1, 21, "1", True],
-    "echo": [True, 1, "a"],
-    "suffix": ["a", 1],
-    "best_of": [2, "1", 1.5],
+    "echo": [1, "a"],
+    "suffix": [1, []],
+    "best_of": [0, 129, "1", 1.5, True],
 }
 
 

@@ -38,6 +38,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None  #: what every reply must look like
     grammar_param: str = "grammar"  #: the field to name when the grammar is at fault
     prediction: str | None = None  #: what the replies may repeat
+    suffix: str | None = None  #: what comes after the replies, for models with tokens for filling in the middle
     chat: bool = False  #: whether reasoning and tool calls are told apart from text
     tools: bool = False  #: whether tool calls may come
     max_tool_calls: int = 2**31  #: the reply ends after so many
@@ -226,6 +227,7 @@ class Generation:
                         logprobs=request.logprobs,
                         grammar=grammar,
                         prediction=request.prediction,
+                        suffix=request.suffix,
                     )
 
                 parser = None

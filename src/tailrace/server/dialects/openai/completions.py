@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from itertools import accumulate
+from math import inf
+from statistics import fmean
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.openai.echo import Echo, logprobs_object
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, refuse, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript
 
-#: Replies of one request: prompts times n.
+#: Replies of one request: prompts times n, or times best_of.
 _MOST_CHOICES = 128
 
 
-class CompletionRequest(SharedParameters):
+class CompletionRequest(SharedParameters, kw_only=True):
     """The body of a text completion."""
 
     prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=16_777_216)]
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
-    best_of: int | None = None
+    best_of: Annotated[int, Meta(ge=1, le=_MOST_CHOICES)] | None = None
+
+    @property
+    def tried(self) -> int:
+        """Replies to each prompt, of which ``n`` are shown."""
+        return max(self.best_of or 1, self.n or 1)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some of the replies aren't shown."""
+        return self.tried > (self.n or 1)
 
 
-_SUPPORTED: dict[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",)}
-_WHY = {"echo": "repeating the prompt is not supported so far.", "suffix": "insertion is not supported so far."}
 #: What the API's reference gives when max_tokens is absent.
 _DEFAULT_MAX_TOKENS = 16
 
@@ -39,27 +54,37 @@ decoder = msgspec.json.Decoder(CompletionRequest)
 
 def prepare(request: CompletionRequest) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
-    refuse(request, _SUPPORTED, _WHY)
-    choices = request.n or 1
-    if request.best_of is not None and request.best_of != choices:
-        raise InvalidRequest("'best_of' other than 'n' is not supported so far.", param="best_of")
+    if request.best_of is not None and request.best_of < (request.n or 1):
+        raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
+    if request.chooses and request.stream:
+        raise InvalidRequest("'best_of' over 'n' can't be streamed: the end tells which is best.", param="best_of")
+    if request.max_tokens == 0:
+        if not request.echo:
+            raise InvalidRequest("'max_tokens' may be 0 only with 'echo': true.", param="max_tokens")
+        if request.stream:
+            raise InvalidRequest("'max_tokens' may be 0 only without 'stream'.", param="max_tokens")
+    if request.echo and request.suffix and request.logprobs is not None:
+        raise InvalidRequest("'echo' has no log probabilities of a prompt with a 'suffix'.", param="echo")
     prompts = _prompts(request.prompt)
     form, form_field = grammar(request)
-    if len(prompts) * choices > _MOST_CHOICES:
-        raise InvalidRequest(f"One request may have at most {_MOST_CHOICES} replies (prompts × n).", param="prompt")
+    if len(prompts) * request.tried > _MOST_CHOICES:
+        raise InvalidRequest(
+            f"One request may have at most {_MOST_CHOICES} replies (prompts × n or best_of).", param="prompt"
+        )
     return GenerationRequest(
         prompts=prompts,
         prompt_param="prompt",
-        choices=choices,
+        choices=request.tried,
         max_tokens=request.max_tokens or _DEFAULT_MAX_TOKENS,
         sampling=sampling(request),
         stops=stops(request),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
-        logprobs=request.logprobs,
+        logprobs=0 if request.logprobs is None and request.chooses else request.logprobs,
         grammar=form,
         grammar_param=form_field,
+        suffix=request.suffix or None,
     )
 
 
@@ -78,36 +103,60 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]
     raise InvalidRequest("'prompt' must be a string, strings, token ids or lists of token ids.", param="prompt")
 
 
-def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
-    """The body for a client that doesn't stream."""
-    return completion_object(head, "text_completion", transcript, _whole)
+def completion(
+    head: ReplyHead, request: CompletionRequest, transcript: Transcript, echoes: list[Echo]
+) -> dict[str, Any]:
+    """The body for a client that doesn't stream; ``echoes`` has each prompt's, where they are wanted."""
+    shown = request.n or 1
+
+    def whole(index: int, reply: Reply) -> dict[str, Any]:
+        return _whole(index, reply, echoes[index // shown] if echoes else None)
+
+    if request.chooses:
+        transcript = dataclasses.replace(transcript, replies=_best(transcript.replies, request))
+    return completion_object(head, "text_completion", transcript, whole)
 
 
-def _whole(index: int, reply: Reply) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": index, "text": reply.text, "finish_reason": reply.finish_reason}
-    if reply.logprobs:
-        choice["logprobs"] = _logprobs(reply.logprobs, 0)
+def _best(replies: list[Reply], request: CompletionRequest) -> list[Reply]:
+    """The ``n`` of each prompt's replies whose tokens are likeliest on average, best first."""
+
+    def mean(reply: Reply) -> float:
+        return fmean(entry.logprob for entry in reply.logprobs) if reply.logprobs else -inf
+
+    best: list[Reply] = []
+    for start in range(0, len(replies), request.tried):
+        tried = sorted(replies[start : start + request.tried], key=mean, reverse=True)
+        best += tried[: request.n or 1]
+    return best if request.logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
+
+
+def _whole(index: int, reply: Reply, echo: Echo | None) -> dict[str, Any]:
+    text = reply.text if echo is None else echo.text + reply.text
+    choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": reply.finish_reason}
+    found = _logprobs(reply.logprobs, 0 if echo is None else len(echo.text)) if reply.logprobs else None
+    if echo is not None and echo.entries:
+        before = echo.logprobs()
+        found = before if found is None else {name: before[name] + found[name] for name in before}
+    if found is not None:
+        choice["logprobs"] = found
     return choice
 
 
 def _logprobs(entries: list[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The older form: parallel lists. ``offset`` is the length of the text before the first token."""
-    offsets = []
-    for entry in entries:
-        offsets.append(offset)
-        offset += len(entry.text)
-    return {
-        "tokens": [entry.text for entry in entries],
-        "token_logprobs": [entry.logprob for entry in entries],
-        "top_logprobs": [{text: value for text, _, value in entry.top} for entry in entries],
-        "text_offset": offsets,
-    }
+    """``offset`` is the length of the text before the first token."""
+    lengths = [len(entry.text) for entry in entries[:-1]]
+    return logprobs_object(entries, list(accumulate(lengths, initial=offset)))
 
 
 class CompletionStream:
     """Encodes a text completion's stream. See ``Encoder``."""
 
-    def __init__(self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool) -> None:
+    def __init__(
+        self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool, echoes: Sequence[Echo] = ()
+    ) -> None:
+        """``echoes`` has each prompt's, in order, where they are wanted."""
+        self._echoes = echoes
+        self._choices = choices
         self._offsets = [0] * choices
         self._prefix = chunk_prefix(head, "text_completion")
         # All of a chunk but its text, made once: one encode and one join a token.
@@ -121,8 +170,15 @@ class CompletionStream:
         )
 
     def start(self) -> list[bytes]:
-        """An empty text: a sign of life before the first token."""
-        return [self._chunk(0, "", None)]
+        """The prompts where they are wanted; else an empty text, as a sign of life before the first token."""
+        if not self._echoes:
+            return [self._chunk(0, "", None)]
+        each = self._choices // len(self._echoes)
+        return [
+            self._chunk(index, text, None, found)
+            for index in range(self._choices)
+            for text, found in self._echoes[index // each].stream()
+        ]
 
     def encode(self, event: Event) -> list[bytes]:
         """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
@@ -131,7 +187,8 @@ class CompletionStream:
                 self._offsets[event.choice] += len(event.text)
                 text = msgspec.json.encode(event.text)
                 return [self._before_text[event.choice] + text + b',"finish_reason":null}]}\n\n']
-            return [self._chunk(event.choice, event.text, None, event.logprobs)]
+            found = _logprobs(event.logprobs, self._offsets[event.choice])
+            return [self._chunk(event.choice, event.text, None, found)]
         if isinstance(event, Finish):
             self._ends.finished(event.choice)
             return [self._chunk(event.choice, "", event.reason)]
@@ -147,9 +204,9 @@ class CompletionStream:
         """See ``Encoder``."""
         return self._ends.end()
 
-    def _chunk(self, index: int, text: str, finish: str | None, logprobs: list[TokenLogprob] | None = None) -> bytes:
+    def _chunk(self, index: int, text: str, finish: str | None, logprobs: dict[str, Any] | None = None) -> bytes:
         choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": finish}
         if logprobs is not None:
-            choice["logprobs"] = _logprobs(logprobs, self._offsets[index])
+            choice["logprobs"] = logprobs
         self._offsets[index] += len(text)
         return self._prefix + msgspec.json.encode(choice) + b"]}\n\n"

@@ -5,15 +5,19 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tailrace.messages import Embedded, Tokenized
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.openai import chat, completions, embeddings, tokens
+from tailrace.server.dialects.openai.completions import CompletionRequest
+from tailrace.server.dialects.openai.echo import Echo, scored_echo
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
+from tailrace.server.events import Usage
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
-from tailrace.server.transcript import transcribe
+from tailrace.server.transcript import Reply, Transcript, transcribe
 
 
 def routes(server: Server) -> list[Endpoint]:
@@ -104,16 +108,45 @@ class _OpenAI:
         asked = decode(await server.body(request), completions.decoder)
         server.check_model(asked.model)
         wanted = completions.prepare(asked)
-        generation = await server.start(wanted)
-        head = ReplyHead("cmpl", server.model_name)
+        model = await server.engine.ready()
+        if wanted.suffix is not None and not model.info.infill:
+            raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
+        echoes = [await self._echo(request, asked, prompt, model) for prompt in wanted.prompts] if asked.echo else []
         choices = len(wanted.prompts) * wanted.choices
+        head = ReplyHead("cmpl", server.model_name)
+        if asked.max_tokens == 0:
+            replies = [Reply(finish_reason="length") for _ in range(choices)]
+            nothing = Transcript(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
+            return json_response(completions.completion(head, asked, nothing, echoes))
+        generation = await server.start(wanted)
         if asked.stream:
             return server.stream(
                 generation,
-                completions.CompletionStream(head, choices, wants_usage=asked.wants_usage, comments=self._comments),
+                completions.CompletionStream(
+                    head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
+                ),
             )
         transcript = await transcribe(generation, choices, request.receive)
-        return server.whole(transcript.complete, lambda: completions.completion(head, transcript))
+        return server.whole(transcript.complete, lambda: completions.completion(head, asked, transcript, echoes))
+
+    async def _echo(
+        self, request: Request, asked: CompletionRequest, prompt: str | list[int], model: ServedModel
+    ) -> Echo:
+        """The prompt as it is repeated; its tokens are scored or counted where that is asked for."""
+        text = prompt
+        if not isinstance(text, str):
+            text = tokens.text_of(text, model.vocabulary, model.info, param="prompt")
+        if (top := asked.logprobs) is not None:
+            (told,) = await self._server.ask(
+                request, lambda identity: Score(id=identity, prompt=prompt, top=top), param="prompt"
+            )
+            assert isinstance(told, Scored)
+            return scored_echo(text, told, model.vocabulary, model.info)
+        if asked.max_tokens == 0 and isinstance(prompt, str):
+            (told,) = await self._server.ask(request, lambda identity: Tokenize(id=identity, text=text), param="prompt")
+            assert isinstance(told, Tokenized)
+            return Echo(text, len(told.tokens))
+        return Echo(text, len(prompt))
 
     async def embeddings(self, request: Request) -> Response:
         server = self._server

@@ -1,0 +1,82 @@
+"""The prompt in front of a text completion, with its own tokens' probabilities where they are asked for."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+import msgspec
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.messages import ModelInfo, Scored, TokenLogprobs
+from tailrace.server.choice import MOST_BYTES, fitting, pieces
+from tailrace.server.dialects.openai.tokens import piece_of
+from tailrace.server.events import TokenLogprob
+
+
+class Echo(msgspec.Struct, frozen=True):
+    """One prompt: its text, how many tokens it has, and those, where their probabilities are wanted."""
+
+    text: str
+    tokens: int
+    entries: list[TokenLogprob] = []
+    offsets: list[int] = []  #: where in the text each entry begins
+
+    def logprobs(self) -> dict[str, Any]:
+        """The older form of log probabilities. Nothing stands before the first token, so it has none."""
+        return _first_is_null(logprobs_object(self.entries, self.offsets))
+
+    def stream(self) -> list[tuple[str, dict[str, Any] | None]]:
+        """The text, and then the log probabilities, cut to the size of a stream's events."""
+        parts: list[tuple[str, dict[str, Any] | None]] = [(text, None) for text in pieces(self.text)]
+        start = 0
+        while start < len(self.entries):
+            end = start + max(1, fitting(self.entries[start:], MOST_BYTES))
+            found = logprobs_object(self.entries[start:end], self.offsets[start:end])
+            parts.append(("", found if start else _first_is_null(found)))
+            start = end
+        return parts
+
+
+def scored_echo(text: str, scored: Scored, vocabulary: Vocabulary, info: ModelInfo) -> Echo:
+    """The echo of a prompt whose tokens have been scored."""
+
+    def entry(token: int, found: TokenLogprobs) -> TokenLogprob:
+        raw = piece_of(token, vocabulary, info)
+        top = [(piece_of(likely, vocabulary, info), value) for likely, value in found.top]
+        return TokenLogprob(_shown(raw), raw, found.logprob, [(_shown(one), one, value) for one, value in top])
+
+    none = TokenLogprobs(0.0, [])
+    entries = [entry(token, found) for token, found in zip(scored.tokens, [none, *scored.logprobs], strict=True)]
+    return Echo(text, len(entries), entries, _offsets(text, entries))
+
+
+def logprobs_object(entries: list[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
+    """The older form: parallel lists."""
+    return {
+        "tokens": [entry.text for entry in entries],
+        "token_logprobs": [entry.logprob for entry in entries],
+        "top_logprobs": [{text: value for text, _, value in entry.top} for entry in entries],
+        "text_offset": offsets,
+    }
+
+
+def _first_is_null(found: dict[str, Any]) -> dict[str, Any]:
+    for name in ("token_logprobs", "top_logprobs"):
+        found[name] = [None, *found[name][1:]]
+    return found
+
+
+def _offsets(text: str, entries: list[TokenLogprob]) -> list[int]:
+    """Where each token begins; one that ends inside a character leaves the next at that character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    offsets, place = [], 0
+    for number, entry in enumerate(entries):
+        offsets.append(min(place, len(text)))
+        if number or text.startswith(entry.text):  # Else the tokenizer has put a start token in front.
+            place += len(decoder.decode(entry.raw))
+    return offsets
+
+
+def _shown(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
