@@ -76,6 +76,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
     keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life
     keepalive_style: Literal["chunk", "comment"] = "chunk"
+    responses_mb: Annotated[int, Meta(ge=0, le=1_000_000)] = 512  #: disk for stored responses; 0: none are stored
+    responses_days: Annotated[int, Meta(ge=1, le=36_500)] = 30  #: those that nobody has used for so long go
+    responses_file: str | None = None  #: where they are; None: responses.sqlite in the state folder
     reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
     engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
     engine_stall_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  #: no beat for so long: health says stalled

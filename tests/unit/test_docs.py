@@ -19,6 +19,8 @@ from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
 from tailrace.server.dialects.openai.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from tailrace.server.dialects.responses.items import KINDS
+from tailrace.server.dialects.responses.request import Reasoning, ResponsesRequest, TextConfig
 from tailrace.settings import FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,15 @@ def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field(
     assert tools == {field.name for field in msgspec.structs.fields(Tool)}
     for kind in (OutputConfig, ThinkingEnabled):
         assert all(f"`{field.name}" in text for field in msgspec.structs.fields(kind)), kind
+
+
+def test_every_field_of_responses_has_its_row_and_every_row_its_field() -> None:
+    assert rows("responses.md", "Request fields") == fields(ResponsesRequest)
+    assert rows("responses.md", "Items") == set(KINDS)
+    assert rows("responses.md", "Tools") == {"function", "namespace", "custom", "web_search"}
+    text = (ROOT / "docs" / "responses.md").read_text(encoding="utf-8")
+    for kind in (TextConfig, Reasoning):
+        assert all(f"`{name}`" in text for name in fields(kind)), kind
 
 
 def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field() -> None:

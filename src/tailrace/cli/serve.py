@@ -60,6 +60,8 @@ def serve(
     max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
     keepalive_seconds: Annotated[float | None, typer.Option(help="Silence before a sign of life [10].")] = None,
     keepalive_style: Annotated[str | None, typer.Option(help="chunk or comment [chunk].")] = None,
+    responses_mb: Annotated[int | None, typer.Option(help="Disk for stored responses, in MB; 0: none [512].")] = None,
+    responses_days: Annotated[int | None, typer.Option(help="Days that an unused one is kept [30].")] = None,
     reasoning: Annotated[str | None, typer.Option(help="field or inline (<think> tags) [field].")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="Time for running replies at shutdown [15].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,

@@ -11,6 +11,7 @@ from tailrace.server import admin
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.ollama import routes as ollama
 from tailrace.server.dialects.openai import routes as openai
+from tailrace.server.dialects.responses import routes as responses
 from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.guard import Guard
 from tailrace.server.openapi import document
@@ -23,6 +24,7 @@ def endpoints(server: Server) -> list[Endpoint]:
     known = [
         *admin.routes(server),
         *openai.routes(server),
+        *responses.routes(server),
         *anthropic.routes(server),
         *ollama.routes(server),
     ]

@@ -17,7 +17,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, ToolChoice, converse
 from tailrace.server.dialects.openai.grammar import grammar
-from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
+from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
 from tailrace.server.dialects.openai.sampling import Count, SharedParameters, refuse, sampling, stops
 from tailrace.server.events import (
     Event,
@@ -291,17 +291,8 @@ def _whole(index: int, reply: Reply) -> dict[str, Any]:
         ]
     choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": reply.finish_reason}
     if reply.logprobs:
-        choice["logprobs"] = {"content": [_logprob(entry) for entry in reply.logprobs]}
+        choice["logprobs"] = {"content": [logprob_object(entry) for entry in reply.logprobs]}
     return choice
-
-
-def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": entry.text,
-        "logprob": entry.logprob,
-        "bytes": list(entry.raw),
-        "top_logprobs": [{"token": text, "logprob": value, "bytes": list(raw)} for text, raw, value in entry.top],
-    }
 
 
 class ChatStream:
@@ -353,7 +344,7 @@ class ChatStream:
     ) -> bytes:
         choice: dict[str, Any] = {"index": index, "delta": delta, "finish_reason": finish}
         if logprobs is not None:
-            choice["logprobs"] = {"content": [_logprob(entry) for entry in logprobs]}
+            choice["logprobs"] = {"content": [logprob_object(entry) for entry in logprobs]}
         return self._prefix + msgspec.json.encode(choice) + b"]}\n\n"
 
 

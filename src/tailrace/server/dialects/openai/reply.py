@@ -11,7 +11,7 @@ import msgspec
 
 from tailrace.errors import RequestError
 from tailrace.server import sse
-from tailrace.server.events import Usage
+from tailrace.server.events import TokenLogprob, Usage
 from tailrace.server.respond import error_envelope
 from tailrace.server.transcript import Reply, Transcript
 
@@ -40,6 +40,16 @@ def usage_object(used: Usage) -> dict[str, Any]:
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }
+
+
+def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
+    """A token's log probability, and those of the likeliest in its place."""
+    return {
+        "token": entry.text,
+        "logprob": entry.logprob,
+        "bytes": list(entry.raw),
+        "top_logprobs": [{"token": text, "logprob": value, "bytes": list(raw)} for text, raw, value in entry.top],
     }
 
 

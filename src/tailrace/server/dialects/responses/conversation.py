@@ -1,0 +1,105 @@
+"""Items to the messages that chat templates know.
+
+The items of one turn of the model (its thought, its text, its calls) become one assistant message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tailrace.chat.template import Message
+from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.responses.items import (
+    CallItem,
+    CallOutputItem,
+    CustomCallItem,
+    Item,
+    MessageItem,
+    ReasoningItem,
+    read,
+    text,
+)
+from tailrace.server.dialects.responses.tools import custom_arguments, model_name
+
+
+class Conversation(msgspec.Struct):
+    """Messages, and for each the field of the request that it stands in."""
+
+    messages: list[Message] = []
+    places: list[str] = []
+
+    def add(self, message: Message, place: str) -> None:
+        """One more message."""
+        self.messages.append(message)
+        self.places.append(place)
+
+    @property
+    def turns(self) -> int:
+        """How many messages of the user there are."""
+        return sum(message["role"] == "user" for message in self.messages)
+
+    def shortened(self, turns: int) -> Conversation:
+        """The same without the first so many turns of the user and what followed on each, but with what the system
+        says.
+        """
+        left = Conversation()
+        passed = 0
+        for message, place in zip(self.messages, self.places, strict=True):
+            passed += message["role"] == "user"
+            if passed > turns or message["role"] in ("system", "developer"):
+                left.add(message, place)
+        return left
+
+
+def conversation(instructions: str | None, items: Sequence[tuple[Item, str]]) -> Conversation:
+    """The conversation that ``items``, each with its place in the request, and the instructions are. References are
+    resolved before. Raises InvalidRequest.
+    """
+    made = Conversation()
+    if instructions:
+        made.add({"role": "system", "content": instructions}, "instructions")
+    turn: Message | None = None  #: the model's, to which more may come
+
+    def of_model(place: str, *, fresh: bool) -> Message:
+        """The model's turn, a new one where ``fresh`` or where there is none."""
+        nonlocal turn
+        if turn is None or fresh:
+            turn = {"role": "assistant", "content": ""}
+            made.add(turn, place)
+        return turn
+
+    for item, place in items:
+        known = read(item, place)
+        if isinstance(known, ReasoningItem):
+            thinking = of_model(place, fresh=turn is not None and bool(turn["content"] or "tool_calls" in turn))
+            thinking["reasoning_content"] = thinking.get("reasoning_content", "") + known.text
+        elif isinstance(known, MessageItem) and known.role == "assistant":
+            said = text(known.content, f"{place}.content")
+            of_model(place, fresh=turn is not None and bool(turn["content"] or "tool_calls" in turn))["content"] = said
+        elif isinstance(known, CallItem | CustomCallItem):
+            of_model(place, fresh=False).setdefault("tool_calls", []).append(_call(known, place))
+        else:
+            turn = None
+            if isinstance(known, CallOutputItem):
+                given = text(known.output, f"{place}.output")
+                made.add({"role": "tool", "tool_call_id": known.call_id, "content": given}, place)
+            else:
+                assert isinstance(known, MessageItem), "references are resolved before"
+                made.add({"role": known.role, "content": text(known.content, f"{place}.content")}, place)
+    return made
+
+
+def _call(call: CallItem | CustomCallItem, place: str) -> dict[str, Any]:
+    name = model_name(call.name, call.namespace)
+    if isinstance(call, CustomCallItem):
+        arguments = custom_arguments(call.input)
+    else:
+        try:
+            arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            where = f"{place}.arguments"
+            raise InvalidRequest(f"'{where}' is not the JSON text of an object.", param=where) from None
+    return {"id": call.call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -1,0 +1,173 @@
+"""The items of a conversation, as clients send them and get them back.
+
+An item of the input is kept as the JSON object that it was; ``read`` says what it means. Items that only OpenAI's
+hosted tools make are known and refused by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from typing import Any, Literal
+
+import msgspec
+
+from tailrace.errors import InvalidRequest
+from tailrace.server.decode import convert
+
+#: An item as JSON.
+Item = dict[str, Any]
+
+#: Begins ``encrypted_content`` of ours. The text is the client's to see anyway; what follows is base64 and no secret.
+_OURS = "tailrace1."
+
+
+class TextPart(msgspec.Struct):
+    """A part of a content; which of its fields are there depends on ``type``."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+Content = str | list[TextPart]
+
+
+class MessageItem(msgspec.Struct):
+    """A message; the short form has no ``type``."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content | None = None
+
+
+class CallItem(msgspec.Struct):
+    """The model's call of a function."""
+
+    name: str
+    call_id: str
+    arguments: str = "{}"
+    namespace: str | None = None
+
+
+class CustomCallItem(msgspec.Struct):
+    """The model's call of a custom tool, whose input is any text."""
+
+    name: str
+    call_id: str
+    input: str
+    namespace: str | None = None
+
+
+class CallOutputItem(msgspec.Struct):
+    """What a call gave."""
+
+    call_id: str
+    output: Content
+
+
+class ReasoningItem(msgspec.Struct):
+    """What the model thought before its reply."""
+
+    summary: list[TextPart] = []
+    content: list[TextPart] | None = None
+    encrypted_content: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The thought: as text, out of our own ``encrypted_content``, or its summary."""
+        said = "\n".join(part.text or "" for part in self.content or ())
+        return said or _reveal(self.encrypted_content) or "\n".join(part.text or "" for part in self.summary)
+
+
+class ReferenceItem(msgspec.Struct):
+    """Stands for an item that the server has kept."""
+
+    id: str
+
+
+Known = MessageItem | CallItem | CustomCallItem | CallOutputItem | ReasoningItem | ReferenceItem
+
+#: Types of items that can be used.
+KINDS: dict[str, type[Known]] = {
+    "message": MessageItem,
+    "function_call": CallItem,
+    "custom_tool_call": CustomCallItem,
+    "function_call_output": CallOutputItem,
+    "custom_tool_call_output": CallOutputItem,
+    "reasoning": ReasoningItem,
+    "item_reference": ReferenceItem,
+}
+
+#: Prefixes of the ids of items, as clients know them.
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "function_call_output": "fco",
+    "custom_tool_call_output": "ctco",
+    "reasoning": "rs",
+}
+
+
+def kind(item: Item) -> object:
+    """The item's type, which the short forms of messages and references leave out."""
+    if (given := item.get("type")) is not None:
+        return given
+    return "item_reference" if "role" not in item and "id" in item else "message"
+
+
+def read(item: Item, path: str) -> Known:
+    """What the item at ``path`` says. Raises InvalidRequest."""
+    name = kind(item)
+    known = KINDS.get(name) if isinstance(name, str) else None
+    if known is None:
+        raise InvalidRequest(f"'{path}': items of type {name!r} can't be used here.", param=f"{path}.type")
+    read: Known = convert({key: value for key, value in item.items() if value is not None}, known, path)
+    return read
+
+
+def text(content: Content | None, path: str) -> str:
+    """A content as text. Raises InvalidRequest for parts that aren't text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        where = f"{path}[{index}]"
+        if part.type in ("input_text", "output_text", "text", "summary_text"):
+            if part.text is None:
+                raise InvalidRequest(f"'{where}.text' is missing.", param=f"{where}.text")
+            texts.append(part.text)
+        elif part.type == "refusal":
+            texts.append(part.refusal or "")
+        else:
+            raise InvalidRequest(
+                f"This model reads text alone; a part of type {part.type!r} can't be used.", param=where
+            )
+    return "\n".join(texts)
+
+
+def new_id(name: str) -> str:
+    """A new id for an item of that type, or ``resp`` for a response: nobody guesses it."""
+    return f"{_PREFIXES.get(name, name)}_{secrets.token_hex(24)}"
+
+
+def stored(item: Item) -> Item:
+    """The item as it is kept and listed: with a type and an id."""
+    name = str(kind(item))
+    return {**item, "id": item.get("id") or new_id(name), "type": name}
+
+
+def conceal(thought: str) -> str:
+    """``encrypted_content`` that brings the thought back."""
+    return _OURS + base64.b64encode(thought.encode()).decode()
+
+
+def _reveal(content: str | None) -> str:
+    """The thought within ``encrypted_content``; empty where another server has made it."""
+    if content is None or not content.startswith(_OURS):
+        return ""
+    try:
+        return base64.b64decode(content[len(_OURS) :], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""

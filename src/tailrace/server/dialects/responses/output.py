@@ -1,0 +1,239 @@
+"""A reply's items in the making: events in, and for each step the events that the API's stream has for it.
+
+Whoever doesn't stream gathers with the same class and leaves ``emit`` out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tailrace.errors import RequestError
+from tailrace.server.dialects.openai.reply import logprob_object
+from tailrace.server.dialects.responses.body import Status
+from tailrace.server.dialects.responses.items import Item, conceal, new_id
+from tailrace.server.dialects.responses.tools import Tool, Toolset, custom_input
+from tailrace.server.events import (
+    Event,
+    Failure,
+    Finish,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
+
+#: Sends one event: its type, and its fields but for type and sequence number.
+Emit = Callable[[str, dict[str, Any]], None]
+
+
+def _silent(kind: str, fields: dict[str, Any]) -> None:
+    """Nobody hears."""
+
+
+class MessageOutput:
+    """A message that is being written."""
+
+    def __init__(self, emit: Emit, index: int) -> None:
+        self.id = new_id("message")
+        self.texts: list[str] = []
+        self._emit = emit
+        self._index = index
+        self._logprobs: list[dict[str, Any]] = []
+        self._place = {"item_id": self.id, "output_index": index, "content_index": 0}
+        emit("response.output_item.added", {"output_index": index, "item": self._item("in_progress", [])})
+        emit("response.content_part.added", {**self._place, "part": self._part()})
+
+    def delta(self, text: str, logprobs: list[TokenLogprob] | None) -> None:
+        """More of its text."""
+        self.texts.append(text)
+        told = [logprob_object(entry) for entry in logprobs or ()]
+        self._logprobs += told
+        self._emit("response.output_text.delta", {**self._place, "delta": text, "logprobs": told})
+
+    def before_text(self) -> bytes:
+        """The event of a delta as bytes, up to its text."""
+        kind = "response.output_text.delta"
+        place = msgspec.json.encode({"type": kind, **self._place})[:-1]
+        return b'event: %b\ndata: %b,"delta":' % (kind.encode(), place)
+
+    def close(self, status: str) -> Item:
+        """No more comes."""
+        part = self._part()
+        item = self._item(status, [part])
+        done = {**self._place, "text": part["text"], "logprobs": self._logprobs}
+        self._emit("response.output_text.done", done)
+        self._emit("response.content_part.done", {**self._place, "part": part})
+        self._emit("response.output_item.done", {"output_index": self._index, "item": item})
+        return item
+
+    def _part(self) -> dict[str, Any]:
+        text = "".join(self.texts)
+        return {"type": "output_text", "annotations": [], "logprobs": self._logprobs, "text": text}
+
+    def _item(self, status: str, content: list[dict[str, Any]]) -> Item:
+        return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+class _ThoughtOutput:
+    """A thought, told as text or, where a summary was asked for, as that: it is the whole thought all the same."""
+
+    def __init__(self, emit: Emit, index: int, *, summary: bool, encrypted: bool) -> None:
+        self._emit = emit
+        self._index = index
+        self._summary = summary
+        self._encrypted = encrypted
+        self._texts: list[str] = []
+        self._id = new_id("reasoning")
+        self._place = {
+            "item_id": self._id,
+            "output_index": index,
+            "summary_index" if summary else "content_index": 0,
+        }
+        self._part_name = "response.reasoning_summary_part" if summary else "response.content_part"
+        self._text_name = "response.reasoning_summary_text" if summary else "response.reasoning_text"
+        emit("response.output_item.added", {"output_index": index, "item": self._item("in_progress")})
+        emit(f"{self._part_name}.added", {**self._place, "part": self._part("")})
+
+    def delta(self, text: str) -> None:
+        """More of it."""
+        self._texts.append(text)
+        self._emit(f"{self._text_name}.delta", {**self._place, "delta": text})
+
+    def close(self, status: str) -> Item:
+        """No more comes."""
+        text = "".join(self._texts)
+        item = self._item(status, text)
+        self._emit(f"{self._text_name}.done", {**self._place, "text": text})
+        self._emit(f"{self._part_name}.done", {**self._place, "part": self._part(text)})
+        self._emit("response.output_item.done", {"output_index": self._index, "item": item})
+        return item
+
+    def _part(self, text: str) -> dict[str, Any]:
+        return {"type": "summary_text" if self._summary else "reasoning_text", "text": text}
+
+    def _item(self, status: str, text: str | None = None) -> Item:
+        item: Item = {"id": self._id, "type": "reasoning", "status": status, "summary": []}
+        if not self._summary:
+            item["content"] = []
+        if text is not None:
+            item["summary" if self._summary else "content"] = [self._part(text)]
+            if self._encrypted:
+                item["encrypted_content"] = conceal(text)
+        return item
+
+
+class _CallOutput:
+    """A call of a function, or of a custom tool: whose input is known when the arguments are whole."""
+
+    def __init__(self, emit: Emit, index: int, call_id: str, name: str, tool: Tool | None) -> None:
+        self._emit = emit
+        self._index = index
+        self._custom = tool is not None and tool.custom
+        self._arguments: list[str] = []
+        kind = "custom_tool_call" if self._custom else "function_call"
+        self._item: Item = {"id": new_id(kind), "type": kind, "status": "in_progress", "call_id": call_id}
+        self._item["name"] = name if tool is None else tool.name
+        if tool is not None and tool.namespace is not None:
+            self._item["namespace"] = tool.namespace
+        self._item["input" if self._custom else "arguments"] = ""
+        self._place = {"item_id": self._item["id"], "output_index": index}
+        emit("response.output_item.added", {"output_index": index, "item": {**self._item}})
+
+    def delta(self, arguments: str) -> None:
+        """More of its arguments."""
+        self._arguments.append(arguments)
+        if not self._custom and arguments:
+            self._emit("response.function_call_arguments.delta", {**self._place, "delta": arguments})
+
+    def close(self, status: str) -> Item:
+        """No more comes."""
+        arguments = "".join(self._arguments)
+        self._item["status"] = status
+        if self._custom:
+            given = self._item["input"] = custom_input(arguments)
+            self._emit("response.custom_tool_call_input.delta", {**self._place, "delta": given})
+            self._emit("response.custom_tool_call_input.done", {**self._place, "input": given})
+        else:
+            self._item["arguments"] = arguments
+            done = {**self._place, "name": self._item["name"], "arguments": arguments}
+            self._emit("response.function_call_arguments.done", done)
+        self._emit("response.output_item.done", {"output_index": self._index, "item": self._item})
+        return self._item
+
+
+class Output:
+    """One reply. It is a generation's ``Listener``.
+
+    ``status`` is ``in_progress`` until ``Usage`` or ``Failure`` has come; a generation that was cancelled leaves it so.
+    """
+
+    def __init__(self, tools: Toolset, *, summary: bool, encrypted: bool, emit: Emit = _silent) -> None:
+        self.status: Status = "in_progress"
+        self.usage: Usage | None = None
+        self.error: RequestError | None = None
+        self.message: MessageOutput | None = None  #: the one that is open
+        self._tools = tools
+        self._summary = summary
+        self._encrypted = encrypted
+        self._emit = emit
+        self._items: list[Item] = []
+        self._open: MessageOutput | _ThoughtOutput | _CallOutput | None = None
+        self._cut = False  #: the limit of tokens has ended it
+
+    def items(self) -> list[Item]:
+        """Its items; one that is still open ends here, unheard."""
+        if self._open is not None:
+            self._emit = self._open._emit = _silent
+            self._close("incomplete")
+        return self._items
+
+    def tell(self, event: Event) -> None:
+        """See ``Listener``."""
+        if isinstance(event, TextDelta):
+            self._message().delta(event.text, event.logprobs)
+        elif isinstance(event, ReasoningDelta):
+            self._thought().delta(event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._call(event)
+        elif isinstance(event, Finish):
+            self._cut = event.reason == "length"
+            if self._open is None and not self._items:
+                self._message()  # A reply without a word is a message all the same.
+            self._close("incomplete" if self._cut else "completed")
+        elif isinstance(event, Usage):
+            self.usage = event
+            self.status = "incomplete" if self._cut else "completed"
+        elif isinstance(event, Failure):
+            self.error, self.usage, self.status = event.error, event.usage, "failed"
+
+    def tick(self, seconds: float) -> None:
+        """See ``Listener``: nobody hears anything before the end."""
+
+    def _message(self) -> MessageOutput:
+        if self.message is None:
+            self._close("completed")
+            self._open = self.message = MessageOutput(self._emit, len(self._items))
+        return self.message
+
+    def _thought(self) -> _ThoughtOutput:
+        if not isinstance(self._open, _ThoughtOutput):
+            self._close("completed")
+            self._open = _ThoughtOutput(self._emit, len(self._items), summary=self._summary, encrypted=self._encrypted)
+        return self._open
+
+    def _call(self, event: ToolCallDelta) -> None:
+        if event.id is not None and event.name is not None:
+            self._close("completed")
+            tool = self._tools.tools.get(event.name)
+            self._open = _CallOutput(self._emit, len(self._items), event.id, event.name, tool)
+        assert isinstance(self._open, _CallOutput), "a call begins with its name"
+        self._open.delta(event.arguments)
+
+    def _close(self, status: str) -> None:
+        if self._open is not None:
+            self._items.append(self._open.close(status))
+            self._open = self.message = None

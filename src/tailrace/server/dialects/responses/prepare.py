@@ -1,0 +1,69 @@
+"""A request to the generation that it asks for."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Grammar
+from tailrace.server.client import ServedModel
+from tailrace.server.conversation import Fields, converse
+from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
+from tailrace.server.dialects.openai.sampling import SharedParameters, sampling, stops
+from tailrace.server.dialects.responses.conversation import Conversation
+from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.tools import Toolset
+from tailrace.server.generate import GenerationRequest
+
+#: Fields that mean the same as in OpenAI's other dialects.
+_SHARED = tuple(name for name in SharedParameters.__struct_fields__ if name in ResponsesRequest.__struct_fields__)
+
+
+def prepare(
+    request: ResponsesRequest, conversation: Conversation, tools: Toolset, model: ServedModel
+) -> GenerationRequest:
+    """What the request asks of the engine. Raises InvalidRequest."""
+    shared = shared_parameters(request)
+    effort = request.reasoning.effort if request.reasoning is not None else None
+    wanted = converse(
+        model,
+        conversation.messages,
+        tools=tools.functions,
+        tool_choice=tools.choice,
+        only=tools.only,
+        parallel=request.parallel_tool_calls is not False,
+        form=_form(request),
+        effort=effort,
+        variables=request.chat_template_kwargs,
+        fields=Fields(prompt="input", messages=conversation.places, call_id="call_id", form="text.format"),
+    )
+    return msgspec.structs.replace(
+        wanted,
+        max_tokens=request.max_output_tokens,
+        sampling=sampling(shared),
+        stops=stops(shared),
+        stop_tokens=tuple(request.stop_token_ids or ()),
+        ignore_eos=bool(request.ignore_eos),
+        priority=request.priority or 0,
+        logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
+    )
+
+
+def shared_parameters(request: ResponsesRequest) -> SharedParameters:
+    """The request's parameters that OpenAI's other dialects have too."""
+    return SharedParameters(**{name: getattr(request, name) for name in _SHARED})
+
+
+def _form(request: ResponsesRequest) -> Grammar | None:
+    """The form of the reply that ``text.format`` asks for."""
+    given = request.text.format if request.text is not None else None
+    if given is None:
+        return None
+    if given.type == "json_schema" and given.schema is None:
+        raise InvalidRequest(
+            "'text.format.schema' is missing: 'json_schema' needs a schema.", param="text.format.schema"
+        )
+    schema = NamedSchema(name=given.name or "response", schema=given.schema) if given.type == "json_schema" else None
+    form = ResponseFormat(type=given.type, json_schema=schema)
+    made, _ = grammar(GrammarParameters(response_format=form))
+    return made

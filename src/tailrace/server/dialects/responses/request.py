@@ -1,0 +1,176 @@
+"""The fields of a request, with their ranges, and the values of them that can't be honoured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.openai.sampling import Count, Penalty, Probability, Repeat, StopString, TokenId, refuse
+
+#: Keys and values of metadata, as the API's reference bounds them.
+_Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+
+#: What may be asked for beside the reply. Those of parts that this server never makes are honoured by their absence.
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+
+
+class TextFormat(msgspec.Struct):
+    """The reply's form. Other than in chat completions the schema stands beside the type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextConfig(msgspec.Struct):
+    """What the text looks like."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class Reasoning(msgspec.Struct):
+    """How the model thinks, and how its thoughts are told."""
+
+    effort: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """Options of the stream."""
+
+    include_obfuscation: bool | None = None
+
+
+class ResponsesRequest(msgspec.Struct, kw_only=True):
+    """The body of ``POST /v1/responses``; null equals absent everywhere."""
+
+    input: str | list[dict[str, Any]] | None = None
+    model: str | None = None
+    instructions: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    background: bool | None = None
+    metadata: _Metadata | None = None
+    # The reply
+    max_output_tokens: Count | None = None
+    text: TextConfig | None = None
+    reasoning: Reasoning | None = None
+    include: list[Includable] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    # Tools
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
+    # Sampling
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    # What the client labels its request with
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    service_tier: str | None = None
+    # What only OpenAI's own service has
+    conversation: Any = None
+    prompt: Any = None
+    context_management: list[Any] | None = None
+    moderation: Any = None
+    background_options: dict[str, Any] | None = None
+    access_programs: dict[str, Any] | None = None
+    image: dict[str, Any] | None = None
+    # Common extensions of local servers
+    stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Probability | None = None
+    repeat_penalty: Repeat | None = None
+    repetition_penalty: Repeat | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
+    ignore_eos: bool | None = None
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether log probabilities were asked for, in either way."""
+        return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
+
+    @property
+    def wants_encrypted(self) -> bool:
+        """Whether reasoning has to come back with the next request by itself."""
+        return "reasoning.encrypted_content" in (self.include or ())
+
+    @property
+    def wants_summary(self) -> bool:
+        """Whether thoughts are told as a summary."""
+        return self.reasoning is not None and bool(self.reasoning.summary or self.reasoning.generate_summary)
+
+
+#: Fields of which only some values can be honoured.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "conversation": (),
+    "prompt": (),
+    "context_management": ([],),
+    "moderation": (),
+    "background_options": ({}, {"completion_window": "soonest"}),
+    "access_programs": ({}, {"cyber": "standard"}),
+}
+_WHY = {
+    "conversation": "conversations are not kept here; use 'previous_response_id'.",
+    "prompt": "prompt templates are not kept here; send 'instructions' and 'input'.",
+    "context_management": "compaction is not supported.",
+    "moderation": "moderation is not supported.",
+    "background_options": "only the completion window 'soonest' is supported.",
+    "access_programs": "there are no access programs here.",
+}
+
+decoder = msgspec.json.Decoder(ResponsesRequest)
+
+
+def check(request: ResponsesRequest) -> None:
+    """Raise InvalidRequest for the first value that can't be honoured, or that another field forbids."""
+    refuse(request, _SUPPORTED, _WHY)
+    if request.input is None and request.previous_response_id is None:
+        raise InvalidRequest("'input' is missing.", param="input")
+    if request.text is not None and request.text.verbosity not in (None, "medium"):
+        raise _unsupported("text.verbosity", "only 'medium' is supported.")
+    for name in ("summary", "generate_summary"):
+        if request.reasoning is not None and getattr(request.reasoning, name) == "concise":
+            raise _unsupported(
+                f"reasoning.{name}", "thoughts aren't shortened here; 'auto' and 'detailed' give the whole of them."
+            )
+    if request.background and request.stream:
+        raise _unsupported("background", "a response in the background isn't streamed; leave out 'stream'.")
+    if request.background and request.store is False:
+        raise _unsupported("background", "a response in the background is found by its id alone; it needs 'store'.")
+
+
+def _unsupported(param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"'{param}': {why}", param=param, code="unsupported_value")

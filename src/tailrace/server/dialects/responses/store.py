@@ -1,0 +1,294 @@
+"""Responses that are kept, in SQLite: what later requests build on, and what clients look up.
+
+One thread of its own does all of it, in order, so the event loop never waits for the disk and a response that was put
+is there for whoever asks next. The file is opened when it is needed first. It holds what people wrote: this user alone
+may read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import structlog
+
+from tailrace.errors import InvalidRequest, NotFound
+from tailrace.server.dialects.responses.items import Item
+from tailrace.server.dialects.responses.lease import Lease
+
+T = TypeVar("T")
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE responses (
+    id TEXT PRIMARY KEY,
+    previous TEXT,
+    used REAL NOT NULL,  -- when it was last made, looked up or built on
+    owner INTEGER NOT NULL,  -- lease of the process that made it: one in progress ends with that
+    body BLOB NOT NULL  -- without its output
+) WITHOUT ROWID;
+CREATE INDEX responses_used ON responses (used);
+CREATE TABLE items (
+    response TEXT NOT NULL,
+    output INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (response, output, position)
+) WITHOUT ROWID;
+CREATE INDEX items_id ON items (id) WHERE output;
+"""
+#: A conversation of more responses than these isn't followed to its beginning.
+_LONGEST_CHAIN = 10_000
+#: Responses that are dropped at a time when there is no more room.
+_DROPPED = 16
+
+Order = Literal["asc", "desc"]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some of a response's input items, and whether there are more."""
+
+    items: list[Item]
+    more: bool
+
+
+def default_file() -> Path:
+    """``$XDG_STATE_HOME/tailrace/responses.sqlite``, or the same under ``~/.local/state``."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "tailrace" / "responses.sqlite"
+
+
+class ResponseStore:
+    """The store, for the event loop. ``megabytes`` and ``days`` bound what it keeps; the least recently used goes
+    first, so that a conversation that goes on stays whole.
+    """
+
+    def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
+        self._database = _Database(file, most_bytes=megabytes * 1_000_000, most_seconds=days * 86_400)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
+        self._log = structlog.get_logger()
+
+    def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
+        """Keep a response, in place of an older state of it. Returns at once; whoever asks later sees it. A failure is
+        logged: the client has its response by then.
+        """
+        self._thread.submit(self._database.put, body, inputs).add_done_callback(self._put)
+
+    async def get(self, identity: str) -> dict[str, Any]:
+        """The response object. Raises NotFound."""
+        return await self._run(lambda: self._database.get(identity))
+
+    async def delete(self, identity: str) -> None:
+        """Forget a response. Raises NotFound."""
+        await self._run(lambda: self._database.delete(identity))
+
+    async def inputs(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
+        """A page of the response's own input items. Raises NotFound, and InvalidRequest for an unknown ``after``."""
+        return await self._run(lambda: self._database.inputs(identity, after, limit, order))
+
+    async def conversation(self, identity: str) -> list[Item]:
+        """Input and output of the response and of all that it builds on, in order. Raises InvalidRequest."""
+        return await self._run(lambda: self._database.conversation(identity))
+
+    async def outputs(self, identities: list[str]) -> dict[str, Item]:
+        """Those of these items that responses have put out."""
+        return await self._run(lambda: self._database.outputs(identities))
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._thread.submit(self._database.close)
+        self._thread.shutdown()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _put(self, done: Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self._log.error("a response couldn't be kept", error=str(error))
+
+
+class _Database:
+    """The store, for its thread."""
+
+    def __init__(self, file: Path, *, most_bytes: int, most_seconds: int) -> None:
+        self._file = file
+        self._most_bytes = most_bytes
+        self._most_seconds = most_seconds
+        self._opened: sqlite3.Connection | None = None
+        self._lease: Lease | None = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = _open(self._file)
+        return self._opened
+
+    @property
+    def _owner(self) -> Lease:
+        if self._lease is None:
+            self._lease = Lease(self._file.with_name(f"{self._file.name}-lease"))
+        return self._lease
+
+    def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
+        identity, output = body["id"], body["output"]
+        kept = {name: value for name, value in body.items() if name != "output"}
+        rows = [
+            (identity, put_out, position, item["id"], msgspec.json.encode(item))
+            for put_out, items in ((0, inputs), (1, output))
+            for position, item in enumerate(items)
+        ]
+        with self._connection as connection:
+            self._delete(identity)
+            connection.execute(
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?)",
+                (identity, body["previous_response_id"], time.time(), self._owner.number, msgspec.json.encode(kept)),
+            )
+            connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
+        self._make_room()
+
+    def get(self, identity: str) -> dict[str, Any]:
+        with self._connection as connection:
+            row = connection.execute("SELECT body, owner FROM responses WHERE id = ?", (identity,)).fetchone()
+            if row is None:
+                raise _not_found(identity)
+            self._use([identity])
+        body: dict[str, Any] = msgspec.json.decode(row[0])
+        if body["status"] == "in_progress" and not self._owner.held(row[1]):
+            body["status"] = "failed"
+            body["error"] = {"code": "server_error", "message": "The server was stopped before the response was done."}
+        # Where it stands in what the API returns.
+        return {**body, "output": self._items(identity, output=True)}
+
+    def delete(self, identity: str) -> None:
+        with self._connection:
+            if not self._delete(identity):
+                raise _not_found(identity)
+
+    def inputs(self, identity: str, after: str | None, limit: int, order: Order) -> Page:
+        self.get(identity)
+        items = self._items(identity, output=False)
+        if order == "desc":
+            items.reverse()
+        if after is not None:
+            ids = [item["id"] for item in items]
+            if after not in ids:
+                raise InvalidRequest(f"'after': the response has no input item '{after}'.", param="after")
+            items = items[ids.index(after) + 1 :]
+        return Page(items[:limit], len(items) > limit)
+
+    def conversation(self, identity: str) -> list[Item]:
+        chain: list[str] = []
+        following: str | None = identity
+        with self._connection as connection:
+            while following is not None:
+                row = connection.execute("SELECT previous, body FROM responses WHERE id = ?", (following,)).fetchone()
+                if row is None or len(chain) == _LONGEST_CHAIN:
+                    what = "is not kept here" if not chain else "builds on one that is not kept here any more"
+                    raise InvalidRequest(
+                        f"The previous response '{identity}' {what}.",
+                        param="previous_response_id",
+                        code="previous_response_not_found",
+                    )
+                if not chain and msgspec.json.decode(row[1])["status"] == "in_progress":
+                    raise InvalidRequest(
+                        f"The previous response '{identity}' isn't done yet.", param="previous_response_id"
+                    )
+                chain.append(following)
+                following = row[0]
+            self._use(chain)
+        return [
+            item
+            for one in reversed(chain)
+            for item in (*self._items(one, output=False), *self._items(one, output=True))
+        ]
+
+    def outputs(self, identities: list[str]) -> dict[str, Item]:
+        found: dict[str, Item] = {}
+        for identity in identities:
+            row = self._connection.execute("SELECT body FROM items WHERE output AND id = ?", (identity,)).fetchone()
+            if row is not None:
+                found[identity] = msgspec.json.decode(row[0])
+        return found
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+
+    def _items(self, identity: str, *, output: bool) -> list[Item]:
+        rows = self._connection.execute(
+            "SELECT body FROM items WHERE response = ? AND output = ? ORDER BY position", (identity, output)
+        )
+        return [msgspec.json.decode(body) for (body,) in rows]
+
+    def _use(self, identities: list[str]) -> None:
+        now = time.time()
+        self._connection.executemany("UPDATE responses SET used = ? WHERE id = ?", [(now, one) for one in identities])
+
+    def _delete(self, identity: str) -> bool:
+        self._connection.execute("DELETE FROM items WHERE response = ?", (identity,))
+        return self._connection.execute("DELETE FROM responses WHERE id = ?", (identity,)).rowcount > 0
+
+    def _make_room(self) -> None:
+        with self._connection as connection:
+            old = "SELECT id FROM responses WHERE used < ?"
+            for (identity,) in connection.execute(old, (time.time() - self._most_seconds,)).fetchall():
+                self._delete(identity)
+            while self._bytes() > self._most_bytes:
+                query = "SELECT id FROM responses ORDER BY used LIMIT ?"
+                oldest = connection.execute(query, (_DROPPED,)).fetchall()
+                if not oldest:
+                    return
+                for (identity,) in oldest:
+                    self._delete(identity)
+                    if self._bytes() <= self._most_bytes:
+                        return
+
+    def _bytes(self) -> int:
+        """Of pages in use. The file doesn't shrink: free pages are used again."""
+
+        def pragma(name: str) -> int:
+            return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+        return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """Raises sqlite3.Error or OSError."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    # Other servers of this user may have it open.
+    connection = sqlite3.connect(file, timeout=30.0)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA secure_delete = ON")
+    # Only after BEGIN IMMEDIATE is it known that nobody else makes the tables.
+    connection.isolation_level = None
+    connection.execute("BEGIN IMMEDIATE")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.execute("COMMIT")
+    connection.isolation_level = "IMMEDIATE"
+    if version not in (0, _VERSION):
+        connection.close()
+        raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
+    return connection
+
+
+def _not_found(identity: str) -> NotFound:
+    shown = identity if len(identity) <= 200 else f"{identity[:200]}…"
+    return NotFound(f"The response '{shown}' is not kept here.")

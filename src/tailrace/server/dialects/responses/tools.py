@@ -1,0 +1,203 @@
+"""What the model may call: functions, functions in namespaces, and custom tools, each as one function to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.chat.tools import Function
+from tailrace.errors import InvalidRequest
+from tailrace.server.conversation import ToolChoice
+from tailrace.server.decode import convert
+
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+#: Tools that the client's own server would run. A search may stand beside tools of the client (Codex sends it so with
+#: every request): the model, which is free not to search, never does. The response doesn't list it.
+_SEARCHES = ("web_search", "web_search_preview")
+
+#: The one argument of a custom tool, as the model sees it.
+_INPUT = "input"
+
+
+class FunctionTool(msgspec.Struct):
+    """A function. ``parameters`` is a JSON schema."""
+
+    name: _Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class CustomFormat(msgspec.Struct):
+    """What a custom tool's input looks like."""
+
+    type: Literal["text", "grammar"]
+    syntax: str | None = None
+    definition: str | None = None
+
+
+class CustomTool(msgspec.Struct):
+    """A tool whose input is a text."""
+
+    name: _Name
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
+class Namespace(msgspec.Struct):
+    """Functions and custom tools with a name in common."""
+
+    name: _Name
+    tools: list[dict[str, Any]]
+    description: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """One tool, as the client knows it (``name``, ``namespace``, ``custom``) and as the model does."""
+
+    name: str
+    namespace: str | None
+    custom: bool
+    function: Function
+
+
+class Toolset(msgspec.Struct, frozen=True):
+    """The tools of a request, by the names that the model knows, and what the response says of them."""
+
+    tools: Mapping[str, Tool] = {}
+    shown: list[dict[str, Any]] = []
+    choice: ToolChoice = "auto"
+    only: str | None = None  #: the one that has to be called, by the model's name for it
+    allowed: frozenset[str] | None = None  #: those that may be called; None is all
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """What the model is offered."""
+        return tuple(tool.function for name, tool in self.tools.items() if self.allowed is None or name in self.allowed)
+
+
+def model_name(name: str, namespace: str | None) -> str:
+    """A tool's name as the model knows it."""
+    return name if namespace is None else f"{namespace}__{name}"
+
+
+def toolset(given: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None) -> Toolset:
+    """The request's tools. Raises InvalidRequest."""
+    tools: dict[str, Tool] = {}
+    shown: list[dict[str, Any]] = []
+    searches: list[int] = []
+    for index, tool in enumerate(given or ()):
+        path = f"tools[{index}]"
+        if tool.get("type") in _SEARCHES:
+            searches.append(index)
+            continue
+        if tool.get("type") == "namespace":
+            namespace = convert(tool, Namespace, path)
+            for number, inner in enumerate(namespace.tools):
+                _add(tools, inner, namespace.name, f"{path}.tools[{number}]")
+        else:
+            _add(tools, tool, None, path)
+        shown.append(_shown(tool))
+    if searches and not tools:
+        raise _unsupported(f"tools[{searches[0]}].type", given[searches[0]]["type"] if given else "")
+    mode, only, allowed = _choice(choice, tools)
+    return Toolset(tools, shown, mode, only, allowed)
+
+
+def _add(tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, path: str) -> None:
+    kind = given.get("type")
+    if kind == "function":
+        function = convert(given, FunctionTool, path)
+        name = model_name(function.name, namespace)
+        offered = Function(
+            name=name, description=function.description, parameters=function.parameters, strict=bool(function.strict)
+        )
+        made = Tool(function.name, namespace, False, offered)
+    elif kind == "custom":
+        custom = convert(given, CustomTool, path)
+        name = model_name(custom.name, namespace)
+        made = Tool(custom.name, namespace, True, _custom_function(name, custom))
+    else:
+        raise _unsupported(f"{path}.type", kind)
+    if name in tools:
+        raise InvalidRequest(f"'{path}.name': there are two tools of the name '{name}'.", param=f"{path}.name")
+    tools[name] = made
+
+
+def _custom_function(name: str, tool: CustomTool) -> Function:
+    texts = [tool.description or ""]
+    if tool.format is not None and tool.format.definition:
+        texts.append(f"The input has to follow this {tool.format.syntax or ''} grammar:\n{tool.format.definition}")
+    return Function(
+        name=name,
+        description="\n\n".join(text for text in texts if text) or None,
+        parameters={"type": "object", "properties": {_INPUT: {"type": "string"}}, "required": [_INPUT]},
+    )
+
+
+def custom_arguments(text: str) -> dict[str, Any]:
+    """A custom tool's input as the arguments of the function that it is to the model."""
+    return {_INPUT: text}
+
+
+def custom_input(arguments: str) -> str:
+    """The other way round; arguments of another form are the input as they are."""
+    try:
+        given = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    text = given.get(_INPUT) if isinstance(given, dict) else None
+    return text if isinstance(text, str) else arguments
+
+
+def _shown(tool: dict[str, Any]) -> dict[str, Any]:
+    """The tool as the response lists it: with what clients' types want to be there."""
+    if tool.get("type") == "function":
+        return {"description": None, "parameters": None, "strict": False, **tool}
+    return tool
+
+
+def _choice(
+    choice: str | dict[str, Any] | None, tools: Mapping[str, Tool]
+) -> tuple[ToolChoice, str | None, frozenset[str] | None]:
+    if choice is None or choice == "auto":
+        return "auto", None, None
+    if choice == "none":
+        return "none", None, None
+    if choice == "required":
+        return "required", None, None
+    assert isinstance(choice, dict)
+    kind = choice.get("type")
+    if kind in ("function", "custom"):
+        return "required", _named(choice, tools, "tool_choice"), None
+    if kind == "allowed_tools":
+        mode, listed = choice.get("mode"), choice.get("tools")
+        if mode not in ("auto", "required"):
+            raise InvalidRequest("'tool_choice.mode' has to be 'auto' or 'required'.", param="tool_choice.mode")
+        if not isinstance(listed, list) or not listed:
+            raise InvalidRequest("'tool_choice.tools' has to be a list of tools.", param="tool_choice.tools")
+        allowed = frozenset(_named(tool, tools, f"tool_choice.tools[{n}]") for n, tool in enumerate(listed))
+        return ("required" if mode == "required" else "auto"), None, allowed
+    raise _unsupported("tool_choice.type", kind)
+
+
+def _named(choice: Any, tools: Mapping[str, Tool], path: str) -> str:
+    name = choice.get("name") if isinstance(choice, dict) else None
+    if not isinstance(name, str):
+        raise InvalidRequest(f"'{path}.name' is missing.", param=f"{path}.name")
+    found = model_name(name, choice.get("namespace"))
+    if found not in tools:
+        raise InvalidRequest(f"'{path}.name': there is no tool '{name}'.", param=f"{path}.name")
+    return found
+
+
+def _unsupported(param: str, kind: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{param}': tools of type {kind!r} are not supported here; 'function', 'custom' and 'namespace' are.",
+        param=param,
+        code="unsupported_value",
+    )
