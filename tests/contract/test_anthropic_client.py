@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import anthropic
 import pytest
 from anthropic.types import MessageParam, ToolParam
+from pydantic import BaseModel, Field
 
 from servers import ServerProcess, fake
 from wire import say
 
 WEATHER: ToolParam = {"name": "weather", "description": "d", "input_schema": {"type": "object"}}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Köln"}}</tool_call>'
+
+
+class Person(BaseModel):
+    """What the model shall describe."""
+
+    name: Annotated[str, Field(max_length=12)]
+    age: Annotated[int, Field(ge=0, le=120)]
 
 
 def connect(server: ServerProcess) -> anthropic.Anthropic:
@@ -107,3 +116,11 @@ def test_the_starter_model(real: ServerProcess) -> None:
     assert whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0) == usage.input_tokens + (
         usage.cache_read_input_tokens or 0
     )
+
+
+def test_the_starter_model_keeps_to_a_schema(real: ServerProcess) -> None:
+    with connect(real) as client:
+        asked = [user("Describe a person as JSON.")]
+        reply = client.messages.parse(model="smollm2-135m", max_tokens=80, messages=asked, output_format=Person)
+    assert isinstance(reply.parsed_output, Person)
+    assert reply.stop_reason == "end_turn"
