@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-numa bench check format clean
+.PHONY: help setup serve test test-clients test-numa bench check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
@@ -26,6 +26,13 @@ test:  ## Run every test; ARGS go to pytest
 	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup.py --dev --smoke
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-clients:  ## Prove the server with real clients, directly and through relays; needs Node.js and Chromium
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/tailrace pull
+	@$(PYTHON) scripts/setup_clients.py
+	@TAILRACE_TEST_CLIENTS=all TAILRACE_CLIENT_RESULTS=tests/clients/results.json $(BIN)/python -m pytest tests/clients $(ARGS)
+	@$(PYTHON) scripts/client_table.py
 
 test-numa:  ## Prove the binding to NUMA nodes on a real kernel in QEMU; takes a few minutes
 	@$(PYTHON) scripts/setup.py --dev

@@ -218,11 +218,10 @@ def test_a_prompt_that_does_not_fit_is_told_as_anthropic_tells_it(slow: ServerPr
 
 
 def test_silence_brings_pings(slow: ServerProcess) -> None:
-    """A call's text is held back while it is written."""
-    call = '<tool_call>{"name": "weather", "arguments": {"city": "' + "x" * 60 + '"}}</tool_call>'
-    message = stream(slow, say(call), tools=[WEATHER])
-    assert [block["type"] for block in message.content] == ["tool_use"]
-    assert message.pings >= 3
+    """7000 tokens of a prompt in steps of 64: more than two seconds."""
+    message = stream(slow, "a" * 7000 + "<say>b</say>")
+    assert message.text == "b"
+    assert message.pings >= 4
 
 
 def test_headers_and_the_start_at_once_while_queued(slow: ServerProcess) -> None:

@@ -54,14 +54,14 @@ def message_stream(reply: Reply) -> Message:
     pings = [event for event in told if event["type"] == "ping"]
     assert all(event == {"type": "ping"} for event in pings)
     assert told[1] == {"type": "ping"}
-    first, *blocks, delta, last = [event for event in told if event["type"] != "ping"]
+    first, *between, delta, last = [event for event in told if event["type"] != "ping"]
     assert first["type"] == "message_start"
     started = first["message"]
     assert set(started) == {"id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"}
     assert started["id"].startswith("msg_")
     assert (started["type"], started["role"], started["content"]) == ("message", "assistant", [])
     assert (started["stop_reason"], started["stop_sequence"]) == (None, None)
-    message = Message(_blocks(blocks), started=started, usage=delta["usage"], pings=len(pings))
+    message = Message(blocks(between), started=started, usage=delta["usage"], pings=len(pings))
     assert delta == {"type": "message_delta", "delta": delta["delta"], "usage": delta["usage"]}
     assert set(delta["delta"]) == {"stop_reason", "stop_sequence"}
     message.stop_reason, message.stop_sequence = delta["delta"]["stop_reason"], delta["delta"]["stop_sequence"]
@@ -88,29 +88,29 @@ def check_usage(usage: dict[str, Any]) -> None:
     assert all(type(usage[name]) is int and usage[name] >= 0 for name in names)
 
 
-def _blocks(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def blocks(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The blocks, each with a start, deltas of its kind and a stop, before the next one."""
-    blocks: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     begun = False
     for event in told:
         if event["type"] == "content_block_start":
             assert not begun
             begun = True
-            assert event["index"] == len(blocks)
-            blocks.append(event["content_block"])
-            blocks[-1]["json"] = ""
+            assert event["index"] == len(found)
+            found.append(event["content_block"])
+            found[-1]["json"] = ""
             continue
         assert begun
-        assert event["index"] == len(blocks) - 1
+        assert event["index"] == len(found) - 1
         if event["type"] == "content_block_stop":
             begun = False
-            _whole(blocks[-1])
+            _whole(found[-1])
             continue
         assert event["type"] == "content_block_delta"
-        _add(blocks[-1], event["delta"])
+        _add(found[-1], event["delta"])
     assert not begun
-    assert blocks
-    return blocks
+    assert found
+    return found
 
 
 def _add(block: dict[str, Any], delta: dict[str, Any]) -> None:

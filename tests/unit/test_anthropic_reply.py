@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from tailrace.errors import (
+    BodyTooLarge,
+    ContextLengthExceeded,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    RequestError,
+    Unauthorized,
+)
+from tailrace.server.dialects.anthropic.errors import error_response
 from tailrace.server.dialects.anthropic.reply import MessageHead, ending_object, whole
 from tailrace.server.events import Usage
 from tailrace.server.transcript import Reply, ToolCall, Transcript
@@ -19,3 +32,26 @@ def test_a_call_that_was_cut_has_no_arguments(arguments: str, given: object) -> 
 
 def test_a_stop_string_is_no_reason_where_calls_are() -> None:
     assert ending_object("tool_calls", "x") == {"stop_reason": "tool_use", "stop_sequence": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (InvalidRequest, 400, "invalid_request_error"),
+        (ContextLengthExceeded, 400, "invalid_request_error"),
+        (Unauthorized, 401, "authentication_error"),
+        (ModelNotFound, 404, "not_found_error"),
+        (MethodNotAllowed, 405, "invalid_request_error"),
+        (BodyTooLarge, 413, "request_too_large"),
+        (GenerationFailed, 500, "api_error"),
+        (EngineUnavailable, 503, "overloaded_error"),
+    ],
+)
+def test_each_status_has_its_type(error: type[RequestError], status: int, kind: str) -> None:
+    response = error_response(error("why"))
+    body = msgspec.json.decode(bytes(response.body))
+    assert response.status_code == status
+    assert body["error"]["type"] == kind
+    assert body["error"]["message"].endswith("why")
+    assert body["request_id"] == response.headers["request-id"]
+    assert ("retry-after" in response.headers) == (status == 503)

@@ -1,0 +1,148 @@
+"""Which clients are proven, in which environment each lives, and what can be asked of it.
+
+``TAILRACE_TEST_CLIENTS`` says which of them a run starts: ``light`` (the default: those that ``make test`` has already
+installed), ``all``, or names with commas.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+DRIVERS = HERE / "drivers"
+NODE = HERE / "node"
+#: The environments that ``scripts/setup_clients.py`` makes.
+PYTHON_VENV = ROOT / ".venv-clients"
+OPEN_WEBUI_VENV = ROOT / ".venv-open-webui"
+#: What each environment is locked with.
+LOCKS = {
+    "dev": ROOT / "constraints.txt",
+    "python": HERE / "requirements-python.txt",
+    "open-webui": HERE / "requirements-open-webui.txt",
+    "node": NODE / "package-lock.json",
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client. ``lacks`` names the proofs that have no meaning for it, and why."""
+
+    name: str
+    title: str
+    package: str
+    home: str
+    api: str
+    driver: str = ""
+    ways: tuple[str, ...] = ("direct", "relay")
+    lacks: dict[str, str] = field(default_factory=dict)
+    #: Whether it tells its user these things at all.
+    tells_finish: bool = True
+    tells_usage: bool = True
+
+    @property
+    def version(self) -> str:
+        """The version that its environment is locked to."""
+        return locked(self.home, self.package)
+
+    def command(self) -> list[str]:
+        """What starts its driver."""
+        if self.home == "node":
+            # Beside its packages, because that is where Node looks for them.
+            return ["node", str(NODE / self.driver)]
+        python = sys.executable if self.home == "dev" else str(PYTHON_VENV / "bin" / "python")
+        return [python, str(DRIVERS / self.driver)]
+
+
+def locked(home: str, package: str) -> str:
+    """The version of a package in an environment's lock."""
+    text = LOCKS[home].read_text(encoding="utf-8")
+    if home == "node":
+        return str(json.loads(text)["packages"][f"node_modules/{package}"]["version"])
+    found = re.search(rf"^{re.escape(package)}==(\S+)$", text, re.MULTILINE)
+    assert found, f"{LOCKS[home]} has no {package}"
+    return found[1]
+
+
+_NO_REASONING = "has no place for reasoning"
+CLIENTS = (
+    Client("openai-python", "openai (Python)", "openai", "dev", "chat completions", "openai_chat.py"),
+    Client(
+        "openai-node",
+        "openai (Node)",
+        "openai",
+        "node",
+        "chat completions",
+        "openai_chat.mjs",
+        ways=("direct", "relay", "litellm"),
+    ),
+    Client(
+        "langchain",
+        "langchain-openai",
+        "langchain-openai",
+        "python",
+        "chat completions",
+        "langchain_chat.py",
+        lacks={"reasoning": _NO_REASONING},
+    ),
+    Client(
+        "llama-index",
+        "llama-index (OpenAILike)",
+        "llama-index-llms-openai-like",
+        "python",
+        "chat completions",
+        "llama_index_chat.py",
+        lacks={"reasoning": _NO_REASONING, "leaving": "a stream that isn't read on stays open"},
+        tells_finish=False,
+    ),
+    Client("litellm", "litellm (SDK)", "litellm", "python", "chat completions", "litellm_sdk.py"),
+    Client("ai-sdk", "Vercel AI SDK", "ai", "node", "chat completions", "ai_sdk.mjs"),
+    Client(
+        "nextchat",
+        "fetch-event-source, as NextChat drives it",
+        "@fortaine/fetch-event-source",
+        "node",
+        "chat completions",
+        "nextchat.mjs",
+        lacks={"whole": "always streams", "whole-tools": "always streams"},
+        tells_finish=False,
+        tells_usage=False,
+    ),
+)
+LIGHT = ("openai-python",)
+#: What is asked of every client; ``test_clients`` has the proofs by these names.
+PROOFS = (
+    "whole",
+    "stream",
+    "whole-tools",
+    "stream-tools",
+    "large-call",
+    "two-chats",
+    "reasoning",
+    "long-wait",
+    "errors",
+    "broken",
+    "leaving",
+)
+#: one-api reads an upstream's reply to its end whatever becomes of the client.
+DIRECT_ALONE = ("leaving",)
+
+
+def proofs(client: Client, way: str) -> list[str]:
+    """What is asked of the client on this way."""
+    return [proof for proof in PROOFS if proof not in client.lacks and (way == "direct" or proof not in DIRECT_ALONE)]
+
+
+def chosen() -> list[Client]:
+    """The clients of this run."""
+    wanted = os.environ.get("TAILRACE_TEST_CLIENTS", "light")
+    known = {client.name: client for client in CLIENTS}
+    if wanted == "all":
+        return list(CLIENTS)
+    names = LIGHT if wanted == "light" else tuple(wanted.split(","))
+    return [known[name] for name in names if name in known]

@@ -1,0 +1,283 @@
+"""Real clients, each through its own package, directly and through a relay that loses what one-api loses.
+
+Every proof is asked of every client (``client_matrix``); the scripted backend says what the proof needs said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import litellm_proxy
+from client_driver import WEATHER, Driver, ask, drivers
+from client_matrix import Client, chosen, proofs
+from client_results import Results
+from relay import Relay
+from servers import ServerProcess, fake, wait_for
+from wire import metric, say
+
+#: Whatever is cut wrongly, by bytes or by UTF-16 units, shows in it.
+TEXT = "Grüße 👋🏽 aus 東京: «fertig»"
+
+
+#: Steps of a millisecond, so that replies overlap; steps of no time; one request at a time, in steps of 20 ms for
+#: at most 64 tokens and a keep-alive after 0.3 s of silence; one with a key.
+KINDS: dict[str, Callable[[], contextlib.AbstractContextManager[ServerProcess]]] = {
+    "quick": lambda: fake("--parallel", "8", step=0.001),
+    "instant": lambda: fake(
+        *("--ctx", "300000", "--parallel", "1", "--max-body-mb", "1", "--keepalive-seconds", "0.3")
+    ),
+    "slow": lambda: fake(
+        *("--parallel", "1", "--keepalive-seconds", "0.3", "--prefill-chunk", "64", "--ctx", "16384"), step=0.02
+    ),
+    "keyed": lambda: fake(api_key="s3cret"),
+}
+
+
+class Stand:
+    """The servers of a run and one way to them."""
+
+    def __init__(self, servers: dict[str, ServerProcess], way: str, proxy: Callable[[], int]) -> None:
+        self.servers = servers
+        self.way = way
+        self._proxy = proxy
+        self.relays: dict[str, Relay] = {}
+
+    def endpoint(self, kind: str, key: str) -> dict[str, str]:
+        """Where clients reach the server of that kind on this way, and by which model and key."""
+        port, model = self.servers[kind].port, "fake"
+        if self.way == "relay":
+            # Each has a relay of its own, made when it is first asked for.
+            if kind not in self.relays:
+                self.relays[kind] = Relay(port).__enter__()
+            port = self.relays[kind].port
+        elif self.way == "litellm":
+            port, model, key = self._proxy(), kind, litellm_proxy.KEY
+        return {"root": f"http://127.0.0.1:{port}", "key": key, "model": model}
+
+    def running(self, kind: str) -> float:
+        """How many requests the server's engine works at."""
+        return metric(self.servers[kind].port, "vllm:num_requests_running")
+
+    def close(self) -> None:
+        """Close the relays."""
+        for relay in self.relays.values():
+            relay.__exit__()
+
+
+class Bench:
+    """One client on one way."""
+
+    def __init__(self, stand: Stand, driver: Driver) -> None:
+        self.stand = stand
+        self.driver = driver
+        self.client = driver.client
+
+    def results(self, kind: str, *asks: dict[str, Any], key: str = "any") -> list[dict[str, Any]]:
+        """What the client has seen in conversations with the server of that kind, held at the same time."""
+        return self.driver.results(self.stand.endpoint(kind, key), asks)
+
+    def good(self, kind: str, *asks: dict[str, Any]) -> list[dict[str, Any]]:
+        """The same, of conversations in which nothing fails."""
+        results = self.results(kind, *asks)
+        for result in results:
+            assert result["error"] is None, self.driver.log[-4000:]
+        return results
+
+    def finished(self, reply: dict[str, Any], *reasons: str) -> None:
+        """The reply has ended as it should, and was counted."""
+        if self.client.tells_finish:
+            assert reply["finish"] in reasons
+        if self.client.tells_usage:
+            assert reply["usage"]["prompt"] > 0
+            assert reply["usage"]["completion"] > 0
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, ServerProcess]]:
+    """One of each kind."""
+    with contextlib.ExitStack() as stack:
+        yield {kind: stack.enter_context(make()) for kind, make in KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[dict[str, Driver]]:
+    """Drivers stay for all of their client's proofs."""
+    with drivers() as known:
+        yield known
+
+
+@pytest.fixture(scope="module")
+def proxy(servers: dict[str, ServerProcess]) -> Iterator[Callable[[], int]]:
+    """The port of litellm's proxy, which is started when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+
+        def port() -> int:
+            if not ports:
+                upstreams = {kind: server.port for kind, server in servers.items()}
+                ports.append(stack.enter_context(litellm_proxy.litellm_proxy(upstreams)))
+            return ports[0]
+
+        yield port
+
+
+@pytest.fixture
+def stand(way: str, servers: dict[str, ServerProcess], proxy: Callable[[], int]) -> Iterator[Stand]:
+    """The servers, with fresh relays before them where the way leads through one."""
+    made = Stand(servers, way, proxy)
+    yield made
+    made.close()
+
+
+# Proofs
+
+
+def whole(bench: Bench) -> None:
+    """A reply that isn't streamed is shown whole, with its end and its usage."""
+    (result,) = bench.good("quick", ask(say(TEXT), stream=False))
+    assert result["texts"] == [TEXT]
+    bench.finished(result["replies"][0], "stop")
+
+
+def stream(bench: Bench) -> None:
+    """A streamed reply comes in many pieces, nothing lost, doubled or cut, with its end and its usage."""
+    (result,) = bench.good("quick", ask(say(TEXT)))
+    assert result["texts"] == [TEXT]
+    (reply,) = result["replies"]
+    assert reply["pieces"] > 10
+    bench.finished(reply, "stop")
+    if bench.stand.way == "relay":
+        (counted,) = bench.stand.relays["quick"].usages
+        assert counted["completion_tokens"] == len(TEXT.encode()) + 1
+
+
+def _tools(bench: Bench, *, streamed: bool) -> None:
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "東京"}}</tool_call>'
+    answers = {"weather": say("Sun in 東京.")}
+    (result,) = bench.good("quick", ask(say(call), stream=streamed, tools=[WEATHER], answers=answers))
+    (made,) = result["calls"]
+    assert made["name"] == "weather"
+    assert _arguments(made) == {"city": "東京"}
+    assert result["texts"] == ["Sun in 東京."]
+    first, second = result["replies"]
+    bench.finished(first, "tool_calls", "tool-calls")
+    bench.finished(second, "stop")
+
+
+def _arguments(call: dict[str, Any]) -> Any:
+    """Some clients give them as text."""
+    return json.loads(call["arguments"]) if isinstance(call["arguments"], str) else call["arguments"]
+
+
+def whole_tools(bench: Bench) -> None:
+    """A tool is called, answers, and the reply comes; nothing streamed."""
+    _tools(bench, streamed=False)
+
+
+def stream_tools(bench: Bench) -> None:
+    """The same, streamed."""
+    _tools(bench, streamed=True)
+
+
+def large_call(bench: Bench) -> None:
+    """A call's arguments of 70,000 bytes, more than a relay reads in a line, arrive whole."""
+    city = "x" * 70_000
+    call = f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}"}}}}</tool_call>'
+    (result,) = bench.good("instant", ask(f"<say>{call}</say>", tools=[WEATHER]))
+    (made,) = result["calls"]
+    assert _arguments(made) == {"city": city}
+
+
+def two_chats(bench: Bench) -> None:
+    """Two chats at once, two turns each, beside short requests as interfaces make them in the background."""
+    one, two = ["A" * 150, "a" * 150], ["B" * 150, "b" * 150]
+    asks = [ask(*map(say, one)), ask(*map(say, two))]
+    asks += [ask(say(f"title {number}"), stream=bool(number % 2) or "whole" in bench.client.lacks) for number in (1, 2)]
+    results = bench.good("quick", *asks)
+    assert [result["texts"] for result in results] == [one, two, ["title 1"], ["title 2"]]
+
+
+def reasoning(bench: Bench) -> None:
+    """Reasoning is shown as such, and isn't part of the reply."""
+    (result,) = bench.good("quick", ask(say("<think>Let me see.</think>Yes.")))
+    assert result["texts"] == ["Yes."]
+    assert result["replies"][0]["reasoning"] == "Let me see."
+
+
+def long_wait(bench: Bench) -> None:
+    """A prompt that is read for seconds: the client's patience, a second where it can be set, isn't used up."""
+    (result,) = bench.good("slow", ask("a" * 8000 + say("there")))
+    assert result["texts"] == ["there"]
+    bench.finished(result["replies"][0], "stop")
+
+
+def errors(bench: Bench) -> None:
+    """What is refused is an error for the client, with the server's words; a wrong key alone closes a channel."""
+    stand = bench.stand
+    (result,) = bench.results("slow", ask("x" * 20_000))
+    assert "context" in result["error"]["message"], result
+    assert result["error"]["status"] in {400, None}
+    (result,) = bench.results("slow", ask(say("still here")))
+    assert result["texts"] == ["still here"]
+    (result,) = bench.results("keyed", ask(say("no")), key="wrong")
+    assert result["error"]["status"] in {401, None}, result
+    assert "key" in result["error"]["message"].lower()
+    if stand.way == "relay":
+        assert [relay.enabled for relay in stand.relays.values()] == [True, False]
+
+
+def broken(bench: Bench) -> None:
+    """A reply that breaks in the middle isn't taken for a whole one: the client raises, or its user reads the error."""
+    (result,) = bench.results("quick", ask("<say>ab<nan></say>"))
+    if result["error"] is None:
+        assert result["texts"][0].startswith("ab")
+        assert "[error: " in result["texts"][0]
+        # Behind a relay's own [DONE] some clients make up an end.
+        assert bench.stand.way != "direct" or result["replies"][0]["finish"] != "stop"
+
+
+def leaving(bench: Bench) -> None:
+    """A client that stops reading frees the engine."""
+    bench.results("slow", ask("<say>" + "x" * 7000 + "</say>", leave_after=3))
+    wait_for("the slot to be free", lambda: bench.stand.running("slow") == 0)
+    (result,) = bench.good("slow", ask(say("next")))
+    assert result["texts"] == ["next"]
+
+
+KNOWN = {
+    proof.__name__.replace("_", "-"): proof
+    for proof in (
+        *(whole, stream, whole_tools, stream_tools, large_call, two_chats, reasoning),
+        *(long_wait, errors, broken, leaving),
+    )
+}
+MATRIX = [
+    pytest.param(client, way, proof, id=f"{client.name}-{way}-{proof}")
+    for client in chosen()
+    for way in client.ways
+    for proof in proofs(client, way)
+]
+
+
+@pytest.mark.parametrize(("client", "way", "proof"), MATRIX)
+def test_client(
+    client: Client, way: str, proof: str, stand: Stand, running: dict[str, Driver], results: Results
+) -> None:
+    if client.name not in running:
+        running[client.name] = Driver(client)
+    results.begin(client, way, proof)
+    KNOWN[proof](Bench(stand, running[client.name]))
+    results.passed(client, way, proof)
