@@ -11,6 +11,7 @@ from rich.markup import escape
 from tailrace import __version__
 from tailrace.cli import output
 from tailrace.cli.bench import bench
+from tailrace.cli.check import check
 from tailrace.cli.config import config
 from tailrace.cli.convert import convert
 from tailrace.cli.doctor import doctor
@@ -52,6 +53,7 @@ app.command()(serve)
 app.command()(run)
 app.command()(pull)
 app.command()(bench)
+app.command()(check)
 app.command()(doctor)
 app.command()(convert)
 app.command()(tune)
