@@ -14,16 +14,16 @@ from typing import Any
 
 from tailrace.tools.conformance.connection import Reply
 
-_BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2,}")
 _NEWLINE = re.compile(rb"\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One block of lines up to a blank one."""
+    """One block of lines up to a blank one, and all blank ones behind it."""
 
-    raw: bytes  #: with the blank line
+    raw: bytes  #: with the blank lines
     start: int  #: offset in the body
     at: float  #: when its last byte came
 

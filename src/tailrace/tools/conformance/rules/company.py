@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 from tailrace.tools.conformance.connection import Reply
 from tailrace.tools.conformance.dialects import OPENAI, find
@@ -111,13 +112,22 @@ def _common(one: str, other: str) -> int:
     "stopped replies go on, and those that come after wait for them",
 )
 def cancel(session: Session) -> str:
-    whole = session.streamed(OPENAI, "long reply", _LONG, max_tokens=_LONG_TOKENS)
+    fields = _long_fields(session)
+    whole = session.streamed(OPENAI, f"long reply of {len(fields)}", _LONG, **fields)
     seconds = whole.reply.ended_at - whole.reply.head_at
     if seconds < 0.5:
         raise NotSeen(f"the longest reply takes {seconds:.2f} s: too short to tell")
     if _running(session) is not None:
         return _cancelled_by_gauge(session, seconds)
     return _cancelled_by_the_next(session, seconds)
+
+
+def _long_fields(session: Session) -> dict[str, Any]:
+    """What makes a reply long: where the server knows it, the model's own end doesn't end it."""
+    for fields in ({"max_tokens": _LONG_TOKENS, "ignore_eos": True}, {"max_tokens": _LONG_TOKENS}):
+        if session.stream(OPENAI, f"long reply of {len(fields)}", _LONG, **fields).reply.status == 200:
+            break
+    return fields
 
 
 def _running(session: Session) -> float | None:
@@ -128,7 +138,7 @@ def _running(session: Session) -> float | None:
 
 def _begin_and_leave(session: Session) -> None:
     """Ask for the long reply, read its first events, and go away."""
-    body = OPENAI.stream(session.question(OPENAI, _LONG, _LONG_TOKENS))
+    body = OPENAI.stream(session.question(OPENAI, _LONG, **_long_fields(session)))
     headers = {"Content-Type": "application/json", **OPENAI.headers(session.target.key)}
     with session.open() as connection:
         connection.send("POST", OPENAI.path(session.target), json.dumps(body).encode(), headers)
@@ -156,7 +166,7 @@ def _cancelled_by_the_next(session: Session, seconds: float) -> str:
         session.post(OPENAI, session.question(OPENAI, limit=1))
         return time.perf_counter() - asked
 
-    body = OPENAI.stream(session.question(OPENAI, _LONG, _LONG_TOKENS))
+    body = OPENAI.stream(session.question(OPENAI, _LONG, **_long_fields(session)))
     headers = {"Content-Type": "application/json", **OPENAI.headers(session.target.key)}
     alone = wait()
     with session.open() as connection:
