@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults import FAULTS, Fault, failing
+from faults import FAULTS, LONG, Fault, failing
 from good_dialects import respond
 from model_server import Alter, ModelServer
 from tailrace.tools.conformance import runner
@@ -16,7 +16,7 @@ from tailrace.tools.conformance.target import parse
 
 KEY = "s3cret"
 #: Patient where time is no matter; signs of life have to come within half a second.
-LIMITS: dict[str, float] = {"silence": 0.3, "timeout": 20, "promptly": 10, "long_prompt": 64}
+LIMITS: dict[str, float] = {"silence": 0.3, "timeout": 20, "promptly": 10, "long_prompt": 32}
 #: What can't be seen on a server without a key that never fails.
 UNSEEN = {"wrong-key", "either-header", "error-in-stream"}
 #: It waits for a reply that is long on purpose.
@@ -47,7 +47,7 @@ def named(report: Report, verdict: Verdict) -> dict[str, str]:
 
 
 def test_a_server_that_keeps_every_rule_passes_every_rule() -> None:
-    report = examine()
+    report = examine(long_prompt=LONG)
     assert not named(report, Verdict.FAIL)
     assert set(named(report, Verdict.NOT_SEEN)) == UNSEEN
     assert {result.id for result in report.results} == set(RULES)
@@ -55,7 +55,7 @@ def test_a_server_that_keeps_every_rule_passes_every_rule() -> None:
 
 
 def test_with_a_key_its_rules_pass_too() -> None:
-    report = examine(key=KEY, rule="wrong-key")
+    report = examine(key=KEY, rule="wrong-key", long_prompt=LONG)
     assert not named(report, Verdict.FAIL)
     assert set(named(report, Verdict.NOT_SEEN)) == {"any-key", "error-in-stream"}
 

@@ -27,6 +27,8 @@ class Fault:
 
 
 FAULTS: list[Fault] = []
+#: A prompt that makes the server wait before it speaks.
+LONG = 64
 
 
 def fault(rule: str, name: str, alter: Alter, *, keyed: bool = False, **limits: float) -> None:
@@ -565,13 +567,20 @@ def _slow_head(answer: Answer) -> None:
 
 fault("concurrent", "mixed", _mixes)
 fault("cancel", "goes on", _goes_on)
-fault("headers-soon", "late", answer_if(is_long(CHAT), _slow_head), promptly=0.3)
-fault("models-busy", "late", answer_if(lambda asked: asked.path == "/v1/models", _slow_head), promptly=0.3)
-fault("keep-alive", "silent", _silent(CHAT, b'"delta": {"content": ""}'))
+fault("headers-soon", "late", answer_if(is_long(CHAT), _slow_head), promptly=0.3, long_prompt=LONG)
+fault(
+    "models-busy",
+    "late",
+    answer_if(lambda asked: asked.path == "/v1/models", _slow_head),
+    promptly=0.3,
+    long_prompt=LONG,
+)
+fault("keep-alive", "silent", _silent(CHAT, b'"delta": {"content": ""}'), long_prompt=LONG)
 fault(
     "keep-alive-form",
     "comments",
     each(is_long(CHAT), lambda piece: b": keep-alive\n\n" if b'"delta": {"content": ""}' in piece else piece),
+    long_prompt=LONG,
 )
 
 # Text completions
@@ -738,7 +747,9 @@ fault(
         of_type("output_item.done", lambda value: put(value, "item", without(value["item"], "call_id"))),
     ),
 )
-fault("responses-keep-alive", "silent", renumbered(_silent(RESPONSES, b"event: response.in_progress")))
+fault(
+    "responses-keep-alive", "silent", renumbered(_silent(RESPONSES, b"event: response.in_progress")), long_prompt=LONG
+)
 fault("responses-unknown", "400", refuse(has(RESPONSES, lambda body: "another_unknown_field" in body)))
 
 
@@ -808,8 +819,13 @@ fault(
         message_tool, of_type("message_delta", lambda value: put(value["delta"], "stop_reason", "end_turn") and value)
     ),
 )
-fault("anthropic-ping", "silent", _silent(MESSAGES, b"event: ping"))
-fault("anthropic-ping", "comments", each(is_long(MESSAGES), lambda piece: b": ping\n\n" if b"ping" in piece else piece))
+fault("anthropic-ping", "silent", _silent(MESSAGES, b"event: ping"), long_prompt=LONG)
+fault(
+    "anthropic-ping",
+    "comments",
+    each(is_long(MESSAGES), lambda piece: b": ping\n\n" if b"ping" in piece else piece),
+    long_prompt=LONG,
+)
 fault("anthropic-unknown", "400", refuse_message(has(MESSAGES, lambda body: "another_unknown_field" in body)))
 
 # Ollama
@@ -862,4 +878,4 @@ def _as_text(value: Json) -> Json:
 
 fault("ollama-tool", "a string", objects(has(OLLAMA, lambda body: body.get("tools")), _as_text))
 fault("ollama-embed", "one", whole(at("/api/embed"), lambda body: body["embeddings"].pop()))
-fault("ollama-keep-alive", "silent", _silent(OLLAMA, b'"content": ""'))
+fault("ollama-keep-alive", "silent", _silent(OLLAMA, b'"content": ""'), long_prompt=LONG)

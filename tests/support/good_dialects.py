@@ -13,7 +13,7 @@ MODEL = "tiny"
 CREATED = 1_700_000_000
 DATE = "2025-01-02T03:04:05.678901Z"
 #: So long is the silence between signs of life, and so many signs has a long prompt.
-SILENCE, SIGNS = 0.005, 4
+SILENCE, SIGNS = 0.08, 4
 #: A prompt of so many words is long; a reply of so many tokens is slow.
 LONG_PROMPT, LONG_REPLY = 60, 200
 

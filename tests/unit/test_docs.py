@@ -22,6 +22,7 @@ from tailrace.server.dialects.openai.tokens import DetokenizeRequest, TemplateRe
 from tailrace.server.dialects.responses.items import KINDS
 from tailrace.server.dialects.responses.request import Reasoning, ResponsesRequest, TextConfig
 from tailrace.settings import FIELDS
+from tailrace.tools.conformance.table import RULES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -83,6 +84,27 @@ def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field()
 
 def test_every_setting_has_its_row_and_every_row_its_setting() -> None:
     assert rows("settings.md") == set(FIELDS)
+
+
+def rule_table() -> str:
+    """The checker's rules, as docs/conformance.md has them."""
+    lines = ["| rule | wire | dialect | severity | what has to hold | otherwise |", "|---|---|---|---|---|---|"]
+    for rule in RULES.values():
+        lines.append(
+            f"| `{rule.id}` | {rule.wire or ''} | {rule.dialect} | {rule.severity} | {rule.title} | {rule.breaks} |"
+        )
+    return "\n".join(lines)
+
+
+def test_the_checkers_rules_are_in_its_document_as_they_are_in_the_code() -> None:
+    assert rule_table() in (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+
+
+def test_every_wire_rule_that_can_be_seen_from_outside_is_checked() -> None:
+    numbers = {
+        int(number) for number in re.findall(r"^(\d+)\. ", (ROOT / "docs" / "wire.md").read_text(), re.MULTILINE)
+    }
+    assert numbers <= {rule.wire for rule in RULES.values()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

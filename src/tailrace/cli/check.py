@@ -21,7 +21,7 @@ from tailrace.tools.conformance.report import UNCHECKED, Report, Result
 from tailrace.tools.conformance.rule import Rule, Severity, Verdict
 from tailrace.tools.conformance.session import Limits
 from tailrace.tools.conformance.table import RULES
-from tailrace.tools.conformance.target import CheckError, parse
+from tailrace.tools.conformance.target import CheckError, WrongOption, parse
 
 _STYLES = {
     (Verdict.FAIL, Severity.ERROR): ("[bold red]FAIL[/bold red]", "fail"),
@@ -75,6 +75,8 @@ def check(
         report = _run(
             target=target, dialects=dialect or (), model=model, limits=limits, only=rule or (), skip=skip or ()
         )
+    except WrongOption as error:
+        raise ConfigurationError(str(error)) from error
     except CheckError as error:
         output.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(UNCHECKED) from error

@@ -13,7 +13,7 @@ from tailrace.tools.conformance.report import Report, Result
 from tailrace.tools.conformance.rule import Broken, NotSeen, Rule, Verdict
 from tailrace.tools.conformance.session import Limits, Session, summary
 from tailrace.tools.conformance.table import choose
-from tailrace.tools.conformance.target import CheckError, Target
+from tailrace.tools.conformance.target import CheckError, Target, WrongOption
 
 #: Most characters of what was seen.
 _MOST_SEEN = 300
@@ -39,11 +39,12 @@ def plan(
 ) -> Plan:
     """Look what the server has. ``dialects`` are checked even where they aren't there; without them all that are.
 
-    Raises CheckError when there is no server, no model, or none of the dialects.
+    Raises WrongOption for a dialect or rule that doesn't exist, and CheckError when there is no server, no model, or
+    none of the dialects.
     """
     for name in dialects:
         if name not in DIALECTS:
-            raise CheckError(f"there is no dialect {name!r}; there are {', '.join(DIALECTS)}")
+            raise WrongOption(f"there is no dialect {name!r}; there are {', '.join(DIALECTS)}")
     choose(list(DIALECTS), only, skip)  # Ids that there aren't are told before anything is asked.
     limits = limits or Limits()
     target, listed = _find_api(target, limits)

@@ -18,7 +18,7 @@ from tailrace.tools.conformance.rules import (
     transport,
     waits,
 )
-from tailrace.tools.conformance.target import CheckError
+from tailrace.tools.conformance.target import WrongOption
 
 _THEMES = (
     transport.THEME,
@@ -38,12 +38,12 @@ RULES: dict[str, Rule] = {rule.id: rule for theme in _THEMES for rule in theme.r
 
 
 def choose(dialects: Sequence[str], only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Rule]:
-    """The rules of those dialects: of them ``only`` these, without those to ``skip``. Raises CheckError for an id that
+    """The rules of those dialects: of them ``only`` these, without those to ``skip``. Raises WrongOption for an id that
     there isn't.
     """
     unknown = [name for name in (*only, *skip) if name not in RULES]
     if unknown:
-        raise CheckError(f"there is no rule {unknown[0]!r}; --list shows them all")
+        raise WrongOption(f"there is no rule {unknown[0]!r}; --list shows them all")
     return [
         rule
         for rule in RULES.values()

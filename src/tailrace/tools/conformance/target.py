@@ -10,6 +10,10 @@ class CheckError(Exception):
     """The server can't be checked at all; says why."""
 
 
+class WrongOption(CheckError):
+    """What was asked for doesn't exist: an address, a rule, a dialect."""
+
+
 @dataclass(frozen=True)
 class Target:
     """One server. ``root`` is what stands before every path, ``api`` what stands before OpenAI's (``/v1`` mostly);
@@ -45,24 +49,24 @@ class Target:
 def parse(url: str, *, key: str | None = None, verify: bool = True) -> Target:
     """The server at ``url``: its root, or what clients are told as base URL (``https://host/prefix/v1``).
 
-    Raises CheckError for what is no address of a server.
+    Raises WrongOption for what is no address of a server.
     """
     try:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         port = parts.port
     except ValueError as error:
-        raise CheckError(f"this is no address: {error}") from error
+        raise WrongOption(f"this is no address: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CheckError("the address has to begin with http:// or https:// and name a host")
+        raise WrongOption("the address has to begin with http:// or https:// and name a host")
     if parts.username is not None or parts.password is not None:
-        raise CheckError("a user or password in the address isn't taken; give the key with --key or TAILRACE_API_KEY")
+        raise WrongOption("a user or password in the address isn't taken; give the key with --key or TAILRACE_API_KEY")
     if parts.query or parts.fragment:
-        raise CheckError("the address may have no query and no fragment")
+        raise WrongOption("the address may have no query and no fragment")
     secure = parts.scheme == "https"
     path = parts.path.rstrip("/")
     root = path.removesuffix("/v1")
     # A path of another kind is the base URL itself or stands before /v1; the runner looks which.
     api = path if path.endswith("/v1") else f"{path}/v1"
     if key is not None and not (key.isascii() and key.isprintable()):
-        raise CheckError("the key has characters that no header can carry")
+        raise WrongOption("the key has characters that no header can carry")
     return Target(secure, parts.hostname, port or (443 if secure else 80), root, api, key, verify)
