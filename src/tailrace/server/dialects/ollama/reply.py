@@ -79,6 +79,11 @@ class Stopwatch:
             "eval_duration": _nanoseconds(now - first),
         }
 
+    def reading(self, tokens: int) -> dict[str, int]:
+        """The counts of a request whose texts were only read."""
+        counts = self.counts(Usage(tokens, 0, 0))
+        return {name: counts[name] for name in ("total_duration", "load_duration", "prompt_eval_count")}
+
     def nothing(self) -> dict[str, int]:
         """The counts of a request that only wanted the model to be loaded."""
         return {**dict.fromkeys(self.counts(Usage(0, 0, 0)), 0), "total_duration": _nanoseconds(_since(self._begun))}

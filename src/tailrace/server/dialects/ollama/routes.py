@@ -10,6 +10,7 @@ from starlette.responses import Response
 from tailrace.server import ndjson
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import chat, fields, generate, names
+from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest, EmbedRequest
 from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
@@ -25,7 +26,7 @@ _UNSUPPORTED = ("/api/create", "/api/copy", "/api/push", "/api/blobs/{digest}")
 
 def routes(server: Server) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    replies, models = _Replies(server), Management(server)
+    replies, vectors, models = _Replies(server), Embeddings(server), Management(server)
 
     def get(path: str, handler: Handler, summary: str) -> Endpoint:
         return Endpoint("GET", path, handler, summary, errors=ERRORS, shown=path)
@@ -40,10 +41,13 @@ def routes(server: Server) -> list[Endpoint]:
         return Endpoint("POST", path, handler, summary, body, errors=ERRORS, shown=path, **more)
 
     streaming: dict[str, Any] = {"statuses": GENERATION_ERRORS, "streams": ndjson.MEDIA_TYPE}
+    reading: dict[str, Any] = {"statuses": GENERATION_ERRORS}
     pulling: dict[str, Any] = {"statuses": _STORE_ERRORS | {502}, "streams": ndjson.MEDIA_TYPE}
     return [
         post("/api/chat", replies.chat, "Ollama's chat", chat.ChatRequest, **streaming),
         post("/api/generate", replies.generate, "Ollama's generation", generate.GenerateRequest, **streaming),
+        post("/api/embed", vectors.embed, "Ollama's embeddings", EmbedRequest, **reading),
+        post("/api/embeddings", vectors.embeddings, "Ollama's older embeddings", EmbeddingsRequest, **reading),
         get("/api/tags", models.tags, "The models"),
         get("/api/ps", models.running, "The loaded model"),
         get("/api/version", models.version, "The version of Ollama's API that is spoken"),
