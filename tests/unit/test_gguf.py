@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model_files import ARRAY, STRING, UINT32, pair, text, tiny_gguf
 from tailrace.errors import ModelError
-from tailrace.models.gguf import GgufFacts, read_facts
+from tailrace.models.gguf import GgufFacts, read_facts, read_header
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 
@@ -34,6 +34,21 @@ def test_the_facts_of_a_file(tmp_path: Path) -> None:
         chat_template=False,
         token_bytes=None,
     )
+
+
+def test_every_single_value_is_told_and_no_array(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_gguf(extra=(pair("a.flag", 7, b"\1"), pair("a.text", STRING, text("ü")))))
+    header = read_header(path)
+    assert header.facts == read_facts(path)
+    assert header.values == {
+        "general.architecture": "llama",
+        "general.name": "Tiny",
+        "general.file_type": 15,
+        "llama.context_length": 2048,
+        "a.flag": True,
+        "a.text": "ü",
+    }
 
 
 def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:

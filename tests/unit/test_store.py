@@ -95,3 +95,32 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_folder() == tmp_path / ".cache" / "tailrace" / "models"
+
+
+def test_a_removed_model_is_gone(store: Store) -> None:
+    put(store, "a")
+    put(store, "b")
+    assert store.remove("a")
+    assert not store.remove("a")
+    assert [model.name for model in store.models()] == ["b"]
+    assert not (store.folder / "a").exists()
+
+
+def test_removing_leaves_what_is_no_model_alone(store: Store, tmp_path: Path) -> None:
+    folder = put(store, "a").path.parent
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".m.gguf").write_text("another process writes this")
+    assert store.remove("a")
+    assert sorted(path.name for path in folder.iterdir()) == [".m.gguf", "notes.txt"]
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "m.gguf").write_bytes(b"x")
+    (store.folder / "link").symlink_to(outside)
+    with pytest.raises(ModelError, match="leads out of the store"):
+        store.remove("link")
+    put(store, "file").path.unlink()
+    (store.folder / "file" / "m.gguf").symlink_to(outside / "m.gguf")
+    assert store.remove("file"), "the link alone goes"
+    assert (outside / "m.gguf").read_bytes() == b"x"
+    with pytest.raises(ModelError, match="can't be a model's name"):
+        store.remove("../outside")

@@ -1,4 +1,4 @@
-"""Ollama's ``POST /api/generate``: one prompt, in the chat template or, with ``raw``, as it is."""
+"""Ollama's ``POST /api/generate``: a prompt in the chat template, as it is with ``raw``, or the text around a gap."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class GenerateRequest(SharedFields):
 
 #: Fields that can't be honoured: what is empty is as good as absent.
 _REFUSED = {
-    "suffix": "insertion is not supported so far.",
     "template": "Ollama's templates are not run here; the model's own is used, or with 'raw' none.",
     "context": "conversations are not kept as tokens; send them as messages to /api/chat.",
     "width": "images are not made here.",
@@ -49,10 +48,13 @@ def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: b
         if getattr(request, name):
             raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
     prompt = request.prompt or ""
-    if request.raw:
+    if request.raw or request.suffix:
         if request.system:
-            raise InvalidRequest("'system' has no place in a raw prompt; put it into the prompt.", param="system")
-        return raw(request, prompt)
+            kind = "a raw prompt" if request.raw else "a text with a gap"
+            raise InvalidRequest(f"'system' has no place in {kind}; put it into the prompt.", param="system")
+        if request.suffix and not model.info.infill:
+            raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
+        return msgspec.structs.replace(raw(request, prompt), suffix=request.suffix or None)
     messages: list[Message] = [{"role": "user", "content": prompt}]
     if request.system:
         messages.insert(0, {"role": "system", "content": request.system})

@@ -108,8 +108,8 @@ class Management:
             raise InvalidRequest("'verbose': the vocabulary's arrays aren't told; leave it out.", param="verbose")
         info = self._info
         model = await asyncio.to_thread(self._shelf.find, name, info)
-        context = info.context if info is not None and names.answers(self._server, name) else None
-        return json_response(description(model, context))
+        shows_served = model.name == names.tagged(self._server.model_name)
+        return json_response(description(model, info if shows_served else None))
 
     async def pull(self, request: Request) -> Response:
         """Fetch a model of the catalogue. What is there already needs no permission."""

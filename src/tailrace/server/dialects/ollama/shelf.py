@@ -152,13 +152,13 @@ class Shelf:
         )
 
 
-def description(model: Shown, context: int | None) -> dict[str, Any]:
-    """The body of ``/api/show``; ``context`` is what requests may have, where the model is the served one."""
+def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
+    """The body of ``/api/show``; ``info`` is what the engine has told, where the model is the served one."""
     template = str(model.values.get(_TEMPLATE) or "")
     defaults = {
         name: getattr(Sampling(), name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
     }
-    parameters = {**({"num_ctx": context} if context is not None else {}), **defaults}
+    parameters = {**({"num_ctx": info.context} if info is not None else {}), **defaults}
     # The file's folder is nobody's business.
     lines = [f"FROM {model.path.name if model.path is not None else model.name}"]
     lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
@@ -173,21 +173,22 @@ def description(model: Shown, context: int | None) -> dict[str, Any]:
             "general.architecture": model.architecture,
             "general.parameter_count": model.parameters,
         },
-        "capabilities": _capabilities(model, template),
+        "capabilities": _capabilities(model, template, info),
         "modified_at": model.modified,
     }
 
 
-def _capabilities(model: Shown, template: str) -> list[str]:
-    """What the model was made for, as its file says."""
-    if f"{model.architecture}.pooling_type" in model.values:
+def _capabilities(model: Shown, template: str, info: ModelInfo | None) -> list[str]:
+    """What the model was made for: as its engine says, or else as its file does."""
+    generates = info.generates if info is not None else f"{model.architecture}.pooling_type" not in model.values
+    if not generates:
         return ["embedding"]
     able = ["completion"]
     if "tools" in template:
         able.append("tools")
     if any(word in template for word in _THOUGHT_WORDS):
         able.append("thinking")
-    if any(key in model.values for key in _FILL_KEYS):
+    if info.infill if info is not None else any(key in model.values for key in _FILL_KEYS):
         able.append("insert")
     return able
 
