@@ -10,6 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from tailrace.engine.kernels import KernelsUnavailable
+from tailrace.engine.kernels.build import built
+from tailrace.engine.kernels.proof import PARTNERS
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import Bandwidth
@@ -85,6 +88,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     cpu: str | None
     isa: Isa
+    kernels: str  #: the formats with matrix kernels of our own on this CPU, or why there are none
     packages: int
     cores: int
     efficiency_cores: int
@@ -123,6 +127,7 @@ def diagnose(
     return Diagnosis(
         cpu=topology.model,
         isa=read_isa(root),
+        kernels=_kernels(settings),
         packages=topology.packages,
         cores=len(topology.cores),
         efficiency_cores=sum(core.efficiency for core in topology.cores),
@@ -140,6 +145,16 @@ def diagnose(
         warnings=warnings(topology, available, gpus=gpus, backends=backends, model=needs, root=root),
         servers=[check(server, root) for server in servers],
     )
+
+
+def _kernels(settings: Settings) -> str:
+    if settings.kernels == "off":
+        return "switched off"
+    try:
+        built()
+    except KernelsUnavailable as error:
+        return f"none: {error}"
+    return ", ".join(kind.name for kind in PARTNERS)
 
 
 def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:

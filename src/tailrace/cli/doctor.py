@@ -135,8 +135,9 @@ def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
         where = f" of node {measured.node}" if len(found.nodes) > 1 else ""
         yield f"reads memory{where}", rates
     yield "instruction sets", ", ".join(found.isa.sets) or "not known"
+    yield "own kernels", found.kernels
     if found.isa.formats:
-        yield "fast formats", ", ".join(found.isa.formats)
+        yield "llama.cpp's", ", ".join(found.isa.formats)
     for gpu in found.gpus:
         memory = f", {output.size(gpu.memory)}" if gpu.memory else ""
         node = f", at node {gpu.node}" if gpu.node is not None and len(found.nodes) > 1 else ""

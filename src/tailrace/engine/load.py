@@ -20,6 +20,7 @@ from tailrace.engine.backend import Backend
 from tailrace.engine.disk import DiskOptions
 from tailrace.engine.draft_model import DraftModel, check_vocabulary
 from tailrace.engine.fake import FakeBackend
+from tailrace.engine.kernels import force
 from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.speculate import Speculator
@@ -122,6 +123,7 @@ def load_llama(
     It is one of ``replicas`` that share the machine, placed as ``replica`` says (as the machine's plan says for None).
     Raises ModelError and ConfigurationError.
     """
+    force.want(settings.kernels)
     # Here, because the scripted backend can do without, also where the binding can't be loaded.
     from tailrace.engine.opening import open_llama
     from tailrace.engine.weights import chosen_file

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tailrace.child import die_with_parent
+from tailrace.engine.kernels import force
 from tailrace.errors import ModelError
 from tailrace.machine.planner import make_plan
 from tailrace.machine.spinning import let_spin
@@ -86,6 +87,7 @@ def main() -> None:
     logs.configure("probe", level="warning", form="console")
     replica = make_plan(read_topology(), settings).replicas[0]
     let_spin(replica.decode.poll)
+    force.want(settings.kernels)
     # Here, because OpenMP reads how long to spin when it is loaded.
     from tailrace.engine.opening import open_llama
     from tailrace.engine.speed import measure, measure_layouts

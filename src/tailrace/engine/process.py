@@ -12,6 +12,7 @@ import sys
 import structlog
 
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start
+from tailrace.engine.kernels import force
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.binding import bind_cpus, bind_memory
 from tailrace.machine.inforce import asked_for
@@ -28,6 +29,7 @@ def main() -> None:
     log = structlog.get_logger()
     # Before OpenMP is loaded with the binding, which is when it reads this.
     let_spin(start.plan.replicas[start.replica].decode.poll)
+    force.want(start.settings.kernels)
     try:
         _bind(start, log)
         # Only now, because numpy makes threads while it is imported, and they have to inherit the binding.

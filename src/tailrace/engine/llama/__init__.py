@@ -7,10 +7,13 @@ release the GIL, so that other threads go on while a step is computed.
 
 from __future__ import annotations
 
+from tailrace.engine.kernels.force import put_in_force
 from tailrace.machine.spinning import let_spin
 
 # OpenMP reads it when it is loaded: before the imports below. The engine process has set what its plan says by now.
 let_spin(1)
+# And the linker prefers what is loaded first.
+put_in_force()
 
 from tailrace.engine.llama.backend import LlamaBackend, LlamaOptions  # noqa: E402
 from tailrace.engine.llama.library import LogSink, Progress  # noqa: E402

@@ -1,0 +1,90 @@
+"""Putting the kernels in force in this process: before llama.cpp's libraries are loaded, or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from importlib import metadata, util
+from pathlib import Path
+
+import structlog
+
+from tailrace.engine.kernels import KernelsUnavailable
+
+#: Versions of the binding whose llama.cpp has the interface that gemm.c was written against. It isn't a public one.
+KNOWN = frozenset({"0.3.36"})
+_VARIABLE = "TAILRACE_KERNELS"
+
+#: What became of it in this process; None before ``put_in_force``.
+_state: str | None = None
+
+
+def want(choice: str) -> None:
+    """Have ``put_in_force`` do so (``on``) or not (``off``), in this process and its children."""
+    os.environ[_VARIABLE] = choice
+
+
+def put_in_force() -> None:
+    """Load the kernels so that llama.cpp, loaded after this, finds them. Where that can't be, llama.cpp's own do the
+    work, and ``state`` says why.
+    """
+    global _state
+    if _state is not None:
+        return
+    if os.environ.get(_VARIABLE, "on") == "off":
+        _state = "off"
+        return
+    try:
+        _load()
+        _state = "on"
+    except KernelsUnavailable as error:
+        _state = str(error)
+        structlog.get_logger().info("llama.cpp's own matrix kernels are used", why=_state)
+
+
+def state() -> str:
+    """``on``, ``off``, or why there are none."""
+    return _state or "not loaded"
+
+
+def _load() -> None:
+    if sys.platform != "linux":
+        raise KernelsUnavailable("they are for Linux: elsewhere libraries aren't linked in a way that lets them in")
+    if "llama_cpp" in sys.modules:
+        raise KernelsUnavailable("llama.cpp was loaded before them")
+    version = metadata.version("llama-cpp-python")
+    if version not in KNOWN:
+        raise KernelsUnavailable(f"they are for llama-cpp-python {', '.join(sorted(KNOWN))}, and this is {version}")
+    library = _ggml()
+    # Here, because numpy makes threads while it is imported, and whoever wants kernels may not be bound yet.
+    from tailrace.engine.kernels.build import built
+
+    # Global, and first: that is how the linker comes to prefer it.
+    kernels = ctypes.CDLL(str(built()), mode=ctypes.RTLD_GLOBAL)
+    ggml = ctypes.CDLL(str(library))
+    names = (
+        "llamafile_sgemm",
+        "ggml_compute_forward_mul_mat_tiled",
+        "ggml_threadpool_chunk_set",
+        "ggml_threadpool_chunk_add",
+        "ggml_barrier",
+    )
+    try:
+        # A library's own symbols come first where it is asked for them itself.
+        functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in names]
+    except AttributeError as error:
+        raise KernelsUnavailable(f"{library.name} hasn't what they need: {error}") from error
+    kernels.tailrace_kernels_behind.restype = None
+    kernels.tailrace_kernels_behind(*functions)
+
+
+def _ggml() -> Path:
+    """llama.cpp's library of CPU kernels, without importing the binding, which would load it."""
+    spec = util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise KernelsUnavailable("llama-cpp-python isn't installed")
+    library = Path(spec.origin).parent / "lib" / "libggml-cpu.so"
+    if not library.is_file():
+        raise KernelsUnavailable(f"{library} isn't there: this llama.cpp was built in another way")
+    return library

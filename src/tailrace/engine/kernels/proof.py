@@ -1,0 +1,129 @@
+"""Whether a built library computes what the formats mean: its products against gguf's own dequantisation.
+
+A compiler that is wrong about one instruction would spoil every reply, and has been seen to be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize
+
+Bytes = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.float32]
+
+#: Each format that is computed, with that of the activations that llama.cpp gives it.
+PARTNERS = {
+    Kind.Q4_0: Kind.Q8_0,
+    Kind.Q4_1: Kind.Q8_1,
+    Kind.Q5_0: Kind.Q8_0,
+    Kind.Q5_1: Kind.Q8_1,
+    Kind.Q8_0: Kind.Q8_0,
+    Kind.Q4_K: Kind.Q8_K,
+    Kind.Q5_K: Kind.Q8_K,
+    Kind.Q6_K: Kind.Q8_K,
+}
+#: Rows, columns and numbers in each: rests of every kind, and more columns than are made ready at a time.
+_SHAPES = ((1, 1, 256), (7, 3, 512), (66, 5, 1024), (13, 70, 768))
+#: Of the largest sum. Both sides use single precision, in another order.
+_TOLERANCE = 2e-5
+
+
+class _Layout(NamedTuple):
+    bytes: int  #: of a block
+    numbers: int  #: in a block
+    halves: tuple[int, ...]  #: where 16-bit floats lie
+
+
+_LAYOUTS = {
+    Kind.Q4_0: _Layout(18, 32, (0,)),
+    Kind.Q4_1: _Layout(20, 32, (0, 2)),
+    Kind.Q5_0: _Layout(22, 32, (0,)),
+    Kind.Q5_1: _Layout(24, 32, (0, 2)),
+    Kind.Q8_0: _Layout(34, 32, (0,)),
+    Kind.Q4_K: _Layout(144, 256, (0, 2)),
+    Kind.Q5_K: _Layout(176, 256, (0, 2)),
+    Kind.Q6_K: _Layout(210, 256, (208,)),
+}
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        ("thread", ctypes.c_int),
+        ("threads", ctypes.c_int),
+        ("work_size", ctypes.c_size_t),
+        ("work", ctypes.c_void_p),
+        ("pool", ctypes.c_void_p),
+    )
+
+
+def wrong_formats(library: ctypes.CDLL) -> list[str]:
+    """The formats' names that ``library`` doesn't compute, or computes wrongly; empty when all is well."""
+    random = np.random.default_rng(7)
+    return [kind.name for kind in PARTNERS if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)]
+
+
+def _agrees(
+    library: ctypes.CDLL, kind: Kind, random: np.random.Generator, rows: int, columns: int, numbers: int
+) -> bool:
+    layout = _LAYOUTS[kind]
+    weights = _weights(layout, random, rows, numbers)
+    activations, meant = _activations(PARTNERS[kind], random, columns, numbers)
+    expected = meant @ dequantize(weights, kind).astype(np.float64).T
+    found = multiply(library, kind, weights, activations, columns)
+    return bool(np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max())
+
+
+def multiply(library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Bytes, columns: int) -> Numbers:
+    """The product by ``library``, by two threads' shares in turn; NaN where it did nothing."""
+    rows = len(weights)
+    blocks = weights.shape[1] // _LAYOUTS[kind].bytes
+    found = np.full((columns, rows), np.nan, np.float32)
+    product = library.llamafile_sgemm
+    product.restype = ctypes.c_bool
+    for thread in range(2):
+        call = _Call(thread, 2, 0, None, None)
+        product(
+            ctypes.byref(call),
+            *map(ctypes.c_int64, (rows, columns, blocks)),
+            weights.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_int64(blocks),
+            activations.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_int64(blocks),
+            found.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_int64(rows),
+            *map(ctypes.c_int, (kind, PARTNERS[kind], Kind.F32)),
+        )
+    return found
+
+
+def _weights(layout: _Layout, random: np.random.Generator, rows: int, numbers: int) -> Bytes:
+    blocks = rows * numbers // layout.numbers
+    raw = random.integers(0, 256, (blocks, layout.bytes), np.uint8)
+    for place in layout.halves:
+        scale = random.uniform(-0.1, 0.1, blocks).astype(np.float16)
+        raw[:, place : place + 2] = scale[:, None].view(np.uint8)
+    return raw.reshape(rows, -1)
+
+
+def _activations(
+    kind: Kind, random: np.random.Generator, columns: int, numbers: int
+) -> tuple[Bytes, npt.NDArray[np.float64]]:
+    """Blocks as llama.cpp would make them, and the numbers that they stand for."""
+    size = 256 if kind == Kind.Q8_K else 32
+    blocks = columns * numbers // size
+    # Sums under 2,048 and powers of two: Q8_1 keeps their product in 16 bits, which must not round it.
+    quants = random.integers(-63, 64, (blocks, size), np.int8)
+    scale = np.ldexp(1.0, random.integers(-9, -3, (blocks, 1))).astype(np.float32 if kind == Kind.Q8_K else np.float16)
+    parts = [scale.view(np.uint8)]
+    if kind == Kind.Q8_1:
+        parts.append((quants.sum(1, dtype=np.int32, keepdims=True) * scale).astype(np.float16).view(np.uint8))
+    parts.append(quants.view(np.uint8))
+    if kind == Kind.Q8_K:
+        parts.append(quants.reshape(blocks, 16, 16).sum(2, dtype=np.int16).view(np.uint8))
+    meant = (quants * scale.astype(np.float64)).reshape(columns, numbers)
+    return np.ascontiguousarray(np.concatenate(parts, 1)), meant

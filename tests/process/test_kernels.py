@@ -1,0 +1,67 @@
+"""Our matrix kernels in llama.cpp's place, on the real model: who computes, and that the numbers stay what they were."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tailrace.engine.kernels import build
+from tailrace.machine.isa import read_isa
+
+#: Logits of a prompt's last token and of two tokens after it, alone and in a batch of five sequences.
+_PROGRAM = """
+import json, sys
+from tailrace.engine.load import load_llama
+from tailrace.engine.kernels import force
+from tailrace.models.reference import resolve
+from tailrace.settings import Settings
+backend = load_llama(resolve("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
+prompt = backend.tokenize("The capital of France is Paris. The capital of Italy is")
+rows = [backend.decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) - 1])[0].tolist()]
+rows += [backend.decode([260], [len(prompt)], [0], [0])[0].tolist()]
+backend.reset()
+rows += backend.decode(prompt[:5], [0] * 5, list(range(5)), list(range(5))).tolist()
+print(json.dumps({"state": force.state(), "rows": rows}))
+"""
+CAN = set(read_isa().sets) >= build.NEEDED
+
+
+def run(choice: str, **environment: str) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, choice],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_logits_are_the_same_but_for_rounding() -> None:
+    ours, theirs = np.array(run("on")[0]["rows"]), np.array(run("off")[0]["rows"])
+    assert np.abs(ours - theirs).max() < 0.25
+    assert (ours.argmax(1) == theirs.argmax(1)).all()
+    for one, other in zip(ours, theirs, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> None:
+    found, bindings = run(choice, LD_DEBUG="bindings", LD_BIND_NOW="1")
+    used = [line for line in bindings.splitlines() if "`llamafile_sgemm'" in line and "libggml-cpu" in line]
+    own = [line for line in used if "/tailrace/kernels/" in line]
+    if choice == "off":
+        assert found["state"] == "off"
+        assert not own
+    elif CAN:
+        assert found["state"] == "on"
+        assert own
+    else:
+        assert "no AVX-512" in found["state"]
+        assert not own
