@@ -1,4 +1,4 @@
-"""Our matrix kernels in llama.cpp's place, on the real model: who computes, and that the numbers stay what they were."""
+"""Matrix kernels of our own in llama.cpp's place, on the real model: who computes, and that numbers stay the same."""
 
 from __future__ import annotations
 
