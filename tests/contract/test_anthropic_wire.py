@@ -57,7 +57,8 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     prompt = len("[user]<say>ab</say>\n") + 1
     found = message.usage["cache_read_input_tokens"]
     usage = (
-        b'"usage":{"input_tokens":%d,"cache_creation_input_tokens":0,"cache_read_input_tokens":%d,"output_tokens":%d}'
+        b'"usage":{"input_tokens":%d,"cache_creation_input_tokens":0,"cache_read_input_tokens":%d,"output_tokens":%d,'
+        b'"output_tokens_details":{"thinking_tokens":0}}'
     )
     delta = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
     assert reply.chunks == [
@@ -123,6 +124,9 @@ def test_streamed_and_whole_are_the_same_message(
     for block in [*one.content, *two["content"]]:
         block.pop("id", None)
     assert one.content == two["content"]
+    thinking = [usage["output_tokens_details"]["thinking_tokens"] for usage in (one.usage, two["usage"])]
+    assert thinking[0] == thinking[1]
+    assert bool(thinking[0]) == ("thinking" in blocks)
     for block in one.content:
         if block["type"] == "tool_use":
             assert block == {"type": "tool_use", "name": "weather", "input": {"city": "Köln", "days": 2}}

@@ -84,7 +84,10 @@ def check_ending(content: list[dict[str, Any]], reason: str | None, stop: str | 
 def check_usage(usage: dict[str, Any]) -> None:
     """Integers."""
     names = {"input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"}
-    assert set(usage) == names
+    assert set(usage) == names | {"output_tokens_details"}
+    (thinking,) = usage["output_tokens_details"].items()
+    assert thinking[0] == "thinking_tokens"
+    assert 0 <= thinking[1] <= usage["output_tokens"]
     assert all(type(usage[name]) is int and usage[name] >= 0 for name in names)
 
 

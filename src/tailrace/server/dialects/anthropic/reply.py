@@ -27,7 +27,7 @@ class MessageHead:
         self.model = model
 
     def message(
-        self, content: list[dict[str, Any]], ending: dict[str, str | None], usage: dict[str, int]
+        self, content: list[dict[str, Any]], ending: dict[str, str | None], usage: dict[str, Any]
     ) -> dict[str, Any]:
         """The message."""
         head = {"id": self.id, "type": "message", "role": "assistant", "model": self.model}
@@ -43,13 +43,14 @@ def ending_object(reason: FinishReason | None, stop: str | None) -> dict[str, st
     return {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None}
 
 
-def usage_object(used: Usage) -> dict[str, int]:
+def usage_object(used: Usage) -> dict[str, Any]:
     """Anthropic's usage: a prompt's tokens are counted once, either as read anew or as found."""
     return {
         "input_tokens": used.prompt_tokens - used.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": used.cached_tokens,
         "output_tokens": used.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": used.reasoning_tokens},
     }
 
 
