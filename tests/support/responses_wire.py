@@ -76,7 +76,12 @@ def framed(chunks: list[bytes]) -> list[dict[str, Any]]:
 
 def response_stream(reply: Reply, status: str = "completed") -> ResponseStream:
     """A stream that ended with ``status``, after every rule was checked."""
-    created, begun, *middle, last = response_events(reply)
+    return checked(response_events(reply), status)
+
+
+def checked(events: list[dict[str, Any]], status: str) -> ResponseStream:
+    """The same for events that are read already."""
+    created, begun, *middle, last = events
     assert (created["type"], begun["type"]) == ("response.created", "response.in_progress")
     assert created["response"] == begun["response"]
     first = created["response"]
