@@ -29,6 +29,22 @@ LOCKS = {
 }
 
 
+#: What is asked of every client that has a driver; ``test_clients`` has the proofs by these names.
+PROOFS = (
+    "whole",
+    "stream",
+    "whole-tools",
+    "stream-tools",
+    "large-call",
+    "two-chats",
+    "reasoning",
+    "long-wait",
+    "errors",
+    "broken",
+    "leaving",
+)
+
+
 @dataclass(frozen=True)
 class Client:
     """One client. ``lacks`` names the proofs that have no meaning for it, and why."""
@@ -41,6 +57,7 @@ class Client:
     driver: str = ""
     ways: tuple[str, ...] = ("direct", "relay")
     lacks: dict[str, str] = field(default_factory=dict)
+    asked: tuple[str, ...] = PROOFS
     #: Whether it tells its user these things at all.
     tells_finish: bool = True
     tells_usage: bool = True
@@ -113,29 +130,25 @@ CLIENTS = (
         tells_finish=False,
         tells_usage=False,
     ),
+    Client(
+        "open-webui",
+        "Open WebUI, in Chromium",
+        "open-webui",
+        "open-webui",
+        "chat completions",
+        asked=("first-message", "second-message", "titles", "tags", "follow-ups"),
+    ),
 )
 LIGHT = ("openai-python",)
-#: What is asked of every client; ``test_clients`` has the proofs by these names.
-PROOFS = (
-    "whole",
-    "stream",
-    "whole-tools",
-    "stream-tools",
-    "large-call",
-    "two-chats",
-    "reasoning",
-    "long-wait",
-    "errors",
-    "broken",
-    "leaving",
-)
 #: one-api reads an upstream's reply to its end whatever becomes of the client.
 DIRECT_ALONE = ("leaving",)
 
 
 def proofs(client: Client, way: str) -> list[str]:
     """What is asked of the client on this way."""
-    return [proof for proof in PROOFS if proof not in client.lacks and (way == "direct" or proof not in DIRECT_ALONE)]
+    return [
+        proof for proof in client.asked if proof not in client.lacks and (way == "direct" or proof not in DIRECT_ALONE)
+    ]
 
 
 def chosen() -> list[Client]:
