@@ -47,7 +47,7 @@ PROOFS = (
 
 @dataclass(frozen=True)
 class Client:
-    """One client. ``lacks`` names the proofs that have no meaning for it, and why."""
+    """One client. ``lacks`` names the proofs that have no meaning for it, or with a way before it on that, and why."""
 
     name: str
     title: str
@@ -87,6 +87,7 @@ def locked(home: str, package: str) -> str:
 
 
 _NO_REASONING = "has no place for reasoning"
+_ONE_LINE = "the API has a whole call in one line"
 CLIENTS = (
     Client("openai-python", "openai (Python)", "openai", "dev", "chat completions", "openai_chat.py"),
     Client(
@@ -131,6 +132,34 @@ CLIENTS = (
         tells_usage=False,
     ),
     Client(
+        "openai-python-responses",
+        "openai (Python)",
+        "openai",
+        "dev",
+        "responses",
+        "openai_responses.py",
+        lacks={"relay large-call": _ONE_LINE},
+    ),
+    Client(
+        "ai-sdk-responses",
+        "Vercel AI SDK",
+        "ai",
+        "node",
+        "responses",
+        "ai_sdk_responses.mjs",
+        lacks={"relay large-call": _ONE_LINE},
+    ),
+    Client("anthropic", "anthropic (Python)", "anthropic", "python", "Anthropic messages", "anthropic_messages.py"),
+    Client(
+        "ollama",
+        "ollama (Python)",
+        "ollama",
+        "python",
+        "Ollama",
+        "ollama_chat.py",
+        lacks={"relay large-call": _ONE_LINE},
+    ),
+    Client(
         "open-webui",
         "Open WebUI, in Chromium",
         "open-webui",
@@ -139,16 +168,15 @@ CLIENTS = (
         asked=("first-message", "second-message", "titles", "tags", "follow-ups"),
     ),
 )
-LIGHT = ("openai-python",)
+LIGHT = ("openai-python", "openai-python-responses")
 #: one-api reads an upstream's reply to its end whatever becomes of the client.
 DIRECT_ALONE = ("leaving",)
 
 
 def proofs(client: Client, way: str) -> list[str]:
     """What is asked of the client on this way."""
-    return [
-        proof for proof in client.asked if proof not in client.lacks and (way == "direct" or proof not in DIRECT_ALONE)
-    ]
+    left_out = {*client.lacks, *(DIRECT_ALONE if way != "direct" else ())}
+    return [proof for proof in client.asked if proof not in left_out and f"{way} {proof}" not in left_out]
 
 
 def chosen() -> list[Client]:

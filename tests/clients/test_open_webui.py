@@ -64,25 +64,28 @@ def results() -> Iterator[Results]:
     gathered.write()
 
 
-@pytest.mark.parametrize(("client", "way"), MATRIX)
-def test_two_chats_at_once_are_shown_whole(client: Client, way: str, results: Results, tmp_path: Path) -> None:
-    for proof in client.asked:
-        results.begin(client, way, proof)
-    with contextlib.ExitStack() as stack:
-        port = stack.enter_context(fake("--parallel", "8", step=0.004)).port
-        if way == "relay":
-            port = stack.enter_context(Relay(port)).port
-        seen = browse(stack.enter_context(open_webui(port)), tmp_path)
-    for name, chat in seen.items():
-        assert chat["failure"] is None, (chat, f"screenshots are in {tmp_path}")
-        first, second = ([text.strip() for text in shown] for shown in chat["replies"])
-        assert first == REPLIES[name][:1]
-        assert second == REPLIES[name]
-    results.passed(client, way, "first-message")
-    results.passed(client, way, "second-message")
-    assert {name: chat["title"] for name, chat in seen.items()} == {name: f"Title of {name}" for name in REPLIES}
-    results.passed(client, way, "titles")
-    assert {name: chat["tags"] for name, chat in seen.items()} == {name: [f"tag_of_{name}"] for name in REPLIES}
-    results.passed(client, way, "tags")
-    # The browser has waited for them.
-    results.passed(client, way, "follow-ups")
+# Where it isn't among the run's clients there is no test, rather than a skipped one.
+if MATRIX:
+
+    @pytest.mark.parametrize(("client", "way"), MATRIX)
+    def test_two_chats_at_once_are_shown_whole(client: Client, way: str, results: Results, tmp_path: Path) -> None:
+        for proof in client.asked:
+            results.begin(client, way, proof)
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(fake("--parallel", "8", step=0.004)).port
+            if way == "relay":
+                port = stack.enter_context(Relay(port)).port
+            seen = browse(stack.enter_context(open_webui(port)), tmp_path)
+        for name, chat in seen.items():
+            assert chat["failure"] is None, (chat, f"screenshots are in {tmp_path}")
+            first, second = ([text.strip() for text in shown] for shown in chat["replies"])
+            assert first == REPLIES[name][:1]
+            assert second == REPLIES[name]
+        results.passed(client, way, "first-message")
+        results.passed(client, way, "second-message")
+        assert {name: chat["title"] for name, chat in seen.items()} == {name: f"Title of {name}" for name in REPLIES}
+        results.passed(client, way, "titles")
+        assert {name: chat["tags"] for name, chat in seen.items()} == {name: [f"tag_of_{name}"] for name in REPLIES}
+        results.passed(client, way, "tags")
+        # The browser has waited for them.
+        results.passed(client, way, "follow-ups")

@@ -42,7 +42,8 @@ def scanned(body: BinaryIO) -> Iterator[bytes]:
             line = body.readline(LONGEST_LINE)
         except (http.client.HTTPException, OSError):
             return
-        if not line or (len(line) >= LONGEST_LINE and not line.endswith(b"\n")):
+        # What is read may be longer than what was asked for.
+        if not line or len(line) > LONGEST_LINE or (len(line) == LONGEST_LINE and not line.endswith(b"\n")):
             return
         yield line.rstrip(b"\n").removesuffix(b"\r")
 
@@ -207,15 +208,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _failed(self, response: http.client.HTTPResponse) -> None:
-        """An upstream's error. one-api reads OpenAI's form; other dialects' go through as they are."""
+        """An upstream's error. one-api reads OpenAI's form; Ollama's text goes through as it is."""
         body = json.loads(response.read())
         error = body["error"]
-        if not isinstance(error, dict):
-            self._error(response.status, error, body)
-            return
-        if fatal(response.status, error):
+        if fatal(response.status, error if isinstance(error, dict) else {"message": error}):
             self.server.relay.enabled = False
-        error["message"] += " (request id: 20260101000000000000000)"
+        if isinstance(error, dict):
+            error["message"] += " (request id: 20260101000000000000000)"
         self._error(response.status, error, body)
 
     def _error(self, status: int, error: object, body: dict[str, Any] | None = None) -> None:

@@ -4,11 +4,11 @@ import { generateText, jsonSchema, streamText, tool } from "ai";
 import { Reply, usage } from "./driver.mjs";
 
 export class AiChat {
-  constructor(model, ask) {
+  constructor(model, ask, providerOptions = {}) {
     this.ask = ask;
     this.messages = [];
     this.failure = null;
-    this.request = { model, maxRetries: 0, onError: ({ error }) => (this.failure = error) };
+    this.request = { model, providerOptions, maxRetries: 0, onError: ({ error }) => (this.failure = error) };
     if (ask.tools.length) {
       this.request.tools = Object.fromEntries(
         ask.tools.map(({ function: f }) => [
