@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from responses_wire import check_response, response_stream
-from servers import ServerProcess, fake, wait_for
+from servers import PATIENCE, ServerProcess, fake, wait_for
 from wire import Connection, Reply, ask, metric, say
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
@@ -87,6 +87,8 @@ def test_a_conversation_of_every_kind_of_item(scripted: ServerProcess) -> None:
         ([{"role": "user", "content": [{"type": "input_text"}]}], "input[0].content[0].text"),
         ([{"type": "computer_call", "call_id": "c"}], "input[0].type"),
         ([{"type": ["message"], "role": "user"}], "input[0].type"),
+        ([{"type": "x" * 10_000}], "input[0].type"),
+        ([{"role": "user", "content": "", "id": {}}], "input[0].id"),
         ([{"type": "function_call", "name": "f", "arguments": "{}"}], "input[0].call_id"),
         ([{**CALL, "arguments": "[]"}], "input[0].arguments"),
         ([{**CALL, "arguments": "{"}], "input[0].arguments"),
@@ -99,6 +101,7 @@ def test_wrong_input_is_named(scripted: ServerProcess, given: object, param: str
     reply = post(scripted, given)
     assert reply.status == 400
     assert reply.error()["param"] == param
+    assert len(reply.error()["message"]) < 400
 
 
 @pytest.mark.parametrize(
@@ -395,6 +398,17 @@ def test_the_file_is_this_users_alone_and_outlives_the_server(tmp_path: Path) ->
     with fake(responses_file=str(file)) as server:
         assert ask(server.port, "GET", f"/v1/responses/{first['id']}").json() == first
         assert text(respond(server, "<say>b</say>", previous_response_id=first["id"])) == "b"
+
+
+def test_a_server_that_is_stopped_cancels_what_runs_in_the_background(tmp_path: Path) -> None:
+    file = tmp_path / "kept.sqlite"
+    with fake(step=0.02, responses_file=str(file)) as server:
+        path = f"/v1/responses/{post(server, '<say>' + 'a' * 4000 + '</say>', background=True).json()['id']}"
+        wait_for("it to run", lambda: metric(server.port, "vllm:num_requests_running") == 1)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+    with fake(responses_file=str(file)) as server:
+        assert ask(server.port, "GET", path).json()["status"] == "cancelled"
 
 
 def test_what_ran_in_a_process_that_died_has_failed() -> None:

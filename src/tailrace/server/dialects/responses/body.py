@@ -47,7 +47,7 @@ class ResponseHead:
             "temperature": drawn.temperature,
             "text": {"format": _form(form), "verbosity": "medium"},
             "tool_choice": request.tool_choice or "auto",
-            "tools": tools.shown,
+            "tools": tools.listed,
             "top_logprobs": request.top_logprobs or 0,
             "top_p": drawn.top_p,
             "truncation": request.truncation or "disabled",

@@ -122,7 +122,9 @@ def read(item: Item, path: str) -> Known:
     name = kind(item)
     known = KINDS.get(name) if isinstance(name, str) else None
     if known is None:
-        raise InvalidRequest(f"'{path}': items of type {name!r} can't be used here.", param=f"{path}.type")
+        raise InvalidRequest(f"'{path}': items of type {shown(name)} can't be used here.", param=f"{path}.type")
+    if not isinstance(item.get("id"), str | None):
+        raise InvalidRequest(f"Invalid value for '{path}.id': it has to be a string.", param=f"{path}.id")
     read: Known = convert({key: value for key, value in item.items() if value is not None}, known, path)
     return read
 
@@ -142,9 +144,15 @@ def text(content: Content | None, path: str) -> str:
             texts.append(part.refusal or "")
         else:
             raise InvalidRequest(
-                f"This model reads text alone; a part of type {part.type!r} can't be used.", param=where
+                f"This model reads text alone; a part of type {shown(part.type)} can't be used.", param=where
             )
     return "\n".join(texts)
+
+
+def shown(value: object) -> str:
+    """A client's value as an error may repeat it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def new_id(name: str) -> str:

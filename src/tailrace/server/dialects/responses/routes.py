@@ -16,7 +16,7 @@ from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MOST, Background, finished_body
 from tailrace.server.dialects.responses.body import ResponseHead
 from tailrace.server.dialects.responses.conversation import Conversation, conversation
-from tailrace.server.dialects.responses.items import Item, kind, stored
+from tailrace.server.dialects.responses.items import Item, kind, shown, stored
 from tailrace.server.dialects.responses.output import Output
 from tailrace.server.dialects.responses.prepare import prepare
 from tailrace.server.dialects.responses.query import InputItemsQuery, RetrieveQuery
@@ -74,6 +74,7 @@ class _Responses:
             file = Path(settings.responses_file).expanduser() if settings.responses_file else default_file()
             self._store = ResponseStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
         self._background = Background()
+        server.at_stop.append(self._stop)
         self._comments = settings.keepalive_style == "comment"
 
     async def create(self, request: Request) -> Response:
@@ -153,6 +154,11 @@ class _Responses:
             }
         )
 
+    def _stop(self) -> None:
+        self._background.stop()
+        if self._store is not None:
+            self._store.close()
+
     def _keeps(self, asked: ResponsesRequest) -> bool:
         """Whether the response is kept. Raises InvalidRequest where it has to be and can't."""
         if self._store is None:
@@ -176,7 +182,7 @@ class _Responses:
 
     def _kept(self, request: Request) -> ResponseStore:
         if self._store is None:
-            raise NotFound(f"The response '{request.path_params['id']}' is not kept here: nothing is.")
+            raise NotFound(f"The response {shown(request.path_params['id'])} is not kept here: nothing is.")
         return self._store
 
     async def _input(self, asked: ResponsesRequest) -> _Input:
@@ -206,7 +212,9 @@ class _Responses:
             if kind(item) == "item_reference":
                 identity = str(item.get("id"))
                 if identity not in found:
-                    raise InvalidRequest(f"'{place}.id': the item '{identity}' is not kept here.", param=f"{place}.id")
+                    raise InvalidRequest(
+                        f"'{place}.id': the item {shown(identity)} is not kept here.", param=f"{place}.id"
+                    )
                 item = found[identity]
             resolved.append((item, place))
         return resolved

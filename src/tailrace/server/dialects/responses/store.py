@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from tailrace.errors import InvalidRequest, NotFound
-from tailrace.server.dialects.responses.items import Item
+from tailrace.server.dialects.responses.items import Item, shown
 from tailrace.server.dialects.responses.lease import Lease
 
 T = TypeVar("T")
@@ -180,7 +180,7 @@ class _Database:
         if after is not None:
             ids = [item["id"] for item in items]
             if after not in ids:
-                raise InvalidRequest(f"'after': the response has no input item '{after}'.", param="after")
+                raise InvalidRequest(f"'after': the response has no input item {shown(after)}.", param="after")
             items = items[ids.index(after) + 1 :]
         return Page(items[:limit], len(items) > limit)
 
@@ -193,13 +193,13 @@ class _Database:
                 if row is None or len(chain) == _LONGEST_CHAIN:
                     what = "is not kept here" if not chain else "builds on one that is not kept here any more"
                     raise InvalidRequest(
-                        f"The previous response '{identity}' {what}.",
+                        f"The previous response {shown(identity)} {what}.",
                         param="previous_response_id",
                         code="previous_response_not_found",
                     )
                 if not chain and msgspec.json.decode(row[1])["status"] == "in_progress":
                     raise InvalidRequest(
-                        f"The previous response '{identity}' isn't done yet.", param="previous_response_id"
+                        f"The previous response {shown(identity)} isn't done yet.", param="previous_response_id"
                     )
                 chain.append(following)
                 following = row[0]
@@ -290,5 +290,4 @@ def _open(file: Path) -> sqlite3.Connection:
 
 
 def _not_found(identity: str) -> NotFound:
-    shown = identity if len(identity) <= 200 else f"{identity[:200]}…"
-    return NotFound(f"The response '{shown}' is not kept here.")
+    return NotFound(f"The response {shown(identity)} is not kept here.")

@@ -12,6 +12,7 @@ from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.server.conversation import ToolChoice
 from tailrace.server.decode import convert
+from tailrace.server.dialects.responses.items import shown
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -69,7 +70,7 @@ class Toolset(msgspec.Struct, frozen=True):
     """The tools of a request, by the names that the model knows, and what the response says of them."""
 
     tools: Mapping[str, Tool] = {}
-    shown: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     choice: ToolChoice = "auto"
     only: str | None = None  #: the one that has to be called, by the model's name for it
     allowed: frozenset[str] | None = None  #: those that may be called; None is all
@@ -88,7 +89,7 @@ def model_name(name: str, namespace: str | None) -> str:
 def toolset(given: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None) -> Toolset:
     """The request's tools. Raises InvalidRequest."""
     tools: dict[str, Tool] = {}
-    shown: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     searches: list[int] = []
     for index, tool in enumerate(given or ()):
         path = f"tools[{index}]"
@@ -101,11 +102,11 @@ def toolset(given: list[dict[str, Any]] | None, choice: str | dict[str, Any] | N
                 _add(tools, inner, namespace.name, f"{path}.tools[{number}]")
         else:
             _add(tools, tool, None, path)
-        shown.append(_shown(tool))
+        listed.append(_listed(tool))
     if searches and not tools:
         raise _unsupported(f"tools[{searches[0]}].type", given[searches[0]]["type"] if given else "")
     mode, only, allowed = _choice(choice, tools)
-    return Toolset(tools, shown, mode, only, allowed)
+    return Toolset(tools, listed, mode, only, allowed)
 
 
 def _add(tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, path: str) -> None:
@@ -124,7 +125,7 @@ def _add(tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, p
     else:
         raise _unsupported(f"{path}.type", kind)
     if name in tools:
-        raise InvalidRequest(f"'{path}.name': there are two tools of the name '{name}'.", param=f"{path}.name")
+        raise InvalidRequest(f"'{path}.name': there are two tools of the name {shown(name)}.", param=f"{path}.name")
     tools[name] = made
 
 
@@ -154,7 +155,7 @@ def custom_input(arguments: str) -> str:
     return text if isinstance(text, str) else arguments
 
 
-def _shown(tool: dict[str, Any]) -> dict[str, Any]:
+def _listed(tool: dict[str, Any]) -> dict[str, Any]:
     """The tool as the response lists it: with what clients' types want to be there."""
     if tool.get("type") == "function":
         return {"description": None, "parameters": None, "strict": False, **tool}
@@ -191,13 +192,13 @@ def _named(choice: Any, tools: Mapping[str, Tool], path: str) -> str:
         raise InvalidRequest(f"'{path}.name' is missing.", param=f"{path}.name")
     found = model_name(name, choice.get("namespace"))
     if found not in tools:
-        raise InvalidRequest(f"'{path}.name': there is no tool '{name}'.", param=f"{path}.name")
+        raise InvalidRequest(f"'{path}.name': there is no tool {shown(name)}.", param=f"{path}.name")
     return found
 
 
 def _unsupported(param: str, kind: object) -> InvalidRequest:
     return InvalidRequest(
-        f"'{param}': tools of type {kind!r} are not supported here; 'function', 'custom' and 'namespace' are.",
+        f"'{param}': tools of type {shown(kind)} are not supported here; 'function', 'custom' and 'namespace' are.",
         param=param,
         code="unsupported_value",
     )

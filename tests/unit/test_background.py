@@ -1,0 +1,96 @@
+"""Responses in the background end once, whatever ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from tailrace.server.dialects.responses.background import Background
+from tailrace.server.dialects.responses.body import ResponseHead
+from tailrace.server.dialects.responses.output import Output
+from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.tools import Toolset
+from tailrace.server.events import Finish, Listener, TextDelta, Usage
+from tailrace.server.generate import Generation
+
+
+class Fake:
+    """A generation that does as it is told."""
+
+    def __init__(self) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def listen(self, listener: Listener) -> None:
+        self.listener = listener
+
+    async def finished(self) -> None:
+        await self.done
+
+    def cancel(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def begin(background: Background, ended: list[dict[str, Any]]) -> tuple[str, Fake]:
+    head = ResponseHead(ResponsesRequest(input="x"), Toolset(), "m", stored=True)
+    generation = Fake()
+    output = Output(Toolset(), summary=False, encrypted=False)
+    background.begin(head, cast(Generation, generation), output, ended.append)
+    return head.id, generation
+
+
+def test_each_end() -> None:
+    async def scenario() -> None:
+        background, ended = Background(), list[dict[str, Any]]()
+        identity, generation = begin(background, ended)
+        for event in (TextDelta(0, "a"), Finish(0, "stop"), Usage(1, 2, 0)):
+            generation.listener.tell(event)
+        generation.done.set_result(None)
+        await background.cancel(identity)
+        cancelled, _ = begin(background, ended)
+        await background.cancel(cancelled)
+        await background.cancel(cancelled)
+        stopped, _ = begin(background, ended)
+        background.stop()
+        await asyncio.sleep(0)
+        assert [(one["id"], one["status"]) for one in ended] == [
+            (identity, "completed"),
+            (cancelled, "cancelled"),
+            (stopped, "cancelled"),
+        ]
+
+    asyncio.run(scenario())
+
+
+def test_a_defect_fails_the_response_and_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        background, ended = Background(), list[dict[str, Any]]()
+        identity, generation = begin(background, ended)
+        generation.done.set_exception(ZeroDivisionError("here"))
+        await background.cancel(identity)
+        (response,) = ended
+        assert response["status"] == "failed"
+        assert response["error"]["code"] == "server_error"
+
+    asyncio.run(scenario())
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_no_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.server.dialects.responses.background.MOST", 2)
+
+    async def scenario() -> None:
+        background, ended = Background(), list[dict[str, Any]]()
+        full = [background.full]
+        first, _ = begin(background, ended)
+        full.append(background.full)
+        begin(background, ended)
+        full.append(background.full)
+        await background.cancel(first)
+        full.append(background.full)
+        assert full == [False, False, True, False]
+        background.stop()
+
+    asyncio.run(scenario())
