@@ -199,3 +199,10 @@ def test_huge_logits_overflow_nowhere(params: Sampling, size: int) -> None:
     worst = int(row.argmin())
     assert Sampler(penalised, [worst]).sample(row) == best
     assert logprobs(row, best, 1).top == [(best, 0.0)]
+
+
+def test_the_lowest_temperature_there_is_takes_the_best_token() -> None:
+    logits = np.array([1.0, 3.0, 2.0], np.float32)
+    params = Sampling(temperature=5e-324, top_k=0, top_p=1.0, min_p=0.0, seed=1)
+    _, probabilities = Sampler(params, []).distribution(logits)
+    assert probabilities.tolist() == [0.0, 1.0, 0.0]

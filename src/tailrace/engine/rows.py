@@ -23,6 +23,8 @@ Mask = npt.NDArray[np.uint32]
 _COLUMNS = 4096
 #: With more columns than this to look at, reading the whole row is cheaper.
 _MANY_COLUMNS = 1024
+#: One over the temperature at most: with infinity the best token, at 0, would have no number.
+_COLDEST = 1e30
 _LOWEST = np.finfo(np.float32).min
 #: For each byte of a mask eight limits: what is allowed is at most +inf, what isn't at most -inf. Looking them up and
 #: taking the minimum takes 60 µs; ``where`` and ``copyto`` take 80 to 950, depending on the mask.
@@ -105,7 +107,7 @@ class Scan:
         with np.errstate(over="ignore"):  # A difference beyond float32 is -inf, and its exponential 0.
             np.subtract(self.row, np.float32(self.best), out=weights)
         if temperature != 1.0:
-            np.multiply(weights, np.float32(1.0 / temperature), out=weights)
+            np.multiply(weights, np.float32(min(1.0 / temperature, _COLDEST)), out=weights)
         return np.exp(weights, out=weights)
 
 

@@ -14,7 +14,8 @@ from tailrace.server.dialects.openai.grammar import GrammarParameters
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Repeat = Annotated[float, Meta(gt=0, le=10)]
+#: Logits divided by much less are no numbers any more.
+Repeat = Annotated[float, Meta(ge=0.01, le=10)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 #: Whether the model has such a token is known later; this much fits into a message to the engine.
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
