@@ -38,7 +38,7 @@ def examine(alter: Alter | None = None, *, key: str | None = None, rule: str | N
 
 
 def _is_apart(known: Rule, broken: Rule) -> bool:
-    return known.id == SLOW or (known.dialect == "openai" and broken.dialect not in (ANY, "openai"))
+    return known.id == SLOW or (known.dialect in (ANY, "openai") and broken.dialect not in (ANY, "openai"))
 
 
 def named(report: Report, verdict: Verdict) -> dict[str, str]:

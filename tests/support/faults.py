@@ -246,7 +246,7 @@ fault(
 fault("unknown-model", "not named", refuse(has(CHAT, lambda body: "no-such" in str(body.get("model"))), 404))
 fault("not-401", "status", refuse(has(CHAT, lambda body: not body), 403))
 fault("not-401", "credit", refuse(has(CHAT, lambda body: not body), 400, "You have no credit for this."))
-fault("connection-reuse", "closes", answer_if(streams(CHAT), lambda answer: put(vars(answer), "closes", True)))
+fault("connection-close", "closes", answer_if(streams(CHAT), lambda answer: put(vars(answer), "closes", True)))
 fault(
     "connection-reuse",
     "rubbish",
@@ -420,8 +420,7 @@ def _numbered(name: str, values: Callable[[int], object]) -> Alter:
 
 fault("same-id", "another each", _numbered("id", str))
 fault("same-id", "number", _numbered("id", lambda place: 1))
-fault("same-created", "float", _numbered("created", lambda place: 1.5))
-fault("same-created", "another each", _numbered("created", lambda place: place))
+fault("created", "float", _numbered("created", lambda place: 1.5))
 fault("same-model", "another each", _numbered("model", str))
 fault("object", "whole's", objects(SHORT, lambda chunk: put(chunk, "object", "chat.completion")))
 fault(
@@ -603,6 +602,7 @@ fault("completions-whole", "object", whole(unstreamed(COMPLETIONS), lambda body:
 fault("completions-whole", "usage", whole(unstreamed(COMPLETIONS), lambda body: body.pop("usage")))
 fault("completions-errors", "text", header(is_broken(COMPLETIONS), "content-type", "text/plain"))
 fault("completions-head", "type", header(plain(COMPLETIONS), "content-type", "application/json"))
+fault("completions-proxies", "buffering", header(plain(COMPLETIONS), "x-accel-buffering", None))
 fault("completions-events", "no space", each(TEXT, lambda piece: piece.replace(b"data: ", b"data:")))
 fault(
     "completions-chunks",
@@ -708,6 +708,7 @@ fault(
 )
 fault("responses-errors", "text", header(is_broken(RESPONSES), "content-type", "text/plain"))
 fault("responses-head", "twice", answer_if(RESPONSE, lambda answer: put(vars(answer), "tail", b"0\r\n\r\n")))
+fault("responses-proxies", "cache", header(RESPONSE, "cache-control", None))
 fault("responses-form", "no space", each(RESPONSE, lambda piece: piece.replace(b"data: ", b"data:")))
 fault("responses-names", "none", each(RESPONSE, lambda piece: piece[piece.index(b"data") :]))
 fault("responses-sequence", "all zero", objects(RESPONSE, lambda value: put(value, "sequence_number", 0)))
@@ -779,7 +780,8 @@ fault("anthropic-blocks", "500", refuse_message(has(MESSAGES, lambda body: "tool
 fault("anthropic-count", "404", refuse_message(at("/count_tokens"), 404))
 fault("anthropic-whole", "no reason", whole(unstreamed(MESSAGES), lambda body: put(body, "stop_reason", None)))
 fault("anthropic-errors", "OpenAI's", refuse(has(MESSAGES, lambda body: body.get("messages") == "none")))
-fault("anthropic-head", "cache", header(MESSAGE, "cache-control", None))
+fault("anthropic-head", "gzip", header(MESSAGE, "content-encoding", "gzip"))
+fault("anthropic-proxies", "cache", header(MESSAGE, "cache-control", None))
 fault("anthropic-form", "no space", each(MESSAGE, lambda piece: piece.replace(b"data: ", b"data:")))
 fault("anthropic-names", "none", each(MESSAGE, lambda piece: piece[piece.index(b"data") :]))
 fault(

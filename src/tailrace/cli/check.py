@@ -23,10 +23,11 @@ from tailrace.tools.conformance.session import Limits
 from tailrace.tools.conformance.table import RULES
 from tailrace.tools.conformance.target import CheckError, WrongOption, parse
 
-_STYLES = {
-    (Verdict.FAIL, Severity.ERROR): ("[bold red]FAIL[/bold red]", "fail"),
-    (Verdict.FAIL, Severity.WARNING): ("[yellow]warning[/yellow]", "warning"),
-    (Verdict.FAIL, Severity.NOTE): ("[cyan]note[/cyan]", "note"),
+#: How a broken rule is called, by its severity.
+_BROKEN = {
+    Severity.ERROR: "[bold red]FAIL[/bold red]",
+    Severity.WARNING: "[yellow]warning[/yellow]",
+    Severity.NOTE: "[cyan]note[/cyan]",
 }
 
 
@@ -125,15 +126,17 @@ def _show(console: Console, report: Report, *, failures: bool) -> None:
         ]
         if results:
             console.print(_table(theme, results))
+            console.print()
     console.print(_sentence(report))
 
 
 def _table(theme: str, results: list[Result]) -> Table:
     table = Table(title=theme, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False)
     table.add_column("wire", justify="right", style="dim", no_wrap=True)
-    table.add_column("rule", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("seen", overflow="fold")
+    # As wide in every theme's table.
+    table.add_column("rule", no_wrap=True, min_width=max(map(len, RULES)))
+    table.add_column("verdict", no_wrap=True, min_width=len("not seen"))
+    table.add_column("what has to hold, and what was seen", overflow="fold")
     for result in results:
         table.add_row(str(result.wire or ""), result.id, _verdict(result), _seen(result))
     return table
@@ -144,13 +147,13 @@ def _verdict(result: Result) -> str:
         return "[green]pass[/green]"
     if result.verdict is Verdict.NOT_SEEN:
         return "[dim]not seen[/dim]"
-    return _STYLES[result.verdict, result.severity][0]
+    return _BROKEN[result.severity]
 
 
 def _seen(result: Result) -> str:
     seen = escape(result.seen)
     if result.verdict is Verdict.FAIL:
-        return f"{seen}\nrule: {escape(result.title)}\nbreaks: {escape(result.breaks)}"
+        return f"{escape(result.title)}\nseen: {seen}\nbreaks: {escape(result.breaks)}"
     return f"{escape(result.title)}: [dim]{seen}[/dim]"
 
 

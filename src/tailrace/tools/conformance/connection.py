@@ -29,6 +29,10 @@ class WireError(Exception):
     """What came was no whole HTTP response; says what was missing or wrong."""
 
 
+class Closed(WireError):
+    """The server closed the connection instead of answering."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A piece of a body: one chunk of the transfer encoding, or what one read brought where there is none."""
@@ -148,8 +152,9 @@ class Connection:
                 if len(self._buffer) > _MOST_HEAD:
                     raise WireError("the response's head doesn't end")
                 if not self._more():
-                    seen = f"after {self._buffer[:60]!r}" if self._buffer else "without an answer"
-                    raise WireError(f"the server closed the connection {seen}")
+                    if not self._buffer:
+                        raise Closed("the server closed the connection without an answer")
+                    raise WireError(f"the server closed the connection after {self._buffer[:60]!r}")
             head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
             status, *lines = head.decode("latin-1").split("\r\n")
             version, _, rest = status.partition(" ")
@@ -264,6 +269,8 @@ class Connection:
             data = self._socket.recv(65536)
         except TimeoutError:
             raise WireError(f"nothing came for {self._timeout:g} s (--timeout)") from None
+        except ConnectionResetError:
+            return False
         except OSError as error:
             raise WireError(f"the connection broke: {error}") from error
         self._buffer += data

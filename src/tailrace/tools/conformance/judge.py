@@ -123,9 +123,15 @@ def end(stream: Stream) -> str:
 
 
 def head(stream: Stream, dialect: Dialect) -> str:
-    """Everything about a stream's head and end at once."""
-    seen = [status(stream), media_type(stream, dialect), cache_control(stream), uncompressed(stream), end(stream)]
-    return ", ".join([*seen[:3], seen[4]])
+    """Everything about a stream's head and end without which a client fails."""
+    seen = [status(stream), media_type(stream, dialect), end(stream)]
+    uncompressed(stream)
+    return ", ".join(seen)
+
+
+def proxies(stream: Stream) -> str:
+    """Proxies in between are told neither to keep nor to gather the stream."""
+    return f"{cache_control(stream)}, {buffering(stream)}"
 
 
 # Events
@@ -220,7 +226,7 @@ def utf8(streams: Sequence[Stream]) -> str:
 
 
 def one_value(streams: Sequence[Stream], name: str, kind: type) -> str:
-    """``name`` is of that type and the same in every object of a stream that has choices or a name at all."""
+    """``name`` is of that type and the same in every chunk of a stream."""
     seen: Any = None
     for stream in streams:
         values = [value.get(name) for value in chunks(stream)]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tailrace.tools.conformance.connection import Connection, Reply, WireError
 from tailrace.tools.conformance.dialects import Dialect, Json
 from tailrace.tools.conformance.events import Stream
-from tailrace.tools.conformance.rule import NotSeen
+from tailrace.tools.conformance.rule import Broken, NotSeen
 from tailrace.tools.conformance.target import Target
 
 Value = TypeVar("Value")
@@ -110,10 +110,10 @@ class Session:
         if name not in self._seen:
             try:
                 self._seen[name] = observe()
-            except (WireError, NotSeen) as error:
+            except (WireError, NotSeen, Broken) as error:
                 self._seen[name] = error
         found = self._seen[name]
-        if isinstance(found, WireError | NotSeen):
+        if isinstance(found, WireError | NotSeen | Broken):
             raise type(found)(*found.args)
         value: Value = found
         return value

@@ -63,6 +63,17 @@ def head(session: Session) -> str:
 
 
 @rule(
+    "completions-proxies",
+    6,
+    "cache-control is no-cache, x-accel-buffering is no",
+    WARNING,
+    "proxies in between hold the stream back",
+)
+def proxies(session: Session) -> str:
+    return judge.proxies(session.streamed(COMPLETIONS))
+
+
+@rule(
     "completions-events", 14, "events are as the chat's: 'data: ', one line, two LF", ERROR, "one-api drops other lines"
 )
 def events(session: Session) -> str:

@@ -111,6 +111,17 @@ def head(session: Session) -> str:
 
 
 @rule(
+    "responses-proxies",
+    6,
+    "cache-control is no-cache, x-accel-buffering is no",
+    WARNING,
+    "proxies in between hold the stream back",
+)
+def proxies(session: Session) -> str:
+    return judge.proxies(session.streamed(RESPONSES))
+
+
+@rule(
     "responses-form",
     14,
     "each event is an event: and a data: line, two LF behind them",

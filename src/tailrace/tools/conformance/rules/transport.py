@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from tailrace.tools.conformance import judge
-from tailrace.tools.conformance.connection import Reply
+from tailrace.tools.conformance.connection import Closed, Reply, WireError
 from tailrace.tools.conformance.dialects import find
-from tailrace.tools.conformance.rule import ANY, NotSeen, Severity, Theme, expect
+from tailrace.tools.conformance.rule import ANY, Broken, NotSeen, Severity, Theme, expect
 from tailrace.tools.conformance.session import Session, summary
 
 THEME = Theme("Transport", ANY)
@@ -291,14 +291,50 @@ def not_401(session: Session) -> str:
     "clients keep connections: the second question fails or hangs",
 )
 def connection_reuse(session: Session) -> str:
-    body = session.main.stream(session.question(session.main, limit=4))
-    headers = {"Content-Type": "application/json", **session.main.headers(session.target.key)}
-    path = session.main.path(session.target)
+    outcome = _second_question(session)
+    if outcome is not None:
+        raise NotSeen(f"the server closes the connection after each stream{outcome}")
+    return "two questions on one connection"
+
+
+@rule(
+    "connection-close",
+    6,
+    "a connection that won't go on says 'connection: close'",
+    WARNING,
+    "a client's next question on it may fail before the client has noticed",
+)
+def connection_close(session: Session) -> str:
+    try:
+        outcome = _second_question(session)
+    except (Broken, WireError) as error:
+        raise NotSeen(f"the connection is left in a state of its own: {error}") from None
+    expect(not outcome, f"the connection is closed{outcome}")
+    return "the connection goes on" if outcome is None else "it says so"
+
+
+def _second_question(session: Session) -> str | None:
+    """Ask twice on one connection. None when both were answered, else how the connection was closed after the first:
+    ``""`` when that was said. Raises Broken and WireError for a connection that is left in a state of its own.
+    """
+    return session.once("second question", lambda: _ask_twice(session))
+
+
+def _ask_twice(session: Session) -> str | None:
+    dialect = session.main
+    body = session.question(dialect, limit=4)
+    data = json.dumps(dialect.stream(body) if dialect.streams else body).encode()
+    headers = {"Content-Type": "application/json", **dialect.headers(session.target.key)}
     with session.open() as connection:
         for turn in range(2):
-            connection.send("POST", path, json.dumps(body).encode(), headers)
-            reply = connection.read()
+            connection.send("POST", dialect.path(session.target), data, headers)
+            try:
+                reply = connection.read()
+            except Closed:
+                if turn == 0:
+                    raise
+                return " without having said so"
             expect(reply.status == 200, f"request {turn + 1} on the connection gives {summary(reply)}")
             if turn == 0 and ((reply.header("connection") or "").lower() == "close" or reply.framing == "close"):
-                raise NotSeen("the server closes after each reply, and says so")
-    return "two questions on one connection"
+                return ""
+    return None
