@@ -49,13 +49,12 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a reply must look like. ``text`` is the JSON text of a schema or of a list of strings (choice), a regular
     expression for the whole reply, or a grammar.
 
-    With ``after`` the reply begins with free text up to and including that string, and white space; then comes what the
-    grammar allows.
+    ``frame`` is llguidance's Lark for the whole reply where this is only a part of it, which is called ``@body`` there.
     """
 
     kind: GrammarKind
     text: str
-    after: str | None = None
+    frame: str | None = None
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
@@ -135,7 +134,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
     """The engine's first message: it is loaded and ready.
 
-    ``vocabulary[t]`` is token t's bytes as they appear in text (empty for control tokens).
+    ``vocabulary[t]`` is token t's bytes as they appear in text (empty for control tokens); ``controls`` has the text by
+    which templates call each control token, by token.
     """
 
     protocol: int
@@ -143,6 +143,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
     replica: int  #: which of the engines this is, from 0
     model: ModelInfo
     vocabulary: list[bytes]
+    controls: dict[int, str] = {}
 
 
 class Accepted(msgspec.Struct, tag="accepted", frozen=True, array_like=True):

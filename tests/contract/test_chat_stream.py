@@ -209,8 +209,6 @@ def test_one_tool_call_at_a_time_where_that_is_asked_for(scripted: ServerProcess
         '<tool_call>{"arguments": {}}</tool_call>',
         '<tool_call>{"name": "weather", "arguments": "text"}</tool_call>',
         '<tool_call>{"name": "weather"',
-        "<tool_call>" + '{"name": "weather", "arguments": {"a": ' + "[" * 5000 + "]" * 5000 + "}}</tool_call>",
-        '<tool_call>{"name": "weather", "arguments": {"a": "\\ud800"}}</tool_call>',
         '<tool_call>{"name": "", "arguments": {}}</tool_call>',
         '<tool_call>{"name": "' + "x" * 12_000 + '", "arguments": {}}</tool_call>',
     ],
@@ -218,6 +216,42 @@ def test_one_tool_call_at_a_time_where_that_is_asked_for(scripted: ServerProcess
 def test_a_broken_tool_call_is_text(scripted: ServerProcess, broken: str) -> None:
     reply = chat_stream(stream(scripted, say(broken), tools=[WEATHER]))
     assert (reply.text, reply.calls, reply.finish) == ([broken], [[]], ["stop"])
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments", "text"),
+    [
+        ('{"a": ' + "[" * 5000, '{"a": ' + "[" * 255, "[" * 4745),
+        ('{"a": "\\ud800"}}</tool_call>', '{"a": "', '\\ud800"}}</tool_call>'),
+        ('{"a": 1,,}}</tool_call>', '{"a": 1,', ",}}</tool_call>"),
+        ('{"a": "x', '{"a": "x', ""),
+    ],
+)
+def test_a_call_that_breaks_off_is_no_whole_call(scripted: ServerProcess, said: str, arguments: str, text: str) -> None:
+    """Its arguments stay as they are, the rest is text, and the reply doesn't end with 'tool_calls'."""
+    body = chat(say('<tool_call>{"name": "weather", "arguments": ' + said), tools=[WEATHER])
+    (choice,) = ask(scripted.port, "POST", "/v1/chat/completions", body).json()["choices"]
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": arguments}
+    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+
+
+def test_a_call_that_is_cut_off_ends_with_length(scripted: ServerProcess) -> None:
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+    body = chat(say(call), tools=[WEATHER], max_tokens=call.index("Rome"))
+    (choice,) = ask(scripted.port, "POST", "/v1/chat/completions", body).json()["choices"]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "'
+    assert choice["finish_reason"] == "length"
+
+
+def test_arguments_stream_as_they_are_written(scripted: ServerProcess) -> None:
+    """Each of the scripted backend's tokens is one byte, and so is each fragment."""
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+    reply = chat_stream(stream(scripted, say(call), tools=[WEATHER], logprobs=True))
+    deltas = [chunk["choices"][0]["delta"] for chunk in reply.chunks]
+    fragments = [delta["tool_calls"][0]["function"]["arguments"] for delta in deltas if "tool_calls" in delta]
+    assert fragments == ["", *'{"city": "Rome"}']
+    tokens = [chunk["choices"][0]["logprobs"]["content"] for chunk in reply.chunks if "logprobs" in chunk["choices"][0]]
+    assert "".join(entry["token"] for entries in tokens for entry in entries) == call
 
 
 def test_numbers_of_any_size_in_a_tool_call(scripted: ServerProcess) -> None:

@@ -99,11 +99,14 @@ def test_only_one_may_be_given(scripted: ServerProcess, fields: dict[str, object
     assert (reply.status, reply.error()["param"]) == (400, param)
 
 
-def test_tools_that_may_be_called_exclude_it(scripted: ServerProcess) -> None:
+def test_a_tool_may_be_called_instead(scripted: ServerProcess) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
-    reply = chat(scripted, guided_json=SCHEMA, tools=tools)
-    assert (reply.status, reply.error()["param"]) == (400, "guided_json")
+    assert text(chat(scripted, f"<say>{OBJECT}</say>", guided_json=SCHEMA, tools=tools)) == OBJECT
     assert text(chat(scripted, guided_json=SCHEMA, tools=tools, tool_choice="none")) == OBJECT
+    call = '<say><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call></say>'
+    choice = chat(scripted, call, guided_json=SCHEMA, tools=tools).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
 
 
 def test_a_thought_that_the_template_has_begun_comes_first(scripted: ServerProcess) -> None:

@@ -466,4 +466,3 @@ def test_format_holds_the_reply(real: ServerProcess) -> None:
 
 def test_a_schema_that_cannot_be_held_is_refused_by_name(scripted: ServerProcess) -> None:
     refused(chat(scripted, "a", format={"not": {"type": "string"}}), "format", None)
-    refused(chat(scripted, "a", format="json", tools=[WEATHER]), "format", None)

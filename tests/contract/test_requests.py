@@ -228,7 +228,9 @@ def test_forms_of_content(scripted: ServerProcess, content: object, prompt: str)
 
 
 def test_roles(scripted: ServerProcess) -> None:
-    """Developer is system for a template that doesn't know it; system messages may stand anywhere."""
+    """Developer is system for a template that doesn't know it; system messages may stand anywhere. Where it knows no
+    tools, calls and results are told as text.
+    """
     messages = [
         {"role": "system", "content": "a"},
         {"role": "user", "content": "b"},
@@ -244,7 +246,9 @@ def test_roles(scripted: ServerProcess) -> None:
         {"role": "function", "content": "g", "name": "f"},
     ]
     said = ask_chat(scripted, messages=messages).json()["choices"][0]["message"]["content"]
-    assert said == "[system]a\n[user]b\n[system]c\n[assistant]d\n[system]e\n[tool]f\n[function]g\n"
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    result = "<tool_response>\nf\n</tool_response>"
+    assert said == f"[system]a\n[user]b\n[system]c\n[assistant]d\n{call}\n[system]e\n[user]{result}\n[function]g\n"
 
 
 def test_roles_with_the_real_model(real: ServerProcess) -> None:

@@ -8,6 +8,7 @@ import queue
 import pytest
 from llguidance import LLTokenizer
 
+from tailrace.chat.lark import Lark
 from tailrace.engine.fake import END, FakeBackend
 from tailrace.engine.grammar.compiler import MOST_BYTES, Compiler, Result
 from tailrace.engine.grammar.constraint import Constraint
@@ -71,7 +72,9 @@ def test_each_kind_allows_what_it_says(
 
 
 def test_a_thought_may_come_before_the_grammar_but_not_instead_of_it(tokenizer: LLTokenizer) -> None:
-    grammar = Grammar(kind="choice", text='["yes", "no"]', after="</think>")
+    lark = Lark({})
+    frame = lark.text(start=f"{lark.until('</think>')} WS @body", WS=r"/[ \n]*/")
+    grammar = Grammar(kind="choice", text='["yes", "no"]', frame=frame)
     assert says(constraint(tokenizer, grammar, fast_forward=False), "so <or> so\n</think>\n\nyes")
     assert not says(constraint(tokenizer, grammar, fast_forward=False), "yes")
     assert not says(constraint(tokenizer, grammar, fast_forward=False), "</think>perhaps")

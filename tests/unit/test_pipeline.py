@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.parse import Part, ReplyParser, Text
+from tailrace.chat.families import hermes
+from tailrace.chat.parts import Part, Text
 from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.tools import Function
 
 #: Whole characters, halves of some, rubbish, tags and the text around them.
 PIECES = [
@@ -17,6 +19,7 @@ PIECES = [
     *(b"<think>", b"</think>", b"<th", b"ink>", b"<tool_call>", b'{"name": "f"}', b"</tool_call>", b"stop"),
 ]
 VOCABULARY = Vocabulary(PIECES)
+FUNCTIONS = {"f": Function(name="f")}
 
 
 def joined(parts: list[Part]) -> list[Part]:
@@ -31,7 +34,7 @@ def joined(parts: list[Part]) -> list[Part]:
 
 
 def pipeline(chat: bool, tools: bool, stops: tuple[str, ...]) -> ReplyPipeline:
-    return ReplyPipeline(VOCABULARY, stops, ReplyParser("", tools=tools) if chat else None)
+    return ReplyPipeline(VOCABULARY, stops, hermes.FAMILY.parser("", FUNCTIONS if tools else {}) if chat else None)
 
 
 @given(

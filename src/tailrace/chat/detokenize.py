@@ -7,7 +7,7 @@ a character any more are shown as U+FFFD, as every decoder does; bytes cut off b
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 #: Longer tokens are decoded each time: whoever takes a text from the table needn't look at its length.
 _MOST_CHARACTERS = 4096
@@ -19,6 +19,14 @@ class Vocabulary:
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self.pieces = pieces
         self.texts = [_whole(piece) for piece in pieces]
+
+    def showing(self, texts: Mapping[int, str]) -> Vocabulary:
+        """The same with these tokens, which are no text otherwise, as text."""
+        shown = Vocabulary(())
+        shown.pieces, shown.texts = list(self.pieces), list(self.texts)
+        for token, text in texts.items():
+            shown.pieces[token], shown.texts[token] = text.encode(), text
+        return shown
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -1,78 +1,69 @@
-"""A reply's text, split as it streams into text, reasoning and tool calls.
+"""A reply's text, split as it streams into text, reasoning and tool calls, by the family's ``Markup``.
 
-Two markups are understood, which most open models share: ``<think>...</think>`` at the start of a reply (Qwen 3,
-DeepSeek R1, ...), and Hermes' ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>`` (Qwen 2.5 and 3, Hermes, and
-SmolLM's larger sisters). Tags may be split anywhere. A tool call that isn't valid is passed on as text: nothing is
-lost.
+A thought stands at the reply's start. Markers may be split anywhere. White space around markup belongs to it; all else
+comes out: a call that turns out to be none is text.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Literal, Protocol
 
-import msgspec
-from msgspec import Meta
-
-_THINK = "<think>"
-#: What ends a thought.
-THINK_END = "</think>"
-_TOOL = "<tool_call>"
-_TOOL_END = "</tool_call>"
-#: A prompt whose template has opened the reasoning itself.
-_OPENED = re.compile(r"<think>\s*$")
+from tailrace.chat.markers import begins, partial
+from tailrace.chat.markup import Markup, Thought
+from tailrace.chat.parts import Part, Reasoning, Text
+from tailrace.chat.readers.reader import Over, Reader
 
 
-def thinks(prompt: str) -> bool:
-    """Whether the reply to this prompt begins within a thought."""
-    return _OPENED.search(prompt) is not None
-
-
-class Text(msgspec.Struct, frozen=True):
-    """A piece of the visible reply."""
-
-    text: str
-
-
-class Reasoning(msgspec.Struct, frozen=True):
-    """A piece of what the model thinks before it replies."""
-
-    text: str
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """One whole call; ``arguments`` is the text of a JSON object."""
-
-    name: str
-    arguments: str
-
-
-Part = Text | Reasoning | ToolCall
-
-
-class _Call(msgspec.Struct):
-    # Names of the length that requests may define; a longer one would not fit into an event.
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
-    arguments: dict[str, object] = {}
-
-
-class ReplyParser:
-    """Splits one reply. ``prompt`` tells whether the template opened ``<think>``; ``tools`` whether calls may come."""
-
-    def __init__(self, prompt: str, *, tools: bool) -> None:
-        self._tools = tools
-        self._buffer = ""
-        self._state = "reasoning" if thinks(prompt) else "start"
-        #: Drop white space until the next text: it belongs to the markup.
-        self._trim = self._state == "reasoning"
+class Parser(Protocol):
+    """Splits one reply."""
 
     @property
     def passes_all(self) -> bool:
-        """Whether any text that is fed from now on is text, as it is: no tag can come any more."""
-        return self._state == "text" and not (self._tools or self._trim or self._buffer)
+        """Whether any text that is fed from now on is text, as it is."""
+        ...
 
     def feed(self, text: str) -> list[Part]:
         """The parts that ``text`` completes."""
+        ...
+
+    def finish(self) -> list[Part]:
+        """What was held back, as what it then is."""
+        ...
+
+
+def opened(prompt: str, thoughts: Iterable[Thought]) -> Thought | None:
+    """The thought within which the reply to this prompt begins: its template has opened it."""
+    end = prompt.rstrip()
+    return next((thought for thought in thoughts if end.endswith(thought.opens)), None)
+
+
+class ReplyParser:
+    """See the module. ``prompt`` tells whether the template has opened a thought."""
+
+    def __init__(self, prompt: str, markup: Markup) -> None:
+        self._markup = markup
+        self._markers = (*markup.calls, *markup.noise)
+        self._in_text = _any_of(self._markers)
+        self._thought = opened(prompt, markup.thoughts)
+        self._in_thought = self._pattern_in_thought()
+        self._opens = tuple(thought.opens for thought in markup.thoughts)
+        self._buffer = ""
+        self._state: Literal["start", "reasoning", "reply", "text", "call"] = (
+            "start" if self._thought is None else "reasoning"
+        )
+        #: Drop white space until the next text: it belongs to the markup.
+        self._trim = self._thought is not None
+        self._reader: Reader | None = None
+
+    @property
+    def passes_all(self) -> bool:
+        """See ``Parser``."""
+        return self._state == "text" and not (self._markers or self._trim or self._buffer)
+
+    def feed(self, text: str) -> list[Part]:
+        """See ``Parser``."""
         self._buffer += text
         parts: list[Part] = []
         while self._advance(parts):
@@ -80,55 +71,117 @@ class ReplyParser:
         return parts
 
     def finish(self) -> list[Part]:
-        """What was held back, as what it then is."""
+        """See ``Parser``."""
         parts: list[Part] = []
+        if self._reader is not None:
+            failed = self._reader.finish(parts)
+            self._reader, self._state = None, "text"
+            if failed:
+                self._emit(parts, failed)
         rest, self._buffer = self._buffer, ""
-        if self._state == "tool":
-            rest = _TOOL + rest
         self._emit(parts, rest)
         return parts
 
     def _advance(self, parts: list[Part]) -> bool:
         """Take one step; True when there may be another."""
+        if self._state == "text":
+            return self._read_text(parts)
+        if self._state == "call":
+            return self._read_call(parts)
+        if self._state == "reasoning":
+            return self._read_thought(parts)
         if self._state == "start":
-            stripped = self._buffer.lstrip()
-            if stripped.startswith(_THINK):
-                self._buffer = stripped[len(_THINK) :]
+            return self._start()
+        return self._start_reply()
+
+    def _start(self) -> bool:
+        stripped = self._buffer.lstrip()
+        for thought in self._markup.thoughts:
+            if stripped.startswith(thought.opens):
+                self._buffer = stripped[len(thought.opens) :]
+                self._thought = thought
+                self._in_thought = self._pattern_in_thought()
                 self._state, self._trim = "reasoning", True
                 return True
-            if _THINK.startswith(stripped):
-                return False  # Still possibly the beginning of the tag.
-            self._state = "text"
-            return True
-        if self._state == "reasoning":
-            return self._until(parts, THINK_END, "text")
-        if self._state == "text":
-            if self._tools:
-                return self._until(parts, _TOOL, "tool")
+        if begins(stripped, self._opens):
+            return False  # Still possibly the beginning of a marker.
+        self._state = "reply"
+        return True
+
+    def _start_reply(self) -> bool:
+        bare = self._markup.bare_calls
+        if bare:
+            stripped = self._buffer.lstrip()
+            for marker, make in bare.items():
+                if stripped.startswith(marker):
+                    self._state, self._reader = "call", make()
+                    return True
+            if begins(stripped, bare):
+                return False
+        self._state = "text"
+        return True
+
+    def _read_text(self, parts: list[Part]) -> bool:
+        if self._in_text is None:
             self._emit(parts, self._buffer)
             self._buffer = ""
             return False
-        end = self._buffer.find(_TOOL_END)
-        if end < 0:
+        found = self._in_text.search(self._buffer)
+        if found is None:
+            self._emit_up_to(parts, self._markers)
             return False
-        self._call(parts, self._buffer[:end])
-        self._buffer = self._buffer[end + len(_TOOL_END) :]
-        self._state, self._trim = "text", True
+        self._marker(parts, found)
         return True
 
-    def _until(self, parts: list[Part], tag: str, after: str) -> bool:
-        """Let out what stands before ``tag``, keeping what may be its beginning and the white space before that."""
-        position = self._buffer.find(tag)
-        if position >= 0:
-            self._emit(parts, self._buffer[:position].rstrip())
-            self._buffer = self._buffer[position + len(tag) :]
-            self._state, self._trim = after, True
+    def _read_thought(self, parts: list[Part]) -> bool:
+        assert self._thought is not None
+        if self._trim:  # At its start. Some models open again what their template has opened.
+            stripped = self._buffer.lstrip()
+            if stripped.startswith(self._thought.opens):
+                self._buffer = stripped[len(self._thought.opens) :]
+                return True
+            if begins(stripped, (self._thought.opens,)):
+                return False
+        found = self._in_thought.search(self._buffer)
+        if found is None:
+            self._emit_up_to(parts, self._thought_markers())
+            return False
+        if found[0] == self._thought.ends:
+            self._emit(parts, self._buffer[: found.start()].rstrip())
+            self._buffer = self._buffer[found.end() :]
+            self._state, self._trim = "reply", True
+        else:
+            self._marker(parts, found)
+        return True
+
+    def _read_call(self, parts: list[Part]) -> bool:
+        assert self._reader is not None
+        text, self._buffer = self._buffer, ""
+        try:
+            self._reader.feed(text, parts)
+        except Over as over:
+            self._reader, self._state = None, "text"
+            self._buffer = over.rest
+            self._emit(parts, over.failed)
+            self._trim = not (over.failed or over.broken)
             return True
-        keep = next((n for n in range(len(tag) - 1, 0, -1) if self._buffer.endswith(tag[:n])), 0)
-        out = self._buffer[: len(self._buffer) - keep].rstrip()
+        return False
+
+    def _marker(self, parts: list[Part], found: re.Match[str]) -> None:
+        """A call, or noise, begins."""
+        self._emit(parts, self._buffer[: found.start()].rstrip())
+        self._buffer = self._buffer[found.end() :]
+        make = self._markup.calls.get(found[0])
+        if make is None:
+            self._state, self._trim = "text", True
+        else:
+            self._state, self._reader = "call", make()
+
+    def _emit_up_to(self, parts: list[Part], markers: Iterable[str]) -> None:
+        """Let out the buffer, but for what may be a marker's beginning, and the white space before that."""
+        out = self._buffer[: len(self._buffer) - partial(self._buffer, markers)].rstrip()
         self._emit(parts, out)
         self._buffer = self._buffer[len(out) :]
-        return False
 
     def _emit(self, parts: list[Part], text: str) -> None:
         if self._trim:
@@ -137,10 +190,17 @@ class ReplyParser:
             self._trim = False
             parts.append(Reasoning(text) if self._state == "reasoning" else Text(text))
 
-    def _call(self, parts: list[Part], body: str) -> None:
-        try:
-            call = msgspec.json.decode(body, type=_Call)
-        except (msgspec.DecodeError, RecursionError):
-            self._emit(parts, _TOOL + body + _TOOL_END)
-            return
-        parts.append(ToolCall(call.name, msgspec.json.encode(call.arguments).decode()))
+    def _thought_markers(self) -> tuple[str, ...]:
+        assert self._thought is not None
+        calls = self._markers if self._markup.calls_end_thoughts else ()
+        return (self._thought.ends, *calls)
+
+    def _pattern_in_thought(self) -> re.Pattern[str]:
+        pattern = _any_of(self._thought_markers()) if self._thought is not None else None
+        return pattern if pattern is not None else re.compile("")
+
+
+def _any_of(markers: tuple[str, ...]) -> re.Pattern[str] | None:
+    if not markers:
+        return None
+    return re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailrace.chat.detokenize import Detokenizer, Vocabulary
-from tailrace.chat.parse import Part, ReplyParser, Text
+from tailrace.chat.parse import Parser
+from tailrace.chat.parts import Part, Text
 from tailrace.chat.stops import StopMatcher
 
 
@@ -14,7 +15,7 @@ class ReplyPipeline:
 
     __slots__ = ("_detokenizer", "_parser", "_plain", "_stops", "_texts", "stopped")
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], parser: ReplyParser | None) -> None:
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], parser: Parser | None) -> None:
         self._detokenizer = Detokenizer(vocabulary)
         self._stops = StopMatcher(stops) if stops else None
         self._parser = parser

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -34,14 +35,17 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
         """Raises ModelError when ``source`` is no valid template; None is ChatML."""
-        self._knows_developer = "developer" in (source or "")
+        self.source = source or CHATML
+        self._knows_developer = "developer" in self.source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = _now
         try:
-            self._template = environment.from_string(source or CHATML)
+            self._template = environment.from_string(self.source)
+            #: Whether it tells the model which tools there are.
+            self.knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(self.source))
         except jinja2.TemplateError as error:
             raise ModelError(f"the model's chat template can't be compiled: {error}") from error
 
@@ -53,6 +57,7 @@ class ChatTemplate:
         """
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
+        messages = [_with_arguments(message) for message in messages]
         refusal: jinja2.TemplateError | None = None
         for form in (messages, _system_first(messages), _system_in_user(messages)):
             try:
@@ -71,6 +76,32 @@ class ChatTemplate:
                 # Templates are programs: on messages that they don't expect they fail like any other.
                 refusal = refusal or jinja2.TemplateError(str(error))
         raise InvalidRequest(f"the model's chat template refuses these messages: {refusal}", param="messages")
+
+
+class _Arguments(dict[str, Any]):
+    """A call's arguments. Some templates take them for an object and others for its JSON text."""
+
+    def __str__(self) -> str:
+        return _to_json(self)
+
+    def __add__(self, text: str) -> str:
+        return str(self) + text
+
+    def __radd__(self, text: str) -> str:
+        return text + str(self)
+
+
+def _with_arguments(message: Message) -> Message:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {
+        **message,
+        "tool_calls": [
+            {**call, "function": {**call["function"], "arguments": _Arguments(call["function"]["arguments"])}}
+            for call in calls
+        ],
+    }
 
 
 def _system_first(messages: list[Message]) -> list[Message]:

@@ -24,3 +24,18 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
             function["description"] = self.description
         function["parameters"] = self.parameters or {"type": "object", "properties": {}}
         return {"type": "function", "function": function}
+
+    def schema(self) -> dict[str, Any]:
+        """What the arguments of a call that a grammar holds have to fit. Where the schema doesn't say whether there may
+        be others than it names, there are none: a model would invent some.
+        """
+        schema = {"type": "object", **(self.parameters or {})}
+        if not _OPEN.intersection(schema):
+            schema["additionalProperties"] = False
+        return schema
+
+
+#: Keywords that say more about an object's members than its properties do.
+_OPEN = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+)

@@ -13,7 +13,8 @@ from itertools import count
 from typing import Literal
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.parse import Part, ReplyParser
+from tailrace.chat.families import recognise
+from tailrace.chat.parts import Part
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.cli.conversation import Conversation
@@ -49,9 +50,12 @@ class LocalModel:
         self.info = backend.info
         self._backend = backend
         self._loop = EngineLoop(backend, chunk=chunk, step_seconds=60.0)
-        self._vocabulary = Vocabulary(backend.vocabulary)
         info = backend.info
         self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._family = recognise(self._template)
+        markers = self._family.markup({}).markers
+        shown = {token: text for token, text in backend.controls.items() if text in markers}
+        self._vocabulary = Vocabulary(backend.vocabulary).showing(shown)
         self._ids = count(1)
 
     def reply(self, conversation: Conversation) -> LocalReply:
@@ -70,7 +74,7 @@ class LocalModel:
             if sequence.code == "context_length_exceeded":
                 raise ContextLengthExceeded(sequence.message)
             raise InvalidRequest(sequence.message)
-        pipeline = ReplyPipeline(self._vocabulary, (), ReplyParser(prompt, tools=False))
+        pipeline = ReplyPipeline(self._vocabulary, (), self._family.parser(prompt, {}))
         return LocalReply(self._loop, sequence, pipeline, begun, max_tokens=parameters.max_tokens)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tailrace.chat.parse import Text
+from tailrace.chat.parts import Text
 from tailrace.cli.commands import obey
 from tailrace.cli.conversation import Conversation
 from tailrace.cli.local import LocalModel, Stats

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from tailrace.chat.parse import Part, Reasoning, Text
+from tailrace.chat.parts import Part, Reasoning, Text
 
 _readline: ModuleType | None
 try:

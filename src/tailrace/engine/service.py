@@ -67,6 +67,7 @@ def _connect(start: Start, backend: Backend, draft: Backend | None, model: Path 
             replica=start.replica,
             model=backend.info,
             vocabulary=backend.vocabulary,
+            controls=backend.controls,
         )
     )
     backend.reset()

@@ -9,7 +9,7 @@ import secrets
 from typing import Protocol
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.parse import Part, Reasoning, Text
+from tailrace.chat.parts import CallArguments, CallStart, Part, Reasoning, Text
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.messages import Accepted, Finished, Refused, TokenLogprobs
@@ -65,6 +65,7 @@ class Choice:
     """One reply, and the engine's ``Receiver`` for it."""
 
     __slots__ = (
+        "_calling",
         "_inline",
         "_logprobs",
         "_most_calls",
@@ -102,6 +103,7 @@ class Choice:
         self.reasoning_tokens = 0  #: of them, those of reasoning
         self._silent = 0  #: the last tokens, which haven't completed a part yet
         self._tool_calls = 0
+        self._calling = False  #: the last call isn't whole
         self._thinking = False  #: an inline <think> is open
         self._logprobs: list[TokenLogprob] = []  #: of tokens whose text is held back
 
@@ -134,7 +136,7 @@ class Choice:
         if parts := self._pipeline.feed(token):
             self._count(parts)
             self._tell(parts)
-        if self._pipeline.stopped or self._tool_calls >= self._most_calls:
+        if self._pipeline.stopped or (self._tool_calls >= self._most_calls and not self._calling):
             self._finish("stop", self.seen)
 
     def ended(self, finished: Finished) -> None:
@@ -164,7 +166,7 @@ class Choice:
         self.close_thought()
         while self._logprobs:
             self._tell_text("")
-        if self._tool_calls:
+        if self._tool_calls and not self._calling:
             reason = "tool_calls"
         self._request.tell(Finish(self.index, reason, self._pipeline.stop_string))
         self._request.closed(self, reason, completion_tokens)
@@ -181,9 +183,15 @@ class Choice:
                 self._tell_text(part.text)
             elif isinstance(part, Reasoning):
                 self._tell_reasoning(part.text)
-            elif self._tool_calls < self._most_calls:
+            elif isinstance(part, CallStart):
                 self.close_thought()
-                self._tell_call(part.name, part.arguments)
+                self._begin_call(part.name)
+            elif isinstance(part, CallArguments):
+                self._tell_arguments(part.text)
+            else:
+                self._calling = False
+                if self._tool_calls >= self._most_calls:
+                    return  # What follows isn't wanted.
 
     def _tell_text(self, text: str) -> None:
         for piece in pieces(text):
@@ -205,12 +213,17 @@ class Choice:
         for piece in pieces(text):
             self._request.tell(TextDelta(self.index, piece))
 
-    def _tell_call(self, name: str, arguments: str) -> None:
+    def _begin_call(self, name: str) -> None:
         number = self._tool_calls
         self._tool_calls += 1
+        self._calling = True
         self._request.tell(ToolCallDelta(self.index, number, id=f"call_{secrets.token_hex(12)}", name=name))
+
+    def _tell_arguments(self, arguments: str) -> None:
         for piece in pieces(arguments):
-            self._request.tell(ToolCallDelta(self.index, number, arguments=piece))
+            self._request.tell(ToolCallDelta(self.index, self._tool_calls - 1, arguments=piece))
+        while self._logprobs:
+            self._tell_text("")
 
     def _logprob(self, token: int, logprobs: TokenLogprobs) -> TokenLogprob:
         known = self._vocabulary.pieces

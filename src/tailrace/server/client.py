@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.families import recognise
 from tailrace.chat.template import ChatTemplate
 from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
 from tailrace.ipc import FrameDecoder, frame
@@ -53,6 +54,19 @@ class ServedModel:
         self.template = ChatTemplate(
             hello.model.chat_template, bos_token=hello.model.bos_token, eos_token=hello.model.eos_token
         )
+        self.family = recognise(self.template)
+        self.controls = {text: token for token, text in hello.controls.items()}
+        self._shown: dict[frozenset[str], Vocabulary] = {}
+
+    def vocabulary_showing(self, markers: frozenset[str]) -> Vocabulary:
+        """The vocabulary in which those of the markers that are control tokens are text: a parser looks for them."""
+        markers = markers.intersection(self.controls)
+        if not markers:
+            return self.vocabulary
+        if markers not in self._shown:
+            texts = {self.controls[marker]: marker for marker in markers}
+            self._shown[markers] = self.vocabulary.showing(texts)
+        return self._shown[markers]
 
 
 class EngineClient:

@@ -7,11 +7,13 @@ max_tokens=..., sampling=..., stops=...)``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from tailrace.chat import untaught
+from tailrace.chat.constrain import Setting, calls_only, form_or_calls
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
@@ -69,31 +71,56 @@ def converse(
         raise InvalidRequest(
             f"'{fields.tool_choice}' names '{only}', which is not among '{fields.tools}'.", param=fields.tool_choice
         )
-    if (tool_choice == "required" or only is not None) and not offered:
+    must_call = tool_choice == "required" or only is not None
+    if must_call and not offered:
         raise InvalidRequest(f"'{fields.tool_choice}' needs '{fields.tools}'.", param=fields.tool_choice)
-    if tool_choice == "required" or only is not None:
-        raise InvalidRequest(
-            f"'{fields.tool_choice}': only 'none' and 'auto' are supported so far.", param=fields.tool_choice
-        )
-    if form is not None and offered:
-        raise InvalidRequest(
-            f"'{fields.form}' leaves no room for tool calls; leave it out, or let no tool be chosen.", param=fields.form
-        )
-    prompt = model.template.render(
-        list(messages),
+    for function in offered:
+        if (function.parameters or {}).get("type", "object") != "object":
+            message = f"'{fields.tools}': the parameters of '{function.name}' must be an object."
+            raise InvalidRequest(message, param=fields.tools)
+    template, family = model.template, model.family
+    told = list(messages)
+    if not template.knows_tools:
+        told = untaught.rewrite(told)
+        if offered:
+            told = untaught.tell(told, offered)
+    if family.call_id is not None:
+        told = _with_call_ids(told, family.call_id)
+    prompt = template.render(
+        told,
         [function.offered() for function in offered] or None,
         {**_thinking(thinking, effort), **(variables or {})},
     )
+    setting = Setting(family, template.source, model.controls, prompt)
+    grammar, param = form, fields.form
+    if must_call:
+        callable_ = [function for function in offered if only in (None, function.name)]
+        grammar, param = calls_only(setting, callable_, several=parallel and only is None), fields.tools
+    elif form is not None:
+        grammar = form_or_calls(setting, form, offered, several=parallel)
     return GenerationRequest(
         prompts=[prompt],
         prompt_param=fields.prompt,
-        grammar=form,
-        grammar_param=fields.form,
+        grammar=grammar,
+        grammar_param=param,
         chat=True,
-        tools=bool(offered),
-        max_tool_calls=2**31 if parallel else 1,
+        tools=offered,
+        max_tool_calls=2**31 if parallel and only is None else 1,
         inline_reasoning=inline_reasoning,
     )
+
+
+def _with_call_ids(messages: list[Message], call_id: Callable[[str], str]) -> list[Message]:
+    """The messages with every call's id in the form that the template wants."""
+    changed: list[Message] = []
+    for message in messages:
+        new = dict(message)
+        if isinstance(new.get("tool_call_id"), str):
+            new["tool_call_id"] = call_id(new["tool_call_id"])
+        if new.get("tool_calls"):
+            new["tool_calls"] = [{**call, "id": call_id(call.get("id") or "")} for call in new["tool_calls"]]
+        changed.append(new)
+    return changed
 
 
 def _thinking(thinking: bool | None, effort: str | None) -> dict[str, Any]:

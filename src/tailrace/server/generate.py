@@ -12,8 +12,8 @@ import time
 
 import msgspec
 
-from tailrace.chat.parse import THINK_END, ReplyParser, thinks
 from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.tools import Function
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError
 from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.observe.metrics import Metrics
@@ -40,7 +40,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     prediction: str | None = None  #: what the replies may repeat
     suffix: str | None = None  #: what comes after the replies, for models with tokens for filling in the middle
     chat: bool = False  #: whether reasoning and tool calls are told apart from text
-    tools: bool = False  #: whether tool calls may come
+    tools: tuple[Function, ...] = ()  #: what may be called
     max_tool_calls: int = 2**31  #: the reply ends after so many
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
 
@@ -202,8 +202,11 @@ class Generation:
 
     def _submit(self) -> None:
         request = self._request
+        functions = {function.name: function for function in request.tools}
+        vocabulary = self._model.vocabulary
+        if request.chat:
+            vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
         for prompt in request.prompts:
-            grammar = self._grammar(prompt)
             for number in range(request.choices):
                 index = len(self._open)
                 sampling = request.sampling
@@ -214,7 +217,6 @@ class Generation:
                     identity: int,
                     prompt: str | list[int] = prompt,
                     sampling: Sampling = sampling,
-                    grammar: Grammar | None = grammar,
                 ) -> Submit:
                     return Submit(
                         id=identity,
@@ -225,32 +227,25 @@ class Generation:
                         ignore_eos=request.ignore_eos,
                         priority=request.priority,
                         logprobs=request.logprobs,
-                        grammar=grammar,
+                        grammar=request.grammar,
                         prediction=request.prediction,
                         suffix=request.suffix,
                     )
 
                 parser = None
                 if request.chat and isinstance(prompt, str):
-                    parser = ReplyParser(prompt, tools=request.tools)
+                    parser = self._model.family.parser(prompt, functions)
                 choice = Choice(
                     self,
                     index,
-                    self._model.vocabulary,
-                    ReplyPipeline(self._model.vocabulary, request.stops, parser),
+                    vocabulary,
+                    ReplyPipeline(vocabulary, request.stops, parser),
                     most_calls=request.max_tool_calls,
                     inline_reasoning=request.inline_reasoning,
                 )
                 choice.identity = self._engine.submit(make, choice)
                 self._open[index] = choice
                 self._unanswered += 1
-
-    def _grammar(self, prompt: str | list[int]) -> Grammar | None:
-        """The request's grammar. Where the chat template has begun a thought, the model may end it first."""
-        grammar = self._request.grammar
-        if grammar is not None and self._request.chat and isinstance(prompt, str) and thinks(prompt):
-            return msgspec.structs.replace(grammar, after=THINK_END)
-        return grammar
 
     def _refusal(self, refused: Refused) -> RequestError:
         if refused.code == "context_length_exceeded":

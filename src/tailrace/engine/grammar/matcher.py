@@ -23,9 +23,10 @@ class _Tokens:
     bos_token_id = None
 
     def __init__(self, vocabulary: Sequence[bytes], end_tokens: Sequence[int], cut: Cut | None) -> None:
-        self.tokens = vocabulary
         self.eos_token_id = end_tokens[0]
         self.special_token_ids = [token for token, piece in enumerate(vocabulary) if not piece]
+        # Tokens of equal bytes are one to the library, and control tokens have none: it has to tell them apart.
+        self.tokens = [piece or b"<[%d]>" % token for token, piece in enumerate(vocabulary)]
         self.cut = cut
         self.tokenizer: LLTokenizer | None = None
 

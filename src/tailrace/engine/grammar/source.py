@@ -29,11 +29,9 @@ def translate(grammar: Grammar) -> str:
         body = _body(grammar)
     except RecursionError:
         raise GrammarError("it is nested too deeply") from None
-    if grammar.after is None:
+    if grammar.frame is None:
         return json.dumps({"grammars": [body]})
-    # ``suffix`` ends the free text at the first occurrence. What follows may stand behind white space, as models write.
-    head = f"start: free WS @body\nfree[suffix={json.dumps(grammar.after)}]: /(.|\\n)*/\nWS: /[ \\n\\r\\t]*/"
-    return json.dumps({"grammars": [{"lark_grammar": head}, {"name": "body", **body}]})
+    return json.dumps({"grammars": [{"lark_grammar": grammar.frame}, {"name": "body", **body}]})
 
 
 def _body(grammar: Grammar) -> dict[str, Any]:

@@ -83,7 +83,9 @@ class LlamaBackend:
         self.reader = self._make_reader(context)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
-        self.longest_token = max(len(self._piece(token, special=True)) for token in range(self._vocab_size))
+        special = {token: self._special(token) for token, piece in enumerate(self.vocabulary) if not piece}
+        self.controls = {token: text for token, text in special.items() if text}
+        self.longest_token = max(map(len, (*self.vocabulary, *(text.encode() for text in self.controls.values()))))
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
         start = llama.llama_vocab_bos(self._vocab)
         self.start_token = start if start >= 0 else None

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.parse import THINK_END, thinks
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar, Sampling
@@ -93,8 +92,7 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
     (prompt,) = conversation.prompts
     assert isinstance(prompt, str)
     # What is continued is the reply: a thought that the template has begun for it is over.
-    thought = f"\n{THINK_END}\n\n" if thinks(prompt) else ""
-    return msgspec.structs.replace(conversation, prompts=[f"{prompt}{thought}{begun}"])
+    return msgspec.structs.replace(conversation, prompts=[f"{prompt}{model.family.reply_head(prompt)}{begun}"])
 
 
 def hides_thinking(request: MessagesRequest) -> bool:

@@ -1,0 +1,58 @@
+"""Families of models, a module each, and which one a chat template belongs to.
+
+A module has ``recognise`` (the template's text → whether it is this family's), ``markup`` (what its parser looks for),
+``call`` (how a grammar writes one call) and ``FAMILY``, which joins them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+from tailrace.chat.families import (
+    deepseek,
+    gemma,
+    generic,
+    glm,
+    glm4,
+    harmony,
+    hermes,
+    kimi,
+    llama,
+    mistral,
+    phi,
+    qwen_coder,
+)
+from tailrace.chat.families.family import Family, Functions
+from tailrace.chat.markup import Markup, Thought
+from tailrace.chat.template import ChatTemplate
+
+#: The first that recognises a template has it: the more particular markers stand first.
+FAMILIES = (
+    harmony.FAMILY,
+    kimi.FAMILY,
+    deepseek.FAMILY,
+    deepseek.V3_1,
+    qwen_coder.FAMILY,
+    glm.FAMILY,
+    mistral.NAMED,
+    mistral.FAMILY,
+    phi.FAMILY,
+    llama.FAMILY,
+    hermes.FAMILY,
+    glm4.FAMILY,
+    gemma.FAMILY,
+    generic.FAMILY,
+)
+
+
+def recognise(template: ChatTemplate) -> Family:
+    """The family of a chat template. One that doesn't know tools gets them told in the generic way."""
+    family = next(family for family in FAMILIES if family.recognise(template.source))
+    if template.knows_tools or family is gemma.FAMILY:
+        return family
+    return dataclasses.replace(generic.FAMILY, markup=partial(_generic_markup, family.markup({}).thoughts))
+
+
+def _generic_markup(thoughts: tuple[Thought, ...], functions: Functions) -> Markup:
+    return dataclasses.replace(generic.markup(functions), thoughts=thoughts)

@@ -1,0 +1,20 @@
+"""Gemma 2 and 3: neither thoughts nor tools in the template. Calls come as the model is told to write them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tailrace.chat.families import generic, hermes
+from tailrace.chat.families.family import Family, Functions
+from tailrace.chat.markup import Markup
+
+
+def recognise(template: str) -> bool:
+    return "<start_of_turn>" in template and "<think>" not in template and hermes.OPENS not in template
+
+
+def markup(functions: Functions) -> Markup:
+    return dataclasses.replace(generic.markup(functions), thoughts=())
+
+
+FAMILY = Family(name="gemma", recognise=recognise, markup=markup, form=hermes.FORM)

@@ -1,0 +1,48 @@
+"""GLM 4.5 and later: an element for each argument's name and value.
+
+<tool_call>weather
+<arg_key>city</arg_key>
+<arg_value>Rome</arg_value>
+</tool_call>
+"""
+
+from __future__ import annotations
+
+from tailrace.chat.families import hermes
+from tailrace.chat.families.elements import element_call
+from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.lark import Lark
+from tailrace.chat.markup import Markup
+from tailrace.chat.readers.tagged_call import TaggedCall, Tags
+from tailrace.chat.tools import Function
+
+TAGS = Tags(
+    name_opens="",
+    name_ends="",
+    key_opens="<arg_key>",
+    key_ends="</arg_key>",
+    value_opens="<arg_value>",
+    value_ends="</arg_value>",
+    call_ends="",
+    end=hermes.ENDS,
+    lines=False,
+)
+_PLACES = (TAGS.key_opens, TAGS.key_ends, TAGS.value_opens, TAGS.value_ends, TAGS.end)
+
+
+def recognise(template: str) -> bool:
+    return TAGS.key_opens in template and TAGS.value_opens in template
+
+
+def markup(functions: Functions) -> Markup:
+    if not functions:
+        return Markup()
+    return Markup(calls={hermes.OPENS: lambda: TaggedCall(hermes.OPENS, TAGS, functions)}, inner=_PLACES)
+
+
+def call(function: Function, lark: Lark) -> str:
+    head = f"{hermes.OPENS}{function.name}\n"
+    return element_call(function, lark, TAGS, head, hermes.ENDS) or hermes.call(function, lark)
+
+
+FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallForm(call=call))

@@ -1,0 +1,32 @@
+"""GLM-4-9B and GLM-4-0414: the name on a line of its own at the reply's start, then the arguments.
+
+weather
+{"city": "Rome"}
+"""
+
+from __future__ import annotations
+
+import re
+
+from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.lark import Lark
+from tailrace.chat.markup import Markup
+from tailrace.chat.readers.named_call import NamedCall
+from tailrace.chat.tools import Function
+
+_HEAD = re.compile(r"\s*(?P<name>\S+)[ \t]*\n\s*")
+
+
+def recognise(template: str) -> bool:
+    return "<|observation|>" in template and "<arg_key>" not in template
+
+
+def markup(functions: Functions) -> Markup:
+    return Markup(bare_calls={f"{name}\n{{": lambda: NamedCall("", _HEAD, None) for name in functions})
+
+
+def call(function: Function, lark: Lark) -> str:
+    return f"{lark.literal(function.name + chr(10))} {lark.schema(function.schema())}"
+
+
+FAMILY = Family(name="glm4", recognise=recognise, markup=markup, form=CallForm(call=call, between=None))

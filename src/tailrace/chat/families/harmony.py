@@ -1,0 +1,198 @@
+"""gpt-oss: messages in channels. Thoughts are in ``analysis``, calls have a recipient, all else is the reply.
+
+    <|channel|>analysis<|message|>The user asks ...<|end|><|start|>assistant<|channel|>commentary to=functions.weather \
+<|constrain|>json<|message|>{"city": "Rome"}<|call|>
+    <|channel|>final<|message|>It is sunny.<|return|>
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.lark import Lark
+from tailrace.chat.markers import begins, partial
+from tailrace.chat.markup import Markup
+from tailrace.chat.parse import Parser
+from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.readers.json_text import JsonText
+from tailrace.chat.readers.reader import fits
+from tailrace.chat.tools import Function
+
+_START = "<|start|>"
+_CHANNEL = "<|channel|>"
+_MESSAGE = "<|message|>"
+_CONSTRAIN = "<|constrain|>"
+_END = "<|end|>"
+_ENDS = (_END, "<|call|>", "<|return|>", _START, _CHANNEL)
+_AT_END = re.compile("|".join(re.escape(marker) for marker in _ENDS))
+_HEADS = (_CHANNEL, _START)
+_CHANNEL_NAME = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
+_FUNCTION = re.compile(r"\bto=functions\.([^\s<]+)")
+#: A longer head is none.
+_LONGEST_HEAD = 512
+
+
+class HarmonyParser:
+    """Splits one reply. See ``Parser``."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._calls = bool(functions)
+        self._buffer = ""
+        self._state: Literal["start", "head", "final", "analysis", "call", "arguments", "called"] = "start"
+        self._name = ""
+        self._arguments = JsonText()
+
+    @property
+    def passes_all(self) -> bool:
+        """Another message may always come."""
+        return False
+
+    def feed(self, text: str) -> list[Part]:
+        """See ``Parser``."""
+        self._buffer += text
+        parts: list[Part] = []
+        while self._advance(parts):
+            pass
+        return parts
+
+    def finish(self) -> list[Part]:
+        """See ``Parser``."""
+        parts: list[Part] = []
+        rest, self._buffer = self._buffer, ""
+        if self._state == "call" and not rest.strip():
+            parts += [CallStart(self._name), CallArguments("{}"), CallEnd()]
+        elif self._state == "arguments":
+            if self._arguments.held:
+                parts.append(CallArguments(self._arguments.held))
+        elif self._state != "head" or not rest.startswith(_HEADS):
+            self._emit(parts, rest)
+        return parts
+
+    def _advance(self, parts: list[Part]) -> bool:
+        """Take one step; True when there may be another."""
+        if self._state == "start":
+            return self._start()
+        if self._state == "head":
+            return self._read_head()
+        if self._state == "call":
+            return self._begin_call(parts)
+        if self._state == "arguments":
+            return self._read_arguments(parts)
+        return self._read_body(parts)
+
+    def _start(self) -> bool:
+        """The prompt ends within a head; a reply without one is plain text."""
+        stripped = self._buffer.lstrip()
+        if stripped.startswith((*_HEADS, "to=")):
+            self._state = "head"
+        elif begins(stripped, (*_HEADS, "to=")):
+            return False
+        else:
+            self._state = "final"
+        return True
+
+    def _read_head(self) -> bool:
+        end = self._buffer.find(_MESSAGE)
+        if end < 0:
+            if len(self._buffer) > _LONGEST_HEAD:
+                self._state = "final"
+                return True
+            return False
+        head = self._buffer[:end]
+        self._buffer = self._buffer[end + len(_MESSAGE) :]
+        channel = _CHANNEL_NAME.search(head)
+        function = _FUNCTION.search(head)
+        if function is not None and self._calls and fits(function[1]):
+            self._name, self._arguments = function[1], JsonText()
+            self._state = "call"
+        else:
+            self._state = "analysis" if channel is not None and channel[1] == "analysis" else "final"
+        return True
+
+    def _begin_call(self, parts: list[Part]) -> bool:
+        rest = self._buffer.lstrip()
+        if not rest:
+            return False
+        if rest.startswith("{"):
+            parts.append(CallStart(self._name))
+            self._state = "arguments"
+            return True
+        if rest.startswith(_ENDS):
+            parts += [CallStart(self._name), CallArguments("{}"), CallEnd()]
+            self._state = "called"
+            return True
+        if begins(rest, _ENDS):
+            return False
+        self._state = "final"  # No arguments: what it is instead is shown.
+        return True
+
+    def _read_arguments(self, parts: list[Part]) -> bool:
+        taken, self._buffer = self._arguments.feed(self._buffer)
+        if taken:
+            parts.append(CallArguments(taken))
+        if self._arguments.done:
+            parts.append(CallEnd())
+            self._state = "called"
+            return True
+        if self._arguments.broken:
+            self._state = "final"
+            return True
+        return False
+
+    def _read_body(self, parts: list[Part]) -> bool:
+        found = _AT_END.search(self._buffer)
+        if found is None:
+            out = self._buffer[: len(self._buffer) - partial(self._buffer, _ENDS)]
+            self._emit(parts, out)
+            self._buffer = self._buffer[len(out) :]
+            return False
+        self._emit(parts, self._buffer[: found.start()])
+        head_follows = found[0] in _HEADS
+        self._buffer = self._buffer[found.start() if head_follows else found.end() :]
+        self._state = "head" if head_follows else "start"
+        return True
+
+    def _emit(self, parts: list[Part], text: str) -> None:
+        if self._state == "called":
+            text = text.lstrip()
+            if text:
+                self._state = "final"
+        if text:
+            parts.append(Reasoning(text) if self._state == "analysis" else Text(text))
+
+
+def recognise(template: str) -> bool:
+    return _CHANNEL in template and _MESSAGE in template
+
+
+def markup(functions: Functions) -> Markup:
+    """The markers alone: the parser is another."""
+    return Markup(thoughts=(), inner=(*_HEADS, _MESSAGE, _CONSTRAIN, _END))
+
+
+def make_parser(prompt: str, functions: Functions) -> Parser:
+    return HarmonyParser(functions)
+
+
+def call(function: Function, lark: Lark) -> str:
+    head = lark.literal(f"{_CHANNEL}commentary to=functions.{function.name} {_CONSTRAIN}json{_MESSAGE}")
+    return f"{head} {lark.schema(function.schema())}"
+
+
+def make_lead(prompt: str, template: str, lark: Lark) -> str:
+    thought = f"{lark.literal(f'{_CHANNEL}analysis{_MESSAGE}')} {lark.until(_END)} {lark.literal(f'{_START}assistant')}"
+    return f"({thought})?"
+
+
+FAMILY = Family(
+    name="harmony",
+    recognise=recognise,
+    markup=markup,
+    make_parser=make_parser,
+    make_lead=make_lead,
+    # A call ends the message, so a reply has one.
+    form=CallForm(call=call, between=None),
+    text_head=f"{_CHANNEL}final{_MESSAGE}",
+)

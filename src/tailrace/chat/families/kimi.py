@@ -1,0 +1,51 @@
+"""Kimi K2: each call has an id of the function's name and a number. All markers are tokens.
+
+    <|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{"city": "Rome"}\
+<|tool_call_end|><|tool_calls_section_end|>
+"""
+
+from __future__ import annotations
+
+import re
+
+from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.lark import Lark
+from tailrace.chat.markup import Markup
+from tailrace.chat.readers.named_call import NamedCall
+from tailrace.chat.tools import Function
+
+_SECTION = "<|tool_calls_section_begin|>"
+_SECTION_ENDS = "<|tool_calls_section_end|>"
+_CALL = "<|tool_call_begin|>"
+_CALL_ENDS = "<|tool_call_end|>"
+_ARGUMENTS = "<|tool_call_argument_begin|>"
+_HEAD = re.compile(rf"\s*(?:functions\.)?(?P<name>[^\s:{{}}]+?)(?::\d+)?\s*(?:{re.escape(_ARGUMENTS)})?\s*")
+
+
+def recognise(template: str) -> bool:
+    return _SECTION in template
+
+
+def markup(functions: Functions) -> Markup:
+    if not functions:
+        return Markup()
+    return Markup(
+        calls={_CALL: lambda: NamedCall(_CALL, _HEAD, _CALL_ENDS)},
+        noise=(_SECTION, _SECTION_ENDS),
+        inner=(_ARGUMENTS, _CALL_ENDS),
+        calls_end_thoughts=True,
+    )
+
+
+def call(function: Function, lark: Lark) -> str:
+    number = lark.terminal("number", "/[0-9]{1,4}/")
+    head = lark.literal(f"{_CALL}functions.{function.name}:")
+    return f"{head} {number} {lark.literal(_ARGUMENTS)} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
+
+
+FAMILY = Family(
+    name="kimi",
+    recognise=recognise,
+    markup=markup,
+    form=CallForm(call=call, before=_SECTION, between="", after=_SECTION_ENDS),
+)

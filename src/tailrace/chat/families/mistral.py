@@ -1,0 +1,97 @@
+"""Mistral's models: a token, then a list (up to Nemo and Small 3.1) or a name and arguments (later).
+
+[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Rome"}, "id": "9Ae3bDc2F"}]
+[TOOL_CALLS]weather[ARGS]{"city": "Rome"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.lark import Lark
+from tailrace.chat.markup import THINK, Markup, Thought
+from tailrace.chat.parts import Part
+from tailrace.chat.readers.json_calls import JsonCalls
+from tailrace.chat.readers.named_call import NamedCall
+from tailrace.chat.readers.reader import Reader
+from tailrace.chat.tools import Function
+
+_CALLS = "[TOOL_CALLS]"
+_ID = "[CALL_ID]"
+_ARGUMENTS = "[ARGS]"
+_HEAD = re.compile(r"\s*(?P<name>[^\s\[\]{}]+)\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?\s*")
+_THOUGHTS = (Thought("[THINK]", "[/THINK]"), THINK)
+#: What the templates accept as the id of a call.
+_CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+
+def recognise(template: str) -> bool:
+    return _CALLS in template or ("[INST]" in template and "[AVAILABLE_TOOLS]" in template)
+
+
+class _Calls:
+    """Either form, as the first character behind the token has it."""
+
+    def __init__(self) -> None:
+        self._before = _CALLS
+        self._reader: Reader | None = None
+
+    def feed(self, text: str, parts: list[Part]) -> None:
+        """See ``Reader``."""
+        if self._reader is None:
+            rest = text.lstrip()
+            self._before += text[: len(text) - len(rest)]
+            if not rest:
+                return
+            listed = rest[0] in "[{"
+            self._reader = JsonCalls(self._before, None) if listed else NamedCall(self._before, _HEAD, None)
+            text = rest
+        self._reader.feed(text, parts)
+
+    def finish(self, parts: list[Part]) -> str:
+        """See ``Reader``."""
+        return self._before if self._reader is None else self._reader.finish(parts)
+
+
+def markup(functions: Functions) -> Markup:
+    if not functions:
+        return Markup(thoughts=_THOUGHTS)
+    return Markup(thoughts=_THOUGHTS, calls={_CALLS: _Calls}, inner=(_ID, _ARGUMENTS), calls_end_thoughts=True)
+
+
+def call_id(identity: str) -> str:
+    """The id in the templates' form, the same for the same id."""
+    if _CALL_ID.fullmatch(identity):
+        return identity
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:9]
+
+
+def _listed_call(function: Function, lark: Lark) -> str:
+    identity = lark.terminal("id", "/[A-Za-z0-9]{9}/")
+    head = lark.literal(f'{{"name": {json.dumps(function.name)}, "arguments": ')
+    tail = f"{lark.literal(', ' + json.dumps('id') + ': ' + chr(34))} {identity} {lark.literal(chr(34) + '}')}"
+    return f"{head} {lark.schema(function.schema())} {tail}"
+
+
+def _named_call(function: Function, lark: Lark) -> str:
+    return f"{lark.literal(_CALLS + function.name + _ARGUMENTS)} {lark.schema(function.schema())}"
+
+
+#: With ``[ARGS]``.
+NAMED = Family(
+    name="mistral_args",
+    recognise=lambda template: recognise(template) and _ARGUMENTS in template,
+    markup=markup,
+    form=CallForm(call=_named_call, between=""),
+    call_id=call_id,
+)
+FAMILY = Family(
+    name="mistral",
+    recognise=recognise,
+    markup=markup,
+    form=CallForm(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]"),
+    call_id=call_id,
+)

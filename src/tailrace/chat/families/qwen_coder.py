@@ -1,0 +1,58 @@
+"""Qwen3-Coder and Qwen 3.5: an element for each argument.
+
+<tool_call>
+<function=weather>
+<parameter=city>
+Rome
+</parameter>
+</function>
+</tool_call>
+"""
+
+from __future__ import annotations
+
+from tailrace.chat.families import hermes
+from tailrace.chat.families.elements import element_call
+from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.lark import Lark
+from tailrace.chat.markup import Markup
+from tailrace.chat.readers.tagged_call import TaggedCall, Tags
+from tailrace.chat.tools import Function
+
+_FUNCTION = "<function="
+TAGS = Tags(
+    name_opens=_FUNCTION,
+    name_ends=">",
+    key_opens="<parameter=",
+    key_ends=">",
+    value_opens="",
+    value_ends="</parameter>",
+    call_ends="</function>",
+    end=hermes.ENDS,
+    lines=True,
+)
+
+
+def recognise(template: str) -> bool:
+    return _FUNCTION in template and TAGS.key_opens in template
+
+
+def markup(functions: Functions) -> Markup:
+    if not functions:
+        return Markup()
+    return Markup(
+        calls={
+            hermes.OPENS: lambda: TaggedCall(hermes.OPENS, TAGS, functions),
+            # Where the model leaves the outer tag out.
+            _FUNCTION: lambda: TaggedCall(_FUNCTION, TAGS, functions, named=True),
+        },
+        inner=(TAGS.value_ends, TAGS.call_ends, hermes.ENDS),
+    )
+
+
+def call(function: Function, lark: Lark) -> str:
+    head = f"{hermes.OPENS}\n{_FUNCTION}{function.name}>\n"
+    return element_call(function, lark, TAGS, head, f"</function>\n{hermes.ENDS}") or hermes.call(function, lark)
+
+
+FAMILY = Family(name="qwen_coder", recognise=recognise, markup=markup, form=CallForm(call=call))

@@ -1,0 +1,23 @@
+"""Markers in text that comes in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def partial(text: str, markers: Iterable[str]) -> int:
+    """Length of the longest end of ``text`` with which one of ``markers`` could begin (and isn't whole)."""
+    longest = 0
+    for marker in markers:
+        first = marker[0]
+        position = text.find(first, max(0, len(text) - len(marker) + 1))
+        while position >= 0 and len(text) - position > longest:
+            if marker.startswith(text[position:]):
+                longest = len(text) - position
+            position = text.find(first, position + 1)
+    return longest
+
+
+def begins(text: str, markers: Iterable[str]) -> bool:
+    """Whether ``text`` is the beginning of one of ``markers``, or empty."""
+    return any(marker.startswith(text) for marker in markers)

@@ -1,0 +1,45 @@
+"""What a family's replies are marked up with, in the form that the parser of replies follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tailrace.chat.readers.reader import Reader
+
+
+class Thought(NamedTuple):
+    """What stands around a thought."""
+
+    opens: str
+    ends: str
+
+
+THINK = Thought("<think>", "</think>")
+
+#: Makes the reader of what follows an opening marker.
+MakeReader = Callable[[], Reader]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markup:
+    """See the module. Without offered tools there are no calls, and everything but thoughts is empty."""
+
+    thoughts: tuple[Thought, ...] = (THINK,)
+    #: Markers that begin calls, wherever they stand.
+    calls: Mapping[str, MakeReader] = field(default_factory=dict)
+    #: Beginnings of calls that are known as such at the reply's start alone; the reader gets them, too.
+    bare_calls: Mapping[str, MakeReader] = field(default_factory=dict)
+    #: Markers around calls that say nothing.
+    noise: tuple[str, ...] = ()
+    #: Markers that readers look for.
+    inner: tuple[str, ...] = ()
+    #: Whether a call ends a thought, where models leave its end out.
+    calls_end_thoughts: bool = False
+
+    @property
+    def markers(self) -> frozenset[str]:
+        """Every marker: those that are control tokens have to be seen as text."""
+        around = [marker for thought in self.thoughts for marker in thought]
+        return frozenset((*around, *self.calls, *self.noise, *self.inner))

@@ -1,0 +1,190 @@
+"""Calls as JSON objects with a name and arguments: one, several, or a list of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part
+from tailrace.chat.readers.json_text import JsonText
+from tailrace.chat.readers.reader import Over, fits
+
+_KEYS = ("arguments", "parameters")
+#: An object up to its arguments, in the order in which nearly every model writes it: they stream from here on.
+_HEAD = re.compile(
+    r'\s*\{\s*(?:"(?:type|id)"\s*:\s*"[^"\\]*"\s*,\s*)*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,'
+    rf'\s*"(?:{"|".join(_KEYS)})"\s*:\s*(?=\{{)'
+)
+#: Characters in which a head is looked for.
+_HEAD_WITHIN = 2048
+_FIRST_KEY = re.compile(r'\s*\{\s*"([^"\\]*)"')
+_CALL_KEYS = frozenset({"name", "type", "id", "function", *_KEYS})
+_BETWEEN = ",;"
+
+
+class JsonCalls:
+    """See the module. An object that is no call, or no JSON, is text, with what stands in the way before it."""
+
+    def __init__(
+        self, opening: str, end: str | None, known: Callable[[str], bool] = fits, *, listed: bool = False
+    ) -> None:
+        """``opening`` is the marker that came before, with ``listed`` a list's bracket as well. ``end`` is the marker
+        behind the last call, which may be missing; None where there is none. ``known`` tells the names that make an
+        object a call.
+        """
+        self._unused = opening  #: what becomes text when it turns out that there is no call
+        self._called = False
+        self._end = end
+        self._known = known
+        self._buffer = ""
+        self._listed = listed
+        self._object: JsonText | None = None
+        self._raw = ""  #: the object, while it isn't known to be a call, as JSON
+        self._source = ""  #: and as it was written
+        self._arguments: JsonText | None = None
+        self._tail: JsonText | None = None  #: what stands behind the arguments in the object
+
+    def feed(self, text: str, parts: list[Part]) -> None:
+        """See ``Reader``."""
+        while text or self._buffer:
+            if self._arguments is not None:
+                text = self._in_arguments(self._arguments, text, parts)
+            elif self._tail is not None:
+                text = self._in_tail(self._tail, text, parts)
+            elif self._object is not None:
+                text = self._in_object(self._object, text, parts)
+            elif (after := self._between(text)) is None:
+                return
+            else:
+                text = after
+
+    def finish(self, parts: list[Part]) -> str:
+        """See ``Reader``."""
+        if self._arguments is not None and self._arguments.held:
+            parts.append(CallArguments(self._arguments.held))
+        rest = self._buffer
+        if self._called:
+            rest = "" if (self._end or "").startswith(rest.strip()) else rest.strip()
+        return self._unused + self._source + rest
+
+    def _between(self, text: str) -> str | None:
+        """Go to the next object: what follows from there on. None: it isn't to be seen yet."""
+        self._buffer += text
+        rest = self._buffer.lstrip()
+        following = rest.lstrip(_BETWEEN).lstrip() if self._called else rest
+        end = self._end
+        if not following:
+            return None
+        before = self._buffer[: len(self._buffer) - len(following)]
+        if following.startswith("{"):
+            self._unused += "" if self._called else before
+            self._buffer = ""
+            self._object = JsonText()
+            return following
+        if rest.startswith("[") and not (self._listed or self._called):
+            self._listed = True
+            self._unused += before + "["
+            self._buffer = ""
+            return rest[1:]
+        if rest.startswith("]") and self._listed and self._called:
+            self._listed = False
+            if end is None:
+                raise Over(rest=rest[1:])
+            self._buffer = ""
+            return rest[1:]
+        if end is not None and end.startswith(rest) and rest != end:
+            return None
+        if not self._called:
+            raise Over(failed=self._unused + before, rest=rest)
+        raise Over(rest=rest.removeprefix(end) if end is not None else rest)
+
+    def _in_object(self, value: JsonText, text: str, parts: list[Part]) -> str:
+        taken, rest = value.feed(text)
+        self._raw += taken
+        self._source += text
+        self._source = self._source[: len(self._source) - len(rest)]
+        head = _HEAD.match(self._raw, 0, _HEAD_WITHIN)
+        if head is not None:
+            name = _string(head[1])
+            if name is not None and fits(name) and self._known(name):
+                parts.append(CallStart(name))
+                after = self._raw[head.end() :] + value.held + rest
+                self._called, self._unused, self._raw, self._source = True, "", "", ""
+                self._object, self._arguments = None, JsonText()
+                return after
+        if end := self._something_else():
+            raise Over(failed=self._unused + self._source[:end], rest=self._source[end:] + rest)
+        if value.done:
+            call = self._decoded(self._raw)
+            if call is None:
+                raise self._failure(rest)
+            parts += [CallStart(call[0]), CallArguments(call[1]), CallEnd()]
+            self._called, self._unused, self._raw, self._source = True, "", "", ""
+            self._object = None
+            return rest
+        if value.broken:
+            raise self._failure(rest)
+        return rest
+
+    def _something_else(self) -> int:
+        """Where an object that no marker has announced is seen to be no call, and shouldn't wait any more; else 0."""
+        if self._unused.strip(" \n\r\t["):
+            return 0
+        key = _FIRST_KEY.match(self._source)
+        return key.end() if key is not None and key[1] not in _CALL_KEYS else 0
+
+    def _failure(self, rest: str) -> Over:
+        return Over(failed=self._unused + self._source, rest=rest)
+
+    def _in_arguments(self, value: JsonText, text: str, parts: list[Part]) -> str:
+        taken, rest = value.feed(text)
+        if taken:
+            parts.append(CallArguments(taken))
+        if value.broken:
+            raise Over(rest=rest, broken=True)
+        if value.done:
+            self._arguments, self._tail = None, JsonText(within=True)
+        return rest
+
+    def _in_tail(self, value: JsonText, text: str, parts: list[Part]) -> str:
+        _, rest = value.feed(text)
+        if value.done or value.broken:
+            # The arguments are whole, whatever is wrong behind them.
+            parts.append(CallEnd())
+            self._tail = None
+            if value.broken:
+                raise Over(rest=rest, broken=True)
+        return rest
+
+    def _decoded(self, raw: str) -> tuple[str, str] | None:
+        """Name and arguments of a whole object; None when it is no call."""
+        try:
+            decoded = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if isinstance(decoded.get("function"), dict):
+            decoded = decoded["function"]  # OpenAI's own form of a call.
+        name = decoded.get("name")
+        arguments: Any = next((decoded[key] for key in _KEYS if decoded.get(key) is not None), {})
+        if isinstance(arguments, str):  # Encoded twice.
+            arguments = _object(arguments)
+        if not isinstance(name, str) or not fits(name) or not self._known(name) or not isinstance(arguments, dict):
+            return None
+        return name, msgspec.json.encode(arguments).decode()
+
+
+def _string(raw: str) -> str | None:
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except msgspec.DecodeError:
+        return None
+
+
+def _object(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None

@@ -1,0 +1,93 @@
+"""One call as its function's name and, behind it, the arguments as a JSON object."""
+
+from __future__ import annotations
+
+import re
+
+from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part
+from tailrace.chat.readers.json_text import JsonText
+from tailrace.chat.readers.reader import Over, fits
+
+#: Characters that may stand before the arguments.
+_LONGEST_HEAD = 1024
+
+
+class NamedCall:
+    """See the module. What has no name that can be read is text."""
+
+    def __init__(self, opening: str, head: re.Pattern[str], end: str | None, *, closing: str = "") -> None:
+        """``opening`` is the marker that came before; ``head`` matches all that stands between it and the arguments,
+        the name being its group ``name``. ``closing`` may stand behind the arguments, and ``end`` behind that.
+        """
+        self._opening = opening
+        self._head = head
+        self._ends = tuple(marker for marker in (closing + (end or ""), end) if marker)
+        self._end = end
+        self._buffer = ""
+        self._arguments: JsonText | None = None
+        self._called = False
+
+    def feed(self, text: str, parts: list[Part]) -> None:
+        """See ``Reader``."""
+        if not self._called and self._arguments is None:
+            self._buffer += text
+            text = self._in_head(parts)
+        if self._arguments is not None and text:
+            taken, text = self._arguments.feed(text)
+            if taken:
+                parts.append(CallArguments(taken))
+            if self._arguments.broken:
+                raise Over(rest=text, broken=True)
+            if self._arguments.done:
+                self._arguments, self._called = None, True
+                parts.append(CallEnd())
+                if not self._ends:
+                    raise Over(rest=text)
+        if self._called:
+            self._behind(text)
+
+    def finish(self, parts: list[Part]) -> str:
+        """See ``Reader``."""
+        if self._arguments is not None:
+            if self._arguments.held:
+                parts.append(CallArguments(self._arguments.held))
+            return ""
+        return "" if self._called else self._opening + self._buffer
+
+    def _in_head(self, parts: list[Part]) -> str:
+        """What follows the head once it is whole."""
+        brace = self._buffer.find("{")
+        end = self._buffer.find(self._end) if self._end else -1
+        if end >= 0 and (brace < 0 or end < brace):
+            # A function without parameters, perhaps.
+            name = self._name(self._buffer[:end])
+            rest = self._buffer[end + len(self._end or "") :]
+            if name is None:
+                raise Over(failed=self._opening + self._buffer[:end] + (self._end or ""), rest=rest)
+            parts += [CallStart(name), CallArguments("{}"), CallEnd()]
+            raise Over(rest=rest)
+        if brace > _LONGEST_HEAD or (brace < 0 and len(self._buffer) > _LONGEST_HEAD + len(self._end or "")):
+            raise Over(failed=self._opening + self._buffer[:_LONGEST_HEAD], rest=self._buffer[_LONGEST_HEAD:])
+        if brace < 0:
+            return ""
+        name = self._name(self._buffer[:brace])
+        if name is None:
+            raise Over(failed=self._opening + self._buffer[:brace], rest=self._buffer[brace:])
+        parts.append(CallStart(name))
+        self._arguments = JsonText()
+        rest, self._buffer = self._buffer[brace:], ""
+        return rest
+
+    def _name(self, head: str) -> str | None:
+        found = self._head.fullmatch(head)
+        return found["name"] if found is not None and fits(found["name"]) else None
+
+    def _behind(self, text: str) -> None:
+        """Wait for the end marker, and do without it when something else comes."""
+        self._buffer += text
+        rest = self._buffer.lstrip()
+        for marker in self._ends:
+            if rest.startswith(marker):
+                raise Over(rest=rest[len(marker) :])
+        if rest and not any(marker.startswith(rest) for marker in self._ends):
+            raise Over(rest=rest)

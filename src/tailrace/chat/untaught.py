@@ -1,0 +1,61 @@
+"""For chat templates that know nothing of tools: the conversation rewritten so that the model is told all the same.
+
+The functions go into the system message, with Hermes' way to call them; earlier calls become text of the assistant's,
+and their results messages of the user's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tailrace.chat.tools import Function
+
+_TOLD = (
+    "You may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{functions}\n</tools>\n\n"
+    "For each function call, return a JSON object with the function's name and arguments within "
+    "<tool_call></tool_call> XML tags:\n"
+    '<tool_call>\n{{"name": <function-name>, "arguments": <arguments-object>}}\n</tool_call>'
+)
+
+
+def tell(messages: Sequence[dict[str, Any]], functions: Sequence[Function]) -> list[dict[str, Any]]:
+    """The messages with the functions in the first system message, or in one of their own."""
+    told = _TOLD.format(functions="\n".join(_dumps(function.offered()) for function in functions))
+    for position, message in enumerate(messages):
+        if message["role"] in ("system", "developer"):
+            system = {**message, "content": f"{message['content']}\n\n{told}"}
+            return [*messages[:position], system, *messages[position + 1 :]]
+    return [{"role": "system", "content": told}, *messages]
+
+
+def rewrite(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without tool calls and tools' results; neighbouring results make one message."""
+    written: list[dict[str, Any]] = []
+    answering = False
+    for message in messages:
+        if message["role"] == "tool":
+            text = f"<tool_response>\n{message['content']}\n</tool_response>"
+            if answering:
+                written[-1]["content"] += f"\n{text}"
+            else:
+                written.append({"role": "user", "content": text})
+            answering = True
+            continue
+        answering = False
+        calls = message.get("tool_calls") or ()
+        texts = [message["content"]] if message["content"] else []
+        texts += [f"<tool_call>\n{_dumps(_called(call))}\n</tool_call>" for call in calls]
+        rest = {key: value for key, value in message.items() if key != "tool_calls"}
+        written.append({**rest, "content": "\n".join(texts)})
+    return written
+
+
+def _called(call: dict[str, Any]) -> dict[str, Any]:
+    return {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,63 @@
+"""Replies through a family's parser, in whatever pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tailrace.chat.families.family import Family
+from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.tools import Function
+
+
+@dataclass
+class Call:
+    """One call with its arguments joined."""
+
+    name: str
+    arguments: str = ""
+    whole: bool = False
+
+
+def offered(functions: Sequence[str] | Mapping[str, Any]) -> dict[str, Function]:
+    """Functions by name; a mapping gives their schemas."""
+    schemas = functions if isinstance(functions, Mapping) else dict.fromkeys(functions)
+    return {name: Function(name=name, parameters=schema) for name, schema in schemas.items()}
+
+
+def parse(
+    family: Family, pieces: Sequence[str], *, prompt: str = "", functions: Sequence[str] | Mapping[str, Any] = ()
+) -> list[Part]:
+    """All parts, as they come."""
+    parser = family.parser(prompt, offered(functions))
+    return [part for piece in pieces for part in parser.feed(piece)] + parser.finish()
+
+
+def joined(parts: Sequence[Part]) -> list[Text | Reasoning | Call]:
+    """Neighbours of a kind, and what belongs to a call, as one. Fails on parts in an order that can't be."""
+    out: list[Text | Reasoning | Call] = []
+    for part in parts:
+        last = out[-1] if out else None
+        if isinstance(part, Text):
+            out[-1:] = [Text(last.text + part.text)] if isinstance(last, Text) else [*out[-1:], part]
+        elif isinstance(part, Reasoning):
+            out[-1:] = [Reasoning(last.text + part.text)] if isinstance(last, Reasoning) else [*out[-1:], part]
+        elif isinstance(part, CallStart):
+            out.append(Call(part.name))
+        else:
+            assert isinstance(last, Call), part
+            assert not last.whole, part
+            if isinstance(part, CallArguments):
+                last.arguments += part.text
+            assert isinstance(part, CallArguments | CallEnd)
+            last.whole = isinstance(part, CallEnd)
+    return out
+
+
+def split_anywhere(
+    family: Family, reply: str, *, prompt: str = "", functions: Sequence[str] | Mapping[str, Any] = ()
+) -> Iterator[list[Text | Reasoning | Call]]:
+    """What comes of the reply in one piece, in single characters, and in two pieces split at every place."""
+    for pieces in ([reply], list(reply), *([reply[:at], reply[at:]] for at in range(1, len(reply)))):
+        yield joined(parse(family, pieces, prompt=prompt, functions=functions))
