@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import openai
 import pytest
@@ -171,3 +171,37 @@ def test_the_starter_model(real: ServerProcess) -> None:
             model="smollm2-135m", input="Describe a person as JSON.", max_output_tokens=80, text_format=Person
         )
         assert isinstance(parsed.output_parsed, Person)
+
+
+@pytest.mark.parametrize("choice", ["required", "named", "allowed"])
+def test_the_starter_model_has_to_call(real: ServerProcess, choice: str) -> None:
+    """And its arguments fit the schema, though it knows nothing of tools."""
+    parameters: dict[str, object] = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    count: FunctionToolParam = {"type": "function", "name": "count", "parameters": parameters, "strict": True}
+    choices: dict[str, Any] = {
+        "required": "required",
+        "named": {"type": "function", "name": "count"},
+        "allowed": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "count"}]},
+    }
+    tools = [count] if choice == "required" else [WEATHER, count]
+    with (
+        connect(real) as client,
+        client.responses.stream(
+            model="smollm2-135m",
+            input="Count.",
+            tools=tools,
+            tool_choice=choices[choice],
+            parallel_tool_calls=False,
+            max_output_tokens=60,
+        ) as stream,
+    ):
+        response = stream.get_final_response()
+    (call,) = response.output
+    assert isinstance(call, ResponseFunctionToolCall)
+    assert call.name == "count"
+    assert set(json.loads(call.arguments)) == {"n"}
