@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
             build.built(tmp_path)
         return
     library = build.built(tmp_path)
-    assert proof.wrong_formats(ctypes.CDLL(str(library))) == []
+    assert proof.wrong_results(ctypes.CDLL(str(library))) == []
     made = library.stat().st_mtime_ns
     assert build.built(tmp_path) == library
     assert library.stat().st_mtime_ns == made
@@ -32,17 +33,19 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
     [
         ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
         ("-32 * own[0]", "-31 * own[0]", "Q6_K"),
+        ("own[1] = total[r];", "own[1] = 1;", "attention"),
+        ("if (now > before) {", "if (now < before) {", "attention"),
         ("(call->thread + 1)", "call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
     ],
 )
 def test_a_library_that_computes_wrongly_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, formats: str
 ) -> None:
-    source = tmp_path / "gemm.c"
-    text = build.SOURCE.read_text(encoding="utf-8")
-    assert right in text
-    source.write_text(text.replace(right, wrong), encoding="utf-8")
-    monkeypatch.setattr(build, "SOURCE", source)
+    changed = shutil.copytree(build.FOLDER, tmp_path / "kernels")
+    found = [path for path in changed.glob("*.c") if right in path.read_text(encoding="utf-8")]
+    assert len(found) == 1
+    found[0].write_text(found[0].read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
+    monkeypatch.setattr(build, "FOLDER", changed)
     kept = tmp_path / "kept"
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
         build.built(kept)
@@ -59,9 +62,8 @@ def test_without_a_compiler_there_are_none(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "NEEDED", frozenset[str]())
-    source = tmp_path / "gemm.c"
-    source.write_text("#error no good\n")
-    monkeypatch.setattr(build, "SOURCE", source)
+    (tmp_path / "gemm.c").write_text("#error no good\n", encoding="utf-8")
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
     with pytest.raises(KernelsUnavailable, match="no good"):
         build.built(tmp_path / "kept")
 

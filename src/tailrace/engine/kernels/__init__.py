@@ -1,7 +1,8 @@
-"""Matrix kernels of our own, put in the place of llama.cpp's on CPUs that they are for.
+"""Kernels of our own, put in the place of llama.cpp's on CPUs that they are for.
 
-``gemm.c`` is the code and says how it gets its turn, ``build`` compiles it for this CPU once and keeps it, ``proof``
-checks every format's results before a library is used, ``force`` loads it. Nothing here knows models or the binding.
+``gemm.c`` (products) and ``attention.c`` are the code and say how they get their turn, ``build`` compiles them for this
+CPU once and keeps them, ``proof`` and ``attention_proof`` check all results before a library is used, ``force`` loads
+it. Nothing here knows models or the binding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiles ``gemm.c`` for this machine's CPU, once: the result is proved, then kept in the user's cache."""
+"""Compiles the kernels for this machine's CPU, once: the result is proved, then kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 from tailrace.engine.kernels import KernelsUnavailable
-from tailrace.engine.kernels.proof import wrong_formats
+from tailrace.engine.kernels.proof import wrong_results
 from tailrace.machine.isa import read_isa
 
-SOURCE = Path(__file__).with_name("gemm.c")
+FOLDER = Path(__file__).parent
 #: What the code is written for; -march=native brings these and what else the CPU has.
 NEEDED = frozenset({"AVX-512", "AVX-512 VNNI", "F16C"})
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-std=gnu11")
@@ -35,7 +35,8 @@ def built(folder: Path | None = None) -> Path:
     if folder is None:
         base = os.environ.get("XDG_CACHE_HOME")
         folder = (Path(base) if base else Path.home() / ".cache") / "tailrace" / "kernels"
-    facts = (SOURCE.read_bytes(), repr((_FLAGS, isa.sets, platform.platform(), _version(compiler))).encode())
+    sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
+    facts = (*sources, repr((_FLAGS, isa.sets, platform.platform(), _version(compiler))).encode())
     library = folder / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:24]}.so"
     if library.is_file():
         return library
@@ -61,9 +62,9 @@ def _version(compiler: str) -> str:
 def _build(compiler: str, library: Path) -> None:
     """Into a place of its own first: what stands under the final name has been proved."""
     with tempfile.TemporaryDirectory(dir=library.parent) as place:
-        draft = Path(place) / "gemm.so"
-        _run([compiler, *_FLAGS, "-o", str(draft), str(SOURCE)])
-        if wrong := wrong_formats(ctypes.CDLL(str(draft))):
+        draft = Path(place) / "kernels.so"
+        _run([compiler, *_FLAGS, "-o", str(draft), *map(str, sorted(FOLDER.glob("*.c")))])
+        if wrong := wrong_results(ctypes.CDLL(str(draft))):
             raise KernelsUnavailable(f"{compiler} makes code that computes {', '.join(wrong)} wrongly")
         os.replace(draft, library)
 

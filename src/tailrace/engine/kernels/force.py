@@ -12,9 +12,19 @@ import structlog
 
 from tailrace.engine.kernels import KernelsUnavailable
 
-#: Versions of the binding whose llama.cpp has the interface that gemm.c was written against. It isn't a public one.
+#: Versions of the binding whose llama.cpp has the interface in abi.h. It isn't a public one.
 KNOWN = frozenset({"0.3.36"})
 _VARIABLE = "TAILRACE_KERNELS"
+
+#: llama.cpp's functions that the kernels call, in the order of ``struct theirs`` (abi.h).
+_THEIRS = (
+    "llamafile_sgemm",
+    "ggml_compute_forward_mul_mat_tiled",
+    "ggml_compute_forward_flash_attn_ext",
+    "ggml_threadpool_chunk_set",
+    "ggml_threadpool_chunk_add",
+    "ggml_barrier",
+)
 
 #: What became of it in this process; None before ``put_in_force``.
 _state: str | None = None
@@ -63,20 +73,13 @@ def _load() -> None:
     # Global, and first: that is how the linker comes to prefer it.
     kernels = ctypes.CDLL(str(built()), mode=ctypes.RTLD_GLOBAL)
     ggml = ctypes.CDLL(str(library))
-    names = (
-        "llamafile_sgemm",
-        "ggml_compute_forward_mul_mat_tiled",
-        "ggml_threadpool_chunk_set",
-        "ggml_threadpool_chunk_add",
-        "ggml_barrier",
-    )
     try:
         # A library's own symbols come first where it is asked for them itself.
-        functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in names]
+        functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _THEIRS]
     except AttributeError as error:
         raise KernelsUnavailable(f"{library.name} hasn't what they need: {error}") from error
-    kernels.tailrace_kernels_behind.restype = None
-    kernels.tailrace_kernels_behind(*functions)
+    kernels.tailrace_kernels_theirs.restype = None
+    kernels.tailrace_kernels_theirs((ctypes.c_void_p * len(_THEIRS))(*[function.value for function in functions]))
 
 
 def _ggml() -> Path:

@@ -2,7 +2,7 @@
  *
  * llama.cpp offers every matrix product on the CPU to llamafile_sgemm first and computes it row by row when that says
  * no. The dynamic linker takes the first definition that it finds: this library's, when it is loaded before llama.cpp's.
- * What isn't done here goes to the function that stands behind (tailrace_kernels_behind).
+ * What isn't done here goes on to theirs (tailrace_kernels_theirs).
  *
  * Weights stay as the file has them, and so does the arithmetic: products of integers, summed exactly within a block
  * and times the blocks' scales in single precision. Three things make it faster than a dot product at a time: a block of
@@ -14,48 +14,16 @@
  * Formats of blocks: ggml-common.h of llama.cpp. Built by build.py, which also proves every format's results.
  */
 #include <immintrin.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "abi.h"
 
 enum { F32 = 0, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q8_1 = 9, Q4_K = 12, Q5_K = 13, Q6_K = 14, Q8_K = 15 };
 
-/* The head of ggml_compute_params: which of how many threads calls, and the pool with its shared counter. */
-struct call {
-    int thread, threads;
-    size_t work_size;
-    void *work, *pool;
-};
-typedef bool (*product)(const struct call *, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
-                        int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type);
+struct theirs theirs;
 
-/* The head of ggml_tensor. */
-struct tensor {
-    int type;
-    void *buffer;
-    int64_t sizes[4];
-    size_t strides[4];
-    int operation, parameters[16], flags;
-    const struct tensor *sources[10];
-};
-typedef bool (*tiled_product)(const struct call *, struct tensor *);
+void tailrace_kernels_theirs(const struct theirs *functions) { theirs = *functions; }
 
-static product behind;
-static tiled_product tiled_behind;
-static void (*pool_set)(void *, int);
-static int (*pool_add)(void *, int);
-static void (*pool_wait)(void *);
-
-void tailrace_kernels_behind(product function, tiled_product tiled, void (*set)(void *, int), int (*add)(void *, int),
-                             void (*wait)(void *)) {
-    behind = function;
-    tiled_behind = tiled;
-    pool_set = set;
-    pool_add = add;
-    pool_wait = wait;
-}
-
-#define INLINE static inline __attribute__((always_inline))
 #define TILED_FROM 16             /* columns: from here on llama.cpp's tiles for super-blocks are faster */
 #define MOST_COLUMNS 64           /* whose scales are made ready at a time */
 #define AHEAD 8192                /* bytes; 4096 and 16384 gave 0.95 and 0.97 of its speed */
@@ -345,7 +313,7 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
     const bool super = a_type >= Q4_K;
     const int64_t needs = k * (super ? READY_K : 2);
     if (!rows || c_type != F32 || needs * 4 > ROOM)
-        return behind ? behind(call, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type) : false;
+        return theirs.product ? theirs.product(call, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type) : false;
     const struct format f = format_of(a_type);
     const int bytes = super ? bytes_k(a_type) : f.bytes, column_bytes = super ? COLUMN_K : f.column_bytes;
     const struct product_of p = {a_type, k, lda * bytes, ldb * column_bytes, ldc, a, b, c};
@@ -353,7 +321,7 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
     if (wide > MOST_COLUMNS) wide = MOST_COLUMNS;
     /* Fixed shares cost no waiting. Taking turns costs two barriers, and pays where a thread may lose its core for a
      * while (the HTTP process needs one, too), or where cores differ. */
-    const bool turns = pool_add && call->threads > 1 && m * p.row >= LARGE;
+    const bool turns = theirs.pool_add && call->threads > 1 && m * p.row >= LARGE;
     for (int64_t from = 0; from < n; from += wide) {
         const int64_t columns = n - from < wide ? n - from : wide;
         const uint8_t *y = p.y + from * p.column;
@@ -366,10 +334,10 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
             rows(&p, columns, y, out, quads * call->thread / call->threads * 4, end < m ? end : m);
             continue;
         }
-        pool_wait(call->pool);
-        if (call->thread == 0) pool_set(call->pool, call->threads);
-        pool_wait(call->pool);
-        for (int64_t turn = call->thread; turn * TURN < m; turn = pool_add(call->pool, 1)) {
+        theirs.pool_wait(call->pool);
+        if (call->thread == 0) theirs.pool_set(call->pool, call->threads);
+        theirs.pool_wait(call->pool);
+        for (int64_t turn = call->thread; turn * TURN < m; turn = theirs.pool_add(call->pool, 1)) {
             const int64_t end = (turn + 1) * TURN;
             rows(&p, columns, y, out, turn * TURN, end < m ? end : m);
         }
@@ -382,6 +350,6 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
  * prompt of 256 tokens 220 and 590. */
 bool ggml_compute_forward_mul_mat_tiled(const struct call *call, struct tensor *result) {
     const struct tensor *a = result->sources[0], *b = result->sources[1];
-    if (!tiled_behind || (b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K))) return false;
-    return tiled_behind(call, result);
+    if (!theirs.tiled || (b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K))) return false;
+    return theirs.tiled(call, result);
 }

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
+from tailrace.engine.kernels.attention_proof import Call, attention_is_right
+
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float32]
 
@@ -51,20 +53,11 @@ _LAYOUTS = {
 }
 
 
-class _Call(ctypes.Structure):
-    _fields_ = (
-        ("thread", ctypes.c_int),
-        ("threads", ctypes.c_int),
-        ("work_size", ctypes.c_size_t),
-        ("work", ctypes.c_void_p),
-        ("pool", ctypes.c_void_p),
-    )
-
-
-def wrong_formats(library: ctypes.CDLL) -> list[str]:
-    """The formats' names that ``library`` doesn't compute, or computes wrongly; empty when all is well."""
+def wrong_results(library: ctypes.CDLL) -> list[str]:
+    """Formats, and ``attention``, that ``library`` doesn't compute, or computes wrongly; empty when all is well."""
     random = np.random.default_rng(7)
-    return [kind.name for kind in PARTNERS if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)]
+    wrong = [kind.name for kind in PARTNERS if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)]
+    return wrong if attention_is_right(library) else [*wrong, "attention"]
 
 
 def _agrees(
@@ -86,7 +79,7 @@ def multiply(library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Byte
     product = library.llamafile_sgemm
     product.restype = ctypes.c_bool
     for thread in range(2):
-        call = _Call(thread, 2, 0, None, None)
+        call = Call(thread, 2, 0, None, None)
         product(
             ctypes.byref(call),
             *map(ctypes.c_int64, (rows, columns, blocks)),

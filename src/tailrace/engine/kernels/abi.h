@@ -1,0 +1,38 @@
+/* What llama.cpp hands to its CPU kernels: the heads of ggml_compute_params and ggml_tensor. Not a public interface, so
+ * force.py loads the kernels beside known versions alone. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct call {
+    int thread, threads;      /* which of how many calls */
+    size_t work_size;         /* bytes of memory that all threads share during this operation */
+    void *work, *pool;        /* the pool has a counter and a barrier */
+};
+
+struct tensor {
+    int type;
+    void *buffer;
+    int64_t sizes[4];
+    size_t strides[4];        /* bytes */
+    int operation, parameters[16], flags;
+    const struct tensor *sources[10];
+    void *view_of;
+    size_t view_at;
+    void *data;
+};
+
+/* llama.cpp's own functions: filled in once, before anything is computed. */
+struct theirs {
+    bool (*product)(const struct call *, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                    int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type);
+    bool (*tiled)(const struct call *, struct tensor *);
+    void (*attention)(const struct call *, struct tensor *);
+    void (*pool_set)(void *, int);
+    int (*pool_add)(void *, int);
+    void (*pool_wait)(void *);
+};
+extern struct theirs theirs;
+
+#define INLINE static inline __attribute__((always_inline))
