@@ -282,7 +282,7 @@ class LlamaBackend:
         """The tokens that llama.cpp finds by their names only where special tokens are asked for."""
         kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         return {
-            t: self._special(t) for t in range(self._vocab_size) if llama.llama_token_get_attr(self._vocab, t) & kinds
+            t: self._special(t) for t in range(self._vocab_size) if llama.llama_vocab_get_attr(self._vocab, t) & kinds
         }
 
     def _infill_tokens(self) -> tuple[int, int, int] | None:
