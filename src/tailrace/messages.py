@@ -134,8 +134,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
     """The engine's first message: it is loaded and ready.
 
-    ``vocabulary[t]`` is token t's bytes as they appear in text (empty for control tokens); ``controls`` has the text by
-    which templates call each control token, by token.
+    ``vocabulary[t]`` is token t's bytes as they appear in text (empty for control tokens).
     """
 
     protocol: int
@@ -143,7 +142,6 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
     replica: int  #: which of the engines this is, from 0
     model: ModelInfo
     vocabulary: list[bytes]
-    controls: dict[int, str] = {}
 
 
 class Accepted(msgspec.Struct, tag="accepted", frozen=True, array_like=True):

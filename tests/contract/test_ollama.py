@@ -90,7 +90,7 @@ def test_durations_are_of_this_request(slow: ServerProcess) -> None:
 
 
 def test_a_silent_stream_says_nothing_in_an_object(slow: ServerProcess) -> None:
-    told = stream(chat(slow, "a" * 6000 + "<say>b</say>"))
+    told = stream(chat(slow, "o" * 6000 + "<say>b</say>"))
     assert told.text == "b"
     empty = [entry for entry in told.objects[1:-1] if entry["message"] == {"role": "assistant", "content": ""}]
     assert len(empty) >= 2, "keep-alives while the prompt is read"

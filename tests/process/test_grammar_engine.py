@@ -114,3 +114,16 @@ def test_forced_tokens_in_company_leave_every_reply_a_true_greedy_decode(backend
         if sequence.constraint is not None:
             text = b"".join(backend.vocabulary[token] for token in sequence.tokens[sequence.prompt_length :])
             assert len(json.loads(text)) == 3
+
+
+def test_a_grammar_may_ask_for_a_control_token(backend: LlamaBackend) -> None:
+    """Each is a token of its own: neither another one nor an end may stand in its place."""
+    start = next(token for token, text in backend.info.special_tokens.items() if text == "<|im_start|>")
+    assert backend.vocabulary[start] == b""
+    tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_inside)
+    grammar = Grammar(kind="lark", text=f'start: "a" <[{start}]> "b"')
+    constraint = Constraint(compile_grammar(tokenizer, translate(grammar)), len(backend.vocabulary), fast_forward=False)
+    (letter,) = backend.tokenize_inside("a")
+    constraint.accept(letter)
+    allowed = np.flatnonzero(np.unpackbits(constraint.mask().view(np.uint8), bitorder="little"))
+    assert allowed.tolist() == [start]

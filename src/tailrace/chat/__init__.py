@@ -1,5 +1,7 @@
 """Text in and out of a model: pure functions and small state machines, no I/O.
 
-``template`` renders conversations, ``detokenize`` turns tokens into text, ``stops`` finds stop strings, ``parse``
-splits a reply into text, reasoning and tool calls, ``pipeline`` chains the three.
+``template`` renders conversations (``untaught`` for templates that know no tools), ``detokenize`` turns tokens into
+text, ``stops`` finds stop strings, ``parse`` splits a reply into ``parts`` by its family's ``markup``, ``pipeline``
+chains the three. ``families`` knows how models mark thoughts and calls, ``readers`` read calls, ``constrain`` makes the
+grammar of a reply that has to be one, in ``lark``.
 """

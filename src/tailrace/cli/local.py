@@ -54,7 +54,7 @@ class LocalModel:
         self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
         self._family = recognise(self._template)
         markers = self._family.markup({}).markers
-        shown = {token: text for token, text in backend.controls.items() if text in markers}
+        shown = {token: text for token, text in info.special_tokens.items() if text in markers}
         self._vocabulary = Vocabulary(backend.vocabulary).showing(shown)
         self._ids = count(1)
 

@@ -62,7 +62,6 @@ class Backend(Protocol):
 
     info: ModelInfo
     vocabulary: list[bytes]  #: bytes of each token as they appear in text; empty for control tokens
-    controls: dict[int, str]  #: the text by which templates call each control token
     longest_token: int  #: bytes of text that one token stands for at most
     end_tokens: frozenset[int]  #: end-of-generation tokens
     start_token: int | None  #: what an empty prompt becomes; None where the model has none

@@ -53,7 +53,6 @@ class FakeBackend:
         self.cuts = True
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
-        self.controls: dict[int, str] = {}
         self.longest_token = 1
         self.cell_bytes = 4
         self.end_tokens = frozenset({END})

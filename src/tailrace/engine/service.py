@@ -67,7 +67,6 @@ def _connect(start: Start, backend: Backend, draft: Backend | None, model: Path 
             replica=start.replica,
             model=backend.info,
             vocabulary=backend.vocabulary,
-            controls=backend.controls,
         )
     )
     backend.reset()

@@ -55,7 +55,7 @@ class ServedModel:
             hello.model.chat_template, bos_token=hello.model.bos_token, eos_token=hello.model.eos_token
         )
         self.family = recognise(self.template)
-        self.controls = {text: token for token, text in hello.controls.items()}
+        self.controls = {text: token for token, text in hello.model.special_tokens.items()}
         self._shown: dict[frozenset[str], Vocabulary] = {}
 
     def vocabulary_showing(self, markers: frozenset[str]) -> Vocabulary:

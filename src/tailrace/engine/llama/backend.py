@@ -84,8 +84,7 @@ class LlamaBackend:
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
         special = {token: self._special(token) for token, piece in enumerate(self.vocabulary) if not piece}
-        self.controls = {token: text for token, text in special.items() if text}
-        self.longest_token = max(map(len, (*self.vocabulary, *(text.encode() for text in self.controls.values()))))
+        self.longest_token = max(map(len, (*self.vocabulary, *(text.encode() for text in special.values()))))
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
         start = llama.llama_vocab_bos(self._vocab)
         self.start_token = start if start >= 0 else None
@@ -104,7 +103,7 @@ class LlamaBackend:
             generates=self._memory is not None,
             infill=self.infill is not None,
             embedding_width=self.reader.width if self.reader is not None else 0,
-            special_tokens=self._special_tokens(),
+            special_tokens={token: text for token, text in special.items() if text},
         )
 
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
@@ -277,13 +276,6 @@ class LlamaBackend:
             buffer = ctypes.create_string_buffer(-length)
             length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[:length]
-
-    def _special_tokens(self) -> dict[int, str]:
-        """The tokens that llama.cpp finds by their names only where special tokens are asked for."""
-        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
-        return {
-            t: self._special(t) for t in range(self._vocab_size) if llama.llama_vocab_get_attr(self._vocab, t) & kinds
-        }
 
     def _infill_tokens(self) -> tuple[int, int, int] | None:
         vocab = self._vocab
