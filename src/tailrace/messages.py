@@ -76,6 +76,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     grammar: Grammar | None = None
     prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
     suffix: str | None = None  #: what follows the reply, which the model's fill-in-the-middle tokens tell it
+    plain: tuple[tuple[int, int], ...] = ()  #: ranges of the prompt's characters where no special token is recognised
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_defaults=True):
@@ -87,6 +88,7 @@ class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_d
     text: str
     special: bool = True
     start: bool | None = None
+    plain: tuple[tuple[int, int], ...] = ()  #: as in a ``Submit``
 
 
 class Embed(msgspec.Struct, tag="embed", frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,9 @@ import struct
 import zipfile
 from pathlib import Path
 
+import gguf
+import numpy as np
+
 from tailrace.models.catalogue import Entry, Part
 
 UINT32, STRING, ARRAY = 4, 8, 9
@@ -60,3 +63,62 @@ def tiny_entry(whole: bytes, *parts: Part) -> Entry:
     """A catalogue entry named ``tiny`` whose parts make up ``whole``."""
     digest = hashlib.sha256(whole).hexdigest()
     return Entry(name="tiny", file="tiny.gguf", parts=parts, bytes=len(whole), sha256=digest, licence="MIT")
+
+
+def with_pairs(source: Path, target: Path, pairs: dict[str, int]) -> Path:
+    """A copy of the model at ``source`` whose header has these numbers too."""
+    data = source.read_bytes()
+    reader = gguf.GGUFReader(source)
+    tensors = reader.tensors
+    #: Where the pairs end and the tensors' descriptions begin.
+    end = min(tensor.field.offset for tensor in tensors)
+    start = min(tensor.data_offset for tensor in tensors)
+    added = b"".join(pair(key, UINT32, struct.pack("<I", value)) for key, value in pairs.items())
+    version, count, fields = struct.unpack("<IQQ", data[4:24])
+    descriptions = end + sum(len(bytes(part)) for tensor in tensors for part in tensor.field.parts)
+    header = b"GGUF" + struct.pack("<IQQ", version, count, fields + len(pairs)) + data[24:end] + added
+    header += data[end:descriptions]
+    target.write_bytes(header + bytes(-len(header) % reader.alignment) + data[start:])
+    return target
+
+
+def write_bert(path: Path, *, width: int = 32, context: int = 64) -> Path:
+    """A BERT of one layer with random weights: it attends in both directions and is pooled by its first token."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += [f"\u2581{word}" for word in ["the", "cat", "sat", "on", "a", "mat", "dog", "runs", "fast", ",", "."]]
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(2 * width)
+    writer.add_block_count(1)
+    writer.add_head_count(2)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.CLS)
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    writer.add_token_types([3] * 5 + [1] * (len(words) - 5))
+    writer.add_token_type_count(2)
+    for name, token in (("bos", 2), ("eos", 3), ("unk", 1), ("sep", 3), ("pad", 0), ("mask", 4)):
+        getattr(writer, f"add_{name}_token_id")(token)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (len(words), width),
+        "position_embd": (context, width),
+        "token_types": (2, width),
+    }
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        shapes[f"blk.0.{name}"] = (width, width)
+    shapes |= {"blk.0.ffn_up": (2 * width, width), "blk.0.ffn_down": (width, 2 * width)}
+    shapes |= dict.fromkeys(("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"), (width,))
+    random = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", (0.3 * random.standard_normal(shape)).astype(np.float32))
+        if "types" not in name and name not in ("token_embd", "position_embd"):
+            writer.add_tensor(f"{name}.bias", (0.3 * random.standard_normal(shape[0])).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -7,6 +7,7 @@ template refuses is tried again in the next simpler form before the client is to
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from jinja2 import meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tailrace.chat.prompt import Names, Prompt
 from tailrace.errors import InvalidRequest, ModelError
 
 Message = dict[str, Any]  #: role, content (a string) and what else the template may want
@@ -33,8 +35,13 @@ class TemplateRefusal(jinja2.TemplateError):
 class ChatTemplate:
     """A compiled chat template."""
 
-    def __init__(self, source: str | None, *, bos_token: str, eos_token: str) -> None:
-        """Raises ModelError when ``source`` is no valid template; None is ChatML."""
+    def __init__(
+        self, source: str | None, *, bos_token: str, eos_token: str, special_tokens: Iterable[str] = ()
+    ) -> None:
+        """Raises ModelError when ``source`` is no valid template; None is ChatML. ``special_tokens`` are the names that
+        the template alone may write so that they mean something.
+        """
+        self._special = Names(special_tokens)
         self.source = source or CHATML
         self._knows_developer = "developer" in self.source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -51,17 +58,18 @@ class ChatTemplate:
 
     def render(
         self, messages: list[Message], tools: list[Any] | None = None, variables: dict[str, Any] | None = None
-    ) -> str:
+    ) -> Prompt:
         """The prompt that asks for the next assistant message; ``variables`` are the template's own extras, such as
         ``enable_thinking``. Raises InvalidRequest when the template refuses.
         """
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
+        (messages, tools, variables), hidden = self._special.hide((messages, tools, variables))
         messages = [_with_arguments(message) for message in messages]
         refusal: jinja2.TemplateError | None = None
         for form in (messages, _system_first(messages), _system_in_user(messages)):
             try:
-                return self._template.render(
+                text = self._template.render(
                     {
                         **(variables or {}),
                         **self._tokens,
@@ -70,6 +78,7 @@ class ChatTemplate:
                         "add_generation_prompt": True,
                     }
                 )
+                return Prompt(text) if hidden is None else hidden.reveal(text)
             except jinja2.TemplateError as error:
                 refusal = refusal or error
             except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:

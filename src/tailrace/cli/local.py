@@ -51,7 +51,12 @@ class LocalModel:
         self._backend = backend
         self._loop = EngineLoop(backend, chunk=chunk, step_seconds=60.0)
         info = backend.info
-        self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._template = ChatTemplate(
+            info.chat_template,
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            special_tokens=info.special_tokens.values(),
+        )
         self._family = recognise(self._template)
         markers = self._family.markup({}).markers
         shown = {token: text for token, text in info.special_tokens.items() if text in markers}
@@ -66,7 +71,11 @@ class LocalModel:
         prompt = self._template.render(conversation.messages)
         parameters = conversation.parameters
         submit = Submit(
-            id=next(self._ids), prompt=prompt, max_tokens=parameters.max_tokens, sampling=parameters.sampling
+            id=next(self._ids),
+            prompt=str(prompt),
+            plain=prompt.plain,
+            max_tokens=parameters.max_tokens,
+            sampling=parameters.sampling,
         )
         begun = time.monotonic()
         sequence = prepare(self._backend, submit)

@@ -17,6 +17,7 @@ from tailrace.engine.backend import Backend
 from tailrace.engine.disk import Fetched
 from tailrace.engine.grammar.compiler import Compiler, Result
 from tailrace.engine.grammar.source import GrammarError
+from tailrace.engine.plain import tokens_of
 from tailrace.engine.reading import Text, texts_of
 from tailrace.engine.sequence import Sequence
 from tailrace.ipc import Channel
@@ -46,7 +47,9 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
         least = size_bytes // backend.longest_token
         if size_bytes > _MUCH_TEXT and least >= context:
             return _too_long(submit.id, context, f"at least {least}")
-        tokens = backend.tokenize(submit.prompt) if submit.suffix is None else backend.tokenize_inside(submit.prompt)
+        tokens = tokens_of(backend, submit.prompt, submit.plain)
+        if submit.suffix is not None:
+            tokens = backend.tokenize_inside(submit.prompt)
     else:
         tokens = submit.prompt
         if not all(0 <= token < size for token in tokens):
@@ -154,6 +157,8 @@ class Intake(threading.Thread):
         size = len(asked.text.encode())
         if size > max(_MUCH_TEXT, self._backend.info.context * self._backend.longest_token):
             return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
+        if asked.plain and asked.special and asked.start is None:
+            return Tokenized(asked.id, tokens_of(self._backend, asked.text, asked.plain))
         return Tokenized(asked.id, self._backend.tokenize(asked.text, special=asked.special, start=asked.start))
 
     def _compiled(self, identity: int, result: Result) -> None:

@@ -52,7 +52,10 @@ class ServedModel:
         self.info: ModelInfo = hello.model
         self.vocabulary = Vocabulary(hello.vocabulary)
         self.template = ChatTemplate(
-            hello.model.chat_template, bos_token=hello.model.bos_token, eos_token=hello.model.eos_token
+            hello.model.chat_template,
+            bos_token=hello.model.bos_token,
+            eos_token=hello.model.eos_token,
+            special_tokens=hello.model.special_tokens.values(),
         )
         self.family = recognise(self.template)
         self.controls = {text: token for token, text in hello.model.special_tokens.items()}

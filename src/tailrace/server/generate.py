@@ -13,6 +13,7 @@ import time
 import msgspec
 
 from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.prompt import plain_ranges
 from tailrace.chat.tools import Function
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError
 from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
@@ -220,7 +221,7 @@ class Generation:
                 ) -> Submit:
                     return Submit(
                         id=identity,
-                        prompt=prompt,
+                        prompt=str(prompt) if isinstance(prompt, str) else prompt,
                         max_tokens=request.max_tokens,
                         sampling=sampling,
                         stop_tokens=request.stop_tokens,
@@ -230,6 +231,7 @@ class Generation:
                         grammar=request.grammar,
                         prediction=request.prediction,
                         suffix=request.suffix,
+                        plain=plain_ranges(prompt),
                     )
 
                 parser = None

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tailrace.chat.prompt import Prompt, plain_ranges
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar, Sampling
@@ -92,7 +93,8 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
     (prompt,) = conversation.prompts
     assert isinstance(prompt, str)
     # What is continued is the reply: a thought that the template has begun for it is over.
-    return msgspec.structs.replace(conversation, prompts=[f"{prompt}{model.family.reply_head(prompt)}{begun}"])
+    begun_prompt = Prompt(f"{prompt}{model.family.reply_head(prompt)}", plain_ranges(prompt)) + begun
+    return msgspec.structs.replace(conversation, prompts=[begun_prompt])
 
 
 def hides_thinking(request: MessagesRequest) -> bool:

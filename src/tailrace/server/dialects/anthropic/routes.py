@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tailrace.chat.prompt import plain_ranges
 from tailrace.messages import Tokenize, Tokenized
 from tailrace.server.decode import decode
 from tailrace.server.dialects.anthropic import models, reply
@@ -82,7 +83,11 @@ class _Anthropic:
         asked = decode(await server.body(request), _count_decoder)
         server.check_model(asked.model)
         prompt = prompt_text(asked, await server.engine.ready())
-        (tokenized,) = await server.ask(request, lambda identity: Tokenize(id=identity, text=prompt), param="messages")
+        (tokenized,) = await server.ask(
+            request,
+            lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),
+            param="messages",
+        )
         assert isinstance(tokenized, Tokenized)
         return self._told({"input_tokens": len(tokenized.tokens)})
 

@@ -185,7 +185,7 @@ class _OpenAI:
         server = self._server
         asked = decode(await server.body(request), tokens.template_decoder)
         server.check_model(asked.model)
-        return json_response({"prompt": self._render(asked, await server.engine.ready())})
+        return json_response({"prompt": str(self._render(asked, await server.engine.ready()))})
 
     def _render(self, asked: tokens.TemplateRequest, model: ServedModel) -> str:
         (prompt,) = chat.prepare(tokens.as_chat(asked), model, inline_reasoning=False).prompts

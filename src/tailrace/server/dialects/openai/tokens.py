@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import InvalidRequest
 from tailrace.messages import ModelInfo, Tokenize
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest, Tool
@@ -101,7 +102,8 @@ def inquiry(identity: int, request: TokenizeRequest, rendered: str | None) -> To
     start = request.add_special if request.add_special is not None else request.add_special_tokens
     special = request.parse_special is not False
     if rendered is not None:  # As a chat completion is read, unless something else is wanted.
-        return Tokenize(id=identity, text=rendered, special=special, start=start)
+        plain = plain_ranges(rendered)
+        return Tokenize(id=identity, text=str(rendered), special=special, start=start, plain=plain)
     if request.content is not None:
         return Tokenize(id=identity, text=request.content, special=special, start=bool(start))
     return Tokenize(id=identity, text=request.prompt or "", special=special, start=start)

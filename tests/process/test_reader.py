@@ -1,0 +1,106 @@
+"""The reader's numbers against llama.cpp's own pooling, for a model that writes and for one that only embeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import pytest
+
+from model_files import with_pairs, write_bert
+from servers import serving
+from tailrace.engine.llama import LlamaBackend
+from tailrace.engine.opening import open_llama
+from tailrace.engine.reading import ReadingQueue, texts_of
+from tailrace.messages import Embed, Embedded, Pooling
+from tailrace.models.reference import resolve
+from tailrace.settings import STARTER_MODEL, Settings
+from wire import ask, chat
+
+TEXTS = ["the cat sat on the mat", "the dog runs fast, the cat runs", "a mat"]
+OURS: dict[Pooling, int] = {
+    "mean": llama.LLAMA_POOLING_TYPE_MEAN,
+    "cls": llama.LLAMA_POOLING_TYPE_CLS,
+    "last": llama.LLAMA_POOLING_TYPE_LAST,
+}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bert(tmp_path_factory.mktemp("models") / "bert.gguf")
+
+
+@pytest.fixture(scope="module", params=["bert"])
+def backend(request: pytest.FixtureRequest, bert: Path) -> Iterator[LlamaBackend]:
+    path = bert if request.param == "bert" else resolve(STARTER_MODEL).path
+    opened = open_llama(path, Settings(ctx=0 if request.param == "bert" else 512, parallel=2, threads=1))
+    yield opened
+    opened.close()
+
+
+def ours(backend: LlamaBackend, chunk: int, pooling: Pooling) -> dict[int, list[float]]:
+    queue = ReadingQueue(backend.reader, chunk)
+    texts = texts_of(backend, Embed(id=1, inputs=[*TEXTS], pooling=pooling))
+    assert isinstance(texts, list)
+    queue.add(texts)
+    found: dict[int, list[float]] = {}
+    while queue:
+        for answer in queue.step(beside=False):
+            assert isinstance(answer, Embedded)
+            found[answer.index] = np.frombuffer(answer.vector, "<f4").tolist()
+    return found
+
+
+def theirs(backend: LlamaBackend, text: str, pooling: Pooling) -> list[float]:
+    """One text in a context of its own, pooled by llama.cpp."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 64
+    params.embeddings, params.pooling_type = True, OURS[pooling]
+    context = llama.llama_init_from_model(backend._model, params)
+    tokens = backend.tokenize(text, special=False, start=True)
+    array = (llama.llama_token * len(tokens))(*tokens)
+    assert llama.llama_decode(context, llama.llama_batch_get_one(array, len(tokens))) == 0
+    width = llama.llama_model_n_embd_out(backend._model)
+    vector = np.ctypeslib.as_array(llama.llama_get_embeddings_seq(context, 0), (width,)).astype(float)
+    llama.llama_free(context)
+    unit: list[float] = (vector / np.linalg.norm(vector)).tolist()
+    return unit
+
+
+@pytest.mark.parametrize("pooling", OURS)
+def test_vectors_are_llama_cpps_own(backend: LlamaBackend, pooling: Pooling) -> None:
+    for chunk in (3, 512):
+        found = ours(backend, chunk, pooling)
+        for index, text in enumerate(TEXTS):
+            assert np.dot(found[index], theirs(backend, text, pooling)) > 0.9999, (text, chunk)
+
+
+def test_a_model_that_only_embeds_is_served(bert: Path) -> None:
+    with serving(str(bert)) as server:
+        body = ask(server.port, "POST", "/v1/embeddings", {"input": TEXTS}).json()
+        assert [len(entry["embedding"]) for entry in body["data"]] == [32] * 3
+        for path, request in (
+            ("/v1/chat/completions", chat("the cat")),
+            ("/v1/completions", {"prompt": "the cat"}),
+            ("/v1/completions", {"prompt": "the cat", "echo": True, "logprobs": 1}),
+        ):
+            reply = ask(server.port, "POST", path, request)
+            assert reply.status == 400
+            assert "embeddings" in reply.error()["message"]
+
+
+def test_the_middle_is_marked_with_the_files_own_tokens(tmp_path: Path) -> None:
+    """The starter model has no such tokens: a copy is told that three of its special ones are."""
+    marks = {"prefix": 3, "suffix": 4, "middle": 5}
+    pairs = {f"tokenizer.ggml.fim_{name[:3]}_token_id": token for name, token in marks.items()}
+    path = with_pairs(resolve(STARTER_MODEL).path, tmp_path / "infill.gguf", pairs)
+    with serving(str(path), "--ctx", "512", "--parallel", "1", "--threads", "1") as server:
+        prompt = {"max_tokens": 4, "temperature": 0, "logprobs": 0}
+        filled = ask(server.port, "POST", "/v1/completions", {"prompt": "a = ", "suffix": "\nb", **prompt}).json()
+        pieces = [ask(server.port, "POST", "/tokenize", {"content": text}).json()["tokens"] for text in ("a = ", "\nb")]
+        tokens = [3, *pieces[0], 4, *pieces[1], 5]
+        plain = ask(server.port, "POST", "/v1/completions", {"prompt": tokens, **prompt}).json()
+        assert filled["choices"][0]["text"] == plain["choices"][0]["text"]
+        assert filled["usage"]["prompt_tokens"] == len(tokens)
