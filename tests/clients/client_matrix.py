@@ -35,7 +35,7 @@ PROOFS = (
     "stream",
     "whole-tools",
     "stream-tools",
-    "large-call",
+    "long-call",
     "two-chats",
     "reasoning",
     "long-wait",
@@ -87,7 +87,6 @@ def locked(home: str, package: str) -> str:
 
 
 _NO_REASONING = "has no place for reasoning"
-_ONE_LINE = "the API has a whole call in one line"
 CLIENTS = (
     Client("openai-python", "openai (Python)", "openai", "dev", "chat completions", "openai_chat.py"),
     Client(
@@ -119,7 +118,15 @@ CLIENTS = (
         tells_finish=False,
     ),
     Client("litellm", "litellm (SDK)", "litellm", "python", "chat completions", "litellm_sdk.py"),
-    Client("ai-sdk", "Vercel AI SDK", "ai", "node", "chat completions", "ai_sdk.mjs"),
+    Client(
+        "ai-sdk",
+        "Vercel AI SDK",
+        "ai",
+        "node",
+        "chat completions",
+        "ai_sdk.mjs",
+        ways=("direct", "relay", "litellm"),
+    ),
     Client(
         "nextchat",
         "fetch-event-source, as NextChat drives it",
@@ -127,6 +134,7 @@ CLIENTS = (
         "node",
         "chat completions",
         "nextchat.mjs",
+        ways=("direct", "relay", "litellm"),
         lacks={"whole": "always streams", "whole-tools": "always streams"},
         tells_finish=False,
         tells_usage=False,
@@ -138,7 +146,7 @@ CLIENTS = (
         "dev",
         "responses",
         "openai_responses.py",
-        lacks={"relay large-call": _ONE_LINE},
+        ways=("direct", "relay", "litellm"),
     ),
     Client(
         "ai-sdk-responses",
@@ -147,9 +155,17 @@ CLIENTS = (
         "node",
         "responses",
         "ai_sdk_responses.mjs",
-        lacks={"relay large-call": _ONE_LINE},
     ),
-    Client("anthropic", "anthropic (Python)", "anthropic", "python", "Anthropic messages", "anthropic_messages.py"),
+    Client(
+        "anthropic",
+        "anthropic (Python)",
+        "anthropic",
+        "python",
+        "Anthropic messages",
+        "anthropic_messages.py",
+        ways=("direct", "relay", "litellm"),
+        lacks={"litellm reasoning": "litellm's translation drops it"},
+    ),
     Client(
         "ollama",
         "ollama (Python)",
@@ -157,7 +173,24 @@ CLIENTS = (
         "python",
         "Ollama",
         "ollama_chat.py",
-        lacks={"relay large-call": _ONE_LINE},
+    ),
+    Client(
+        "claude-code",
+        "Claude Code",
+        "@anthropic-ai/claude-code",
+        "node",
+        "Anthropic messages",
+        asked=("text", "tool-call", "answer"),
+        ways=("direct", "relay", "litellm"),
+    ),
+    Client(
+        "codex",
+        "Codex CLI",
+        "@openai/codex",
+        "node",
+        "responses",
+        asked=("text", "tool-call", "answer"),
+        ways=("direct", "relay", "litellm"),
     ),
     Client(
         "open-webui",

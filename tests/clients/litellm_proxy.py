@@ -45,7 +45,9 @@ def litellm_proxy(upstreams: Mapping[str, int]) -> Iterator[int]:
         }
         for name, port in upstreams.items()
     ]
-    config = {"model_list": models, "litellm_settings": {"num_retries": 0}, "router_settings": {"num_retries": 0}}
+    # An upstream that has refused something is asked again the next time.
+    router = {"num_retries": 0, "disable_cooldowns": True}
+    config = {"model_list": models, "litellm_settings": {"num_retries": 0}, "router_settings": router}
     with tempfile.TemporaryDirectory(prefix="tailrace-litellm-") as folder:
         # JSON is YAML.
         path = Path(folder) / "config.yaml"

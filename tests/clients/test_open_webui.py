@@ -72,7 +72,7 @@ if MATRIX:
         for proof in client.asked:
             results.begin(client, way, proof)
         with contextlib.ExitStack() as stack:
-            port = stack.enter_context(fake("--parallel", "8", step=0.004)).port
+            port = stack.enter_context(fake("--ctx", "65536", "--parallel", "8", step=0.004)).port
             if way == "relay":
                 port = stack.enter_context(Relay(port)).port
             seen = browse(stack.enter_context(open_webui(port)), tmp_path)

@@ -1,0 +1,158 @@
+"""Agents on the command line: a turn in which the model calls the agent's shell, reads what it printed and answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import litellm_proxy
+from client_matrix import NODE, Client, chosen
+from client_results import Results
+from relay import Relay
+from servers import fake
+from wire import say
+
+PATIENCE = 120.0
+#: Prints the next reply's script, which mustn't stand in the prompt before.
+COMMAND = "printf '<sa%s' 'y>It said so.</sa'; echo 'y>'"
+BEFORE = "Let me look."
+#: The agents' first prompts have tens of thousands of tokens here, which are read for seconds: 25,600 in one.
+SERVER = (
+    *("--ctx", "400000", "--parallel", "4", "--aliases", "*"),
+    *("--prefill-chunk", "256", "--keepalive-seconds", "0.3"),
+)
+STEP = 0.01
+
+
+def script(tool: str, arguments: dict[str, str]) -> str:
+    """What the user says, so that the model calls the tool."""
+    call = json.dumps({"name": tool, "arguments": arguments})
+    reply = f"{BEFORE}\n<tool_call>{call}</tool_call>"
+    return f"Do it. {say(reply)}"
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> list[dict[str, object]]:
+    """The events that the agent prints, lines of JSON."""
+    work = folder / "work"
+    work.mkdir()
+    done = subprocess.run(
+        [str(NODE / "node_modules" / ".bin" / command[0]), *command[1:]],
+        cwd=work,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def claude_code(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
+    """A turn of Claude Code."""
+    events = run(
+        [
+            *("claude", "--print", "--output-format", "stream-json", "--verbose", "--allowedTools", "Bash", "--"),
+            script("Bash", {"command": COMMAND, "description": "Say it"}),
+        ],
+        folder,
+        {
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
+            "ANTHROPIC_API_KEY": key,
+            "ANTHROPIC_MODEL": model,
+            "ANTHROPIC_SMALL_FAST_MODEL": model,
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_AUTOUPDATER": "1",
+        },
+    )
+    blocks = [
+        block
+        for event in events
+        if event["type"] in {"assistant", "user"}
+        for block in event["message"]["content"]  # type: ignore[index] # JSON of the agent's
+    ]
+    return {
+        "text": next(block["text"] for block in blocks if block["type"] == "text"),
+        "printed": next(block["content"] for block in blocks if block["type"] == "tool_result"),
+        "answer": events[-1]["result"],
+    }
+
+
+def codex(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
+    """A turn of Codex, which gives up a silent stream after a second. litellm's proxy is silent itself."""
+    patience = 30_000 if key == litellm_proxy.KEY else 1000
+    (folder / "codex").mkdir()
+    (folder / "codex" / "config.toml").write_text(
+        f"""
+        model = "{model}"
+        model_provider = "tailrace"
+        [model_providers.tailrace]
+        name = "tailrace"
+        base_url = "http://127.0.0.1:{port}/v1"
+        env_key = "TAILRACE_KEY"
+        wire_api = "responses"
+        request_max_retries = 0
+        stream_max_retries = 0
+        stream_idle_timeout_ms = {patience}
+        """,
+        encoding="utf-8",
+    )
+    events = run(
+        [
+            *("codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "--json"),
+            script("exec_command", {"cmd": COMMAND}),
+        ],
+        folder,
+        {"CODEX_HOME": str(folder / "codex"), "TAILRACE_KEY": key},
+    )
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    texts = [item["text"] for item in items if item["type"] == "agent_message"]  # type: ignore[index] # as above
+    printed = [item["aggregated_output"] for item in items if item["type"] == "command_execution"]  # type: ignore[index]
+    return {"text": texts[0], "printed": printed[0], "answer": texts[-1]}
+
+
+AGENTS: dict[str, Callable[[int, str, str, Path], dict[str, object]]] = {"claude-code": claude_code, "codex": codex}
+MATRIX = [
+    pytest.param(client, way, id=f"{client.name}-{way}")
+    for client in chosen()
+    if client.name in AGENTS
+    for way in client.ways
+]
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[Results]:
+    """What is proven in this run."""
+    gathered = Results()
+    yield gathered
+    gathered.write()
+
+
+# Where they aren't among the run's clients there is no test, rather than a skipped one.
+if MATRIX:
+
+    @pytest.mark.parametrize(("client", "way"), MATRIX)
+    def test_a_turn_with_a_tool_call(client: Client, way: str, results: Results, tmp_path: Path) -> None:
+        for proof in client.asked:
+            results.begin(client, way, proof)
+        with contextlib.ExitStack() as stack:
+            port, key, model = stack.enter_context(fake(*SERVER, step=STEP)).port, "any", "fake"
+            if way == "relay":
+                port = stack.enter_context(Relay(port)).port
+            elif way == "litellm":
+                port = stack.enter_context(litellm_proxy.litellm_proxy({model: port}))
+                key = litellm_proxy.KEY
+            seen = AGENTS[client.name](port, key, model, tmp_path)
+        assert str(seen["text"]).strip() == BEFORE
+        results.passed(client, way, "text")
+        assert str(seen["printed"]).strip() == "<say>It said so.</say>"
+        results.passed(client, way, "tool-call")
+        assert seen["answer"] == "It said so."
+        results.passed(client, way, "answer")
