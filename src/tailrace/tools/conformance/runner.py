@@ -59,7 +59,7 @@ def plan(
     if not checked:
         raise CheckError(f"none of the dialects is there ({', '.join(DIALECTS)}); is the address a base URL?")
     states = {name: state or ("not asked for" if dialects else "not there") for name, state in found.items()}
-    session = Session(target, served, DIALECTS[checked[0]], limits, ollama)
+    session = Session(target, served, DIALECTS[checked[0]], limits, ollama, [DIALECTS[name] for name in checked])
     return Plan(session, choose(checked, only, skip), states)
 
 

@@ -7,7 +7,7 @@ its being there, so that one fault is told once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,11 +37,20 @@ class Limits:
 class Session:
     """One server under examination. ``model`` is what requests name, ``ollama_model`` what Ollama's do."""
 
-    def __init__(self, target: Target, model: str, main: Dialect, limits: Limits, ollama_model: str | None = None):
+    def __init__(
+        self,
+        target: Target,
+        model: str,
+        main: Dialect,
+        limits: Limits,
+        ollama_model: str | None = None,
+        dialects: Sequence[Dialect] = (),
+    ) -> None:
         self.target = target
         self.model = model
         self.ollama_model = ollama_model or model
         self.main = main  #: the dialect of the rules that any dialect would do for
+        self.dialects = dialects or [main]  #: all that are checked
         self.limits = limits
         self.streams: list[Stream] = []  #: every one that was read, in order
         self._seen: dict[str, Any] = {}

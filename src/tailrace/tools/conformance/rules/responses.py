@@ -88,10 +88,13 @@ def input_list(session: Session) -> str:
     "agents take a piece for the whole",
 )
 def limit(session: Session) -> str:
-    body = session.question(RESPONSES, "Count from one to two hundred, in words.", limit=16)
-    response = session.post(RESPONSES, body).json()
-    if find(response, "usage", "output_tokens") is None or response["usage"]["output_tokens"] < 16:
-        raise NotSeen("the reply was shorter than its limit")
+    for text in (QUESTION, "Count from one to two hundred, in words."):
+        response = session.post(RESPONSES, session.question(RESPONSES, text, limit=16)).json()
+        count = find(response, "usage", "output_tokens")
+        if type(count) is int and count >= 16:
+            break
+    else:
+        raise NotSeen("the replies were shorter than their limit")
     reason = find(response, "incomplete_details", "reason")
     seen = f"status {find(response, 'status')}, reason {reason}"
     expect(find(response, "status") == "incomplete" and reason == "max_output_tokens", seen)

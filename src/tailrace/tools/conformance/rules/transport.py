@@ -180,7 +180,7 @@ def any_key(session: Session) -> str:
 @rule(
     "wrong-key",
     5,
-    "a wrong key is a 401 in the dialect's shape, on every route",
+    "a wrong key is a 401 in each dialect's shape",
     ERROR,
     "clients show no reason; what the server knows is open to all",
 )
@@ -188,13 +188,14 @@ def wrong_key(session: Session) -> str:
     if session.target.key is None:
         raise NotSeen("no --key was given")
     wrong = {"Authorization": "Bearer wrong", "x-api-key": "wrong"}
-    reply = session.ask("POST", session.main.path(session.target), session.question(session.main, limit=4), wrong)
-    if reply.status == 200:
-        raise NotSeen("the server asks for no key")
-    judge.refused(session.main, reply, (401,))
+    for dialect in session.dialects:
+        reply = session.post(dialect, session.question(dialect, limit=4), wrong)
+        if reply.status == 200:
+            raise NotSeen(f"{dialect.path(session.target)} asks for no key")
+        judge.refused(dialect, reply, (401,))
     listed = session.ask("GET", f"{session.target.api}/models", headers=wrong)
     expect(listed.status in (401, 404), f"the list of models gives {listed.status} with a wrong key")
-    return "401"
+    return f"401 in {', '.join(dialect.name for dialect in session.dialects)}"
 
 
 @rule(
