@@ -16,6 +16,7 @@ enum { F32 = 0, F16 = 1 };
 #define TILE 64
 #define MOST_ROWS 32
 #define WIDEST 256
+#define SHORT 8        /* tokens of each stream up to which work is shared out by cells */
 #define HIDDEN 0xfc00 /* minus infinity in 16 bits */
 
 static _Thread_local float query[MOST_ROWS * WIDEST] __attribute__((aligned(64)));
@@ -183,6 +184,7 @@ INLINE void attend(int width, const struct group *g, int first, int step) {
         int r = 0;
         const uint8_t *v = values + at * g->v->strides[1];
         for (; r + 4 <= rows && fit >= 4; r += 4) gather(width, 4, r, v, g->v->strides[1], here);
+        for (; r + 3 <= rows && fit >= 3; r += 3) gather(width, 3, r, v, g->v->strides[1], here);
         for (; r + 2 <= rows && fit >= 2; r += 2) gather(width, 2, r, v, g->v->strides[1], here);
         for (; r < rows; r++) gather(width, 1, r, v, g->v->strides[1], here);
     }
@@ -257,9 +259,10 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
     const int64_t width = q->sizes[0], rows = q->sizes[1] * q->sizes[2] * q->sizes[3];
     const struct cut c = cut_of(q, result->sources[1]);
     const int64_t units = c.streams * c.key_heads * c.parts * c.blocks, each = width + 2;
-    /* Few units are shared out by cells: each thread has every so many tiles of all, and then they are brought together. */
+    /* Few units, and those of streams that may be of very different lengths, are shared out by cells: each thread has
+     * every so many tiles of all of them, and then they are brought together. */
     float *partial = call->work;
-    const bool split = units < 4 * call->threads && call->threads > 1 && (size_t)(rows * call->threads * each) * sizeof(float) <= call->work_size;
+    const bool split = (q->sizes[1] <= SHORT || units < 4 * call->threads) && call->threads > 1 && (size_t)(rows * call->threads * each) * sizeof(float) <= call->work_size;
     if (!split && call->threads > 1) {
         if (call->thread == 0) theirs.pool_set(call->pool, call->threads);
         theirs.pool_wait(call->pool);
