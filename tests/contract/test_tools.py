@@ -22,7 +22,14 @@ CITY = {
         "where": {"$ref": "#/$defs/place"},
     },
     "required": ["city", "days", "where"],
-    "$defs": {"place": {"type": "object", "properties": {"inside": {"type": "boolean"}}, "required": ["inside"]}},
+    "$defs": {
+        "place": {
+            "type": "object",
+            "properties": {"inside": {"type": "boolean"}},
+            "required": ["inside"],
+            "additionalProperties": False,  # Else the model invents members until its limit.
+        }
+    },
 }
 SCHEMAS: dict[str, dict[str, Any]] = {
     "weather": CITY,
