@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from setup import ROOT, check_python, say
@@ -20,9 +20,11 @@ from setup_pip import SetupError, run_pip
 
 CLIENTS = ROOT / "tests" / "clients"
 NODE = CLIENTS / "node"
+#: Each environment's lock file, and how pip is asked for it. The first list is complete, so nothing has to be resolved.
+#: The other needs PyTorch, whose own needs differ from machine to machine.
 VENVS = {
-    ROOT / ".venv-clients": CLIENTS / "requirements-python.txt",
-    ROOT / ".venv-open-webui": CLIENTS / "requirements-open-webui.txt",
+    ROOT / ".venv-clients": (CLIENTS / "requirements-python.txt", ["--no-deps"]),
+    ROOT / ".venv-open-webui": (CLIENTS / "requirements-open-webui.txt", []),
 }
 OLDEST_NODE = 20
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
@@ -62,14 +64,15 @@ def is_current(stamp: Path, lock: Path) -> bool:
     return stamp.exists() and stamp.read_text(encoding="utf-8") == key(lock)
 
 
-def install_venv(venv: Path, lock: Path, environment: Mapping[str, str]) -> None:
-    """A virtual environment with what the lock file lists, and nothing else."""
+def install_venv(venv: Path, lock: Path, options: Sequence[str], environment: Mapping[str, str]) -> None:
+    """A virtual environment with what the lock file lists. What is imported is compiled then: most of it never is."""
     stamp = venv / "lock"
     if is_current(stamp, lock):
         return
     say(f"making {venv.name} from {lock.name}")
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
-    run_pip(venv / "bin" / "python", ["install", "-r", str(lock)], f"installing {lock.name}", environment=environment)
+    arguments = ["install", "--no-compile", *options, "-r", str(lock)]
+    run_pip(venv / "bin" / "python", arguments, f"installing {lock.name}", environment=environment)
     stamp.write_text(key(lock), encoding="utf-8")
 
 
@@ -99,8 +102,8 @@ def main() -> int:
         check_python(sys.version_info[:3])
         check_node()
         check_chromium()
-        for venv, lock in VENVS.items():
-            install_venv(venv, lock, os.environ)
+        for venv, (lock, options) in VENVS.items():
+            install_venv(venv, lock, options, os.environ)
         install_node(os.environ)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)

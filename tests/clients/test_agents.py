@@ -86,8 +86,8 @@ def claude_code(port: int, key: str, model: str, folder: Path) -> dict[str, obje
 
 
 def codex(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
-    """A turn of Codex, which gives up a silent stream after a second. litellm's proxy is silent itself."""
-    patience = 30_000 if key == litellm_proxy.KEY else 1000
+    """A turn of Codex, which gives up a silent stream after 1.5 s. litellm's proxy is silent itself."""
+    patience = 30_000 if key == litellm_proxy.KEY else 1500
     (folder / "codex").mkdir()
     (folder / "codex" / "config.toml").write_text(
         f"""

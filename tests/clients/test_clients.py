@@ -224,7 +224,7 @@ def reasoning(bench: Bench) -> None:
 
 
 def long_wait(bench: Bench) -> None:
-    """A prompt that is read for seconds: the client's patience, a second where it can be set, isn't used up."""
+    """A prompt that is read for seconds: the client's patience, 1.5 s where it can be set, isn't used up."""
     # A prompt that began as another did would be known already.
     prompt = f"{bench.client.name} {bench.stand.way} " + "a" * 8000 + say("there")
     read = bench.stand.read("slow")

@@ -1,4 +1,4 @@
-"""langchain-openai's ChatOpenAI over chat completions. It gives up a stream that is silent for a second."""
+"""langchain-openai's ChatOpenAI over chat completions. It gives up a stream that is silent for 1.5 s."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LangChainChat:
             max_retries=0,
             timeout=60,
             stream_usage=True,
-            stream_chunk_timeout=1.0,
+            stream_chunk_timeout=1.5,
         )
         self._model: Any = model.bind_tools(ask.tools) if ask.tools else model
 
