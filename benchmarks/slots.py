@@ -60,7 +60,7 @@ def _after(ask: Ask, after: tuple[int, int]) -> Ask:
 
 
 def _measure(options: Options) -> Findings:
-    tokens = _FROM + options.tokens(96)
+    tokens = _FROM + 48 + options.tokens(96)
     with servers.tailrace(options.model, options.threads, "--parallel", str(_SLOTS)) as client:
         rates = in_turns(
             {

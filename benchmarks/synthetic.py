@@ -39,7 +39,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 #: Steps of 20 ms and more on a core or two, and a model that no cache holds.
 SHAPES = {
-    "steps": Shape(layers=8, width=2048, feed_forward=5632, kv_heads=4),
+    "steps": Shape(layers=28, width=2048, feed_forward=5632, kv_heads=4),
     "large": Shape(layers=18, width=4096, feed_forward=14336, kv_heads=8),
     "tiny": Shape(layers=1, width=256, feed_forward=512, kv_heads=1),
 }

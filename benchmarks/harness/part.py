@@ -41,7 +41,7 @@ class Options:
 
     def tokens(self, usual: int) -> int:
         """The length of a reply, where ``usual`` makes a steady figure."""
-        return min(usual, 24) if self.quick else usual
+        return min(usual, 48) if self.quick else usual
 
     def streams(self, usual: Sequence[int]) -> Sequence[int]:
         """The numbers of streams to measure."""
