@@ -14,7 +14,7 @@ import pytest
 
 import litellm_proxy
 from client_driver import WEATHER, Driver, ask, drivers
-from client_matrix import Client, chosen, proofs
+from client_matrix import Client, chosen, proofs, ways
 from client_results import Results
 from relay import Relay
 from servers import ServerProcess, fake, wait_for
@@ -278,7 +278,7 @@ MATRIX = [
     pytest.param(client, way, proof, id=f"{client.name}-{way}-{proof}")
     for client in chosen()
     if client.driver
-    for way in client.ways
+    for way in ways(client)
     for proof in proofs(client, way)
 ]
 

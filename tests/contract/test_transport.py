@@ -83,7 +83,7 @@ def test_models(scripted: ServerProcess, path: str) -> None:
     body = ask(scripted.port, "GET", path).json()
     (model,) = body["data"]
     assert body == {"object": "list", "data": [model]}
-    assert set(model) == {"id", "object", "created", "owned_by"}
+    assert set(model) == {"id", "object", "created", "owned_by", "max_model_len", "context_length", "meta"}
     assert (model["id"], model["object"]) == ("fake", "model")
     assert type(model["created"]) is int
     assert ask(scripted.port, "GET", f"{path.rstrip('/')}/fake").json() == model
@@ -108,7 +108,7 @@ def test_signs_of_life(keyed: ServerProcess, method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1/embeddings", "/v2/chat/completions", "/v1/chat", "/%ff%fe", "/..%2f"]
+    "path", ["/nothing", "/v1/moderations", "/v2/chat/completions", "/v1/chat", "/%ff%fe", "/..%2f"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_route(scripted: ServerProcess, method: str, path: str) -> None:

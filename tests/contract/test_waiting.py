@@ -68,8 +68,8 @@ def test_a_request_is_checked_before_the_headers_even_while_queued(slow: ServerP
 
 
 def test_a_long_prompt_brings_keep_alives(slow: ServerProcess) -> None:
-    """8000 tokens in steps of 64: two and a half seconds."""
-    reply = ask(slow.port, "POST", "/v1/chat/completions", chat("a" * 8000 + "<say>b</say>", stream=True))
+    """8000 tokens that no other test has sent, in steps of 64: two and a half seconds."""
+    reply = ask(slow.port, "POST", "/v1/chat/completions", chat("waiting " * 1000 + "<say>b</say>", stream=True))
     assert chat_stream(reply).text == ["b"]
     assert sum(chunk.endswith(KEEP_ALIVE) for chunk in reply.chunks) >= 3
 
@@ -167,7 +167,7 @@ def test_going_away_while_queued_leaves_the_queue(slow: ServerProcess) -> None:
 
 def test_going_away_while_the_prompt_is_read(slow: ServerProcess) -> None:
     with Connection(slow.port) as connection:
-        connection.request("POST", "/v1/chat/completions", chat("a" * 8000, stream=True))
+        connection.request("POST", "/v1/chat/completions", chat("leaving " * 1000, stream=True))
         connection.read_head()
         wait_for("the slot to be taken", lambda: running(slow) == 1)
     wait_for("the slot to be free", lambda: running(slow) == 0)

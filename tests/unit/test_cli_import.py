@@ -1,4 +1,4 @@
-"""What the command loads before it knows what it is asked for."""
+"""What processes load before they know what they are asked for."""
 
 from __future__ import annotations
 
@@ -9,4 +9,10 @@ import sys
 def test_the_command_and_the_supervisor_load_no_llama_cpp() -> None:
     """It takes time, memory and threads, and the supervisor lives as long as the server."""
     code = "import sys, tailrace.cli.app; sys.exit('llama_cpp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_http_process_loads_no_numpy() -> None:
+    """Its import makes threads, which would not be bound to the CPUs of the plan."""
+    code = "import sys, tailrace.server.process; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -133,6 +133,27 @@ def test_two_servers_may_share_a_file(tmp_path: Path) -> None:
     play(tmp_path / "s", scenario)
 
 
+def test_a_file_that_another_server_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sqlite3.connect(tmp_path / "s", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(time, "sleep", wait)
+
+    async def scenario(store: ResponseStore) -> None:
+        store.put(body("a"), [])
+        assert await store.get("a") == body("a")
+
+    play(tmp_path / "s", scenario)
+    assert len(waits) == 2
+    other.close()
+
+
 def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s") as connection:
         connection.execute("PRAGMA user_version = 99")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,9 +15,9 @@ from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import fields, names, options
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.ollama.reply import Stopwatch
-from tailrace.server.dialects.openai.embeddings import shortened
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
+from tailrace.server.vector import vector_of
 
 #: As in OpenAI's dialect.
 _MOST_INPUTS = 2048
@@ -99,7 +98,7 @@ class Embeddings:
                 raise
             told = await self._embedded(request, await self._cut(request, texts, info.context, param), param)
         return [
-            (shortened(np.frombuffer(answer.vector, "<f4"), dimensions).tolist(), answer.tokens)
+            (vector_of(answer, dimensions).tolist(), answer.tokens)
             for answer in sorted(told, key=lambda answer: answer.index)
         ]
 

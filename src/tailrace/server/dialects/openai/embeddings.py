@@ -6,15 +6,13 @@ import base64
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Embed, Embedded, Pooling
 from tailrace.server.dialects.openai.sampling import Count, TokenId
+from tailrace.server.vector import little_endian, vector_of
 
-Vector = npt.NDArray[np.float32]
 #: The API's own limit.
 _MOST_INPUTS = 2048
 
@@ -78,17 +76,7 @@ def embeddings(request: EmbeddingRequest, model: str, answers: list[Embedded]) -
 
 
 def _encoded(request: EmbeddingRequest, answer: Embedded) -> str | list[float]:
-    vector = shortened(np.frombuffer(answer.vector, "<f4"), request.dimensions)
+    vector = vector_of(answer, request.dimensions)
     if request.encoding_format == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    numbers: list[float] = vector.tolist()
-    return numbers
-
-
-def shortened(vector: Vector, dimensions: int | None) -> Vector:
-    """The first ``dimensions`` numbers, brought to length 1 again; all of them for None."""
-    if dimensions is None or dimensions >= len(vector):
-        return vector
-    head = vector[:dimensions]
-    length = float(np.linalg.norm(head))
-    return (head / length).astype(np.float32) if length else head
+        return base64.b64encode(little_endian(vector)).decode()
+    return vector.tolist()

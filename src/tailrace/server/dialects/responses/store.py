@@ -8,6 +8,7 @@ may read it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import time
@@ -49,6 +50,8 @@ CREATE INDEX items_id ON items (id) WHERE output;
 _LONGEST_CHAIN = 10_000
 #: Responses that are dropped at a time when there is no more room.
 _DROPPED = 16
+#: Seconds to wait for another server that uses the file.
+_PATIENCE = 30.0
 
 Order = Literal["asc", "desc"]
 
@@ -267,10 +270,12 @@ class _Database:
 def _open(file: Path) -> sqlite3.Connection:
     """Raises sqlite3.Error or OSError."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    # An existing file isn't opened here: closing it would give back the locks that this process has on it.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     # Other servers of this user may have it open.
-    connection = sqlite3.connect(file, timeout=30.0)
-    connection.execute("PRAGMA journal_mode = WAL")
+    connection = sqlite3.connect(file, timeout=_PATIENCE)
+    _set_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA secure_delete = ON")
     # Only after BEGIN IMMEDIATE is it known that nobody else makes the tables.
@@ -287,6 +292,20 @@ def _open(file: Path) -> sqlite3.Connection:
         connection.close()
         raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
     return connection
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Have readers and a writer not wait for each other. The file remembers it. Raises sqlite3.Error."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite's own timeout isn't asked here while another server makes the file.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def _not_found(identity: str) -> NotFound:
