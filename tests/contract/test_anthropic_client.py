@@ -122,7 +122,11 @@ def test_the_starter_model_keeps_to_a_schema(real: ServerProcess) -> None:
     with connect(real) as client:
         asked = [user("Describe a person as JSON.")]
         reply = client.messages.parse(
-            model="smollm2-135m", max_tokens=80, temperature=0, messages=asked, output_format=Person
+            model="smollm2-135m",
+            max_tokens=80,
+            messages=asked,
+            output_format=Person,
+            extra_body={"temperature": 0},
         )
     assert isinstance(reply.parsed_output, Person)
     assert reply.stop_reason == "end_turn"

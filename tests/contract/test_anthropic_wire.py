@@ -208,6 +208,7 @@ def test_other_refusals_have_the_shape_too(scripted: ServerProcess, keyed: Serve
     assert error(ask(scripted.port, "GET", "/v1/messages"))[:2] == (405, "invalid_request_error")
     assert error(ask(scripted.port, "POST", "/v1/messages", b" " * 1_000_001))[:2] == (413, "request_too_large")
     assert error(ask(scripted.port, "POST", "/v1/messages/batches", {}, VERSION))[:2] == (404, "not_found_error")
+    assert error(ask(scripted.port, "POST", "/v1/messages/batches", {}))[:2] == (404, "not_found_error")
     assert error(ask(keyed.port, "POST", "/v1/messages", body("a")))[:2] == (401, "authentication_error")
     assert error(ask(keyed.port, "GET", "/v1/models", headers=VERSION))[:2] == (401, "authentication_error")
     for headers in ({"x-api-key": "s3cret"}, {"authorization": "Bearer s3cret"}):

@@ -182,6 +182,12 @@ def test_what_there_is_not_says_so(scripted: ServerProcess, method: str, path: s
         assert error(reply).startswith(f"{path}: models are not made")
 
 
+def test_unknown_routes_are_told_as_ollama_tells_errors(scripted: ServerProcess) -> None:
+    for method in ("GET", "POST"):
+        reply = ask(scripted.port, method, "/api/nothing", {} if method == "POST" else None)
+        assert (reply.status, "no such route" in error(reply)) == (404, True)
+
+
 # What clients may do to the store
 
 

@@ -76,6 +76,22 @@ def test_the_requests_fields_are_those_that_are_decoded() -> None:
         assert set(resolved["properties"]) == {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
+def test_what_may_stand_behind_a_path_is_told() -> None:
+    operation = DOCUMENT["paths"]["/v1/responses/{id}/input_items"]["get"]
+    told = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
+    assert set(told) == {"include", "after", "limit", "order"}
+    assert told["limit"] == {"type": "integer", "minimum": 1, "maximum": 100}
+    assert told["order"] == {"enum": ["asc", "desc"]}
+
+
+def test_health_says_the_same_with_either_status() -> None:
+    told = DOCUMENT["paths"]["/health"]["get"]["responses"]
+    assert told["503"]["content"] == told["200"]["content"]
+    resolved = resolve(told["503"]["content"]["application/json"]["schema"]["$ref"])
+    assert isinstance(resolved, dict)
+    assert resolved["required"] == ["status"]
+
+
 def test_the_paths_are_those_that_are_served() -> None:
     served = {(e.method.lower(), e.path.replace(":path}", "}")) for e in ENDPOINTS if not e.hidden}
     assert {(verb, canonical(path)) for path, verbs in DOCUMENT["paths"].items() for verb in verbs} == served

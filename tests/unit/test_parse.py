@@ -129,6 +129,23 @@ def test_several_calls_between_one_pair_of_tags() -> None:
     assert calls == [Call("f", "{}", whole=True), Call("g", "{}", whole=True)]
 
 
+@pytest.mark.parametrize(
+    "cut", ["<tool", "<tool_call>", '<tool_call>\n{"name": "g"', '<tool_call>{"name": "g", "arguments":']
+)
+def test_the_beginning_of_a_further_call_is_dropped(cut: str) -> None:
+    whole = Call("f", "{}", whole=True)
+    first = '<tool_call>{"name": "f"}</tool_call>'
+    for parts in split_anywhere(FAMILY, f"{first}\n{cut}", functions=("f", "g")):
+        assert parts == [whole]
+    assert said([cut]) == [Text(cut)], "without a call before it nothing is lost"
+
+
+def test_text_behind_a_call_stays() -> None:
+    whole = Call("f", "{}", whole=True)
+    assert said(['<tool_call>{"name": "f"}</tool_call> Done. <tool_call>']) == [whole, Text("Done.")]
+    assert said(['<tool_call>{"name": "f"}</tool_call> a <']) == [whole, Text("a <")]
+
+
 def test_a_line_break_within_a_string_is_escaped() -> None:
     (call,) = said(['<tool_call>{"name": "f", "arguments": {"a": "x\ny\t"}}</tool_call>'])
     assert isinstance(call, Call)

@@ -1,7 +1,8 @@
 """A reply's text, split as it streams into text, reasoning and tool calls, by the family's ``Markup``.
 
 A thought stands at the reply's start. Markers may be split anywhere. White space around markup belongs to it; all else
-comes out: a call that turns out to be none is text.
+comes out: a call that turns out to be none is text. Only the beginning of a further call with which a reply ends is
+dropped: the calls before it are what the client wants, and markers in a text beside them would be shown to its user.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal, Protocol
 
 from tailrace.chat.markers import begins, partial
 from tailrace.chat.markup import Markup, Thought
-from tailrace.chat.parts import Part, Reasoning, Text
+from tailrace.chat.parts import CallEnd, Part, Reasoning, Text
 from tailrace.chat.readers.reader import Over, Reader
 
 
@@ -56,6 +57,7 @@ class ReplyParser:
         #: Drop white space until the next text: it belongs to the markup.
         self._trim = self._thought is not None
         self._reader: Reader | None = None
+        self._called = False  #: a whole call has been read
 
     @property
     def passes_all(self) -> bool:
@@ -76,10 +78,11 @@ class ReplyParser:
         if self._reader is not None:
             failed = self._reader.finish(parts)
             self._reader, self._state = None, "text"
-            if failed:
+            if failed and not self._called:
                 self._emit(parts, failed)
         rest, self._buffer = self._buffer, ""
-        self._emit(parts, rest)
+        if not (self._called and self._trim and begins(rest.strip(), self._markers)):
+            self._emit(parts, rest)
         return parts
 
     def _advance(self, parts: list[Part]) -> bool:
@@ -157,14 +160,17 @@ class ReplyParser:
     def _read_call(self, parts: list[Part]) -> bool:
         assert self._reader is not None
         text, self._buffer = self._buffer, ""
+        before = len(parts)
         try:
             self._reader.feed(text, parts)
         except Over as over:
+            self._called = self._called or _whole_call(parts, before)
             self._reader, self._state = None, "text"
             self._buffer = over.rest
             self._emit(parts, over.failed)
             self._trim = not (over.failed or over.broken)
             return True
+        self._called = self._called or _whole_call(parts, before)
         return False
 
     def _marker(self, parts: list[Part], found: re.Match[str]) -> None:
@@ -198,6 +204,10 @@ class ReplyParser:
     def _pattern_in_thought(self) -> re.Pattern[str]:
         pattern = _any_of(self._thought_markers()) if self._thought is not None else None
         return pattern if pattern is not None else re.compile("")
+
+
+def _whole_call(parts: list[Part], start: int) -> bool:
+    return any(isinstance(part, CallEnd) for part in parts[start:])
 
 
 def _any_of(markers: tuple[str, ...]) -> re.Pattern[str] | None:

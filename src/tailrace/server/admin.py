@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,10 +23,21 @@ def routes(server: Server) -> list[Endpoint]:
             admin.health,
             "Whether the engine makes progress; 503 while it is loading, restarting or stalled",
             statuses=frozenset({503}),
+            replies={200: Status, 503: Status},
             shown="/health",
         ),
         Endpoint("GET", "/metrics", admin.metrics, "Prometheus metrics", media="text/plain", shown="/metrics"),
     ]
+
+
+class Status(msgspec.Struct, omit_defaults=True):
+    """What is told without a key: where one is asked for, the model's name isn't part of it."""
+
+    status: str  #: "ok", "loading" or "stalled"
+    model: str | None = None
+    #: Where there are several, how many there are and how many make progress.
+    replicas: int | None = None
+    replicas_ready: int | None = None
 
 
 class _Admin:
@@ -33,20 +45,18 @@ class _Admin:
         self._server = server
 
     async def root(self, request: Request) -> Response:
-        return json_response({"name": "tailrace", **self._status()})
+        return json_response({"name": "tailrace", **msgspec.to_builtins(self._status())})
 
     async def health(self, request: Request) -> Response:
         status = self._status()
-        return json_response(status, 200 if status["status"] == "ok" else 503)
+        return json_response(status, 200 if status.status == "ok" else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._server.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
-    def _status(self) -> dict[str, object]:
-        """What is told without a key: where one is asked for, the model's name isn't part of it."""
+    def _status(self) -> Status:
         server = self._server
-        model = {} if server.settings.api_key else {"model": server.model_name}
-        status: dict[str, object] = {"status": server.engine.state, **model}
+        status = Status(server.engine.state, None if server.settings.api_key else server.model_name)
         if server.replicas > 1:
-            status |= {"replicas": server.replicas, "replicas_ready": server.engine.replicas_ready}
+            status.replicas, status.replicas_ready = server.replicas, server.engine.replicas_ready
         return status

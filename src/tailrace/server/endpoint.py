@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,9 +42,13 @@ class Endpoint:
     handler: Handler
     summary: str
     body: type | None = None  #: the struct that decodes the request's body
+    query: type | None = None  #: a struct with the parameters that are read behind the path's "?", all optional
     statuses: frozenset[int] = frozenset({401})  #: of the errors that can come
     streams: str | None = None  #: the media type of the streamed form of the reply, where there is one
     media: str = "application/json"  #: of the reply
+    replies: Mapping[int, type] = field(
+        default_factory=dict
+    )  #: structs of bodies, by status, where it isn't ``errors``
     errors: ErrorShape = field(default=OPENAI_ERRORS)
     shown: str | None = None
     hidden: bool = False  #: not in the document

@@ -59,6 +59,8 @@ class Guard:
         self._patterns = [
             (compile_path(e.path)[0], e.path.replace(":path}", "}"), e.errors) for e in endpoints if "{" in e.path
         ]
+        # A path that isn't there belongs to the dialect of its neighbours: /api/... is Ollama's.
+        self._rooms = {_room(endpoint.path): endpoint.errors for endpoint in reversed(endpoints)}
         self._responded = responded
         self._log = structlog.get_logger()
 
@@ -110,7 +112,7 @@ class Guard:
         for pattern, route, errors in self._patterns:
             if pattern.match(path):
                 return route, errors
-        return "other", OPENAI_ERRORS
+        return "other", self._rooms.get(_room(path), OPENAI_ERRORS)
 
     def _authenticate(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._key is None or path in PUBLIC:
@@ -138,6 +140,11 @@ class Guard:
             (b"access-control-allow-headers", asked),
             (b"access-control-max-age", b"600"),
         ]
+
+
+def _room(path: str) -> str:
+    """The first segment of a canonical path."""
+    return path.split("/", 2)[1]
 
 
 def _routing_error(error: HTTPException, scope: Scope, errors: ErrorShape) -> Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import msgspec
 
@@ -29,7 +30,8 @@ _ERRORS = {
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The document, OpenAPI 3.1."""
     shown = [endpoint for endpoint in endpoints if not endpoint.hidden]
-    kinds = list(dict.fromkeys(kind for e in shown for kind in (e.body, e.errors.body) if kind is not None))
+    bodies = (kind for e in shown for kind in (e.body, e.errors.body, *e.replies.values()) if kind is not None)
+    kinds = list(dict.fromkeys(bodies))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     schema_of = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -52,23 +54,44 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, schema_of: dict[type, dict[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {endpoint.media: {"schema": {"type": "object"}} if "json" in endpoint.media else {}}
+    def schema(status: int, otherwise: dict[str, Any]) -> dict[str, Any]:
+        kind = endpoint.replies.get(status)
+        return {"schema": otherwise if kind is None else schema_of[kind]}
+
+    content = {endpoint.media: schema(200, {"type": "object"}) if "json" in endpoint.media else {}}
     if endpoint.streams is not None:
         content[endpoint.streams] = {}  # OpenAPI 3.1 has no way to say what its events are.
-    error = {"application/json": {"schema": schema_of[endpoint.errors.body]}}
+    error = schema_of[endpoint.errors.body]
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "responses": {
             "200": {"description": "The answer" if endpoint.streams is None else "The reply, or its events"}
             | {"content": content},
-            **{str(status): {"description": _ERRORS[status], "content": error} for status in sorted(endpoint.statuses)},
+            **{
+                str(status): {
+                    "description": _ERRORS[status],
+                    "content": {"application/json": schema(status, error)},
+                }
+                for status in sorted(endpoint.statuses)
+            },
         },
     }
     if endpoint.body is not None:
         body = {"application/json": {"schema": schema_of[endpoint.body]}}
         operation["requestBody"] = {"required": True, "content": body}
-    if names := _PARAMETER.findall(endpoint.path):
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PARAMETER.findall(endpoint.path)
+    ] + [
+        {"name": field.encode_name, "in": "query", "required": False, "schema": _value_schema(field.type)}
+        for field in (msgspec.structs.fields(endpoint.query) if endpoint.query is not None else ())
+    ]
+    if parameters:
+        operation["parameters"] = parameters
     return operation
+
+
+def _value_schema(kind: Any) -> dict[str, Any]:
+    """Of what a parameter is when it is there: ``kind`` without its None."""
+    (given,) = (one for one in get_args(kind) if one is not NoneType)
+    return msgspec.json.schema(given)

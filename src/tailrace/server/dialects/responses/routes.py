@@ -47,13 +47,18 @@ def routes(server: Server) -> list[Endpoint]:
             statuses=GENERATION_ERRORS,
             streams="text/event-stream",
         ),
-        Endpoint("GET", one, responses.get, "A stored response", statuses=_LOOKUP_ERRORS),
+        Endpoint("GET", one, responses.get, "A stored response", query=RetrieveQuery, statuses=_LOOKUP_ERRORS),
         Endpoint("DELETE", one, responses.delete, "Forget a stored response", statuses=_LOOKUP_ERRORS),
         Endpoint(
             "POST", f"{one}/cancel", responses.cancel, "Stop a response in the background", statuses=_LOOKUP_ERRORS
         ),
         Endpoint(
-            "GET", f"{one}/input_items", responses.input_items, "A stored response's input", statuses=_LOOKUP_ERRORS
+            "GET",
+            f"{one}/input_items",
+            responses.input_items,
+            "A stored response's input",
+            query=InputItemsQuery,
+            statuses=_LOOKUP_ERRORS,
         ),
     ]
 
