@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from tailrace.folders import cache_folder
 from tailrace.models.reference import resolve
 from tailrace.settings import STARTER_MODEL
 
@@ -46,9 +47,8 @@ SHAPES = {
 
 
 def folder() -> Path:
-    """Where the files are kept: ``$XDG_CACHE_HOME/tailrace/benchmarks``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tailrace" / "benchmarks"
+    """Where the files are kept."""
+    return cache_folder() / "benchmarks"
 
 
 def synthetic(name: str, vocabulary: Path, target: Path | None = None) -> Path:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import ConfigurationError
+from tailrace.folders import config_folder
 
 #: The name under which the starter model is stored and served.
 STARTER_MODEL = "smollm2-135m"
@@ -114,8 +115,7 @@ FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(S
 
 def default_file() -> Path:
     """The settings file that is read when none is named: ``$XDG_CONFIG_HOME/tailrace/config.toml``."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "tailrace" / "config.toml"
+    return config_folder() / "config.toml"
 
 
 def resolve(

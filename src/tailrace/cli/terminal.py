@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from tailrace.chat.parts import Part, Reasoning, Text
+from tailrace.folders import state_folder
 
 _readline: ModuleType | None
 try:
@@ -136,8 +137,7 @@ def clean(text: str) -> str:
 
 def history_file() -> Path:
     """``$XDG_STATE_HOME/tailrace/history``, or the same under ``~/.local/state``."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "tailrace" / "history"
+    return state_folder() / "history"
 
 
 @contextlib.contextmanager

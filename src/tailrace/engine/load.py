@@ -25,6 +25,7 @@ from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.speculate import Speculator
 from tailrace.errors import ConfigurationError
+from tailrace.folders import cache_folder
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
@@ -110,8 +111,7 @@ def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
     file = model.resolve()
     stat = file.stat()
     facts = (str(file), stat.st_size, stat.st_mtime_ns, metadata.version("llama-cpp-python"))
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "tailrace" / "kv" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
+    folder = cache_folder() / "kv" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
     return DiskOptions(folder, settings.keep_disk_mb * 1_000_000)
 
 

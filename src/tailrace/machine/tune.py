@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import ConfigurationError
+from tailrace.folders import state_folder
 from tailrace.machine import cpulist
 from tailrace.machine.topology import Topology
 
@@ -76,10 +77,7 @@ class TunedStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         """``folder`` None is ``$XDG_STATE_HOME/tailrace/tuned``, or the same under ``~/.local/state``."""
-        if folder is None:
-            base = os.environ.get("XDG_STATE_HOME")
-            folder = (Path(base) if base else Path.home() / ".local" / "state") / "tailrace" / "tuned"
-        self.folder = folder
+        self.folder = folder or state_folder() / "tuned"
 
     def find(self, fingerprint: str, topology: Topology, version: str) -> Tuned | None:
         """What is remembered of the model with this fingerprint under llama.cpp's ``version``; None for nothing.

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import ModelError
+from tailrace.folders import cache_folder
 
 #: A name is one plain folder: no separator, no leading dot, so it can't lead out of the store.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -33,8 +34,7 @@ def default_folder() -> Path:
     named = os.environ.get("TAILRACE_MODELS")
     if named:
         return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tailrace" / "models"
+    return cache_folder() / "models"
 
 
 def is_name(text: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.kernels.proof import wrong_results
+from tailrace.folders import cache_folder
 from tailrace.machine.isa import read_isa
 
 FOLDER = Path(__file__).parent
@@ -32,9 +33,7 @@ def built(folder: Path | None = None) -> Path:
     if missing := sorted(NEEDED - set(isa.sets)):
         raise KernelsUnavailable(f"this CPU has no {' and no '.join(missing)}")
     compiler = _compiler()
-    if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME")
-        folder = (Path(base) if base else Path.home() / ".cache") / "tailrace" / "kernels"
+    folder = folder or cache_folder() / "kernels"
     sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
     facts = (*sources, repr((_FLAGS, isa.sets, platform.platform(), _version(compiler))).encode())
     library = folder / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:24]}.so"

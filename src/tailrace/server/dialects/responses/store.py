@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from tailrace.errors import InvalidRequest, NotFound
+from tailrace.folders import state_folder
 from tailrace.server.dialects.responses.items import Item, shown
 from tailrace.server.dialects.responses.lease import Lease
 
@@ -65,8 +66,7 @@ class Page(msgspec.Struct, frozen=True):
 
 def default_file() -> Path:
     """``$XDG_STATE_HOME/tailrace/responses.sqlite``, or the same under ``~/.local/state``."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "tailrace" / "responses.sqlite"
+    return state_folder() / "responses.sqlite"
 
 
 class ResponseStore:
