@@ -47,8 +47,9 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
         least = size_bytes // backend.longest_token
         if size_bytes > _MUCH_TEXT and least >= context:
             return _too_long(submit.id, context, f"at least {least}")
-        tokens = tokens_of(backend, submit.prompt, submit.plain)
-        if submit.suffix is not None:
+        if submit.suffix is None:
+            tokens = tokens_of(backend, submit.prompt, submit.plain)
+        else:
             tokens = backend.tokenize_inside(submit.prompt)
     else:
         tokens = submit.prompt
