@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tailrace.tools.conformance import judge
+from tailrace.tools.conformance import judge, named
 from tailrace.tools.conformance.dialects import ANTHROPIC, Json, find
 from tailrace.tools.conformance.events import Event, Stream
 from tailrace.tools.conformance.rule import NotSeen, Severity, Theme, expect
@@ -23,10 +23,6 @@ _TOOL: Json = {"name": "get_weather", "description": "The weather in a city.", "
 
 def _plain(session: Session) -> Stream:
     return session.streamed(ANTHROPIC)
-
-
-def _of(stream: Stream, kind: str) -> list[Json]:
-    return [value for value in stream.objects if value.get("type") == kind]
 
 
 @rule("anthropic-answers", 13, "a message is answered with 200 and content", ERROR, "every client")
@@ -145,18 +141,12 @@ def proxies(session: Session) -> str:
     "line readers drop others",
 )
 def form(session: Session) -> str:
-    stream = _plain(session)
-    judge.line_feeds([stream])
-    judge.one_data_line([stream])
-    return judge.prefix([stream])
+    return named.form(_plain(session))
 
 
 @rule("anthropic-names", 31, "event: equals the data's type", ERROR, "SDKs drop events without their name")
 def names(session: Session) -> str:
-    stream = _plain(session)
-    for name, value in zip(stream.names, stream.objects, strict=True):
-        expect(name == value.get("type"), f"event: {name}, type {value.get('type')!r}")
-    return f"{len(stream.objects)} events"
+    return named.names(_plain(session))
 
 
 @rule(
@@ -216,11 +206,11 @@ def order(session: Session) -> str:
 )
 def text(session: Session) -> str:
     stream = _plain(session)
-    for value in _of(stream, "content_block_start"):
+    for value in named.of(stream, "content_block_start"):
         if find(value, "content_block", "type") == "text":
             expect(find(value, "content_block", "text") == "", f"content_block is {value.get('content_block')!r}")
     pieces = []
-    for value in _of(stream, "content_block_delta"):
+    for value in named.of(stream, "content_block_delta"):
         kind = find(value, "delta", "type")
         known = ("text_delta", "thinking_delta", "signature_delta", "input_json_delta")
         expect(kind in known, f"delta.type is {kind!r}")
@@ -238,7 +228,7 @@ def text(session: Session) -> str:
     "agents don't know why it ended, and count no tokens",
 )
 def delta(session: Session) -> str:
-    found = _of(_plain(session), "message_delta")
+    found = named.of(_plain(session), "message_delta")
     if not found:
         raise NotSeen("no message_delta")
     reason = find(found[-1], "delta", "stop_reason")
@@ -267,7 +257,9 @@ def tool(session: Session) -> str:
             continue
         stream = session.streamed(ANTHROPIC, f"tool {choice}", TEXT, **fields)
         starts = [
-            value for value in _of(stream, "content_block_start") if find(value, "content_block", "type") == "tool_use"
+            value
+            for value in named.of(stream, "content_block_start")
+            if find(value, "content_block", "type") == "tool_use"
         ]
         if starts:
             break
@@ -280,11 +272,11 @@ def tool(session: Session) -> str:
         expect(block.get("input") == {}, f"input begins as {block.get('input')!r}")
         pieces = [
             find(piece, "delta", "partial_json")
-            for piece in _of(stream, "content_block_delta")
+            for piece in named.of(stream, "content_block_delta")
             if piece.get("index") == value.get("index")
         ]
         joined = "".join(piece for piece in pieces if isinstance(piece, str))
-        reason = find((_of(stream, "message_delta") or [{}])[-1], "delta", "stop_reason")
+        reason = find((named.of(stream, "message_delta") or [{}])[-1], "delta", "stop_reason")
         if reason == "max_tokens":
             raise NotSeen("the reply was cut at its token limit")
         expect(_is_object(joined or "{}"), f"the input is {shown(joined)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tailrace.tools.conformance import judge
+from tailrace.tools.conformance import judge, named
 from tailrace.tools.conformance.dialects import RESPONSES, Json, find
 from tailrace.tools.conformance.events import Event, Stream
 from tailrace.tools.conformance.rule import Broken, NotSeen, Severity, Theme, expect
@@ -23,10 +23,6 @@ _TOOL: Json = {"type": "function", "name": "get_weather", "description": "The we
 
 def _plain(session: Session) -> Stream:
     return session.streamed(RESPONSES)
-
-
-def _of(stream: Stream, kind: str) -> list[Json]:
-    return [value for value in stream.objects if value.get("type") == kind]
 
 
 def _last(stream: Stream) -> Json:
@@ -132,18 +128,12 @@ def proxies(session: Session) -> str:
     "line readers drop others",
 )
 def form(session: Session) -> str:
-    stream = _plain(session)
-    judge.line_feeds([stream])
-    judge.one_data_line([stream])
-    return judge.prefix([stream])
+    return named.form(_plain(session))
 
 
 @rule("responses-names", 32, "event: equals the data's type", ERROR, "SDKs dispatch on the one or on the other")
 def names(session: Session) -> str:
-    stream = _plain(session)
-    for name, value in zip(stream.names, stream.objects, strict=True):
-        expect(name == value.get("type"), f"event: {name}, type {value.get('type')!r}")
-    return f"{len(stream.objects)} events"
+    return named.names(_plain(session))
 
 
 @rule(
@@ -185,8 +175,8 @@ def begin(session: Session) -> str:
 def items(session: Session) -> str:
     stream = _plain(session)
     for what, place in (("output_item", "output_index"), ("content_part", "content_index")):
-        added = _of(stream, f"response.{what}.added")
-        ended = _of(stream, f"response.{what}.done")
+        added = named.of(stream, f"response.{what}.added")
+        ended = named.of(stream, f"response.{what}.done")
         expect(added, f"no response.{what}.added")
         places = [[(value.get("output_index"), value.get(place)) for value in half] for half in (added, ended)]
         expect(
@@ -196,10 +186,10 @@ def items(session: Session) -> str:
             expect(stream.objects.index(start) < stream.objects.index(stop), f"{what} done before it is added")
     first = next((value for value in stream.objects if str(value.get("type")).endswith(".delta")), None)
     if first is not None:
-        part = _of(stream, "response.content_part.added")[0]
+        part = named.of(stream, "response.content_part.added")[0]
         begun = stream.objects.index(part) < stream.objects.index(first) or "reasoning" in first["type"]
         expect(begun, "a delta before its part was added")
-    return f"{len(_of(stream, 'response.output_item.added'))} items"
+    return f"{len(named.of(stream, 'response.output_item.added'))} items"
 
 
 @rule(
@@ -211,13 +201,13 @@ def items(session: Session) -> str:
 )
 def text(session: Session) -> str:
     stream = _plain(session)
-    joined = "".join(str(value.get("delta")) for value in _of(stream, "response.output_text.delta"))
+    joined = "".join(str(value.get("delta")) for value in named.of(stream, "response.output_text.delta"))
     if not joined:
         raise NotSeen("no text in the response")
-    ended = "".join(str(value.get("text")) for value in _of(stream, "response.output_text.done"))
+    ended = "".join(str(value.get("text")) for value in named.of(stream, "response.output_text.done"))
     expect(ended == joined, f"the deltas say {shown(joined, 40)!r}, output_text.done {shown(ended, 40)!r}")
     parts = [
-        part for value in _of(stream, "response.output_item.done") for part in find(value, "item", "content") or []
+        part for value in named.of(stream, "response.output_item.done") for part in find(value, "item", "content") or []
     ]
     full = "".join(str(find(part, "text")) for part in parts if find(part, "type") == "output_text")
     expect(full == joined, f"the deltas say {shown(joined, 40)!r}, output_item.done {shown(full, 40)!r}")
@@ -269,13 +259,13 @@ def tool(session: Session) -> str:
         fields: dict[str, Any] = {"tools": [_TOOL], "tool_choice": choice, "max_output_tokens": TOKENS}
         if session.stream(RESPONSES, f"tool {choice}", TEXT, **fields).reply.status == 200:
             stream = session.streamed(RESPONSES, f"tool {choice}", TEXT, **fields)
-            found = [value["item"] for value in _of(stream, "response.output_item.done")
+            found = [value["item"] for value in named.of(stream, "response.output_item.done")
                      if find(value, "item", "type") == "function_call"]  # fmt: skip
             if found:
                 break
     else:
         raise NotSeen("the model called no tool")
-    joined = "".join(str(value.get("delta")) for value in _of(stream, "response.function_call_arguments.delta"))
+    joined = "".join(str(value.get("delta")) for value in named.of(stream, "response.function_call_arguments.delta"))
     for item in found:
         expect(isinstance(item.get("call_id"), str) and item["call_id"], f"call_id is {item.get('call_id')!r}")
         expect(item.get("name") == "get_weather", f"name is {item.get('name')!r}")
