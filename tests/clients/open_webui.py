@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 from client_matrix import OPEN_WEBUI_VENV
-from litellm_proxy import free_port
-from servers import wait_for
+from peer_process import listening
 
 PATIENCE = 240.0
 #: The scripted backend says what the prompt's last script says; the tasks' prompts have the chat in them, and one at
@@ -48,35 +41,10 @@ _SETTINGS = {
 def open_webui(upstream: int) -> Iterator[str]:
     """The URL of an Open WebUI whose one connection leads to the port ``upstream``, for the time of the block."""
     with tempfile.TemporaryDirectory(prefix="tailrace-open-webui-", ignore_cleanup_errors=True) as folder:
-        port = free_port()
-        environment = {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
-        environment |= _SETTINGS | {"HOME": folder, "DATA_DIR": f"{folder}/data", "OPENAI_API_KEY": "any"}
+        command = [str(OPEN_WEBUI_VENV / "bin" / "open-webui"), "serve"]
+        environment = _SETTINGS | {"DATA_DIR": f"{folder}/data", "OPENAI_API_KEY": "any"}
         environment["OPENAI_API_BASE_URL"] = f"http://127.0.0.1:{upstream}/v1"
         for name, script in _TASKS.items():
             environment[name] = f"{{{{MESSAGES:END:2}}}}\n<say>{script}</say>"
-        log_path = Path(folder) / "log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [OPEN_WEBUI_VENV / "bin" / "open-webui", "serve", "--host", "127.0.0.1", "--port", str(port)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=folder,
-                start_new_session=True,
-            )
-        try:
-            wait_for("Open WebUI to listen", lambda: _listens(process, port, log_path), PATIENCE)
+        with listening("Open WebUI", command, folder, environment, health="/health", patience=PATIENCE) as port:
             yield f"http://127.0.0.1:{port}/"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _listens(process: subprocess.Popen[bytes], port: int, log: Path) -> bool:
-    assert process.poll() is None, f"Open WebUI has ended:\n{log.read_text(encoding='utf-8')[-4000:]}"
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
