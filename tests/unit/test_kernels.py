@@ -42,7 +42,7 @@ def test_a_library_that_computes_wrongly_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, formats: str
 ) -> None:
     changed = shutil.copytree(build.FOLDER, tmp_path / "kernels")
-    found = [path for path in changed.glob("*.c") if right in path.read_text(encoding="utf-8")]
+    found = [path for path in changed.glob("*.[ch]") if right in path.read_text(encoding="utf-8")]
     assert len(found) == 1
     found[0].write_text(found[0].read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(build, "FOLDER", changed)
