@@ -183,6 +183,16 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int  #: prompt tokens whose KV was found ready
 
 
+class Predicted(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens that were guessed from a request's ``prediction`` have been checked: so many were right, and so many
+    weren't looked at or weren't.
+    """
+
+    id: int
+    accepted: int
+    rejected: int
+
+
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Natural-log probabilities under the model's own distribution, before penalties and filters."""
 
@@ -202,6 +212,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
     finished: list[Finished]
     logprobs: dict[int, TokenLogprobs]
     failed: list[Failed] = []
+    predicted: list[Predicted] = []
 
 
 class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):

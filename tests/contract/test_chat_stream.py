@@ -129,6 +129,30 @@ def test_usage_counts_what_was_generated_up_to_the_stop_string(scripted: ServerP
     assert reply.usage["completion_tokens"] == 4
 
 
+def test_usage_tells_what_a_prediction_brought(real: ServerProcess) -> None:
+    """After 256 tokens that were guessed right a guess is checked, even on a machine where guesses don't pay."""
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 320, "ignore_eos": True}
+    plain = ask(real.port, "POST", "/v1/chat/completions", chat("Tell me a long story.", **asked)).json()
+    assert "completion_tokens_details" not in plain["usage"]
+    asked["prediction"] = {"type": "content", "content": plain["choices"][0]["message"]["content"]}
+    options = {"stream_options": {"include_usage": True}}
+    streamed = chat_stream(stream(real, "Tell me a long story.", **asked, **options)).usage
+    whole = ask(real.port, "POST", "/v1/chat/completions", chat("Tell me a long story.", **asked)).json()["usage"]
+    for usage in (streamed, whole):
+        assert usage is not None
+        check_usage(usage)
+        details = usage["completion_tokens_details"]
+        assert set(details) == {"accepted_prediction_tokens", "rejected_prediction_tokens"}
+        assert 0 < details["accepted_prediction_tokens"] <= 320
+        assert details["rejected_prediction_tokens"] >= 0
+
+
+def test_usage_tells_the_tokens_of_reasoning(scripted: ServerProcess) -> None:
+    reply = ask(scripted.port, "POST", "/v1/chat/completions", chat("<say><think>why?</think>so</say>")).json()
+    assert reply["choices"][0]["message"]["reasoning_content"] == "why?"
+    assert reply["usage"]["completion_tokens_details"] == {"reasoning_tokens": len("<think>why?")}
+
+
 def test_one_choice_that_stops_early_leaves_the_others_alone(scripted: ServerProcess) -> None:
     """Choices draw differently: those without the stop string run on to the end of the script."""
     body = chat("<say>xyz</say>", stream=True, n=4, stop="y", temperature=0)

@@ -15,7 +15,7 @@ from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import Speculator
-from tailrace.messages import Beat, Sampling, Submit
+from tailrace.messages import Beat, Predicted, Sampling, Submit
 from tailrace.models.reference import resolve
 from tailrace.settings import Settings
 from teacher import shortfalls
@@ -103,3 +103,35 @@ def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:
     # Rounding decides a tie now and then.
     assert beat.accepted_tokens > 0.85 * beat.draft_tokens
     assert worst_shortfall(backend, sequences) < NOISE
+
+
+def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
+    prompt = f"<|im_start|>user\n{_PROMPTS[2]}<|im_end|>\n<|im_start|>assistant\n"
+    pieces = backend.vocabulary
+
+    def reply(prediction: str | None) -> tuple[str, list[Predicted]]:
+        backend.reset()
+        loop = EngineLoop(
+            backend, chunk=256, step_seconds=1.0, speculator=PricedSpeculator(LookupDrafter(), free, most=8)
+        )
+        sampling = Sampling(temperature=0.0)
+        sequence = prepare(
+            backend, Submit(id=7, prompt=prompt, max_tokens=64, sampling=sampling, prediction=prediction)
+        )
+        assert isinstance(sequence, Sequence)
+        loop.inbox.put(sequence)
+        told: list[Predicted] = []
+        while not loop.idle:
+            loop.take()
+            if (step := loop.step()) is not None:
+                told += step.predicted
+        return b"".join(pieces[token] for token in sequence.tokens[sequence.prompt_length :]).decode(), told
+
+    text, told = reply(None)
+    assert not told
+    half = len(text) // 2
+    said, told = reply(text[:half] + " elephants and trains")
+    assert said[:half] == text[:half]
+    assert {predicted.id for predicted in told} == {7}
+    assert sum(predicted.accepted for predicted in told) > 20
+    assert sum(predicted.rejected for predicted in told) > 0

@@ -18,6 +18,7 @@ from tailrace.messages import (
     Cancel,
     Finished,
     Hello,
+    Predicted,
     Refused,
     Started,
     Step,
@@ -301,5 +302,31 @@ def test_the_one_timer_ticks_for_those_that_run(play: Callable[[Scenario], None]
         assert ended.ticks == before
         (failure,) = ended.events
         assert isinstance(failure, Failure)
+
+    play(scenario)
+
+
+def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_reply(
+    play: Callable[[Scenario], None],
+) -> None:
+    def guessed(identity: int, text: bytes, accepted: int, rejected: int) -> Step:
+        predicted = [Predicted(identity, accepted, rejected)]
+        return Step([identity] * len(text), list(text), [], [], {}, [], predicted)
+
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        for prediction, counts in (("abcdef", (4, 3)), (None, (None, None))):
+            generation, identity = await accepted(client, metrics, engine, prediction=prediction, stops=("de",))
+            listener = Listener()
+            generation.listen(listener)
+            if prediction is None:
+                engine.say(*tokens(identity, b"abcde"))
+            else:
+                engine.say(guessed(identity, b"ab", 1, 3), guessed(identity, b"cde", 3, 0))
+            await generation.finished()
+            assert listener.text == "abc"
+            usage = listener.events[-1]
+            assert isinstance(usage, Usage)
+            assert (usage.accepted_tokens, usage.rejected_tokens) == counts
+            assert await engine.heard() == Cancel(identity)
 
     play(scenario)

@@ -21,7 +21,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import Speculator
 from tailrace.errors import ConfigurationError
-from tailrace.messages import Beat, Finished, Sampling, Submit, TokenLogprobs
+from tailrace.messages import Beat, Finished, Predicted, Sampling, Submit, TokenLogprobs
 
 
 class Run:
@@ -33,6 +33,7 @@ class Run:
         self.tokens: dict[int, list[int]] = {}
         self.logprobs: dict[int, list[TokenLogprobs]] = {}
         self.finished: dict[int, Finished] = {}
+        self.predicted: list[Predicted] = []
         self.steps = 0
 
     def ask(self, submit: Submit) -> None:
@@ -51,6 +52,7 @@ class Run:
             self.tokens[identity].append(token)
             if index in step.logprobs:
                 self.logprobs[identity].append(step.logprobs[index])
+        self.predicted += step.predicted
         for finished in step.finished:
             assert finished.id not in self.finished
             self.finished[finished.id] = finished
@@ -243,8 +245,7 @@ def test_where_unequal_sequences_take_two_passes_only_equal_ones_draft() -> None
 
 def test_a_prediction_is_where_guesses_come_from() -> None:
     reply = "".join(chr(33 + (number * 37) % 90) for number in range(400))
-    accepted = []
-    for prediction in (None, reply[:200] + "~" + reply[201:]):
+    for prediction, least in ((None, 0), (reply[:200] + "~" + reply[201:], 150)):
         run = Run(FakeBackend(ctx=2048, parallel=1, kv_tokens=0, batch=512), lookup())
         # Written as escapes, so that the prompt doesn't contain the reply.
         script = "".join(f"\\x{ord(letter):02x}" for letter in reply)
@@ -252,8 +253,12 @@ def test_a_prediction_is_where_guesses_come_from() -> None:
         run.ask(Submit(id=1, prompt=prompt, prediction=prediction, sampling=Sampling(temperature=0.0)))
         beat = run.finish()
         assert bytes(run.tokens[1]).decode() == reply
-        accepted.append(beat.accepted_tokens)
-    assert accepted[1] > 300
+        # The alphabet comes again and again, so there are guesses from the reply itself too.
+        told = sum(predicted.accepted for predicted in run.predicted)
+        assert least <= told <= min(beat.accepted_tokens, 400 if prediction else 0)
+        missed = sum(predicted.rejected for predicted in run.predicted)
+        assert (missed > 0) == (prediction is not None), "where the one letter differs, a guess was wrong"
+        assert all(predicted.id == 1 for predicted in run.predicted)
 
 
 def test_a_draft_model_that_is_the_model_itself_is_always_right() -> None:

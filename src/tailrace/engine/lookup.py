@@ -24,11 +24,12 @@ Gram = tuple[int, int, int]
 class PromptLookup:
     """One sequence's index. ``run`` says how many guesses have been right lately."""
 
-    __slots__ = ("_at", "_index", "_indexed", "_text", "run")
+    __slots__ = ("_at", "_index", "_indexed", "_predicted", "_text", "run")
 
     def __init__(self, tokens: Seq[int], prediction: Seq[int] = ()) -> None:
         """``prediction``: tokens that the client expects in the reply; the first guess is that it begins with them."""
         self._text: list[int] = [*prediction, _BOUNDARY, *tokens] if prediction else list(tokens)
+        self._predicted = len(prediction)
         self._index: dict[Gram, int] = {}  #: three tokens → the position behind their last occurrence
         self._indexed = 0  #: three tokens that begin before this position are in the index
         #: Position in the text of the token that comes next if the copying goes on; -1 is nowhere.
@@ -40,6 +41,11 @@ class PromptLookup:
     def found(self) -> bool:
         """Whether there is a guess."""
         return self._at >= 0
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the guess comes from the prediction."""
+        return 0 <= self._at < self._predicted
 
     def prepare(self) -> bool:
         """Index some more of the text; True when nothing is left to do. Not before then are there guesses."""
@@ -117,7 +123,9 @@ class LookupDrafter:
     def draft(self, wanted: list[tuple[Sequence, int]]) -> None:
         """See ``Drafter``."""
         for sequence, length in wanted:
-            sequence.draft = self._lookups[sequence.id].draft(length)
+            lookup = self._lookups[sequence.id]
+            sequence.draft = lookup.draft(length)
+            sequence.predicted = lookup.predicted
 
     def seconds(self, drafting: int, length: int) -> float:
         """See ``Drafter``: microseconds."""

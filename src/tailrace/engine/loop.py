@@ -23,7 +23,7 @@ from tailrace.engine.reading import ReadingQueue, Text
 from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import DraftCounters, Speculator
-from tailrace.messages import Beat, Failed, Reading, Step
+from tailrace.messages import Beat, Failed, Predicted, Reading, Step
 
 #: Seconds between beats.
 BEAT_SECONDS = 0.5
@@ -165,7 +165,9 @@ class EngineLoop:
         if self._speculator is not None:
             self._speculator.observe([count for _, count in plan.chunks], decoding, seconds)
             for sequence, before in zip(ready, known, strict=True):
-                self._speculator.learn(sequence, sequence.tokens[before:])
+                accepted = self._speculator.learn(sequence, sequence.tokens[before:])
+                if sequence.predicted and sequence.draft:
+                    step.predicted.append(Predicted(sequence.id, accepted, len(sequence.draft) - accepted))
         for failed in step.failed:
             # What is broken may be what this sequence has computed: nobody shall find it again.
             slot = self._sequences[failed.id].slot

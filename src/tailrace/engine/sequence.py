@@ -28,6 +28,7 @@ class Sequence:
         "ignore_eos",
         "limit",
         "logprobs",
+        "predicted",
         "prediction",
         "priority",
         "prompt_length",
@@ -60,6 +61,8 @@ class Sequence:
         self.computed = 0
         #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.
         self.draft: list[int] = []
+        #: Whether the draft comes from ``prediction``.
+        self.predicted = False
         #: What the reply may still say; None: anything.
         self.constraint: Constraint | None = None
         #: How many tokens at the end of ``tokens``, behind the one chosen last, were appended because the grammar

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from tailrace.engine.acceptance import Acceptance
 from tailrace.engine.cost import PassCost
+from tailrace.engine.kept import common_prefix
 from tailrace.engine.sequence import Sequence
 
 #: Draft lengths that are weighed against each other.
@@ -171,22 +172,21 @@ class Speculator:
         if one_kind and one_pass:
             self._cost.observe(sum(counts), seconds)
 
-    def learn(self, sequence: Sequence, chosen: list[int]) -> None:
-        """The step brought the sequence these tokens; its draft is over."""
+    def learn(self, sequence: Sequence, chosen: list[int]) -> int:
+        """The step brought the sequence these tokens; its draft is over. How many of its guesses were right."""
         record = self._records[sequence.id]
         self._drafter.learn(sequence, chosen, record.acceptance)
         record.credit = min(_MOST_CREDIT, record.credit + _LOSS * len(chosen))
         record.untested += len(chosen)
         if not sequence.draft:
-            return
+            return 0
+        accepted = common_prefix(sequence.draft, chosen)
         self.counters.drafts += 1
         self.counters.tokens += len(sequence.draft)
-        for drafted, token in zip(sequence.draft, chosen, strict=False):
-            if drafted != token:
-                break
-            self.counters.accepted += 1
+        self.counters.accepted += accepted
         record.credit = min(_MOST_CREDIT, record.credit + len(chosen) - self._slower)
         record.untested = 0
+        return accepted
 
     def _candidates(self, running: list[Sequence], rooms: list[int]) -> list[_Candidate]:
         candidates: list[_Candidate] = []

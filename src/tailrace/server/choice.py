@@ -12,7 +12,7 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.parts import CallArguments, CallStart, Part, Reasoning, Text
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import RequestError
-from tailrace.messages import Accepted, Finished, Refused, TokenLogprobs
+from tailrace.messages import Accepted, Finished, Predicted, Refused, TokenLogprobs
 from tailrace.server.events import (
     Event,
     Finish,
@@ -75,9 +75,11 @@ class Choice:
         "_thinking",
         "_tool_calls",
         "_vocabulary",
+        "accepted",
         "identity",
         "index",
         "reasoning_tokens",
+        "rejected",
         "seen",
     )
 
@@ -101,6 +103,8 @@ class Choice:
         self._inline = inline_reasoning
         self.seen = 0  #: tokens so far: what counts when a stop string ends the reply
         self.reasoning_tokens = 0  #: of them, those of reasoning
+        self.accepted = 0  #: guesses from the request's prediction that were right
+        self.rejected = 0  #: and those that were checked in vain
         self._silent = 0  #: the last tokens, which haven't completed a part yet
         self._tool_calls = 0
         self._calling = False  #: the last call isn't whole
@@ -116,6 +120,11 @@ class Choice:
     def begun(self, cached_tokens: int) -> None:
         """See ``Receiver``."""
         self._request.begun(self, cached_tokens)
+
+    def predicted(self, predicted: Predicted) -> None:
+        """See ``Receiver``."""
+        self.accepted += predicted.accepted
+        self.rejected += predicted.rejected
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """See ``Receiver``."""

@@ -253,6 +253,10 @@ class EngineClient:
         for started in step.started:
             if (entry := requests.get(started.id)) is not None:
                 entry[0].begun(started.cached_tokens)
+        for predicted in step.predicted:
+            # Before the tokens: a stop string in them ends the request.
+            if (entry := requests.get(predicted.id)) is not None:
+                entry[0].predicted(predicted)
         tokens, logprobs = step.tokens, step.logprobs
         for index, identity in enumerate(step.ids):
             if (entry := requests.get(identity)) is not None:

@@ -66,6 +66,9 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int = 0  #: of the completion's: what was thought before the reply
+    #: Of the request's prediction: guesses that were right, and those that were checked in vain; None without one.
+    accepted_tokens: int | None = None
+    rejected_tokens: int | None = None
 
 
 class KeepAlive(msgspec.Struct, frozen=True):

@@ -68,6 +68,8 @@ class Generation:
         self._cached_tokens = 0
         self._prompt_tokens = 0
         self._reasoning_tokens = 0
+        self._accepted_tokens = 0  #: of the prediction
+        self._rejected_tokens = 0
         self.tell = self._early.tell  #: the listener's own: nothing stands between a choice and it
 
     @property
@@ -120,14 +122,8 @@ class Generation:
             return
         for choice in list(self._open.values()):
             choice.close_thought()  # Else the error would be part of it, and not be seen.
-        unfinished = self._open.values()
-        usage = Usage(
-            self._prompt_tokens,
-            self._completion_tokens + sum(choice.seen for choice in unfinished),
-            self._cached_tokens,
-            self._reasoning_tokens + sum(choice.reasoning_tokens for choice in unfinished),
-        )
-        self.tell(Failure(error, usage))
+            self._count(choice, choice.seen)
+        self.tell(Failure(error, self._usage()))
         self._stop("error")
 
     def tick(self, seconds: float) -> None:
@@ -162,11 +158,10 @@ class Generation:
         """See ``Request``."""
         self._engine.cancel(choice.identity)  # It runs on when a stop string has ended it.
         del self._open[choice.index]
-        self._completion_tokens += completion_tokens
-        self._reasoning_tokens += choice.reasoning_tokens
+        self._count(choice, completion_tokens)
         self._metrics.finished(reason)
         if not self._open:
-            usage = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
+            usage = self._usage()
             self._metrics.completed(usage, time.monotonic() - self._begun)
             self.tell(usage)
             self._end()
@@ -181,6 +176,22 @@ class Generation:
         if not self._refuse(error) and not self._done.done():
             self._done.set_exception(error)
         self._stop("error")
+
+    def _count(self, choice: Choice, completion_tokens: int) -> None:
+        """A choice's tokens are part of the usage: it ends."""
+        self._completion_tokens += completion_tokens
+        self._reasoning_tokens += choice.reasoning_tokens
+        self._accepted_tokens += choice.accepted
+        self._rejected_tokens += choice.rejected
+
+    def _usage(self) -> Usage:
+        """What the choices that have been counted have used."""
+        used = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
+        if self._request.prediction is None:
+            return used
+        return msgspec.structs.replace(
+            used, accepted_tokens=self._accepted_tokens, rejected_tokens=self._rejected_tokens
+        )
 
     def _refuse(self, error: Exception) -> bool:
         """Have ``start`` raise ``error``; False when it has returned already."""

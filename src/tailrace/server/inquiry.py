@@ -14,6 +14,7 @@ from tailrace.messages import (
     Embed,
     Embedded,
     Finished,
+    Predicted,
     Refused,
     Score,
     Scored,
@@ -76,6 +77,10 @@ class Inquiring:
             self._done.set_exception(error)
 
     def begun(self, cached_tokens: int) -> None:
+        """See ``Receiver``: nothing is generated."""
+        raise AssertionError("an inquiry has no reply")
+
+    def predicted(self, predicted: Predicted) -> None:
         """See ``Receiver``: nothing is generated."""
         raise AssertionError("an inquiry has no reply")
 

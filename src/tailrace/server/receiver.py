@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tailrace.errors import RequestError
-from tailrace.messages import Accepted, Finished, Refused, TokenLogprobs
+from tailrace.messages import Accepted, Finished, Predicted, Refused, TokenLogprobs
 
 
 class Receiver(Protocol):
@@ -22,6 +22,10 @@ class Receiver(Protocol):
 
     def begun(self, cached_tokens: int) -> None:
         """The prompt has been read, so much of it from what was kept."""
+        ...
+
+    def predicted(self, predicted: Predicted) -> None:
+        """Guesses from the request's prediction have been checked; the tokens follow."""
         ...
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:

@@ -34,13 +34,22 @@ class ReplyHead:
 
 
 def usage_object(used: Usage) -> dict[str, Any]:
-    """OpenAI's usage."""
-    return {
+    """OpenAI's usage. What a reply's tokens were is told where there was something to tell."""
+    told: dict[str, Any] = {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
     }
+    details: dict[str, int] = {}
+    if used.reasoning_tokens:
+        details["reasoning_tokens"] = used.reasoning_tokens
+    if used.accepted_tokens is not None and used.rejected_tokens is not None:
+        details["accepted_prediction_tokens"] = used.accepted_tokens
+        details["rejected_prediction_tokens"] = used.rejected_tokens
+    if details:
+        told["completion_tokens_details"] = details
+    return told
 
 
 def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
