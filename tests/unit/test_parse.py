@@ -41,6 +41,7 @@ def test_any_split_gives_the_same(reply: str, tools: bool, opened: bool, data: s
 
 
 @given(REPLIES, st.booleans())
+@example(f"{CALL}<tool_call>", True)
 def test_nothing_is_lost_but_markup_and_the_space_around_it(reply: str, tools: bool) -> None:
     kept = ""
     for part in said([reply], tools=tools):
@@ -51,7 +52,11 @@ def test_nothing_is_lost_but_markup_and_the_space_around_it(reply: str, tools: b
             text = text.replace(marker, "")
         return "".join(text.split())
 
-    assert core(kept) == core(reply)
+    whole = core(reply)
+    assert whole.startswith(core(kept))
+    # A reply that ends in the beginning of a further call.
+    lost = whole.removeprefix(core(kept))
+    assert not lost or (CALL in kept and "<tool_call></tool_call>".startswith(lost)), lost
 
 
 @given(st.text())
