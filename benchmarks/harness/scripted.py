@@ -25,7 +25,7 @@ from tailrace.child import Start
 from tailrace.engine.fake import FakeBackend
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.messages import PROTOCOL_VERSION, Accepted, Hello, Started, Step, Submit, ToEngine
+from tailrace.messages import PROTOCOL_VERSION, Accepted, Cancel, Hello, Started, Step, Submit, ToEngine
 from tailrace.settings import Settings
 
 #: Steps that may be under way while the slowest stream reads: one is read, one is sent. More would be read together,
@@ -120,4 +120,8 @@ def _feed(
     run(before.time + seconds)
     pipe.send((before, reader.stamp([http])))
     reader.close()
+    # The engine stays until the HTTP process has let go of every stream: it would report them as lost.
+    gone = 0
+    while gone < streams and (messages := channel.receive()) is not None:
+        gone += sum(isinstance(message, Cancel) for message in messages)
     channel.close()

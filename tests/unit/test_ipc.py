@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 import threading
@@ -135,6 +136,32 @@ def test_closing_ends_a_receive_in_another_thread() -> None:
     thread.join(30)
     peer.close()
     assert not thread.is_alive()
+
+
+def test_a_peer_that_reads_leaves_the_receiver_asleep() -> None:
+    mine, peer = socket.socketpair()
+    channel: Channel[ToEngine] = Channel(mine, ToEngine)
+    switches: list[int] = []
+
+    def receive() -> None:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        assert channel.receive() == [Cancel(1)]
+        switches.append(resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    stat = Path(f"/proc/self/task/{thread.native_id}/stat")
+    for _ in range(200):
+        while stat.read_text(encoding="ascii").rpartition(")")[2].split()[0] != "S":
+            pass
+        channel.send(Accepted(1, 1))
+        assert peer.recv(65536)
+    peer.sendall(frame(Cancel(1)))
+    thread.join(30)
+    peer.close()
+    channel.close()
+    assert switches
+    assert switches[0] < 50
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
