@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,36 @@ def test_a_library_that_computes_wrongly_is_not_kept(
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
         build.built(kept)
     assert list(kept.iterdir()) == []
+
+
+@pytest.mark.skipif(not CAN, reason="this CPU can't run them: the first test has seen that they are refused")
+@pytest.mark.parametrize("spins", [0, 1_000_000], ids=["asleep", "spinning"])
+def test_threads_wait_for_each_other(tmp_path: Path, spins: int) -> None:
+    """Nobody passes before all have come, in pools that are used at the same time, whether they sleep or spin."""
+    library = ctypes.CDLL(str(build.built(tmp_path)))
+    threads = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2)
+    links = (ctypes.c_void_p * 7)()
+    links[6] = ctypes.cast(threads, ctypes.c_void_p)
+    library.tailrace_kernels_theirs(links)
+    library.tailrace_kernels_spin(spins)
+    come = [[0, 0], [0, 0]]
+    early: list[tuple[int, int]] = []
+
+    def run(pool: int, one: int) -> None:
+        for turn in range(1, 201):
+            come[pool][one] = turn
+            library.ggml_barrier(ctypes.c_void_p(0x1000 * (pool + 1)))
+            if come[pool][1 - one] < turn:
+                early.append((pool, turn))
+            library.ggml_barrier(ctypes.c_void_p(0x1000 * (pool + 1)))
+
+    workers = [threading.Thread(target=run, args=(pool, one)) for pool in range(2) for one in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert come == [[200, 200], [200, 200]]
+    assert early == []
 
 
 def test_without_a_compiler_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tailrace.machine.spinning import let_spin
+from tailrace.machine.spinning import let_spin, turns
 
 
 @pytest.mark.parametrize(("poll", "turns"), [(0, "0"), (1, "60000"), (50, "3000000")])
@@ -28,3 +28,24 @@ def test_the_user_s_own_wish_stays(monkeypatch: pytest.MonkeyPatch, name: str) -
     let_spin(1)
     assert os.environ[name] == "mine"
     assert ("GOMP_SPINCOUNT" in os.environ) == (name == "GOMP_SPINCOUNT")
+
+
+@pytest.mark.parametrize(
+    ("policy", "count", "found"),
+    [
+        (None, None, 300_000),
+        ("passive", None, 0),
+        ("ACTIVE", None, 2**31 - 1),
+        ("passive", "500", 500),
+        (None, "infinite", 2**31 - 1),
+        (None, "99999999999", 2**31 - 1),
+    ],
+)
+def test_what_the_environment_says_is_understood(
+    monkeypatch: pytest.MonkeyPatch, policy: str | None, count: str | None, found: int
+) -> None:
+    for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", count)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert turns() == found

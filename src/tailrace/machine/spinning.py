@@ -15,6 +15,9 @@ import os
 # give 1.5 of libgomp's own.
 #: Turns for each poll level: level 1 is what shared cores are planned with.
 _TURNS = 60_000
+#: What libgomp does when nobody says anything, and what stands for "for ever".
+_UNSAID = 300_000
+_FOREVER = 2**31 - 1
 
 
 def let_spin(poll: int) -> None:
@@ -23,3 +26,12 @@ def let_spin(poll: int) -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(_TURNS * poll))
+
+
+def turns() -> int:
+    """How often OpenMP's threads look for work before they sleep, by the environment."""
+    policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
+    said = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
+    if said.isdigit():
+        return min(int(said), _FOREVER)
+    return {"passive": 0, "active": _FOREVER}.get(policy, _FOREVER if said in ("infinite", "infinity") else _UNSAID)

@@ -32,7 +32,9 @@ struct theirs {
     void (*pool_set)(void *, int);
     int (*pool_add)(void *, int);
     void (*pool_wait)(void *);
+    int (*threads)(void);     /* in the team that computes: OpenMP's; 0 where llama.cpp is built without */
 };
 extern struct theirs theirs;
+void ggml_barrier(void *pool); /* barrier.c */
 
 #define INLINE static inline __attribute__((always_inline))

@@ -9,14 +9,19 @@
 
 #define TILE 64
 #define MOST_ROWS 32
-#define WIDEST 256
+#define BLOCK 64       /* of the width: a block of four keys, or of four rows' sums, has room in registers */
+#define STATE 32768    /* floats of queries, and of their sums, that a thread has on the way */
 #define HIDDEN 0xfc00 /* minus infinity in 16 bits */
 
-static _Thread_local float query[MOST_ROWS * WIDEST] __attribute__((aligned(64)));
-static _Thread_local float sums[MOST_ROWS * WIDEST] __attribute__((aligned(64)));
+static _Thread_local float query[STATE] __attribute__((aligned(64)));
+static _Thread_local float sums[STATE] __attribute__((aligned(64)));
+static _Thread_local float highest[STATE / BLOCK], total[STATE / BLOCK];
+static _Thread_local float shares[MOST_ROWS * 64] __attribute__((aligned(64)));
 static _Thread_local float weights[MOST_ROWS * TILE] __attribute__((aligned(64)));
-static _Thread_local float highest[MOST_ROWS], total[MOST_ROWS];
 
+INLINE void ask_for(const uint8_t *p, int bytes) {
+    for (int line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
+}
 INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 
 /* e to the x for x <= 0: the whole part of the exponent to base 2 by scaling, the rest by its Taylor polynomial, whose
@@ -36,57 +41,75 @@ INLINE __m512 exponential(__m512 x) {
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-80.0f), _CMP_GT_OQ), p, whole);
 }
 
-/* The sums of four vectors' lanes. */
-INLINE __m128 four_sums(__m512 a, __m512 b, __m512 c, __m512 d) {
-    const __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    const __m256 f = _mm256_add_ps(_mm512_castps512_ps256(b), _mm512_extractf32x8_ps(b, 1));
-    const __m256 g = _mm256_add_ps(_mm512_castps512_ps256(c), _mm512_extractf32x8_ps(c, 1));
-    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(d), _mm512_extractf32x8_ps(d, 1));
-    const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(e, f), _mm256_hadd_ps(g, h));
-    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+/* Four vectors to one that has, in each quarter, a share of each one's sum. */
+INLINE __m512 four_shares(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const __m512 e = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 f = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d g = _mm512_castps_pd(e), h = _mm512_castps_pd(f);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(g, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(g, h)));
 }
 
-/* weights[row][cell] = query . key; `at_once` cells' keys are kept in registers for all rows. */
-INLINE void score(int width, int at_once, int rows, const uint8_t *keys, size_t stride, int cells) {
-    for (int j = 0; j < cells; j += at_once) {
-        __m512 k[16];
-        for (int i = 0; i < at_once; i++) {
-            const uint8_t *key = keys + (j + i) * stride;
-            for (int d = 0; d < width / 16; d++) k[i * (width / 16) + d] = halves(key + 32 * d);
-        }
-        for (int r = 0; r < rows; r++) {
-            __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-            for (int d = 0; d < width / 16; d++) {
-                const __m512 q = _mm512_load_ps(query + r * width + 16 * d);
-                for (int i = 0; i < at_once; i++) s[i] = _mm512_fmadd_ps(k[i * (width / 16) + d], q, s[i]);
+/* Four of those to the sixteen sums. */
+INLINE __m512 sixteen_sums(const float *p) {
+    const __m512 a = _mm512_load_ps(p), b = _mm512_load_ps(p + 16), c = _mm512_load_ps(p + 32), d = _mm512_load_ps(p + 48);
+    const __m512 e = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const __m512 f = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(e, f, 0x88), _mm512_shuffle_f32x4(e, f, 0xdd));
+}
+
+/* A block of the width: how many vectors. */
+INLINE int vectors(int width, int block) { return width - block < BLOCK ? (width - block) / 16 : BLOCK / 16; }
+
+/* weights[row][cell] = query . key. Four cells' keys are in registers for all rows. What lies `next` bytes further on is
+ * asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
+INLINE void score(int width, int rows, const float *q, const uint8_t *keys, size_t stride, int cells, size_t next) {
+    for (int j = 0; j < cells; j += 16) {
+        for (int i = 0; i < 16; i += 4)
+            for (int block = 0; block < width; block += BLOCK) {
+                __m512 k[16];
+                for (int n = 0; n < 4; n++) {
+                    const uint8_t *key = keys + (size_t)(j + i + n) * stride + 2 * block;
+                    for (int d = 0; d < vectors(width, block); d++) k[4 * n + d] = halves(key + 32 * d);
+                    ask_for(key + next, 32 * vectors(width, block));
+                }
+                for (int r = 0; r < rows; r++) {
+                    __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+                    for (int d = 0; d < vectors(width, block); d++) {
+                        const __m512 own = _mm512_load_ps(q + r * width + block + 16 * d);
+                        for (int n = 0; n < 4; n++) s[n] = _mm512_fmadd_ps(k[4 * n + d], own, s[n]);
+                    }
+                    __m512 four = four_shares(s[0], s[1], s[2], s[3]);
+                    float *out = shares + r * 64 + 4 * i;
+                    if (block) four = _mm512_add_ps(four, _mm512_load_ps(out));
+                    _mm512_store_ps(out, four);
+                }
             }
-            float *out = weights + r * TILE + j;
-            if (at_once == 4) _mm_store_ps(out, four_sums(s[0], s[1], s[2], s[3]));
-            else for (int i = 0; i < at_once; i++) out[i] = _mm512_reduce_add_ps(s[i]);
-        }
+        for (int r = 0; r < rows; r++) _mm512_store_ps(weights + r * TILE + j, sixteen_sums(shares + r * 64));
     }
 }
 
-/* sums[row] += weights[row] . values, for as many rows as have room in registers. */
-INLINE void gather(int width, int at_once, int from, const uint8_t *values, size_t stride, int cells) {
-    __m512 a[16];
-    for (int r = 0; r < at_once; r++)
-        for (int d = 0; d < width / 16; d++) a[r * (width / 16) + d] = _mm512_load_ps(sums + (from + r) * width + 16 * d);
-    for (int j = 0; j < cells; j++) {
-        const uint8_t *value = values + j * stride;
-        for (int d = 0; d < width / 16; d++) {
-            const __m512 v = halves(value + 32 * d);
-            for (int r = 0; r < at_once; r++)
-                a[r * (width / 16) + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(weights[(from + r) * TILE + j]), a[r * (width / 16) + d]);
+/* into[row] += by[row] . values for up to four rows. `next` as above, 0 for nothing. */
+INLINE void gather(int width, int rows, const float *by, float *into, const uint8_t *values, size_t stride, int cells, size_t next) {
+    for (int block = 0; block < width; block += BLOCK) {
+        const int parts = vectors(width, block);
+        __m512 a[16];
+        for (int r = 0; r < rows; r++)
+            for (int d = 0; d < parts; d++) a[4 * r + d] = _mm512_load_ps(into + r * width + block + 16 * d);
+        for (int j = 0; j < cells; j++) {
+            const uint8_t *value = values + (size_t)j * stride + 2 * block;
+            if (next) ask_for(value + next, 32 * parts);
+            for (int d = 0; d < parts; d++) {
+                const __m512 v = halves(value + 32 * d);
+                for (int r = 0; r < rows; r++) a[4 * r + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(by[r * TILE + j]), a[4 * r + d]);
+            }
         }
+        for (int r = 0; r < rows; r++)
+            for (int d = 0; d < parts; d++) _mm512_store_ps(into + r * width + block + 16 * d, a[4 * r + d]);
     }
-    for (int r = 0; r < at_once; r++)
-        for (int d = 0; d < width / 16; d++) _mm512_store_ps(sums + (from + r) * width + 16 * d, a[r * (width / 16) + d]);
 }
 
-/* Scores to weights: add the mask, raise the row's maximum, bring what is summed to it. False when nothing is seen. */
-INLINE bool weigh(int width, int row, const uint16_t *mask, int cells) {
-    float *own = weights + row * TILE;
+/* Scores of a row to weights: add the mask, raise the row's maximum, bring what is summed to it. */
+INLINE void weigh(int width, float *own, int row, const uint16_t *mask, int cells) {
     __m512 s[TILE / 16], top = _mm512_set1_ps(-INFINITY);
     for (int i = 0; i < cells / 16; i++) {
         s[i] = _mm512_load_ps(own + 16 * i);
@@ -96,7 +119,7 @@ INLINE bool weigh(int width, int row, const uint16_t *mask, int cells) {
     const float before = highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
     if (now == -INFINITY) {
         memset(own, 0, (size_t)cells * sizeof(float));
-        return false;
+        return;
     }
     __m512 all = _mm512_setzero_ps();
     for (int i = 0; i < cells / 16; i++) {
@@ -107,12 +130,11 @@ INLINE bool weigh(int width, int row, const uint16_t *mask, int cells) {
     if (now > before) {
         const float by = before == -INFINITY ? 0.0f : expf(before - now);
         total[row] *= by;
-        for (int d = 0; d < width; d += 16)
-            _mm512_store_ps(sums + row * width + d, _mm512_mul_ps(_mm512_load_ps(sums + row * width + d), _mm512_set1_ps(by)));
+        for (float *p = sums + row * width; p < sums + (row + 1) * width; p += 16)
+            _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), _mm512_set1_ps(by)));
         highest[row] = now;
     }
     total[row] += _mm512_reduce_add_ps(all);
-    return true;
 }
 
 INLINE bool hidden(const uint16_t *mask, int cells) {
@@ -123,62 +145,72 @@ INLINE bool hidden(const uint16_t *mask, int cells) {
     return true;
 }
 
-/* One group of queries: `tokens` tokens from `token` on, in `heads` heads from `head` on, of one stream. Rows are token
- * by token. */
+/* One group of queries of one stream: `tokens` tokens from `token` on, in `heads` heads of each of `key_heads` key heads,
+ * of which `head` and `key_head` are the first. Rows of what comes out go key head by key head, in those token by token,
+ * in those head by head. */
 struct group {
     const struct tensor *q, *k, *v, *mask;
     float scale;
     int64_t stream, token, head, key_head;
-    int tokens, heads;
+    int tokens, heads, key_heads;
 };
 
 INLINE const uint16_t *mask_of(const struct group *g, int64_t token) {
     const struct tensor *m = g->mask;
     if (!m) return 0;
-    const char *p = (const char *)m->data + token * m->strides[1] + g->head % m->sizes[2] * m->strides[2];
-    return (const uint16_t *)(p + g->stream % m->sizes[3] * m->strides[3]);
+    return (const uint16_t *)((const char *)m->data + token * m->strides[1] + g->stream % m->sizes[3] * m->strides[3]);
 }
 
-/* Tiles first, first + step, ... of the cells. What comes out stands in sums, highest and total. */
-INLINE void attend(int width, const struct group *g, int first, int step) {
-    const int rows = g->tokens * g->heads, fit = 256 / width;
-    for (int t = 0; t < g->tokens; t++)
-        for (int h = 0; h < g->heads; h++) {
-            const char *p = (const char *)g->q->data + (g->token + t) * g->q->strides[1] + (g->head + h) * g->q->strides[2] + g->stream * g->q->strides[3];
-            float *own = query + (t * g->heads + h) * width;
-            for (int d = 0; d < width; d += 16)
-                _mm512_store_ps(own + d, _mm512_mul_ps(_mm512_loadu_ps(p + 4 * d), _mm512_set1_ps(g->scale)));
-        }
+INLINE void begin(int width, const struct group *g) {
+    float *own = query;
+    for (int kh = 0; kh < g->key_heads; kh++)
+        for (int t = 0; t < g->tokens; t++)
+            for (int h = 0; h < g->heads; h++, own += width) {
+                const size_t *s = g->q->strides;
+                const char *p = (const char *)g->q->data + (g->token + t) * s[1] + (g->head + kh * g->heads + h) * s[2] + g->stream * s[3];
+                for (int d = 0; d < width; d += 16) _mm512_store_ps(own + d, _mm512_mul_ps(_mm512_loadu_ps(p + 4 * d), _mm512_set1_ps(g->scale)));
+            }
+    const int rows = g->key_heads * g->tokens * g->heads;
     memset(sums, 0, (size_t)(rows * width) * sizeof(float));
-    for (int r = 0; r < rows; r++) {
-        highest[r] = -INFINITY;
-        total[r] = 0;
-    }
-    const int64_t cells = g->k->sizes[1];
-    const int64_t shared = g->q->sizes[3] / g->k->sizes[3];
-    const uint8_t *keys = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + g->stream / shared * g->k->strides[3];
-    const uint8_t *values = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + g->stream / shared * g->v->strides[3];
+    memset(total, 0, (size_t)rows * sizeof(float));
+    for (int r = 0; r < rows; r++) highest[r] = -INFINITY;
+}
+
+/* Tiles first, first + step, ... of the cells. What comes out stands in sums, highest and total. All heads of a tile lie side
+ * by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s, and so at 30 to 40. */
+INLINE void attend(int width, const struct group *g, int first, int step) {
+    const int rows = g->tokens * g->heads;
+    const int64_t cells = g->k->sizes[1], shared = g->q->sizes[3] / g->k->sizes[3];
+    const size_t key = g->k->strides[1], value = g->v->strides[1], stride = (size_t)step * TILE;
+    begin(width, g);
     for (int64_t at = (int64_t)first * TILE; at < cells; at += (int64_t)step * TILE) {
         const int here = cells - at < TILE ? (int)(cells - at) : TILE;
         bool seen = !g->mask;
         for (int t = 0; t < g->tokens && !seen; t++) seen = !hidden(mask_of(g, g->token + t) + at, here);
         if (!seen) continue;
-        /* Rows of one head lie apart from each other, and the hardware doesn't see it coming. */
-        for (int j = 0; j < here; j++)
-            for (int line = 0; line < width * 2; line += 64) _mm_prefetch((const char *)(values + (at + j) * g->v->strides[1] + line), _MM_HINT_T0);
-        score(width, fit < 4 ? fit : 4, rows, keys + at * g->k->strides[1], g->k->strides[1], here);
-        if (at + (int64_t)step * TILE < cells)
-            for (int j = 0; j < TILE; j++)
-                for (int line = 0; line < width * 2; line += 64) _mm_prefetch((const char *)(keys + (at + (int64_t)step * TILE + j) * g->k->strides[1] + line), _MM_HINT_T0);
-        for (int t = 0; t < g->tokens; t++) {
-            const uint16_t *mask = mask_of(g, g->token + t);
-            for (int h = 0; h < g->heads; h++) weigh(width, t * g->heads + h, mask ? mask + at : 0, here);
+        for (int kh = 0; kh < g->key_heads; kh++) {
+            const uint8_t *k = (const uint8_t *)g->k->data + at * key + (g->key_head + kh) * g->k->strides[2] + g->stream / shared * g->k->strides[3];
+            const uint8_t *v = (const uint8_t *)g->v->data + at * value + (g->key_head + kh) * g->v->strides[2] + g->stream / shared * g->v->strides[3];
+            /* Then comes the next head of this tile, or the first one of the next. */
+            const bool last = kh + 1 == g->key_heads;
+            const size_t k_next = last ? stride * key - (size_t)kh * g->k->strides[2] : g->k->strides[2];
+            const size_t v_next = last ? stride * value - (size_t)kh * g->v->strides[2] : g->v->strides[2];
+            score(width, rows, query + kh * rows * width, k, key, here, k_next);
+            for (int t = 0; t < g->tokens; t++) {
+                const uint16_t *mask = mask_of(g, g->token + t);
+                for (int r = t * g->heads; r < (t + 1) * g->heads; r++) weigh(width, weights + r * TILE, kh * rows + r, mask ? mask + at : 0, here);
+            }
+            for (int r = 0; r < rows; r += 4) {
+                const float *by = weights + r * TILE;
+                float *into = sums + (kh * rows + r) * width;
+                const size_t next = r ? 0 : v_next;
+                switch (rows - r) {
+                    case 1: gather(width, 1, by, into, v, value, here, next); break;
+                    case 2: gather(width, 2, by, into, v, value, here, next); break;
+                    case 3: gather(width, 3, by, into, v, value, here, next); break;
+                    default: gather(width, 4, by, into, v, value, here, next); break;
+                }
+            }
         }
-        int r = 0;
-        const uint8_t *v = values + at * g->v->strides[1];
-        for (; r + 4 <= rows && fit >= 4; r += 4) gather(width, 4, r, v, g->v->strides[1], here);
-        for (; r + 3 <= rows && fit >= 3; r += 3) gather(width, 3, r, v, g->v->strides[1], here);
-        for (; r + 2 <= rows && fit >= 2; r += 2) gather(width, 2, r, v, g->v->strides[1], here);
-        for (; r < rows; r++) gather(width, 1, r, v, g->v->strides[1], here);
     }
 }

@@ -40,30 +40,38 @@ static attend_function attend_for(const struct tensor *result) {
     }
 }
 
-/* The queries of one unit of work: all heads of a key's head that have room, and so many tokens. */
+/* The queries of one unit of work: all heads of a key's head that have room, and so many tokens; where work is shared out
+ * by cells, of as many key heads as have room. */
 struct cut {
-    int64_t streams, key_heads, parts, blocks; /* parts of a head's group, blocks of tokens */
-    int heads, tokens;                         /* in each */
+    int64_t streams, bundles, parts, blocks; /* bundles of key heads, parts of a head's group, blocks of tokens */
+    int heads, tokens, key_heads;            /* in each */
 };
 
-static struct cut cut_of(const struct tensor *q, const struct tensor *k) {
-    const int64_t heads = q->sizes[2] / k->sizes[2];
-    struct cut c = {.streams = q->sizes[3], .key_heads = k->sizes[2]};
+static struct cut cut_of(const struct tensor *q, const struct tensor *k, bool split) {
+    const int64_t heads = q->sizes[2] / k->sizes[2], all = k->sizes[2];
+    struct cut c = {.streams = q->sizes[3], .key_heads = 1};
     c.heads = heads < MOST_ROWS ? (int)heads : MOST_ROWS;
     c.tokens = MOST_ROWS / c.heads;
+    if (c.tokens > q->sizes[1]) c.tokens = (int)q->sizes[1];
     c.parts = (heads + c.heads - 1) / c.heads;
     c.blocks = (q->sizes[1] + c.tokens - 1) / c.tokens;
+    if (split && c.parts == 1) {
+        const int64_t room = STATE / (c.tokens * heads * q->sizes[0]);
+        c.key_heads = (int)(room < all ? room : all);
+    }
+    c.bundles = (all + c.key_heads - 1) / c.key_heads;
     return c;
 }
 
 static struct group unit_of(const struct tensor *result, struct cut c, int64_t unit) {
     const struct tensor *q = result->sources[0], *k = result->sources[1];
     const int64_t heads = q->sizes[2] / k->sizes[2];
-    struct group g = {q, k, result->sources[2], result->sources[3], 0, 0, 0, 0, 0, 0, 0};
+    struct group g = {.q = q, .k = k, .v = result->sources[2], .mask = result->sources[3]};
     memcpy(&g.scale, result->parameters, sizeof g.scale);
     const int64_t part = unit % c.parts, block = unit / c.parts % c.blocks;
-    g.key_head = unit / c.parts / c.blocks % c.key_heads;
-    g.stream = unit / c.parts / c.blocks / c.key_heads;
+    g.key_head = unit / c.parts / c.blocks % c.bundles * c.key_heads;
+    g.key_heads = k->sizes[2] - g.key_head < c.key_heads ? (int)(k->sizes[2] - g.key_head) : c.key_heads;
+    g.stream = unit / c.parts / c.blocks / c.bundles;
     g.token = block * c.tokens;
     g.tokens = q->sizes[1] - g.token < c.tokens ? (int)(q->sizes[1] - g.token) : c.tokens;
     g.head = g.key_head * heads + part * c.heads;
@@ -83,50 +91,55 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
     }
     const struct tensor *q = result->sources[0];
     const int64_t width = q->sizes[0], rows = q->sizes[1] * q->sizes[2] * q->sizes[3];
-    const struct cut c = cut_of(q, result->sources[1]);
-    const int64_t units = c.streams * c.key_heads * c.parts * c.blocks, each = width + 2;
+    struct cut c = cut_of(q, result->sources[1], false);
+    const int64_t each = width + 2;
     /* Few units, and those of streams that may be of very different lengths, are shared out by cells: each thread has
      * every so many tiles of all of them, and then they are brought together. */
-    float *partial = call->work;
-    const bool split = (q->sizes[1] <= SHORT || units < 4 * call->threads) && call->threads > 1 && (size_t)(rows * call->threads * each) * sizeof(float) <= call->work_size;
+    float *parts = call->work;
+    const bool few = q->sizes[1] <= SHORT || c.streams * c.bundles * c.parts * c.blocks < 4 * call->threads;
+    const bool split = few && call->threads > 1 && (size_t)(rows * call->threads * each) * sizeof(float) <= call->work_size;
+    if (split || call->threads == 1) c = cut_of(q, result->sources[1], true);
+    const int64_t units = c.streams * c.bundles * c.parts * c.blocks;
     if (!split && call->threads > 1) {
         if (call->thread == 0) theirs.pool_set(call->pool, call->threads);
-        theirs.pool_wait(call->pool);
+        ggml_barrier(call->pool);
     }
     int64_t unit = split ? 0 : call->thread;
     while (unit < units) {
         const struct group g = unit_of(result, c, unit);
         attend_here(&g, split ? call->thread : 0, split ? call->threads : 1);
-        for (int t = 0; t < g.tokens; t++)
-            for (int h = 0; h < g.heads; h++) {
-                const int r = t * g.heads + h;
-                if (split) {
-                    const int64_t row = (g.stream * q->sizes[1] + g.token + t) * q->sizes[2] + g.head + h;
-                    float *own = partial + (row * call->threads + call->thread) * each;
-                    own[0] = highest[r];
-                    own[1] = total[r];
-                    memcpy(own + 2, sums + r * width, (size_t)width * sizeof(float));
-                } else {
-                    float *out = result_of(result, g.head + h, g.token + t, g.stream);
-                    const float by = total[r] > 0 ? 1 / total[r] : 0;
-                    for (int64_t d = 0; d < width; d++) out[d] = sums[r * width + d] * by;
+        int r = 0;
+        for (int kh = 0; kh < g.key_heads; kh++)
+            for (int t = 0; t < g.tokens; t++)
+                for (int h = 0; h < g.heads; h++, r++) {
+                    const int64_t head = g.head + kh * g.heads + h;
+                    if (split) {
+                        const int64_t row = (g.stream * q->sizes[1] + g.token + t) * q->sizes[2] + head;
+                        float *own = parts + (row * call->threads + call->thread) * each;
+                        own[0] = highest[r];
+                        own[1] = total[r];
+                        memcpy(own + 2, sums + r * width, (size_t)width * sizeof(float));
+                    } else {
+                        float *out = result_of(result, head, g.token + t, g.stream);
+                        const float by = total[r] > 0 ? 1 / total[r] : 0;
+                        for (int64_t d = 0; d < width; d++) out[d] = sums[r * width + d] * by;
+                    }
                 }
-            }
         unit = split || call->threads == 1 ? unit + 1 : theirs.pool_add(call->pool, 1);
     }
     if (!split) return;
-    theirs.pool_wait(call->pool);
+    ggml_barrier(call->pool);
     for (int64_t row = call->thread; row < rows; row += call->threads) {
-        const float *parts = partial + row * call->threads * each;
+        const float *own = parts + row * call->threads * each;
         float top = -INFINITY, all = 0;
-        for (int i = 0; i < call->threads; i++) top = fmaxf(top, parts[i * each]);
+        for (int i = 0; i < call->threads; i++) top = fmaxf(top, own[i * each]);
         float *out = result_of(result, row % q->sizes[2], row / q->sizes[2] % q->sizes[1], row / q->sizes[2] / q->sizes[1]);
         memset(out, 0, (size_t)width * sizeof(float));
         if (top == -INFINITY) continue;
-        for (int i = 0; i < call->threads; i++) all += parts[i * each + 1] * expf(parts[i * each] - top);
+        for (int i = 0; i < call->threads; i++) all += own[i * each + 1] * expf(own[i * each] - top);
         for (int i = 0; i < call->threads; i++) {
-            const float by = expf(parts[i * each] - top) / all;
-            for (int64_t d = 0; d < width; d++) out[d] += parts[i * each + 2 + d] * by;
+            const float by = expf(own[i * each] - top) / all;
+            for (int64_t d = 0; d < width; d++) out[d] += own[i * each + 2 + d] * by;
         }
     }
 }

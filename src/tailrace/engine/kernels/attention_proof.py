@@ -66,6 +66,7 @@ class _Theirs(ctypes.Structure):
         ("pool_set", _SET),
         ("pool_add", _ADD),
         ("pool_wait", _WAIT),
+        ("threads", ctypes.c_void_p),
     )
 
 

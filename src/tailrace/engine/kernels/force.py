@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from tailrace.engine.kernels import KernelsUnavailable
+from tailrace.machine import spinning
 
 #: Versions of the binding whose llama.cpp has the interface in abi.h. It isn't a public one.
 KNOWN = frozenset({"0.3.36"})
@@ -25,6 +26,8 @@ _THEIRS = (
     "ggml_threadpool_chunk_add",
     "ggml_barrier",
 )
+#: OpenMP's, which follows them. A llama.cpp that is built without it has a barrier that is as fast as ours.
+_THREADS = "omp_get_num_threads"
 
 #: What became of it in this process; None before ``put_in_force``.
 _state: str | None = None
@@ -78,8 +81,12 @@ def _load() -> None:
         functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _THEIRS]
     except AttributeError as error:
         raise KernelsUnavailable(f"{library.name} hasn't what they need: {error}") from error
+    if hasattr(ggml, _THREADS):
+        functions.append(ctypes.cast(getattr(ggml, _THREADS), ctypes.c_void_p))
     kernels.tailrace_kernels_theirs.restype = None
-    kernels.tailrace_kernels_theirs((ctypes.c_void_p * len(_THEIRS))(*[function.value for function in functions]))
+    kernels.tailrace_kernels_theirs((ctypes.c_void_p * (len(_THEIRS) + 1))(*[function.value for function in functions]))
+    kernels.tailrace_kernels_spin.restype = None
+    kernels.tailrace_kernels_spin(spinning.turns())
 
 
 def _ggml() -> Path:

@@ -159,9 +159,9 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
             rows(&p, columns, y, out, quads * call->thread / call->threads * 4, end < m ? end : m);
             continue;
         }
-        theirs.pool_wait(call->pool);
+        ggml_barrier(call->pool);
         if (call->thread == 0) theirs.pool_set(call->pool, call->threads);
-        theirs.pool_wait(call->pool);
+        ggml_barrier(call->pool);
         for (int64_t turn = call->thread; turn * TURN < m; turn = theirs.pool_add(call->pool, 1)) {
             const int64_t end = (turn + 1) * TURN;
             rows(&p, columns, y, out, turn * TURN, end < m ? end : m);

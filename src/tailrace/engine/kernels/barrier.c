@@ -1,0 +1,65 @@
+/* Where the threads of a pool wait for each other, some 600 times a step, in the place of llama.cpp's own.
+ *
+ * Compiled with OpenMP, llama.cpp has OpenMP wait, and libgomp makes a system call at every barrier in case somebody
+ * sleeps there. Here nobody is woken who doesn't sleep. SmolLM2-135M on 2 cores (Zen 5), ÷ libgomp's: 1.07 of its speed at
+ * one stream, 1.02 at four.
+ */
+#include <immintrin.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "abi.h"
+
+#define POOLS 64
+
+struct barrier {
+    _Atomic(void *) pool;
+    _Alignas(64) atomic_int arrived;
+    _Alignas(64) atomic_int passed; /* how often, modulo 2^32 */
+    atomic_int asleep;
+};
+
+static struct barrier barriers[POOLS];
+static int spins = 1000;
+
+/* How many times threads look before they sleep. */
+void tailrace_kernels_spin(int turns) { spins = turns; }
+
+/* The pool's barrier: entries stay where they are, and a pool that is freed leaves its own at rest. 0 when all are taken. */
+static struct barrier *barrier_of(void *pool) {
+    static _Thread_local struct barrier *last;
+    if (last && atomic_load_explicit(&last->pool, memory_order_relaxed) == pool) return last;
+    for (int i = 0; i < POOLS; i++) {
+        struct barrier *b = barriers + ((uintptr_t)pool / 64 + i) % POOLS;
+        void *free = 0;
+        if (atomic_load(&b->pool) == pool || atomic_compare_exchange_strong(&b->pool, &free, pool) || free == pool)
+            return last = b;
+    }
+    return 0;
+}
+
+void ggml_barrier(void *pool) {
+    struct barrier *b = theirs.threads ? barrier_of(pool) : 0;
+    if (!b) {
+        theirs.pool_wait(pool);
+        return;
+    }
+    const int threads = theirs.threads();
+    if (threads == 1) return;
+    const int passed = atomic_load_explicit(&b->passed, memory_order_relaxed);
+    if (atomic_fetch_add(&b->arrived, 1) == threads - 1) {
+        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+        atomic_store(&b->passed, passed + 1);
+        if (atomic_load(&b->asleep)) syscall(SYS_futex, &b->passed, FUTEX_WAKE_PRIVATE, threads, 0, 0, 0);
+        return;
+    }
+    for (int turn = 0; turn < spins; turn++) {
+        if (atomic_load_explicit(&b->passed, memory_order_acquire) != passed) return;
+        _mm_pause();
+    }
+    atomic_fetch_add(&b->asleep, 1);
+    while (atomic_load(&b->passed) == passed) syscall(SYS_futex, &b->passed, FUTEX_WAIT_PRIVATE, passed, 0, 0, 0);
+    atomic_fetch_sub(&b->asleep, 1);
+}
