@@ -40,14 +40,14 @@ static attend_function attend_for(const struct tensor *result) {
     }
 }
 
-/* The queries of one unit of work: all heads of a key's head that have room, and so many tokens; where work is shared out
- * by cells, of as many key heads as have room. */
+/* The queries of one unit of work: all heads of a key's head that have room, and so many tokens; to `bundle`,
+ * where units aren't what is shared out, is to take as many key heads as have room. */
 struct cut {
     int64_t streams, bundles, parts, blocks; /* bundles of key heads, parts of a head's group, blocks of tokens */
     int heads, tokens, key_heads;            /* in each */
 };
 
-static struct cut cut_of(const struct tensor *q, const struct tensor *k, bool split) {
+static struct cut cut_of(const struct tensor *q, const struct tensor *k, bool bundle) {
     const int64_t heads = q->sizes[2] / k->sizes[2], all = k->sizes[2];
     struct cut c = {.streams = q->sizes[3], .key_heads = 1};
     c.heads = heads < MOST_ROWS ? (int)heads : MOST_ROWS;
@@ -55,7 +55,7 @@ static struct cut cut_of(const struct tensor *q, const struct tensor *k, bool sp
     if (c.tokens > q->sizes[1]) c.tokens = (int)q->sizes[1];
     c.parts = (heads + c.heads - 1) / c.heads;
     c.blocks = (q->sizes[1] + c.tokens - 1) / c.tokens;
-    if (split && c.parts == 1) {
+    if (bundle && c.parts == 1) {
         const int64_t room = STATE / (c.tokens * heads * q->sizes[0]);
         c.key_heads = (int)(room < all ? room : all);
     }

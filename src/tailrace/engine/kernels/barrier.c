@@ -17,7 +17,7 @@
 struct barrier {
     _Atomic(void *) pool;
     _Alignas(64) atomic_int arrived;
-    _Alignas(64) atomic_int passed; /* how often, modulo 2^32 */
+    _Alignas(64) atomic_uint passed; /* how often: it comes round every few hours, which unsigned numbers may */
     atomic_int asleep;
 };
 
@@ -48,7 +48,7 @@ void ggml_barrier(void *pool) {
     }
     const int threads = theirs.threads();
     if (threads == 1) return;
-    const int passed = atomic_load_explicit(&b->passed, memory_order_relaxed);
+    const unsigned passed = atomic_load_explicit(&b->passed, memory_order_relaxed);
     if (atomic_fetch_add(&b->arrived, 1) == threads - 1) {
         atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
         atomic_store(&b->passed, passed + 1);

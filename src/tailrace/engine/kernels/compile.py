@@ -28,9 +28,8 @@ def compiled(
     sources: Path,
     wrong_results: Callable[[ctypes.CDLL], list[str]],
     folder: Path | None = None,
-    flags: tuple[str, ...] = (),
 ) -> Path:
-    """The library of all ``*.c`` in ``sources``, made if need be, with ``flags`` more. Raises KernelsUnavailable.
+    """The library of all ``*.c`` in ``sources``, made if need be. Raises KernelsUnavailable.
 
     It is kept in ``folder``, by default ``$XDG_CACHE_HOME/tailrace/kernels`` or the same under ``~/.cache``, and only
     when ``wrong_results`` has found none in it.
@@ -38,8 +37,7 @@ def compiled(
     compiler = _compiler()
     folder = folder or cache_folder() / "kernels"
     texts = [path.read_bytes() for path in sorted(sources.glob("*.[ch]"))]
-    flags = _FLAGS + flags
-    facts = (*texts, repr((flags, read_isa().sets, platform.platform(), _version(compiler))).encode())
+    facts = (*texts, repr((_FLAGS, read_isa().sets, platform.platform(), _version(compiler))).encode())
     library = folder / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:24]}.so"
     if library.is_file():
         return library
@@ -48,7 +46,7 @@ def compiled(
         # Into a place of its own first: what stands under the final name has been proved.
         with tempfile.TemporaryDirectory(dir=folder) as place:
             draft = Path(place) / "kernels.so"
-            _run([compiler, *flags, "-o", str(draft), *map(str, sorted(sources.glob("*.c")))])
+            _run([compiler, *_FLAGS, "-o", str(draft), *map(str, sorted(sources.glob("*.c")))])
             if wrong := wrong_results(ctypes.CDLL(str(draft))):
                 raise KernelsUnavailable(f"{compiler} makes code that computes {', '.join(wrong)} wrongly")
             os.replace(draft, library)
