@@ -1,5 +1,9 @@
-/* Attention of one group of queries: tiles of cells, one after the other. attention.c says what for,
- * and who does which. */
+/* Attention of one group of queries: tiles of the cells that they see, one after the other. attention.c says what for,
+ * and who does which.
+ *
+ * A cell that the mask hides costs nothing but the look at the mask. So sequences that share one pool of cells don't pay
+ * for each other's, however their cells are mixed: the tokens of a group are cut into runs that see much the same, the cells
+ * of a run are listed, and a tile is 64 of the list. */
 #pragma once
 #include <immintrin.h>
 #include <math.h>
@@ -11,13 +15,18 @@
 #define MOST_ROWS 32
 #define BLOCK 64       /* of the width: a block of four keys, or of four rows' sums, has room in registers */
 #define STATE 32768    /* floats of queries, and of their sums, that a thread has on the way */
-#define HIDDEN 0xfc00 /* minus infinity in 16 bits */
+#define HIDDEN 0xfc00  /* minus infinity in 16 bits; whatever else a mask has is 0, as attention.c makes sure */
+#define WINDOW 4096    /* cells that are listed at once */
+#define WORDS (WINDOW / 64)
 
 static _Thread_local float query[STATE] __attribute__((aligned(64)));
 static _Thread_local float sums[STATE] __attribute__((aligned(64)));
 static _Thread_local float highest[STATE / BLOCK], total[STATE / BLOCK];
 static _Thread_local float shares[MOST_ROWS * 64] __attribute__((aligned(64)));
 static _Thread_local float weights[MOST_ROWS * TILE] __attribute__((aligned(64)));
+static _Thread_local uint64_t seen[MOST_ROWS][WORDS];      /* the window's cells that each token sees */
+static _Thread_local uint32_t list[WINDOW + 2 * TILE];     /* the cells that a run's tokens see */
+static _Thread_local uint64_t marks[MOST_ROWS][WORDS + 1]; /* those of them that each token of the run sees */
 
 INLINE void ask_for(const uint8_t *p, int bytes) {
     for (int line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
@@ -60,17 +69,18 @@ INLINE __m512 sixteen_sums(const float *p) {
 /* A block of the width: how many vectors. */
 INLINE int vectors(int width, int block) { return width - block < BLOCK ? (width - block) / 16 : BLOCK / 16; }
 
-/* weights[row][cell] = query . key. Four cells' keys are in registers for all rows. What lies `next` bytes further on is
- * asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
-INLINE void score(int width, int rows, const float *q, const uint8_t *keys, size_t stride, int cells, size_t next) {
+/* weights[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. The cells `next`
+ * of `ahead` are asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
+INLINE void score(int width, int rows, const float *q, const uint8_t *keys, size_t stride, const uint32_t *at, int cells,
+                  const uint8_t *ahead, const uint32_t *next) {
     for (int j = 0; j < cells; j += 16) {
         for (int i = 0; i < 16; i += 4)
             for (int block = 0; block < width; block += BLOCK) {
                 __m512 k[16];
                 for (int n = 0; n < 4; n++) {
-                    const uint8_t *key = keys + (size_t)(j + i + n) * stride + 2 * block;
+                    const uint8_t *key = keys + at[j + i + n] * stride + 2 * block;
                     for (int d = 0; d < vectors(width, block); d++) k[4 * n + d] = halves(key + 32 * d);
-                    ask_for(key + next, 32 * vectors(width, block));
+                    ask_for(ahead + next[j + i + n] * stride + 2 * block, 32 * vectors(width, block));
                 }
                 for (int r = 0; r < rows; r++) {
                     __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
@@ -88,16 +98,17 @@ INLINE void score(int width, int rows, const float *q, const uint8_t *keys, size
     }
 }
 
-/* into[row] += by[row] . values for up to four rows. `next` as above, 0 for nothing. */
-INLINE void gather(int width, int rows, const float *by, float *into, const uint8_t *values, size_t stride, int cells, size_t next) {
+/* into[row] += by[row] . values for up to four rows. `ahead` as above, 0 for nothing. */
+INLINE void gather(int width, int rows, const float *by, float *into, const uint8_t *values, size_t stride, const uint32_t *at,
+                   int cells, const uint8_t *ahead, const uint32_t *next) {
     for (int block = 0; block < width; block += BLOCK) {
         const int parts = vectors(width, block);
         __m512 a[16];
         for (int r = 0; r < rows; r++)
             for (int d = 0; d < parts; d++) a[4 * r + d] = _mm512_load_ps(into + r * width + block + 16 * d);
         for (int j = 0; j < cells; j++) {
-            const uint8_t *value = values + (size_t)j * stride + 2 * block;
-            if (next) ask_for(value + next, 32 * parts);
+            const uint8_t *value = values + at[j] * stride + 2 * block;
+            if (ahead) ask_for(ahead + next[j] * stride + 2 * block, 32 * parts);
             for (int d = 0; d < parts; d++) {
                 const __m512 v = halves(value + 32 * d);
                 for (int r = 0; r < rows; r++) a[4 * r + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(by[r * TILE + j]), a[4 * r + d]);
@@ -108,12 +119,11 @@ INLINE void gather(int width, int rows, const float *by, float *into, const uint
     }
 }
 
-/* Scores of a row to weights: add the mask, raise the row's maximum, bring what is summed to it. */
-INLINE void weigh(int width, float *own, int row, const uint16_t *mask, int cells) {
+/* Scores of a row to weights: hide what isn't marked, raise the row's maximum, bring what is summed to it. */
+INLINE void weigh(int width, float *own, int row, uint64_t marked, int cells) {
     __m512 s[TILE / 16], top = _mm512_set1_ps(-INFINITY);
     for (int i = 0; i < cells / 16; i++) {
-        s[i] = _mm512_load_ps(own + 16 * i);
-        if (mask) s[i] = _mm512_add_ps(s[i], _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(mask + 16 * i))));
+        s[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(marked >> (16 * i)), _mm512_load_ps(own + 16 * i));
         top = _mm512_max_ps(top, s[i]);
     }
     const float before = highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
@@ -135,14 +145,6 @@ INLINE void weigh(int width, float *own, int row, const uint16_t *mask, int cell
         highest[row] = now;
     }
     total[row] += _mm512_reduce_add_ps(all);
-}
-
-INLINE bool hidden(const uint16_t *mask, int cells) {
-    for (int i = 0; i < cells; i += 16) {
-        const __m256i m = _mm256_loadu_si256((const __m256i *)(mask + i));
-        if (_mm256_cmpeq_epi16_mask(m, _mm256_set1_epi16((short)HIDDEN)) != 0xffff) return false;
-    }
-    return true;
 }
 
 /* One group of queries of one stream: `tokens` tokens from `token` on, in `heads` heads of each of `key_heads` key heads,
@@ -176,40 +178,118 @@ INLINE void begin(int width, const struct group *g) {
     for (int r = 0; r < rows; r++) highest[r] = -INFINITY;
 }
 
-/* Tiles first, first + step, ... of the cells. What comes out stands in sums, highest and total. All heads of a tile lie side
- * by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s, and so at 30 to 40. */
-INLINE void attend(int width, const struct group *g, int first, int step) {
-    const int rows = g->tokens * g->heads;
-    const int64_t cells = g->k->sizes[1], shared = g->q->sizes[3] / g->k->sizes[3];
-    const size_t key = g->k->strides[1], value = g->v->strides[1], stride = (size_t)step * TILE;
-    begin(width, g);
-    for (int64_t at = (int64_t)first * TILE; at < cells; at += (int64_t)step * TILE) {
-        const int here = cells - at < TILE ? (int)(cells - at) : TILE;
-        bool seen = !g->mask;
-        for (int t = 0; t < g->tokens && !seen; t++) seen = !hidden(mask_of(g, g->token + t) + at, here);
-        if (!seen) continue;
-        for (int kh = 0; kh < g->key_heads; kh++) {
-            const uint8_t *k = (const uint8_t *)g->k->data + at * key + (g->key_head + kh) * g->k->strides[2] + g->stream / shared * g->k->strides[3];
-            const uint8_t *v = (const uint8_t *)g->v->data + at * value + (g->key_head + kh) * g->v->strides[2] + g->stream / shared * g->v->strides[3];
-            /* Then comes the next head of this tile, or the first one of the next. */
-            const bool last = kh + 1 == g->key_heads;
-            const size_t k_next = last ? stride * key - (size_t)kh * g->k->strides[2] : g->k->strides[2];
-            const size_t v_next = last ? stride * value - (size_t)kh * g->v->strides[2] : g->v->strides[2];
-            score(width, rows, query + kh * rows * width, k, key, here, k_next);
-            for (int t = 0; t < g->tokens; t++) {
-                const uint16_t *mask = mask_of(g, g->token + t);
-                for (int r = t * g->heads; r < (t + 1) * g->heads; r++) weigh(width, weights + r * TILE, kh * rows + r, mask ? mask + at : 0, here);
+/* The cells that a token sees, of those of the window from `from` on. */
+INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
+    const uint16_t *mask = mask_of(g, g->token + token);
+    uint64_t any = 0;
+    for (int w = 0; w * 64 < cells; w++) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 64 && 64 * w + i < cells; i += 16) {
+            uint64_t four = 0xffff;
+            if (mask) {
+                const __m256i m = _mm256_loadu_si256((const __m256i *)(mask + from + 64 * w + i));
+                four = _mm256_cmpneq_epi16_mask(m, _mm256_set1_epi16((short)HIDDEN));
             }
-            for (int r = 0; r < rows; r += 4) {
-                const float *by = weights + r * TILE;
-                float *into = sums + (kh * rows + r) * width;
-                const size_t next = r ? 0 : v_next;
-                switch (rows - r) {
-                    case 1: gather(width, 1, by, into, v, value, here, next); break;
-                    case 2: gather(width, 2, by, into, v, value, here, next); break;
-                    case 3: gather(width, 3, by, into, v, value, here, next); break;
-                    default: gather(width, 4, by, into, v, value, here, next); break;
-                }
+            bits |= four << i;
+        }
+        any |= seen[token][w] = bits;
+    }
+    return any;
+}
+
+/* How many tokens from `token` on see so much of the same cells that they are computed together; `all`: what any of them
+ * sees. */
+INLINE int run_of(int token, int tokens, const bool *sees, int words, uint64_t *all) {
+    memcpy(all, seen[token], (size_t)words * sizeof *all);
+    int end = token + 1;
+    for (; end < tokens && sees[end]; end++) {
+        int both = 0, either = 0;
+        for (int w = 0; w < words; w++) {
+            both += __builtin_popcountll(all[w] & seen[end][w]);
+            either += __builtin_popcountll(all[w] | seen[end][w]);
+        }
+        if (2 * both < either) break;
+        for (int w = 0; w < words; w++) all[w] |= seen[end][w];
+    }
+    return end - token;
+}
+
+/* The list of the cells `all` from `from` on, and the marks of the run's tokens in it. How many there are. */
+INLINE int enlist(int token, int tokens, int64_t from, int words, const uint64_t *all) {
+    for (int t = 0; t < tokens; t++) memset(marks[t], 0, (size_t)(words + 1) * sizeof **marks);
+    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    int count = 0;
+    for (int w = 0; w < words; w++) {
+        if (!all[w]) continue;
+        const int word = count / 64, place = count % 64;
+        for (int t = 0; t < tokens; t++) {
+            const uint64_t bits = _pext_u64(seen[token + t][w], all[w]);
+            marks[t][word] |= bits << place;
+            if (place) marks[t][word + 1] |= bits >> (64 - place);
+        }
+        for (int i = 0; i < 64; i += 16) {
+            const __mmask16 here = (__mmask16)(all[w] >> i);
+            const __m512i cells = _mm512_add_epi32(_mm512_set1_epi32((int)(from + 64 * w + i)), places);
+            _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(here, cells));
+            count += __builtin_popcount(here);
+        }
+    }
+    /* The rest of the last tile: unmarked, but read. */
+    for (int i = 0; i < TILE; i++) list[count + i] = list[count - 1];
+    return count;
+}
+
+/* One tile of a run of `tokens` tokens from the group's `token` on: listed cells `at`, and those that come `next`. All heads
+ * of a tile lie side by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s,
+ * and so at 30 to 40. */
+INLINE void attend_tile(int width, const struct group *g, int token, int tokens, int tile, int cells, const uint32_t *next) {
+    const int all = g->tokens * g->heads, rows = tokens * g->heads, first = token * g->heads;
+    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
+    const size_t key = g->k->strides[1], value = g->v->strides[1];
+    const uint32_t *at = list + tile * TILE;
+    const uint8_t *k = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + stream * g->k->strides[3];
+    const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
+    for (int kh = 0; kh < g->key_heads; kh++) {
+        const uint8_t *k_here = k + (size_t)kh * g->k->strides[2], *v_here = v + (size_t)kh * g->v->strides[2];
+        /* Then comes the next head of this tile, or the first one of the next. */
+        const bool last = kh + 1 == g->key_heads;
+        const uint8_t *k_ahead = last ? k : k_here + g->k->strides[2], *v_ahead = last ? v : v_here + g->v->strides[2];
+        const uint32_t *then = last ? next : at;
+        score(width, rows, query + (kh * all + first) * width, k_here, key, at, cells, k_ahead, then);
+        for (int r = 0; r < rows; r++) weigh(width, weights + r * TILE, kh * all + first + r, marks[r / g->heads][tile], cells);
+        for (int r = 0; r < rows; r += 4) {
+            const float *by = weights + r * TILE;
+            float *into = sums + (kh * all + first + r) * width;
+            const uint8_t *ahead = r ? 0 : v_ahead;
+            switch (rows - r) {
+                case 1: gather(width, 1, by, into, v_here, value, at, cells, ahead, then); break;
+                case 2: gather(width, 2, by, into, v_here, value, at, cells, ahead, then); break;
+                case 3: gather(width, 3, by, into, v_here, value, at, cells, ahead, then); break;
+                default: gather(width, 4, by, into, v_here, value, at, cells, ahead, then); break;
+            }
+        }
+    }
+}
+
+/* Every `step`-th tile of what the group sees, from the `first` on. What comes out stands in sums, highest and total. */
+INLINE void attend(int width, const struct group *g, int first, int step) {
+    uint64_t all[WORDS];
+    bool sees[MOST_ROWS];
+    int turn = 0; /* of the tiles of all runs, so that short ones are shared out, too */
+    begin(width, g);
+    for (int64_t from = 0; from < g->k->sizes[1]; from += WINDOW) {
+        const int cells = g->k->sizes[1] - from < WINDOW ? (int)(g->k->sizes[1] - from) : WINDOW;
+        const int words = (cells + 63) / 64;
+        for (int t = 0; t < g->tokens; t++) sees[t] = look(g, t, from, cells);
+        for (int t = 0, run; t < g->tokens; t += run) {
+            run = 1;
+            if (!sees[t]) continue;
+            run = run_of(t, g->tokens, sees, words, all);
+            const int count = enlist(t, run, from, words, all), tiles = (count + TILE - 1) / TILE;
+            for (int tile = 0; tile < tiles; tile++, turn = turn + 1 == step ? 0 : turn + 1) {
+                if (turn != first) continue;
+                const int here = count - tile * TILE < TILE ? (count - tile * TILE + 15) / 16 * 16 : TILE;
+                attend_tile(width, g, t, run, tile, here, list + (tile + step < tiles ? tile + step : tile) * TILE);
             }
         }
     }

@@ -4,7 +4,7 @@
  * at the same keys (the heads of a group, and several tokens of a prompt) go through them together in tiles of 64 cells:
  * scores, one vector exponential for 16 of them, then the weighted values, everything in single precision with a
  * running maximum (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al.,
- * "FlashAttention", 2022). Tiles that the mask hides from all of them are passed over.
+ * "FlashAttention", 2022). Cells that the mask hides aren't read.
  */
 #include <immintrin.h>
 #include <math.h>

@@ -11,15 +11,18 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.floating]
 
-#: Width, query heads, key heads, tokens, streams, cells: groups that fit and that don't, rests of tiles, few and many
-#: units of work.
+#: Width, query heads, key heads, tokens, streams, cells, and sequences whose cells lie mixed (0: each token sees cells of
+#: its own choice): groups that fit and that don't, rests of tiles, few and many units of work, more cells than are
+#: listed at once.
 _SHAPES = (
-    (64, 9, 3, 1, 1, 256),
-    (64, 9, 3, 5, 1, 336),
-    (64, 4, 2, 1, 4, 96),
-    (96, 2, 2, 40, 1, 112),
-    (128, 40, 1, 2, 1, 208),
-    (256, 4, 1, 3, 2, 64),
+    (64, 9, 3, 1, 1, 256, 0),
+    (64, 9, 3, 5, 1, 336, 0),
+    (64, 4, 2, 1, 4, 96, 0),
+    (96, 2, 2, 40, 1, 112, 0),
+    (128, 40, 1, 2, 1, 208, 0),
+    (256, 4, 1, 3, 2, 64, 0),
+    (64, 9, 3, 8, 1, 4688, 5),
+    (128, 2, 1, 40, 1, 208, 3),
 )
 _TOLERANCE = 1e-5
 _F32, _F16 = 0, 1
@@ -111,12 +114,19 @@ def _agrees(
     tokens: int,
     streams: int,
     cells: int,
+    sequences: int,
 ) -> bool:
     query = random.standard_normal((streams, heads, tokens, width)).astype(np.float32) * 3
     keys, values = (random.standard_normal((streams, key_heads, cells, width)).astype(np.float16) for _ in range(2))
-    mask = np.where(random.random((streams, 1, tokens, cells)) < 0.3, -np.inf, 0).astype(np.float16)
-    mask[..., cells // 2 :] = -np.inf
-    mask[-1, 0, -1] = -np.inf  # It sees nothing at all.
+    sees = random.random((streams, 1, tokens, cells)) >= 0.3
+    if sequences:
+        # The first ones have a token each, the last one has all others: a prompt that is read beside replies.
+        owners = np.minimum(np.arange(tokens), sequences - 1)
+        before = np.arange(cells) < cells - tokens + np.arange(1, tokens + 1)[:, None]
+        sees[:] = (random.integers(0, sequences, cells) == owners[:, None]) & before
+    sees[..., cells // 2 :] &= bool(sequences)
+    sees[-1, 0, -1] = False  # It sees nothing at all.
+    mask = np.where(sees, 0, -np.inf).astype(np.float16)
     expected = _attention(query, keys, values, mask, width**-0.5)
     for threads in (1, 2):
         found = np.full((streams, tokens, heads, width), np.nan, np.float32)
