@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -53,6 +54,33 @@ def test_a_library_that_computes_wrongly_is_not_kept(
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
         build.built(kept)
     assert list(kept.iterdir()) == []
+
+
+@pytest.mark.skipif(not CAN, reason="this CPU can't run them: the first test has seen that they are refused")
+def test_large_memory_asks_for_huge_pages(tmp_path: Path) -> None:
+    library = ctypes.CDLL(str(build.built(tmp_path)))
+    library.ggml_aligned_malloc.restype = ctypes.c_void_p
+    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
+    free = ctypes.CDLL(None).free
+    free.argtypes = [ctypes.c_void_p]
+    assert library.ggml_aligned_malloc(0) is None
+    for size, asks in ((1 << 16, False), (64 << 20, Path("/sys/kernel/mm/transparent_hugepage").exists())):
+        address = library.ggml_aligned_malloc(size)
+        assert address % 64 == 0
+        ctypes.memset(address, 1, size)
+        assert ("hg" in _flags_at(address)) == asks
+        free(address)
+
+
+def _flags_at(address: int) -> list[str]:
+    """What the kernel says of the mapping that the address is in (proc(5), smaps' VmFlags)."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    return []
 
 
 @pytest.mark.skipif(not CAN, reason="this CPU can't run them: the first test has seen that they are refused")

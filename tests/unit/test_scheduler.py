@@ -38,8 +38,9 @@ class _Machine:
         chunk: int = 64,
         keep: int = 1000,
         pool: bool = False,
+        pooled: bool = False,
     ) -> None:
-        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool)
+        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool, pooled=pooled)
         self.cache = KVCache(policy, policy.first(), keep)
         self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, chunk=chunk)
         self.held: dict[int, list[int]] = {}  #: what is really in each slot
@@ -300,14 +301,22 @@ def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
     st.integers(1, 6),
     st.integers(1, 6),
     st.integers(0, 600),
-    st.booleans(),
+    st.sampled_from(["streams", "pool", "growing pool"]),
 )
 def test_every_sequence_ends_whatever_the_load(
-    loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, pool: bool
+    loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str
 ) -> None:
     """Prompts with and without common beginnings, urgent and not, through a cache that is always too small."""
     cells = 256 * grains
-    machine = _Machine(slots=slots, cells=cells, context=cells, chunk=24, keep=keep, pool=pool)
+    machine = _Machine(
+        slots=slots,
+        cells=cells,
+        context=cells,
+        chunk=24,
+        keep=keep,
+        pool=layout == "pool",
+        pooled=layout == "growing pool",
+    )
     pending: dict[int, tuple[Sequence, int]] = {}
     for identity, (length, wanted, shared, priority) in enumerate(loads, 1):
         prompt = _unlike(1 if shared else identity + 1, min(length, cells - 64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def lookup(price: Price = free) -> Speculator:
     return PricedSpeculator(LookupDrafter(), price)
 
 
-def contexts(**options: int) -> ContextBackend:
+def contexts(**options: Any) -> ContextBackend:
     return ContextBackend(**{"ctx": 400, "parallel": 4, "kv_tokens": 0, "batch": 64, **options})
 
 

@@ -105,6 +105,16 @@ class KVCache:
         """Tokens that can be appended to the slot."""
         return len(self._free) if self.layout.unified else self.layout.cells - len(self.slots[index].tokens)
 
+    @property
+    def room_without_idle(self) -> int:
+        """Tokens that can be appended in all, in the pool, when no finished sequence's are held any more."""
+        return self.layout.cells - len({cell for slot in self.slots if slot.busy for cell in slot.cells})
+
+    @property
+    def pooled(self) -> bool:
+        """Nobody pays for others' cells, so there is a pool that grows."""
+        return self._policy.pooled
+
     def target(self) -> Slot | None:
         """The slot for a new sequence: near the busy ones, and with little in it; None when there is none."""
         reach = len(self.slots) if self.layout.unified else self.layout.streams
@@ -210,6 +220,11 @@ class KVCache:
     def larger(self, lengths: list[int]) -> Layout | None:
         """A layout in which sequences of these lengths, and nobody else, can run; None where there is none."""
         return self._policy.choose(lengths, self.layout)
+
+    def larger_pool(self, lengths: list[int]) -> Layout | None:
+        """The same, but only where there is a pool that may grow and grows by this."""
+        layout = self._policy.choose(lengths, self.layout) if self._policy.pooled else None
+        return layout if layout is not None and layout.cells > self.layout.cells else None
 
     def relayout(self, layout: Layout) -> Relayout:
         """Cut the cache anew: busy slots' contents go to the first slots, in order. No slot may be idle."""

@@ -45,10 +45,12 @@ class FakeBackend:
         batch: int,
         step_seconds: float = 0.0,
         weights_mb: int = 0,
+        pooled: bool = False,
     ) -> None:
+        """``pooled``: the KV cache is one pool that grows, as it is with our own attention."""
         context = ctx or 8192
         limit = kv_tokens or context * 4
-        self.policy = LayoutPolicy(parallel, limit, context)
+        self.policy = LayoutPolicy(parallel, limit, context, pooled=pooled)
         self.layout = self.policy.first()
         self.cuts = True
         self.max_batch = max(batch, parallel)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-#: Prompt tokens that any step may read: prompts go on, whatever they cost. A pass over the weights for two of them
-#: takes nearly as long as for four: 4,000 tokens beside four streams of the starter model took 88 s against 50, at the
-#: same gaps.
+#: Prompt tokens that any step may read: prompts go on, whatever they cost. Fewer don't spare the others anything: with
+#: two a prompt of 4,000 tokens beside four streams of the starter model took 21 s, with four 12, at the same gaps,
+#: because the replies themselves have become longer meanwhile.
 LEAST = 4
 #: Prompt tokens of a step while nothing is known.
 _FIRST = 16
 #: A step that reads prompts may last so many times what it would without. Streams beside a long prompt are to keep
-#: their gaps under 3 times the usual; what steps vary by has to fit in between.
-_STRETCH = 1.7
+#: their gaps under 3 times the usual; what steps vary by has to fit in between, and what the smallest pieces of a
+#: prompt take when it has become long. At 1.7 it took a third longer and its last steps were no shorter.
+_STRETCH = 2.2
 #: What a step may last that brings a prompt to its end: a short one is read at once, which is one longer gap for the
 #: others and not many. Paced like long ones, eight short prompts that come together took a second instead of a third.
 _FINISH_SECONDS = 0.1

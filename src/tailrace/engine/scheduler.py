@@ -14,7 +14,7 @@ Rules, in this order:
    urgent, youngest running sequence is paused: it goes back to the queue and what it has computed is kept outside, or
    computed again. Nothing fails.
 5. In streams, sequences that decode stand side by side: llama.cpp computes a batch in one pass over the weights only as
-   far as its sequences' slots have no gap between them.
+   far as its sequences' slots have no gap between them. In a pool that everybody pays for, what has finished moves out.
 """
 
 from __future__ import annotations
@@ -155,6 +155,9 @@ class Scheduler:
         elif idle := cache.idle:
             plan.moves.append(cache.move_out(idle[0].index))
             return False
+        elif layout := cache.larger_pool(self._lengths()):
+            self._relayout(plan, layout)
+            return True
         # There are at least two, because one sequence's context is never larger than the cache.
         self._pause(max(self.running, key=_urgency))
         return False
@@ -267,16 +270,29 @@ class Scheduler:
             if layout is None:
                 return None
             self._relayout(plan, layout, placement.kept if placement else None)
+        elif cache.pooled and placement is not None and not self._will_fit(self._cells_for(sequence, placement)):
+            layout = cache.larger_pool([*self._lengths(), needed])
+            if layout is not None:
+                self._relayout(plan, layout, placement.kept)
         placement = self._empty_target(plan, sequence)
         if placement is None or not cache.layout.unified:
             return placement
-        # What is reused of another slot needs no cells, and what is reused of the slot itself has them.
-        needed = cache.needs(placement, len(sequence.tokens)) - (placement.length if placement.kept is None else 0)
-        needed += sum(other.width for other in self.running)
+        needed = self._cells_for(sequence, placement)
         for slot in cache.idle:
             if cache.room(slot.index) < needed and slot.index != placement.slot:
                 plan.moves.append(cache.move_out(slot.index, placement.kept))
         return placement if cache.room(placement.slot) >= needed or not self.running else None
+
+    def _will_fit(self, cells: int) -> bool:
+        """Whether the pool has so many free cells, or has them once what is idle is gone."""
+        return cells <= self._cache.room(0) or cells <= self._cache.room_without_idle
+
+    def _cells_for(self, sequence: Sequence, placement: Placement) -> int:
+        """Cells of the pool that have to be free for the sequence to come and for the others to go on."""
+        # What is reused of another slot needs no cells, and what is reused of the slot itself has them.
+        found = placement.length if placement.kept is None else 0
+        needed = self._cache.needs(placement, len(sequence.tokens)) - found
+        return needed + sum(other.width for other in self.running)
 
     def _empty_target(self, plan: Plan, sequence: Sequence) -> Placement | None:
         """Where the sequence goes, with nothing there but what it reuses; what was is kept first, if it is worth it."""
@@ -301,7 +317,7 @@ class Scheduler:
         cache = self._cache
         if cache.layout.unified:
             # Everybody who runs would attend past them. One a step: moving takes milliseconds.
-            plan.moves += [cache.move_out(slot.index) for slot in cache.idle[:1]]
+            plan.moves += [cache.move_out(slot.index) for slot in cache.idle[:1] if not cache.pooled]
             return
         at = {sequence.slot: sequence for sequence in self.running}
         decoding = sorted(sequence.slot for sequence, _ in plan.chunks if sequence.decoding)

@@ -79,12 +79,17 @@ static struct group unit_of(const struct tensor *result, struct cut c, int64_t u
     return g;
 }
 
+/* How many operations have been done here and by llama.cpp's: nobody else can tell where the attention of a model went. */
+static long done_here, left_to_them;
+void tailrace_kernels_attended(long *here, long *them) { *here = done_here, *them = left_to_them; }
+
 static float *result_of(const struct tensor *t, int64_t head, int64_t token, int64_t stream) {
     return (float *)((char *)t->data + head * t->strides[1] + token * t->strides[2] + stream * t->strides[3]);
 }
 
 void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor *result) {
     const attend_function attend_here = attend_for(result);
+    if (call->thread == 0) (attend_here ? done_here++ : left_to_them++);
     if (!attend_here) {
         theirs.attention(call, result);
         return;

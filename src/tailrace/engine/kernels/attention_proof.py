@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.floating]
 
-#: Width, query heads, key heads, tokens, streams, cells, and sequences whose cells lie mixed (0: each token sees cells of
-#: its own choice): groups that fit and that don't, rests of tiles, few and many units of work, more cells than are
+#: Width, query heads, key heads, tokens, streams, cells, and sequences whose cells lie mixed (0: each token sees cells
+#: of its own choice): groups that fit and that don't, rests of tiles, few and many units of work, more cells than are
 #: listed at once.
 _SHAPES = (
     (64, 9, 3, 1, 1, 256, 0),

@@ -31,6 +31,7 @@ _THREADS = "omp_get_num_threads"
 
 #: What became of it in this process; None before ``put_in_force``.
 _state: str | None = None
+_kernels: ctypes.CDLL | None = None
 
 
 def want(choice: str) -> None:
@@ -61,7 +62,19 @@ def state() -> str:
     return _state or "not loaded"
 
 
+def attended() -> tuple[int, int]:
+    """How many attentions this process has computed with the kernels, and how many came to them and were handed on to
+    llama.cpp's. A model has one a layer and pass; those that a GPU computes are in neither.
+    """
+    if _kernels is None:
+        return 0, 0
+    here, them = ctypes.c_long(), ctypes.c_long()
+    _kernels.tailrace_kernels_attended(ctypes.byref(here), ctypes.byref(them))
+    return here.value, them.value
+
+
 def _load() -> None:
+    global _kernels
     if sys.platform != "linux":
         raise KernelsUnavailable("they are for Linux: elsewhere libraries aren't linked in a way that lets them in")
     if "llama_cpp" in sys.modules:
@@ -87,6 +100,7 @@ def _load() -> None:
     kernels.tailrace_kernels_theirs((ctypes.c_void_p * (len(_THEIRS) + 1))(*[function.value for function in functions]))
     kernels.tailrace_kernels_spin.restype = None
     kernels.tailrace_kernels_spin(spinning.turns())
+    _kernels = kernels
 
 
 def _ggml() -> Path:

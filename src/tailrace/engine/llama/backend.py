@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from tailrace.engine.backend import BackendError, KVState, Logits
+from tailrace.engine.kernels import force
 from tailrace.engine.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.llama.batch import make_batch
 from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
@@ -72,13 +73,16 @@ class LlamaBackend:
             )
         limit = -(-limit // GRAIN) * GRAIN
         slots = min(llama.llama_max_parallel_sequences(), options.parallel)
-        self.policy = LayoutPolicy(slots, limit, context, fixed=self._rope_follows_context())
-        self.layout = self.policy.first()
         self.cuts = not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
+        self.policy = LayoutPolicy(slots, limit, context, pooled=self.cuts, fixed=self._rope_follows_context())
+        self.layout = self.policy.first()
         self.max_batch = max(options.batch, options.parallel)
         self._context = self._make_context(self.layout)
         self._memory = llama.llama_get_memory(self._context)
         self._batch, self._views = make_batch(self.max_batch)
+        if self._memory is not None and not self.policy.fixed and not self._attends_past_nothing():
+            self.policy = replace(self.policy, pooled=False)
+            self.kv_layout(self.policy.first(), [])
         self.infill = self._infill_tokens()
         self.reader = self._make_reader(context)
         self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
@@ -191,7 +195,7 @@ class LlamaBackend:
         return state
 
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
-        """See ``Backend``. In the pool it needs the cells in one piece, which may not be there."""
+        """See ``Backend``."""
         return self._restore(slot, state) and self.kv_truncate(slot, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
@@ -223,6 +227,18 @@ class LlamaBackend:
             llama.llama_model_free(self._model)
             self._pools.close()
             self._context = None
+
+    def _attends_past_nothing(self) -> bool:
+        """Whether attention takes no time for what a token doesn't see: whether the kernels of our own compute it. They
+        know which models they can do, so one token is computed and they are asked.
+        """
+        if not self.cuts or force.state() != "on" or (self._options.gpu_layers and llama.llama_supports_gpu_offload()):
+            return False
+        before = force.attended()
+        self._decode([0], [0], [0], [0])
+        self.reset()
+        here, them = (after - count for after, count in zip(force.attended(), before, strict=True))
+        return here > 0 and not them
 
     def _affordable_cells(self, context: int, parallel: int) -> int:
         """A whole context for each parallel request, if memory allows, and at least one."""
