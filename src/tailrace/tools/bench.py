@@ -1,40 +1,23 @@
 """Drives a running server, any that speaks OpenAI's chat stream, and notes when each token arrives.
 
-It shares the machine with what it measures, so it does as little as possible while it measures: one thread, one epoll,
-one ``recv`` and one clock reading an event. What was received is parsed afterwards.
+What was received is read afterwards (see ``receiver``), and has to be what was asked for: else there is no figure.
 """
 
 from __future__ import annotations
 
-import selectors
-import socket
-import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from tailrace.tools.answer import Answer
 from tailrace.tools.load import Ask, Load, StreamTiming
-
-#: Nothing for so long: the server hangs.
-_SILENCE_SECONDS = 120.0
+from tailrace.tools.receiver import SILENCE_SECONDS, Stream, exchange
 
 
 class BenchError(Exception):
     """The server can't be measured; says why."""
-
-
-class _Stream:
-    """One request, its socket once it has been sent, and what came when."""
-
-    def __init__(self, ask: Ask, request: bytes) -> None:
-        self.ask = ask
-        self.request = request
-        self.socket: socket.socket | None = None
-        self.asked = 0.0
-        self.received: list[tuple[float, bytes]] = []
-        self.events = 0
 
 
 class BenchClient:
@@ -44,13 +27,14 @@ class BenchClient:
         self._url: SplitResult = urlsplit(url if "//" in url else f"http://{url}")
         if self._url.scheme != "http" or not self._url.hostname:
             raise BenchError(f"{url} is no http:// address")
+        self._address = (self._url.hostname, self._url.port or 80)
         self._key = key
         self.model = model or self._first_model()
 
     @property
     def port(self) -> int:
         """Where the server listens."""
-        return self._url.port or 80
+        return self._address[1]
 
     def run(self, load: Load, turn: int) -> list[StreamTiming]:
         """One turn of ``load``. Raises BenchError when a reply isn't what was asked for."""
@@ -60,49 +44,30 @@ class BenchClient:
         """Send all of ``asks``, each in its time, and receive every reply, or, with ``until``, leave them all when the
         one at that place has ended. Raises BenchError as ``run`` does.
         """
-        streams = [_Stream(ask, self._request("POST", "/chat/completions", self._body(ask))) for ask in asks]
-        try:
-            with selectors.DefaultSelector() as selector:
-                for stream in streams:
-                    if stream.ask.after is None:
-                        self._send(stream, selector)
-                self._receive(selector, streams, until)
-        finally:
-            for stream in streams:
-                if stream.socket is not None:
-                    stream.socket.close()
-        return [_timing(stream) for stream in streams]
-
-    def _send(self, stream: _Stream, selector: selectors.BaseSelector) -> None:
-        stream.socket = self._connect()
-        stream.asked = time.perf_counter()
-        stream.socket.sendall(stream.request)
-        stream.socket.setblocking(False)
-        selector.register(stream.socket, selectors.EVENT_READ, stream)
-
-    def _receive(self, selector: selectors.BaseSelector, streams: list[_Stream], until: int | None) -> None:
-        clock = time.perf_counter
-        waiting = [stream for stream in streams if stream.ask.after is not None]
-        running = set(range(len(streams)))
-        while running if until is None else until in running:
-            ready = selector.select(_SILENCE_SECONDS)
-            if not ready:
-                raise BenchError(f"nothing came for {_SILENCE_SECONDS:.0f} seconds")
-            for key, _ in ready:
-                stream: _Stream = key.data
-                assert stream.socket is not None
-                data = stream.socket.recv(65536)
-                stream.received.append((clock(), data))
-                stream.events += data.count(b"data: ")
+        streams = [
+            Stream(
+                self._request("POST", "/chat/completions", self._body(ask)),
+                after=ask.after,
                 # The first event is the role's.
-                most = stream.ask.hang_up_after
-                if not data or data.endswith(b"0\r\n\r\n") or (most is not None and stream.events > most):
-                    selector.unregister(stream.socket)
-                    running.discard(streams.index(stream))
-            if waiting:
-                for stream in [stream for stream in waiting if _is_due(stream, streams)]:
-                    waiting.remove(stream)
-                    self._send(stream, selector)
+                hang_up_after=None if ask.hang_up_after is None else ask.hang_up_after + 1,
+            )
+            for ask in asks
+        ]
+        self._exchange(streams, until)
+        if not all(stream.asked for stream in (streams if until is None else [streams[until]])):
+            raise BenchError("a request was to follow another one's tokens, which was too short for that")
+        return [_timing(ask, stream) for ask, stream in zip(asks, streams, strict=True)]
+
+    def _exchange(self, streams: Sequence[Stream], until: int | None) -> None:
+        try:
+            exchange(self._address, streams, until=until)
+        except BlockingIOError:
+            raise BenchError(f"nothing came for {SILENCE_SECONDS} seconds") from None
+        except (ConnectionResetError, BrokenPipeError):
+            raise BenchError("the server broke the connection off") from None
+        except OSError as error:
+            host, port = self._address
+            raise BenchError(f"no server at {host}:{port}: {error}") from error
 
     def _body(self, ask: Ask) -> bytes:
         return msgspec.json.encode(
@@ -119,30 +84,15 @@ class BenchClient:
         )
 
     def _first_model(self) -> str:
-        sock = self._connect()
+        stream = Stream(self._request("GET", "/models", b""))
+        self._exchange([stream], None)
+        answer = _answer(stream)
+        if not answer.ok:
+            raise BenchError(f"the server doesn't list its models: {answer.status_line}")
         try:
-            sock.sendall(self._request("GET", "/models", b""))
-            data = b""
-            while part := sock.recv(65536):
-                data += part
-        finally:
-            sock.close()
-        head, _, body = data.partition(b"\r\n\r\n")
-        if b" 200 " not in head.split(b"\r\n")[0]:
-            raise BenchError(f"the server doesn't list its models: {head.decode('latin-1').splitlines()[0]}")
-        try:
-            return str(msgspec.json.decode(body if b"chunked" not in head.lower() else _dechunk(body))["data"][0]["id"])
+            return str(msgspec.json.decode(answer.body)["data"][0]["id"])
         except (msgspec.DecodeError, LookupError, TypeError) as error:
             raise BenchError("the server's list of models can't be read; name one with --model") from error
-
-    def _connect(self) -> socket.socket:
-        address = (self._url.hostname or "", self.port)
-        try:
-            sock = socket.create_connection(address, timeout=_SILENCE_SECONDS)
-        except OSError as error:
-            raise BenchError(f"no server at {address[0]}:{address[1]}: {error}") from error
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
 
     def _request(self, method: str, route: str, body: bytes) -> bytes:
         base = self._url.path.rstrip("/") or "/v1"
@@ -153,72 +103,68 @@ class BenchClient:
         ).encode() + body
 
 
-def _is_due(stream: _Stream, streams: list[_Stream]) -> bool:
-    assert stream.ask.after is not None
-    other, events = stream.ask.after
-    return streams[other].events >= events
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
 
 
-def _timing(stream: _Stream) -> StreamTiming:
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _Details | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+def _answer(stream: Stream) -> Answer:
+    try:
+        return Answer(stream.parts, stream.moments)
+    except ValueError as error:
+        raise BenchError(f"the server's chunks can't be read: {error}") from error
+
+
+def _timing(ask: Ask, stream: Stream) -> StreamTiming:
     """The moments at which the stream's texts came, each counted as one token."""
-    ask = stream.ask
-    if not stream.received:
-        return StreamTiming(stream.asked, [])
-    head, events = _events(stream.received)
-    if b" 200 " not in head.split(b"\r\n")[0]:
-        raise BenchError(f"the server answered: {head.decode('latin-1').splitlines()[0]}")
     timing = StreamTiming(stream.asked, [])
-    for moment, data in events:
+    if not stream.parts:
+        return timing
+    answer = _answer(stream)
+    if not answer.ok:
+        body = answer.body[:500].decode("utf-8", "replace")
+        raise BenchError(f"the server answered: {answer.status_line or 'nothing'} {body}".strip())
+    for moment, data in answer.events():
         if data == b"[DONE]":
             timing.ended = moment
             break
-        chunk: dict[str, Any] = msgspec.json.decode(data)
-        if "error" in chunk:
-            raise BenchError(f"the server failed: {chunk['error']}")
-        if usage := chunk.get("usage"):
-            timing.prompt_tokens = usage["prompt_tokens"]
-            timing.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-            timing.reply_tokens = usage["completion_tokens"]
+        try:
+            chunk = msgspec.json.decode(data, type=_Chunk)
+        except msgspec.DecodeError as error:
+            raise BenchError(f"the server wrote no chunk of a chat: {data.decode('utf-8', 'replace')}") from error
+        if chunk.error is not None:
+            raise BenchError(f"the server failed: {chunk.error}")
+        if usage := chunk.usage:
+            timing.prompt_tokens = usage.prompt_tokens
+            timing.cached_tokens = (usage.prompt_tokens_details or _Details()).cached_tokens or 0
+            timing.reply_tokens = usage.completion_tokens
             if ask.exact and timing.reply_tokens != ask.max_tokens:
                 raise BenchError(f"a reply had {timing.reply_tokens} tokens instead of {ask.max_tokens}: no comparison")
-        for choice in chunk["choices"]:
-            if text := choice["delta"].get("content"):
-                timing.text += text
+        for choice in chunk.choices:
+            if choice.delta.content:
+                timing.text += choice.delta.content
                 timing.tokens.append(moment)
+    if stream.ended and not timing.ended:
+        raise BenchError("the server broke a reply off: its stream ended without [DONE]")
     if ask.hang_up_after is not None:
         del timing.tokens[ask.hang_up_after :]
     return timing
-
-
-def _events(received: list[tuple[float, bytes]]) -> tuple[bytes, list[tuple[float, bytes]]]:
-    """The response's head, and each event's data with the moment at which its last byte came."""
-    raw = b"".join(data for _, data in received)
-    head, _, body = raw.partition(b"\r\n\r\n")
-    ends: list[tuple[int, float]] = []
-    position = 0
-    for moment, data in received:
-        position += len(data)
-        ends.append((position, moment))
-    events: list[tuple[float, bytes]] = []
-    offset = len(head) + 4
-    index = 0
-    start = 0
-    while (start := body.find(b"data: ", start)) >= 0:
-        end = body.find(b"\n\n", start)
-        if end < 0:
-            break
-        while ends[index][0] < offset + end + 2:
-            index += 1
-        events.append((ends[index][1], body[start + 6 : end]))
-        start = end
-    return head, events
-
-
-def _dechunk(body: bytes) -> bytes:
-    out = b""
-    while body:
-        size, _, body = body.partition(b"\r\n")
-        length = int(size, 16)
-        out += body[:length]
-        body = body[length + 2 :]
-    return out
