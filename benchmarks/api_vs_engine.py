@@ -10,13 +10,16 @@ from pathlib import Path
 from benchmarks.harness import servers
 from benchmarks.harness.pairs import ratios
 from benchmarks.harness.part import Findings, Options, Part, standalone
-from benchmarks.harness.rates import Runs, curve, decode, measure, rate_curve, total
+from benchmarks.harness.rates import Runs, curve, decode, measure, quick_steps, rate_curve, total
 from benchmarks.harness.results import Plot, figure
 from benchmarks.harness.worker import working
 from tailrace.settings import Settings
 from tailrace.tools.load import Load
 
 STREAMS = (1, 4, 8, 16)
+#: Replies of every side for each turn asked for. What a machine's speed does within seconds, many short pairs in
+#: succession tell from a difference, and few long ones don't.
+PAIRS = 3
 #: API ÷ engine loop, by streams.
 BOUNDS = {1: 0.95, 4: 0.97, 8: 0.97, 16: 0.97}
 #: What the API is compared with, as ``harness.worker`` calls it, and as a legend does.
@@ -33,20 +36,28 @@ def run_sides(
     others: Sequence[str] = tuple(OTHERS),
 ) -> Runs:
     """The API and ``others`` under the same loads, in turns: replies of so many ``tokens`` to prompts of about
-    ``prompt``.
+    ``prompt``, the same ones each time, so that no time goes by with reading them.
     """
     most = max(streams)
     settings = Settings(threads=options.threads, parallel=most, speculate="off")
     with contextlib.ExitStack() as stack:
-        sides = {"API": stack.enter_context(servers.tailrace(model, options.threads, "--parallel", str(most))).run}
-        for name in others:
-            sides[name] = stack.enter_context(working(name, model, settings, streams=most, context=512)).run
+        alone = {
+            name: stack.enter_context(working(name, model, settings, streams=most, context=512)).run for name in others
+        }
+        api = stack.enter_context(servers.tailrace(model, options.threads, "--parallel", str(most))).run
+        # Beside the API in time is what it is held against first, and then what else there is.
+        first = others[0]
+        sides = {first: alone.pop(first), "API": api, **alone}
         loads = [Load(streams=count, prompt_tokens=prompt, output_tokens=tokens) for count in streams]
-        return measure(sides, loads, options.turns)
+        return measure(sides, loads, PAIRS * options.turns, same_prompts=True)
 
 
-def findings(runs: Runs, tokens: int, bounds: dict[int, float], *, against: str = "engine") -> Findings:
-    """The ratios of ``run_sides``; ``against`` is the side that the bounds are for."""
+def findings(
+    runs: Runs, tokens: int, bounds: dict[int, float], *, against: str = "engine", long_steps: bool = False
+) -> Findings:
+    """The ratios of ``run_sides``; ``against`` is the side that the bounds are for. ``long_steps``: a fraction of a
+    millisecond is nothing to them, so that single gaps may be compared too.
+    """
     api = runs["API"]
     others = {name: runs[name] for name in OTHERS if name in runs}
     found = Findings()
@@ -58,6 +69,9 @@ def findings(runs: Runs, tokens: int, bounds: dict[int, float], *, against: str 
             step = 1e3 * count / statistics.median(decode(side[count]))
             what = f"API ÷ {name}, {several} ({name}'s steps: {step:.1f} ms)"
             found.figures.append(figure(what, values, bound=bound if name == against else None))
+        if long_steps:
+            values = ratios(quick_steps(api[count]), quick_steps(others[against][count]))
+            found.figures.append(figure(f"API ÷ {against}, {several}, by the gap that a quarter are below", values))
         values = ratios(total(api[count]), total(others[against][count]))
         found.figures.append(figure(f"API ÷ {against}, {several}, all of its time", values))
     found.plots.append(
@@ -82,7 +96,8 @@ def findings(runs: Runs, tokens: int, bounds: dict[int, float], *, against: str 
         )
     )
     found.notes.append(
-        f"Replies of {tokens} greedy tokens to short prompts; rates while every stream runs. engine: the "
+        f"Replies of {tokens} greedy tokens to short prompts, the same each time; rates while every stream runs; a "
+        "ratio is of two turns in succession, and the order turns round each time. engine: the "
         "server's own loop in a process without HTTP; raw: llama_decode and argmax with llama.cpp's defaults. Client, "
         "server and engine share the cores."
     )
@@ -90,7 +105,7 @@ def findings(runs: Runs, tokens: int, bounds: dict[int, float], *, against: str 
 
 
 def _measure(options: Options) -> Findings:
-    tokens = options.tokens(128)
+    tokens = options.tokens(64)
     return findings(run_sides(options.model, options, options.streams(STREAMS), tokens), tokens, BOUNDS)
 
 

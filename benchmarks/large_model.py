@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from benchmarks.api_vs_engine import findings, run_sides
 from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.synthetic import synthetic
 
 _STREAMS = (1, 4)
 _PROMPT = 12
+_TOKENS = 24
 _BOUNDS = dict.fromkeys(_STREAMS, 0.98)
 
 
 def _measure(options: Options) -> Findings:
     model = synthetic("tiny" if options.quick else "large", options.model)
-    tokens = options.tokens(32)
-    # A turn of one side takes seconds here, and varies little.
-    options = dataclasses.replace(options, turns=min(options.turns, 5))
-    runs = run_sides(model, options, _STREAMS, tokens, prompt=_PROMPT, others=("raw",))
-    found = findings(runs, tokens, _BOUNDS, against="raw")
+    tokens = options.tokens(_TOKENS)
+    runs = run_sides(model, options, _STREAMS, tokens, prompt=_PROMPT)
+    found = findings(runs, tokens, _BOUNDS, long_steps=not options.quick)
     found.notes.append(f"The model has random weights in Q4_0: {model.name}, {model.stat().st_size / 1e6:.0f} MB.")
     return found
 

@@ -11,14 +11,14 @@ T = TypeVar("T")
 def in_turns(sides: Mapping[str, Callable[[int], T]], turns: int, *, warm_up: int = 1) -> dict[str, list[T]]:
     """Run every side ``turns`` times, one after the other, after ``warm_up`` turns that don't count.
 
-    A side is called with the turn's number, so that all do the same work in a turn and other work in the next. The side
-    that goes first changes, so that none always follows another one's heat.
+    A side is called with the turn's number. The order turns round each time (A B, B A, A B): none always follows
+    another one's heat, and a machine that gets slower or faster meanwhile favours none. Neighbours in ``sides`` are
+    neighbours in time, so what is compared with two others stands between them.
     """
     names = list(sides)
     results: dict[str, list[T]] = {name: [] for name in names}
     for turn in range(warm_up + turns):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in names if turn % 2 == 0 else reversed(names):
             result = sides[name](turn)
             if turn >= warm_up:
                 results[name].append(result)

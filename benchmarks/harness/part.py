@@ -87,7 +87,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that every part understands."""
     parser.add_argument("--model", default=STARTER_MODEL, help="a GGUF file or a name in the store [the starter model]")
     parser.add_argument("--threads", type=int, default=0, help="threads that decode, of every side [as planned]")
-    parser.add_argument("--turns", type=int, default=None, help="turns of every side after one to warm up [7]")
+    parser.add_argument(
+        "--turns",
+        type=int,
+        default=None,
+        help="turns of every side after one to warm up [7]; some parts make several of one",
+    )
     parser.add_argument("--quick", action="store_true", help="little work, to see that it runs; figures mean nothing")
     parser.add_argument("--report", type=Path, default=Path("benchmarks-report"), help="folder of the results")
 
@@ -127,14 +132,20 @@ def table(figures: Sequence[Figure]) -> Table:
     """The figures for a terminal."""
     shown = Table(box=None, header_style="bold")
     shown.add_column("")
-    for heading in ("median", "range", "turns", "bound", ""):
+    for heading in ("median", "95 %", "range", "turns", "bound", ""):
         shown.add_column(heading, justify="right")
     for one in figures:
         bound = "" if one.bound is None else f"{'≤' if one.at_most else '≥'} {one.bound:g}"
-        met = {None: "", True: "[green]met[/green]", False: "[red]missed[/red]"}[one.met]
-        limits = f"{number(one.low)} to {number(one.high)}"
-        shown.add_row(one.what, f"{number(one.median)} {one.unit}", limits, str(one.turns), bound, met)
+        colour = {"met": "green", "missed": "red"}.get(one.verdict, "yellow")
+        verdict = f"[{colour}]{one.verdict}[/{colour}]"
+        middle = f"{number(one.median)} {one.unit}"
+        shown.add_row(one.what, middle, span(one.between), span((one.low, one.high)), str(one.turns), bound, verdict)
     return shown
+
+
+def span(ends: tuple[float, float] | None) -> str:
+    """From here to there; empty for None."""
+    return "" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
 
 
 def number(value: float) -> str:

@@ -14,19 +14,27 @@ PREFILL_PROMPT = 1000
 Runs = dict[str, dict[int, list[Figures]]]  #: side → streams → one entry a turn
 
 
-def measure(sides: Mapping[str, Callable[[Load, int], list[StreamTiming]]], loads: Sequence[Load], turns: int) -> Runs:
-    """Every side under every load, in turns."""
+def measure(
+    sides: Mapping[str, Callable[[Load, int], list[StreamTiming]]],
+    loads: Sequence[Load],
+    turns: int,
+    *,
+    same_prompts: bool = False,
+) -> Runs:
+    """Every side under every load, in turns. ``same_prompts`` in all turns: who keeps prefixes reads them once."""
     runs: Runs = {name: {} for name in sides}
     for load in loads:
-        calls = {name: _turn(side, load) for name, side in sides.items()}
+        calls = {name: _turn(side, load, same_prompts=same_prompts) for name, side in sides.items()}
         for name, entries in in_turns(calls, turns).items():
             runs[name][load.streams] = entries
     return runs
 
 
-def _turn(side: Callable[[Load, int], list[StreamTiming]], load: Load) -> Callable[[int], Figures]:
+def _turn(
+    side: Callable[[Load, int], list[StreamTiming]], load: Load, *, same_prompts: bool
+) -> Callable[[int], Figures]:
     # A turn's number makes its prompts: those of two loads must not begin alike.
-    return lambda turn: figures(side(load, 1000 * load.streams + turn))
+    return lambda turn: figures(side(load, 1000 * load.streams + (0 if same_prompts else turn)))
 
 
 def decode(entries: Sequence[Figures]) -> list[float]:
@@ -34,6 +42,13 @@ def decode(entries: Sequence[Figures]) -> list[float]:
     if not all(entry.decode_rate for entry in entries):
         raise BenchError(f"{entries[0].streams} streams never ran together: longer replies are needed")
     return [entry.decode_rate for entry in entries]
+
+
+def quick_steps(entries: Sequence[Figures]) -> list[float]:
+    """Steps a second by the gap that a quarter of all is shorter than, turn by turn: what takes the machine away for a
+    moment lengthens others.
+    """
+    return [1e3 / entry.gap_low for entry in entries]
 
 
 def total(entries: Sequence[Figures]) -> list[float]:

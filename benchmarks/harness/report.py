@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from benchmarks.harness import plots
-from benchmarks.harness.part import number
+from benchmarks.harness.part import number, span
 from benchmarks.harness.results import Figure, Result
 
 _STYLE = """
@@ -17,7 +17,8 @@ h1 { margin-bottom: 0; } h2 { margin-top: 3rem; border-top: 1px solid var(--line
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { font-weight: 600; } td.n, th.n { text-align: right; white-space: nowrap; }
-.met { color: var(--good); } .missed { color: var(--bad); font-weight: 600; } .dim { color: var(--dim); }
+.met { color: var(--good); } .missed { color: var(--bad); font-weight: 600; }
+.undecided { font-style: italic; } .dim { color: var(--dim); }
 figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { font-weight: 600; } svg { max-width: 100%; height: auto; }
 svg text { font-family: system-ui, sans-serif !important; }
 code { font-size: .9em; }
@@ -43,8 +44,9 @@ def _opening(results: Sequence[Result]) -> str:
     rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in machine.items())
     return (
         "<h1>tailrace benchmarks</h1>\n<p>Every ratio is of sides that took turns within one run, with the same model, "
-        "the same threads and the same prompts; medians, with the range over the turns. Absolute figures are this "
-        f"machine's.</p>\n<table>{rows}</table>"
+        "the same threads and the same prompts; medians, between which values the median of many more turns would lie "
+        "in 95 of 100 measurements, and the range. A bound between those values is undecided. Absolute figures are "
+        f"this machine's.</p>\n<table>{rows}</table>"
     )
 
 
@@ -82,14 +84,16 @@ def _part(result: Result) -> str:
 
 def _head(first: str | None = None) -> str:
     part = f"<th>{first}</th>" if first else ""
-    return f'<tr>{part}<th></th><th class="n">median</th><th class="n">range</th><th class="n">bound</th><th></th></tr>'
+    names = "".join(f'<th class="n">{name}</th>' for name in ("median", "95 %", "range", "bound"))
+    return f"<tr>{part}<th></th>{names}<th></th></tr>"
 
 
 def _cells(one: Figure) -> str:
     bound = "" if one.bound is None else f"{'≤' if one.at_most else '≥'} {one.bound:g}"
-    word = {None: "", True: "met", False: "missed"}[one.met]
-    limits = f"{number(one.low)} to {number(one.high)}" if one.turns > 1 else ""
+    word = one.verdict
+    sure = span(one.between)
+    limits = span((one.low, one.high)) if one.turns > 1 else ""
     return (
         f'<td>{escape(one.what)}</td><td class="n">{number(one.median)} {escape(one.unit)}</td>'
-        f'<td class="n">{limits}</td><td class="n">{bound}</td><td class="{word}">{word}</td>'
+        f'<td class="n">{sure}</td><td class="n">{limits}</td><td class="n">{bound}</td><td class="{word}">{word}</td>'
     )

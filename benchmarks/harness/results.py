@@ -5,6 +5,7 @@ Knows no server and draws nothing.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,19 +25,47 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = "×"
     bound: float | None = None
     at_most: bool = False  #: the bound is an upper one
+    between: tuple[float, float] | None = None  #: see ``interval``
 
     @property
     def met(self) -> bool | None:
         """Whether the median keeps the bound; None without one."""
+        return None if self.bound is None else self._keeps(self.median, self.bound)
+
+    @property
+    def verdict(self) -> str:
+        """``met`` or ``missed``; ``undecided`` where the interval's ends differ in that; empty without a bound."""
         if self.bound is None:
-            return None
-        return self.median <= self.bound if self.at_most else self.median >= self.bound
+            return ""
+        if self.between is not None and len({self._keeps(end, self.bound) for end in self.between}) == 2:
+            return "undecided"
+        return "met" if self.met else "missed"
+
+    def _keeps(self, value: float, bound: float) -> bool:
+        return value <= bound if self.at_most else value >= bound
+
+
+def interval(values: Sequence[float], sure: float = 0.95) -> tuple[float, float] | None:
+    """Two of the values, between which the median of endlessly many lies with a chance of ``sure`` at least, however
+    they are distributed (the sign test's interval). None for too few: fewer than 6 for 0.95.
+    """
+    count = len(values)
+    ordered = sorted(values)
+    found = None
+    outside = 0.0
+    for index in range(count // 2):
+        # The chance that exactly so many of them lie on the median's one side, and on its other.
+        outside += 2 * math.comb(count, index) / 2**count
+        if outside > 1 - sure:
+            break
+        found = ordered[index], ordered[-1 - index]
+    return found
 
 
 def figure(
     what: str, values: Sequence[float], *, unit: str = "×", bound: float | None = None, at_most: bool = False
 ) -> Figure:
-    """The median of ``values`` and their range. Raises ValueError without any."""
+    """The median of ``values``, their range and the median's interval. Raises ValueError without any."""
     if not values:
         raise ValueError(f"{what}: nothing was measured")
     return Figure(
@@ -48,6 +77,7 @@ def figure(
         unit=unit,
         bound=bound,
         at_most=at_most,
+        between=interval(values),
     )
 
 

@@ -11,11 +11,11 @@ from benchmarks.flood import evaluate
 from benchmarks.harness import report, results
 from benchmarks.harness.pairs import in_turns, percentile, ratios
 from benchmarks.harness.part import number
-from benchmarks.harness.rates import decode
-from benchmarks.harness.results import Curve, Plot, Result, figure
+from benchmarks.harness.rates import decode, measure
+from benchmarks.harness.results import Curve, Plot, Result, figure, interval
 from benchmarks.slots import asks, steady_rate
 from tailrace.tools.bench import BenchError
-from tailrace.tools.load import StreamTiming, figures
+from tailrace.tools.load import Load, StreamTiming, figures
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,29 @@ def test_sides_take_turns_and_change_who_goes_first() -> None:
     found = in_turns({"a": lambda turn: side("a", turn), "b": lambda turn: side("b", turn)}, 2)
     assert calls == ["a0", "b0", "b1", "a1", "a2", "b2"]
     assert found == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_what_stands_between_two_sides_follows_or_precedes_either() -> None:
+    calls: list[str] = []
+    sides = {name: lambda _, name=name: calls.append(name) for name in "abc"}
+    in_turns(sides, 2, warm_up=0)
+    assert "".join(calls) == "abccba"
+
+
+def test_prompts_are_others_each_turn_unless_they_are_to_be_the_same() -> None:
+    def prompts(*, same: bool) -> list[list[str]]:
+        seen: list[list[str]] = []
+
+        def side(load: Load, turn: int) -> list[StreamTiming]:
+            seen.append(load.prompts(turn))
+            return [StreamTiming(0.0, [1.0, 2.0])]
+
+        measure({"a": side}, [Load(streams=1, prompt_tokens=20, output_tokens=2)], 2, same_prompts=same)
+        return seen
+
+    first, *others = prompts(same=True)
+    assert others == [first, first]
+    assert len({str(seen) for seen in prompts(same=False)}) == 3
 
 
 def test_a_ratio_is_of_turns_of_the_same_number() -> None:
@@ -95,6 +118,32 @@ def test_every_part_is_a_module_with_a_row_in_the_documentation() -> None:
     for part in PARTS:
         assert (ROOT / "benchmarks" / f"{part.name}.py").exists()
         assert f"| `{part.name}`" in rows
+
+
+@pytest.mark.parametrize(
+    ("count", "ends"), [(5, None), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (12, (3, 10)), (21, (6, 16))]
+)
+def test_the_median_s_interval_is_the_sign_test_s(count: int, ends: tuple[int, int] | None) -> None:
+    # As in any table of the sign test, two-sided, at 5 %.
+    assert interval([float(value) for value in range(count, 0, -1)]) == ends
+
+
+def test_a_bound_within_the_interval_is_undecided() -> None:
+    ratios = [0.97, 0.98, 0.99, 1.0, 1.01, 1.02]
+    assert [figure("a", ratios, bound=bound).verdict for bound in (0.97, 0.98, 1.02, 1.03)] == [
+        "met",
+        "undecided",
+        "undecided",
+        "missed",
+    ]
+    assert [figure("a", ratios, bound=bound, at_most=True).verdict for bound in (0.96, 0.97, 1.02)] == [
+        "missed",
+        "undecided",
+        "met",
+    ]
+    # Too few say what their median says.
+    assert figure("a", ratios[:3], bound=0.98).verdict == "met"
+    assert figure("a", ratios).verdict == ""
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.97123, "0.971"), (12.345, "12.3"), (4321.0, "4321")])

@@ -31,6 +31,13 @@ def test_tokens_without_text_count_and_texts_of_several_count_as_many() -> None:
     assert figures([double]).decode_rate == pytest.approx(3 * 2 / 0.3)
 
 
+def test_the_low_gap_has_a_quarter_below_it() -> None:
+    moments = [0.0]
+    for gap in (0.9, 0.5, 0.1, 0.7, 0.3):
+        moments.append(moments[-1] + gap)
+    assert figures([StreamTiming(0.0, moments)]).gap_low == pytest.approx(300.0)
+
+
 def test_a_stream_without_tokens_is_no_measurement() -> None:
     with pytest.raises(ValueError, match="fewer than two"):
         figures([StreamTiming(0.0, [1.0])])

@@ -95,6 +95,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     decode_rate: float  #: tokens over the time in which every stream was running
     ttft_median: float
     ttft_max: float
+    gap_low: float  #: a quarter is shorter
     gap_median: float
     gap_p99: float
     gap_max: float
@@ -126,6 +127,7 @@ def figures(timings: Sequence[StreamTiming]) -> Figures:
         decode_rate=within / span if span > 0 else 0.0,
         ttft_median=statistics.median(first),
         ttft_max=max(first),
+        gap_low=gaps[(len(gaps) - 1) // 4],
         gap_median=statistics.median(gaps),
         gap_p99=gaps[min(len(gaps) - 1, round(0.99 * (len(gaps) - 1)))],
         gap_max=gaps[-1],
