@@ -13,8 +13,8 @@ def test_figures_of_two_streams() -> None:
     result = figures([first, second])
     assert (result.streams, result.tokens) == (2, 8)
     assert result.total_rate == pytest.approx(8 / 1.5)
-    # Together from 1.1 to 1.3: two tokens of the first, one of the second.
-    assert result.decode_rate == pytest.approx(3 / 0.2)
+    # Together from 1.1 to 1.3: two tokens of the first, one of the second and half of its gap to the next.
+    assert result.decode_rate == pytest.approx(3.5 / 0.2)
     assert result.ttft_median == pytest.approx(800.0)
     assert result.ttft_max == pytest.approx(1000.0)
     assert result.gap_median == pytest.approx(100.0)
@@ -29,6 +29,11 @@ def test_tokens_without_text_count_and_texts_of_several_count_as_many() -> None:
     assert result.decode_rate == pytest.approx(3 * 1.25 / 0.3)
     double = StreamTiming(0.0, [1.0, 1.1, 1.2, 1.3], reply_tokens=8)
     assert figures([double]).decode_rate == pytest.approx(3 * 2 / 0.3)
+
+
+def test_who_gets_a_step_s_token_later_gets_no_less() -> None:
+    streams = [StreamTiming(0.0, [step + 0.01 * place for step in range(5)]) for place in range(4)]
+    assert figures(streams).decode_rate == pytest.approx(4.0)
 
 
 def test_the_low_gap_has_a_quarter_below_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ def figures(timings: Sequence[StreamTiming]) -> Figures:
     last = max(timing.tokens[-1] for timing in timings)
     together = max(timing.tokens[0] for timing in timings), min(timing.tokens[-1] for timing in timings)
     within = sum(
-        timing.tokens_a_text * sum(together[0] < moment <= together[1] for moment in timing.tokens)
+        timing.tokens_a_text * (_written(timing.tokens, together[1]) - _written(timing.tokens, together[0]))
         for timing in timings
     )
     span = together[1] - together[0]
@@ -132,6 +133,16 @@ def figures(timings: Sequence[StreamTiming]) -> Figures:
         gap_p99=gaps[min(len(gaps) - 1, round(0.99 * (len(gaps) - 1)))],
         gap_max=gaps[-1],
     )
+
+
+def _written(moments: Sequence[float], at: float) -> float:
+    """How many tokens beyond its first a stream has got ``at`` a moment between its first and its last; a part of a gap
+    is as much of a token. Whole tokens would say that who gets a step's token a little later than others gets one less.
+    """
+    index = bisect_right(moments, at) - 1
+    if index == len(moments) - 1:
+        return index
+    return index + (at - moments[index]) / (moments[index + 1] - moments[index])
 
 
 def middle(turns: Sequence[Figures]) -> Figures:
