@@ -71,7 +71,7 @@ def findings(
             found.figures.append(figure(what, values, bound=bound if name == against else None))
         if long_steps:
             values = ratios(quick_steps(api[count]), quick_steps(others[against][count]))
-            found.figures.append(figure(f"API ÷ {against}, {several}, by the gap that a quarter are below", values))
+            found.figures.append(figure(f"API ÷ {against}, {several}, lower quartile of the gaps", values))
         values = ratios(total(api[count]), total(others[against][count]))
         found.figures.append(figure(f"API ÷ {against}, {several}, all of its time", values))
     found.plots.append(
