@@ -129,8 +129,10 @@ class DraftModel:
             lengths[other.index] = len(other.held) + _BEHIND
         lengths[slot.index] = max(length, lengths[slot.index])
         if layout.unified:
-            return sum(lengths) <= layout.cells
-        if len(lengths) <= layout.streams and max(lengths) <= layout.cells:
+            fits = sum(lengths) <= layout.cells
+        else:
+            fits = len(lengths) <= layout.streams and max(lengths) <= layout.cells
+        if fits:
             return True
         larger = self._backend.policy.choose(lengths, layout)
         if larger is None:

@@ -55,13 +55,16 @@ def measure(backend: Backend, *, prompt: int = 512) -> Speed:
 
 def measure_layouts(backend: Backend) -> dict[str, Speed]:
     """Tokens a second of eight streams (or as many as there are slots) behind 256 tokens each, where every slot has
-    cells of its own (``streams``) and where all share them (``pool``). Only the decode figures are measured.
+    cells of its own (``streams``) and where all share them (``pool``); what the engine uses stands first. Only the
+    decode figures are measured.
 
     Empties the slots. Raises BackendError.
     """
     streams = min(backend.policy.slots, 8)
     found: dict[str, Speed] = {}
-    for name, layout in (("streams", Layout(streams, _CELLS // 2)), ("pool", Layout(0, streams * _CELLS // 2))):
+    layouts = {"streams": Layout(streams, _CELLS // 2), "pool": Layout(0, streams * _CELLS // 2)}
+    for name in sorted(layouts, reverse=not backend.policy.pooled):
+        layout = layouts[name]
         backend.reset()
         backend.kv_layout(layout, [])
         one, many = _decode(backend, 1, _LAYOUT_DEPTH), _decode(backend, streams, _LAYOUT_DEPTH)

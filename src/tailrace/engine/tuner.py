@@ -155,11 +155,15 @@ class Tuner:
             for _ in range(self._rounds):
                 self._step("kv_layout", 2)
                 rounds.append(probe.measure_layouts())
+        used = next(iter(rounds[0]))
         ratios = {
-            value: median(each[value].decode_many / each["streams"].decode_many for each in rounds)
-            for value in rounds[0]
+            value: median(each[value].decode_many / each[used].decode_many for each in rounds) for value in rounds[0]
         }
-        self._add("kv_layout", "streams", rounds, ratios, "streams", "used while it fits; else the pool, by itself")
+        why = {
+            "streams": "used while it fits; else the pool, by itself",
+            "pool": "the kernels' attention reads what a token sees and no more",
+        }
+        self._add("kv_layout", used, rounds, ratios, used, why[used])
 
     def _compare_formats(self) -> None:
         kept = Conversions()
