@@ -210,7 +210,7 @@ def proposed(
     for tokens in (1, 2, 3, 4, 6, 8, 17, 33, 64):
         for _ in range(10):
             speculator.observe([tokens], 1, 0.0)
-    speculator.propose(sequences, [room] * running, total, busy=busy, equal_split=equal_split)
+    speculator.propose(sequences, lambda _: room, total, busy=busy, equal_split=equal_split)
     return [len(sequence.draft) for sequence in sequences]
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from tailrace.engine.backend import Logits
 from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.grammar.source import GrammarError
+from tailrace.engine.kept import common_prefix
 from tailrace.engine.rows import Row
 from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs
 from tailrace.engine.sequence import Sequence
-from tailrace.messages import Failed, Finished, Started, Step
+from tailrace.messages import Failed, Finished, Predicted, Started, Step
 
 
 def advance(ready: list[Sequence], logits: Logits) -> Step:
@@ -29,6 +30,7 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
     row = 0
     for sequence in ready:
         end = row + 1 + len(sequence.draft)
+        known = len(sequence.tokens)
         sequence.forced = 0
         try:
             for draft in (*sequence.draft, None):
@@ -48,6 +50,9 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
         except GrammarError as error:
             step.failed.append(Failed(sequence.id, f"its grammar has become too complex: {error}"))
         row = end
+        if sequence.draft and sequence.predicted:
+            right = common_prefix(sequence.draft, sequence.tokens[known:])
+            step.predicted.append(Predicted(sequence.id, right, len(sequence.draft) - right))
     return step
 
 

@@ -105,6 +105,12 @@ class Backend(Protocol):
         """
         ...
 
+    def decode_next(self, tokens: list[int]) -> Logits:
+        """The same again, one position further: ``tokens[i]`` goes behind token i of the last ``decode``, which had one
+        token a slot and wanted a row of each. What these slots hold is still what it left. Else as ``decode``.
+        """
+        ...
+
     def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
         """Cut the cache anew: slot ``moves[i][0]``'s content goes to slot ``moves[i][1]``, other slots become empty.
 

@@ -41,7 +41,8 @@ class PassCost:
         if seconds <= 0.0 or tokens > _SIZES[-1]:
             return
         size = _nearest(tokens)
-        seconds *= self._expected(size) / self._expected(tokens) if self._known else 1.0
+        if size != tokens and self._known:
+            seconds *= self._expected(size) / self._expected(tokens)
         if size not in self._shape:
             self._known.insert(bisect_left(self._known, size), size)
             self._shape[size] = seconds / self._speed

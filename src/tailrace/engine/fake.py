@@ -82,6 +82,7 @@ class FakeBackend:
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
         #: For each slot the reply that its prompt asks for and the prompt's length; kept while the prompt is the same.
         self._scripts: dict[int, tuple[bytes, int]] = {}
+        self._last: tuple[list[int], list[int]] = ([], [])  #: positions and slots of the last decode
 
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``."""
@@ -97,6 +98,7 @@ class FakeBackend:
         """See ``Backend``. The script's next byte is certain at any temperature that a request may have."""
         if self.step_seconds:
             time.sleep(self.step_seconds)
+        self._last = positions, slots
         for token, position, slot in zip(tokens, positions, slots, strict=True):
             held = self._tokens[slot]
             if position != len(held):
@@ -111,6 +113,13 @@ class FakeBackend:
             else:
                 logits[row, said] = _CERTAIN
         return logits
+
+    def decode_next(self, tokens: list[int]) -> Logits:
+        """See ``Backend``."""
+        positions, slots = self._last
+        if len(set(slots)) != len(tokens) or len(slots) != len(tokens):
+            raise AssertionError(f"{len(tokens)} tokens can't follow those in the slots {slots}")
+        return self.decode(tokens, [position + 1 for position in positions], slots, list(range(len(tokens))))
 
     def _check_room(self, slots: list[int]) -> None:
         """A real cache would have no cells for more than the layout says."""

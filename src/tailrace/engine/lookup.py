@@ -24,14 +24,16 @@ Gram = tuple[int, int, int]
 class PromptLookup:
     """One sequence's index. ``run`` says how many guesses have been right lately."""
 
-    __slots__ = ("_at", "_index", "_indexed", "_predicted", "_text", "run")
+    __slots__ = ("_at", "_index", "_indexed", "_predicted", "_ready", "_text", "run")
 
     def __init__(self, tokens: Seq[int], prediction: Seq[int] = ()) -> None:
         """``prediction``: tokens that the client expects in the reply; the first guess is that it begins with them."""
         self._text: list[int] = [*prediction, _BOUNDARY, *tokens] if prediction else list(tokens)
         self._predicted = len(prediction)
         self._index: dict[Gram, int] = {}  #: three tokens → the position behind their last occurrence
-        self._indexed = 0  #: three tokens that begin before this position are in the index
+        self._indexed = 0  #: three tokens of the prompt that begin before this position are in the index
+        #: Nothing is left to be prepared: all but the text's last three tokens are in the index, and stay so.
+        self._ready = len(self._text) <= _GRAM
         #: Position in the text of the token that comes next if the copying goes on; -1 is nowhere.
         self._at = 0 if prediction else -1
         #: Right guesses in a row; a wrong one leaves a quarter, because a copy with one change mostly goes on.
@@ -49,6 +51,8 @@ class PromptLookup:
 
     def prepare(self) -> bool:
         """Index some more of the text; True when nothing is left to do. Not before then are there guesses."""
+        if self._ready:
+            return True
         text, start = self._text, self._indexed
         # The text's last three tokens are left out: they would find themselves.
         end = min(start + _SLICE, len(text) - _GRAM)
@@ -58,17 +62,17 @@ class PromptLookup:
             self._indexed = end
             if end == len(text) - _GRAM and self._at < 0:
                 self._find()
-        return self._indexed >= len(text) - _GRAM
+        self._ready = self._indexed >= len(text) - _GRAM
+        return self._ready
 
     def append(self, token: int) -> bool | None:
         """The next token is known. Returns whether it was guessed; None when there was no guess. About 0.4 µs."""
         text = self._text
-        if self._indexed < len(text) - _GRAM:
+        if not self._ready:
             text.append(token)
             return None
         if len(text) >= _GRAM:
             self._index[text[-3], text[-2], text[-1]] = len(text)
-            self._indexed += 1
         at = self._at
         text.append(token)
         if at < 0:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from tailrace.engine.advance import advance
 from tailrace.engine.backend import Backend, KVState
+from tailrace.engine.batch import StepBatch
 from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap
 from tailrace.engine.disk import LEAST, DiskOptions, DiskTier, Fetched
 from tailrace.engine.grammar.masks import MaskThread
@@ -23,7 +24,7 @@ from tailrace.engine.reading import ReadingQueue, Text
 from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import DraftCounters, Speculator
-from tailrace.messages import Beat, Failed, Predicted, Reading, Step
+from tailrace.messages import Beat, Failed, Reading, Step
 
 #: Seconds between beats.
 BEAT_SECONDS = 0.5
@@ -68,6 +69,7 @@ class EngineLoop:
         self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
         self._sequences: dict[int, Sequence] = {}
         self._readings = ReadingQueue(backend.reader, chunk)
+        self._batch = StepBatch([])  #: the last step's
         self._steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
@@ -86,9 +88,7 @@ class EngineLoop:
                 self._cancel_all()
                 self._masks.close()
                 return
-            step = self.step()
-            if step is not None:
-                publish(step)
+            self.step(publish)
             if self._readings:
                 self._read(publish)
             now = time.monotonic()
@@ -111,63 +111,36 @@ class EngineLoop:
             wait = 0.0
         return True
 
-    def step(self) -> Step | None:
-        """One engine step: None when there was nothing to compute."""
+    def step(self, publish: Callable[[Step], None] | None = None) -> Step | None:
+        """One engine step: None when there was nothing to compute.
+
+        ``publish`` is called with it as soon as its tokens are chosen: what the books need of it is done while they are
+        on their way. Who has ended in it is still there during that call.
+        """
         if self._speculator is not None:
             self._propose(self._speculator)
-        streams = len(self._scheduler.decoding)
-        plan = self._scheduler.plan(self._pace.chunk(streams), self._pace.finish(streams))
-        self._move(plan)
-        if not plan.chunks:
-            return None
-        tokens: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        outputs: list[int] = []
-        ready: list[Sequence] = []
-        decoding = drafted = replies = 0
-        for sequence, count in plan.chunks:
-            start = sequence.computed
-            # Those that decode stand in front: ``replies`` becomes the number of their tokens.
-            in_front = sequence.decoding and replies == len(tokens)
-            # Less than planned where content was lost on the way.
-            count = min(count, sequence.pending + len(sequence.draft))
-            decoding += sequence.decoding
-            tokens += sequence.tokens[start : start + count]
-            if count >= sequence.pending:
-                outputs.append(len(tokens) - 1)
-                ready.append(sequence)
-                if sequence.draft:
-                    outputs += range(len(tokens), len(tokens) + len(sequence.draft))
-                    tokens += sequence.draft
-                    drafted += len(sequence.draft)
-                drafted += sequence.forced
-            else:
-                sequence.forced = 0  # The rest is read like a prompt.
-            positions += range(start, start + count)
-            slots += [sequence.slot] * count
-            if in_front:
-                replies = len(tokens)
+        again = self._scheduler.again()
+        if not again:
+            streams = len(self._scheduler.decoding)
+            plan = self._scheduler.plan(self._pace.chunk(streams), self._pace.finish(streams))
+            self._move(plan)
+            if not plan.chunks:
+                return None
+            self._batch = StepBatch(plan.chunks)
+        batch = self._batch
         begun = time.perf_counter()
-        self._masks.start([sequence.constraint for sequence in ready if sequence.constraint is not None])
-        logits = self._backend.decode(tokens, positions, slots, outputs, replies)
+        self._masks.start(batch.constraints)
+        if again:
+            logits = self._backend.decode_next([sequence.tokens[-1] for sequence in batch.ready])
+        else:
+            logits = self._backend.decode(batch.tokens, batch.positions, batch.slots, batch.outputs, batch.replies)
         self._masks.wait()
         seconds = time.perf_counter() - begun
-        if not drafted:
-            self._pace.observe(decoding, len(tokens) - decoding, seconds)
-        self._steps += 1
-        self._prefill_tokens += len(tokens) - len(outputs)
-        known = [len(sequence.tokens) for sequence in ready]
-        step = advance(ready, logits)
-        self._decode_tokens += sum(len(sequence.tokens) for sequence in ready) - sum(known)
-        for sequence, count in plan.chunks:
-            self._account(sequence, count)
-        if self._speculator is not None:
-            self._speculator.observe([count for _, count in plan.chunks], decoding, seconds)
-            for sequence, before in zip(ready, known, strict=True):
-                accepted = self._speculator.learn(sequence, sequence.tokens[before:])
-                if sequence.predicted and sequence.draft:
-                    step.predicted.append(Predicted(sequence.id, accepted, len(sequence.draft) - accepted))
+        known = [len(sequence.tokens) for sequence in batch.ready]
+        step = advance(batch.ready, logits)
+        if publish is not None:
+            publish(step)
+        self._keep_books(batch, known, seconds)
         for failed in step.failed:
             # What is broken may be what this sequence has computed: nobody shall find it again.
             slot = self._sequences[failed.id].slot
@@ -178,6 +151,21 @@ class EngineLoop:
             self._drop(self._sequences[finished.id])
         return step
 
+    def _keep_books(self, batch: StepBatch, known: list[int], seconds: float) -> None:
+        """A step has computed ``batch`` in so many seconds; ``known``: how many tokens those that have chosen had."""
+        tokens = len(batch.tokens)
+        if not batch.drafted:
+            self._pace.observe(batch.decoding, tokens - batch.decoding, seconds)
+        self._steps += 1
+        self._prefill_tokens += tokens - len(batch.outputs)
+        self._decode_tokens += sum(len(sequence.tokens) for sequence in batch.ready) - sum(known)
+        for sequence, count in batch.chunks:
+            self._account(sequence, count)
+        if self._speculator is not None:
+            self._speculator.observe(batch.counts, batch.decoding, seconds)
+            for sequence, before in zip(batch.ready, known, strict=True):
+                self._speculator.learn(sequence, sequence.tokens[before:])
+
     def _read(self, publish: Publish) -> None:
         """A pass over texts that are only read, if it is time for one."""
         for answer in self._readings.step(beside=not self._scheduler.idle):
@@ -187,10 +175,13 @@ class EngineLoop:
         """Set the drafts that the coming step checks."""
         cache, running = self._cache, self._scheduler.running
         unified = cache.layout.unified
-        rooms = [cache.room(sequence.slot) - 1 for sequence in running]
         total = min(self._backend.max_batch, cache.room(0) if unified else self._backend.max_batch) - len(running)
         busy = bool(self._scheduler.waiting)
-        speculator.propose(running, rooms, total, busy=busy, equal_split=not unified)
+        speculator.propose(running, self._room, total, busy=busy, equal_split=not unified)
+
+    def _room(self, sequence: Sequence) -> int:
+        """Tokens that may be added behind the sequence's last one."""
+        return self._cache.room(sequence.slot) - 1
 
     def _account(self, sequence: Sequence, count: int) -> None:
         """``count`` tokens of the sequence were computed, of which those that are its own stay."""

@@ -11,6 +11,7 @@ Nobody pays for somebody else's drafts: a longer step must leave every sequence 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
@@ -112,6 +113,10 @@ class _Candidate:
     slowest: float  #: how many times longer the step may take at most
 
 
+#: A sequence, how many guesses have been right just now (None: it is tried whatever they were), tokens at most.
+_Hopeful = tuple[Sequence, _Record, int | None, int]
+
+
 class Speculator:
     """Decides about drafts of at most ``most`` tokens.
 
@@ -141,21 +146,24 @@ class Speculator:
         del self._records[sequence.id]
         self._drafter.end(sequence)
 
-    def propose(self, running: list[Sequence], rooms: list[int], total: int, *, busy: bool, equal_split: bool) -> None:
+    def propose(
+        self, running: list[Sequence], room: Callable[[Sequence], int], total: int, *, busy: bool, equal_split: bool
+    ) -> None:
         """Give running sequences drafts for the coming step.
 
-        ``rooms``: tokens that may be added behind each one's last, ``total`` behind all of them. ``busy``: others wait.
-        ``equal_split``: the backend computes sequences that have different numbers of tokens in passes of their own.
+        ``room``: tokens that may be added behind a sequence's last one, ``total`` behind all of them. ``busy``: others
+        wait. ``equal_split``: the backend computes sequences that have different numbers of tokens in passes of their
+        own.
         """
-        for sequence in running:
-            sequence.draft = []
         self._expected = 0.0
         self._equal_split = equal_split
-        candidates = self._candidates(running, rooms)
-        if not candidates or not self._cost.known:
+        hopeful = self._hopeful(running, room)
+        others = busy or len(hopeful) < len(running)
+        # A pass for the drafts beside the others' is never short enough for those to keep their pace.
+        if not hopeful or not self._cost.known or (others and equal_split):
             return
+        candidates = [self._candidate(*one) for one in hopeful]
         decoding = sum(sequence.decoding for sequence in running)
-        others = busy or len(candidates) < len(running)
         length = self._best_length(candidates, decoding, others, total)
         if not length:
             return
@@ -172,26 +180,28 @@ class Speculator:
         if one_kind and one_pass:
             self._cost.observe(sum(counts), seconds)
 
-    def learn(self, sequence: Sequence, chosen: list[int]) -> int:
-        """The step brought the sequence these tokens; its draft is over. How many of its guesses were right."""
+    def learn(self, sequence: Sequence, chosen: list[int]) -> None:
+        """The step brought the sequence these tokens; its draft is over."""
         record = self._records[sequence.id]
         self._drafter.learn(sequence, chosen, record.acceptance)
         record.credit = min(_MOST_CREDIT, record.credit + _LOSS * len(chosen))
         record.untested += len(chosen)
         if not sequence.draft:
-            return 0
+            return
         accepted = common_prefix(sequence.draft, chosen)
         self.counters.drafts += 1
         self.counters.tokens += len(sequence.draft)
         self.counters.accepted += accepted
         record.credit = min(_MOST_CREDIT, record.credit + len(chosen) - self._slower)
         record.untested = 0
-        return accepted
 
-    def _candidates(self, running: list[Sequence], rooms: list[int]) -> list[_Candidate]:
-        candidates: list[_Candidate] = []
+    def _hopeful(self, running: list[Sequence], room: Callable[[Sequence], int]) -> list[_Hopeful]:
+        """Those whose guesses have a chance. In most steps it is nobody, and that is soon told."""
+        hopeful: list[_Hopeful] = []
         watches = self._drafter.watches
-        for sequence, room in zip(running, rooms, strict=True):
+        for sequence in running:
+            if sequence.draft:
+                sequence.draft = []
             record = self._records[sequence.id]
             trial = not watches and record.untested >= record.trial
             if not (watches or trial or (record.untested < _ASLEEP and record.acceptance.chance(0) >= _HOPELESS)):
@@ -200,18 +210,24 @@ class Speculator:
             # A grammar's masks are computed for one row a step.
             if run is None or sequence.pending != 1 or sequence.constraint is not None:
                 continue
+            if not trial and record.acceptance.chance(run) < _HOPELESS:
+                continue
             # The last token before the limit is chosen from the row of the token before it.
-            length = min(self._lengths[-1], sequence.limit - len(sequence.tokens) - 1, room)
+            length = min(self._lengths[-1], sequence.limit - len(sequence.tokens) - 1, room(sequence))
             if length <= 0:
                 continue
             if trial:
                 record.trial = min(_LAST_TRIAL, 2 * record.trial)
-                candidates.append(_Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0, math.inf))
-            elif record.acceptance.chance(run) >= _HOPELESS:
-                gains = list(accumulate(record.acceptance.survival(run, length), initial=1.0))
-                worth = _WORTH if record.credit >= 0.0 else _WORTH_IN_DEBT
-                candidates.append(_Candidate(sequence, gains, worth, 1.0 + _RISK + max(0.0, record.credit)))
-        return candidates
+            hopeful.append((sequence, record, None if trial else run, length))
+        return hopeful
+
+    def _candidate(self, sequence: Sequence, record: _Record, run: int | None, length: int) -> _Candidate:
+        """What a draft of at most ``length`` tokens promises after ``run`` right guesses; as a trial it can't but win."""
+        if run is None:
+            return _Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0, math.inf)
+        gains = list(accumulate(record.acceptance.survival(run, length), initial=1.0))
+        worth = _WORTH if record.credit >= 0.0 else _WORTH_IN_DEBT
+        return _Candidate(sequence, gains, worth, 1.0 + _RISK + max(0.0, record.credit))
 
     def _best_length(self, candidates: list[_Candidate], decoding: int, others: bool, total: int) -> int:
         """The draft length with the highest product of all sequences' paces; 0 for none."""
