@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from contexts import ContextBackend
+from pricing import PricedSpeculator, free
 from tailrace.engine.fake import END, FakeBackend
 from tailrace.engine.intake import prepare
+from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
+from tailrace.engine.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
-from tailrace.messages import Beat, Finished, Refused, Sampling, Step, Submit
+from tailrace.messages import Beat, Finished, Reading, Refused, Sampling, Step, Submit
 
 
 @pytest.fixture
@@ -113,6 +119,119 @@ def test_a_waiting_sequence_can_be_cancelled(backend: FakeBackend) -> None:
     runner.loop.inbox.put(3)
     runner.finish()
     assert not runner.said(3)
+
+
+def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    loop = runner.loop
+    runner.ask(_submit(1, "<say>ab</say>"))
+    runner.ask(_submit(2, "<say>a<nan></say>"))
+    told: list[tuple[Step, Beat]] = []
+
+    def publish(step: Step) -> None:
+        told.append((step, loop.beat()))
+
+    while not loop.idle:
+        loop.take()
+        step = loop.step(publish)
+        assert step is told[-1][0]
+        after = loop.beat()
+        assert (told[-1][1].steps, after.steps) == (len(told) - 1, len(told))
+        assert after.kv_cells_used != told[-1][1].kv_cells_used
+        ended = len(step.finished) + len(step.failed)
+        assert told[-1][1].running - after.running == ended, "who has ended leaves behind it"
+    assert sum(len(step.finished) for step, _ in told) == 1
+    assert sum(len(step.failed) for step, _ in told) == 1
+
+
+def test_when_the_message_cannot_go_out_the_loop_ends_and_the_next_one_starts_afresh(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>abcd</say>"))
+    published: list[Step | Beat] = []
+
+    def publish(message: Step | Beat | Reading) -> None:
+        if len(published) == 3:
+            raise BrokenPipeError
+        assert isinstance(message, Step | Beat)
+        published.append(message)
+
+    with pytest.raises(BrokenPipeError):
+        runner.loop.run(publish)
+    # As ``service`` does it.
+    backend.reset()
+    again = Runner(backend)
+    again.ask(_submit(1, "<say>abcd</say>"))
+    again.finish()
+    assert again.said(1) == b"abcd"
+
+
+_SCRIPTS = st.tuples(
+    st.lists(st.sampled_from([97, 98, 99]), min_size=1, max_size=120),  # the prompt
+    st.integers(1, 90),  # max_tokens
+    st.integers(0, 40),  # the step before which it comes
+    st.one_of(st.none(), st.integers(1, 60)),  # steps after which it is cancelled
+    st.sampled_from([0.0, 0.8]),
+)
+
+
+def test_replies_are_the_same_when_every_step_is_planned_anew() -> None:
+    repeated = 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(_SCRIPTS, min_size=1, max_size=6), st.sampled_from([512, 1024, 4096]), st.booleans())
+    def run(scripts: list[tuple[list[int], int, int, int | None, float]], kv_tokens: int, drafts: bool) -> None:
+        nonlocal repeated
+        usual, anew = (_replies(scripts, kv_tokens, drafts=drafts, anew=anew) for anew in (False, True))
+        assert usual[:2] == anew[:2]
+        assert anew[2] == 0
+        repeated += usual[2]
+
+    run()
+    assert repeated > 300
+
+
+def _replies(
+    scripts: list[tuple[list[int], int, int, int | None, float]], kv_tokens: int, *, drafts: bool, anew: bool
+) -> tuple[dict[int, list[int]], list[Finished], int]:
+    """What each says until it ends or is cancelled, who ended how, and how many steps weren't planned."""
+    backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64)
+    speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
+    loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=300, speculator=speculator)
+    repeated = 0
+
+    def again() -> bool:
+        nonlocal repeated
+        holds = not anew and Scheduler.again(loop._scheduler)
+        repeated += holds
+        return holds
+
+    loop._scheduler.again = again  # type: ignore[method-assign]
+    said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
+    finished: list[Finished] = []
+
+    def publish(step: Step) -> None:
+        for identity, token in zip(step.ids, step.tokens, strict=True):
+            said[identity].append(token)
+        finished.extend(step.finished)
+
+    for number in range(3000):
+        for identity, (prompt, most, begins, cancelled, temperature) in enumerate(scripts):
+            if number == begins:
+                sampling = Sampling(temperature=temperature, seed=identity)
+                sequence = prepare(backend, Submit(id=identity, prompt=[*prompt], max_tokens=most, sampling=sampling))
+                assert isinstance(sequence, Sequence)
+                loop.inbox.put(sequence)
+            if cancelled is not None and len(said[identity]) >= cancelled:
+                loop.inbox.put(identity)
+        loop.take()
+        loop.step(publish)
+        if loop.idle and number > 40:
+            break
+    assert loop.idle
+    # A draft may bring more than was waited for.
+    whole = {identity: tokens[: scripts[identity][3]] for identity, tokens in said.items()}
+    ended = sorted((one for one in finished if scripts[one.id][3] is None), key=lambda one: one.id)
+    return whole, ended, repeated
 
 
 def test_logprobs_come_with_their_token(backend: FakeBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,9 +46,24 @@ class _Machine:
         self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, chunk=chunk)
         self.held: dict[int, list[int]] = {}  #: what is really in each slot
         self.kept: dict[int, list[int]] = {}  #: the states outside
+        self.repeated = 0  #: steps that weren't planned anew
+        self._plan = Plan()
+
+    def plan(self) -> Plan:
+        """The last plan where it is to hold again, which is proven each time by planning all the same."""
+        scheduler = self.scheduler
+        if not scheduler.again():
+            self._plan = scheduler.plan(BUSY)
+            return self._plan
+        self.repeated += 1
+        repeats = scheduler._repeats
+        planned = scheduler.plan(BUSY)
+        scheduler._repeats = repeats
+        assert (planned.moves, planned.chunks) == ([], self._plan.chunks)
+        return planned
 
     def step(self) -> Plan:
-        plan = self.scheduler.plan(BUSY)
+        plan = self.plan()
         for move in plan.moves:
             self._apply(move)
         slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.chunks]
@@ -295,18 +311,75 @@ def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
     assert machine.run(_sequence(3, [*conversation, 5])).cached_tokens == 100
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60), st.booleans(), st.integers(0, 1)), max_size=14),
-    st.integers(1, 6),
-    st.integers(1, 6),
-    st.integers(0, 600),
-    st.sampled_from(["streams", "pool", "growing pool"]),
-)
-def test_every_sequence_ends_whatever_the_load(
-    loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str
-) -> None:
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_plan_holds_again_while_everybody_goes_on_with_a_token_and_cells_are_left(pool: bool) -> None:
+    machine = _Machine(slots=2, cells=512, pool=pool)
+    for number in (1, 2):
+        machine.scheduler.add(_sequence(number, _unlike(number, 4)))
+    steps = 0
+    while not machine.scheduler.counters.preemptions and machine.cache.layout.total == 512 and steps < 300:
+        machine.step()
+        steps += 1
+    # Each has 256 cells, 4 of them for the prompt. The step behind the prompts is planned, as the one without room is.
+    assert machine.repeated == 256 - 4 - 1
+
+
+def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
+    machine = _Machine()
+    machine.scheduler.add(first := _sequence(1, _unlike(1, 4)))
+    for _ in range(4):
+        machine.step()
+    assert machine.repeated == 2
+    first.draft = [5]
+    assert not machine.scheduler.again()
+    first.draft = []
+    first.tokens.append(5)  # as a grammar does
+    first.forced = 1
+    assert not machine.scheduler.again()
+    del first.tokens[-1]
+    first.forced = 0
+    assert machine.scheduler.again()
+    machine.scheduler.add(second := _sequence(2, _unlike(2, 4)))
+    assert not machine.scheduler.again()
+    for _ in range(2):
+        assert len(machine.step().chunks) == 2
+    assert machine.scheduler.again()
+    machine.scheduler.remove(second)
+    assert not machine.scheduler.again()
+
+
+def test_the_plan_holds_while_others_wait_for_a_slot() -> None:
+    machine = _Machine(slots=2)
+    for number in (1, 2, 3):
+        machine.scheduler.add(_sequence(number, _unlike(number, 4)))
+    for _ in range(6):
+        machine.step()
+    assert machine.repeated == 4
+    assert len(machine.scheduler.waiting) == 1
+
+
+def test_every_sequence_ends_whatever_the_load() -> None:
     """Prompts with and without common beginnings, urgent and not, through a cache that is always too small."""
+    repeated = 0
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60), st.booleans(), st.integers(0, 1)), max_size=14),
+        st.integers(1, 6),
+        st.integers(1, 6),
+        st.integers(0, 600),
+        st.sampled_from(["streams", "pool", "growing pool"]),
+    )
+    def run(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str) -> None:
+        nonlocal repeated
+        repeated += _run_to_the_end(loads, grains, slots, keep, layout)
+
+    run()
+    assert repeated > 300, "most steps beside no prompt aren't planned"
+
+
+def _run_to_the_end(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str) -> int:
+    """How many steps weren't planned anew."""
     cells = 256 * grains
     machine = _Machine(
         slots=slots,
@@ -329,6 +402,7 @@ def test_every_sequence_ends_whatever_the_load(
             break
         _step_and_end(machine, pending)
     assert not pending
+    return machine.repeated
 
 
 def _step_and_end(machine: _Machine, pending: dict[int, tuple[Sequence, int]]) -> None:

@@ -147,17 +147,13 @@ class Scheduler:
 
     def _count_repeats(self, plan: Plan) -> int:
         """How many times the plan holds again if everybody goes on with a token a step: until cells run out, where it
-        moves nothing and nobody waits or reads a prompt.
+        moves nothing and computes a token of each. Whoever waits then waits for somebody to leave.
         """
-        everybody = len(plan.chunks) == len(self.running) and all(
-            one.pending == count == 1 for one, count in plan.chunks
-        )
-        if plan.moves or self.waiting or not plan.chunks or not everybody:
+        if plan.moves or not plan.chunks or any(not one.pending == count == 1 for one, count in plan.chunks):
             return 0
         cache = self._cache
         if cache.layout.unified:
-            # When somebody has left, the next plan looks whether streams are large enough.
-            return 0 if self._somebody_left else cache.room(0) // len(plan.chunks) - 1
+            return cache.room(0) // len(plan.chunks) - 1
         return min(cache.room(sequence.slot) for sequence, _ in plan.chunks) - 1
 
     def _decode(self, decoding: list[Sequence]) -> list[tuple[Sequence, int]]:

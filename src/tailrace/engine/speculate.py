@@ -222,7 +222,7 @@ class Speculator:
         return hopeful
 
     def _candidate(self, sequence: Sequence, record: _Record, run: int | None, length: int) -> _Candidate:
-        """What a draft of at most ``length`` tokens promises after ``run`` right guesses; as a trial it can't but win."""
+        """What a draft of at most ``length`` tokens promises after ``run`` right guesses; a trial can't but win."""
         if run is None:
             return _Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0, math.inf)
         gains = list(accumulate(record.acceptance.survival(run, length), initial=1.0))
