@@ -158,12 +158,15 @@ class Speculator:
         self._expected = 0.0
         self._equal_split = equal_split
         hopeful = self._hopeful(running, room)
+        if not hopeful or not self._cost.known:
+            return
         others = busy or len(hopeful) < len(running)
-        # A pass for the drafts beside the others' is never short enough for those to keep their pace.
-        if not hopeful or not self._cost.known or (others and equal_split):
+        decoding = sum(sequence.decoding for sequence in running)
+        self._expected = self._cost.seconds(decoding)
+        # Where the others can't bear one token more for each, they can't bear longer drafts.
+        if others and _KEEPS * self._seconds(decoding, [1] * len(hopeful), others) > self._expected:
             return
         candidates = [self._candidate(*one) for one in hopeful]
-        decoding = sum(sequence.decoding for sequence in running)
         length = self._best_length(candidates, decoding, others, total)
         if not length:
             return
@@ -231,7 +234,6 @@ class Speculator:
 
     def _best_length(self, candidates: list[_Candidate], decoding: int, others: bool, total: int) -> int:
         """The draft length with the highest product of all sequences' paces; 0 for none."""
-        self._expected = self._cost.seconds(decoding)
         best, best_worth = 0, 0.0
         for length in self._lengths:
             lengths = [min(length, len(candidate.gains) - 1) for candidate in candidates]
