@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 import pytest
@@ -293,3 +294,28 @@ def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBac
     assert not thread.is_alive()
     assert isinstance(published[0], Beat)
     assert loop.idle, "a sequence whose client is gone is dropped"
+
+
+def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks whether a reply has ended or a cancel has worked isn't told of a time before."""
+    monkeypatch.setattr("tailrace.engine.loop.BEAT_SECONDS", 1000.0)
+    loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+    beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+
+    def publish(message: Step | Beat | Reading) -> None:
+        if isinstance(message, Beat):
+            beats.put(message)
+
+    thread = threading.Thread(target=loop.run, args=(publish,))
+    thread.start()
+    try:
+        assert beats.get(timeout=10).steps == 0
+        sequence = prepare(backend, _submit(1, "<say>hello</say>"))
+        assert isinstance(sequence, Sequence)
+        loop.inbox.put(sequence)
+        last = beats.get(timeout=10)
+        assert last.running == 0
+        assert last.decode_tokens >= len("hello")
+    finally:
+        loop.inbox.put(None)
+        thread.join(10)

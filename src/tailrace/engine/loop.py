@@ -82,17 +82,19 @@ class EngineLoop:
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
         next_beat = time.monotonic()
+        rests = True
         while True:
-            nothing_to_do = self._scheduler.idle and not self._readings
-            if not self.take(next_beat - time.monotonic() if nothing_to_do else 0.0):
+            if not self.take(next_beat - time.monotonic() if rests else 0.0):
                 self._cancel_all()
                 self._masks.close()
                 return
             self.step(publish)
             if self._readings:
                 self._read(publish)
+            rested, rests = rests, self._scheduler.idle and not self._readings
             now = time.monotonic()
-            if now >= next_beat:
+            # That nothing runs any more is told at once: it stays so.
+            if now >= next_beat or (rests and not rested):
                 publish(self.beat())
                 next_beat = now + BEAT_SECONDS
 
