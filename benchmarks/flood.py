@@ -18,8 +18,8 @@ from tailrace.tools.load import Load, StreamTiming
 
 _STREAMS = 4
 _PROMPT = 4000
-#: Tokens that every stream has before the prompt comes.
-_CALM = 64
+#: Tokens that every stream has before the prompt comes: enough of them for a 99th percentile.
+_CALM = 128
 _BOUND = 3.0
 
 
@@ -80,6 +80,8 @@ def _measure(options: Options) -> Findings:
         found.figures += [
             figure(what, relative, bound=bound, at_most=True),
             figure(f"{name}: median gap without", calm, unit="ms"),
+            # What the machine itself does to gaps: on one that stops its cores for 10 ms now and then, this is the floor.
+            figure(f"{name}: p99 gap without", [percentile(turn.calm, 0.99) for turn in turns], unit="ms"),
             figure(f"{name}: p99 gap while it is read", worst, unit="ms"),
             figure(f"{name}: longest gap", [max(turn.during) for turn in turns], unit="ms"),
             figure(f"{name}: time to the prompt's first token", [turn.seconds for turn in turns], unit="s"),
