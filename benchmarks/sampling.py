@@ -1,6 +1,6 @@
 """What choosing tokens costs: µs a step for 8 greedy sequences, µs a sequence for everything else.
 
-    python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15]
+    python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15] [--kernels on]
 
 Against llama.cpp's own sampler chain on the same rows. Before each turn the eight rows are written anew, as llama.cpp
 copies them at a step's end, and each is used once. Medians, with the least in brackets: "mixed" where all cases take
@@ -18,6 +18,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.harness.llama_samplers import LlamaChain
+from tailrace.engine import rows as passes
 from tailrace.engine.rows import Mask, Row
 from tailrace.engine.sampling import Sampler, greedy_tokens, logprobs
 from tailrace.messages import Sampling
@@ -127,7 +128,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabularies", default="49152,262144")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--kernels", default="on", choices=("on", "off"), help="passes over rows in C, or in NumPy")
     options = parser.parse_args()
+    passes.put_in_force(options.kernels)
+    print(f"passes over rows in C: {passes.state()}")
     for vocabulary in (int(size) for size in options.vocabularies.split(",")):
         print(f"{f'vocabulary {vocabulary}':58} {'mixed':>18} {'in a row':>18}")
         mixed, alone = (measure(vocabulary, options.rounds, mixed=mixed) for mixed in (True, False))

@@ -17,6 +17,7 @@ from tailrace.machine.isa import read_isa
 #: Logits of a prompt's last token and of two tokens after it, alone and in a batch of five sequences.
 _PROGRAM = """
 import json, sys
+from tailrace.engine import rows as passes
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import force
 from tailrace.models.reference import resolve
@@ -27,7 +28,7 @@ rows = [backend.decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len
 rows += [backend.decode([260], [len(prompt)], [0], [0])[0].tolist()]
 backend.reset()
 rows += backend.decode(prompt[:5], [0] * 5, list(range(5)), list(range(5))).tolist()
-print(json.dumps({"state": force.state(), "rows": rows}))
+print(json.dumps({"state": force.state(), "sampling": passes.state(), "rows": rows}))
 """
 CAN = set(read_isa().sets) >= build.NEEDED
 
@@ -60,10 +61,10 @@ def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> 
     used = [line for line in bindings.splitlines() if any(n in line for n in named) and "libggml-cpu" in line]
     own = [line for line in used if "/tailrace/kernels/" in line]
     if choice == "off":
-        assert found["state"] == "off"
+        assert found["state"] == found["sampling"] == "off"
         assert not own
     elif CAN:
-        assert found["state"] == "on"
+        assert found["state"] == found["sampling"] == "on"
         assert own
     else:
         assert "no AVX-512" in found["state"]

@@ -9,6 +9,8 @@ import msgspec
 
 from machines import machine
 from tailrace.cli.diagnosis import check, diagnose
+from tailrace.engine.rows.build import NEEDED
+from tailrace.machine.isa import read_isa
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
 from tailrace.machine.servers import ServerState, find_servers, leave_state
@@ -131,3 +133,12 @@ def test_a_refused_plan_leaves_the_rest(tmp_path: Path) -> None:
     assert found.refused is not None
     assert "this machine has no CPU 8" in found.refused
     assert found.cores == 8
+
+
+def test_what_chooses_tokens_is_told(tmp_path: Path) -> None:
+    topology = machine("virtual-2", tmp_path)
+    off = diagnose(Settings(kernels="off"), None, [], [], root=tmp_path, topology=topology)
+    assert off.sampling == "in NumPy: kernels are switched off"
+    on = diagnose(Settings(), None, [], [], root=tmp_path, topology=topology)
+    can = NEEDED in read_isa().sets
+    assert on.sampling == ("in C" if can else "in NumPy: this CPU has no AVX-512")

@@ -13,6 +13,7 @@ import msgspec
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.kernels.build import built
 from tailrace.engine.kernels.proof import PARTNERS
+from tailrace.engine.rows.build import built as built_rows
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import Bandwidth
@@ -89,6 +90,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     cpu: str | None
     isa: Isa
     kernels: str  #: the formats with matrix kernels of our own on this CPU, or why there are none
+    sampling: str  #: what reads rows of logits: C, or NumPy and why
     packages: int
     cores: int
     efficiency_cores: int
@@ -128,6 +130,7 @@ def diagnose(
         cpu=topology.model,
         isa=read_isa(root),
         kernels=_kernels(settings),
+        sampling=_sampling(settings),
         packages=topology.packages,
         cores=len(topology.cores),
         efficiency_cores=sum(core.efficiency for core in topology.cores),
@@ -155,6 +158,16 @@ def _kernels(settings: Settings) -> str:
     except KernelsUnavailable as error:
         return f"none: {error}"
     return ", ".join(kind.name for kind in PARTNERS)
+
+
+def _sampling(settings: Settings) -> str:
+    if settings.kernels == "off":
+        return "in NumPy: kernels are switched off"
+    try:
+        built_rows()
+    except KernelsUnavailable as error:
+        return f"in NumPy: {error}"
+    return "in C"
 
 
 def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:

@@ -136,6 +136,7 @@ def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
         yield f"reads memory{where}", rates
     yield "instruction sets", ", ".join(found.isa.sets) or "not known"
     yield "own kernels", found.kernels
+    yield "sampling", found.sampling
     if found.isa.formats:
         yield "llama.cpp's", ", ".join(found.isa.formats)
     for gpu in found.gpus:

@@ -2,6 +2,6 @@
 
 ``process`` starts it in its place, ``service`` loads and connects, ``intake`` receives and tokenises, ``loop`` steps,
 ``scheduler`` decides (pure policy), ``sequence`` holds one generation's state, ``cache`` accounts for the KV cells,
-``sampling`` chooses tokens, ``backend`` is what the loop needs of a model, ``llama`` and ``fake`` are its two
-implementations.
+``sampling`` chooses tokens by the passes of ``rows``, ``backend`` is what the loop needs of a model, ``llama`` and
+``fake`` are its two implementations.
 """

@@ -16,6 +16,7 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tailrace.engine import rows
 from tailrace.engine.backend import Backend
 from tailrace.engine.disk import DiskOptions
 from tailrace.engine.draft_model import DraftModel, check_vocabulary
@@ -124,6 +125,8 @@ def load_llama(
     Raises ModelError and ConfigurationError.
     """
     force.want(settings.kernels)
+    # Before the first token is chosen: making them takes seconds where nobody has yet.
+    rows.put_in_force(settings.kernels)
     # Here, because the scripted backend can do without, also where the binding can't be loaded.
     from tailrace.engine.opening import open_llama
     from tailrace.engine.weights import chosen_file

@@ -13,14 +13,15 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine.rows import Ids, Row
+from tailrace.engine import rows
+from tailrace.engine.rows import Changes, Ids, Row
 from tailrace.messages import Sampling
 
 
 class TokenCounts:
     """How often each token occurs in a history that grows and may shrink: arrays of ids and counts, ready for numpy."""
 
-    __slots__ = ("_counts", "_ids", "_places")
+    __slots__ = ("_counts", "_ids", "_places", "counts", "ids")
 
     def __init__(self, tokens: Iterable[int] = ()) -> None:
         ids, counts = np.unique(np.fromiter(tokens, dtype=np.intp), return_counts=True)
@@ -30,19 +31,17 @@ class TokenCounts:
         self._counts = np.zeros(room, np.float32)
         self._ids[: len(ids)] = ids
         self._counts[: len(ids)] = counts
+        #: The tokens that occur, in no order, without repetition: another array as soon as there are others.
+        self.ids: Ids
+        #: How often each of ``ids`` occurs.
+        self.counts: npt.NDArray[np.float32]
+        self._cut()
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @property
-    def ids(self) -> Ids:
-        """The tokens that occur, in no order, without repetition."""
-        return self._ids[: len(self._places)]
-
-    @property
-    def counts(self) -> npt.NDArray[np.float32]:
-        """How often each of ``ids`` occurs."""
-        return self._counts[: len(self._places)]
+    def _cut(self) -> None:
+        self.ids, self.counts = self._ids[: len(self._places)], self._counts[: len(self._places)]
 
     def add(self, token: int) -> None:
         """One more ``token``."""
@@ -57,6 +56,7 @@ class TokenCounts:
         self._ids[place] = token
         self._counts[place] = 1
         self._places[token] = place
+        self._cut()
 
     def remove(self, token: int) -> None:
         """One ``token`` less; it must occur."""
@@ -72,6 +72,7 @@ class TokenCounts:
             self._ids[place] = moved
             self._counts[place] = self._counts[last]
             self._places[moved] = place
+        self._cut()
 
 
 class Penalties:
@@ -79,14 +80,16 @@ class Penalties:
     penalties (over the reply).
     """
 
-    __slots__ = ("_bias", "_params", "_recent", "_reply", "_window")
+    __slots__ = ("_changes", "_params", "_recent", "_reply", "_window")
 
     def __init__(self, params: Sampling, prompt: Seq[int]) -> None:
         self._params = params
-        self._bias: tuple[Ids, Row] | None = None
+        self._changes = Changes(
+            repeat=params.repeat_penalty, frequency=params.frequency_penalty, presence=params.presence_penalty
+        )
         if params.logit_bias:
-            ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
-            self._bias = ids, np.fromiter(params.logit_bias.values(), dtype=np.float32)
+            self._changes.biased = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
+            self._changes.bias = np.fromiter(params.logit_bias.values(), dtype=np.float32)
         self._recent: TokenCounts | None = None
         self._window: deque[int] | None = None
         last = params.repeat_last_n
@@ -99,32 +102,23 @@ class Penalties:
 
     def __bool__(self) -> bool:
         """Whether they can ever change a logit."""
-        return self._bias is not None or self._recent is not None or self._reply is not None
+        return bool(self._params.logit_bias) or self._recent is not None or self._reply is not None
 
-    def apply(self, row: Row) -> list[tuple[Ids, Row]]:
-        """Change ``row``; what is returned lets ``undo`` put it back."""
-        params = self._params
-        changed: list[tuple[Ids, Row]] = []
-        if self._bias is not None:
-            ids, bias = self._bias
-            before = row.take(ids)
-            changed.append((ids, before))
-            row[ids] = before + bias
-        if self._recent:
-            ids = self._recent.ids
-            before = row.take(ids)
-            changed.append((ids, before))
-            with np.errstate(over="ignore"):
-                # A penalty over 1 divides what is positive and multiplies the rest: that is the lesser of the two.
-                # ``where`` asks each logit for its sign and takes twice as long.
-                either = np.minimum if params.repeat_penalty > 1.0 else np.maximum
-                row[ids] = either(before / params.repeat_penalty, before * params.repeat_penalty)
-        if self._reply:
-            ids = self._reply.ids
-            before = row.take(ids)
-            changed.append((ids, before))
-            row[ids] = before - (self._reply.counts * params.frequency_penalty + params.presence_penalty)
-        return changed
+    def apply(self, row: Row) -> None:
+        """Change ``row``, until ``undo``."""
+        if not self:
+            return
+        changes = self._changes
+        if self._recent is not None:
+            changes.recent = self._recent.ids
+        if self._reply is not None:
+            changes.reply, changes.counts = self._reply.ids, self._reply.counts
+        rows.apply(row, changes)
+
+    def undo(self, row: Row) -> None:
+        """Put ``row`` back as it was before ``apply``."""
+        if self:
+            rows.undo(row, self._changes)
 
     def accept(self, token: int) -> None:
         """``token`` has become part of the reply."""
@@ -137,9 +131,3 @@ class Penalties:
             self._window.append(token)
             if len(self._window) > self._params.repeat_last_n:
                 self._recent.remove(self._window.popleft())
-
-
-def undo(row: Row, changed: list[tuple[Ids, Row]]) -> None:
-    """Put ``row`` back as it was before ``Penalties.apply``."""
-    for ids, before in reversed(changed):
-        row[ids] = before

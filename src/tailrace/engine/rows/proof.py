@@ -1,0 +1,144 @@
+"""Whether a built library answers as NumPy does: before it is kept, and wherever a test asks."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+
+from tailrace.engine.rows import changes as plain_changes
+from tailrace.engine.rows import plain
+from tailrace.engine.rows.changes import Changes
+from tailrace.engine.rows.native import Native
+from tailrace.engine.rows.plain import Mask, Row
+
+#: Lengths with rests of every kind: of a vector, of 256 and of 4096 tokens.
+_SIZES = (1, 17, 255, 4096, 4097, 20_003, 49_152)
+_COUNTS = (1, 3, 40, 900, 1 << 31)
+#: top_k, top_p, min_p, temperature.
+_FILTERS = (
+    (40, 0.95, 0.05, 0.8),
+    (1, 0.5, 0.0, 1.0),
+    (3000, 0.999, 0.0, 2.0),
+    (700, 1.0, 0.01, 5e-324),
+    (9, 0.0, 1.0, 1.0),
+)
+_NUMBERS = (0.0, 0.3, 0.7, float(np.nextafter(1.0, 0.0)))
+#: Of exponentials in single precision, and of their sums.
+_TOLERANCE = 1e-6
+
+
+def wrong_results(library: ctypes.CDLL) -> list[str]:
+    """Questions that ``library`` doesn't answer, or answers wrongly; empty when all is well."""
+    try:
+        native = Native(library)
+    except AttributeError as error:
+        return [str(error)]
+    random = np.random.default_rng(7)
+    wrong: dict[str, None] = {}
+    for size in _SIZES:
+        for row in _rows(random, size):
+            for mask in (None, _mask(random, size, 0.5), _mask(random, size, 0.001)):
+                wrong |= dict.fromkeys(differences(native, row, mask))
+            wrong |= dict.fromkeys(changed_differently(native, row, _changes(random, size)))
+    return list(wrong)
+
+
+def differences(native: Native, row: Row, mask: Mask | None) -> Iterator[str]:
+    """The questions to ``row`` that ``native`` answers otherwise than NumPy, or to ``row`` as two rows."""
+    expected, found = plain.best(row, mask), native.best(row, mask)
+    # NumPy takes the first that is NaN or infinite where there are several of them: either is an error.
+    if not _same(row, expected, found):
+        yield "best"
+    if mask is None:
+        both = np.stack((row, row[::-1]))
+        if plain.best_of_each(both) != native.best_of_each(both):
+            yield "best of each"
+    theirs, ours = plain.Scan(row, mask), native.scan(row, mask)
+    if not np.isfinite(theirs.best):
+        if np.isfinite(ours.best) or (ours.best == -np.inf) != (theirs.best == -np.inf):
+            yield "scan"
+        return
+    if theirs.best != ours.best:
+        yield "scan"
+        return
+    if any(not np.array_equal(theirs.top(count), ours.top(count)) for count in _COUNTS):
+        yield "top"
+    bounds = (ours.best, ours.best - 1.0, float(row[len(row) // 2]), -np.inf)
+    if any(not np.array_equal(theirs.above(bound), ours.above(bound)) for bound in bounds if not np.isnan(bound)):
+        yield "above"
+    for filters in _FILTERS:
+        (their_ids, their_weights), (our_ids, our_weights) = theirs.filtered(*filters), ours.filtered(*filters)
+        if not np.array_equal(their_ids, our_ids) or not np.allclose(their_weights, our_weights, rtol=1e-12):
+            yield "filtered"
+            break
+        if any(plain.place(our_weights, number) != native.place(our_weights, number) for number in _NUMBERS):
+            yield "place"
+    expected_total = theirs.weights()[1].sum(dtype=np.float64)
+    if abs(ours.total() - expected_total) > 2 * _TOLERANCE * expected_total:
+        yield "total"
+    for temperature in (1.0, 0.3, 7.0, 5e-324):
+        ids, weights = theirs.weights(temperature)
+        all_of_them = np.zeros(len(row), np.float32)
+        all_of_them[slice(None) if ids is None else ids] = weights
+        _, found_weights = ours.weights(temperature)
+        if not np.allclose(found_weights, all_of_them, rtol=_TOLERANCE, atol=1e-37):
+            yield "weights"
+        # NumPy's own sums lose more digits where many weights are equal.
+        exact = [found_weights[at : at + plain.BLOCK].sum(dtype=np.float64) for at in range(0, len(row), plain.BLOCK)]
+        if not np.allclose(native.sums(found_weights), exact, rtol=_TOLERANCE):
+            yield "sums"
+
+
+def changed_differently(native: Native, row: Row, changes: Changes) -> Iterator[str]:
+    """What ``native`` does otherwise than NumPy when ``changes`` are applied and undone."""
+    theirs, ours = row.copy(), row.copy()
+    plain_changes.apply(theirs, changes)
+    native.apply(ours, changes)
+    if not np.array_equal(theirs, ours, equal_nan=True):
+        yield "apply"
+    native.undo(ours, changes)
+    if ours.tobytes() != row.tobytes():
+        yield "undo"
+
+
+def _same(row: Row, expected: int, found: int) -> bool:
+    if expected >= 0 and not np.isfinite(row[expected]):
+        return found >= 0 and not np.isfinite(row[found])
+    return expected == found
+
+
+def _rows(random: np.random.Generator, size: int) -> Iterator[Row]:
+    """Distinct logits, many equal ones, zeros of both signs, some that are -inf, huge ones, and a NaN or an infinity
+    somewhere.
+    """
+    row = random.normal(0, 4, size).astype(np.float32)
+    yield row
+    yield np.round(row)
+    yield np.where(random.random(size) < 0.5, np.float32(0.0), np.float32(-0.0))
+    yield np.where(random.random(size) < 0.9, np.float32(-np.inf), row)
+    yield random.uniform(-3e38, 3e38, size).astype(np.float32)
+    yield np.full(size, -np.inf, np.float32)
+    for value in (np.nan, np.inf):
+        broken = row.copy()
+        broken[random.integers(size)] = value
+        yield broken
+
+
+def _mask(random: np.random.Generator, size: int, part: float) -> Mask:
+    bits = random.random(-(-size // 32) * 32) < part
+    words: Mask = np.packbits(bits, bitorder="little").view(np.uint32)
+    return words
+
+
+def _changes(random: np.random.Generator, size: int) -> Changes:
+    some = random.permutation(size)[: max(1, size // 3)]
+    changes = Changes(
+        repeat=float(random.choice((0.7, 1.3))), frequency=float(random.normal()), presence=float(random.normal())
+    )
+    changes.biased, changes.bias = some[::2], random.normal(0, 9, len(some[::2])).astype(np.float32)
+    changes.recent, changes.reply = some, some[::-1].copy()
+    changes.counts = random.integers(1, 9, len(some)).astype(np.float32)
+    changes.biased = changes.biased.copy()
+    return changes
