@@ -80,7 +80,7 @@ def _measure(options: Options) -> Findings:
         found.figures += [
             figure(what, relative, bound=bound, at_most=True),
             figure(f"{name}: median gap without", calm, unit="ms"),
-            # What the machine itself does to gaps: on one that stops its cores for 10 ms now and then, this is the floor.
+            # What the machine itself does to gaps: where it stops its cores for 10 ms now and then, this is the floor.
             figure(f"{name}: p99 gap without", [percentile(turn.calm, 0.99) for turn in turns], unit="ms"),
             figure(f"{name}: p99 gap while it is read", worst, unit="ms"),
             figure(f"{name}: longest gap", [max(turn.during) for turn in turns], unit="ms"),
