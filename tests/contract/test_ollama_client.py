@@ -122,8 +122,8 @@ def test_models(real_client: ollama.Client) -> None:
     assert len(real_client.embeddings("smollm2-135m", "a cat").embedding) == 576
 
 
-class Person(BaseModel):
-    """What the model has to answer."""
+class Person(BaseModel, extra="forbid"):
+    """What the model has to answer, and no more: it could think of properties without end."""
 
     name: str = Field(max_length=10)
     age: int = Field(ge=0, le=99)

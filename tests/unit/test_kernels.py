@@ -37,7 +37,7 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
         ("-32 * own[0]", "-31 * own[0]", "Q6_K"),
         ("own[1] = total[r];", "own[1] = 1;", "attention"),
         ("if (now > before) {", "if (now < before) {", "attention"),
-        ("if (2 * both < either) break;", "if (2 * both > either) seen[end][0] = 0;", "attention"),
+        ("if (lost) break;", "", "attention"),
         ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
         ("(call->thread + 1)", "call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
     ],

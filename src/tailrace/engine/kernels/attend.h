@@ -2,8 +2,8 @@
  * and who does which.
  *
  * A cell that the mask hides costs nothing but the look at the mask. So sequences that share one pool of cells don't pay
- * for each other's, however their cells are mixed: the tokens of a group are cut into runs that see much the same, the cells
- * of a run are listed, and a tile is 64 of the list. */
+ * for each other's, however their cells are mixed: the tokens of a group are cut into runs, those of a prompt and each
+ * other one, the cells that a run sees are listed, and a tile is 64 of the list. */
 #pragma once
 #include <immintrin.h>
 #include <math.h>
@@ -197,19 +197,17 @@ INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
     return any;
 }
 
-/* How many tokens from `token` on see so much of the same cells that they are computed together; `all`: what any of them
- * sees. */
+/* How many tokens from `token` on are computed together: each of a run sees what the one before sees and more, as those of a
+ * prompt do. `all`: what the last one sees. Sequences with a common beginning have runs of their own: joined, they would read it
+ * once, but what a token's sums are rounded to would depend on who else is there. */
 INLINE int run_of(int token, int tokens, const bool *sees, int words, uint64_t *all) {
     memcpy(all, seen[token], (size_t)words * sizeof *all);
     int end = token + 1;
     for (; end < tokens && sees[end]; end++) {
-        int both = 0, either = 0;
-        for (int w = 0; w < words; w++) {
-            both += __builtin_popcountll(all[w] & seen[end][w]);
-            either += __builtin_popcountll(all[w] | seen[end][w]);
-        }
-        if (2 * both < either) break;
-        for (int w = 0; w < words; w++) all[w] |= seen[end][w];
+        uint64_t lost = 0;
+        for (int w = 0; w < words; w++) lost |= all[w] & ~seen[end][w];
+        if (lost) break;
+        memcpy(all, seen[end], (size_t)words * sizeof *all);
     }
     return end - token;
 }
