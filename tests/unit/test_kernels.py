@@ -91,7 +91,7 @@ def _flags_at(address: int) -> list[str]:
 
 
 @pytest.mark.skipif(not CAN, reason="this CPU can't run them: the first test has seen that they are refused")
-@pytest.mark.parametrize("spins", [0, 1_000_000], ids=["asleep", "spinning"])
+@pytest.mark.parametrize("spins", [0, 640, 1_000_000, 2**31 - 1], ids=["asleep", "impatient", "spinning", "for ever"])
 def test_threads_wait_for_each_other(tmp_path: Path, spins: int) -> None:
     """Nobody passes before all have come, in pools that are used at the same time, whether they sleep or spin."""
     library = ctypes.CDLL(str(build.built(tmp_path)))

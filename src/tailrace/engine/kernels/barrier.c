@@ -23,6 +23,13 @@ struct barrier {
 
 static struct barrier barriers[POOLS];
 static int spins = 1000;
+/* How many times this thread looks before it sleeps: `spins` at most, LEAST of them at least. Who has looked in vain waits
+ * for a thread that has lost its core to somebody else, and with every further look may keep a core from that one. So it
+ * looks less often after each time in vain, and all the more again within some 70 barriers. Two engines on two cores had
+ * 2 or 98 tokens a second each, whichever way they fell into step, and steps of 540 ms; so 43 to 79, and of 26. Beside a
+ * busy process 27 to 45 became 46 to 48, alone 270 stayed (6 turns each). */
+static _Thread_local int64_t patience = INT64_MAX;
+#define LEAST 64 /* a 64th: 20 to 50 us of the default, more than one thread's small operations take the others to wait for */
 
 /* How many times threads look before they sleep. */
 void tailrace_kernels_spin(int turns) { spins = turns; }
@@ -55,10 +62,15 @@ void ggml_barrier(void *pool) {
         if (atomic_load(&b->asleep)) syscall(SYS_futex, &b->passed, FUTEX_WAKE_PRIVATE, threads, 0, 0, 0);
         return;
     }
-    for (int turn = 0; turn < spins; turn++) {
-        if (atomic_load_explicit(&b->passed, memory_order_acquire) != passed) return;
+    if (patience > spins) patience = spins;
+    for (int64_t turn = 0; turn < patience; turn++) {
+        if (atomic_load_explicit(&b->passed, memory_order_acquire) != passed) {
+            patience += patience / 16 + 1;
+            return;
+        }
         _mm_pause();
     }
+    patience = patience / 4 > spins / LEAST ? patience / 4 : spins / LEAST;
     atomic_fetch_add(&b->asleep, 1);
     while (atomic_load(&b->passed) == passed) syscall(SYS_futex, &b->passed, FUTEX_WAIT_PRIVATE, passed, 0, 0, 0);
     atomic_fetch_sub(&b->asleep, 1);
