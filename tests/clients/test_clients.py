@@ -166,7 +166,10 @@ def stream(bench: Bench) -> None:
     assert reply["pieces"] > 10
     bench.finished(reply, *STOPPED)
     if bench.stand.way == "relay" and bench.client.api == "chat completions":
-        (counted,) = bench.stand.relays["quick"].usages
+        usages = bench.stand.relays["quick"].usages
+        # The client has its end before the relay has counted.
+        wait_for("the relay's count", lambda: bool(usages), 10)
+        (counted,) = usages
         assert counted["completion_tokens"] == len(TEXT.encode()) + 1
 
 
