@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
+from altered import altered
 from tailrace.engine.kernels import KernelsUnavailable, build, proof
 from tailrace.machine import isa
 
@@ -45,11 +45,7 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
 def test_a_library_that_computes_wrongly_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, formats: str
 ) -> None:
-    changed = shutil.copytree(build.FOLDER, tmp_path / "kernels")
-    found = [path for path in changed.glob("*.[ch]") if right in path.read_text(encoding="utf-8")]
-    assert len(found) == 1
-    found[0].write_text(found[0].read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
-    monkeypatch.setattr(build, "FOLDER", changed)
+    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "kernels", right, wrong))
     kept = tmp_path / "kept"
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
         build.built(kept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from altered import altered
 from tailrace.engine import rows
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.rows import Changes, Mask, Row, build, plain, proof
@@ -167,11 +167,7 @@ def test_a_mask_that_is_too_short_is_refused(native: Native) -> None:
 def test_a_library_that_answers_wrongly_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, question: str
 ) -> None:
-    changed = shutil.copytree(build.FOLDER, tmp_path / "rows")
-    found = [path for path in changed.glob("*.[ch]") if right in path.read_text(encoding="utf-8")]
-    assert len(found) == 1
-    found[0].write_text(found[0].read_text(encoding="utf-8").replace(right, wrong), encoding="utf-8")
-    monkeypatch.setattr(build, "FOLDER", changed)
+    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "rows", right, wrong))
     kept = tmp_path / "kept"
     with pytest.raises(KernelsUnavailable, match=f"computes (.*, )?{question}(, .*)? wrongly"):
         build.built(kept)

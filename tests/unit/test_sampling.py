@@ -11,34 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.engine import rows
+from passes import LANGUAGES, passes_in
 from tailrace.engine.penalties import Penalties
-from tailrace.engine.rows import build
 from tailrace.engine.sampling import Sampler, SamplingError, greedy_tokens, logprobs
-from tailrace.machine.isa import read_isa
 from tailrace.messages import Sampling
 
 VOCABULARY = 200
 
 
-@pytest.fixture(
-    params=[
-        "NumPy",
-        pytest.param(
-            "C", marks=pytest.mark.skipif(build.NEEDED not in read_isa().sets, reason="this CPU can't run it")
-        ),
-    ],
-    scope="module",
-    autouse=True,
-)
-def passes_in(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All tests with the passes over rows in NumPy, and in C for rows of any length."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_SHORT", 1)
-        rows.put_in_force("on" if request.param == "C" else "off")
-        assert rows.state() == ("on" if request.param == "C" else "off")
+@pytest.fixture(params=LANGUAGES, scope="module", autouse=True)
+def language(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests with the passes over rows in NumPy and in C."""
+    with passes_in(request.param):
         yield
-    rows.put_in_force("off")
 
 
 def _row(seed: int = 0) -> npt.NDArray[np.float32]:

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness.llama_samplers import LlamaChain
-from tailrace.engine import rows as passes
-from tailrace.engine.rows import build
+from passes import LANGUAGES, passes_in
 from tailrace.engine.sampling import Sampler
-from tailrace.machine.isa import read_isa
 from tailrace.messages import Sampling
 
 Row = npt.NDArray[np.float32]
@@ -27,24 +25,11 @@ _HUGE = 1e7
 _TOLERANCE = 2e-5
 
 
-@pytest.fixture(
-    params=[
-        "NumPy",
-        pytest.param(
-            "C", marks=pytest.mark.skipif(build.NEEDED not in read_isa().sets, reason="this CPU can't run it")
-        ),
-    ],
-    scope="module",
-    autouse=True,
-)
-def passes_in(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All tests with the passes over rows in NumPy, and in C for rows of any length."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "_SHORT", 1)
-        passes.put_in_force("on" if request.param == "C" else "off")
-        assert passes.state() == ("on" if request.param == "C" else "off")
+@pytest.fixture(params=LANGUAGES, scope="module", autouse=True)
+def language(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests with the passes over rows in NumPy and in C."""
+    with passes_in(request.param):
         yield
-    passes.put_in_force("off")
 
 
 def _row(seed: int, size: int, spread: float, levels: int, forbidden: float) -> Row:

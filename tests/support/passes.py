@@ -1,0 +1,30 @@
+"""Passes over rows of logits in either language, for tests that have to hold in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tailrace.engine import rows
+from tailrace.engine.rows import build
+from tailrace.machine.isa import read_isa
+
+#: A fixture's params.
+LANGUAGES = [
+    "NumPy",
+    pytest.param("C", marks=pytest.mark.skipif(build.NEEDED not in read_isa().sets, reason="this CPU can't run it")),
+]
+
+
+@contextmanager
+def passes_in(language: str) -> Iterator[None]:
+    """The passes are in ``language``, in C for rows of any length; afterwards in NumPy, as in all other tests."""
+    choice = "on" if language == "C" else "off"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_SHORT", 1)
+        rows.put_in_force(choice)
+        assert rows.state() == choice
+        yield
+    rows.put_in_force("off")
