@@ -185,12 +185,12 @@ INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
     for (int w = 0; w * 64 < cells; w++) {
         uint64_t bits = 0;
         for (int i = 0; i < 64 && 64 * w + i < cells; i += 16) {
-            uint64_t four = 0xffff;
+            uint64_t sixteen = 0xffff;
             if (mask) {
                 const __m256i m = _mm256_loadu_si256((const __m256i *)(mask + from + 64 * w + i));
-                four = _mm256_cmpneq_epi16_mask(m, _mm256_set1_epi16((short)HIDDEN));
+                sixteen = _mm256_cmpneq_epi16_mask(m, _mm256_set1_epi16((short)HIDDEN));
             }
-            bits |= four << i;
+            bits |= sixteen << i;
         }
         any |= seen[token][w] = bits;
     }
@@ -237,7 +237,7 @@ INLINE int enlist(int token, int tokens, int64_t from, int words, const uint64_t
     return count;
 }
 
-/* One tile of a run of `tokens` tokens from the group's `token` on: listed cells `at`, and those that come `next`. All heads
+/* One tile of the list, for a run of `tokens` tokens from the group's `token` on; `next` are the cells of the one after. All heads
  * of a tile lie side by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s,
  * and so at 30 to 40. */
 INLINE void attend_tile(int width, const struct group *g, int token, int tokens, int tile, int cells, const uint32_t *next) {

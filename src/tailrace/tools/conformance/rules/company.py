@@ -114,7 +114,8 @@ def _common(one: str, other: str) -> int:
     "stopped replies go on, and those that come after wait for them",
 )
 def cancel(session: Session) -> str:
-    seconds = _seconds(_long(session, _long_fields(session)))
+    fields = _long_fields(session)
+    seconds = _seconds(session.streamed(OPENAI, _label(fields), _LONG, **fields))
     if seconds < 0.5:
         raise NotSeen(f"the longest reply takes {seconds:.2f} s: too short to tell")
     if _running(session) is not None:
@@ -136,7 +137,11 @@ def _long_fields(session: Session) -> dict[str, Any]:
 
 
 def _long(session: Session, fields: dict[str, Any]) -> Stream:
-    return session.stream(OPENAI, f"long reply: {fields}", _LONG, **fields)
+    return session.stream(OPENAI, _label(fields), _LONG, **fields)
+
+
+def _label(fields: dict[str, Any]) -> str:
+    return f"long reply: {fields}"
 
 
 def _seconds(stream: Stream) -> float:
