@@ -20,13 +20,28 @@ async function open(context) {
   return page;
 }
 
-// Sends a message and waits for the follow-up, which is shown after everything else; gives all replies on the page.
+// The replies on the page once they rest. Open WebUI draws a growing reply once a frame, and a busy machine is late with
+// frames: the follow-up can stand there before the reply's last words.
+async function shown(page) {
+  const replies = page.locator(".chat-assistant");
+  let before;
+  let texts = [];
+  do {
+    before = texts;
+    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+    await page.waitForTimeout(500);
+    texts = await replies.allInnerTexts();
+  } while (String(texts) !== String(before));
+  return texts;
+}
+
+// Sends a message and waits for the follow-up, which comes after everything else; gives all replies on the page.
 async function say(page, { text, followUp }) {
   await page.locator("#chat-input").click();
   await page.keyboard.insertText(text);
   await page.keyboard.press("Enter");
   await page.getByText(followUp, { exact: true }).first().waitFor();
-  return page.locator(".chat-assistant").allInnerTexts();
+  return shown(page);
 }
 
 async function stored(page) {
