@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from servers import serving
@@ -51,6 +52,30 @@ def test_what_is_in_force_is_compared_with_the_plan(tmp_path: Path) -> None:
         shown = doctor(tmp_path, "--no-bandwidth", "--port", str(server.port))
         assert shown.returncode == 1
         assert shown.stdout.count("differs") == 2
+
+
+def test_where_all_cpus_compute_the_main_thread_and_the_http_process_keep_apart(tmp_path: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    with serving("--threads", str(len(cpus))) as server:
+        # Grammars have threads of their own, which are made now.
+        form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}, "strict": True}}
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="-") as client:
+            client.chat.completions.create(
+                model="smollm2-135m",
+                messages=[{"role": "user", "content": "A number"}],
+                response_format=form,
+                max_tokens=8,
+            )
+        look = doctor(tmp_path, "--json", "--no-bandwidth", "--port", str(server.port))
+        processes = in_force(look)
+        assert {name: process["problems"] for name, process in processes.items()} == {"http": [], "engine": []}
+        assert processes["engine"]["planned"] == f"anywhere, main thread on CPU {cpus[0]}"
+        # Every other thread of the engine may run anywhere, whichever thread made it.
+        tasks = Path(f"/proc/{processes['engine']['pid']}/task").iterdir()
+        places = [os.sched_getaffinity(int(task.name)) for task in tasks]
+        assert places.count({cpus[0]}) == 1
+        assert places.count(set(cpus)) == len(places) - 1
+        assert os.sched_getaffinity(processes["http"]["pid"]) == set(cpus[1:])
 
 
 def test_without_a_server_it_is_about_the_machine(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from machines import machine
 from tailrace.cli.diagnosis import check, diagnose
@@ -76,10 +77,28 @@ def test_a_process_that_isn_t_started_yet(tmp_path: Path) -> None:
 
 
 def test_nothing_bound_is_nothing_to_differ(tmp_path: Path) -> None:
-    plan = make_plan(machine("virtual-2", tmp_path), Settings())
+    plan = make_plan(machine("virtual-2", tmp_path), Settings(pin="off"))
     process(tmp_path, 100, ["0-1"])
     process(tmp_path, 200, ["0-1", "0"], "N0=5")
     assert check(state(plan, engines=(200,)), tmp_path).as_planned
+
+
+@pytest.mark.parametrize(
+    ("threads", "problem"),
+    [
+        (["0", "0-1", "0-1"], None),
+        (["0-1", "0-1"], "no threads are bound to CPU 0, the main thread's; 1 is planned"),
+        (["0", "0", "0-1"], "2 threads are bound to CPU 0, the main thread's; 1 is planned"),
+    ],
+)
+def test_the_main_thread_is_alone_on_its_cpu(threads: list[str], problem: str | None, tmp_path: Path) -> None:
+    plan = make_plan(machine("virtual-2", tmp_path), Settings())
+    process(tmp_path, 100, ["1"])
+    process(tmp_path, 200, threads, "N0=5")
+    http, engine = check(state(plan, engines=(200,)), tmp_path).processes
+    assert http.problems == []
+    assert engine.planned == "anywhere, main thread on CPU 0"
+    assert engine.problems == ([problem] if problem else [])
 
 
 def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:

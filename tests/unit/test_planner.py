@@ -61,9 +61,15 @@ def test_one_socket_keeps_a_core_for_http(tmp_path: Path) -> None:
     assert why(made, "HTTP process").startswith("CPUs 0: a core of its own")
 
 
-def test_two_cores_are_shared_and_nothing_is_bound(tmp_path: Path) -> None:
+def apart(pool: PoolPlan, main: int, http: tuple[int, ...]) -> MachinePlan:
+    """The plan of one replica whose main thread has a CPU to itself and whose others run anywhere."""
+    return MachinePlan((ReplicaPlan(None, pool, pool, main=(main,)),), http)
+
+
+def test_two_cores_are_shared_and_the_http_process_keeps_off_the_main_thread(tmp_path: Path) -> None:
     made = plan("virtual-2", tmp_path)
-    assert bare(made) == single(PoolPlan(2, poll=1))
+    assert bare(made) == apart(PoolPlan(2, poll=1), 0, (1,))
+    assert why(made, "main thread").startswith("CPU 0: it sends tokens")
     assert why(made, "HTTP process").startswith("shared: of 2 cores none is kept")
     assert why(made, "pinning").startswith("off: engine and HTTP process share the cores")
 
@@ -119,7 +125,8 @@ def test_a_group_s_memory_limit_counts_for_all_copies(tmp_path: Path) -> None:
 def test_a_container_counts_its_three_cpus(tmp_path: Path) -> None:
     made = plan("container-3-cpus", tmp_path)
     pool = PoolPlan(3, poll=1)
-    assert bare(made) == MachinePlan((ReplicaPlan(0, pool, pool),))
+    assert len(made.http_cpus) == 2
+    assert bare(made) == MachinePlan((ReplicaPlan(0, pool, pool, main=(4,)),), made.http_cpus)
     assert why(made, "cores") == "3 physical cores: what this process may use of 32"
 
 
@@ -153,7 +160,7 @@ def test_big_and_little_cores(tmp_path: Path) -> None:
 
 
 def test_little_cores_alone_do_decode(tmp_path: Path) -> None:
-    assert bare(plan("arm-big-little", tmp_path, affinity="0-2")) == single(PoolPlan(3, poll=1))
+    assert bare(plan("arm-big-little", tmp_path, affinity="0-2")) == apart(PoolPlan(3, poll=1), 0, (1, 2))
 
 
 def test_affinity_to_one_socket_binds_memory_to_it(tmp_path: Path) -> None:
@@ -196,7 +203,26 @@ def test_threads(tmp_path: Path) -> None:
 
 
 def test_as_many_threads_as_cores_share_them_with_http(tmp_path: Path) -> None:
-    assert bare(plan("desktop-8", tmp_path, threads=8)) == single(PoolPlan(8, poll=1))
+    assert bare(plan("desktop-8", tmp_path, threads=8)) == apart(PoolPlan(8, poll=1), 0, tuple(range(1, 8)))
+
+
+@pytest.mark.parametrize(
+    ("name", "affinity", "settings"),
+    [
+        ("virtual-2", None, {"pin": "off"}),
+        ("virtual-2", None, {"threads": 1}),  # The other CPU is free.
+        ("virtual-2", None, {"threads": 3}),
+        ("virtual-2", "0", {}),
+        ("virtual-2", None, {"cpus": "0-1"}),  # Bound as it is set.
+        ("container-quota", None, {}),
+    ],
+)
+def test_otherwise_the_main_thread_has_no_cpu_of_its_own(
+    name: str, affinity: str | None, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    made = plan(name, tmp_path, affinity=affinity, **settings)
+    assert [replica.main for replica in made.replicas] == [()]
+    assert "main thread" not in [reason.choice for reason in made.reasons]
 
 
 def test_more_threads_than_cpus_are_said_to_be_too_many(tmp_path: Path) -> None:

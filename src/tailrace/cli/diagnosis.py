@@ -19,7 +19,7 @@ from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import Bandwidth
 from tailrace.machine.gpu import Gpu, build_backends, offloads, read_gpus
 from tailrace.machine.health import warnings
-from tailrace.machine.inforce import InForce, differences, read_in_force, shared_cpus, spell_memory
+from tailrace.machine.inforce import InForce, differences, main_astray, read_in_force, shared_cpus, spell_memory
 from tailrace.machine.isa import Isa, read_isa
 from tailrace.machine.memory import available_memory
 from tailrace.machine.plan import MachinePlan, ModelNeeds
@@ -181,6 +181,8 @@ def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
     processes.append(_checked("http", server.http, planned, found, problems))
     for number, (replica, pid) in enumerate(zip(plan.replicas, server.engines, strict=True)):
         planned = f"CPUs {cpulist.spell(replica.cpus)}" if replica.cpus else "anywhere"
+        if replica.main:
+            planned += f", main thread on CPU {cpulist.spell(replica.main)}"
         if replica.node is not None:
             planned += f", memory on node {replica.node}"
         elif replica.interleave:
@@ -190,6 +192,8 @@ def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
             problems += differences(replica, found)
             if server.pools and (shared := shared_cpus(replica, found)):
                 problems.append(f"on CPUs {cpulist.spell(shared)} no thread is alone, which is planned")
+            if server.pools and (astray := main_astray(replica, found)):
+                problems.append(astray)
         name = "engine" if len(plan.replicas) == 1 else f"engine {number}"
         processes.append(_checked(name, pid, planned, found, problems))
     return ServerCheck(port=server.port, model=server.model, processes=processes)

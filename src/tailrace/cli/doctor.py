@@ -200,6 +200,8 @@ def _processes(plan: MachinePlan) -> Iterable[tuple[str, str]]:
             place = f"memory on node {replica.node}; "
         elif replica.interleave:
             place = f"memory spread over nodes {cpulist.spell(replica.interleave)}; "
+        if replica.main:
+            place = f"main thread on CPU {cpulist.spell(replica.main)}; "
         if replica.decode == replica.prefill:
             yield name, f"{place}decode and prefill: {_pool(replica.decode)}"
         else:

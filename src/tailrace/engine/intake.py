@@ -21,7 +21,6 @@ from tailrace.engine.plain import tokens_of
 from tailrace.engine.reading import Text, texts_of
 from tailrace.engine.sequence import Sequence
 from tailrace.ipc import Channel
-from tailrace.machine.binding import bind_cpus
 from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine, Tokenize, Tokenized
 
 #: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, texts to read, or None: the
@@ -99,11 +98,8 @@ class Intake(threading.Thread):
         backend: Backend,
         inbox: Inbox,
         compiler: Compiler,
-        cpus: frozenset[int] = frozenset(),
     ) -> None:
-        """``cpus``: where it may run. It would inherit the loop's, which may have been given one for itself."""
         super().__init__(name="intake", daemon=True)
-        self._cpus = cpus
         self._channel = channel
         self._backend = backend
         self._inbox = inbox
@@ -115,7 +111,6 @@ class Intake(threading.Thread):
 
     def run(self) -> None:
         """The thread's body."""
-        bind_cpus(self._cpus)
         try:
             while (messages := self._channel.receive()) is not None:
                 for message in messages:

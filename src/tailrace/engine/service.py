@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -15,6 +16,7 @@ from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
+from tailrace.machine.binding import bind_cpus, bound_cpus
 from tailrace.machine.inforce import asked_for, differences, read_in_force, spell_memory
 from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
 
@@ -33,8 +35,9 @@ def serve(start: Start) -> None:
     _check(start)
     compiler = Compiler(backend)
     settle_memory()
+    cpus = replicas[start.replica].cpus or bound_cpus()
     while True:
-        _connect(start, backend, draft, path, compiler)
+        _connect(start, backend, draft, path, compiler, cpus)
         structlog.get_logger().debug("the HTTP process has gone; waiting for it")
 
 
@@ -57,8 +60,18 @@ def _check(start: Start) -> None:
         log.warning("the machine's plan isn't in force", difference=difference)
 
 
-def _connect(start: Start, backend: Backend, draft: Backend | None, model: Path | None, compiler: Compiler) -> None:
-    """One connection's life. Every sequence of it ends with it."""
+def _connect(
+    start: Start,
+    backend: Backend,
+    draft: Backend | None,
+    model: Path | None,
+    compiler: Compiler,
+    cpus: frozenset[int],
+) -> None:
+    """One connection's life. Every sequence of it ends with it. ``cpus``: where the process's threads may run."""
+    # This thread may have a CPU of its own by now, from its pool or from below. Threads that it makes would inherit it.
+    own = bound_cpus()
+    _settle(cpus)
     channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
     channel.send(
         Hello(
@@ -70,10 +83,10 @@ def _connect(start: Start, backend: Backend, draft: Backend | None, model: Path 
         )
     )
     backend.reset()
-    cpus = start.plan.replicas[start.replica].cpus
     loop = make_loop(backend, start.settings, model, cpus, draft)
-    intake = Intake(channel, backend, loop.inbox, compiler, cpus)
+    intake = Intake(channel, backend, loop.inbox, compiler)
     intake.start()
+    _settle(start.plan.replicas[start.replica].main or own)
     try:
         loop.run(channel.send)
     except OSError as error:
@@ -82,3 +95,11 @@ def _connect(start: Start, backend: Backend, draft: Backend | None, model: Path 
         channel.close()
         intake.join()
         loop.close()
+
+
+def _settle(cpus: Collection[int]) -> None:
+    """Have this thread run on ``cpus``, which it was allowed before: a wish of the plan's, no condition."""
+    try:
+        bind_cpus(cpus)
+    except ConfigurationError as error:
+        structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))

@@ -45,6 +45,11 @@ def bind_cpus(cpus: Collection[int]) -> None:
         raise ConfigurationError(f"threads can't be bound to CPUs {sorted(cpus)}: {error.strerror}") from error
 
 
+def bound_cpus() -> frozenset[int]:
+    """Where this thread may run; empty on systems that bind none."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
 def bind_memory(replica: ReplicaPlan) -> None:
     """Have every page that this thread, and those that it makes from now on, touches first lie where the plan says: on
     the replica's node, or on its nodes in turn. What the process has already moves to the node.

@@ -78,6 +78,16 @@ def shared_cpus(replica: ReplicaPlan, found: InForce) -> frozenset[int]:
     return missing
 
 
+def main_astray(replica: ReplicaPlan, found: InForce) -> str:
+    """What is wrong with the place of the thread that steps, in words; empty when nothing is. It is bound when requests
+    can come, after all threads that compute with it have been made.
+    """
+    there = sum(may == set(replica.main) for may in found.threads.values())
+    if not replica.main or there == 1:
+        return ""
+    return f"{there or 'no'} threads are bound to CPU {cpulist.spell(replica.main)}, the main thread's; 1 is planned"
+
+
 def spell_memory(memory: Mapping[int, int]) -> str:
     """``node 0: 1234 MB, node 1: 5 MB``."""
     return ", ".join(f"node {node}: {size / 1e6:.0f} MB" for node, size in sorted(memory.items()))

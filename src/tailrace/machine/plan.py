@@ -37,6 +37,7 @@ class ReplicaPlan(msgspec.Struct, frozen=True):
     decode: PoolPlan
     prefill: PoolPlan
     interleave: tuple[int, ...] = ()  #: NUMA nodes that its memory is spread over page by page; only without ``node``
+    main: tuple[int, ...] = ()  #: CPUs of the thread that steps, where pools aren't bound; empty for anywhere
 
     @property
     def cpus(self) -> frozenset[int]:

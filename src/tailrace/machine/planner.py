@@ -5,21 +5,22 @@ What isn't set is chosen, what is set is checked, and everything has a reason. d
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
+
+import msgspec
 
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.plan import MachinePlan, ModelNeeds, PoolPlan, Reason, ReplicaPlan
-from tailrace.machine.topology import Core, Node, Topology
+from tailrace.machine.replicas import Groups, Replicas
+from tailrace.machine.topology import Core, Topology
+from tailrace.machine.wording import are, count
 from tailrace.settings import Settings
 
 #: From so many cores on one is kept for the HTTP process. Of two or three it would cost the engine half or a third,
 #: which is more than both lose by sharing.
 _CORES_TO_SHARE = 4
-#: Part of a node's available memory that a replica may fill: page tables, buffers and the HTTP process want some too.
-_NODE_PART = 0.9
 #: Poll levels. ggml spins 131,072 rounds a level, some 2 ms: one outlasts the engine's work between two steps, fifty
 #: also the gaps between requests, which nobody else minds on a core of one's own.
 _POLL_SHARED = 1
@@ -36,22 +37,18 @@ def make_plan(
     return _Planner(topology, settings, model, offload).plan()
 
 
-#: Each replica's NUMA node (None: not bound to one) and its cores.
-_Groups = list[tuple[int | None, tuple[Core, ...]]]
-
-
 class _Planner:
     def __init__(self, topology: Topology, settings: Settings, model: ModelNeeds | None, offload: bool) -> None:
         self._topology = topology
         self._settings = settings
-        self._model = model
         self._offload = offload and settings.gpu_layers != 0
         self._reasons: list[Reason] = []
+        self._replicas = Replicas(topology, settings, model, self._offload, self._because)
 
     def plan(self) -> MachinePlan:
         self._check()
         cores = self._decode_cores()
-        groups = self._groups(cores)
+        groups = self._replicas.groups(cores)
         http = self._http_cpus(groups)
         groups = [(node, self._left(group, http)) for node, group in groups]
         pinned = self._pinned(groups, http)
@@ -61,12 +58,16 @@ class _Planner:
                 node=node,
                 decode=self._decode(group, pinned, dedicated),
                 prefill=self._prefill(group, pinned, dedicated),
-                interleave=self._interleaved(group) if node is None else (),
+                interleave=self._replicas.interleaved(group) if node is None else (),
             )
             for node, group in groups
         )
         self._explain(replicas)
-        return MachinePlan(replicas, http if pinned else (), tuple(self._reasons))
+        if pinned or not (apart := self._apart(replicas)):
+            return MachinePlan(replicas, http if pinned else (), tuple(self._reasons))
+        main, others = apart
+        replicas = (msgspec.structs.replace(replicas[0], main=main),)
+        return MachinePlan(replicas, others, tuple(self._reasons))
 
     # What is set
 
@@ -140,105 +141,25 @@ class _Planner:
             return topology.usable_cores
         if large and small:
             why = f"a step waits for its slowest thread, so the {small} efficiency cores are left out"
-            self._because("cores", f"{_count(len(large), 'performance core')}", why)
+            self._because("cores", f"{count(len(large), 'performance core')}", why)
             return large
         why = "what this process may use"
         if len(topology.usable_cores) < len(topology.cores):
             why += f" of {len(topology.cores)}"
         if topology.smt > 1:
             why += "; SMT siblings share a core's memory path and don't help to decode"
-        self._because("cores", _count(len(topology.usable_cores), "physical core"), why)
+        self._because("cores", count(len(topology.usable_cores), "physical core"), why)
         return topology.usable_cores
 
-    def _groups(self, cores: Sequence[Core]) -> _Groups:
-        """Each replica's node (None: not bound to one) and its cores."""
-        settings, topology = self._settings, self._topology
-        whole: _Groups = [(None, tuple(cores))]
-        nodes = [node for node in topology.usable_nodes if any(core.node == node.number for core in cores)]
-        if settings.replicas > 1 and len(topology.nodes) == 1:
-            return self._shares(cores)
-        if settings.replicas > max(1, len(nodes)):
-            raise ConfigurationError(
-                f"replicas is {settings.replicas}, but there {_are(len(nodes), 'NUMA node')} that this process may use "
-                "and a replica takes one: lower --replicas"
-            )
-        if len(topology.nodes) == 1:
-            self._because("replicas", "1", "the machine has one NUMA node")
-            return whole
-        if settings.numa == "off":
-            self._because("replicas", "1", "numa is off: the kernel decides where memory lies")
-            return whole
-        if self._offload:
-            self._because("replicas", "1", "layers lie on the GPU, which several replicas would fight for")
-            return whole
-        if settings.replicas == 1 and len(nodes) > 1:
-            self._because("replicas", "1", "replicas is set; its memory is spread over the nodes page by page")
-            return whole
-        if settings.replicas == 0 and topology.quota is not None:
-            self._because("replicas", "1", "a CPU quota doesn't say on which node it may be spent")
-            return whole
-        if settings.pin == "off":
-            self._because("replicas", "1", "pin is off, and a replica's threads would have to stay on its node")
-            return whole
-        if settings.replicas <= 1 and {core.node for core in cores} != {node.number for node in nodes}:
-            allowed = cpulist.spell(node.number for node in nodes)
-            self._because("replicas", "1", f"memory may come from node {allowed} alone, and cores are on others too")
-            return whole
-        if settings.replicas:
-            nodes = sorted(sorted(nodes, key=lambda node: -node.available)[: settings.replicas], key=lambda n: n.number)
-        if problem := self._too_small(nodes):
-            if settings.replicas > 1:
-                raise ConfigurationError(f"replicas is {settings.replicas}, but {problem}: lower --replicas")
-            self._because("replicas", "1", f"{problem}: one copy, spread over the nodes page by page")
-            return whole
-        why = "each node reads its own copy of the weights, at its own memory's speed"
-        if settings.replicas:
-            why = "replicas is set"
-        elif len(nodes) == 1:
-            why = f"the usable cores are on node {nodes[0].number}, and memory is bound to it"
-        self._because("replicas", str(len(nodes)), why)
-        return [(node.number, tuple(core for core in cores if core.node == node.number)) for node in nodes]
-
-    def _shares(self, cores: Sequence[Core]) -> _Groups:
-        """Replicas on a machine with one node: nothing that would be planned, but somebody may want to try them."""
-        count = self._settings.replicas
-        if count > len(cores):
-            raise ConfigurationError(
-                f"replicas is {count}, but there {_are(len(cores), 'core')} and each takes one: lower --replicas"
-            )
-        self._because("replicas", str(count), "replicas is set; they share one node's memory, each with its own cores")
-        cuts = [number * len(cores) // count for number in range(count + 1)]
-        return [(None, tuple(cores[start:end])) for start, end in itertools.pairwise(cuts)]
-
-    def _too_small(self, nodes: Sequence[Node]) -> str:
-        """Why a copy of the model for each node isn't possible; empty when it is."""
-        if self._model is None:
-            return ""
-        need, left = self._model.total, self._topology.limits.memory_left
-        if small := [node for node in nodes if need > _NODE_PART * node.available]:
-            free = ", ".join(f"node {node.number} has {_size(node.available)}" for node in small)
-            return f"a copy of the model takes {_size(need)}, and of available memory {free}"
-        if left is not None and len(nodes) * need > left:
-            return (
-                f"{_count(len(nodes), 'copy', 'copies')} of the model take {_size(len(nodes) * need)}, "
-                f"and the control group's limit leaves {_size(left)}"
-            )
-        return ""
-
-    def _interleaved(self, cores: Sequence[Core]) -> tuple[int, ...]:
-        nodes = sorted({core.node for core in cores} & {node.number for node in self._topology.usable_nodes})
-        spread = self._settings.numa == "auto" and not self._offload and len(nodes) > 1
-        return tuple(nodes) if spread else ()
-
-    def _http_cpus(self, groups: _Groups) -> tuple[int, ...]:
+    def _http_cpus(self, groups: Groups) -> tuple[int, ...]:
         """CPUs that the engine leaves to the HTTP process; empty when they share."""
         http, why = self._http_choice(groups)
         binds = self._settings.pin != "off" and self._topology.affinity is not None
-        value = f"CPUs {cpulist.spell(http)}" if binds else f"{_count(len(http), 'CPU')} left free"
+        value = f"CPUs {cpulist.spell(http)}" if binds else f"{count(len(http), 'CPU')} left free"
         self._because("HTTP process", value if http else "shared", why)
         return http
 
-    def _http_choice(self, groups: _Groups) -> tuple[tuple[int, ...], str]:
+    def _http_choice(self, groups: Groups) -> tuple[tuple[int, ...], str]:
         settings, topology = self._settings, self._topology
         first = groups[0][1]
         if cpus := self._cpus("http_cpus"):
@@ -254,7 +175,7 @@ class _Planner:
         ):
             return small, "the efficiency cores, which don't decode"
         if len(first) < _CORES_TO_SHARE:
-            return (), f"of {_count(len(first), 'core')} none is kept: the engine would lose more than sharing costs"
+            return (), f"of {count(len(first), 'core')} none is kept: the engine would lose more than sharing costs"
         if settings.threads >= len(first):
             return (), "threads is set, to as many as there are cores"
         return first[0].cpus, "a core of its own, so that no step waits for it; the first also gets most interrupts"
@@ -264,7 +185,7 @@ class _Planner:
         left = tuple(core for core in cores if set(core.cpus).isdisjoint(http))
         return left if left and self._settings.cpus is None else cores
 
-    def _pinned(self, groups: _Groups, http: Sequence[int]) -> bool:
+    def _pinned(self, groups: Groups, http: Sequence[int]) -> bool:
         settings, topology = self._settings, self._topology
         threads = max(settings.threads, settings.threads_prefill)
         given = [n for n in ("cpus", "cpus_prefill", "http_cpus") if getattr(settings, n) is not None]
@@ -279,13 +200,29 @@ class _Planner:
             why = f"a quota of {topology.quota:g} CPUs doesn't say which: the kernel picks whichever are free"
             self._because("pinning", "off", why)
         elif not http and len(groups) == 1:
-            self._because("pinning", "off", "engine and HTTP process share the cores: the kernel has to move them")
+            self._because("pinning", "off", "engine and HTTP process share the cores: the kernel has to move threads")
         elif len(groups) == 1 and threads > (least := min(len(_cpus_of(group)) for _, group in groups)):
-            self._because("pinning", "off", f"{threads} threads are set, and a replica has {_count(least, 'CPU')}")
+            self._because("pinning", "off", f"{threads} threads are set, and a replica has {count(least, 'CPU')}")
         else:
             self._because("pinning", "on", "threads that move leave their caches behind")
             return True
         return False
+
+    def _apart(self, replicas: Sequence[ReplicaPlan]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Where every CPU computes: one for the engine's main thread, and the others for the HTTP process."""
+        settings, topology = self._settings, self._topology
+        cpus = sorted(topology.usable)
+        if settings.pin == "off" or topology.affinity is None or topology.quota is not None:
+            return None
+        if len(replicas) > 1 or not 1 < len(cpus) == replicas[0].decode.threads:
+            return None
+        main, others = cpus[:1], cpus[1:]
+        why = (
+            "it sends tokens and goes on, but the kernel runs who gets them where they were sent: the HTTP process is "
+            f"on {cpulist.spell(others)}, where threads wait at that time; these run anywhere"
+        )
+        self._because("main thread", f"CPU {main[0]}", why)
+        return tuple(main), tuple(others)
 
     def _decode(self, cores: Sequence[Core], pinned: bool, dedicated: bool) -> PoolPlan:
         given = self._cpus("cpus")
@@ -321,7 +258,7 @@ class _Planner:
         cpus = _cpus_of(cores) if given or threads > len(cores) else tuple(sorted(core.cpus[0] for core in cores))
         if threads > len(cpus):
             raise ConfigurationError(
-                f"{name} is {threads}, but there {_are(len(cpus), 'CPU')} to bind them to ({cpulist.spell(cpus)}): "
+                f"{name} is {threads}, but there {are(len(cpus), 'CPU')} to bind them to ({cpulist.spell(cpus)}): "
                 f"lower {name}, list more CPUs, or set pin to off"
             )
         return PoolPlan(threads, cpus, strict=threads == len(cpus), poll=poll, priority=priority)
@@ -385,17 +322,5 @@ def _cpus_of(cores: Sequence[Core]) -> tuple[int, ...]:
     return tuple(sorted(cpu for core in cores for cpu in core.cpus))
 
 
-def _count(number: int, noun: str, several: str = "") -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {several or noun + 's'}"
-
-
-def _are(number: int, noun: str) -> str:
-    return f"{'is' if number == 1 else 'are'} {_count(number, noun)}"
-
-
 def _each(threads: Sequence[int]) -> str:
     return " + ".join(map(str, threads))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
