@@ -20,10 +20,12 @@ from tailrace.chat.template import ChatTemplate
 from tailrace.cli.conversation import Conversation
 from tailrace.engine.backend import Backend
 from tailrace.engine.intake import prepare
+from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
 from tailrace.messages import Refused, Submit
+from tailrace.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Stats:
 class LocalModel:
     """A loaded model that answers conversations, one at a time."""
 
-    def __init__(self, backend: Backend, *, chunk: int) -> None:
+    def __init__(self, backend: Backend, settings: Settings, draft: Backend | None = None) -> None:
+        """``draft`` is from ``load_draft`` with the same settings; it and ``backend`` are closed with this."""
         self.info = backend.info
         self._backend = backend
-        self._loop = EngineLoop(backend, chunk=chunk, step_seconds=60.0)
+        self._draft = draft
+        self._loop = make_loop(backend, settings, draft=draft)
         info = backend.info
         self._template = ChatTemplate(
             info.chat_template,
@@ -88,6 +92,9 @@ class LocalModel:
 
     def close(self) -> None:
         """Give back the memory."""
+        self._loop.close()
+        if self._draft is not None:
+            self._draft.close()
         self._backend.close()
 
 

@@ -22,8 +22,7 @@ from tailrace.cli.local import LocalModel
 from tailrace.cli.talk import described, show_reply, talk
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned import resolve_tuned
-from tailrace.engine.backend import Backend
-from tailrace.engine.load import load_backend
+from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
@@ -75,9 +74,8 @@ def run(
     interrupts = Interrupts()
     # The loader is C code that can't be left in an orderly way.
     signal.signal(signal.SIGINT, _leave)
-    name, backend = _load(resolved)
+    name, local = _load(resolved)
     interrupts.install()
-    local = LocalModel(backend, chunk=resolved.settings.prefill_chunk)
     terminal = Terminal(interrupts)
     try:
         if question is not None:
@@ -117,14 +115,15 @@ def _question(prompt: str | None) -> str | None:
     return "\n\n".join(texts) if texts else None
 
 
-def _load(resolved: Resolved) -> tuple[str, Backend]:
+def _load(resolved: Resolved) -> tuple[str, LocalModel]:
     settings = resolved.settings
     if resolved.origins["parallel"] == "default":
         settings = msgspec.structs.replace(settings, parallel=1)
     if settings.backend == "fake":
-        return "fake", load_backend(None, settings)
+        return "fake", LocalModel(load_backend(None, settings), settings)
     found = resolve_model(settings.model)
-    return found.name, load_backend(found.path, settings)
+    backend = load_backend(found.path, settings)
+    return found.name, LocalModel(backend, settings, load_draft(backend, settings))
 
 
 def _one_shot(

@@ -1,0 +1,44 @@
+"""A model in the caller's own process, on the real model: what ``tailrace run`` gets of what the server has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from pricing import PricedSpeculator, free
+from tailrace.cli.conversation import Conversation, Parameters
+from tailrace.cli.local import LocalModel
+from tailrace.engine.load import load_draft, load_llama
+from tailrace.engine.speculate import Drafter
+from tailrace.models.reference import resolve
+from tailrace.settings import Settings
+
+_QUESTION = (
+    "Repeat this word for word: " + "the granite was carried up the cliff with mules and a crane of their own. " * 3
+)
+
+
+def _free(drafter: Drafter, *, most: int) -> PricedSpeculator:
+    return PricedSpeculator(drafter, free, most=most)
+
+
+@pytest.mark.parametrize("speculate", ["off", "lookup", "draft"])
+def test_it_guesses_ahead_as_the_settings_say(
+    speculate: Literal["off", "lookup", "draft"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailrace.engine.load.Speculator", _free)
+    settings = Settings(threads=2, ctx=1024, parallel=1, speculate=speculate, draft_model="smollm2-135m")
+    backend = load_llama(resolve("smollm2-135m").path, settings)
+    local = LocalModel(backend, settings, load_draft(backend, settings))
+    try:
+        conversation = Conversation(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 48))
+        conversation.ask(_QUESTION)
+        reply = local.reply(conversation)
+        steps = sum(1 for _ in reply) - 1  # The last item is what the pipeline held back.
+        if speculate == "off":
+            assert steps >= reply.stats.tokens  # The prompt may have taken one of its own.
+        else:
+            assert steps < reply.stats.tokens / 1.5
+    finally:
+        local.close()
