@@ -5,12 +5,18 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import quantize
 
 from altered import altered
-from tailrace.engine.kernels import KernelsUnavailable, build, proof
+from tailrace.engine.kernels import KernelsUnavailable, build, interleaved_proof, proof, standin
+from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.machine import isa
 
 CAN = set(isa.read_isa().sets) >= build.NEEDED
@@ -39,7 +45,10 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
         ("if (now > before) {", "if (now < before) {", "attention"),
         ("if (lost) break;", "", "attention"),
         ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
-        ("(call->thread + 1)", "call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
+        ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0"),
+        ("-f.offset * sum", "f.offset * sum", "interleaved Q4_0, interleaved Q8_0"),
+        ("first * k * COLUMN_BYTES", "first * k", "interleaved Q4_0, interleaved Q4_1, interleaved Q8_0"),
+        ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
     ],
 )
 def test_a_library_that_computes_wrongly_is_not_kept(
@@ -50,6 +59,75 @@ def test_a_library_that_computes_wrongly_is_not_kept(
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
         build.built(kept)
     assert list(kept.iterdir()) == []
+
+
+@pytest.fixture
+def copying(tmp_path: Path) -> Iterator[ctypes.CDLL]:
+    """Kernels beside a pool of one thread."""
+    if not CAN:
+        pytest.skip("this CPU can't run them: the first test has seen that they are refused")
+    library = ctypes.CDLL(str(build.built(tmp_path)))
+    library.tailrace_kernels_interleaved.restype = ctypes.c_int64
+    pool = standin.Pool(1)
+    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
+    yield library
+    for model in (1, 2):
+        library.tailrace_kernels_interleave(model, ctypes.c_int64(0))
+        library.tailrace_kernels_forget(model)
+    library.tailrace_kernels_theirs(ctypes.byref(standin.Links()))
+
+
+RANDOM = np.random.default_rng(5)
+WEIGHTS = quantize(RANDOM.standard_normal((32, 64)).astype(np.float32), Kind.Q4_1)
+ACTIVATIONS = RANDOM.standard_normal((3, 64)).astype(np.float32)
+
+
+def product(library: ctypes.CDLL, weights: npt.NDArray[np.uint8] = WEIGHTS, *, usage: int = 1) -> Numbers:
+    """By interleaved weights, or NaN where there are none."""
+    return interleaved_proof.multiply(library, Kind.Q4_1, weights, ACTIVATIONS, threads=1, usage=usage)
+
+
+def load(library: ctypes.CDLL, model: int, budget: int, weights: npt.NDArray[np.uint8] = WEIGHTS) -> Numbers:
+    """What a model's first product gives."""
+    library.tailrace_kernels_interleave(model, ctypes.c_int64(budget))
+    found = product(library, weights)
+    library.tailrace_kernels_interleave(model, ctypes.c_int64(0))
+    return found
+
+
+@pytest.mark.parametrize("budget", [0, WEIGHTS.nbytes - 1])
+def test_weights_that_exceed_the_budget_stay_as_they_are(copying: ctypes.CDLL, budget: int) -> None:
+    assert np.isnan(load(copying, 1, budget)).all()
+    assert np.isnan(product(copying)).all()
+    assert copying.tailrace_kernels_interleaved(1) == 0
+
+
+def test_weights_are_copied_while_a_model_is_loaded_and_no_later(copying: ctypes.CDLL) -> None:
+    assert np.isnan(product(copying)).all()
+    found = load(copying, 1, 1 << 20)
+    assert copying.tailrace_kernels_interleaved(1) == WEIGHTS.nbytes
+    assert np.array_equal(product(copying), found)
+    assert np.isnan(product(copying, WEIGHTS.copy())).all()
+
+
+def test_what_is_no_weight_is_not_copied(copying: ctypes.CDLL) -> None:
+    copying.tailrace_kernels_interleave(1, ctypes.c_int64(1 << 20))
+    assert np.isnan(product(copying, usage=interleaved_proof.OTHER)).all()
+    assert np.isnan(product(copying, WEIGHTS[:24].copy())).all()  # No whole panels.
+    assert copying.tailrace_kernels_interleaved(1) == 0
+
+
+def test_a_second_models_weights_in_the_same_place_are_its_own(copying: ctypes.CDLL) -> None:
+    place = WEIGHTS.copy()
+    kept = WEIGHTS.copy()
+    load(copying, 1, 1 << 20, place)
+    other = load(copying, 2, 1 << 20, kept)
+    copying.tailrace_kernels_forget(1)
+    place[:] = place[::-1]
+    assert np.isnan(product(copying, place)).all()
+    found = load(copying, 1, 1 << 20, place)
+    assert np.array_equal(found, other[:, ::-1])
+    assert np.array_equal(product(copying, kept), other)
 
 
 @pytest.mark.skipif(not CAN, reason="this CPU can't run them: the first test has seen that they are refused")
@@ -92,9 +170,8 @@ def test_threads_wait_for_each_other(tmp_path: Path, spins: int) -> None:
     """Nobody passes before all have come, in pools that are used at the same time, whether they sleep or spin."""
     library = ctypes.CDLL(str(build.built(tmp_path)))
     threads = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2)
-    links = (ctypes.c_void_p * 7)()
-    links[6] = ctypes.cast(threads, ctypes.c_void_p)
-    library.tailrace_kernels_theirs(links)
+    links = standin.Links(threads=ctypes.cast(threads, ctypes.c_void_p))
+    library.tailrace_kernels_theirs(ctypes.byref(links))
     library.tailrace_kernels_spin(spins)
     come = [[0, 0], [0, 0]]
     early: list[tuple[int, int]] = []

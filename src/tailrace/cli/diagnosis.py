@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.kernels.build import built
+from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.proof import PARTNERS
 from tailrace.engine.rows.build import built as built_rows
 from tailrace.errors import ConfigurationError
@@ -157,7 +158,8 @@ def _kernels(settings: Settings) -> str:
         built()
     except KernelsUnavailable as error:
         return f"none: {error}"
-    return ", ".join(kind.name for kind in PARTNERS)
+    rows = ", ".join(kind.name for kind in KINDS)
+    return f"{', '.join(kind.name for kind in PARTNERS)}; {rows} sixteen rows at a time, copied where memory allows"
 
 
 def _sampling(settings: Settings) -> str:

@@ -151,6 +151,7 @@ def load_llama(
         seconds=round(time.monotonic() - begun, 2),
         threads=replica.decode.threads,
         context=info.context,
+        interleaved=f"{backend.copied / 1e6:.0f} MB",
         kv_cells=f"{backend.layout.total} to {info.kv_cells}",
         parallel=info.parallel,
     )

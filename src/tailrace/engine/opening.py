@@ -37,8 +37,5 @@ def open_llama(
         gpu_layers=settings.gpu_layers,
     )
     backend = llama.LlamaBackend(path, options, log=log, progress=progress)
-    # Bring the weights into memory and the threads up, so that the first request doesn't pay for it.
-    if backend.info.generates:
-        backend.decode([backend.start_token or 0], [0], [0], [0])
-        backend.reset()
+    backend.warm_up()
     return backend

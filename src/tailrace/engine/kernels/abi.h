@@ -32,6 +32,8 @@ struct theirs {
     void (*pool_set)(void *, int);
     int (*pool_add)(void *, int);
     void (*pool_wait)(void *);
+    size_t (*tiled_size)(int threads, struct tensor *); /* bytes of call->work that a product wants besides */
+    int (*buffer_usage)(void *buffer);
     int (*threads)(void);     /* in the team that computes: OpenMP's; 0 where llama.cpp is built without */
 };
 extern struct theirs theirs;

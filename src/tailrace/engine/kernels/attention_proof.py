@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from tailrace.engine.kernels.standin import Links, Pool, run_by, tensor_of
 
 Numbers = npt.NDArray[np.floating]
 
@@ -25,84 +26,17 @@ _SHAPES = (
     (128, 2, 1, 40, 1, 208, 3),
 )
 _TOLERANCE = 1e-5
-_F32, _F16 = 0, 1
-
-
-class Call(ctypes.Structure):
-    """``struct call`` of abi.h."""
-
-    _fields_ = (
-        ("thread", ctypes.c_int),
-        ("threads", ctypes.c_int),
-        ("work_size", ctypes.c_size_t),
-        ("work", ctypes.c_void_p),
-        ("pool", ctypes.c_void_p),
-    )
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("sizes", ctypes.c_int64 * 4),
-        ("strides", ctypes.c_size_t * 4),
-        ("operation", ctypes.c_int),
-        ("parameters", ctypes.c_int * 16),
-        ("flags", ctypes.c_int),
-        ("sources", ctypes.c_void_p * 10),
-        ("view_of", ctypes.c_void_p),
-        ("view_at", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-    )
-
-
-_SET = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)
-_ADD = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-_WAIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-class _Theirs(ctypes.Structure):
-    _fields_ = (
-        ("product", ctypes.c_void_p),
-        ("tiled", ctypes.c_void_p),
-        ("attention", ctypes.c_void_p),
-        ("pool_set", _SET),
-        ("pool_add", _ADD),
-        ("pool_wait", _WAIT),
-        ("threads", ctypes.c_void_p),
-    )
-
-
-class _Pool:
-    """What the kernels need of a pool of two threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._barrier = threading.Barrier(2)
-        self._next = 0
-        self.functions = _Theirs(None, None, None, _SET(self._set), _ADD(self._add), _WAIT(self._wait))
-
-    def _set(self, _: int | None, value: int) -> None:
-        self._next = value
-
-    def _add(self, _: int | None, value: int) -> int:
-        with self._lock:
-            self._next += value
-            return self._next - value
-
-    def _wait(self, _: int | None) -> None:
-        self._barrier.wait(10)
 
 
 def attention_is_right(library: ctypes.CDLL) -> bool:
     """Compare every shape, alone and by two threads. The library's links to llama.cpp are made anew after this."""
     random = np.random.default_rng(11)
-    pool = _Pool()
+    pool = Pool()
     library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
     try:
         return all(_agrees(library, random, *shape) for shape in _SHAPES)
     finally:
-        library.tailrace_kernels_theirs(ctypes.byref(_Theirs()))
+        library.tailrace_kernels_theirs(ctypes.byref(Links()))
 
 
 def _agrees(
@@ -146,27 +80,9 @@ def _attention(query: Numbers, keys: Numbers, values: Numbers, mask: Numbers, sc
 
 
 def _run(library: ctypes.CDLL, threads: int, sources: Sequence[Numbers], result: Numbers, scale: float) -> None:
-    tensors = [_tensor(array) for array in (*sources, result)]
+    tensors = [tensor_of(array) for array in (*sources, result)]
     last = tensors[-1]
     for index, tensor in enumerate(tensors[:-1]):
         last.sources[index] = ctypes.addressof(tensor)
     last.parameters[0] = int(np.float32(scale).view(np.int32))
-    work = np.zeros(1 << 16, np.float32)
-
-    def run(thread: int) -> None:
-        call = Call(thread, threads, work.nbytes, work.ctypes.data, None)
-        library.ggml_compute_forward_flash_attn_ext(ctypes.byref(call), ctypes.byref(last))
-
-    others = [threading.Thread(target=run, args=(thread,)) for thread in range(1, threads)]
-    for other in others:
-        other.start()
-    run(0)
-    for other in others:
-        other.join()
-
-
-def _tensor(array: Numbers) -> _Tensor:
-    tensor = _Tensor(type=_F16 if array.dtype == np.float16 else _F32, data=array.ctypes.data)
-    tensor.sizes[:] = array.shape[::-1]
-    tensor.strides[:] = array.strides[::-1]
-    return tensor
+    run_by(threads, library.ggml_compute_forward_flash_attn_ext, last)

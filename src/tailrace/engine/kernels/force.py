@@ -25,6 +25,8 @@ _THEIRS = (
     "ggml_threadpool_chunk_set",
     "ggml_threadpool_chunk_add",
     "ggml_barrier",
+    "ggml_tiled_wdata_size",
+    "ggml_backend_buffer_get_usage",
 )
 #: OpenMP's, which follows them. A llama.cpp that is built without it has a barrier that is as fast as ours.
 _THREADS = "omp_get_num_threads"
@@ -62,6 +64,11 @@ def state() -> str:
     return _state or "not loaded"
 
 
+def library() -> ctypes.CDLL | None:
+    """The kernels, where they are in force."""
+    return _kernels
+
+
 def attended() -> tuple[int, int]:
     """How many attentions this process has computed with the kernels, and how many came to them and were handed on to
     llama.cpp's. A model has one a layer and pass; those that a GPU computes are in neither.
@@ -82,22 +89,23 @@ def _load() -> None:
     version = metadata.version("llama-cpp-python")
     if version not in KNOWN:
         raise KernelsUnavailable(f"they are for llama-cpp-python {', '.join(sorted(KNOWN))}, and this is {version}")
-    library = _ggml()
+    theirs = _ggml()
     # Here, because numpy makes threads while it is imported, and whoever wants kernels may not be bound yet.
     from tailrace.engine.kernels.build import built
 
     # Global, and first: that is how the linker comes to prefer it.
     kernels = ctypes.CDLL(str(built()), mode=ctypes.RTLD_GLOBAL)
-    ggml = ctypes.CDLL(str(library))
+    ggml = ctypes.CDLL(str(theirs))
     try:
         # A library's own symbols come first where it is asked for them itself.
         functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _THEIRS]
     except AttributeError as error:
-        raise KernelsUnavailable(f"{library.name} hasn't what they need: {error}") from error
+        raise KernelsUnavailable(f"{theirs.name} hasn't what they need: {error}") from error
     if hasattr(ggml, _THREADS):
         functions.append(ctypes.cast(getattr(ggml, _THREADS), ctypes.c_void_p))
     kernels.tailrace_kernels_theirs.restype = None
     kernels.tailrace_kernels_theirs((ctypes.c_void_p * (len(_THEIRS) + 1))(*[function.value for function in functions]))
+    kernels.tailrace_kernels_interleaved.restype = ctypes.c_int64
     kernels.tailrace_kernels_spin.restype = None
     kernels.tailrace_kernels_spin(spinning.turns())
     _kernels = kernels

@@ -2,9 +2,10 @@
  *
  * llama.cpp offers every matrix product on the CPU to llamafile_sgemm first and computes it row by row when that says
  * no. The dynamic linker takes the first definition that it finds: this library's, when it is loaded before llama.cpp's.
- * What isn't done here goes on to theirs (tailrace_kernels_theirs).
+ * What isn't done here goes on to theirs (tailrace_kernels_theirs). Before that it asks for tiles; there, products with
+ * weights that have been copied in another order go to interleaved.c.
  *
- * Weights stay as the file has them, and so does the arithmetic: products of integers, summed exactly within a block
+ * Here weights stay as the file has them, and so does the arithmetic: products of integers, summed exactly within a block
  * and times the blocks' scales in single precision. Three things make it faster than a dot product at a time: a block of
  * weights is unpacked once for up to four columns (streams, or tokens of a prompt), products of 64 bytes are one
  * instruction, and weights are asked for 8 KB before they are needed, because a single row is too short for the
@@ -18,6 +19,7 @@
 #include <string.h>
 
 #include "abi.h"
+#include "copies.h"
 #include "formats.h"
 #include "tiles_avx512.h"
 
@@ -170,11 +172,13 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
     return true;
 }
 
-/* llama.cpp asks here before llamafile_sgemm, for super-blocks from 8 columns on. On Q4_K_M with layers 2048 wide
- * (2 cores, Zen 5) a step of 8 columns took 31 ms with its tiles and 18 with the code above, 16 columns 32 and 35, a
- * prompt of 256 tokens 220 and 590. */
+/* llama.cpp asks here before llamafile_sgemm. Its own tiles are for super-blocks from 8 columns on. On Q4_K_M with layers
+ * 2048 wide (2 cores, Zen 5) a step of 8 columns took 31 ms with its tiles and 18 with the code above, 16 columns 32 and
+ * 35, a prompt of 256 tokens 220 and 590. */
 bool ggml_compute_forward_mul_mat_tiled(const struct call *call, struct tensor *result) {
     const struct tensor *a = result->sources[0], *b = result->sources[1];
+    const struct interleaved *copy = copy_of(call, a);
+    if (copy && interleaved_product(call, copy, result)) return true;
     if (!theirs.tiled || (b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K))) return false;
     return theirs.tiled(call, result);
 }

@@ -25,3 +25,6 @@ struct interleaved {
 /* Bytes of a group, and of what stands before its quants. */
 INLINE int64_t group_bytes(struct format f) { return GROUP_ROWS * (int64_t)f.bytes; }
 INLINE int group_head(struct format f) { return f.minimum ? 64 : 32; }
+
+/* The whole product, called by every thread of the pool; false, and nothing done, where it can't be. */
+bool interleaved_product(const struct call *, const struct interleaved *, struct tensor *result);

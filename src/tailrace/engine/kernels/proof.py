@@ -13,7 +13,9 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from tailrace.engine.kernels.attention_proof import Call, attention_is_right
+from tailrace.engine.kernels.attention_proof import attention_is_right
+from tailrace.engine.kernels.interleaved_proof import wrong_interleaved
+from tailrace.engine.kernels.standin import Call
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float32]
@@ -54,9 +56,12 @@ _LAYOUTS = {
 
 
 def wrong_results(library: ctypes.CDLL) -> list[str]:
-    """Formats, and ``attention``, that ``library`` doesn't compute, or computes wrongly; empty when all is well."""
+    """Formats (``interleaved`` or not) and ``attention``, where ``library`` computes them wrongly or not at all.
+    Empty when all is well.
+    """
     random = np.random.default_rng(7)
     wrong = [kind.name for kind in PARTNERS if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)]
+    wrong += wrong_interleaved(library)
     return wrong if attention_is_right(library) else [*wrong, "attention"]
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from tailrace.engine.backend import BackendError, KVState, Logits
 from tailrace.engine.kernels import force
+from tailrace.engine.kernels.copies import Copies
 from tailrace.engine.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.llama.batch import make_batch
-from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
+from tailrace.engine.llama.library import LogSink, Progress, is_interleaved, load_model, redirect_log
 from tailrace.engine.llama.reader import POOLINGS, LlamaReader
 from tailrace.engine.llama.state import with_streams
 from tailrace.engine.llama.threads import ThreadPools
@@ -31,6 +32,8 @@ _get_logits.restype = ctypes.c_void_p
 
 #: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
 _MEMORY_PART = 0.5
+#: Part of it that weights may take where the kernels have a copy of them.
+_WEIGHTS_PART = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,13 @@ class LlamaBackend:
         llama.llama_backend_init()
         self._options = options
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
+        self._copies = Copies(self._affordable_copies(path))
         self._model = load_model(
-            path, gpu_layers=options.gpu_layers, own_weights=options.own_weights, progress=progress
+            path,
+            gpu_layers=options.gpu_layers,
+            own_weights=options.own_weights,
+            unordered=self._copies.budget > 0,
+            progress=progress,
         )
         self._vocab = _required(llama.llama_model_get_vocab(self._model), "the model has no vocabulary")
         self._vocab_size = llama.llama_vocab_n_tokens(self._vocab)
@@ -117,6 +125,25 @@ class LlamaBackend:
             embedding_width=self.reader.width if self.reader is not None else 0,
             special_tokens={token: text for token, text in special.items() if text},
         )
+
+    def warm_up(self) -> None:
+        """Compute a token: that brings the weights into memory, in the kernels' order, and the threads up, so that the
+        first request doesn't pay for it.
+        """
+        with self._copies.made():
+            start = self.start_token or 0
+            if self.info.generates:
+                self._decode([start], [0], [0], [0])
+                self.reset()
+            elif self.reader is not None:
+                self.reader.reserve(1)
+                self.reader.embed([start], [0], [0])
+                self.reader.close()
+
+    @property
+    def copied(self) -> int:
+        """Bytes of weights that the kernels have a copy of."""
+        return self._copies.bytes
 
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``. The start token isn't added when the text already begins with it (templates write it)."""
@@ -245,6 +272,7 @@ class LlamaBackend:
             if self.reader is not None:
                 self.reader.close()
             llama.llama_free(self._context)
+            self._copies.forget()
             llama.llama_model_free(self._model)
             self._pools.close()
             self._context = None
@@ -253,7 +281,7 @@ class LlamaBackend:
         """Whether attention takes no time for what a token doesn't see: whether the kernels of our own compute it. They
         know which models they can do, so one token is computed and they are asked.
         """
-        if not self.cuts or force.state() != "on" or (self._options.gpu_layers and llama.llama_supports_gpu_offload()):
+        if not self.cuts or force.state() != "on" or self._offloads():
             return False
         before = force.attended()
         self._decode([0], [0], [0], [0])
@@ -261,13 +289,29 @@ class LlamaBackend:
         here, them = (after - count for after, count in zip(force.attended(), before, strict=True))
         return here > 0 and not them
 
+    def _affordable_copies(self, path: Path) -> int:
+        """Bytes of weights that the kernels may copy: all, or none where they are of no use or would leave too little.
+
+        The weights themselves count only where they are this process's: of a file nobody reads the pages any more.
+        """
+        if force.state() != "on" or self._offloads() or not is_interleaved(path):
+            return 0
+        weights = path.stat().st_size
+        needed = 2 * weights if self._options.own_weights else weights
+        return weights if needed <= _WEIGHTS_PART * self._available() else 0
+
     def _affordable_cells(self, context: int, parallel: int) -> int:
         """A whole context for each parallel request, if memory allows, and at least one."""
-        available = available_memory() / self._options.replicas
-        if self._options.node is not None:
-            available = min(available, node_memory(self._options.node))
-        affordable = int(_MEMORY_PART * available / self.cell_bytes)
+        affordable = int(_MEMORY_PART * (self._available() - self._copies.budget) / self.cell_bytes)
         return max(context, min(parallel * context, affordable))
+
+    def _available(self) -> float:
+        """Bytes of memory that are this process's share of what is free."""
+        available = available_memory() / self._options.replicas
+        return available if self._options.node is None else min(available, node_memory(self._options.node))
+
+    def _offloads(self) -> bool:
+        return self._options.gpu_layers != 0 and llama.llama_supports_gpu_offload()
 
     def _rope_follows_context(self) -> bool:
         """Models with two sets of RoPE factors (LongRoPE) choose by the context's size: theirs must not change."""

@@ -23,15 +23,22 @@ Progress = Callable[[float], None]
 _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
 
+#: Formats of most of a file's weights, as GGUF calls them, that the kernels have an order of their own for.
+_INTERLEAVED = frozenset({"Q4_0", "Q4_1", "Q8_0"})
+
+
 def load_model(
-    path: Path, *, gpu_layers: int, own_weights: bool = False, progress: Progress | None
+    path: Path, *, gpu_layers: int, own_weights: bool = False, unordered: bool = False, progress: Progress | None
 ) -> llama.llama_model_p:
+    """Load ``path``; ``unordered`` leaves the weights as the file has them, where llama.cpp would rather reorder them.
+    Raises ModelError.
+    """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     if own_weights:
         # A mapped file's pages belong to all processes and lie on the node of the one that read them first.
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
-    if _better_unordered(path):
+    if unordered or _better_unordered(path):
         params.use_extra_bufts = False
     if progress is not None:
         callback = llama.llama_progress_callback(lambda part, _: (progress(part), True)[1])
@@ -46,12 +53,16 @@ def _better_unordered(path: Path) -> bool:
     """Whether weights should lie as the file has them, instead of reordered for kernels of llama.cpp's own.
 
     Q4_K is faster with ours and with llama.cpp's tiles, which want it so: layers 2048 wide in Q4_K_M, 2 cores (Zen 5):
-    1.0 times at one stream, 1.6 at 4, 1.5 at 8, 1.75 for a prompt of 256 tokens. Q4_0 is as fast at few streams and
-    slower for prompts (0.8), and AMX needs its own order.
+    1.0 times at one stream, 1.6 at 4, 1.5 at 8, 1.75 for a prompt of 256 tokens. AMX needs its own order.
     """
     if force.state() != "on" or "AMX INT8" in read_isa().sets:
         return False
     return (read_facts(path).quantisation or "").startswith("Q4_K")
+
+
+def is_interleaved(path: Path) -> bool:
+    """Whether the kernels, where they are in force, copy most of the file's weights in an order of their own."""
+    return read_facts(path).quantisation in _INTERLEAVED
 
 
 def redirect_log(log: LogSink | None) -> None:

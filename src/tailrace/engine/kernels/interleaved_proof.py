@@ -1,0 +1,112 @@
+"""Whether a built library's products with interleaved weights are what the formats mean, by any number of columns."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Kind
+from gguf.quants import dequantize, quantize
+
+from tailrace.engine.kernels.standin import Links, Pool, Tensor, run_by, tensor_of
+
+Bytes = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.float32]
+Exact = npt.NDArray[np.float64]
+
+KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0)
+#: Formats with a minimum besides the scale: their columns know their sums, rounded to 16 bits.
+_WITH_MINIMA = frozenset({Kind.Q4_1})
+#: Rows and blocks of weights, and numbers of columns: few and many panels of 16 rows, and every rest of columns.
+_SHAPES = ((80, 7, (70, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (4112, 17, (3,)))
+#: Of the largest sum. Both sides use single precision, in another order.
+_TOLERANCE = 2e-5
+#: The number of the model that the proof's weights are.
+_MODEL = 1
+#: What a buffer of weights is for (a pool's stand-in takes the address for it), and one that caches.
+WEIGHTS, OTHER = 1, 2
+
+
+def wrong_interleaved(library: ctypes.CDLL) -> list[str]:
+    """Formats whose interleaved products ``library`` computes wrongly or not at all. The library's links to llama.cpp
+    are made anew after this.
+    """
+    random = np.random.default_rng(13)
+    pool = Pool()
+    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
+    try:
+        return [
+            f"interleaved {kind.name}"
+            for kind in KINDS
+            if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)
+        ]
+    finally:
+        library.tailrace_kernels_theirs(ctypes.byref(Links()))
+
+
+def _agrees(
+    library: ctypes.CDLL, kind: Kind, random: np.random.Generator, rows: int, blocks: int, counts: tuple[int, ...]
+) -> bool:
+    weights = quantize(random.standard_normal((rows, blocks * 32)).astype(np.float32), kind)
+    activations = random.standard_normal((max(counts), blocks * 32)).astype(np.float32)
+    activations[-1, :32] = 0
+    expected = _product(kind, weights, activations)
+    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(weights.nbytes))
+    all_columns: Numbers | None = None
+    try:
+        for columns in counts:
+            found = multiply(library, kind, weights, activations[:columns])
+            if not np.abs(found - expected[:columns]).max() <= _TOLERANCE * np.abs(expected).max():
+                return False
+            # To the last bit: a reply's numbers don't depend on how many others run.
+            all_columns = found if all_columns is None else all_columns
+            if not np.array_equal(found, all_columns[:columns]):
+                return False
+        return True
+    finally:
+        library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(0))
+        library.tailrace_kernels_forget(_MODEL)
+
+
+def multiply(
+    library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Numbers, *, threads: int = 2, usage: int = WEIGHTS
+) -> Numbers:
+    """The product by ``library`` as llama.cpp asks for it, by as many threads as its pool has; NaN where it did
+    nothing. Weights are copied where the library may do so.
+    """
+    own = weights_of(kind, weights, usage)
+    columns = tensor_of(activations[None, None])
+    found = np.full((len(activations), len(weights)), np.nan, np.float32)
+    result = tensor_of(found[None, None])
+    result.sources[0], result.sources[1] = ctypes.addressof(own), ctypes.addressof(columns)
+    run_by(threads, library.ggml_compute_forward_mul_mat_tiled, result)
+    return found
+
+
+def weights_of(kind: Kind, weights: Bytes, usage: int = WEIGHTS) -> Tensor:
+    """The tensor of so many rows of bytes."""
+    rows, bytes_each = weights.shape
+    size = {Kind.Q4_0: 18, Kind.Q4_1: 20, Kind.Q8_0: 34}[kind]
+    tensor = Tensor(type=int(kind), buffer=usage, data=weights.ctypes.data)
+    tensor.sizes[:] = (bytes_each // size * 32, rows, 1, 1)
+    tensor.strides[:] = (size, bytes_each, weights.nbytes, weights.nbytes)
+    return tensor
+
+
+def _product(kind: Kind, weights: Bytes, activations: Numbers) -> Exact:
+    """What it should be, with activations rounded as llama.cpp does it."""
+    blocks = activations.reshape(len(activations), -1, 32)
+    most = np.abs(blocks).max(2, keepdims=True)
+    scale = most / np.float32(127)
+    quants = np.rint(blocks * np.divide(np.float32(127), most, out=np.zeros_like(most), where=most != 0))
+    meant: Exact = (quants * scale.astype(np.float16).astype(np.float64)).reshape(activations.shape)
+    values: Exact = dequantize(weights, kind).astype(np.float64)
+    expected: Exact = meant @ values.T
+    if kind not in _WITH_MINIMA:
+        return expected
+    minima = weights.reshape(len(weights), -1, 20)[:, :, 2:4].copy().view(np.float16)[..., 0].astype(np.float64)
+    sums = (scale * quants.sum(2, keepdims=True, dtype=np.float32)).astype(np.float16)[..., 0].astype(np.float64)
+    # The minima count with the sums as they are kept, not with what the rounded numbers add up to.
+    expected += (sums - meant.reshape(len(meant), -1, 32).sum(2)) @ minima.T
+    return expected
