@@ -5,269 +5,15 @@
  * for each other's, however their cells are mixed: the tokens of a group are cut into runs, those of a prompt and each
  * other one, the cells that a run sees are listed, and a tile is 64 of the list. */
 #pragma once
-#include <immintrin.h>
-#include <math.h>
-#include <string.h>
+#include "attend_amx.h"
+#include "attend_avx512.h"
+#include "rows.h"
+#include "runs.h"
 
-#include "abi.h"
+#define TILES_FROM 12 /* rows of a run: with fewer, making operands of cells takes longer than they save */
 
-#define TILE 64
-#define MOST_ROWS 32
-#define BLOCK 64       /* of the width: a block of four keys, or of four rows' sums, has room in registers */
-#define STATE 32768    /* floats of queries, and of their sums, that a thread has on the way */
-#define HIDDEN 0xfc00  /* minus infinity in 16 bits; whatever else a mask has is 0, as attention.c makes sure */
-#define WINDOW 4096    /* cells that are listed at once */
-#define WORDS (WINDOW / 64)
-
-static _Thread_local float query[STATE] __attribute__((aligned(64)));
-static _Thread_local float sums[STATE] __attribute__((aligned(64)));
-static _Thread_local float highest[STATE / BLOCK], total[STATE / BLOCK];
-static _Thread_local float shares[MOST_ROWS * 64] __attribute__((aligned(64)));
-static _Thread_local float weights[MOST_ROWS * TILE] __attribute__((aligned(64)));
-static _Thread_local uint64_t seen[MOST_ROWS][WORDS];      /* the window's cells that each token sees */
-static _Thread_local uint32_t list[WINDOW + 2 * TILE];     /* the cells that a run's tokens see */
-static _Thread_local uint64_t marks[MOST_ROWS][WORDS + 1]; /* those of them that each token of the run sees */
-
-INLINE void ask_for(const uint8_t *p, int bytes) {
-    for (int line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
-}
-INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-
-/* e to the x for x <= 0: the whole part of the exponent to base 2 by scaling, the rest by its Taylor polynomial, whose
- * error is 1e-7. */
-INLINE __m512 exponential(__m512 x) {
-    const __m512 y = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    const __m512 whole = _mm512_roundscale_ps(y, 0);
-    const __m512 f = _mm512_sub_ps(y, whole);
-    __m512 p = _mm512_set1_ps(1.54035304e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33335581e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61812911e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55041087e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240226507f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147181f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    /* Hidden cells are minus infinity here, where the above isn't a number. */
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-80.0f), _CMP_GT_OQ), p, whole);
-}
-
-/* Four vectors to one that has, in each quarter, a share of each one's sum. */
-INLINE __m512 four_shares(__m512 a, __m512 b, __m512 c, __m512 d) {
-    const __m512 e = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 f = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512d g = _mm512_castps_pd(e), h = _mm512_castps_pd(f);
-    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(g, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(g, h)));
-}
-
-/* Four of those to the sixteen sums. */
-INLINE __m512 sixteen_sums(const float *p) {
-    const __m512 a = _mm512_load_ps(p), b = _mm512_load_ps(p + 16), c = _mm512_load_ps(p + 32), d = _mm512_load_ps(p + 48);
-    const __m512 e = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-    const __m512 f = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(e, f, 0x88), _mm512_shuffle_f32x4(e, f, 0xdd));
-}
-
-/* A block of the width: how many vectors. */
-INLINE int vectors(int width, int block) { return width - block < BLOCK ? (width - block) / 16 : BLOCK / 16; }
-
-/* weights[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. The cells `next`
- * of `ahead` are asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
-INLINE void score(int width, int rows, const float *q, const uint8_t *keys, size_t stride, const uint32_t *at, int cells,
-                  const uint8_t *ahead, const uint32_t *next) {
-    for (int j = 0; j < cells; j += 16) {
-        for (int i = 0; i < 16; i += 4)
-            for (int block = 0; block < width; block += BLOCK) {
-                __m512 k[16];
-                for (int n = 0; n < 4; n++) {
-                    const uint8_t *key = keys + at[j + i + n] * stride + 2 * block;
-                    for (int d = 0; d < vectors(width, block); d++) k[4 * n + d] = halves(key + 32 * d);
-                    ask_for(ahead + next[j + i + n] * stride + 2 * block, 32 * vectors(width, block));
-                }
-                for (int r = 0; r < rows; r++) {
-                    __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-                    for (int d = 0; d < vectors(width, block); d++) {
-                        const __m512 own = _mm512_load_ps(q + r * width + block + 16 * d);
-                        for (int n = 0; n < 4; n++) s[n] = _mm512_fmadd_ps(k[4 * n + d], own, s[n]);
-                    }
-                    __m512 four = four_shares(s[0], s[1], s[2], s[3]);
-                    float *out = shares + r * 64 + 4 * i;
-                    if (block) four = _mm512_add_ps(four, _mm512_load_ps(out));
-                    _mm512_store_ps(out, four);
-                }
-            }
-        for (int r = 0; r < rows; r++) _mm512_store_ps(weights + r * TILE + j, sixteen_sums(shares + r * 64));
-    }
-}
-
-/* into[row] += by[row] . values for up to four rows. `ahead` as above, 0 for nothing. */
-INLINE void gather(int width, int rows, const float *by, float *into, const uint8_t *values, size_t stride, const uint32_t *at,
-                   int cells, const uint8_t *ahead, const uint32_t *next) {
-    for (int block = 0; block < width; block += BLOCK) {
-        const int parts = vectors(width, block);
-        __m512 a[16];
-        for (int r = 0; r < rows; r++)
-            for (int d = 0; d < parts; d++) a[4 * r + d] = _mm512_load_ps(into + r * width + block + 16 * d);
-        for (int j = 0; j < cells; j++) {
-            const uint8_t *value = values + at[j] * stride + 2 * block;
-            if (ahead) ask_for(ahead + next[j] * stride + 2 * block, 32 * parts);
-            for (int d = 0; d < parts; d++) {
-                const __m512 v = halves(value + 32 * d);
-                for (int r = 0; r < rows; r++) a[4 * r + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(by[r * TILE + j]), a[4 * r + d]);
-            }
-        }
-        for (int r = 0; r < rows; r++)
-            for (int d = 0; d < parts; d++) _mm512_store_ps(into + r * width + block + 16 * d, a[4 * r + d]);
-    }
-}
-
-/* Scores of a row to weights: hide what isn't marked, raise the row's maximum, bring what is summed to it. */
-INLINE void weigh(int width, float *own, int row, uint64_t marked, int cells) {
-    __m512 s[TILE / 16], top = _mm512_set1_ps(-INFINITY);
-    for (int i = 0; i < cells / 16; i++) {
-        s[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(marked >> (16 * i)), _mm512_load_ps(own + 16 * i));
-        top = _mm512_max_ps(top, s[i]);
-    }
-    const float before = highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
-    if (now == -INFINITY) {
-        memset(own, 0, (size_t)cells * sizeof(float));
-        return;
-    }
-    __m512 all = _mm512_setzero_ps();
-    for (int i = 0; i < cells / 16; i++) {
-        const __m512 e = exponential(_mm512_sub_ps(s[i], _mm512_set1_ps(now)));
-        all = _mm512_add_ps(all, e);
-        _mm512_store_ps(own + 16 * i, e);
-    }
-    if (now > before) {
-        const float by = before == -INFINITY ? 0.0f : expf(before - now);
-        total[row] *= by;
-        for (float *p = sums + row * width; p < sums + (row + 1) * width; p += 16)
-            _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), _mm512_set1_ps(by)));
-        highest[row] = now;
-    }
-    total[row] += _mm512_reduce_add_ps(all);
-}
-
-/* One group of queries of one stream: `tokens` tokens from `token` on, in `heads` heads of each of `key_heads` key heads,
- * of which `head` and `key_head` are the first. Rows of what comes out go key head by key head, in those token by token,
- * in those head by head. */
-struct group {
-    const struct tensor *q, *k, *v, *mask;
-    float scale;
-    int64_t stream, token, head, key_head;
-    int tokens, heads, key_heads;
-};
-
-INLINE const uint16_t *mask_of(const struct group *g, int64_t token) {
-    const struct tensor *m = g->mask;
-    if (!m) return 0;
-    return (const uint16_t *)((const char *)m->data + token * m->strides[1] + g->stream % m->sizes[3] * m->strides[3]);
-}
-
-INLINE void begin(int width, const struct group *g) {
-    float *own = query;
-    for (int kh = 0; kh < g->key_heads; kh++)
-        for (int t = 0; t < g->tokens; t++)
-            for (int h = 0; h < g->heads; h++, own += width) {
-                const size_t *s = g->q->strides;
-                const char *p = (const char *)g->q->data + (g->token + t) * s[1] + (g->head + kh * g->heads + h) * s[2] + g->stream * s[3];
-                for (int d = 0; d < width; d += 16) _mm512_store_ps(own + d, _mm512_mul_ps(_mm512_loadu_ps(p + 4 * d), _mm512_set1_ps(g->scale)));
-            }
-    const int rows = g->key_heads * g->tokens * g->heads;
-    memset(sums, 0, (size_t)(rows * width) * sizeof(float));
-    memset(total, 0, (size_t)rows * sizeof(float));
-    for (int r = 0; r < rows; r++) highest[r] = -INFINITY;
-}
-
-/* The cells that a token sees, of those of the window from `from` on. */
-INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
-    const uint16_t *mask = mask_of(g, g->token + token);
-    uint64_t any = 0;
-    for (int w = 0; w * 64 < cells; w++) {
-        uint64_t bits = 0;
-        for (int i = 0; i < 64 && 64 * w + i < cells; i += 16) {
-            uint64_t sixteen = 0xffff;
-            if (mask) {
-                const __m256i m = _mm256_loadu_si256((const __m256i *)(mask + from + 64 * w + i));
-                sixteen = _mm256_cmpneq_epi16_mask(m, _mm256_set1_epi16((short)HIDDEN));
-            }
-            bits |= sixteen << i;
-        }
-        any |= seen[token][w] = bits;
-    }
-    return any;
-}
-
-/* How many tokens from `token` on are computed together: each of a run sees what the one before sees and more, as those of a
- * prompt do. `all`: what the last one sees. Sequences with a common beginning have runs of their own: joined, they would read it
- * once, but what a token's sums are rounded to would depend on who else is there. */
-INLINE int run_of(int token, int tokens, const bool *sees, int words, uint64_t *all) {
-    memcpy(all, seen[token], (size_t)words * sizeof *all);
-    int end = token + 1;
-    for (; end < tokens && sees[end]; end++) {
-        uint64_t lost = 0;
-        for (int w = 0; w < words; w++) lost |= all[w] & ~seen[end][w];
-        if (lost) break;
-        memcpy(all, seen[end], (size_t)words * sizeof *all);
-    }
-    return end - token;
-}
-
-/* The list of the cells `all` from `from` on, and the marks of the run's tokens in it. How many there are. */
-INLINE int enlist(int token, int tokens, int64_t from, int words, const uint64_t *all) {
-    for (int t = 0; t < tokens; t++) memset(marks[t], 0, (size_t)(words + 1) * sizeof **marks);
-    const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    int count = 0;
-    for (int w = 0; w < words; w++) {
-        if (!all[w]) continue;
-        const int word = count / 64, place = count % 64;
-        for (int t = 0; t < tokens; t++) {
-            const uint64_t bits = _pext_u64(seen[token + t][w], all[w]);
-            marks[t][word] |= bits << place;
-            if (place) marks[t][word + 1] |= bits >> (64 - place);
-        }
-        for (int i = 0; i < 64; i += 16) {
-            const __mmask16 here = (__mmask16)(all[w] >> i);
-            const __m512i cells = _mm512_add_epi32(_mm512_set1_epi32((int)(from + 64 * w + i)), places);
-            _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(here, cells));
-            count += __builtin_popcount(here);
-        }
-    }
-    /* The rest of the last tile: unmarked, but read. */
-    for (int i = 0; i < TILE; i++) list[count + i] = list[count - 1];
-    return count;
-}
-
-/* One tile of the list, for a run of `tokens` tokens from the group's `token` on; `next` are the cells of the one after. All heads
- * of a tile lie side by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s,
- * and so at 30 to 40. */
-INLINE void attend_tile(int width, const struct group *g, int token, int tokens, int tile, int cells, const uint32_t *next) {
-    const int all = g->tokens * g->heads, rows = tokens * g->heads, first = token * g->heads;
-    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
-    const size_t key = g->k->strides[1], value = g->v->strides[1];
-    const uint32_t *at = list + tile * TILE;
-    const uint8_t *k = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + stream * g->k->strides[3];
-    const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
-    for (int kh = 0; kh < g->key_heads; kh++) {
-        const uint8_t *k_here = k + (size_t)kh * g->k->strides[2], *v_here = v + (size_t)kh * g->v->strides[2];
-        /* Then comes the next head of this tile, or the first one of the next. */
-        const bool last = kh + 1 == g->key_heads;
-        const uint8_t *k_ahead = last ? k : k_here + g->k->strides[2], *v_ahead = last ? v : v_here + g->v->strides[2];
-        const uint32_t *then = last ? next : at;
-        score(width, rows, query + (kh * all + first) * width, k_here, key, at, cells, k_ahead, then);
-        for (int r = 0; r < rows; r++) weigh(width, weights + r * TILE, kh * all + first + r, marks[r / g->heads][tile], cells);
-        for (int r = 0; r < rows; r += 4) {
-            const float *by = weights + r * TILE;
-            float *into = sums + (kh * all + first + r) * width;
-            const uint8_t *ahead = r ? 0 : v_ahead;
-            switch (rows - r) {
-                case 1: gather(width, 1, by, into, v_here, value, at, cells, ahead, then); break;
-                case 2: gather(width, 2, by, into, v_here, value, at, cells, ahead, then); break;
-                case 3: gather(width, 3, by, into, v_here, value, at, cells, ahead, then); break;
-                default: gather(width, 4, by, into, v_here, value, at, cells, ahead, then); break;
-            }
-        }
-    }
-}
+/* Rows of a group, at most, where tiles are used and where they aren't. */
+INLINE int most_rows(void) { return HAS_AMX_ATTENTION && amx_allowed() ? MOST_ROWS : FEW_ROWS; }
 
 /* Every `step`-th tile of what the group sees, from the `first` on. What comes out stands in sums, highest and total. */
 INLINE void attend(int width, const struct group *g, int first, int step) {
@@ -284,6 +30,12 @@ INLINE void attend(int width, const struct group *g, int first, int step) {
             if (!sees[t]) continue;
             run = run_of(t, g->tokens, sees, words, all);
             const int count = enlist(t, run, from, words, all), tiles = (count + TILE - 1) / TILE;
+#if HAS_AMX_ATTENTION
+            if (run * g->heads >= TILES_FROM && amx_allowed()) {
+                attend_run(width, (struct run){g, t, run}, tiles, first, step, &turn);
+                continue;
+            }
+#endif
             for (int tile = 0; tile < tiles; tile++, turn = turn + 1 == step ? 0 : turn + 1) {
                 if (turn != first) continue;
                 const int here = count - tile * TILE < TILE ? (count - tile * TILE + 15) / 16 * 16 : TILE;

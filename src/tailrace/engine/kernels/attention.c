@@ -50,13 +50,13 @@ struct cut {
 static struct cut cut_of(const struct tensor *q, const struct tensor *k, bool bundle) {
     const int64_t heads = q->sizes[2] / k->sizes[2], all = k->sizes[2];
     struct cut c = {.streams = q->sizes[3], .key_heads = 1};
-    c.heads = heads < MOST_ROWS ? (int)heads : MOST_ROWS;
-    c.tokens = MOST_ROWS / c.heads;
+    c.heads = heads < most_rows() ? (int)heads : most_rows();
+    c.tokens = most_rows() / c.heads;
     if (c.tokens > q->sizes[1]) c.tokens = (int)q->sizes[1];
     c.parts = (heads + c.heads - 1) / c.heads;
     c.blocks = (q->sizes[1] + c.tokens - 1) / c.tokens;
     if (bundle && c.parts == 1) {
-        const int64_t room = STATE / (c.tokens * heads * q->sizes[0]);
+        const int64_t room = STATE / ((c.tokens * heads + 15) / 16 * 16 * q->sizes[0]); /* tiles have 16 rows */
         c.key_heads = (int)(room < all ? room : all);
     }
     c.bundles = (all + c.key_heads - 1) / c.key_heads;
@@ -126,7 +126,7 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
                         memcpy(own + 2, sums + r * width, (size_t)width * sizeof(float));
                     } else {
                         float *out = result_of(result, head, g.token + t, g.stream);
-                        const float by = total[r] > 0 ? 1 / total[r] : 0;
+                        const float by = total[r] == 0 ? 0 : 1 / total[r];
                         for (int64_t d = 0; d < width; d++) out[d] = sums[r * width + d] * by;
                     }
                 }
@@ -141,9 +141,9 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
         float *out = result_of(result, row % q->sizes[2], row / q->sizes[2] % q->sizes[1], row / q->sizes[2] / q->sizes[1]);
         memset(out, 0, (size_t)width * sizeof(float));
         if (top == -INFINITY) continue;
-        for (int i = 0; i < call->threads; i++) all += own[i * each + 1] * expf(own[i * each] - top);
+        for (int i = 0; i < call->threads; i++) all += own[i * each + 1] * exp2f(own[i * each] - top);
         for (int i = 0; i < call->threads; i++) {
-            const float by = expf(own[i * each] - top) / all;
+            const float by = exp2f(own[i * each] - top) / all;
             for (int64_t d = 0; d < width; d++) out[d] += own[i * each + 2 + d] * by;
         }
     }

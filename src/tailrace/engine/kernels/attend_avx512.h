@@ -1,0 +1,160 @@
+/* Attention in AVX-512: a tile of cells for a few queries, in single precision, a dot product at a time. */
+#pragma once
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "rows.h"
+#include "runs.h"
+
+#define FEW_ROWS 32    /* of a run, that are computed here */
+#define BLOCK 64       /* of the width: a block of four keys, or of four rows' sums, has room in registers */
+
+static _Thread_local float shares[FEW_ROWS * 64] __attribute__((aligned(64)));
+static _Thread_local float weights[FEW_ROWS * TILE] __attribute__((aligned(64)));
+
+INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+
+/* 2 to the x for x <= 0: the exponent's whole part by scaling, the rest by its Taylor polynomial, whose error is 1e-7. */
+INLINE __m512 exponential(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, 0);
+    const __m512 f = _mm512_sub_ps(x, whole);
+    __m512 p = _mm512_set1_ps(1.54035304e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.33335581e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.61812911e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55041087e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240226507f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147181f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    /* Hidden cells are minus infinity here, where the above isn't a number. */
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-115.0f), _CMP_GT_OQ), p, whole);
+}
+
+/* Four vectors to one that has, in each quarter, a share of each one's sum. */
+INLINE __m512 four_shares(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const __m512 e = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 f = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d g = _mm512_castps_pd(e), h = _mm512_castps_pd(f);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(g, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(g, h)));
+}
+
+/* Four of those to the sixteen sums. */
+INLINE __m512 sixteen_sums(const float *p) {
+    const __m512 a = _mm512_load_ps(p), b = _mm512_load_ps(p + 16), c = _mm512_load_ps(p + 32), d = _mm512_load_ps(p + 48);
+    const __m512 e = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const __m512 f = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x88), _mm512_shuffle_f32x4(c, d, 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(e, f, 0x88), _mm512_shuffle_f32x4(e, f, 0xdd));
+}
+
+/* A block of the width: how many vectors. */
+INLINE int vectors(int width, int block) { return width - block < BLOCK ? (width - block) / 16 : BLOCK / 16; }
+
+/* weights[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. The cells `next`
+ * of `ahead` are asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
+INLINE void few_scores(int width, int rows, const float *q, const uint8_t *keys, size_t stride, const uint32_t *at, int cells,
+                  const uint8_t *ahead, const uint32_t *next) {
+    for (int j = 0; j < cells; j += 16) {
+        for (int i = 0; i < 16; i += 4)
+            for (int block = 0; block < width; block += BLOCK) {
+                __m512 k[16];
+                for (int n = 0; n < 4; n++) {
+                    const uint8_t *key = keys + at[j + i + n] * stride + 2 * block;
+                    for (int d = 0; d < vectors(width, block); d++) k[4 * n + d] = halves(key + 32 * d);
+                    ask_for(ahead + next[j + i + n] * stride + 2 * block, 32 * vectors(width, block));
+                }
+                for (int r = 0; r < rows; r++) {
+                    __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+                    for (int d = 0; d < vectors(width, block); d++) {
+                        const __m512 own = _mm512_load_ps(q + r * width + block + 16 * d);
+                        for (int n = 0; n < 4; n++) s[n] = _mm512_fmadd_ps(k[4 * n + d], own, s[n]);
+                    }
+                    __m512 four = four_shares(s[0], s[1], s[2], s[3]);
+                    float *out = shares + r * 64 + 4 * i;
+                    if (block) four = _mm512_add_ps(four, _mm512_load_ps(out));
+                    _mm512_store_ps(out, four);
+                }
+            }
+        for (int r = 0; r < rows; r++) _mm512_store_ps(weights + r * TILE + j, sixteen_sums(shares + r * 64));
+    }
+}
+
+/* into[row] += by[row] . values for up to four rows. `ahead` as above, 0 for nothing. */
+INLINE void gather(int width, int rows, const float *by, float *into, const uint8_t *values, size_t stride, const uint32_t *at,
+                   int cells, const uint8_t *ahead, const uint32_t *next) {
+    for (int block = 0; block < width; block += BLOCK) {
+        const int parts = vectors(width, block);
+        __m512 a[16];
+        for (int r = 0; r < rows; r++)
+            for (int d = 0; d < parts; d++) a[4 * r + d] = _mm512_load_ps(into + r * width + block + 16 * d);
+        for (int j = 0; j < cells; j++) {
+            const uint8_t *value = values + at[j] * stride + 2 * block;
+            if (ahead) ask_for(ahead + next[j] * stride + 2 * block, 32 * parts);
+            for (int d = 0; d < parts; d++) {
+                const __m512 v = halves(value + 32 * d);
+                for (int r = 0; r < rows; r++) a[4 * r + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(by[r * TILE + j]), a[4 * r + d]);
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int d = 0; d < parts; d++) _mm512_store_ps(into + r * width + block + 16 * d, a[4 * r + d]);
+    }
+}
+
+/* Scores of a row to weights: hide what isn't marked, raise the row's maximum, bring what is summed to it. */
+INLINE void weigh(int width, float *own, int row, uint64_t marked, int cells) {
+    __m512 s[TILE / 16], top = _mm512_set1_ps(-INFINITY);
+    for (int i = 0; i < cells / 16; i++) {
+        s[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(marked >> (16 * i)), _mm512_load_ps(own + 16 * i));
+        top = _mm512_max_ps(top, s[i]);
+    }
+    const float before = highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
+    if (now == -INFINITY) {
+        memset(own, 0, (size_t)cells * sizeof(float));
+        return;
+    }
+    __m512 all = _mm512_setzero_ps();
+    for (int i = 0; i < cells / 16; i++) {
+        const __m512 e = exponential(_mm512_sub_ps(s[i], _mm512_set1_ps(now)));
+        all = _mm512_add_ps(all, e);
+        _mm512_store_ps(own + 16 * i, e);
+    }
+    if (now > before) {
+        const float by = before == -INFINITY ? 0.0f : exp2f(before - now);
+        total[row] *= by;
+        for (float *p = sums + row * width; p < sums + (row + 1) * width; p += 16)
+            _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), _mm512_set1_ps(by)));
+        highest[row] = now;
+    }
+    total[row] += _mm512_reduce_add_ps(all);
+}
+
+/* One tile of the list, for a run of `tokens` tokens from the group's `token` on; `next` are the cells of the one after. All heads
+ * of a tile lie side by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s,
+ * and so at 30 to 40. */
+INLINE void attend_tile(int width, const struct group *g, int token, int tokens, int tile, int cells, const uint32_t *next) {
+    const int all = g->tokens * g->heads, rows = tokens * g->heads, first = token * g->heads;
+    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
+    const size_t key = g->k->strides[1], value = g->v->strides[1];
+    const uint32_t *at = list + tile * TILE;
+    const uint8_t *k = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + stream * g->k->strides[3];
+    const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
+    for (int kh = 0; kh < g->key_heads; kh++) {
+        const uint8_t *k_here = k + (size_t)kh * g->k->strides[2], *v_here = v + (size_t)kh * g->v->strides[2];
+        /* Then comes the next head of this tile, or the first one of the next. */
+        const bool last = kh + 1 == g->key_heads;
+        const uint8_t *k_ahead = last ? k : k_here + g->k->strides[2], *v_ahead = last ? v : v_here + g->v->strides[2];
+        const uint32_t *then = last ? next : at;
+        few_scores(width, rows, query + (kh * all + first) * width, k_here, key, at, cells, k_ahead, then);
+        for (int r = 0; r < rows; r++) weigh(width, weights + r * TILE, kh * all + first + r, marks[r / g->heads][tile], cells);
+        for (int r = 0; r < rows; r += 4) {
+            const float *by = weights + r * TILE;
+            float *into = sums + (kh * all + first + r) * width;
+            const uint8_t *ahead = r ? 0 : v_ahead;
+            switch (rows - r) {
+                case 1: gather(width, 1, by, into, v_here, value, at, cells, ahead, then); break;
+                case 2: gather(width, 2, by, into, v_here, value, at, cells, ahead, then); break;
+                case 3: gather(width, 3, by, into, v_here, value, at, cells, ahead, then); break;
+                default: gather(width, 4, by, into, v_here, value, at, cells, ahead, then); break;
+            }
+        }
+    }
+}

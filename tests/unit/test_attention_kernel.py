@@ -1,0 +1,104 @@
+"""Attention by the kernels: what their proof doesn't ask, and that it notices tiles that compute wrongly."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from altered import altered
+from tailrace.engine.kernels import KernelsUnavailable, attention_proof, build
+from tailrace.engine.kernels.attention_proof import Numbers
+from tailrace.engine.kernels.compile import compiled
+from tailrace.machine import isa
+
+CAN = set(isa.read_isa().sets) >= build.NEEDED
+TILES = CAN and "AMX BF16" in isa.read_isa().sets
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if not CAN:
+        pytest.skip("this CPU can't run them: test_kernels.py has seen that they are refused")
+    return ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"))))
+
+
+@pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_kernels.py alters")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("_tile_dpbf16ps(sum, 7, high)", "(void)0"),
+        ("_mm512_set1_epi16(MORE << 7)", "_mm512_set1_epi16(0)"),
+        ("rows <= 0 ? 0xffff", "rows <= LANES ? 0xffff"),
+        ("_mm512_mul_ps(x, _mm512_set1_ps(WEIGHT / UP))", "_mm512_setzero_ps()"),
+    ],
+)
+def test_tiles_that_compute_wrongly_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "kernels", right, wrong))
+    with pytest.raises(KernelsUnavailable, match="computes attention wrongly"):
+        build.built(tmp_path / "kept")
+
+
+def _prompt(random: np.random.Generator, tokens: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """The last ``tokens`` of a prompt of 80, in four heads over two: queries (all above 0), keys, values and mask."""
+    query = np.abs(random.standard_normal((1, 4, tokens, 64))).astype(np.float32)
+    keys, values = (random.standard_normal((1, 2, 80, 64)).astype(np.float16) for _ in range(2))
+    sees = np.arange(80) <= 80 - tokens + np.arange(tokens)[:, None]
+    return query, keys, values, np.where(sees, 0, -np.inf).astype(np.float16)[None, None]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1000.0, 10000.0])
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_attention_is_right_for_values_of_any_size(library: ctypes.CDLL, tokens: int, scale: float) -> None:
+    """As tiles have them they have a smaller range of exponents: what is beyond it may lose precision, and no more."""
+    query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
+    values = (values.astype(np.float32) * scale).astype(np.float16)
+    expected = attention_proof.attention(query, keys, values, mask, 0.125)
+    found = attention_proof.attended(library, query, keys, values, mask, 0.125)
+    assert np.abs(found - expected).max() <= 4e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize(("which", "tokens"), [("values", 1), ("values", 40), ("keys", 40)])
+def test_what_is_not_a_number_makes_results_that_are_not(
+    library: ctypes.CDLL, which: str, tokens: int, wrong: float
+) -> None:
+    """As tiles have them, infinities would be numbers like any other."""
+    query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
+    (keys if which == "keys" else values)[0, 1, 3, 7] = wrong
+    found = attention_proof.attended(library, query, keys, values, mask, 0.125)
+    assert np.isfinite(found[0, :2]).all()
+    assert not np.isfinite(found[0, 2:]).all(axis=-1).any()
+
+
+@pytest.mark.skipif(not TILES, reason="this CPU has no tiles")
+def test_attention_leaves_tiles_configured_as_they_were(tmp_path: Path) -> None:
+    """llama.cpp's own products configure them once a thread."""
+    sources = shutil.copytree(build.FOLDER, tmp_path / "kernels")
+    (sources / "look.c").write_text(_LOOK, encoding="utf-8")
+    library = ctypes.CDLL(str(compiled(sources, lambda _: [], tmp_path / "kept")))
+    theirs = bytes([1, *[0] * 15, *[32, 0] * 4, *[0] * 24, *[8] * 4, *[0] * 12])
+    seen = ctypes.create_string_buffer(64)
+    assert library.configure(theirs)
+    try:
+        attention_proof.attended(library, *_prompt(np.random.default_rng(5), 40), 0.125)
+        library.look(seen)
+    finally:
+        library.configure(bytes(64))
+    assert seen.raw == theirs
+
+
+_LOOK = r"""
+#include "amx.h"
+bool configure(const struct tile_configuration *tiles) {
+    if (!amx_allowed()) return false;
+    tiles_end(*tiles);
+    return true;
+}
+void look(struct tile_configuration *tiles) { __asm__ volatile("sttilecfg\t%0" : "=m"(*tiles)); }
+"""
