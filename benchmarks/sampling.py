@@ -1,11 +1,14 @@
 """What choosing tokens costs: µs a step for 8 greedy sequences, µs a sequence for everything else.
 
-    python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15] [--kernels on]
+    python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15] [--kernels on] [--maxima kept]
 
 Against llama.cpp's own sampler chain on the same rows. Before each turn the eight rows are written anew, as llama.cpp
 copies them at a step's end, and each is used once. Medians, with the least in brackets: "mixed" where all cases take
 turns, so that each finds code and caches as others have left them, and "in a row" where one case's turns follow each
 other. A real step is between the two.
+
+Our own products of the output matrix (engine/kernels) keep the greatest logits of each row while they compute them; so
+these rows have them, too, unless ``--maxima none`` says that another kernel has computed them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import numpy as np
 
 from benchmarks.harness.llama_samplers import LlamaChain
 from tailrace.engine import rows as passes
-from tailrace.engine.rows import Mask, Row
+from tailrace.engine.rows import Kept, Mask, Row
+from tailrace.engine.rows.proof import maxima_of
 from tailrace.engine.sampling import Sampler, greedy_tokens, logprobs
 from tailrace.messages import Sampling
 
@@ -105,21 +109,26 @@ def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
     }
 
 
-def measure(vocabulary: int, rounds: int, *, mixed: bool) -> dict[str, list[float]]:
-    """µs of each turn for each case: ``mixed`` with those of the other cases, or in a row."""
+def measure(vocabulary: int, rounds: int, *, mixed: bool, kept: bool) -> dict[str, list[float]]:
+    """µs of each turn for each case: ``mixed`` with those of the others, or in a row; with maxima ``kept`` or not."""
     fresh = rows(vocabulary)
     logits = fresh.copy()
+    fresh_maxima = np.stack([maxima_of(row) for row in fresh])
+    maxima = fresh_maxima.copy()
+    passes.keep(Kept(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if kept else None)
     calls = cases(logits)
     times: dict[str, list[float]] = {name: [] for name in calls}
     turns = list(calls) * rounds
     for name in turns if mixed else sorted(turns, key=turns.index):
         sequences, call = calls[name]
+        np.copyto(maxima, fresh_maxima)
         np.copyto(logits, fresh)
         begun = time.perf_counter()
         for _ in range(_ROWS // sequences):
             call()
         seconds = time.perf_counter() - begun
         times[name].append(1e6 * seconds / (1 if "a step" in name else _ROWS))
+    passes.keep(None)
     return times
 
 
@@ -129,12 +138,14 @@ def main() -> None:
     parser.add_argument("--vocabularies", default="49152,262144")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--kernels", default="on", choices=("on", "off"), help="passes over rows in C, or in NumPy")
+    parser.add_argument("--maxima", default="kept", choices=("kept", "none"), help="of rows, by who computed them")
     options = parser.parse_args()
     passes.put_in_force(options.kernels)
-    print(f"passes over rows in C: {passes.state()}")
+    kept = options.maxima == "kept"
+    print(f"passes over rows in C: {passes.state()}; maxima: {options.maxima}")
     for vocabulary in (int(size) for size in options.vocabularies.split(",")):
         print(f"{f'vocabulary {vocabulary}':58} {'mixed':>18} {'in a row':>18}")
-        mixed, alone = (measure(vocabulary, options.rounds, mixed=mixed) for mixed in (True, False))
+        mixed, alone = (measure(vocabulary, options.rounds, mixed=mixed, kept=kept) for mixed in (True, False))
         for name in mixed:
             both = "".join(f"{median(times):11.1f} ({min(times):6.1f})" for times in (mixed[name], alone[name]))
             print(f"  {name:56}{both}")

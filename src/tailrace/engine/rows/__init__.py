@@ -20,7 +20,7 @@ from tailrace.engine.rows import changes as _changes
 from tailrace.engine.rows import plain
 from tailrace.engine.rows.build import built
 from tailrace.engine.rows.changes import Changes
-from tailrace.engine.rows.native import Native
+from tailrace.engine.rows.native import Kept, Native
 from tailrace.engine.rows.native import Scan as NativeScan
 from tailrace.engine.rows.plain import BLOCK, Ids, Mask, Numbers, Row, first_above, narrowed
 
@@ -28,6 +28,7 @@ __all__ = [
     "BLOCK",
     "Changes",
     "Ids",
+    "Kept",
     "Mask",
     "Numbers",
     "Row",
@@ -36,6 +37,7 @@ __all__ = [
     "best",
     "best_of_each",
     "first_above",
+    "keep",
     "narrowed",
     "place",
     "put_in_force",
@@ -74,6 +76,14 @@ def put_in_force(choice: str) -> None:
 def state() -> str:
     """``on``, ``off``, or why there is no C."""
     return _state
+
+
+def keep(kept: Kept | None) -> None:
+    """Tell what whoever computed the present rows has kept of them (None: nothing). It holds until this is called
+    again, which has to be before other rows lie there.
+    """
+    if _native is not None:
+        _native.keep(kept)
 
 
 def _c(row: Row) -> Native | None:

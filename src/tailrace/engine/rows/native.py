@@ -30,6 +30,31 @@ def _address(array: Any) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(array))
 
 
+class Kept:
+    """What has been kept of ``many`` rows of ``size`` logits that lie one behind the other from the address ``rows``
+    on: of each, from the address ``maxima`` on, ceil(size / 256) times 16 float32, of which lane t % 16 of vector
+    t // 256 is the greatest of its 16 logits t. No row has a NaN. Who changes a row otherwise than with ``apply`` has
+    to have it forgotten.
+    """
+
+    __slots__ = ("_end", "_maxima", "_maxima_bytes", "_row_bytes", "_rows")
+
+    def __init__(self, rows: int, many: int, size: int, maxima: int) -> None:
+        self._rows, self._maxima = rows, maxima
+        self._row_bytes, self._maxima_bytes = 4 * size, 64 * -(-size // 256)
+        self._end = rows + many * self._row_bytes
+
+    def at(self, row: int, many: int = 1) -> int | None:
+        """Where the maxima of ``many`` rows from the one that lies there on are; None where there are none."""
+        if not self._rows <= row <= self._end - many * self._row_bytes:
+            return None
+        number, rest = divmod(row - self._rows, self._row_bytes)
+        return None if rest else self._maxima + number * self._maxima_bytes
+
+
+_NOTHING = Kept(1, 0, 1, 0)
+
+
 class _Room:
     """Arrays that answers for rows of one size are written to, and where they lie. Pages that nothing is written to
     take no memory.
@@ -63,15 +88,17 @@ class Native:
 
         row = (_Address, _Address, _Many)  # its logits, its mask, how many
         self._room: Callable[[int], int] = function("room", _Many, _Many)
-        self._best: Callable[[int, int | None, int], int] = function("best", _Many, *row)
-        self._best_of_each: Callable[[int, int, int, int], int]
-        self._best_of_each = function("best_of_each", ctypes.c_int, _Address, _Many, _Many, _Address)
+        self._best: Callable[[int, int | None, int, int | None], int] = function("best", _Many, *row, _Address)
+        self._best_of_each: Callable[[int, int, int, int | None, int], int]
+        self._best_of_each = function("best_of_each", ctypes.c_int, _Address, _Many, _Many, _Address, _Address)
         self._sums: Callable[[int, int, int], None] = function("sums", None, _Address, _Many, _Address)
         self._place: Callable[[int, int, float], int] = function("place", _Many, _Address, _Many, ctypes.c_double)
-        self._apply: Callable[[int, int, int], int] = function("apply", ctypes.c_int, _Address, _Many, _Address)
-        self._undo: Callable[[int, int], None] = function("undo", None, _Address, _Address)
+        self._apply: Callable[[int, int, int, int | None], int]
+        self._apply = function("apply", ctypes.c_int, _Address, _Many, _Address, _Address)
+        self._undo: Callable[[int, int, int | None], None] = function("undo", None, _Address, _Address, _Address)
         # Scans call these.
-        self.scanned: Callable[[int, int | None, int, int], float] = function("scan", _Float, *row, _Address)
+        self.scanned: Callable[[int, int | None, int, int | None, int], float]
+        self.scanned = function("scan", _Float, *row, _Address, _Address)
         self.above: Callable[[int, int | None, int, int, float, int], int]
         self.above = function("above", _Many, *row, _Address, _Float, _Address)
         self.top: Callable[[int, int | None, int, int, float, int, int, int], int]
@@ -85,6 +112,15 @@ class Native:
         self.weights: Callable[[int, int | None, int, float, float, int], None]
         self.weights = function("weights", None, *row, _Float, _Float, _Address)
         self._scratch = _Scratch()
+        self._kept = _NOTHING
+
+    def keep(self, kept: Kept | None) -> None:
+        """What is kept of rows from now on, in place of what was."""
+        self._kept = kept or _NOTHING
+
+    def kept_at(self, row: int) -> int | None:
+        """Where the maxima of the row that lies there are kept, if they are."""
+        return self._kept.at(row)
 
     def room(self, size: int) -> _Room:
         """This thread's arrays for rows of ``size``."""
@@ -100,13 +136,15 @@ class Native:
 
     def best(self, row: Row, mask: Mask | None = None) -> int:
         """As ``plain.best``."""
-        return self._best(_address(row), _mask_address(mask, len(row)), len(row))
+        at = _address(row)
+        return self._best(at, _mask_address(mask, len(row)), len(row), self._kept.at(at))
 
     def best_of_each(self, rows: Row) -> list[int] | None:
         """As ``plain.best_of_each``."""
         many, size = rows.shape
         tokens = np.empty(many, np.int64)
-        if not self._best_of_each(_address(rows), many, size, _address(tokens)):
+        at = _address(rows)
+        if not self._best_of_each(at, many, size, self._kept.at(at, many), _address(tokens)):
             return None
         chosen: list[int] = tokens.tolist()
         return chosen
@@ -127,14 +165,16 @@ class Native:
         if not isinstance(record, _Record):
             record = changes.record = _Record(changes)
         record.renew(changes)
-        if not self._apply(_address(row), len(row), record.at):
+        at = _address(row)
+        if not self._apply(at, len(row), record.at, self._kept.at(at)):
             raise IndexError(f"a token that is to be changed isn't among {len(row)}")
 
     def undo(self, row: Row, changes: Changes) -> None:
         """As ``changes.undo``."""
         record = changes.record
         assert isinstance(record, _Record)
-        self._undo(_address(row), record.at)
+        at = _address(row)
+        self._undo(at, record.at, self._kept.at(at))
 
 
 class Scan:
@@ -147,7 +187,8 @@ class Scan:
         self._native, self._row, self._mask = native, row, mask
         self._room = native.room(size)
         self._row_at, self._mask_at = _address(row), _mask_address(mask, size)
-        self.best = native.scanned(self._row_at, self._mask_at, size, self._room.maxima_at)
+        kept = native.kept_at(self._row_at)
+        self.best = native.scanned(self._row_at, self._mask_at, size, kept, self._room.maxima_at)
 
     def top(self, count: int) -> Ids:
         """As ``plain.Scan.top``."""
@@ -229,6 +270,7 @@ class _Record(ctypes.Structure):
         ("bias", _Address),
         ("counts", _Address),
         ("before", _Address),
+        ("lanes", _Address),
         ("biases", _Many),
         ("recents", _Many),
         ("replies", _Many),
@@ -257,9 +299,11 @@ class _Record(ctypes.Structure):
             self.recent = _address(recent)
         if many[2]:
             self.reply, self.counts = _address(reply), _address(changes.counts)
-        if sum(many) > len(self._replaced):
-            self._replaced = np.empty(2 * sum(many), np.float32)
+        if 2 * sum(many) > len(self._replaced):
+            # The logits, and behind them the lanes.
+            self._replaced = np.empty(4 * sum(many), np.float32)
             self.before = _address(self._replaced)
+            self.lanes = self.before + 2 * self._replaced.itemsize * sum(many)
 
 
 def _mask_address(mask: Mask | None, size: int) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 from tailrace.engine.rows import changes as plain_changes
 from tailrace.engine.rows import plain
 from tailrace.engine.rows.changes import Changes
-from tailrace.engine.rows.native import Native
+from tailrace.engine.rows.native import Kept, Native
 from tailrace.engine.rows.plain import Mask, Row
 
 #: Lengths with rests of every kind: of a vector, of 256 and of 4096 tokens.
@@ -42,6 +42,8 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
             for mask in (None, _mask(random, size, 0.5), _mask(random, size, 0.001)):
                 wrong |= dict.fromkeys(differences(native, row, mask))
             wrong |= dict.fromkeys(changed_differently(native, row, _changes(random, size)))
+            if not np.isnan(row).any():
+                wrong |= dict.fromkeys(kept_differently(native, row, _changes(random, size)))
     return list(wrong)
 
 
@@ -101,6 +103,38 @@ def changed_differently(native: Native, row: Row, changes: Changes) -> Iterator[
     native.undo(ours, changes)
     if ours.tobytes() != row.tobytes():
         yield "undo"
+
+
+def kept_differently(native: Native, row: Row, changes: Changes) -> Iterator[str]:
+    """What ``native`` answers otherwise than NumPy to a row whose maxima are kept, before, while and after ``changes``
+    are applied; or when they are kept of another row.
+    """
+    row = row.copy()
+    kept = maxima_of(row)
+    before = kept.copy()
+    address = row.ctypes.data
+    native.keep(Kept(address, 1, len(row), kept.ctypes.data))
+    try:
+        yield from (f"{name} of what is kept" for name in differences(native, row, None))
+        native.apply(row, changes)
+        yield from (f"{name} of what is kept and changed" for name in differences(native, row, None))
+        if not np.isnan(row).any() and not np.array_equal(kept, maxima_of(row)):
+            yield "maxima after apply"
+        native.undo(row, changes)
+        if not np.array_equal(kept, before):
+            yield "maxima after undo"
+        kept += np.float32(1.0)
+        yield from (f"{name} of what isn't its own" for name in differences(native, row, None))
+    finally:
+        native.keep(None)
+
+
+def maxima_of(row: Row) -> Row:
+    """What ``native.Kept`` is told of ``row``, shape (ceil(len / 256), 16)."""
+    whole = np.full(-(-len(row) // 256) * 256, -np.inf, np.float32)
+    whole[: len(row)] = row
+    maxima: Row = whole.reshape(-1, 16, 16).max(1)
+    return maxima
 
 
 def _same(row: Row, expected: int, found: int) -> bool:

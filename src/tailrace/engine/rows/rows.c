@@ -4,6 +4,9 @@
  * read twice that the first pass can remember: of each lane of 256 tokens it keeps the greatest (`near`), and of each
  * lane of 4096 (`far`), and later questions read only the lanes that can matter.
  *
+ * Where the product that made the row has kept `near` itself (`kept`: see kernels/ and native.py), the row isn't read at
+ * all but for the few tokens that matter.
+ *
  * A mask has a bit for each token that counts; without one all do. What a mask hides is never looked at: it may be
  * anything. Nothing is written but what the caller hands in for it, and no thread is made.
  */
@@ -78,17 +81,47 @@ INLINE int64_t best_of(const struct row *row) {
     return at < 0 ? -1 : place_of(row, at, best);
 }
 
-EXPORT int64_t tailrace_rows_best(const float *logits, const uint32_t *mask, int64_t size) {
-    const struct row row = row_of(logits, mask, size), all = row_of(logits, 0, size);
-    return mask ? best_of(&row) : best_of(&all);
+/* The first token of those that equal the greatest of `kept`, or -1 where `kept` isn't this row's. */
+INLINE int64_t best_of_kept(const struct row *row, const float *kept) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    __m512i group = _mm512_setzero_si512();
+    const int64_t groups = groups_of(row->size);
+    for (int64_t g = 0; g < groups; g++) {
+        const __m512 x = _mm512_loadu_ps(kept + g * LANES);
+        group = _mm512_mask_set1_epi32(group, _mm512_cmp_ps_mask(x, most, _CMP_GT_OQ), (int)g);
+        most = _mm512_max_ps(most, x);
+    }
+    const float best = _mm512_reduce_max_ps(most);
+    /* Each lane knows the first of its groups that has its greatest. */
+    const __mmask16 where = _mm512_cmp_ps_mask(most, _mm512_set1_ps(best), _CMP_EQ_OQ);
+    const int64_t first = _mm512_mask_reduce_min_epu32(where, group) * (int64_t)GROUP;
+    for (int64_t token = first; token < first + GROUP; token += LANES) {
+        const __mmask16 hits = _mm512_cmp_ps_mask(load(row, token), _mm512_set1_ps(best), _CMP_EQ_OQ) & counted(row, token);
+        if (hits) return token + __builtin_ctz(hits);
+    }
+    return -1;
 }
 
-/* `best_of` for each of so many rows that lie one behind the other; 0 where one of them isn't finite. */
-EXPORT int tailrace_rows_best_of_each(const float *logits, int64_t count, int64_t size, int64_t *tokens) {
+INLINE int64_t best_here(const struct row *row, const float *kept) {
+    if (kept) {
+        const int64_t token = best_of_kept(row, kept);
+        if (token >= 0 && isfinite(row->logits[token])) return token;
+    }
+    return best_of(row);
+}
+
+/* `kept` is `near` of the whole row, or NULL. */
+EXPORT int64_t tailrace_rows_best(const float *logits, const uint32_t *mask, int64_t size, const float *kept) {
+    const struct row row = row_of(logits, mask, size), all = row_of(logits, 0, size);
+    return mask ? best_of(&row) : best_here(&all, kept);
+}
+
+/* The same for each of so many rows that lie one behind the other, as their `kept` do; 0 where one of them isn't finite. */
+EXPORT int tailrace_rows_best_of_each(const float *logits, int64_t count, int64_t size, const float *kept, int64_t *tokens) {
     /* From the last to the first: that is the order in which the caches have kept them, as they were written last. */
     for (int64_t i = count - 1; i >= 0; i--) {
         const struct row row = row_of(logits + i * size, 0, size);
-        tokens[i] = best_of(&row);
+        tokens[i] = best_here(&row, kept ? kept + i * groups_of(size) * LANES : 0);
         if (tokens[i] < 0 || !isfinite(row.logits[tokens[i]])) return 0;
     }
     return 1;
@@ -114,10 +147,33 @@ INLINE float scan(const struct row *row, const struct maxima *m) {
     return ordered == 0xffff ? _mm512_reduce_max_ps(most) : NAN;
 }
 
-/* The greatest that counts, NaN where one is; and what the questions below need. */
-EXPORT float tailrace_rows_scan(const float *logits, const uint32_t *mask, int64_t size, float *maxima) {
+/* The same from `kept`. */
+INLINE float take_over(const float *kept, const struct maxima *m) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    for (int64_t b = 0; b < m->blocks; b++) {
+        __m512 here = _mm512_set1_ps(-INFINITY);
+        const int64_t end = b * 16 + 16 < m->groups ? b * 16 + 16 : m->groups;
+        for (int64_t g = b * 16; g < end; g++) {
+            const __m512 x = _mm512_loadu_ps(kept + g * LANES);
+            _mm512_storeu_ps(m->near + g * LANES, x);
+            here = _mm512_max_ps(here, x);
+        }
+        _mm512_storeu_ps(m->far + b * LANES, here);
+        most = _mm512_max_ps(most, here);
+    }
+    return _mm512_reduce_max_ps(most);
+}
+
+/* The greatest that counts, NaN where one is; and what the questions below need. `kept` is `near` of the whole row, or
+ * NULL. */
+EXPORT float tailrace_rows_scan(
+    const float *logits, const uint32_t *mask, int64_t size, const float *kept, float *maxima) {
     const struct row row = row_of(logits, mask, size), all = row_of(logits, 0, size);
     const struct maxima m = maxima_of(maxima, size);
+    if (kept && !mask && best_of_kept(&all, kept) >= 0) {
+        const float best = take_over(kept, &m);
+        if (isfinite(best)) return best;
+    }
     return mask ? scan(&row, &m) : scan(&all, &m);
 }
 
