@@ -16,19 +16,31 @@ from tailrace.machine.isa import read_isa
 
 #: Logits of a prompt's last token and of two tokens after it, alone and in a batch of five sequences.
 _PROGRAM = """
-import json, sys
+import ctypes, json, sys
+import numpy as np
 from tailrace.engine import rows as passes
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import force
 from tailrace.models.reference import resolve
+from tailrace.engine.rows.proof import maxima_of
 from tailrace.settings import Settings
+told, kept = [], []
+def decode(*batch):
+    logits = backend.decode(*batch)
+    here = told[-1] and told[-1].at(logits.ctypes.data, len(logits))
+    wanted = np.stack([maxima_of(row) for row in logits])
+    found = here and np.ctypeslib.as_array((ctypes.c_float * wanted.size).from_address(here))
+    kept.append(here and bool(np.array_equal(found, wanted.ravel())))
+    return logits.tolist()
 backend = load_llama(resolve("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
+from tailrace.engine.llama import backend as module
+module.keep = told.append
 prompt = backend.tokenize("The capital of France is Paris. The capital of Italy is")
-rows = [backend.decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) - 1])[0].tolist()]
-rows += [backend.decode([260], [len(prompt)], [0], [0])[0].tolist()]
+rows = decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) - 1])
+rows += decode([260], [len(prompt)], [0], [0])
 backend.reset()
-rows += backend.decode(prompt[:5], [0] * 5, list(range(5)), list(range(5))).tolist()
-print(json.dumps({"state": force.state(), "sampling": passes.state(), "rows": rows}))
+rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
+print(json.dumps({"state": force.state(), "sampling": passes.state(), "rows": rows, "kept": kept}))
 """
 CAN = set(read_isa().sets) >= build.NEEDED
 
@@ -52,6 +64,12 @@ def test_logits_are_the_same_but_for_rounding() -> None:
     assert (ours.argmax(1) == theirs.argmax(1)).all()
     for one, other in zip(ours, theirs, strict=True):
         assert np.corrcoef(one, other)[0, 1] > 0.995
+
+
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_the_greatest_logits_are_kept_while_they_are_made(choice: str) -> None:
+    expected = True if choice == "on" and CAN else None
+    assert run(choice)[0]["kept"] == [expected] * 3
 
 
 @pytest.mark.parametrize("choice", ["on", "off"])

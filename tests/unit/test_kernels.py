@@ -130,6 +130,29 @@ def test_a_second_models_weights_in_the_same_place_are_its_own(copying: ctypes.C
     assert np.array_equal(product(copying, kept), other)
 
 
+def test_maxima_are_kept_of_logits_alone_as_long_as_they_are_numbers(copying: ctypes.CDLL) -> None:
+    def kept(activations: Numbers = ACTIVATIONS, name: bytes = b"result_output") -> int | None:
+        """Of how many columns."""
+        interleaved_proof.multiply(copying, Kind.Q4_1, WEIGHTS, activations, threads=1, name=name)
+        found = interleaved_proof.kept_of(copying)
+        return None if found is None else len(found)
+
+    load(copying, 1, 1 << 20)
+    assert interleaved_proof.kept_of(copying) is not None
+    assert interleaved_proof.kept_of(copying) is None  # They are told once.
+    assert kept() == 3
+    assert kept(name=b"result_output_2") is None
+    assert kept(np.concatenate([ACTIVATIONS] * 22)) is None
+    broken = WEIGHTS.copy()
+    broken[5, :2] = np.array([np.nan], np.float16).view(np.uint8)
+    assert np.isnan(load(copying, 2, 1 << 20, broken)[:, 5]).all()
+    assert interleaved_proof.kept_of(copying) is None
+    assert kept() == 3
+    # Logits that are made by others are those of the last product, too.
+    interleaved_proof.multiply(copying, Kind.Q4_1, WEIGHTS.copy(), ACTIVATIONS, threads=1)
+    assert interleaved_proof.kept_of(copying) is None
+
+
 @pytest.mark.skipif(not CAN, reason="this CPU can't run them: the first test has seen that they are refused")
 def test_large_memory_asks_for_huge_pages(tmp_path: Path) -> None:
     library = ctypes.CDLL(str(build.built(tmp_path)))

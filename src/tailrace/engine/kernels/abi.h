@@ -21,6 +21,7 @@ struct tensor {
     void *view_of;
     size_t view_at;
     void *data;
+    char name[64];
 };
 
 /* llama.cpp's own functions: filled in once, before anything is computed. */

@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import metadata, util
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -69,6 +70,26 @@ def library() -> ctypes.CDLL | None:
     return _kernels
 
 
+class Logits(NamedTuple):
+    """What the kernels have kept of logits: see kept.h."""
+
+    columns: int
+    rows: int
+    maxima: int  #: their address, good until logits are made again
+
+
+def kept() -> Logits | None:
+    """What has been kept of the last logits that the kernels made, once; None where that is nothing."""
+    if _kernels is None:
+        return None
+    maxima = _kernels.tailrace_kernels_kept(_columns_at, _rows_at)
+    return Logits(_columns.value, _rows.value, maxima) if maxima else None
+
+
+_columns, _rows = ctypes.c_int64(), ctypes.c_int64()
+_columns_at, _rows_at = ctypes.byref(_columns), ctypes.byref(_rows)
+
+
 def attended() -> tuple[int, int]:
     """How many attentions this process has computed with the kernels, and how many came to them and were handed on to
     llama.cpp's. A model has one a layer and pass; those that a GPU computes are in neither.
@@ -106,6 +127,7 @@ def _load() -> None:
     kernels.tailrace_kernels_theirs.restype = None
     kernels.tailrace_kernels_theirs((ctypes.c_void_p * (len(_THEIRS) + 1))(*[function.value for function in functions]))
     kernels.tailrace_kernels_interleaved.restype = ctypes.c_int64
+    kernels.tailrace_kernels_kept.restype = ctypes.c_void_p
     kernels.tailrace_kernels_spin.restype = None
     kernels.tailrace_kernels_spin(spinning.turns())
     _kernels = kernels

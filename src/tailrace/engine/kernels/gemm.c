@@ -21,6 +21,7 @@
 #include "abi.h"
 #include "copies.h"
 #include "formats.h"
+#include "kept.h"
 #include "tiles_avx512.h"
 
 struct theirs theirs;
@@ -177,6 +178,7 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
  * 35, a prompt of 256 tokens 220 and 590. */
 bool ggml_compute_forward_mul_mat_tiled(const struct call *call, struct tensor *result) {
     const struct tensor *a = result->sources[0], *b = result->sources[1];
+    if (call->thread == 0 && makes_logits(result)) keep_nothing();
     const struct interleaved *copy = copy_of(call, a);
     if (copy && interleaved_product(call, copy, result)) return true;
     if (!theirs.tiled || (b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K))) return false;

@@ -5,11 +5,13 @@
  * and block of 16 rows beyond that. */
 #include "copies.h"
 #include "interleaved.h"
+#include "kept.h"
 #include "tiles_interleaved.h"
 
 #define LARGE (1 << 20)           /* bytes of weights from which threads take turns instead of fixed shares */
 #define FIRST 4096                /* bytes of weights that a thread asks for before columns are made ready */
 #define TURN 4                    /* panels of 16 rows in a turn */
+#define KEPT_TURN (KEPT_ROWS / GROUP_ROWS)
 
 /* Memory for columns, besides what llama.cpp wants for the same (34 or 36 bytes a block). */
 #define MORE(blocks) ((blocks) * 8 + 128)
@@ -64,13 +66,16 @@ INLINE void panel_of(int type, int64_t k, const uint8_t *panel, const uint8_t *y
     }
 PANELS(Q4_0) PANELS(Q4_1) PANELS(Q8_0)
 
-static void panels(const struct interleaved *w, const uint8_t *ready, struct tensor *result, int64_t from, int64_t till) {
+static void panels(const struct interleaved *w, const uint8_t *ready, struct tensor *result, bool kept, int64_t from,
+                   int64_t till) {
     const int64_t size = w->blocks * group_bytes(format_of(w->type)), ldc = (int64_t)result->strides[1] / 4;
-    for (int64_t p = from; p < till; p++)
+    for (int64_t p = from; p < till; p++) {
+        float *c = (float *)result->data + p * GROUP_ROWS;
         (w->type == Q4_0   ? panel_Q4_0
          : w->type == Q4_1 ? panel_Q4_1
-                           : panel_Q8_0)(w->blocks, w->data + p * size, ready, result->sizes[1],
-                                         (float *)result->data + p * GROUP_ROWS, ldc);
+                           : panel_Q8_0)(w->blocks, w->data + p * size, ready, result->sizes[1], c, ldc);
+        if (kept) keep(c, ldc, result->sizes[1], p * GROUP_ROWS);
+    }
 }
 
 bool interleaved_product(const struct call *call, const struct interleaved *w, struct tensor *result) {
@@ -87,15 +92,20 @@ bool interleaved_product(const struct call *call, const struct interleaved *w, s
     /* Fixed shares, or turns where a thread may lose its core for a while (the HTTP process needs one, too), or where
      * cores differ. */
     const bool turns = call->threads > 1 && all * k * group_bytes(f) >= LARGE;
+    /* Maxima are of rows that one thread computes. */
+    const bool keeping = (turns || call->threads == 1) && makes_logits(result);
+    if (keeping && call->thread == 0) keep_from_here(columns, w->rows);
     if (turns && call->thread == 0) theirs.pool_set(call->pool, call->threads);
     ggml_barrier(call->pool);
+    const bool kept = keeping && keeps(columns, w->rows);
     if (!turns) {
-        panels(w, ready, result, all * call->thread / call->threads, all * (call->thread + 1) / call->threads);
+        panels(w, ready, result, kept, all * call->thread / call->threads, all * (call->thread + 1) / call->threads);
         return true;
     }
-    for (int64_t turn = call->thread; turn * TURN < all; turn = theirs.pool_add(call->pool, 1)) {
-        const int64_t end = (turn + 1) * TURN;
-        panels(w, ready, result, turn * TURN, end < all ? end : all);
+    const int64_t each = kept ? KEPT_TURN : TURN;
+    for (int64_t turn = call->thread; turn * each < all; turn = theirs.pool_add(call->pool, 1)) {
+        const int64_t end = (turn + 1) * each;
+        panels(w, ready, result, kept, turn * each, end < all ? end : all);
     }
     return true;
 }

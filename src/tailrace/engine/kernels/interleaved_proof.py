@@ -22,6 +22,8 @@ _WITH_MINIMA = frozenset({Kind.Q4_1})
 _SHAPES = ((80, 7, (70, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (4112, 17, (3,)))
 #: Of the largest sum. Both sides use single precision, in another order.
 _TOLERANCE = 2e-5
+#: Bytes of weights from which threads take turns, in which alone logits' maxima can be kept.
+_LARGE = 1 << 20
 #: The number of the model that the proof's weights are.
 _MODEL = 1
 #: What a buffer of weights is for (a pool's stand-in takes the address for it), and one that caches.
@@ -59,6 +61,8 @@ def _agrees(
             found = multiply(library, kind, weights, activations[:columns])
             if not np.abs(found - expected[:columns]).max() <= _TOLERANCE * np.abs(expected).max():
                 return False
+            if weights.nbytes > _LARGE and not _kept_rightly(library, found):
+                return False
             # To the last bit: a reply's numbers don't depend on how many others run.
             all_columns = found if all_columns is None else all_columns
             if not np.array_equal(found, all_columns[:columns]):
@@ -69,17 +73,42 @@ def _agrees(
         library.tailrace_kernels_forget(_MODEL)
 
 
+def _kept_rightly(library: ctypes.CDLL, found: Numbers) -> bool:
+    """Whether what is kept of logits is their greatest of each lane of 256."""
+    kept = kept_of(library)
+    lanes = np.full((len(found), -(-found.shape[1] // 256) * 256), -np.inf, np.float32)
+    lanes[:, : found.shape[1]] = found
+    return kept is not None and np.array_equal(kept, lanes.reshape(len(found), -1, 16, 16).max(2))
+
+
+def kept_of(library: ctypes.CDLL) -> Numbers | None:
+    """What ``library`` has kept of the last product, shape (columns, ceil(rows / 256), 16)."""
+    columns, rows = ctypes.c_int64(), ctypes.c_int64()
+    library.tailrace_kernels_kept.restype = ctypes.POINTER(ctypes.c_float)
+    found = library.tailrace_kernels_kept(ctypes.byref(columns), ctypes.byref(rows))
+    shape = columns.value, -(-rows.value // 256), 16
+    return np.ctypeslib.as_array(found, shape).copy() if found else None
+
+
 def multiply(
-    library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Numbers, *, threads: int = 2, usage: int = WEIGHTS
+    library: ctypes.CDLL,
+    kind: Kind,
+    weights: Bytes,
+    activations: Numbers,
+    *,
+    threads: int = 2,
+    usage: int = WEIGHTS,
+    name: bytes = b"result_output",
 ) -> Numbers:
     """The product by ``library`` as llama.cpp asks for it, by as many threads as its pool has; NaN where it did
-    nothing. Weights are copied where the library may do so.
+    nothing. Weights are copied where the library may do so. By their name these are logits.
     """
     own = weights_of(kind, weights, usage)
     columns = tensor_of(activations[None, None])
     found = np.full((len(activations), len(weights)), np.nan, np.float32)
     result = tensor_of(found[None, None])
     result.sources[0], result.sources[1] = ctypes.addressof(own), ctypes.addressof(columns)
+    result.name = name
     run_by(threads, library.ggml_compute_forward_mul_mat_tiled, result)
     return found
 

@@ -41,6 +41,7 @@ class Tensor(ctypes.Structure):
         ("view_of", ctypes.c_void_p),
         ("view_at", ctypes.c_size_t),
         ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
     )
 
 

@@ -20,6 +20,7 @@ from tailrace.engine.llama.library import LogSink, Progress, is_interleaved, loa
 from tailrace.engine.llama.reader import POOLINGS, LlamaReader
 from tailrace.engine.llama.state import with_streams
 from tailrace.engine.llama.threads import ThreadPools
+from tailrace.engine.rows import Kept, keep
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.memory import available_memory, node_memory
 from tailrace.machine.plan import PoolPlan
@@ -212,6 +213,9 @@ class LlamaBackend:
         if (address, rows) != self._logits_at:
             self._logits = _floats(address, rows, self._vocab_size)
             self._logits_at = address, rows
+        made = force.kept()
+        here = made is not None and (made.columns, made.rows) == (rows, self._vocab_size)
+        keep(Kept(address or 0, rows, self._vocab_size, made.maxima) if made is not None and here else None)
         return self._logits
 
     def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
