@@ -17,6 +17,7 @@ from tailrace.engine.intake import prepare
 from tailrace.engine.kernels import force
 from tailrace.engine.layout import Layout
 from tailrace.engine.llama import LlamaBackend, LlamaOptions
+from tailrace.engine.llama import backend as backend_module
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.machine.plan import PoolPlan
@@ -62,6 +63,20 @@ def loaded() -> Iterator[LlamaBackend]:
 def backend(loaded: LlamaBackend) -> LlamaBackend:
     loaded.reset()
     return loaded
+
+
+@pytest.mark.skipif(force.state() != "on", reason="copies are the kernels'")
+@pytest.mark.parametrize(("available", "copied"), [(120_000_000, False), (150_000_000, True)])
+def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_or_less(
+    monkeypatch: pytest.MonkeyPatch, available: int, copied: bool
+) -> None:
+    monkeypatch.setattr(backend_module, "available_memory", lambda: available)
+    backend = _load()
+    assert backend.copied == 0
+    backend.warm_up()
+    assert (backend.copied > 90_000_000) == copied
+    backend.close()
+    assert backend.copied == 0
 
 
 class Replies:

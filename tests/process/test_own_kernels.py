@@ -40,7 +40,8 @@ rows = decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) 
 rows += decode([260], [len(prompt)], [0], [0])
 backend.reset()
 rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
-print(json.dumps({"state": force.state(), "sampling": passes.state(), "rows": rows, "kept": kept}))
+print(json.dumps({"state": force.state(), "sampling": passes.state(), "rows": rows, "kept": kept,
+                  "copied": backend.copied}))
 """
 CAN = set(read_isa().sets) >= build.NEEDED
 
@@ -80,9 +81,11 @@ def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> 
     own = [line for line in used if "/tailrace/kernels/" in line]
     if choice == "off":
         assert found["state"] == found["sampling"] == "off"
+        assert found["copied"] == 0
         assert not own
     elif CAN:
         assert found["state"] == found["sampling"] == "on"
+        assert found["copied"] > 90_000_000  # All of its products' weights.
         assert own
     else:
         assert "no AVX-512" in found["state"]

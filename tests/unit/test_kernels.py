@@ -16,6 +16,7 @@ from gguf.quants import quantize
 
 from altered import altered
 from tailrace.engine.kernels import KernelsUnavailable, build, interleaved_proof, proof, standin
+from tailrace.engine.kernels.interleaved_proof import KINDS as INTERLEAVED
 from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.machine import isa
 
@@ -47,7 +48,13 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
         ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
         ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0"),
         ("-f.offset * sum", "f.offset * sum", "interleaved Q4_0, interleaved Q8_0"),
-        ("first * k * COLUMN_BYTES", "first * k", "interleaved Q4_0, interleaved Q4_1, interleaved Q8_0"),
+        (
+            "first * k * ready_bytes",
+            "first * ready_bytes",
+            ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
+        ),
+        ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K"),
+        ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
         ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
     ],
 )

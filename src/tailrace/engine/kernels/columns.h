@@ -24,3 +24,35 @@ INLINE void quantise(struct format f, const float *x, uint8_t *block, int column
     memcpy(block + scales_at(columns) + 4 * j, kept, 4);
     memcpy(block + sums_at(columns) + 4 * j, f.minimum ? (const void *)(kept + 1) : (const void *)&less, 4);
 }
+
+/* ---- Super-blocks ------------------------------------------------------------------------------------------------- */
+
+/* So many columns at a time again: of each 32 numbers every column's quants, then, for Q6_K, all their two sums of 16 times
+ * the offset; after eight of these all columns' scales, then, for Q4_K, their four pairs of 16-bit sums of 32. */
+INLINE int64_t part_bytes(int type, int columns) { return (type == Q6_K ? 40 : 32) * columns; }
+INLINE int64_t column_bytes_k(int type) { return type == Q6_K ? 8 * 40 + 4 : 8 * 32 + 4 + 16; }
+
+/* Column j of a super-block, of 256 numbers: as llama.cpp makes Q8_K of them, but for signs that cancel out. */
+INLINE void quantise_k(int type, const float *x, uint8_t *block, int columns, int j) {
+    __m512 most = _mm512_setzero_ps();
+    for (int n = 0; n < 16; n++) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + 16 * n)));
+    const float largest = _mm512_reduce_max_ps(most), times = largest != 0 ? 127 / largest : 0;
+    const float scale = largest != 0 ? 1 / times : 0;
+    int16_t sums[8];
+    for (int n = 0; n < 8; n++) {
+        const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 32 * n), _mm512_set1_ps(times)));
+        const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 32 * n + 16), _mm512_set1_ps(times)));
+        uint8_t *part = block + n * part_bytes(type, columns);
+        _mm_storeu_si128((__m128i *)(part + 32 * j), _mm512_cvtsepi32_epi8(a));
+        _mm_storeu_si128((__m128i *)(part + 32 * j + 16), _mm512_cvtsepi32_epi8(b));
+        if (type == Q6_K) {
+            const int32_t less[2] = {-32 * _mm512_reduce_add_epi32(a), -32 * _mm512_reduce_add_epi32(b)};
+            memcpy(part + 32 * columns + 8 * j, less, 8);
+        } else {
+            sums[n] = (int16_t)_mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+        }
+    }
+    uint8_t *end = block + 8 * part_bytes(type, columns);
+    memcpy(end + 4 * j, &scale, 4);
+    if (type == Q4_K) memcpy(end + 4 * columns + 16 * j, sums, 16);
+}

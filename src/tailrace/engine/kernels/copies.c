@@ -52,15 +52,19 @@ static uint8_t *memory_for(int model, size_t size) {
     return memory;
 }
 
+/* Of a block in the file: weights, and bytes. */
+static int64_t numbers_of(int type) { return super_blocks(type) ? 256 : 32; }
+static int64_t file_bytes(int type) { return super_blocks(type) ? bytes_k(type) : format_of(type).bytes; }
+
 static int64_t bytes_of(const struct interleaved *copy) {
-    return copy->rows / GROUP_ROWS * copy->blocks * group_bytes(format_of(copy->type));
+    return copy->rows / GROUP_ROWS * copy->blocks * bytes_of_group(copy->type);
 }
 
 static void find_room(const struct tensor *weights) {
     struct entry *entry = place_of(weights->data);
     if (taken > PLACES / 2) return;
     taken++;
-    struct interleaved copy = {weights->type, weights->sizes[1], weights->sizes[0] / 32, 0};
+    struct interleaved copy = {weights->type, weights->sizes[1], weights->sizes[0] / numbers_of(weights->type), 0};
     const int64_t bytes = bytes_of(&copy);
     if (bytes <= left && (copy.data = memory_for(loading, (size_t)bytes))) left -= bytes;
     entry->buffer = weights->buffer;
@@ -82,13 +86,42 @@ static void copy_group(struct format f, uint8_t *group, const uint8_t *x, int64_
     }
 }
 
+static void copy_super(int type, uint8_t *group, const uint8_t *x, int64_t row) {
+    memset(group, 0, SUPER_HEAD);
+    for (int r = 0; r < GROUP_ROWS; r++, x += row) {
+        uint8_t *quants = group + SUPER_HEAD + 4 * r;
+        if (type == Q4_K) {
+            const uint32_t a = word(x + 4), b = word(x + 8), c = word(x + 12);
+            const uint32_t scales[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
+            const uint32_t minima[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
+            memcpy(group + 2 * r, x, 2);
+            memcpy(group + 32 + 2 * r, x + 2, 2);
+            for (int n = 0; n < 8; n++) {
+                group[64 + 16 * n + r] = (uint8_t)(scales[n / 4] >> 8 * (n % 4));
+                group[192 + 32 * (n / 2) + 2 * r + n % 2] = (uint8_t)(minima[n / 4] >> 8 * (n % 4));
+            }
+            for (int v = 0; v < 32; v++) memcpy(quants + 64 * v, x + 16 + 4 * v, 4);
+            continue;
+        }
+        memcpy(group + 2 * r, x + 208, 2);
+        for (int n = 0; n < 16; n++) group[64 + 16 * n + r] = x[192 + n];
+        for (int v = 0; v < 48; v++) {
+            const int half = v / 24, at = v % 24;
+            memcpy(quants + 64 * v, at < 8 ? x + 128 + 32 * half + 4 * at : x + 64 * half + 4 * (at - 8), 4);
+        }
+    }
+}
+
 static void copy_share(const struct call *call, const struct tensor *weights, const struct interleaved *copy) {
-    const struct format f = format_of(copy->type);
-    const int64_t panels = copy->rows / GROUP_ROWS, size = group_bytes(f), row = (int64_t)weights->strides[1];
+    const int type = copy->type;
+    const int64_t panels = copy->rows / GROUP_ROWS, size = bytes_of_group(type), row = (int64_t)weights->strides[1];
     for (int64_t p = panels * call->thread / call->threads; p < panels * (call->thread + 1) / call->threads; p++)
-        for (int64_t i = 0; i < copy->blocks; i++)
-            copy_group(f, (uint8_t *)copy->data + (p * copy->blocks + i) * size,
-                       (const uint8_t *)weights->data + p * GROUP_ROWS * row + i * f.bytes, row);
+        for (int64_t i = 0; i < copy->blocks; i++) {
+            uint8_t *group = (uint8_t *)copy->data + (p * copy->blocks + i) * size;
+            const uint8_t *x = (const uint8_t *)weights->data + p * GROUP_ROWS * row + i * file_bytes(type);
+            if (super_blocks(type)) copy_super(type, group, x, row);
+            else copy_group(format_of(type), group, x, row);
+        }
 }
 
 /* Weights of a model, as they came from its file: nothing that is computed and no cache, which would change. */
@@ -98,12 +131,11 @@ static bool constant(const struct tensor *t) {
 
 const struct interleaved *copy_of(const struct call *call, const struct tensor *weights) {
     if (!taken && !left) return 0;
-    if (weights->type != Q4_0 && weights->type != Q4_1 && weights->type != Q8_0) return 0;
+    if (!may_copy(weights->type)) return 0;
     struct entry *entry = place_of(weights->data);
     if (!atomic_load_explicit(&entry->weights, memory_order_relaxed)) {
-        const struct format f = format_of(weights->type);
         const bool fits = weights->sizes[1] % GROUP_ROWS == 0 && weights->sizes[2] == 1 && weights->sizes[3] == 1 &&
-                          weights->strides[0] == (size_t)f.bytes;
+                          weights->strides[0] == (size_t)file_bytes(weights->type);
         if (!loading || !fits || !constant(weights)) return 0;
         ggml_barrier(call->pool);
         if (call->thread == 0) find_room(weights);
@@ -113,7 +145,7 @@ const struct interleaved *copy_of(const struct call *call, const struct tensor *
     }
     const struct interleaved *copy = &entry->copy;
     const bool same = entry->buffer == weights->buffer && copy->type == weights->type && copy->rows == weights->sizes[1] &&
-                      copy->blocks * 32 == weights->sizes[0];
+                      copy->blocks * numbers_of(copy->type) == weights->sizes[0];
     return copy->data && same ? copy : 0;
 }
 

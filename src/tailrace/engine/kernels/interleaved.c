@@ -2,7 +2,7 @@
  *
  * A dot product of a row as the file has it ends in a sum across lanes, and needs both sides' scales made ready for it.
  * With sixteen rows side by side a lane is a row, and eight columns share what unpacking costs: 13 instructions a column
- * and block of 16 rows beyond that. */
+ * and 32 weights of 16 rows beyond that. */
 #include "copies.h"
 #include "interleaved.h"
 #include "kept.h"
@@ -13,18 +13,20 @@
 #define TURN 4                    /* panels of 16 rows in a turn */
 #define KEPT_TURN (KEPT_ROWS / GROUP_ROWS)
 
-/* Memory for columns, besides what llama.cpp wants for the same (34 or 36 bytes a block). */
-#define MORE(blocks) ((blocks) * 8 + 128)
+/* Memory for columns, besides what llama.cpp wants for the same: 34 or 36 bytes for 32 numbers, 292 for 256. */
+#define MORE(numbers) ((numbers) / 4 + 128)
 
 size_t ggml_tiled_wdata_size(int threads, struct tensor *result) {
     const struct tensor *b = result->sources[1];
     const int type = result->sources[0]->type;
     const size_t wanted = theirs.tiled_size ? theirs.tiled_size(threads, result) : 0;
-    if ((type != Q4_0 && type != Q4_1 && type != Q8_0) || b->type != F32) return wanted;
-    return wanted + (size_t)MORE(b->sizes[0] / 32 * b->sizes[1] * b->sizes[2] * b->sizes[3]);
+    if (b->type != F32 || !may_copy(type)) return wanted;
+    return wanted + (size_t)MORE(b->sizes[0] * b->sizes[1] * b->sizes[2] * b->sizes[3]);
 }
 
 /* ---- Columns made ready ------------------------------------------------------------------------------------------ */
+
+INLINE int64_t ready_bytes(int type) { return super_blocks(type) ? column_bytes_k(type) : COLUMN_BYTES; }
 
 /* Blocks from `from` to `till`, columns one after the other. */
 INLINE void ready_of(int type, const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till) {
@@ -33,79 +35,89 @@ INLINE void ready_of(int type, const struct tensor *b, int64_t k, uint8_t *ready
         const int64_t j = from / k, first = j / TILE_COLUMNS * TILE_COLUMNS, end = till < (j + 1) * k ? till : (j + 1) * k;
         const int width = columns - first < TILE_COLUMNS ? (int)(columns - first) : TILE_COLUMNS;
         const float *x = (const float *)((const char *)b->data + j * (int64_t)b->strides[1]);
-        uint8_t *tile = ready + first * k * COLUMN_BYTES;
-        for (int64_t i = from - j * k; i < end - j * k; i++)
-            quantise(format_of(type), x + 32 * i, tile + i * width * COLUMN_BYTES, width, (int)(j - first));
+        uint8_t *tile = ready + first * k * ready_bytes(type);
+        for (int64_t i = from - j * k; i < end - j * k; i++) {
+            uint8_t *block = tile + i * width * ready_bytes(type);
+            if (super_blocks(type)) quantise_k(type, x + 256 * i, block, width, (int)(j - first));
+            else quantise(format_of(type), x + 32 * i, block, width, (int)(j - first));
+        }
         from = end;
     }
 }
 
-static void make_ready(int type, const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till) {
-    if (type == Q4_0) ready_of(Q4_0, b, k, ready, from, till);
-    else if (type == Q4_1) ready_of(Q4_1, b, k, ready, from, till);
-    else ready_of(Q8_0, b, k, ready, from, till);
-}
-
 /* ---- Whole products ---------------------------------------------------------------------------------------------- */
+
+INLINE void tile_of(int type, int columns, int64_t k, const uint8_t *panel, const uint8_t *y, float *c, int64_t ldc) {
+    if (super_blocks(type)) interleaved_super_tile(type, columns, k, panel, y, c, ldc);
+    else interleaved_tile(format_of(type), columns, k, panel, y, c, ldc);
+}
 
 /* A panel (16 rows) by all columns: it stays in the nearest cache meanwhile. */
 INLINE void panel_of(int type, int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc) {
-    for (; columns > 0; columns -= TILE_COLUMNS, y += TILE_COLUMNS * k * COLUMN_BYTES, c += TILE_COLUMNS * ldc) {
-#define TILE(N) case N: interleaved_tile(format_of(type), N, k, panel, y, c, ldc); break;
+    for (; columns > 0; columns -= TILE_COLUMNS, y += TILE_COLUMNS * k * ready_bytes(type), c += TILE_COLUMNS * ldc) {
+#define TILE(N) case N: tile_of(type, N, k, panel, y, c, ldc); break;
         switch (columns) {
             TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7)
-            default: interleaved_tile(format_of(type), 8, k, panel, y, c, ldc);
+            default: tile_of(type, 8, k, panel, y, c, ldc);
         }
     }
 }
 
-#define PANELS(T)                                                                                                          \
-    static __attribute__((noinline)) void panel_##T(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, \
-                                                    float *c, int64_t ldc) {                                            \
-        panel_of(T, k, panel, y, columns, c, ldc);                                                                      \
-    }
-PANELS(Q4_0) PANELS(Q4_1) PANELS(Q8_0)
+/* What knows its format when it is compiled. */
+struct functions {
+    void (*ready)(const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till);
+    void (*panel)(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc);
+};
 
-static void panels(const struct interleaved *w, const uint8_t *ready, struct tensor *result, bool kept, int64_t from,
-                   int64_t till) {
-    const int64_t size = w->blocks * group_bytes(format_of(w->type)), ldc = (int64_t)result->strides[1] / 4;
-    for (int64_t p = from; p < till; p++) {
-        float *c = (float *)result->data + p * GROUP_ROWS;
-        (w->type == Q4_0   ? panel_Q4_0
-         : w->type == Q4_1 ? panel_Q4_1
-                           : panel_Q8_0)(w->blocks, w->data + p * size, ready, result->sizes[1], c, ldc);
-        if (kept) keep(c, ldc, result->sizes[1], p * GROUP_ROWS);
+#define FORMAT(T)                                                                                                   \
+    static void ready_##T(const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till) {          \
+        ready_of(T, b, k, ready, from, till);                                                                       \
+    }                                                                                                               \
+    static void panel_##T(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc) { \
+        panel_of(T, k, panel, y, columns, c, ldc);                                                                  \
+    }
+FORMAT(Q4_0) FORMAT(Q4_1) FORMAT(Q8_0) FORMAT(Q4_K) FORMAT(Q6_K)
+
+static struct functions functions_for(int type) {
+    switch (type) {
+        case Q4_0: return (struct functions){ready_Q4_0, panel_Q4_0};
+        case Q4_1: return (struct functions){ready_Q4_1, panel_Q4_1};
+        case Q4_K: return (struct functions){ready_Q4_K, panel_Q4_K};
+        case Q6_K: return (struct functions){ready_Q6_K, panel_Q6_K};
+        default: return (struct functions){ready_Q8_0, panel_Q8_0};
     }
 }
 
 bool interleaved_product(const struct call *call, const struct interleaved *w, struct tensor *result) {
     const struct tensor *b = result->sources[1];
-    const int64_t k = w->blocks, columns = b->sizes[1], blocks = k * columns;
-    const struct format f = format_of(w->type);
+    const int64_t k = w->blocks, blocks = k * b->sizes[1], size = k * bytes_of_group(w->type), panels = w->rows / GROUP_ROWS;
     if (b->type != F32 || b->strides[0] != 4 || b->sizes[2] != 1 || b->sizes[3] != 1) return false;
-    if (call->work_size < (size_t)(blocks * COLUMN_BYTES + 64)) return false;
+    if (call->work_size < (size_t)(blocks * ready_bytes(w->type) + 64)) return false;
+    const struct functions format = functions_for(w->type);
+    const int64_t own = panels * call->thread / call->threads, end = panels * (call->thread + 1) / call->threads;
+    for (int line = 0; line < FIRST; line += 64) _mm_prefetch((const char *)w->data + own * size + line, _MM_HINT_T0);
     uint8_t *ready = (uint8_t *)(((uintptr_t)call->work + 63) & ~(uintptr_t)63);
-    const int64_t all = w->rows / GROUP_ROWS;
-    const uint8_t *first = w->data + all * call->thread / call->threads * k * group_bytes(f);
-    for (int line = 0; line < FIRST; line += 64) _mm_prefetch((const char *)first + line, _MM_HINT_T0);
-    make_ready(w->type, b, k, ready, blocks * call->thread / call->threads, blocks * (call->thread + 1) / call->threads);
+    format.ready(b, k, ready, blocks * call->thread / call->threads, blocks * (call->thread + 1) / call->threads);
     /* Fixed shares, or turns where a thread may lose its core for a while (the HTTP process needs one, too), or where
      * cores differ. */
-    const bool turns = call->threads > 1 && all * k * group_bytes(f) >= LARGE;
+    const bool turns = call->threads > 1 && panels * size >= LARGE;
     /* Maxima are of rows that one thread computes. */
     const bool keeping = (turns || call->threads == 1) && makes_logits(result);
-    if (keeping && call->thread == 0) keep_from_here(columns, w->rows);
+    if (keeping && call->thread == 0) keep_from_here(b->sizes[1], w->rows);
     if (turns && call->thread == 0) theirs.pool_set(call->pool, call->threads);
     ggml_barrier(call->pool);
-    const bool kept = keeping && keeps(columns, w->rows);
-    if (!turns) {
-        panels(w, ready, result, kept, all * call->thread / call->threads, all * (call->thread + 1) / call->threads);
-        return true;
-    }
-    const int64_t each = kept ? KEPT_TURN : TURN;
-    for (int64_t turn = call->thread; turn * each < all; turn = theirs.pool_add(call->pool, 1)) {
-        const int64_t end = (turn + 1) * each;
-        panels(w, ready, result, kept, turn * each, end < all ? end : all);
+    const bool kept = keeping && keeps(b->sizes[1], w->rows);
+    const int64_t ldc = (int64_t)result->strides[1] / 4, each = kept ? KEPT_TURN : TURN;
+    int64_t from = turns ? call->thread * each : own, till = turns ? from + each : end;
+    while (from < panels) {
+        for (int64_t p = from; p < till && p < panels; p++) {
+            float *c = (float *)result->data + p * GROUP_ROWS;
+            format.panel(k, w->data + p * size, ready, b->sizes[1], c, ldc);
+            if (kept) keep(c, ldc, b->sizes[1], p * GROUP_ROWS);
+        }
+        if (!turns) break;
+        from = theirs.pool_add(call->pool, 1) * each;
+        till = from + each;
     }
     return true;
 }

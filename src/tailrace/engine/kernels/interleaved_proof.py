@@ -7,19 +7,20 @@ import ctypes
 import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
-from gguf.quants import dequantize, quantize
+from gguf.quants import dequantize
 
+from tailrace.engine.kernels.layouts import LAYOUTS, Bytes, random_weights
 from tailrace.engine.kernels.standin import Links, Pool, Tensor, run_by, tensor_of
 
-Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
 
-KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0)
+KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q6_K)
 #: Formats with a minimum besides the scale: their columns know their sums, rounded to 16 bits.
 _WITH_MINIMA = frozenset({Kind.Q4_1})
-#: Rows and blocks of weights, and numbers of columns: few and many panels of 16 rows, and every rest of columns.
-_SHAPES = ((80, 7, (70, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (4112, 17, (3,)))
+#: Rows, blocks in each and numbers of columns: few panels of 16 rows and every rest of columns; and (None) so many rows
+#: that threads take turns, from 1 MB on.
+_SHAPES = ((80, 7, (70, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)))
 #: Of the largest sum. Both sides use single precision, in another order.
 _TOLERANCE = 2e-5
 #: Bytes of weights from which threads take turns, in which alone logits' maxima can be kept.
@@ -48,13 +49,20 @@ def wrong_interleaved(library: ctypes.CDLL) -> list[str]:
 
 
 def _agrees(
-    library: ctypes.CDLL, kind: Kind, random: np.random.Generator, rows: int, blocks: int, counts: tuple[int, ...]
+    library: ctypes.CDLL,
+    kind: Kind,
+    random: np.random.Generator,
+    rows: int | None,
+    blocks: int,
+    counts: tuple[int, ...],
 ) -> bool:
-    weights = quantize(random.standard_normal((rows, blocks * 32)).astype(np.float32), kind)
-    activations = random.standard_normal((max(counts), blocks * 32)).astype(np.float32)
-    activations[-1, :32] = 0
+    block = LAYOUTS[kind].numbers
+    rows = rows or ((1 << 20) // (16 * blocks * LAYOUTS[kind].bytes) + 1) * 16
+    weights = random_weights(kind, random, rows, blocks * block)
+    activations = random.standard_normal((max(counts), blocks * block)).astype(np.float32)
+    activations[-1, :block] = 0
     expected = _product(kind, weights, activations)
-    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(weights.nbytes))
+    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(2 * weights.nbytes))
     all_columns: Numbers | None = None
     try:
         for columns in counts:
@@ -116,20 +124,27 @@ def multiply(
 def weights_of(kind: Kind, weights: Bytes, usage: int = WEIGHTS) -> Tensor:
     """The tensor of so many rows of bytes."""
     rows, bytes_each = weights.shape
-    size = {Kind.Q4_0: 18, Kind.Q4_1: 20, Kind.Q8_0: 34}[kind]
+    layout = LAYOUTS[kind]
     tensor = Tensor(type=int(kind), buffer=usage, data=weights.ctypes.data)
-    tensor.sizes[:] = (bytes_each // size * 32, rows, 1, 1)
-    tensor.strides[:] = (size, bytes_each, weights.nbytes, weights.nbytes)
+    tensor.sizes[:] = (bytes_each // layout.bytes * layout.numbers, rows, 1, 1)
+    tensor.strides[:] = (layout.bytes, bytes_each, weights.nbytes, weights.nbytes)
     return tensor
 
 
 def _product(kind: Kind, weights: Bytes, activations: Numbers) -> Exact:
     """What it should be, with activations rounded as llama.cpp does it."""
-    blocks = activations.reshape(len(activations), -1, 32)
+    size = LAYOUTS[kind].numbers
+    blocks = activations.reshape(len(activations), -1, size)
     most = np.abs(blocks).max(2, keepdims=True)
-    scale = most / np.float32(127)
-    quants = np.rint(blocks * np.divide(np.float32(127), most, out=np.zeros_like(most), where=most != 0))
-    meant: Exact = (quants * scale.astype(np.float16).astype(np.float64)).reshape(activations.shape)
+    times = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most != 0)
+    quants = np.rint(blocks * times)
+    if size == 256:
+        scale = np.divide(np.float32(1), times, out=np.zeros_like(most), where=most != 0)
+        kept = scale.astype(np.float64)
+    else:
+        scale = most / np.float32(127)
+        kept = scale.astype(np.float16).astype(np.float64)
+    meant: Exact = (quants * kept).reshape(activations.shape)
     values: Exact = dequantize(weights, kind).astype(np.float64)
     expected: Exact = meant @ values.T
     if kind not in _WITH_MINIMA:

@@ -6,7 +6,6 @@ A compiler that is wrong about one instruction would spoil every reply, and has 
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,9 @@ from gguf.quants import dequantize
 
 from tailrace.engine.kernels.attention_proof import attention_is_right
 from tailrace.engine.kernels.interleaved_proof import wrong_interleaved
+from tailrace.engine.kernels.layouts import LAYOUTS, Bytes, random_weights
 from tailrace.engine.kernels.standin import Call
 
-Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float32]
 
 #: Each format that is computed, with that of the activations that llama.cpp gives it.
@@ -37,24 +36,6 @@ _SHAPES = ((1, 1, 256), (7, 3, 512), (66, 5, 1024), (13, 70, 768))
 _TOLERANCE = 2e-5
 
 
-class _Layout(NamedTuple):
-    bytes: int  #: of a block
-    numbers: int  #: in a block
-    halves: tuple[int, ...]  #: where 16-bit floats lie
-
-
-_LAYOUTS = {
-    Kind.Q4_0: _Layout(18, 32, (0,)),
-    Kind.Q4_1: _Layout(20, 32, (0, 2)),
-    Kind.Q5_0: _Layout(22, 32, (0,)),
-    Kind.Q5_1: _Layout(24, 32, (0, 2)),
-    Kind.Q8_0: _Layout(34, 32, (0,)),
-    Kind.Q4_K: _Layout(144, 256, (0, 2)),
-    Kind.Q5_K: _Layout(176, 256, (0, 2)),
-    Kind.Q6_K: _Layout(210, 256, (208,)),
-}
-
-
 def wrong_results(library: ctypes.CDLL) -> list[str]:
     """Formats (``interleaved`` or not) and ``attention``, where ``library`` computes them wrongly or not at all.
     Empty when all is well.
@@ -68,8 +49,7 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
 def _agrees(
     library: ctypes.CDLL, kind: Kind, random: np.random.Generator, rows: int, columns: int, numbers: int
 ) -> bool:
-    layout = _LAYOUTS[kind]
-    weights = _weights(layout, random, rows, numbers)
+    weights = random_weights(kind, random, rows, numbers)
     activations, meant = _activations(PARTNERS[kind], random, columns, numbers)
     expected = meant @ dequantize(weights, kind).astype(np.float64).T
     found = multiply(library, kind, weights, activations, columns)
@@ -79,7 +59,7 @@ def _agrees(
 def multiply(library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Bytes, columns: int) -> Numbers:
     """The product by ``library``, by two threads' shares in turn; NaN where it did nothing."""
     rows = len(weights)
-    blocks = weights.shape[1] // _LAYOUTS[kind].bytes
+    blocks = weights.shape[1] // LAYOUTS[kind].bytes
     found = np.full((columns, rows), np.nan, np.float32)
     product = library.llamafile_sgemm
     product.restype = ctypes.c_bool
@@ -97,15 +77,6 @@ def multiply(library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Byte
             *map(ctypes.c_int, (kind, PARTNERS[kind], Kind.F32)),
         )
     return found
-
-
-def _weights(layout: _Layout, random: np.random.Generator, rows: int, numbers: int) -> Bytes:
-    blocks = rows * numbers // layout.numbers
-    raw = random.integers(0, 256, (blocks, layout.bytes), np.uint8)
-    for place in layout.halves:
-        scale = random.uniform(-0.1, 0.1, blocks).astype(np.float16)
-        raw[:, place : place + 2] = scale[:, None].view(np.uint8)
-    return raw.reshape(rows, -1)
 
 
 def _activations(

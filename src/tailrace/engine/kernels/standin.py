@@ -92,7 +92,7 @@ class Pool:
             return self._next - value
 
     def _wait(self, _: int | None) -> None:
-        self._barrier.wait(10)
+        self._barrier.wait(60)
 
 
 def tensor_of(array: npt.NDArray[np.floating]) -> Tensor:

@@ -24,7 +24,7 @@ _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 
 
 #: Formats of most of a file's weights, as GGUF calls them, that the kernels have an order of their own for.
-_INTERLEAVED = frozenset({"Q4_0", "Q4_1", "Q8_0"})
+_INTERLEAVED = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q6_K"})
 
 
 def load_model(
