@@ -20,7 +20,7 @@ from tailrace.folders import cache_folder
 from tailrace.machine.isa import read_isa
 
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-std=gnu11")
-#: Seconds; it takes about two.
+#: Seconds; it takes about five.
 _PATIENCE = 120
 
 
