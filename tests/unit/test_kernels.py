@@ -21,6 +21,7 @@ from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.machine import isa
 
 CAN = set(isa.read_isa().sets) >= build.NEEDED
+TILES = pytest.mark.skipif("AMX BF16" not in isa.read_isa().sets, reason="this CPU has no tiles")
 
 
 def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
         ("if (now > before) {", "if (now < before) {", "attention"),
         ("if (lost) break;", "", "attention"),
         ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
-        ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0"),
+        ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0(, wide Q8_0)?"),
         ("-f.offset * sum", "f.offset * sum", "interleaved Q4_0, interleaved Q8_0"),
         (
             "first * k * ready_bytes",
@@ -55,6 +56,9 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
         ),
         ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K"),
         ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
+        pytest.param("l[1], l[0]", "l[0], l[1]", "wide Q4_0, wide Q4_1, wide Q8_0", marks=TILES),
+        pytest.param("high_one = _mm512_set1_ps(2048)", "high_one = low_one", "wide Q4_0, wide Q4_1", marks=TILES),
+        pytest.param("before + 3 * TILE_SUMS", "before", "wide Q4_0, wide Q4_1, wide Q8_0", marks=TILES),
         ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
     ],
 )

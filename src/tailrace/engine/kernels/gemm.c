@@ -22,6 +22,7 @@
 #include "copies.h"
 #include "formats.h"
 #include "kept.h"
+#include "prompt_amx.h"
 #include "tiles_avx512.h"
 
 struct theirs theirs;
@@ -180,7 +181,7 @@ bool ggml_compute_forward_mul_mat_tiled(const struct call *call, struct tensor *
     const struct tensor *a = result->sources[0], *b = result->sources[1];
     if (call->thread == 0 && makes_logits(result)) keep_nothing();
     const struct interleaved *copy = copy_of(call, a);
-    if (copy && interleaved_product(call, copy, result)) return true;
+    if (copy && (wide_product(call, copy, b, result) || interleaved_product(call, copy, result))) return true;
     if (!theirs.tiled || (b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K))) return false;
     return theirs.tiled(call, result);
 }

@@ -19,8 +19,8 @@ KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q6_K)
 #: Formats with a minimum besides the scale: their columns know their sums, rounded to 16 bits.
 _WITH_MINIMA = frozenset({Kind.Q4_1})
 #: Rows, blocks in each and numbers of columns: few panels of 16 rows and every rest of columns; and (None) so many rows
-#: that threads take turns, from 1 MB on.
-_SHAPES = ((80, 7, (70, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)))
+#: that threads take turns, from 1 MB on. With more columns products may be others (``prompt_proof``).
+_SHAPES = ((80, 7, (39, 16, 9, 8, 7, 6, 5, 4, 3, 2, 1)), (16, 1, (1,)), (None, 17, (3,)))
 #: Of the largest sum. Both sides use single precision, in another order.
 _TOLERANCE = 2e-5
 #: Bytes of weights from which threads take turns, in which alone logits' maxima can be kept.

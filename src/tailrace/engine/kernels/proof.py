@@ -15,6 +15,7 @@ from gguf.quants import dequantize
 from tailrace.engine.kernels.attention_proof import attention_is_right
 from tailrace.engine.kernels.interleaved_proof import wrong_interleaved
 from tailrace.engine.kernels.layouts import LAYOUTS, Bytes, random_weights
+from tailrace.engine.kernels.prompt_proof import wrong_wide
 from tailrace.engine.kernels.standin import Call
 
 Numbers = npt.NDArray[np.float32]
@@ -37,12 +38,12 @@ _TOLERANCE = 2e-5
 
 
 def wrong_results(library: ctypes.CDLL) -> list[str]:
-    """Formats (``interleaved`` or not) and ``attention``, where ``library`` computes them wrongly or not at all.
-    Empty when all is well.
+    """Formats (``interleaved``; ``wide``, which is by many columns; or neither) and ``attention``, where ``library``
+    computes them wrongly or not at all. Empty when all is well.
     """
     random = np.random.default_rng(7)
     wrong = [kind.name for kind in PARTNERS if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)]
-    wrong += wrong_interleaved(library)
+    wrong += wrong_interleaved(library) + wrong_wide(library)
     return wrong if attention_is_right(library) else [*wrong, "attention"]
 
 
