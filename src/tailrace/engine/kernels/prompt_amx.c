@@ -1,12 +1,12 @@
 /* Products with many columns, the tokens of a prompt, in tiles of bf16 (AMX).
  *
  * Bytes as llama.cpp multiplies them here must be taken times a scale every 32 numbers, outside of the tiles, which takes
- * four times as long as the products. So weights become bf16 with their scales in them, 32 rows at a time, and
+ * longer than the products. So weights become bf16 with their scales in them, 32 rows at a time, and
  * activations become bf16 too, which is more exact than the 8 bits that they have with a scale for 32 of them. Then a sum
  * stays in its tile for up to 640 numbers, in single precision.
  *
- * The products themselves are the least part of it: they would take 16 ms of the 512 tokens that SmolLM2-135M reads in 130,
- * and take 45. What counts is where things lie:
+ * The products themselves are the least part of it: they would take 16 ms of the 110 in which SmolLM2-135M reads 512
+ * tokens, and all of this takes some 50. What counts is where things lie:
  *
  *   panel        32 rows of weights by up to 640 numbers, made of the interleaved order by a thread for itself. It has room
  *                in the first cache, and activations pass it by (TILE_STREAM).
