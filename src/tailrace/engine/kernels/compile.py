@@ -12,15 +12,17 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.folders import cache_folder
+from tailrace.machine.binding import bound_cpus
 from tailrace.machine.isa import read_isa
 
-_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-std=gnu11")
-#: Seconds; it takes about five.
+_FLAGS = ("-O3", "-march=native", "-fPIC", "-std=gnu11")
+#: Seconds for one file; the longest takes three.
 _PATIENCE = 120
 
 
@@ -46,13 +48,27 @@ def compiled(
         # Into a place of its own first: what stands under the final name has been proved.
         with tempfile.TemporaryDirectory(dir=folder) as place:
             draft = Path(place) / "kernels.so"
-            _run([compiler, *_FLAGS, "-o", str(draft), *map(str, sorted(sources.glob("*.c")))])
+            objects = _objects(compiler, sorted(sources.glob("*.c")), Path(place))
+            _run([compiler, "-shared", "-o", str(draft), *map(str, objects)])
             if wrong := wrong_results(ctypes.CDLL(str(draft))):
                 raise KernelsUnavailable(f"{compiler} makes code that computes {', '.join(wrong)} wrongly")
             os.replace(draft, library)
     except OSError as error:
         raise KernelsUnavailable(f"{folder} can't be written: {error}") from error
     return library
+
+
+def _objects(compiler: str, sources: Sequence[Path], folder: Path) -> list[Path]:
+    """The sources compiled into ``folder``, as many at a time as there are CPUs: somebody waits for a model."""
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    with ThreadPoolExecutor(len(bound_cpus()) or 1) as pool:
+        compiling = [
+            pool.submit(_run, [compiler, *_FLAGS, "-c", "-o", str(made), str(source)])
+            for source, made in zip(sources, objects, strict=True)
+        ]
+        for each in compiling:
+            each.result()
+    return objects
 
 
 def _compiler() -> str:
