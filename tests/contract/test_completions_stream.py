@@ -171,7 +171,7 @@ def test_a_prompts_probabilities_are_the_models(real: ServerProcess) -> None:
     assert choice["text"] == prompt
     count = len(said["logprobs"]["tokens"])
     assert choice["logprobs"]["tokens"][-count:] == said["logprobs"]["tokens"]
-    # A prompt's tokens and a reply's go through different code, and activations are rounded in every layer: a difference
+    # Prompts' tokens and replies' go through different code, and activations are rounded in every layer: a difference
     # in the last bits becomes a tenth now and then. Another token's would be whole numbers away.
     assert choice["logprobs"]["token_logprobs"][-count:] == pytest.approx(said["logprobs"]["token_logprobs"], abs=0.4)
     assert choice["logprobs"]["text_offset"][-count:] == [

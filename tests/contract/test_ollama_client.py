@@ -142,6 +142,8 @@ def test_structured_output_of_the_real_model(real_client: ollama.Client) -> None
 
 def test_the_real_model_streams(real_client: ollama.Client) -> None:
     options = {"seed": 1, "num_predict": 16, "temperature": 0}
+    # What is known of a prompt isn't read again, and one token is rounded otherwise than twelve: both find it known.
+    real_client.generate("smollm2-135m", "Count to five.", options=options)
     parts = list(real_client.generate("smollm2-135m", "Count to five.", stream=True, options=options))
     whole = real_client.generate("smollm2-135m", "Count to five.", options=options)
     assert "".join(part.response or "" for part in parts) == whole.response

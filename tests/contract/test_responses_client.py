@@ -148,9 +148,12 @@ def test_a_stream_that_breaks_raises() -> None:
 
 def test_the_starter_model(real: ServerProcess) -> None:
     with connect(real) as client:
-        first = client.responses.create(
-            model="smollm2-135m", input="Name a river in Europe.", max_output_tokens=16, temperature=0
-        )
+        # What is known of a prompt isn't read again, and one token is rounded otherwise than twelve: the first of three
+        # finds nothing known, and isn't compared.
+        for _ in range(2):
+            first = client.responses.create(
+                model="smollm2-135m", input="Name a river in Europe.", max_output_tokens=16, temperature=0
+            )
         assert first.output_text.strip()
         assert first.status in ("completed", "incomplete")
         with client.responses.stream(

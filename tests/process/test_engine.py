@@ -218,7 +218,7 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
 def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(backend: LlamaBackend, pooled: bool) -> None:
     policy = backend.policy
     backend.policy = replace(policy, pooled=pooled)
-    backend.kv_layout(Layout(0, 1024) if pooled else Layout(2, 512), [])
+    backend.kv_layout(Layout(0, 512) if pooled else Layout(2, 512), [])
     replies = Replies(backend)
     layouts = set()
     for number, task in enumerate(_TASKS * 2):
