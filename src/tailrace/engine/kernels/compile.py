@@ -22,6 +22,9 @@ from tailrace.machine.binding import bound_cpus
 from tailrace.machine.isa import read_isa
 
 _FLAGS = ("-O3", "-march=native", "-fPIC", "-std=gnu11")
+#: Its parts call each other's functions and no others by these names: another library of the kind may be loaded
+#: already, and what is proved would be that one.
+_LINKED = ("-shared", "-Wl,-Bsymbolic")
 #: Seconds for one file; the longest takes three.
 _PATIENCE = 120
 
@@ -39,7 +42,7 @@ def compiled(
     compiler = _compiler()
     folder = folder or cache_folder() / "kernels"
     texts = [path.read_bytes() for path in sorted(sources.glob("*.[ch]"))]
-    facts = (*texts, repr((_FLAGS, read_isa().sets, platform.platform(), _version(compiler))).encode())
+    facts = (*texts, repr((_FLAGS, _LINKED, read_isa().sets, platform.platform(), _version(compiler))).encode())
     library = folder / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:24]}.so"
     if library.is_file():
         return library
@@ -49,7 +52,7 @@ def compiled(
         with tempfile.TemporaryDirectory(dir=folder) as place:
             draft = Path(place) / "kernels.so"
             objects = _objects(compiler, sorted(sources.glob("*.c")), Path(place))
-            _run([compiler, "-shared", "-o", str(draft), *map(str, objects)])
+            _run([compiler, *_LINKED, "-o", str(draft), *map(str, objects)])
             if wrong := wrong_results(ctypes.CDLL(str(draft))):
                 raise KernelsUnavailable(f"{compiler} makes code that computes {', '.join(wrong)} wrongly")
             os.replace(draft, library)
