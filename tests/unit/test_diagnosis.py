@@ -10,6 +10,7 @@ import pytest
 
 from machines import machine
 from tailrace.cli.diagnosis import check, diagnose
+from tailrace.cli.doctor import _processes
 from tailrace.engine.rows.build import NEEDED
 from tailrace.machine.isa import read_isa
 from tailrace.machine.plan import MachinePlan, ModelNeeds
@@ -99,6 +100,14 @@ def test_the_main_thread_is_alone_on_its_cpu(threads: list[str], problem: str | 
     assert http.problems == []
     assert engine.planned == "anywhere, main thread on CPU 0"
     assert engine.problems == ([problem] if problem else [])
+
+
+def test_a_bound_main_thread_doesn_t_hide_where_memory_lies(tmp_path: Path) -> None:
+    plan = make_plan(machine("container-3-cpus", tmp_path), Settings())
+    assert plan.replicas[0].node is not None
+    assert plan.replicas[0].main
+    shown = dict(_processes(plan))["engine"]
+    assert shown.startswith("memory on node 0; main thread on CPU 4; decode and prefill: 3 threads")
 
 
 def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:

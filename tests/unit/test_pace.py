@@ -59,6 +59,18 @@ def test_a_prompt_beside_the_very_first_reply_is_not_read_in_the_smallest_pieces
     assert 146 <= pace.chunk(3) <= 170
 
 
+def test_what_is_read_alone_says_little_of_what_is_read_beside_others() -> None:
+    pace = PrefillPace(512, step_seconds=0.1)
+    pace.observe(1, 0, 0.01)
+    pace.observe(0, 512, 0.0512)
+    assert pace.chunk(1) == 512, "a first guess"
+    pace.observe(1, 80, 0.09)
+    assert 89 <= pace.chunk(1) <= 90, "believed at once"
+    for _ in range(20):
+        pace.observe(0, 512, 0.0512)
+    assert 89 <= pace.chunk(1) <= 90
+
+
 def test_one_step_that_was_much_too_long_is_not_believed() -> None:
     pace = _taught(PrefillPace(512, step_seconds=None), {4: 0.1}, 0.001)
     before = pace.chunk(4)

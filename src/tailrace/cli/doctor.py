@@ -201,7 +201,7 @@ def _processes(plan: MachinePlan) -> Iterable[tuple[str, str]]:
         elif replica.interleave:
             place = f"memory spread over nodes {cpulist.spell(replica.interleave)}; "
         if replica.main:
-            place = f"main thread on CPU {cpulist.spell(replica.main)}; "
+            place += f"main thread on CPU {cpulist.spell(replica.main)}; "
         if replica.decode == replica.prefill:
             yield name, f"{place}decode and prefill: {_pool(replica.decode)}"
         else:

@@ -48,17 +48,15 @@ class PrefillPace:
             # doesn't account for is decode's.
             token = self._token if self._token is not None else seconds / (decoded + prompt_tokens)
             self._decode[decoded] = max(seconds - prompt_tokens * token, 0.1 * seconds)
-        elif prompt_tokens >= LEAST:
+        elif prompt_tokens >= LEAST and (decoded or not self._beside):
             token = (seconds - self._decode_seconds(decoded)) / prompt_tokens
             # A step that was shorter than without its prompt: what is known of decode is out of date.
             token = max(token, 0.1 * seconds / prompt_tokens)
             # Many tokens at once are cheap, so those that are read alone say little of a few beside others: they are
             # a first guess. Believed, they made a prompt's first steps beside others last 45 ms instead of 13.
-            if not decoded and self._beside:
-                return
-            fresh = bool(decoded) and not self._beside
-            self._token = token if fresh else _blend(self._token, token)
-            self._beside = self._beside or bool(decoded)
+            known = self._token if self._beside or not decoded else None
+            self._token = _blend(known, token)
+            self._beside = bool(decoded)
 
     def chunk(self, decoding: int) -> int:
         """Prompt tokens for a step in which so many sequences decode."""

@@ -87,13 +87,13 @@ class Replicas:
 
     def _shares(self, cores: Sequence[Core]) -> Groups:
         """Replicas on a machine with one node: nothing that would be planned, but somebody may want to try them."""
-        count = self._settings.replicas
-        if count > len(cores):
+        wanted = self._settings.replicas
+        if wanted > len(cores):
             raise ConfigurationError(
-                f"replicas is {count}, but there {are(len(cores), 'core')} and each takes one: lower --replicas"
+                f"replicas is {wanted}, but there {are(len(cores), 'core')} and each takes one: lower --replicas"
             )
-        self._because("replicas", str(count), "replicas is set; they share one node's memory, each with its own cores")
-        cuts = [number * len(cores) // count for number in range(count + 1)]
+        self._because("replicas", str(wanted), "replicas is set; they share one node's memory, each with its own cores")
+        cuts = [number * len(cores) // wanted for number in range(wanted + 1)]
         return [(None, tuple(cores[start:end])) for start, end in itertools.pairwise(cuts)]
 
     def _too_small(self, nodes: Sequence[Node]) -> str:
