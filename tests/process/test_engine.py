@@ -16,8 +16,7 @@ import pytest
 from tailrace.engine.intake import prepare
 from tailrace.engine.kernels import force
 from tailrace.engine.layout import Layout
-from tailrace.engine.llama import LlamaBackend, LlamaOptions
-from tailrace.engine.llama import backend as backend_module
+from tailrace.engine.llama import LlamaBackend, LlamaOptions, memory
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.machine.plan import PoolPlan
@@ -70,7 +69,7 @@ def backend(loaded: LlamaBackend) -> LlamaBackend:
 def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_or_less(
     monkeypatch: pytest.MonkeyPatch, available: int, copied: bool
 ) -> None:
-    monkeypatch.setattr(backend_module, "available_memory", lambda: available)
+    monkeypatch.setattr(memory, "available_memory", lambda: available)
     backend = _load()
     assert backend.copied == 0
     backend.warm_up()

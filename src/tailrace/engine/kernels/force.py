@@ -7,7 +7,6 @@ import os
 import sys
 from importlib import metadata, util
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -70,20 +69,14 @@ def library() -> ctypes.CDLL | None:
     return _kernels
 
 
-class Logits(NamedTuple):
-    """What the kernels have kept of logits: see kept.h."""
-
-    columns: int
-    rows: int
-    maxima: int  #: their address, good until logits are made again
-
-
-def kept() -> Logits | None:
-    """What has been kept of the last logits that the kernels made, once; None where that is nothing."""
+def kept(columns: int, rows: int) -> int | None:
+    """The address of what has been kept of the last logits (kept.h), once, where these had so many columns and rows;
+    None where nothing has. It is good until logits are made again.
+    """
     if _kernels is None:
         return None
-    maxima = _kernels.tailrace_kernels_kept(_columns_at, _rows_at)
-    return Logits(_columns.value, _rows.value, maxima) if maxima else None
+    maxima: int | None = _kernels.tailrace_kernels_kept(_columns_at, _rows_at)
+    return maxima if (_columns.value, _rows.value) == (columns, rows) else None
 
 
 _columns, _rows = ctypes.c_int64(), ctypes.c_int64()

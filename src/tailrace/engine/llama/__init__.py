@@ -1,8 +1,9 @@
 """The backend over llama.cpp, and the only rooms that touch its binding.
 
 ``backend`` is the backend itself, ``batch`` the arrays that a decode is fed from, ``threads`` the pools that compute,
-``library`` loads models and takes its log. They use the binding's low-level module, which is llama.h in ctypes: calls
-release the GIL, so that other threads go on while a step is computed.
+``library`` loads models and takes its log, ``options`` is what they are told, ``memory`` what they may take. They use
+the binding's low-level module, which is llama.h in ctypes: calls release the GIL, so that other threads go on while a
+step is computed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ let_spin(1)
 # And the linker prefers what is loaded first.
 put_in_force()
 
-from tailrace.engine.llama.backend import LlamaBackend, LlamaOptions  # noqa: E402
+from tailrace.engine.llama.backend import LlamaBackend  # noqa: E402
 from tailrace.engine.llama.library import LogSink, Progress  # noqa: E402
+from tailrace.engine.llama.options import LlamaOptions  # noqa: E402
 
 __all__ = ["LlamaBackend", "LlamaOptions", "LogSink", "Progress"]

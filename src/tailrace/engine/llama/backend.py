@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
@@ -15,42 +15,21 @@ from tailrace.engine.backend import BackendError, KVState, Logits
 from tailrace.engine.kernels import force
 from tailrace.engine.kernels.copies import Copies
 from tailrace.engine.layout import GRAIN, Layout, LayoutPolicy
+from tailrace.engine.llama import memory
 from tailrace.engine.llama.batch import make_batch
-from tailrace.engine.llama.library import LogSink, Progress, is_interleaved, load_model, redirect_log
+from tailrace.engine.llama.library import LogSink, Progress, load_model, redirect_log
+from tailrace.engine.llama.options import LlamaOptions
 from tailrace.engine.llama.reader import POOLINGS, LlamaReader
 from tailrace.engine.llama.state import with_streams
 from tailrace.engine.llama.threads import ThreadPools
 from tailrace.engine.rows import Kept, keep
 from tailrace.errors import ConfigurationError, ModelError
-from tailrace.machine.memory import available_memory, node_memory
-from tailrace.machine.plan import PoolPlan
 from tailrace.messages import ModelInfo
 
 #: ``llama_get_logits`` with a plain address for its result: the binding makes a pointer object of it.
 _get_logits = llama._lib["llama_get_logits"]
 _get_logits.argtypes = [ctypes.c_void_p]
 _get_logits.restype = ctypes.c_void_p
-
-#: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
-_MEMORY_PART = 0.5
-#: Part of it that weights may take where the kernels have a copy of them.
-_WEIGHTS_PART = 0.75
-
-
-@dataclass(frozen=True, kw_only=True)
-class LlamaOptions:
-    """How to load. Zeros mean: choose from the model and the machine."""
-
-    decode_pool: PoolPlan
-    prefill_pool: PoolPlan
-    ctx: int
-    parallel: int
-    kv_tokens: int
-    batch: int
-    gpu_layers: int
-    own_weights: bool = False  #: read the weights into memory of this process instead of sharing the file's pages
-    replicas: int = 1  #: processes like this one that take memory at the same time
-    node: int | None = None  #: the NUMA node that memory is bound to
 
 
 class LlamaBackend:
@@ -64,7 +43,7 @@ class LlamaBackend:
         llama.llama_backend_init()
         self._options = options
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
-        self._copies = Copies(self._affordable_copies(path))
+        self._copies = Copies(memory.for_copies(path, options))
         self._model = load_model(
             path,
             gpu_layers=options.gpu_layers,
@@ -80,7 +59,7 @@ class LlamaBackend:
         width = llama.llama_model_n_embd(self._model) // heads * llama.llama_model_n_head_kv(self._model)
         # K and V, two bytes a number.
         self.cell_bytes = max(1, 2 * 2 * width * llama.llama_model_n_layer(self._model))
-        limit = options.kv_tokens or self._affordable_cells(context, options.parallel)
+        limit = options.kv_tokens or memory.for_cells(context, self.cell_bytes, options, copies=self._copies.budget)
         if limit < context:
             raise ConfigurationError(
                 f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
@@ -213,9 +192,8 @@ class LlamaBackend:
         if (address, rows) != self._logits_at:
             self._logits = _floats(address, rows, self._vocab_size)
             self._logits_at = address, rows
-        made = force.kept()
-        here = made is not None and (made.columns, made.rows) == (rows, self._vocab_size)
-        keep(Kept(address or 0, rows, self._vocab_size, made.maxima) if made is not None and here else None)
+        maxima = force.kept(rows, self._vocab_size)
+        keep(Kept(address, rows, self._vocab_size, maxima) if address and maxima else None)
         return self._logits
 
     def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
@@ -285,38 +263,13 @@ class LlamaBackend:
         """Whether attention takes no time for what a token doesn't see: whether the kernels of our own compute it. They
         know which models they can do, so one token is computed and they are asked.
         """
-        if not self.cuts or force.state() != "on" or self._offloads():
+        if not self.cuts or force.state() != "on" or memory.offloads(self._options):
             return False
         before = force.attended()
         self._decode([0], [0], [0], [0])
         self.reset()
         here, them = (after - count for after, count in zip(force.attended(), before, strict=True))
         return here > 0 and not them
-
-    def _affordable_copies(self, path: Path) -> int:
-        """Bytes of weights that the kernels may copy: all, or none where they are of no use or would leave too little.
-
-        The weights themselves count only where they are this process's: of a file nobody reads the pages any more.
-        """
-        if force.state() != "on" or self._offloads() or not is_interleaved(path):
-            return 0
-        # A copy of super-blocks is up to a 36th larger, whose scales are bytes in it.
-        weights = path.stat().st_size * 37 // 36
-        needed = 2 * weights if self._options.own_weights else weights
-        return weights if needed <= _WEIGHTS_PART * self._available() else 0
-
-    def _affordable_cells(self, context: int, parallel: int) -> int:
-        """A whole context for each parallel request, if memory allows, and at least one."""
-        affordable = int(_MEMORY_PART * (self._available() - self._copies.budget) / self.cell_bytes)
-        return max(context, min(parallel * context, affordable))
-
-    def _available(self) -> float:
-        """Bytes of memory that are this process's share of what is free."""
-        available = available_memory() / self._options.replicas
-        return available if self._options.node is None else min(available, node_memory(self._options.node))
-
-    def _offloads(self) -> bool:
-        return self._options.gpu_layers != 0 and llama.llama_supports_gpu_offload()
 
     def _rope_follows_context(self) -> bool:
         """Models with two sets of RoPE factors (LongRoPE) choose by the context's size: theirs must not change."""

@@ -1,0 +1,49 @@
+"""How much memory a model may take here: for copies of its weights, and for its KV cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+
+from tailrace.engine.kernels import force
+from tailrace.engine.llama.library import is_interleaved
+from tailrace.engine.llama.options import LlamaOptions
+from tailrace.machine.memory import available_memory, node_memory
+
+#: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
+_MEMORY_PART = 0.5
+#: Part of it that weights may take where the kernels have a copy of them.
+_WEIGHTS_PART = 0.75
+
+
+def offloads(options: LlamaOptions) -> bool:
+    """Whether layers lie on a GPU."""
+    return options.gpu_layers != 0 and llama.llama_supports_gpu_offload()
+
+
+def for_copies(path: Path, options: LlamaOptions) -> int:
+    """Bytes of weights that the kernels may copy: all, or none where they are of no use or would leave too little.
+
+    The weights themselves count only where they are this process's: of a file nobody reads the pages any more.
+    """
+    if force.state() != "on" or offloads(options) or not is_interleaved(path):
+        return 0
+    # A copy of super-blocks is up to a 36th larger, whose scales are bytes in it.
+    weights = path.stat().st_size * 37 // 36
+    needed = 2 * weights if options.own_weights else weights
+    return weights if needed <= _WEIGHTS_PART * _available(options) else 0
+
+
+def for_cells(context: int, cell_bytes: int, options: LlamaOptions, *, copies: int) -> int:
+    """Cells of the KV cache, of ``cell_bytes`` each, beside so many bytes of copies: a whole ``context`` for each
+    parallel request, if memory allows, and at least one.
+    """
+    affordable = int(_MEMORY_PART * (_available(options) - copies) / cell_bytes)
+    return max(context, min(options.parallel * context, affordable))
+
+
+def _available(options: LlamaOptions) -> float:
+    """Bytes of memory that are this process's share of what is free."""
+    available = available_memory() / options.replicas
+    return available if options.node is None else min(available, node_memory(options.node))
