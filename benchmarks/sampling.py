@@ -22,8 +22,8 @@ import numpy as np
 
 from benchmarks.harness.llama_samplers import LlamaChain
 from tailrace.engine import rows as passes
+from tailrace.engine.kernels.interleaved_proof import maxima_of
 from tailrace.engine.rows import Kept, Mask, Row
-from tailrace.engine.rows.proof import maxima_of
 from tailrace.engine.sampling import Sampler, greedy_tokens, logprobs
 from tailrace.messages import Sampling
 
@@ -113,7 +113,7 @@ def measure(vocabulary: int, rounds: int, *, mixed: bool, kept: bool) -> dict[st
     """µs of each turn for each case: ``mixed`` with those of the others, or in a row; with maxima ``kept`` or not."""
     fresh = rows(vocabulary)
     logits = fresh.copy()
-    fresh_maxima = np.stack([maxima_of(row) for row in fresh])
+    fresh_maxima = maxima_of(fresh)
     maxima = fresh_maxima.copy()
     passes.keep(Kept(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if kept else None)
     calls = cases(logits)

@@ -99,13 +99,11 @@ def copying(tmp_path: Path) -> Iterator[ctypes.CDLL]:
         pytest.skip("this CPU can't run them: the first test has seen that they are refused")
     library = ctypes.CDLL(str(build.built(tmp_path)))
     library.tailrace_kernels_interleaved.restype = ctypes.c_int64
-    pool = standin.Pool(1)
-    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
-    yield library
-    for model in (1, 2):
-        library.tailrace_kernels_interleave(model, ctypes.c_int64(0))
-        library.tailrace_kernels_forget(model)
-    library.tailrace_kernels_theirs(ctypes.byref(standin.Links()))
+    with standin.linked(library, 1):
+        yield library
+        for model in (1, 2):
+            library.tailrace_kernels_interleave(model, ctypes.c_int64(0))
+            library.tailrace_kernels_forget(model)
 
 
 RANDOM = np.random.default_rng(5)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine.kernels.standin import Links, Pool, run_by, tensor_of
+from tailrace.engine.kernels.standin import linked, run_by, tensor_of
 
 Numbers = npt.NDArray[np.floating]
 
@@ -40,12 +40,8 @@ _TILES_FROM = 12
 def attention_is_right(library: ctypes.CDLL) -> bool:
     """Compare every shape, alone and by two threads. The library's links to llama.cpp are made anew after this."""
     random = np.random.default_rng(11)
-    pool = Pool()
-    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
-    try:
+    with linked(library):
         return all(_agrees(library, random, *shape) for shape in _SHAPES)
-    finally:
-        library.tailrace_kernels_theirs(ctypes.byref(Links()))
 
 
 def _agrees(

@@ -31,7 +31,6 @@ void tailrace_kernels_theirs(const struct theirs *functions) { theirs = *functio
 
 #define TILED_FROM 16             /* columns: from here on llama.cpp's tiles for super-blocks are faster */
 #define MOST_COLUMNS 64           /* whose scales are made ready at a time */
-#define LARGE (1 << 20)           /* bytes of weights from which threads take turns instead of fixed shares */
 #define TURN 64                   /* rows of a turn */
 #define ROOM 32768
 static _Thread_local float ready[ROOM] __attribute__((aligned(64)));

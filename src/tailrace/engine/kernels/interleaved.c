@@ -8,7 +8,6 @@
 #include "kept.h"
 #include "tiles_interleaved.h"
 
-#define LARGE (1 << 20)           /* bytes of weights from which threads take turns instead of fixed shares */
 #define FIRST 4096                /* bytes of weights that a thread asks for before columns are made ready */
 #define TURN 4                    /* panels of 16 rows in a turn */
 #define KEPT_TURN (KEPT_ROWS / GROUP_ROWS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from tailrace.engine.kernels.layouts import LAYOUTS, Bytes, random_weights
-from tailrace.engine.kernels.standin import Links, Pool, Tensor, run_by, tensor_of
+from tailrace.engine.kernels.standin import Tensor, linked, run_by, tensor_of
 
 Numbers = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]
@@ -36,16 +38,12 @@ def wrong_interleaved(library: ctypes.CDLL) -> list[str]:
     are made anew after this.
     """
     random = np.random.default_rng(13)
-    pool = Pool()
-    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
-    try:
+    with linked(library):
         return [
             f"interleaved {kind.name}"
             for kind in KINDS
             if not all(_agrees(library, kind, random, *shape) for shape in _SHAPES)
         ]
-    finally:
-        library.tailrace_kernels_theirs(ctypes.byref(Links()))
 
 
 def _agrees(
@@ -57,14 +55,13 @@ def _agrees(
     counts: tuple[int, ...],
 ) -> bool:
     block = LAYOUTS[kind].numbers
-    rows = rows or ((1 << 20) // (16 * blocks * LAYOUTS[kind].bytes) + 1) * 16
+    rows = rows or (_LARGE // (16 * blocks * LAYOUTS[kind].bytes) + 1) * 16
     weights = random_weights(kind, random, rows, blocks * block)
     activations = random.standard_normal((max(counts), blocks * block)).astype(np.float32)
     activations[-1, :block] = 0
     expected = _product(kind, weights, activations)
-    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(2 * weights.nbytes))
     all_columns: Numbers | None = None
-    try:
+    with copying(library, 2 * weights.nbytes):
         for columns in counts:
             found = multiply(library, kind, weights, activations[:columns])
             if not np.abs(found - expected[:columns]).max() <= _TOLERANCE * np.abs(expected).max():
@@ -75,18 +72,34 @@ def _agrees(
             all_columns = found if all_columns is None else all_columns
             if not np.array_equal(found, all_columns[:columns]):
                 return False
-        return True
+    return True
+
+
+@contextmanager
+def copying(library: ctypes.CDLL, budget: int) -> Iterator[None]:
+    """Weights are copied in here, up to so many bytes, and forgotten after it."""
+    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(budget))
+    try:
+        yield
     finally:
         library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(0))
         library.tailrace_kernels_forget(_MODEL)
 
 
 def _kept_rightly(library: ctypes.CDLL, found: Numbers) -> bool:
-    """Whether what is kept of logits is their greatest of each lane of 256."""
     kept = kept_of(library)
-    lanes = np.full((len(found), -(-found.shape[1] // 256) * 256), -np.inf, np.float32)
-    lanes[:, : found.shape[1]] = found
-    return kept is not None and np.array_equal(kept, lanes.reshape(len(found), -1, 16, 16).max(2))
+    return kept is not None and np.array_equal(kept, maxima_of(found))
+
+
+def maxima_of(logits: Numbers) -> Numbers:
+    """What is to be kept of them (kept.h): of the last dimension each lane's greatest of 256, shape
+    (..., ceil(rows / 256), 16).
+    """
+    rows = logits.shape[-1]
+    whole = np.full((*logits.shape[:-1], -(-rows // 256) * 256), -np.inf, np.float32)
+    whole[..., :rows] = logits
+    maxima: Numbers = whole.reshape(*logits.shape[:-1], -1, 16, 16).max(-2)
+    return maxima
 
 
 def kept_of(library: ctypes.CDLL) -> Numbers | None:

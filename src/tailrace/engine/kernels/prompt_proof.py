@@ -8,8 +8,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 
-from tailrace.engine.kernels.interleaved_proof import Exact, Numbers, multiply
-from tailrace.engine.kernels.standin import Links, Pool
+from tailrace.engine.kernels.interleaved_proof import Exact, Numbers, copying, multiply
+from tailrace.engine.kernels.standin import linked
 
 KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0)
 #: Threads, rows and blocks of weights, and numbers of columns: rests of rows, of columns and of units of work, columns
@@ -23,7 +23,6 @@ _SHAPES = (
 #: Of the largest sum. Both sides round the same numbers to bf16, of which none here lies so near to the middle of two
 #: that Q4_1's m, which is added in another way, brings it to the other side. Without rounding it would be 4e-3.
 _TOLERANCE = 2e-5
-_MODEL = 1
 
 
 def wrong_wide(library: ctypes.CDLL) -> list[str]:
@@ -34,10 +33,7 @@ def wrong_wide(library: ctypes.CDLL) -> list[str]:
     if not library.amx_allowed():
         return []
     random = np.random.default_rng(17)
-    try:
-        return [f"wide {kind.name}" for kind in KINDS if not all(_agrees(library, kind, random, *s) for s in _SHAPES)]
-    finally:
-        library.tailrace_kernels_theirs(ctypes.byref(Links()))
+    return [f"wide {kind.name}" for kind in KINDS if not all(_agrees(library, kind, random, *s) for s in _SHAPES)]
 
 
 def _agrees(
@@ -49,21 +45,15 @@ def _agrees(
     blocks: int,
     counts: tuple[int, ...],
 ) -> bool:
-    pool = Pool(threads)
-    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
     weights = quantize(random.standard_normal((rows, blocks * 32)).astype(np.float32), kind)
     activations = random.standard_normal((max(counts), blocks * 32)).astype(np.float32)
     expected = _rounded(activations) @ _rounded(dequantize(weights, kind)).T
-    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(weights.nbytes))
-    try:
+    with linked(library, threads), copying(library, weights.nbytes):
         for columns in counts:
             found = multiply(library, kind, weights, activations[:columns], threads=threads)
             if not np.abs(found - expected[:columns]).max() <= _TOLERANCE * np.abs(expected).max():
                 return False
-        return True
-    finally:
-        library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(0))
-        library.tailrace_kernels_forget(_MODEL)
+    return True
 
 
 def _rounded(numbers: Numbers) -> Exact:

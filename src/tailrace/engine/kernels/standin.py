@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +94,17 @@ class Pool:
 
     def _wait(self, _: int | None) -> None:
         self._barrier.wait(60)
+
+
+@contextmanager
+def linked(library: ctypes.CDLL, threads: int = 2) -> Iterator[None]:
+    """``library`` has links to a pool of so many threads, and after this to nothing."""
+    pool = Pool(threads)
+    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
+    try:
+        yield
+    finally:
+        library.tailrace_kernels_theirs(ctypes.byref(Links()))
 
 
 def tensor_of(array: npt.NDArray[np.floating]) -> Tensor:
