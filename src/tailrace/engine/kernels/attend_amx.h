@@ -17,34 +17,14 @@
 #include "rows.h"
 #include "runs.h"
 
-#if HAS_AMX && defined(__AVX512FP16__)
-#define HAS_AMX_ATTENTION 1
-
-#define LANES 16                  /* rows of a block */
+#if HAS_AMX_ATTENTION
 #define OPERAND 512               /* numbers of a tile */
-#define STEP 32                   /* cells */
-#define CHUNK (1 << 18)           /* numbers of operands of cells: 512 KB */
-#define MOST_TILES (CHUNK / (4 * NARROW * TILE))
 /* Numbers of 16 bits become bf16 by a shift: their exponents have 112 less to them, which the other operand makes up for. Of
  * that 12 are added to what is high, because the rest is taken times 4096: else it would be too small for 16 bits. */
 #define MORE 12
 #define UP 0x1p100f
 #define WEIGHT 0x1p88f            /* of a row's highest score: with UP itself totals of many cells would overflow */
 #define SLACK 0x1p100f            /* the weights' sum of a step up to which the highest score needn't be known better */
-
-/* What a thread has on the way. */
-struct desk {
-    uint16_t operands[2 * STATE];                         /* queries: for each block and 32 of the width high, low */
-    float gathered[STATE];                                /* sums: [of the width][row] of each block */
-    float base[STATE / NARROW], weighed[STATE / NARROW];  /* as highest, but negated and 0 for rows that have seen nothing; as total */
-    uint16_t cells[CHUNK];                                /* for each 32: keys high, low, values high, low */
-    float scores[2][2][STEP * LANES];                     /* of one step and the next, of two blocks; then weights: of each two cells high, low */
-    uint8_t hidden[MOST_TILES][TILE];                     /* how many of the run's tokens, the first ones, don't see each cell */
-    uint8_t least[MOST_TILES][TILE / STEP];               /* and each cell of a step */
-    bool whole[MOST_TILES];                               /* all see all of the tile */
-    uint16_t fresh[STATE / NARROW / LANES];               /* which rows of a block have seen nothing */
-};
-static _Thread_local struct desk desk __attribute__((aligned(64)));
 
 #define INFINITE 0x99 /* or no number: for fpclass */
 #define APART static __attribute__((noinline, noclone)) /* what would crowd the registers where it is called */
@@ -314,10 +294,10 @@ INLINE void attend_blocks(struct desk *own, int width, int blocks, int block, in
 /* Which tokens see which cells of the `count` tiles whose numbers are `tile` and every `step`-th after it. */
 APART void look_up(struct desk *own, struct run run, int tile, int count, int step) {
     for (int i = 0; i < count; i++, tile += step) {
-        own->whole[i] = !~marks[0][tile];
+        own->whole[i] = !~own->marks[0][tile];
         __m512i hidden = _mm512_setzero_si512();
         if (!own->whole[i])
-            for (int t = 0; t < run.tokens; t++) hidden = _mm512_mask_add_epi8(hidden, ~marks[t][tile], hidden, _mm512_set1_epi8(1));
+            for (int t = 0; t < run.tokens; t++) hidden = _mm512_mask_add_epi8(hidden, ~own->marks[t][tile], hidden, _mm512_set1_epi8(1));
         _mm512_store_si512(own->hidden[i], hidden);
         for (int half = 0; half < 2; half++) {
             own->least[i][half] = own->hidden[i][half * STEP];
@@ -344,7 +324,7 @@ INLINE void attend_chunk(struct desk *own, int width, struct run run, int tile, 
                 const size_t head = (size_t)(!last ? kh : end ? 0 : kh + 1);
                 int then = !last ? tile + (i + 1) * step : end ? tile + count * step : tile;
                 if (then >= tiles) then = tile;
-                const uint32_t *at = list + (tile + i * step) * TILE + half, *next = list + then * TILE + half;
+                const uint32_t *at = own->list + (tile + i * step) * TILE + half, *next = own->list + then * TILE + half;
                 uint16_t *to = own->cells + (2 * i + half / STEP) * 4 * STEP * width;
                 odd |= take_keys(width, to, k + (size_t)kh * g->k->strides[2], key, at, k + head * g->k->strides[2], next);
                 odd |= take_values(width, to + 2 * STEP * width, v + (size_t)kh * g->v->strides[2], value, at, v + head * g->v->strides[2], next);
@@ -386,20 +366,20 @@ APART void begin_run(struct desk *own, int width, struct run run) {
                 for (int r = 0; r < LANES; r++) {
                     __m512 x = _mm512_setzero_ps(), y = x;
                     if (r < here) {
-                        x = _mm512_mul_ps(_mm512_load_ps(query + (from + r) * width + 32 * s), _mm512_set1_ps(UP));
-                        y = _mm512_mul_ps(_mm512_load_ps(query + (from + r) * width + 32 * s + 16), _mm512_set1_ps(UP));
+                        x = _mm512_mul_ps(_mm512_load_ps(own->query + (from + r) * width + 32 * s), _mm512_set1_ps(UP));
+                        y = _mm512_mul_ps(_mm512_load_ps(own->query + (from + r) * width + 32 * s + 16), _mm512_set1_ps(UP));
                     }
                     const __m512i high = pairs_of(x, y);
                     transpose_pairs(r, high, operand);
                     transpose_pairs(r, pairs_of(rest_of(x, _mm512_castsi512_si256(high)), rest_of(y, _mm512_extracti64x4_epi64(high, 1))), operand + OPERAND);
                 }
             }
-            const __m512 high = _mm512_mask_loadu_ps(_mm512_setzero_ps(), lanes, highest + from);
+            const __m512 high = _mm512_mask_loadu_ps(_mm512_setzero_ps(), lanes, own->highest + from);
             own->fresh[to] = _mm512_cmp_ps_mask(high, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
             _mm512_store_ps(own->base + to * LANES, _mm512_maskz_sub_ps((__mmask16)~own->fresh[to], _mm512_setzero_ps(), high));
-            _mm512_store_ps(own->weighed + to * LANES, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, total + from), _mm512_set1_ps(WEIGHT)));
+            _mm512_store_ps(own->weighed + to * LANES, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, own->total + from), _mm512_set1_ps(WEIGHT)));
             for (int d = 0; d < width; d++) {
-                const __m512 x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, rows_apart(width), sums + from * width + d, 4);
+                const __m512 x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, rows_apart(width), own->sums + from * width + d, 4);
                 _mm512_store_ps(own->gathered + (to * width + d) * LANES, _mm512_mul_ps(x, _mm512_set1_ps(WEIGHT / UP)));
             }
         }
@@ -414,21 +394,20 @@ APART void end_run(struct desk *own, int width, struct run run) {
             const int here = rows - b * LANES < LANES ? rows - b * LANES : LANES;
             const __mmask16 lanes = (__mmask16)((1 << here) - 1);
             const __m512 base = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_load_ps(own->base + from * LANES));
-            _mm512_mask_storeu_ps(highest + to, lanes, _mm512_mask_mov_ps(base, own->fresh[from], _mm512_set1_ps(-INFINITY)));
-            _mm512_mask_storeu_ps(total + to, lanes, _mm512_mul_ps(_mm512_load_ps(own->weighed + from * LANES), _mm512_set1_ps(1 / WEIGHT)));
+            _mm512_mask_storeu_ps(own->highest + to, lanes, _mm512_mask_mov_ps(base, own->fresh[from], _mm512_set1_ps(-INFINITY)));
+            _mm512_mask_storeu_ps(own->total + to, lanes, _mm512_mul_ps(_mm512_load_ps(own->weighed + from * LANES), _mm512_set1_ps(1 / WEIGHT)));
             for (int d = 0; d < width; d++) {
                 const __m512 x = _mm512_mul_ps(_mm512_load_ps(own->gathered + (from * width + d) * LANES), _mm512_set1_ps(UP / WEIGHT));
-                _mm512_mask_i32scatter_ps(sums + to * width + d, lanes, rows_apart(width), x, 4);
+                _mm512_mask_i32scatter_ps(own->sums + to * width + d, lanes, rows_apart(width), x, 4);
             }
         }
 }
 
 /* Every `step`-th tile of a run's list, from that on which is `*turn` away from `first`. */
-INLINE void attend_run(int width, struct run run, int tiles, int first, int step, int *turn) {
+INLINE void attend_run(struct desk *own, int width, struct run run, int tiles, int first, int step, int *turn) {
     int tile = (first - *turn + step) % step;
     *turn = (*turn + tiles) % step;
     if (tile >= tiles) return;
-    struct desk *own = &desk;
     /* A few rows take as long as their cells do to come, and these come fastest with all heads of some before the next. */
     const int most = run.tokens * run.g->heads <= 2 * LANES && run.g->key_heads > 1 ? 1 : CHUNK / (4 * width * TILE);
     const struct tile_configuration before = tiles_begin();
@@ -441,6 +420,4 @@ INLINE void attend_run(int width, struct run run, int tiles, int first, int step
     end_run(own, width, run);
     tiles_end(before);
 }
-#else
-#define HAS_AMX_ATTENTION 0
 #endif

@@ -7,11 +7,7 @@
 #include "rows.h"
 #include "runs.h"
 
-#define FEW_ROWS 32    /* of a run, that are computed here */
-#define BLOCK 64       /* of the width: a block of four keys, or of four rows' sums, has room in registers */
-
-static _Thread_local float shares[FEW_ROWS * 64] __attribute__((aligned(64)));
-static _Thread_local float weights[FEW_ROWS * TILE] __attribute__((aligned(64)));
+#define BLOCK 64 /* of the width: a block of four keys, or of four rows' sums, has room in registers */
 
 INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 
@@ -51,8 +47,8 @@ INLINE int vectors(int width, int block) { return width - block < BLOCK ? (width
 
 /* weights[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. The cells `next`
  * of `ahead` are asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
-INLINE void few_scores(int width, int rows, const float *q, const uint8_t *keys, size_t stride, const uint32_t *at, int cells,
-                  const uint8_t *ahead, const uint32_t *next) {
+INLINE void few_scores(struct desk *own, int width, int rows, const float *q, const uint8_t *keys, size_t stride,
+                       const uint32_t *at, int cells, const uint8_t *ahead, const uint32_t *next) {
     for (int j = 0; j < cells; j += 16) {
         for (int i = 0; i < 16; i += 4)
             for (int block = 0; block < width; block += BLOCK) {
@@ -65,16 +61,16 @@ INLINE void few_scores(int width, int rows, const float *q, const uint8_t *keys,
                 for (int r = 0; r < rows; r++) {
                     __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
                     for (int d = 0; d < vectors(width, block); d++) {
-                        const __m512 own = _mm512_load_ps(q + r * width + block + 16 * d);
-                        for (int n = 0; n < 4; n++) s[n] = _mm512_fmadd_ps(k[4 * n + d], own, s[n]);
+                        const __m512 part = _mm512_load_ps(q + r * width + block + 16 * d);
+                        for (int n = 0; n < 4; n++) s[n] = _mm512_fmadd_ps(k[4 * n + d], part, s[n]);
                     }
                     __m512 four = four_shares(s[0], s[1], s[2], s[3]);
-                    float *out = shares + r * 64 + 4 * i;
+                    float *out = own->shares + r * 64 + 4 * i;
                     if (block) four = _mm512_add_ps(four, _mm512_load_ps(out));
                     _mm512_store_ps(out, four);
                 }
             }
-        for (int r = 0; r < rows; r++) _mm512_store_ps(weights + r * TILE + j, sixteen_sums(shares + r * 64));
+        for (int r = 0; r < rows; r++) _mm512_store_ps(own->weights + r * TILE + j, sixteen_sums(own->shares + r * 64));
     }
 }
 
@@ -100,41 +96,42 @@ INLINE void gather(int width, int rows, const float *by, float *into, const uint
 }
 
 /* Scores of a row to weights: hide what isn't marked, raise the row's maximum, bring what is summed to it. */
-INLINE void weigh(int width, float *own, int row, uint64_t marked, int cells) {
+INLINE void weigh(struct desk *own, int width, float *scores, int row, uint64_t marked, int cells) {
     __m512 s[TILE / 16], top = _mm512_set1_ps(-INFINITY);
     for (int i = 0; i < cells / 16; i++) {
-        s[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(marked >> (16 * i)), _mm512_load_ps(own + 16 * i));
+        s[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(marked >> (16 * i)), _mm512_load_ps(scores + 16 * i));
         top = _mm512_max_ps(top, s[i]);
     }
-    const float before = highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
+    const float before = own->highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
     if (now == -INFINITY) {
-        memset(own, 0, (size_t)cells * sizeof(float));
+        memset(scores, 0, (size_t)cells * sizeof(float));
         return;
     }
     __m512 all = _mm512_setzero_ps();
     for (int i = 0; i < cells / 16; i++) {
         const __m512 e = exponential(_mm512_sub_ps(s[i], _mm512_set1_ps(now)));
         all = _mm512_add_ps(all, e);
-        _mm512_store_ps(own + 16 * i, e);
+        _mm512_store_ps(scores + 16 * i, e);
     }
     if (now > before) {
         const float by = before == -INFINITY ? 0.0f : exp2f(before - now);
-        total[row] *= by;
-        for (float *p = sums + row * width; p < sums + (row + 1) * width; p += 16)
+        own->total[row] *= by;
+        for (float *p = own->sums + row * width; p < own->sums + (row + 1) * width; p += 16)
             _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), _mm512_set1_ps(by)));
-        highest[row] = now;
+        own->highest[row] = now;
     }
-    total[row] += _mm512_reduce_add_ps(all);
+    own->total[row] += _mm512_reduce_add_ps(all);
 }
 
 /* One tile of the list, for a run of `tokens` tokens from the group's `token` on; `next` are the cells of the one after. All heads
  * of a tile lie side by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s,
  * and so at 30 to 40. */
-INLINE void attend_tile(int width, const struct group *g, int token, int tokens, int tile, int cells, const uint32_t *next) {
+INLINE void attend_tile(struct desk *own, int width, const struct group *g, int token, int tokens, int tile, int cells,
+                        const uint32_t *next) {
     const int all = g->tokens * g->heads, rows = tokens * g->heads, first = token * g->heads;
     const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
     const size_t key = g->k->strides[1], value = g->v->strides[1];
-    const uint32_t *at = list + tile * TILE;
+    const uint32_t *at = own->list + tile * TILE;
     const uint8_t *k = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + stream * g->k->strides[3];
     const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
     for (int kh = 0; kh < g->key_heads; kh++) {
@@ -143,11 +140,11 @@ INLINE void attend_tile(int width, const struct group *g, int token, int tokens,
         const bool last = kh + 1 == g->key_heads;
         const uint8_t *k_ahead = last ? k : k_here + g->k->strides[2], *v_ahead = last ? v : v_here + g->v->strides[2];
         const uint32_t *then = last ? next : at;
-        few_scores(width, rows, query + (kh * all + first) * width, k_here, key, at, cells, k_ahead, then);
-        for (int r = 0; r < rows; r++) weigh(width, weights + r * TILE, kh * all + first + r, marks[r / g->heads][tile], cells);
+        few_scores(own, width, rows, own->query + (kh * all + first) * width, k_here, key, at, cells, k_ahead, then);
+        for (int r = 0; r < rows; r++) weigh(own, width, own->weights + r * TILE, kh * all + first + r, own->marks[r / g->heads][tile], cells);
         for (int r = 0; r < rows; r += 4) {
-            const float *by = weights + r * TILE;
-            float *into = sums + (kh * all + first + r) * width;
+            const float *by = own->weights + r * TILE;
+            float *into = own->sums + (kh * all + first + r) * width;
             const uint8_t *ahead = r ? 0 : v_ahead;
             switch (rows - r) {
                 case 1: gather(width, 1, by, into, v_here, value, at, cells, ahead, then); break;

@@ -16,12 +16,18 @@
 enum { F32 = 0, F16 = 1 };
 #define SHORT 8        /* tokens of each stream up to which work is shared out by cells */
 
-static __attribute__((noinline)) void attend_64(const struct group *g, int first, int step) { attend(64, g, first, step); }
-static __attribute__((noinline)) void attend_96(const struct group *g, int first, int step) { attend(96, g, first, step); }
-static __attribute__((noinline)) void attend_128(const struct group *g, int first, int step) { attend(128, g, first, step); }
-static __attribute__((noinline)) void attend_256(const struct group *g, int first, int step) { attend(256, g, first, step); }
+static _Thread_local struct desk desk_of_thread __attribute__((aligned(64)));
 
-typedef void (*attend_function)(const struct group *, int, int);
+#define ATTEND(WIDTH)                                                                                                      \
+    static __attribute__((noinline)) void attend_##WIDTH(struct desk *own, const struct group *g, int first, int step) { \
+        attend(own, WIDTH, g, first, step);                                                                                \
+    }
+ATTEND(64)
+ATTEND(96)
+ATTEND(128)
+ATTEND(256)
+
+typedef void (*attend_function)(struct desk *, const struct group *, int, int);
 
 static attend_function attend_for(const struct tensor *result) {
     const struct tensor *q = result->sources[0], *k = result->sources[1], *v = result->sources[2], *mask = result->sources[3];
@@ -94,6 +100,7 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
         theirs.attention(call, result);
         return;
     }
+    struct desk *desk = OWN(desk_of_thread);
     const struct tensor *q = result->sources[0];
     const int64_t width = q->sizes[0], rows = q->sizes[1] * q->sizes[2] * q->sizes[3];
     struct cut c = cut_of(q, result->sources[1], false);
@@ -112,7 +119,7 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
     int64_t unit = split ? 0 : call->thread;
     while (unit < units) {
         const struct group g = unit_of(result, c, unit);
-        attend_here(&g, split ? call->thread : 0, split ? call->threads : 1);
+        attend_here(desk, &g, split ? call->thread : 0, split ? call->threads : 1);
         int r = 0;
         for (int kh = 0; kh < g.key_heads; kh++)
             for (int t = 0; t < g.tokens; t++)
@@ -121,13 +128,13 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
                     if (split) {
                         const int64_t row = (g.stream * q->sizes[1] + g.token + t) * q->sizes[2] + head;
                         float *own = parts + (row * call->threads + call->thread) * each;
-                        own[0] = highest[r];
-                        own[1] = total[r];
-                        memcpy(own + 2, sums + r * width, (size_t)width * sizeof(float));
+                        own[0] = desk->highest[r];
+                        own[1] = desk->total[r];
+                        memcpy(own + 2, desk->sums + r * width, (size_t)width * sizeof(float));
                     } else {
                         float *out = result_of(result, head, g.token + t, g.stream);
-                        const float by = total[r] == 0 ? 0 : 1 / total[r];
-                        for (int64_t d = 0; d < width; d++) out[d] = sums[r * width + d] * by;
+                        const float by = desk->total[r] == 0 ? 0 : 1 / desk->total[r];
+                        for (int64_t d = 0; d < width; d++) out[d] = desk->sums[r * width + d] * by;
                     }
                 }
         unit = split || call->threads == 1 ? unit + 1 : theirs.pool_add(call->pool, 1);

@@ -4,16 +4,9 @@
 #include <string.h>
 
 #include "abi.h"
+#include "desk.h"
 
-#define TILE 64        /* cells that are computed together */
-#define MOST_ROWS 192  /* of a group, in a key head */
-#define HIDDEN 0xfc00  /* minus infinity in 16 bits; whatever else a mask has is 0, as attention.c makes sure */
-#define WINDOW 4096    /* cells that are listed at once */
-#define WORDS (WINDOW / 64)
-
-static _Thread_local uint64_t seen[MOST_ROWS][WORDS];      /* the window's cells that each token sees */
-static _Thread_local uint32_t list[WINDOW + 2 * TILE];     /* the cells that a run's tokens see */
-static _Thread_local uint64_t marks[MOST_ROWS][WORDS + 1]; /* those of them that each token of the run sees */
+#define HIDDEN 0xfc00 /* minus infinity in 16 bits; whatever else a mask has is 0, as attention.c makes sure */
 
 /* One group of queries of one stream: `tokens` tokens from `token` on, in `heads` heads of each of `key_heads` key heads,
  * of which `head` and `key_head` are the first. Rows of what comes out go key head by key head, in those token by token,
@@ -32,7 +25,7 @@ INLINE const uint16_t *mask_of(const struct group *g, int64_t token) {
 }
 
 /* The cells that a token sees, of those of the window from `from` on. */
-INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
+INLINE bool look(struct desk *own, const struct group *g, int token, int64_t from, int cells) {
     const uint16_t *mask = mask_of(g, g->token + token);
     uint64_t any = 0;
     for (int w = 0; w * 64 < cells; w++) {
@@ -45,7 +38,7 @@ INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
             }
             bits |= sixteen << i;
         }
-        any |= seen[token][w] = bits;
+        any |= own->seen[token][w] = bits;
     }
     return any;
 }
@@ -53,39 +46,39 @@ INLINE bool look(const struct group *g, int token, int64_t from, int cells) {
 /* How many tokens from `token` on are computed together: each of a run sees what the one before sees and more, as those of a
  * prompt do. `all`: what the last one sees. Sequences with a common beginning have runs of their own: joined, they would read it
  * once, but what a token's sums are rounded to would depend on who else is there. */
-INLINE int run_of(int token, int tokens, const bool *sees, int words, uint64_t *all) {
-    memcpy(all, seen[token], (size_t)words * sizeof *all);
+INLINE int run_of(const struct desk *own, int token, int tokens, const bool *sees, int words, uint64_t *all) {
+    memcpy(all, own->seen[token], (size_t)words * sizeof *all);
     int end = token + 1;
     for (; end < tokens && sees[end]; end++) {
         uint64_t lost = 0;
-        for (int w = 0; w < words; w++) lost |= all[w] & ~seen[end][w];
+        for (int w = 0; w < words; w++) lost |= all[w] & ~own->seen[end][w];
         if (lost) break;
-        memcpy(all, seen[end], (size_t)words * sizeof *all);
+        memcpy(all, own->seen[end], (size_t)words * sizeof *all);
     }
     return end - token;
 }
 
 /* The list of the cells `all` from `from` on, and the marks of the run's tokens in it. How many there are. */
-INLINE int enlist(int token, int tokens, int64_t from, int words, const uint64_t *all) {
-    for (int t = 0; t < tokens; t++) memset(marks[t], 0, (size_t)(words + 1) * sizeof **marks);
+INLINE int enlist(struct desk *own, int token, int tokens, int64_t from, int words, const uint64_t *all) {
+    for (int t = 0; t < tokens; t++) memset(own->marks[t], 0, (size_t)(words + 1) * sizeof **own->marks);
     const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     int count = 0;
     for (int w = 0; w < words; w++) {
         if (!all[w]) continue;
         const int word = count / 64, place = count % 64;
         for (int t = 0; t < tokens; t++) {
-            const uint64_t bits = _pext_u64(seen[token + t][w], all[w]);
-            marks[t][word] |= bits << place;
-            if (place) marks[t][word + 1] |= bits >> (64 - place);
+            const uint64_t bits = _pext_u64(own->seen[token + t][w], all[w]);
+            own->marks[t][word] |= bits << place;
+            if (place) own->marks[t][word + 1] |= bits >> (64 - place);
         }
         for (int i = 0; i < 64; i += 16) {
             const __mmask16 here = (__mmask16)(all[w] >> i);
             const __m512i cells = _mm512_add_epi32(_mm512_set1_epi32((int)(from + 64 * w + i)), places);
-            _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(here, cells));
+            _mm512_storeu_si512(own->list + count, _mm512_maskz_compress_epi32(here, cells));
             count += __builtin_popcount(here);
         }
     }
     /* The rest of the last tile: unmarked, but read. */
-    for (int i = 0; i < TILE; i++) list[count + i] = list[count - 1];
+    for (int i = 0; i < TILE; i++) own->list[count + i] = own->list[count - 1];
     return count;
 }
