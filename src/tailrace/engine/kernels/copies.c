@@ -53,7 +53,6 @@ static uint8_t *memory_for(int model, size_t size) {
 }
 
 /* Of a block in the file: weights, and bytes. */
-static int64_t numbers_of(int type) { return super_blocks(type) ? 256 : 32; }
 static int64_t file_bytes(int type) { return super_blocks(type) ? bytes_k(type) : format_of(type).bytes; }
 
 static int64_t bytes_of(const struct interleaved *copy) {

@@ -12,20 +12,27 @@
 #define TURN 4                    /* panels of 16 rows in a turn */
 #define KEPT_TURN (KEPT_ROWS / GROUP_ROWS)
 
-/* Memory for columns, besides what llama.cpp wants for the same: 34 or 36 bytes for 32 numbers, 292 for 256. */
-#define MORE(numbers) ((numbers) / 4 + 128)
+/* Numbers up to which each thread makes all columns ready for itself: that takes less time than to wait for the others. */
+#ifndef ALONE
+#define ALONE 2048
+#endif
+
+INLINE int64_t ready_bytes(int type) { return super_blocks(type) ? column_bytes_k(type) : COLUMN_BYTES; }
+
+/* Memory for so many numbers made ready. */
+INLINE size_t room_for(int type, int64_t numbers) { return (size_t)(numbers / numbers_of(type) * ready_bytes(type) + 64); }
 
 size_t ggml_tiled_wdata_size(int threads, struct tensor *result) {
     const struct tensor *b = result->sources[1];
     const int type = result->sources[0]->type;
     const size_t wanted = theirs.tiled_size ? theirs.tiled_size(threads, result) : 0;
     if (b->type != F32 || !may_copy(type)) return wanted;
-    return wanted + (size_t)MORE(b->sizes[0] * b->sizes[1] * b->sizes[2] * b->sizes[3]);
+    const int64_t numbers = b->sizes[0] * b->sizes[1];
+    const size_t own = room_for(type, numbers) * (size_t)(numbers <= ALONE ? threads : 1);
+    return own > wanted ? own : wanted;
 }
 
 /* ---- Columns made ready ------------------------------------------------------------------------------------------ */
-
-INLINE int64_t ready_bytes(int type) { return super_blocks(type) ? column_bytes_k(type) : COLUMN_BYTES; }
 
 /* Blocks from `from` to `till`, columns one after the other. */
 INLINE void ready_of(int type, const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till) {
@@ -90,21 +97,24 @@ static struct functions functions_for(int type) {
 bool interleaved_product(const struct call *call, const struct interleaved *w, struct tensor *result) {
     const struct tensor *b = result->sources[1];
     const int64_t k = w->blocks, blocks = k * b->sizes[1], size = k * bytes_of_group(w->type), panels = w->rows / GROUP_ROWS;
+    const size_t room = room_for(w->type, b->sizes[0] * b->sizes[1]);
     if (b->type != F32 || b->strides[0] != 4 || b->sizes[2] != 1 || b->sizes[3] != 1) return false;
-    if (call->work_size < (size_t)(blocks * ready_bytes(w->type) + 64)) return false;
+    /* Fixed shares, or turns where a thread may lose its core for a while (the HTTP process needs one, too), or where
+     * cores differ. */
+    const bool turns = call->threads > 1 && panels * size >= LARGE, alone = !turns && b->sizes[0] * b->sizes[1] <= ALONE;
+    if (call->work_size < room * (size_t)(alone ? call->threads : 1)) return false;
     const struct functions format = functions_for(w->type);
     const int64_t own = panels * call->thread / call->threads, end = panels * (call->thread + 1) / call->threads;
     for (int line = 0; line < FIRST; line += 64) _mm_prefetch((const char *)w->data + own * size + line, _MM_HINT_T0);
-    uint8_t *ready = (uint8_t *)(((uintptr_t)call->work + 63) & ~(uintptr_t)63);
-    format.ready(b, k, ready, blocks * call->thread / call->threads, blocks * (call->thread + 1) / call->threads);
-    /* Fixed shares, or turns where a thread may lose its core for a while (the HTTP process needs one, too), or where
-     * cores differ. */
-    const bool turns = call->threads > 1 && panels * size >= LARGE;
+    uint8_t *work = (uint8_t *)call->work + (alone ? (size_t)call->thread * room : 0);
+    uint8_t *ready = (uint8_t *)(((uintptr_t)work + 63) & ~(uintptr_t)63);
+    const int64_t first = alone ? 0 : blocks * call->thread / call->threads, till_block = alone ? blocks : blocks * (call->thread + 1) / call->threads;
+    format.ready(b, k, ready, first, till_block);
     /* Maxima are of rows that one thread computes. */
     const bool keeping = (turns || call->threads == 1) && makes_logits(result);
     if (keeping && call->thread == 0) keep_from_here(b->sizes[1], w->rows);
     if (turns && call->thread == 0) theirs.pool_set(call->pool, call->threads);
-    ggml_barrier(call->pool);
+    if (!alone) ggml_barrier(call->pool);
     const bool kept = keeping && keeps(b->sizes[1], w->rows);
     const int64_t ldc = (int64_t)result->strides[1] / 4, each = kept ? KEPT_TURN : TURN;
     int64_t from = turns ? call->thread * each : own, till = turns ? from + each : end;

@@ -29,6 +29,7 @@ struct interleaved {
 };
 
 INLINE bool super_blocks(int type) { return type == Q4_K || type == Q6_K; }
+INLINE int numbers_of(int type) { return super_blocks(type) ? 256 : 32; }
 
 /* Bytes of a group of blocks of 32, and of what stands before its quants. */
 INLINE int64_t group_bytes(struct format f) { return GROUP_ROWS * (int64_t)f.bytes; }
