@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-#: Prompt tokens that any step may read: prompts go on, whatever they cost. Fewer hardly spare the others anything. Deep
-#: in a prompt a step's time goes into reading its cells, once for all of its tokens; and the longer a prompt takes,
-#: the longer the replies themselves have become meanwhile. Beside four streams of the starter model a prompt of 4,000
-#: tokens took 13.8 s with four tokens at least, at a p99 of 24 ms, 10.3 s and 25 ms with six, 8.3 s and 26 ms with
-#: eight, 5.4 s and 40 ms with sixteen (2 cores of a Sapphire Rapids; a step without the prompt 4.6 ms).
-LEAST = 8
+#: Prompt tokens that any step may read: prompts go on, whatever they cost. Deep in a prompt a step's time goes into
+#: reading its cells, once for all of its tokens; and the longer a prompt takes, the longer the replies themselves have
+#: become meanwhile. In how few tokens its end is read matters less than how many its beginning is read in: see below.
+LEAST = 5
 #: Prompt tokens of a step while nothing is known.
 _FIRST = 16
 #: A step that reads prompts may last so many times what it would without. Streams beside a long prompt are to keep
-#: their gaps under 3 times the usual; what steps vary by has to fit in between. More makes the prompt's beginning
-#: shorter and thereby the replies beside its end: at 3.0 it took 7.4 s and p99 was 25 ms, at 2.2 8.3 s and 26 ms.
-_STRETCH = 2.6
+#: their gaps under 3 times the usual; that is more than they can deep in a prompt, and what its beginning takes less of
+#: that, its end takes more: at 2.6, with eight tokens at least, a prompt of 4,000 tokens beside four streams of the starter
+#: model took 7.3 and 7.7 s, at a p99 of 27.9 and 26.4 ms and a longest gap of 54 and 48; so 6.6 and 7.2 s, 26.5 and 25.0 ms,
+#: 43 and 44 (``benchmarks.flood``, 3 turns each, in turns; 2 cores of a Sapphire Rapids; 5.6 ms without the prompt).
+_STRETCH = 3.0
 #: What a step may last that brings a prompt to its end: a short one is read at once, which is one longer gap for the
 #: others and not many. Paced like long ones, eight short prompts that come together took a second instead of a third.
 _FINISH_SECONDS = 0.1
