@@ -23,6 +23,7 @@ from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.machine import isa
 
 CAN = set(isa.read_isa().sets) >= build.NEEDED
+WIDE = ", ".join(f"wide {kind.name}" for kind in interleaved_proof.KINDS)
 TILES = pytest.mark.skipif("AMX BF16" not in isa.read_isa().sets, reason="this CPU has no tiles")
 
 
@@ -45,7 +46,7 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
     [
         ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
         ("-32 * own[0]", "-31 * own[0]", "Q6_K"),
-        ("own[1] = total[r];", "own[1] = 1;", "attention"),
+        ("own[1] = desk->total[r];", "own[1] = 1;", "attention"),
         ("if (now > before) {", "if (now < before) {", "attention"),
         ("if (lost) break;", "", "attention"),
         ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
@@ -56,11 +57,14 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> Non
             "first * ready_bytes",
             ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
         ),
-        ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K"),
+        ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K(, wide Q6_K)?"),
+        ("alone ? blocks :", "alone ? blocks - 1 :", "interleaved Q4_0, interleaved Q4_1, interleaved Q8_0, interleaved Q4_K, interleaved Q6_K"),
         ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
-        pytest.param("l[1], l[0]", "l[0], l[1]", "wide Q4_0, wide Q4_1, wide Q8_0", marks=TILES),
-        pytest.param("high_one = _mm512_set1_ps(2048)", "high_one = low_one", "wide Q4_0, wide Q4_1", marks=TILES),
-        pytest.param("before + 3 * TILE_SUMS", "before", "wide Q4_0, wide Q4_1, wide Q8_0", marks=TILES),
+        pytest.param("numbers[1], numbers[0]", "numbers[0], numbers[1]", WIDE, marks=TILES),
+        pytest.param("bits == HIGH ? 2048", "bits == HIGH ? 128", "wide Q4_0, wide Q4_1, wide Q4_K", marks=TILES),
+        pytest.param("_mm256_srli_epi16(both, 8)", "both", "wide Q4_K", marks=TILES),
+        pytest.param("bits == SIX ? 0x3f0000", "bits == SIX ? 0xf0000", "wide Q6_K", marks=TILES),
+        pytest.param("before + 3 * TILE_SUMS", "before", WIDE, marks=TILES),
         ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
     ],
 )

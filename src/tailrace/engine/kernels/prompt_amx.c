@@ -25,6 +25,7 @@
 
 #include "amx.h"
 #include "prompt_amx.h"
+#include "tiles_interleaved.h"
 
 #if HAS_AMX
 /* Past the first cache, which has the panel: 4.5 ns a product of two tiles instead of 5.9. */
@@ -48,7 +49,7 @@ struct wide {
     uint8_t *panel;                /* tiles of the first 16 rows, block by block, then of the others */
     float *rest;                   /* for what has fewer columns than a tile */
     int64_t columns, groups, ldc;  /* groups of 16 columns; numbers from a column of the result to the next */
-    int64_t parts;                 /* that a row is cut into */
+    int64_t blocks, parts;         /* of 32 numbers in a row; that it is cut into */
 };
 
 /* The block that a part begins with; `parts` of them are all. */
@@ -92,55 +93,102 @@ INLINE __m512 doubled(__m512 v, int from) {
     return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(from)), v);
 }
 
-/* A group of the interleaved order to a tile: a line is two weights of each of 16 rows.
+/* Which bits of a byte are a weight. The byte is the second and the third of its lane: of the third its lowest four or six are
+ * looked at, of the second its highest four or all eight. */
+enum bits { LOW, SIX, HIGH, WHOLE };
+
+/* How bits become d * q + m.
  *
  * A byte that is put where bits of a float's fraction are, under a power of two, is that power of two and itself, so a
  * number needs no conversion: fused, its product with d and the sum with m, less d times the power, are as exact as if it
- * had had one (Q4_1's m is rounded to 2^-13 of d). One permutation brings the bytes there, and weights into pairs. */
-INLINE void unpack(int type, const uint8_t *group, uint8_t *tile) {
-    const struct format f = format_of(type);
-    const uint8_t *quants = group + group_head(f);
-    const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)group));
-    const __m512 m = f.minimum ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(group + 32)))
-                               : _mm512_mul_ps(d, _mm512_set1_ps((float)-f.offset));
-    /* A byte is the second and the third of its lane: what is looked at are the third's low bits, the second's high
-     * ones, or all of the second. */
-    const bool whole = type == Q8_0;
-    const __m512i low_bits = _mm512_set1_epi32(whole ? 0xff00 : 0xf0000), high_bits = _mm512_set1_epi32(0xf000);
-    const __m512 low_one = _mm512_set1_ps(whole ? 32768 : 128), high_one = _mm512_set1_ps(2048);
-    const __m512 low_m = _mm512_fnmadd_ps(d, low_one, m), high_m = _mm512_fnmadd_ps(d, high_one, m);
-    __m512 scale[2], low[2], high[2];
-    for (int h = 0; h < 2; h++) scale[h] = doubled(d, 8 * h), low[h] = doubled(low_m, 8 * h), high[h] = doubled(high_m, 8 * h);
+ * had had one (m is rounded to 2^-13 of d where it isn't a multiple of d). */
+struct meaning {
+    __m512i bits;
+    __m512 power, times[2], plus[2]; /* of the first and of the last eight rows, each twice */
+};
+
+INLINE struct meaning meaning_of(enum bits bits, __m512 d, __m512 m) {
+    struct meaning as;
+    as.bits = _mm512_set1_epi32(bits == LOW ? 0xf0000 : bits == SIX ? 0x3f0000 : bits == HIGH ? 0xf000 : 0xff00);
+    as.power = _mm512_set1_ps(bits == HIGH ? 2048 : bits == WHOLE ? 32768 : 128);
+    const __m512 plus = _mm512_fnmadd_ps(d, as.power, m);
+    for (int h = 0; h < 2; h++) as.times[h] = doubled(d, 8 * h), as.plus[h] = doubled(plus, 8 * h);
+    return as;
+}
+
+/* Two weights of each of 16 rows: one permutation brings the bytes to their lanes, and weights into pairs. */
+struct pairs {
+    __m512i rows[2];
+};
+
+INLINE struct pairs pairs_of(__m512i four, int pair) {
     /* The first two bytes of each of eight rows. */
     const __m512i two = _mm512_mullo_epi32(_mm512_set_epi32(29, 28, 25, 24, 21, 20, 17, 16, 13, 12, 9, 8, 5, 4, 1, 0),
                                            _mm512_set1_epi32(0x01010101));
-    for (int c = 0; c < (whole ? 8 : 4); c++) {
-        const __m512i v = _mm512_loadu_si512(quants + 64 * c);
-        for (int pair = 0; pair < 2; pair++) {
-            __m512 l[2], g[2];
-            for (int h = 0; h < 2; h++) {
-                const __m512i x = _mm512_permutexvar_epi8(_mm512_add_epi8(two, _mm512_set1_epi8((char)(32 * h + 2 * pair))), v);
-                /* x & bits | one */
-                const __m512i lows = _mm512_ternarylogic_epi32(x, low_bits, _mm512_castps_si512(low_one), 0xea);
-                const __m512i highs = _mm512_ternarylogic_epi32(x, high_bits, _mm512_castps_si512(high_one), 0xea);
-                l[h] = _mm512_fmadd_ps(_mm512_castsi512_ps(lows), scale[h], low[h]);
-                g[h] = _mm512_fmadd_ps(_mm512_castsi512_ps(highs), scale[h], high[h]);
-            }
-            _mm512_store_si512(tile + 64 * (2 * c + pair), (__m512i)_mm512_cvtne2ps_pbh(l[1], l[0]));
-            if (!whole) _mm512_store_si512(tile + 64 * (8 + 2 * c + pair), (__m512i)_mm512_cvtne2ps_pbh(g[1], g[0]));
-        }
+    struct pairs p;
+    for (int h = 0; h < 2; h++) p.rows[h] = _mm512_permutexvar_epi8(_mm512_add_epi8(two, _mm512_set1_epi8((char)(32 * h + 2 * pair))), four);
+    return p;
+}
+
+INLINE void store_line(uint8_t *to, struct pairs p, const struct meaning *as) {
+    __m512 numbers[2];
+    for (int h = 0; h < 2; h++) {
+        /* p & bits | power */
+        const __m512i bits = _mm512_ternarylogic_epi32(p.rows[h], as->bits, _mm512_castps_si512(as->power), 0xea);
+        numbers[h] = _mm512_fmadd_ps(_mm512_castsi512_ps(bits), as->times[h], as->plus[h]);
     }
+    _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
+}
+
+/* A group of the interleaved order to a tile: a line is two weights of each of 16 rows. */
+INLINE void unpack_group(int type, const uint8_t *group, uint8_t *tile) {
+    const struct format f = format_of(type);
+    const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)group));
+    const __m512 m = f.minimum ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(group + 32)))
+                               : _mm512_mul_ps(d, _mm512_set1_ps((float)-f.offset));
+    const struct meaning low = meaning_of(type == Q8_0 ? WHOLE : LOW, d, m), high = meaning_of(HIGH, d, m);
+    for (int c = 0; c < (type == Q8_0 ? 8 : 4); c++)
+        for (int pair = 0; pair < 2; pair++) {
+            const struct pairs p = pairs_of(_mm512_loadu_si512(group + group_head(f) + 64 * c), pair);
+            store_line(tile + 64 * (2 * c + pair), p, &low);
+            if (type != Q8_0) store_line(tile + 64 * (8 + 2 * c + pair), p, &high);
+        }
+}
+
+/* Weights 32 n to 32 n + 31 of a group of super-blocks to a tile. */
+INLINE void unpack_part(int type, const uint8_t *group, int n, uint8_t *tile) {
+    const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)group));
+    struct meaning as[2];
+    __m512i q[8];
+    if (type == Q4_K) {
+        const __m256i both = _mm256_loadu_si256((const __m256i *)(group + 192 + 32 * (n / 2)));
+        const __m256i own = n % 2 ? _mm256_srli_epi16(both, 8) : _mm256_and_si256(both, _mm256_set1_epi16(255));
+        const __m512 least = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(group + 32)));
+        const __m512 m = _mm512_mul_ps(least, _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(own)));
+        as[0] = as[1] = meaning_of(n % 2 ? HIGH : LOW, _mm512_mul_ps(d, scales_of(group + 64 + 16 * n, false)), _mm512_sub_ps(_mm512_setzero_ps(), m));
+        for (int c = 0; c < 8; c++) q[c] = _mm512_loadu_si512(group + SUPER_HEAD + 512 * (n / 2) + 64 * c);
+    } else {
+        for (int half = 0; half < 2; half++) {
+            const __m512 scale = _mm512_mul_ps(d, scales_of(group + 64 + 32 * n + 16 * half, true));
+            as[half] = meaning_of(SIX, scale, _mm512_mul_ps(scale, _mm512_set1_ps(-32)));
+        }
+        unpack_super(type, group, n, q);
+    }
+    for (int c = 0; c < 8; c++)
+        for (int pair = 0; pair < 2; pair++) store_line(tile + 64 * (2 * c + pair), pairs_of(q[c], pair), as + c / 4);
 }
 
 /* Blocks of one or two times 16 rows from `row` on. */
 static void unpack_rows(const struct interleaved *w, int64_t row, int groups, int64_t first, int64_t blocks, uint8_t *panel) {
-    const int64_t bytes = group_bytes(format_of(w->type));
+    const int64_t bytes = bytes_of_group(w->type);
     for (int g = 0; g < groups; g++) {
-        const uint8_t *from = w->data + ((row / GROUP_ROWS + g) * w->blocks + first) * bytes;
-        for (int64_t i = 0; i < blocks; i++, from += bytes, panel += TILE_BYTES) switch (w->type) {
-                case Q4_0: unpack(Q4_0, from, panel); break;
-                case Q4_1: unpack(Q4_1, from, panel); break;
-                default: unpack(Q8_0, from, panel); break;
+        const uint8_t *from = w->data + (row / GROUP_ROWS + g) * w->blocks * bytes;
+        for (int64_t i = first; i < first + blocks; i++, panel += TILE_BYTES) switch (w->type) {
+                case Q4_0: unpack_group(Q4_0, from + i * bytes, panel); break;
+                case Q4_1: unpack_group(Q4_1, from + i * bytes, panel); break;
+                case Q8_0: unpack_group(Q8_0, from + i * bytes, panel); break;
+                case Q4_K: unpack_part(Q4_K, from + i / 8 * bytes, (int)(i % 8), panel); break;
+                default: unpack_part(Q6_K, from + i / 8 * bytes, (int)(i % 8), panel); break;
             }
     }
 }
@@ -190,8 +238,8 @@ INLINE void ask_for(const uint8_t *from, int64_t bytes) {
 
 /* A panel by a part of the columns `from` to `till`. */
 static void panel_by_columns(const struct wide *p, int64_t row, int64_t part, int64_t from, int64_t till, float *sums) {
-    const int64_t first = part_from(p->weights->blocks, p->parts, part);
-    const int64_t blocks = part_from(p->weights->blocks, p->parts, part + 1) - first;
+    const int64_t first = part_from(p->blocks, p->parts, part);
+    const int64_t blocks = part_from(p->blocks, p->parts, part + 1) - first;
     const int rows = p->weights->rows - row > SIDE ? 2 : 1;
     unpack_rows(p->weights, row, rows, first, blocks, p->panel);
     for (int64_t j = from; j < till; j += PANEL, sums += 4 * TILE_SUMS) {
@@ -215,11 +263,11 @@ static void panel_by_columns(const struct wide *p, int64_t row, int64_t part, in
 
 bool wide_product(const struct call *call, const struct interleaved *weights, const struct tensor *activations,
                   struct tensor *result) {
-    const int64_t columns = activations->sizes[1], blocks = weights->blocks, threads = call->threads;
+    const int64_t columns = activations->sizes[1], blocks = activations->sizes[0] / 32, threads = call->threads;
     const bool plain = activations->type == F32 && activations->strides[0] == sizeof(float) && activations->sizes[2] == 1 && activations->sizes[3] == 1;
-    if (super_blocks(weights->type) || columns < WIDE_FROM || !plain || call->work_size < sizeof(void *) || !amx_allowed()) return false;
+    if (columns < WIDE_FROM || !plain || call->work_size < sizeof(void *) || !amx_allowed()) return false;
     const int64_t groups = (columns + SIDE - 1) / SIDE, pairs = (groups + 1) / 2, parts = (blocks + MOST_BLOCKS - 1) / MOST_BLOCKS;
-    const int64_t panels = (weights->rows + PANEL - 1) / PANEL, panel = 2 * blocks * group_bytes(format_of(weights->type));
+    const int64_t panels = (weights->rows + PANEL - 1) / PANEL, panel = 2 * weights->blocks * bytes_of_group(weights->type);
     /* Units that are as large as they may be with four for each thread; where panels are too few, columns are cut. */
     int64_t each = panels / (4 * threads), cuts = 4 * threads / panels;
     each = each < 1 ? 1 : each > MOST_PANELS ? MOST_PANELS : each;
@@ -238,7 +286,7 @@ bool wide_product(const struct call *call, const struct interleaved *weights, co
     pack(activations, blocks, parts, groups * call->thread / threads, groups * (call->thread + 1) / threads, room);
     ggml_barrier(call->pool);
     const struct wide p = {weights, room, result->data, (float *)(room + groups * blocks * TILE_BYTES + call->thread * sums),
-                           own_panel, own_rest, columns, groups, (int64_t)(result->strides[1] / sizeof(float)), parts};
+                           own_panel, own_rest, columns, groups, (int64_t)(result->strides[1] / sizeof(float)), blocks, parts};
     const struct tile_configuration before = tiles_begin();
     for (int64_t turn = call->thread; turn < units * cuts;) {
         const int64_t cut = turn / units, unit = turn % units;

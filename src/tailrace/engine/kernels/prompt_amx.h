@@ -10,6 +10,6 @@
 
 /* result[column][row] = row of the weights . column of the activations, both F32. Called by every thread of the pool with the
  * same arguments. True when it is done; false, with nothing done and for all of them alike, when columns are fewer than that,
- * weights are super-blocks, activations aren't plain columns of F32, this CPU or the kernel has no tiles, or there is no memory. */
+ * activations aren't plain columns of F32, this CPU or the kernel has no tiles, or there is no memory. */
 bool wide_product(const struct call *call, const struct interleaved *weights, const struct tensor *activations,
                   struct tensor *result);
