@@ -7,6 +7,7 @@ void *ggml_aligned_malloc(size_t size); /* memory.c */
 
 #define PLACES 4096            /* of the table; models have some hundred weights */
 #define PIECE ((size_t)64 << 20) /* bytes that are asked for at a time: untouched ones cost nothing */
+#define PIECE_HEAD 64          /* bytes of its own at the beginning */
 #define WEIGHTS 1              /* llama.cpp's GGML_BACKEND_BUFFER_USAGE_WEIGHTS */
 
 /* Weights without a copy stand here, too, once it is clear that they get none. */
@@ -25,6 +26,7 @@ struct piece {
     int model;
 };
 static struct piece *pieces;
+static int64_t copied; /* bytes in all of them */
 
 /* Of the model that is being loaded. */
 static int loading;
@@ -41,14 +43,15 @@ static struct entry *place_of(const void *weights) {
 static uint8_t *memory_for(int model, size_t size) {
     size = (size + 63) / 64 * 64;
     if (!pieces || pieces->model != model || pieces->size - pieces->used < size) {
-        const size_t all = size + 64 > PIECE ? size + 64 : PIECE;
+        const size_t all = size + PIECE_HEAD > PIECE ? size + PIECE_HEAD : PIECE;
         struct piece *piece = ggml_aligned_malloc(all);
         if (!piece) return 0;
-        *piece = (struct piece){pieces, 64, all, model};
+        *piece = (struct piece){pieces, PIECE_HEAD, all, model};
         pieces = piece;
     }
     uint8_t *memory = (uint8_t *)pieces + pieces->used;
     pieces->used += size;
+    copied += (int64_t)size;
     return memory;
 }
 
@@ -148,6 +151,8 @@ const struct interleaved *copy_of(const struct call *call, const struct tensor *
     return copy->data && same ? copy : 0;
 }
 
+bool copies_are_cached(void) { return copied <= CACHED; }
+
 void tailrace_kernels_interleave(int model, int64_t bytes) {
     loading = bytes ? model : 0;
     left = bytes;
@@ -173,6 +178,7 @@ void tailrace_kernels_forget(int model) {
             continue;
         }
         *at = piece->next;
+        copied -= (int64_t)piece->used - PIECE_HEAD;
         free(piece);
     }
 }

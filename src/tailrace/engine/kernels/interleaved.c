@@ -9,8 +9,8 @@
 #include "tiles_interleaved.h"
 
 #define FIRST 4096                /* bytes of weights that a thread asks for before columns are made ready */
-#define TURN 4                    /* panels of 16 rows in a turn */
-#define KEPT_TURN (KEPT_ROWS / GROUP_ROWS)
+#define KEPT_TURN (KEPT_ROWS / GROUP_ROWS) /* panels of 16 rows in a turn */
+#define TURN (1 << 20)            /* bytes: memory is read in a stream for as long. 2.4 GB took 80 ms so, and 84 by 147 KB */
 
 /* Numbers up to which each thread makes all columns ready for itself: that takes less time than to wait for the others. */
 #ifndef ALONE
@@ -53,45 +53,56 @@ INLINE void ready_of(int type, const struct tensor *b, int64_t k, uint8_t *ready
 
 /* ---- Whole products ---------------------------------------------------------------------------------------------- */
 
-INLINE void tile_of(int type, int columns, int64_t k, const uint8_t *panel, const uint8_t *y, float *c, int64_t ldc) {
-    if (super_blocks(type)) interleaved_super_tile(type, columns, k, panel, y, c, ldc);
-    else interleaved_tile(format_of(type), columns, k, panel, y, c, ldc);
+INLINE void tile_of(int type, enum source from, int columns, int64_t k, const uint8_t *panel, const uint8_t *y, float *c, int64_t ldc) {
+    if (super_blocks(type)) interleaved_super_tile(type, from, columns, k, panel, y, c, ldc);
+    else interleaved_tile(format_of(type), from, columns, k, panel, y, c, ldc);
 }
 
 /* A panel (16 rows) by all columns: it stays in the nearest cache meanwhile. */
-INLINE void panel_of(int type, int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc) {
+INLINE void panel_of(int type, enum source from, int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c,
+                     int64_t ldc) {
     for (; columns > 0; columns -= TILE_COLUMNS, y += TILE_COLUMNS * k * ready_bytes(type), c += TILE_COLUMNS * ldc) {
-#define TILE(N) case N: tile_of(type, N, k, panel, y, c, ldc); break;
+#define TILE(N) case N: tile_of(type, from, N, k, panel, y, c, ldc); break;
         switch (columns) {
             TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7)
-            default: tile_of(type, 8, k, panel, y, c, ldc);
+            default: tile_of(type, from, 8, k, panel, y, c, ldc);
         }
     }
 }
 
 /* What knows its format when it is compiled. */
+typedef void (*panel_function)(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc);
 struct functions {
     void (*ready)(const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till);
-    void (*panel)(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc);
+    panel_function panel[2]; /* by where weights come from */
 };
 
-#define FORMAT(T)                                                                                                   \
-    static void ready_##T(const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till) {          \
-        ready_of(T, b, k, ready, from, till);                                                                       \
-    }                                                                                                               \
-    static void panel_##T(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc) { \
-        panel_of(T, k, panel, y, columns, c, ldc);                                                                  \
+#define PANEL(T, FROM)                                                                                               \
+    static void panel_##T##_##FROM(int64_t k, const uint8_t *panel, const uint8_t *y, int64_t columns, float *c, int64_t ldc) { \
+        panel_of(T, FROM, k, panel, y, columns, c, ldc);                                                             \
     }
+#define FORMAT(T)                                                                                                    \
+    static void ready_##T(const struct tensor *b, int64_t k, uint8_t *ready, int64_t from, int64_t till) {           \
+        ready_of(T, b, k, ready, from, till);                                                                        \
+    }                                                                                                                \
+    PANEL(T, CACHE) PANEL(T, MEMORY)                                                                                 \
+    static const struct functions functions_##T = {ready_##T, {panel_##T##_CACHE, panel_##T##_MEMORY}};
 FORMAT(Q4_0) FORMAT(Q4_1) FORMAT(Q8_0) FORMAT(Q4_K) FORMAT(Q6_K)
 
 static struct functions functions_for(int type) {
     switch (type) {
-        case Q4_0: return (struct functions){ready_Q4_0, panel_Q4_0};
-        case Q4_1: return (struct functions){ready_Q4_1, panel_Q4_1};
-        case Q4_K: return (struct functions){ready_Q4_K, panel_Q4_K};
-        case Q6_K: return (struct functions){ready_Q6_K, panel_Q6_K};
-        default: return (struct functions){ready_Q8_0, panel_Q8_0};
+        case Q4_0: return functions_Q4_0;
+        case Q4_1: return functions_Q4_1;
+        case Q4_K: return functions_Q4_K;
+        case Q6_K: return functions_Q6_K;
+        default: return functions_Q8_0;
     }
+}
+
+/* Panels of a turn: four turns for each thread at least, or one may wait long for the last. */
+static int64_t turn_of(int64_t panels, int64_t size, int threads) {
+    const int64_t large = TURN / size, most = panels / (4 * threads), each = large < most ? large : most;
+    return each < 1 ? 1 : each;
 }
 
 bool interleaved_product(const struct call *call, const struct interleaved *w, struct tensor *result) {
@@ -116,12 +127,13 @@ bool interleaved_product(const struct call *call, const struct interleaved *w, s
     if (turns && call->thread == 0) theirs.pool_set(call->pool, call->threads);
     if (!alone) ggml_barrier(call->pool);
     const bool kept = keeping && keeps(b->sizes[1], w->rows);
-    const int64_t ldc = (int64_t)result->strides[1] / 4, each = kept ? KEPT_TURN : TURN;
+    const int64_t ldc = (int64_t)result->strides[1] / 4, each = kept ? KEPT_TURN : turn_of(panels, size, call->threads);
+    const panel_function panel = format.panel[copies_are_cached() ? CACHE : MEMORY];
     int64_t from = turns ? call->thread * each : own, till = turns ? from + each : end;
     while (from < panels) {
         for (int64_t p = from; p < till && p < panels; p++) {
             float *c = (float *)result->data + p * GROUP_ROWS;
-            format.panel(k, w->data + p * size, ready, b->sizes[1], c, ldc);
+            panel(k, w->data + p * size, ready, b->sizes[1], c, ldc);
             if (kept) keep(c, ldc, b->sizes[1], p * GROUP_ROWS);
         }
         if (!turns) break;
