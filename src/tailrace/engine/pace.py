@@ -9,10 +9,11 @@ LEAST = 5
 #: Prompt tokens of a step while nothing is known.
 _FIRST = 16
 #: A step that reads prompts may last so many times what it would without. Streams beside a long prompt are to keep
-#: their gaps under 3 times the usual; that is more than they can deep in a prompt, and what its beginning takes less of
-#: that, its end takes more: at 2.6, with eight tokens at least, a prompt of 4,000 tokens beside four streams of the starter
-#: model took 7.3 and 7.7 s, at a p99 of 27.9 and 26.4 ms and a longest gap of 54 and 48; so 6.6 and 7.2 s, 26.5 and 25.0 ms,
-#: 43 and 44 (``benchmarks.flood``, 3 turns each, in turns; 2 cores of a Sapphire Rapids; 5.6 ms without the prompt).
+#: their gaps under 3 times the usual; that is more than they can deep in a prompt, and what its beginning takes less
+#: of that, its end takes more. At 2.6, with eight tokens at least, a prompt of 4,000 tokens beside four streams of the
+#: starter model took 7.3 and 7.7 s, at a p99 of 27.9 and 26.4 ms and a longest gap of 54 and 48; so 6.6 and 7.2 s,
+#: 26.5 and 25.0 ms, 43 and 44 (``benchmarks.flood``, 3 turns each, in turns; 2 cores of a Sapphire Rapids; without the
+#: prompt 5.6 ms).
 _STRETCH = 3.0
 #: What a step may last that brings a prompt to its end: a short one is read at once, which is one longer gap for the
 #: others and not many. Paced like long ones, eight short prompts that come together took a second instead of a third.

@@ -12,8 +12,8 @@ from tailrace.engine.kernels.interleaved_proof import KINDS, Exact, Numbers, cop
 from tailrace.engine.kernels.layouts import LAYOUTS, random_weights
 from tailrace.engine.kernels.standin import linked
 
-#: Threads, rows of weights and blocks of 32 in them at least, and numbers of columns: rests of rows, of columns and of units of work, columns
-#: that are cut because rows are few, rows that are cut into parts.
+#: Threads, rows of weights and blocks of 32 in them at least, and numbers of columns: rests of rows, of columns and of
+#: units of work, columns that are cut because rows are few, rows that are cut into parts.
 _SHAPES = (
     (1, 80, 7, (64, 41, 40)),
     (2, 80, 7, (130, 57)),
@@ -21,8 +21,8 @@ _SHAPES = (
     (2, 1072, 45, (70,)),
 )
 #: Of the largest sum. Both sides round the same numbers to bf16, of which none here lies so near to the middle of two
-#: that Q4_1's m, which is added in another way, brings it to the other side; of Q4_K's some do. Without rounding it would
-#: be 4e-3.
+#: that Q4_1's m, which is added in another way, brings it to the other side; of Q4_K's some do. Without rounding it
+#: would be 4e-3.
 _TOLERANCE = {Kind.Q4_K: 1e-3}
 _OTHERS_TOLERANCE = 2e-5
 
@@ -59,7 +59,10 @@ def _agrees(
     with linked(library, threads), copying(library, 2 * weights.nbytes):
         for columns in counts:
             found = multiply(library, kind, weights, activations[:columns], threads=threads)
-            if not np.abs(found - expected[:columns]).max() <= _TOLERANCE.get(kind, _OTHERS_TOLERANCE) * np.abs(expected).max():
+            if (
+                not np.abs(found - expected[:columns]).max()
+                <= _TOLERANCE.get(kind, _OTHERS_TOLERANCE) * np.abs(expected).max()
+            ):
                 return False
     return True
 
