@@ -13,9 +13,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 
 import msgspec
+import structlog
 
+from tailrace.errors import ConfigurationError
+from tailrace.machine.binding import bind_cpus
 from tailrace.machine.plan import MachinePlan
 from tailrace.settings import Settings
 
@@ -58,6 +62,16 @@ def die_with_parent() -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     else:
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def settle_on(cpus: Collection[int]) -> None:
+    """Have this thread, and those that it makes, run on ``cpus``: a wish of the plan's, and the log tells where the
+    kernel won't. What was set has been checked by the planner, against what this user may use.
+    """
+    try:
+        bind_cpus(cpus)
+    except ConfigurationError as error:
+        structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))
 
 
 def settle_memory() -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 import structlog
 
 from tailrace import ipc
-from tailrace.child import Start, settle_memory
+from tailrace.child import Start, settle_memory, settle_on
 from tailrace.engine.backend import Backend
 from tailrace.engine.grammar.compiler import Compiler
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
-from tailrace.machine.binding import bind_cpus, bound_cpus
+from tailrace.machine.binding import bound_cpus
 from tailrace.machine.inforce import asked_for, differences, read_in_force, spell_memory
 from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
 
@@ -71,7 +70,7 @@ def _connect(
     """One connection's life. Every sequence of it ends with it. ``cpus``: where the process's threads may run."""
     # This thread may have a CPU of its own by now, from its pool or from below. Threads that it makes would inherit it.
     own = bound_cpus()
-    _settle(cpus)
+    settle_on(cpus)
     channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
     channel.send(
         Hello(
@@ -86,7 +85,7 @@ def _connect(
     loop = make_loop(backend, start.settings, model, cpus, draft)
     intake = Intake(channel, backend, loop.inbox, compiler)
     intake.start()
-    _settle(start.plan.replicas[start.replica].main or own)
+    settle_on(start.plan.replicas[start.replica].main or own)
     try:
         loop.run(channel.send)
     except OSError as error:
@@ -95,11 +94,3 @@ def _connect(
         channel.close()
         intake.join()
         loop.close()
-
-
-def _settle(cpus: Collection[int]) -> None:
-    """Have this thread run on ``cpus``, which it was allowed before: a wish of the plan's, no condition."""
-    try:
-        bind_cpus(cpus)
-    except ConfigurationError as error:
-        structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))

@@ -14,9 +14,8 @@ import structlog
 import uvicorn
 import uvloop
 
-from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory
-from tailrace.errors import ConfigurationError, ModelError
-from tailrace.machine.binding import bind_cpus
+from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory, settle_on
+from tailrace.errors import ModelError
 from tailrace.observe import logs
 from tailrace.server.announce import announce
 from tailrace.server.app import make_app
@@ -28,11 +27,7 @@ def main() -> None:
     """Serve until told to stop; then let running replies finish for a while."""
     start = read_start()
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
-    try:
-        bind_cpus(start.plan.http_cpus)
-    except ConfigurationError as error:
-        # Where it was planned: what is set has been checked by the planner, against what this user may use.
-        structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))
+    settle_on(start.plan.http_cpus)
     uvloop.run(_serve(start))
 
 

@@ -8,19 +8,17 @@
 #include "kept.h"
 #include "tiles_interleaved.h"
 
-#define FIRST 4096                /* bytes of weights that a thread asks for before columns are made ready */
-#define KEPT_TURN (KEPT_ROWS / GROUP_ROWS) /* panels of 16 rows in a turn */
-#define TURN (1 << 20)            /* bytes: memory is read in a stream for as long. 2.4 GB took 80 ms so, and 84 by 147 KB */
+#define FIRST 4096                         /* bytes of weights that a thread asks for before columns are made ready */
+#define KEPT_TURN (KEPT_ROWS / GROUP_ROWS) /* panels of 16 rows in a turn whose maxima are kept */
+#define TURN (1 << 20)                     /* bytes of any other: a step of 2.4 GB took 80 ms with long ones, 84 with 147 KB */
 
 /* Numbers up to which each thread makes all columns ready for itself: that takes less time than to wait for the others. */
-#ifndef ALONE
 #define ALONE 2048
-#endif
 
 INLINE int64_t ready_bytes(int type) { return super_blocks(type) ? column_bytes_k(type) : COLUMN_BYTES; }
 
 /* Memory for so many numbers made ready. */
-INLINE size_t room_for(int type, int64_t numbers) { return (size_t)(numbers / numbers_of(type) * ready_bytes(type) + 64); }
+INLINE size_t ready_room(int type, int64_t numbers) { return (size_t)(numbers / numbers_of(type) * ready_bytes(type) + 64); }
 
 size_t ggml_tiled_wdata_size(int threads, struct tensor *result) {
     const struct tensor *b = result->sources[1];
@@ -28,7 +26,7 @@ size_t ggml_tiled_wdata_size(int threads, struct tensor *result) {
     const size_t wanted = theirs.tiled_size ? theirs.tiled_size(threads, result) : 0;
     if (b->type != F32 || !may_copy(type)) return wanted;
     const int64_t numbers = b->sizes[0] * b->sizes[1];
-    const size_t own = room_for(type, numbers) * (size_t)(numbers <= ALONE ? threads : 1);
+    const size_t own = ready_room(type, numbers) * (size_t)(numbers <= ALONE ? threads : 1);
     return own > wanted ? own : wanted;
 }
 
@@ -108,7 +106,7 @@ static int64_t turn_of(int64_t panels, int64_t size, int threads) {
 bool interleaved_product(const struct call *call, const struct interleaved *w, struct tensor *result) {
     const struct tensor *b = result->sources[1];
     const int64_t k = w->blocks, blocks = k * b->sizes[1], size = k * bytes_of_group(w->type), panels = w->rows / GROUP_ROWS;
-    const size_t room = room_for(w->type, b->sizes[0] * b->sizes[1]);
+    const size_t room = ready_room(w->type, b->sizes[0] * b->sizes[1]);
     if (b->type != F32 || b->strides[0] != 4 || b->sizes[2] != 1 || b->sizes[3] != 1) return false;
     /* Fixed shares, or turns where a thread may lose its core for a while (the HTTP process needs one, too), or where
      * cores differ. */
@@ -119,8 +117,8 @@ bool interleaved_product(const struct call *call, const struct interleaved *w, s
     for (int line = 0; line < FIRST; line += 64) _mm_prefetch((const char *)w->data + own * size + line, _MM_HINT_T0);
     uint8_t *work = (uint8_t *)call->work + (alone ? (size_t)call->thread * room : 0);
     uint8_t *ready = (uint8_t *)(((uintptr_t)work + 63) & ~(uintptr_t)63);
-    const int64_t first = alone ? 0 : blocks * call->thread / call->threads, till_block = alone ? blocks : blocks * (call->thread + 1) / call->threads;
-    format.ready(b, k, ready, first, till_block);
+    const int64_t first = alone ? 0 : blocks * call->thread / call->threads;
+    format.ready(b, k, ready, first, alone ? blocks : blocks * (call->thread + 1) / call->threads);
     /* Maxima are of rows that one thread computes. */
     const bool keeping = (turns || call->threads == 1) && makes_logits(result);
     if (keeping && call->thread == 0) keep_from_here(b->sizes[1], w->rows);

@@ -8,6 +8,7 @@ from tailrace.tools.conformance.rule import ANY, Rule
 from tailrace.tools.conformance.rules import (
     anthropic,
     chat,
+    chunks,
     company,
     completions,
     embeddings,
@@ -25,6 +26,7 @@ _THEMES = (
     requests.THEME,
     tools.THEME,
     chat.THEME,
+    chunks.THEME,
     company.THEME,
     waits.THEME,
     completions.THEME,
