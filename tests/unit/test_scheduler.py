@@ -161,6 +161,19 @@ def test_a_prompt_that_is_just_being_read_is_waited_for_and_shared() -> None:
     assert second.cached_tokens == 128
 
 
+@pytest.mark.parametrize("pool", [False, True], ids=["streams", "pool"])
+def test_who_comes_with_a_prompt_that_is_known_takes_part_in_the_step_that_admits_it(pool: bool) -> None:
+    machine = _Machine(pool=pool)
+    prompt = _unlike(1, 32)
+    machine.scheduler.add(_sequence(1, prompt))
+    machine.step()
+    newcomers = [_sequence(2, prompt), _sequence(3, prompt)]
+    for sequence in newcomers:
+        machine.scheduler.add(sequence)
+    assert sorted((sequence.id, count) for sequence, count in machine.step().chunks) == [(1, 1), (2, 1), (3, 1)]
+    assert [sequence.generated for sequence in newcomers] == [1, 1]
+
+
 def test_max_tokens_reserves_nothing() -> None:
     machine = _Machine(cells=256)
     sequences = [_sequence(number, _unlike(number, 10), max_tokens=900) for number in range(1, 5)]

@@ -229,14 +229,16 @@ class Scheduler:
         """Give what is left of the step to prompts."""
         planned = sum(count for _, count in plan.chunks)
         budget = min(self._max_batch - planned, chunk_busy if planned else self._chunk)
-        reading = sorted((sequence for sequence in self.running if not sequence.decoding), key=_urgency)
+        # Who has just come with a prompt that is known to its last token decodes already, but isn't planned yet.
+        begun = {sequence.id for sequence, _ in plan.chunks}
+        reading = sorted((sequence for sequence in self.running if sequence.id not in begun), key=_urgency)
         self._oldest_first = not self._oldest_first
         if not self._oldest_first:
             reading.sort(key=lambda sequence: (sequence.priority, sequence.pending))
         for sequence in reading:
             room = self._cache.room(sequence.slot) - (planned if self._cache.layout.unified else 0)
-            # A prompt that can be brought to its end may take longer.
-            wanted = sequence.pending if sequence.pending <= finish else budget
+            # A prompt that can be brought to its end may take longer; a last token is no more than a reply's.
+            wanted = sequence.pending if sequence.pending <= max(1, finish) else budget
             count = min(sequence.pending, max(budget, wanted), room, self._max_batch - planned)
             if count <= 0:
                 continue
