@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 from functools import partial
 
 import msgspec
 
 from benchmarks.harness import servers
-from benchmarks.harness.pairs import in_turns, percentile
+from benchmarks.harness.pairs import in_turns, percentile, ratios
 from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
 from benchmarks.harness.results import Curve, Plot, figure
 from benchmarks.llama_server import peer_server
@@ -30,7 +31,10 @@ class Flood(msgspec.Struct):
     during: list[float]  #: gaps while it was read
     points: list[tuple[float, float]]
     seconds: float  #: until its first token
-    prompt_tokens: int
+    tokens: int  #: that the longest reply had by then
+    undisturbed: list[
+        float
+    ] = []  #: gaps of the same replies, from where the prompt came to where it was read, without it
 
 
 def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
@@ -39,14 +43,21 @@ def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     (prompt,) = Load(streams=1, prompt_tokens=prompt_tokens, output_tokens=2).asks(100_000 + turn)
     # The role's event and the tokens of the stream that was asked last, so that all run.
     late = msgspec.structs.replace(prompt, after=(_STREAMS - 1, _CALM + 1))
-    return evaluate(client.exchange([*running, late], until=_STREAMS))
+    found = evaluate(client.exchange([*running, late], until=_STREAMS))
+    # The longer replies are, the longer their steps take: a prompt that takes seconds is not to blame for that.
+    same = Load(streams=_STREAMS, prompt_tokens=32, output_tokens=max(found.tokens, 2 * _CALM))
+    for stream in client.run(same, turn):
+        moments = stream.tokens[_CALM:]
+        found.undisturbed += [1e3 * (after - before) for before, after in itertools.pairwise(moments)]
+    return found
 
 
 def evaluate(timings: list[StreamTiming]) -> Flood:
     """From the moments of the running streams' tokens and, last, of the prompt's."""
     *streams, prompt = timings
     begun = max(stream.tokens[0] for stream in streams)
-    found = Flood([], [], [], prompt.first - prompt.asked, 0)
+    tokens = max(sum(moment <= prompt.first for moment in stream.tokens) for stream in streams)
+    found = Flood([], [], [], prompt.first - prompt.asked, tokens)
     for stream in streams:
         for before, after in zip(stream.tokens, stream.tokens[1:], strict=False):
             gap = 1e3 * (after - before)
@@ -74,14 +85,16 @@ def _measure(options: Options) -> Findings:
     for name, turns in runs.items():
         bound = _BOUND if name == "tailrace" else None
         calm = [statistics.median(turn.calm) for turn in turns]
+        as_long = [statistics.median(turn.undisturbed) for turn in turns]
         worst = [percentile(turn.during, 0.99) for turn in turns]
-        relative = [a / b for a, b in zip(worst, calm, strict=True)]
-        what = f"{name}: p99 gap while a prompt of {size} tokens is read ÷ median gap without"
+        what = f"{name}: p99 gap while a prompt of {size} tokens is read ÷ median gap"
         found.figures += [
-            figure(what, relative, bound=bound, at_most=True),
-            figure(f"{name}: median gap without", calm, unit="ms"),
+            figure(f"{what} before it", ratios(worst, calm), bound=bound, at_most=True),
+            figure(f"{what} of replies as long without it", ratios(worst, as_long), bound=bound, at_most=True),
+            figure(f"{name}: median gap before it", calm, unit="ms"),
+            figure(f"{name}: median gap of replies as long without it", as_long, unit="ms"),
             # What the machine itself does to gaps: where it stops its cores for 10 ms now and then, this is the floor.
-            figure(f"{name}: p99 gap without", [percentile(turn.calm, 0.99) for turn in turns], unit="ms"),
+            figure(f"{name}: p99 gap before it", [percentile(turn.calm, 0.99) for turn in turns], unit="ms"),
             figure(f"{name}: p99 gap while it is read", worst, unit="ms"),
             figure(f"{name}: longest gap", [max(turn.during) for turn in turns], unit="ms"),
             figure(f"{name}: time to the prompt's first token", [turn.seconds for turn in turns], unit="s"),

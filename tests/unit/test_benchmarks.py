@@ -84,6 +84,7 @@ def test_a_flood_s_gaps_are_told_apart_by_the_prompt_s_time() -> None:
     assert found.calm == pytest.approx([10.0, 10.0, 10.0])
     assert found.during == pytest.approx([100.0, 100.0, 10.0, 100.0, 100.0])
     assert found.seconds == pytest.approx(0.122)
+    assert found.tokens == 5
 
 
 def test_the_same_requests_stay_in_both_sides_of_a_turn_and_begin_among_others() -> None:
