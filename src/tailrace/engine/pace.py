@@ -13,7 +13,8 @@ _FIRST = 16
 #: of that, its end takes more. At 2.6, with eight tokens at least, a prompt of 4,000 tokens beside four streams of the
 #: starter model took 7.3 and 7.7 s, at a p99 of 27.9 and 26.4 ms and a longest gap of 54 and 48; so 6.6 and 7.2 s,
 #: 26.5 and 25.0 ms, 43 and 44 (``benchmarks.flood``, 3 turns each, in turns; 2 cores of a Sapphire Rapids; without the
-#: prompt 5.6 ms).
+#: prompt 5.6 ms). Smaller pieces don't help: in a quieter hour p99 was 21.8 ms so, and 22.4, 21.8 and 23.6 with four
+#: tokens at least and 2.6, three and 2.6, three and 2.3, but the prompt took 9.6, 13.7 and 16.1 s instead of 7.3.
 _STRETCH = 3.0
 #: What a step may last that brings a prompt to its end: a short one is read at once, which is one longer gap for the
 #: others and not many. Paced like long ones, eight short prompts that come together took a second instead of a third.
