@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 import subprocess
 import sys
@@ -205,6 +206,7 @@ def test_large_memory_asks_for_huge_pages(library: ctypes.CDLL) -> None:
     libc.malloc.argtypes = [ctypes.c_size_t]
     free = libc.free
     free.argtypes = [ctypes.c_void_p]
+    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     assert library.ggml_aligned_malloc(0) is None
     # Small memory is as the C library's: its heap may have been asked for by a test before this one (numpy asks too).
     plain = libc.malloc(1 << 16)
@@ -215,7 +217,55 @@ def test_large_memory_asks_for_huge_pages(library: ctypes.CDLL) -> None:
         assert address % 64 == 0
         ctypes.memset(address, 1, size)
         assert ("hg" in _flags_at(address)) == asks
-        free(address)
+        library.ggml_aligned_free(address, size)
+
+
+def test_large_memory_is_cleared_by_giving_its_pages_back(library: ctypes.CDLL) -> None:
+    size = (32 << 20) + 4096
+    places: dict[int, int] = {}
+    written: list[tuple[int, int]] = []
+    clear = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)(lambda buffer, to: written.append((buffer, to)))
+    base = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda buffer: places[buffer])
+    length = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(lambda _: size)
+    links = standin.Links(
+        **{
+            name: ctypes.cast(function, ctypes.c_void_p)
+            for name, function in (("buffer_clear", clear), ("buffer_base", base), ("buffer_size", length))
+        }
+    )
+    library.ggml_aligned_malloc.restype = ctypes.c_void_p
+    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
+    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.ggml_backend_buffer_clear.argtypes = [ctypes.c_void_p, ctypes.c_uint8]
+    library.tailrace_kernels_theirs(ctypes.byref(links))
+    try:
+        own = places[1] = library.ggml_aligned_malloc(size)
+        ctypes.memset(own, 7, size)
+        library.ggml_backend_buffer_clear(1, 0)
+        assert written == []
+        assert _resident(own, size) <= 4096
+        assert not any(ctypes.string_at(own, size))
+        library.ggml_backend_buffer_clear(1, 5)
+        assert written == [(1, 5)]
+        # Memory of others: none of it may go, whatever lies there.
+        with mmap.mmap(-1, 2 * size) as other:
+            start = ctypes.addressof(ctypes.c_char.from_buffer(other))
+            places[2] = -(-start // (2 << 20)) * (2 << 20)
+            library.ggml_backend_buffer_clear(2, 0)
+            assert written == [(1, 5), (2, 0)]
+        library.ggml_aligned_free(own, size)
+        library.ggml_backend_buffer_clear(1, 0)
+        assert written == [(1, 5), (2, 0), (1, 0)]
+    finally:
+        library.tailrace_kernels_theirs(ctypes.byref(standin.Links()))
+
+
+def _resident(address: int, size: int) -> int:
+    """Bytes of it that are in memory, by mincore(2)."""
+    pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
 
 
 def _flags_at(address: int) -> list[str]:

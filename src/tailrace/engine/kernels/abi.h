@@ -35,6 +35,9 @@ struct theirs {
     void (*pool_wait)(void *);
     size_t (*tiled_size)(int threads, struct tensor *); /* bytes of call->work that a product wants besides */
     int (*buffer_usage)(void *buffer);
+    void (*buffer_clear)(void *buffer, uint8_t value);
+    void *(*buffer_base)(void *buffer);
+    size_t (*buffer_size)(void *buffer);
     int (*threads)(void);     /* in the team that computes: OpenMP's; 0 where llama.cpp is built without */
 };
 extern struct theirs theirs;

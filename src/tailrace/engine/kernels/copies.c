@@ -3,7 +3,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-void *ggml_aligned_malloc(size_t size); /* memory.c */
+/* memory.c */
+void *ggml_aligned_malloc(size_t size);
+void ggml_aligned_free(void *memory, size_t size);
 
 #define PLACES 4096            /* of the table; models have some hundred weights */
 #define PIECE ((size_t)64 << 20) /* bytes that are asked for at a time: untouched ones cost nothing */
@@ -179,7 +181,7 @@ void tailrace_kernels_forget(int model) {
         }
         *at = piece->next;
         copied -= (int64_t)piece->used - PIECE_HEAD;
-        free(piece);
+        ggml_aligned_free(piece, piece->size);
     }
 }
 

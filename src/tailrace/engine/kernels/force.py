@@ -27,6 +27,9 @@ _THEIRS = (
     "ggml_barrier",
     "ggml_tiled_wdata_size",
     "ggml_backend_buffer_get_usage",
+    "ggml_backend_buffer_clear",
+    "ggml_backend_buffer_get_base",
+    "ggml_backend_buffer_get_size",
 )
 #: OpenMP's, which follows them. A llama.cpp that is built without it has a barrier that is as fast as ours.
 _THREADS = "omp_get_num_threads"

@@ -64,6 +64,9 @@ class Links(ctypes.Structure):
         ("pool_wait", _WAIT),
         ("tiled_size", ctypes.c_void_p),
         ("buffer_usage", _USAGE),
+        ("buffer_clear", ctypes.c_void_p),
+        ("buffer_base", ctypes.c_void_p),
+        ("buffer_size", ctypes.c_void_p),
         ("threads", ctypes.c_void_p),
     )
 
