@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import statistics
 from functools import partial
 
@@ -32,9 +31,8 @@ class Flood(msgspec.Struct):
     points: list[tuple[float, float]]
     seconds: float  #: until its first token
     tokens: int  #: that the longest reply had by then
-    undisturbed: list[
-        float
-    ] = []  #: gaps of the same replies, from where the prompt came to where it was read, without it
+    #: gaps of the same replies, from where the prompt came to where it was read, without it
+    undisturbed: list[float] = []
 
 
 def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
@@ -47,8 +45,7 @@ def flood(client: BenchClient, turn: int, prompt_tokens: int) -> Flood:
     # The longer replies are, the longer their steps take: a prompt that takes seconds is not to blame for that.
     same = Load(streams=_STREAMS, prompt_tokens=32, output_tokens=max(found.tokens, 2 * _CALM))
     for stream in client.run(same, turn):
-        moments = stream.tokens[_CALM:]
-        found.undisturbed += [1e3 * (after - before) for before, after in itertools.pairwise(moments)]
+        found.undisturbed += stream.gaps[_CALM:]
     return found
 
 

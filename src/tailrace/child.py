@@ -6,6 +6,7 @@ environment that other users' tools could read.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import msgspec
 import structlog
@@ -64,14 +65,21 @@ def die_with_parent() -> None:
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def settle_on(cpus: Collection[int]) -> None:
-    """Have this thread, and those that it makes, run on ``cpus``: a wish of the plan's, and the log tells where the
-    kernel won't. What was set has been checked by the planner, against what this user may use.
-    """
+@contextlib.contextmanager
+def wished() -> Iterator[None]:
+    """What is bound in here is a wish of the plan's: the log tells where the kernel won't."""
     try:
-        bind_cpus(cpus)
+        yield
     except ConfigurationError as error:
         structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))
+
+
+def settle_on(cpus: Collection[int]) -> None:
+    """Have this thread, and those that it makes, run on ``cpus``, if the kernel lets them. What was set has been
+    checked by the planner, against what this user may use.
+    """
+    with wished():
+        bind_cpus(cpus)
 
 
 def settle_memory() -> None:

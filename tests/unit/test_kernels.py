@@ -108,7 +108,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels, built once for all tests that only use them."""
     if not CAN:
         pytest.skip("this CPU can't run them: the first test has seen that they are refused")
-    return ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"))))
+    library = ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"))))
+    library.ggml_aligned_malloc.restype = ctypes.c_void_p
+    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
+    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library
 
 
 @pytest.fixture
@@ -199,14 +203,11 @@ def test_maxima_are_kept_of_logits_alone_as_long_as_they_are_numbers(copying: ct
 
 
 def test_large_memory_asks_for_huge_pages(library: ctypes.CDLL) -> None:
-    library.ggml_aligned_malloc.restype = ctypes.c_void_p
-    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     free = libc.free
     free.argtypes = [ctypes.c_void_p]
-    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     assert library.ggml_aligned_malloc(0) is None
     # Small memory is as the C library's: its heap may have been asked for by a test before this one (numpy asks too).
     plain = libc.malloc(1 << 16)
@@ -233,9 +234,6 @@ def test_large_memory_is_cleared_by_giving_its_pages_back(library: ctypes.CDLL) 
             for name, function in (("buffer_clear", clear), ("buffer_base", base), ("buffer_size", length))
         }
     )
-    library.ggml_aligned_malloc.restype = ctypes.c_void_p
-    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
-    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.ggml_backend_buffer_clear.argtypes = [ctypes.c_void_p, ctypes.c_uint8]
     library.tailrace_kernels_theirs(ctypes.byref(links))
     try:

@@ -6,12 +6,13 @@ means that the settings or the model can't work, anything else but 0 that the en
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 
 import structlog
 
-from tailrace.child import EXIT_CONFIGURATION, Start, read_start
+from tailrace.child import EXIT_CONFIGURATION, Start, read_start, wished
 from tailrace.engine.kernels import force
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.binding import bind_cpus, bind_memory
@@ -31,7 +32,7 @@ def main() -> None:
     let_spin(start.plan.replicas[start.replica].decode.poll)
     force.want(start.settings.kernels)
     try:
-        _bind(start, log)
+        _bind(start)
         # Only now, because numpy makes threads while it is imported, and they have to inherit the binding.
         from tailrace.engine.service import serve
 
@@ -41,16 +42,12 @@ def main() -> None:
         sys.exit(EXIT_CONFIGURATION)
 
 
-def _bind(start: Start, log: structlog.typing.FilteringBoundLogger) -> None:
+def _bind(start: Start) -> None:
     """Put the plan in force for this process and for all threads that it will make."""
     replica = start.plan.replicas[start.replica]
-    try:
+    with contextlib.nullcontext() if asked_for(start.settings) else wished():
         bind_cpus(replica.cpus)
         bind_memory(replica)
-    except ConfigurationError as error:
-        if asked_for(start.settings):
-            raise
-        log.warning("the machine's plan can't be put in force", error=str(error))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 from bisect import bisect_right
@@ -77,6 +78,11 @@ class StreamTiming(msgspec.Struct):
     reply_tokens: int = 0  #: as the server counts them; 0 when the stream was left before it said so
 
     @property
+    def gaps(self) -> list[float]:
+        """Milliseconds between the texts."""
+        return [1e3 * (after - before) for before, after in itertools.pairwise(self.tokens)]
+
+    @property
     def tokens_a_text(self) -> float:
         """How many tokens one text stands for, on the average."""
         return self.reply_tokens / len(self.tokens) if self.reply_tokens else 1.0
@@ -116,11 +122,7 @@ def figures(timings: Sequence[StreamTiming]) -> Figures:
     span = together[1] - together[0]
     total = sum(timing.reply_tokens or len(timing.tokens) for timing in timings)
     first = [1e3 * (timing.tokens[0] - timing.asked) for timing in timings]
-    gaps = sorted(
-        1e3 * (after - before)
-        for timing in timings
-        for before, after in zip(timing.tokens, timing.tokens[1:], strict=False)
-    )
+    gaps = sorted(gap for timing in timings for gap in timing.gaps)
     return Figures(
         streams=len(timings),
         tokens=total,

@@ -45,9 +45,9 @@ static bool is_large(const char *from, size_t size) {
 
 void *ggml_aligned_malloc(size_t size) {
     void *memory = 0;
-    const bool is = size >= 2 * HUGE;
-    if (!size || posix_memalign(&memory, is ? HUGE : SMALL, size)) return 0;
-    if (!is) return memory;
+    const bool big = size >= 2 * HUGE;
+    if (!size || posix_memalign(&memory, big ? HUGE : SMALL, size)) return 0;
+    if (!big) return memory;
     madvise(memory, size, MADV_HUGEPAGE); /* Refused or not, it is memory. */
     replace(0, memory, size);
     return memory;
