@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -36,9 +37,11 @@ def reply(*texts: str) -> bytes:
 
 
 @contextlib.contextmanager
-def answering(*answers: bytes | Sequence[bytes], hold: int = 0, reset: bool = False) -> Iterator[BenchClient]:
+def answering(
+    *answers: bytes | Sequence[bytes], hold: int = 0, reset: bool = False, pause: float = 0.0
+) -> Iterator[BenchClient]:
     """A server that gives its connections one answer after the other, and keeps the first ``hold`` of them open until
-    the client has gone. ``reset``: connections are broken off.
+    the client has gone. ``reset``: connections are broken off. ``pause``: seconds after each part of an answer.
     """
     listening = socket.create_server(("127.0.0.1", 0))
     listening.settimeout(30.0)
@@ -53,6 +56,7 @@ def answering(*answers: bytes | Sequence[bytes], hold: int = 0, reset: bool = Fa
                 request += connection.recv(65536)
             for part in [answer] if isinstance(answer, bytes) else answer:
                 connection.sendall(part)
+                time.sleep(pause)
             if reset:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if len(held) < hold:
@@ -125,6 +129,14 @@ def test_a_reply_is_left_after_the_tokens_wanted() -> None:
         (timing,) = client.run(Load(streams=1, prompt_tokens=9, output_tokens=2, max_tokens=99), 0)
     assert len(timing.tokens) == 2
     assert timing.ended == 0.0
+
+
+def test_a_reply_is_not_left_in_the_middle_of_the_last_token_wanted() -> None:
+    begun, colon, rest = text("b").partition(b"data:")
+    with answering([HEAD + text("") + text("a") + begun + colon, rest, text("c")], hold=1, pause=0.2) as client:
+        (timing,) = client.run(Load(streams=1, prompt_tokens=9, output_tokens=2, max_tokens=99), 0)
+    assert timing.text.startswith("ab")
+    assert len(timing.tokens) == 2
 
 
 def test_a_request_follows_another_one_s_tokens_and_its_end_ends_all() -> None:

@@ -29,8 +29,8 @@ _LAST_CHUNK = b"0\r\n\r\n"
 class Stream:
     """One request and its answer: ``parts[i]`` was there at ``moments[i]``, in seconds of ``time.perf_counter``.
 
-    ``after`` (stream, events): sent as soon as the stream at this place has brought so many events. ``hang_up_after``:
-    left after so many.
+    ``after`` (stream, events): sent as soon as the stream at this place has begun so many events. ``hang_up_after``:
+    left when the event after so many begins, since a piece may end in the middle of one.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Stream:
         self.after = after
         self.hang_up_after = hang_up_after
         self.counted = hang_up_after is not None  #: whether ``events`` is
-        self.events = 0
+        self.events = 0  #: begun
         self.sock: socket.socket | None = None
         self.asked = 0.0
         self.parts: list[bytes] = []
@@ -106,7 +106,7 @@ def _receive(address: tuple[str, int], streams: Sequence[Stream], waiting: list[
             # The bytes before tell it from a header that ends in 0.
             if not data or (data.endswith(_LAST_CHUNK) and data[-7:-5] in (b"", b"\r\n")):
                 stream.ended = True
-            elif stream.hang_up_after is None or stream.events < stream.hang_up_after:
+            elif stream.hang_up_after is None or stream.events <= stream.hang_up_after:
                 continue
             waiter.unregister(descriptor)
             del running[descriptor]
