@@ -16,6 +16,14 @@ def test_it_starts_small_and_within_the_limit() -> None:
     assert LayoutPolicy(slots=8, limit=256, context=64).first() == Layout(1, 256)
 
 
+def test_a_pool_has_room_for_a_few_conversations_from_the_start_and_grows_beyond() -> None:
+    pooled = LayoutPolicy(slots=8, limit=32_768, context=16_384, pooled=True, start=16_384)
+    assert pooled.first() == Layout(0, 16_384)
+    assert pooled.choose([2_000] * 6, pooled.first()) == pooled.first()
+    assert pooled.choose([2_000] * 10, pooled.first()) == Layout(0, 32_768)
+    assert LayoutPolicy(slots=8, limit=4096, context=4096, pooled=True, start=16_384).first() == Layout(0, 4096)
+
+
 def test_many_contexts_get_a_stream_each_and_one_long_one_can_have_everything() -> None:
     assert POLICY.choose([1000] * 8, POLICY.first()) == Layout(8, 1280)
     assert POLICY.choose([16_384], POLICY.first()) == Layout(1, 16_384)

@@ -49,7 +49,7 @@ class Layout:
 class LayoutPolicy:
     """``slots``: sequences that may run at once; ``limit``: cells that there may be (a multiple of GRAIN);
     ``context``: tokens that one sequence may have; ``pooled``: in a pool nobody pays for others' cells, so there is
-    nothing else; ``fixed``: the model allows no other layout than the whole pool.
+    nothing else, of ``start`` cells at first; ``fixed``: the model allows no other layout than the whole pool.
     """
 
     slots: int
@@ -57,13 +57,14 @@ class LayoutPolicy:
     context: int
     pooled: bool = False
     fixed: bool = False
+    start: int = 4096
 
     def first(self) -> Layout:
         """What to start with: small, because memory follows the tokens that exist."""
         if self.fixed:
             return self.pool
         if self.pooled:
-            return Layout(0, min(self.limit, min(self.slots, _FIRST_STREAMS) * min(_LEAST, self._longest)))
+            return Layout(0, min(self.limit, self.start))
         streams = min(self.slots, _FIRST_STREAMS)
         cells = min(_LEAST, self._longest)
         while streams > 1 and streams * cells > self.limit:

@@ -4,8 +4,9 @@
  * eight contexts of 1,000 tokens of the starter model took 20.5 ms a step and take 18.7.
  *
  * And what is to be all zeros isn't written: its pages go back to the kernel, which makes zeros of what is touched again. So
- * a KV cache costs memory where it has cells, and a larger one is there at once (16,384 cells of the starter model took 130 to
- * 390 ms while everybody waited). */
+ * a large KV cache costs memory where it has cells, and is there at once (16,384 cells of the starter model took 130 to
+ * 390 ms while everybody waited). One up to TAKEN is, in whole: it is made when a model is loaded, and a page that is touched for the
+ * first time then holds nobody up later. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 
 #define HUGE ((size_t)2 << 20)
 #define SMALL 64 /* llama.cpp's own alignment */
+#define TAKEN ((size_t)288 << 20) /* llama/memory.py's cells for the start, and what is added to them */
 #define PLACES 64
 
 /* Large memory that was given out here, in whole huge pages: nobody else's is anything's to give back. */
@@ -69,4 +71,7 @@ void ggml_backend_buffer_clear(void *buffer, uint8_t value) {
         return;
     }
     memset(base + whole, 0, size - whole);
+#ifdef MADV_POPULATE_WRITE
+    if (size <= TAKEN) madvise(base, whole, MADV_POPULATE_WRITE); /* Older kernels refuse: then pages come when they are touched. */
+#endif
 }

@@ -67,7 +67,15 @@ class LlamaBackend:
         limit = -(-limit // GRAIN) * GRAIN
         slots = min(llama.llama_max_parallel_sequences(), options.parallel)
         self.cuts = not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
-        self.policy = LayoutPolicy(slots, limit, context, pooled=self.cuts, fixed=self._rope_follows_context())
+        own_attention = self.cuts and force.state() == "on" and not memory.offloads(options)
+        self.policy = LayoutPolicy(
+            slots,
+            limit,
+            context,
+            pooled=own_attention,
+            fixed=self._rope_follows_context(),
+            start=memory.at_start(self.cell_bytes),
+        )
         self.layout = self.policy.first()
         self.max_batch = max(options.batch, options.parallel)
         self._context = self._make_context(self.layout)
@@ -76,7 +84,8 @@ class LlamaBackend:
         #: Where the logits of the last batch lie, and how many rows: a new view of them costs 20 µs of a step.
         self._logits_at: tuple[int | None, int] = (0, 0)
         self._logits = np.empty((0, self._vocab_size), np.float32)
-        if self._memory is not None and not self.policy.fixed and not self._attends_past_nothing():
+        pooled = self._memory is not None and self.policy.pooled and not self.policy.fixed
+        if pooled and not self._attends_past_nothing():
             self.policy = replace(self.policy, pooled=False)
             self.kv_layout(self.policy.first(), [])
         self.infill = self._infill_tokens()
@@ -263,8 +272,6 @@ class LlamaBackend:
         """Whether attention takes no time for what a token doesn't see: whether the kernels of our own compute it. They
         know which models they can do, so one token is computed and they are asked.
         """
-        if not self.cuts or force.state() != "on" or memory.offloads(self._options):
-            return False
         before = force.attended()
         self._decode([0], [0], [0], [0])
         self.reset()

@@ -7,6 +7,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.kernels import force
+from tailrace.engine.layout import GRAIN
 from tailrace.engine.llama.library import is_interleaved
 from tailrace.engine.llama.options import LlamaOptions
 from tailrace.machine.memory import available_memory, node_memory
@@ -15,6 +16,16 @@ from tailrace.machine.memory import available_memory, node_memory
 _MEMORY_PART = 0.5
 #: Part of it that weights may take where the kernels have a copy of them.
 _WEIGHTS_PART = 0.75
+#: Bytes of cells that a pool has from the start. One that grows holds everybody up while its content moves, and memory
+#: that is touched for the first time does where a virtual machine has to ask its host for it: 2.4 ms a MB here, 0.35 s
+#: when 5,461 cells of the starter model came to a new page in all layers at once. So these are taken at load
+#: (``kernels/memory.c``).
+_START_BYTES = 256 << 20
+#: Not more cells, however small: what finished requests leave stays in them, and a step looks at the mask of each.
+#: Eight streams of the starter model take 1.05 of the usual beside 14,000 such cells, 1.1 to 1.25 beside 28,000.
+_START_MOST = 16_384
+#: Not fewer, however large: those are not taken at load.
+_START_LEAST = 4096
 
 
 def offloads(options: LlamaOptions) -> bool:
@@ -41,6 +52,12 @@ def for_cells(context: int, cell_bytes: int, options: LlamaOptions, *, copies: i
     """
     affordable = int(_MEMORY_PART * (_available(options) - copies) / cell_bytes)
     return max(context, min(options.parallel * context, affordable))
+
+
+def at_start(cell_bytes: int) -> int:
+    """Cells that a pool has from the start, of ``cell_bytes`` each."""
+    cells = _START_BYTES // cell_bytes // GRAIN * GRAIN
+    return max(_START_LEAST, min(cells, _START_MOST))
 
 
 def _available(options: LlamaOptions) -> float:
