@@ -9,12 +9,14 @@ import pytest
 from pricing import PricedSpeculator, free
 from tailrace.engine.draft_model import DraftModel
 from tailrace.engine.intake import prepare
+from tailrace.engine.kernels import build
 from tailrace.engine.llama import LlamaBackend
 from tailrace.engine.load import load_llama
 from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import Speculator
+from tailrace.machine.isa import read_isa
 from tailrace.messages import Beat, Predicted, Sampling, Submit
 from tailrace.models.reference import resolve
 from tailrace.settings import Settings
@@ -52,7 +54,7 @@ def backend(loaded: LlamaBackend) -> LlamaBackend:
 
 
 def replies(
-    backend: LlamaBackend, speculator: Speculator, prompts: tuple[str, ...], *, together: bool
+    backend: LlamaBackend, speculator: Speculator | None, prompts: tuple[str, ...], *, together: bool
 ) -> tuple[list[Sequence], Beat]:
     """Greedy replies to all prompts, together or one after the other."""
     loop = EngineLoop(backend, chunk=256, step_seconds=1.0, keep_tokens=4000, speculator=speculator)
@@ -90,6 +92,16 @@ def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBac
         assert beat.accepted_tokens > 60
         assert beat.accepted_tokens < beat.draft_tokens
     assert worst_shortfall(backend, sequences) < NOISE
+
+
+@pytest.mark.skipif(not set(read_isa().sets) >= build.NEEDED, reason="without our kernels rounding decides ties")
+def test_a_reply_is_the_same_with_guesses_and_without(backend: LlamaBackend) -> None:
+    guessed, beat = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=False)
+    assert beat.accepted_tokens > 60
+    backend.reset()
+    plain, beat = replies(backend, None, _PROMPTS, together=False)
+    assert beat.draft_tokens == 0
+    assert [one.tokens for one in guessed] == [one.tokens for one in plain]
 
 
 def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:

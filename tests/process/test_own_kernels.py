@@ -90,3 +90,31 @@ def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> 
     else:
         assert "no AVX-512" in found["state"]
         assert not own
+
+
+_GUESSED = """
+import json
+import numpy as np
+from tailrace.engine.load import load_llama
+from tailrace.models.reference import resolve
+from tailrace.settings import Settings
+backend = load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2))
+text = "The lighthouse was built in 1874 by two brothers from Lisbon, who had never seen the northern sea before. "
+tokens = backend.tokenize(text * 10)[:240]
+def read(together):
+    backend.reset()
+    backend.decode(tokens[:224], list(range(224)), [0] * 224, [])
+    rows = []
+    for at in range(224, 240, together):
+        batch = tokens[at : at + together], list(range(at, at + together)), [0] * together, list(range(together))
+        rows.append(backend.decode(*batch, together).copy())
+    return np.concatenate(rows)
+print(json.dumps(float(max(np.abs(read(1) - read(count)).max() for count in (2, 8, 16)))))
+"""
+
+
+@pytest.mark.skipif(not CAN, reason="llama.cpp's own products of one column differ from those of several")
+def test_a_reply_s_guessed_tokens_have_the_logits_that_they_have_one_after_the_other() -> None:
+    """To the last bit: a reply is the same with and without guesses."""
+    done = subprocess.run([sys.executable, "-c", _GUESSED], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == 0.0

@@ -98,8 +98,9 @@ class Backend(Protocol):
         """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]`` and return a row of logits for each batch index in
         ``outputs`` (rising): shape (len(outputs), vocabulary), valid and writable until the next call.
 
-        Where ``prompts`` isn't 0, tokens from that index on are prompts' and those before it replies': they may be
-        computed in passes of their own.
+        Tokens before the index ``prompts`` are replies', those from there on prompts'. They may be computed in passes
+        of their own, and a prompt's less exactly: a reply's logits are not to depend on how many of its tokens come at
+        once.
 
         Raises BackendError.
         """

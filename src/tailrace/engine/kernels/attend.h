@@ -15,32 +15,49 @@
 /* Rows of a group, at most, where tiles are used and where they aren't. */
 INLINE int most_rows(void) { return HAS_AMX_ATTENTION && amx_allowed() ? MOST_ROWS : FEW_ROWS; }
 
-/* Every `step`-th tile of what the group sees, from the `first` on. What comes out stands on the desk, in sums, highest and total. */
-INLINE void attend(struct desk *own, int width, const struct group *g, int first, int step) {
-    uint64_t all[WORDS];
+/* Every `step`-th tile of what the group sees, from the `first` on. What comes out stands on the desk, in sums, highest and
+ * total. The first `replies` tokens of the operation don't go through tiles. */
+INLINE void attend(struct desk *own, int width, const struct group *g, int first, int step, int64_t replies) {
+    const int few = FEW_ROWS / g->heads > 1 ? FEW_ROWS / g->heads : 1; /* tokens */
+    const int64_t here = replies - g->token;
+    const int end = here < 0 ? 0 : here < g->tokens ? (int)here : g->tokens; /* of replies' tokens */
     bool sees[MOST_ROWS];
+    struct run runs[MOST_ROWS];
     int turn = 0; /* of the tiles of all runs, so that short ones are shared out, too */
     begin(own, width, g);
     for (int64_t from = 0; from < g->k->sizes[1]; from += WINDOW) {
         const int cells = g->k->sizes[1] - from < WINDOW ? (int)(g->k->sizes[1] - from) : WINDOW;
         const int words = (cells + 63) / 64;
+        uint32_t *list = own->list;
+        int count = 0;
         for (int t = 0; t < g->tokens; t++) sees[t] = look(own, g, t, from, cells);
-        for (int t = 0, run; t < g->tokens; t += run) {
-            run = 1;
+        for (int t = 0, tokens; t < g->tokens; t += tokens) {
+            tokens = 1;
             if (!sees[t]) continue;
-            run = run_of(own, t, g->tokens, sees, words, all);
-            const int count = enlist(own, t, run, from, words, all), tiles = (count + TILE - 1) / TILE;
+            tokens = run_of(own, t, t < end ? end : g->tokens, sees, words);
+            const bool tiles = HAS_AMX_ATTENTION && t >= end && tokens * g->heads >= TILES_FROM && amx_allowed();
+            const int most = tiles ? tokens : few, from_turn = turn;
+            /* Parts of a run have the same turn: then each token's sums end as they do alone. */
+            for (int part = t; part < t + tokens; part += most) {
+                const int left = t + tokens - part;
+                struct run run = {.g = g, .token = part, .tokens = left < most ? left : most, .list = list, .turn = from_turn};
+                run.cells = enlist(own, list, part, run.tokens, from, words);
+                run.tiles = (run.cells + TILE - 1) / TILE;
+                turn = (from_turn + run.tiles) % step;
 #if HAS_AMX_ATTENTION
-            if (run * g->heads >= TILES_FROM && amx_allowed()) {
-                attend_run(own, width, (struct run){g, t, run}, tiles, first, step, &turn);
-                continue;
-            }
+                if (tiles) {
+                    attend_run(own, width, run, first, step);
+                    continue;
+                }
 #endif
-            for (int tile = 0; tile < tiles; tile++, turn = turn + 1 == step ? 0 : turn + 1) {
-                if (turn != first) continue;
-                const int here = count - tile * TILE < TILE ? (count - tile * TILE + 15) / 16 * 16 : TILE;
-                attend_tile(own, width, g, t, run, tile, here, own->list + (tile + step < tiles ? tile + step : tile) * TILE);
+                runs[count++] = run;
+                list += run.tiles * TILE;
+                if (list - own->list <= LISTED - WINDOW) continue;
+                attend_runs(own, width, runs, count, first, step);
+                list = own->list;
+                count = 0;
             }
         }
+        attend_runs(own, width, runs, count, first, step);
     }
 }

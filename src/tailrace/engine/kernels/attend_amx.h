@@ -1,8 +1,5 @@
-/* Attention with tiles of 16-bit floats (AMX), for runs of several rows.
- *
- * A tile's products take bf16, 8 bits of precision, and sum in single precision. So every number is two of them, what it
- * is to 8 bits and the rest: keys and values of 11 bits exactly (to 8 from 4096 on), queries and weights to 16. Three products of four are
- * computed, and what the fourth would add is 2^-16 of the result.
+/* Attention with tiles of bf16 (AMX), for runs of several rows: what comes from 16 bits is rounded to 8, as queries
+ * and weights are, and sums are in single precision.
  *
  * Scores come out as keys x queries, [cell][row], and sums as values x weights, [of the width][row]: keys are read as
  * they lie, rows are a vector's lanes, so that maxima and totals need no sums across lanes, and weights become the next
@@ -18,52 +15,29 @@
 #include "runs.h"
 
 #if HAS_AMX_ATTENTION
-#define OPERAND 512               /* numbers of a tile */
-/* Numbers of 16 bits become bf16 by a shift: their exponents have 112 less to them, which the other operand makes up for. Of
- * that 12 are added to what is high, because the rest is taken times 4096: else it would be too small for 16 bits. */
-#define MORE 12
-#define UP 0x1p100f
-#define WEIGHT 0x1p88f            /* of a row's highest score: with UP itself totals of many cells would overflow */
-#define SLACK 0x1p100f            /* the weights' sum of a step up to which the highest score needn't be known better */
+#define OPERAND 512    /* numbers of a tile */
+#define SLACK 0x1p12f  /* the weights' sum of a step up to which the highest score needn't be known better */
 
-#define INFINITE 0x99 /* or no number: for fpclass */
 #define APART static __attribute__((noinline, noclone)) /* what would crowd the registers where it is called */
 
 /* ---- Cells to operands --------------------------------------------------------------------------------------------- */
 
-/* 32 numbers of 16 bits to the nearest of 8 bits and the rest. What isn't a number makes `odd` so, and 65,488 and more do. */
-INLINE void split(__m512i h, uint16_t *high, uint16_t *low, __m512h *odd) {
-    const __m512i bits = _mm512_set1_epi16((short)0x8fff);
-    const __m512i near = _mm512_add_epi16(h, _mm512_set1_epi16(4));
-    /* Tiles take numbers without an exponent for 0: those are all rest, wrong by 2^-22 at most. */
-    const __mmask32 normal = _mm512_test_epi16_mask(near, _mm512_set1_epi16(0x7c00));
-    const __m512i top = _mm512_maskz_srai_epi16(normal, near, 3);
-    const __m512h rest = _mm512_sub_ph(_mm512_castsi512_ph(h), _mm512_castsi512_ph(_mm512_slli_epi16(top, 3)));
-    *odd = _mm512_add_ph(*odd, rest);
-    const __m512h more = _mm512_mul_ph(rest, _mm512_castsi512_ph(_mm512_set1_epi16(0x6c00))); /* 4096 */
-    /* From 4096 on 8 bits have to do. */
-    const __mmask32 too_much = _mm512_fpclass_ph_mask(more, INFINITE);
-    const __m512i less = _mm512_mask_mov_epi16(_mm512_srai_epi16(_mm512_castph_si512(more), 3), too_much, _mm512_setzero_si512());
-    _mm512_store_si512(high, _mm512_maskz_add_epi16(normal, _mm512_and_si512(top, bits), _mm512_set1_epi16(MORE << 7)));
-    _mm512_store_si512(low, _mm512_and_si512(less, bits));
-}
-INLINE bool any_odd(const __m512h *odd) {
-    const __m512h all = _mm512_add_ph(_mm512_add_ph(odd[0], odd[1]), _mm512_add_ph(odd[2], odd[3]));
-    return _mm512_fpclass_ph_mask(all, INFINITE);
+/* 32 numbers as bf16. */
+INLINE __m512i nearest(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
+INLINE __m512i nearest_of(__m512i h) {
+    return nearest(_mm512_cvtph_ps(_mm512_castsi512_si256(h)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)));
 }
 
 /* Keys of a step: an operand is 16 cells by 32 of the width. */
-APART bool take_keys(int width, uint16_t *to, const uint8_t *keys, size_t stride, const uint32_t *at, const uint8_t *ahead, const uint32_t *next) {
-    __m512h odd[4] = {_mm512_setzero_ph(), _mm512_setzero_ph(), _mm512_setzero_ph(), _mm512_setzero_ph()};
+APART void take_keys(int width, uint16_t *to, const uint8_t *keys, size_t stride, const uint32_t *at, const uint8_t *ahead, const uint32_t *next) {
     for (int j = 0; j < STEP; j += 4) {
         for (int i = 0; i < 4; i++) ask_for(ahead + next[j + i] * stride, 2 * width);
         for (int s = 0; s < width / 32; s++)
             for (int i = 0; i < 4; i++) {
-                uint16_t *here = to + (j / 16 * (width / 32) + s) * OPERAND + (j % 16 + i) * 32;
-                split(_mm512_loadu_si512(keys + at[j + i] * stride + 64 * s), here, here + STEP * width, odd + i);
+                const uint8_t *from = keys + at[j + i] * stride + 64 * s;
+                _mm512_store_si512(to + (j / 16 * (width / 32) + s) * OPERAND + (j % 16 + i) * 32, nearest(halves(from), halves(from + 32)));
             }
     }
-    return any_odd(odd);
 }
 
 /* Eight numbers of each of four cells. */
@@ -75,8 +49,7 @@ INLINE __m512i eights(const uint8_t *values, size_t stride, const uint32_t *at) 
 }
 
 /* Values of a step, transposed: an operand is 16 of the width by 32 cells. */
-APART bool take_values(int width, uint16_t *to, const uint8_t *values, size_t stride, const uint32_t *at, const uint8_t *ahead, const uint32_t *next) {
-    __m512h odd[4] = {_mm512_setzero_ph(), _mm512_setzero_ph(), _mm512_setzero_ph(), _mm512_setzero_ph()};
+APART void take_values(int width, uint16_t *to, const uint8_t *values, size_t stride, const uint32_t *at, const uint8_t *ahead, const uint32_t *next) {
     for (int d = 0; d < width; d += 8) {
         for (int j = d * STEP / width; j < (d + 8) * STEP / width; j++) ask_for(ahead + next[j] * stride, 2 * width);
         __m512i a[8], b[8];
@@ -90,32 +63,30 @@ APART bool take_values(int width, uint16_t *to, const uint8_t *values, size_t st
                 a[i + 2 * n] = _mm512_unpacklo_epi32(b[i + n], b[i + n + 2]);
                 a[i + 2 * n + 1] = _mm512_unpackhi_epi32(b[i + n], b[i + n + 2]);
             }
-        uint16_t *high = to + d * 32, *low = high + STEP * width;
         for (int i = 0; i < 4; i++) {
-            split(_mm512_unpacklo_epi64(a[i], a[i + 4]), high + 64 * i, low + 64 * i, odd + i);
-            split(_mm512_unpackhi_epi64(a[i], a[i + 4]), high + 64 * i + 32, low + 64 * i + 32, odd + i);
+            _mm512_store_si512(to + d * 32 + 64 * i, nearest_of(_mm512_unpacklo_epi64(a[i], a[i + 4])));
+            _mm512_store_si512(to + d * 32 + 64 * i + 32, nearest_of(_mm512_unpackhi_epi64(a[i], a[i + 4])));
         }
     }
-    return any_odd(odd);
 }
 
 /* ---- Weights ------------------------------------------------------------------------------------------------------- */
 
-/* WEIGHT times 2 to the x: the rest of the exponent by a polynomial whose error is 3e-6. */
+/* 2 to the x: the rest of the exponent by a polynomial whose error is 3e-6. */
 INLINE __m512 weight(__m512 x) {
     const __m512 shift = _mm512_set1_ps(0x1.8p23f);
     const __m512 whole = _mm512_sub_ps(_mm512_add_ps(x, shift), shift), f = _mm512_sub_ps(x, whole);
-    __m512 p = _mm512_set1_ps(WEIGHT * 0.0095701017f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(WEIGHT * 0.0559178603f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(WEIGHT * 0.240247448f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(WEIGHT * 0.693121815f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(WEIGHT * 0.999999261f));
+    __m512 p = _mm512_set1_ps(0.0095701017f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.0559178603f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240247448f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693121815f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.999999261f));
     return _mm512_scalef_ps(p, whole);
 }
 
 /* Scores of a step on their way to weights, and the weights' sums. */
 struct weighing {
-    float *scores[2];      /* of up to two blocks; they become operands */
+    float *scores[2];      /* of up to two blocks; they become operands, a pair of cells where its first one's scores were */
     const uint8_t *hidden; /* of each cell, how many of the run's tokens don't see it; 0 where all are seen by all */
     int heads, row, done;  /* the run's row that the first block begins with; pairs of cells that are weighed */
     __m512 sum[2];
@@ -127,10 +98,15 @@ INLINE __mmask16 seeing(int hidden, int heads, int row) {
     return (__mmask16)(rows <= 0 ? 0xffff : rows >= LANES ? 0 : 0xffff << rows);
 }
 
+/* Rounded to the 8 bits of bf16, where they stand in single precision. */
+INLINE __m512i eight_bits(__m512 x) {
+    const __m512i more = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+    return _mm512_and_si512(more, _mm512_set1_epi32((int)0xffff0000));
+}
+
 /* The next pair of cells. */
 INLINE void weigh_pair(int blocks, struct weighing *w) {
     if (w->done == STEP / 2) return;
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
     for (int n = 0; n < blocks; n++) {
         float *own = w->scores[n] + 2 * LANES * w->done;
         __m512 a = weight(_mm512_load_ps(own)), b = weight(_mm512_load_ps(own + LANES));
@@ -139,28 +115,18 @@ INLINE void weigh_pair(int blocks, struct weighing *w) {
             a = _mm512_maskz_mov_ps(seeing(here[0], w->heads, w->row + n * LANES), a);
             b = _mm512_maskz_mov_ps(seeing(here[1], w->heads, w->row + n * LANES), b);
         }
-        w->sum[n] = _mm512_add_ps(w->sum[n], _mm512_add_ps(a, b));
-        const __m512i a_high = _mm512_and_si512(_mm512_castps_si512(a), upper), b_high = _mm512_and_si512(_mm512_castps_si512(b), upper);
-        const __m512 a_low = _mm512_sub_ps(a, _mm512_castsi512_ps(a_high)), b_low = _mm512_sub_ps(b, _mm512_castsi512_ps(b_high));
-        _mm512_store_si512(own, _mm512_or_si512(_mm512_srli_epi32(a_high, 16), b_high));
-        const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(a_low), 16);
-        _mm512_store_si512(own + LANES, _mm512_ternarylogic_epi32(low, _mm512_castps_si512(b_low), upper, 0xf8)); /* low | (b_low & upper) */
+        /* What is summed is what is multiplied: a weight that stands nearly alone makes no error so. */
+        const __m512i x = eight_bits(a), y = eight_bits(b);
+        w->sum[n] = _mm512_add_ps(w->sum[n], _mm512_add_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y)));
+        _mm512_store_si512(own, _mm512_or_si512(_mm512_srli_epi32(x, 16), y));
     }
     w->done++;
 }
 
 /* ---- Products ------------------------------------------------------------------------------------------------------ */
 
-/* Tiles 0 and 1 are sums of two blocks, 2 and 3 high and low of the first block's queries or weights, 4 and 5 of the
- * second's, 6 and 7 of keys or values. A product takes 16 turns of the core, in which a pair of cells is weighed. */
-#define LOAD_BLOCK(first, second, operand, between, stride) \
-    TILE_LOAD(first, operand, stride); \
-    TILE_LOAD(second, operand + between, stride)
-#define MULTIPLY(sum, high, low) \
-    _tile_dpbf16ps(sum, 6, high); \
-    _tile_dpbf16ps(sum, 6, low); \
-    _tile_dpbf16ps(sum, 7, high)
-
+/* Tiles 0 and 1 are sums of two blocks, 2 and 3 their queries or weights, 4 is keys or values. A product takes 16 turns of
+ * the core and as long again to come to its end, in which a pair of cells is weighed. */
 INLINE void weigh_some(int width, int blocks, struct weighing *w, bool first) {
     if (w && (first || width < 128)) weigh_pair(blocks, w);
 }
@@ -168,19 +134,19 @@ INLINE void weigh_some(int width, int blocks, struct weighing *w, bool first) {
 /* Scores of a step, relative to what weights are relative to. */
 INLINE void score(struct desk *own, int width, int blocks, int block, const uint16_t *cells, float *const *into, struct weighing *w) {
     const int steps = width / 32;
-    const uint16_t *q = own->operands + block * steps * 2 * OPERAND;
+    const uint16_t *q = own->operands + block * steps * OPERAND;
     for (int c = 0; c < STEP / 16; c++) {
         TILE_LOAD(0, own->base + block * LANES, 0);
         if (blocks > 1) TILE_LOAD(1, own->base + (block + 1) * LANES, 0);
         for (int s = 0; s < steps; s++) {
             const uint16_t *key = cells + (c * steps + s) * OPERAND;
-            LOAD_BLOCK(6, 7, key, STEP * width, 64);
-            LOAD_BLOCK(2, 3, q + s * 2 * OPERAND, OPERAND, 64);
-            MULTIPLY(0, 2, 3);
+            TILE_LOAD(4, key, 64);
+            TILE_LOAD(2, q + s * OPERAND, 64);
+            _tile_dpbf16ps(0, 4, 2);
             weigh_some(width, blocks, w, true);
             if (blocks > 1) {
-                LOAD_BLOCK(4, 5, q + (steps + s) * 2 * OPERAND, OPERAND, 64);
-                MULTIPLY(1, 4, 5);
+                TILE_LOAD(3, q + (steps + s) * OPERAND, 64);
+                _tile_dpbf16ps(1, 4, 3);
             }
             weigh_some(width, blocks, w, false);
         }
@@ -191,19 +157,19 @@ INLINE void score(struct desk *own, int width, int blocks, int block, const uint
 
 /* Sums of a step. */
 INLINE void add(struct desk *own, int width, int blocks, int block, const uint16_t *cells, float *const *weights, struct weighing *w) {
-    const uint16_t *values = cells + 2 * STEP * width;
+    const uint16_t *values = cells + STEP * width;
     float *sum = own->gathered + block * width * LANES;
-    LOAD_BLOCK(2, 3, weights[0], LANES, 128);
-    if (blocks > 1) { LOAD_BLOCK(4, 5, weights[1], LANES, 128); }
+    TILE_LOAD(2, weights[0], 128);
+    if (blocks > 1) TILE_LOAD(3, weights[1], 128);
     for (int c = 0; c < width / 16; c++) {
         TILE_LOAD(0, sum + c * 256, 64);
-        LOAD_BLOCK(6, 7, values + c * OPERAND, STEP * width, 64);
-        MULTIPLY(0, 2, 3);
+        TILE_LOAD(4, values + c * OPERAND, 64);
+        _tile_dpbf16ps(0, 4, 2);
         TILE_STORE(0, sum + c * 256, 64);
         weigh_some(width, blocks, w, true);
         if (blocks > 1) {
             TILE_LOAD(1, sum + width * LANES + c * 256, 64);
-            MULTIPLY(1, 4, 5);
+            _tile_dpbf16ps(1, 4, 3);
             TILE_STORE(1, sum + width * LANES + c * 256, 64);
         }
         weigh_some(width, blocks, w, false);
@@ -212,10 +178,6 @@ INLINE void add(struct desk *own, int width, int blocks, int block, const uint16
 
 /* ---- A run --------------------------------------------------------------------------------------------------------- */
 
-struct run {
-    const struct group *g;
-    int token, tokens; /* of the group */
-};
 INLINE int blocks_of(struct run run) { return (run.tokens * run.g->heads + LANES - 1) / LANES; }
 INLINE int row_of(struct run run, int kh) { return (kh * run.g->tokens + run.token) * run.g->heads; }
 
@@ -230,7 +192,7 @@ APART void raise(struct desk *own, int width, int block, const uint8_t *hidden, 
     const __mmask16 fresh = own->fresh[block], nothing = _mm512_cmp_ps_mask(top, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
     const __m512 rise = _mm512_maskz_mov_ps((__mmask16)~nothing, _mm512_mask_max_ps(top, (__mmask16)~fresh, top, _mm512_setzero_ps()));
     own->fresh[block] = fresh & nothing;
-    const __m512 times = _mm512_maskz_mul_ps((__mmask16)~fresh, weight(_mm512_sub_ps(_mm512_setzero_ps(), rise)), _mm512_set1_ps(1 / WEIGHT));
+    const __m512 times = _mm512_maskz_mov_ps((__mmask16)~fresh, weight(_mm512_sub_ps(_mm512_setzero_ps(), rise)));
     float *base = own->base + block * LANES, *total_of = own->weighed + block * LANES, *sum = own->gathered + block * width * LANES;
     _mm512_store_ps(base, _mm512_sub_ps(_mm512_load_ps(base), rise));
     _mm512_store_ps(total_of, _mm512_mul_ps(_mm512_load_ps(total_of), times));
@@ -259,7 +221,7 @@ INLINE void attend_blocks(struct desk *own, int width, int blocks, int block, in
     int steps = 0;
     for (int i = 0; i < count * 2; i++) {
         if (own->least[i / 2][i % 2] * heads >= row + blocks * LANES) continue;
-        cells[steps] = own->cells + i * 4 * STEP * width;
+        cells[steps] = own->cells + i * 2 * STEP * width;
         hidden[steps++] = own->whole[i / 2] ? 0 : own->hidden[i / 2] + i % 2 * STEP;
     }
     if (!steps) return;
@@ -294,10 +256,10 @@ INLINE void attend_blocks(struct desk *own, int width, int blocks, int block, in
 /* Which tokens see which cells of the `count` tiles whose numbers are `tile` and every `step`-th after it. */
 APART void look_up(struct desk *own, struct run run, int tile, int count, int step) {
     for (int i = 0; i < count; i++, tile += step) {
-        own->whole[i] = !~own->marks[0][tile];
+        own->whole[i] = !~own->marks[run.token][tile];
         __m512i hidden = _mm512_setzero_si512();
         if (!own->whole[i])
-            for (int t = 0; t < run.tokens; t++) hidden = _mm512_mask_add_epi8(hidden, ~own->marks[t][tile], hidden, _mm512_set1_epi8(1));
+            for (int t = 0; t < run.tokens; t++) hidden = _mm512_mask_add_epi8(hidden, ~own->marks[run.token + t][tile], hidden, _mm512_set1_epi8(1));
         _mm512_store_si512(own->hidden[i], hidden);
         for (int half = 0; half < 2; half++) {
             own->least[i][half] = own->hidden[i][half * STEP];
@@ -307,8 +269,8 @@ APART void look_up(struct desk *own, struct run run, int tile, int count, int st
     }
 }
 
-/* A chunk of the list for a run: `count` tiles, `tile` and every `step`-th after it, of which `tiles` is the end. */
-INLINE void attend_chunk(struct desk *own, int width, struct run run, int tile, int count, int step, int tiles) {
+/* A chunk of the list for a run: `count` tiles, `tile` and every `step`-th after it. */
+INLINE void attend_chunk(struct desk *own, int width, struct run run, int tile, int count, int step) {
     const struct group *g = run.g;
     const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
     const size_t key = g->k->strides[1], value = g->v->strides[1];
@@ -316,27 +278,23 @@ INLINE void attend_chunk(struct desk *own, int width, struct run run, int tile, 
     const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
     look_up(own, run, tile, count, step);
     for (int kh = 0; kh < g->key_heads; kh++) {
-        bool odd = false;
         for (int i = 0; i < count; i++)
             for (int half = 0; half < TILE; half += STEP) {
                 /* Then comes the next tile, or the first one of the next head, or of the next chunk. */
                 const bool last = i + 1 == count, end = kh + 1 == g->key_heads;
                 const size_t head = (size_t)(!last ? kh : end ? 0 : kh + 1);
                 int then = !last ? tile + (i + 1) * step : end ? tile + count * step : tile;
-                if (then >= tiles) then = tile;
-                const uint32_t *at = own->list + (tile + i * step) * TILE + half, *next = own->list + then * TILE + half;
-                uint16_t *to = own->cells + (2 * i + half / STEP) * 4 * STEP * width;
-                odd |= take_keys(width, to, k + (size_t)kh * g->k->strides[2], key, at, k + head * g->k->strides[2], next);
-                odd |= take_values(width, to + 2 * STEP * width, v + (size_t)kh * g->v->strides[2], value, at, v + head * g->v->strides[2], next);
+                if (then >= run.tiles) then = tile;
+                const uint32_t *at = run.list + (tile + i * step) * TILE + half, *next = run.list + then * TILE + half;
+                uint16_t *to = own->cells + (2 * i + half / STEP) * 2 * STEP * width;
+                take_keys(width, to, k + (size_t)kh * g->k->strides[2], key, at, k + head * g->k->strides[2], next);
+                take_values(width, to + STEP * width, v + (size_t)kh * g->v->strides[2], value, at, v + head * g->v->strides[2], next);
             }
         const int blocks = blocks_of(run);
         for (int b = 0; b < blocks; b += 2) {
             if (b + 1 < blocks) attend_blocks(own, width, 2, kh * blocks + b, g->heads, b * LANES, count);
             else attend_blocks(own, width, 1, kh * blocks + b, g->heads, b * LANES, count);
         }
-        /* What isn't a number isn't one as bf16 either, but may have become one by the shift. */
-        if (odd)
-            for (int i = 0; i < blocks * LANES; i++) own->weighed[kh * blocks * LANES + i] = NAN;
     }
 }
 
@@ -344,10 +302,6 @@ INLINE void attend_chunk(struct desk *own, int width, struct run run, int tile, 
 INLINE void transpose_pairs(int row, __m512i pairs, uint16_t *operand) {
     const __m512i places = _mm512_set_epi32(240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 0);
     _mm512_i32scatter_epi32(operand + 2 * row, places, pairs, 4);
-}
-INLINE __m512i pairs_of(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
-INLINE __m512 rest_of(__m512 x, __m256i half) {
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)));
 }
 INLINE __m512i rows_apart(int width) {
     return _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(width));
@@ -362,25 +316,20 @@ APART void begin_run(struct desk *own, int width, struct run run) {
             const int here = rows - b * LANES < LANES ? rows - b * LANES : LANES;
             const __mmask16 lanes = (__mmask16)((1 << here) - 1);
             for (int s = 0; s < width / 32; s++) {
-                uint16_t *operand = own->operands + (to * (width / 32) + s) * 2 * OPERAND;
+                uint16_t *operand = own->operands + (to * (width / 32) + s) * OPERAND;
                 for (int r = 0; r < LANES; r++) {
-                    __m512 x = _mm512_setzero_ps(), y = x;
-                    if (r < here) {
-                        x = _mm512_mul_ps(_mm512_load_ps(own->query + (from + r) * width + 32 * s), _mm512_set1_ps(UP));
-                        y = _mm512_mul_ps(_mm512_load_ps(own->query + (from + r) * width + 32 * s + 16), _mm512_set1_ps(UP));
-                    }
-                    const __m512i high = pairs_of(x, y);
-                    transpose_pairs(r, high, operand);
-                    transpose_pairs(r, pairs_of(rest_of(x, _mm512_castsi512_si256(high)), rest_of(y, _mm512_extracti64x4_epi64(high, 1))), operand + OPERAND);
+                    const float *query = own->query + (from + r) * width + 32 * s;
+                    const __m512i row = r < here ? nearest(_mm512_load_ps(query), _mm512_load_ps(query + 16)) : _mm512_setzero_si512();
+                    transpose_pairs(r, row, operand);
                 }
             }
             const __m512 high = _mm512_mask_loadu_ps(_mm512_setzero_ps(), lanes, own->highest + from);
             own->fresh[to] = _mm512_cmp_ps_mask(high, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
             _mm512_store_ps(own->base + to * LANES, _mm512_maskz_sub_ps((__mmask16)~own->fresh[to], _mm512_setzero_ps(), high));
-            _mm512_store_ps(own->weighed + to * LANES, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, own->total + from), _mm512_set1_ps(WEIGHT)));
+            _mm512_store_ps(own->weighed + to * LANES, _mm512_maskz_loadu_ps(lanes, own->total + from));
             for (int d = 0; d < width; d++) {
                 const __m512 x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, rows_apart(width), own->sums + from * width + d, 4);
-                _mm512_store_ps(own->gathered + (to * width + d) * LANES, _mm512_mul_ps(x, _mm512_set1_ps(WEIGHT / UP)));
+                _mm512_store_ps(own->gathered + (to * width + d) * LANES, x);
             }
         }
 }
@@ -395,26 +344,25 @@ APART void end_run(struct desk *own, int width, struct run run) {
             const __mmask16 lanes = (__mmask16)((1 << here) - 1);
             const __m512 base = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_load_ps(own->base + from * LANES));
             _mm512_mask_storeu_ps(own->highest + to, lanes, _mm512_mask_mov_ps(base, own->fresh[from], _mm512_set1_ps(-INFINITY)));
-            _mm512_mask_storeu_ps(own->total + to, lanes, _mm512_mul_ps(_mm512_load_ps(own->weighed + from * LANES), _mm512_set1_ps(1 / WEIGHT)));
+            _mm512_mask_storeu_ps(own->total + to, lanes, _mm512_load_ps(own->weighed + from * LANES));
             for (int d = 0; d < width; d++) {
-                const __m512 x = _mm512_mul_ps(_mm512_load_ps(own->gathered + (from * width + d) * LANES), _mm512_set1_ps(UP / WEIGHT));
+                const __m512 x = _mm512_load_ps(own->gathered + (from * width + d) * LANES);
                 _mm512_mask_i32scatter_ps(own->sums + to * width + d, lanes, rows_apart(width), x, 4);
             }
         }
 }
 
-/* Every `step`-th tile of a run's list, from that on which is `*turn` away from `first`. */
-INLINE void attend_run(struct desk *own, int width, struct run run, int tiles, int first, int step, int *turn) {
-    int tile = (first - *turn + step) % step;
-    *turn = (*turn + tiles) % step;
-    if (tile >= tiles) return;
+/* What the thread `first` of `step` has of a run. */
+INLINE void attend_run(struct desk *own, int width, struct run run, int first, int step) {
+    int tile = tile_of_thread(run, first, step);
+    if (tile >= run.tiles) return;
     /* A few rows take as long as their cells do to come, and these come fastest with all heads of some before the next. */
-    const int most = run.tokens * run.g->heads <= 2 * LANES && run.g->key_heads > 1 ? 1 : CHUNK / (4 * width * TILE);
+    const int most = run.tokens * run.g->heads <= 2 * LANES && run.g->key_heads > 1 ? 1 : CHUNK / (2 * width * TILE);
     const struct tile_configuration before = tiles_begin();
     begin_run(own, width, run);
-    while (tile < tiles) {
-        const int left = (tiles - tile + step - 1) / step, count = left < most ? left : most;
-        attend_chunk(own, width, run, tile, count, step, tiles);
+    while (tile < run.tiles) {
+        const int left = (run.tiles - tile + step - 1) / step, count = left < most ? left : most;
+        attend_chunk(own, width, run, tile, count, step);
         tile += count * step;
     }
     end_run(own, width, run);

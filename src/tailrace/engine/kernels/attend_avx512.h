@@ -9,8 +9,6 @@
 
 #define BLOCK 64 /* of the width: a block of four keys, or of four rows' sums, has room in registers */
 
-INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-
 /* 2 to the x for x <= 0: the exponent's whole part by scaling, the rest by its Taylor polynomial, whose error is 1e-7. */
 INLINE __m512 exponential(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(x, 0);
@@ -45,18 +43,41 @@ INLINE __m512 sixteen_sums(const float *p) {
 /* A block of the width: how many vectors. */
 INLINE int vectors(int width, int block) { return width - block < BLOCK ? (width - block) / 16 : BLOCK / 16; }
 
-/* weights[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. The cells `next`
- * of `ahead` are asked for meanwhile: a head's keys lie apart from each other, and the hardware doesn't see it coming. */
+/* Cells that come soon: their keys or values are asked for, all heads of one and then the next. Heads' keys lie apart from
+ * each other, and the hardware doesn't see it coming. */
+struct ahead {
+    const uint8_t *base;
+    size_t stride, between; /* bytes from a cell to the next, and from a head */
+    const uint32_t *next, *end;
+    int head, heads, bytes;
+};
+
+INLINE struct ahead ahead_of(const struct tensor *t, const struct group *g, int width) {
+    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
+    return (struct ahead){
+        .base = (const uint8_t *)t->data + g->key_head * t->strides[2] + stream * t->strides[3],
+        .stride = t->strides[1], .between = t->strides[2], .heads = g->key_heads, .bytes = 2 * width};
+}
+
+INLINE void ask_next(struct ahead *a) {
+    if (a->next == a->end) return;
+    ask_for(a->base + *a->next * a->stride + (size_t)a->head * a->between, a->bytes);
+    if (++a->head < a->heads) return;
+    a->head = 0;
+    a->next++;
+}
+
+/* weights[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. */
 INLINE void few_scores(struct desk *own, int width, int rows, const float *q, const uint8_t *keys, size_t stride,
-                       const uint32_t *at, int cells, const uint8_t *ahead, const uint32_t *next) {
+                       const uint32_t *at, int cells, struct ahead *ahead) {
     for (int j = 0; j < cells; j += 16) {
-        for (int i = 0; i < 16; i += 4)
+        for (int i = 0; i < 16; i += 4) {
+            for (int n = 0; n < 4; n++) ask_next(ahead);
             for (int block = 0; block < width; block += BLOCK) {
                 __m512 k[16];
                 for (int n = 0; n < 4; n++) {
                     const uint8_t *key = keys + at[j + i + n] * stride + 2 * block;
                     for (int d = 0; d < vectors(width, block); d++) k[4 * n + d] = halves(key + 32 * d);
-                    ask_for(ahead + next[j + i + n] * stride + 2 * block, 32 * vectors(width, block));
                 }
                 for (int r = 0; r < rows; r++) {
                     __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
@@ -70,13 +91,14 @@ INLINE void few_scores(struct desk *own, int width, int rows, const float *q, co
                     _mm512_store_ps(out, four);
                 }
             }
+        }
         for (int r = 0; r < rows; r++) _mm512_store_ps(own->weights + r * TILE + j, sixteen_sums(own->shares + r * 64));
     }
 }
 
-/* into[row] += by[row] . values for up to four rows. `ahead` as above, 0 for nothing. */
+/* into[row] += by[row] . values for up to four rows. */
 INLINE void gather(int width, int rows, const float *by, float *into, const uint8_t *values, size_t stride, const uint32_t *at,
-                   int cells, const uint8_t *ahead, const uint32_t *next) {
+                   int cells, struct ahead *ahead) {
     for (int block = 0; block < width; block += BLOCK) {
         const int parts = vectors(width, block);
         __m512 a[16];
@@ -84,7 +106,7 @@ INLINE void gather(int width, int rows, const float *by, float *into, const uint
             for (int d = 0; d < parts; d++) a[4 * r + d] = _mm512_load_ps(into + r * width + block + 16 * d);
         for (int j = 0; j < cells; j++) {
             const uint8_t *value = values + at[j] * stride + 2 * block;
-            if (ahead) ask_for(ahead + next[j] * stride + 2 * block, 32 * parts);
+            if (ahead && !block) ask_next(ahead);
             for (int d = 0; d < parts; d++) {
                 const __m512 v = halves(value + 32 * d);
                 for (int r = 0; r < rows; r++) a[4 * r + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(by[r * TILE + j]), a[4 * r + d]);
@@ -123,35 +145,59 @@ INLINE void weigh(struct desk *own, int width, float *scores, int row, uint64_t 
     own->total[row] += _mm512_reduce_add_ps(all);
 }
 
-/* One tile of the list, for a run of `tokens` tokens from the group's `token` on; `next` are the cells of the one after. All heads
- * of a tile lie side by side in memory, so they are done before the next tile: head by head, cells were read at 20 GB/s,
- * and so at 30 to 40. */
-INLINE void attend_tile(struct desk *own, int width, const struct group *g, int token, int tokens, int tile, int cells,
-                        const uint32_t *next) {
-    const int all = g->tokens * g->heads, rows = tokens * g->heads, first = token * g->heads;
-    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
-    const size_t key = g->k->strides[1], value = g->v->strides[1];
-    const uint32_t *at = own->list + tile * TILE;
-    const uint8_t *k = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + stream * g->k->strides[3];
-    const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
+/* A tile of a run. All heads of it lie side by side in memory, so they are done before the next tile: head by head, cells
+ * were read at 20 GB/s, and so at 30 to 40. */
+INLINE void attend_tile(struct desk *own, int width, struct run run, int tile, struct ahead *keys, struct ahead *values) {
+    const struct group *g = run.g;
+    const int all = g->tokens * g->heads, rows = run.tokens * g->heads, first = run.token * g->heads;
+    const int cells = run.cells - tile * TILE < TILE ? (run.cells - tile * TILE + 15) / 16 * 16 : TILE;
+    const uint32_t *at = run.list + tile * TILE;
     for (int kh = 0; kh < g->key_heads; kh++) {
-        const uint8_t *k_here = k + (size_t)kh * g->k->strides[2], *v_here = v + (size_t)kh * g->v->strides[2];
-        /* Then comes the next head of this tile, or the first one of the next. */
-        const bool last = kh + 1 == g->key_heads;
-        const uint8_t *k_ahead = last ? k : k_here + g->k->strides[2], *v_ahead = last ? v : v_here + g->v->strides[2];
-        const uint32_t *then = last ? next : at;
-        few_scores(own, width, rows, own->query + (kh * all + first) * width, k_here, key, at, cells, k_ahead, then);
-        for (int r = 0; r < rows; r++) weigh(own, width, own->weights + r * TILE, kh * all + first + r, own->marks[r / g->heads][tile], cells);
+        few_scores(own, width, rows, own->query + (kh * all + first) * width, keys->base + (size_t)kh * keys->between, keys->stride, at, cells, keys);
+        for (int r = 0; r < rows; r++) weigh(own, width, own->weights + r * TILE, kh * all + first + r, own->marks[run.token + r / g->heads][tile], cells);
         for (int r = 0; r < rows; r += 4) {
             const float *by = own->weights + r * TILE;
             float *into = own->sums + (kh * all + first + r) * width;
-            const uint8_t *ahead = r ? 0 : v_ahead;
+            const uint8_t *here = values->base + (size_t)kh * values->between;
+            struct ahead *ahead = r ? 0 : values;
             switch (rows - r) {
-                case 1: gather(width, 1, by, into, v_here, value, at, cells, ahead, then); break;
-                case 2: gather(width, 2, by, into, v_here, value, at, cells, ahead, then); break;
-                case 3: gather(width, 3, by, into, v_here, value, at, cells, ahead, then); break;
-                default: gather(width, 4, by, into, v_here, value, at, cells, ahead, then); break;
+                case 1: gather(width, 1, by, into, here, values->stride, at, cells, ahead); break;
+                case 2: gather(width, 2, by, into, here, values->stride, at, cells, ahead); break;
+                case 3: gather(width, 3, by, into, here, values->stride, at, cells, ahead); break;
+                default: gather(width, 4, by, into, here, values->stride, at, cells, ahead); break;
             }
+        }
+    }
+}
+
+/* Sets what comes next: a tile of each run, cell by cell, as they lie in memory where the runs' sequences run together.
+ * Whether there is any. */
+INLINE bool look_ahead(struct desk *own, const struct run *runs, int count, int round, int first, int step, struct ahead *keys,
+                       struct ahead *values) {
+    uint32_t *end = own->together;
+    for (int j = 0; j < TILE; j++)
+        for (int r = 0; r < count; r++) {
+            const int tile = tile_of_thread(runs[r], first, step) + round;
+            if (tile < runs[r].tiles) *end++ = runs[r].list[tile * TILE + j];
+        }
+    keys->next = values->next = own->together;
+    keys->end = values->end = end;
+    return end > own->together;
+}
+
+/* Runs of a window side by side: a tile of each, then the next of each, which is asked for meanwhile. One run after the
+ * other, the cells of eight sequences that lie between each other's were read at 15 GB/s, and so at 20. */
+INLINE void attend_runs(struct desk *own, int width, const struct run *runs, int count, int first, int step) {
+    if (!count) return;
+    struct ahead keys = ahead_of(runs->g->k, runs->g, width), values = ahead_of(runs->g->v, runs->g, width);
+    look_ahead(own, runs, count, 0, first, step, &keys, &values);
+    while (keys.next < keys.end) ask_next(&keys), ask_next(&values);
+    bool more = true;
+    for (int round = 0; more; round += step) {
+        more = look_ahead(own, runs, count, round + step, first, step, &keys, &values);
+        for (int r = 0; r < count; r++) {
+            const int tile = tile_of_thread(runs[r], first, step) + round;
+            if (tile < runs[r].tiles) attend_tile(own, width, runs[r], tile, &keys, &values);
         }
     }
 }

@@ -18,9 +18,16 @@ enum { F32 = 0, F16 = 1 };
 
 static _Thread_local struct desk desk_of_thread __attribute__((aligned(64)));
 
+/* How many of a pass's tokens, the first ones, are replies'. Those that were guessed are kept where they are what would have
+ * been chosen, so what is chosen may not depend on how many are computed at once: each one's numbers are, to the last bit, what
+ * they are alone. A row's don't depend on other rows, but tiles have others, and sums end otherwise where work is shared out
+ * otherwise. */
+static int64_t replies;
+void tailrace_kernels_replies(int64_t tokens) { replies = tokens; }
+
 #define ATTEND(WIDTH)                                                                                                      \
     static __attribute__((noinline)) void attend_##WIDTH(struct desk *own, const struct group *g, int first, int step) { \
-        attend(own, WIDTH, g, first, step);                                                                                \
+        attend(own, WIDTH, g, first, step, replies);                                                                       \
     }
 ATTEND(64)
 ATTEND(96)
@@ -108,7 +115,7 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
     /* Few units, and those of streams that may be of very different lengths, are shared out by cells: each thread has
      * every so many tiles of all of them, and then they are brought together. */
     float *parts = call->work;
-    const bool few = q->sizes[1] <= SHORT || c.streams * c.bundles * c.parts * c.blocks < 4 * call->threads;
+    const bool few = q->sizes[1] <= SHORT || q->sizes[1] <= replies || c.streams * c.bundles * c.parts * c.blocks < 4 * call->threads;
     const bool split = few && call->threads > 1 && (size_t)(rows * call->threads * each) * sizeof(float) <= call->work_size;
     if (split || call->threads == 1) c = cut_of(q, result->sources[1], true);
     const int64_t units = c.streams * c.bundles * c.parts * c.blocks;

@@ -97,6 +97,15 @@ def attended() -> tuple[int, int]:
     return here.value, them.value
 
 
+def replies(tokens: int) -> None:
+    """So many tokens of the coming passes, the first ones, are replies': the attention of each is what it is of one
+    after the other, to the last bit. The others' may be computed in tiles, which round: good enough for prompts, and
+    faster.
+    """
+    if _kernels is not None:
+        _kernels.tailrace_kernels_replies(tokens)
+
+
 def _load() -> None:
     global _kernels
     if sys.platform != "linux":
@@ -124,6 +133,8 @@ def _load() -> None:
     kernels.tailrace_kernels_theirs((ctypes.c_void_p * (len(_THEIRS) + 1))(*[function.value for function in functions]))
     kernels.tailrace_kernels_interleaved.restype = ctypes.c_int64
     kernels.tailrace_kernels_kept.restype = ctypes.c_void_p
+    kernels.tailrace_kernels_replies.restype = None
+    kernels.tailrace_kernels_replies.argtypes = [ctypes.c_int64]
     kernels.tailrace_kernels_spin.restype = None
     kernels.tailrace_kernels_spin(spinning.turns())
     _kernels = kernels

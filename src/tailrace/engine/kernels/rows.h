@@ -27,3 +27,6 @@ INLINE void begin(struct desk *own, int width, const struct group *g) {
 INLINE void ask_for(const uint8_t *p, int bytes) {
     for (int line = 0; line < bytes; line += 64) _mm_prefetch((const char *)p + line, _MM_HINT_T1);
 }
+
+/* Sixteen numbers of a key or a value. */
+INLINE __m512 halves(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

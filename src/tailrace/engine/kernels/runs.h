@@ -18,6 +18,17 @@ struct group {
     int tokens, heads, key_heads;
 };
 
+/* Tokens of a group that are computed together, and the cells of a window that they see. */
+struct run {
+    const struct group *g;
+    int token, tokens; /* of the group */
+    const uint32_t *list;
+    int cells, tiles, turn; /* `turn`: which thread has the first tile */
+};
+
+/* The first of its tiles that the thread `first` of `step` has; then comes every `step`-th. */
+INLINE int tile_of_thread(struct run run, int first, int step) { return (first - run.turn + step) % step; }
+
 INLINE const uint16_t *mask_of(const struct group *g, int64_t token) {
     const struct tensor *m = g->mask;
     if (!m) return 0;
@@ -44,41 +55,40 @@ INLINE bool look(struct desk *own, const struct group *g, int token, int64_t fro
 }
 
 /* How many tokens from `token` on are computed together: each of a run sees what the one before sees and more, as those of a
- * prompt do. `all`: what the last one sees. Sequences with a common beginning have runs of their own: joined, they would read it
- * once, but what a token's sums are rounded to would depend on who else is there. */
-INLINE int run_of(const struct desk *own, int token, int tokens, const bool *sees, int words, uint64_t *all) {
-    memcpy(all, own->seen[token], (size_t)words * sizeof *all);
+ * prompt do. Sequences with a common beginning have runs of their own: joined, they would read it once, but what a token's
+ * sums are rounded to would depend on who else is there. */
+INLINE int run_of(const struct desk *own, int token, int tokens, const bool *sees, int words) {
     int end = token + 1;
     for (; end < tokens && sees[end]; end++) {
         uint64_t lost = 0;
-        for (int w = 0; w < words; w++) lost |= all[w] & ~own->seen[end][w];
+        for (int w = 0; w < words; w++) lost |= own->seen[end - 1][w] & ~own->seen[end][w];
         if (lost) break;
-        memcpy(all, own->seen[end], (size_t)words * sizeof *all);
     }
     return end - token;
 }
 
-/* The list of the cells `all` from `from` on, and the marks of the run's tokens in it. How many there are. */
-INLINE int enlist(struct desk *own, int token, int tokens, int64_t from, int words, const uint64_t *all) {
-    for (int t = 0; t < tokens; t++) memset(own->marks[t], 0, (size_t)(words + 1) * sizeof **own->marks);
+/* To `list` the cells that a run sees, its last token that is, from `from` on, and the marks of its tokens in it. How many. */
+INLINE int enlist(struct desk *own, uint32_t *list, int token, int tokens, int64_t from, int words) {
+    const uint64_t *all = own->seen[token + tokens - 1];
+    for (int t = token; t < token + tokens; t++) memset(own->marks[t], 0, (size_t)(words + 1) * sizeof **own->marks);
     const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     int count = 0;
     for (int w = 0; w < words; w++) {
         if (!all[w]) continue;
         const int word = count / 64, place = count % 64;
-        for (int t = 0; t < tokens; t++) {
-            const uint64_t bits = _pext_u64(own->seen[token + t][w], all[w]);
+        for (int t = token; t < token + tokens; t++) {
+            const uint64_t bits = _pext_u64(own->seen[t][w], all[w]);
             own->marks[t][word] |= bits << place;
             if (place) own->marks[t][word + 1] |= bits >> (64 - place);
         }
         for (int i = 0; i < 64; i += 16) {
             const __mmask16 here = (__mmask16)(all[w] >> i);
             const __m512i cells = _mm512_add_epi32(_mm512_set1_epi32((int)(from + 64 * w + i)), places);
-            _mm512_storeu_si512(own->list + count, _mm512_maskz_compress_epi32(here, cells));
+            _mm512_storeu_si512(list + count, _mm512_maskz_compress_epi32(here, cells));
             count += __builtin_popcount(here);
         }
     }
     /* The rest of the last tile: unmarked, but read. */
-    for (int i = 0; i < TILE; i++) own->list[count + i] = own->list[count - 1];
+    for (int i = 0; i < TILE; i++) list[count + i] = list[count - 1];
     return count;
 }

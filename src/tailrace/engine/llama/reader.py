@@ -11,6 +11,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from tailrace.engine.backend import BackendError, Logits, Rows
+from tailrace.engine.kernels import force
 from tailrace.engine.llama.batch import BatchViews, make_batch
 from tailrace.engine.llama.threads import ThreadPools
 from tailrace.errors import ModelError
@@ -104,6 +105,7 @@ class LlamaReader:
         self._views.outputs[:count] = 1
         self._batch.n_tokens = count
         llama.llama_set_embeddings(self._context, embeddings)
+        force.replies(0)
         code = llama.llama_decode(self._context, self._batch)
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on {count} tokens of texts to read")
