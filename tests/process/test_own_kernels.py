@@ -92,13 +92,14 @@ def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> 
         assert not own
 
 
-_GUESSED = """
-import json
+_TOGETHER = """
+import json, sys
 import numpy as np
 from tailrace.engine.load import load_llama
 from tailrace.models.reference import resolve
 from tailrace.settings import Settings
 backend = load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2))
+of = sys.argv[1]
 text = "The lighthouse was built in 1874 by two brothers from Lisbon, who had never seen the northern sea before. "
 tokens = backend.tokenize(text * 10)[:240]
 def read(together):
@@ -107,14 +108,15 @@ def read(together):
     rows = []
     for at in range(224, 240, together):
         batch = tokens[at : at + together], list(range(at, at + together)), [0] * together, list(range(together))
-        rows.append(backend.decode(*batch, together).copy())
+        rows.append(backend.decode(*batch, together if of == "reply" else 0).copy())
     return np.concatenate(rows)
 print(json.dumps(float(max(np.abs(read(1) - read(count)).max() for count in (2, 8, 16)))))
 """
 
 
 @pytest.mark.skipif(not CAN, reason="llama.cpp's own products of one column differ from those of several")
-def test_a_reply_s_guessed_tokens_have_the_logits_that_they_have_one_after_the_other() -> None:
-    """To the last bit: a reply is the same with and without guesses."""
-    done = subprocess.run([sys.executable, "-c", _GUESSED], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("of", ["reply", "prompt"])
+def test_tokens_have_the_logits_that_they_have_one_after_the_other(of: str) -> None:
+    """To the last bit. So a reply is the same with guesses and without, and after a short prompt from a cache."""
+    done = subprocess.run([sys.executable, "-c", _TOGETHER, of], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import re
 import subprocess
@@ -202,23 +203,32 @@ def test_maxima_are_kept_of_logits_alone_as_long_as_they_are_numbers(copying: ct
     assert interleaved_proof.kept_of(copying) is None
 
 
+_ASKED = """
+import ctypes, json, re, sys
+from pathlib import Path
+library = ctypes.CDLL(sys.argv[1])
+library.ggml_aligned_malloc.restype = ctypes.c_void_p
+library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
+library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+def asks(size):
+    address = library.ggml_aligned_malloc(size)
+    assert address % 64 == 0
+    ctypes.memset(address, 1, size)
+    inside = False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():  # proc(5): hg is MADV_HUGEPAGE
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            library.ggml_aligned_free(address, size)
+            return "hg" in line.split()
+print(json.dumps([library.ggml_aligned_malloc(0), asks(1 << 16), asks(64 << 20)]))
+"""
+
+
 def test_large_memory_asks_for_huge_pages(library: ctypes.CDLL) -> None:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    libc.malloc.argtypes = [ctypes.c_size_t]
-    free = libc.free
-    free.argtypes = [ctypes.c_void_p]
-    assert library.ggml_aligned_malloc(0) is None
-    # Small memory is as the C library's: its heap may have been asked for by a test before this one (numpy asks too).
-    plain = libc.malloc(1 << 16)
-    asked_before = "hg" in _flags_at(plain)
-    free(plain)
-    for size, asks in ((1 << 16, asked_before), (64 << 20, Path("/sys/kernel/mm/transparent_hugepage").exists())):
-        address = library.ggml_aligned_malloc(size)
-        assert address % 64 == 0
-        ctypes.memset(address, 1, size)
-        assert ("hg" in _flags_at(address)) == asks
-        library.ggml_aligned_free(address, size)
+    """In a process of its own: in this one numpy may have asked for the heap that small memory comes from."""
+    done = subprocess.run([sys.executable, "-c", _ASKED, library._name], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [None, False, Path("/sys/kernel/mm/transparent_hugepage").exists()]
 
 
 @pytest.mark.parametrize(("size", "taken"), [((32 << 20) + 4096, True), ((320 << 20) + 4096, False)])
@@ -268,17 +278,6 @@ def _resident(address: int, size: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), pages) == 0
     return sum(page & 1 for page in pages) * mmap.PAGESIZE
-
-
-def _flags_at(address: int) -> list[str]:
-    """What the kernel says of the mapping that the address is in (proc(5), smaps' VmFlags)."""
-    inside = False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            inside = int(found[1], 16) <= address < int(found[2], 16)
-        elif inside and line.startswith("VmFlags:"):
-            return line.split()[1:]
-    return []
 
 
 @pytest.mark.parametrize("spins", [0, 640, 1_000_000, 2**31 - 1], ids=["asleep", "impatient", "spinning", "for ever"])

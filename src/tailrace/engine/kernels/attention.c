@@ -13,7 +13,6 @@
 #include "abi.h"
 #include "attend.h"
 
-enum { F32 = 0, F16 = 1 };
 #define SHORT 8        /* tokens of each stream up to which work is shared out by cells */
 
 static _Thread_local struct desk desk_of_thread __attribute__((aligned(64)));

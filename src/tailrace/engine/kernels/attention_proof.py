@@ -28,9 +28,9 @@ _SHAPES = (
     (64, 9, 3, 12, 1, 4688, 5),
     (64, 9, 3, 100, 1, 1216, 1),
     (64, 4, 1, 3, 2, 8448, 1),
-    (96, 4, 2, 37, 1, 208, 1),
-    (128, 8, 2, 30, 1, 640, 2),
-    (256, 4, 1, 33, 2, 192, 1),
+    (96, 4, 2, 43, 1, 208, 1),
+    (128, 8, 2, 30, 1, 1280, 2),
+    (256, 4, 1, 41, 2, 192, 1),
 )
 #: Of the largest result: in single precision, and in tiles (AMX), where weights are rounded to bf16. What else is
 #: rounded there is, too, in what they are compared with: otherwise that alone would be a hundredth.

@@ -67,6 +67,13 @@ INLINE int run_of(const struct desk *own, int token, int tokens, const bool *see
     return end - token;
 }
 
+/* How many of the window's cells a token sees. */
+INLINE int cells_of(const struct desk *own, int token, int words) {
+    int cells = 0;
+    for (int w = 0; w < words; w++) cells += __builtin_popcountll(own->seen[token][w]);
+    return cells;
+}
+
 /* To `list` the cells that a run sees, its last token that is, from `from` on, and the marks of its tokens in it. How many. */
 INLINE int enlist(struct desk *own, uint32_t *list, int token, int tokens, int64_t from, int words) {
     const uint64_t *all = own->seen[token + tokens - 1];
