@@ -272,10 +272,8 @@ APART void look_up(struct desk *own, struct run run, int tile, int count, int st
 /* A chunk of the list for a run: `count` tiles, `tile` and every `step`-th after it. */
 INLINE void attend_chunk(struct desk *own, int width, struct run run, int tile, int count, int step) {
     const struct group *g = run.g;
-    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
     const size_t key = g->k->strides[1], value = g->v->strides[1];
-    const uint8_t *k = (const uint8_t *)g->k->data + g->key_head * g->k->strides[2] + stream * g->k->strides[3];
-    const uint8_t *v = (const uint8_t *)g->v->data + g->key_head * g->v->strides[2] + stream * g->v->strides[3];
+    const uint8_t *k = cells_from(g->k, g), *v = cells_from(g->v, g);
     look_up(own, run, tile, count, step);
     for (int kh = 0; kh < g->key_heads; kh++) {
         for (int i = 0; i < count; i++)

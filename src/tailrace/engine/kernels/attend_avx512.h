@@ -53,10 +53,8 @@ struct ahead {
 };
 
 INLINE struct ahead ahead_of(const struct tensor *t, const struct group *g, int width) {
-    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
     return (struct ahead){
-        .base = (const uint8_t *)t->data + g->key_head * t->strides[2] + stream * t->strides[3],
-        .stride = t->strides[1], .between = t->strides[2], .heads = g->key_heads, .bytes = 2 * width};
+        .base = cells_from(t, g), .stride = t->strides[1], .between = t->strides[2], .heads = g->key_heads, .bytes = 2 * width};
 }
 
 INLINE void ask_next(struct ahead *a) {

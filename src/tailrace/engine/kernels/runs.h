@@ -29,6 +29,12 @@ struct run {
 /* The first of its tiles that the thread `first` of `step` has; then comes every `step`-th. */
 INLINE int tile_of_thread(struct run run, int first, int step) { return (first - run.turn + step) % step; }
 
+/* Keys or values of the group's first key head, from the first cell on. */
+INLINE const uint8_t *cells_from(const struct tensor *t, const struct group *g) {
+    const int64_t stream = g->stream / (g->q->sizes[3] / g->k->sizes[3]);
+    return (const uint8_t *)t->data + g->key_head * t->strides[2] + stream * t->strides[3];
+}
+
 INLINE const uint16_t *mask_of(const struct group *g, int64_t token) {
     const struct tensor *m = g->mask;
     if (!m) return 0;
