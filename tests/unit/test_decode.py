@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.decode import convert, decode
+from tailrace.server.decode import Truncated, convert, decode
 
 
 class Inner(msgspec.Struct):
@@ -87,3 +87,57 @@ def test_a_list_is_named_by_its_index() -> None:
     with pytest.raises(InvalidRequest) as caught:
         convert([{"name": 1}], list[Inner], "tools")
     assert caught.value.param == "tools[0].name"
+
+
+def test_a_float_with_a_whole_value_is_an_integer() -> None:
+    body = b'{"count": 2.0, "bias": {"7": 1.5}, "inners": [{"name": "x"}]}'
+    assert decode(body, DECODER) == Outer(2, [Inner("x")], {7: 1.5})
+    assert convert({"count": 3.0}, Outer, "input[0]") == Outer(3)
+
+
+@pytest.mark.parametrize("number", ["2.5", "-0.5", "1e400"])
+def test_a_float_with_a_fraction_is_no_integer(number: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(b'{"count": %b}' % number.encode(), DECODER)
+    assert caught.value.param in ("count", None)
+    if number != "1e400":
+        assert caught.value.param == "count"
+
+
+def test_bounds_hold_for_floats_that_are_integers() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(b'{"count": -1.0}', DECODER)
+    assert caught.value.param == "count"
+
+
+class Sizes(msgspec.Struct):
+    size: int = 0
+    number: int = 0
+    heat: float = 0.0
+
+
+class Sized(msgspec.Struct):
+    options: Sizes
+    size: int = 0
+
+
+def test_fields_that_are_truncated_lose_their_fraction() -> None:
+    """As Ollama reads its options. Others keep theirs, and stay refused."""
+    truncated = Truncated("options", frozenset({"size", "number"}))
+    decoder = msgspec.json.Decoder(Sized)
+    body = b'{"options": {"size": 8192.9, "number": -1.7, "heat": 0.7}, "size": 3.0}'
+    assert decode(body, decoder, truncated=truncated) == Sized(Sizes(8192, -1, 0.7), 3)
+    with pytest.raises(InvalidRequest) as caught:
+        decode(b'{"options": {}, "size": 3.5}', decoder, truncated=truncated)
+    assert caught.value.param == "size"
+
+
+def test_floats_in_many_lists_cost_no_more_than_a_few_decodes() -> None:
+    """Each replacement decodes the body again: there is a bound."""
+
+    class Lists(msgspec.Struct):
+        lists: list[list[int]]
+
+    with pytest.raises(InvalidRequest) as caught:
+        decode(msgspec.json.encode({"lists": [[1.0]] * 1000}), msgspec.json.Decoder(Lists))
+    assert caught.value.param == "lists[4][0]"

@@ -1,9 +1,14 @@
-"""Request bodies to structs, with errors that name the field."""
+"""Request bodies to structs, with errors that name the field.
+
+Many clients write integers as floats: ``2.0`` for 2. JSON doesn't tell them apart, so neither do we.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,13 +18,33 @@ T = TypeVar("T")
 
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _FIELD = re.compile(r"(?:required field|unknown field) `(.+?)`")
+#: A float stands where an integer is wanted.
+_FLOAT = re.compile(r"^Expected `[^`]*\bint\b[^`]*`, got `float`")
+_STEP = re.compile(r"\[(\d+)\]|\.?([^.\[\]]+)")
+#: Objects of one body in which floats are replaced: real requests have them in one or two, and each costs a decode.
+_MOST_OBJECTS = 4
 
 
-def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """``body`` as the decoder's struct. Raises InvalidRequest: with ``param`` where one field is at fault."""
+class Truncated(NamedTuple):
+    """Fields whose floats lose their fraction: those of these names in the object at ``path``."""
+
+    path: str
+    names: frozenset[str]
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, truncated: Truncated | None = None) -> T:
+    """``body`` as the decoder's struct. A float with a whole value is an integer where one is wanted, and any float is
+    one in the fields that are ``truncated``.
+
+    Raises InvalidRequest: with ``param`` where one field is at fault.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        if _FLOAT.match(str(error)):
+            return _with_integers(
+                msgspec.json.decode(body), lambda value: decoder.decode(msgspec.json.encode(value)), error, truncated
+            )
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The request's body is not valid JSON: {error}.", code="invalid_json") from None
@@ -34,9 +59,48 @@ def convert(value: Any, kind: type[T], path: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
+        if _FLOAT.match(str(error)):
+            copy = msgspec.json.decode(msgspec.json.encode(value))
+            return _with_integers(copy, lambda value: msgspec.convert(value, kind), error, None, path)
         raise _invalid(str(error), path) from None
     except RecursionError:
         raise InvalidRequest(f"'{path}' is nested too deeply.", param=path) from None
+
+
+def _with_integers(
+    value: Any, read: Callable[[Any], T], error: msgspec.ValidationError, truncated: Truncated | None, path: str = ""
+) -> T:
+    """What ``read`` makes of ``value`` once its floats are integers in the objects where it has refused one, the first
+    time with ``error``. Changes ``value``. Raises InvalidRequest.
+    """
+    for _ in range(_MOST_OBJECTS):
+        found = _PATH.search(str(error))
+        if not _FLOAT.match(str(error)) or found is None or not _replace_floats(value, found[1], truncated):
+            break
+        try:
+            return read(value)
+        except msgspec.ValidationError as another:
+            error = another
+    raise _invalid(str(error), path)
+
+
+def _replace_floats(value: Any, path: str, truncated: Truncated | None) -> bool:
+    """Make integers of the float at ``path`` and of those beside it; False where that one can't be an integer."""
+    steps = [int(index) if index else name for index, name in _STEP.findall(path)]
+    try:
+        for step in steps[:-1]:
+            value = value[step]
+        fault = steps[-1]
+        held = value[fault]
+    except (LookupError, TypeError):
+        return False  # Within a mapping whose keys the error doesn't tell.
+    cut = truncated.names if truncated is not None and path.rpartition(".")[0] == truncated.path else frozenset()
+    if not isinstance(held, float) or not (held.is_integer() or (fault in cut and math.isfinite(held))):
+        return False
+    for key, other in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(other, float) and (other.is_integer() or (key in cut and math.isfinite(other))):
+            value[key] = int(other)
+    return True
 
 
 def _invalid(text: str, path: str = "") -> InvalidRequest:

@@ -21,6 +21,9 @@ from tailrace.server.respond import json_response
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.settings import Settings
 
+#: The tag that a model's name has in Ollama's lists.
+LATEST = ":latest"
+
 
 class Server:
     """The process's one of each."""
@@ -83,8 +86,13 @@ class Server:
         return told
 
     def serves(self, name: str) -> bool:
-        """Whether ``name`` is the served model's or one of its aliases."""
-        return name == self.model_name or any(fnmatchcase(name, alias) for alias in self.settings.aliases)
+        """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
+        its lists show it, and its clients send it to every dialect.
+        """
+        return any(
+            known == self.model_name or any(fnmatchcase(known, alias) for alias in self.settings.aliases)
+            for known in {name, name.removesuffix(LATEST), f"{name}{LATEST}"}
+        )
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""

@@ -56,7 +56,7 @@ class Embeddings:
     async def embed(self, request: Request) -> Response:
         """Vectors of several texts, and what that took."""
         watch = Stopwatch()
-        asked = decode(await self._server.body(request), _embed)
+        asked = decode(await self._server.body(request), _embed, truncated=options.TRUNCATED)
         name = await self._ready(asked)
         watch.loaded()
         texts = [asked.input] if isinstance(asked.input, str) and asked.input else asked.input or []
@@ -66,7 +66,7 @@ class Embeddings:
 
     async def embeddings(self, request: Request) -> Response:
         """One text's vector."""
-        asked = decode(await self._server.body(request), _embeddings)
+        asked = decode(await self._server.body(request), _embeddings, truncated=options.TRUNCATED)
         await self._ready(asked)
         texts = [asked.prompt] if asked.prompt else []
         told = await self._vectors(request, texts, True, None, "prompt")

@@ -6,21 +6,20 @@ Lists show names with their tags, because Open WebUI adds ``:latest`` to what it
 from __future__ import annotations
 
 from tailrace.errors import ModelNotFound
-from tailrace.server.server import Server
+from tailrace.server.server import LATEST, Server
 
-_LATEST = ":latest"
 #: So much of a wrong name is repeated.
 _SHOWN = 200
 
 
 def tagged(name: str) -> str:
     """The name with its tag."""
-    return name if ":" in name.rpartition("/")[2] else name + _LATEST
+    return name if ":" in name.rpartition("/")[2] else name + LATEST
 
 
 def stored(name: str) -> str:
     """The name as the store and the catalogue have it: there are no tags."""
-    return name.removesuffix(_LATEST)
+    return name.removesuffix(LATEST)
 
 
 def is_own(server: Server, name: str | None) -> bool:
@@ -30,7 +29,7 @@ def is_own(server: Server, name: str | None) -> bool:
 
 def answers(server: Server, name: str) -> bool:
     """Whether ``name``, with or without its tag, is one that the served model answers to."""
-    return is_own(server, name) or server.serves(name) or server.serves(stored(name))
+    return is_own(server, name) or server.serves(name)
 
 
 def check(server: Server, name: str | None) -> str:

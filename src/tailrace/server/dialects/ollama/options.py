@@ -5,13 +5,14 @@ What is absent has this server's default, as in every other dialect; Ollama's ow
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
+from tailrace.server.decode import Truncated
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -61,6 +62,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     use_mlock: bool | None = None
     draft_num_predict: _Size | None = None
 
+
+#: Options of which Ollama takes the integer part: Home Assistant and others send floats.
+TRUNCATED = Truncated(
+    "options", frozenset(name for name, kind in get_type_hints(Options).items() if int in get_args(kind))
+)
 
 #: Options of which one value alone can be honoured: the one that switches them off.
 _OFF: dict[str, tuple[Any, str]] = {

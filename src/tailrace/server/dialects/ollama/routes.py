@@ -12,6 +12,7 @@ from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import chat, fields, generate, names
 from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest, EmbedRequest
 from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
+from tailrace.server.dialects.ollama.options import TRUNCATED
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generate import GenerationRequest
@@ -76,7 +77,7 @@ class _Replies:
     async def chat(self, request: Request) -> Response:
         watch = Stopwatch()
         server = self._server
-        asked = decode(await server.body(request), chat.decoder)
+        asked = decode(await server.body(request), chat.decoder, truncated=TRUNCATED)
         name = names.check(server, asked.model)
         fields.check(asked)
         model = await server.engine.ready()
@@ -89,7 +90,7 @@ class _Replies:
     async def generate(self, request: Request) -> Response:
         watch = Stopwatch()
         server = self._server
-        asked = decode(await server.body(request), generate.decoder)
+        asked = decode(await server.body(request), generate.decoder, truncated=TRUNCATED)
         name = names.check(server, asked.model)
         fields.check(asked)
         model = await server.engine.ready()
