@@ -77,6 +77,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
     suffix: str | None = None  #: what follows the reply, which the model's fill-in-the-middle tokens tell it
     plain: tuple[tuple[int, int], ...] = ()  #: ranges of the prompt's characters where no special token is recognised
+    progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_defaults=True):
@@ -129,6 +130,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str
     generates: bool = True  #: False: it makes embeddings and nothing else
     infill: bool = False  #: whether it has tokens for filling in the middle
+    #: Its tokens for filling in the middle: those it has of prefix, suffix, middle, repository and file.
+    infill_tokens: dict[str, int] = {}
+    start_token: int | None = None  #: the token that begins every text, where the model wants one
     embedding_width: int = 0  #: numbers of an embedding; 0 where it makes none
     special_tokens: dict[int, str] = {}  #: names of the tokens that control the model, which no text contains
 
@@ -181,6 +185,17 @@ class Started(msgspec.Struct, frozen=True, array_like=True):
 
     id: int
     cached_tokens: int  #: prompt tokens whose KV was found ready
+    prompt_seconds: float = 0.0  #: from the request's admission to its first token
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """So much of a request's prompt has been computed; sent to those that asked, first before any of it is."""
+
+    id: int
+    total: int  #: prompt tokens
+    cached: int  #: of them those whose KV was found ready
+    processed: int  #: computed so far, the cached ones included
+    seconds: float  #: since the request's admission
 
 
 class Predicted(msgspec.Struct, frozen=True, array_like=True):
@@ -213,6 +228,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
     logprobs: dict[int, TokenLogprobs]
     failed: list[Failed] = []
     predicted: list[Predicted] = []
+    progress: list[Progress] = []
 
 
 class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):

@@ -6,6 +6,8 @@ loop's hand.
 
 from __future__ import annotations
 
+import time
+
 from tailrace.engine.backend import Logits
 from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.grammar.source import GrammarError
@@ -83,7 +85,8 @@ def _append(step: Step, sequence: Sequence, token: int) -> bool:
     """Add the token to the sequence and the step; False when it was the last."""
     sequence.tokens.append(token)
     if not sequence.generated:
-        step.started.append(Started(sequence.id, sequence.cached_tokens or 0))
+        seconds = 0.0 if sequence.admitted is None else time.monotonic() - sequence.admitted
+        step.started.append(Started(sequence.id, sequence.cached_tokens or 0, seconds))
     sequence.generated += 1
     if token in sequence.stop_tokens:
         step.finished.append(Finished(sequence.id, "stop", sequence.generated))

@@ -24,7 +24,7 @@ from tailrace.engine.reading import ReadingQueue, Text
 from tailrace.engine.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculate import DraftCounters, Speculator
-from tailrace.messages import Beat, Failed, Reading, Step
+from tailrace.messages import Beat, Failed, Progress, Reading, Step
 
 #: Seconds between beats.
 BEAT_SECONDS = 0.5
@@ -68,6 +68,7 @@ class EngineLoop:
         self._disk = DiskTier(disk.folder, disk.limit, self.inbox.put) if disk is not None else None
         self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
         self._sequences: dict[int, Sequence] = {}
+        self._progressing: set[int] = set()  #: those whose prompt's progress is reported
         self._readings = ReadingQueue(backend.reader, chunk)
         self._batch = StepBatch([])  #: the last step's
         self._steps = 0
@@ -126,6 +127,7 @@ class EngineLoop:
             streams = len(self._scheduler.decoding)
             plan = self._scheduler.plan(self._pace.chunk(streams), self._pace.finish(streams))
             self._move(plan)
+            self._admitted(plan, publish)
             if not plan.chunks:
                 return None
             self._batch = StepBatch(plan.chunks)
@@ -140,6 +142,8 @@ class EngineLoop:
         seconds = time.perf_counter() - begun
         known = [len(sequence.tokens) for sequence in batch.ready]
         step = advance(batch.ready, logits)
+        if self._progressing:
+            step.progress.extend(self._progress(batch))
         if publish is not None:
             publish(step)
         self._keep_books(batch, known, seconds)
@@ -167,6 +171,32 @@ class EngineLoop:
             self._speculator.observe(batch.counts, batch.decoding, seconds)
             for sequence, before in zip(batch.ready, known, strict=True):
                 self._speculator.learn(sequence, sequence.tokens[before:])
+
+    def _admitted(self, plan: Plan, publish: Callable[[Step], None] | None) -> None:
+        """Note when the plan's new sequences were admitted, and report the progress of those that want it reported."""
+        new = [move[0] for move in plan.moves if isinstance(move, tuple) and move[0].admitted is None]
+        if not new:
+            return
+        now = time.monotonic()
+        for sequence in new:
+            sequence.admitted = now
+        wanted = [sequence for sequence in new if sequence.progress]
+        if wanted and publish is not None:
+            self._progressing.update(sequence.id for sequence in wanted)
+            step = Step([], [], [], [], {})
+            step.progress.extend(_progress(sequence, sequence.computed, now) for sequence in wanted)
+            publish(step)
+
+    def _progress(self, batch: StepBatch) -> list[Progress]:
+        """What the step has computed of the prompts whose progress is reported."""
+        now = time.monotonic()
+        reports: list[Progress] = []
+        for sequence, count in batch.chunks:
+            if sequence.id in self._progressing:
+                reports.append(_progress(sequence, sequence.computed + count, now))
+                if reports[-1].processed >= sequence.prompt_length:
+                    self._progressing.discard(sequence.id)
+        return reports
 
     def _read(self, publish: Publish) -> None:
         """A pass over texts that are only read, if it is time for one."""
@@ -222,6 +252,7 @@ class EngineLoop:
 
     def _drop(self, sequence: Sequence) -> None:
         del self._sequences[sequence.id]
+        self._progressing.discard(sequence.id)
         if self._fetching.pop(sequence.id, None) is None:
             self._scheduler.remove(sequence)
         if self._speculator is not None:
@@ -314,3 +345,10 @@ class EngineLoop:
         for sequence in list(self._sequences.values()):
             self._drop(sequence)
         self._readings.clear()
+
+
+def _progress(sequence: Sequence, computed: int, now: float) -> Progress:
+    """The report for a sequence of whose prompt so many tokens are computed, at ``now`` of the monotonic clock."""
+    processed = min(computed, sequence.prompt_length)
+    seconds = 0.0 if sequence.admitted is None else now - sequence.admitted
+    return Progress(sequence.id, sequence.prompt_length, sequence.cached_tokens or 0, processed, seconds)

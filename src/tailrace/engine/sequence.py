@@ -18,6 +18,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "admitted",
         "cached_tokens",
         "computed",
         "constraint",
@@ -31,6 +32,7 @@ class Sequence:
         "predicted",
         "prediction",
         "priority",
+        "progress",
         "prompt_length",
         "sampler",
         "slot",
@@ -74,6 +76,10 @@ class Sequence:
         self.slot = NO_SLOT
         #: Prompt tokens found ready in the KV cache when first admitted; None before.
         self.cached_tokens: int | None = None
+        #: When it was first admitted, in seconds of the monotonic clock; None before.
+        self.admitted: float | None = None
+        #: Whether the client wants to know how far its prompt has been computed.
+        self.progress = submit.progress
 
     @property
     def pending(self) -> int:

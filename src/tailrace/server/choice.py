@@ -12,7 +12,7 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.parts import CallArguments, CallStart, Part, Reasoning, Text
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import RequestError
-from tailrace.messages import Accepted, Finished, Predicted, Refused, TokenLogprobs
+from tailrace.messages import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
 from tailrace.server.events import (
     Event,
     Finish,
@@ -117,9 +117,13 @@ class Choice:
         """See ``Receiver``."""
         self._request.answered(self, answer)
 
-    def begun(self, cached_tokens: int) -> None:
+    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``Receiver``."""
         self._request.begun(self, cached_tokens)
+
+    def progressed(self, progress: Progress) -> None:
+        """See ``Receiver``: only a ``TrackedChoice`` asks for it."""
+        raise AssertionError("nobody asked for the prompt's progress")
 
     def predicted(self, predicted: Predicted) -> None:
         """See ``Receiver``."""

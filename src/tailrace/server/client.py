@@ -250,9 +250,12 @@ class EngineClient:
     def _step(self, step: Step) -> None:
         # An id may be unknown: what was cancelled a moment ago still gets what was on its way.
         requests = self._requests
+        for progress in step.progress:
+            if (entry := requests.get(progress.id)) is not None:
+                entry[0].progressed(progress)
         for started in step.started:
             if (entry := requests.get(started.id)) is not None:
-                entry[0].begun(started.cached_tokens)
+                entry[0].begun(started.cached_tokens, started.prompt_seconds)
         for predicted in step.predicted:
             # Before the tokens: a stop string in them ends the request.
             if (entry := requests.get(predicted.id)) is not None:

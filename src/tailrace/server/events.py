@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from tailrace.errors import RequestError
+from tailrace.messages import TokenLogprobs
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -30,6 +31,8 @@ class TextDelta(msgspec.Struct, frozen=True):
     choice: int
     text: str
     logprobs: list[TokenLogprob] | None = None
+    #: The text's tokens, with their probabilities where those were asked for; only of tracked choices.
+    tokens: list[tuple[int, TokenLogprobs | None]] | None = None
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True):
@@ -71,6 +74,16 @@ class Usage(msgspec.Struct, frozen=True):
     rejected_tokens: int | None = None
 
 
+class PromptProgress(msgspec.Struct, frozen=True):
+    """So much of the choice's prompt has been computed; only where it was asked for."""
+
+    choice: int
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
 class KeepAlive(msgspec.Struct, frozen=True):
     """Nothing to tell for a while, but alive."""
 
@@ -82,7 +95,7 @@ class Failure(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
-Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | KeepAlive | Failure
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | PromptProgress | KeepAlive | Failure
 
 
 class Listener(Protocol):

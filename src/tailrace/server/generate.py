@@ -12,6 +12,7 @@ import time
 
 import msgspec
 
+from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.prompt import plain_ranges
 from tailrace.chat.tools import Function
@@ -21,6 +22,7 @@ from tailrace.observe.metrics import Metrics
 from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient, ServedModel
 from tailrace.server.events import Early, Failure, Listener, Usage
+from tailrace.server.tracked import TrackedChoice, Tracking
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Function, ...] = ()  #: what may be called
     max_tool_calls: int = 2**31  #: the reply ends after so many
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
+    tracking: Tracking | None = None  #: what the client wants to know of the choices' tokens and times
 
 
 class Generation:
@@ -56,6 +59,7 @@ class Generation:
         self._model = model
         self._request = request
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
+        self.tracked: list[TrackedChoice] = []  #: all choices, by number, where the request has ``tracking``
         self._unanswered = 0
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[None] = loop.create_future()
@@ -216,6 +220,7 @@ class Generation:
         request = self._request
         functions = {function.name: function for function in request.tools}
         vocabulary = self._model.vocabulary
+        tracking = request.tracking
         if request.chat:
             vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
         for prompt in request.prompts:
@@ -233,7 +238,7 @@ class Generation:
                     return Submit(
                         id=identity,
                         prompt=str(prompt) if isinstance(prompt, str) else prompt,
-                        max_tokens=request.max_tokens,
+                        max_tokens=1 if tracking is not None and tracking.silent else request.max_tokens,
                         sampling=sampling,
                         stop_tokens=request.stop_tokens,
                         ignore_eos=request.ignore_eos,
@@ -243,22 +248,27 @@ class Generation:
                         prediction=request.prediction,
                         suffix=request.suffix,
                         plain=plain_ranges(prompt),
+                        progress=tracking is not None and tracking.progress,
                     )
 
                 parser = None
                 if request.chat and isinstance(prompt, str):
                     parser = self._model.family.parser(prompt, functions)
-                choice = Choice(
-                    self,
-                    index,
-                    vocabulary,
-                    ReplyPipeline(vocabulary, request.stops, parser),
-                    most_calls=request.max_tool_calls,
-                    inline_reasoning=request.inline_reasoning,
-                )
+                choice = self._choice(index, vocabulary, ReplyPipeline(vocabulary, request.stops, parser))
                 choice.identity = self._engine.submit(make, choice)
                 self._open[index] = choice
                 self._unanswered += 1
+
+    def _choice(self, index: int, vocabulary: Vocabulary, pipeline: ReplyPipeline) -> Choice:
+        most_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
+        tracking = self._request.tracking
+        if tracking is None:
+            return Choice(self, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline)
+        tracked = TrackedChoice(
+            self, index, vocabulary, pipeline, tracking, most_calls=most_calls, inline_reasoning=inline
+        )
+        self.tracked.append(tracked)
+        return tracked
 
     def _refusal(self, refused: Refused) -> RequestError:
         if refused.code == "context_length_exceeded":

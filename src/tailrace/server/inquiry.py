@@ -15,6 +15,7 @@ from tailrace.messages import (
     Embedded,
     Finished,
     Predicted,
+    Progress,
     Refused,
     Score,
     Scored,
@@ -76,7 +77,11 @@ class Inquiring:
         if not self._done.done():
             self._done.set_exception(error)
 
-    def begun(self, cached_tokens: int) -> None:
+    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+        """See ``Receiver``: nothing is generated."""
+        raise AssertionError("an inquiry has no reply")
+
+    def progressed(self, progress: Progress) -> None:
         """See ``Receiver``: nothing is generated."""
         raise AssertionError("an inquiry has no reply")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tailrace.errors import RequestError
-from tailrace.messages import Accepted, Finished, Predicted, Refused, TokenLogprobs
+from tailrace.messages import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
 
 
 class Receiver(Protocol):
@@ -20,8 +20,12 @@ class Receiver(Protocol):
         """The engine has looked at the submit. Nothing follows a Refused."""
         ...
 
-    def begun(self, cached_tokens: int) -> None:
-        """The prompt has been read, so much of it from what was kept."""
+    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+        """The prompt has been read, so much of it from what was kept, in so many seconds since its admission."""
+        ...
+
+    def progressed(self, progress: Progress) -> None:
+        """More of the prompt has been computed: comes only where it was asked for."""
         ...
 
     def predicted(self, predicted: Predicted) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.types import Receive
 
 from tailrace.errors import RequestError
+from tailrace.messages import TokenLogprobs
 from tailrace.server.events import (
     Event,
     Failure,
@@ -41,6 +42,7 @@ class Reply:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
     stop: str | None = None  #: the stop string that ended it
+    tokens: list[tuple[int, TokenLogprobs | None]] = field(default_factory=list)  #: where they are tracked
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Transcript:
             reply = self.replies[event.choice]
             reply.text += event.text
             reply.logprobs += event.logprobs or []
+            reply.tokens += event.tokens or []
         elif isinstance(event, ReasoningDelta):
             self.replies[event.choice].reasoning += event.text
         elif isinstance(event, ToolCallDelta):

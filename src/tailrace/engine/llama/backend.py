@@ -111,6 +111,8 @@ class LlamaBackend:
             eos_token=self._special(llama.llama_vocab_eos(self._vocab)),
             generates=self._memory is not None,
             infill=self.infill is not None,
+            infill_tokens=self._named_infill_tokens(),
+            start_token=start if start >= 0 and llama.llama_vocab_get_add_bos(self._vocab) else None,
             embedding_width=self.reader.width if self.reader is not None else 0,
             special_tokens={token: text for token, text in special.items() if text},
         )
@@ -336,6 +338,17 @@ class LlamaBackend:
         vocab = self._vocab
         marks = (llama.llama_vocab_fim_pre(vocab), llama.llama_vocab_fim_suf(vocab), llama.llama_vocab_fim_mid(vocab))
         return marks if min(marks) >= 0 else None
+
+    def _named_infill_tokens(self) -> dict[str, int]:
+        vocab = self._vocab
+        found = {
+            "prefix": llama.llama_vocab_fim_pre(vocab),
+            "suffix": llama.llama_vocab_fim_suf(vocab),
+            "middle": llama.llama_vocab_fim_mid(vocab),
+            "repository": llama.llama_vocab_fim_rep(vocab),
+            "file": llama.llama_vocab_fim_sep(vocab),
+        }
+        return {name: token for name, token in found.items() if token >= 0}
 
     def _make_reader(self, context: int) -> LlamaReader | None:
         """None for models whose pooling gives a rank and no vector."""

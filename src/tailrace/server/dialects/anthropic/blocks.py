@@ -1,7 +1,6 @@
 """The content blocks of a request's messages. What they become is ``history``'s business.
 
-Prefixes are found by their tokens: ``cache_control`` only decides how a reply's usage is split. ``citations`` aren't
-among the fields, because nothing is cited.
+``cache_control`` and ``citations`` aren't among their fields: prefixes are found by their tokens, and nothing is cited.
 """
 
 from __future__ import annotations
@@ -15,13 +14,10 @@ class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
     """A text."""
 
     text: str
-    cache_control: Any = None
 
 
 class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
     """An image: known, and refused by models that can't see."""
-
-    cache_control: Any = None
 
 
 class TextSource(msgspec.Struct, tag_field="type", tag="text"):
@@ -54,7 +50,6 @@ class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
     source: TextSource | ContentSource | EncodedSource | UrlSource | FileSource
     title: str | None = None
     context: str | None = None
-    cache_control: Any = None
 
 
 class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
@@ -63,14 +58,12 @@ class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
     source: str
     title: str
     content: list[TextBlock]
-    cache_control: Any = None
 
 
 class ToolReferenceBlock(msgspec.Struct, tag_field="type", tag="tool_reference"):
     """A tool that a client's tool search has found; its definition is in the prompt already."""
 
     tool_name: str
-    cache_control: Any = None
 
 
 class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
@@ -90,7 +83,6 @@ class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
-    cache_control: Any = None
 
 
 ResultBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
@@ -102,7 +94,6 @@ class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
     tool_use_id: str
     content: str | list[ResultBlock] | None = None
     is_error: bool | None = None
-    cache_control: Any = None
 
 
 Block = (

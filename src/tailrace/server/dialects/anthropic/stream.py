@@ -19,6 +19,7 @@ from tailrace.server.dialects.anthropic.reply import (
 )
 from tailrace.server.events import (
     Event,
+    Failure,
     Finish,
     KeepAlive,
     ReasoningDelta,
@@ -51,9 +52,7 @@ class MessageStream:
         self._failed = False
 
     def start(self) -> list[bytes]:
-        """An empty message. How much of the prompt was found ready isn't known yet, so neither this event nor the last
-        counts it apart: some clients add up what both say.
-        """
+        """An empty message. How much of the prompt was found again is known at the end."""
         usage = usage_object(Usage(self._prompt_tokens, 0, 0))
         message = self._head.message([], ending_object(None, None), usage)
         return [_event("message_start", {"message": message}), _PING]
@@ -75,6 +74,7 @@ class MessageStream:
             return [self._ending(event)]
         if isinstance(event, KeepAlive):
             return [_PING]
+        assert isinstance(event, Failure), "the prompt's progress isn't asked for here"
         return [self._failure(event.error)]
 
     def end(self) -> bytes:

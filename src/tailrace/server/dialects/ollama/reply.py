@@ -20,6 +20,7 @@ from tailrace.server import ndjson
 from tailrace.server.endpoint import ErrorShape
 from tailrace.server.events import (
     Event,
+    Failure,
     Finish,
     FinishReason,
     KeepAlive,
@@ -188,6 +189,7 @@ class ReplyStream:
             return [ndjson.line(self._head.last(self._reason, self._head.watch.counts(event)))]
         if isinstance(event, KeepAlive):
             return [self._text("")]
+        assert isinstance(event, Failure), "the prompt's progress isn't asked for here"
         return [ndjson.line(OllamaError(event.error.message))]
 
     def end(self) -> bytes:

@@ -23,6 +23,7 @@ from tailrace.server.events import (
     Event,
     Finish,
     KeepAlive,
+    PromptProgress,
     ReasoningDelta,
     TextDelta,
     TokenLogprob,
@@ -281,7 +282,7 @@ def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
 
 
 def _whole(index: int, reply: Reply) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
     if reply.tool_calls:
@@ -289,10 +290,10 @@ def _whole(index: int, reply: Reply) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in reply.tool_calls
         ]
-    logprobs: dict[str, Any] | None = None
+    choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": reply.finish_reason}
     if reply.logprobs:
-        logprobs = {"content": [logprob_object(entry) for entry in reply.logprobs], "refusal": None}
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reply.finish_reason}
+        choice["logprobs"] = {"content": [logprob_object(entry) for entry in reply.logprobs]}
+    return choice
 
 
 class ChatStream:
@@ -333,7 +334,13 @@ class ChatStream:
             return self._ends.usage(event)
         if isinstance(event, KeepAlive):
             return self._ends.keep_alive()
+        if isinstance(event, PromptProgress):
+            return []  # ``telemetry`` tells it to those that want it.
         return self._ends.failure(event.error)
+
+    def empty(self, choice: int) -> bytes:
+        """A chunk that adds nothing to the choice."""
+        return self._chunk(choice, {"content": ""}, None)
 
     def end(self) -> bytes:
         """See ``Encoder``."""

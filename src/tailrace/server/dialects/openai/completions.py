@@ -132,11 +132,14 @@ def _best(replies: list[Reply], request: CompletionRequest) -> list[Reply]:
 
 def _whole(index: int, reply: Reply, echo: Echo | None) -> dict[str, Any]:
     text = reply.text if echo is None else echo.text + reply.text
+    choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": reply.finish_reason}
     found = _logprobs(reply.logprobs, 0 if echo is None else len(echo.text)) if reply.logprobs else None
     if echo is not None and echo.entries:
         before = echo.logprobs()
         found = before if found is None else {name: before[name] + found[name] for name in before}
-    return {"index": index, "text": text, "logprobs": found, "finish_reason": reply.finish_reason}
+    if found is not None:
+        choice["logprobs"] = found
+    return choice
 
 
 def _logprobs(entries: list[TokenLogprob], offset: int) -> dict[str, Any]:
@@ -196,6 +199,10 @@ class CompletionStream:
         if isinstance(event, Failure):
             return self._ends.failure(event.error)
         raise AssertionError(f"a text completion has no {type(event).__name__}")
+
+    def empty(self, choice: int) -> bytes:
+        """A chunk that adds nothing to the choice."""
+        return self._chunk(choice, "", None)
 
     def end(self) -> bytes:
         """See ``Encoder``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +15,7 @@ from tailrace.server.dialects.openai import chat, completions, embeddings, token
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
 from tailrace.server.dialects.openai.reply import ReplyHead
+from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
 from tailrace.server.respond import json_response
@@ -93,15 +96,16 @@ class _OpenAI:
         server.check_model(asked.model)
         model = await server.engine.ready()
         wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
+        wanted = tracked(asked, wanted)
         generation = await server.start(wanted)
         head = ReplyHead("chatcmpl", server.model_name)
         if asked.stream:
-            return server.stream(
-                generation,
-                chat.ChatStream(head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments),
-            )
+            stream = chat.ChatStream(head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments)
+            return server.stream(generation, telemetry(stream, asked, generation))
         transcript = await transcribe(generation, wanted.choices, request.receive)
-        return server.whole(transcript.complete, lambda: chat.completion(head, transcript))
+        return server.whole(
+            transcript.complete, lambda: with_timings(chat.completion(head, transcript), asked, generation)
+        )
 
     async def completions(self, request: Request) -> Response:
         server = self._server
@@ -118,16 +122,18 @@ class _OpenAI:
             replies = [Reply(finish_reason="length") for _ in range(choices)]
             nothing = Transcript(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
             return json_response(completions.completion(head, asked, nothing, echoes))
-        generation = await server.start(wanted)
+        generation = await server.start(tracked(asked, wanted))
         if asked.stream:
-            return server.stream(
-                generation,
-                completions.CompletionStream(
-                    head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
-                ),
+            stream = completions.CompletionStream(
+                head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
             )
+            return server.stream(generation, telemetry(stream, asked, generation))
         transcript = await transcribe(generation, choices, request.receive)
-        return server.whole(transcript.complete, lambda: completions.completion(head, asked, transcript, echoes))
+
+        def body() -> dict[str, Any]:
+            return with_timings(completions.completion(head, asked, transcript, echoes), asked, generation)
+
+        return server.whole(transcript.complete, body)
 
     async def _echo(
         self, request: Request, asked: CompletionRequest, prompt: str | list[int], model: ServedModel

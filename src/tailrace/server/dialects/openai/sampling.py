@@ -56,6 +56,9 @@ class SharedParameters(GrammarParameters, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    # llama-server's figures: see ``telemetry``
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
 
     @property
     def wants_usage(self) -> bool:

@@ -1,0 +1,226 @@
+"""A choice whose tokens and times are looked at: what llama-server's clients are told beside the text.
+
+A request that doesn't ask for it has a plain ``Choice``, which reads no clock and keeps no token.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.messages import Accepted, Finished, Progress, Refused, TokenLogprobs
+from tailrace.server.choice import MOST_BYTES, Choice, Request, pieces
+from tailrace.server.events import FinishReason, PromptProgress, TextDelta
+
+#: JSON of a token without probabilities, and of each entry of them, at most; each of its bytes is written twice.
+_ID_BYTES = 12
+_ENTRY_BYTES = 80
+_BYTE_BYTES = 10
+
+
+class Tracking(msgspec.Struct, frozen=True, kw_only=True):
+    """What is tracked of a request's choices, beside their times."""
+
+    tokens: bool = False  #: ``TextDelta``s carry their tokens
+    progress: bool = False  #: the prompt's progress is told
+    silent: bool = False  #: the prompt is computed, and the token that this brings isn't told
+    #: The reply ends at the first line after its first that is indented by fewer characters; 0: at none.
+    indent: int = 0
+    milliseconds: int = 0  #: since the first token; at the next line break the reply ends. 0: never
+
+    @property
+    def limits(self) -> bool:
+        """Whether the text may end the reply."""
+        return bool(self.indent or self.milliseconds)
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """llama-server's figures, in milliseconds and tokens. The first token costs no step of its own."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+class TrackedChoice(Choice):
+    """See ``Choice``."""
+
+    __slots__ = (
+        "_cut",
+        "_first_at",
+        "_indent",
+        "_last_at",
+        "_pending",
+        "_processed",
+        "_tracking",
+        "cached_tokens",
+        "prompt_seconds",
+        "prompt_tokens",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        index: int,
+        vocabulary: Vocabulary,
+        pipeline: ReplyPipeline,
+        tracking: Tracking,
+        *,
+        most_calls: int,
+        inline_reasoning: bool,
+    ) -> None:
+        super().__init__(request, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline_reasoning)
+        self._tracking = tracking
+        self._pending: list[tuple[int, TokenLogprobs | None]] = []  #: tokens that no event has carried yet
+        self._first_at: float | None = None
+        self._last_at = 0.0
+        self._processed: int | None = None  #: prompt tokens computed so far, while their progress is reported
+        self._cut = False  #: the reply ends here: what follows isn't told
+        self._indent: int | None = None  #: of the line whose first other character is still to come
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.prompt_seconds = 0.0  #: from the admission to the first token
+
+    @property
+    def timings(self) -> Timings:
+        """The figures so far."""
+        processed = self.prompt_tokens if self._first_at is not None else self._processed or self.cached_tokens
+        generating = self._last_at - self._first_at if self._first_at is not None else 0.0
+        return figures(
+            cached=self.cached_tokens,
+            prompt=processed - self.cached_tokens,
+            prompt_seconds=self.prompt_seconds,
+            generated=self.seen,
+            seconds=generating,
+        )
+
+    # What the engine's client calls
+
+    def answered(self, answer: Accepted | Refused) -> None:
+        """See ``Receiver``."""
+        if isinstance(answer, Accepted):
+            self.prompt_tokens = answer.prompt_tokens
+        super().answered(answer)
+
+    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+        """See ``Receiver``."""
+        self.cached_tokens = cached_tokens
+        self.prompt_seconds = prompt_seconds
+        super().begun(cached_tokens, prompt_seconds)
+
+    def progressed(self, progress: Progress) -> None:
+        """See ``Receiver``."""
+        self.cached_tokens, self._processed = progress.cached, progress.processed
+        self.prompt_seconds = progress.seconds
+        self._request.tell(
+            PromptProgress(self.index, progress.total, progress.cached, progress.processed, progress.seconds)
+        )
+
+    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """See ``Receiver``."""
+        tracking = self._tracking
+        self._last_at = time.monotonic()
+        if self._first_at is None:
+            self._first_at = self._last_at
+        if tracking.silent:
+            self._request.first_token()
+            return
+        if not (tracking.tokens or tracking.limits):
+            super().token(token, logprobs)
+            return
+        if not self.seen:
+            self._request.first_token()
+        self.seen += 1
+        if tracking.tokens:
+            self._pending.append((token, logprobs))
+        self._silent += 1
+        if parts := self._pipeline.feed(token):
+            self._count(parts)
+            self._tell(parts)
+        if self._pipeline.stopped:
+            self._finish("stop", self.seen)
+        elif self._cut:
+            self._finish("length", self.seen)
+
+    def ended(self, finished: Finished) -> None:
+        """See ``Receiver``."""
+        if self._tracking.silent:
+            self._finish("length", 0)
+        else:
+            super().ended(finished)
+
+    def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
+        if self._tracking.tokens:
+            self._tell(self._pipeline.finish())
+            while self._pending:
+                self._tell_text("")
+        super()._finish(reason, completion_tokens)
+
+    def _tell_text(self, text: str) -> None:
+        if self._tracking.limits:
+            text = "" if self._cut else self._limited(text)
+        if not self._tracking.tokens:
+            super()._tell_text(text)
+            return
+        for piece in pieces(text):
+            if piece or self._pending:
+                carried = self._fitting(MOST_BYTES - 6 * len(piece))
+                self._request.tell(TextDelta(self.index, piece, None, self._pending[:carried]))
+                del self._pending[:carried]
+
+    def _limited(self, text: str) -> str:
+        """As much of ``text`` as the limits of lines and time allow."""
+        tracking = self._tracking
+        if tracking.indent:
+            for place, character in enumerate(text):
+                if self._indent is None:
+                    self._indent = 0 if character == "\n" else None
+                elif character in " \t":
+                    self._indent += 1
+                elif self._indent < tracking.indent:
+                    self._cut = True
+                    return text[:place]
+                else:
+                    self._indent = 0 if character == "\n" else None
+        if tracking.milliseconds and "\n" in text and self._first_at is not None:
+            self._cut = (self._last_at - self._first_at) * 1000 > tracking.milliseconds
+        return text
+
+    def _fitting(self, room: int) -> int:
+        """How many of the pending tokens surely fit into ``room`` bytes of JSON; one at least."""
+        known = self._vocabulary.pieces
+        for count, (token, found) in enumerate(self._pending):
+            room -= _ID_BYTES
+            for entry in (token, *(other for other, _ in found.top)) if found is not None else ():
+                room -= _ENTRY_BYTES + _BYTE_BYTES * len(known[entry])
+            if room < 0:
+                return max(1, count)
+        return len(self._pending)
+
+
+def figures(*, cached: int, prompt: int, prompt_seconds: float, generated: int, seconds: float) -> Timings:
+    """The timings of a reply with so many tokens: those of the prompt that were found and those that were computed, and
+    the reply's own. ``seconds``: from the first token to the last.
+    """
+    steps = max(0, generated - 1)
+    prompt_ms, predicted_ms = prompt_seconds * 1000, seconds * 1000
+    return Timings(
+        cache_n=cached,
+        prompt_n=prompt,
+        prompt_ms=prompt_ms,
+        prompt_per_token_ms=prompt_ms / prompt if prompt else 0.0,
+        prompt_per_second=1000 / prompt_ms * prompt if prompt_ms else 0.0,
+        predicted_n=generated,
+        predicted_ms=predicted_ms,
+        predicted_per_token_ms=predicted_ms / steps if steps else 0.0,
+        predicted_per_second=1000 / predicted_ms * steps if predicted_ms else 0.0,
+    )

@@ -1,0 +1,71 @@
+"""llama-server's figures on OpenAI's routes: where they are asked for, and only there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from servers import ServerProcess
+from wire import ask, chat
+
+FIGURES = {
+    "cache_n",
+    "prompt_n",
+    "prompt_ms",
+    "prompt_per_token_ms",
+    "prompt_per_second",
+    "predicted_n",
+    "predicted_ms",
+    "predicted_per_token_ms",
+    "predicted_per_second",
+}
+
+
+def events(body: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in body.decode().split("\n\n") if line.startswith("data: {")]
+
+
+def post(server: ServerProcess, route: str, **fields: Any) -> Any:
+    body = chat("<say>okay</say>", **fields) if "chat" in route else {"prompt": "<say>okay</say>", **fields}
+    return ask(server.port, "POST", route, body)
+
+
+ROUTES = ["/v1/chat/completions", "/v1/completions"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_timings_where_they_are_asked_for(scripted: ServerProcess, route: str) -> None:
+    assert "timings" not in post(scripted, route).json()
+    whole = post(scripted, route, timings_per_token=True).json()
+    assert set(whole["timings"]) == FIGURES
+    assert whole["timings"]["predicted_n"] == 4
+    assert whole["timings"]["prompt_n"] + whole["timings"]["cache_n"] == whole["usage"]["prompt_tokens"]
+    assert all("timings" not in event for event in events(post(scripted, route, stream=True).body))
+    first, *rest = events(
+        post(scripted, route, stream=True, timings_per_token=True, stream_options={"include_usage": True}).body
+    )
+    assert "timings" not in first
+    assert [event["timings"]["predicted_n"] for event in rest] == [1, 2, 3, 4, 4, 4]
+    assert rest[-1]["choices"] == []
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_progress_where_it_is_asked_for(slow: ServerProcess, route: str) -> None:
+    """64 prompt tokens a step, of which the first report knows none."""
+    body: dict[str, Any] = {"stream": True, "return_progress": True}
+    if "chat" in route:
+        body["messages"] = [{"role": "user", "content": "x" * 200 + f"{route}<say>a</say>"}]
+    else:
+        body["prompt"] = "y" * 200 + f"{route}<say>a</say>"
+    told = events(ask(slow.port, "POST", route, body).body)
+    reports = [event["prompt_progress"] for event in told if "prompt_progress" in event]
+    total = reports[-1]["total"]
+    assert [report["processed"] for report in reports] == [0, *range(64, total, 64), total]
+    assert {(report["total"], report["cache"]) for report in reports} == {(total, 0)}
+    assert [report["time_ms"] for report in reports] == sorted(report["time_ms"] for report in reports)
+    assert all(set(event) >= {"id", "choices"} for event in told)
+    again = events(ask(slow.port, "POST", route, body).body)
+    first = next(event["prompt_progress"] for event in again if "prompt_progress" in event)
+    assert first["processed"] == first["cache"] > 200
