@@ -57,11 +57,20 @@ def test_what_is_no_object_names_no_field(body: bytes) -> None:
     assert caught.value.param is None
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"count": NaN}', b'{"count": 1} x', b'{"x":' * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b'{"count": NaN}', b'{"count": 1} x', b"[" * 100_000])
 def test_what_is_no_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(body, DECODER)
     assert (caught.value.param, caught.value.code) == (None, "invalid_json")
+
+
+def test_what_is_nested_too_deeply_names_its_place() -> None:
+    for body in (b'{"x":' * 100_000, b'{"count": 1, "x": ' + b"[" * 300 + b"]" * 300 + b"}"):
+        with pytest.raises(InvalidRequest, match="too deeply") as caught:
+            decode(body, DECODER)
+        assert (caught.value.param or "").startswith("x")
+    assert decode(b'{"count": 1, "x": ' + b"[" * 255 + b"]" * 255 + b"}", DECODER) == Outer(1)
+    assert decode(b'{"count": 1, "x": "' + b'\\"[' * 300 + b'"}', DECODER) == Outer(1)
 
 
 def test_a_whole_body() -> None:

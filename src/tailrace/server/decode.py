@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from tailrace.chat.nesting import DEEPEST, deep_path, too_deep
 from tailrace.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -36,8 +37,11 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, truncated: Truncate
     """``body`` as the decoder's struct. A float with a whole value is an integer where one is wanted, and any float is
     one in the fields that are ``truncated``.
 
+    What comes out is nested ``DEEPEST`` levels at most, so that everything behind may walk it.
+
     Raises InvalidRequest: with ``param`` where one field is at fault.
     """
+    _check_depth(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -65,6 +69,17 @@ def convert(value: Any, kind: type[T], path: str) -> T:
         raise _invalid(str(error), path) from None
     except RecursionError:
         raise InvalidRequest(f"'{path}' is nested too deeply.", param=path) from None
+
+
+def _check_depth(body: bytes) -> None:
+    if too_deep(body):
+        path = deep_path(body)
+        what = f"'{path}'" if path else "The request's body"
+        raise InvalidRequest(
+            f"{what} is nested too deeply: a body may have {DEEPEST} levels of objects and lists.",
+            param=path or None,
+            code=None if path else "invalid_json",
+        )
 
 
 def _with_integers(

@@ -1,0 +1,64 @@
+"""How deeply JSON text is nested, before anything decodes or walks it.
+
+Decoders, encoders, templates and grammars recurse. One bound holds for all of them, so it is checked where text comes
+in: request bodies in ``server/decode``, JSON within strings where it is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+
+#: Levels of objects and lists that JSON may have. Python's recursion ends at 1,000 frames, of which a walk takes up to
+#: three a level.
+DEEPEST = 256
+
+_KEPT = b'{}[]"'
+_DROPPED = bytes(byte for byte in range(256) if byte not in _KEPT)
+#: Each bracket as the change of depth that it is, read as a signed byte.
+_CHANGES = bytes(1 if byte in b"{[" else 255 if byte in b"}]" else 0 for byte in range(256))
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+#: Bytes within which the path of what is too deep is looked for.
+_LOOKED_THROUGH = 4_000_000
+
+
+def too_deep(text: str | bytes) -> bool:
+    """Whether ``text``, if it is JSON, has more than ``DEEPEST`` levels. Takes about 3 ns a byte."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if data.count(b"{") + data.count(b"[") <= DEEPEST:
+        return False
+    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _DROPPED)
+    outside = b"".join(bare.split(b'"')[::2])
+    return max(accumulate(memoryview(outside.translate(_CHANGES)).cast("b")), default=0) > DEEPEST
+
+
+def deep_path(data: bytes, levels: int = 5) -> str:
+    """Where in ``data`` the bound is exceeded: the path of the value's first ``levels``, such as ``tools[0].function``.
+    "" when that isn't in a field, or not within the first megabytes.
+    """
+    path: list[str | int] = []
+    is_list: list[bool] = []
+    text = b""
+    for token in _TOKEN.finditer(data, 0, _LOOKED_THROUGH):
+        found = token[0]
+        if found in (b"{", b"["):
+            is_list.append(found == b"[")
+            path.append(0 if found == b"[" else "")
+            if len(is_list) > DEEPEST:
+                return _written(path[:levels])
+        elif found in (b"}", b"]"):
+            if is_list:
+                is_list.pop()
+                path.pop()
+        elif found == b",":
+            if is_list and is_list[-1]:
+                path[-1] = int(path[-1] or 0) + 1
+        elif is_list and not is_list[-1] and data[token.end() : token.end() + 16].lstrip()[:1] == b":":
+            text = found[1:-1]
+            path[-1] = text.decode("utf-8", "replace")
+    return ""
+
+
+def _written(path: list[str | int]) -> str:
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path]
+    return "".join(steps).removeprefix(".") if steps and isinstance(path[0], str) else ""
