@@ -175,7 +175,9 @@ def test_a_conversation_with_tools_is_rendered(scripted: ServerProcess) -> None:
         },
         {"role": "tool", "tool_name": "weather", "content": "<say>sunny</say>"},
     ]
-    refused(ask(scripted.port, "POST", "/api/chat", {"messages": messages[3:]}), "messages[0]", messages[3:])
+    # A result whose call is left out, as clients that keep only the last messages send it.
+    told = stream(ask(scripted.port, "POST", "/api/chat", {"messages": messages[3:]}))
+    assert told.text == "sunny"
     told = stream(ask(scripted.port, "POST", "/api/chat", {"messages": messages, "tools": [WEATHER]}))
     assert told.text == "sunny"
 
@@ -295,7 +297,7 @@ OF_GENERATE: dict[str, list[object]] = {
 }
 _FLOAT: list[object] = ["a", True, []]
 _BOOLEAN: list[object] = ["a", 1]
-_INTEGER: list[object] = ["a", True, 1.5, HUGE]
+_INTEGER: list[object] = ["a", True, [1], HUGE]
 OPTIONS: dict[str, list[object]] = {
     "temperature": [-0.1, 2.1, *_FLOAT],
     "top_k": [-2, *_INTEGER],

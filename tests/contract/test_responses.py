@@ -92,10 +92,6 @@ def test_a_conversation_of_every_kind_of_item(scripted: ServerProcess) -> None:
         ([{"type": "x" * 10_000}], "input[0].type"),
         ([{"role": "user", "content": "", "id": {}}], "input[0].id"),
         ([{"type": "function_call", "name": "f", "arguments": "{}"}], "input[0].call_id"),
-        ([{**CALL, "arguments": "[]"}], "input[0].arguments"),
-        ([{**CALL, "arguments": "{"}], "input[0].arguments"),
-        ([OUTPUT], "input[0]"),
-        ([CALL, {**OUTPUT, "call_id": "call_9"}], "input[1].call_id"),
         ([{"type": "item_reference", "id": "msg_nobody"}], "input[0].id"),
     ],
 )
@@ -271,8 +267,6 @@ def test_tools_go_round_by_the_response(scripted: ServerProcess) -> None:
     (call,) = first["output"]
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "<say>It rains.</say>"}
     assert text(respond(scripted, [output], previous_response_id=first["id"], tools=[WEATHER])) == "It rains."
-    wrong = post(scripted, [{**output, "call_id": "call_x"}], previous_response_id=first["id"], tools=[WEATHER])
-    assert wrong.error()["param"] == "input[0].call_id"
 
 
 def test_references_stand_for_what_is_kept(scripted: ServerProcess) -> None:

@@ -7,7 +7,7 @@ template refuses is tried again in the next simpler form before the client is to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -67,7 +67,10 @@ class ChatTemplate:
         (messages, tools, variables), hidden = self._special.hide((messages, tools, variables))
         messages = [_with_arguments(message) for message in messages]
         refusal: jinja2.TemplateError | None = None
-        for form in (messages, _system_first(messages), _system_in_user(messages)):
+        forms = [messages, _system_first(messages), _system_in_user(messages)]
+        if _has_broken_arguments(messages):
+            forms += map(_without_broken_arguments, list(forms))
+        for form in forms:
             try:
                 text = self._template.render(
                     {
@@ -85,6 +88,23 @@ class ChatTemplate:
                 # Templates are programs: on messages that they don't expect they fail like any other.
                 refusal = refusal or jinja2.TemplateError(str(error))
         raise InvalidRequest(f"the model's chat template refuses these messages: {refusal}", param="messages")
+
+
+class _BrokenArguments(str):
+    """The text of a call's arguments that are no object. Templates that go through an object's members find none."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        return ()
+
+    keys = values = items
+
+    def get(self, name: str, default: object = None) -> object:
+        return default
 
 
 class _Arguments(dict[str, Any]):
@@ -107,10 +127,40 @@ def _with_arguments(message: Message) -> Message:
     return {
         **message,
         "tool_calls": [
-            {**call, "function": {**call["function"], "arguments": _Arguments(call["function"]["arguments"])}}
+            {**call, "function": {**call["function"], "arguments": _wrapped(call["function"]["arguments"])}}
             for call in calls
         ],
     }
+
+
+def _wrapped(arguments: dict[str, Any] | str) -> _Arguments | _BrokenArguments:
+    return _BrokenArguments(arguments) if isinstance(arguments, str) else _Arguments(arguments)
+
+
+def _without_broken_arguments(messages: list[Message]) -> list[Message]:
+    """The messages with an empty object for arguments that are none, for templates that fail on text."""
+    return [
+        {
+            **message,
+            "tool_calls": [
+                {**call, "function": {**call["function"], "arguments": _Arguments()}}
+                if isinstance(call["function"]["arguments"], _BrokenArguments)
+                else call
+                for call in message["tool_calls"]
+            ],
+        }
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _has_broken_arguments(messages: list[Message]) -> bool:
+    return any(
+        isinstance(call["function"]["arguments"], _BrokenArguments)
+        for message in messages
+        for call in message.get("tool_calls") or ()
+    )
 
 
 def _system_first(messages: list[Message]) -> list[Message]:

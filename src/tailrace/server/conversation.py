@@ -30,7 +30,6 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt: str = "messages"
     messages: Sequence[str] | None = None  #: one a message; None is ``messages[0]``, ``messages[1]``, ...
-    call_id: str = "tool_call_id"  #: in a tool's message
     tools: str = "tools"
     tool_choice: str = "tool_choice"
     form: str = "response_format"
@@ -58,14 +57,13 @@ def converse(
 
     ``messages`` are the template's: ``role`` (system, developer, user, assistant, tool), ``content`` (a string), and
     where they apply ``name``, ``tool_call_id``, ``reasoning_content`` and ``tool_calls`` (each ``{"id": str | None,
-    "type": "function", "function": {"name": str, "arguments": dict}}``). ``only`` is the one function that has to be
-    called; without ``parallel`` the reply ends after the first call. ``form`` is what a reply without a call has to
-    look like. ``thinking`` and ``effort`` ("none" is no thinking) go to the template under the names that templates
-    know, as do ``variables``, which win.
+    "type": "function", "function": {"name": str, "arguments": dict | str}}``, see ``read_arguments``). ``only`` is the
+    one function that has to be called; without ``parallel`` the reply ends after the first call. ``form`` is what a
+    reply without a call has to look like. ``thinking`` and ``effort`` ("none" is no thinking) go to the template under
+    the names that templates know, as do ``variables``, which win.
 
     Raises InvalidRequest, which names the field by ``fields``.
     """
-    _check_history(messages, fields)
     offered = tuple(tools) if tool_choice != "none" else ()
     if only is not None and all(function.name != only for function in offered):
         raise InvalidRequest(
@@ -134,20 +132,3 @@ def _thinking(thinking: bool | None, effort: str | None) -> dict[str, Any]:
     if thinking is not None:
         variables |= {"enable_thinking": thinking, "thinking": thinking}
     return variables
-
-
-def _check_history(messages: Sequence[Message], fields: Fields) -> None:
-    """Tools' messages answer calls that there were."""
-    called: set[str | None] = set()
-    for index, message in enumerate(messages):
-        if message["role"] == "tool":
-            place = fields.messages[index] if fields.messages is not None else f"messages[{index}]"
-            identity = message.get("tool_call_id")
-            if not called:
-                raise InvalidRequest(
-                    f"'{place}' is a tool's result, but no assistant message before it has called a tool.", param=place
-                )
-            if identity is not None and identity not in called and None not in called:
-                where = f"{place}.{fields.call_id}"
-                raise InvalidRequest(f"'{where}' is not the id of a tool call before it.", param=where)
-        called.update(call.get("id") for call in message.get("tool_calls") or ())

@@ -169,8 +169,8 @@ class JsonCalls:
             decoded = decoded["function"]  # OpenAI's own form of a call.
         name = decoded.get("name")
         arguments: Any = next((decoded[key] for key in _KEYS if decoded.get(key) is not None), {})
-        if isinstance(arguments, str):  # Encoded twice.
-            arguments = _object(arguments)
+        if isinstance(arguments, str):  # Encoded twice. Models write "" and "null" for a function without parameters.
+            arguments = _object(arguments) if arguments.strip() not in ("", "null") else {}
         if not isinstance(name, str) or not fits(name) or not self._known(name) or not isinstance(arguments, dict):
             return None
         return name, msgspec.json.encode(arguments).decode()

@@ -78,11 +78,11 @@ class RedactedThinkingBlock(msgspec.Struct, tag_field="type", tag="redacted_thin
 
 
 class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
-    """An earlier tool call."""
+    """An earlier tool call. ``input`` is an object, or whatever else a client made of one that was cut."""
 
     id: str
     name: str
-    input: dict[str, Any]
+    input: Any = None
 
 
 ResultBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock

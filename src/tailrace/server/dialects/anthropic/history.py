@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.anthropic.blocks import (
@@ -82,7 +83,7 @@ class History:
         for block, where in _blocks(message, path):
             if isinstance(block, ToolUseBlock):
                 self._called[block.id] = block.name
-                function = {"name": block.name, "arguments": block.input}
+                function = {"name": block.name, "arguments": read_arguments(block.input)}
                 calls.append({"id": block.id, "type": "function", "function": function})
             elif isinstance(block, ThinkingBlock):
                 thoughts.append(block.thinking)

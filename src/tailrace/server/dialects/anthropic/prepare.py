@@ -86,7 +86,7 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
         thinking=None if request.thinking is None else not isinstance(request.thinking, ThinkingDisabled),
         effort=_EFFORT.get(effort, effort) if effort is not None else None,
         variables=_budget(request),
-        fields=Fields(messages=history.places, call_id="tool_use_id", form=form_field),
+        fields=Fields(messages=history.places, form=form_field),
     )
     if begun is None:
         return conversation

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.server.client import ServedModel
@@ -19,7 +20,7 @@ class CalledFunction(msgspec.Struct):
     """The function of an earlier call."""
 
     name: str
-    arguments: dict[str, Any] | None = None
+    arguments: Any = None
     index: int | None = None
 
 
@@ -92,7 +93,7 @@ def _message(message: ChatMessage, path: str) -> Message:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": call.function.arguments or {}},
+                "function": {"name": call.function.name, "arguments": read_arguments(call.function.arguments)},
             }
             for call in message.tool_calls
         ]

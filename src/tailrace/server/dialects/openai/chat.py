@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
@@ -64,10 +65,10 @@ Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
 
 
 class CalledFunction(msgspec.Struct):
-    """The function of an earlier call; ``arguments`` is JSON text (an object is tolerated)."""
+    """The function of an earlier call. ``arguments`` is JSON text, or whatever else became of it."""
 
     name: str
-    arguments: str | dict[str, Any] = "{}"
+    arguments: Any = None
 
 
 class EarlierCall(msgspec.Struct):
@@ -240,7 +241,12 @@ def _message(message: ChatMessage, path: str) -> Message:
         rendered["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         rendered["tool_calls"] = [
-            _call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": read_arguments(call.function.arguments)},
+            }
+            for call in message.tool_calls
         ]
     return rendered
 
@@ -260,17 +266,6 @@ def _content(content: str | list[Part] | None, path: str) -> str:
                 f"This model reads text alone; a part of type '{kind}' can't be used.", param=f"{path}.content[{index}]"
             )
     return "\n".join(texts)
-
-
-def _call(call: EarlierCall, path: str) -> dict[str, Any]:
-    arguments = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
-            where = f"{path}.function.arguments"
-            raise InvalidRequest(f"'{where}' is not the JSON text of an object.", param=where) from None
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
 # Reply

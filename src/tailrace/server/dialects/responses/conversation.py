@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
-from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.responses.items import (
     CallItem,
     CallOutputItem,
@@ -80,7 +80,7 @@ def conversation(instructions: str | None, items: Sequence[tuple[Item, str]]) ->
             said = text(known.content, f"{place}.content")
             of_model(place, fresh=turn is not None and bool(turn["content"] or "tool_calls" in turn))["content"] = said
         elif isinstance(known, CallItem | CustomCallItem):
-            of_model(place, fresh=False).setdefault("tool_calls", []).append(_call(known, place))
+            of_model(place, fresh=False).setdefault("tool_calls", []).append(_call(known))
         else:
             turn = None
             if isinstance(known, CallOutputItem):
@@ -92,14 +92,7 @@ def conversation(instructions: str | None, items: Sequence[tuple[Item, str]]) ->
     return made
 
 
-def _call(call: CallItem | CustomCallItem, place: str) -> dict[str, Any]:
+def _call(call: CallItem | CustomCallItem) -> dict[str, Any]:
     name = model_name(call.name, call.namespace)
-    if isinstance(call, CustomCallItem):
-        arguments = custom_arguments(call.input)
-    else:
-        try:
-            arguments = msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
-            where = f"{place}.arguments"
-            raise InvalidRequest(f"'{where}' is not the JSON text of an object.", param=where) from None
+    arguments = custom_arguments(call.input) if isinstance(call, CustomCallItem) else read_arguments(call.arguments)
     return {"id": call.call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -46,7 +46,7 @@ class CallItem(msgspec.Struct):
 
     name: str
     call_id: str
-    arguments: str = "{}"
+    arguments: Any = None
     namespace: str | None = None
 
 

@@ -35,7 +35,7 @@ def prepare(
         form=_form(request),
         effort=effort,
         variables=request.chat_template_kwargs,
-        fields=Fields(prompt="input", messages=conversation.places, call_id="call_id", form="text.format"),
+        fields=Fields(prompt="input", messages=conversation.places, form="text.format"),
     )
     return msgspec.structs.replace(
         wanted,
