@@ -163,11 +163,58 @@ def test_the_prompt_is_rendered(scripted: ServerProcess) -> None:
     assert whole(scripted, "", messages=messages)["content"][0]["text"] == "g"
 
 
-def test_what_was_read_before_is_told(scripted: ServerProcess) -> None:
-    whole(scripted, "x" * 500 + "<say>a</say>")
-    usage = stream(scripted, "x" * 500 + "<say>b</say>").usage
+#: Every place where a request may mark what is to be cached.
+MARKED: dict[str, dict[str, Any]] = {
+    "request": {"cache_control": {"type": "ephemeral"}},
+    "system": {"system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}]},
+    "tool": {
+        "tools": [{**WEATHER, "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+        "tool_choice": {"type": "none"},
+    },
+}
+
+
+def test_all_of_a_prompt_is_input_where_the_request_marks_nothing_for_the_cache(scripted: ServerProcess) -> None:
+    text = "x" * 500 + "<say>a</say>"
+    usages = [whole(scripted, text)["usage"] for _ in range(2)]
+    prompt = len(f"[user]{text}\n") + 1
+    split = [(usage["input_tokens"], usage["cache_read_input_tokens"]) for usage in usages]
+    assert split == [(prompt, 0)] * 2
+
+
+@pytest.mark.parametrize("place", MARKED)
+def test_what_was_read_before_is_told_apart_where_the_request_marks_it(scripted: ServerProcess, place: str) -> None:
+    text = "x" * 500 + "<say>a</say>"
+    whole(scripted, text, **MARKED[place])
+    usage = whole(scripted, text, **MARKED[place])["usage"]
     assert usage["cache_read_input_tokens"] >= 500
-    assert usage["input_tokens"] < 20
+    assert usage["input_tokens"] == 1
+
+
+def test_a_block_in_a_message_may_mark_it(scripted: ServerProcess) -> None:
+    text = {"type": "text", "text": "x" * 500 + "<say>a</say>", "cache_control": {"type": "ephemeral"}}
+    call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [text]}
+    for messages in (
+        [{"role": "user", "content": [text]}],
+        [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ],
+    ):
+        usages = [whole(scripted, "", messages=messages)["usage"] for _ in range(2)]
+        assert usages[1]["input_tokens"] == 1
+        assert usages[1]["cache_read_input_tokens"] >= 500
+
+
+@pytest.mark.parametrize("fields", [{}, MARKED["request"]], ids=["unmarked", "marked"])
+def test_both_events_of_a_stream_split_the_input_alike(scripted: ServerProcess, fields: dict[str, Any]) -> None:
+    for _ in range(2):
+        message = stream(scripted, "x" * 500 + "<say>b</say>", **fields)
+        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
+            assert message.started["usage"][name] == message.usage[name], name
+        assert message.usage["input_tokens"] > 500
 
 
 @pytest.mark.parametrize("path", ["/v1/messages?beta=true", "/messages", "//v1/v1/messages/?a=b"])
@@ -281,7 +328,8 @@ def test_models_in_either_form(scripted: ServerProcess) -> None:
     listed = ask(scripted.port, "GET", "/v1/models?limit=1000", headers=VERSION).json()
     (model,) = listed["data"]
     assert listed == {"data": [model], "has_more": False, "first_id": "fake", "last_id": "fake"}
-    assert model == {"type": "model", "id": "fake", "display_name": "fake", "created_at": model["created_at"]}
+    known = {"type": "model", "id": "fake", "display_name": "fake", "lifecycle": "active"}
+    assert model == {**known, "created_at": model["created_at"]}
     assert len(model["created_at"]) == len("2026-01-01T00:00:00Z")
     assert ask(scripted.port, "GET", "/v1/models/fake", headers=VERSION).json() == model
     assert error(ask(scripted.port, "GET", "/v1/models/other", headers=VERSION))[:2] == (404, "not_found_error")

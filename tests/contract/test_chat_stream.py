@@ -181,7 +181,8 @@ def test_reasoning_that_is_cut_off_is_reasoning(scripted: ServerProcess) -> None
 def test_reasoning_not_streamed(scripted: ServerProcess) -> None:
     body = chat("<say><think>why</think>because</say>")
     (choice,) = ask(scripted.port, "POST", "/v1/chat/completions", body).json()["choices"]
-    assert choice["message"] == {"role": "assistant", "content": "because", "reasoning_content": "why"}
+    message = {"role": "assistant", "content": "because", "refusal": None}
+    assert choice["message"] == {**message, "reasoning_content": "why"}
 
 
 # Tool calls
@@ -323,9 +324,8 @@ def test_the_whole_reply(scripted: ServerProcess) -> None:
     assert reply["model"] == "fake"
     assert type(reply["created"]) is int
     check_usage(reply["usage"])
-    assert reply["choices"] == [
-        {"index": 0, "message": {"role": "assistant", "content": "ab"}, "finish_reason": "stop"}
-    ]
+    message = {"role": "assistant", "content": "ab", "refusal": None}
+    assert reply["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
 
 
 def test_an_empty_reply_is_an_empty_string(scripted: ServerProcess) -> None:

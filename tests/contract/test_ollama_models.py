@@ -15,7 +15,6 @@ import pytest
 from model_files import tiny_gguf, write_wheel
 from ollama_wire import check_time, error, lines
 from servers import ServerProcess, fake, serving, wait_for
-from tailrace import __version__
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
@@ -111,7 +110,7 @@ def test_ps_shows_it_as_one_that_stays(real: ServerProcess) -> None:
 
 def test_version(scripted: ServerProcess) -> None:
     body = ask(scripted.port, "GET", "/api/version").json()
-    assert body["tailrace"] == __version__
+    assert set(body) == {"version"}
     assert all(part.isdigit() for part in body["version"].split("."))
 
 

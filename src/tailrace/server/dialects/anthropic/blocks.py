@@ -1,6 +1,7 @@
 """The content blocks of a request's messages. What they become is ``history``'s business.
 
-``cache_control`` and ``citations`` aren't among their fields: prefixes are found by their tokens, and nothing is cited.
+Prefixes are found by their tokens: ``cache_control`` only decides how a reply's usage is split. ``citations`` aren't
+among the fields, because nothing is cited.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
     """A text."""
 
     text: str
+    cache_control: Any = None
 
 
 class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
     """An image: known, and refused by models that can't see."""
+
+    cache_control: Any = None
 
 
 class TextSource(msgspec.Struct, tag_field="type", tag="text"):
@@ -50,6 +54,7 @@ class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
     source: TextSource | ContentSource | EncodedSource | UrlSource | FileSource
     title: str | None = None
     context: str | None = None
+    cache_control: Any = None
 
 
 class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
@@ -58,12 +63,14 @@ class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
     source: str
     title: str
     content: list[TextBlock]
+    cache_control: Any = None
 
 
 class ToolReferenceBlock(msgspec.Struct, tag_field="type", tag="tool_reference"):
     """A tool that a client's tool search has found; its definition is in the prompt already."""
 
     tool_name: str
+    cache_control: Any = None
 
 
 class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
@@ -83,6 +90,7 @@ class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: Any = None
+    cache_control: Any = None
 
 
 ResultBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolReferenceBlock
@@ -94,6 +102,7 @@ class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
     tool_use_id: str
     content: str | list[ResultBlock] | None = None
     is_error: bool | None = None
+    cache_control: Any = None
 
 
 Block = (

@@ -43,12 +43,15 @@ def ending_object(reason: FinishReason | None, stop: str | None) -> dict[str, st
     return {"stop_reason": _STOP_REASONS[reason], "stop_sequence": None}
 
 
-def usage_object(used: Usage) -> dict[str, Any]:
-    """Anthropic's usage: a prompt's tokens are counted once, either as read anew or as found."""
+def usage_object(used: Usage, *, split: bool = False) -> dict[str, Any]:
+    """Anthropic's usage. With ``split`` prompt tokens that were found ready are counted apart; without it all of them
+    are ``input_tokens``, because clients that mark nothing for the cache show that number alone.
+    """
+    found = used.cached_tokens if split else 0
     return {
-        "input_tokens": used.prompt_tokens - used.cached_tokens,
+        "input_tokens": used.prompt_tokens - found,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": used.cached_tokens,
+        "cache_read_input_tokens": found,
         "output_tokens": used.completion_tokens,
         "output_tokens_details": {"thinking_tokens": used.reasoning_tokens},
     }
@@ -64,13 +67,14 @@ def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def whole(head: MessageHead, transcript: Transcript, *, hides_thinking: bool) -> dict[str, Any]:
-    """The message of a complete transcript."""
+def whole(
+    head: MessageHead, transcript: Transcript, *, hides_thinking: bool, split_usage: bool = False
+) -> dict[str, Any]:
+    """The message of a complete transcript. For ``split_usage`` see ``usage_object``."""
     assert transcript.usage is not None, "only a complete transcript is told"
     (reply,) = transcript.replies
-    return head.message(
-        _content(reply, hides_thinking), ending_object(reply.finish_reason, reply.stop), usage_object(transcript.usage)
-    )
+    usage = usage_object(transcript.usage, split=split_usage)
+    return head.message(_content(reply, hides_thinking), ending_object(reply.finish_reason, reply.stop), usage)
 
 
 def _content(reply: Reply, hides_thinking: bool) -> list[dict[str, Any]]:

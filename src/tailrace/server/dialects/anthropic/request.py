@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.anthropic.blocks import Block, TextBlock
+from tailrace.server.dialects.anthropic.blocks import Block, TextBlock, ToolResultBlock
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 #: Text that may begin a stop string is held back and looked at again with each token: longer ones would cost everybody.
@@ -37,6 +38,7 @@ class Tool(msgspec.Struct):
     defer_loading: bool | None = None
     eager_input_streaming: bool | None = None
     allowed_callers: list[str] | None = None
+    cache_control: Any = None
 
 
 class AutoChoice(msgspec.Struct, tag_field="type", tag="auto"):
@@ -145,6 +147,14 @@ class Conversation(msgspec.Struct, kw_only=True):
     mcp_servers: list[Any] | None = None
     compaction: Any = None
 
+    @property
+    def marks_cache(self) -> bool:
+        """Whether the client marks what is to be cached anywhere, and so knows of the parts of ``usage``."""
+        if self.cache_control is not None or any(tool.cache_control is not None for tool in self.tools or ()):
+            return True
+        contents = [self.system, *(message.content for message in self.messages)]
+        return any(_marks_cache(content) for content in contents if isinstance(content, list))
+
 
 class MessagesRequest(Conversation, kw_only=True):
     """The body of ``POST /v1/messages``."""
@@ -180,6 +190,14 @@ _SUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "thread": ((), "conversations are not stored here; send all messages."),
     "fallbacks": (("default", []), "there is no other model to fall back to."),
 }
+
+
+def _marks_cache(blocks: Sequence[Any]) -> bool:
+    return any(
+        getattr(block, "cache_control", None) is not None
+        or (isinstance(block, ToolResultBlock) and isinstance(block.content, list) and _marks_cache(block.content))
+        for block in blocks
+    )
 
 
 def refuse(request: Conversation) -> None:

@@ -73,7 +73,10 @@ class _Anthropic:
             stream.raw_headers.append((REQUEST_ID.encode(), identity.encode()))
             return stream
         transcript = await transcribe(generation, 1, request.receive)
-        response = server.whole(transcript.complete, lambda: reply.whole(head, transcript, hides_thinking=hides))
+        response = server.whole(
+            transcript.complete,
+            lambda: reply.whole(head, transcript, hides_thinking=hides, split_usage=asked.marks_cache),
+        )
         response.headers[REQUEST_ID] = identity
         return response
 

@@ -52,7 +52,9 @@ class MessageStream:
         self._failed = False
 
     def start(self) -> list[bytes]:
-        """An empty message. How much of the prompt was found again is known at the end."""
+        """An empty message. How much of the prompt was found ready isn't known yet, so neither this event nor the last
+        counts it apart: some clients add up what both say.
+        """
         usage = usage_object(Usage(self._prompt_tokens, 0, 0))
         message = self._head.message([], ending_object(None, None), usage)
         return [_event("message_start", {"message": message}), _PING]

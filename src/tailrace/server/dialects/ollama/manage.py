@@ -14,7 +14,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from tailrace import __version__
 from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, NotSupported
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
@@ -77,8 +76,8 @@ class Management:
         server.at_stop.append(self._fetches.stop)
 
     async def version(self, request: Request) -> Response:
-        """The API's version, and this server's own beside it."""
-        return json_response({"version": API_VERSION, "tailrace": __version__})
+        """The API's version, alone: ollama4j refuses an object with another key."""
+        return json_response({"version": API_VERSION})
 
     async def tags(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""

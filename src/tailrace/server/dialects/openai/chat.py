@@ -277,7 +277,7 @@ def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
 
 
 def _whole(index: int, reply: Reply) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
     if reply.tool_calls:
@@ -285,10 +285,10 @@ def _whole(index: int, reply: Reply) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in reply.tool_calls
         ]
-    choice: dict[str, Any] = {"index": index, "message": message, "finish_reason": reply.finish_reason}
+    logprobs: dict[str, Any] | None = None
     if reply.logprobs:
-        choice["logprobs"] = {"content": [logprob_object(entry) for entry in reply.logprobs]}
-    return choice
+        logprobs = {"content": [logprob_object(entry) for entry in reply.logprobs], "refusal": None}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reply.finish_reason}
 
 
 class ChatStream:

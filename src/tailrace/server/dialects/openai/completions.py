@@ -132,14 +132,11 @@ def _best(replies: list[Reply], request: CompletionRequest) -> list[Reply]:
 
 def _whole(index: int, reply: Reply, echo: Echo | None) -> dict[str, Any]:
     text = reply.text if echo is None else echo.text + reply.text
-    choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": reply.finish_reason}
     found = _logprobs(reply.logprobs, 0 if echo is None else len(echo.text)) if reply.logprobs else None
     if echo is not None and echo.entries:
         before = echo.logprobs()
         found = before if found is None else {name: before[name] + found[name] for name in before}
-    if found is not None:
-        choice["logprobs"] = found
-    return choice
+    return {"index": index, "text": text, "logprobs": found, "finish_reason": reply.finish_reason}
 
 
 def _logprobs(entries: list[TokenLogprob], offset: int) -> dict[str, Any]:
