@@ -15,6 +15,7 @@ from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
 from tailrace.messages import (
     PROTOCOL_VERSION,
     Accepted,
+    Beat,
     Cancel,
     Finished,
     Hello,
@@ -42,7 +43,7 @@ class Engine:
         self._frames: ipc.FrameDecoder[ToEngine] = ipc.FrameDecoder(ToEngine)
         self._messages: list[ToEngine] = []
 
-    def say(self, *messages: Hello | Accepted | Refused | Step) -> None:
+    def say(self, *messages: Hello | Accepted | Refused | Step | Beat) -> None:
         """Send them in one piece."""
         self._writer.write(b"".join(ipc.frame(message) for message in messages))
 
@@ -328,5 +329,88 @@ def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_repl
             assert isinstance(usage, Usage)
             assert (usage.accepted_tokens, usage.rejected_tokens) == counts
             assert await engine.heard() == Cancel(identity)
+
+    play(scenario)
+
+
+# What the metrics say
+
+
+def metric(metrics: Metrics, name: str) -> float:
+    (line,) = [line for line in metrics.render().decode().splitlines() if line.startswith(name + "{")]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def queue_of(metrics: Metrics) -> tuple[float, float]:
+    return metric(metrics, "vllm:num_requests_running"), metric(metrics, "vllm:num_requests_waiting")
+
+
+def used(metrics: Metrics) -> tuple[float, float, float]:
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "tailrace:cached_prompt_tokens_total")
+    prompt, generated, cached = (metric(metrics, name) for name in names)
+    return prompt, generated, cached
+
+
+def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenario], None]) -> None:
+    """The first byte goes to the client then, and the engine's beat may come half a second later."""
+
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, _ = await accepted(client, metrics, engine)
+        assert queue_of(metrics) == (1, 0)
+        request = GenerationRequest(prompts=["q"], prompt_param="prompt")
+        second = asyncio.create_task(Generation.start(client, metrics, request))
+        other = await engine.submitted()
+        assert queue_of(metrics) == (1, 1)
+        engine.say(Beat(1, 1, 0, 0, 0, 0, 0, 0, 0), Accepted(other, 1))
+        await second
+        assert queue_of(metrics) == (1, 1), "the engine has said that one waits"
+        generation.cancel()
+        assert queue_of(metrics)[0] == 1, "it runs until the engine says otherwise"
+        engine.say(Beat(1, 0, 0, 0, 0, 0, 0, 0, 0), *tokens(other, b"a"))
+        while metric(metrics, "vllm:num_requests_waiting"):
+            await asyncio.sleep(0.001)
+        assert queue_of(metrics) == (1, 0)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("end_by", ["cancel", "death", "defect", "fail"])
+def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scenario], None], end_by: str) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        starting = asyncio.create_task(
+            Generation.start(client, metrics, GenerationRequest(prompts=["p"], prompt_param="prompt", choices=2))
+        )
+        one, two = await engine.submitted(), await engine.submitted()
+        engine.say(Accepted(one, 7), Accepted(two, 7))
+        generation = await starting
+        listener = Listener(fault="z" if end_by == "defect" else None)
+        generation.listen(listener)
+        engine.say(Step([], [], [Started(one, 3), Started(two, 6)], [], {}))
+        engine.say(*tokens(one, b"ab"), end(one, 3), *tokens(two, b"abcd"))
+        while len(listener.text) < 6:
+            await asyncio.sleep(0.001)
+        if end_by == "cancel":
+            generation.cancel()
+        elif end_by == "fail":
+            generation.fail(SlowReader("slow"))
+        elif end_by == "death":
+            engine.die()
+        else:
+            engine.say(*tokens(two, b"z"))
+        try:
+            await generation.finished()
+        except ZeroDivisionError:
+            assert end_by == "defect"
+        generation.cancel()
+        assert used(metrics) == (7, 7 + (end_by == "defect"), 3)
+
+    play(scenario)
+
+
+def test_a_prompt_that_was_never_read_is_not_counted(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, _ = await accepted(client, metrics, engine)
+        generation.cancel()
+        assert used(metrics) == (0, 0, 0)
 
     play(scenario)

@@ -129,8 +129,9 @@ def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> 
     runner.ask(_submit(2, "<say>a<nan></say>"))
     told: list[tuple[Step, Beat]] = []
 
-    def publish(step: Step) -> None:
-        told.append((step, loop.beat()))
+    def publish(message: Step | Beat | Reading) -> None:
+        if isinstance(message, Step):
+            told.append((message, loop.beat()))
 
     while not loop.idle:
         loop.take()
@@ -211,10 +212,11 @@ def _replies(
     said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
     finished: list[Finished] = []
 
-    def publish(step: Step) -> None:
-        for identity, token in zip(step.ids, step.tokens, strict=True):
-            said[identity].append(token)
-        finished.extend(step.finished)
+    def publish(message: Step | Beat | Reading) -> None:
+        if isinstance(message, Step):
+            for identity, token in zip(message.ids, message.tokens, strict=True):
+                said[identity].append(token)
+            finished.extend(message.finished)
 
     for number in range(3000):
         for identity, (prompt, most, begins, cancelled, temperature) in enumerate(scripts):
@@ -313,9 +315,28 @@ def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, m
         sequence = prepare(backend, _submit(1, "<say>hello</say>"))
         assert isinstance(sequence, Sequence)
         loop.inbox.put(sequence)
+        assert beats.get(timeout=10).running == 1
         last = beats.get(timeout=10)
         assert last.running == 0
         assert last.decode_tokens >= len("hello")
     finally:
         loop.inbox.put(None)
         thread.join(10)
+
+
+def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backend: FakeBackend) -> None:
+    """A step may read a long prompt, and steps that repeat each other publish nothing but tokens."""
+    runner = Runner(backend)
+    published: list[Step | Beat | Reading] = []
+    for identity in (1, 2, 3):
+        runner.ask(_submit(identity, f"<say>{'x' * 5 * identity}</say>"))
+    while not runner.loop.idle:
+        runner.loop.take()
+        runner.loop.step(published.append)
+    beats = [(place, item) for place, item in enumerate(published) if isinstance(item, Beat)]
+    assert [(beat.running, beat.waiting) for _, beat in beats] == [(2, 1), (2, 0), (1, 0)]
+    assert beats[0][0] == 0
+    for place, beat in beats:
+        step = published[place + 1]
+        assert isinstance(step, Step)
+        assert len(step.ids) == beat.running

@@ -15,6 +15,8 @@ class Engine:
     beat: Beat | None = None
     engine_starts: int = 1
     kv_cells: int = 0
+    running: int = 0
+    waiting: int = 0
 
 
 @dataclass
@@ -58,14 +60,15 @@ def test_what_has_happened() -> None:
         draft_tokens=190,
         accepted_tokens=133,
     )
-    metrics = Metrics('a "model"\n', Engine(beat, 2, 100))
+    metrics = Metrics('a "model"\n', Engine(beat, 2, 100, running=4, waiting=6))
     metrics.responded("/chat/completions", 200)
     metrics.responded("/chat/completions", 200)
     metrics.responded("other", 404)
     metrics.finished("stop")
     metrics.finished("abort")
     metrics.first_token(0.2)
-    metrics.completed(Counts(), 3.0)
+    metrics.used(Counts())
+    metrics.completed(3.0)
     found = samples(metrics)
     expected = {
         "tailrace:http_requests_total[route=/chat/completions,status=200]": 2,
@@ -79,8 +82,8 @@ def test_what_has_happened() -> None:
         "vllm:time_to_first_token_seconds_bucket[le=0.25]": 1,
         "vllm:time_to_first_token_seconds_bucket[le=0.1]": 0,
         "vllm:e2e_request_latency_seconds_sum[]": 3.0,
-        "vllm:num_requests_running[]": 2,
-        "vllm:num_requests_waiting[]": 3,
+        "vllm:num_requests_running[]": 4,
+        "vllm:num_requests_waiting[]": 6,
         "vllm:kv_cache_usage_perc[]": 0.25,
         "vllm:prefix_cache_queries_total[]": 17,
         "vllm:prefix_cache_hits_total[]": 5,

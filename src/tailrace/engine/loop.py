@@ -71,6 +71,7 @@ class EngineLoop:
         self._progressing: set[int] = set()  #: those whose prompt's progress is reported
         self._readings = ReadingQueue(backend.reader, chunk)
         self._batch = StepBatch([])  #: the last step's
+        self._queue = (0, 0)  #: sequences that ran and waited when that was last published
         self._steps = 0
         self._prefill_tokens = 0
         self._decode_tokens = 0
@@ -96,6 +97,7 @@ class EngineLoop:
             now = time.monotonic()
             # That nothing runs any more is told at once: it stays so.
             if now >= next_beat or (rests and not rested):
+                self._queue = (len(self._scheduler.running), len(self._scheduler.waiting))
                 publish(self.beat())
                 next_beat = now + BEAT_SECONDS
 
@@ -114,7 +116,7 @@ class EngineLoop:
             wait = 0.0
         return True
 
-    def step(self, publish: Callable[[Step], None] | None = None) -> Step | None:
+    def step(self, publish: Publish | None = None) -> Step | None:
         """One engine step: None when there was nothing to compute.
 
         ``publish`` is called with it as soon as its tokens are chosen: what the books need of it is done while they are
@@ -131,6 +133,8 @@ class EngineLoop:
             if not plan.chunks:
                 return None
             self._batch = StepBatch(plan.chunks)
+            if publish is not None:
+                self._report_queue(publish)
         batch = self._batch
         begun = time.perf_counter()
         self._masks.start(batch.constraints)
@@ -156,6 +160,13 @@ class EngineLoop:
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
         return step
+
+    def _report_queue(self, publish: Publish) -> None:
+        """Publish a beat where a sequence has begun to run or to wait: the step that comes may take long."""
+        queue = (len(self._scheduler.running), len(self._scheduler.waiting))
+        if queue != self._queue:
+            self._queue = queue
+            publish(self.beat())
 
     def _keep_books(self, batch: StepBatch, known: list[int], seconds: float) -> None:
         """A step has computed ``batch`` in so many seconds; ``known``: how many tokens those that have chosen had."""

@@ -1,7 +1,7 @@
 """Counters and histograms in Prometheus' text format, under the names that vLLM's dashboards ask for.
 
-Nothing here is touched once a token: a request is counted when it ends, and the engine's own counters come with its
-beat and are read at the scrape.
+Nothing here is touched once a token: a request is counted when it ends, however it ends, and the engine's own counters
+come with its beat and are read at the scrape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class TokenCounts(Protocol):
-    """What a completed request used."""
+    """What a request used: prompt tokens that were read for it, and tokens that were made."""
 
     @property
     def prompt_tokens(self) -> int: ...
@@ -37,6 +37,10 @@ class EngineState(Protocol):
 
     @property
     def beat(self) -> Beat | None: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
     @property
     def engine_starts(self) -> int: ...
     @property
@@ -61,8 +65,10 @@ class Metrics:
             "tailrace:http_requests", "HTTP responses by route and status", ("route", "status"), registry=self._registry
         )
         self._finished = counter("vllm:request_success", "Finished generations by reason", "finished_reason")
-        self._prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens of completed requests").labels(model_name)
-        self._generated = counter("vllm:generation_tokens", "Tokens generated in completed requests").labels(model_name)
+        self._prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens read for requests").labels(model_name)
+        self._generated = counter(
+            "vllm:generation_tokens", "Tokens generated for requests, those that broke off included"
+        ).labels(model_name)
         self._cached = counter("tailrace:cached_prompt_tokens", "Prompt tokens found in the KV cache").labels(
             model_name
         )
@@ -82,11 +88,14 @@ class Metrics:
         """One generation ended: stop, length, tool_calls, abort or error."""
         self._finished.labels(self._model, reason).inc()
 
-    def completed(self, counts: TokenCounts, seconds: float) -> None:
-        """A request with all its choices ended well."""
+    def used(self, counts: TokenCounts) -> None:
+        """A request has ended, well or not, and used so much."""
         self._prompt_tokens.inc(counts.prompt_tokens)
         self._generated.inc(counts.completion_tokens)
         self._cached.inc(counts.cached_tokens)
+
+    def completed(self, seconds: float) -> None:
+        """A request with all its choices ended well, so long after its submission."""
         self._duration.observe(seconds)
 
     def render(self) -> bytes:
@@ -95,7 +104,7 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    """The engine's counters as of its last beat."""
+    """The engine's counters as of its last beat, and how many requests this process knows to be running and waiting."""
 
     def __init__(self, model_name: str, engine: EngineState) -> None:
         self._model = model_name
@@ -106,8 +115,8 @@ class _EngineCollector(Collector):
         beat = self._engine.beat or Beat(0, 0, 0, 0, 0, 0, 0, 0, 0)
         cells = self._engine.kv_cells
         gauges = (
-            ("vllm:num_requests_running", "Sequences in the running set", beat.running),
-            ("vllm:num_requests_waiting", "Sequences in the queue", beat.waiting),
+            ("vllm:num_requests_running", "Sequences in the running set", self._engine.running),
+            ("vllm:num_requests_waiting", "Sequences in the queue", self._engine.waiting),
             (
                 "vllm:kv_cache_usage_perc",
                 "Used part of the KV cache, 0 to 1",

@@ -22,6 +22,7 @@ from tailrace.server.events import (
     TokenLogprob,
     ToolCallDelta,
 )
+from tailrace.server.receiver import ReceiverState
 
 #: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
 #: one-api's scanner silently ends a stream at 64 KiB.
@@ -78,9 +79,11 @@ class Choice:
         "accepted",
         "identity",
         "index",
+        "prompt_tokens",
         "reasoning_tokens",
         "rejected",
         "seen",
+        "state",
     )
 
     def __init__(
@@ -96,6 +99,8 @@ class Choice:
         """``index`` is the choice's number in the request; ``most_calls`` tool calls end the reply."""
         self.index = index
         self.identity = 0  #: the engine's id for it, once submitted
+        self.state: ReceiverState = "submitted"
+        self.prompt_tokens = 0  #: known once it is accepted
         self._request = request
         self._vocabulary = vocabulary
         self._pipeline = pipeline
@@ -115,6 +120,8 @@ class Choice:
 
     def answered(self, answer: Accepted | Refused) -> None:
         """See ``Receiver``."""
+        if isinstance(answer, Accepted):
+            self.state = "accepted"
         self._request.answered(self, answer)
 
     def begun(self, cached_tokens: int, prompt_seconds: float) -> None:

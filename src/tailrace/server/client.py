@@ -117,6 +117,25 @@ class EngineClient:
         return Beat(*map(sum, zip(*map(msgspec.structs.astuple, beats), strict=True))) if beats else None
 
     @property
+    def running(self) -> int:
+        """How many generations the engines work on.
+
+        An engine's beat comes when its queue changes, but not while a step lasts. What has been accepted is known here
+        at once, so it counts as running, unless the last beat said that so many wait, up to what an engine can run.
+        """
+        accepted = dict.fromkeys(self._connections.values(), 0)
+        for receiver, connection in self._requests.values():
+            if receiver.state == "accepted" and connection in accepted:
+                accepted[connection] += 1
+        return sum(connection.running(count) for connection, count in accepted.items())
+
+    @property
+    def waiting(self) -> int:
+        """How many generations have been submitted and don't run yet."""
+        submitted = sum(receiver.state != "inquiry" for receiver, _ in self._requests.values())
+        return max(0, submitted - self.running)
+
+    @property
     def kv_cells(self) -> int:
         """How many cells the KV caches of all engines may have."""
         return sum(connection.kv_cells for connection in self._connections.values())
@@ -329,6 +348,12 @@ class _Connection(asyncio.Protocol):
     def load(self) -> int:
         """Unfinished requests. One that waits counts four times: it waits for a whole reply."""
         return self.in_flight + 3 * max(0, self.in_flight - self._parallel)
+
+    def running(self, accepted: int) -> int:
+        """How many generations run, of which so many that haven't ended have been accepted."""
+        if self.beat is None:
+            return min(accepted, self._parallel)
+        return max(self.beat.running, min(accepted - self.beat.waiting, self._parallel))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -71,6 +71,7 @@ class Generation:
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._prompt_tokens = 0
+        self._read_tokens = 0  #: of them, those of prompts that have been read
         self._reasoning_tokens = 0
         self._accepted_tokens = 0  #: of the prediction
         self._rejected_tokens = 0
@@ -126,9 +127,9 @@ class Generation:
             return
         for choice in list(self._open.values()):
             choice.close_thought()  # Else the error would be part of it, and not be seen.
-            self._count(choice, choice.seen)
+        self._release("error")
         self.tell(Failure(error, self._usage()))
-        self._stop("error")
+        self._end()
 
     def tick(self, seconds: float) -> None:
         """See ``Watched``."""
@@ -142,6 +143,7 @@ class Generation:
             self._refuse(self._refusal(answer))
             return
         if choice.index % self._request.choices == 0:  # Each prompt is counted once, however many replies it gets.
+            choice.prompt_tokens = answer.prompt_tokens
             self._prompt_tokens += answer.prompt_tokens
         self._unanswered -= 1
         if not self._unanswered and not self._accepted.done():
@@ -151,6 +153,7 @@ class Generation:
         """See ``Request``."""
         if choice.index % self._request.choices == 0:
             self._cached_tokens += cached_tokens
+            self._read_tokens += choice.prompt_tokens
 
     def first_token(self) -> None:
         """See ``Request``."""
@@ -165,9 +168,9 @@ class Generation:
         self._count(choice, completion_tokens)
         self._metrics.finished(reason)
         if not self._open:
-            usage = self._usage()
-            self._metrics.completed(usage, time.monotonic() - self._begun)
-            self.tell(usage)
+            self._metrics.completed(time.monotonic() - self._begun)
+            self._book()
+            self.tell(self._usage())
             self._end()
 
     def failed(self, error: RequestError) -> None:
@@ -205,11 +208,23 @@ class Generation:
         return True
 
     def _stop(self, reason: str) -> None:
+        self._release(reason)
+        self._end()
+
+    def _release(self, reason: str) -> None:
+        """Stop the choices that still run, and count what they have used."""
+        if not self._open:
+            return
         for choice in self._open.values():
             self._engine.cancel(choice.identity)
+            self._count(choice, choice.seen)
             self._metrics.finished(reason)
         self._open.clear()
-        self._end()
+        self._book()
+
+    def _book(self) -> None:
+        """Count what the request has used, at its end: a prompt that waited in vain wasn't read."""
+        self._metrics.used(Usage(self._read_tokens, self._completion_tokens, self._cached_tokens))
 
     def _end(self) -> None:
         self._engine.unwatch(self)

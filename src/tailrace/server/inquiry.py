@@ -23,6 +23,7 @@ from tailrace.messages import (
     Tokenized,
     TokenLogprobs,
 )
+from tailrace.server.receiver import ReceiverState
 
 Asked = Tokenize | Embed | Score
 Answer = Tokenized | Embedded | Scored
@@ -61,6 +62,11 @@ class Inquiring:
         return not self._missing
 
     # What a Receiver has
+
+    @property
+    def state(self) -> ReceiverState:
+        """See ``Receiver``."""
+        return "inquiry"
 
     def answered(self, answer: Accepted | Refused) -> None:
         """See ``Receiver``."""

@@ -7,14 +7,22 @@ What they raise is a defect of that request's, and never reaches the connection:
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tailrace.errors import RequestError
 from tailrace.messages import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
 
+#: A question about a text, or a generation: submitted, or accepted by the engine.
+ReceiverState = Literal["inquiry", "submitted", "accepted"]
+
 
 class Receiver(Protocol):
     """One submitted id's ear."""
+
+    @property
+    def state(self) -> ReceiverState:
+        """What the id is: counted at a scrape of the metrics."""
+        ...
 
     def answered(self, answer: Accepted | Refused) -> None:
         """The engine has looked at the submit. Nothing follows a Refused."""
