@@ -11,6 +11,7 @@
     │   ├── ModelNotFound           404  no such model
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
     │   ├── BodyTooLarge            413  the body is over the limit
+    │   ├── UnsupportedCoding       415  the body is compressed in a way that isn't decoded here
     │   ├── SlowReader              500  the client reads far slower than the engine writes
     │   ├── GenerationFailed        500  the model can't go on with this reply; others can
     │   ├── InternalError           500  a defect of ours; the log has the details
@@ -43,7 +44,12 @@ class RequestError(TailraceError):
     status = 400
     type = "invalid_request_error"
     code: str | None = None
-    retry_after: int | None = None
+    retry_after: int | None = None  #: seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response's head says of the error."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -104,6 +110,24 @@ class BodyTooLarge(RequestError):
 
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedCoding(RequestError):
+    """The request's body has a content coding that isn't decoded here. The response's head says which are (RFC 9110,
+    section 15.5.16).
+    """
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    def __init__(self, message: str, *, codings: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.codings = codings
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """See ``RequestError``."""
+        return {**super().headers, "accept-encoding": ", ".join(self.codings)}
 
 
 class SlowReader(RequestError):

@@ -48,10 +48,10 @@ def test_a_stop_string_is_no_reason_where_calls_are() -> None:
     ],
 )
 def test_each_status_has_its_type(error: type[RequestError], status: int, kind: str) -> None:
-    response = error_response(error("why"))
+    response = error_response(error("why"), "req_1")
     body = msgspec.json.decode(bytes(response.body))
     assert response.status_code == status
     assert body["error"]["type"] == kind
     assert body["error"]["message"].endswith("why")
-    assert body["request_id"] == response.headers["request-id"]
-    assert ("retry-after" in response.headers) == (status == 503)
+    assert body["request_id"] == response.headers["request-id"] == "req_1"
+    assert ("retry-after" in error("why").headers) == (status == 503)

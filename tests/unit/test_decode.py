@@ -150,3 +150,14 @@ def test_floats_in_many_lists_cost_no_more_than_a_few_decodes() -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(msgspec.json.encode({"lists": [[1.0]] * 1000}), msgspec.json.Decoder(Lists))
     assert caught.value.param == "lists[4][0]"
+
+
+@pytest.mark.parametrize("body", [b'{"count": 2.0, "inners": [{"name": "\\ud83d"}]}', b'\xef\xbb\xbf{"count": 2.0}'])
+def test_a_float_before_half_an_emoji_is_still_an_integer(body: bytes) -> None:
+    assert decode(body, DECODER).count == 2
+
+
+def test_a_float_before_what_is_no_json_is_told_as_such() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(b'{"count": 2.0, oops', DECODER)
+    assert caught.value.code == "invalid_json"

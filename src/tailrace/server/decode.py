@@ -25,6 +25,18 @@ _STEP = re.compile(r"\[(\d+)\]|\.?([^.\[\]]+)")
 #: Objects of one body in which floats are replaced: real requests have them in one or two, and each costs a decode.
 _MOST_OBJECTS = 4
 
+#: Some editors and shells put it before the text that they send.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+#: A surrogate in JSON that is alone, as an escape (group 1) or in bytes (group 2), as some languages write strings.
+#: Other escapes and whole pairs match as well, so that the search goes on behind them.
+_SURROGATE = re.compile(
+    rb"\\[^u]"
+    rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|(\xed[\xa0-\xbf][\x80-\xbf])"
+)
+
 
 class Truncated(NamedTuple):
     """Fields whose floats lose their fraction: those of these names in the object at ``path``."""
@@ -39,21 +51,43 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, truncated: Truncate
 
     What comes out is nested ``DEEPEST`` levels at most, so that everything behind may walk it.
 
+    A lone surrogate, which is half of a character that was cut in two, is read as U+FFFD, as Ollama's parser does: a
+    client that has such a string in its history can't get rid of it. A byte order mark is skipped.
+
     Raises InvalidRequest: with ``param`` where one field is at fault.
     """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     _check_depth(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         if _FLOAT.match(str(error)):
             return _with_integers(
-                msgspec.json.decode(body), lambda value: decoder.decode(msgspec.json.encode(value)), error, truncated
+                _parsed(body), lambda value: decoder.decode(msgspec.json.encode(value)), error, truncated
             )
         raise _invalid(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The request's body is not valid JSON: {error}.", code="invalid_json") from None
+        return decode(_repaired(body, error), decoder, truncated=truncated)
     except RecursionError:
         raise InvalidRequest("The request's body is nested too deeply.", code="invalid_json") from None
+
+
+def _parsed(body: bytes) -> Any:
+    """``body`` as plain values. Raises InvalidRequest."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _parsed(_repaired(body, error))
+
+
+def _repaired(body: bytes, error: Exception) -> bytes:
+    """``body``, which can't be read because of ``error``, with U+FFFD for each surrogate without its other half. Raises
+    InvalidRequest where there is none.
+    """
+    whole = _SURROGATE.sub(lambda found: b"\\ufffd" if found[1] or found[2] else found[0], body)
+    if whole == body:
+        raise InvalidRequest(f"The request's body is not valid JSON: {error}.", code="invalid_json") from None
+    return whole
 
 
 def convert(value: Any, kind: type[T], path: str) -> T:

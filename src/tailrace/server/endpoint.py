@@ -15,14 +15,16 @@ from tailrace.server.respond import ErrorEnvelope, error_response
 Handler = Callable[[Request], Awaitable[Response]]
 
 #: What may go wrong wherever a model's reply is asked for.
-GENERATION_ERRORS = frozenset({400, 401, 404, 413, 500, 503})
+GENERATION_ERRORS = frozenset({400, 401, 404, 413, 415, 500, 503})
 
 
 @dataclass(frozen=True)
 class ErrorShape:
-    """How a dialect tells of an error: ``respond`` makes the response, ``body`` is the struct of its JSON."""
+    """How a dialect reports an error: ``respond`` makes the response of the error and the request's id, and ``body`` is
+    the struct of its JSON. The guard adds the headers that every response has.
+    """
 
-    respond: Callable[[RequestError], Response]
+    respond: Callable[[RequestError, str], Response]
     body: type
 
 

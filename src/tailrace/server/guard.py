@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tailrace.errors import BodyTooLarge, InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
+from tailrace.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
 from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorShape
+from tailrace.server.request_id import HEADER as REQUEST_ID
+from tailrace.server.request_id import name_request
 from tailrace.settings import Settings
 
 #: Routes that give nothing away and answer without a key.
@@ -27,12 +29,10 @@ PUBLIC = frozenset({"/", "/health"})
 
 #: What a preflight may ask for when it doesn't say so itself.
 _METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
+#: What a page's script may read of a response besides its body, for reports.
+_EXPOSED = (b"access-control-expose-headers", b"x-request-id, request-id, retry-after")
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/|$)")
-
-#: A refused body is still read (and dropped) up to so many times the limit, because closing a connection under a
-#: writing client resets it before the client has read the answer.
-_DRAIN_FACTOR = 8
 
 
 def canonical(path: str) -> str:
@@ -68,42 +68,49 @@ class Guard:
         """Handle one request; nothing but a client's disconnect gets past this point as an exception."""
         if scope["type"] != "http":
             return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        identity = name_request(scope, scope["headers"])
+        structlog.contextvars.bind_contextvars(
+            request_id=identity
+        )  # The request has a task, and so a context, of its own.
         path = canonical(scope["path"])
         # With an "app" in the scope the router raises its refusals instead of answering them in plain text.
         scope = {**scope, "path": path, "raw_path": path.encode(), "app": self}
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        cors = self._cors_headers(headers)
         route, errors = self._route(path)
         errors = next((shape for header, shape in self._by_header if header in headers), errors)
+        added = [(REQUEST_ID, identity.encode()), *self._cors_headers(headers)]
         started = False
 
         async def send_guarded(message: Message) -> None:
             nonlocal started
             if not started:
                 started = True
-                message["headers"] = [*message["headers"], *cors]
+                message["headers"] = [*message["headers"], *added]
                 self._responded(route, message["status"])
             await send(message)
 
-        if scope["method"] == "OPTIONS":
-            await send_guarded({"type": "http.response.start", "status": 204, "headers": self._preflight(headers)})
-            await send({"type": "http.response.body", "body": b""})
-            return
+        async def refuse(error: RequestError, more: Mapping[str, str] | None = None) -> None:
+            response = errors.respond(error, identity)
+            response.headers.update({**error.headers, **(more or {})})
+            await response(scope, receive, send_guarded)
+
         try:
+            if scope["method"] == "OPTIONS":
+                await _preflight(headers)(scope, receive, send_guarded)
+                return
             self._authenticate(path, headers)
             await self._app(scope, receive, send_guarded)
         except ClientDisconnect:
             self._log.debug("client went away while it was sending", path=path)
         except RequestError as error:
-            await errors.respond(error)(scope, receive, send_guarded)
+            await refuse(error)
         except HTTPException as error:
-            await _routing_error(error, scope, errors)(scope, receive, send_guarded)
+            await refuse(_routing_error(error, scope), error.headers)
         except Exception:
             self._log.exception("a request hit a defect", path=path)
             if started:
                 raise  # The stream is broken: the server closes the connection without its terminator.
-            defect = InternalError("The server hit a defect of its own on this request; its log has the details.")
-            await errors.respond(defect)(scope, receive, send_guarded)
+            await refuse(InternalError("The server hit a defect of its own on this request; its log has the details."))
 
     def _route(self, path: str) -> tuple[str, ErrorShape]:
         """The path as the route names it, and how errors on it are told."""
@@ -128,51 +135,32 @@ class Guard:
     def _cors_headers(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         origin = headers.get(b"origin")
         if "*" in self._origins:
-            return [(b"access-control-allow-origin", b"*")]
+            return [(b"access-control-allow-origin", b"*"), _EXPOSED]
         if origin is None or origin.decode("latin-1") not in self._origins:
             return [(b"vary", b"Origin")]
-        return [(b"access-control-allow-origin", origin), (b"vary", b"Origin")]
+        return [(b"access-control-allow-origin", origin), _EXPOSED, (b"vary", b"Origin")]
 
-    def _preflight(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-        asked = headers.get(b"access-control-request-headers", b"authorization, content-type, x-api-key")
-        return [
-            (b"access-control-allow-methods", _METHODS),
-            (b"access-control-allow-headers", asked),
-            (b"access-control-max-age", b"600"),
-        ]
+
+def _preflight(headers: Mapping[bytes, bytes]) -> Response:
+    """The answer to a browser that asks what it may send."""
+    asked = headers.get(b"access-control-request-headers", b"authorization, content-type, x-api-key")
+    response = Response(status_code=204)
+    response.raw_headers = [
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-headers", asked),
+        (b"access-control-max-age", b"600"),
+    ]
+    return response
 
 
 def _room(path: str) -> str:
-    """The first segment of a canonical path."""
-    return path.split("/", 2)[1]
+    """The first segment of a canonical path; empty for ``*``, which is none."""
+    return path.split("/", 2)[1] if path.startswith("/") else ""
 
 
-def _routing_error(error: HTTPException, scope: Scope, errors: ErrorShape) -> Response:
-    """The router's refusal in the dialect's shape."""
+def _routing_error(error: HTTPException, scope: Scope) -> RequestError:
+    """The router's refusal as one of ours."""
     where = f"{scope['method']} {scope['path']}"
     if error.status_code == 405:
-        response = errors.respond(MethodNotAllowed(f"{where}: this route doesn't take that method."))
-        response.headers.update(error.headers or {})
-        return response
-    return errors.respond(NotFound(f"{where}: there is no such route; /openapi.json lists them."))
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, however it is framed. Raises BodyTooLarge over ``limit`` bytes."""
-    chunks: list[bytes] = []
-    size = 0
-    declared = request.headers.get("content-length", "")
-    too_large = declared.isascii() and declared.isdigit() and int(declared) > limit
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            too_large = True
-        if too_large:
-            chunks.clear()
-            if size > limit * _DRAIN_FACTOR:
-                break
-        else:
-            chunks.append(chunk)
-    if too_large:
-        raise BodyTooLarge(f"The request's body is over the limit of {limit} bytes; send less, or raise --max-body-mb.")
-    return b"".join(chunks)
+        return MethodNotAllowed(f"{where}: this route doesn't take that method.")
+    return NotFound(f"{where}: there is no such route; /openapi.json lists them.")

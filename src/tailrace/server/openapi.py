@@ -20,6 +20,7 @@ _ERRORS = {
     403: "The server doesn't let clients do that",
     404: "No such model or object",
     413: "The body is over the limit",
+    415: "The body is compressed in a way that isn't decoded here",
     500: "The generation failed",
     501: "This server does nothing of the kind",
     502: "The model couldn't be fetched",

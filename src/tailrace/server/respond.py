@@ -33,7 +33,6 @@ def json_response(body: object, status: int = 200, headers: dict[str, str] | Non
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 
 
-def error_response(error: RequestError) -> Response:
-    """The response that ``error`` is."""
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-    return json_response(error_envelope(error), error.status, headers)
+def error_response(error: RequestError, identity: str) -> Response:
+    """The response that ``error`` is. Its body doesn't name the request; the head does."""
+    return json_response(error_envelope(error), error.status)

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from tailrace.errors import ModelNotFound
 from tailrace.observe.metrics import Metrics
 from tailrace.server import sse
+from tailrace.server.body import read_body
 from tailrace.server.client import EngineClient
 from tailrace.server.generate import Generation, GenerationRequest
-from tailrace.server.guard import read_body
 from tailrace.server.inquiry import Answer, Asked
 from tailrace.server.respond import json_response
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
@@ -46,7 +46,7 @@ class Server:
         self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
 
     async def body(self, request: Request) -> bytes:
-        """The request's body. Raises BodyTooLarge."""
+        """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
         return await read_body(request, self.settings.max_body_mb * 1_000_000)
 
     async def start(self, wanted: GenerationRequest) -> Generation:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 import msgspec
 from starlette.responses import Response
 
@@ -40,11 +38,6 @@ class AnthropicError(msgspec.Struct, frozen=True, tag_field="type", tag="error")
     request_id: str
 
 
-def request_id() -> str:
-    """A new id for a request."""
-    return f"req_{secrets.token_hex(12)}"
-
-
 def error_object(error: RequestError, identity: str) -> AnthropicError:
     """The wire form of ``error`` for the request with this id.
 
@@ -56,13 +49,9 @@ def error_object(error: RequestError, identity: str) -> AnthropicError:
     return AnthropicError(AnthropicErrorBody(_TYPES.get(error.status, "invalid_request_error"), message), identity)
 
 
-def error_response(error: RequestError) -> Response:
+def error_response(error: RequestError, identity: str) -> Response:
     """The response that ``error`` is."""
-    identity = request_id()
-    headers = {REQUEST_ID: identity}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
-    return json_response(error_object(error, identity), error.status, headers)
+    return json_response(error_object(error, identity), error.status, {REQUEST_ID: identity})
 
 
 ERRORS = ErrorShape(error_response, AnthropicError)

@@ -10,11 +10,12 @@ from tailrace.chat.prompt import plain_ranges
 from tailrace.messages import Tokenize, Tokenized
 from tailrace.server.decode import decode
 from tailrace.server.dialects.anthropic import models, reply
-from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID, request_id
+from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID
 from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare, prompt_text
 from tailrace.server.dialects.anthropic.request import CountRequest, MessagesRequest
 from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
+from tailrace.server.request_id import request_id
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
@@ -60,7 +61,7 @@ class _Anthropic:
 
     async def messages(self, request: Request) -> Response:
         server = self._server
-        identity = request_id()
+        identity = request_id(request.scope)
         asked = decode(await server.body(request), _messages_decoder)
         server.check_model(asked.model)
         model = await server.engine.ready()
@@ -92,15 +93,15 @@ class _Anthropic:
             param="messages",
         )
         assert isinstance(tokenized, Tokenized)
-        return self._told({"input_tokens": len(tokenized.tokens)})
+        return self._told(request, {"input_tokens": len(tokenized.tokens)})
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
-        return self._told(models.model_list(self._server.model_name, self._server.created))
+        return self._told(request, models.model_list(self._server.model_name, self._server.created))
 
     async def model(self, request: Request) -> Response:
         self._server.check_model(request.path_params["id"])
-        return self._told(models.model_object(self._server.model_name, self._server.created))
+        return self._told(request, models.model_object(self._server.model_name, self._server.created))
 
-    def _told(self, body: object) -> Response:
-        return json_response(body, headers={REQUEST_ID: request_id()})
+    def _told(self, request: Request, body: object) -> Response:
+        return json_response(body, headers={REQUEST_ID: request_id(request.scope)})

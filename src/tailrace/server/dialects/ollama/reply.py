@@ -41,9 +41,8 @@ class OllamaError(msgspec.Struct, frozen=True):
     error: str
 
 
-def _respond(error: RequestError) -> Response:
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-    return json_response(OllamaError(error.message), error.status, headers)
+def _respond(error: RequestError, identity: str) -> Response:
+    return json_response(OllamaError(error.message), error.status)
 
 
 ERRORS = ErrorShape(_respond, OllamaError)

@@ -20,7 +20,7 @@ from tailrace.server.respond import json_response
 from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
 
-_ABOUT_MODELS = frozenset({400, 401, 404, 413})
+_ABOUT_MODELS = frozenset({400, 401, 404, 413, 415})
 _STORE_ERRORS = _ABOUT_MODELS | {403}
 _UNSUPPORTED = ("/api/create", "/api/copy", "/api/push", "/api/blobs/{digest}")
 
