@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -332,6 +333,60 @@ def test_http_1_0_is_closed_after_the_reply(scripted: ServerProcess) -> None:
     with Connection(scripted.port) as connection:
         connection.send(b"GET /v1/models HTTP/1.0\r\n\r\n")
         assert b'"object":"list"' in connection.read_to_end()
+
+
+STREAMS = {
+    CHAT: chat("<say>one two</say>", stream=True),
+    "/v1/completions": {"prompt": "<say>one two</say>", "stream": True},
+    "/v1/responses": {"input": "<say>one two</say>", "stream": True},
+    "/v1/messages": chat("<say>one two</say>", stream=True, model="fake", max_tokens=100),
+    "/api/chat": chat("<say>one two</say>", model="fake"),
+    "/api/generate": {"prompt": "<say>one two</say>", "model": "fake"},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("extra", ["", "connection: keep-alive\r\n"])
+def test_a_stream_to_http_1_0_is_not_chunked_and_ends_with_the_connection(
+    scripted: ServerProcess, path: str, extra: str
+) -> None:
+    """nginx's proxy speaks it to its backends unless it is told otherwise."""
+    body = json.dumps(STREAMS[path]).encode()
+    head = f"POST {path} HTTP/1.0\r\nhost: a\r\n{extra}content-length: {len(body)}\r\n\r\n".encode()
+    with Connection(scripted.port) as connection:
+        connection.send(head + body)
+        answer, _, sent = connection.read_to_end().partition(b"\r\n\r\n")
+    assert b"HTTP/1.1 200" in answer
+    assert b"transfer-encoding" not in answer.lower()
+    assert b"content-length" not in answer.lower()
+    assert b"connection: close" in answer.lower()
+    with Connection(scripted.port) as connection:
+        connection.request("POST", path, body)
+        chunked = connection.read().body
+
+    def same(stream: bytes) -> bytes:
+        """What doesn't differ from one request to the next: ids and times do."""
+        return re.sub(rb"[a-z]+[-_][0-9a-f]{8,}|[0-9][0-9T:.Z-]+", b"", stream)
+
+    assert same(sent) == same(chunked)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("OPTIONS * HTTP/1.1", 204),
+        ("GET * HTTP/1.1", 404),
+        ("POST * HTTP/1.1", 404),
+        ("GET http://127.0.0.1 HTTP/1.1", 200),
+        ("GET http://127.0.0.1?a=b HTTP/1.1", 200),
+        ("GET http://127.0.0.1/v1/models HTTP/1.1", 200),
+        ("OPTIONS http://127.0.0.1 HTTP/1.1", 204),
+    ],
+)
+def test_targets_without_a_path(scripted: ServerProcess, head: str, status: int) -> None:
+    with Connection(scripted.port) as connection:
+        connection.send(f"{head}\r\nhost: a\r\n\r\n".encode())
+        assert connection.read().status == status
 
 
 # Requests that aren't HTTP

@@ -11,6 +11,8 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tailrace.errors import InvalidRequest
+from tailrace.server.request_id import HEADER as REQUEST_ID
+from tailrace.server.request_id import new_request_id
 from tailrace.server.respond import error_envelope
 
 #: Bytes of request line and headers together. Cookies of a whole company's tools fit in.
@@ -31,19 +33,21 @@ class ChunkedBody:
     twice as much (docs/architecture.md). A piece that is written here is on the transport when the call returns.
     """
 
-    __slots__ = ("_cycle", "_written", "pieces")
+    __slots__ = ("_cycle", "_framed", "_written", "pieces")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: RequestResponseCycle, *, framed: bool) -> None:
+        """``framed``: each piece is a chunk of HTTP/1.1's chunked coding, which HTTP/1.0 doesn't have."""
         self._cycle = cycle
+        self._framed = framed
         self._written = 0  #: bytes
         self.pieces = 0  #: written so far
 
     def write(self, piece: bytes) -> None:
-        """Write one (non-empty) piece as a chunk of its own. Never waits: see ``waiting``."""
+        """Write one (non-empty) piece, as a chunk of its own. Never waits: see ``waiting``."""
         cycle = self._cycle
         if cycle.disconnected:
             return
-        chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if self._framed else piece
         self.pieces += 1
         self._written += len(chunk)
         cycle.transport.write(chunk)
@@ -54,6 +58,30 @@ class ChunkedBody:
         if self._cycle.disconnected or not self.pieces:
             return 0
         return self._cycle.transport.get_write_buffer_size() * self.pieces // self._written
+
+
+class UnframedResponse:
+    """The ``send`` of a response to an HTTP/1.0 client: what has no content-length ends with the connection.
+
+    uvicorn would send such a body in chunks, whose sizes an HTTP/1.0 client (nginx's proxy by default, ``ab``) takes
+    for the body's text.
+    """
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._unframed = False
+
+    async def __call__(self, message: Any) -> None:
+        """See ASGI."""
+        if message["type"] == "http.response.start":
+            self._unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            if self._unframed:
+                self._cycle.chunked_encoding = False
+        elif self._unframed:
+            # uvicorn compares what is sent with what was announced.
+            self._cycle.expected_content_length = len(message.get("body", b""))
+        await self._send(message)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -98,8 +126,13 @@ class HttpProtocol(HttpToolsProtocol):
             return  # The parser stops here: see ``_decline``.
         self._in_head = False
         self._head_bytes = 0
+        if not self.url.startswith(b"/"):
+            self.url = _with_path(self.url)
         super().on_headers_complete()
-        self.scope["extensions"] = {CHUNKED_BODY: {"body": ChunkedBody(self.cycle)}}
+        framed = self.parser.get_http_version() != "1.0"
+        if not framed:
+            self.cycle.send = UnframedResponse(self.cycle)  # type: ignore[method-assign]  # uvicorn's task calls what stands here
+        self.scope["extensions"] = {CHUNKED_BODY: {"body": ChunkedBody(self.cycle, framed=framed)}}
 
     def on_message_complete(self) -> None:
         """The request is read: the next head may begin."""
@@ -145,7 +178,16 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         body = msgspec.json.encode(error_envelope(error))
         head = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
+        head.append(b"%b: %b\r\n" % (REQUEST_ID, new_request_id().encode()))
         head.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join([*head, body]))
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+def _with_path(url: bytes) -> bytes:
+    """A request's target with the path that ``http://host`` and ``http://host?query`` leave out (RFC 9110, 7.1)."""
+    parsed = httptools.parse_url(url)
+    if not parsed.schema or parsed.path:
+        return url
+    return b"/?" + parsed.query if parsed.query else b"/"
