@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailrace.engine.kernels import build
-from tailrace.machine.isa import read_isa
+from tiers import CHOICES, TIERS
 
 #: Logits of a prompt's last token and of two tokens after it, alone and in a batch of five sequences.
 _PROGRAM = """
@@ -43,7 +42,7 @@ rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
 print(json.dumps({"state": force.state(), "sampling": passes.state(), "rows": rows, "kept": kept,
                   "copied": backend.copied}))
 """
-CAN = set(read_isa().sets) >= build.NEEDED
+CAN = bool(TIERS)
 
 
 def run(choice: str, **environment: str) -> tuple[dict[str, Any], str]:
@@ -57,23 +56,24 @@ def run(choice: str, **environment: str) -> tuple[dict[str, Any], str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def test_logits_are_the_same_but_for_rounding() -> None:
+@pytest.mark.parametrize("choice", CHOICES[:-1])
+def test_logits_are_the_same_but_for_rounding(choice: str) -> None:
     # Activations are rounded to 8 bits in every layer, which makes more of a difference in an attention's last bits:
     # llama.cpp with and without flash attention differs by 0.15 in the mean, and so do ours from either.
-    ours, theirs = np.array(run("on")[0]["rows"]), np.array(run("off")[0]["rows"])
+    ours, theirs = np.array(run(choice)[0]["rows"]), np.array(run("off")[0]["rows"])
     assert np.abs(ours - theirs).mean() < 0.3
     assert (ours.argmax(1) == theirs.argmax(1)).all()
     for one, other in zip(ours, theirs, strict=True):
         assert np.corrcoef(one, other)[0, 1] > 0.995
 
 
-@pytest.mark.parametrize("choice", ["on", "off"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_the_greatest_logits_are_kept_while_they_are_made(choice: str) -> None:
-    expected = True if choice == "on" and CAN else None
+    expected = True if choice != "off" and CAN else None
     assert run(choice)[0]["kept"] == [expected] * 3
 
 
-@pytest.mark.parametrize("choice", ["on", "off"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> None:
     found, bindings = run(choice, LD_DEBUG="bindings", LD_BIND_NOW="1")
     named = ("`llamafile_sgemm'", "`ggml_compute_forward_flash_attn_ext'")
@@ -98,7 +98,7 @@ import numpy as np
 from tailrace.engine.load import load_llama
 from tailrace.models.reference import resolve
 from tailrace.settings import Settings
-backend = load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2))
+backend = load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2, kernels=sys.argv[2]))
 of = sys.argv[1]
 text = "The lighthouse was built in 1874 by two brothers from Lisbon, who had never seen the northern sea before. "
 tokens = backend.tokenize(text * 10)[:240]
@@ -116,7 +116,8 @@ print(json.dumps(float(max(np.abs(read(1) - read(count)).max() for count in (2, 
 
 @pytest.mark.skipif(not CAN, reason="llama.cpp's own products of one column differ from those of several")
 @pytest.mark.parametrize("of", ["reply", "prompt"])
-def test_tokens_have_the_logits_that_they_have_one_after_the_other(of: str) -> None:
+@pytest.mark.parametrize("choice", CHOICES[:-1])
+def test_tokens_have_the_logits_that_they_have_one_after_the_other(choice: str, of: str) -> None:
     """To the last bit. So a reply is the same with guesses and without, and after a short prompt from a cache."""
-    done = subprocess.run([sys.executable, "-c", _TOGETHER, of], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", _TOGETHER, of, choice], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == 0.0

@@ -14,17 +14,16 @@ from tailrace.engine.kernels import KernelsUnavailable, attention_proof, build
 from tailrace.engine.kernels.attention_proof import Numbers
 from tailrace.engine.kernels.compile import compiled
 from tailrace.engine.kernels.standin import linked
-from tailrace.machine import isa
+from tiers import PARAMS, TIERS
 
-CAN = set(isa.read_isa().sets) >= build.NEEDED
-TILES = CAN and "AMX BF16" in isa.read_isa().sets
+TILES = "amx" in TIERS
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if not CAN:
+@pytest.fixture(scope="module", params=PARAMS)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if request.param is None:
         pytest.skip("this CPU can't run them: test_kernels.py has seen that they are refused")
-    return ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"))))
+    return ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"), request.param)))
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_kernels.py alters")
@@ -42,7 +41,7 @@ def test_tiles_that_compute_wrongly_are_not_kept(
 ) -> None:
     monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "kernels", right, wrong))
     with pytest.raises(KernelsUnavailable, match="computes attention wrongly"):
-        build.built(tmp_path / "kept")
+        build.built(tmp_path / "kept", "amx")
 
 
 def _prompt(random: np.random.Generator, tokens: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
@@ -82,15 +81,37 @@ def test_guessed_tokens_have_the_numbers_that_they_have_one_after_the_other(libr
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-@pytest.mark.parametrize(("which", "tokens"), [("values", 1), ("values", 40), ("keys", 40)])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+@pytest.mark.parametrize("which", ["query", "keys", "values"])
+@pytest.mark.parametrize("cells", ["first", "last", "all"])
 def test_what_is_not_a_number_makes_results_that_are_not(
-    library: ctypes.CDLL, which: str, tokens: int, wrong: float
+    library: ctypes.CDLL, which: str, tokens: int, threads: int, wrong: float, cells: str
 ) -> None:
     query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
-    (keys if which == "keys" else values)[0, 1, 3, 7] = wrong
-    found = attention_proof.attended(library, query, keys, values, mask, 0.125)
+    # A key head, or its query heads; a cell that all tokens see, in the first tile or in the rest of one.
+    place = {"first": slice(3, 4), "last": slice(80 - tokens, 81 - tokens), "all": slice(None)}[cells]
+    if which == "query":
+        query[0, 2:, :, 7] = wrong
+    else:
+        (keys if which == "keys" else values)[0, 1, place, 7] = wrong
+    if which == "query" and wrong == np.inf:
+        # Keys above 0 take part: else every score is minus infinity, which is a weight of 0.
+        keys = np.abs(keys)
+    with linked(library, threads):
+        found = attention_proof.attended(library, query, keys, values, mask, 0.125, threads)
     assert np.isfinite(found[0, :2]).all()
     assert not np.isfinite(found[0, 2:]).all(axis=-1).any()
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_what_a_token_does_not_see_is_of_no_account(library: ctypes.CDLL, tokens: int) -> None:
+    """Damage in cells that the mask hides from all."""
+    query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
+    mask[..., 9] = -np.inf
+    expected = attention_proof.attended(library, query, keys, values, mask, 0.125)
+    keys[0, :, 9] = values[0, :, 9] = np.nan
+    assert (attention_proof.attended(library, query, keys, values, mask, 0.125) == expected).all()
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles")

@@ -22,71 +22,81 @@ from altered import altered
 from tailrace.engine.kernels import KernelsUnavailable, build, compile, interleaved_proof, proof, standin
 from tailrace.engine.kernels.interleaved_proof import KINDS as INTERLEAVED
 from tailrace.engine.kernels.interleaved_proof import Numbers
+from tailrace.engine.kernels.layouts import random_weights
 from tailrace.machine import isa
+from tiers import PARAMS, TIERS
 
-CAN = set(isa.read_isa().sets) >= build.NEEDED
 WIDE = ", ".join(f"wide {kind.name}" for kind in interleaved_proof.KINDS)
-TILES = pytest.mark.skipif("AMX BF16" not in isa.read_isa().sets, reason="this CPU has no tiles")
 
 
-def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path) -> None:
-    if not CAN:
+@pytest.mark.parametrize("tier", ["amx", "avx512"])
+def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: build.Tier) -> None:
+    if tier not in TIERS:
         with pytest.raises(KernelsUnavailable, match="this CPU has no"):
-            build.built(tmp_path)
+            build.built(tmp_path, tier)
         return
-    library = build.built(tmp_path)
-    assert proof.wrong_results(ctypes.CDLL(str(library))) == []
+    library = build.built(tmp_path, tier)
+    loaded = ctypes.CDLL(str(library))
+    loaded.amx_allowed.restype = ctypes.c_bool
+    assert loaded.amx_allowed() == (tier == "amx")
+    assert proof.wrong_results(loaded) == []
     made = library.stat().st_mtime_ns
-    assert build.built(tmp_path) == library
+    assert build.built(tmp_path, tier) == library
     assert library.stat().st_mtime_ns == made
     assert list(tmp_path.iterdir()) == [library]
 
 
-@pytest.mark.skipif(not CAN, reason="this CPU can't run them: the test above has seen that they are refused")
+#: One thing wrong in the code of every tier, and what is computed wrongly then.
+ALTERED = [
+    ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
+    ("-32 * own[0]", "-31 * own[0]", "Q6_K"),
+    ("own[1] = desk->total[r];", "own[1] = 1;", "attention"),
+    ("if (now > before) {", "if (now < before) {", "attention"),
+    ("if (lost) break;", "", "attention"),
+    ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
+    ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0(, wide Q8_0)?"),
+    ("-f.offset * sum", "f.offset * sum", "interleaved Q4_0, interleaved Q8_0"),
+    (
+        "first * k * ready_bytes",
+        "first * ready_bytes",
+        ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
+    ),
+    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K(, wide Q6_K)?"),
+    (
+        "alone ? blocks :",
+        "alone ? blocks - 1 :",
+        ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
+    ),
+    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
+    ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
+]
+#: The same in what only tiles use.
+ALTERED_TILES = [
+    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", WIDE),
+    ("bits == HIGH ? 2048", "bits == HIGH ? 128", "wide Q4_0, wide Q4_1, wide Q4_K"),
+    ("_mm256_srli_epi16(both, 8)", "both", "wide Q4_K"),
+    ("bits == SIX ? 0x3f0000", "bits == SIX ? 0xf0000", "wide Q6_K"),
+    ("before + 3 * TILE_SUMS", "before", WIDE),
+]
+
+
 @pytest.mark.parametrize(
-    ("right", "wrong", "formats"),
-    [
-        ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
-        ("-32 * own[0]", "-31 * own[0]", "Q6_K"),
-        ("own[1] = desk->total[r];", "own[1] = 1;", "attention"),
-        ("if (now > before) {", "if (now < before) {", "attention"),
-        ("if (lost) break;", "", "attention"),
-        ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
-        ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0(, wide Q8_0)?"),
-        ("-f.offset * sum", "f.offset * sum", "interleaved Q4_0, interleaved Q8_0"),
-        (
-            "first * k * ready_bytes",
-            "first * ready_bytes",
-            ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
-        ),
-        ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K(, wide Q6_K)?"),
-        (
-            "alone ? blocks :",
-            "alone ? blocks - 1 :",
-            ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
-        ),
-        ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
-        pytest.param("numbers[1], numbers[0]", "numbers[0], numbers[1]", WIDE, marks=TILES),
-        pytest.param("bits == HIGH ? 2048", "bits == HIGH ? 128", "wide Q4_0, wide Q4_1, wide Q4_K", marks=TILES),
-        pytest.param("_mm256_srli_epi16(both, 8)", "both", "wide Q4_K", marks=TILES),
-        pytest.param("bits == SIX ? 0x3f0000", "bits == SIX ? 0xf0000", "wide Q6_K", marks=TILES),
-        pytest.param("before + 3 * TILE_SUMS", "before", WIDE, marks=TILES),
-        ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
-    ],
+    ("tier", "right", "wrong", "formats"),
+    [(tier, *altered) for tier in TIERS for altered in ALTERED + (ALTERED_TILES if tier == "amx" else [])],
 )
 def test_a_library_that_computes_wrongly_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, formats: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: build.Tier, right: str, wrong: str, formats: str
 ) -> None:
     monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "kernels", right, wrong))
     # In half of the time, for what is wrong is so however it is optimised.
     monkeypatch.setattr(compile, "_FLAGS", ("-O1", *compile._FLAGS[1:]))
     kept = tmp_path / "kept"
     with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
-        build.built(kept)
+        build.built(kept, tier)
     assert list(kept.iterdir()) == []
 
 
-@pytest.mark.skipif(not CAN, reason="this CPU can't run them: the test above has seen that they are refused")
+@pytest.mark.skipif(not TIERS, reason="this CPU can't run them: the first test has seen that they are refused")
 def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> None:
     """In a process where right kernels are in force, wrong ones would find the right ones' parts."""
     altered(build.FOLDER, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
@@ -104,12 +114,12 @@ def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> Non
     assert re.search(r"computes interleaved Q8_0(, wide Q8_0)? wrongly", done.stderr), done.stderr
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels, built once for all tests that only use them."""
-    if not CAN:
+@pytest.fixture(scope="module", params=PARAMS)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels of each tier, built once for all tests that only use them."""
+    if request.param is None:
         pytest.skip("this CPU can't run them: the first test has seen that they are refused")
-    library = ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"))))
+    library = ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"), request.param)))
     library.ggml_aligned_malloc.restype = ctypes.c_void_p
     library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
     library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -201,6 +211,25 @@ def test_maxima_are_kept_of_logits_alone_as_long_as_they_are_numbers(copying: ct
     # Logits that are made by others are those of the last product, too.
     interleaved_proof.multiply(copying, Kind.Q4_1, WEIGHTS.copy(), ACTIVATIONS, threads=1)
     assert interleaved_proof.kept_of(copying) is None
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 17, 31, 250])
+@pytest.mark.parametrize("kind", INTERLEAVED)
+def test_what_is_not_a_number_makes_none_of_its_column(
+    library: ctypes.CDLL, kind: Kind, place: int, damage: float
+) -> None:
+    """Whatever the column is rounded to, and however many there are."""
+    random = np.random.default_rng(7)
+    weights = random_weights(kind, random, 32, 256)
+    for columns in (1, 3, 12, 48):
+        activations = random.standard_normal((columns, 256)).astype(np.float32)
+        activations[columns // 2, place] = damage
+        with standin.linked(library), interleaved_proof.copying(library, 2 * weights.nbytes):
+            found = interleaved_proof.multiply(library, kind, weights, activations)
+        damaged = np.arange(columns) == columns // 2
+        assert not np.isfinite(found[damaged]).any()
+        assert np.isfinite(found[~damaged]).all()
 
 
 _ASKED = """

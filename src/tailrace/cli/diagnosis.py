@@ -155,7 +155,7 @@ def _kernels(settings: Settings) -> str:
     if settings.kernels == "off":
         return "switched off"
     try:
-        built()
+        built(tier="avx512" if settings.kernels == "avx512" else None)
     except KernelsUnavailable as error:
         return f"none: {error}"
     rows = ", ".join(kind.name for kind in KINDS)

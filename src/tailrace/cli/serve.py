@@ -49,7 +49,9 @@ def serve(
         int | None, typer.Option(help="Longest step beside running replies, in ms [from measured speeds].")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
-    kernels: Annotated[str | None, typer.Option(help="Kernels of our own: on or off [on].")] = None,
+    kernels: Annotated[
+        str | None, typer.Option(help="Kernels of our own: on, avx512 (without AMX) or off [on].")
+    ] = None,
     speculate: Annotated[
         str | None, typer.Option(help="Guess tokens ahead: off, lookup or draft (needs --draft-model) [lookup].")
     ] = None,

@@ -9,7 +9,8 @@
 
 #define BLOCK 64 /* of the width: a block of four keys, or of four rows' sums, has room in registers */
 
-/* 2 to the x for x <= 0: the exponent's whole part by scaling, the rest by its Taylor polynomial, whose error is 1e-7. */
+/* 2 to the x for x <= 0: the exponent's whole part by scaling, the rest by its Taylor polynomial, whose error is 1e-7. NaN
+ * stays NaN. */
 INLINE __m512 exponential(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(x, 0);
     const __m512 f = _mm512_sub_ps(x, whole);
@@ -21,7 +22,7 @@ INLINE __m512 exponential(__m512 x) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693147181f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
     /* Hidden cells are minus infinity here, where the above isn't a number. */
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-115.0f), _CMP_GT_OQ), p, whole);
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-115.0f), _CMP_NLE_UQ), p, whole);
 }
 
 /* Four vectors to one that has, in each quarter, a share of each one's sum. */
@@ -115,15 +116,19 @@ INLINE void gather(int width, int rows, const float *by, float *into, const uint
     }
 }
 
-/* Scores of a row to weights: hide what isn't marked, raise the row's maximum, bring what is summed to it. */
+/* Scores of a row to weights: hide what isn't marked, raise the row's maximum, bring what is summed to it. A score that is NaN
+ * or plus infinity makes the total NaN, and so the whole result: damaged keys must not look like cells without weight. */
 INLINE void weigh(struct desk *own, int width, float *scores, int row, uint64_t marked, int cells) {
     __m512 s[TILE / 16], top = _mm512_set1_ps(-INFINITY);
+    __mmask16 broken = 0;
     for (int i = 0; i < cells / 16; i++) {
         s[i] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)(marked >> (16 * i)), _mm512_load_ps(scores + 16 * i));
-        top = _mm512_max_ps(top, s[i]);
+        top = _mm512_max_ps(s[i], top); /* of a NaN and a number, max gives the second */
+        broken |= _mm512_cmp_ps_mask(s[i], s[i], _CMP_UNORD_Q);
     }
     const float before = own->highest[row], now = fmaxf(before, _mm512_reduce_max_ps(top));
     if (now == -INFINITY) {
+        if (broken) own->highest[row] = 0, own->total[row] = NAN; /* not as a row that sees nothing */
         memset(scores, 0, (size_t)cells * sizeof(float));
         return;
     }

@@ -152,8 +152,13 @@ void ggml_compute_forward_flash_attn_ext(const struct call *call, struct tensor 
         float top = -INFINITY, all = 0;
         for (int i = 0; i < call->threads; i++) top = fmaxf(top, own[i * each]);
         float *out = result_of(result, row % q->sizes[2], row / q->sizes[2] % q->sizes[1], row / q->sizes[2] / q->sizes[1]);
+        if (top == -INFINITY) {
+            /* The row sees nothing, and all totals are 0; or what it sees is NaN throughout, and so are they. */
+            for (int i = 0; i < call->threads; i++) all += own[i * each + 1];
+            for (int64_t d = 0; d < width; d++) out[d] = all;
+            continue;
+        }
         memset(out, 0, (size_t)width * sizeof(float));
-        if (top == -INFINITY) continue;
         for (int i = 0; i < call->threads; i++) all += own[i * each + 1] * exp2f(own[i * each] - top);
         for (int i = 0; i < call->threads; i++) {
             const float by = exp2f(own[i * each] - top) / all;

@@ -1,5 +1,7 @@
 /* Columns made ready for products with interleaved weights: rounded to 8 bits, up to eight side by side. */
 #pragma once
+#include <math.h>
+
 #include "formats.h"
 
 enum { TILE_COLUMNS = 8, COLUMN_BYTES = 40 };
@@ -10,10 +12,15 @@ enum { TILE_COLUMNS = 8, COLUMN_BYTES = 40 };
 INLINE int64_t scales_at(int columns) { return 32 * columns; }
 INLINE int64_t sums_at(int columns) { return 36 * columns; }
 
+/* The maximum of 16 lanes; NaN unless all lanes are `ordered`. Max drops a NaN and rounding to 8 bits makes a number of it, so a
+ * block with damage gets a scale that is NaN. */
+INLINE float greatest_of(__m512 most, __mmask16 ordered) { return ordered == 0xffff ? _mm512_reduce_max_ps(most) : NAN; }
+INLINE __mmask16 ordered_with(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_ORD_Q); }
+
 /* Column j of a block, of 32 numbers: as llama.cpp makes Q8_0 and Q8_1 of them, to the last bit. */
 INLINE void quantise(struct format f, const float *x, uint8_t *block, int columns, int j) {
     const __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    const float most = greatest_of(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)), ordered_with(a, b));
     const float scale = most / 127, times = most != 0 ? 127 / most : 0;
     const __m512i m = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(times)));
     const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(times)));
@@ -35,8 +42,13 @@ INLINE int64_t column_bytes_k(int type) { return type == Q6_K ? 8 * 40 + 4 : 8 *
 /* Column j of a super-block, of 256 numbers: as llama.cpp makes Q8_K of them, but for signs that cancel out. */
 INLINE void quantise_k(int type, const float *x, uint8_t *block, int columns, int j) {
     __m512 most = _mm512_setzero_ps();
-    for (int n = 0; n < 16; n++) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + 16 * n)));
-    const float largest = _mm512_reduce_max_ps(most), times = largest != 0 ? 127 / largest : 0;
+    __mmask16 ordered = 0xffff;
+    for (int n = 0; n < 16; n++) {
+        const __m512 a = _mm512_loadu_ps(x + 16 * n);
+        most = _mm512_max_ps(most, _mm512_abs_ps(a));
+        ordered &= ordered_with(a, a);
+    }
+    const float largest = greatest_of(most, ordered), times = largest != 0 ? 127 / largest : 0;
     const float scale = largest != 0 ? 1 / times : 0;
     int16_t sums[8];
     for (int n = 0; n < 8; n++) {

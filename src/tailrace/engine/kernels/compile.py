@@ -33,8 +33,10 @@ def compiled(
     sources: Path,
     wrong_results: Callable[[ctypes.CDLL], list[str]],
     folder: Path | None = None,
+    flags: Sequence[str] = (),
 ) -> Path:
-    """The library of all ``*.c`` in ``sources``, made if need be. Raises KernelsUnavailable.
+    """The library of all ``*.c`` in ``sources``, made if need be; ``flags`` follow the usual ones. Raises
+    KernelsUnavailable.
 
     It is kept in ``folder``, by default ``$XDG_CACHE_HOME/tailrace/kernels`` or the same under ``~/.cache``, and only
     when ``wrong_results`` has found none in it.
@@ -42,7 +44,8 @@ def compiled(
     compiler = _compiler()
     folder = folder or cache_folder() / "kernels"
     texts = [path.read_bytes() for path in sorted(sources.glob("*.[ch]"))]
-    facts = (*texts, repr((_FLAGS, _LINKED, read_isa().sets, platform.platform(), _version(compiler))).encode())
+    flags = (*_FLAGS, *flags)
+    facts = (*texts, repr((flags, _LINKED, read_isa().sets, platform.platform(), _version(compiler))).encode())
     library = folder / f"{hashlib.sha256(b''.join(facts)).hexdigest()[:24]}.so"
     if library.is_file():
         return library
@@ -51,7 +54,7 @@ def compiled(
         # Into a place of its own first: what stands under the final name has been proved.
         with tempfile.TemporaryDirectory(dir=folder) as place:
             draft = Path(place) / "kernels.so"
-            objects = _objects(compiler, sorted(sources.glob("*.c")), Path(place))
+            objects = _objects([compiler, *flags], sorted(sources.glob("*.c")), Path(place))
             _run([compiler, *_LINKED, "-o", str(draft), *map(str, objects)])
             if wrong := wrong_results(ctypes.CDLL(str(draft))):
                 raise KernelsUnavailable(f"{compiler} makes code that computes {', '.join(wrong)} wrongly")
@@ -61,12 +64,12 @@ def compiled(
     return library
 
 
-def _objects(compiler: str, sources: Sequence[Path], folder: Path) -> list[Path]:
+def _objects(compiler: Sequence[str], sources: Sequence[Path], folder: Path) -> list[Path]:
     """The sources compiled into ``folder``, as many at a time as there are CPUs: somebody waits for a model."""
     objects = [folder / f"{source.stem}.o" for source in sources]
     with ThreadPoolExecutor(len(bound_cpus()) or 1) as pool:
         compiling = [
-            pool.submit(_run, [compiler, *_FLAGS, "-c", "-o", str(made), str(source)])
+            pool.submit(_run, [*compiler, "-c", "-o", str(made), str(source)])
             for source, made in zip(sources, objects, strict=True)
         ]
         for each in compiling:

@@ -7,11 +7,15 @@ import os
 import sys
 from importlib import metadata, util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.machine import spinning
+
+if TYPE_CHECKING:
+    from tailrace.engine.kernels.build import Tier
 
 #: Versions of the binding whose llama.cpp has the interface in abi.h. It isn't a public one.
 KNOWN = frozenset({"0.3.36"})
@@ -40,7 +44,7 @@ _kernels: ctypes.CDLL | None = None
 
 
 def want(choice: str) -> None:
-    """Have ``put_in_force`` do so (``on``) or not (``off``), in this process and its children."""
+    """Have ``put_in_force`` do so (``on``, without AMX: ``avx512``) or not (``off``), here and in child processes."""
     os.environ[_VARIABLE] = choice
 
 
@@ -51,11 +55,12 @@ def put_in_force() -> None:
     global _state
     if _state is not None:
         return
-    if os.environ.get(_VARIABLE, "on") == "off":
+    choice = os.environ.get(_VARIABLE, "on")
+    if choice == "off":
         _state = "off"
         return
     try:
-        _load()
+        _load("avx512" if choice == "avx512" else None)
         _state = "on"
     except KernelsUnavailable as error:
         _state = str(error)
@@ -106,7 +111,7 @@ def replies(tokens: int) -> None:
         _kernels.tailrace_kernels_replies(tokens)
 
 
-def _load() -> None:
+def _load(tier: Tier | None) -> None:
     global _kernels
     if sys.platform != "linux":
         raise KernelsUnavailable("they are for Linux: elsewhere libraries aren't linked in a way that lets them in")
@@ -120,7 +125,7 @@ def _load() -> None:
     from tailrace.engine.kernels.build import built
 
     # Global, and first: that is how the linker comes to prefer it.
-    kernels = ctypes.CDLL(str(built()), mode=ctypes.RTLD_GLOBAL)
+    kernels = ctypes.CDLL(str(built(tier=tier)), mode=ctypes.RTLD_GLOBAL)
     ggml = ctypes.CDLL(str(theirs))
     try:
         # A library's own symbols come first where it is asked for them itself.

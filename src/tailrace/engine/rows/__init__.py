@@ -58,16 +58,17 @@ _state = "not loaded"
 
 
 def put_in_force(choice: str) -> None:
-    """Answer in C from now on (``on``) or in NumPy (``off``), in this process. Where there can be no C, NumPy does it,
-    and ``state`` says why. The first time on a machine it takes some seconds.
+    """Answer in C from now on (``on``, ``avx512``) or in NumPy (``off``), in this process. Where there can be no C,
+    NumPy does it, and ``state`` says why. The first time on a machine it takes some seconds.
     """
     global _native, _state
-    _native, _state = None, choice
+    _native, _state = None, "off"
     if choice == "off":
         return
     try:
         # The GIL is kept: see ``native``.
         _native = Native(ctypes.PyDLL(str(built())))
+        _state = "on"
     except KernelsUnavailable as error:
         _state = str(error)
         structlog.get_logger().info("tokens are chosen in NumPy", why=_state)

@@ -1,0 +1,12 @@
+"""Which kernels this CPU can run: what tests of them are run for, so that their results hang on no CPU."""
+
+from __future__ import annotations
+
+from tailrace.engine.kernels import build
+
+#: The kernels' tiers, the fastest first; none on a CPU that can't run any.
+TIERS = build.tiers()
+#: A fixture's params: one that skips its tests where there are none.
+PARAMS: list[build.Tier | None] = [*TIERS] or [None]
+#: Values of the setting ``kernels`` that compute in different ways here.
+CHOICES = ["on", *(["avx512"] if "amx" in TIERS else []), "off"]
