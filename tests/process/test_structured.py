@@ -13,7 +13,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas import random_schema
+from schemas import longest, random_schema
 from servers import ServerProcess, serving
 
 SCHEMAS = 64
@@ -37,7 +37,7 @@ def _validate(reply: str, schema: dict[str, Any]) -> None:
 
 
 def test_every_strict_reply_to_64_random_schemas_validates(client: OpenAI) -> None:
-    def ask(seed: int) -> tuple[dict[str, Any], str, str, int]:
+    def ask(seed: int) -> tuple[dict[str, Any], str, str]:
         schema = random_schema(seed)
         form: Any = {"type": "json_schema", "json_schema": {"name": f"s{seed}", "schema": schema, "strict": True}}
         reply = client.chat.completions.create(
@@ -46,20 +46,19 @@ def test_every_strict_reply_to_64_random_schemas_validates(client: OpenAI) -> No
             response_format=form,
             temperature=1.0,
             seed=seed,
-            max_tokens=1000,
+            # So whatever the model says, it comes to an end.
+            max_tokens=longest(schema) + 1,
         )
         choice = reply.choices[0]
-        assert reply.usage is not None
-        return schema, choice.message.content or "", choice.finish_reason, reply.usage.completion_tokens
+        return schema, choice.message.content or "", choice.finish_reason
 
     with ThreadPoolExecutor(16) as pool:
         replies = list(pool.map(ask, range(SCHEMAS)))
-    for schema, reply, finish, tokens in replies:
+    for schema, reply, finish in replies:
         assert finish == "stop", (schema, reply)
-        assert 0 < tokens < 1000
         _validate(reply, schema)
-    assert len({json.dumps(schema) for schema, _, _, _ in replies}) == SCHEMAS
-    keywords = json.dumps([schema for schema, _, _, _ in replies])
+    assert len({json.dumps(schema) for schema, _, _ in replies}) == SCHEMAS
+    keywords = json.dumps([schema for schema, _, _ in replies])
     for keyword in (
         "anyOf",
         "enum",

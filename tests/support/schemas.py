@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import random
 from typing import Any
 
@@ -43,6 +45,27 @@ def random_schema(seed: int) -> Schema:
         schema["properties"] |= {"first": {"$ref": "#/$defs/shared"}, "second": {"$ref": "#/$defs/shared"}}
         schema["required"] += ["first", "second"]
     return schema
+
+
+def longest(schema: Schema, shared: Schema | None = None) -> int:
+    """Bytes of the longest JSON that one of the schemas above allows, or more."""
+    shared = schema.get("$defs", {}).get("shared", shared)
+    below = functools.partial(longest, shared=shared)
+    if "$ref" in schema:
+        return below(shared or {})
+    if "anyOf" in schema:
+        return max(map(below, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return max(len(json.dumps(value)) for value in schema.get("enum", [schema.get("const")]))
+    kind = schema["type"]
+    if kind == "object":
+        return 2 + sum(len(name) + 6 + below(value) for name, value in schema["properties"].items())
+    if kind == "array":
+        return 2 + int(schema["maxItems"]) * (2 + below(schema["items"]))
+    if kind == "string" or "string" in kind:
+        # Patterns here are of less than 30 characters; each of a string's may be an escape of six.
+        return 2 + 6 * int(schema.get("maxLength", 30))
+    return 12  # A number, or a word.
 
 
 def _object(dice: random.Random, depth: int) -> Schema:
@@ -87,7 +110,9 @@ def _integer(dice: random.Random, depth: int) -> Schema:
 
 def _number(dice: random.Random, depth: int) -> Schema:
     least = round(dice.uniform(-50, 50), 2)
-    return {"type": "number", "minimum": least, "maximum": round(least + dice.uniform(0.5, 500), 2)}
+    most = round(least + dice.uniform(0.5, 500), 2)
+    # A step bounds the digits behind the point. It is a power of two, by which validators divide exactly.
+    return {"type": "number", "minimum": least, "maximum": most, "multipleOf": dice.choice((0.5, 0.25, 0.125))}
 
 
 def _enum(dice: random.Random, depth: int) -> Schema:
