@@ -6,20 +6,28 @@ Requests follow the API reference; the stream follows what clients and relays we
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
-from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.server.client import ServedModel
-from tailrace.server.conversation import Fields, ToolChoice, converse
+from tailrace.server.conversation import Fields, converse
+from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields
+from tailrace.server.dialects.openai.earlier_calls import (
+    CalledFunction,
+    EarlierCall,
+    earlier_call,
+    join_results,
+    legacy_call,
+)
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
 from tailrace.server.dialects.openai.sampling import Count, SharedParameters, refuse, sampling, stops
+from tailrace.server.dialects.openai.tools import OfferedFunction, Tool, Toolset, legacy_toolset, toolset
 from tailrace.server.events import (
     Event,
     Finish,
@@ -64,21 +72,6 @@ class FilePart(msgspec.Struct, tag_field="type", tag="file"):
 Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
 
 
-class CalledFunction(msgspec.Struct):
-    """The function of an earlier call. ``arguments`` is JSON text, or whatever else became of it."""
-
-    name: str
-    arguments: Any = None
-
-
-class EarlierCall(msgspec.Struct):
-    """A tool call in the history."""
-
-    function: CalledFunction
-    id: str | None = None
-    type: Literal["function"] | None = None
-
-
 class ChatMessage(msgspec.Struct):
     """One message of the conversation."""
 
@@ -88,35 +81,7 @@ class ChatMessage(msgspec.Struct):
     tool_calls: list[EarlierCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
-
-
-class OfferedFunction(msgspec.Struct):
-    """A function that the model may call; ``parameters`` is a JSON schema."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=256)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(msgspec.Struct):
-    """A tool that the model may call."""
-
-    type: Literal["function"]
-    function: OfferedFunction
-
-
-class ChosenFunction(msgspec.Struct):
-    """The function that has to be called."""
-
-    name: str
-
-
-class NamedTool(msgspec.Struct):
-    """The tool that has to be called."""
-
-    type: Literal["function"]
-    function: ChosenFunction
+    function_call: CalledFunction | None = None
 
 
 class Prediction(msgspec.Struct):
@@ -134,7 +99,7 @@ class ChatRequest(SharedParameters):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -148,8 +113,8 @@ class ChatRequest(SharedParameters):
     verbosity: str | None = None
     audio: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
-    functions: list[Any] | None = None
-    function_call: Any = None
+    functions: list[OfferedFunction] | None = None
+    function_call: str | dict[str, Any] | None = None
 
 
 #: Fields of which only some values can be honoured.
@@ -159,8 +124,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "audio": (),
     "web_search_options": (),
-    "functions": ([],),
-    "function_call": ("none",),
 }
 _WHY = {
     "modalities": "only ['text'] is supported.",
@@ -168,8 +131,6 @@ _WHY = {
     "verbosity": "only 'medium' is supported.",
     "audio": "audio output is not supported.",
     "web_search_options": "web search is not supported.",
-    "functions": "deprecated and not supported; use 'tools'.",
-    "function_call": "deprecated and not supported; use 'tool_choice'.",
 }
 
 decoder = msgspec.json.Decoder(ChatRequest)
@@ -181,23 +142,21 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
     form, form_field = grammar(request)
-    functions = tuple(
-        Function(name=f.name, description=f.description, parameters=f.parameters, strict=bool(f.strict))
-        for f in (tool.function for tool in request.tools or ())
-    )
-    choice, only = _tool_choice(request.tool_choice)
+    tools = offered(request)
     conversation = converse(
         model,
-        [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)],
-        tools=functions,
-        tool_choice=choice,
-        only=only,
-        parallel=request.parallel_tool_calls is not False,
+        join_results([_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]),
+        tools=tools.functions,
+        tool_choice=tools.choice,
+        only=tools.only,
+        parallel=request.parallel_tool_calls is not False and not tools.legacy,
         form=form,
         effort=request.reasoning_effort,
         variables=request.chat_template_kwargs,
         inline_reasoning=inline_reasoning,
-        fields=Fields(form=form_field),
+        fields=Fields(form=form_field, tools="functions", tool_choice="function_call")
+        if tools.legacy
+        else Fields(form=form_field),
     )
     return msgspec.structs.replace(
         conversation,
@@ -213,13 +172,14 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
     )
 
 
-def _tool_choice(choice: str | NamedTool | None) -> tuple[ToolChoice, str | None]:
-    """The mode, and the one function that is asked for."""
-    if isinstance(choice, NamedTool):
-        return "required", choice.function.name
-    if choice == "none":
-        return "none", None
-    return ("required" if choice == "required" else "auto"), None
+def offered(request: ChatRequest) -> Toolset:
+    """What the request lets its model call. Raises InvalidRequest."""
+    if not request.functions and request.function_call in (None, "none", "auto"):
+        return toolset(request.tools, request.tool_choice)
+    if request.tools:
+        field = "functions" if request.functions else "function_call"
+        raise InvalidRequest(f"'{field}' is the older form of 'tools'; send one of them.", param=field)
+    return legacy_toolset(request.functions or [], request.function_call)
 
 
 def _predicted(prediction: Prediction | None) -> str | None:
@@ -241,13 +201,10 @@ def _message(message: ChatMessage, path: str) -> Message:
         rendered["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         rendered["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.function.name, "arguments": read_arguments(call.function.arguments)},
-            }
-            for call in message.tool_calls
+            earlier_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
         ]
+    elif message.function_call is not None:
+        rendered["tool_calls"] = [legacy_call(message.function_call)]
     return rendered
 
 
@@ -271,31 +228,35 @@ def _content(content: str | list[Part] | None, path: str) -> str:
 # Reply
 
 
-def completion(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
+def completion(head: ReplyHead, transcript: Transcript, tools: Toolset) -> dict[str, Any]:
     """The body for a client that doesn't stream."""
-    return completion_object(head, "chat.completion", transcript, _whole)
+    return completion_object(head, "chat.completion", transcript, partial(_whole, tools))
 
 
-def _whole(index: int, reply: Reply) -> dict[str, Any]:
+def _whole(tools: Toolset, index: int, reply: Reply) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
-    if reply.tool_calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in reply.tool_calls
-        ]
+    message |= message_fields(reply.tool_calls, tools)
+    reason = finish_reason(reply.finish_reason, tools)
     logprobs: dict[str, Any] | None = None
     if reply.logprobs:
         logprobs = {"content": [logprob_object(entry) for entry in reply.logprobs], "refusal": None}
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reply.finish_reason}
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+_NO_TOOLS = Toolset()
 
 
 class ChatStream:
     """Encodes a chat stream. See ``Encoder``."""
 
-    def __init__(self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool) -> None:
+    def __init__(
+        self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool, tools: Toolset = _NO_TOOLS
+    ) -> None:
         self._choices = choices
+        self._tools = tools
+        self._calls = CallDeltas(tools)
         self._prefix = chunk_prefix(head, "chat.completion.chunk")
         self._ends = StreamEnds(
             self._prefix,
@@ -313,6 +274,11 @@ class ChatStream:
 
     def encode(self, event: Event) -> list[bytes]:
         """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
+        if self._calls.waits and isinstance(event, TextDelta | ReasoningDelta | Finish):
+            return [*self._told(event.choice, self._calls.end(event.choice)), *self._encode(event)]
+        return self._encode(event)
+
+    def _encode(self, event: Event) -> list[bytes]:
         if isinstance(event, TextDelta):
             if event.logprobs is None:
                 text = msgspec.json.encode(event.text)
@@ -321,10 +287,10 @@ class ChatStream:
         if isinstance(event, ReasoningDelta):
             return [self._chunk(event.choice, {"reasoning_content": event.text}, None)]
         if isinstance(event, ToolCallDelta):
-            return [self._chunk(event.choice, {"tool_calls": [_call_delta(event)]}, None)]
+            return self._told(event.choice, self._calls.delta(event))
         if isinstance(event, Finish):
             self._ends.finished(event.choice)
-            return [self._chunk(event.choice, {}, event.reason)]
+            return [self._chunk(event.choice, {}, finish_reason(event.reason, self._tools))]
         if isinstance(event, Usage):
             return self._ends.usage(event)
         if isinstance(event, KeepAlive):
@@ -341,6 +307,9 @@ class ChatStream:
         """See ``Encoder``."""
         return self._ends.end()
 
+    def _told(self, choice: int, deltas: list[dict[str, Any]]) -> list[bytes]:
+        return [self._chunk(choice, delta, None) for delta in deltas]
+
     def _chunk(
         self, index: int, delta: dict[str, Any], finish: str | None, logprobs: list[TokenLogprob] | None = None
     ) -> bytes:
@@ -348,10 +317,3 @@ class ChatStream:
         if logprobs is not None:
             choice["logprobs"] = {"content": [logprob_object(entry) for entry in logprobs]}
         return self._prefix + msgspec.json.encode(choice) + b"]}\n\n"
-
-
-def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
-    if event.id is None:
-        return {"index": event.index, "function": {"arguments": event.arguments}}
-    function = {"name": event.name, "arguments": event.arguments}
-    return {"index": event.index, "id": event.id, "type": "function", "function": function}

@@ -23,7 +23,7 @@ _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')
 class NamedSchema(msgspec.Struct):
     """A schema as OpenAI's ``response_format`` has it. It is held to whatever ``strict`` says."""
 
-    name: str
+    name: str | None = None
     schema: Schema | None = None
     description: str | None = None
     strict: bool | None = None

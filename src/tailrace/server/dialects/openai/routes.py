@@ -100,11 +100,14 @@ class _OpenAI:
         generation = await server.start(wanted)
         head = ReplyHead("chatcmpl", server.model_name)
         if asked.stream:
-            stream = chat.ChatStream(head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments)
+            stream = chat.ChatStream(
+                head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments, tools=chat.offered(asked)
+            )
             return server.stream(generation, telemetry(stream, asked, generation))
         transcript = await transcribe(generation, wanted.choices, request.receive)
         return server.whole(
-            transcript.complete, lambda: with_timings(chat.completion(head, transcript), asked, generation)
+            transcript.complete,
+            lambda: with_timings(chat.completion(head, transcript, chat.offered(asked)), asked, generation),
         )
 
     async def completions(self, request: Request) -> Response:

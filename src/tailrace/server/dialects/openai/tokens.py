@@ -15,8 +15,9 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import InvalidRequest
 from tailrace.messages import ModelInfo, Tokenize
-from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest, Tool
+from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
 from tailrace.server.dialects.openai.sampling import TokenId, refuse
+from tailrace.server.dialects.openai.tools import Tool
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {"add_generation_prompt": (True,), "continue_final_message": (False,)}
 _WHY = {

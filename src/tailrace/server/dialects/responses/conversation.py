@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
+from tailrace.server.custom_tools import custom_arguments
 from tailrace.server.dialects.responses.items import (
     CallItem,
     CallOutputItem,
@@ -22,7 +23,7 @@ from tailrace.server.dialects.responses.items import (
     read,
     text,
 )
-from tailrace.server.dialects.responses.tools import custom_arguments, model_name
+from tailrace.server.dialects.responses.tools import model_name
 
 
 class Conversation(msgspec.Struct):

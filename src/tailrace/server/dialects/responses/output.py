@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import RequestError
+from tailrace.server.custom_tools import custom_input
 from tailrace.server.dialects.openai.reply import logprob_object
 from tailrace.server.dialects.responses.body import Status
 from tailrace.server.dialects.responses.items import Item, conceal, new_id
-from tailrace.server.dialects.responses.tools import Tool, Toolset, custom_input
+from tailrace.server.dialects.responses.tools import Tool, Toolset
 from tailrace.server.events import (
     Event,
     Failure,

@@ -11,6 +11,7 @@ from msgspec import Meta
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.server.conversation import ToolChoice
+from tailrace.server.custom_tools import custom_function
 from tailrace.server.decode import convert
 from tailrace.server.dialects.responses.items import shown
 
@@ -19,9 +20,6 @@ _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 #: Tools that the client's own server would run. A search may stand beside tools of the client (Codex sends it so with
 #: every request): the model, which is free not to search, never does. The response doesn't list it.
 _SEARCHES = ("web_search", "web_search_preview")
-
-#: The one argument of a custom tool, as the model sees it.
-_INPUT = "input"
 
 
 class FunctionTool(msgspec.Struct):
@@ -130,29 +128,8 @@ def _add(tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, p
 
 
 def _custom_function(name: str, tool: CustomTool) -> Function:
-    texts = [tool.description or ""]
-    if tool.format is not None and tool.format.definition:
-        texts.append(f"The input has to follow this {tool.format.syntax or ''} grammar:\n{tool.format.definition}")
-    return Function(
-        name=name,
-        description="\n\n".join(text for text in texts if text) or None,
-        parameters={"type": "object", "properties": {_INPUT: {"type": "string"}}, "required": [_INPUT]},
-    )
-
-
-def custom_arguments(text: str) -> dict[str, Any]:
-    """A custom tool's input as the arguments of the function that it is to the model."""
-    return {_INPUT: text}
-
-
-def custom_input(arguments: str) -> str:
-    """The other way round; arguments of another form are the input as they are."""
-    try:
-        given = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, RecursionError):
-        return arguments
-    text = given.get(_INPUT) if isinstance(given, dict) else None
-    return text if isinstance(text, str) else arguments
+    form = tool.format or CustomFormat("text")
+    return custom_function(name, tool.description, syntax=form.syntax, definition=form.definition)
 
 
 def _listed(tool: dict[str, Any]) -> dict[str, Any]:
@@ -169,14 +146,15 @@ def _choice(
         return "auto", None, None
     if choice == "none":
         return "none", None, None
-    if choice == "required":
+    if choice in ("required", "any"):
         return "required", None, None
     assert isinstance(choice, dict)
     kind = choice.get("type")
     if kind in ("function", "custom"):
         return "required", _named(choice, tools, "tool_choice"), None
     if kind == "allowed_tools":
-        mode, listed = choice.get("mode"), choice.get("tools")
+        inner = choice.get("allowed_tools", choice)  # Chat completions have an object of that name.
+        mode, listed = (inner.get("mode"), inner.get("tools")) if isinstance(inner, dict) else (None, None)
         if mode not in ("auto", "required"):
             raise InvalidRequest("'tool_choice.mode' has to be 'auto' or 'required'.", param="tool_choice.mode")
         if not isinstance(listed, list) or not listed:
