@@ -42,6 +42,45 @@ def tiny_gguf(*, extra: tuple[bytes, ...] = (), version: int = 3, weights: bytes
     return header + bytes(-len(header) % 32) + weights
 
 
+def split(source: Path, folder: Path, count: int, name: str = "model") -> list[Path]:
+    """The model of the file ``source`` as so many shards in ``folder``, as gguf-split makes them."""
+    reader = gguf.GGUFReader(source)
+    shards = [folder / f"{name}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    for index, path in enumerate(shards):
+        architecture = reader.fields["general.architecture"].contents()
+        writer = gguf.GGUFWriter(path, architecture)
+        for key, field in reader.fields.items() if not index else ():
+            if not key.startswith("GGUF.") and key != "general.architecture":
+                array = len(field.types) > 1
+                writer.add_key_value(key, field.contents(), field.types[0], field.types[-1] if array else None)
+        if index:
+            # Only the first one tells of the model.
+            del writer.kv_data[0]["general.architecture"]
+        writer.add_uint16("split.no", index)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[len(reader.tensors) * index // count : len(reader.tensors) * (index + 1) // count]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return shards
+
+
+def hub_cache(folder: Path, files: list[Path]) -> list[Path]:
+    """Links to ``files`` as the hub's cache has them: a snapshot of links to blobs that are called by checksums."""
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / "0f3a"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    links = []
+    for file in files:
+        blob = file.rename(blobs / hashlib.sha256(file.name.encode()).hexdigest())
+        links.append(snapshot / file.name)
+        links[-1].symlink_to(Path("..") / ".." / "blobs" / blob.name)
+    return links
+
+
 def write_wheel(folder: Path, package: str, version: str, members: dict[str, bytes]) -> Path:
     """A wheel that pip accepts, with these members."""
     stem = package.replace("-", "_")

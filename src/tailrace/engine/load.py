@@ -31,6 +31,7 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.reference import resolve
+from tailrace.models.shards import shards_of, total_bytes
 from tailrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,9 +110,8 @@ def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
     """A folder of this model's, because one model's states mean nothing to another."""
     if not settings.keep_disk_mb:
         return None
-    file = model.resolve()
-    stat = file.stat()
-    facts = (str(file), stat.st_size, stat.st_mtime_ns, metadata.version("llama-cpp-python"))
+    changed = max(shard.stat().st_mtime_ns for shard in shards_of(model) if shard == model or shard.exists())
+    facts = (str(model.resolve()), total_bytes(model), changed, metadata.version("llama-cpp-python"))
     folder = cache_folder() / "kv" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
     return DiskOptions(folder, settings.keep_disk_mb * 1_000_000)
 

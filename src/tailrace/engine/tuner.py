@@ -24,6 +24,7 @@ from tailrace.models.convert import Conversions
 from tailrace.models.gguf import read_facts
 from tailrace.models.measures import Measures, Speed, preferred
 from tailrace.models.recipes import AIMS, RECIPES, Recipe
+from tailrace.models.shards import total_bytes
 from tailrace.settings import Settings
 
 #: What can be measured, in this order.
@@ -118,7 +119,7 @@ class Tuner:
             str(value): msgspec.structs.replace(self._loads, **dict.fromkeys(fields, value))
             for value in self._values[stage]
         }
-        size = file.stat().st_size * _LOADED
+        size = total_bytes(file) * _LOADED
         # Several at once share the machine only while one of them works: the others' threads sleep.
         together = len(settings) * size < available_memory() / 2
         rounds: list[dict[str, Speed]] = []

@@ -26,6 +26,7 @@ from tailrace.models.gguf import read_facts
 from tailrace.models.identity import fingerprint
 from tailrace.models.measures import Measures, Speed
 from tailrace.models.recipes import RECIPES, Recipe
+from tailrace.models.shards import total_bytes
 from tailrace.settings import Settings
 
 #: Told what is being done, and how far it is, 0 to 1.
@@ -123,7 +124,7 @@ def _write(path: Path, target: Path, recipe: Recipe, replica: ReplicaPlan, tell:
         path=target,
         recipe=recipe,
         bytes=target.stat().st_size,
-        bytes_before=path.stat().st_size,
+        bytes_before=total_bytes(path),
         seconds=round(seconds, 2),
     )
 

@@ -8,27 +8,32 @@ import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
+from tailrace.models.shards import model_name, read_shards, shards_of
 from tailrace.models.store import Store, is_name
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """A model's file, which exists, and the name that clients know it by when no alias is set."""
 
-    path: Path
+    path: Path  #: of several shards the first
     name: str
 
 
 def resolve(model: str, store: Store | None = None) -> ModelFile:
-    """The file that ``model`` stands for: a path to a .gguf file (then the name is its stem), or a stored name.
+    """The file that ``model`` stands for: a path to a .gguf file or to any of its shards (then the name is its stem,
+    without the number of the shard), or a stored name.
 
-    Raises ModelError, saying which models there are and how to fetch one.
+    Raises ModelError, saying which models there are and how to fetch one, or which shard is missing.
     """
     store = Store() if store is None else store
     path = Path(model).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no file {path}. {_choices(store)}")
-        return ModelFile(path=path.resolve(), name=path.stem)
+        # The link's own name, where it is one: a hub's cache links shards to files that are named otherwise.
+        path = path.parent.resolve() / path.name
+        files = read_shards(path).paths if len(shards_of(path)) > 1 else (path,)
+        return ModelFile(path=files[0], name=model_name(path) if len(files) > 1 else path.stem)
     if path.is_file():
         raise ModelError(f"{path} isn't a model: its name has to end in .gguf")
     if is_name(model) and (stored := store.find(model)) is not None:

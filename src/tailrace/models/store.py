@@ -16,6 +16,7 @@ import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.folders import cache_folder
+from tailrace.models.shards import total_bytes
 
 #: A name is one plain folder: no separator, no leading dot, so it can't lead out of the store.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -25,8 +26,8 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model in the store."""
 
     name: str
-    path: Path
-    bytes: int
+    path: Path  #: of several shards the first
+    bytes: int  #: of all shards
 
 
 def default_folder() -> Path:
@@ -64,7 +65,7 @@ class Store:
         try:
             # A hidden file is one that another process is still writing.
             files = sorted(file for file in folder.glob("*.gguf") if file.is_file() and file.name[0] != ".")
-            return StoredModel(name=name, path=files[0], bytes=files[0].stat().st_size) if files else None
+            return StoredModel(name=name, path=files[0], bytes=total_bytes(files[0])) if files else None
         except OSError as error:
             raise ModelError(f"the model folder {folder} can't be read: {error}") from error
 

@@ -11,6 +11,7 @@ from tailrace.engine.layout import GRAIN
 from tailrace.engine.llama.library import is_interleaved
 from tailrace.engine.llama.options import LlamaOptions
 from tailrace.machine.memory import available_memory, node_memory
+from tailrace.models.shards import total_bytes
 
 #: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
 _MEMORY_PART = 0.5
@@ -41,7 +42,7 @@ def for_copies(path: Path, options: LlamaOptions) -> int:
     if force.state() != "on" or offloads(options) or not is_interleaved(path):
         return 0
     # A copy of super-blocks is up to a 36th larger, whose scales are bytes in it.
-    weights = path.stat().st_size * 37 // 36
+    weights = total_bytes(path) * 37 // 36
     needed = 2 * weights if options.own_weights else weights
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 

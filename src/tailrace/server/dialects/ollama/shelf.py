@@ -18,6 +18,7 @@ from tailrace.messages import ModelInfo, Sampling
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.gguf import GgufHeader, Value, read_header
 from tailrace.models.identity import fingerprint
+from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
 from tailrace.server.dialects.ollama import names
 from tailrace.server.server import Server
@@ -107,7 +108,7 @@ class Shelf:
         path = self._server.model_path
         if path is not None:
             try:
-                return self._of_file(name, path, path.stat().st_size)
+                return self._of_file(name, path, total_bytes(path))
             except (ModelError, OSError) as error:
                 # Deleted under the engine, which goes on with what it has in memory.
                 structlog.get_logger().warning("the served model's file can't be read", error=str(error))
