@@ -133,6 +133,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     #: Its tokens for filling in the middle: those it has of prefix, suffix, middle, repository and file.
     infill_tokens: dict[str, int] = {}
     start_token: int | None = None  #: the token that begins every text, where the model wants one
+    end_tokens: tuple[int, ...] = ()  #: those that end a reply
     embedding_width: int = 0  #: numbers of an embedding; 0 where it makes none
     special_tokens: dict[int, str] = {}  #: names of the tokens that control the model, which no text contains
 

@@ -76,6 +76,7 @@ class FakeBackend:
             bos_token="",
             eos_token="",
             infill=True,
+            end_tokens=(END,),
             infill_tokens=dict(zip(("prefix", "suffix", "middle"), INFILL, strict=True)),
             embedding_width=FakeReader.width,
             special_tokens=_NAMES,

@@ -140,6 +140,10 @@ class EngineClient:
         """How many cells the KV caches of all engines may have."""
         return sum(connection.kv_cells for connection in self._connections.values())
 
+    def accepted(self) -> list[Receiver]:
+        """The generations that have been accepted and haven't ended, oldest first."""
+        return [receiver for receiver, _ in self._requests.values() if receiver.state == "accepted"]
+
     async def start(self, sock: socket.socket) -> None:
         """Listen for engines on ``sock`` (a listening Unix socket)."""
         loop = asyncio.get_running_loop()

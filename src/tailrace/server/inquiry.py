@@ -53,6 +53,12 @@ class Inquiring:
         if not self._done.done():
             self._done.set_result(None)
 
+    def withdraw(self) -> None:
+        """End it whatever has come, where ``answers`` isn't waited for. Harmless after the end."""
+        self.cancel()
+        self._done.exception()  # It has been seen: else asyncio complains that nobody has.
+        self._withdraw()
+
     def told(self, answer: Answer) -> bool:
         """An answer has come; True when it was the last."""
         self._answers.append(answer)

@@ -112,6 +112,7 @@ class LlamaBackend:
             generates=self._memory is not None,
             infill=self.infill is not None,
             infill_tokens=self._named_infill_tokens(),
+            end_tokens=tuple(sorted(self.end_tokens)),
             start_token=start if start >= 0 and llama.llama_vocab_get_add_bos(self._vocab) else None,
             embedding_width=self.reader.width if self.reader is not None else 0,
             special_tokens={token: text for token, text in special.items() if text},

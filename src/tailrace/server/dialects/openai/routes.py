@@ -11,6 +11,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.messages import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
+from tailrace.server.dialects.llama_server.props import listed
 from tailrace.server.dialects.openai import chat, completions, embeddings, tokens
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
@@ -203,7 +204,9 @@ class _OpenAI:
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
-        return json_response({"object": "list", "data": [self._model_object()]})
+        server = self._server
+        told = {"object": "list", "data": [self._model_object()], "models": [listed(server, server.engine.model)]}
+        return json_response(told)
 
     async def model(self, request: Request) -> Response:
         self._server.check_model(request.path_params["id"])
@@ -226,6 +229,7 @@ class _OpenAI:
             "context_length": info.context,
             "meta": {  # llama-server's
                 "n_vocab": len(model.vocabulary),
+                "n_ctx": info.context,
                 "n_ctx_train": info.context_trained,
                 "n_embd": info.embedding_width,
                 "n_params": info.parameters,
