@@ -28,6 +28,8 @@ from tailrace.server.streaming import EventStream
 from tailrace.server.transcript import transcribe
 
 _STREAM = "text/event-stream"
+#: A reply; a list where there are several.
+_ONE_OR_SEVERAL: Any = dict[str, Any] | list[dict[str, Any]]
 _adapters = msgspec.json.Decoder(list[AdapterScale])
 
 
@@ -54,6 +56,7 @@ def routes(server: Server) -> list[Endpoint]:
             "llama-server's completion",
             body=fields.CompletionRequest,
             statuses=GENERATION_ERRORS,
+            replies={200: _ONE_OR_SEVERAL},
             streams=_STREAM,
             errors=ERRORS,
             shown="/completion",
@@ -65,6 +68,7 @@ def routes(server: Server) -> list[Endpoint]:
             "What belongs into a gap of a file, for models with tokens for it",
             body=fields.InfillRequest,
             statuses=GENERATION_ERRORS | {501},
+            replies={200: _ONE_OR_SEVERAL},
             streams=_STREAM,
             errors=ERRORS,
             shown="/infill",
@@ -77,7 +81,7 @@ def routes(server: Server) -> list[Endpoint]:
             body=embedding.NativeEmbeddingRequest,
             statuses=GENERATION_ERRORS,
             errors=ERRORS,
-            media="application/json",
+            replies={200: list[dict[str, Any]]},
             shown="/embedding",
         ),
         Endpoint(
