@@ -77,6 +77,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
     suffix: str | None = None  #: what follows the reply, which the model's fill-in-the-middle tokens tell it
     plain: tuple[tuple[int, int], ...] = ()  #: ranges of the prompt's characters where no special token is recognised
+    reuse_prefix: bool = True  #: whether what was computed of the prompt before may be used again
     progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
 
 
@@ -159,11 +160,15 @@ class Accepted(msgspec.Struct, tag="accepted", frozen=True, array_like=True):
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True, array_like=True):
-    """The request can't be run; it has ended."""
+    """The request can't be run; it has ended. One that is too long has its tokens, or a lower bound of them, and the
+    context's.
+    """
 
     id: int
     code: RefusalCode
     message: str
+    prompt_tokens: int | None = None
+    context: int | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):

@@ -22,9 +22,13 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     text_stream(reply)
     first = json.loads(reply.chunks[0][6:])
     assert first["id"].startswith("cmpl-")
-    head = b'data: {"id":"%b","object":"text_completion","created":%d,"model":"fake","choices":[' % (
-        first["id"].encode(),
-        first["created"],
+    head = (
+        b'data: {"id":"%b","object":"text_completion","created":%d,"model":"fake","system_fingerprint":"%b","choices":['
+        % (
+            first["id"].encode(),
+            first["created"],
+            first["system_fingerprint"].encode(),
+        )
     )
     *chunks, usage_chunk, done = reply.chunks
     assert chunks == [

@@ -305,7 +305,7 @@ OPTIONS: dict[str, list[object]] = {
     "min_p": [-0.1, 1.1, *_FLOAT],
     "seed": _INTEGER,
     "num_predict": [-3, *_INTEGER],
-    "stop": ["", [""], [1], 1, ["a"] * 17, "x" * 1025],
+    "stop": [[1], 1, ["a"] * 1025, "x" * 1025],
     "repeat_last_n": [-2, *_INTEGER],
     "repeat_penalty": [0, 11, *_FLOAT],
     "presence_penalty": [-3, 3, *_FLOAT],

@@ -107,8 +107,8 @@ def test_wrong_input_is_named(scripted: ServerProcess, given: object, param: str
     [
         ("text", {"format": {"type": "json_schema", "name": "x"}}, "text.format.schema"),
         ("text", {"format": {"type": "xml"}}, "text.format.type"),
-        ("text", {"verbosity": "low"}, "text.verbosity"),
-        ("reasoning", {"summary": "concise"}, "reasoning.summary"),
+        ("text", {"verbosity": "loud"}, "text.verbosity"),
+        ("reasoning", {"summary": 1}, "reasoning.summary"),
         ("include", ["everything"], "include[0]"),
         ("top_logprobs", 21, "top_logprobs"),
         ("truncation", "some", "truncation"),
@@ -135,7 +135,11 @@ def test_wrong_input_is_named(scripted: ServerProcess, given: object, param: str
         ("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": []}, "tool_choice.tools"),
         ("tool_choice", {"type": "allowed_tools", "tools": [WEATHER]}, "tool_choice.mode"),
         ("previous_response_id", "resp_nobody", "previous_response_id"),
-        ("stop", "", "stop"),
+        ("stop", ["a"] * 1025, "stop"),
+        ("n_cmpl", 2, "n_cmpl"),
+        ("min_tokens", 5, "min_tokens"),
+        ("enable_response_messages", True, "enable_response_messages"),
+        ("previous_input_messages", [{}], "previous_input_messages"),
         ("model", "another", "model"),
     ],
 )

@@ -34,6 +34,7 @@ class Sequence:
         "priority",
         "progress",
         "prompt_length",
+        "reuses",
         "sampler",
         "slot",
         "stop_tokens",
@@ -57,6 +58,8 @@ class Sequence:
         self.logprobs = submit.logprobs
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
+        #: Whether what was computed of its tokens for others may be used.
+        self.reuses = submit.reuse_prefix
         # A grammar says where a reply may end, and can only say it with an end token.
         ends = frozenset() if submit.ignore_eos and submit.grammar is None else end_tokens
         self.stop_tokens = ends.union(submit.stop_tokens)

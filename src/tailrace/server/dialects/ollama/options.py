@@ -13,12 +13,11 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
 from tailrace.server.decode import Truncated
+from tailrace.server.stopping import Stops, stop_strings
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Size = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-#: Longer ones would have every token's text looked at for long.
-_StopString = Annotated[str, Meta(max_length=1024)]
 
 _DEFAULTS = Sampling()
 
@@ -33,7 +32,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     min_p: _Probability | None = None
     seed: _Size | None = None
     num_predict: Annotated[int, Meta(ge=-2, le=2**31 - 1)] | None = None
-    stop: _StopString | Annotated[list[_StopString], Meta(max_length=16)] | None = None
+    stop: Stops | None = None
     repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     presence_penalty: _Penalty | None = None
@@ -114,8 +113,5 @@ def max_tokens(options: Options) -> int | None:
 
 
 def stops(options: Options) -> tuple[str, ...]:
-    """The stop strings. Raises InvalidRequest on an empty one, which would stop every reply before it begins."""
-    strings = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ())
-    if "" in strings:
-        raise InvalidRequest("'options.stop' must not contain an empty string; leave it out.", param="options.stop")
-    return strings
+    """The stop strings. Raises InvalidRequest."""
+    return stop_strings(options.stop, "options.stop")
