@@ -51,7 +51,7 @@ class ServedModel:
     def __init__(self, hello: Hello) -> None:
         self.info: ModelInfo = hello.model
         self.vocabulary = Vocabulary(hello.vocabulary)
-        self.template = ChatTemplate(
+        self.template = ChatTemplate.of_model(
             hello.model.chat_template,
             bos_token=hello.model.bos_token,
             eos_token=hello.model.eos_token,
