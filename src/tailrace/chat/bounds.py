@@ -22,8 +22,9 @@ SECONDS = 5.0
 #: Characters that one rendering may write (into the prompt or into variables) beside ``TIMES`` what the messages have.
 CHARACTERS = 32_000_000
 TIMES = 16
-#: Elements of one string or list that an operator, a method or a filter makes.
-ELEMENTS = 64_000_000
+#: Characters of one text, and members of one list, that an operator, a method or a filter makes.
+TEXT = 64_000_000
+MEMBERS = 1_000_000
 #: The widest padding: no real template's is more than a line.
 WIDTH = 10_000
 #: The clock is read once in so many loops, calls and outputs.
@@ -108,11 +109,11 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
     """Raise TemplateTooCostly for an operation whose result would be far larger than its operands."""
     if operator == "+":
         if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _check(len(left) + len(right))
+            _check(len(left) + len(right), left)
     elif operator == "*":
         for value, times in ((left, right), (right, left)):
             if isinstance(value, str | list | tuple) and isinstance(times, int):
-                _check(len(value) * times)
+                _check(len(value) * times, value)
                 return
         if isinstance(left, int) and isinstance(right, int):
             _check_bits(left.bit_length() + right.bit_length())
@@ -125,6 +126,7 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
 
 def check_call(function: Any, arguments: tuple[Any, ...]) -> None:
     """The same for a call, of which the methods of texts are what makes large ones."""
+    function = getattr(function, "__wrapped__", function)  # The sandbox wraps ``format``.
     text = getattr(function, "__self__", None)
     if not isinstance(text, str):
         return
@@ -134,10 +136,9 @@ def check_call(function: Any, arguments: tuple[Any, ...]) -> None:
     elif name in _FORMAT and _WIDE.search(text):
         raise TemplateTooCostly("a text is formatted with too wide a field")
     elif name == "replace" and len(arguments) > 1 and isinstance(arguments[1], str):
-        _check(len(text) + (len(text) + 1) * len(arguments[1]), lambda: text.count(arguments[0]) * len(arguments[1]))
-    elif name == "join" and arguments:
-        if isinstance(arguments[0], list | tuple):
-            _check(sum(len(part) + len(text) for part in arguments[0] if isinstance(part, str)))
+        _check_replaced(text, str(arguments[0]), arguments[1])
+    elif name == "join" and arguments and isinstance(arguments[0], list | tuple):
+        _check(sum(len(part) + len(text) for part in arguments[0] if isinstance(part, str)))
 
 
 def bounded_filters() -> dict[str, Any]:
@@ -154,7 +155,7 @@ def bounded_filters() -> dict[str, Any]:
 
     def replace(value: Any, old: str, new: str, count: int | None = None) -> str:
         text, old, new = str(value), str(old), str(new)
-        _check(len(text) + (len(text) + 1) * len(new), lambda: text.count(old) * len(new))
+        _check_replaced(text, old, new)
         return text.replace(old, new, -1 if count is None else count)
 
     def formatted(value: Any, *arguments: Any, **named: Any) -> str:
@@ -185,7 +186,7 @@ class BoundLoops(NodeTransformer):
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), "joined")
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
@@ -199,7 +200,12 @@ def _check_bits(bits: int) -> None:
         raise TemplateTooCostly("a number has too many digits")
 
 
-def _check(elements: int, exact: Callable[[], int] | None = None) -> None:
-    """Raise TemplateTooCostly for more elements than one value may have; ``exact`` counts where the bound is loose."""
-    if elements > ELEMENTS and (exact is None or exact() > ELEMENTS):
-        raise TemplateTooCostly(f"a value has more than {ELEMENTS} elements")
+def _check_replaced(text: str, old: str, new: str) -> None:
+    if (len(text) + 1) * len(new) > TEXT:  # Seldom, so that the places are seldom counted.
+        _check(text.count(old) * len(new))
+
+
+def _check(elements: int, kind: str | list[Any] | tuple[Any, ...] = "") -> None:
+    """Raise TemplateTooCostly for more elements than a value of that kind may have."""
+    if elements > (TEXT if isinstance(kind, str) else MEMBERS):
+        raise TemplateTooCostly(f"a value has {elements} elements")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tailrace.chat import untaught
 from tailrace.chat.calls import sound
@@ -46,9 +47,9 @@ def _single_calls(messages: list[Message]) -> list[Message]:
     made: list[Message] = []
     waiting: list[Message] = []
     for message in _system_first(messages):
-        calls = message.get("tool_calls") or ()
+        calls: list[dict[str, Any]] = message.get("tool_calls") or []
         if len(calls) > 1:
-            first = {**message, "tool_calls": [calls[0]]}
+            first = {**message, "tool_calls": list(calls[:1])}
             bare = {key: value for key, value in message.items() if key not in ("content", "reasoning_content")}
             waiting = [{**bare, "content": "", "tool_calls": [call]} for call in calls[1:]]
             made.append(first)
@@ -85,8 +86,6 @@ def _merge(messages: list[Message]) -> list[Message]:
 
 def _plain(message: Message) -> bool:
     return message["role"] in ("user", "assistant") and not message.get("tool_calls")
-
-
 
 
 _CHANGES: tuple[Callable[[list[Message]], list[Message]], ...] = (

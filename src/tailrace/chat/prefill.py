@@ -1,7 +1,7 @@
 """The end of a conversation that a reply continues: transformers' ``continue_final_message``.
 
-The last message gets a tag behind its text, and the prompt ends where the tag comes out. So everything that the template
-puts before the text is there, nothing that it puts behind it is, and white space is trimmed where the template trims it.
+The last message gets a tag behind its text, and the prompt ends where the tag comes out. So all that the template puts
+before the text is there, nothing that it puts behind it is, and white space is trimmed where the template trims it.
 """
 
 from __future__ import annotations

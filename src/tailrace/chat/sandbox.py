@@ -49,7 +49,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         bounds.check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """See jinja2's sandbox."""
         bounds.tick()
         bounds.check_call(obj, args)
@@ -90,7 +90,7 @@ class _Dict:
 class _Namespace(Namespace):
     """``namespace`` without attributes of Python's own."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805  # So that ``namespace(self=1)`` works.
+    def __init__(*args: Any, **kwargs: Any) -> None:  # So that ``namespace(self=1)`` works.
         for name in dict(*args[1:], **kwargs):
             _check_name(name)
         Namespace.__init__(*args, **kwargs)

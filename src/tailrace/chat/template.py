@@ -67,7 +67,11 @@ class ChatTemplate:
         self.literals: frozenset[str] = frozenset()
         self._reading = _NOTHING
         self._template = self._compiled()
-        self._reading = read(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
+        budget = bounds.current.set(bounds.Budget(0))
+        try:
+            self._reading = read(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
+        finally:
+            bounds.current.reset(budget)
 
     @classmethod
     def of_model(
@@ -175,11 +179,7 @@ class ChatTemplate:
         raise InvalidRequest(f"the model's chat template refuses these messages: {call.refusal}", param="messages")
 
     def _attempt(self, messages: list[Message], tools: list[Any] | None) -> str | None:
-        budget = bounds.current.set(bounds.Budget(0))
-        try:
-            return _Call(self, tools, {}).render(messages, opening=True)
-        finally:
-            bounds.current.reset(budget)
+        return _Call(self, tools, {}).render(messages, opening=True)
 
 
 class _Call:
@@ -192,7 +192,7 @@ class _Call:
         variables: dict[str, Any],
     ) -> None:
         self._template = template
-        tools = tools or template._reading.no_tools
+        tools = template._reading.no_tools if tools is None else tools
         named = dict.fromkeys(_TOOLS.intersection(template.variables), tools) if tools else {}
         self._variables = {**named, **variables, **template._tokens, "tools": tools}
         self.refusal: Exception | None = None

@@ -242,6 +242,8 @@ class EngineClient:
         self.engine_starts += 1
         self._connections[hello.replica] = connection
         self._ready.set()
+        if (defect := self.model.template.defect) is not None:
+            self._log.error("conversations are refused: set --chat-template", reason=defect)
         if self.on_ready is not None:
             self.on_ready(self.model)
 
