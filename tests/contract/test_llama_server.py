@@ -234,6 +234,13 @@ def test_every_form_of_a_prompt(scripted: ServerProcess, prompt: Any) -> None:
         assert complete(scripted, [prompt])["content"] == "hi"
 
 
+def test_a_prompt_is_computed_anew_where_that_is_wanted(scripted: ServerProcess) -> None:
+    prompt = "twice <say>a</say>"
+    assert complete(scripted, prompt)["timings"]["cache_n"] < len(prompt)
+    assert complete(scripted, prompt)["timings"]["cache_n"] >= len(prompt)
+    assert complete(scripted, prompt, cache_prompt=False)["timings"]["cache_n"] == 0
+
+
 def test_several_prompts_and_several_replies(scripted: ServerProcess) -> None:
     bodies = complete(scripted, ["<say>a</say>", [*b"<say>b</say>", 257], {"prompt_string": "<say>c</say>"}])
     assert [(body["index"], body["content"]) for body in bodies] == [(0, "a"), (1, "b"), (2, "c")]
@@ -280,6 +287,7 @@ def test_a_prompt_that_is_too_long(scripted: ServerProcess) -> None:
     error = post(scripted, "/completion", prompt="x" * 300_001).json()["error"]
     assert (error["code"], error["type"], error["param"]) == (400, "exceed_context_size_error", "prompt")
     assert "exceeds the available context size" in error["message"]
+    assert (error["n_prompt_tokens"], error["n_ctx"]) == (300_002, 300_000)
 
 
 @pytest.mark.parametrize(

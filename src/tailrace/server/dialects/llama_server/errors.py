@@ -20,6 +20,9 @@ _TYPES = {
 }
 
 
+CONTEXT_EXCEEDED = "exceed_context_size_error"
+
+
 class LlamaErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """What went wrong."""
 
@@ -42,10 +45,10 @@ def error_object(error: RequestError) -> LlamaError:
     kind = _TYPES.get(error.status, "invalid_request_error")
     message, tokens, context = error.message, None, None
     if isinstance(error, ContextLengthExceeded):
-        kind = "exceed_context_size_error"
+        kind = CONTEXT_EXCEEDED
         # Clients look for llama-server's words.
         message = f"The request exceeds the available context size. {message}"
-        tokens, context = getattr(error, "n_prompt_tokens", None), getattr(error, "n_ctx", None)
+        tokens, context = error.prompt_tokens, error.context
     return LlamaError(LlamaErrorBody(error.status, message, kind, error.param, tokens, context))
 
 

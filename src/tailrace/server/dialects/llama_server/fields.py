@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.server.dialects.openai.grammar import Schema
-from tailrace.server.dialects.openai.sampling import Repeat, StopString, StreamOptions, TokenId
+from tailrace.server.dialects.openai.sampling import Repeat, StreamOptions, TokenId
+from tailrace.server.stopping import Stops
 
 #: Tokens; -1 is without a limit.
 _Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
@@ -55,7 +56,7 @@ class NativeFields(msgspec.Struct, kw_only=True):
     n_indent: _Size | None = None
     t_max_predict_ms: _Milliseconds | None = None
     t_max_prompt_ms: _Milliseconds | None = None
-    stop: StopString | Annotated[list[StopString], Meta(max_length=256)] | None = None
+    stop: Stops | None = None
     ignore_eos: bool | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     n_cmpl: Annotated[int, Meta(ge=1, le=128)] | None = None

@@ -12,6 +12,7 @@ from tailrace.server.dialects.llama_server.sampling import sampling_object, samp
 from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.stopping import stop_strings
 from tailrace.server.tracked import Tracking
 
 #: Replies of one request: prompts times n.
@@ -38,9 +39,10 @@ async def prepare(
         choices=choices,
         max_tokens=limit or None,
         sampling=await sampling_of(request, tokens, banned),
-        stops=stops(request),
+        stops=stop_strings(request.stop, "stop"),
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
+        reuse_prefix=request.cache_prompt is not False,
         logprobs=probabilities or None,
         grammar=form,
         grammar_param=form_field,
@@ -60,12 +62,6 @@ def limit_of(request: NativeFields) -> int | None:
         if given is not None:
             return None if given < 0 else given
     return None
-
-
-def stops(request: NativeFields) -> tuple[str, ...]:
-    """The stop strings; empty ones stop nothing."""
-    given = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    return tuple(stop for stop in given if stop)
 
 
 def _refuse(request: NativeFields) -> None:

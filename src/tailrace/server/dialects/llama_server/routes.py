@@ -24,7 +24,6 @@ from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
-from tailrace.server.streaming import EventStream
 from tailrace.server.transcript import transcribe
 
 _STREAM = "text/event-stream"
@@ -128,6 +127,12 @@ def _refusing(what: str) -> Any:
     return refuse
 
 
+def _silence(asked: NativeFields) -> float | None:
+    """Seconds of it before a stream's comment; None leaves it to the server."""
+    interval = asked.sse_ping_interval
+    return None if not interval else math.inf if interval < 0 else interval
+
+
 class _LlamaServer:
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -162,17 +167,10 @@ class _LlamaServer:
         generation = await server.start(wanted)
         reporter = Reporter(asked, wanted, generation, model, server.model_name)
         if asked.stream:
-            settings = server.settings
-            interval = asked.sse_ping_interval
-            return EventStream(
+            return server.stream(
                 generation,
                 NativeStream(reporter),
-                keepalive_seconds=settings.keepalive_seconds
-                if not interval
-                else math.inf
-                if interval < 0
-                else interval,
-                bound=settings.slow_reader_tokens,
+                keepalive_seconds=_silence(asked),
             )
         transcript = await transcribe(generation, len(prompts) * wanted.choices, request.receive)
         return server.whole(transcript.complete, lambda: whole(reporter, transcript, tokens=bool(asked.return_tokens)))
