@@ -50,7 +50,7 @@ class ServedModel:
 
     def __init__(self, hello: Hello) -> None:
         self.info: ModelInfo = hello.model
-        self.vocabulary = Vocabulary(hello.vocabulary)
+        self.vocabulary = Vocabulary(hello.vocabulary, hello.model.special_tokens)
         self.template = ChatTemplate.of_model(
             hello.model.chat_template,
             bos_token=hello.model.bos_token,

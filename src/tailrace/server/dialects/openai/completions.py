@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import accumulate
 from math import inf
 from statistics import fmean
 from typing import Annotated, Any
@@ -14,8 +13,9 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai import peers
-from tailrace.server.dialects.openai.echo import Echo, logprobs_object
+from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
+from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, limit, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
@@ -155,17 +155,14 @@ def _best(replies: list[Reply], request: CompletionRequest) -> list[Reply]:
 
 def _whole(index: int, reply: Reply, echo: Echo | None) -> dict[str, Any]:
     text = reply.text if echo is None else echo.text + reply.text
-    found = _logprobs(reply.logprobs, 0 if echo is None else len(echo.text)) if reply.logprobs else None
+    found: dict[str, Any] | None = None
+    if reply.logprobs:
+        offsets = Offsets(0 if echo is None else len(echo.text))
+        found = logprobs_object(reply.logprobs, offsets.of(reply.logprobs, len(text)))
     if echo is not None and echo.entries:
         before = echo.logprobs()
         found = before if found is None else {name: before[name] + found[name] for name in before}
     return {"index": index, "text": text, "logprobs": found, "finish_reason": reply.finish_reason}
-
-
-def _logprobs(entries: list[TokenLogprob], offset: int) -> dict[str, Any]:
-    """``offset`` is the length of the text before the first token."""
-    lengths = [len(entry.text) for entry in entries[:-1]]
-    return logprobs_object(entries, list(accumulate(lengths, initial=offset)))
 
 
 class CompletionStream:
@@ -177,7 +174,8 @@ class CompletionStream:
         """``echoes`` has each prompt's, in order, where they are wanted."""
         self._echoes = echoes
         self._choices = choices
-        self._offsets = [0] * choices
+        self._lengths = [0] * choices  #: of the text that has been sent
+        self._offsets: list[Offsets | None] = [None] * choices
         self._prefix = chunk_prefix(head, "text_completion")
         # All of a chunk but its text, made once: one encode and one join a token.
         self._before_text = [self._prefix + b'{"index":%d,"text":' % index for index in range(choices)]
@@ -204,11 +202,10 @@ class CompletionStream:
         """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
         if isinstance(event, TextDelta):
             if event.logprobs is None:
-                self._offsets[event.choice] += len(event.text)
+                self._lengths[event.choice] += len(event.text)
                 text = msgspec.json.encode(event.text)
                 return [self._before_text[event.choice] + text + b',"finish_reason":null}]}\n\n']
-            found = _logprobs(event.logprobs, self._offsets[event.choice])
-            return [self._chunk(event.choice, event.text, None, found)]
+            return [self._chunk(event.choice, event.text, None, self._logprobs(event, event.logprobs))]
         if isinstance(event, Finish):
             self._ends.finished(event.choice)
             return [self._chunk(event.choice, "", event.reason)]
@@ -219,6 +216,13 @@ class CompletionStream:
         if isinstance(event, Failure):
             return self._ends.failure(event.error)
         raise AssertionError(f"a text completion has no {type(event).__name__}")
+
+    def _logprobs(self, event: TextDelta, entries: list[TokenLogprob]) -> dict[str, Any]:
+        sent = self._lengths[event.choice]
+        if (offsets := self._offsets[event.choice]) is None:
+            # Nothing but the prompt has been sent before the first token's chunk.
+            offsets = self._offsets[event.choice] = Offsets(sent)
+        return logprobs_object(entries, offsets.of(entries, sent + len(event.text)))
 
     def empty(self, choice: int) -> bytes:
         """A chunk that adds nothing to the choice."""
@@ -232,5 +236,5 @@ class CompletionStream:
         choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": finish}
         if logprobs is not None:
             choice["logprobs"] = logprobs
-        self._offsets[index] += len(text)
+        self._lengths[index] += len(text)
         return self._prefix + msgspec.json.encode(choice) + b"]}\n\n"
