@@ -155,12 +155,10 @@ class TrackedChoice(Choice):
         """See ``Receiver``."""
         if self._tracking.silent:
             self._finish("length", 0)
-            return
-        self._last_at = time.monotonic()  # An end token comes as an end alone.
-        super().ended(finished)
+        else:
+            super().ended(finished)
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
-        self.seen = completion_tokens  # An end token isn't told.
         if self._tracking.tokens:
             self._tell(self._pipeline.finish())
             while self._pending:
