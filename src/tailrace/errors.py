@@ -64,9 +64,15 @@ class InvalidRequest(RequestError):
 
 
 class ContextLengthExceeded(RequestError):
-    """The prompt alone fills the context; the message names both numbers."""
+    """The prompt alone fills the context; the message names both numbers.
+
+    ``prompt_tokens`` is the prompt's length, or a lower bound of it where it is too large to be tokenised; ``context``
+    is what there is room for. None where they aren't known.
+    """
 
     code = "context_length_exceeded"
+    prompt_tokens: int | None = None
+    context: int | None = None
 
 
 class Unauthorized(RequestError):

@@ -28,36 +28,9 @@ Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
 
 
-#: What ``Sampling.samplers`` can name, and ``SAMPLER_ORDER``: what acts, and in which order, where it says nothing.
-SamplerName = Literal[
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typ_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-    "infill",
-    "adaptive_p",
-]
-SAMPLER_ORDER: tuple[SamplerName, ...] = (
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typ_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-)
-
-
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen, with llama.cpp's names, defaults and meaning. ``logit_bias`` acts first, then each
-    of ``samplers`` in order, then one token is drawn. With ``mirostat`` only bias and temperature act beside it.
+    """How the next token is chosen. The filters act in llama.cpp's order: penalties and bias, top_k, top_p, min_p,
+    temperature. ``temperature`` 0 is greedy and ignores the filters.
     """
 
     temperature: float = 0.8
@@ -68,27 +41,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     repeat_last_n: int = 64  #: -1 is the whole sequence
     frequency_penalty: float = 0.0  #: per occurrence in the reply
     presence_penalty: float = 0.0  #: once for each token of the reply
-    penalize_nl: bool = True  #: whether the three penalties count line breaks
     logit_bias: dict[int, float] = {}
     seed: int | None = None
-    typical_p: float = 1.0
-    top_n_sigma: float = -1.0  #: standard deviations below the best logit; 0 and less is off
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1  #: over 0.5 is off
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    dry_multiplier: float = 0.0  #: 0 is off
-    dry_base: float = 1.75  #: from 1
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = 64  #: -1 is the whole sequence
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0  #: version 1 or 2; 0 is off
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    adaptive_target: float = -1.0  #: a probability, where ``samplers`` has ``adaptive_p``; less than 0 is off
-    adaptive_decay: float = 0.9
-    min_keep: int = 0  #: candidates that the filters leave at least
-    samplers: tuple[SamplerName, ...] | None = None  #: None is ``SAMPLER_ORDER``
 
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,6 +77,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
     suffix: str | None = None  #: what follows the reply, which the model's fill-in-the-middle tokens tell it
     plain: tuple[tuple[int, int], ...] = ()  #: ranges of the prompt's characters where no special token is recognised
+    reuse_prefix: bool = True  #: whether what was computed of the prompt before may be used again
     progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
 
 
@@ -179,6 +134,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     #: Its tokens for filling in the middle: those it has of prefix, suffix, middle, repository and file.
     infill_tokens: dict[str, int] = {}
     start_token: int | None = None  #: the token that begins every text, where the model wants one
+    end_tokens: tuple[int, ...] = ()  #: those that end a reply
     embedding_width: int = 0  #: numbers of an embedding; 0 where it makes none
     special_tokens: dict[int, str] = {}  #: names of the tokens that control the model, which no text contains
 
@@ -204,11 +160,15 @@ class Accepted(msgspec.Struct, tag="accepted", frozen=True, array_like=True):
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True, array_like=True):
-    """The request can't be run; it has ended."""
+    """The request can't be run; it has ended. One that is too long has its tokens, or a lower bound of them, and the
+    context's.
+    """
 
     id: int
     code: RefusalCode
     message: str
+    prompt_tokens: int | None = None
+    context: int | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):

@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model: str = STARTER_MODEL  #: a path to a GGUF file or a name in the local store
     alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
     aliases: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names; ``*`` stands for any characters
+    chat_template: str | None = None  #: path to a Jinja file that is used instead of the model's own template
     ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = (
         0  #: tokens a request may have; 0 is what the model was trained for
     )

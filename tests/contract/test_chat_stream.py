@@ -22,9 +22,14 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     reply = stream(scripted, "<say>ab</say>", stream_options={"include_usage": True})
     chat_stream(reply)
     first = json.loads(reply.chunks[0][6:])
-    head = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":"fake","choices":[' % (
-        first["id"].encode(),
-        first["created"],
+    head = (
+        b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":"fake",'
+        b'"system_fingerprint":"%b","choices":['
+        % (
+            first["id"].encode(),
+            first["created"],
+            first["system_fingerprint"].encode(),
+        )
     )
     prompt = len("[user]<say>ab</say>") + 1
     ending = b'"finish_reason":null}]}\n\n'

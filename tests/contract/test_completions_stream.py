@@ -22,9 +22,13 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     text_stream(reply)
     first = json.loads(reply.chunks[0][6:])
     assert first["id"].startswith("cmpl-")
-    head = b'data: {"id":"%b","object":"text_completion","created":%d,"model":"fake","choices":[' % (
-        first["id"].encode(),
-        first["created"],
+    head = (
+        b'data: {"id":"%b","object":"text_completion","created":%d,"model":"fake","system_fingerprint":"%b","choices":['
+        % (
+            first["id"].encode(),
+            first["created"],
+            first["system_fingerprint"].encode(),
+        )
     )
     *chunks, usage_chunk, done = reply.chunks
     assert chunks == [
@@ -236,3 +240,45 @@ def test_what_does_not_go_together_is_named(scripted: ServerProcess, fields: dic
 
 def test_as_many_replies_as_are_asked_for_are_one_choice_each(scripted: ServerProcess) -> None:
     assert text_stream(complete(scripted, "<say>a</say>", n=2, best_of=2, stream=True), choices=2).text == ["a", "a"]
+
+
+# Log probabilities of tokens that are no text by themselves
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [("🎉🎉", {}), ("aé🎉b", {}), ("one END two", {"stop": "END"}), ("aé🎉b", {"stop": "🎉"}), ("é", {"echo": True})],
+    ids=str,
+)
+def test_streamed_log_probabilities_are_the_whole_reply_s(
+    scripted: ServerProcess, text: str, fields: dict[str, object]
+) -> None:
+    whole = complete(scripted, say(text), logprobs=5, **fields).json()["choices"][0]
+    found = whole["logprobs"]
+    chunks = complete(scripted, say(text), logprobs=5, stream=True, **fields).chunks[:-1]
+    choices = [json.loads(chunk[6:])["choices"][0] for chunk in chunks]
+    for name, values in found.items():
+        streamed = [value for choice in choices if "logprobs" in choice for value in choice["logprobs"][name]]
+        assert streamed == values, name
+    assert all(0 <= place <= len(whole["text"]) for place in found["text_offset"])
+    assert found["text_offset"] == sorted(found["text_offset"])
+    for token, value, likely in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
+        if value is not None:
+            assert likely[token] == value
+            assert len(likely) in (5, 6)
+
+
+def test_bytes_of_a_character_are_told_apart(scripted: ServerProcess) -> None:
+    found = complete(scripted, say("🎉!"), logprobs=5).json()["choices"][0]["logprobs"]
+    assert found["tokens"] == ["bytes:\\xf0", "bytes:\\x9f", "bytes:\\x8e", "bytes:\\x89", "!"]
+    assert found["text_offset"] == [0, 0, 0, 0, 1]
+
+
+def test_a_token_that_is_not_among_the_likeliest_is_told_with_them(scripted: ServerProcess) -> None:
+    """The script's byte is the likeliest by far; banned, another one is chosen."""
+    fields = {"logprobs": 2, "logit_bias": {str(ord("a")): False}, "max_tokens": 1, "temperature": 1.5, "top_k": 0}
+    for seed in range(3):
+        (choice,) = complete(scripted, say("a"), seed=seed, min_p=0, top_p=1, **fields).json()["choices"]
+        found = choice["logprobs"]
+        assert found["top_logprobs"][0][found["tokens"][0]] == found["token_logprobs"][0]
+        assert "a" in found["top_logprobs"][0]

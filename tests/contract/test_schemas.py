@@ -34,6 +34,7 @@ EXTENSIONS = {
     ".context_length",
     ".meta",
     ".capabilities",
+    ".models",
     # What OpenAI's own service sends, and its package doesn't know.
     ".store",
     ".response.store",

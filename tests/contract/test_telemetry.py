@@ -40,14 +40,14 @@ def test_timings_where_they_are_asked_for(scripted: ServerProcess, route: str) -
     assert "timings" not in post(scripted, route).json()
     whole = post(scripted, route, timings_per_token=True).json()
     assert set(whole["timings"]) == FIGURES
-    assert whole["timings"]["predicted_n"] == 4
+    assert whole["timings"]["predicted_n"] == whole["usage"]["completion_tokens"] == 5
     assert whole["timings"]["prompt_n"] + whole["timings"]["cache_n"] == whole["usage"]["prompt_tokens"]
     assert all("timings" not in event for event in events(post(scripted, route, stream=True).body))
     first, *rest = events(
         post(scripted, route, stream=True, timings_per_token=True, stream_options={"include_usage": True}).body
     )
     assert "timings" not in first
-    assert [event["timings"]["predicted_n"] for event in rest] == [1, 2, 3, 4, 4, 4]
+    assert [event["timings"]["predicted_n"] for event in rest] == [1, 2, 3, 4, 5, 5]
     assert rest[-1]["choices"] == []
 
 

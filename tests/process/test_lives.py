@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import PATIENCE, ServerProcess, alive, fake, wait_for
+from servers import PATIENCE, ServerProcess, alive, fake, serving, wait_for
 from tailrace.models.reference import resolve
 from tailrace.settings import STARTER_MODEL
 from wire import Connection, ask, chat, chat_stream, failed_stream, metric
@@ -256,16 +256,53 @@ def test_a_broken_model_ends_it_with_a_message(tmp_path: Path, starter: Path, ho
     assert "Traceback" not in ended.stderr
 
 
-def test_a_model_whose_chat_template_is_broken_ends_it_with_a_message(tmp_path: Path, starter: Path) -> None:
-    """The engine can load such a model, but nobody can chat with it."""
+def test_a_model_whose_chat_template_is_broken_completes_texts(tmp_path: Path, starter: Path) -> None:
+    """With another template it holds conversations, too."""
     data = starter.read_bytes()
     assert data.count(b"{% for message in messages %}") == 1
     path = tmp_path / "mute.gguf"
     path.write_bytes(data.replace(b"{% for message in messages %}", b"{% fur message in messages %}"))
-    ended = serve(str(path), "--port", "0", "--ctx", "256", "--threads", "1")
-    assert ended.returncode != 0
-    assert "chat template" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    with serving(str(path), "--ctx", "256", "--threads", "1") as server:
+        reply = ask(server.port, "POST", "/v1/completions", {"prompt": "Once", "max_tokens": 2})
+        assert reply.status == 200
+        refused = ask(server.port, "POST", CHAT, chat("Hello"))
+        assert (refused.status, refused.error()["code"]) == (400, "chat_template_unusable")
+        assert "--chat-template" in refused.error()["message"]
+        assert "conversations are refused" in server.log
+        assert "Traceback" not in server.log
+    other = tmp_path / "other.jinja"
+    other.write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}", encoding="utf-8")
+    with serving(str(path), "--ctx", "256", "--threads", "1", "--chat-template", str(other)) as server:
+        messages = [{"role": "user", "content": "Hello"}]
+        reply = ask(server.port, "POST", "/apply-template", {"messages": messages})
+        assert reply.json() == {"prompt": "<user>Hello\n"}
+        assert ask(server.port, "POST", CHAT, chat("Hello", max_tokens=2)).status == 200
+        shown = ask(server.port, "POST", "/api/show", {"model": "mute"})
+        assert shown.json()["template"] == other.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "can't be read"),
+        (b"", "is empty"),
+        (b"\xff\xfe", "can't be read"),
+        (b"{% for %}", "can't be compiled"),
+        (b"Hello!", "leaves out"),
+        (b"{{ raise_exception('never') }}", "never"),
+    ],
+)
+def test_a_chat_template_that_can_not_be_used_is_a_wrong_setting(
+    tmp_path: Path, text: bytes | None, reason: str
+) -> None:
+    path = tmp_path / "wrong.jinja"
+    if text is not None:
+        path.write_bytes(text)
+    ended = serve("--backend", "fake", "--port", "0", "--chat-template", str(path))
+    assert ended.returncode == 2
+    assert "chat_template" in ended.stderr
+    assert reason in ended.stderr
+    assert str(path) in ended.stderr.replace("\n", "")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ import pytest
 
 from tailrace.server.dialects.anthropic.blocks import Block
 from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputConfig, ThinkingEnabled, Tool
+from tailrace.server.dialects.llama_server import fields as llama_server
+from tailrace.server.dialects.llama_server.embedding import NativeEmbeddingRequest
 from tailrace.server.dialects.ollama import chat as ollama_chat
 from tailrace.server.dialects.ollama import embed as ollama_embed
 from tailrace.server.dialects.ollama import generate as ollama_generate
@@ -82,6 +84,11 @@ def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field()
     kinds += [ollama_embed.EmbedRequest, ollama_embed.EmbeddingsRequest]
     kinds += [ollama_manage.ShowRequest, ollama_manage.PullRequest, ollama_manage.DeleteRequest]
     assert rows("ollama.md") == {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
+
+
+def test_every_field_of_llama_servers_requests_has_its_row_and_every_row_its_field() -> None:
+    kinds: list[type[msgspec.Struct]] = [llama_server.CompletionRequest, llama_server.InfillRequest]
+    assert rows("llama-server.md", "Fields") == fields(*kinds, NativeEmbeddingRequest)
 
 
 def test_every_setting_has_its_row_and_every_row_its_setting() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from itertools import pairwise
+from typing import Any
 
 import jsonschema
 import pytest
@@ -192,3 +193,53 @@ def test_a_form_or_calls(sample: Sample) -> None:
         kinds.add(type(last).__name__)
         assert isinstance(last, Call) or last.text in ("yes", "no"), reply
     assert kinds == {"Call", "Text"}
+
+
+# What a grammar lets a model write is read as what it was meant to be
+
+RICH: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "path": {"type": "string"},
+        "text": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "list": {"type": ["string", "null"]},
+        "mode": {"type": "string", "enum": ["replace", "insert"]},
+        "kind": {"enum": ["true", "12", None]},
+        "short": {"type": "string", "minLength": 1, "maxLength": 5},
+        "count": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 99}, {"type": "null"}]},
+        "flag": {"type": "boolean"},
+        "where": {"$ref": "#/$defs/place"},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
+    },
+    "required": ["path", "text", "mode"],
+    "additionalProperties": False,
+    "$defs": {
+        "place": {
+            "type": "object",
+            "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}},
+            "required": ["x"],
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("control", [True, False])
+@pytest.mark.parametrize("name", ["qwen_coder", "glm"])
+def test_text_arguments_that_a_grammar_lets_through_are_valid_when_they_are_read(name: str, control: bool) -> None:
+    (sample,) = [sample for sample in SAMPLES if sample.family == name]
+    family, known = family_of(sample), template(sample)
+    tokens = Bytes(family, control=control)
+    functions = {"f": RICH}
+    grammar = calls_only(
+        Setting(family, known.source, tokens.controls if control else {}, ""),
+        list(offered(functions).values()),
+        several=False,
+    )
+    assert '"arguments"' not in grammar.text, "elements, not the JSON that stands in for them"
+    dice = random.Random(3)
+    for _ in range(12):
+        reply = tokens.write(grammar, dice)
+        (call,) = [part for part in joined(parse(family, [reply], functions=functions)) if isinstance(part, Call)]
+        assert call.whole, reply
+        jsonschema.validate(json.loads(call.arguments), RICH)

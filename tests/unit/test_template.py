@@ -26,7 +26,7 @@ def test_without_a_template_chatml() -> None:
 def test_what_a_template_is_given() -> None:
     source = "{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ tools }}{{ mine }}{{ messages[0].content }}"
     assert template(source).render([USER], [1], {"mine": "m"}) == "<s></s>True[1]mU"
-    assert template("{{ tools is none }}").render([USER]) == "True"
+    assert template("{{ tools is none }}").render([]) == "True"
 
 
 def test_a_requests_variables_cannot_replace_what_the_server_gives() -> None:
@@ -37,13 +37,13 @@ def test_a_requests_variables_cannot_replace_what_the_server_gives() -> None:
 
 
 def test_blocks_are_trimmed_as_transformers_does() -> None:
-    assert template("{% if true %}\n  {% if true %}\nx\n  {% endif %}\n{% endif %}").render([USER]) == "x\n"
+    assert template("{% if true %}\n  {% if true %}\nx\n  {% endif %}\n{% endif %}").render([]) == "x\n"
 
 
 def test_helpers_that_templates_use() -> None:
     assert template("{{ messages | tojson }}").render([USER]) == '[{"role": "user", "content": "U"}]'
-    assert template("{{ '<é>' | tojson }}").render([USER]) == '"<é>"'
-    assert len(template("{{ strftime_now('%Y-%m-%d') }}").render([USER])) == 10
+    assert template("{{ '<é>' | tojson }}").render([]) == '"<é>"'
+    assert len(template("{{ strftime_now('%Y-%m-%d') }}").render([])) == 10
     assert (
         template("{% for i in range(5) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").render([]) == "01"
     )
@@ -155,7 +155,7 @@ def test_a_template_that_is_none_is_the_models_fault() -> None:
 )
 def test_templates_come_with_downloaded_models_and_reach_nothing_outside(source: str) -> None:
     try:
-        shown = template(source).render([USER])
+        shown = template(source).render([])
     except InvalidRequest:
         return
     assert "class" not in shown

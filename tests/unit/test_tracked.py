@@ -128,7 +128,7 @@ def test_a_time_limit_ends_the_reply_at_a_line_break(monkeypatch: pytest.MonkeyP
         choice.token(value, None)
     now += 0.051
     choice.token(99, None)
-    assert request.counted is None, "only at a line break"
+    assert request.events[-1] == TextDelta(0, "c", None, [(99, None)]), "it ends only at a line break"
     choice.token(10, None)
     assert request.text == "a\nbc\n"
     assert request.finish == Finish(0, "length", None)

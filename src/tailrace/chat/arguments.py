@@ -10,43 +10,24 @@ from typing import Any
 
 import msgspec
 
-#: An object that is nested deeper is text: programs that walk it would run out of stack.
-_DEEPEST = 100
+from tailrace.chat.nesting import too_deep
 
 
 def read_arguments(given: object) -> dict[str, Any] | str:
-    """The arguments as an object where they are one, as JSON text or decoded; else their text. What is absent, null or
-    blank is an empty object.
+    """The arguments as an object where they are one, decoded or as JSON text that isn't nested too deeply; else their
+    text. What is absent, null or blank is an empty object.
     """
+    text, decoded = "", given
     if isinstance(given, str):
+        text = given
         if not given.strip():
             return {}
+        if too_deep(given):
+            return given
         try:
             decoded = msgspec.json.decode(given)
         except (msgspec.DecodeError, RecursionError):
             return given
-        text = given
-    else:
-        decoded = given
-        text = "" if isinstance(given, dict) else msgspec.json.encode(given).decode()
     if decoded is None:
         return {}
-    if not isinstance(decoded, dict):
-        return text
-    if not _is_deep(decoded):
-        return decoded
-    return text or msgspec.json.encode(decoded).decode()
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+    return decoded if isinstance(decoded, dict) else text or msgspec.json.encode(decoded).decode()

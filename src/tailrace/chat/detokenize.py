@@ -16,13 +16,15 @@ _MOST_CHARACTERS = 4096
 class Vocabulary:
     """Each token's bytes, and its text where those bytes are whole characters by themselves, not too many."""
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes], names: Mapping[int, str] | None = None) -> None:
+        """``names`` are those of tokens that are no text."""
         self.pieces = pieces
+        self.names = names or {}
         self.texts = [_whole(piece) for piece in pieces]
 
     def showing(self, texts: Mapping[int, str]) -> Vocabulary:
         """The same with these tokens, which are no text otherwise, as text."""
-        shown = Vocabulary(())
+        shown = Vocabulary((), self.names)
         shown.pieces, shown.texts = list(self.pieces), list(self.texts)
         for token, text in texts.items():
             shown.pieces[token], shown.texts[token] = text.encode(), text

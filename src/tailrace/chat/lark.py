@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: How JSON is written in calls: on one line, as structured output is.
@@ -47,14 +47,19 @@ class Lark:
         """A terminal of that regular expression."""
         return self._named(name.upper(), body)
 
-    def until(self, end: str) -> str:
-        """Free text, up to and including ``end`` at its first occurrence."""
+    def until(self, end: str, without: Iterable[str] = ()) -> str:
+        """Free text, up to and including ``end`` at its first occurrence. What matches one of the regular expressions
+        ``without`` can't be in it: see ``pattern``.
+        """
+        text = ANY
+        if barred := "|".join(without):
+            text = f"{ANY} & ~/(.|\\n)*({barred})(.|\\n)*/"
         if end in self._controls:
-            return f"{self.terminal('any', ANY)} {self.literal(end)}"
-        known = f"until {end}"
+            return f"{self.terminal('any', text)} {self.literal(end)}"
+        known = f"until {end} {text}"
         if known not in self._known:
             self._known[known] = f"until_{len(self._rules)}"
-            self._rules.append(f"{self._known[known]}[suffix={json.dumps(end, ensure_ascii=False)}]: {ANY}")
+            self._rules.append(f"{self._known[known]}[suffix={json.dumps(end, ensure_ascii=False)}]: {text}")
         return self._known[known]
 
     def text(self, **rules: str) -> str:
@@ -67,6 +72,13 @@ class Lark:
             self._known[known] = f"{name}_{len(self._rules)}"
             self._rules.append(f"{self._known[known]}: {body}")
         return self._known[known]
+
+
+def pattern(text: str) -> str:
+    """The regular expression of a text."""
+    return "".join(
+        character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):x}}}" for character in text
+    )
 
 
 def _quoted(text: str) -> str:

@@ -7,17 +7,26 @@ from collections.abc import Sequence
 from tailrace.chat.detokenize import Detokenizer, Vocabulary
 from tailrace.chat.parse import Parser
 from tailrace.chat.parts import Part, Text
-from tailrace.chat.stops import StopMatcher
+from tailrace.chat.stops import StopMatcher, StopTable
 
 
 class ReplyPipeline:
     """Turns one reply's tokens into parts. ``stopped`` is set when a stop string was found: then no more is fed."""
 
-    __slots__ = ("_detokenizer", "_parser", "_plain", "_stops", "_texts", "stopped")
+    __slots__ = ("_detokenizer", "_keep_stop", "_parser", "_plain", "_stops", "_texts", "stopped")
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], parser: Parser | None) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        stops: StopTable | Sequence[str],
+        parser: Parser | None,
+        *,
+        keep_stop: bool = False,
+    ) -> None:
+        """``keep_stop``: the stop string that ends the reply is part of it."""
         self._detokenizer = Detokenizer(vocabulary)
         self._stops = StopMatcher(stops) if stops else None
+        self._keep_stop = keep_stop
         self._parser = parser
         self._texts = vocabulary.texts
         self._plain = self._passes_all()
@@ -39,6 +48,8 @@ class ReplyPipeline:
         text = self._detokenizer.feed(token)
         if self._stops is not None and text:
             text, self.stopped = self._stops.feed(text)
+            if self.stopped and self._keep_stop:
+                text += self._stops.found or ""
         parts: list[Part] = []
         if text:
             parts = [Text(text)] if self._parser is None else self._parser.feed(text)

@@ -19,20 +19,50 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 
 
 class Prompt(str):
-    """A prompt's text. ``plain`` has the ranges of characters, rising, that no special token may be found in."""
+    """A prompt's text. ``plain`` has the ranges of characters, rising, that no special token may be found in. The last
+    ``begun`` characters are the beginning of the reply, which the model continues.
+    """
 
-    __slots__ = ("plain",)
+    __slots__ = ("begun", "plain")
 
     plain: tuple[tuple[int, int], ...]
+    begun: int
 
-    def __new__(cls, text: str, plain: Iterable[tuple[int, int]] = ()) -> Prompt:
+    def __new__(cls, text: str, plain: Iterable[tuple[int, int]] = (), begun: int = 0) -> Prompt:
         made = super().__new__(cls, text)
         made.plain = tuple(plain)
+        made.begun = begun
         return made
 
     def __add__(self, text: str) -> Prompt:
-        """What is put behind a prompt is nobody's but the asker's, and text."""
-        return Prompt(str(self) + text, [*self.plain, (len(self), len(self) + len(text))])
+        """What is put behind a prompt is the client's, and text."""
+        return Prompt(str(self) + text, [*self.plain, (len(self), len(self) + len(text))], self.begun)
+
+    def marked(self, text: str) -> Prompt:
+        """With ``text`` of the model's family behind it, in which special tokens are what they are."""
+        return Prompt(str(self) + text, self.plain, self.begun)
+
+    def begun_at(self, position: int) -> Prompt:
+        """The same, in which the reply begins at ``position``."""
+        return Prompt(str(self), self.plain, len(self) - position)
+
+    @property
+    def head(self) -> Prompt:
+        """What stands before the reply."""
+        end = len(self) - self.begun
+        return Prompt(str(self)[:end], [(start, stop) for start, stop in self.plain if stop <= end])
+
+    @property
+    def reply(self) -> str:
+        """The reply so far. Names of special tokens that the client wrote are blotted out: they mark nothing."""
+        end = len(self) - self.begun
+        text = str(self)
+        pieces: list[str] = []
+        for start, stop in self.plain:
+            if start >= end:
+                pieces += [text[end:start], "\ufffd" * (stop - start)]
+                end = stop
+        return "".join([*pieces, text[end:]])
 
 
 def plain_ranges(prompt: str | list[int]) -> tuple[tuple[int, int], ...]:
@@ -96,6 +126,11 @@ class Hidden:
         """What stands for the name."""
         self._names.append(name)
         return f"{_OPEN}{self._nonce}{len(self._names) - 1}{_CLOSE}"
+
+    def whole(self, text: str, position: int) -> int:
+        """``position``, or the start of what stands for a name around it."""
+        opens = text.rfind(_OPEN, 0, position)
+        return opens if opens > text.rfind(_CLOSE, 0, position) else position
 
     def reveal(self, text: str) -> Prompt:
         """The rendered text with the names back in their places."""

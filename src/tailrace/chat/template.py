@@ -1,35 +1,50 @@
-"""Conversations to prompts, with the model's own chat template in jinja2's immutable sandbox.
+"""Conversations to prompts, with the model's own chat template as transformers would render it.
 
-Templates differ in what they bear: some know no system role, some want it first, few know the developer role. What a
-template refuses is tried again in the next simpler form before the client is told.
+Templates differ in what they bear: some know no system role, some want it first, few know the developer role, some read
+lists of parts alone. What a template refuses, or leaves out, is tried again in the next simpler form before the client
+is told.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from datetime import datetime
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import Any
 
 import jinja2
-from jinja2 import meta
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import meta, nodes
 
-from tailrace.chat.prompt import Names, Prompt
+from tailrace.chat import bounds, prefill
+from tailrace.chat.calls import expected
+from tailrace.chat.content import Message, Reading, joined, read
+from tailrace.chat.coverage import lacking
+from tailrace.chat.forms import forms
+from tailrace.chat.prompt import Hidden, Names, Prompt
+from tailrace.chat.sandbox import ChatEnvironment
 from tailrace.errors import InvalidRequest, ModelError
 
-Message = dict[str, Any]  #: role, content (a string) and what else the template may want
+__all__ = ["CHATML", "ChatTemplate", "Message"]
 
 #: For models without a template of their own.
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-class TemplateRefusal(jinja2.TemplateError):
-    """The template itself called ``raise_exception``."""
+#: Characters of a template; the longest that is known has 30,000.
+LONGEST = 1_000_000
+#: The names that templates know tools by: the last is SmolLM3's.
+_TOOLS = frozenset({"tools", "xml_tools"})
+_NOTHING = Reading(forms={}, tools=False, calls=False, no_tools=None)
+#: What templates raise on messages that they don't expect: they are programs, and fail like any other.
+_FAILURES = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class ChatTemplate:
@@ -45,150 +60,162 @@ class ChatTemplate:
         self.source = source or CHATML
         self._knows_developer = "developer" in self.source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
+        #: Why it can't render anything; None for a template that can.
+        self.defect: str | None = None
+        #: The variables that it looks at, and the texts that it compares with and writes.
+        self.variables: frozenset[str] = frozenset()
+        self.literals: frozenset[str] = frozenset()
+        self._reading = _NOTHING
+        self._template = self._compiled()
+        budget = bounds.current.set(bounds.Budget(0))
         try:
-            self._template = environment.from_string(self.source)
-            #: Whether it tells the model which tools there are.
-            self.knows_tools = "tools" in meta.find_undeclared_variables(environment.parse(self.source))
-        except jinja2.TemplateError as error:
-            raise ModelError(f"the model's chat template can't be compiled: {error}") from error
+            self._reading = read(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
+        finally:
+            bounds.current.reset(budget)
+
+    @classmethod
+    def of_model(
+        cls, source: str | None, *, bos_token: str, eos_token: str, special_tokens: Iterable[str] = ()
+    ) -> ChatTemplate:
+        """The same, but for a ``source`` that is no valid template: then ``defect`` says so, and each conversation is
+        refused. Its model can still complete texts.
+        """
+        try:
+            return cls(source, bos_token=bos_token, eos_token=eos_token, special_tokens=special_tokens)
+        except ModelError as error:
+            broken = cls("", bos_token=bos_token, eos_token=eos_token, special_tokens=special_tokens)
+            broken.source = source or ""
+            broken.defect = str(error)
+            return broken
+
+    def _compiled(self) -> jinja2.Template:
+        if len(self.source) > LONGEST:
+            raise ModelError(f"the model's chat template has more than {LONGEST} characters")
+        environment = ChatEnvironment()
+        try:
+            parsed = environment.parse(self.source)
+            compiled = environment.from_string(self.source)
+        except (*_FAILURES, SyntaxError) as error:
+            reason = str(error) or type(error).__name__
+            raise ModelError(f"the model's chat template can't be compiled: {reason}") from error
+        self.variables = frozenset(meta.find_undeclared_variables(parsed))
+        constants = parsed.find_all(nodes.Const)
+        self.literals = frozenset(constant.value for constant in constants if isinstance(constant.value, str))
+        return compiled
+
+    @property
+    def knows_calls(self) -> bool:
+        """Whether it tells the model what it has called, and what came of it."""
+        return self._reading.calls
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether it tells the model which tools there are."""
+        return self._reading.tools
 
     def render(
-        self, messages: list[Message], tools: list[Any] | None = None, variables: dict[str, Any] | None = None
+        self,
+        messages: list[Message],
+        tools: list[Any] | None = None,
+        variables: dict[str, Any] | None = None,
+        *,
+        opening: bool = True,
+        continued: str | None = None,
     ) -> Prompt:
         """The prompt that asks for the next assistant message; ``variables`` are the template's own extras, such as
-        ``enable_thinking``. Raises InvalidRequest when the template refuses.
+        ``enable_thinking``. Without ``opening`` it ends behind the last message; ``continued`` is the field of the last
+        message (``content`` or ``reasoning_content``) within which it ends.
+
+        Raises InvalidRequest when the template refuses, or leaves out what a message says.
         """
+        if self.defect is not None:
+            raise InvalidRequest(
+                f"This model can't hold conversations: {self.defect}. Start the server with another template "
+                "(--chat-template FILE), or use text completions.",
+                param="messages",
+                code="chat_template_unusable",
+            )
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         (messages, tools, variables), hidden = self._special.hide((messages, tools, variables))
-        messages = [_with_arguments(message) for message in messages]
-        refusal: jinja2.TemplateError | None = None
-        forms = [messages, _system_first(messages), _system_in_user(messages)]
-        if _has_broken_arguments(messages):
-            forms += map(_without_broken_arguments, list(forms))
-        for form in forms:
-            try:
-                text = self._template.render(
-                    {
-                        **(variables or {}),
-                        **self._tokens,
-                        "messages": form,
-                        "tools": tools,
-                        "add_generation_prompt": True,
-                    }
-                )
-                return Prompt(text) if hidden is None else hidden.reveal(text)
-            except jinja2.TemplateError as error:
-                refusal = refusal or error
-            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-                # Templates are programs: on messages that they don't expect they fail like any other.
-                refusal = refusal or jinja2.TemplateError(str(error))
-        raise InvalidRequest(f"the model's chat template refuses these messages: {refusal}", param="messages")
+        budget = bounds.current.set(bounds.Budget(sum(len(joined(message["content"])) for message in messages)))
+        try:
+            return self._rendered(_Call(self, tools, variables or {}), messages, hidden, opening, continued)
+        finally:
+            bounds.current.reset(budget)
+
+    def _rendered(
+        self, call: _Call, messages: list[Message], hidden: Hidden | None, opening: bool, continued: str | None
+    ) -> Prompt:
+        left_out: Message | None = None
+        for form in forms(messages):
+            form = self._reading.fit(form)
+            begun = 0
+            if continued is None:
+                text = call.render(form, opening=opening)
+            else:
+                text = prefill.continued(form, continued, lambda tagged: call.render(tagged, opening=False))
+                if text is not None:
+                    begun = prefill.begun(text, call.render(form[:-1], opening=True), form[-1])
+            if text is None:
+                continue
+            seen = form if continued is None else form[:-1]
+            lacks = lacking(text, seen, lambda marked: call.render(marked, opening=opening))
+            if lacks is None:
+                return _revealed(text, begun, hidden)
+            left_out = left_out or seen[lacks]
+        if left_out is not None:
+            raise InvalidRequest(
+                "the model's chat template leaves out what the message of role "
+                f"'{left_out['role']}' says; send it in another role, or give the server another template "
+                "(--chat-template).",
+                param="messages",
+            )
+        if call.refusal is None:
+            raise InvalidRequest(
+                "the model's chat template doesn't show the text of the last message, so it can't be continued.",
+                param="messages",
+            )
+        raise InvalidRequest(f"the model's chat template refuses these messages: {call.refusal}", param="messages")
+
+    def _attempt(self, messages: list[Message], tools: list[Any] | None) -> str | None:
+        return _Call(self, tools, {}).render(messages, opening=True)
 
 
-class _BrokenArguments(str):
-    """The text of a call's arguments that are no object. Templates that go through an object's members find none."""
+class _Call:
+    """The template with all that one request gives it but the messages. ``refusal`` is the first that came."""
 
-    __slots__ = ()
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tools: list[Any] | None,
+        variables: dict[str, Any],
+    ) -> None:
+        self._template = template
+        tools = template._reading.no_tools if tools is None else tools
+        named = dict.fromkeys(_TOOLS.intersection(template.variables), tools) if tools else {}
+        self._variables = {**named, **variables, **template._tokens, "tools": tools}
+        self.refusal: Exception | None = None
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def items(self) -> Iterable[tuple[str, Any]]:
-        return ()
-
-    keys = values = items
-
-    def get(self, name: str, default: object = None) -> object:
-        return default
-
-
-class _Arguments(dict[str, Any]):
-    """A call's arguments. Some templates take them for an object and others for its JSON text."""
-
-    def __str__(self) -> str:
-        return _to_json(self)
-
-    def __add__(self, text: str) -> str:
-        return str(self) + text
-
-    def __radd__(self, text: str) -> str:
-        return text + str(self)
-
-
-def _with_arguments(message: Message) -> Message:
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    return {
-        **message,
-        "tool_calls": [
-            {**call, "function": {**call["function"], "arguments": _wrapped(call["function"]["arguments"])}}
-            for call in calls
-        ],
-    }
+    def render(self, messages: list[Message], *, opening: bool) -> str | None:
+        """The text; None where the template refuses."""
+        try:
+            return self._template._template.render(
+                {
+                    **self._variables,
+                    "messages": [expected(message) for message in messages],
+                    "add_generation_prompt": opening,
+                }
+            )
+        except _FAILURES as error:
+            self.refusal = self.refusal or error
+            return None
 
 
-def _wrapped(arguments: dict[str, Any] | str) -> _Arguments | _BrokenArguments:
-    return _BrokenArguments(arguments) if isinstance(arguments, str) else _Arguments(arguments)
-
-
-def _without_broken_arguments(messages: list[Message]) -> list[Message]:
-    """The messages with an empty object for arguments that are none, for templates that fail on text."""
-    return [
-        {
-            **message,
-            "tool_calls": [
-                {**call, "function": {**call["function"], "arguments": _Arguments()}}
-                if isinstance(call["function"]["arguments"], _BrokenArguments)
-                else call
-                for call in message["tool_calls"]
-            ],
-        }
-        if message.get("tool_calls")
-        else message
-        for message in messages
-    ]
-
-
-def _has_broken_arguments(messages: list[Message]) -> bool:
-    return any(
-        isinstance(call["function"]["arguments"], _BrokenArguments)
-        for message in messages
-        for call in message.get("tool_calls") or ()
-    )
-
-
-def _system_first(messages: list[Message]) -> list[Message]:
-    """All system messages joined into one at the start."""
-    system = [m["content"] for m in messages if m["role"] == "system"]
-    rest = [m for m in messages if m["role"] != "system"]
-    return [{"role": "system", "content": "\n\n".join(system)}, *rest] if system else rest
-
-
-def _system_in_user(messages: list[Message]) -> list[Message]:
-    """The system text at the head of the first user message, for templates without a system role."""
-    system = [m["content"] for m in messages if m["role"] == "system"]
-    rest = [m for m in messages if m["role"] != "system"]
-    for position, message in enumerate(rest):
-        if message["role"] == "user" and system:
-            text = "\n\n".join([*system, message["content"]])
-            return [*rest[:position], {**message, "content": text}, *rest[position + 1 :]]
-    return rest
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    # Not jinja2's own filter: that one escapes for HTML, and models were trained on plain JSON.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateRefusal(message)
-
-
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
+def _revealed(text: str, begun: int, hidden: Hidden | None) -> Prompt:
+    """The text with special tokens' names back in it, whose reply begins at ``begun`` if that isn't 0."""
+    if hidden is None:
+        prompt = Prompt(text)
+        return prompt.begun_at(begun) if begun else prompt
+    prompt = hidden.reveal(text)
+    return prompt.begun_at(len(hidden.reveal(text[: hidden.whole(text, begun)]))) if begun else prompt

@@ -55,7 +55,7 @@ class LocalModel:
         self._draft = draft
         self._loop = make_loop(backend, settings, draft=draft)
         info = backend.info
-        self._template = ChatTemplate(
+        self._template = ChatTemplate.of_model(
             info.chat_template,
             bos_token=info.bos_token,
             eos_token=info.eos_token,

@@ -20,6 +20,7 @@ from tailrace.cli import output
 from tailrace.cli.conversation import Conversation, Parameters
 from tailrace.cli.local import LocalModel
 from tailrace.cli.talk import described, show_reply, talk
+from tailrace.cli.templates import check_chat_template
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
@@ -46,6 +47,9 @@ def run(
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same reply.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest reply [until the model stops].")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads [planned: tailrace doctor].")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="File with a chat template (Jinja) instead of the model's own.")
+    ] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens of the whole conversation [what the model knows].")] = None,
     weights: Annotated[
         str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
@@ -55,9 +59,16 @@ def run(
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Talk with MODEL (the starter model by default) in the terminal; /help there lists the commands."""
-    resolved = resolve_tuned(
-        {"model": model, "threads": threads, "ctx": ctx, "weights": weights, "gpu_layers": gpu_layers}, file=config
-    )
+    flags = {
+        "model": model,
+        "chat_template": chat_template,
+        "threads": threads,
+        "ctx": ctx,
+        "weights": weights,
+        "gpu_layers": gpu_layers,
+    }
+    resolved = resolve_tuned(flags, file=config)
+    check_chat_template(resolved.settings.chat_template)
     given = {
         "temperature": temperature,
         "top_k": top_k,

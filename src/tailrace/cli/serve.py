@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from tailrace.cli.templates import check_chat_template
 from tailrace.cli.tuned import resolve_tuned
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
@@ -21,6 +22,9 @@ def serve(
     alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
     aliases: Annotated[
         list[str] | None, typer.Option(help="Further names that clients may use, such as 'claude-*'.")
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="File with a chat template (Jinja) instead of the model's own.")
     ] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
     weights: Annotated[
@@ -76,6 +80,7 @@ def serve(
     flags = {name: value for name, value in locals().items() if name != "config"}
     settings = resolve_tuned(flags, file=config).settings
     logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
+    check_chat_template(settings.chat_template)
     if settings.backend == "fake":
         name, path = settings.alias or "fake", None
     else:

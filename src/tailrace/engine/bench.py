@@ -38,7 +38,7 @@ class EngineTurn:
         self._backend: Backend = load_llama(path, settings)
         self._loop = make_loop(self._backend, settings)
         info = self._backend.info
-        self._template = ChatTemplate(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._template = ChatTemplate.of_model(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
         self._vocabulary = Vocabulary(self._backend.vocabulary)
         self._next_id = 0
 

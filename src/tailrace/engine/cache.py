@@ -128,14 +128,16 @@ class KVCache:
         low, high = min(busy), max(busy)
         return min(free, key=lambda slot: (max(low - slot.index, slot.index - high, 0), len(slot.tokens)))
 
-    def place(self, tokens: list[int]) -> Placement | None:
+    def place(self, tokens: list[int], *, reuse: bool = True) -> Placement | None:
         """The best place for a sequence with these tokens: the longest prefix that is anywhere, short of the last token
-        (its logits are needed). None when every slot is busy.
+        (its logits are needed), or without ``reuse`` an empty one. None when every slot is busy.
         """
         target = self.target()
         if target is None:
             return None
         best = Placement(target.index, 0)
+        if not reuse:
+            return best
         longest = len(tokens) - 1
         for key, held in self.kept.items():
             length = min(common_prefix(held, tokens), longest)

@@ -58,9 +58,6 @@ class FakeBackend:
         self.longest_token = 1
         self.cell_bytes = 4
         self.end_tokens = frozenset({END})
-        self.end_of_turn: int | None = END
-        self.newline_token: int | None = ord("\n")
-        self.strips_space = False
         self.start_token: int | None = None
         self.infill: tuple[int, int, int] | None = INFILL
         self.reader: Reader | None = FakeReader()
@@ -79,6 +76,7 @@ class FakeBackend:
             bos_token="",
             eos_token="",
             infill=True,
+            end_tokens=(END,),
             infill_tokens=dict(zip(("prefix", "suffix", "middle"), INFILL, strict=True)),
             embedding_width=FakeReader.width,
             special_tokens=_NAMES,

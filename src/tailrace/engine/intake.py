@@ -20,7 +20,6 @@ from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.plain import tokens_of
 from tailrace.engine.reading import Text, texts_of
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.vocabulary import vocabulary_of
 from tailrace.ipc import Channel
 from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine, Tokenize, Tokenized
 
@@ -46,7 +45,7 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
         size_bytes = len(submit.prompt.encode())
         least = size_bytes // backend.longest_token
         if size_bytes > _MUCH_TEXT and least >= context:
-            return _too_long(submit.id, context, f"at least {least}")
+            return _too_long(submit.id, context, least, f"at least {least}")
         if submit.suffix is None:
             tokens = tokens_of(backend, submit.prompt, submit.plain)
         else:
@@ -64,13 +63,13 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
             return Refused(submit.id, "invalid_prompt", "the prompt is empty, and this model has no start token")
         tokens = [backend.start_token]
     if len(tokens) >= context:
-        return _too_long(submit.id, context, str(len(tokens)))
+        return _too_long(submit.id, context, len(tokens), str(len(tokens)))
     bias = submit.sampling.logit_bias
     if not all(0 <= token < size for token in bias):
         return Refused(submit.id, "invalid_prompt", f"logit_bias: token ids must be between 0 and {size - 1}")
     hint = (submit.prediction or "")[: context * _HINT_CHARACTERS]
     prediction = backend.tokenize(hint)[:context] if hint else None
-    return Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
+    return Sequence(submit, tokens, context, backend.end_tokens, prediction)
 
 
 def _infill(backend: Backend, marks: tuple[int, int, int], prefix: list[int], suffix: str) -> list[int]:
@@ -81,12 +80,14 @@ def _infill(backend: Backend, marks: tuple[int, int, int], prefix: list[int], su
     return [*start, before, *prefix, after, *backend.tokenize_inside(suffix), middle]
 
 
-def _too_long(identity: int, context: int, tokens: str) -> Refused:
+def _too_long(identity: int, context: int, tokens: int, shown: str) -> Refused:
     return Refused(
         identity,
         "context_length_exceeded",
-        f"This model's maximum context length is {context} tokens, but the prompt has {tokens} tokens; "
+        f"This model's maximum context length is {context} tokens, but the prompt has {shown} tokens; "
         "one must be left for the reply. Shorten the prompt.",
+        tokens,
+        context,
     )
 
 

@@ -30,6 +30,7 @@ from tailrace.folders import cache_folder
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
+from tailrace.models.chat_template import read_chat_template
 from tailrace.models.reference import resolve
 from tailrace.models.shards import shards_of, total_bytes
 from tailrace.settings import Settings
@@ -43,6 +44,14 @@ def load_backend(
     path: Path | None, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
 ) -> Backend:
     """The backend for the model at ``path``, or the fake one for None. ``load_llama`` tells the rest."""
+    backend = _backend(path, settings, replica, replicas)
+    if settings.chat_template is not None:
+        own = read_chat_template(settings.chat_template)
+        backend.info = msgspec.structs.replace(backend.info, chat_template=own)
+    return backend
+
+
+def _backend(path: Path | None, settings: Settings, replica: ReplicaPlan | None, replicas: int) -> Backend:
     if path is not None:
         return load_llama(path, settings, replica, replicas=replicas)
     return FakeBackend(

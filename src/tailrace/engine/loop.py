@@ -343,7 +343,7 @@ class EngineLoop:
 
     def _fetch(self, sequence: Sequence) -> bool:
         """Have the sequence's beginning read from the disk, if more of it is there than in memory."""
-        if self._disk is None or (found := self._disk.find(sequence.tokens)) is None:
+        if self._disk is None or not sequence.reuses or (found := self._disk.find(sequence.tokens)) is None:
             return False
         name, length = found
         if length < self._cache.ready(sequence.tokens) + LEAST:

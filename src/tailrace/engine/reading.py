@@ -70,7 +70,7 @@ def texts_of(backend: Backend, inquiry: Embed | Score) -> list[Text] | Refused:
         if isinstance(given, str):
             least = len(given.encode()) // backend.longest_token
             if least > context:
-                return _too_long(inquiry.id, where, context, f"at least {least}")
+                return _too_long(inquiry.id, where, context, least, f"at least {least}")
             # Text to embed is plain; a prompt is read as the generation reads it.
             tokens = backend.tokenize(given, special=False, start=True) if embed else backend.tokenize(given)
         else:
@@ -80,16 +80,18 @@ def texts_of(backend: Backend, inquiry: Embed | Score) -> list[Text] | Refused:
         if not all(0 <= token < size for token in tokens):
             return Refused(inquiry.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}")
         if len(tokens) > context:
-            return _too_long(inquiry.id, where, context, str(len(tokens)))
+            return _too_long(inquiry.id, where, context, len(tokens), str(len(tokens)))
         texts.append(Text(inquiry.id, index, tokens, pooling, top))
     return texts
 
 
-def _too_long(identity: int, where: str, context: int, tokens: str) -> Refused:
+def _too_long(identity: int, where: str, context: int, tokens: int, shown: str) -> Refused:
     return Refused(
         identity,
         "context_length_exceeded",
-        f"This model's maximum context length is {context} tokens, but {where} has {tokens} tokens. Shorten it.",
+        f"This model's maximum context length is {context} tokens, but {where} has {shown} tokens. Shorten it.",
+        tokens,
+        context,
     )
 
 

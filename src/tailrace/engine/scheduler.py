@@ -264,7 +264,7 @@ class Scheduler:
         if self._short_of_cells:
             return False
         cache = self._cache
-        placement = cache.place(sequence.tokens)
+        placement = cache.place(sequence.tokens, reuse=sequence.reuses)
         if self._is_being_read(sequence, placement.length if placement else 0):
             return False  # A later one may start: it doesn't take anything from this one.
         placement = self._find_room(plan, sequence, placement)
@@ -277,7 +277,7 @@ class Scheduler:
         sequence.computed = placement.length
         if sequence.cached_tokens is None:
             sequence.cached_tokens = placement.length
-            self.counters.prefix_queries += len(sequence.tokens)
+            self.counters.prefix_queries += len(sequence.tokens) if sequence.reuses else 0
             self.counters.prefix_hits += placement.length
         self.running.append(sequence)
         plan.moves.append((sequence, placement))
@@ -285,7 +285,7 @@ class Scheduler:
 
     def _is_being_read(self, sequence: Sequence, ready: int) -> bool:
         """Whether a running sequence is about to have far more of this prompt ready than is ready now."""
-        return any(
+        return sequence.reuses and any(
             common_prefix(other.tokens, sequence.tokens) > max(ready, other.computed) + _WORTH_SHARING
             for other in self.running
             if other.pending > 1
@@ -329,7 +329,7 @@ class Scheduler:
     def _empty_target(self, plan: Plan, sequence: Sequence) -> Placement | None:
         """Where the sequence goes, with nothing there but what it reuses; what was is kept first, if it is worth it."""
         cache = self._cache
-        placement = cache.place(sequence.tokens)
+        placement = cache.place(sequence.tokens, reuse=sequence.reuses)
         if placement is None:
             return None
         target = cache.slots[placement.slot]

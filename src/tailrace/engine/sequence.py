@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.sampling import Sampler
-from tailrace.engine.vocabulary import SamplingVocabulary
 from tailrace.messages import Submit
 
 #: The slot of a sequence that waits.
@@ -35,6 +34,7 @@ class Sequence:
         "priority",
         "progress",
         "prompt_length",
+        "reuses",
         "sampler",
         "slot",
         "stop_tokens",
@@ -48,17 +48,18 @@ class Sequence:
         context: int,
         end_tokens: frozenset[int],
         prediction: list[int] | None = None,
-        vocabulary: SamplingVocabulary | None = None,
     ) -> None:
         self.id = submit.id
         self.tokens = tokens
         self.prompt_length = len(tokens)
         #: Length of ``tokens`` at which the generation ends with reason length. It reserves nothing.
         self.limit = min(context, self.prompt_length + (submit.max_tokens or context))
-        self.sampler = Sampler(submit.sampling, tokens, vocabulary)
+        self.sampler = Sampler(submit.sampling, tokens)
         self.logprobs = submit.logprobs
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
+        #: Whether what was computed of its tokens for others may be used.
+        self.reuses = submit.reuse_prefix
         # A grammar says where a reply may end, and can only say it with an end token.
         ends = frozenset() if submit.ignore_eos and submit.grammar is None else end_tokens
         self.stop_tokens = ends.union(submit.stop_tokens)

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 
 from tailrace.server import admin
 from tailrace.server.dialects.anthropic import routes as anthropic
+from tailrace.server.dialects.llama_server import routes as llama_server
 from tailrace.server.dialects.ollama import routes as ollama
 from tailrace.server.dialects.openai import routes as openai
 from tailrace.server.dialects.responses import routes as responses
@@ -24,6 +25,7 @@ def endpoints(server: Server) -> list[Endpoint]:
     known = [
         *admin.routes(server),
         *openai.routes(server),
+        *llama_server.routes(server),
         *responses.routes(server),
         *anthropic.routes(server),
         *ollama.routes(server),

@@ -248,11 +248,15 @@ class Choice:
     def _logprob(self, token: int, logprobs: TokenLogprobs) -> TokenLogprob:
         known = self._vocabulary.pieces
 
-        def text(piece: bytes) -> str:
-            return piece.decode("utf-8", "replace")
+        names = self._vocabulary.names
 
-        top = [(text(known[t]), known[t], value) for t, value in logprobs.top]
-        return TokenLogprob(text(known[token]), known[token], logprobs.logprob, top)
+        def text(token: int) -> str:
+            # A token that is no text, such as an end token, is told by its name.
+            return known[token].decode("utf-8", "replace") or names.get(token, "")
+
+        top = [(text(t), known[t], value) for t, value in logprobs.top]
+        ids = [t for t, _ in logprobs.top]
+        return TokenLogprob(text(token), known[token], logprobs.logprob, top, token, ids)
 
 
 def fitting(entries: list[TokenLogprob], room: int) -> int:

@@ -50,8 +50,8 @@ class ServedModel:
 
     def __init__(self, hello: Hello) -> None:
         self.info: ModelInfo = hello.model
-        self.vocabulary = Vocabulary(hello.vocabulary)
-        self.template = ChatTemplate(
+        self.vocabulary = Vocabulary(hello.vocabulary, hello.model.special_tokens)
+        self.template = ChatTemplate.of_model(
             hello.model.chat_template,
             bos_token=hello.model.bos_token,
             eos_token=hello.model.eos_token,
@@ -139,6 +139,10 @@ class EngineClient:
     def kv_cells(self) -> int:
         """How many cells the KV caches of all engines may have."""
         return sum(connection.kv_cells for connection in self._connections.values())
+
+    def accepted(self) -> list[Receiver]:
+        """The generations that have been accepted and haven't ended, oldest first."""
+        return [receiver for receiver, _ in self._requests.values() if receiver.state == "accepted"]
 
     async def start(self, sock: socket.socket) -> None:
         """Listen for engines on ``sock`` (a listening Unix socket)."""
@@ -238,6 +242,8 @@ class EngineClient:
         self.engine_starts += 1
         self._connections[hello.replica] = connection
         self._ready.set()
+        if (defect := self.model.template.defect) is not None:
+            self._log.error("conversations are refused: set --chat-template", reason=defect)
         if self.on_ready is not None:
             self.on_ready(self.model)
 

@@ -23,6 +23,8 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     raw: bytes
     logprob: float
     top: list[tuple[str, bytes, float]]
+    token: int = -1  #: its number
+    ids: list[int] = []  #: those of ``top``; empty where they aren't known
 
 
 class TextDelta(msgspec.Struct, frozen=True):

@@ -15,13 +15,15 @@ import msgspec
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.prompt import plain_ranges
+from tailrace.chat.stops import StopTable
 from tailrace.chat.tools import Function
-from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError
+from tailrace.errors import InvalidRequest, RequestError
 from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.observe.metrics import Metrics
 from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient, ServedModel
 from tailrace.server.events import Early, Failure, Listener, Usage
+from tailrace.server.inquiry import too_long
 from tailrace.server.tracked import TrackedChoice, Tracking
 
 
@@ -34,6 +36,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
     stops: tuple[str, ...] = ()
+    keep_stop: bool = False  #: the stop string that ends a reply is part of it
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     priority: int = 0  #: the smaller, the sooner it is taken from the queue
@@ -46,6 +49,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Function, ...] = ()  #: what may be called
     max_tool_calls: int = 2**31  #: the reply ends after so many
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
+    reuse_prefix: bool = True  #: False: the prompts are computed anew, whatever was computed before
     tracking: Tracking | None = None  #: what the client wants to know of the choices' tokens and times
 
 
@@ -236,6 +240,7 @@ class Generation:
         functions = {function.name: function for function in request.tools}
         vocabulary = self._model.vocabulary
         tracking = request.tracking
+        stops = StopTable(request.stops) if request.stops else ()
         if request.chat:
             vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
         for prompt in request.prompts:
@@ -263,13 +268,15 @@ class Generation:
                         prediction=request.prediction,
                         suffix=request.suffix,
                         plain=plain_ranges(prompt),
+                        reuse_prefix=request.reuse_prefix,
                         progress=tracking is not None and tracking.progress,
                     )
 
                 parser = None
                 if request.chat and isinstance(prompt, str):
                     parser = self._model.family.parser(prompt, functions)
-                choice = self._choice(index, vocabulary, ReplyPipeline(vocabulary, request.stops, parser))
+                pipeline = ReplyPipeline(vocabulary, stops, parser, keep_stop=request.keep_stop)
+                choice = self._choice(index, vocabulary, pipeline)
                 choice.identity = self._engine.submit(make, choice)
                 self._open[index] = choice
                 self._unanswered += 1
@@ -287,7 +294,7 @@ class Generation:
 
     def _refusal(self, refused: Refused) -> RequestError:
         if refused.code == "context_length_exceeded":
-            return ContextLengthExceeded(refused.message, param=self._request.prompt_param)
+            return too_long(refused, self._request.prompt_param)
         if refused.code == "invalid_grammar":
             param = self._request.grammar_param
             return InvalidRequest(f"'{param}' can't be used as a grammar: {refused.message}", param=param)

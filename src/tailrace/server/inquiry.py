@@ -29,6 +29,13 @@ Asked = Tokenize | Embed | Score
 Answer = Tokenized | Embedded | Scored
 
 
+def too_long(refused: Refused, param: str, message: str | None = None) -> ContextLengthExceeded:
+    """The error that the refusal of a prompt is that doesn't fit; ``message`` None is the engine's own."""
+    error = ContextLengthExceeded(message or refused.message, param=param)
+    error.prompt_tokens, error.context = refused.prompt_tokens, refused.context
+    return error
+
+
 class Inquiring:
     """One question on its way, and the ``Receiver`` of what comes back."""
 
@@ -53,6 +60,12 @@ class Inquiring:
         if not self._done.done():
             self._done.set_result(None)
 
+    def withdraw(self) -> None:
+        """End it whatever has come, where ``answers`` isn't waited for. Harmless after the end."""
+        self.cancel()
+        self._done.exception()  # It has been seen: else asyncio complains that nobody has.
+        self._withdraw()
+
     def told(self, answer: Answer) -> bool:
         """An answer has come; True when it was the last."""
         self._answers.append(answer)
@@ -71,8 +84,11 @@ class Inquiring:
     def answered(self, answer: Accepted | Refused) -> None:
         """See ``Receiver``."""
         assert isinstance(answer, Refused), "an inquiry is answered or refused"
-        kind = ContextLengthExceeded if answer.code == "context_length_exceeded" else InvalidRequest
-        self.failed(kind(f"Invalid value for '{self._param}': {answer.message}", param=self._param))
+        message = f"Invalid value for '{self._param}': {answer.message}"
+        if answer.code == "context_length_exceeded":
+            self.failed(too_long(answer, self._param, message))
+        else:
+            self.failed(InvalidRequest(message, param=self._param))
 
     def failed(self, error: RequestError) -> None:
         """See ``Receiver``."""

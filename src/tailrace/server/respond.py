@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from tailrace.errors import RequestError
+from tailrace.errors import ContextLengthExceeded, RequestError
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -17,6 +17,13 @@ class ErrorBody(msgspec.Struct, frozen=True):
     code: str | None
 
 
+class ContextErrorBody(ErrorBody, frozen=True):
+    """The same with llama-server's numbers of a prompt that doesn't fit."""
+
+    n_prompt_tokens: int
+    n_ctx: int
+
+
 class ErrorEnvelope(msgspec.Struct, frozen=True):
     """What a failed request's body is."""
 
@@ -25,6 +32,10 @@ class ErrorEnvelope(msgspec.Struct, frozen=True):
 
 def error_envelope(error: RequestError) -> ErrorEnvelope:
     """The wire form of ``error``."""
+    if isinstance(error, ContextLengthExceeded) and error.prompt_tokens is not None and error.context is not None:
+        return ErrorEnvelope(
+            ContextErrorBody(error.message, error.type, error.param, error.code, error.prompt_tokens, error.context)
+        )
     return ErrorEnvelope(ErrorBody(error.message, error.type, error.param, error.code))
 
 

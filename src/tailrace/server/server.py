@@ -14,7 +14,8 @@ from tailrace.errors import ModelNotFound
 from tailrace.observe.metrics import Metrics
 from tailrace.server import sse
 from tailrace.server.body import read_body
-from tailrace.server.client import EngineClient
+from tailrace.server.client import EngineClient, ServedModel
+from tailrace.server.fingerprint import file_identity, system_fingerprint
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.inquiry import Answer, Asked
 from tailrace.server.respond import json_response
@@ -44,6 +45,14 @@ class Server:
         )
         self.metrics = Metrics(model_name, self.engine)
         self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
+        self._file = file_identity(model_path)
+        self._fingerprinted: tuple[ServedModel, str] | None = None
+
+    def fingerprint(self, model: ServedModel) -> str:
+        """``system_fingerprint`` of replies by this model."""
+        if self._fingerprinted is None or self._fingerprinted[0] is not model:
+            self._fingerprinted = (model, system_fingerprint(self.settings, model.info, self._file))
+        return self._fingerprinted[1]
 
     async def body(self, request: Request) -> bytes:
         """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
@@ -54,14 +63,19 @@ class Server:
         return await Generation.start(self.engine, self.metrics, wanted)
 
     def stream(
-        self, generation: Generation, encoder: Encoder, headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS
+        self,
+        generation: Generation,
+        encoder: Encoder,
+        headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
+        *,
+        keepalive_seconds: float | None = None,
     ) -> EventStream:
-        """The response that sends ``generation`` as it happens."""
+        """The response that sends ``generation`` as it happens. ``keepalive_seconds`` None is the server's setting."""
         settings = self.settings
         return EventStream(
             generation,
             encoder,
-            keepalive_seconds=settings.keepalive_seconds,
+            keepalive_seconds=settings.keepalive_seconds if keepalive_seconds is None else keepalive_seconds,
             bound=settings.slow_reader_tokens,
             headers=headers,
         )

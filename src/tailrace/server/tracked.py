@@ -155,10 +155,12 @@ class TrackedChoice(Choice):
         """See ``Receiver``."""
         if self._tracking.silent:
             self._finish("length", 0)
-        else:
-            super().ended(finished)
+            return
+        self._last_at = time.monotonic()  # An end token comes as an end alone.
+        super().ended(finished)
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
+        self.seen = completion_tokens  # An end token isn't told.
         if self._tracking.tokens:
             self._tell(self._pipeline.finish())
             while self._pending:

@@ -13,7 +13,8 @@ from tailrace.chat.families.elements import element_call
 from tailrace.chat.families.family import CallForm, Family, Functions
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.tagged_call import TaggedCall, Tags
+from tailrace.chat.readers.tagged_call import TaggedCall
+from tailrace.chat.readers.tags import Tags
 from tailrace.chat.tools import Function
 
 TAGS = Tags(

@@ -16,7 +16,8 @@ from tailrace.chat.families.elements import element_call
 from tailrace.chat.families.family import CallForm, Family, Functions
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.tagged_call import TaggedCall, Tags
+from tailrace.chat.readers.tagged_call import TaggedCall
+from tailrace.chat.readers.tags import Tags
 from tailrace.chat.tools import Function
 
 _FUNCTION = "<function="
@@ -30,6 +31,8 @@ TAGS = Tags(
     call_ends="</function>",
     end=hermes.ENDS,
     lines=True,
+    ends_missing=True,
+    untyped_text=True,
 )
 
 

@@ -5,34 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
-
-from tailrace.chat.markers import partial
+from tailrace.chat.argument_types import ALL, Argument, Arguments
 from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part
+from tailrace.chat.readers.argument_value import undecided, value_json
 from tailrace.chat.readers.json_calls import JsonCalls
 from tailrace.chat.readers.reader import Over, fits
+from tailrace.chat.readers.tags import Tags
+from tailrace.chat.readers.value_text import ValueText
 from tailrace.chat.tools import Function
 
 _NAME = re.compile(r"[^\s<>{}\"]+")
 _LONGEST_KEY = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tags:
-    """What stands around a call's parts."""
-
-    name_opens: str  #: "" where the name follows at once
-    name_ends: str  #: "" where the next tag ends it
-    key_opens: str
-    key_ends: str
-    value_opens: str
-    value_ends: str
-    call_ends: str  #: behind the last argument; "" where there is none
-    end: str  #: what ends the whole
-    lines: bool  #: whether a value stands on lines of its own
+#: What an argument of which the schema says nothing is, where the family's own parser takes it for text.
+UNTYPED = frozenset({"string", "null"})
 
 
 class TaggedCall:
@@ -47,11 +36,13 @@ class TaggedCall:
         self._state: Literal["opened", "name", "between", "key", "value opens", "value", "json"] = (
             "name" if named else "opened"
         )
-        self._parameters: dict[str, Any] = {}
+        self._arguments = Arguments(None)
+        self._given: set[str] = set()  #: names of the arguments so far
         self._key = ""
         self._first = True  #: no argument has been passed on
-        self._plain = False  #: the value is text and passed on as it comes
-        self._begun = False  #: some of the value has been looked at
+        self._value: ValueText | None = None  #: the value that is being read
+        self._mode: Literal["text", "whole", "undecided"] = "undecided"  #: how it is passed on
+        self._held: list[str] = []  #: what of it hasn't been
         self._json: JsonCalls | None = None
 
     def feed(self, text: str, parts: list[Part]) -> None:
@@ -59,7 +50,11 @@ class TaggedCall:
         if self._json is not None:
             self._json.feed(text, parts)
             return
-        self._buffer += text
+        if self._value is not None:
+            if not self._in_value(text, parts):
+                return
+        else:
+            self._buffer += text
         while self._advance(parts):
             pass
 
@@ -69,11 +64,32 @@ class TaggedCall:
             return self._json.finish(parts)
         if self._state in ("opened", "name"):
             return self._opening + self._buffer
-        if self._state == "value":
-            text = self._buffer if self._plain else f"{self._separator()}{self._buffer}"
-            if text:
-                parts.append(CallArguments(_escaped(text) if self._plain else text))
+        if self._value is not None:
+            self._finish_value(self._value, parts)
+        elif self._state == "between" and self._tags.call_ends:
+            rest = self._buffer.lstrip()
+            if rest.startswith(self._tags.call_ends) and self._tags.end.startswith(
+                rest[len(self._tags.call_ends) :].strip()
+            ):
+                parts += [CallArguments("}"), CallEnd()]  # The reply ends before what stands around the call does.
         return ""
+
+    def _finish_value(self, value: ValueText, parts: list[Part]) -> None:
+        """The reply ends within a value: the call is whole where its own end stands there, and else is cut."""
+        rest, ended = value.finish()
+        held = self._all_held() + rest
+        if self._mode == "undecided":
+            self._mode = "text" if "string" in value.argument.types and not ended else "whole"
+            if self._mode == "text":
+                parts.append(CallArguments(self._separator() + '"'))
+        if self._mode == "text":
+            parts.append(CallArguments(_escaped(held) + ('"' if ended else "")))
+        elif ended:
+            parts.append(CallArguments(self._separator() + value_json(held, value.argument)))
+        else:
+            parts.append(CallArguments(self._separator() + held))
+        if ended:
+            parts += [CallArguments("}"), CallEnd()]
 
     def _advance(self, parts: list[Part]) -> bool:
         """Take one step; True when there may be another."""
@@ -85,9 +101,7 @@ class TaggedCall:
             return self._between(parts)
         if self._state == "key":
             return self._read_key()
-        if self._state == "value opens":
-            return self._open_value(parts)
-        return self._plain_value(parts) if self._plain else self._whole_value(parts)
+        return self._open_value(parts) if self._state == "value opens" else False
 
     def _open(self, parts: list[Part]) -> bool:
         rest = self._buffer.lstrip()
@@ -120,8 +134,7 @@ class TaggedCall:
             raise Over(failed=self._opening, rest=self._buffer)
         self._buffer = self._buffer[min(found) + len(tags.name_ends) :]
         function = self._functions.get(name)
-        properties = (function.parameters or {}).get("properties") if function is not None else None
-        self._parameters = properties if isinstance(properties, dict) else {}
+        self._arguments = Arguments(function.parameters if function is not None else None)
         parts += [CallStart(name), CallArguments("{")]
         self._state = "between"
         return True
@@ -161,70 +174,48 @@ class TaggedCall:
             if opens.startswith(rest):
                 return False
             raise Over(rest=rest, broken=True)
-        self._buffer = rest[len(opens) :]
-        self._state, self._begun = "value", False
-        self._plain = _is_text(self._parameters.get(self._key))
-        if self._plain:
-            parts.append(CallArguments(self._separator() + '"'))
-        return True
+        self._given.add(self._key)
+        argument = self._arguments.argument(self._key)
+        if self._tags.untyped_text and argument.types == ALL:
+            argument = Argument(UNTYPED, argument.choices)
+        names = self._arguments.names
+        self._value = ValueText(self._tags, argument, names - self._given if names else None)
+        self._mode = "undecided"
+        text, self._buffer = rest[len(opens) :], ""
+        self._state = "value"
+        return self._in_value(text, parts)
 
-    def _plain_value(self, parts: list[Part]) -> bool:
-        if self._tags.lines and not self._begun:
-            if not self._buffer:
-                return False
-            self._buffer = self._buffer.removeprefix("\n")
-            self._begun = True
-        ends = self._tags.value_ends
-        position = self._buffer.find(ends)
-        if position >= 0:
-            value = self._buffer[:position]
-            if self._tags.lines:
-                value = value.removesuffix("\n")
-            parts.append(CallArguments(_escaped(value) + '"'))
-            self._buffer = self._buffer[position + len(ends) :]
-            self._state = "between"
-            return True
-        keep = partial(self._buffer, ("\n" + ends, ends) if self._tags.lines else (ends,))
-        out = self._buffer[: len(self._buffer) - keep]
-        if out:
-            parts.append(CallArguments(_escaped(out)))
-            self._buffer = self._buffer[len(out) :]
-        return False
-
-    def _whole_value(self, parts: list[Part]) -> bool:
-        position = self._buffer.find(self._tags.value_ends)
-        if position < 0:
+    def _in_value(self, text: str, parts: list[Part]) -> bool:
+        assert self._value is not None
+        taken, rest, ended = self._value.feed(text)
+        self._held.append(taken)
+        if self._mode == "undecided":
+            self._mode = undecided("".join(self._held), self._value.argument)
+            if self._mode == "undecided" and ended:
+                self._mode = "whole"
+            if self._mode == "text":
+                parts.append(CallArguments(self._separator() + '"'))
+        if self._mode == "text" and (held := self._all_held()):
+            parts.append(CallArguments(_escaped(held)))
+        if not ended:
             return False
-        value = self._buffer[:position].strip()
-        parts.append(CallArguments(self._separator() + _json(value)))
-        self._buffer = self._buffer[position + len(self._tags.value_ends) :]
-        self._state = "between"
+        if self._mode == "text":
+            parts.append(CallArguments('"'))
+        else:
+            parts.append(CallArguments(self._separator() + value_json(self._all_held(), self._value.argument)))
+        self._value = None
+        self._buffer, self._state = rest, "between"
         return True
+
+    def _all_held(self) -> str:
+        held, self._held = "".join(self._held), []
+        return held
 
     def _separator(self) -> str:
         """What stands before the argument's value."""
         before = "" if self._first else ", "
         self._first = False
         return f"{before}{json.dumps(self._key, ensure_ascii=False)}: "
-
-
-def _is_text(schema: object) -> bool:
-    """Whether the schema allows strings alone."""
-    if not isinstance(schema, dict):
-        return False
-    if "type" in schema:
-        return bool(schema["type"] == "string")
-    allowed = schema.get("enum")
-    return isinstance(allowed, list) and all(isinstance(value, str) for value in allowed)
-
-
-def _json(value: str) -> str:
-    """``value`` if it is JSON, else the JSON of it as a string."""
-    try:
-        msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError):
-        return json.dumps(value, ensure_ascii=False)
-    return value
 
 
 def _escaped(text: str) -> str:

@@ -29,6 +29,7 @@ from tailrace.server.dialects.anthropic.request import (
     refuse,
 )
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.stopping import stop_strings
 
 _DEFAULTS = Sampling()
 #: What open models know of effort; Anthropic's two highest are their highest.
@@ -39,14 +40,21 @@ def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
     """A generation for ``POST /v1/messages``. Raises InvalidRequest."""
     return msgspec.structs.replace(
         conversed(request, model),
-        max_tokens=request.max_tokens,
+        max_tokens=_limit(request),
         sampling=Sampling(
             temperature=_DEFAULTS.temperature if request.temperature is None else request.temperature,
             top_k=_DEFAULTS.top_k if request.top_k is None else request.top_k,
             top_p=_DEFAULTS.top_p if request.top_p is None else request.top_p,
         ),
-        stops=tuple(request.stop_sequences or ()),
+        stops=stop_strings(request.stop_sequences, "stop_sequences"),
     )
+
+
+def _limit(request: MessagesRequest) -> int | None:
+    """The reply's limit; -1 is none, as with llama-server. Raises InvalidRequest."""
+    if request.max_tokens == 0:
+        raise InvalidRequest("'max_tokens' must be at least 1, or -1 for no limit.", param="max_tokens")
+    return None if request.max_tokens < 0 else request.max_tokens
 
 
 def prompt_text(request: Conversation, model: ServedModel) -> str:

@@ -15,7 +15,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.anthropic.blocks import Block, TextBlock, ToolResultBlock
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
-#: Text that may begin a stop string is held back and looked at again with each token: longer ones would cost everybody.
+#: Anthropic's own API refuses empty ones, too.
 StopSequence = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
@@ -159,12 +159,12 @@ class Conversation(msgspec.Struct, kw_only=True):
 class MessagesRequest(Conversation, kw_only=True):
     """The body of ``POST /v1/messages``."""
 
-    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    max_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)]
     stream: bool | None = None
     temperature: Probability | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    stop_sequences: Annotated[list[StopSequence], Meta(max_length=64)] | None = None
+    stop_sequences: Annotated[list[StopSequence], Meta(max_length=1024)] | None = None
     metadata: dict[str, Any] | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
     container: Any = None

@@ -108,7 +108,11 @@ class Shelf:
         path = self._server.model_path
         if path is not None:
             try:
-                return self._of_file(name, path, total_bytes(path))
+                shown = self._of_file(name, path, total_bytes(path))
+                if info is None or self._server.settings.chat_template is None:
+                    return shown
+                # What is used is shown, and not what the file has.
+                return msgspec.structs.replace(shown, values={**shown.values, _TEMPLATE: info.chat_template or ""})
             except (ModelError, OSError) as error:
                 # Deleted under the engine, which goes on with what it has in memory.
                 structlog.get_logger().warning("the served model's file can't be read", error=str(error))

@@ -24,9 +24,10 @@ from tailrace.server.dialects.openai.earlier_calls import (
     join_results,
     legacy_call,
 )
+from tailrace.server.dialects.openai.extensions import ChatExtensions, check, tells_inline, template_variables
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
-from tailrace.server.dialects.openai.sampling import Count, SharedParameters, refuse, sampling, stops
+from tailrace.server.dialects.openai.sampling import Limit, limit, refuse, sampling, stops
 from tailrace.server.dialects.openai.tools import OfferedFunction, Tool, Toolset, legacy_toolset, toolset
 from tailrace.server.events import (
     Event,
@@ -51,6 +52,20 @@ class TextPart(msgspec.Struct, tag_field="type", tag="text"):
     text: str
 
 
+class InputTextPart(TextPart, tag_field="type", tag="input_text"):
+    """The same by the name that Responses have for it."""
+
+
+class OutputTextPart(TextPart, tag_field="type", tag="output_text"):
+    """The same in an earlier reply."""
+
+
+class ThinkingPart(msgspec.Struct, tag_field="type", tag="thinking"):
+    """An earlier thought, which is text to the template, as it is with vLLM."""
+
+    thinking: str
+
+
 class RefusalPart(msgspec.Struct, tag_field="type", tag="refusal"):
     """An earlier refusal of the assistant."""
 
@@ -69,7 +84,7 @@ class FilePart(msgspec.Struct, tag_field="type", tag="file"):
     """A file: known, and refused."""
 
 
-Part = TextPart | RefusalPart | ImagePart | AudioPart | FilePart
+Part = TextPart | InputTextPart | OutputTextPart | ThinkingPart | RefusalPart | ImagePart | AudioPart | FilePart
 
 
 class ChatMessage(msgspec.Struct):
@@ -91,11 +106,11 @@ class Prediction(msgspec.Struct):
     content: str | list[TextPart]
 
 
-class ChatRequest(SharedParameters):
+class ChatRequest(ChatExtensions):
     """The body of a chat completion."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    max_completion_tokens: Count | None = None
+    max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
@@ -110,7 +125,6 @@ class ChatRequest(SharedParameters):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     store: bool | None = None
-    verbosity: str | None = None
     audio: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
     functions: list[OfferedFunction] | None = None
@@ -121,14 +135,12 @@ class ChatRequest(SharedParameters):
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "store": (False,),
-    "verbosity": ("medium",),
     "audio": (),
     "web_search_options": (),
 }
 _WHY = {
     "modalities": "only ['text'] is supported.",
     "store": "replies are not stored here; leave it out or send false.",
-    "verbosity": "only 'medium' is supported.",
     "audio": "audio output is not supported.",
     "web_search_options": "web search is not supported.",
 }
@@ -139,6 +151,7 @@ decoder = msgspec.json.Decoder(ChatRequest)
 def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
     refuse(request, _SUPPORTED, _WHY)
+    check(request)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
     form, form_field = grammar(request)
@@ -152,22 +165,24 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         parallel=request.parallel_tool_calls is not False and not tools.legacy,
         form=form,
         effort=request.reasoning_effort,
-        variables=request.chat_template_kwargs,
-        inline_reasoning=inline_reasoning,
+        variables={**template_variables(request, model), **(request.chat_template_kwargs or {})},
+        inline_reasoning=tells_inline(request, default=inline_reasoning),
         fields=Fields(form=form_field, tools="functions", tool_choice="function_call")
         if tools.legacy
         else Fields(form=form_field),
     )
     return msgspec.structs.replace(
         conversation,
-        choices=request.n or 1,
-        max_tokens=request.max_completion_tokens or request.max_tokens,
+        choices=request.n or request.n_cmpl or 1,
+        max_tokens=limit(request, "n_predict", "max_completion_tokens", "max_tokens"),
         sampling=sampling(request),
         stops=stops(request),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
-        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else request.n_probs or None,
+        keep_stop=bool(request.include_stop_str_in_output),
+        reuse_prefix=request.cache_prompt is not False,
         prediction=_predicted(request.prediction),
     )
 
@@ -215,6 +230,8 @@ def _content(content: str | list[Part] | None, path: str) -> str:
     for index, part in enumerate(content):
         if isinstance(part, TextPart):
             texts.append(part.text)
+        elif isinstance(part, ThinkingPart):
+            texts.append(part.thinking)
         elif isinstance(part, RefusalPart):
             texts.append(part.refusal)
         else:
@@ -228,9 +245,15 @@ def _content(content: str | list[Part] | None, path: str) -> str:
 # Reply
 
 
-def completion(head: ReplyHead, transcript: Transcript, tools: Toolset) -> dict[str, Any]:
+def completion(
+    head: ReplyHead, transcript: Transcript, tools: Toolset, *, hides_thoughts: bool = False
+) -> dict[str, Any]:
     """The body for a client that doesn't stream."""
-    return completion_object(head, "chat.completion", transcript, partial(_whole, tools))
+    body = completion_object(head, "chat.completion", transcript, partial(_whole, tools))
+    if hides_thoughts:
+        for choice in body["choices"]:
+            choice["message"].pop("reasoning_content", None)
+    return body
 
 
 def _whole(tools: Toolset, index: int, reply: Reply) -> dict[str, Any]:
@@ -252,11 +275,19 @@ class ChatStream:
     """Encodes a chat stream. See ``Encoder``."""
 
     def __init__(
-        self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool, tools: Toolset = _NO_TOOLS
+        self,
+        head: ReplyHead,
+        choices: int,
+        *,
+        wants_usage: bool,
+        comments: bool,
+        tools: Toolset = _NO_TOOLS,
+        hides_thoughts: bool = False,
     ) -> None:
         self._choices = choices
         self._tools = tools
         self._calls = CallDeltas(tools)
+        self._hides_thoughts = hides_thoughts
         self._prefix = chunk_prefix(head, "chat.completion.chunk")
         self._ends = StreamEnds(
             self._prefix,
@@ -285,6 +316,8 @@ class ChatStream:
                 return [self._before_text[event.choice] + text + b'},"finish_reason":null}]}\n\n']
             return [self._chunk(event.choice, {"content": event.text}, None, event.logprobs)]
         if isinstance(event, ReasoningDelta):
+            if self._hides_thoughts:
+                return []
             return [self._chunk(event.choice, {"reasoning_content": event.text}, None)]
         if isinstance(event, ToolCallDelta):
             return self._told(event.choice, self._calls.delta(event))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import accumulate
 from math import inf
 from statistics import fmean
 from typing import Annotated, Any
@@ -13,10 +12,12 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai.echo import Echo, logprobs_object
+from tailrace.server.dialects.openai import peers
+from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
+from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, limit, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript
@@ -29,23 +30,39 @@ class CompletionRequest(SharedParameters, kw_only=True):
     """The body of a text completion."""
 
     prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=16_777_216)]
-    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
     best_of: Annotated[int, Meta(ge=1, le=_MOST_CHOICES)] | None = None
+    # vLLM's: refused
+    prompt_embeds: Any = None
 
     @property
     def tried(self) -> int:
         """Replies to each prompt, of which ``n`` are shown."""
-        return max(self.best_of or 1, self.n or 1)
+        return max(self.best_of or 1, self.shown)
+
+    @property
+    def shown(self) -> int:
+        """Replies to each prompt that the client gets."""
+        return self.n or self.n_cmpl or 1
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many tokens beside each of the reply's are told with their log probabilities; None: none at all."""
+        return self.logprobs if self.logprobs is not None else self.n_probs or None
 
     @property
     def chooses(self) -> bool:
         """Whether some of the replies aren't shown."""
-        return self.tried > (self.n or 1)
+        return self.tried > self.shown
 
 
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"prompt_embeds": (), "add_special_tokens": (True,)}
+_WHY = {
+    "prompt_embeds": "prompts are text or token ids.",
+    "add_special_tokens": "a text gets the tokens that the model wants around it; send token ids to say which.",
+}
 #: What the API's reference gives when max_tokens is absent.
 _DEFAULT_MAX_TOKENS = 16
 
@@ -54,7 +71,9 @@ decoder = msgspec.json.Decoder(CompletionRequest)
 
 def prepare(request: CompletionRequest) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
-    if request.best_of is not None and request.best_of < (request.n or 1):
+    refuse(request, peers.SUPPORTED, peers.WHY)
+    refuse(request, _SUPPORTED, _WHY)
+    if request.best_of is not None and request.best_of < request.shown:
         raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
     if request.chooses and request.stream:
         raise InvalidRequest("'best_of' over 'n' can't be streamed: the end tells which is best.", param="best_of")
@@ -63,7 +82,7 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
             raise InvalidRequest("'max_tokens' may be 0 only with 'echo': true.", param="max_tokens")
         if request.stream:
             raise InvalidRequest("'max_tokens' may be 0 only without 'stream'.", param="max_tokens")
-    if request.echo and request.suffix and request.logprobs is not None:
+    if request.echo and request.suffix and request.wanted_logprobs is not None:
         raise InvalidRequest("'echo' has no log probabilities of a prompt with a 'suffix'.", param="echo")
     prompts = _prompts(request.prompt)
     form, form_field = grammar(request)
@@ -75,13 +94,17 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
         prompts=prompts,
         prompt_param="prompt",
         choices=request.tried,
-        max_tokens=request.max_tokens or _DEFAULT_MAX_TOKENS,
+        max_tokens=None
+        if request.max_tokens == 0
+        else limit(request, "n_predict", "max_tokens", default=_DEFAULT_MAX_TOKENS),
         sampling=sampling(request),
         stops=stops(request),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
-        logprobs=0 if request.logprobs is None and request.chooses else request.logprobs,
+        logprobs=0 if request.wanted_logprobs is None and request.chooses else request.wanted_logprobs,
+        keep_stop=bool(request.include_stop_str_in_output),
+        reuse_prefix=request.cache_prompt is not False,
         grammar=form,
         grammar_param=form_field,
         suffix=request.suffix or None,
@@ -107,7 +130,7 @@ def completion(
     head: ReplyHead, request: CompletionRequest, transcript: Transcript, echoes: list[Echo]
 ) -> dict[str, Any]:
     """The body for a client that doesn't stream; ``echoes`` has each prompt's, where they are wanted."""
-    shown = request.n or 1
+    shown = request.shown
 
     def whole(index: int, reply: Reply) -> dict[str, Any]:
         return _whole(index, reply, echoes[index // shown] if echoes else None)
@@ -126,23 +149,20 @@ def _best(replies: list[Reply], request: CompletionRequest) -> list[Reply]:
     best: list[Reply] = []
     for start in range(0, len(replies), request.tried):
         tried = sorted(replies[start : start + request.tried], key=mean, reverse=True)
-        best += tried[: request.n or 1]
-    return best if request.logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
+        best += tried[: request.shown]
+    return best if request.wanted_logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
 
 
 def _whole(index: int, reply: Reply, echo: Echo | None) -> dict[str, Any]:
     text = reply.text if echo is None else echo.text + reply.text
-    found = _logprobs(reply.logprobs, 0 if echo is None else len(echo.text)) if reply.logprobs else None
+    found: dict[str, Any] | None = None
+    if reply.logprobs:
+        offsets = Offsets(0 if echo is None else len(echo.text))
+        found = logprobs_object(reply.logprobs, offsets.of(reply.logprobs, len(text)))
     if echo is not None and echo.entries:
         before = echo.logprobs()
         found = before if found is None else {name: before[name] + found[name] for name in before}
     return {"index": index, "text": text, "logprobs": found, "finish_reason": reply.finish_reason}
-
-
-def _logprobs(entries: list[TokenLogprob], offset: int) -> dict[str, Any]:
-    """``offset`` is the length of the text before the first token."""
-    lengths = [len(entry.text) for entry in entries[:-1]]
-    return logprobs_object(entries, list(accumulate(lengths, initial=offset)))
 
 
 class CompletionStream:
@@ -154,7 +174,8 @@ class CompletionStream:
         """``echoes`` has each prompt's, in order, where they are wanted."""
         self._echoes = echoes
         self._choices = choices
-        self._offsets = [0] * choices
+        self._lengths = [0] * choices  #: of the text that has been sent
+        self._offsets: list[Offsets | None] = [None] * choices
         self._prefix = chunk_prefix(head, "text_completion")
         # All of a chunk but its text, made once: one encode and one join a token.
         self._before_text = [self._prefix + b'{"index":%d,"text":' % index for index in range(choices)]
@@ -181,11 +202,10 @@ class CompletionStream:
         """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
         if isinstance(event, TextDelta):
             if event.logprobs is None:
-                self._offsets[event.choice] += len(event.text)
+                self._lengths[event.choice] += len(event.text)
                 text = msgspec.json.encode(event.text)
                 return [self._before_text[event.choice] + text + b',"finish_reason":null}]}\n\n']
-            found = _logprobs(event.logprobs, self._offsets[event.choice])
-            return [self._chunk(event.choice, event.text, None, found)]
+            return [self._chunk(event.choice, event.text, None, self._logprobs(event, event.logprobs))]
         if isinstance(event, Finish):
             self._ends.finished(event.choice)
             return [self._chunk(event.choice, "", event.reason)]
@@ -196,6 +216,13 @@ class CompletionStream:
         if isinstance(event, Failure):
             return self._ends.failure(event.error)
         raise AssertionError(f"a text completion has no {type(event).__name__}")
+
+    def _logprobs(self, event: TextDelta, entries: list[TokenLogprob]) -> dict[str, Any]:
+        sent = self._lengths[event.choice]
+        if (offsets := self._offsets[event.choice]) is None:
+            # Nothing but the prompt has been sent before the first token's chunk.
+            offsets = self._offsets[event.choice] = Offsets(sent)
+        return logprobs_object(entries, offsets.of(entries, sent + len(event.text)))
 
     def empty(self, choice: int) -> bytes:
         """A chunk that adds nothing to the choice."""
@@ -209,5 +236,5 @@ class CompletionStream:
         choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": finish}
         if logprobs is not None:
             choice["logprobs"] = logprobs
-        self._offsets[index] += len(text)
+        self._lengths[index] += len(text)
         return self._prefix + msgspec.json.encode(choice) + b"]}\n\n"

@@ -10,6 +10,7 @@ import msgspec
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.messages import ModelInfo, Scored, TokenLogprobs
 from tailrace.server.choice import MOST_BYTES, fitting, pieces
+from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
 from tailrace.server.dialects.openai.tokens import piece_of
 from tailrace.server.events import TokenLogprob
 
@@ -44,21 +45,12 @@ def scored_echo(text: str, scored: Scored, vocabulary: Vocabulary, info: ModelIn
     def entry(token: int, found: TokenLogprobs) -> TokenLogprob:
         raw = piece_of(token, vocabulary, info)
         top = [(piece_of(likely, vocabulary, info), value) for likely, value in found.top]
-        return TokenLogprob(_shown(raw), raw, found.logprob, [(_shown(one), one, value) for one, value in top])
+        shown = [(_shown(one), one, value) for one, value in top]
+        return TokenLogprob(_shown(raw), raw, found.logprob, shown, token, [likely for likely, _ in found.top])
 
     none = TokenLogprobs(0.0, [])
     entries = [entry(token, found) for token, found in zip(scored.tokens, [none, *scored.logprobs], strict=True)]
     return Echo(text, len(entries), entries, _offsets(text, entries))
-
-
-def logprobs_object(entries: list[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
-    """The older form: parallel lists."""
-    return {
-        "tokens": [entry.text for entry in entries],
-        "token_logprobs": [entry.logprob for entry in entries],
-        "top_logprobs": [{text: value for text, _, value in entry.top} for entry in entries],
-        "text_offset": offsets,
-    }
 
 
 def _first_is_null(found: dict[str, Any]) -> dict[str, Any]:

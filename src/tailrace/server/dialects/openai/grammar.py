@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar
-from tailrace.server.dialects.openai.samplers import SamplerParameters
+from tailrace.server.dialects.openai.peers import PeerParameters
 
 GrammarText = Annotated[str, Meta(min_length=1)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
@@ -46,9 +46,16 @@ class StructuredOutputs(msgspec.Struct):
     choice: Choices | None = None
     grammar: GrammarText | None = None
     json_object: bool | None = None
+    # What is so in any case: one backend, no whitespace but the usual, closed objects
+    disable_fallback: bool | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
+    # Refused
+    whitespace_pattern: str | None = None
+    structural_tag: str | None = None
 
 
-class GrammarParameters(SamplerParameters, kw_only=True):
+class GrammarParameters(PeerParameters, kw_only=True):
     """Fields of both requests, of which one may be given."""
 
     response_format: ResponseFormat | None = None
@@ -63,8 +70,8 @@ class GrammarParameters(SamplerParameters, kw_only=True):
     json_schema: Schema | None = None
 
 
-#: Its own: structs inherit from one other alone, so the samplers' come along.
-_FIELDS = GrammarParameters.__struct_fields__[len(SamplerParameters.__struct_fields__) :]
+#: Of ``GrammarParameters``, those that say what the reply looks like.
+_FORMS = [name for name in GrammarParameters.__struct_fields__ if name not in PeerParameters.__struct_fields__]
 
 
 def grammar(parameters: GrammarParameters) -> tuple[Grammar | None, str]:
@@ -81,7 +88,7 @@ def grammar(parameters: GrammarParameters) -> tuple[Grammar | None, str]:
 
 
 def _fields(parameters: GrammarParameters) -> list[tuple[str, Any]]:
-    fields = [(name, getattr(parameters, name)) for name in _FIELDS]
+    fields = [(name, getattr(parameters, name)) for name in _FORMS]
     nested = parameters.structured_outputs
     if nested is not None:
         fields += [(f"structured_outputs.{name}", getattr(nested, name)) for name in nested.__struct_fields__]
@@ -92,8 +99,10 @@ def _made(name: str, value: Any) -> Grammar | None:
     kind = name.rpartition(".")[2].removeprefix("guided_")
     if kind == "response_format":
         return _from_response_format(value)
-    if kind == "structured_outputs":
-        return None  # Its own fields count.
+    if kind == "structured_outputs" or kind.startswith("disable_"):
+        return None  # Its own fields count; what those switch off isn't there.
+    if kind in ("whitespace_pattern", "structural_tag"):
+        raise InvalidRequest(f"'{name}' is not supported.", param=name, code="unsupported_value")
     if kind == "json_object":
         return _ANY_OBJECT if value else None
     if kind in ("json", "json_schema"):

@@ -21,16 +21,21 @@ class ReplyHead:
     ``cmpl``).
     """
 
-    __slots__ = ("created", "id", "model")
+    __slots__ = ("created", "fingerprint", "id", "model")
 
-    def __init__(self, prefix: str, model: str) -> None:
+    def __init__(self, prefix: str, model: str, fingerprint: str | None = None) -> None:
+        """``fingerprint`` is what ``Server.fingerprint`` gives; None leaves it out."""
         self.id = f"{prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = model
+        self.fingerprint = fingerprint
 
     def fields(self, kind: str) -> dict[str, Any]:
         """The fields, with ``kind`` as the object's name."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        head: dict[str, Any] = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        if self.fingerprint is not None:
+            head["system_fingerprint"] = self.fingerprint
+        return head
 
 
 def usage_object(used: Usage) -> dict[str, Any]:

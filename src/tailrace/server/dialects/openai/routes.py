@@ -11,13 +11,16 @@ from tailrace.errors import InvalidRequest
 from tailrace.messages import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
+from tailrace.server.dialects.llama_server.props import listed
 from tailrace.server.dialects.openai import chat, completions, embeddings, tokens
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
 from tailrace.server.dialects.openai.reply import ReplyHead
-from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_timings
+from tailrace.server.dialects.openai.sampling import SharedParameters
+from tailrace.server.dialects.openai.telemetry import TextStream, telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
+from tailrace.server.generate import Generation
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
 from tailrace.server.transcript import Reply, Transcript, transcribe
@@ -98,17 +101,30 @@ class _OpenAI:
         wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
         wanted = tracked(asked, wanted)
         generation = await server.start(wanted)
-        head = ReplyHead("chatcmpl", server.model_name)
+        head = ReplyHead("chatcmpl", server.model_name, server.fingerprint(model))
+        hides_thoughts = asked.include_reasoning is False
         if asked.stream:
             stream = chat.ChatStream(
-                head, wanted.choices, wants_usage=asked.wants_usage, comments=self._comments, tools=chat.offered(asked)
+                head,
+                wanted.choices,
+                wants_usage=asked.wants_usage,
+                comments=self._comments,
+                tools=chat.offered(asked),
+                hides_thoughts=hides_thoughts,
             )
-            return server.stream(generation, telemetry(stream, asked, generation))
+            return self._stream(generation, stream, asked)
         transcript = await transcribe(generation, wanted.choices, request.receive)
-        return server.whole(
-            transcript.complete,
-            lambda: with_timings(chat.completion(head, transcript, chat.offered(asked)), asked, generation),
-        )
+
+        def body() -> dict[str, Any]:
+            whole = chat.completion(head, transcript, chat.offered(asked), hides_thoughts=hides_thoughts)
+            return with_timings(whole, asked, generation)
+
+        return server.whole(transcript.complete, body)
+
+    def _stream(self, generation: Generation, stream: TextStream, asked: SharedParameters) -> Response:
+        """The streamed response, with the figures and the signs of life that the request wants."""
+        encoder = telemetry(stream, asked, generation)
+        return self._server.stream(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
 
     async def completions(self, request: Request) -> Response:
         server = self._server
@@ -120,7 +136,7 @@ class _OpenAI:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
         echoes = [await self._echo(request, asked, prompt, model) for prompt in wanted.prompts] if asked.echo else []
         choices = len(wanted.prompts) * wanted.choices
-        head = ReplyHead("cmpl", server.model_name)
+        head = ReplyHead("cmpl", server.model_name, server.fingerprint(model))
         if asked.max_tokens == 0:
             replies = [Reply(finish_reason="length") for _ in range(choices)]
             nothing = Transcript(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
@@ -130,7 +146,7 @@ class _OpenAI:
             stream = completions.CompletionStream(
                 head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
             )
-            return server.stream(generation, telemetry(stream, asked, generation))
+            return self._stream(generation, stream, asked)
         transcript = await transcribe(generation, choices, request.receive)
 
         def body() -> dict[str, Any]:
@@ -145,7 +161,7 @@ class _OpenAI:
         text = prompt
         if not isinstance(text, str):
             text = tokens.text_of(text, model.vocabulary, model.info, param="prompt")
-        if (top := asked.logprobs) is not None:
+        if (top := asked.wanted_logprobs) is not None:
             (told,) = await self._server.ask(
                 request, lambda identity: Score(id=identity, prompt=prompt, top=top), param="prompt"
             )
@@ -203,7 +219,9 @@ class _OpenAI:
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
-        return json_response({"object": "list", "data": [self._model_object()]})
+        server = self._server
+        told = {"object": "list", "data": [self._model_object()], "models": [listed(server, server.engine.model)]}
+        return json_response(told)
 
     async def model(self, request: Request) -> Response:
         self._server.check_model(request.path_params["id"])
@@ -226,6 +244,7 @@ class _OpenAI:
             "context_length": info.context,
             "meta": {  # llama-server's
                 "n_vocab": len(model.vocabulary),
+                "n_ctx": info.context,
                 "n_ctx_train": info.context_trained,
                 "n_embd": info.embedding_width,
                 "n_params": info.parameters,

@@ -11,16 +11,23 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
 from tailrace.server.dialects.openai.grammar import GrammarParameters
-from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields
+from tailrace.server.stopping import Stops, stop_strings
 
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 #: Logits divided by much less are no numbers any more.
 Repeat = Annotated[float, Meta(ge=0.01, le=10)]
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 #: Whether the model has such a token is known later; this much fits into a message to the engine.
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-#: Text that may begin a stop string is held back and looked at again with each token: longer ones would cost everybody.
-StopString = Annotated[str, Meta(max_length=1024)]
+#: A number of tokens, or -1 for no limit. 0 is refused where the value is read: see ``limit``.
+Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+#: ``false`` bans the token.
+Bias = Annotated[float, Meta(ge=-100, le=100)] | bool
+#: By token, as OpenAI has it, or as llama-server's pairs.
+LogitBias = dict[TokenId, Bias] | list[tuple[TokenId, Bias]]
+#: What is added to a banned token's logit: far more than any logit is.
+_BAN = -1e9
 
 _DEFAULTS = Sampling()
 
@@ -38,22 +45,21 @@ class SharedParameters(GrammarParameters, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
-    max_tokens: Count | None = None
-    stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
+    max_tokens: Limit | None = None
+    stop: Stops | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    temperature: Temperature | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias | None = None
     user: str | None = None
     # Common extensions of local servers
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Probability | None = None
     repeat_penalty: Repeat | None = None
     repetition_penalty: Repeat | None = None
-    repeat_last_n: LastTokens | None = None
-    penalty_last_n: LastTokens | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
@@ -71,28 +77,47 @@ def sampling(parameters: SharedParameters) -> Sampling:
     """The engine's sampling for these parameters; what is absent is the server's default."""
     repeat = _first(parameters.repeat_penalty, parameters.repetition_penalty)
     return Sampling(
-        **sampler_fields(parameters),
         temperature=_first(parameters.temperature, _DEFAULTS.temperature),
         top_k=max(0, _first(parameters.top_k, _DEFAULTS.top_k)),
         top_p=_first(parameters.top_p, _DEFAULTS.top_p),
         min_p=_first(parameters.min_p, _DEFAULTS.min_p),
         repeat_penalty=_first(repeat, _DEFAULTS.repeat_penalty),
-        repeat_last_n=_first(parameters.repeat_last_n, parameters.penalty_last_n, _DEFAULTS.repeat_last_n),
+        repeat_last_n=_first(parameters.repeat_last_n, _DEFAULTS.repeat_last_n),
         frequency_penalty=_first(parameters.frequency_penalty, 0.0),
         presence_penalty=_first(parameters.presence_penalty, 0.0),
-        logit_bias=parameters.logit_bias or {},
-        # numpy's generators take non-negative seeds; OpenAI's are signed.
-        seed=None if parameters.seed is None else parameters.seed % 2**64,
+        logit_bias=_bias(parameters.logit_bias),
+        # numpy's generators take non-negative seeds; OpenAI's are signed. llama-server's and vLLM's -1 is any.
+        seed=None if parameters.seed in (None, -1) else parameters.seed % 2**64,
     )
 
 
 def stops(parameters: SharedParameters) -> tuple[str, ...]:
-    """The stop strings. Raises InvalidRequest on an empty one, which would stop every reply before it begins."""
-    given = parameters.stop
-    strings = (given,) if isinstance(given, str) else tuple(given or ())
-    if "" in strings:
-        raise InvalidRequest("'stop' must not contain an empty string; leave it out instead.", param="stop")
-    return strings
+    """The stop strings. Raises InvalidRequest."""
+    return stop_strings(parameters.stop, "stop")
+
+
+def limit(parameters: msgspec.Struct, *names: str, default: int | None = None) -> int | None:
+    """The reply's limit in tokens: the first of the fields that is there; None (-1 in a request) is none.
+
+    Raises InvalidRequest for 0, which leaves nothing to say.
+    """
+    for name in names:
+        given: int | None = getattr(parameters, name)
+        if given == 0:
+            raise InvalidRequest(f"'{name}' must be at least 1, or -1 for no limit.", param=name)
+        if given is not None:
+            return None if given < 0 else given
+    return default
+
+
+def _bias(given: LogitBias | None) -> dict[int, float]:
+    """Raises InvalidRequest."""
+    if given is None:
+        return {}
+    pairs = given.items() if isinstance(given, dict) else given
+    if any(value is True for _, value in pairs):
+        raise InvalidRequest("'logit_bias': a token's bias is a number, or false to ban it.", param="logit_bias")
+    return {token: _BAN if value is False else float(value) for token, value in pairs}
 
 
 def refuse(parameters: msgspec.Struct, supported: Mapping[str, tuple[Any, ...]], why: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import Any, Literal
 
 from tailrace.errors import RequestError
-from tailrace.server.dialects.openai.sampling import sampling
+from tailrace.server.dialects.openai.sampling import limit, sampling
 from tailrace.server.dialects.responses.items import Item, new_id
 from tailrace.server.dialects.responses.prepare import shared_parameters
 from tailrace.server.dialects.responses.request import ResponsesRequest
@@ -17,6 +17,10 @@ Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "
 
 #: The codes of a response's error that OpenAI's clients know; everything else that can happen is the server's fault.
 _ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
+
+
+#: The kinds of summaries that OpenAI's clients know.
+_SUMMARIES = frozenset({"auto", "concise", "detailed"})
 
 
 class ResponseHead:
@@ -31,7 +35,7 @@ class ResponseHead:
         self._said: dict[str, Any] = {
             "background": bool(request.background),
             "instructions": request.instructions,
-            "max_output_tokens": request.max_output_tokens,
+            "max_output_tokens": limit(request, "n_predict", "max_output_tokens"),
             "max_tool_calls": request.max_tool_calls,
             "model": model,
             "parallel_tool_calls": request.parallel_tool_calls is not False,
@@ -39,13 +43,13 @@ class ResponseHead:
             "prompt_cache_key": request.prompt_cache_key,
             "reasoning": {
                 "effort": reasoning.effort if reasoning is not None else None,
-                "summary": (reasoning.summary or reasoning.generate_summary) if reasoning is not None else None,
+                "summary": reasoning.told_as if reasoning is not None and reasoning.told_as in _SUMMARIES else None,
             },
             "safety_identifier": request.safety_identifier,
             "service_tier": "default",
             "store": stored,
             "temperature": drawn.temperature,
-            "text": {"format": _form(form), "verbosity": "medium"},
+            "text": {"format": _form(form), "verbosity": (request.text and request.text.verbosity) or "medium"},
             "tool_choice": request.tool_choice or "auto",
             "tools": tools.listed,
             "top_logprobs": request.top_logprobs or 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from tailrace.errors import InvalidRequest
@@ -9,7 +11,7 @@ from tailrace.messages import Grammar
 from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
-from tailrace.server.dialects.openai.sampling import SharedParameters, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, limit, sampling, stops
 from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import Toolset
@@ -34,19 +36,27 @@ def prepare(
         parallel=request.parallel_tool_calls is not False,
         form=_form(request),
         effort=effort,
-        variables=request.chat_template_kwargs,
+        variables={**_verbosity(request), **(request.chat_template_kwargs or {})},
         fields=Fields(prompt="input", messages=conversation.places, form="text.format"),
     )
     return msgspec.structs.replace(
         wanted,
-        max_tokens=request.max_output_tokens,
+        max_tokens=limit(request, "n_predict", "max_output_tokens"),
         sampling=sampling(shared),
         stops=stops(shared),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
         priority=request.priority or 0,
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
+        keep_stop=bool(request.include_stop_str_in_output),
+        reuse_prefix=request.cache_prompt is not False,
     )
+
+
+def _verbosity(request: ResponsesRequest) -> dict[str, Any]:
+    """A hint that the model's template may use, as it may the effort."""
+    verbosity = request.text.verbosity if request.text is not None else None
+    return {} if verbosity is None else {"verbosity": verbosity}
 
 
 def shared_parameters(request: ResponsesRequest) -> SharedParameters:

@@ -8,8 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai.samplers import LastTokens, Probability, SamplerParameters, Temperature
-from tailrace.server.dialects.openai.sampling import Count, Penalty, Repeat, StopString, TokenId, refuse
+from tailrace.server.dialects.openai import peers
+from tailrace.server.dialects.openai.peers import PeerParameters
+from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, Probability, Repeat, TokenId, refuse
+from tailrace.server.stopping import Stops
 
 #: Keys and values of metadata, as the API's reference bounds them.
 _Metadata = Annotated[
@@ -50,8 +52,14 @@ class Reasoning(msgspec.Struct):
     """How the model thinks, and how its thoughts are told."""
 
     effort: str | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+    @property
+    def told_as(self) -> str | None:
+        """The kind of summary that is wanted; None is none. Each kind is the whole thought."""
+        given = self.summary or self.generate_summary
+        return None if given == "none" else given
 
 
 class StreamOptions(msgspec.Struct):
@@ -60,7 +68,7 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
-class ResponsesRequest(SamplerParameters, kw_only=True):
+class ResponsesRequest(PeerParameters, kw_only=True):
     """The body of ``POST /v1/responses``; null equals absent everywhere."""
 
     input: str | list[dict[str, Any]] | None = None
@@ -73,7 +81,7 @@ class ResponsesRequest(SamplerParameters, kw_only=True):
     background: bool | None = None
     metadata: _Metadata | None = None
     # The reply
-    max_output_tokens: Count | None = None
+    max_output_tokens: Limit | None = None
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     include: list[Includable] | None = None
@@ -85,7 +93,7 @@ class ResponsesRequest(SamplerParameters, kw_only=True):
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     # Sampling
-    temperature: Temperature | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     # What the client labels its request with
     user: str | None = None
@@ -103,21 +111,23 @@ class ResponsesRequest(SamplerParameters, kw_only=True):
     access_programs: dict[str, Any] | None = None
     image: dict[str, Any] | None = None
     # Common extensions of local servers
-    stop: StopString | Annotated[list[StopString], Meta(max_length=16)] | None = None
+    stop: Stops | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Probability | None = None
     repeat_penalty: Repeat | None = None
     repetition_penalty: Repeat | None = None
-    repeat_last_n: LastTokens | None = None
-    penalty_last_n: LastTokens | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    # vLLM's: refused
+    enable_response_messages: bool | None = None
+    previous_input_messages: list[Any] | None = None
 
     @property
     def wants_logprobs(self) -> bool:
@@ -132,7 +142,7 @@ class ResponsesRequest(SamplerParameters, kw_only=True):
     @property
     def wants_summary(self) -> bool:
         """Whether thoughts are told as a summary."""
-        return self.reasoning is not None and bool(self.reasoning.summary or self.reasoning.generate_summary)
+        return self.reasoning is not None and self.reasoning.told_as is not None
 
 
 #: Fields of which only some values can be honoured.
@@ -143,6 +153,11 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "moderation": (),
     "background_options": ({}, {"completion_window": "soonest"}),
     "access_programs": ({}, {"cyber": "standard"}),
+    "enable_response_messages": (False,),
+    "previous_input_messages": ([],),
+    "n_cmpl": (1,),
+    "n_probs": (0,),
+    "add_special_tokens": (False,),
 }
 _WHY = {
     "conversation": "conversations are not kept here; use 'previous_response_id'.",
@@ -151,6 +166,11 @@ _WHY = {
     "moderation": "moderation is not supported.",
     "background_options": "only the completion window 'soonest' is supported.",
     "access_programs": "there are no access programs here.",
+    "enable_response_messages": "a response has its items alone.",
+    "previous_input_messages": "use 'input' or 'previous_response_id'.",
+    "n_cmpl": "a response is one reply.",
+    "n_probs": "use 'top_logprobs'.",
+    "add_special_tokens": "the model's template writes the special tokens.",
 }
 
 decoder = msgspec.json.Decoder(ResponsesRequest)
@@ -159,15 +179,9 @@ decoder = msgspec.json.Decoder(ResponsesRequest)
 def check(request: ResponsesRequest) -> None:
     """Raise InvalidRequest for the first value that can't be honoured, or that another field forbids."""
     refuse(request, _SUPPORTED, _WHY)
+    refuse(request, peers.SUPPORTED, peers.WHY)
     if request.input is None and request.previous_response_id is None:
         raise InvalidRequest("'input' is missing.", param="input")
-    if request.text is not None and request.text.verbosity not in (None, "medium"):
-        raise _unsupported("text.verbosity", "only 'medium' is supported.")
-    for name in ("summary", "generate_summary"):
-        if request.reasoning is not None and getattr(request.reasoning, name) == "concise":
-            raise _unsupported(
-                f"reasoning.{name}", "thoughts aren't shortened here; 'auto' and 'detailed' give the whole of them."
-            )
     if request.background and request.stream:
         raise _unsupported("background", "a response in the background isn't streamed; leave out 'stream'.")
     if request.background and request.store is False:

@@ -105,6 +105,7 @@ class _Responses:
                     comments=self._comments,
                     ended=ended,
                 ),
+                keepalive_seconds=asked.keepalive_seconds,
             )
         output = Output(tools, summary=asked.wants_summary, encrypted=asked.wants_encrypted)
         if asked.background:

@@ -1,0 +1,165 @@
+"""Which JSON types a function's schema admits for an argument, and which values it lists.
+
+A model writes some calls' arguments as bare text, and the schema alone tells what the text is. The types are an upper
+bound: what can't be resolved admits everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+#: Every JSON type. An integer is a number too.
+ALL = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
+#: Schemas that are looked at for one argument: references may lead anywhere.
+_MOST_SCHEMAS = 2000
+_MOST_LEVELS = 64
+
+#: Types as JSON Schema and as tools' authors write them, by their beginnings.
+_WORDS = (
+    ("str", {"string"}),
+    ("text", {"string"}),
+    ("varchar", {"string"}),
+    ("char", {"string"}),
+    ("enum", {"string"}),
+    ("int", {"integer"}),
+    ("uint", {"integer"}),
+    ("long", {"integer"}),
+    ("short", {"integer"}),
+    ("unsigned", {"integer"}),
+    ("num", {"number", "integer"}),
+    ("float", {"number", "integer"}),
+    ("double", {"number", "integer"}),
+    ("bool", {"boolean"}),
+    ("binary", {"boolean"}),
+    ("null", {"null"}),
+    ("none", {"null"}),
+    ("arr", {"array"}),
+    ("list", {"array"}),
+    ("obj", {"object"}),
+    ("dict", {"object"}),
+)
+
+
+class Argument(msgspec.Struct, frozen=True):
+    """What an argument may be. ``choices`` are the values that the schema lists, wherever in it."""
+
+    types: frozenset[str] = ALL
+    choices: tuple[Any, ...] = ()
+
+
+def type_of(value: object) -> str:
+    """The JSON type of a decoded value; an integer for a number without a fraction."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return "integer"
+    if isinstance(value, float):
+        return "number"
+    return "array" if isinstance(value, list) else "object"
+
+
+class Arguments:
+    """The arguments of one function, by its schema."""
+
+    def __init__(self, parameters: Mapping[str, Any] | None) -> None:
+        self._root = parameters or {}
+        self._visited = 0
+        self._types: dict[str, frozenset[str]] = {}  #: of the references that are resolved
+        self._choices: list[Any] = []
+        self._properties: dict[str, list[Any]] = {}
+        self._others: list[Any] = []
+        self._gather(self._root, 0)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that the schema knows."""
+        return frozenset(self._properties)
+
+    def argument(self, name: str) -> Argument:
+        """What the argument of this name may be."""
+        schemas = self._properties.get(name) or [other for other in self._others if isinstance(other, dict)]
+        if not schemas:
+            return Argument()
+        self._visited, self._choices, self._types = 0, [], {}
+        types = frozenset[str]().union(*(self._admitted(schema, 0) for schema in schemas))
+        return Argument(types or ALL, tuple(self._choices))
+
+    def _gather(self, schema: Any, level: int) -> None:
+        """The properties of the object, also where it is put together of others."""
+        self._visited += 1
+        if not isinstance(schema, Mapping) or level > _MOST_LEVELS or self._visited > _MOST_SCHEMAS:
+            return
+        properties = schema.get("properties")
+        for name, value in properties.items() if isinstance(properties, dict) else ():
+            self._properties.setdefault(name, []).append(value)
+        self._others.append(schema.get("additionalProperties"))
+        for part in self._parts(schema):
+            self._gather(part, level + 1)
+
+    def _parts(self, schema: Mapping[str, Any]) -> list[Any]:
+        parts = [part for key in ("allOf", "anyOf", "oneOf") for part in _list(schema.get(key))]
+        if isinstance(reference := schema.get("$ref"), str):
+            parts.append(self._resolved(reference))
+        return parts
+
+    def _admitted(self, schema: Any, level: int) -> frozenset[str]:
+        self._visited += 1
+        if not isinstance(schema, dict) or level > _MOST_LEVELS or self._visited > _MOST_SCHEMAS:
+            return ALL
+        types = _named(schema.get("type"))
+        listed = schema["enum"] if isinstance(schema.get("enum"), list) else []
+        listed = [*listed, schema["const"]] if "const" in schema else listed
+        if listed:
+            types &= frozenset(map(type_of, listed))
+            self._choices += listed
+        if isinstance(reference := schema.get("$ref"), str):
+            types &= self._referred(reference, level)
+        for part in _list(schema.get("allOf")):
+            types &= self._admitted(part, level + 1)
+        for key in ("anyOf", "oneOf"):
+            if parts := _list(schema.get(key)):
+                types &= frozenset[str]().union(*(self._admitted(part, level + 1) for part in parts))
+        return types | {"null"} if schema.get("nullable") is True else types
+
+    def _referred(self, reference: str, level: int) -> frozenset[str]:
+        if reference not in self._types:
+            self._types[reference] = frozenset()  # One that leads back to itself admits nothing more.
+            self._types[reference] = self._admitted(self._resolved(reference), level + 1)
+        return self._types[reference]
+
+    def _resolved(self, reference: str) -> Any:
+        """What a reference within the schema leads to; None for others."""
+        if not reference.startswith("#"):
+            return None
+        found: Any = self._root
+        for step in reference[1:].split("/")[1:]:
+            step = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, Mapping):
+                found = found.get(step)
+            elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+                found = found[int(step)]
+            else:
+                return None
+        return found
+
+
+def _named(given: object) -> frozenset[str]:
+    """The types that ``type`` names; every one where it names none that is known."""
+    names = given if isinstance(given, list) else [given]
+    types: set[str] = set()
+    for name in names:
+        word = name.strip().lower() if isinstance(name, str) else ""
+        types.update(next((kinds for begins, kinds in _WORDS if word.startswith(begins)), ()))
+    return frozenset(types) or ALL
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

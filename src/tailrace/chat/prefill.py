@@ -1,0 +1,75 @@
+"""The end of a conversation that a reply continues: transformers' ``continue_final_message``.
+
+The last message gets a tag behind its text, and the prompt ends where the tag comes out. So all that the template puts
+before the text is there, nothing that it puts behind it is, and white space is trimmed where the template trims it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from tailrace.chat.content import Message
+
+#: How much a template may put between the head of a message and its text, a default thought for instance.
+_BETWEEN = 1024
+
+
+def field_of(message: Message) -> str:
+    """What is continued: the content, or the thought of a message that has nothing else."""
+    thought = message.get("reasoning_content")
+    return "reasoning_content" if thought and not _last_text(message["content"]).strip() else "content"
+
+
+def continued(messages: list[Message], field: str, render: Callable[[list[Message]], str | None]) -> str | None:
+    """The prompt that ends within ``field`` of the last message, which ``render`` renders without the head of a further
+    message. None where the template doesn't show the text, or refuses.
+    """
+    tag = f"CONTINUE{secrets.token_hex(8)} "
+    last = messages[-1]
+    text = render([*messages[:-1], {**last, field: _tagged(last.get(field) or "", tag)}])
+    if text is None or tag.strip() not in text or _last_text(last.get(field) or "").strip() not in text:
+        return None
+    at = text.rindex(tag.strip())
+    if text[at : at + len(tag)] == tag:
+        return text[:at]
+    # The template trims what it is given, so the text's own white space goes as well.
+    return text[:at].rstrip()
+
+
+def begun(prompt: str, opening: str | None, message: Message) -> int:
+    """Where the reply so far begins in the prompt that ``continued`` has made: behind what the template would have put
+    before a new reply (``opening`` is that prompt; None where the template refuses it).
+    """
+    length = len(_last_text(message.get(field_of(message)) or ""))
+    at = 0 if opening is None else _common(prompt, opening)
+    if len(prompt) - at > length + len(message.get("reasoning_content") or "") + _BETWEEN:
+        at = len(prompt) - length  # They differ before the last message, so that this tells nothing.
+    return max(0, at)
+
+
+def _tagged(content: Any, tag: str) -> Any:
+    if isinstance(content, str):
+        return content + tag
+    parts = list(content)
+    parts[-1] = {**parts[-1], "text": parts[-1]["text"] + tag}
+    return parts
+
+
+def _last_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return str(content[-1]["text"]) if content else ""
+
+
+def _common(left: str, right: str) -> int:
+    """How many characters both begin with."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,167 @@
+"""The JSON of an argument that a model has written as bare text, by what its schema admits.
+
+Models write JSON, and often Python: ``True``, ``None``, ``['x', 'y']``. Where a string is admitted, text is that string
+unless it clearly is something else that is admitted too: a null, a list, an object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from tailrace.chat.argument_types import ALL, Argument, type_of
+from tailrace.chat.nesting import too_deep
+
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")
+_CONTAINERS = frozenset({"array", "object"})
+_TOKEN = re.compile(
+    r"""(?P<string>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|(?P<mark>[\[\](){},:])|(?P<word>[^\s\[\](){},:'"]+)|\s+""",
+    re.DOTALL,
+)
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
+
+
+def undecided(text: str, argument: Argument) -> Literal["text", "whole", "undecided"]:
+    """What a value that begins so is read as: text as it comes, or a value once it is whole; more may have to come
+    before that is known.
+    """
+    if argument.choices or "string" not in argument.types or argument.types == ALL:
+        return "whole"
+    begun = text.strip()
+    if argument.types & _CONTAINERS and begun[:1] in ("[", "{"):
+        return "whole"
+    if "null" in argument.types and ("null".startswith(begun.lower()) or "None".startswith(begun)):
+        return "undecided"
+    return "undecided" if not begun and argument.types & _CONTAINERS else "text"
+
+
+def value_json(text: str, argument: Argument) -> str:
+    """The JSON of the value that is written as ``text``."""
+    bare = text.strip()
+    strings = [choice for choice in argument.choices if isinstance(choice, str)]
+    for candidate in (text, bare, _unquoted(bare)):
+        if candidate in strings:
+            return _string(candidate)
+    types = argument.types
+    if types == ALL:
+        return bare if _decoded(bare) is not _NOTHING else _string(text)
+    if "string" not in types:
+        found = _other(bare, types)
+        return _string(text) if found is None else found
+    if "null" in types and _is_null(bare):
+        return "null"
+    if types & _CONTAINERS and bare[:1] in ("[", "{"):
+        found = _container(bare, types)
+        if found is not None:
+            return found
+    return _string(text)
+
+
+class _Nothing:
+    """No JSON."""
+
+
+_NOTHING = _Nothing()
+
+
+def _other(text: str, types: frozenset[str], *, quoted: bool = False) -> str | None:
+    """The JSON of a value that is no string; None where the text is none of the types and no JSON either."""
+    decoded = _decoded(text)
+    if decoded is not _NOTHING:
+        kind = type_of(decoded)
+        if kind == "integer" and types & {"integer", "number"}:
+            return text if isinstance(decoded, int) or "number" in types else str(int(decoded))
+        if kind in types:
+            return text
+    if _is_null(text):
+        return "null"
+    if "boolean" in types and text.lower() in ("true", "false"):
+        return text.lower()
+    if types & {"integer", "number"}:
+        number = _number(text, types)
+        if number is not None:
+            return number
+    if types & _CONTAINERS:
+        found = _container(text, types)
+        if found is not None:
+            return found
+    inner = _unquoted(text)
+    if not quoted and inner is not None:
+        found = _other(inner.strip(), types, quoted=True)
+        if found is not None:
+            return found
+    return None if decoded is _NOTHING else text
+
+
+def _number(text: str, types: frozenset[str]) -> str | None:
+    if _INTEGER.fullmatch(text):
+        return str(int(text))
+    if "number" in types and _NUMBER.fullmatch(text):
+        number = float(text)
+        return repr(number) if abs(number) != float("inf") else None
+    return None
+
+
+def _container(text: str, types: frozenset[str]) -> str | None:
+    decoded = _decoded(text)
+    if decoded is _NOTHING:
+        written = _python(text)
+        decoded = _NOTHING if written is None else _decoded(written)
+        text = written or text
+    return text if decoded is not _NOTHING and type_of(decoded) in types & _CONTAINERS else None
+
+
+def _python(text: str) -> str | None:
+    """A Python literal as JSON, without running anything; None where it is none. Tuples become lists."""
+    pieces: list[str] = []
+    position = 0
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None:
+            return None
+        position = found.end()
+        if found["string"] is not None:
+            pieces.append(_string(_ESCAPE.sub(_unescaped, found["string"][1:-1])))
+        elif found["word"] is not None:
+            pieces.append(_WORDS.get(found["word"], found["word"]))
+        elif (mark := found["mark"]) is not None:
+            if mark in "])}" and pieces and pieces[-1] == ",":
+                pieces.pop()
+            pieces.append({"(": "[", ")": "]"}.get(mark, mark))
+    return "".join(pieces)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = found[1] or found[2] or found[3]
+    if code is None:
+        return _ESCAPED.get(found[4], found[4] if found[4] in "\\'\"" else found[0])
+    number = int(code, 16)
+    return found[0] if number > 0x10FFFF or 0xD800 <= number < 0xE000 else chr(number)
+
+
+def _unquoted(text: str) -> str | None:
+    """What stands between the quotes around a text; None where there are none."""
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else None
+
+
+def _is_null(text: str) -> bool:
+    return text.lower() == "null" or text == "None"
+
+
+def _decoded(text: str) -> Any:
+    if too_deep(text):
+        return _NOTHING
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return _NOTHING
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,153 @@
+"""The fields of llama-server's ``/completion`` and ``/infill``, under its names, and what they may be.
+
+Like llama-server, ranges of the filters are kept by taking the nearest value that there is, and ``model`` is for a
+router in front: one model is served.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.server.dialects.openai.grammar import Schema
+from tailrace.server.dialects.openai.sampling import Repeat, StreamOptions, TokenId
+from tailrace.server.stopping import Stops
+
+#: Tokens; -1 is without a limit.
+_Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+_Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Milliseconds = Annotated[int, Meta(ge=-1, le=2**53)]
+_Penalty = Annotated[float, Meta(ge=-100, le=100)]
+_Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
+#: A prompt in pieces, which are joined as tokens.
+Pieces = Annotated[list[TokenId | str], Meta(max_length=16_777_216)]
+#: ``false`` bans the token.
+Bias = Annotated[float, Meta(ge=-1e6, le=1e6)] | Literal[False]
+MOST_EXTRAS = 1024
+MOST_BIASES = 65_536
+
+
+class PromptText(msgspec.Struct, frozen=True):
+    """A prompt as an object: ``multimodal_data`` beside the text needs a model that sees or hears."""
+
+    prompt_string: str | Pieces
+    multimodal_data: Any = None
+
+
+class AdapterScale(msgspec.Struct, frozen=True):
+    """A LoRA adapter that is to be applied: there are none here."""
+
+    id: int
+    scale: float
+
+
+class NativeFields(msgspec.Struct, kw_only=True):
+    """What the two requests have in common. Null equals absent everywhere."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # How long
+    n_predict: _Limit | None = None
+    max_tokens: _Limit | None = None
+    max_completion_tokens: _Limit | None = None
+    n_indent: _Size | None = None
+    t_max_predict_ms: _Milliseconds | None = None
+    t_max_prompt_ms: _Milliseconds | None = None
+    stop: Stops | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    n_cmpl: Annotated[int, Meta(ge=1, le=128)] | None = None
+    # What is told
+    response_fields: Annotated[list[str], Meta(max_length=256)] | None = None
+    return_tokens: bool | None = None
+    return_progress: bool | None = None
+    timings_per_token: bool | None = None
+    n_probs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    post_sampling_probs: bool | None = None
+    verbose: bool | None = None
+    sse_ping_interval: _Limit | None = None
+    # What the reply looks like
+    grammar: str | None = None
+    json_schema: Schema | None = None
+    grammar_lazy: bool | None = None
+    grammar_triggers: list[Any] | None = None
+    preserved_tokens: list[str] | None = None
+    # How it is chosen
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    temperature: _Number | None = None
+    top_k: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+    top_p: _Number | None = None
+    min_p: _Number | None = None
+    typical_p: _Number | None = None
+    top_n_sigma: _Number | None = None
+    xtc_probability: _Number | None = None
+    xtc_threshold: _Number | None = None
+    dynatemp_range: _Number | None = None
+    dynatemp_exponent: _Number | None = None
+    repeat_last_n: _Limit | None = None
+    repeat_penalty: Repeat | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] | None = None
+    dry_base: _Number | None = None
+    dry_allowed_length: _Size | None = None
+    dry_penalty_last_n: _Limit | None = None
+    dry_sequence_breakers: Annotated[list[str], Meta(max_length=256)] | None = None
+    mirostat: Annotated[int, Meta(ge=0, le=2)] | None = None
+    mirostat_tau: _Number | None = None
+    mirostat_eta: _Number | None = None
+    adaptive_target: _Number | None = None
+    adaptive_decay: Annotated[float, Meta(ge=0, le=0.99)] | None = None
+    min_keep: _Size | None = None
+    samplers: str | Annotated[list[str], Meta(max_length=64)] | None = None
+    logit_bias: (
+        Annotated[list[tuple[TokenId | str, Bias]], Meta(max_length=MOST_BIASES)]
+        | Annotated[dict[str, Bias], Meta(max_length=MOST_BIASES)]
+        | None
+    ) = None
+    backend_sampling: bool | None = None
+    # Where and how it is computed
+    id_slot: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    cache_prompt: bool | None = None
+    n_cache_reuse: _Size | None = None
+    n_keep: _Limit | None = None
+    n_discard: _Size | None = None
+    lora: list[AdapterScale] | None = None
+    reasoning_format: str | None = None
+    reasoning_budget_tokens: _Limit | None = None
+    # An extension, as in OpenAI's dialects
+    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
+
+
+class CompletionRequest(NativeFields, kw_only=True):
+    """The body of ``/completion``. A list with a number in it is one prompt in pieces, any other one of prompts."""
+
+    prompt: (
+        str
+        | PromptText
+        | Annotated[list[TokenId | str | PromptText | Pieces], Meta(min_length=1, max_length=16_777_216)]
+    )
+
+
+class ExtraContext(msgspec.Struct, frozen=True):
+    """A part of another file."""
+
+    text: str
+    filename: str = "tmp"
+
+
+class InfillRequest(NativeFields, kw_only=True):
+    """The body of ``/infill``: what stands between ``input_prefix`` and ``input_suffix`` and begins with ``prompt``."""
+
+    input_prefix: str | Pieces
+    input_suffix: str | Pieces
+    input_extra: Annotated[list[ExtraContext], Meta(max_length=MOST_EXTRAS)] | None = None
+    prompt: str | None = None
+
+
+completion_decoder = msgspec.json.Decoder(CompletionRequest)
+infill_decoder = msgspec.json.Decoder(InfillRequest)

@@ -1,0 +1,132 @@
+"""From a request of llama-server's to the generation that it asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Grammar, Sampling
+from tailrace.server.client import ServedModel
+from tailrace.server.dialects.llama_server.fields import NativeFields
+from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
+from tailrace.server.dialects.llama_server.tokens import Tokens
+from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
+from tailrace.server.generate import GenerationRequest
+from tailrace.server.stopping import stop_strings
+from tailrace.server.tracked import Tracking
+
+#: Replies of one request: prompts times n.
+_MOST_CHOICES = 128
+_ANY_OBJECT = {"type": "object"}
+
+
+async def prepare(
+    request: NativeFields, prompts: list[str | list[int]], model: ServedModel, tokens: Tokens, *, prompt_param: str
+) -> GenerationRequest:
+    """What the request asks of the engine. Raises RequestError."""
+    _refuse(request)
+    choices = request.n_cmpl or request.n or 1
+    if len(prompts) * choices > _MOST_CHOICES:
+        raise InvalidRequest(f"One request may have at most {_MOST_CHOICES} replies (prompts × n).", param=prompt_param)
+    form, form_field = _form(request)
+    limit = limit_of(request)
+    # A grammar ends a reply with an end token, so those can't be banned beside one.
+    banned = model.info.end_tokens if request.ignore_eos and form is None else ()
+    probabilities = request.n_probs if request.n_probs is not None else request.logprobs
+    return GenerationRequest(
+        prompts=prompts,
+        prompt_param=prompt_param,
+        choices=choices,
+        max_tokens=limit or None,
+        sampling=await sampling_of(request, tokens, banned),
+        stops=stop_strings(request.stop, "stop"),
+        ignore_eos=bool(request.ignore_eos),
+        priority=request.priority or 0,
+        reuse_prefix=request.cache_prompt is not False,
+        logprobs=probabilities or None,
+        grammar=form,
+        grammar_param=form_field,
+        tracking=Tracking(
+            tokens=bool(request.stream or request.return_tokens or probabilities),
+            progress=bool(request.stream and request.return_progress),
+            silent=limit == 0,
+            indent=request.n_indent or 0,
+            milliseconds=max(0, request.t_max_predict_ms or 0),
+        ),
+    )
+
+
+def limit_of(request: NativeFields) -> int | None:
+    """Tokens of the reply at most: None is without a limit, 0 computes the prompt alone."""
+    for given in (request.n_predict, request.max_completion_tokens, request.max_tokens):
+        if given is not None:
+            return None if given < 0 else given
+    return None
+
+
+def _refuse(request: NativeFields) -> None:
+    refused: dict[str, tuple[bool, str]] = {
+        "lora": (bool(request.lora), "no LoRA adapter is loaded; leave it out or send []."),
+        "grammar_lazy": (bool(request.grammar_lazy), "a grammar holds for the whole reply."),
+        "grammar_triggers": (bool(request.grammar_triggers), "a grammar holds for the whole reply."),
+        "post_sampling_probs": (
+            bool(request.post_sampling_probs),
+            "probabilities are the model's own; leave it out or send false.",
+        ),
+        "reasoning_budget_tokens": (
+            request.reasoning_budget_tokens not in (None, -1),
+            "thoughts have no limit of their own.",
+        ),
+    }
+    for name, (applies, why) in refused.items():
+        if applies:
+            raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
+
+
+def _form(request: NativeFields) -> tuple[Grammar | None, str]:
+    schema = request.json_schema
+    return grammar(
+        GrammarParameters(
+            grammar=request.grammar or None, json_schema=_ANY_OBJECT if schema is not None and not schema else schema
+        )
+    )
+
+
+def settings_object(request: NativeFields, wanted: GenerationRequest) -> dict[str, Any]:
+    """``generation_settings``."""
+    limit = limit_of(request)
+    tracking = wanted.tracking or Tracking()
+    form = wanted.grammar
+    return {
+        **sampling_object(wanted.sampling),
+        "stop": list(wanted.stops),
+        **_limits(-1 if limit is None else limit),
+        "ignore_eos": wanted.ignore_eos,
+        "stream": bool(request.stream),
+        "n_probs": wanted.logprobs or 0,
+        "grammar": form.text if form is not None else "",
+        "timings_per_token": bool(request.timings_per_token),
+        "n_indent": tracking.indent,
+        "t_max_predict_ms": tracking.milliseconds,
+    }
+
+
+def default_settings() -> dict[str, Any]:
+    """What holds where a request says nothing."""
+    told = sampling_object(Sampling())
+    del told["logit_bias"]
+    return {**told, **_limits(-1), "ignore_eos": False, "stream": True, "n_probs": 0, "timings_per_token": False}
+
+
+def _limits(limit: int) -> dict[str, Any]:
+    return {
+        "max_tokens": limit,
+        "n_predict": limit,
+        "n_keep": 0,
+        "n_discard": 0,
+        "lora": [],
+        "post_sampling_probs": False,
+        "backend_sampling": False,
+        "reasoning_format": "none",
+        "grammar_lazy": False,
+    }

@@ -1,0 +1,80 @@
+"""What llama-server's clients are told of the server itself: properties, slots, models. No client's text is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tailrace import __version__
+from tailrace.server.choice import Choice
+from tailrace.server.client import ServedModel
+from tailrace.server.dialects.llama_server.prepare import default_settings
+from tailrace.server.server import Server
+
+
+def props(server: Server, model: ServedModel) -> dict[str, Any]:
+    """The body of ``/props``. ``model_path`` is the file's name: where it lies concerns nobody."""
+    info = model.info
+    return {
+        "default_generation_settings": {"params": default_settings(), "n_ctx": info.context},
+        "total_slots": total_slots(server, model),
+        "model_alias": server.model_name,
+        "model_path": Path(server.model_path).name if server.model_path is not None else "",
+        "modalities": {"vision": False, "audio": False, "video": False},
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": True,
+        "chat_template": info.chat_template or "",
+        "chat_template_caps": {"supports_tools": model.template.knows_tools},
+        "bos_token": info.bos_token,
+        "eos_token": info.eos_token,
+        "build_info": f"tailrace-{__version__}",
+        "is_sleeping": False,
+    }
+
+
+def total_slots(server: Server, model: ServedModel) -> int:
+    """Requests that are decoded at the same time, by all replicas."""
+    return model.info.parallel * server.replicas
+
+
+def slots(server: Server, model: ServedModel) -> list[dict[str, Any]]:
+    """The body of ``/slots``. Places aren't bound to requests here, so those that run come first."""
+    told: list[dict[str, Any]] = []
+    busy = [receiver.seen for receiver in server.engine.accepted() if isinstance(receiver, Choice)]
+    for number in range(total_slots(server, model)):
+        slot: dict[str, Any] = {
+            "id": number,
+            "n_ctx": model.info.context,
+            "speculative": server.settings.speculate != "off",
+            "is_processing": number < len(busy),
+        }
+        if number < len(busy):
+            slot["next_token"] = [{"has_next_token": True, "n_remain": -1, "n_decoded": busy[number]}]
+        told.append(slot)
+    return told
+
+
+def listed(server: Server, model: ServedModel | None) -> dict[str, Any]:
+    """The model as llama-server has it in ``models``, beside OpenAI's ``data``."""
+    generates = model is None or model.info.generates
+    return {
+        "name": server.model_name,
+        "model": server.model_name,
+        "modified_at": "",
+        "size": "",
+        "digest": "",
+        "type": "model",
+        "description": model.info.description if model is not None else "",
+        "tags": [""],
+        "capabilities": ["completion"] if generates else ["embedding"],
+        "parameters": "",
+        "details": {
+            "parent_model": "",
+            "format": "gguf",
+            "family": model.info.architecture if model is not None else "",
+            "families": [model.info.architecture if model is not None else ""],
+            "parameter_size": "",
+            "quantization_level": "",
+        },
+    }

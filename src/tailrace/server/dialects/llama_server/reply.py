@@ -1,0 +1,191 @@
+"""llama-server's replies: one object for a reply, or a stream of them that ends with the one whose ``stop`` is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tailrace.messages import TokenLogprobs
+from tailrace.server import sse
+from tailrace.server.client import ServedModel
+from tailrace.server.dialects.llama_server.errors import error_object
+from tailrace.server.dialects.llama_server.fields import NativeFields
+from tailrace.server.dialects.llama_server.prepare import settings_object
+from tailrace.server.dialects.openai.telemetry import progress_object
+from tailrace.server.dialects.openai.tokens import piece_of, text_of
+from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Usage
+from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.tracked import TrackedChoice
+from tailrace.server.transcript import Transcript
+
+
+class Reporter:
+    """Makes the objects of one request's replies."""
+
+    def __init__(
+        self,
+        request: NativeFields,
+        wanted: GenerationRequest,
+        generation: Generation,
+        model: ServedModel,
+        model_name: str,
+    ) -> None:
+        self.choices: list[TrackedChoice] = generation.tracked
+        self.tells_timings = bool(request.timings_per_token)
+        self._request = request
+        self._wanted = wanted
+        self._model = model
+        self._model_name = model_name
+        self._settings = settings_object(request, wanted)
+        self._slot = -1 if request.id_slot is None else request.id_slot
+
+    def partial(self, index: int, text: str, tokens: Sequence[tuple[int, TokenLogprobs | None]]) -> dict[str, Any]:
+        """A piece of a reply."""
+        choice = self.choices[index]
+        told: dict[str, Any] = {
+            "index": index,
+            "content": text,
+            "tokens": [token for token, _ in tokens],
+            "stop": False,
+            "id_slot": self._slot,
+            "tokens_predicted": choice.seen,
+            "tokens_evaluated": choice.prompt_tokens,
+        }
+        if self.tells_timings:
+            told["timings"] = choice.timings
+        if probabilities := self.probabilities(tokens):
+            told["completion_probabilities"] = probabilities
+        return told
+
+    def final(
+        self,
+        index: int,
+        finish: Finish,
+        text: str,
+        *,
+        has_new_line: bool,
+        tokens: Sequence[int] = (),
+        probabilities: Sequence[dict[str, Any]] = (),
+    ) -> dict[str, Any]:
+        """The end of a reply, or the whole of one; of its fields those that are wanted."""
+        choice = self.choices[index]
+        used = choice.prompt_tokens + choice.seen
+        told: dict[str, Any] = {
+            "index": index,
+            "content": text,
+            "tokens": list(tokens),
+            "id_slot": self._slot,
+            "stop": True,
+            "model": self._model_name,
+            "tokens_predicted": choice.seen,
+            "tokens_evaluated": choice.prompt_tokens,
+            "generation_settings": self._settings,
+            "prompt": self._prompt(index),
+            "has_new_line": has_new_line,
+            "truncated": finish.reason == "length" and used >= self._model.info.context,
+            "stop_type": _stop_type(finish),
+            "stopping_word": finish.stop or "",
+            "tokens_cached": used,
+            "timings": msgspec.to_builtins(choice.timings),
+        }
+        if probabilities:
+            told["completion_probabilities"] = probabilities
+        return selected(told, self._request.response_fields or ())
+
+    def probabilities(self, tokens: Sequence[tuple[int, TokenLogprobs | None]]) -> list[dict[str, Any]]:
+        """``completion_probabilities`` of the tokens that have some."""
+        return [
+            {**self._entry(token, found.logprob), "top_logprobs": [self._entry(other, p) for other, p in found.top]}
+            for token, found in tokens
+            if found is not None
+        ]
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        raw = piece_of(token, self._model.vocabulary, self._model.info)
+        return {"id": token, "token": raw.decode("utf-8", "ignore"), "bytes": list(raw), "logprob": logprob}
+
+    def _prompt(self, index: int) -> str:
+        prompt = self._wanted.prompts[index // self._wanted.choices]
+        if isinstance(prompt, str):
+            return prompt
+        return text_of(prompt, self._model.vocabulary, self._model.info, param=self._wanted.prompt_param)
+
+
+def whole(reporter: Reporter, transcript: Transcript, *, tokens: bool) -> Any:
+    """The body for a client that doesn't stream: an object, or a list of them; ``tokens``: with the replies' ids."""
+    bodies = [
+        reporter.final(
+            index,
+            Finish(index, reply.finish_reason, reply.stop),
+            reply.text,
+            has_new_line="\n" in reply.text,
+            tokens=[token for token, _ in reply.tokens] if tokens else (),
+            probabilities=reporter.probabilities(reply.tokens),
+        )
+        for index, reply in enumerate(transcript.replies)
+    ]
+    return bodies[0] if len(bodies) == 1 else bodies
+
+
+class NativeStream:
+    """Encodes a stream. See ``Encoder``."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._lines = [False] * len(reporter.choices)
+
+    def start(self) -> list[bytes]:
+        """Nothing: the first event tells something."""
+        return []
+
+    def encode(self, event: Event) -> list[bytes]:
+        """One event, or none."""
+        reporter = self._reporter
+        if isinstance(event, TextDelta):
+            self._lines[event.choice] = self._lines[event.choice] or "\n" in event.text
+            return [_event(reporter.partial(event.choice, event.text, event.tokens or ()))]
+        if isinstance(event, PromptProgress):
+            told = reporter.partial(event.choice, "", ())
+            return [_event({**told, "prompt_progress": progress_object(event)})]
+        if isinstance(event, Finish):
+            return [_event(reporter.final(event.choice, event, "", has_new_line=self._lines[event.choice]))]
+        if isinstance(event, Usage):
+            return []
+        if isinstance(event, KeepAlive):
+            return [sse.COMMENT]
+        assert isinstance(event, Failure), "a completion's text is all that there is"
+        return [_event(error_object(event.error))]
+
+    def end(self) -> bytes:
+        """Nothing: the last object says that it is the last."""
+        return b""
+
+
+def selected(told: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """The values at ``paths`` (``timings/prompt_n``), each under its path; what isn't there is left out. All of it
+    without paths.
+    """
+    if not paths:
+        return told
+    found: dict[str, Any] = {}
+    for path in paths:
+        value: Any = told
+        for key in path.split("/"):
+            if not isinstance(value, dict) or key not in value:
+                break
+            value = value[key]
+        else:
+            found[path] = value
+    return found
+
+
+def _stop_type(finish: Finish) -> str:
+    if finish.reason == "length":
+        return "limit"
+    return "word" if finish.stop is not None else "eos"
+
+
+def _event(told: object) -> bytes:
+    return sse.event(msgspec.json.encode(told))

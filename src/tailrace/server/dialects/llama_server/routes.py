@@ -1,0 +1,201 @@
+"""llama-server's routes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailrace.errors import EngineUnavailable, InvalidRequest, NotSupported
+from tailrace.messages import Embed, Embedded
+from tailrace.server.client import ServedModel
+from tailrace.server.decode import decode
+from tailrace.server.dialects.llama_server import embedding, fields
+from tailrace.server.dialects.llama_server.errors import ERRORS
+from tailrace.server.dialects.llama_server.fields import AdapterScale, NativeFields
+from tailrace.server.dialects.llama_server.prepare import limit_of, prepare
+from tailrace.server.dialects.llama_server.prompt import infill_prompt, prompts_of
+from tailrace.server.dialects.llama_server.props import props, slots
+from tailrace.server.dialects.llama_server.reply import NativeStream, Reporter, whole
+from tailrace.server.dialects.llama_server.tokens import Tokens
+from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
+from tailrace.server.respond import json_response
+from tailrace.server.server import Server
+from tailrace.server.transcript import transcribe
+
+_STREAM = "text/event-stream"
+#: A reply; a list where there are several.
+_ONE_OR_SEVERAL: Any = dict[str, Any] | list[dict[str, Any]]
+_adapters = msgspec.json.Decoder(list[AdapterScale])
+
+
+class SlotsQuery(msgspec.Struct):
+    """What may stand behind ``/slots?``."""
+
+    fail_on_no_slot: str | None = None
+
+
+def routes(server: Server) -> list[Endpoint]:
+    """The routes, answered by ``server``."""
+    native = _LlamaServer(server)
+    unsupported = {
+        "/rerank": "reranking",
+        "/reranking": "reranking",
+        "/props": "changing properties while the server runs",
+        "/slots/{id}": "saving, restoring and erasing slots: prefixes are found again by themselves",
+    }
+    return [
+        Endpoint(
+            "POST",
+            "/completion",
+            native.completion,
+            "llama-server's completion",
+            body=fields.CompletionRequest,
+            statuses=GENERATION_ERRORS,
+            replies={200: _ONE_OR_SEVERAL},
+            streams=_STREAM,
+            errors=ERRORS,
+            shown="/completion",
+        ),
+        Endpoint(
+            "POST",
+            "/infill",
+            native.infill,
+            "What belongs into a gap of a file, for models with tokens for it",
+            body=fields.InfillRequest,
+            statuses=GENERATION_ERRORS | {501},
+            replies={200: _ONE_OR_SEVERAL},
+            streams=_STREAM,
+            errors=ERRORS,
+            shown="/infill",
+        ),
+        Endpoint(
+            "POST",
+            "/embedding",
+            native.embedding,
+            "llama-server's embeddings of texts",
+            body=embedding.NativeEmbeddingRequest,
+            statuses=GENERATION_ERRORS,
+            errors=ERRORS,
+            replies={200: list[dict[str, Any]]},
+            shown="/embedding",
+        ),
+        Endpoint(
+            "GET",
+            "/props",
+            native.props,
+            "The server's properties, as llama-server reports them",
+            statuses=frozenset({401, 503}),
+            errors=ERRORS,
+            shown="/props",
+        ),
+        Endpoint(
+            "GET",
+            "/slots",
+            native.slots,
+            "Which of the places for running requests are taken",
+            query=SlotsQuery,
+            statuses=frozenset({401, 503}),
+            replies={200: list[dict[str, Any]]},
+            errors=ERRORS,
+            shown="/slots",
+        ),
+        Endpoint(
+            "GET",
+            "/lora-adapters",
+            native.adapters,
+            "The LoRA adapters: none",
+            errors=ERRORS,
+            replies={200: list[dict[str, Any]]},
+            shown="/lora-adapters",
+        ),
+        Endpoint("POST", "/lora-adapters", native.set_adapters, "Scales", errors=ERRORS, hidden=True),
+        *(
+            Endpoint("POST", path, _refusing(what), what, errors=ERRORS, hidden=True)
+            for path, what in unsupported.items()
+        ),
+    ]
+
+
+def _refusing(what: str) -> Any:
+    async def refuse(request: Request) -> Response:
+        raise NotSupported(f"This server does not support {what}.")
+
+    return refuse
+
+
+def _silence(asked: NativeFields) -> float | None:
+    """Seconds of it before a stream's comment; None leaves it to the server."""
+    interval = asked.sse_ping_interval
+    return None if not interval else math.inf if interval < 0 else interval
+
+
+class _LlamaServer:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def completion(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), fields.completion_decoder)
+        model = await server.engine.ready()
+        tokens = Tokens(server, request)
+        prompts = await prompts_of(asked, tokens)
+        return await self._reply(request, asked, prompts, model, tokens, "prompt")
+
+    async def infill(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), fields.infill_decoder)
+        model = await server.engine.ready()
+        tokens = Tokens(server, request)
+        prompt = await infill_prompt(asked, model.info, tokens, limit_of(asked))
+        return await self._reply(request, asked, [prompt], model, tokens, "input_prefix")
+
+    async def _reply(
+        self,
+        request: Request,
+        asked: NativeFields,
+        prompts: list[str | list[int]],
+        model: ServedModel,
+        tokens: Tokens,
+        prompt_param: str,
+    ) -> Response:
+        server = self._server
+        wanted = await prepare(asked, prompts, model, tokens, prompt_param=prompt_param)
+        generation = await server.start(wanted)
+        reporter = Reporter(asked, wanted, generation, model, server.model_name)
+        if asked.stream:
+            return server.stream(
+                generation,
+                NativeStream(reporter),
+                keepalive_seconds=_silence(asked),
+            )
+        transcript = await transcribe(generation, len(prompts) * wanted.choices, request.receive)
+        return server.whole(transcript.complete, lambda: whole(reporter, transcript, tokens=bool(asked.return_tokens)))
+
+    async def embedding(self, request: Request) -> Response:
+        server = self._server
+        asked = decode(await server.body(request), embedding.decoder)
+        texts, param = embedding.texts_of(asked)
+        await server.engine.ready()
+        told = await server.ask(request, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param)
+        return json_response(embedding.embedded([answer for answer in told if isinstance(answer, Embedded)]))
+
+    async def props(self, request: Request) -> Response:
+        return json_response(props(self._server, await self._server.engine.ready()))
+
+    async def slots(self, request: Request) -> Response:
+        told = slots(self._server, await self._server.engine.ready())
+        if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in told):
+            raise EngineUnavailable("No slot is available: all are processing.")
+        return json_response(told)
+
+    async def adapters(self, request: Request) -> Response:
+        return json_response([])
+
+    async def set_adapters(self, request: Request) -> Response:
+        if decode(await self._server.body(request), _adapters):
+            raise InvalidRequest("No LoRA adapter is loaded, so none can be scaled.")
+        return json_response({"success": True})

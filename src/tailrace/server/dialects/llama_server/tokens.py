@@ -1,0 +1,74 @@
+"""Texts that a request has in pieces, brought to the tokens that the engine makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from tailrace.errors import InvalidRequest
+from tailrace.messages import Tokenize, Tokenized
+from tailrace.server.inquiry import Asked, Inquiring
+from tailrace.server.server import Server
+from tailrace.server.streaming import cancelled_on_disconnect
+
+#: Texts of one request that are tokenised by themselves.
+_MOST_TEXTS = 4096
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A text to be tokenised. See ``Tokenize``."""
+
+    text: str
+    special: bool = True
+    start: bool | None = False
+
+
+class Tokens:
+    """The tokens of the texts of one request, each asked for once."""
+
+    def __init__(self, server: Server, request: Request) -> None:
+        self._server = server
+        self._request = request
+        self._known: dict[Text, list[int]] = {}
+
+    async def know(self, texts: Sequence[Text], param: str) -> None:
+        """Ask the engine for the texts' tokens, all at once. Raises RequestError, naming ``param``."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if len(new) > _MOST_TEXTS:
+            raise InvalidRequest(f"'{param}' has more than {_MOST_TEXTS} texts to tokenise.", param=param)
+        asked = _Asked([])
+        try:
+            for text in new:
+                asked.inquiries.append(self._server.engine.ask(_question(text), 1, param=param))
+            async with cancelled_on_disconnect(asked, self._request.receive):
+                for text, inquiring in zip(new, asked.inquiries, strict=True):
+                    answers = await inquiring.answers()
+                    if answers is None:
+                        raise ClientDisconnect
+                    (answer,) = answers
+                    assert isinstance(answer, Tokenized)
+                    self._known[text] = answer.tokens
+        finally:
+            asked.cancel()
+
+    def of(self, text: Text) -> list[int]:
+        """The tokens of a text that is known."""
+        return self._known[text]
+
+
+class _Asked(NamedTuple):
+    """Several inquiries that are cancelled together."""
+
+    inquiries: list[Inquiring]
+
+    def cancel(self) -> None:
+        """See ``Cancellable``."""
+        for inquiring in self.inquiries:
+            inquiring.withdraw()
+
+
+def _question(text: Text) -> Callable[[int], Asked]:
+    return lambda identity: Tokenize(id=identity, text=text.text, special=text.special, start=text.start)

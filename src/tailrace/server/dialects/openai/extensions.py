@@ -1,0 +1,74 @@
+"""Fields of llama-server's and vLLM's documents that chat completions alone have, and what they become.
+
+Like ``peers``: what can't be honoured is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from tailrace.errors import InvalidRequest
+from tailrace.server.client import ServedModel
+from tailrace.server.dialects.openai import peers
+from tailrace.server.dialects.openai.sampling import SharedParameters, refuse
+
+
+class ChatExtensions(SharedParameters, kw_only=True):
+    """null equals absent everywhere."""
+
+    # OpenAI's own: a hint, as the effort is
+    verbosity: Literal["low", "medium", "high"] | None = None
+    # Honoured
+    reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
+    include_reasoning: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    # Refused, but for the value that switches them off
+    chat_template: str | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    generation_prompt: str | None = None
+    parse_tool_calls: bool | None = None
+
+
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "reasoning_format": ("none", "auto", "deepseek"),
+    "add_special_tokens": (False,),
+    "chat_template": (),
+    "echo": (False,),
+    "best_of": (1,),
+    "generation_prompt": ("",),
+    "parse_tool_calls": (True,),
+}
+_WHY = {
+    "reasoning_format": "a thought comes apart ('auto', 'deepseek') or within the text ('none'), not both.",
+    "add_special_tokens": "the model's template writes the special tokens.",
+    "chat_template": "requests don't bring templates; the server has the model's.",
+    "echo": "messages aren't repeated in the reply.",
+    "best_of": "use text completions.",
+    "generation_prompt": "the model's template begins the reply.",
+    "parse_tool_calls": "calls are told apart from text; leave out 'tools' where they aren't wanted.",
+}
+
+
+def check(request: ChatExtensions) -> None:
+    """Raise InvalidRequest for the first value that can't be honoured."""
+    refuse(request, peers.SUPPORTED, peers.WHY)
+    refuse(request, _SUPPORTED, _WHY)
+
+
+def template_variables(request: ChatExtensions, model: ServedModel) -> dict[str, Any]:
+    """What the model's template may use beside the messages. Raises InvalidRequest for documents that it doesn't."""
+    variables: dict[str, Any] = {}
+    if request.verbosity is not None:
+        variables["verbosity"] = request.verbosity
+    if request.documents:
+        if "documents" not in model.template.source:
+            why = "'documents': this model's template has no place for documents; put them into a message."
+            raise InvalidRequest(why, param="documents", code="unsupported_value")
+        variables["documents"] = request.documents
+    return variables
+
+
+def tells_inline(request: ChatExtensions, *, default: bool) -> bool:
+    """Whether thoughts come within the text, between tags."""
+    return default if request.reasoning_format is None else request.reasoning_format == "none"

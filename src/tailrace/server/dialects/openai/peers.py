@@ -1,0 +1,129 @@
+"""Fields of llama-server's and vLLM's documents that come with requests of every text dialect of OpenAI's.
+
+Those that can't be honoured are known here all the same, so that they are refused by name: a client that bans a word
+or bounds a thought must not believe that it did. ``docs/parameters.md`` has a row for each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+#: As wide as any of their counts.
+_Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Label = Annotated[str, Meta(max_length=1024)]
+
+
+class PeerParameters(msgspec.Struct, kw_only=True):
+    """null equals absent everywhere."""
+
+    # llama-server's: honoured
+    n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    n_cmpl: Annotated[int, Meta(ge=1, le=128)] | None = None
+    n_probs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    cache_prompt: bool | None = None
+    sse_ping_interval: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    # Accepted: what they ask for is so, or makes no difference to the reply
+    id_slot: _Whole | None = None
+    n_keep: _Whole | None = None
+    n_discard: _Whole | None = None
+    n_cache_reuse: _Whole | None = None
+    backend_sampling: bool | None = None
+    # Refused, but for the value that switches them off
+    verbose: bool | None = None
+    n_indent: _Whole | None = None
+    t_max_predict_ms: _Whole | None = None
+    response_fields: list[str] | None = None
+    lora: list[Any] | None = None
+    post_sampling_probs: bool | None = None
+    return_tokens: bool | None = None
+    preserved_tokens: list[Any] | None = None
+    grammar_lazy: bool | None = None
+    grammar_triggers: list[Any] | None = None
+    reasoning_budget_tokens: _Whole | None = None
+    thinking_budget_tokens: _Whole | None = None
+    reasoning_budget_message: str | None = None
+    reasoning_control: bool | None = None
+    # vLLM's: honoured
+    include_stop_str_in_output: bool | None = None
+    # Accepted
+    request_id: _Label | None = None
+    spaces_between_special_tokens: bool | None = None
+    guided_decoding_backend: _Label | None = None
+    # Refused, but for the value that switches them off
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    min_tokens: _Whole | None = None
+    skip_special_tokens: bool | None = None
+    truncate_prompt_tokens: _Whole | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    prompt_logprobs: _Whole | None = None
+    allowed_token_ids: list[Any] | None = None
+    bad_words: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+    logits_processors: list[Any] | None = None
+    return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | None = None
+    cache_salt: str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    repetition_detection: dict[str, Any] | None = None
+    max_repetition_pattern_size: _Whole | None = None
+    min_repetition_pattern_size: _Whole | None = None
+    repetition_min_count: _Whole | None = None
+    thinking_token_budget: _Whole | None = None
+    guided_whitespace_pattern: str | None = None
+
+    @property
+    def keepalive_seconds(self) -> float | None:
+        """The silence before a stream's sign of life; None leaves it to the server."""
+        interval = self.sse_ping_interval
+        return None if interval is None else float(interval) if interval > 0 else math.inf
+
+
+#: The values that can be honoured, and why others can't.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "verbose": ((False,), "there is no more to say of a reply; see /metrics and the server's log."),
+    "n_indent": ((0,), "lines aren't indented here; use a grammar."),
+    "t_max_predict_ms": ((-1, 0), "a reply isn't ended by the time; use 'max_tokens', or close the connection."),
+    "response_fields": (([],), "replies have all their fields."),
+    "lora": (([],), "adapters are not supported."),
+    "post_sampling_probs": ((False,), "log probabilities are the model's own, before sampling."),
+    "return_tokens": ((False,), "replies have no token ids; /tokenize has a text's."),
+    "preserved_tokens": (([],), "the server decides which special tokens are shown."),
+    "grammar_lazy": ((False,), "a grammar holds from the reply's beginning; use 'tools' for calls."),
+    "grammar_triggers": (([],), "a grammar holds from the reply's beginning; use 'tools' for calls."),
+    "reasoning_budget_tokens": ((-1,), "thoughts have no budget of their own; 'reasoning_effort': 'none' is none."),
+    "thinking_budget_tokens": ((-1,), "thoughts have no budget of their own; 'reasoning_effort': 'none' is none."),
+    "reasoning_budget_message": (("",), "thoughts have no budget of their own."),
+    "reasoning_control": ((False,), "a thought can't be ended while it is written."),
+    "use_beam_search": ((False,), "beam search is not supported; 'best_of' in text completions is near to it."),
+    "length_penalty": ((1,), "it belongs to beam search, which is not supported."),
+    "min_tokens": ((0,), "a reply has no least length; 'ignore_eos' writes on until 'max_tokens'."),
+    "skip_special_tokens": ((True,), "special tokens are never part of a reply's text."),
+    "truncate_prompt_tokens": ((), "prompts aren't cut; shorten it, or see 'truncation' of responses."),
+    "prompt_logprobs": ((), "use 'echo' with 'logprobs' in text completions."),
+    "allowed_token_ids": (([],), "use 'grammar' or 'guided_choice'."),
+    "bad_words": (([],), "use 'logit_bias' with false for the tokens, or a grammar."),
+    "mm_processor_kwargs": (({},), "the model reads text alone."),
+    "media_io_kwargs": (({},), "the model reads text alone."),
+    "logits_processors": (([],), "clients' code isn't run here."),
+    "return_tokens_as_token_ids": ((False,), "tokens are told as text and bytes."),
+    "return_token_ids": ((False,), "replies have no token ids; /tokenize has a text's."),
+    "cache_salt": ((), "prefixes of prompts are shared; 'cache_prompt': false reads one anew."),
+    "kv_transfer_params": (({},), "caches aren't transferred between servers."),
+    "vllm_xargs": (({},), "there are no custom extensions here."),
+    "repetition_detection": (({},), "use 'repeat_penalty' or 'frequency_penalty'."),
+    "max_repetition_pattern_size": ((0,), "use 'repeat_penalty' or 'frequency_penalty'."),
+    "min_repetition_pattern_size": ((0,), "use 'repeat_penalty' or 'frequency_penalty'."),
+    "repetition_min_count": ((0,), "use 'repeat_penalty' or 'frequency_penalty'."),
+    "thinking_token_budget": ((), "thoughts have no budget of their own; 'reasoning_effort': 'none' is none."),
+    "guided_whitespace_pattern": ((), "JSON is written on one line; see 'x-guidance' in docs/parameters.md."),
+}
+SUPPORTED = {name: values for name, (values, _) in _REFUSED.items()}
+WHY = {name: why for name, (_, why) in _REFUSED.items()}

@@ -1,0 +1,71 @@
+"""OpenAI's ``system_fingerprint``: the same seed and parameters give the same reply while it is the same.
+
+It hangs on the model's file, its template, this server's version and the settings that a reply may depend on, and on
+nothing that differs from one start to the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from tailrace import __version__
+from tailrace.errors import ModelError
+from tailrace.messages import ModelInfo
+from tailrace.models.identity import fingerprint
+from tailrace.settings import FIELDS, Settings
+
+#: Settings on which no reply depends: names, addresses, keys, limits of the HTTP side, where threads run, logs.
+_ELSEWHERE = frozenset(
+    {
+        "model",
+        "alias",
+        "aliases",
+        "cpus",
+        "cpus_prefill",
+        "http_cpus",
+        "pin",
+        "poll",
+        "thread_priority",
+        "host",
+        "port",
+        "api_key",
+        "manage_models",
+        "cors_origins",
+        "max_body_mb",
+        "keepalive_seconds",
+        "keepalive_style",
+        "responses_mb",
+        "responses_days",
+        "responses_file",
+        "engine_wait_seconds",
+        "engine_stall_seconds",
+        "slow_reader_tokens",
+        "drain_seconds",
+        "log_level",
+        "log_format",
+    }
+)
+
+
+def file_identity(path: Path | None) -> str:
+    """What tells the model's file from others; "" without one, or where it can't be read any more."""
+    if path is None:
+        return ""
+    try:
+        return fingerprint(path)
+    except ModelError as error:
+        # The engine may go on with a file that was deleted since.
+        structlog.get_logger().warning("system_fingerprint is made without the model's file", error=str(error))
+        return ""
+
+
+def system_fingerprint(settings: Settings, info: ModelInfo, file: str) -> str:
+    """``fp_`` and ten hexadecimal digits; ``file`` is what ``file_identity`` gave."""
+    given = [(name, getattr(settings, name)) for name in FIELDS if name not in _ELSEWHERE]
+    model = (info.architecture, info.description, info.parameters, info.size_bytes, info.chat_template)
+    told = msgspec.json.encode([__version__, file, model, given], order="deterministic")
+    return f"fp_{hashlib.sha256(told).hexdigest()[:10]}"
