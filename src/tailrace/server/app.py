@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -42,12 +44,26 @@ def endpoints(server: Server) -> list[Endpoint]:
 def make_app(server: Server) -> ASGIApp:
     """The app around ``server``. Paths stand here without ``/v1``: the guard takes it off."""
     known = endpoints(server)
-    groups: dict[tuple[str, str], list[Endpoint]] = {}
+    paths: dict[str, dict[str, list[Endpoint]]] = {}
     for endpoint in known:
-        groups.setdefault((endpoint.method, endpoint.path), []).append(endpoint)
-    routes = [Route(path, _handler(group), methods=[method]) for (method, path), group in groups.items()]
+        paths.setdefault(endpoint.path, {}).setdefault(endpoint.method, []).append(endpoint)
+    # One route a path, so that a refused method is told all others; paths without parameters first.
+    ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
+    routes = [Route(path, _by_method(methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
     return Guard(router, server.settings, known, server.metrics.responded)
+
+
+def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
+    """Who answers a path."""
+    handlers = {method: _handler(group) for method, group in methods.items()}
+
+    async def handler(request: Request) -> Response:
+        # The router lets a HEAD through where there is a GET.
+        method = request.method if request.method in handlers else "GET"
+        return await handlers[method](request)
+
+    return handler
 
 
 def _handler(group: list[Endpoint]) -> Handler:

@@ -47,6 +47,7 @@ def routes(server: Server) -> list[Endpoint]:
             statuses=GENERATION_ERRORS,
             streams="text/event-stream",
         ),
+        Endpoint("POST", "/responses/compact", responses.compact, "", hidden=True),
         Endpoint("GET", one, responses.get, "A stored response", query=RetrieveQuery, statuses=_LOOKUP_ERRORS),
         Endpoint("DELETE", one, responses.delete, "Forget a stored response", statuses=_LOOKUP_ERRORS),
         Endpoint(
@@ -123,6 +124,13 @@ class _Responses:
         if done["status"] == "cancelled":
             raise ClientDisconnect  # Nobody is there to read a response.
         return json_response(done)
+
+    async def compact(self, request: Request) -> Response:
+        """Known, so that its clients learn more than that the method is wrong."""
+        raise NotFound(
+            "POST /v1/responses/compact: conversations aren't compacted here; ask the model for a summary, or send "
+            "'truncation': 'auto'."
+        )
 
     async def get(self, request: Request) -> Response:
         RetrieveQuery.read(request)

@@ -1,0 +1,32 @@
+"""A method that a path doesn't take, and paths that are told apart from one."""
+
+from __future__ import annotations
+
+import pytest
+
+from servers import ServerProcess
+from tailrace.server.app import endpoints
+from tailrace.server.server import Server
+from tailrace.settings import Settings
+from wire import ask
+
+METHODS: dict[str, set[str]] = {}
+for endpoint in endpoints(Server(Settings(), "m")):
+    METHODS.setdefault(endpoint.path, set()).add(endpoint.method)
+    if endpoint.method == "GET":
+        METHODS[endpoint.path].add("HEAD")
+
+
+@pytest.mark.parametrize("path", METHODS)
+def test_a_wrong_method_is_told_all_that_there_are(scripted: ServerProcess, path: str) -> None:
+    reply = ask(scripted.port, "PATCH", path.replace("{id}", "a").replace("{id:path}", "a"))
+    assert reply.status == 405
+    allow = reply.header("allow")
+    assert allow is not None
+    assert set(allow.split(", ")) == METHODS[path]
+
+
+def test_compacting_is_no_wrong_method(scripted: ServerProcess) -> None:
+    reply = ask(scripted.port, "POST", "/v1/responses/compact", {"model": "fake", "input": "a"})
+    assert reply.status == 404
+    assert "compact" in reply.error()["message"]
