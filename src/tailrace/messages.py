@@ -45,16 +45,48 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
 
 
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A text at which a watched reply changes its mode. ``goes``: the mode after it, or after the call that it begins.
+
+    ``opens``: what the grammar of the call begins with, as texts and control tokens; empty where it begins none.
+    ``pieces``: the trigger counts at the mode's start alone, behind white space, which may also stand between these.
+    """
+
+    text: str
+    goes: int
+    opens: tuple[str | int, ...] = ()
+    pieces: tuple[str, ...] = ()
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a reply that is free is watched for calls: each mode's triggers, and the mode in which it begins.
+
+    ``shown``: control tokens that are texts here. ``optional``: a grammar that can't be compiled is done without.
+    """
+
+    modes: tuple[tuple[Trigger, ...], ...]
+    first: int = 0
+    shown: tuple[tuple[int, str], ...] = ()
+    optional: bool = True
+
+
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a reply must look like. ``text`` is the JSON text of a schema or of a list of strings (choice), a regular
     expression for the whole reply, or a grammar.
 
     ``frame`` is llguidance's Lark for the whole reply where this is only a part of it, which is called ``@body`` there.
+    ``strict``: what a schema says and no grammar can hold is a refusal; otherwise it is left out.
+
+    With ``watch`` the grammar is that of one call (or of several in one block), and the reply is free outside of calls.
+    ``simpler`` is a grammar of the same kind to use where ``text`` can't be compiled.
     """
 
     kind: GrammarKind
     text: str
     frame: str | None = None
+    strict: bool = False
+    watch: Watch | None = None
+    simpler: str | None = None
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):

@@ -118,7 +118,7 @@ def test_a_thought_that_the_template_has_begun_comes_first(scripted: ServerProce
 
 def test_what_is_refused_says_why(scripted: ServerProcess) -> None:
     schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
     for stream in (False, True):
         reply = chat(scripted, stream=stream, response_format=form)
         assert reply.status == 400

@@ -467,4 +467,4 @@ def test_format_holds_the_reply(real: ServerProcess) -> None:
 
 
 def test_a_schema_that_cannot_be_held_is_refused_by_name(scripted: ServerProcess) -> None:
-    refused(chat(scripted, "a", format={"not": {"type": "string"}}), "format", None)
+    refused(chat(scripted, "a", format={"type": "nothing"}), "format", None)

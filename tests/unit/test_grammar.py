@@ -127,7 +127,7 @@ def test_what_cannot_be_kept_to_is_refused_by_name(
     tokenizer: LLTokenizer, kind: GrammarKind, text: str, words: str
 ) -> None:
     with pytest.raises(GrammarError) as error:
-        constraint(tokenizer, Grammar(kind=kind, text=text))
+        constraint(tokenizer, Grammar(kind=kind, text=text, strict=True))
     assert words in str(error.value)
     assert len(str(error.value)) < 500
 
@@ -150,7 +150,7 @@ def test_a_grammar_that_cannot_be_followed_is_refused() -> None:
     sandbox = Sandbox(BACKEND.vocabulary, [END])
     properties = {f"p{number}": {"type": "string"} for number in range(1000)}
     try:
-        with pytest.raises(GrammarError, match="4007 items"):
+        with pytest.raises(GrammarError, match=r"\d{4} items"):
             sandbox.document(Grammar(kind="json_schema", text=json.dumps({"type": "object", "properties": properties})))
     finally:
         sandbox.close()

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from tailrace.chat.schemas.hold import SchemaError, hold
+
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A function on offer. ``parameters`` is a JSON schema of an object; None is a function without parameters.
@@ -26,16 +28,14 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         return {"type": "function", "function": function}
 
     def schema(self) -> dict[str, Any]:
-        """What the arguments of a call that a grammar holds have to fit. Where the schema doesn't say whether there may
-        be others than it names, there are none: a model would invent some.
-        """
-        schema = {"type": "object", **(self.parameters or {})}
-        if not _OPEN.intersection(schema):
-            schema["additionalProperties"] = False
+        """What the arguments of a call that a grammar holds have to fit. Raises SchemaError when no grammar can."""
+        given = {"properties": {}} if self.parameters is None else self.parameters
+        try:
+            schema: dict[str, Any] = hold({"type": "object", **given}, strict=self.strict)
+        except SchemaError as error:
+            raise SchemaError(f"the parameters of '{self.name}': {error}") from None
         return schema
 
-
-#: Keywords that say more about an object's members than its properties do.
-_OPEN = frozenset(
-    {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
-)
+    def open(self) -> Function:
+        """The same function with any arguments: where a grammar can't hold them, it holds the name."""
+        return msgspec.structs.replace(self, parameters={"type": "object"})

@@ -11,6 +11,8 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from tailrace.chat.nesting import too_deep
+from tailrace.chat.schemas.hold import SchemaError, hold
 from tailrace.errors import TailraceError
 from tailrace.messages import Grammar
 
@@ -37,7 +39,7 @@ def translate(grammar: Grammar) -> str:
 def _body(grammar: Grammar) -> dict[str, Any]:
     text = grammar.text
     if grammar.kind == "json_schema":
-        return {"json_schema": _schema(text)}
+        return {"json_schema": _schema(text, strict=grammar.strict)}
     if grammar.kind == "lark":
         return {"lark_grammar": text}
     if grammar.kind == "gbnf":
@@ -53,12 +55,22 @@ def _body(grammar: Grammar) -> dict[str, Any]:
     return {"lark_grammar": "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)}
 
 
-def _schema(text: str) -> Any:
+def _schema(text: str, *, strict: bool) -> Any:
+    if too_deep(text):
+        raise GrammarError("it is nested too deeply")
     try:
         schema = json.loads(text)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
-    if isinstance(schema, dict):
-        options = schema.get("x-guidance")
-        return {**schema, "x-guidance": {**_JSON, **(options if isinstance(options, dict) else {})}}
-    return schema
+    try:
+        held = hold(schema, strict=strict)
+    except SchemaError as error:
+        raise GrammarError(str(error)) from None
+    return guided(held)
+
+
+def guided(schema: Any) -> Any:
+    """The schema with how its JSON is written."""
+    if not isinstance(schema, dict):
+        return schema
+    return {**schema, "x-guidance": {**_JSON, **schema.get("x-guidance", {})}}

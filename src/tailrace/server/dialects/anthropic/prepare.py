@@ -164,4 +164,4 @@ def _form(request: Conversation) -> tuple[Grammar | None, str]:
     given = config or request.output_format
     if given is None:
         return None, field
-    return Grammar(kind="json_schema", text=msgspec.json.encode(given.schema).decode()), field
+    return Grammar(kind="json_schema", text=msgspec.json.encode(given.schema).decode(), strict=True), field

@@ -22,7 +22,9 @@ _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')
 
 
 class NamedSchema(msgspec.Struct):
-    """A schema as OpenAI's ``response_format`` has it. It is held to whatever ``strict`` says."""
+    """A schema as OpenAI's ``response_format`` has it. It is held to whatever ``strict`` says; with it, what
+    no grammar can hold is refused.
+    """
 
     name: str | None = None
     schema: Schema | None = None
@@ -123,7 +125,8 @@ def _from_response_format(form: ResponseFormat) -> Grammar | None:
     if schema is None:
         where = "response_format.json_schema.schema" if form.json_schema is not None else "response_format.json_schema"
         raise InvalidRequest(f"'{where}' is missing: 'json_schema' needs a schema.", param=where)
-    return Grammar(kind="json_schema", text=_text(schema))
+    strict = form.json_schema is not None and form.json_schema.strict is True
+    return Grammar(kind="json_schema", text=_text(schema), strict=strict)
 
 
 def _text(value: object) -> str:

@@ -73,7 +73,11 @@ def _form(request: ResponsesRequest) -> Grammar | None:
         raise InvalidRequest(
             "'text.format.schema' is missing: 'json_schema' needs a schema.", param="text.format.schema"
         )
-    schema = NamedSchema(name=given.name or "response", schema=given.schema) if given.type == "json_schema" else None
+    schema = (
+        NamedSchema(name=given.name or "response", schema=given.schema, strict=given.strict)
+        if given.type == "json_schema"
+        else None
+    )
     form = ResponseFormat(type=given.type, json_schema=schema)
     made, _ = grammar(GrammarParameters(response_format=form))
     return made

@@ -1,0 +1,293 @@
+"""A JSON schema in the form that a grammar holds.
+
+- Annotations go. A constraint that no grammar holds is refused under ``strict``, and left out otherwise.
+- An object that names its members and doesn't say whether there may be others has no others. Models would invent some,
+  and go on for ever. So does llama.cpp's converter.
+- Numbers have at most 16 digits before the point and 10 behind it, where the schema sets no bound.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+from tailrace.chat.nesting import DEEPEST
+from tailrace.chat.schemas.keywords import (
+    ARRAY,
+    CHOICE,
+    FORMATS,
+    HELD,
+    NOT_HELD,
+    NUMBER,
+    OBJECT,
+    STRING,
+    Schema,
+    constrains,
+    is_regular,
+    misshapen,
+    modern,
+)
+from tailrace.chat.schemas.merge import merged
+from tailrace.errors import TailraceError
+
+#: The largest number of 16 digits, and the finest step that the grammar library takes.
+_LARGEST = 10**16 - 1
+_STEP = 1e-10
+#: A range narrower than this has no step of its own.
+_NARROW = 1e-6
+#: Schemas within a schema, those of alternatives multiplied.
+_MOST = 20_000
+_ANY = "any"
+
+
+class SchemaError(TailraceError):
+    """The schema can't be held; the message says why, for whoever wrote it."""
+
+
+def hold(schema: Any, *, strict: bool = False) -> Any:
+    """The form of ``schema`` that a grammar holds. Raises SchemaError: with ``strict`` for what constrains and can't be
+    held, always for what is too large.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    return _Holder(schema, strict=strict).document()
+
+
+class _Holder:
+    """The work on one document."""
+
+    def __init__(self, root: Schema, *, strict: bool) -> None:
+        self._root = root
+        self._strict = strict
+        self._names: dict[int, str] = {}  #: of the schemas that are referred to, by identity
+        self._waiting: list[tuple[str, Any]] = []
+        self._any_wanted = False
+        self._identified: dict[str, Any] | None = None
+        self._count = 0
+
+    def document(self) -> Any:
+        held = self._schema(self._root)
+        definitions: Schema = {}
+        while self._waiting:
+            name, target = self._waiting.pop()
+            definitions[name] = self._schema(target)
+        if self._any_wanted:
+            definitions[_ANY] = _any_value()
+        if not isinstance(held, dict):
+            return held
+        options = self._root.get("x-guidance")
+        return {
+            **held,
+            **({"$defs": definitions} if definitions else {}),
+            **({"x-guidance": options} if isinstance(options, dict) else {}),
+        }
+
+    def _schema(self, schema: Any, depth: int = 0) -> Any:
+        self._count += 1
+        if self._count > _MOST or depth > DEEPEST:
+            raise SchemaError("it is too complex: its parts and alternatives are too many, or nested too deeply")
+        if schema is True or schema == {}:
+            return self._anything()
+        if not isinstance(schema, dict):
+            return schema
+        if (target := self._alone(schema)) is not None:
+            return target
+        flat = self._flat(schema, ())
+        for choice in ("anyOf", "oneOf"):
+            branches = flat.get(choice)
+            if isinstance(branches, list) and OBJECT.intersection(flat):
+                base = {key: value for key, value in flat.items() if key != choice}
+                apart = [self._with(base, branch) for branch in branches]
+                return {self._choice(choice): [self._schema(branch, depth + 1) for branch in apart]}
+        return self._plain(flat, depth)
+
+    def _plain(self, flat: Schema, depth: int) -> Schema:
+        """A schema of its own words, in which neither references nor alternatives touch an object's members."""
+        out: Schema = {}
+        for key, value in flat.items():
+            if key in NOT_HELD:
+                self._leave_out(key, flat)
+            elif key == "format":
+                if isinstance(value, str) and value in FORMATS:
+                    out[key] = value
+            elif key == "pattern" and isinstance(value, str) and not is_regular(value):
+                if self._strict:
+                    raise SchemaError(f"'pattern' can't be held with look-around or references back: {value[:100]}")
+            elif key in ("properties", "patternProperties") and isinstance(value, dict):
+                out[key] = {}
+                for name, inner in value.items():
+                    out[key][name] = self._schema(inner, depth + 1)
+            elif key in ("items", "additionalProperties"):
+                out[key] = self._schema(value, depth + 1)
+            elif key in ("allOf", "anyOf", "oneOf", "prefixItems") and isinstance(value, list):
+                out[self._choice(key)] = held = []
+                for inner in value:
+                    alternative = self._schema(inner, depth + 1)
+                    if key != "allOf" or alternative != self._anything():
+                        held.append(alternative)
+            elif key in HELD:
+                out[key] = value
+        if out.get("allOf") == []:
+            del out["allOf"]
+        _infer_type(out)
+        if {"anyOf", "oneOf", "$ref", "enum", "const"}.intersection(out):
+            return out
+        types = out.get("type")
+        kinds = {types} if isinstance(types, str) else set(types) if isinstance(types, list) else set()
+        if "object" in kinds:
+            self._close(out)
+        if "array" in kinds and "items" not in out:
+            out["items"] = self._anything()
+        if kinds & {"integer", "number"}:
+            _bound(out, fractions="number" in kinds)
+        return out or self._anything()
+
+    def _close(self, out: Schema) -> None:
+        if "additionalProperties" in out:
+            return
+        if "properties" not in out and "patternProperties" not in out:
+            out["additionalProperties"] = self._anything()
+            return
+        out["additionalProperties"] = False
+        if "patternProperties" not in out and isinstance(out["properties"], dict):
+            for name in out.get("required") or ():
+                if name not in out["properties"]:
+                    out["properties"][name] = self._anything()
+
+    def _leave_out(self, key: str, flat: Schema) -> None:
+        if self._strict and constrains(key, flat):
+            raise SchemaError(f"'{key}' can't be held to by a grammar")
+
+    def _choice(self, key: str) -> str:
+        """That exactly one alternative holds can be shown for some schemas; elsewhere one or more will do."""
+        return "anyOf" if key == "oneOf" and not self._strict else key
+
+    # References
+
+    def _alone(self, schema: Schema) -> Schema | None:
+        """A reference without constraining words beside it, by the name that its target has here."""
+        reference = schema.get("$ref")
+        if not isinstance(reference, str) or any(key in HELD or key in NOT_HELD for key in schema if key != "$ref"):
+            return None
+        target = self._target(reference)
+        if target is None:
+            return {"$ref": reference}
+        return {"$ref": f"#/$defs/{self._name(target)}"}
+
+    def _name(self, target: Any) -> str:
+        name = self._names.get(id(target))
+        if name is None:
+            name = self._names[id(target)] = f"d{len(self._names)}"
+            self._waiting.append((name, target))
+        return name
+
+    def _target(self, reference: str) -> Any:
+        """What is referred to within the document; None where it isn't there."""
+        pointer = reference[1:] if reference.startswith("#") else None
+        if pointer is None or (pointer and not pointer.startswith("/")):
+            return self._by_identity().get(reference.removeprefix("#"))
+        found: Any = self._root
+        for step in pointer.split("/")[1:]:
+            step = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, dict):
+                found = found.get(step)
+            elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+                found = found[int(step)]
+            else:
+                return None
+        return found
+
+    def _by_identity(self) -> dict[str, Any]:
+        """Schemas by their ``$id`` and ``$anchor``."""
+        if self._identified is None:
+            self._identified = {}
+            waiting: list[Any] = [self._root]
+            while waiting:
+                value = waiting.pop()
+                if isinstance(value, dict):
+                    for key in ("$id", "$anchor", "id"):
+                        if isinstance(value.get(key), str):
+                            self._identified.setdefault(value[key].removeprefix("#"), value)
+                    waiting += value.values()
+                elif isinstance(value, list):
+                    waiting += value
+        return self._identified
+
+    # Schemas that hold together
+
+    def _flat(self, schema: Schema, within: tuple[int, ...]) -> Schema:
+        """The schema with its references and ``allOf`` merged into it."""
+        if len(within) > 32 or id(schema) in within:
+            raise SchemaError("its references and 'allOf' lead in a circle")
+        self._count += 1
+        if self._count > _MOST:
+            raise SchemaError("it is too complex: its parts and alternatives are too many")
+        flat = modern({key: value for key, value in schema.items() if key not in ("$ref", "allOf")})
+        if (wrong := misshapen(flat)) is not None:
+            raise SchemaError(f"the value of '{wrong}' has a type that it can't have in a schema")
+        parts: list[Any] = []
+        reference = schema.get("$ref")
+        if isinstance(reference, str):
+            target = self._target(reference)
+            if target is None:
+                flat["$ref"] = reference
+            else:
+                parts.append(target)
+        beside = schema.get("allOf")
+        parts += beside if isinstance(beside, list) else []
+        for part in parts:
+            if isinstance(part, dict):
+                flat = merged(flat, self._flat(part, (*within, id(schema))))
+            elif part is False:
+                flat = merged(flat, {"enum": []})
+        return flat
+
+    def _with(self, base: Schema, branch: Any) -> Any:
+        """An alternative together with what stands beside the alternatives."""
+        if not isinstance(branch, dict):
+            return base if branch is True else branch
+        return merged(base, self._flat(branch, ()))
+
+    def _anything(self) -> Schema:
+        self._any_wanted = True
+        return {"$ref": f"#/$defs/{_ANY}"}
+
+
+def _any_value() -> Schema:
+    number: Schema = {"type": "number"}
+    _bound(number, fractions=True)
+    any_value = {"$ref": f"#/$defs/{_ANY}"}
+    return {
+        "anyOf": [
+            {"type": ["null", "boolean", "string"]},
+            number,
+            {"type": "array", "items": any_value},
+            {"type": "object", "additionalProperties": any_value},
+        ]
+    }
+
+
+def _infer_type(out: Schema) -> None:
+    """Say the type that the other words are about, where the schema doesn't."""
+    if "type" in out or CHOICE.intersection(out) or {"enum", "const", "$ref", "allOf"}.intersection(out):
+        return
+    for words, kind in ((OBJECT, "object"), (ARRAY, "array"), (STRING, "string"), (NUMBER, "number")):
+        if words.intersection(out):
+            out["type"] = kind
+            return
+
+
+def _bound(out: Schema, *, fractions: bool) -> None:
+    least = max((out[key] for key in ("minimum", "exclusiveMinimum") if _is_number(out.get(key))), default=None)
+    most = min((out[key] for key in ("maximum", "exclusiveMaximum") if _is_number(out.get(key))), default=None)
+    if least is None and (most is None or most > -_LARGEST):
+        out["minimum"] = -_LARGEST
+    if most is None and (least is None or least < _LARGEST):
+        out["maximum"] = _LARGEST
+    narrow = least is not None and most is not None and most - least < _NARROW
+    if fractions and "multipleOf" not in out and not narrow:
+        out["multipleOf"] = _STEP
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

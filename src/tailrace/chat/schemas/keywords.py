@@ -1,0 +1,126 @@
+"""What each keyword of a JSON schema is to a grammar. A keyword that isn't named here is an annotation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+Schema = dict[str, Any]
+
+OBJECT = frozenset(
+    {"properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"}
+)
+ARRAY = frozenset({"items", "prefixItems", "minItems", "maxItems"})
+STRING = frozenset({"pattern", "format", "minLength", "maxLength"})
+NUMBER = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+CHOICE = frozenset({"anyOf", "oneOf"})
+#: What a grammar holds.
+HELD = OBJECT | ARRAY | STRING | NUMBER | CHOICE | {"type", "enum", "const", "$ref", "allOf"}
+#: What constrains and no grammar holds.
+NOT_HELD = frozenset(
+    {
+        "not",
+        "if",
+        "contains",
+        "uniqueItems",
+        "propertyNames",
+        "dependentRequired",
+        "dependentSchemas",
+        "dependencies",
+        "unevaluatedItems",
+        "$dynamicRef",
+        "$recursiveRef",
+    }
+)
+#: Formats of strings that are held; every other is an annotation.
+FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"}
+)
+#: Look-around and references back, which no automaton has.
+_IRREGULAR = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?(?:[=!]|<[=!])|\\[1-9]|\\k<)")
+#: Counts, which some generators write as ``3.0``.
+_COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
+
+
+def constrains(keyword: str, schema: Schema) -> bool:
+    """Whether a keyword of ``NOT_HELD`` rules anything out in this schema."""
+    value = schema[keyword]
+    if keyword == "if":
+        return "then" in schema or "else" in schema
+    if keyword == "contains":
+        return schema.get("minContains") != 0 or "maxContains" in schema
+    if keyword == "unevaluatedItems":
+        return value not in (True, {})
+    if keyword == "propertyNames":
+        return value not in (True, {}, {"type": "string"})
+    return value not in (False, {}) if keyword in ("uniqueItems", "not") else value != {}
+
+
+def is_regular(pattern: object) -> bool:
+    """Whether a grammar can hold the regular expression."""
+    return isinstance(pattern, str) and _IRREGULAR.search(pattern) is None
+
+
+#: What the values of keywords have to be for a schema to be one.
+_SHAPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("properties", "patternProperties"), dict),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems", "enum"), list),
+    **dict.fromkeys(NUMBER | _COUNTS, (int, float)),
+    **dict.fromkeys(("items", "additionalProperties"), (dict, bool)),
+    **dict.fromkeys(("pattern", "$ref"), str),
+    "type": (str, list),
+}
+
+
+def misshapen(schema: Schema) -> str | None:
+    """The keyword whose value can't be what it has to be."""
+    for key, value in schema.items():
+        if key in _SHAPES and not isinstance(value, _SHAPES[key]):
+            return key
+        if key in ("required", "type") and isinstance(value, list) and not all(isinstance(name, str) for name in value):
+            return key
+    return None
+
+
+def modern(schema: Schema) -> Schema:
+    """The schema in the words of draft 2020-12, where older drafts' differ."""
+    changed = dict(schema)
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(changed.get(exclusive), bool) and changed.pop(exclusive) and bound in changed:
+            changed[exclusive] = changed.pop(bound)
+    if isinstance(changed.get("items"), list):
+        changed["prefixItems"] = changed.pop("items")
+        if "additionalItems" in changed:
+            changed["items"] = changed["additionalItems"]
+    for count in _COUNTS.intersection(changed):
+        if isinstance(changed[count], float) and changed[count].is_integer():
+            changed[count] = int(changed[count])
+    if "required" in changed and not isinstance(changed["required"], list):
+        del changed["required"]  # Draft 3 had a boolean here, in the property itself.
+    if "unevaluatedProperties" in changed and "additionalProperties" not in changed:
+        # Once everything that evaluates properties is merged, they are the same.
+        changed["additionalProperties"] = changed["unevaluatedProperties"]
+    return _named_keys(changed)
+
+
+def _named_keys(schema: Schema) -> Schema:
+    """The schema with ``propertyNames`` as the properties or patterns that they are, where they are."""
+    names = schema.get("propertyNames")
+    if not isinstance(names, dict) or "patternProperties" in schema:
+        return schema
+    value = schema.get("additionalProperties", True)
+    if value is False:
+        return schema
+    said = {key for key in names if key in HELD or key in NOT_HELD} - {"type"}
+    known = schema.get("properties") or {}
+    if said == {"pattern"} and is_regular(names["pattern"]) and not known:
+        more: Schema = {"patternProperties": {names["pattern"]: value}}
+    elif said <= {"enum", "const"} and said and isinstance(known, dict):
+        allowed = names.get("enum", [names.get("const")])
+        if not isinstance(allowed, list) or not set(known) <= {name for name in allowed if isinstance(name, str)}:
+            return schema
+        more = {"properties": {**{name: value for name in allowed if isinstance(name, str)}, **known}}
+    else:
+        return schema
+    rest = {key: inner for key, inner in schema.items() if key != "propertyNames"}
+    return {**rest, **more, "additionalProperties": False}
