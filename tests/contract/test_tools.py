@@ -85,8 +85,8 @@ def test_a_function_without_parameters(real: ServerProcess) -> None:
     assert call["function"] == {"name": "stop", "arguments": "{}"}
 
 
-def _tool(parameters: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
-    return lambda: [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+def _tool(parameters: dict[str, Any], **more: Any) -> Callable[[], list[dict[str, Any]]]:
+    return lambda: [{"type": "function", "function": {"name": "f", "parameters": parameters, **more}}]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,8 @@ def _tool(parameters: dict[str, Any]) -> Callable[[], list[dict[str, Any]]]:
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
         ({"tools": _tool({"type": "string"})()}, "tools"),
-        ({"tools": _tool({"not": {"type": "object"}})(), "tool_choice": "required"}, "tools"),
+        ({"tools": _tool({"not": {"type": "object"}}, strict=True)(), "tool_choice": "required"}, "tools"),
+        ({"tools": _tool({"not": {"type": "object"}}, strict=True)()}, "tools"),
     ],
 )
 def test_what_cant_be_called_is_a_400_that_names_the_field(

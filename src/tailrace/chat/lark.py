@@ -9,6 +9,12 @@ from typing import Any
 
 #: How JSON is written in calls: on one line, as structured output is.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+#: White space in JSON that is written as the model likes. It is bounded, because small models would write it for ever.
+_GAP = r"[ ]|\n[ \t]{0,20}"
+_LOOSE_JSON = {"whitespace_flexible": True, "whitespace_pattern": _GAP}
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]')
+#: Keywords without which an object may be empty.
+_NEEDED = frozenset({"required", "minProperties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const"})
 #: Text up to what follows in the grammar.
 ANY = r"/(.|\n)*/"
 
@@ -16,27 +22,56 @@ ANY = r"/(.|\n)*/"
 class Lark:
     """Gathers rules. Names are made here, so that several pieces fit into one grammar."""
 
-    def __init__(self, controls: Mapping[str, int]) -> None:
-        """``controls``: the model's control tokens, by their text. In a reply they are no text, but tokens."""
+    def __init__(self, controls: Mapping[str, int], *, loose: bool = False) -> None:
+        """``controls``: the model's control tokens, by their text. In a reply they are no text, but tokens. ``loose``:
+        white space around and in JSON is as the model likes.
+        """
+        self._loose = loose
         self._controls = controls
         self._rules: list[str] = []
         self._known: dict[str, str] = {}
 
     def literal(self, text: str) -> str:
         """The text, in which markers are the model's control tokens where it has them; "" for none."""
+        return " ".join(f"<[{piece}]>" if isinstance(piece, int) else _quoted(piece) for piece in self.pieces(text))
+
+    def pieces(self, text: str) -> tuple[str | int, ...]:
+        """The text in pieces: markers that are control tokens as these, and what stands between them."""
         present = [marker for marker in self._controls if marker and marker in text]
         if not present:
-            return _quoted(text)
+            return (text,) if text else ()
         pattern = "|".join(re.escape(marker) for marker in sorted(present, key=len, reverse=True))
-        pieces = re.split(f"({pattern})", text)
-        return " ".join(
-            f"<[{self._controls[piece]}]>" if piece in self._controls else _quoted(piece) for piece in pieces if piece
-        )
+        return tuple(self._controls.get(piece, piece) for piece in re.split(f"({pattern})", text) if piece)
+
+    def gap(self, text: str) -> str:
+        """White space that may be another, or none, where JSON is loose."""
+        return f"({self.terminal('gap', f'/{_GAP}/')})?" if self._loose else self.literal(text)
+
+    def optional(self, expression: str) -> str:
+        """What may be left out where the model writes as it likes."""
+        return f"({expression})?" if self._loose else expression
+
+    def json(self, text: str) -> str:
+        """A piece of JSON, whose white space may be another where it is loose."""
+        if not self._loose:
+            return self.literal(text)
+        return f" {self.gap('')} ".join(_quoted(token) for token in _JSON_TOKEN.findall(text))
+
+    def call(self, name: str, key: str, schema: Mapping[str, Any], more: str = "") -> str:
+        """The JSON object of a call: its function's name, arguments that fit the schema as the member ``key``, and
+        ``more`` members, as an expression.
+        """
+        head, member = self.json(f'{{"name": {json.dumps(name)}'), self.json(f', "{key}":')
+        member = f"{self.gap('')} {member} {self.gap(' ')} {self.schema(schema)}"
+        if not _NEEDED.intersection(schema):
+            member = self.optional(member)
+        return f"{head} {member} {self.gap('')} {more} {self.literal('}')}"
 
     def schema(self, schema: Mapping[str, Any]) -> str:
         """JSON that fits the schema."""
         options = schema.get("x-guidance")
-        guided = {**schema, "x-guidance": {**_JSON, **(options if isinstance(options, dict) else {})}}
+        style = _LOOSE_JSON if self._loose else _JSON
+        guided = {**schema, "x-guidance": {**style, **(options if isinstance(options, dict) else {})}}
         return self.rule("json", "%json " + json.dumps(guided))
 
     def rule(self, name: str, body: str) -> str:

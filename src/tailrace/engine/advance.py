@@ -36,7 +36,7 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
         sequence.forced = 0
         try:
             for draft in (*sequence.draft, None):
-                if best is not None and sequence.logprobs is None and sequence.constraint is None:
+                if best is not None and sequence.logprobs is None and not _masked(sequence):
                     token = best[row]
                 else:
                     token = _choose(step, sequence, logits[row])
@@ -56,6 +56,11 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
             right = common_prefix(sequence.draft, sequence.tokens[known:])
             step.predicted.append(Predicted(sequence.id, right, len(sequence.draft) - right))
     return step
+
+
+def _masked(sequence: Sequence) -> bool:
+    constraint = sequence.constraint
+    return constraint is not None and (not constraint.free or constraint.mask() is not None)
 
 
 def _choose(step: Step, sequence: Sequence, row: Row) -> int:

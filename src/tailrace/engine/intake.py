@@ -149,7 +149,8 @@ class Intake(threading.Thread):
         else:
             with self._lock:
                 self._compiling[message.id] = sequence
-            self._compiler.request(message.grammar, partial(self._compiled, message.id))
+            optional = message.grammar.watch is not None and message.grammar.watch.optional
+            self._compiler.request(message.grammar, partial(self._compiled, message.id, optional))
 
     def _tokenized(self, asked: Tokenize) -> Tokenized | Refused:
         size = len(asked.text.encode())
@@ -159,14 +160,17 @@ class Intake(threading.Thread):
             return Tokenized(asked.id, tokens_of(self._backend, asked.text, asked.plain))
         return Tokenized(asked.id, self._backend.tokenize(asked.text, special=asked.special, start=asked.start))
 
-    def _compiled(self, identity: int, result: Result) -> None:
-        """The sequence's grammar is there, or refused."""
+    def _compiled(self, identity: int, optional: bool, result: Result) -> None:
+        """The sequence's grammar is there, or refused; one that is ``optional`` is then done without."""
         # The lock is held to the end, so that a cancel finds the sequence either here or in the inbox.
         with self._lock:
             sequence = self._compiling.pop(identity, None)
             if sequence is None:
                 return
             try:
+                if isinstance(result, GrammarError) and optional:
+                    self._accept(sequence)
+                    return
                 if isinstance(result, GrammarError):
                     self._channel.send(Refused(identity, "invalid_grammar", str(result)))
                     return

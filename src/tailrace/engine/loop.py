@@ -137,7 +137,7 @@ class EngineLoop:
                 self._report_queue(publish)
         batch = self._batch
         begun = time.perf_counter()
-        self._masks.start(batch.constraints)
+        self._masks.start([constraint for constraint in batch.constraints if not constraint.free])
         if again:
             logits = self._backend.decode_next([sequence.tokens[-1] for sequence in batch.ready])
         else:

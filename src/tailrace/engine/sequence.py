@@ -61,7 +61,8 @@ class Sequence:
         #: Whether what was computed of its tokens for others may be used.
         self.reuses = submit.reuse_prefix
         # A grammar says where a reply may end, and can only say it with an end token.
-        ends = frozenset() if submit.ignore_eos and submit.grammar is None else end_tokens
+        free = submit.grammar is None or submit.grammar.watch is not None
+        ends = frozenset() if submit.ignore_eos and free else end_tokens
         self.stop_tokens = ends.union(submit.stop_tokens)
         self.computed = 0
         #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.

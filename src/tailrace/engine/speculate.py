@@ -210,8 +210,10 @@ class Speculator:
             if not (watches or trial or (record.untested < _ASLEEP and record.acceptance.chance(0) >= _HOPELESS)):
                 continue
             run = self._drafter.prepare(sequence)
+            if run is None or sequence.pending != 1:
+                continue
             # A grammar's masks are computed for one row a step.
-            if run is None or sequence.pending != 1 or sequence.constraint is not None:
+            if sequence.constraint is not None and not sequence.constraint.free:
                 continue
             if not trial and record.acceptance.chance(run) < _HOPELESS:
                 continue

@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.named_call import NamedCall
@@ -51,7 +52,7 @@ def markup(functions: Functions) -> Markup:
 
 def _fenced_call(function: Function, lark: Lark) -> str:
     head = lark.literal(f"{_CALL}function{_SEPARATOR}{function.name}\n{_FENCE}json\n")
-    return f"{head} {lark.schema(function.schema())} {lark.literal(chr(10) + _FENCE + _CALL_ENDS)}"
+    return f"{head} {lark.schema(function.schema())} {lark.gap(chr(10))} {lark.literal(_FENCE + _CALL_ENDS)}"
 
 
 def _plain_call(function: Function, lark: Lark) -> str:
@@ -59,16 +60,20 @@ def _plain_call(function: Function, lark: Lark) -> str:
     return f"{head} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
 
 
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    return [form.block(several=several), Opening(text=_CALL, rule=form.one)]
+
+
 #: V3 and R1.
 FAMILY = Family(
     name="deepseek",
     recognise=lambda template: recognise(template) and _fenced(template),
     markup=markup,
-    form=CallForm(call=_fenced_call, before=_SECTION, after=_SECTION_ENDS),
+    form=CallForm(call=_fenced_call, before=_SECTION, after=_SECTION_ENDS, openings=openings),
 )
 V3_1 = Family(
     name="deepseek_v3.1",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=_plain_call, before=_SECTION, between="", after=_SECTION_ENDS),
+    form=CallForm(call=_plain_call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
 )

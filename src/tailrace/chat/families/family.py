@@ -9,12 +9,33 @@ from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.parse import Parser, ReplyParser, opened
 from tailrace.chat.tools import Function
+from tailrace.messages import Trigger
 
 #: Offered functions by name; empty where no calls are looked for.
 Functions = Mapping[str, Function]
 
+#: A Lark expression for calls of these functions.
+Rule = Callable[[Sequence[Function], Lark], str]
+#: The triggers of a family's calls, with the mode in which the reply is after one.
+CallTriggers = Callable[[int], Sequence[Trigger]]
+
 #: Calls that a grammar lets a reply have at most.
 MOST_CALLS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a call may begin in a reply that is free before it. From ``text`` on, the grammar ``rule`` holds.
+
+    ``pieces``: it counts at the reply's start alone, where white space may stand before each of these; together they
+    are ``text``, which has the white space of ``rule``. ``further``: JSON objects behind the call are calls, too, of
+    this rule.
+    """
+
+    text: str
+    rule: Rule
+    pieces: tuple[str, ...] = ()
+    further: Rule | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +46,28 @@ class CallForm:
     before: str = ""
     between: str | None = "\n"  #: None: a reply has one call
     after: str = ""
+    #: How calls begin where the model decides whether to call. Without ``several`` one call each.
+    openings: Callable[[CallForm, Sequence[Function], bool], Sequence[Opening]]
 
-    def rule(self, functions: Sequence[Function], lark: Lark, *, several: bool) -> str:
-        """A rule for one call, or ``several``, of these functions."""
-        call = lark.rule("call", " | ".join(self.call(function, lark) for function in functions))
+    def one(self, functions: Sequence[Function], lark: Lark) -> str:
+        """A rule for one call of these functions."""
+        return lark.rule("call", " | ".join(self.call(function, lark) for function in functions))
+
+    def rule(self, functions: Sequence[Function], lark: Lark, *, several: bool, most: int | None = MOST_CALLS) -> str:
+        """A rule for one call, or ``several``, of these functions; ``most`` None: as many as the model likes."""
+        call = self.one(functions, lark)
         more = ""
         if several and self.between is not None:
-            more = f"({lark.literal(self.between)} {call}){{0,{MOST_CALLS - 1}}}"
+            between = lark.json(self.between) if self.between.strip() else lark.gap(self.between)
+            further = f"({between} {lark.gap('')} {call})"
+            more = f"{further}*" if most is None else f"{further}{{0,{most - 1}}}"
         return lark.rule("calls", f"{lark.literal(self.before)} {call} {more} {lark.literal(self.after)}")
+
+    def block(self, *, several: bool) -> Opening:
+        """The opening of all that stands between ``before`` and ``after``."""
+        return Opening(
+            text=self.before, rule=lambda functions, lark: self.rule(functions, lark, several=several, most=None)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +82,8 @@ class Family:
     make_parser: Callable[[str, Functions], Parser] | None = None
     #: What may stand before a reply that a grammar holds: the thought. Replaces ``thought``.
     make_lead: Callable[[str, str, Lark], str] | None = None
+    #: The modes of a reply that is watched for calls, where they aren't those of ``markup``.
+    make_modes: Callable[[CallTriggers], tuple[tuple[Trigger, ...], ...]] | None = None
     #: What has to stand before the text of a reply, behind a prompt that hasn't begun a thought.
     text_head: str = ""
     #: Ids of earlier calls as the template wants them.

@@ -17,4 +17,4 @@ def markup(functions: Functions) -> Markup:
     return dataclasses.replace(generic.markup(functions), thoughts=())
 
 
-FAMILY = Family(name="gemma", recognise=recognise, markup=markup, form=hermes.FORM)
+FAMILY = Family(name="gemma", recognise=recognise, markup=markup, form=generic.FORM)

@@ -6,10 +6,16 @@ reply's start as bare JSON that names an offered function.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
 from tailrace.chat.families import hermes
-from tailrace.chat.families.family import Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
+from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.json_calls import JsonCalls
+from tailrace.chat.tools import Function
 
 _PIPED = "<|tool_call|>"
 
@@ -35,4 +41,24 @@ def markup(functions: Functions) -> Markup:
     )
 
 
-FAMILY = Family(name="generic", recognise=recognise, markup=markup, form=hermes.FORM)
+def _object(function: Function, lark: Lark) -> str:
+    return lark.call(function.name, "arguments", function.schema())
+
+
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    """Bare JSON is held once it names an offered function: until then it may be an answer."""
+    one = CallForm(call=_object, between=", ", openings=openings)
+    listed = CallForm(call=_object, before="[", between=", ", after="]", openings=openings)
+    piped = CallForm(call=_object, before=_PIPED, between=None, openings=openings)
+    found = [Opening(text=hermes.OPENS, rule=form.one), replace(piped.block(several=False), further=one.one)]
+    for function in functions:
+        name = json.dumps(function.name)
+        pieces = ("{", '"name"', ":", name, ",")
+        found.append(Opening(text=f'{{"name": {name},', rule=one.one, pieces=pieces, further=one.one))
+        block = listed.block(several=several)
+        found.append(Opening(text=f'[{{"name": {name},', rule=block.rule, pieces=("[", *pieces)))
+    return found
+
+
+FORM = CallForm(call=hermes.call, openings=openings)
+FAMILY = Family(name="generic", recognise=recognise, markup=markup, form=FORM)

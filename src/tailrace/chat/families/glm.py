@@ -46,4 +46,4 @@ def call(function: Function, lark: Lark) -> str:
     return element_call(function, lark, TAGS, head, hermes.ENDS) or hermes.call(function, lark)
 
 
-FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallForm(call=call))
+FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallForm(call=call, openings=hermes.openings))

@@ -7,8 +7,9 @@ weather
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.named_call import NamedCall
@@ -29,4 +30,11 @@ def call(function: Function, lark: Lark) -> str:
     return f"{lark.literal(function.name + chr(10))} {lark.schema(function.schema())}"
 
 
-FAMILY = Family(name="glm4", recognise=recognise, markup=markup, form=CallForm(call=call, between=None))
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    heads = [f"{function.name}\n{{" for function in functions]
+    return [Opening(text=head, rule=form.one, pieces=(head,)) for head in heads]
+
+
+FAMILY = Family(
+    name="glm4", recognise=recognise, markup=markup, form=CallForm(call=call, between=None, openings=openings)
+)

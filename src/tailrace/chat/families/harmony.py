@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, CallTriggers, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markers import begins, partial
 from tailrace.chat.markup import Markup
@@ -19,6 +20,7 @@ from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoni
 from tailrace.chat.readers.json_text import JsonText
 from tailrace.chat.readers.reader import fits
 from tailrace.chat.tools import Function
+from tailrace.messages import Trigger
 
 _START = "<|start|>"
 _CHANNEL = "<|channel|>"
@@ -29,6 +31,7 @@ _ENDS = (_END, "<|call|>", "<|return|>", _START, _CHANNEL)
 _AT_END = re.compile("|".join(re.escape(marker) for marker in _ENDS))
 _HEADS = (_CHANNEL, _START)
 _CHANNEL_NAME = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
+_RECIPIENT = "to=functions."
 _FUNCTION = re.compile(r"\bto=functions\.([^\s<]+)")
 #: A longer head is none.
 _LONGEST_HEAD = 512
@@ -181,6 +184,37 @@ def call(function: Function, lark: Lark) -> str:
     return f"{head} {lark.schema(function.schema())}"
 
 
+def _addressed(functions: Sequence[Function], lark: Lark) -> str:
+    """A call from its recipient on, which may stand before or behind the channel."""
+    channel, form = lark.literal(f"{_CHANNEL}commentary"), lark.literal(_CONSTRAIN)
+    head = lark.rule("head", f'({channel})? (" "? {form} "json"? | " json")? {lark.literal(_MESSAGE)}')
+    calls = [
+        f"{lark.literal(f'{_RECIPIENT}{function.name}')} {head} {lark.schema(function.schema())}"
+        for function in functions
+    ]
+    return lark.rule("call", " | ".join(calls))
+
+
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    return [Opening(text=_RECIPIENT, rule=_addressed)]
+
+
+def make_modes(call: CallTriggers) -> tuple[tuple[Trigger, ...], ...]:
+    """Where recipients count: in a message's head, which begins at the reply's start or behind a message."""
+
+    def head(text: str) -> Trigger:
+        return Trigger(text=text, goes=1)
+
+    (recipient,) = call(2)
+    start = Trigger(text=recipient.text, goes=2, opens=recipient.opens, pieces=(recipient.text,))
+    body = (*map(head, _HEADS), *(Trigger(text=text, goes=0) for text in (_END, "<|call|>", "<|return|>")))
+    return (
+        (start, *body),
+        (recipient, Trigger(text=_MESSAGE, goes=2)),
+        body,
+    )
+
+
 def make_lead(prompt: str, template: str, lark: Lark) -> str:
     thought = f"{lark.literal(f'{_CHANNEL}analysis{_MESSAGE}')} {lark.until(_END)} {lark.literal(f'{_START}assistant')}"
     return f"({thought})?"
@@ -192,7 +226,8 @@ FAMILY = Family(
     markup=markup,
     make_parser=make_parser,
     make_lead=make_lead,
+    make_modes=make_modes,
     # A call ends the message, so a reply has one.
-    form=CallForm(call=call, between=None),
+    form=CallForm(call=call, between=None, openings=openings),
     text_head=f"{_CHANNEL}final{_MESSAGE}",
 )

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.json_calls import JsonCalls
@@ -30,9 +30,14 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: Lark) -> str:
-    head = lark.literal(f'{OPENS}\n{{"name": {json.dumps(function.name)}, "arguments": ')
-    return f"{head} {lark.schema(function.schema())} {lark.literal('}' + chr(10) + ENDS)}"
+    gap = lark.gap("\n")
+    called = lark.call(function.name, "arguments", function.schema())
+    return f"{lark.literal(OPENS)} {gap} {called} {gap} {lark.literal(ENDS)}"
 
 
-FORM = CallForm(call=call)
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    return [Opening(text=OPENS, rule=form.one)]
+
+
+FORM = CallForm(call=call, openings=openings)
 FAMILY = Family(name="hermes", recognise=recognise, markup=markup, form=FORM)

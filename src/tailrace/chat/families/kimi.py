@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.named_call import NamedCall
@@ -43,9 +44,13 @@ def call(function: Function, lark: Lark) -> str:
     return f"{head} {number} {lark.literal(_ARGUMENTS)} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
 
 
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    return [form.block(several=several), Opening(text=_CALL, rule=form.one)]
+
+
 FAMILY = Family(
     name="kimi",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=call, before=_SECTION, between="", after=_SECTION_ENDS),
+    form=CallForm(call=call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
 )

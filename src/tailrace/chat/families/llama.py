@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.json_calls import JsonCalls
@@ -41,8 +42,36 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: Lark) -> str:
-    head = lark.literal(f'{{"name": {json.dumps(function.name)}, "parameters": ')
-    return f"{head} {lark.schema(function.schema())} {lark.literal('}')}"
+    return lark.call(function.name, "parameters", function.schema())
 
 
-FAMILY = Family(name="llama", recognise=recognise, markup=markup, form=CallForm(call=call, between="; "))
+def _named_call(functions: Sequence[Function], lark: Lark) -> str:
+    ends = lark.literal(_FUNCTION_ENDS)
+    calls = [
+        f"{lark.literal(f'{_FUNCTION}{function.name}>')} {lark.schema(function.schema())} {ends}"
+        for function in functions
+    ]
+    return lark.rule("call", " | ".join(calls))
+
+
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    """A bare object is held from its name on, as llama-server does: the template asks for calls in this form."""
+    name = ('"name"', ":", '"')
+    return [
+        Opening(
+            text=_PYTHON, rule=replace(form, before=_PYTHON, between=None).block(several=False).rule, further=form.one
+        ),
+        Opening(text=_FUNCTION, rule=_named_call),
+        Opening(text='{"name": "', rule=form.one, pieces=("{", *name), further=form.one),
+        Opening(
+            text='{"name": "', rule=form.one, pieces=("{", '"type"', ":", '"function"', ",", *name), further=form.one
+        ),
+    ]
+
+
+FAMILY = Family(
+    name="llama",
+    recognise=recognise,
+    markup=markup,
+    form=CallForm(call=call, between="; ", openings=openings),
+)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import THINK, Markup, Thought
 from tailrace.chat.parts import Part
@@ -71,13 +72,23 @@ def call_id(identity: str) -> str:
 
 def _listed_call(function: Function, lark: Lark) -> str:
     identity = lark.terminal("id", "/[A-Za-z0-9]{9}/")
-    head = lark.literal(f'{{"name": {json.dumps(function.name)}, "arguments": ')
-    tail = f"{lark.literal(', ' + json.dumps('id') + ': ' + chr(34))} {identity} {lark.literal(chr(34) + '}')}"
-    return f"{head} {lark.schema(function.schema())} {tail}"
+    head = f"{lark.json(', ' + json.dumps('id') + ':')} {lark.gap(' ')}"
+    more = f"{head} {lark.literal(chr(34))} {identity} {lark.literal(chr(34))}"
+    # Under ``auto`` some models leave the id out, as their older templates do.
+    return lark.call(function.name, "arguments", function.schema(), lark.optional(more))
 
 
 def _named_call(function: Function, lark: Lark) -> str:
     return f"{lark.literal(_CALLS + function.name + _ARGUMENTS)} {lark.schema(function.schema())}"
+
+
+def _listed_openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    block = form.block(several=several)
+    return [Opening(text=_CALLS, rule=block.rule)]
+
+
+def _named_openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    return [Opening(text=_CALLS, rule=form.one)]
 
 
 #: With ``[ARGS]``.
@@ -85,13 +96,13 @@ NAMED = Family(
     name="mistral_args",
     recognise=lambda template: recognise(template) and _ARGUMENTS in template,
     markup=markup,
-    form=CallForm(call=_named_call, between=""),
+    form=CallForm(call=_named_call, between="", openings=_named_openings),
     call_id=call_id,
 )
 FAMILY = Family(
     name="mistral",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]"),
+    form=CallForm(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]", openings=_listed_openings),
     call_id=call_id,
 )

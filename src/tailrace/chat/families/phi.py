@@ -6,9 +6,9 @@ functools[{"name": "weather", "arguments": {"city": "Rome"}}]
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.json_calls import JsonCalls
@@ -33,13 +33,18 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: Lark) -> str:
-    head = lark.literal(f'{{"name": {json.dumps(function.name)}, "arguments": ')
-    return f"{head} {lark.schema(function.schema())} {lark.literal('}')}"
+    return lark.call(function.name, "arguments", function.schema())
+
+
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    listed = CallForm(call=form.call, before=_WORD, between=form.between, after="]", openings=form.openings)
+    block = form.block(several=several)
+    return [Opening(text=_OPENS, rule=block.rule), listed.block(several=several)]
 
 
 FAMILY = Family(
     name="phi",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=call, before=f"{_OPENS}[", between=", ", after=f"]{_ENDS}"),
+    form=CallForm(call=call, before=f"{_OPENS}[", between=", ", after=f"]{_ENDS}", openings=openings),
 )

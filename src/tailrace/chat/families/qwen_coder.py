@@ -11,9 +11,11 @@ Rome
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tailrace.chat.families import hermes
 from tailrace.chat.families.elements import element_call
-from tailrace.chat.families.family import CallForm, Family, Functions
+from tailrace.chat.families.family import CallForm, Family, Functions, Opening
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.readers.tagged_call import TaggedCall
@@ -58,4 +60,16 @@ def call(function: Function, lark: Lark) -> str:
     return element_call(function, lark, TAGS, head, f"</function>\n{hermes.ENDS}") or hermes.call(function, lark)
 
 
-FAMILY = Family(name="qwen_coder", recognise=recognise, markup=markup, form=CallForm(call=call))
+def _bare_call(functions: Sequence[Function], lark: Lark) -> str:
+    """A call without the outer tag, where JSON can't stand in for elements: functions that need it aren't called so."""
+    calls = [
+        element_call(function, lark, TAGS, f"{_FUNCTION}{function.name}>\n", "</function>") for function in functions
+    ]
+    return lark.rule("call", " | ".join(call for call in calls if call is not None) or lark.literal(f"{_FUNCTION}>"))
+
+
+def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+    return [Opening(text=hermes.OPENS, rule=form.one), Opening(text=_FUNCTION, rule=_bare_call)]
+
+
+FAMILY = Family(name="qwen_coder", recognise=recognise, markup=markup, form=CallForm(call=call, openings=openings))

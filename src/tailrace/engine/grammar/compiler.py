@@ -7,14 +7,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+import msgspec
 import structlog
 from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.backend import Backend
 from tailrace.engine.grammar.constraint import Constraint
+from tailrace.engine.grammar.lazy import Calls
 from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.grammar.sandbox import Sandbox
 from tailrace.engine.grammar.source import GrammarError
+from tailrace.engine.grammar.watch import Tokens
 from tailrace.messages import Grammar
 
 #: Bytes of a grammar's text.
@@ -25,7 +28,7 @@ _REMEMBERED = 32
 _STACK = 64 * 1024**2
 
 #: A compiled grammar, or why there is none.
-Result = LLMatcher | GrammarError
+Result = LLMatcher | Calls | GrammarError
 Done = Callable[[Result], None]
 
 
@@ -37,6 +40,7 @@ class Compiler:
         self._end_tokens = sorted(backend.end_tokens)
         self._sandbox = Sandbox(backend.vocabulary, self._end_tokens)
         self._tokenizer: LLTokenizer | None = None
+        self._tokens: Tokens | None = None
         self._known: OrderedDict[Grammar, Result] = OrderedDict()  #: least recently used first
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[tuple[Grammar, Done]] = queue.SimpleQueue()
@@ -47,7 +51,7 @@ class Compiler:
         the compiling thread.
         """
         known = self._recall(grammar)
-        if known is None and len(grammar.text.encode()) > MOST_BYTES:
+        if known is None and grammar.watch is None and len(grammar.text.encode()) > MOST_BYTES:
             known = GrammarError(f"it is longer than {MOST_BYTES} bytes")
         if known is None and not self._end_tokens:
             known = GrammarError("this model has no end token, without which no grammar can be kept to")
@@ -62,8 +66,11 @@ class Compiler:
                 threading.stack_size(before)
         self._work.put((grammar, done))
 
-    def constraint(self, matcher: LLMatcher, *, fast_forward: bool) -> Constraint:
+    def constraint(self, compiled: LLMatcher | Calls, *, fast_forward: bool) -> Constraint:
         """A reply's own state, at the grammar's start."""
+        if isinstance(compiled, Calls):
+            return compiled.constraint(fast_forward=fast_forward)
+        matcher = compiled
         return Constraint(matcher.deep_copy(), len(self._backend.vocabulary), fast_forward=fast_forward)
 
     def _run(self) -> None:
@@ -76,13 +83,30 @@ class Compiler:
             done(result)
 
     def _compile(self, grammar: Grammar) -> Result:
+        if grammar.simpler is None:
+            return self._compiled(grammar)
+        # What calls may be worth holding to is tried in turn: their schemas, then their names alone.
+        result: Result = GrammarError(f"it is longer than {MOST_BYTES} bytes")
+        for text in (grammar.text, grammar.simpler):
+            if len(text.encode()) <= MOST_BYTES:
+                result = self._compiled(msgspec.structs.replace(grammar, text=text, simpler=None))
+            if not isinstance(result, GrammarError):
+                break
+        return result
+
+    def _compiled(self, grammar: Grammar) -> Result:
         try:
             document = self._sandbox.document(grammar)
             if self._tokenizer is None:
                 self._tokenizer = make_tokenizer(
                     self._backend.vocabulary, self._end_tokens, self._backend.tokenize_inside
                 )
-            return compile_grammar(self._tokenizer, document)
+            matcher = compile_grammar(self._tokenizer, document)
+            if grammar.watch is None:
+                return matcher
+            if self._tokens is None:
+                self._tokens = Tokens(self._backend.vocabulary)
+            return Calls(matcher, self._tokenizer, grammar.watch, self._tokens)
         except GrammarError as error:
             structlog.get_logger().debug("a grammar was refused", kind=grammar.kind, error=str(error))
             return error

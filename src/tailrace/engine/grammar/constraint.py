@@ -29,14 +29,20 @@ class Constraint:
         #: The grammar is at its end: no token may follow.
         self.finished = False
 
+    @property
+    def free(self) -> bool:
+        """Whether no mask has to be computed: any token may come next, or nearly any (see ``mask``)."""
+        return False
+
     def compute(self) -> None:
         """Compute the next token's mask, unless that is done: 3 to 300 µs at a vocabulary of 49k, without the GIL."""
         if not self._ready:
             self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
             self._ready = True
 
-    def mask(self) -> Mask:
-        """The tokens that may come next, end tokens among them where the reply may end. Valid until ``accept``.
+    def mask(self) -> Mask | None:
+        """The tokens that may come next, end tokens among them where the reply may end; None: all. Valid until
+        ``accept``.
 
         Raises GrammarError when the grammar has become too complex.
         """
@@ -53,6 +59,11 @@ class Constraint:
         if not matcher.consume_token(token):
             check(matcher)
             raise AssertionError(f"the grammar doesn't allow token {token}")
+        return self.force()
+
+    def force(self) -> list[int]:
+        """The tokens that must come next: they are accepted already."""
+        matcher = self._matcher
         forced: list[int] = []
         if self._forced and not matcher.is_stopped():
             forced = matcher.compute_ff_tokens()

@@ -1,0 +1,120 @@
+"""A reply that is free but for its calls: from a call's marker to the call's end a grammar holds it."""
+
+from __future__ import annotations
+
+import structlog
+from llguidance import LLMatcher, LLTokenizer
+
+from tailrace.engine.grammar.constraint import Constraint, Mask
+from tailrace.engine.grammar.matcher import check
+from tailrace.engine.grammar.source import GrammarError
+from tailrace.engine.grammar.watch import Hit, State, Tokens, Watcher
+from tailrace.messages import Watch
+
+
+class Calls:
+    """A compiled grammar of calls with its watch. Replies have copies of their own of what changes."""
+
+    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer, watch: Watch, tokens: Tokens) -> None:
+        """Raises GrammarError when the grammar can't begin with a trigger's text."""
+        self._tokenizer = tokenizer
+        self._size = len(tokens.pieces)
+        self.optional = watch.optional
+        triggers = [trigger for mode in watch.modes for trigger in mode]
+        self._begun: list[LLMatcher | None] = [
+            self._begin(matcher, trigger.opens) if trigger.opens else None for trigger in triggers
+        ]
+        self.watcher = Watcher(watch, tokens, self._accepts)
+        self.watcher.prepare()
+
+    def constraint(self, *, fast_forward: bool) -> LazyConstraint:
+        """A reply's own state, at its beginning."""
+        return LazyConstraint(self, fast_forward=fast_forward)
+
+    def begun(self, hit: Hit, *, fast_forward: bool) -> tuple[Constraint, list[int]]:
+        """The constraint of the call that ``hit`` has begun, and the tokens that must follow."""
+        matcher = self._begun[hit.trigger]
+        assert matcher is not None
+        matcher = matcher.deep_copy()
+        rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
+        if matcher.try_consume_tokens(rest) != len(rest):
+            raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
+        constraint = Constraint(matcher, self._size, fast_forward=fast_forward)
+        return constraint, constraint.force()
+
+    def _begin(self, matcher: LLMatcher, opens: tuple[str | int, ...]) -> LLMatcher:
+        begun = matcher.deep_copy()
+        for piece in opens:
+            tokens = [piece] if isinstance(piece, int) else self._tokenizer.tokenize_bytes(piece.encode())
+            if begun.try_consume_tokens(tokens) != len(tokens):
+                check(begun)
+                raise GrammarError(f"no call begins with {piece!r}")
+        return begun
+
+    def _accepts(self, trigger: int, rest: bytes) -> bool:
+        matcher = self._begun[trigger]
+        assert matcher is not None
+        tokens = self._tokenizer.tokenize_bytes(rest)
+        return bool(matcher.deep_copy().try_consume_tokens(tokens) == len(tokens))
+
+
+class LazyConstraint(Constraint):
+    """One reply's state. See ``Constraint``."""
+
+    __slots__ = ("_after", "_call", "_calls", "_fast_forward", "_state")
+
+    def __init__(self, calls: Calls, *, fast_forward: bool) -> None:
+        self._calls = calls
+        self._fast_forward = fast_forward
+        self._state: State = calls.watcher.first
+        self._after: State = calls.watcher.first
+        self._call: Constraint | None = None
+        self.finished = False
+
+    @property
+    def free(self) -> bool:
+        """See ``Constraint``."""
+        return self._call is None
+
+    def compute(self) -> None:
+        """See ``Constraint``."""
+        if self._call is not None:
+            self._call.compute()
+
+    def mask(self) -> Mask | None:
+        """See ``Constraint``."""
+        if self._call is None:
+            return self._calls.watcher.mask(self._state)
+        try:
+            return self._call.mask()
+        except GrammarError as error:
+            self._give_up(error)
+            return None
+
+    def accept(self, token: int) -> list[int]:
+        """See ``Constraint``."""
+        call, forced = self._call, []
+        if call is not None:
+            try:
+                forced = call.accept(token)
+            except GrammarError as error:
+                self._give_up(error)
+                return []
+        else:
+            found = self._calls.watcher.step(self._state, token)
+            if isinstance(found, State):
+                self._state = found
+                return forced
+            self._after = self._calls.watcher.start(self._calls.watcher.triggers[found.trigger].goes)
+            call, forced = self._calls.begun(found, fast_forward=self._fast_forward)
+            self._call = call
+        if call.finished:
+            self._call, self._state = None, self._after
+        return forced
+
+    def _give_up(self, error: GrammarError) -> None:
+        """Go on without the grammar, which has become too complex, unless that was promised."""
+        if not self._calls.optional:
+            raise error
+        structlog.get_logger().warning("a call is no longer held by its grammar", error=str(error))
+        self._call, self._state = None, self._after
