@@ -28,9 +28,36 @@ Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
 
 
+#: What ``Sampling.samplers`` can name, and ``SAMPLER_ORDER``: what acts, and in which order, where it says nothing.
+SamplerName = Literal[
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+    "infill",
+    "adaptive_p",
+]
+SAMPLER_ORDER: tuple[SamplerName, ...] = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen. The filters act in llama.cpp's order: penalties and bias, top_k, top_p, min_p,
-    temperature. ``temperature`` 0 is greedy and ignores the filters.
+    """How the next token is chosen, with llama.cpp's names, defaults and meaning. ``logit_bias`` acts first, then each
+    of ``samplers`` in order, then one token is drawn. With ``mirostat`` only bias and temperature act beside it.
     """
 
     temperature: float = 0.8
@@ -41,8 +68,27 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     repeat_last_n: int = 64  #: -1 is the whole sequence
     frequency_penalty: float = 0.0  #: per occurrence in the reply
     presence_penalty: float = 0.0  #: once for each token of the reply
+    penalize_nl: bool = True  #: whether the three penalties count line breaks
     logit_bias: dict[int, float] = {}
     seed: int | None = None
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0  #: standard deviations below the best logit; 0 and less is off
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1  #: over 0.5 is off
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    dry_multiplier: float = 0.0  #: 0 is off
+    dry_base: float = 1.75  #: from 1
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64  #: -1 is the whole sequence
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0  #: version 1 or 2; 0 is off
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0  #: a probability, where ``samplers`` has ``adaptive_p``; less than 0 is off
+    adaptive_decay: float = 0.9
+    min_keep: int = 0  #: candidates that the filters leave at least
+    samplers: tuple[SamplerName, ...] | None = None  #: None is ``SAMPLER_ORDER``
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -299,7 +299,7 @@ _FLOAT: list[object] = ["a", True, []]
 _BOOLEAN: list[object] = ["a", 1]
 _INTEGER: list[object] = ["a", True, [1], HUGE]
 OPTIONS: dict[str, list[object]] = {
-    "temperature": [-0.1, 2.1, *_FLOAT],
+    "temperature": [-0.1, 100.1, *_FLOAT],
     "top_k": [-2, *_INTEGER],
     "top_p": [-0.1, 1.1, *_FLOAT],
     "min_p": [-0.1, 1.1, *_FLOAT],
@@ -310,12 +310,29 @@ OPTIONS: dict[str, list[object]] = {
     "repeat_penalty": [0, 11, *_FLOAT],
     "presence_penalty": [-3, 3, *_FLOAT],
     "frequency_penalty": [-3, 3, *_FLOAT],
-    "typical_p": [0.5, *_FLOAT],
+    "penalize_newline": _BOOLEAN,
+    "penalize_nl": _BOOLEAN,
+    "penalty_last_n": [-2, *_INTEGER],
+    "typical_p": [-0.1, 1.1, *_FLOAT],
+    "typ_p": [-0.1, 1.1, *_FLOAT],
+    "top_n_sigma": [-1001, 1001, *_FLOAT],
+    "xtc_probability": [-0.1, 1.1, *_FLOAT],
+    "xtc_threshold": [-0.1, 1.1, *_FLOAT],
+    "dynatemp_range": [-0.1, 101, *_FLOAT],
+    "dynatemp_exponent": [-0.1, 101, *_FLOAT],
+    "dry_multiplier": [-0.1, 1001, *_FLOAT],
+    "dry_base": [-0.1, 1001, *_FLOAT],
+    "dry_allowed_length": [-1, *_INTEGER],
+    "dry_penalty_last_n": [-2, *_INTEGER],
+    "dry_sequence_breakers": [[], "a", [1], ["a"] * 33, ["x" * 1025]],
+    "mirostat": [-1, 3, *_INTEGER],
+    "mirostat_tau": [-0.1, 1001, *_FLOAT],
+    "mirostat_eta": [-0.1, 1001, *_FLOAT],
+    "adaptive_target": [-1001, 1.1, *_FLOAT],
+    "adaptive_decay": [-0.1, 1.0, *_FLOAT],
+    "min_keep": [-1, *_INTEGER],
+    "samplers": [1, {}, "kz", "k" * 17, ["nothing"], [1]],
     "tfs_z": [0.5, 2, *_FLOAT],
-    "mirostat": [1, 2, *_INTEGER],
-    "mirostat_tau": _FLOAT,
-    "mirostat_eta": _FLOAT,
-    "penalize_newline": [False, *_BOOLEAN],
     "vocab_only": [True, *_BOOLEAN],
     "embedding_only": [True, *_BOOLEAN],
     "num_ctx": _INTEGER,
@@ -401,6 +418,48 @@ def test_a_wrong_option_is_named(scripted: ServerProcess, name: str, values: lis
 def test_defaults_and_options_of_loading_are_accepted(scripted: ServerProcess) -> None:
     for told in both(scripted, "<say>ab</say>", options=ACCEPTED, truncate=True, shift=False, format="", think=""):
         assert told.text == "ab"
+
+
+def test_the_options_of_ollamas_documentation_are_honoured(scripted: ServerProcess) -> None:
+    """The example of its generate request with all options."""
+    options = {
+        "num_keep": 5,
+        "seed": 42,
+        "num_predict": 100,
+        "top_k": 20,
+        "top_p": 0.9,
+        "min_p": 0.0,
+        "typical_p": 0.7,
+        "repeat_last_n": 33,
+        "temperature": 0.8,
+        "repeat_penalty": 1.2,
+        "presence_penalty": 1.5,
+        "frequency_penalty": 1.0,
+        "penalize_newline": True,
+        "stop": ["\n", "user:"],
+        "numa": False,
+        "num_ctx": 1024,
+        "num_batch": 2,
+        "num_gpu": 1,
+        "main_gpu": 0,
+        "use_mmap": True,
+        "num_thread": 8,
+    }
+    for told in both(scripted, "<say>ab</say>", options=options):
+        assert told.text == "ab"
+
+
+def test_every_sampler_is_honoured(scripted: ServerProcess) -> None:
+    """The scripted tokens are so far ahead that no order of samplers chooses others."""
+    for options in (
+        {"typical_p": 0.5, "temperature": 2.5},
+        {"mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.2},
+        {"mirostat": 2, "penalize_newline": False, "repeat_penalty": 1.1},
+        {"dry_multiplier": 0.8, "dry_sequence_breakers": ["x"], "xtc_probability": 0.5},
+        {"samplers": ["penalties", "dry", "top_n_sigma", "min_p", "infill", "adaptive_p"], "adaptive_target": 0.9},
+    ):
+        for told in both(scripted, "<say>abc</say>", options=options):
+            assert told.text == "abc", options
 
 
 def test_null_equals_absent(scripted: ServerProcess) -> None:

@@ -27,7 +27,7 @@ SHARED: dict[str, list[object]] = {
     "max_tokens": [0, -2, 2**31, "5", 1.5, True, [], HUGE],
     "stop": [1, [1], {}, [None], ["a"] * 1025, "x" * 1025, ["x" * 1000 + str(n) for n in range(17)], True],
     "seed": ["1", 1.5, 2**63, -(2**63) - 1, HUGE, True],
-    "temperature": [-0.1, 2.1, "1", True, [], HUGE],
+    "temperature": [-0.1, 100.1, "1", True, [], HUGE],
     "top_p": [-0.1, 1.1, "1", True],
     "frequency_penalty": [-2.1, 2.1, "0", False],
     "presence_penalty": [-2.1, 2.1, "0", False],
@@ -51,9 +51,32 @@ SHARED: dict[str, list[object]] = {
     "repeat_penalty": [0, 5e-324, -1, 10.1, "1"],
     "repetition_penalty": [0, 5e-324, -1, 10.1, "1"],
     "repeat_last_n": [-2, "1", 1.5, HUGE],
+    "penalty_last_n": [-2, "1", 1.5, HUGE],
+    "typical_p": [-0.1, 1.1, "1", True],
+    "typ_p": [-0.1, 1.1, "1"],
+    "top_n_sigma": [-1001, 1001, "1", []],
+    "xtc_probability": [-0.1, 1.1, "0"],
+    "xtc_threshold": [-0.1, 1.1, "0"],
+    "dynatemp_range": [-0.1, 101, "0"],
+    "dynatemp_exponent": [-0.1, 101, "1"],
+    "dry_multiplier": [-0.1, 1001, "1"],
+    "dry_base": [-0.1, 1001, "1"],
+    "dry_allowed_length": [-1, 1.5, "1", HUGE],
+    "dry_penalty_last_n": [-2, 1.5, "1", HUGE],
+    "dry_sequence_breakers": [[], "a", '["a"]', [1], [None], ["a"] * 33, ["x" * 1025]],
+    "mirostat": [-1, 3, 1.5, "1", True],
+    "mirostat_tau": [-0.1, 1001, "5"],
+    "mirostat_eta": [-0.1, 1001, "0.1"],
+    "adaptive_target": [-1001, 1.1, "0"],
+    "adaptive_decay": [-0.1, 1.0, "0"],
+    "min_keep": [-1, 1.5, "1", HUGE],
+    "penalize_nl": [1, "true"],
+    "samplers": [1, {}, "kz", "K", "k" * 17, ["top_k", "nothing"], [1], [None], ["top_k"] * 17, ["x" * 33]],
     "stop_token_ids": [1, ["1"], [1.5], [1] * 257, {}, [HUGE], [-HUGE], [-1], [99999]],
     "ignore_eos": ["true", 1],
     "priority": ["high", 1.5, 2**31],
+    "timings_per_token": ["true", 1],
+    "return_progress": ["true", 1],
     "response_format": [
         "text",
         1,
@@ -244,7 +267,7 @@ def refused(reply: Reply, name: str, value: object) -> None:
 
 def test_null_is_absent_and_unknown_fields_are_ignored(scripted: ServerProcess) -> None:
     known = {*SHARED, *OF_CHAT} - {"messages"}
-    reply = ask_chat(scripted, **dict.fromkeys(known), unknown={"a": [None]}, mirostat=2)
+    reply = ask_chat(scripted, **dict.fromkeys(known), unknown={"a": [None]}, mirostats=2)
     assert reply.json()["choices"][0]["message"]["content"] == "ok"
     known = {*SHARED, *OF_COMPLETIONS} - {"prompt"}
     assert ask_completion(scripted, **dict.fromkeys(known), unheard_of=True).json()["choices"][0]["text"] == "ok"
@@ -277,7 +300,7 @@ def test_right_values_at_the_edges(scripted: ServerProcess) -> None:
         "n_predict": [-1, 1],
         "stop": ["z", ["z"] * 16, [], "z" * 1024, "", ["", "z"], [f"\n{n}:" for n in range(1024)]],
         "seed": [-(2**63), 2**63 - 1, 0],
-        "temperature": [0, 2, 1e-9],
+        "temperature": [0, 2, 2.1, 100, 1e-9],
         "top_p": [0, 1],
         "frequency_penalty": [-2, 2],
         "presence_penalty": [-2, 2],
@@ -289,6 +312,24 @@ def test_right_values_at_the_edges(scripted: ServerProcess) -> None:
         "min_p": [0, 1],
         "repeat_penalty": [0.01, 10],
         "repeat_last_n": [-1, 0, 2**31 - 1],
+        "typical_p": [0, 0.7, 1],
+        "top_n_sigma": [-1, 0, 1.5],
+        "xtc_probability": [0, 1],
+        "xtc_threshold": [0, 1],
+        "dynatemp_range": [0, 100],
+        "dynatemp_exponent": [0, 100],
+        "dry_multiplier": [0, 0.8, 1000],
+        "dry_base": [0, 1, 1000],
+        "dry_allowed_length": [0, 2**31 - 1],
+        "dry_penalty_last_n": [-1, 0, 2**31 - 1],
+        "dry_sequence_breakers": [["\n"], [""], ["x" * 1024], ["ab"] * 32],
+        "mirostat": [0, 1, 2],
+        "mirostat_tau": [0, 1000],
+        "mirostat_eta": [0, 1000],
+        "adaptive_target": [-1, 0, 1],
+        "adaptive_decay": [0, 0.99],
+        "min_keep": [0, 2**31 - 1],
+        "samplers": [[], "", "edskypmxt", "kfypmt", ["Top-K", "typical_p", "tfs_z", "temp"], ["xtc"] * 16, "ia"],
         "stop_token_ids": [[], [1] * 256],
         "tools": [[]],
         "tool_choice": ["auto", "none"],
@@ -301,6 +342,24 @@ def test_right_values_at_the_edges(scripted: ServerProcess) -> None:
     for name, values in edges.items():
         for value in values:
             assert ask_chat(scripted, **{name: value}).status == 200, (name, value)
+
+
+def test_every_sampler_is_honoured(scripted: ServerProcess) -> None:
+    """The scripted tokens are so far ahead that no order of samplers chooses others; DRY forbids one all the same."""
+    for fields in (
+        {"typical_p": 0.5, "temperature": 2.5, "top_k": 0},
+        {"mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.2},
+        {"mirostat": 2, "seed": 3},
+        {"xtc_probability": 1, "dynatemp_range": 0.5, "min_keep": 3, "top_n_sigma": 1.0},
+        {"samplers": ["penalties", "dry", "min_p", "infill", "adaptive_p"], "adaptive_target": 0.9},
+        {"samplers": "edskypmxt", "repeat_penalty": 1.1, "penalize_nl": False, "penalty_last_n": 3},
+    ):
+        assert ask_completion(scripted, **fields).json()["choices"][0]["text"] == "ok", fields
+    dry = {"dry_multiplier": 1000, "dry_allowed_length": 1, "dry_base": 1, "dry_penalty_last_n": -1}
+    said = ask_completion(scripted, prompt="<say>ok</say>", temperature=0, **dry).json()["choices"][0]["text"]
+    assert said != "ok", "k follows o in the prompt already"
+    broken = ask_completion(scripted, temperature=0, dry_sequence_breakers=["k"], **dry).json()["choices"][0]["text"]
+    assert broken == "ok", "a breaker is never forbidden"
 
 
 def test_sampling_fields_do_something(scripted: ServerProcess) -> None:

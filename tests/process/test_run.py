@@ -137,7 +137,7 @@ def test_only_the_reply_goes_into_a_pipe_and_goes_whole(environment: dict[str, s
     ("words", "complaint"),
     [
         ((), "the pipe is empty"),
-        (("-p", "x", "--temperature", "3"), "--temperature: temperature can't be 3.0"),
+        (("-p", "x", "--temperature", "300"), "--temperature: temperature can't be 300.0"),
         (("-p", "x", "--max-tokens", "0"), "--max-tokens: max_tokens can't be 0"),
     ],
 )

@@ -76,7 +76,7 @@ def test_none_takes_a_parameter_back(name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("/set temperature 3", "temperature can't be 3: Expected `float` <= 2.0"),
+        ("/set temperature 300", "temperature can't be 300: Expected `float` <= 100.0"),
         ("/set temperature warm", "temperature can't be warm"),
         ("/set temperature none", "temperature can't be None"),
         ("/set max_tokens 0", "max_tokens can't be 0"),

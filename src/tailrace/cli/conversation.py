@@ -20,7 +20,7 @@ _DEFAULTS = Sampling()
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """What ``/set`` can change, with the API's names, ranges and defaults."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] = _DEFAULTS.temperature
+    temperature: Annotated[float, Meta(ge=0, le=100)] = _DEFAULTS.temperature
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = _DEFAULTS.top_k
     top_p: Annotated[float, Meta(ge=0, le=1)] = _DEFAULTS.top_p
     min_p: Annotated[float, Meta(ge=0, le=1)] = _DEFAULTS.min_p

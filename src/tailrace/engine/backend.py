@@ -64,6 +64,11 @@ class Backend(Protocol):
     vocabulary: list[bytes]  #: bytes of each token as they appear in text; empty for control tokens
     longest_token: int  #: bytes of text that one token stands for at most
     end_tokens: frozenset[int]  #: end-of-generation tokens
+    end_of_turn: (
+        int | None
+    )  #: the end token that a turn of a conversation ends with, else the text's; None: it has none
+    newline_token: int | None  #: the line break's; None: there is none alone
+    strips_space: bool  #: whether a text's first token is shown without the space in front of it
     start_token: int | None  #: what an empty prompt becomes; None where the model has none
     cell_bytes: int  #: memory that one cell takes, about
     policy: LayoutPolicy  #: which layouts this model and memory allow

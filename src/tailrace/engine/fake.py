@@ -58,6 +58,9 @@ class FakeBackend:
         self.longest_token = 1
         self.cell_bytes = 4
         self.end_tokens = frozenset({END})
+        self.end_of_turn: int | None = END
+        self.newline_token: int | None = ord("\n")
+        self.strips_space = False
         self.start_token: int | None = None
         self.infill: tuple[int, int, int] | None = INFILL
         self.reader: Reader | None = FakeReader()

@@ -20,6 +20,7 @@ from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.plain import tokens_of
 from tailrace.engine.reading import Text, texts_of
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.vocabulary import vocabulary_of
 from tailrace.ipc import Channel
 from tailrace.messages import Accepted, Cancel, Refused, Submit, ToEngine, Tokenize, Tokenized
 
@@ -69,7 +70,7 @@ def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
         return Refused(submit.id, "invalid_prompt", f"logit_bias: token ids must be between 0 and {size - 1}")
     hint = (submit.prediction or "")[: context * _HINT_CHARACTERS]
     prediction = backend.tokenize(hint)[:context] if hint else None
-    return Sequence(submit, tokens, context, backend.end_tokens, prediction)
+    return Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
 
 
 def _infill(backend: Backend, marks: tuple[int, int, int], prefix: list[int], suffix: str) -> list[int]:

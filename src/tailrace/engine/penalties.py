@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -80,39 +81,54 @@ class Penalties:
     penalties (over the reply).
     """
 
-    __slots__ = ("_changes", "_params", "_recent", "_reply", "_window")
+    __slots__ = ("_changes", "_exempt", "_params", "_recent", "_reply", "_window")
 
-    def __init__(self, params: Sampling, prompt: Seq[int]) -> None:
+    def __init__(self, params: Sampling, prompt: Seq[int], newline: int | None = None, *, bias: bool = True) -> None:
+        """``newline``: the token that isn't counted where ``params`` say so. ``bias`` False: the penalties alone."""
         self._params = params
         self._changes = Changes(
             repeat=params.repeat_penalty, frequency=params.frequency_penalty, presence=params.presence_penalty
         )
-        if params.logit_bias:
+        if params.logit_bias and bias:
             self._changes.biased = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
             self._changes.bias = np.fromiter(params.logit_bias.values(), dtype=np.float32)
+        self._exempt = None if params.penalize_nl else newline
         self._recent: TokenCounts | None = None
         self._window: deque[int] | None = None
         last = params.repeat_last_n
         if params.repeat_penalty != 1.0 and last != 0:
             recent = prompt if last < 0 else prompt[-last:]
-            self._recent = TokenCounts(recent)
+            counted = recent if self._exempt is None else [token for token in recent if token != self._exempt]
+            self._recent = TokenCounts(counted)
             self._window = deque(recent) if last > 0 else None
         penalised = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self._reply = TokenCounts() if penalised else None
 
+    def again(self) -> Penalties:
+        """The same history for one more place in a chain; ``accept`` is for the first one alone."""
+        other = copy(self)
+        changes = self._changes
+        other._changes = Changes(repeat=changes.repeat, frequency=changes.frequency, presence=changes.presence)
+        return other
+
     def __bool__(self) -> bool:
         """Whether they can ever change a logit."""
-        return bool(self._params.logit_bias) or self._recent is not None or self._reply is not None
+        return len(self._changes.biased) > 0 or self._recent is not None or self._reply is not None
 
-    def apply(self, row: Row) -> None:
-        """Change ``row``, until ``undo``."""
+    def apply(self, row: Row, scale: float = 1.0) -> None:
+        """Change ``row``, until ``undo``. ``scale``: what its logits will be divided by afterwards and the penalties
+        are not.
+        """
         if not self:
             return
-        changes = self._changes
+        changes, params = self._changes, self._params
         if self._recent is not None:
             changes.recent = self._recent.ids
         if self._reply is not None:
             changes.reply, changes.counts = self._reply.ids, self._reply.counts
+        if scale != 1.0:
+            changes.frequency, changes.presence = params.frequency_penalty * scale, params.presence_penalty * scale
+            changes.record = None  # Which has taken over the former ones.
         rows.apply(row, changes)
 
     def undo(self, row: Row) -> None:
@@ -122,12 +138,13 @@ class Penalties:
 
     def accept(self, token: int) -> None:
         """``token`` has become part of the reply."""
-        if self._reply is not None:
+        if self._reply is not None and token != self._exempt:
             self._reply.add(token)
         if self._recent is None:
             return
-        self._recent.add(token)
+        if token != self._exempt:
+            self._recent.add(token)
         if self._window is not None:
             self._window.append(token)
-            if len(self._window) > self._params.repeat_last_n:
-                self._recent.remove(self._window.popleft())
+            if len(self._window) > self._params.repeat_last_n and (old := self._window.popleft()) != self._exempt:
+                self._recent.remove(old)

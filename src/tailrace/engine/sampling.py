@@ -1,9 +1,9 @@
 """How the next token is chosen from a row of logits.
 
-The filters, their order and their meaning are llama.cpp's (bias and penalties, top_k, top_p, min_p, temperature, draw),
-except that frequency and presence penalties count the whole reply and not the prompt, as OpenAI defines them. What is
-forbidden by a mask (structured output) is as if the vocabulary didn't have it. ``rows`` has the passes over a row,
-``penalties`` the history.
+The samplers, their order and their meaning are llama.cpp's (bias, penalties, filters, temperature, draw), except that
+frequency and presence penalties count the whole reply and not the prompt, as OpenAI defines them. What is forbidden by
+a mask (structured output) is as if the vocabulary didn't have it. ``rows`` has the passes over a row, ``penalties`` and
+``dry`` the history, ``chain`` what goes beyond the usual filters in the usual order.
 """
 
 from __future__ import annotations
@@ -11,38 +11,76 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Seq
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine import rows
+from tailrace.engine import chain, rows
+from tailrace.engine.candidates import Change, SamplingError, Weights, check, head
+from tailrace.engine.dry import Dry
+from tailrace.engine.infill import Infill
 from tailrace.engine.penalties import Penalties
 from tailrace.engine.rows import Ids, Mask, Row, Scan
-from tailrace.errors import TailraceError
-from tailrace.messages import Sampling, TokenLogprobs
+from tailrace.engine.vocabulary import SamplingVocabulary
+from tailrace.messages import SamplerName, Sampling, TokenLogprobs
 
-Weights = npt.NDArray[np.floating]
+__all__ = ["Sampler", "SamplingError", "greedy_tokens", "logprobs"]
 
-#: Tokens that top_p alone is tried with first; eight times as many each time that they don't have the mass.
-_FIRST_HEAD = 256
-
-
-class SamplingError(TailraceError):
-    """No token can be chosen: the model computed no finite logit, or a mask allows none. The sequence has to end."""
+#: What leaves bias as all that changes a logit.
+_NO_PENALTIES = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
 class Sampler:
-    """Chooses one sequence's tokens. ``prompt`` is what the repeat penalty looks back on before the first token."""
+    """Chooses one sequence's tokens. ``prompt`` is what penalties look back on before the first token."""
 
-    __slots__ = ("_params", "_penalties", "_random", "greedy")
+    __slots__ = ("_chain", "_changes", "_histories", "_params", "_random", "greedy")
 
-    def __init__(self, params: Sampling, prompt: Seq[int]) -> None:
-        self._params = params
-        self._penalties = Penalties(params, prompt)
+    def __init__(self, params: Sampling, prompt: Seq[int], vocabulary: SamplingVocabulary | None = None) -> None:
+        """``vocabulary``: what DRY's breakers, the infill sampler and ``penalize_nl`` are about."""
+        plan = chain.plan(params)
+        #: What follows the tokens.
+        self._histories: dict[SamplerName, Penalties | Dry] = {}
+        #: What changes the row before anything else.
+        self._changes = self._leading(params, plan.leading, prompt, vocabulary)
+        self._params = params if plan.plain is None else plan.plain
+        self._chain: chain.Chain | None = None
         self._random: np.random.Generator | None = None
-        if params.temperature > 0.0:
+        if not plan.greedy:
             self._random = np.random.default_rng(params.seed)
+            if plan.plain is None:
+                changes = [
+                    self._change(params, name, prompt, vocabulary) for name in plan.rest if name in chain.CHANGES
+                ]
+                infill = Infill(vocabulary) if "infill" in plan.rest and vocabulary is not None else None
+                self._chain = chain.Chain(params, plan.rest, changes, infill)
         #: Without a mask the plain argmax is this sampler's choice: see ``greedy_tokens``.
-        self.greedy = self._random is None and not self._penalties
+        self.greedy = self._random is None and not self._changes
+
+    def _leading(
+        self, params: Sampling, names: list[SamplerName], prompt: Seq[int], vocabulary: SamplingVocabulary | None
+    ) -> list[Change]:
+        """Bias first, in one with the penalties where they follow."""
+        newline = None if vocabulary is None else vocabulary.newline
+        together = names[:1] == ["penalties"]
+        first = Penalties(params if together else msgspec.structs.replace(params, **_NO_PENALTIES), prompt, newline)
+        if together:
+            self._histories["penalties"] = first
+        rest = [self._change(params, name, prompt, vocabulary) for name in names[1 if together else 0 :]]
+        return [first, *rest] if first else rest
+
+    def _change(
+        self, params: Sampling, name: SamplerName, prompt: Seq[int], vocabulary: SamplingVocabulary | None
+    ) -> Change:
+        if (known := self._histories.get(name)) is not None:
+            return known.again()
+        made: Penalties | Dry
+        if name == "penalties":
+            made = Penalties(params, prompt, None if vocabulary is None else vocabulary.newline, bias=False)
+        else:
+            breakers = None if vocabulary is None else vocabulary.breakers(params.dry_sequence_breakers)
+            made = Dry(params, prompt, breakers)
+        self._histories[name] = made
+        return made
 
     def sample(self, logits: Row, mask: Mask | None = None) -> int:
         """The next token, which becomes part of the history. ``logits`` is the vocabulary's row and left as it was.
@@ -50,35 +88,57 @@ class Sampler:
         With ``mask``, uint32 of shape (ceil(vocabulary / 32),), only tokens whose bit (t % 32 of word t // 32) is set
         can be chosen. Raises SamplingError.
         """
-        self._penalties.apply(logits)
-        try:
+        if self._changes:
+            done = self._apply(logits)
+            try:
+                token = self._choose(logits, mask)
+            finally:
+                _undo(done, logits)
+        else:
             token = self._choose(logits, mask)
-        finally:
-            self._penalties.undo(logits)
-        self._penalties.accept(token)
+        self.accept(token)
         return token
 
     def accept(self, token: int) -> None:
         """A token that was not for this sampler to choose becomes part of the history."""
-        self._penalties.accept(token)
+        for history in self._histories.values():
+            history.accept(token)
 
     def distribution(self, logits: Row, mask: Mask | None = None) -> tuple[Ids, npt.NDArray[np.float64]]:
         """The tokens that ``sample`` draws from, and their probabilities. Nothing changes. Raises SamplingError."""
-        self._penalties.apply(logits)
+        random = self._random
+        state = {} if random is None else random.bit_generator.state
+        done = self._apply(logits)
         try:
             ids, weights = self._weigh(logits, mask)
         finally:
-            self._penalties.undo(logits)
+            _undo(done, logits)
+            if random is not None:
+                random.bit_generator.state = state
         found = np.arange(len(weights)) if ids is None else ids
         return found, weights / weights.sum(dtype=np.float64)
+
+    def _apply(self, logits: Row) -> list[Change]:
+        """Change the row; what ``_undo`` needs."""
+        done: list[Change] = []
+        try:
+            for change in self._changes:
+                change.apply(logits)
+                done.append(change)
+        except IndexError:
+            _undo(done, logits)
+            raise
+        return done
 
     def _choose(self, logits: Row, mask: Mask | None) -> int:
         if self._random is not None:
             ids, weights = self._weigh(logits, mask)
             place = _draw(weights, self._random.random())
+            if self._chain is not None:
+                self._chain.choose(weights, place)
             return place if ids is None else int(ids[place])
         token = rows.best(logits, mask)
-        _check(float(logits[token]) if token >= 0 else -math.inf)
+        check(float(logits[token]) if token >= 0 else -math.inf)
         return token
 
     def _weigh(self, logits: Row, mask: Mask | None) -> tuple[Ids | None, Weights]:
@@ -86,7 +146,9 @@ class Sampler:
         if self._random is None:
             return np.array([self._choose(logits, mask)]), np.ones(1)
         scan = rows.scan(logits, mask)
-        _check(scan.best)
+        check(scan.best)
+        if self._chain is not None:
+            return self._chain.weigh(logits, mask, scan, self._random)
         return self._filter(logits, scan)
 
     def _filter(self, row: Row, scan: Scan) -> tuple[Ids | None, Weights]:
@@ -104,7 +166,7 @@ class Sampler:
             if top_p < 1.0:
                 ids = ids[np.argsort(-row[ids], kind="stable")]
         elif whole is not None:
-            ids = _head(row, scan, top_p * whole)
+            ids = head(row, scan, top_p * whole)
         else:
             return scan.weights(temperature)
         weights = rows.narrowed(row[ids], best, top_p=top_p, whole=whole, temperature=temperature)
@@ -124,30 +186,15 @@ def logprobs(logits: Row, token: int, top: int) -> TokenLogprobs:
     Raises SamplingError when the row has no finite logit or a NaN.
     """
     scan = rows.scan(logits)
-    _check(scan.best)
+    check(scan.best)
     normaliser = scan.best + math.log(scan.total())
     likeliest = [(i, float(logits[i]) - normaliser) for i in scan.top(top).tolist()] if top else []
     return TokenLogprobs(float(logits[token]) - normaliser, likeliest)
 
 
-def _check(best: float) -> None:
-    if not -math.inf < best < math.inf:
-        raise SamplingError(
-            "no allowed token has a finite logit"
-            if best == -math.inf
-            else f"the model computed a logit that is not a number (the greatest is {best})"
-        )
-
-
-def _head(row: Row, scan: Scan, wanted: float) -> Ids:
-    """The likeliest tokens, best first, enough of them to hold ``wanted`` of probability over the best one's."""
-    count = _FIRST_HEAD
-    while count < len(row):
-        ids = scan.top(count)
-        if np.exp(row[ids].astype(np.float64) - scan.best).sum() >= wanted:
-            return ids
-        count *= 8
-    return scan.top(len(row))
+def _undo(done: list[Change], logits: Row) -> None:
+    for change in reversed(done):
+        change.undo(logits)
 
 
 def _draw(weights: Weights, number: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.sampling import Sampler
+from tailrace.engine.vocabulary import SamplingVocabulary
 from tailrace.messages import Submit
 
 #: The slot of a sequence that waits.
@@ -48,13 +49,14 @@ class Sequence:
         context: int,
         end_tokens: frozenset[int],
         prediction: list[int] | None = None,
+        vocabulary: SamplingVocabulary | None = None,
     ) -> None:
         self.id = submit.id
         self.tokens = tokens
         self.prompt_length = len(tokens)
         #: Length of ``tokens`` at which the generation ends with reason length. It reserves nothing.
         self.limit = min(context, self.prompt_length + (submit.max_tokens or context))
-        self.sampler = Sampler(submit.sampling, tokens)
+        self.sampler = Sampler(submit.sampling, tokens, vocabulary)
         self.logprobs = submit.logprobs
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos

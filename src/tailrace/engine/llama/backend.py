@@ -95,6 +95,11 @@ class LlamaBackend:
         special = {token: self._special(token) for token, piece in enumerate(self.vocabulary) if not piece}
         self.longest_token = max(map(len, (*self.vocabulary, *(text.encode() for text in special.values()))))
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
+        ends = llama.llama_vocab_eot(self._vocab), llama.llama_vocab_eos(self._vocab)
+        self.end_of_turn: int | None = next((token for token in ends if token >= 0), None)
+        newline = llama.llama_vocab_nl(self._vocab)
+        self.newline_token = newline if newline >= 0 else None
+        self.strips_space = self._strips_space()
         start = llama.llama_vocab_bos(self._vocab)
         self.start_token = start if start >= 0 else None
         self.info = ModelInfo(
@@ -334,6 +339,20 @@ class LlamaBackend:
             buffer = ctypes.create_string_buffer(-length)
             length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[:length]
+
+    def _strips_space(self) -> bool:
+        """Asked of the first token that begins with a space: the tokenizer's setting has another default in each
+        kind.
+        """
+        token = next(
+            (token for token, piece in enumerate(self.vocabulary) if piece[:1] == b" " and len(piece) > 1), None
+        )
+        if token is None:
+            return False
+        buffer = ctypes.create_string_buffer(256)
+        tokens = (llama.llama_token * 1)(token)
+        length = llama.llama_detokenize(self._vocab, tokens, 1, buffer, len(buffer), False, True)
+        return length > 0 and buffer.raw[:1] != b" "
 
     def _infill_tokens(self) -> tuple[int, int, int] | None:
         vocab = self._vocab

@@ -17,27 +17,40 @@ import structlog
 
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.rows import changes as _changes
+from tailrace.engine.rows import narrowing as _narrow
 from tailrace.engine.rows import plain
+from tailrace.engine.rows import repeats as _repeats
 from tailrace.engine.rows.build import built
 from tailrace.engine.rows.changes import Changes
+from tailrace.engine.rows.narrowing import Narrowed, Steps
 from tailrace.engine.rows.native import Kept, Native
 from tailrace.engine.rows.native import Scan as NativeScan
-from tailrace.engine.rows.plain import BLOCK, Ids, Mask, Numbers, Row, first_above, narrowed
+from tailrace.engine.rows.plain import BLOCK, Ids, Mask, Numbers, Row, first_above, many_allowed, narrowed
+from tailrace.engine.rows.repeats import Lengths, Tokens
 
 __all__ = [
     "BLOCK",
     "Changes",
     "Ids",
     "Kept",
+    "Lengths",
     "Mask",
+    "Narrowed",
     "Numbers",
     "Row",
     "Scan",
+    "Steps",
+    "Tokens",
     "apply",
     "best",
     "best_of_each",
+    "extend",
     "first_above",
+    "followers",
     "keep",
+    "many_allowed",
+    "measure",
+    "narrow",
     "narrowed",
     "place",
     "put_in_force",
@@ -125,6 +138,44 @@ def place(weights: npt.NDArray[Any], number: float) -> int:
     if _native is not None and weights.dtype is _DOUBLE and weights.flags.carray:
         return _native.place(weights, number)
     return plain.place(weights, number)
+
+
+def narrow(logits: Numbers, size: int, temperature: float, steps: Steps) -> Narrowed:
+    """Apply ``steps`` to candidates with these ``logits``, at least one, finite and in falling order; ``size`` counts
+    candidates of probability 0 as well.
+    """
+    if _native is None:
+        return _narrow.narrow(logits, size, temperature, steps)
+    return _native.narrow(logits, size, temperature, steps)
+
+
+def measure(tokens: Tokens, lengths: Lengths) -> None:
+    """Write to ``lengths``, for each place but the last, how many tokens before and at it equal those at the end."""
+    (_repeats if _native is None else _native).measure(tokens, lengths)
+
+
+def extend(tokens: Tokens, lengths: Lengths, size: int) -> None:
+    """``tokens[size - 1]`` has been added: ``lengths`` becomes that of ``size`` tokens."""
+    (_repeats if _native is None else _native).extend(tokens, lengths, size)
+
+
+def followers(
+    tokens: Tokens,
+    lengths: Lengths,
+    begin: int,
+    end: int,
+    limit: int,
+    least: int,
+    seen: Tokens,
+    found: Tokens,
+    longest: Lengths,
+) -> int:
+    """The tokens between ``begin`` and ``end`` that follow a repetition of the end of at least ``least`` tokens, once
+    each, into ``found``, and how long their longest repetition is into ``longest``; how many they are. Repetitions
+    reach back to ``begin`` and are ``limit`` long at most. ``seen``: a 0 for each token that there may be.
+    """
+    answers = _repeats if _native is None else _native
+    return answers.followers(tokens, lengths, begin, end, limit, least, seen, found, longest)
 
 
 def apply(row: Row, changes: Changes) -> None:

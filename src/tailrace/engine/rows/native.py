@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from tailrace.engine.rows.changes import Changes
+from tailrace.engine.rows.narrowing import Narrowed, Steps
 from tailrace.engine.rows.plain import BLOCK, COLDEST, Ids, Mask, Numbers, Row
+from tailrace.engine.rows.repeats import Lengths, Tokens
 
 _Address = ctypes.c_void_p
 _Many = ctypes.c_int64
@@ -96,6 +98,12 @@ class Native:
         self._apply: Callable[[int, int, int, int | None], int]
         self._apply = function("apply", ctypes.c_int, _Address, _Many, _Address, _Address)
         self._undo: Callable[[int, int, int | None], None] = function("undo", None, _Address, _Address, _Address)
+        self._narrow: Callable[[int, int, int, _Range, int], None]
+        self._narrow = function("narrow", None, _Address, _Address, _Many, ctypes.POINTER(_Range), _Address)
+        self._measure: Callable[[int, int, int], None] = function("measure", None, _Address, _Many, _Address)
+        self._extend: Callable[[int, int, int], None] = function("extend", None, _Address, _Address, _Many)
+        self._followers: Callable[[int, int, int, int, int, int, int, int, int], int]
+        self._followers = function("followers", _Many, _Address, _Address, *[_Many] * 4, *[_Address] * 3)
         # Scans call these.
         self.scanned: Callable[[int, int | None, int, int | None, int], float]
         self.scanned = function("scan", _Float, *row, _Address, _Address)
@@ -111,6 +119,10 @@ class Native:
         self.total = function("total", ctypes.c_double, *row, _Float)
         self.weights: Callable[[int, int | None, int, float, float, int], None]
         self.weights = function("weights", None, *row, _Float, _Float, _Address)
+        self.surprise: Callable[[int, int | None, int, float, float, int], None]
+        self.surprise = function("surprise", None, *row, _Float, _Float, _Address)
+        self.spread: Callable[[int, int | None, int, float, int], None]
+        self.spread = function("spread", None, *row, _Float, _Address)
         self._scratch = _Scratch()
         self._kept = _NOTHING
 
@@ -158,6 +170,39 @@ class Native:
     def place(self, weights: Numbers, number: float) -> int:
         """As ``plain.place``."""
         return self._place(_address(weights), len(weights), number)
+
+    def narrow(self, logits: Numbers, size: int, temperature: float, steps: Steps) -> Narrowed:
+        """As ``narrowing.narrow``."""
+        found = _Range(0, len(logits), size, temperature)
+        weights = np.empty(len(logits))
+        at = _address(steps) if len(steps) else 0
+        self._narrow(_address(logits), at, len(steps), found, _address(weights))
+        return Narrowed(found.begin, found.end, found.size, found.temperature, weights[found.begin : found.end])
+
+    def measure(self, tokens: Tokens, lengths: Lengths) -> None:
+        """As ``repeats.measure``."""
+        if len(tokens):
+            self._measure(_address(tokens), len(tokens), _address(lengths))
+
+    def extend(self, tokens: Tokens, lengths: Lengths, size: int) -> None:
+        """As ``repeats.extend``."""
+        self._extend(_address(tokens), _address(lengths), size)
+
+    def followers(
+        self,
+        tokens: Tokens,
+        lengths: Lengths,
+        begin: int,
+        end: int,
+        limit: int,
+        least: int,
+        seen: Tokens,
+        found: Tokens,
+        longest: Lengths,
+    ) -> int:
+        """As ``repeats.followers``."""
+        arrays = map(_address, (seen, found, longest))
+        return self._followers(_address(tokens), _address(lengths), begin, end, limit, least, *arrays)
 
     def apply(self, row: Row, changes: Changes) -> None:
         """As ``changes.apply``."""
@@ -247,6 +292,25 @@ class Scan:
     def total(self) -> float:
         """As ``plain.Scan.total``."""
         return self._native.total(self._row_at, self._mask_at, len(self._row), self.best)
+
+    def entropy(self, temperature: float = 1.0) -> tuple[float, float]:
+        """As ``plain.Scan.entropy``."""
+        sums = (ctypes.c_double * 2)()
+        factor = min(1.0 / temperature, COLDEST)
+        self._native.surprise(self._row_at, self._mask_at, len(self._row), self.best, factor, ctypes.addressof(sums))
+        return sums[0], math.log(sums[0]) - sums[1] / sums[0]
+
+    def spread(self) -> tuple[float, float]:
+        """As ``plain.Scan.spread``."""
+        both = (ctypes.c_double * 2)()
+        self._native.spread(self._row_at, self._mask_at, len(self._row), self.best, ctypes.addressof(both))
+        return both[0], both[1]
+
+
+class _Range(ctypes.Structure):
+    """``struct range`` of narrowing.c."""
+
+    _fields_ = [("begin", _Many), ("end", _Many), ("size", _Many), ("temperature", ctypes.c_double)]
 
 
 class _Filters(ctypes.Structure):

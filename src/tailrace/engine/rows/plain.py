@@ -124,11 +124,26 @@ class Scan:
         """The sum of all probabilities over the best one's, about as exact as float32's own precision (6e-8)."""
         return float(sums(self.weights()[1]).sum())
 
+    def entropy(self, temperature: float = 1.0) -> tuple[float, float]:
+        """The sum of all probabilities at ``temperature`` over the best one's, and the entropy, in nats."""
+        factor = np.float32(min(1.0 / temperature, COLDEST))
+        with np.errstate(over="ignore"):
+            # From there on the probability is 0, and its product with -inf would be none.
+            distances = np.maximum((self._row - np.float32(self.best)) * factor, np.float32(-150.0))
+        weights = np.exp(distances)
+        total = float(sums(weights).sum())
+        return total, math.log(total) - float(sums(weights * distances).sum()) / total
+
+    def spread(self) -> tuple[float, float]:
+        """Mean and standard deviation of the logits that aren't -inf; there has to be one."""
+        finite = self._row[self._row > -np.inf].astype(np.float64)
+        return float(finite.mean()), float(finite.std())
+
     def _tokens(self, places: Ids) -> Ids:
         return places if self._ids is None else self._ids[places]
 
     def _above(self, bound: float | np.float32) -> Ids:
-        bound = max(np.float32(bound), _LOWEST)
+        bound = np.float32(max(float(bound), float(_LOWEST)))
         columns: Ids = (self._maxima >= bound).nonzero()[0]
         row, size = self._row, len(self._row)
         if self._columns == size:
@@ -222,6 +237,13 @@ BLOCK = 4096
 def allows(mask: Mask, token: int) -> bool:
     """Whether ``mask`` allows ``token``."""
     return bool(int(mask[token >> 5]) >> (token & 31) & 1)
+
+
+def many_allowed(mask: Mask, size: int) -> int:
+    """How many of the tokens below ``size`` ``mask`` allows."""
+    whole = size >> 5
+    rest = int(mask[whole]) & ((1 << (size & 31)) - 1) if size & 31 else 0
+    return int(np.count_nonzero(np.unpackbits(mask[:whole].view(np.uint8)))) + rest.bit_count()
 
 
 def allowed(mask: Mask, size: int) -> Ids:

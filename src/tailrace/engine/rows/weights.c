@@ -81,3 +81,59 @@ EXPORT void tailrace_rows_sums(const float *weights, int64_t size, double *sums)
         *sums++ = whole(sum);
     }
 }
+
+/* The sum of every token's probability over the best one's, differences of logits being `factor` times as large, and of
+ * these times the differences. */
+EXPORT void tailrace_rows_surprise(
+    const float *logits, const uint32_t *mask, int64_t size, float best, float factor, double *sums) {
+    const struct row row = row_of(logits, mask, size);
+    const __m512 most = _mm512_set1_ps(best), by = _mm512_set1_ps(factor), farthest = _mm512_set1_ps(-150.0f);
+    struct sum total = nothing(), weighted = nothing();
+    for (int64_t begin = 0; begin < size; begin += GROUP) {
+        __m512 parts[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+        __m512 products[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (int i = 0; i < 16; i++) {
+            /* From there on the probability is 0, and its product with minus infinity would be none. */
+            const __m512 x = _mm512_max_ps(
+                _mm512_mul_ps(_mm512_sub_ps(load(&row, begin + i * LANES), most), by), farthest);
+            const __m512 weight = exponential(x);
+            parts[i % 4] = _mm512_add_ps(parts[i % 4], weight);
+            products[i % 4] = _mm512_fmadd_ps(weight, x, products[i % 4]);
+        }
+        add(&total, parts);
+        add(&weighted, products);
+    }
+    sums[0] = whole(total);
+    sums[1] = whole(weighted);
+}
+
+/* How many logits count and aren't minus infinity, and the sum of their differences from `from`, or of the squares of
+ * these. */
+INLINE double spread(const struct row *row, double from, int squared, int64_t *many) {
+    const __m512d origin = _mm512_set1_pd(from);
+    __m512d sums[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+    int64_t found = 0;
+    for (int64_t token = 0; token < row->size; token += LANES) {
+        const __m512 x = load(row, token);
+        const __mmask16 there = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-INFINITY), _CMP_GT_OQ);
+        const __m256 halves[2] = {
+            _mm512_castps512_ps256(x), _mm512_castps512_ps256(_mm512_shuffle_f32x4(x, x, 0xee))};
+        found += __builtin_popcount(there);
+        for (int i = 0; i < 2; i++) {
+            const __m512d d = _mm512_maskz_sub_pd((__mmask8)(there >> 8 * i), _mm512_cvtps_pd(halves[i]), origin);
+            sums[i] = squared ? _mm512_fmadd_pd(d, d, sums[i]) : _mm512_add_pd(sums[i], d);
+        }
+    }
+    *many = found;
+    return _mm512_reduce_add_pd(_mm512_add_pd(sums[0], sums[1]));
+}
+
+/* Mean and standard deviation of the logits that count and aren't minus infinity; there has to be one. */
+EXPORT void tailrace_rows_spread(const float *logits, const uint32_t *mask, int64_t size, float best, double *both) {
+    const struct row row = row_of(logits, mask, size);
+    int64_t many;
+    const double sum = spread(&row, best, 0, &many), mean = best + sum / (double)many;
+    const double squares = spread(&row, mean, 1, &many);
+    both[0] = mean;
+    both[1] = sqrt(squares / (double)many);
+}

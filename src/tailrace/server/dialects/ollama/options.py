@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, get_args, get_type_hints
 
-import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
 from tailrace.server.decode import Truncated
+from tailrace.server.dialects.openai.samplers import LastTokens, SamplerParameters, Temperature, sampler_fields
 from tailrace.server.stopping import Stops, stop_strings
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
@@ -22,28 +22,25 @@ _Size = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _DEFAULTS = Sampling()
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(SamplerParameters, kw_only=True):
     """The options of one request; null equals absent."""
 
     # Honoured
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     top_p: _Probability | None = None
     min_p: _Probability | None = None
     seed: _Size | None = None
     num_predict: Annotated[int, Meta(ge=-2, le=2**31 - 1)] | None = None
     stop: Stops | None = None
-    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    repeat_last_n: LastTokens | None = None
+    penalty_last_n: LastTokens | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
-    # Honoured where they are off
-    typical_p: float | None = None
-    tfs_z: float | None = None
-    mirostat: _Size | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
     penalize_newline: bool | None = None
+    # Honoured where they are off
+    tfs_z: float | None = None
     vocab_only: bool | None = None
     embedding_only: bool | None = None
     # How Ollama loads a model: decided here when the server starts
@@ -69,10 +66,7 @@ TRUNCATED = Truncated(
 
 #: Options of which one value alone can be honoured: the one that switches them off.
 _OFF: dict[str, tuple[Any, str]] = {
-    "typical_p": (1, "typical sampling is not supported; leave it out or send 1."),
     "tfs_z": (1, "tail-free sampling is not supported; leave it out or send 1."),
-    "mirostat": (0, "mirostat is not supported; leave it out or send 0."),
-    "penalize_newline": (True, "repeat_penalty counts line breaks as any token; leave it out or send true."),
     "vocab_only": (False, "the model is loaded whole; leave it out or send false."),
     "embedding_only": (False, "the model is loaded whole; leave it out or send false."),
 }
@@ -93,13 +87,18 @@ def sampling(options: Options) -> Sampling:
         value = getattr(options, name)
         return getattr(_DEFAULTS, name) if value is None else value
 
+    fields = sampler_fields(options, "options.")
+    if options.penalize_newline is not None:
+        fields["penalize_nl"] = options.penalize_newline
+    last = options.penalty_last_n if options.repeat_last_n is None else options.repeat_last_n
     return Sampling(
+        **fields,
         temperature=given("temperature"),
         top_k=max(0, given("top_k")),
         top_p=given("top_p"),
         min_p=given("min_p"),
         repeat_penalty=given("repeat_penalty"),
-        repeat_last_n=given("repeat_last_n"),
+        repeat_last_n=_DEFAULTS.repeat_last_n if last is None else last,
         frequency_penalty=given("frequency_penalty"),
         presence_penalty=given("presence_penalty"),
         # -1 is Ollama's word for a random one; the generator takes no negative seeds.

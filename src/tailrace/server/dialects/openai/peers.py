@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
+
+from tailrace.server.dialects.openai.samplers import SamplerParameters
 
 #: As wide as any of their counts.
 _Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Label = Annotated[str, Meta(max_length=1024)]
 
 
-class PeerParameters(msgspec.Struct, kw_only=True):
+class PeerParameters(SamplerParameters, kw_only=True):
     """null equals absent everywhere."""
 
     # llama-server's: honoured

@@ -11,9 +11,9 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
 from tailrace.server.dialects.openai.grammar import GrammarParameters
+from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields
 from tailrace.server.stopping import Stops, stop_strings
 
-Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 #: Logits divided by much less are no numbers any more.
 Repeat = Annotated[float, Meta(ge=0.01, le=10)]
@@ -48,7 +48,7 @@ class SharedParameters(GrammarParameters, kw_only=True):
     max_tokens: Limit | None = None
     stop: Stops | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Probability | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -59,7 +59,8 @@ class SharedParameters(GrammarParameters, kw_only=True):
     min_p: Probability | None = None
     repeat_penalty: Repeat | None = None
     repetition_penalty: Repeat | None = None
-    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    repeat_last_n: LastTokens | None = None
+    penalty_last_n: LastTokens | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
@@ -77,12 +78,13 @@ def sampling(parameters: SharedParameters) -> Sampling:
     """The engine's sampling for these parameters; what is absent is the server's default."""
     repeat = _first(parameters.repeat_penalty, parameters.repetition_penalty)
     return Sampling(
+        **sampler_fields(parameters),
         temperature=_first(parameters.temperature, _DEFAULTS.temperature),
         top_k=max(0, _first(parameters.top_k, _DEFAULTS.top_k)),
         top_p=_first(parameters.top_p, _DEFAULTS.top_p),
         min_p=_first(parameters.min_p, _DEFAULTS.min_p),
         repeat_penalty=_first(repeat, _DEFAULTS.repeat_penalty),
-        repeat_last_n=_first(parameters.repeat_last_n, _DEFAULTS.repeat_last_n),
+        repeat_last_n=_first(parameters.repeat_last_n, parameters.penalty_last_n, _DEFAULTS.repeat_last_n),
         frequency_penalty=_first(parameters.frequency_penalty, 0.0),
         presence_penalty=_first(parameters.presence_penalty, 0.0),
         logit_bias=_bias(parameters.logit_bias),

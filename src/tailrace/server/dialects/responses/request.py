@@ -10,7 +10,8 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.peers import PeerParameters
-from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, Probability, Repeat, TokenId, refuse
+from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature
+from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, Repeat, TokenId, refuse
 from tailrace.server.stopping import Stops
 
 #: Keys and values of metadata, as the API's reference bounds them.
@@ -93,7 +94,7 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
     # Sampling
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Temperature | None = None
     top_p: Probability | None = None
     # What the client labels its request with
     user: str | None = None
@@ -120,7 +121,8 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     min_p: Probability | None = None
     repeat_penalty: Repeat | None = None
     repetition_penalty: Repeat | None = None
-    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    repeat_last_n: LastTokens | None = None
+    penalty_last_n: LastTokens | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
