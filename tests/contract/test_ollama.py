@@ -265,7 +265,7 @@ SHARED: dict[str, list[object]] = {
     "keep_alive": ["soon", "5 minutes", "", "m", True, []],
     "think": ["much", 1, []],
     "truncate": [1, "true"],
-    "shift": [True, 1, "a"],
+    "shift": [1, "a"],
     "_debug_render_only": [True, 1],
     "logprobs": [1, "true"],
     "top_logprobs": [-1, 21, "1", 5],
@@ -288,7 +288,7 @@ OF_GENERATE: dict[str, list[object]] = {
     "suffix": [1, []],
     "system": [1, []],
     "template": ["{{ .Prompt }}", 1],
-    "context": [[1, 2], "a", 1],
+    "context": [[1, -2], "a", 1],
     "raw": [1, "true"],
     "images": [["aGk="], "a", 1],
     "width": [512, "a"],
@@ -480,8 +480,8 @@ def test_a_system_text_has_no_place_in_a_raw_prompt(scripted: ServerProcess) -> 
     refused(generate(scripted, "a", raw=True, system="b"), "system", "b")
 
 
-def test_a_prompt_that_does_not_fit_is_refused_and_never_cut(slow: ServerProcess) -> None:
-    for reply in (chat(slow, "x" * 9000, truncate=True), generate(slow, "x" * 9000, options={"num_ctx": 100_000})):
+def test_a_prompt_that_does_not_fit_is_refused_where_it_must_not_be_cut(slow: ServerProcess) -> None:
+    for reply in (chat(slow, "x" * 9000, truncate=False), generate(slow, "x" * 9000, truncate=False)):
         assert reply.status == 400
         assert "8192" in error(reply)
 

@@ -25,6 +25,7 @@ from tailrace.server.client import EngineClient, ServedModel
 from tailrace.server.events import Early, Failure, Listener, Usage
 from tailrace.server.inquiry import too_long
 from tailrace.server.tracked import TrackedChoice, Tracking
+from tailrace.server.window import Window, WindowedChoice
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
     reuse_prefix: bool = True  #: False: the prompts are computed anew, whatever was computed before
     tracking: Tracking | None = None  #: what the client wants to know of the choices' tokens and times
+    prompt_text: str | None = None  #: what the only prompt says, where it is given as tokens: the parser looks at it
+    window: Window | None = None  #: how the only choice's context moves; its prompt is given as tokens
 
 
 class Generation:
@@ -64,6 +67,7 @@ class Generation:
         self._request = request
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
         self.tracked: list[TrackedChoice] = []  #: all choices, by number, where the request has ``tracking``
+        self.windowed: WindowedChoice | None = None  #: the only choice, where the request has a ``window``
         self._unanswered = 0
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[None] = loop.create_future()
@@ -177,6 +181,28 @@ class Generation:
             self.tell(self._usage())
             self._end()
 
+    def resume(self, choice: WindowedChoice, prompt: list[int], max_tokens: int) -> None:
+        """See ``Resuming``. Each round draws other numbers: the same ones would often say the same again."""
+        request = self._request
+        sampling = request.sampling
+        if sampling.seed is not None:
+            sampling = msgspec.structs.replace(sampling, seed=(sampling.seed + choice.rounds) % 2**64)
+
+        def make(identity: int) -> Submit:
+            return Submit(
+                id=identity,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                stop_tokens=request.stop_tokens,
+                ignore_eos=request.ignore_eos,
+                priority=request.priority,
+                logprobs=request.logprobs,
+                reuse_prefix=request.reuse_prefix,
+            )
+
+        choice.identity = self._engine.submit(make, choice)
+
     def failed(self, error: RequestError) -> None:
         """See ``Request``. Every choice that was lost says so; the first ends the request."""
         if not self._refuse(error):
@@ -273,16 +299,23 @@ class Generation:
                     )
 
                 parser = None
-                if request.chat and isinstance(prompt, str):
-                    parser = self._model.family.parser(prompt, functions)
+                text = prompt if isinstance(prompt, str) else request.prompt_text
+                if request.chat and text is not None:
+                    parser = self._model.family.parser(text, functions)
                 pipeline = ReplyPipeline(vocabulary, stops, parser, keep_stop=request.keep_stop)
-                choice = self._choice(index, vocabulary, pipeline)
+                choice = self._choice(index, vocabulary, pipeline, prompt)
                 choice.identity = self._engine.submit(make, choice)
                 self._open[index] = choice
                 self._unanswered += 1
 
-    def _choice(self, index: int, vocabulary: Vocabulary, pipeline: ReplyPipeline) -> Choice:
+    def _choice(self, index: int, vocabulary: Vocabulary, pipeline: ReplyPipeline, prompt: str | list[int]) -> Choice:
         most_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
+        if (window := self._request.window) is not None:
+            assert isinstance(prompt, list), "a window counts tokens"
+            self.windowed = WindowedChoice(
+                self, index, vocabulary, pipeline, window, prompt, most_calls=most_calls, inline_reasoning=inline
+            )
+            return self.windowed
         tracking = self._request.tracking
         if tracking is None:
             return Choice(self, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline)

@@ -68,14 +68,36 @@ class ChatRequest(SharedFields):
 decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
-    """What the request asks of the engine. Raises InvalidRequest."""
+def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool, start: int = 0) -> GenerationRequest:
+    """What the request asks of the engine, without the messages before ``start`` but for the system's. Raises
+    InvalidRequest.
+    """
     functions = tuple(
         Function(name=f.name, description=f.description, parameters=f.parameters)
         for f in (tool.function for tool in request.tools or ())
     )
-    messages = [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages or [])]
+    messages = [
+        _message(message, f"messages[{index}]")
+        for index, message in enumerate(request.messages or [])
+        if index >= start or message.role == "system"
+    ]
     return conversation(request, model, messages, functions, prompt_param="messages", inline_reasoning=inline_reasoning)
+
+
+def starts(messages: list[ChatMessage]) -> list[int]:
+    """Where a conversation may begin, behind its first message, when older ones are left out. Tools' results stay with
+    the call that they answer.
+    """
+    found: list[int] = []
+    for index, message in enumerate(messages):
+        start = index
+        while start and messages[start].role == "tool":
+            start -= 1
+        if message.role != "tool" or not messages[start].tool_calls:
+            start = index
+        if start and (not found or start > found[-1]):
+            found.append(start)
+    return found
 
 
 def _message(message: ChatMessage, path: str) -> Message:

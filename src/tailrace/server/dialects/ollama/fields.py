@@ -32,7 +32,7 @@ class SharedFields(msgspec.Struct, kw_only=True):
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: Options | None = None
     keep_alive: float | str | None = None
-    think: bool | Literal["", "low", "medium", "high"] | None = None
+    think: bool | Literal["", "low", "medium", "high", "max"] | None = None
     truncate: bool | None = None
     shift: bool | None = None
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
@@ -49,8 +49,6 @@ def check(fields: SharedFields) -> None:
     """Raise InvalidRequest for what can't be honoured, whatever the request is about."""
     unloads(fields.keep_alive)
     option.refuse_unsupported(fields.options or Options())
-    if fields.shift:
-        raise _unsupported("shift", "contexts are never shifted: a reply ends with 'length' where the context is full.")
     if fields.debug_render_only:
         raise _unsupported("_debug_render_only", "leave it out.")
     if fields.top_logprobs and not fields.logprobs:

@@ -32,13 +32,27 @@ class GenerateRequest(SharedFields):
 #: Fields that can't be honoured: what is empty is as good as absent.
 _REFUSED = {
     "template": "Ollama's templates are not run here; the model's own is used, or with 'raw' none.",
-    "context": "conversations are not kept as tokens; send them as messages to /api/chat.",
     "width": "images are not made here.",
     "height": "images are not made here.",
     "steps": "images are not made here.",
 }
 
 decoder = msgspec.json.Decoder(GenerateRequest)
+
+
+def check_context(request: GenerateRequest, vocabulary: int) -> None:
+    """Raise InvalidRequest when ``context`` has no place in the request, or isn't made of the model's tokens."""
+    if not request.context:
+        return
+    if request.raw or request.suffix:
+        kind = "a raw prompt" if request.raw else "a text with a gap"
+        raise InvalidRequest(f"'context' has no place in {kind}; leave it out.", param="context")
+    if not all(0 <= token < vocabulary for token in request.context):
+        raise InvalidRequest(
+            f"'context' must be the tokens that an earlier reply of this model has brought: ids from 0 to "
+            f"{vocabulary - 1}.",
+            param="context",
+        )
 
 
 def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:

@@ -115,13 +115,22 @@ class Form:
     after: bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReplyHead:
-    """What belongs to a reply whatever is in it."""
+    """What belongs to a reply whatever is in it. With ``remembers`` its last object has the ``context``: the tokens of
+    prompt and reply.
+    """
 
     model: str
     watch: Stopwatch
     form: Form
+    remembers: bool = False
+    _generation: Generation | None = None
+
+    def follow(self, generation: Generation) -> None:
+        """``generation`` makes the reply."""
+        self.watch.follow(generation)
+        self._generation = generation
 
     def object(self, text: str = "", thought: str = "", calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """One object that isn't the last."""
@@ -134,7 +143,10 @@ class ReplyHead:
 
     def last(self, reason: str, counts: dict[str, int], **parts: Any) -> dict[str, Any]:
         """The last object, with what ``object`` takes."""
-        return {**self.object(**parts), "done": True, "done_reason": reason, **counts}
+        last = {**self.object(**parts), "done": True, "done_reason": reason, **counts}
+        if self.remembers and self._generation is not None and self._generation.windowed is not None:
+            last["context"] = self._generation.windowed.tokens
+        return last
 
 
 def whole(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.server import ndjson
+from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import chat, fields, generate, names
 from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest, EmbedRequest
+from tailrace.server.dialects.ollama.fit import Fitting, Shorter
 from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
 from tailrace.server.dialects.ollama.options import TRUNCATED
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
@@ -85,7 +88,13 @@ class _Replies:
         head = ReplyHead(name, watch, chat.FORM)
         if not asked.messages:
             return _only_loaded(head, asked)
-        return await self._reply(request, head, asked, chat.prepare(asked, model, inline_reasoning=self._inline))
+        wanted = chat.prepare(asked, model, inline_reasoning=self._inline)
+        shorter = Shorter(
+            chat.starts(asked.messages),
+            [len(message.content or "") for message in asked.messages],
+            lambda start: chat.prepare(asked, model, inline_reasoning=self._inline, start=start),
+        )
+        return await self._reply(request, head, asked, await self._fitted(request, asked, wanted, model, shorter))
 
     async def generate(self, request: Request) -> Response:
         watch = Stopwatch()
@@ -98,14 +107,38 @@ class _Replies:
         head = ReplyHead(name, watch, generate.FORM)
         if not asked.prompt and not asked.suffix and not asked.images:
             return _only_loaded(head, asked)
-        return await self._reply(request, head, asked, generate.prepare(asked, model, inline_reasoning=self._inline))
+        generate.check_context(asked, len(model.vocabulary))
+        wanted = generate.prepare(asked, model, inline_reasoning=self._inline)
+        if wanted.suffix is not None:
+            return await self._reply(request, head, asked, wanted)
+        head.remembers = not asked.raw
+        fitted = await self._fitted(request, asked, wanted, model, before=asked.context or ())
+        return await self._reply(request, head, asked, fitted)
+
+    async def _fitted(
+        self,
+        request: Request,
+        asked: fields.SharedFields,
+        wanted: GenerationRequest,
+        model: ServedModel,
+        shorter: Shorter | None = None,
+        before: Sequence[int] = (),
+    ) -> GenerationRequest:
+        return await Fitting(self._server, request, model.info).fitted(
+            wanted,
+            shorter,
+            truncates=asked.truncate is not False,
+            shifts=asked.shift is not False,
+            keep=asked.options.num_keep if asked.options is not None else None,
+            before=before,
+        )
 
     async def _reply(
         self, request: Request, head: ReplyHead, asked: fields.SharedFields, wanted: GenerationRequest
     ) -> Response:
         server = self._server
         generation = await server.start(wanted)
-        head.watch.follow(generation)
+        head.follow(generation)
         if asked.streams:
             return server.stream(generation, ReplyStream(head), ndjson.HEADERS)
         transcript = await transcribe(generation, 1, request.receive)

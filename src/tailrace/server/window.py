@@ -1,0 +1,99 @@
+"""Replies whose context moves on: where it is full, the oldest tokens are dropped and the reply continues.
+
+The engine ends a reply where its context is full. Then the prompt's first tokens and the newer half of the rest become
+the prompt of the same reply's next round, as Ollama does it with a cache that can't be shifted. What a grammar has seen
+of a reply is lost between rounds, so replies that one holds end there.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.errors import GenerationFailed, RequestError
+from tailrace.messages import Accepted, Finished, Refused, TokenLogprobs
+from tailrace.server.choice import Choice, Request
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """How a reply's context moves. The prompt is given as tokens."""
+
+    context: int  #: tokens that it holds
+    keep: int  #: of the prompt, from its start, those that stay
+    limit: int  #: tokens of the reply, over all rounds
+    shifts: bool  #: False: the reply ends with ``length`` where the context is full
+
+
+class Resuming(Request, Protocol):
+    """What a choice with a window needs of its request."""
+
+    def resume(self, choice: WindowedChoice, prompt: list[int], max_tokens: int) -> None:
+        """Submit the choice's next round. Raises RequestError when there is no engine."""
+        ...
+
+
+class WindowedChoice(Choice):
+    """See the module and ``Choice``. ``tokens`` are the prompt's and the reply's."""
+
+    __slots__ = ("_before", "_resuming", "_window", "rounds", "tokens")
+
+    def __init__(
+        self,
+        request: Resuming,
+        index: int,
+        vocabulary: Vocabulary,
+        pipeline: ReplyPipeline,
+        window: Window,
+        prompt: list[int],
+        *,
+        most_calls: int,
+        inline_reasoning: bool,
+    ) -> None:
+        super().__init__(request, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline_reasoning)
+        self._resuming = request
+        self._window = window
+        self._before = 0  #: tokens of the reply in the rounds before
+        self.rounds = 0  #: that have ended
+        self.tokens = list(prompt)
+
+    def answered(self, answer: Accepted | Refused) -> None:
+        """See ``Receiver``. Only the first round's prompt is counted."""
+        if not self.rounds:
+            super().answered(answer)
+        elif isinstance(answer, Refused):
+            self.failed(GenerationFailed(f"The reply can't be continued: {answer.message}."))
+
+    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+        """See ``Receiver``."""
+        if not self.rounds:
+            super().begun(cached_tokens, prompt_seconds)
+
+    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """See ``Receiver``."""
+        self.tokens.append(token)
+        super().token(token, logprobs)
+
+    def ended(self, finished: Finished) -> None:
+        """See ``Receiver``: the context is full, or the reply is over."""
+        completed = self._before + finished.completion_tokens
+        left = self._window.limit - completed
+        if finished.reason != "length" or left <= 0 or not self._window.shifts:
+            super().ended(Finished(finished.id, finished.reason, completed))
+            return
+        self._before = completed
+        self.rounds += 1
+        try:
+            self._resuming.resume(self, self._shifted(), left)
+        except RequestError as error:
+            self.failed(error)
+
+    def _shifted(self) -> list[int]:
+        """The next round's prompt: the kept tokens and the newest of the others, half of the context free."""
+        window = self._window
+        kept = min(window.keep, window.context - 1)
+        free = max((window.context - kept) // 2, 1)
+        newest = window.context - kept - free
+        return [*self.tokens[:kept], *(self.tokens[-newest:] if newest else ())]
