@@ -141,7 +141,7 @@ OF_CHAT: dict[str, list[object]] = {
     ],
     "safety_identifier": [1],
     "prompt_cache_key": [1],
-    "store": [1, "true", True],
+    "store": [1, "true"],
     "verbosity": [1, "loud"],
     "reasoning_format": [1, "other", "deepseek-legacy"],
     "include_reasoning": [1, "true"],
@@ -336,7 +336,7 @@ def test_right_values_at_the_edges(scripted: ServerProcess) -> None:
         "modalities": [["text"]],
         "response_format": [{"type": "text"}],
         "chat_template_kwargs": [{"enable_thinking": False, "messages": "mine", "raise_exception": 1}],
-        "store": [False],
+        "store": [False, True],
         "functions": [[]],
     }
     for name, values in edges.items():

@@ -190,7 +190,7 @@ WRONG: list[tuple[str, str, object]] = [
     ("POST", "/v1/chat/completions", b"{"),
     ("POST", "/v1/chat/completions", chat("a", model="other")),
     ("POST", "/v1/chat/completions", chat("x" * 400_000)),
-    ("POST", "/v1/completions", {"prompt": "a", "temperature": 9}),
+    ("POST", "/v1/completions", {"prompt": "a", "temperature": "warm"}),
     ("POST", "/v1/embeddings", {"input": ""}),
     ("POST", "/v1/responses", {"input": "a", "conversation": 1}),
     ("GET", "/v1/responses/resp_none", None),

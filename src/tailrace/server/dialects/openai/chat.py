@@ -134,13 +134,11 @@ class ChatRequest(ChatExtensions):
 #: Fields of which only some values can be honoured.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
-    "store": (False,),
     "audio": (),
     "web_search_options": (),
 }
 _WHY = {
     "modalities": "only ['text'] is supported.",
-    "store": "replies are not stored here; leave it out or send false.",
     "audio": "audio output is not supported.",
     "web_search_options": "web search is not supported.",
 }

@@ -12,24 +12,29 @@ from tailrace.messages import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.llama_server.props import listed
-from tailrace.server.dialects.openai import chat, completions, embeddings, tokens
+from tailrace.server.dialects.openai import chat, completions, embeddings, stored, tokens
+from tailrace.server.dialects.openai.completion_store import CompletionStore
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.dialects.openai.sampling import SharedParameters
-from tailrace.server.dialects.openai.telemetry import TextStream, telemetry, tracked, with_timings
+from tailrace.server.dialects.openai.stored import check_store, store_of
+from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
 from tailrace.server.generate import Generation
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
+from tailrace.server.streaming import Encoder
 from tailrace.server.transcript import Reply, Transcript, transcribe
 
 
 def routes(server: Server) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    openai = _OpenAI(server)
+    store = store_of(server)
+    openai = _OpenAI(server, store)
     return [
+        *stored.routes(server, store),
         Endpoint(
             "POST",
             "/chat/completions",
@@ -89,13 +94,15 @@ def routes(server: Server) -> list[Endpoint]:
 
 
 class _OpenAI:
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, store: CompletionStore | None) -> None:
         self._server = server
+        self._store = store
         self._comments = server.settings.keepalive_style == "comment"
 
     async def chat_completions(self, request: Request) -> Response:
         server = self._server
         asked = decode(await server.body(request), chat.decoder)
+        check_store(asked, self._store)
         server.check_model(asked.model)
         model = await server.engine.ready()
         wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
@@ -103,6 +110,10 @@ class _OpenAI:
         generation = await server.start(wanted)
         head = ReplyHead("chatcmpl", server.model_name, server.fingerprint(model))
         hides_thoughts = asked.include_reasoning is False
+
+        def whole(transcript: Transcript) -> dict[str, Any]:
+            return chat.completion(head, transcript, chat.offered(asked), hides_thoughts=hides_thoughts)
+
         if asked.stream:
             stream = chat.ChatStream(
                 head,
@@ -112,18 +123,26 @@ class _OpenAI:
                 tools=chat.offered(asked),
                 hides_thoughts=hides_thoughts,
             )
-            return self._stream(generation, stream, asked)
+            encoder = telemetry(stream, asked, generation)
+            if asked.store and self._store is not None:
+                told = Transcript([Reply() for _ in range(wanted.choices)])
+                encoder = stored.Keeping(encoder, told, lambda: self._kept(asked, whole(told)))
+            return self._stream(generation, encoder, asked)
         transcript = await transcribe(generation, wanted.choices, request.receive)
 
         def body() -> dict[str, Any]:
-            whole = chat.completion(head, transcript, chat.offered(asked), hides_thoughts=hides_thoughts)
-            return with_timings(whole, asked, generation)
+            return with_timings(self._kept(asked, whole(transcript)), asked, generation)
 
         return server.whole(transcript.complete, body)
 
-    def _stream(self, generation: Generation, stream: TextStream, asked: SharedParameters) -> Response:
-        """The streamed response, with the figures and the signs of life that the request wants."""
-        encoder = telemetry(stream, asked, generation)
+    def _kept(self, asked: chat.ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
+        """The completion, which is stored where that is asked for."""
+        if asked.store and self._store is not None:
+            stored.keep(self._store, asked, body)
+        return body
+
+    def _stream(self, generation: Generation, encoder: Encoder, asked: SharedParameters) -> Response:
+        """The streamed response, with the signs of life that the request wants."""
         return self._server.stream(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
 
     async def completions(self, request: Request) -> Response:
@@ -146,7 +165,7 @@ class _OpenAI:
             stream = completions.CompletionStream(
                 head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
             )
-            return self._stream(generation, stream, asked)
+            return self._stream(generation, telemetry(stream, asked, generation), asked)
         transcript = await transcribe(generation, choices, request.receive)
 
         def body() -> dict[str, Any]:

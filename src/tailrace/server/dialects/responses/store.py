@@ -8,8 +8,6 @@ may read it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from tailrace.errors import InvalidRequest, NotFound
 from tailrace.folders import state_folder
 from tailrace.server.dialects.responses.items import Item, shown
 from tailrace.server.dialects.responses.lease import Lease
+from tailrace.server.sqlite import bytes_used, open_database
 
 T = TypeVar("T")
 
@@ -51,8 +50,6 @@ CREATE INDEX items_id ON items (id) WHERE output;
 _LONGEST_CHAIN = 10_000
 #: Responses that are dropped at a time when there is no more room.
 _DROPPED = 16
-#: Seconds to wait for another server that uses the file.
-_PATIENCE = 30.0
 
 Order = Literal["asc", "desc"]
 
@@ -131,7 +128,7 @@ class _Database:
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
-            self._opened = _open(self._file)
+            self._opened = open_database(self._file, _SCHEMA, _VERSION)
         return self._opened
 
     @property
@@ -259,53 +256,7 @@ class _Database:
                         return
 
     def _bytes(self) -> int:
-        """Of pages in use. The file doesn't shrink: free pages are used again."""
-
-        def pragma(name: str) -> int:
-            return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-        return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
-
-
-def _open(file: Path) -> sqlite3.Connection:
-    """Raises sqlite3.Error or OSError."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # An existing file isn't opened here: closing it would give back the locks that this process has on it.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    # Other servers of this user may have it open.
-    connection = sqlite3.connect(file, timeout=_PATIENCE)
-    _set_wal(connection)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA secure_delete = ON")
-    # Only after BEGIN IMMEDIATE is it known that nobody else makes the tables.
-    connection.isolation_level = None
-    connection.execute("BEGIN IMMEDIATE")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        for statement in _SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.execute("COMMIT")
-    connection.isolation_level = "IMMEDIATE"
-    if version not in (0, _VERSION):
-        connection.close()
-        raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
-    return connection
-
-
-def _set_wal(connection: sqlite3.Connection) -> None:
-    """Have readers and a writer not wait for each other. The file remembers it. Raises sqlite3.Error."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            # SQLite's own timeout isn't asked here while another server makes the file.
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)
+        return bytes_used(self._connection)
 
 
 def _not_found(identity: str) -> NotFound:

@@ -1,0 +1,188 @@
+"""The routes of stored chat completions: look one up, its messages, change its metadata, forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailrace.errors import InvalidRequest, NotFound
+from tailrace.server.decode import decode
+from tailrace.server.dialects.openai.chat import ChatRequest
+from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
+from tailrace.server.endpoint import Endpoint
+from tailrace.server.events import Event
+from tailrace.server.respond import json_response
+from tailrace.server.server import Server
+from tailrace.server.streaming import Encoder
+from tailrace.server.transcript import Transcript
+
+#: Keys and values of metadata, as the API's reference bounds them.
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+_LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
+
+
+class UpdateRequest(msgspec.Struct):
+    """The body of ``POST /v1/chat/completions/{id}``."""
+
+    metadata: Metadata | None = None
+
+
+class MessagesQuery(msgspec.Struct, kw_only=True):
+    """Of ``GET /v1/chat/completions/{id}/messages``."""
+
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] | None = None
+    order: Literal["asc", "desc"] | None = None
+
+
+_decoder = msgspec.json.Decoder(UpdateRequest)
+
+
+def store_of(server: Server) -> CompletionStore | None:
+    """The server's store; None where nothing is kept."""
+    settings = server.settings
+    if not settings.responses_mb:
+        return None
+    file = default_file()
+    if settings.responses_file:
+        given = Path(settings.responses_file).expanduser()
+        file = given.with_name(f"{given.stem}-completions{given.suffix}")
+    store = CompletionStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
+    server.at_stop.append(store.close)
+    return store
+
+
+def check_store(asked: ChatRequest, store: CompletionStore | None) -> None:
+    """Raise InvalidRequest where the completion can't be kept as it has to be."""
+    if not asked.store:
+        return
+    if store is None:
+        why = "nothing is kept by this server (responses_mb is 0); leave it out or send false."
+        raise InvalidRequest(f"'store': {why}", param="store", code="unsupported_value")
+    try:
+        msgspec.convert(asked.metadata, Metadata | None)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Invalid value for 'metadata': {error}.", param="metadata") from None
+
+
+def keep(store: CompletionStore, asked: ChatRequest, body: dict[str, Any]) -> None:
+    """Keep the completion ``body`` and the request's messages."""
+    messages = [_stored_message(message, f"{body['id']}-{n}") for n, message in enumerate(asked.messages)]
+    store.put({**body, "metadata": asked.metadata or {}}, messages)
+
+
+def _stored_message(message: msgspec.Struct, identity: str) -> dict[str, Any]:
+    """A request's message as the API lists it: parts of a content stand by themselves."""
+    said = {name: value for name, value in msgspec.to_builtins(message).items() if value is not None}
+    parts = said["content"] if isinstance(said.get("content"), list) else None
+    content = None if parts is not None else said.get("content", "")
+    return {"id": identity, **said, "content": content, "content_parts": parts}
+
+
+class Keeping:
+    """Encodes as ``stream`` does, and hands the whole completion on when it is over. See ``Encoder``."""
+
+    def __init__(self, stream: Encoder, transcript: Transcript, complete: Callable[[], object]) -> None:
+        """``complete`` is called once ``transcript`` is."""
+        self._stream = stream
+        self._transcript = transcript
+        self._complete = complete
+
+    def start(self) -> list[bytes]:
+        """See ``Encoder``."""
+        return self._stream.start()
+
+    def encode(self, event: Event) -> list[bytes]:
+        """See ``Encoder``."""
+        self._transcript.tell(event)
+        if self._transcript.complete:
+            self._complete()
+        return self._stream.encode(event)
+
+    def end(self) -> bytes:
+        """See ``Encoder``."""
+        return self._stream.end()
+
+
+def routes(server: Server, store: CompletionStore | None) -> list[Endpoint]:
+    """The routes, answered from ``store``."""
+    stored = _Stored(server, store)
+    one = "/chat/completions/{id}"
+    return [
+        Endpoint("GET", one, stored.get, "A stored chat completion", statuses=_LOOKUP_ERRORS),
+        Endpoint(
+            "POST",
+            one,
+            stored.update,
+            "Change a stored chat completion's metadata",
+            body=UpdateRequest,
+            statuses=_LOOKUP_ERRORS | {413},
+        ),
+        Endpoint("DELETE", one, stored.delete, "Forget a stored chat completion", statuses=_LOOKUP_ERRORS),
+        Endpoint(
+            "GET",
+            f"{one}/messages",
+            stored.messages,
+            "A stored chat completion's messages",
+            query=MessagesQuery,
+            statuses=_LOOKUP_ERRORS,
+        ),
+    ]
+
+
+class _Stored:
+    def __init__(self, server: Server, store: CompletionStore | None) -> None:
+        self._server = server
+        self._store = store
+
+    async def get(self, request: Request) -> Response:
+        return json_response(await self._kept(request).get(request.path_params["id"]))
+
+    async def update(self, request: Request) -> Response:
+        asked = decode(await self._server.body(request), _decoder)
+        return json_response(await self._kept(request).update(request.path_params["id"], asked.metadata))
+
+    async def delete(self, request: Request) -> Response:
+        identity = request.path_params["id"]
+        await self._kept(request).delete(identity)
+        return json_response({"id": identity, "object": "chat.completion.deleted", "deleted": True})
+
+    async def messages(self, request: Request) -> Response:
+        given = dict(request.query_params)
+        query = MessagesQuery()
+        for name in MessagesQuery.__struct_fields__:
+            if name in given:
+                setattr(query, name, _parameter(name, given[name]))
+        page = await self._kept(request).messages(
+            request.path_params["id"], after=query.after, limit=query.limit or 20, order=query.order or "asc"
+        )
+        return json_response(
+            {
+                "object": "list",
+                "data": page.messages,
+                "first_id": page.messages[0]["id"] if page.messages else None,
+                "last_id": page.messages[-1]["id"] if page.messages else None,
+                "has_more": page.more,
+            }
+        )
+
+    def _kept(self, request: Request) -> CompletionStore:
+        if self._store is None:
+            raise NotFound("Nothing is kept by this server (responses_mb is 0).")
+        return self._store
+
+
+def _parameter(name: str, value: str) -> Any:
+    kind = next(field.type for field in msgspec.structs.fields(MessagesQuery) if field.name == name)
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Invalid value for '{name}': {error}.", param=name) from None

@@ -1,0 +1,65 @@
+"""SQLite files that several servers of one user may share, and that this user alone may read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+#: Seconds to wait for another server that uses the file.
+_PATIENCE = 30.0
+
+
+def open_database(file: Path, schema: str, version: int) -> sqlite3.Connection:
+    """The database in ``file``, made with ``schema`` where it isn't there yet.
+
+    Raises OSError, or sqlite3.Error, also for another ``version``.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # An existing file isn't opened here: closing it would give back the locks that this process has on it.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    # Other servers of this user may have it open.
+    connection = sqlite3.connect(file, timeout=_PATIENCE)
+    _set_wal(connection)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA secure_delete = ON")
+    # Only after BEGIN IMMEDIATE is it known that nobody else makes the tables.
+    connection.isolation_level = None
+    connection.execute("BEGIN IMMEDIATE")
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0:
+        for statement in schema.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("COMMIT")
+    connection.isolation_level = "IMMEDIATE"
+    if found not in (0, version):
+        connection.close()
+        raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
+    return connection
+
+
+def _set_wal(connection: sqlite3.Connection) -> None:
+    """Have readers and a writer not wait for each other. The file remembers it. Raises sqlite3.Error."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # SQLite's own timeout isn't asked here while another server makes the file.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def bytes_used(connection: sqlite3.Connection) -> int:
+    """Of pages in use. The file doesn't shrink: free pages are used again."""
+
+    def pragma(name: str) -> int:
+        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+    return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
