@@ -8,6 +8,8 @@ never more than
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -253,3 +255,13 @@ def test_a_reply_that_reaches_the_context_ends_with_length() -> None:
         assert len(replies.prompts[1]) + len(replies.tokens[1]) == 64
     finally:
         small.close()
+
+
+def test_a_process_that_has_loaded_llama_cpp_leaves_no_file_open() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", "import tailrace.engine.llama"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "ResourceWarning" not in done.stderr

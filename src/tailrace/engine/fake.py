@@ -3,7 +3,8 @@
 Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the
 last ``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed. Where a
 script says ``<nan>``, the logits aren't numbers. ``step_seconds`` makes each step last as long as a model's would,
-``weights_mb`` takes as much memory as its weights.
+``weights_mb`` takes as much memory as its weights. ``memory`` is what a slot's content can be cut to, as models of that
+kind allow it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import codecs
 import re
 import time
 from collections.abc import Sequence as Seq
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +30,10 @@ _NAMES = {END: "<end>", START: "<start>", 258: "<prefix>", 259: "<suffix>", 260:
 #: A logit so far above the others' 0 that nothing else is ever drawn, and that a logit_bias of 100 still beats.
 _CERTAIN = 90.0
 _BROKEN = b"<nan>"
+#: What a model remembers its tokens by: keys and values of all or of the last ones, one state of all, or some of both.
+Memory = Literal["dense", "sliding", "recurrent", "hybrid"]
+#: Tokens that a sliding window is long.
+_WINDOW = 32
 _SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
 #: Writes the conversation out plainly, so that a script in any message is found.
 _TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
@@ -46,13 +52,15 @@ class FakeBackend:
         step_seconds: float = 0.0,
         weights_mb: int = 0,
         pooled: bool = False,
+        memory: Memory = "dense",
     ) -> None:
         """``pooled``: the KV cache is one pool that grows, as it is with our own attention."""
         context = ctx or 8192
         limit = kv_tokens or context * 4
         self.policy = LayoutPolicy(parallel, limit, context, pooled=pooled)
         self.layout = self.policy.first()
-        self.cuts = True
+        self.cuts = memory == "dense"
+        self._memory = memory
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.longest_token = 1
@@ -151,7 +159,11 @@ class FakeBackend:
         self.layout = layout
         self._tokens = [held.get(slot, []) for slot in range(len(self._tokens))]
         self._scripts.clear()
-        return []
+        if self._memory not in ("recurrent", "hybrid"):
+            return []
+        # A state is of the layout that it comes from: nothing of it can be taken over.
+        self._tokens = [[] for _ in self._tokens]
+        return [new for _, new in moves if held[new]]
 
     def kv_swap(self, one: int, other: int) -> None:
         """See ``Backend``."""
@@ -164,21 +176,28 @@ class FakeBackend:
 
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
         """See ``Backend``."""
-        self._tokens[slot] = state.view(np.int32)[:length].tolist()
-        self._scripts.pop(slot, None)
-        return True
+        self._tokens[slot] = state.view(np.int32).tolist()
+        return self.kv_truncate(slot, length)
 
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
-        del self._tokens[slot][length:]
+        held = self._tokens[slot]
+        done = self._can_cut(len(held), length)
+        del held[length if done else 0 :]
         self._scripts.pop(slot, None)
-        return True
+        return done
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:
         """See ``Backend``."""
-        self._tokens[target] = self._tokens[source][:length]
-        self._scripts.pop(target, None)
-        return True
+        self._tokens[target] = self._tokens[source][:]
+        return self.kv_truncate(target, length)
+
+    def _can_cut(self, held: int, length: int) -> bool:
+        """Whether a slot that holds so many tokens can go back to the first ``length``."""
+        if length >= held or self._memory == "dense":
+            return True
+        # What stood in the window at ``length`` has left it since.
+        return self._memory == "sliding" and held <= _WINDOW
 
     def reset(self) -> None:
         """See ``Backend``."""

@@ -286,11 +286,8 @@ class EngineLoop:
                 lost.update(self._backend.kv_layout(move.layout, move.moves))
             elif not self._place(move[1]):
                 lost.add(move[1].slot)
-        for sequence in self._scheduler.running if lost else ():
-            if sequence.slot in lost:
-                self._cache.truncate(sequence.slot, 0)
-                sequence.computed = 0
-                sequence.draft = []
+        if lost:
+            self._scheduler.lose(lost)
 
     def _move_out(self, move: MoveOut) -> None:
         if move.kept.key is not None:

@@ -108,6 +108,22 @@ class Scheduler:
             self._cache.release(sequence.slot)
             sequence.slot = NO_SLOT
 
+    def lose(self, slots: set[int]) -> None:
+        """What these slots should hold after the last plan's moves is gone: they hold nothing. Their tokens are
+        computed again, and count as computed, not as found.
+        """
+        for sequence in self.running:
+            if sequence.slot not in slots:
+                continue
+            self._cache.truncate(sequence.slot, 0)
+            sequence.computed = 0
+            sequence.draft = []
+            if sequence.cached_tokens and not sequence.generated:
+                if sequence.admitted is None:
+                    # It has come with this plan. Later, the counters have been read, and never fall.
+                    self.counters.prefix_hits -= sequence.cached_tokens
+                sequence.cached_tokens = 0
+
     def again(self) -> bool:
         """Whether the last plan's chunks are the coming step's too, with nothing to move: ``plan`` would give the same.
 

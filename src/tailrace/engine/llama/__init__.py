@@ -8,6 +8,9 @@ step is computed.
 
 from __future__ import annotations
 
+import atexit
+import sys
+
 from tailrace.engine.kernels.force import put_in_force
 from tailrace.machine.spinning import let_spin
 
@@ -19,5 +22,11 @@ put_in_force()
 from tailrace.engine.llama.backend import LlamaBackend  # noqa: E402
 from tailrace.engine.llama.library import LogSink, Progress  # noqa: E402
 from tailrace.engine.llama.options import LlamaOptions  # noqa: E402
+
+# The binding opens /dev/null twice when it is imported, for calls that aren't used here, and never closes it.
+for _name in ("outnull_file", "errnull_file"):
+    _file = getattr(sys.modules.get("llama_cpp._utils"), _name, None)
+    if _file is not None:
+        atexit.register(_file.close)
 
 __all__ = ["LlamaBackend", "LlamaOptions", "LogSink", "Progress"]

@@ -1,0 +1,44 @@
+"""Models of every kind of memory in llama.cpp itself: what is reported of their prompts is what was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from accounts import REPLY, Account
+from architectures import ARCHITECTURES, tiny_model
+from tailrace.engine.llama.backend import LlamaBackend
+from tailrace.engine.load import load_llama
+from tailrace.settings import Settings
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def kind(request: pytest.FixtureRequest) -> str:
+    assert isinstance(request.param, str)
+    return request.param
+
+
+@pytest.fixture
+def backend(kind: str, tmp_path: Path) -> Iterator[LlamaBackend]:
+    backend = load_llama(tiny_model(kind, tmp_path), Settings(ctx=1024, parallel=4, threads=1))
+    yield backend
+    backend.close()
+
+
+def test_usage_and_metrics_are_what_was_computed(backend: LlamaBackend, kind: str) -> None:
+    assert backend.info.architecture == ARCHITECTURES[kind]
+    account = Account(backend)
+    first = [1, *(3 + place % 200 for place in range(300))]
+    other = [*first[:250], *range(5, 60)]
+    account.ask(first)
+    (again,) = account.ask(first)
+    (branch,) = account.ask(other)
+    (whole,) = account.ask([*first, *account.said[0], 9, 8, 7])
+    account.ask(*([*first[:200], *range(10 + turn, 60)] for turn in range(4)))
+    if kind in ("dense", "sliding"):
+        assert (again, branch, whole) == (len(first) - 1, 250, len(first) + REPLY - 1)
+    else:
+        # A state of all tokens can go on, and can't go back.
+        assert (again, branch) == (0, 0)

@@ -1,0 +1,75 @@
+"""Holds what an engine loop reports of prompts against what its backend has computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tailrace.engine.backend import Backend, Logits
+from tailrace.engine.fake import FakeBackend
+from tailrace.engine.intake import prepare
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.messages import Beat, Sampling, Submit
+
+#: Tokens of each reply.
+REPLY = 8
+
+
+class Account:
+    """Asks prompts of a backend, one after the other or several at once."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.computed = 0
+        self.said: dict[int, list[int]] = {}
+        self._backend = backend
+        # Its ``decode_next`` is a ``decode`` where there is no model.
+        for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_next"):
+            setattr(backend, name, self._counting(getattr(backend, name)))
+        self._loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=4000)
+
+    def _counting(self, decode: Callable[..., Logits]) -> Callable[..., Logits]:
+        def counted(tokens: list[int], *others: Any) -> Logits:
+            self.computed += len(tokens)
+            return decode(tokens, *others)
+
+        return counted
+
+    def ask(self, *prompts: list[int]) -> list[int]:
+        """How many tokens of each were cached, as its usage says. Fails where usage, metrics and what was computed
+        differ.
+        """
+        before, computed, first = self._loop.beat(), self.computed, len(self.said)
+        for prompt in prompts:
+            submit = Submit(
+                id=len(self.said),
+                prompt=list(prompt),
+                max_tokens=REPLY,
+                ignore_eos=True,
+                sampling=Sampling(temperature=0.0),
+            )
+            sequence = prepare(self._backend, submit)
+            assert isinstance(sequence, Sequence)
+            self._loop.inbox.put(sequence)
+            self.said[submit.id] = []
+        cached: dict[int, int] = {}
+        while not self._loop.idle:
+            self._loop.take()
+            step = self._loop.step()
+            if step is not None:
+                cached.update({started.id: started.cached_tokens for started in step.started})
+                for identity, token in zip(step.ids, step.tokens, strict=True):
+                    self.said[identity].append(token)
+        found = [cached[identity] for identity in range(first, len(self.said))]
+        _check(before, self._loop.beat(), prompts, found, self.computed - computed)
+        return found
+
+
+def _check(before: Beat, after: Beat, prompts: tuple[list[int], ...], cached: list[int], computed: int) -> None:
+    asked = sum(map(len, prompts))
+    assert after.prefix_queries - before.prefix_queries == asked
+    assert after.prefix_hits - before.prefix_hits == sum(cached)
+    # A prompt's last token is computed for the reply's first, and the reply's last isn't computed.
+    assert after.prefill_tokens - before.prefill_tokens == asked - sum(cached) - len(prompts)
+    assert after.decode_tokens - before.decode_tokens == REPLY * len(prompts)
+    assert computed == asked - sum(cached) + (REPLY - 1) * len(prompts)
