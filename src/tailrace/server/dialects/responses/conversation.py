@@ -13,6 +13,7 @@ import msgspec
 from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.server.custom_tools import custom_arguments
+from tailrace.server.dialects.responses.hosted import HostedCall, HostedResult, hosted, is_hosted
 from tailrace.server.dialects.responses.items import (
     CallItem,
     CallOutputItem,
@@ -72,28 +73,43 @@ def conversation(instructions: str | None, items: Sequence[tuple[Item, str]]) ->
             made.add(turn, place)
         return turn
 
+    def call(place: str, identity: str, name: str, arguments: Any) -> None:
+        function = {"name": name, "arguments": read_arguments(arguments)}
+        made_call = {"id": identity, "type": "function", "function": function}
+        of_model(place, fresh=False).setdefault("tool_calls", []).append(made_call)
+
+    def result(place: str, identity: str, said: str) -> None:
+        nonlocal turn
+        turn = None
+        made.add({"role": "tool", "tool_call_id": identity, "content": said}, place)
+
     for item, place in items:
+        if is_hosted(item):
+            told = hosted(item)
+            if isinstance(told, HostedCall):
+                call(place, told.call_id, told.name, told.arguments)
+                if told.result is not None:
+                    result(place, told.call_id, told.result)
+            elif isinstance(told, HostedResult):
+                result(place, told.call_id, told.text)
+            continue
         known = read(item, place)
         if isinstance(known, ReasoningItem):
+            if not known.text:
+                continue  # Another server's, which only that one can read.
             thinking = of_model(place, fresh=turn is not None and bool(turn["content"] or "tool_calls" in turn))
             thinking["reasoning_content"] = thinking.get("reasoning_content", "") + known.text
         elif isinstance(known, MessageItem) and known.role == "assistant":
             said = text(known.content, f"{place}.content")
             of_model(place, fresh=turn is not None and bool(turn["content"] or "tool_calls" in turn))["content"] = said
-        elif isinstance(known, CallItem | CustomCallItem):
-            of_model(place, fresh=False).setdefault("tool_calls", []).append(_call(known))
+        elif isinstance(known, CallItem):
+            call(place, known.call_id, model_name(known.name, known.namespace), known.arguments)
+        elif isinstance(known, CustomCallItem):
+            call(place, known.call_id, model_name(known.name, known.namespace), custom_arguments(known.input))
+        elif isinstance(known, CallOutputItem):
+            result(place, known.call_id, text(known.output, f"{place}.output"))
         else:
             turn = None
-            if isinstance(known, CallOutputItem):
-                given = text(known.output, f"{place}.output")
-                made.add({"role": "tool", "tool_call_id": known.call_id, "content": given}, place)
-            else:
-                assert isinstance(known, MessageItem), "references are resolved before"
-                made.add({"role": known.role, "content": text(known.content, f"{place}.content")}, place)
+            assert isinstance(known, MessageItem), "references are resolved before"
+            made.add({"role": known.role, "content": text(known.content, f"{place}.content")}, place)
     return made
-
-
-def _call(call: CallItem | CustomCallItem) -> dict[str, Any]:
-    name = model_name(call.name, call.namespace)
-    arguments = custom_arguments(call.input) if isinstance(call, CustomCallItem) else read_arguments(call.arguments)
-    return {"id": call.call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

@@ -107,6 +107,7 @@ _PREFIXES = {
     "function_call_output": "fco",
     "custom_tool_call_output": "ctco",
     "reasoning": "rs",
+    "conversation": "conv",
 }
 
 
@@ -156,7 +157,7 @@ def shown(value: object) -> str:
 
 
 def new_id(name: str) -> str:
-    """A new id for an item of that type, or ``resp`` for a response: nobody guesses it."""
+    """A new id for an item of that type, or for a response (``resp``) or a conversation; it can't be guessed."""
     return f"{_PREFIXES.get(name, name)}_{secrets.token_hex(24)}"
 
 
@@ -164,6 +165,40 @@ def stored(item: Item) -> Item:
     """The item as it is kept and listed: with a type and an id."""
     name = str(kind(item))
     return {**item, "id": item.get("id") or new_id(name), "type": name}
+
+
+def listed(item: Item) -> Item:
+    """A kept item in the form in which the API lists items, whatever form it was sent in: text in parts, a status."""
+    name = kind(item)
+    whole = {key: value for key, value in item.items() if value is not None}
+    whole |= {"type": name, "status": whole.get("status") or "completed"}
+    if name == "message":
+        of_model = item.get("role") == "assistant"
+        whole["content"] = _parts(item.get("content"), "output_text" if of_model else "input_text")
+    elif name == "reasoning":
+        whole |= {"summary": item.get("summary") or []}
+    elif name == "function_call":
+        arguments = item.get("arguments")
+        whole["arguments"] = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
+    elif name in ("function_call_output", "custom_tool_call_output"):
+        output = item.get("output")
+        whole["output"] = output or "" if isinstance(output, str | None) else _parts(output, "input_text")
+    elif name in ("additional_tools", "mcp_approval_request", "mcp_approval_response", "mcp_list_tools"):
+        del whole["status"]
+    return whole
+
+
+def _parts(content: Any, kind: str) -> list[dict[str, Any]]:
+    """A content as parts, of which those of text are of ``kind``."""
+    given = [{"text": content}] if isinstance(content, str) else content or []
+    parts = []
+    for part in given:
+        if part.get("type", "text") in ("text", "input_text", "output_text"):
+            part = {**part, "type": kind}
+            if kind == "output_text":
+                part = {"annotations": [], "logprobs": [], **part}
+        parts.append(part)
+    return parts
 
 
 def conceal(thought: str) -> str:

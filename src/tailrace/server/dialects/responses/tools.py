@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -84,9 +84,16 @@ def model_name(name: str, namespace: str | None) -> str:
     return name if namespace is None else f"{namespace}__{name}"
 
 
-def toolset(given: list[dict[str, Any]] | None, choice: str | dict[str, Any] | None) -> Toolset:
-    """The request's tools. Raises InvalidRequest."""
-    tools: dict[str, Tool] = {}
+def toolset(
+    given: list[dict[str, Any]] | None,
+    choice: str | dict[str, Any] | None,
+    brought: Sequence[tuple[Any, str]] = (),
+) -> Toolset:
+    """The request's tools, and those ``brought`` by its items, each with its place: of two with the same name the last
+    counts, and tools that only another server can run are left out. Raises InvalidRequest.
+    """
+    tools = _brought(brought)
+    names = set(tools)
     listed: list[dict[str, Any]] = []
     searches: list[int] = []
     for index, tool in enumerate(given or ()):
@@ -97,9 +104,9 @@ def toolset(given: list[dict[str, Any]] | None, choice: str | dict[str, Any] | N
         if tool.get("type") == "namespace":
             namespace = convert(tool, Namespace, path)
             for number, inner in enumerate(namespace.tools):
-                _add(tools, inner, namespace.name, f"{path}.tools[{number}]")
+                _add(tools, inner, namespace.name, f"{path}.tools[{number}]", replaced=names)
         else:
-            _add(tools, tool, None, path)
+            _add(tools, tool, None, path, replaced=names)
         listed.append(_listed(tool))
     if searches and not tools:
         raise _unsupported(f"tools[{searches[0]}].type", given[searches[0]]["type"] if given else "")
@@ -107,7 +114,27 @@ def toolset(given: list[dict[str, Any]] | None, choice: str | dict[str, Any] | N
     return Toolset(tools, listed, mode, only, allowed)
 
 
-def _add(tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, path: str) -> None:
+def _brought(given: Sequence[tuple[Any, str]]) -> dict[str, Tool]:
+    tools: dict[str, Tool] = {}
+    for tool, path in given:
+        if not isinstance(tool, dict):
+            raise InvalidRequest(f"'{path}' has to be an object.", param=path)
+        name: str | None = None
+        inner = [(tool, path)]
+        if tool.get("type") == "namespace":
+            namespace = convert(tool, Namespace, path)
+            name = namespace.name
+            inner = [(one, f"{path}.tools[{number}]") for number, one in enumerate(namespace.tools)]
+        for one, place in inner:
+            if one.get("type") in ("function", "custom"):
+                _add(tools, one, name, place, replaced={*tools})
+    return tools
+
+
+def _add(
+    tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, path: str, *, replaced: set[str]
+) -> None:
+    """Put the tool among ``tools``, where only one of the names ``replaced`` may be there already."""
     kind = given.get("type")
     if kind == "function":
         function = convert(given, FunctionTool, path)
@@ -122,8 +149,9 @@ def _add(tools: dict[str, Tool], given: dict[str, Any], namespace: str | None, p
         made = Tool(custom.name, namespace, True, _custom_function(name, custom))
     else:
         raise _unsupported(f"{path}.type", kind)
-    if name in tools:
+    if name in tools and name not in replaced:
         raise InvalidRequest(f"'{path}.name': there are two tools of the name {shown(name)}.", param=f"{path}.name")
+    replaced.discard(name)
     tools[name] = made
 
 
