@@ -9,8 +9,9 @@ import pytest
 
 from tailrace.server.dialects.responses.background import Background
 from tailrace.server.dialects.responses.body import ResponseHead
-from tailrace.server.dialects.responses.output import Output
+from tailrace.server.dialects.responses.recording import Recording
 from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.events import Finish, Listener, TextDelta, Usage
 from tailrace.server.generate import Generation
@@ -36,14 +37,19 @@ class Fake:
 def begin(background: Background, ended: list[dict[str, Any]]) -> tuple[str, Fake]:
     head = ResponseHead(ResponsesRequest(input="x"), Toolset(), "m", stored=True)
     generation = Fake()
-    output = Output(Toolset(), summary=False, encrypted=False)
-    background.begin(head, cast(Generation, generation), output, ended.append)
+    stream = ResponsesStream(head, Toolset(), summary=False, encrypted=False, comments=False, ended=ended.append)
+    background.begin(head.id, cast(Generation, generation), stream)
     return head.id, generation
+
+
+def made() -> tuple[Background, dict[str, Recording]]:
+    recorded: dict[str, Recording] = {}
+    return Background(recorded.__setitem__), recorded
 
 
 def test_each_end() -> None:
     async def scenario() -> None:
-        background, ended = Background(), list[dict[str, Any]]()
+        (background, recorded), ended = made(), list[dict[str, Any]]()
         identity, generation = begin(background, ended)
         for event in (TextDelta(0, "a"), Finish(0, "stop"), Usage(1, 2, 0)):
             generation.listener.tell(event)
@@ -60,13 +66,16 @@ def test_each_end() -> None:
             (cancelled, "cancelled"),
             (stopped, "cancelled"),
         ]
+        assert list(recorded) == [identity, cancelled, stopped]
+        assert all(recording.over for recording in recorded.values())
+        assert b"response.completed" in recorded[identity].pieces[-1]
 
     asyncio.run(scenario())
 
 
 def test_a_defect_fails_the_response_and_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     async def scenario() -> None:
-        background, ended = Background(), list[dict[str, Any]]()
+        (background, _), ended = made(), list[dict[str, Any]]()
         identity, generation = begin(background, ended)
         generation.done.set_exception(ZeroDivisionError("here"))
         await background.cancel(identity)
@@ -82,7 +91,7 @@ def test_no_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("tailrace.server.dialects.responses.background.MOST", 2)
 
     async def scenario() -> None:
-        background, ended = Background(), list[dict[str, Any]]()
+        (background, _), ended = made(), list[dict[str, Any]]()
         full = [background.full]
         first, _ = begin(background, ended)
         full.append(background.full)

@@ -6,16 +6,18 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 #: Seconds to wait for another server that uses the file.
 _PATIENCE = 30.0
 
 
-def open_database(file: Path, schema: str, version: int) -> sqlite3.Connection:
-    """The database in ``file``, made with ``schema`` where it isn't there yet.
+def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
+    """The database in ``file``, brought up to date: each of ``changes`` makes a version out of the one before, the first of
+    them out of nothing.
 
-    Raises OSError, or sqlite3.Error, also for another ``version``.
+    Raises OSError, or sqlite3.Error, also for a version that is newer.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # An existing file isn't opened here: closing it would give back the locks that this process has on it.
@@ -30,13 +32,14 @@ def open_database(file: Path, schema: str, version: int) -> sqlite3.Connection:
     connection.isolation_level = None
     connection.execute("BEGIN IMMEDIATE")
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found == 0:
-        for statement in schema.split(";"):
+    for change in changes[found:]:
+        for statement in change.split(";"):
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {version}")
+    if found < len(changes):
+        connection.execute(f"PRAGMA user_version = {len(changes)}")
     connection.execute("COMMIT")
     connection.isolation_level = "IMMEDIATE"
-    if found not in (0, version):
+    if found > len(changes):
         connection.close()
         raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
     return connection

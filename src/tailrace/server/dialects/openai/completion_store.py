@@ -23,7 +23,6 @@ from tailrace.server.sqlite import bytes_used, open_database
 
 T = TypeVar("T")
 
-_VERSION = 1
 _SCHEMA = """
 CREATE TABLE completions (
     id TEXT PRIMARY KEY,
@@ -101,7 +100,7 @@ class _Database:
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
-            self._opened = open_database(self._file, _SCHEMA, _VERSION)
+            self._opened = open_database(self._file, (_SCHEMA,))
         return self._opened
 
     def put(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from tailrace.errors import InternalError
-from tailrace.server.dialects.responses.body import ResponseHead
-from tailrace.server.dialects.responses.output import Output
+from tailrace.server.dialects.responses.recording import Recorder, Recording
+from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.events import Failure
 from tailrace.server.generate import Generation
 
-#: So many may run or wait at the same time: nobody else bounds what clients leave behind.
+#: So many may run or wait at the same time: nothing else bounds what clients leave behind.
 MOST = 256
 
 
 class _Running(NamedTuple):
     generation: Generation
     task: asyncio.Task[None]
+    recording: Recording
     over: Callable[[], None]
 
 
 class Background:
-    """Those that run."""
+    """Those that run. ``recorded`` is called with each one's id and events once it is over, after the stream has
+    reported its end.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: Callable[[str, Recording], None]) -> None:
+        self._recorded = recorded
         self._running: dict[str, _Running] = {}
 
     @property
@@ -35,41 +39,41 @@ class Background:
         """Whether no more may begin."""
         return len(self._running) >= MOST
 
-    def begin(
-        self, head: ResponseHead, generation: Generation, output: Output, ended: Callable[[dict[str, Any]], None]
-    ) -> None:
-        """Let it run. ``ended`` is told the response, once."""
-        generation.listen(output)
+    def begin(self, identity: str, generation: Generation, stream: ResponsesStream) -> Recording:
+        """Let it run; its events as they come."""
+        recorder = Recorder(stream)
+        generation.listen(recorder)
 
         def over() -> None:
-            if self._running.pop(head.id, None) is not None:
-                ended(finished_body(head, output))
+            if self._running.pop(identity, None) is not None:
+                recorder.close()
+                self._recorded(identity, recorder.recording)
 
         def done(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (defect := task.exception()) is not None:
                 structlog.get_logger().error("a response in the background hit a defect", exc_info=defect)
-                output.tell(Failure(InternalError("The server hit a defect of its own; its log has the details.")))
+                recorder.tell(Failure(InternalError("The server hit a defect of its own; its log has the details.")))
             over()
 
         task = asyncio.create_task(generation.finished())
-        self._running[head.id] = _Running(generation, task, over)
+        self._running[identity] = _Running(generation, task, recorder.recording, over)
         task.add_done_callback(done)
+        return recorder.recording
+
+    def recording(self, identity: str) -> Recording | None:
+        """The events of one that runs."""
+        running = self._running.get(identity)
+        return None if running is None else running.recording
 
     async def cancel(self, identity: str) -> None:
-        """Stop it, if it runs, and return when ``ended`` has been told."""
+        """Stop it, if it runs, and return when its end has been reported."""
         if (running := self._running.get(identity)) is not None:
             running.generation.cancel()
             await asyncio.wait([running.task])
             running.over()
 
     def stop(self) -> None:
-        """Cancel them all; ``ended`` has been told of each when this returns."""
+        """Cancel them all; the end of each has been reported when this returns."""
         for running in list(self._running.values()):
             running.generation.cancel()
             running.over()
-
-
-def finished_body(head: ResponseHead, output: Output) -> dict[str, Any]:
-    """The response that has become of it; one without an end of its own was cancelled."""
-    status = "cancelled" if output.status == "in_progress" else output.status
-    return head.body(status, output.items(), output.usage, output.error)

@@ -38,12 +38,13 @@ def _silent(kind: str, fields: dict[str, Any]) -> None:
 class MessageOutput:
     """A message that is being written."""
 
-    def __init__(self, emit: Emit, index: int) -> None:
-        self.id = new_id("message")
+    def __init__(self, emit: Emit, index: int, *, identity: str | None = None) -> None:
+        """``identity``: the item's id; None is a new one."""
+        self.id = identity or new_id("message")
         self.texts: list[str] = []
         self._emit = emit
         self._index = index
-        self._logprobs: list[dict[str, Any]] = []
+        self.logprobs: list[dict[str, Any]] = []
         self._place = {"item_id": self.id, "output_index": index, "content_index": 0}
         emit("response.output_item.added", {"output_index": index, "item": self._item("in_progress", [])})
         emit("response.content_part.added", {**self._place, "part": self._part()})
@@ -52,7 +53,7 @@ class MessageOutput:
         """More of its text."""
         self.texts.append(text)
         told = [logprob_object(entry) for entry in logprobs or ()]
-        self._logprobs += told
+        self.logprobs += told
         self._emit("response.output_text.delta", {**self._place, "delta": text, "logprobs": told})
 
     def before_text(self) -> bytes:
@@ -65,7 +66,7 @@ class MessageOutput:
         """No more comes."""
         part = self._part()
         item = self._item(status, [part])
-        done = {**self._place, "text": part["text"], "logprobs": self._logprobs}
+        done = {**self._place, "text": part["text"], "logprobs": self.logprobs}
         self._emit("response.output_text.done", done)
         self._emit("response.content_part.done", {**self._place, "part": part})
         self._emit("response.output_item.done", {"output_index": self._index, "item": item})
@@ -73,22 +74,23 @@ class MessageOutput:
 
     def _part(self) -> dict[str, Any]:
         text = "".join(self.texts)
-        return {"type": "output_text", "annotations": [], "logprobs": self._logprobs, "text": text}
+        return {"type": "output_text", "annotations": [], "logprobs": self.logprobs, "text": text}
 
     def _item(self, status: str, content: list[dict[str, Any]]) -> Item:
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-class _ThoughtOutput:
+class ThoughtOutput:
     """A thought, told as text or, where a summary was asked for, as that: it is the whole thought all the same."""
 
-    def __init__(self, emit: Emit, index: int, *, summary: bool, encrypted: bool) -> None:
+    def __init__(self, emit: Emit, index: int, *, summary: bool, encrypted: bool, identity: str | None = None) -> None:
+        """``identity`` as for ``MessageOutput``."""
         self._emit = emit
         self._index = index
         self._summary = summary
         self._encrypted = encrypted
         self._texts: list[str] = []
-        self._id = new_id("reasoning")
+        self._id = identity or new_id("reasoning")
         self._place = {
             "item_id": self._id,
             "output_index": index,
@@ -127,16 +129,19 @@ class _ThoughtOutput:
         return item
 
 
-class _CallOutput:
+class CallOutput:
     """A call of a function, or of a custom tool: whose input is known when the arguments are whole."""
 
-    def __init__(self, emit: Emit, index: int, call_id: str, name: str, tool: Tool | None) -> None:
+    def __init__(
+        self, emit: Emit, index: int, call_id: str, name: str, tool: Tool | None, *, identity: str | None = None
+    ) -> None:
+        """``identity`` as for ``MessageOutput``."""
         self._emit = emit
         self._index = index
         self._custom = tool is not None and tool.custom
         self._arguments: list[str] = []
         kind = "custom_tool_call" if self._custom else "function_call"
-        self._item: Item = {"id": new_id(kind), "type": kind, "status": "in_progress", "call_id": call_id}
+        self._item: Item = {"id": identity or new_id(kind), "type": kind, "status": "in_progress", "call_id": call_id}
         self._item["name"] = name if tool is None else tool.name
         if tool is not None and tool.namespace is not None:
             self._item["namespace"] = tool.namespace
@@ -182,7 +187,7 @@ class Output:
         self._encrypted = encrypted
         self._emit = emit
         self._items: list[Item] = []
-        self._open: MessageOutput | _ThoughtOutput | _CallOutput | None = None
+        self._open: MessageOutput | ThoughtOutput | CallOutput | None = None
         self._cut = False  #: the limit of tokens has ended it
 
     def items(self) -> list[Item]:
@@ -220,18 +225,18 @@ class Output:
             self._open = self.message = MessageOutput(self._emit, len(self._items))
         return self.message
 
-    def _thought(self) -> _ThoughtOutput:
-        if not isinstance(self._open, _ThoughtOutput):
+    def _thought(self) -> ThoughtOutput:
+        if not isinstance(self._open, ThoughtOutput):
             self._close("completed")
-            self._open = _ThoughtOutput(self._emit, len(self._items), summary=self._summary, encrypted=self._encrypted)
+            self._open = ThoughtOutput(self._emit, len(self._items), summary=self._summary, encrypted=self._encrypted)
         return self._open
 
     def _call(self, event: ToolCallDelta) -> None:
         if event.id is not None and event.name is not None:
             self._close("completed")
             tool = self._tools.tools.get(event.name)
-            self._open = _CallOutput(self._emit, len(self._items), event.id, event.name, tool)
-        assert isinstance(self._open, _CallOutput), "a call begins with its name"
+            self._open = CallOutput(self._emit, len(self._items), event.id, event.name, tool)
+        assert isinstance(self._open, CallOutput), "a call begins with its name"
         self._open.delta(event.arguments)
 
     def _close(self, status: str) -> None:

@@ -1,4 +1,4 @@
-"""Responses that are kept, in SQLite: what later requests build on, and what clients look up.
+"""Responses and conversations that are kept, in SQLite: what later requests build on, and what clients look up.
 
 One thread of its own does all of it, in order, so the event loop never waits for the disk and a response that was put
 is there for whoever asks next. The file is opened when it is needed first. It holds what people wrote: this user alone
@@ -13,21 +13,28 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.folders import state_folder
-from tailrace.server.dialects.responses.items import Item, shown
+from tailrace.server.dialects.responses.conversation_store import (
+    ConversationStore,
+    ConversationTables,
+    delete_conversation,
+)
+from tailrace.server.dialects.responses.items import Item, listed, shown
 from tailrace.server.dialects.responses.lease import Lease
+from tailrace.server.dialects.responses.page import Order, Page, page
 from tailrace.server.sqlite import bytes_used, open_database
 
 T = TypeVar("T")
 
-_VERSION = 1
-_SCHEMA = """
+#: What makes each version of the file out of the one before.
+_CHANGES = (
+    """
 CREATE TABLE responses (
     id TEXT PRIMARY KEY,
     previous TEXT,
@@ -45,20 +52,33 @@ CREATE TABLE items (
     PRIMARY KEY (response, output, position)
 ) WITHOUT ROWID;
 CREATE INDEX items_id ON items (id) WHERE output;
-"""
+""",
+    """
+CREATE TABLE events (
+    response TEXT PRIMARY KEY,
+    body BLOB NOT NULL  -- of one that was made in the background, as it was streamed
+) WITHOUT ROWID;
+CREATE TABLE conversations (
+    id TEXT PRIMARY KEY,
+    created INTEGER NOT NULL,
+    used REAL NOT NULL,
+    metadata BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX conversations_used ON conversations (used);
+CREATE TABLE conversation_items (
+    conversation TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (conversation, position)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX conversation_items_id ON conversation_items (conversation, id);
+""",
+)
 #: A conversation of more responses than these isn't followed to its beginning.
 _LONGEST_CHAIN = 10_000
 #: Responses that are dropped at a time when there is no more room.
 _DROPPED = 16
-
-Order = Literal["asc", "desc"]
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Some of a response's input items, and whether there are more."""
-
-    items: list[Item]
-    more: bool
 
 
 def default_file() -> Path:
@@ -75,6 +95,7 @@ class ResponseStore:
         self._database = _Database(file, most_bytes=megabytes * 1_000_000, most_seconds=days * 86_400)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
         self._log = structlog.get_logger()
+        self.conversations = ConversationStore(self._run, self._append, lambda: self._database.conversations)
 
     def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
         """Keep a response, in place of an older state of it. Returns at once; whoever asks later sees it. A failure is
@@ -102,15 +123,26 @@ class ResponseStore:
         """Those of these items that responses have put out."""
         return await self._run(lambda: self._database.outputs(identities))
 
+    def put_events(self, identity: str, events: bytes) -> None:
+        """Keep the events of a response that was put before. Returns at once, as ``put`` does."""
+        self._thread.submit(self._database.put_events, identity, events).add_done_callback(self._put)
+
+    async def events(self, identity: str) -> bytes | None:
+        """The response's events, where they were kept."""
+        return await self._run(lambda: self._database.events(identity))
+
     def close(self) -> None:
         """Finish what was begun."""
         self._thread.submit(self._database.close)
         self._thread.shutdown()
 
+    def _append(self, work: Callable[[], object]) -> None:
+        self._thread.submit(work).add_done_callback(self._put)
+
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _put(self, done: Future[None]) -> None:
+    def _put(self, done: Future[Any]) -> None:
         if (error := done.exception()) is not None:
             self._log.error("a response couldn't be kept", error=str(error))
 
@@ -128,7 +160,7 @@ class _Database:
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
-            self._opened = open_database(self._file, _SCHEMA, _VERSION)
+            self._opened = open_database(self._file, _CHANGES)
         return self._opened
 
     @property
@@ -154,6 +186,20 @@ class _Database:
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
         self._make_room()
 
+    def put_events(self, identity: str, events: bytes) -> None:
+        with self._connection as connection:
+            connection.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (identity, events))
+        self._make_room()
+
+    def events(self, identity: str) -> bytes | None:
+        row = self._connection.execute("SELECT body FROM events WHERE response = ?", (identity,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    @property
+    def conversations(self) -> ConversationTables:
+        """The conversations, within the same bounds."""
+        return ConversationTables(self._connection, self._make_room)
+
     def get(self, identity: str) -> dict[str, Any]:
         with self._connection as connection:
             row = connection.execute("SELECT body, owner FROM responses WHERE id = ?", (identity,)).fetchone()
@@ -177,12 +223,7 @@ class _Database:
         items = self._items(identity, output=False)
         if order == "desc":
             items.reverse()
-        if after is not None:
-            ids = [item["id"] for item in items]
-            if after not in ids:
-                raise InvalidRequest(f"'after': the response has no input item {shown(after)}.", param="after")
-            items = items[ids.index(after) + 1 :]
-        return Page(items[:limit], len(items) > limit)
+        return page([listed(item) for item in items], after, limit)
 
     def conversation(self, identity: str) -> list[Item]:
         chain: list[str] = []
@@ -238,22 +279,29 @@ class _Database:
 
     def _delete(self, identity: str) -> bool:
         self._connection.execute("DELETE FROM items WHERE response = ?", (identity,))
+        self._connection.execute("DELETE FROM events WHERE response = ?", (identity,))
         return self._connection.execute("DELETE FROM responses WHERE id = ?", (identity,)).rowcount > 0
 
     def _make_room(self) -> None:
         with self._connection as connection:
-            old = "SELECT id FROM responses WHERE used < ?"
+            kept = "SELECT id, used FROM responses UNION ALL SELECT id, used FROM conversations"
+            old = f"SELECT id FROM ({kept}) WHERE used < ?"
             for (identity,) in connection.execute(old, (time.time() - self._most_seconds,)).fetchall():
-                self._delete(identity)
+                self._drop(identity)
             while self._bytes() > self._most_bytes:
-                query = "SELECT id FROM responses ORDER BY used LIMIT ?"
+                query = f"SELECT id FROM ({kept}) ORDER BY used LIMIT ?"
                 oldest = connection.execute(query, (_DROPPED,)).fetchall()
                 if not oldest:
                     return
                 for (identity,) in oldest:
-                    self._delete(identity)
+                    self._drop(identity)
                     if self._bytes() <= self._most_bytes:
                         return
+
+    def _drop(self, identity: str) -> None:
+        """Forget a response or a conversation."""
+        if not self._delete(identity):
+            delete_conversation(self._connection, identity)
 
     def _bytes(self) -> int:
         return bytes_used(self._connection)

@@ -1,0 +1,153 @@
+"""The routes of ``/v1/conversations``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailrace.errors import InvalidRequest, NotFound
+from tailrace.server.decode import decode
+from tailrace.server.dialects.responses.conversation_store import ConversationStore
+from tailrace.server.dialects.responses.hosted import is_hosted
+from tailrace.server.dialects.responses.items import Item, ReferenceItem, read, shown, stored
+from tailrace.server.dialects.responses.page import Page
+from tailrace.server.dialects.responses.query import InputItemsQuery
+from tailrace.server.dialects.responses.request import Metadata
+from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
+from tailrace.server.respond import json_response
+from tailrace.server.server import Server
+
+_LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
+_WRITE_ERRORS = GENERATION_ERRORS - {503}
+
+#: So many items come in one request, as the API's reference has it.
+_Items = Annotated[list[dict[str, Any]], Meta(max_length=20)]
+
+
+class ConversationRequest(msgspec.Struct):
+    """The body of ``POST /v1/conversations``."""
+
+    items: _Items | None = None
+    metadata: Metadata | None = None
+
+
+class ConversationUpdate(msgspec.Struct):
+    """The body of ``POST /v1/conversations/{id}``."""
+
+    metadata: Metadata | None = None
+
+
+class ItemsRequest(msgspec.Struct):
+    """The body of ``POST /v1/conversations/{id}/items``."""
+
+    items: _Items
+
+
+_create = msgspec.json.Decoder(ConversationRequest)
+_update = msgspec.json.Decoder(ConversationUpdate)
+_add = msgspec.json.Decoder(ItemsRequest)
+
+
+def conversation_routes(server: Server, store: ConversationStore | None) -> list[Endpoint]:
+    """The routes, answered from ``store``; None keeps nothing."""
+    answers = _Conversations(server, store)
+    one = "/conversations/{id}"
+    item = f"{one}/items/{{item}}"
+    return [
+        Endpoint(
+            "POST",
+            "/conversations",
+            answers.create,
+            "A new conversation",
+            body=ConversationRequest,
+            statuses=_WRITE_ERRORS,
+        ),
+        Endpoint("GET", one, answers.get, "A conversation", statuses=_LOOKUP_ERRORS),
+        Endpoint(
+            "POST",
+            one,
+            answers.update,
+            "Replace a conversation's metadata",
+            body=ConversationUpdate,
+            statuses=_WRITE_ERRORS,
+        ),
+        Endpoint("DELETE", one, answers.delete, "Forget a conversation", statuses=_LOOKUP_ERRORS),
+        Endpoint(
+            "GET",
+            f"{one}/items",
+            answers.items,
+            "A conversation's items",
+            query=InputItemsQuery,
+            statuses=_LOOKUP_ERRORS,
+        ),
+        Endpoint(
+            "POST",
+            f"{one}/items",
+            answers.add,
+            "Add items to a conversation",
+            body=ItemsRequest,
+            statuses=_WRITE_ERRORS,
+        ),
+        Endpoint("GET", item, answers.item, "One item of a conversation", statuses=_LOOKUP_ERRORS),
+        Endpoint("DELETE", item, answers.remove, "Remove an item from a conversation", statuses=_LOOKUP_ERRORS),
+    ]
+
+
+class _Conversations:
+    def __init__(self, server: Server, store: ConversationStore | None) -> None:
+        self._server = server
+        self._store = store
+
+    async def create(self, request: Request) -> Response:
+        asked = decode(await self._server.body(request), _create)
+        return json_response(await self._kept().create(_checked(asked.items or []), asked.metadata or {}))
+
+    async def get(self, request: Request) -> Response:
+        return json_response(await self._kept().get(request.path_params["id"]))
+
+    async def update(self, request: Request) -> Response:
+        asked = decode(await self._server.body(request), _update)
+        return json_response(await self._kept().update(request.path_params["id"], asked.metadata or {}))
+
+    async def delete(self, request: Request) -> Response:
+        identity = request.path_params["id"]
+        await self._kept().delete(identity)
+        return json_response({"id": identity, "object": "conversation.deleted", "deleted": True})
+
+    async def items(self, request: Request) -> Response:
+        query = InputItemsQuery.read(request)
+        page = await self._kept().page(
+            request.path_params["id"], after=query.after, limit=query.limit or 20, order=query.order or "desc"
+        )
+        return json_response(page.body())
+
+    async def add(self, request: Request) -> Response:
+        asked = decode(await self._server.body(request), _add)
+        added = await self._kept().add(request.path_params["id"], _checked(asked.items))
+        return json_response(Page(added, more=False).body())
+
+    async def item(self, request: Request) -> Response:
+        path = request.path_params
+        return json_response(await self._kept().item(path["id"], path["item"]))
+
+    async def remove(self, request: Request) -> Response:
+        path = request.path_params
+        return json_response(await self._kept().remove(path["id"], path["item"]))
+
+    def _kept(self) -> ConversationStore:
+        if self._store is None:
+            raise NotFound("Conversations are not kept by this server: nothing is (responses_mb is 0).")
+        return self._store
+
+
+def _checked(items: list[Item]) -> list[Item]:
+    """The items as they are kept. Raises InvalidRequest for one that could not be used."""
+    for index, item in enumerate(items):
+        path = f"items[{index}]"
+        if not is_hosted(item) and isinstance(read(item, path), ReferenceItem):
+            raise InvalidRequest(f"'{path}': a reference can't be kept: {shown(item.get('id'))}.", param=path)
+    return [stored(item) for item in items]

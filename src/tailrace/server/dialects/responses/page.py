@@ -1,0 +1,39 @@
+"""A page of a list of items, as clients ask for it and as they get it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from tailrace.errors import InvalidRequest
+from tailrace.server.dialects.responses.items import Item, shown
+
+Order = Literal["asc", "desc"]
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some items of a list, and whether there are more."""
+
+    items: list[Item]
+    more: bool
+
+    def body(self) -> dict[str, Any]:
+        """The list object."""
+        return {
+            "object": "list",
+            "data": self.items,
+            "first_id": self.items[0]["id"] if self.items else "",
+            "last_id": self.items[-1]["id"] if self.items else "",
+            "has_more": self.more,
+        }
+
+
+def page(items: list[Item], after: str | None, limit: int) -> Page:
+    """``limit`` of the items, from the one behind ``after`` on. Raises InvalidRequest when that isn't among them."""
+    if after is not None:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise InvalidRequest(f"'after': there is no item {shown(after)} in the list.", param="after")
+        items = items[ids.index(after) + 1 :]
+    return Page(items[:limit], len(items) > limit)
