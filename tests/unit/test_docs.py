@@ -22,6 +22,7 @@ from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
 from tailrace.server.dialects.openai.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from tailrace.server.dialects.responses.hosted import HOSTED
 from tailrace.server.dialects.responses.items import KINDS
 from tailrace.server.dialects.responses.request import Reasoning, ResponsesRequest, TextConfig
 from tailrace.settings import FIELDS
@@ -73,6 +74,7 @@ def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field(
 def test_every_field_of_responses_has_its_row_and_every_row_its_field() -> None:
     assert rows("responses.md", "Request fields") == fields(ResponsesRequest)
     assert rows("responses.md", "Items") == set(KINDS)
+    assert rows("responses.md", "Items of other servers' tools") == set(HOSTED)
     assert rows("responses.md", "Tools") == {"function", "namespace", "custom", "web_search"}
     text = (ROOT / "docs" / "responses.md").read_text(encoding="utf-8")
     for kind in (TextConfig, Reasoning):

@@ -31,6 +31,7 @@ PUBLIC = frozenset({"/", "/health"})
 _METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
 #: What a page's script may read of a response besides its body, for reports.
 _EXPOSED = (b"access-control-expose-headers", b"x-request-id, request-id, retry-after")
+_CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/|$)")
 
@@ -57,7 +58,7 @@ class Guard:
         endpoints = [endpoint for endpoint in endpoints if endpoint.header is None]
         self._routes = {endpoint.path: endpoint.errors for endpoint in endpoints if "{" not in endpoint.path}
         self._patterns = [
-            (compile_path(e.path)[0], e.path.replace(":path}", "}"), e.errors) for e in endpoints if "{" in e.path
+            (compile_path(e.path)[0], _CONVERTOR.sub("}", e.path), e.errors) for e in endpoints if "{" in e.path
         ]
         # A path that isn't there belongs to the dialect of its neighbours: /api/... is Ollama's.
         self._rooms = {_room(endpoint.path): endpoint.errors for endpoint in reversed(endpoints)}

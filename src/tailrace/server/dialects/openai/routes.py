@@ -23,6 +23,7 @@ from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_t
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
 from tailrace.server.generate import Generation
+from tailrace.server.input_count import count_input
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
 from tailrace.server.streaming import Encoder
@@ -43,6 +44,14 @@ def routes(server: Server) -> list[Endpoint]:
             body=chat.ChatRequest,
             statuses=GENERATION_ERRORS,
             streams="text/event-stream",
+        ),
+        Endpoint(
+            "POST",
+            "/chat/completions/input_tokens",
+            openai.input_tokens,
+            "A chat completion's prompt in tokens",
+            body=chat.ChatRequest,
+            statuses=GENERATION_ERRORS,
         ),
         Endpoint(
             "POST",
@@ -144,6 +153,14 @@ class _OpenAI:
     def _stream(self, generation: Generation, encoder: Encoder, asked: SharedParameters) -> Response:
         """The streamed response, with the signs of life that the request wants."""
         return self._server.stream(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
+
+    async def input_tokens(self, request: Request) -> Response:
+        """The same prompt as a reply's, counted by the engine as it would read it."""
+        server = self._server
+        asked = decode(await server.body(request), chat.decoder)
+        server.check_model(asked.model)
+        wanted = chat.prepare(asked, await server.engine.ready(), inline_reasoning=False)
+        return json_response(await count_input(server, request, wanted))
 
     async def completions(self, request: Request) -> Response:
         server = self._server

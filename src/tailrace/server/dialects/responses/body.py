@@ -58,6 +58,8 @@ class ResponseHead:
             "user": request.user,
             "metadata": request.metadata or {},
         }
+        if request.conversation_id is not None:
+            self._said["conversation"] = {"id": request.conversation_id}
 
     def body(
         self, status: Status, output: list[Item], usage: Usage | None = None, error: RequestError | None = None

@@ -44,25 +44,20 @@ class RetrieveQuery(_Query):
     """Of ``GET /v1/responses/{id}``."""
 
     stream: bool | None = None
-    starting_after: int | None = None
+    starting_after: Annotated[int, Meta(ge=0)] | None = None
     include_obfuscation: bool | None = None
 
     @classmethod
     def read(cls, request: Request) -> RetrieveQuery:
         """See ``_Query``."""
         query = super().read(request)
-        if query.stream or query.starting_after is not None:
-            name = "stream" if query.stream else "starting_after"
-            raise InvalidRequest(
-                f"'{name}': a stored response isn't streamed again; ask without it.",
-                param=name,
-                code="unsupported_value",
-            )
+        if query.starting_after is not None and not query.stream:
+            raise InvalidRequest("'starting_after' needs 'stream=true'.", param="starting_after")
         return query
 
 
 class InputItemsQuery(_Query):
-    """Of ``GET /v1/responses/{id}/input_items``."""
+    """Of ``GET /v1/responses/{id}/input_items`` and ``GET /v1/conversations/{id}/items``."""
 
     after: str | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] | None = None

@@ -15,7 +15,7 @@ from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, 
 from tailrace.server.stopping import Stops
 
 #: Keys and values of metadata, as the API's reference bounds them.
-_Metadata = Annotated[
+Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
 ]
 
@@ -69,6 +69,12 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
+class ConversationReference(msgspec.Struct):
+    """Names a kept conversation."""
+
+    id: str
+
+
 class ResponsesRequest(PeerParameters, kw_only=True):
     """The body of ``POST /v1/responses``; null equals absent everywhere."""
 
@@ -78,9 +84,10 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     previous_response_id: str | None = None
+    conversation: str | ConversationReference | None = None
     store: bool | None = None
     background: bool | None = None
-    metadata: _Metadata | None = None
+    metadata: Metadata | None = None
     # The reply
     max_output_tokens: Limit | None = None
     text: TextConfig | None = None
@@ -104,7 +111,6 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     prompt_cache_retention: str | None = None
     service_tier: str | None = None
     # What only OpenAI's own service has
-    conversation: Any = None
     prompt: Any = None
     context_management: list[Any] | None = None
     moderation: Any = None
@@ -132,6 +138,12 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     previous_input_messages: list[Any] | None = None
 
     @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that the response belongs to."""
+        named = self.conversation
+        return named.id if isinstance(named, ConversationReference) else named
+
+    @property
     def wants_logprobs(self) -> bool:
         """Whether log probabilities were asked for, in either way."""
         return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
@@ -149,7 +161,6 @@ class ResponsesRequest(PeerParameters, kw_only=True):
 
 #: Fields of which only some values can be honoured.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "conversation": (),
     "prompt": (),
     "context_management": ([],),
     "moderation": (),
@@ -162,7 +173,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (False,),
 }
 _WHY = {
-    "conversation": "conversations are not kept here; use 'previous_response_id'.",
     "prompt": "prompt templates are not kept here; send 'instructions' and 'input'.",
     "context_management": "compaction is not supported.",
     "moderation": "moderation is not supported.",
@@ -182,10 +192,12 @@ def check(request: ResponsesRequest) -> None:
     """Raise InvalidRequest for the first value that can't be honoured, or that another field forbids."""
     refuse(request, _SUPPORTED, _WHY)
     refuse(request, peers.SUPPORTED, peers.WHY)
-    if request.input is None and request.previous_response_id is None:
+    if request.conversation_id is not None and request.previous_response_id is not None:
+        raise InvalidRequest(
+            "'conversation' has what came before already; leave out 'previous_response_id'.", param="conversation"
+        )
+    if request.input is None and request.previous_response_id is None and request.conversation_id is None:
         raise InvalidRequest("'input' is missing.", param="input")
-    if request.background and request.stream:
-        raise _unsupported("background", "a response in the background isn't streamed; leave out 'stream'.")
     if request.background and request.store is False:
         raise _unsupported("background", "a response in the background is found by its id alone; it needs 'store'.")
 

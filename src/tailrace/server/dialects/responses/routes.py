@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -13,22 +14,37 @@ from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.responses import request as body
-from tailrace.server.dialects.responses.background import MOST, Background, finished_body
+from tailrace.server.dialects.responses.background import MOST, Background
 from tailrace.server.dialects.responses.body import ResponseHead
 from tailrace.server.dialects.responses.conversation import Conversation, conversation
+from tailrace.server.dialects.responses.conversation_store import ConversationStore
+from tailrace.server.dialects.responses.conversations import conversation_routes
+from tailrace.server.dialects.responses.hosted import brought_tools
 from tailrace.server.dialects.responses.items import Item, kind, shown, stored
 from tailrace.server.dialects.responses.output import Output
 from tailrace.server.dialects.responses.prepare import prepare
 from tailrace.server.dialects.responses.query import InputItemsQuery, RetrieveQuery
+from tailrace.server.dialects.responses.recording import RecordedStream, Recording, packed, unpacked
+from tailrace.server.dialects.responses.replay import replay
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.store import ResponseStore, default_file
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import Toolset, toolset
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.generate import Generation
+from tailrace.server.input_count import count_input
 from tailrace.server.respond import json_response
 from tailrace.server.server import Server
 from tailrace.server.streaming import cancelled_on_disconnect
+
+
+class _ResponseId(StringConvertor):
+    """An id of ours: any other name behind ``/responses/`` is of a route that isn't here, whatever the method."""
+
+    regex = "resp_[^/]*"
+
+
+register_url_convertor("response", _ResponseId())
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 
@@ -36,8 +52,9 @@ _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 def routes(server: Server) -> list[Endpoint]:
     """The routes, answered by ``server``."""
     responses = _Responses(server)
-    one = "/responses/{id}"
+    one = "/responses/{id:response}"
     return [
+        *conversation_routes(server, responses.conversations),
         Endpoint(
             "POST",
             "/responses",
@@ -48,7 +65,23 @@ def routes(server: Server) -> list[Endpoint]:
             streams="text/event-stream",
         ),
         Endpoint("POST", "/responses/compact", responses.compact, "", hidden=True),
-        Endpoint("GET", one, responses.get, "A stored response", query=RetrieveQuery, statuses=_LOOKUP_ERRORS),
+        Endpoint(
+            "POST",
+            "/responses/input_tokens",
+            responses.input_tokens,
+            "A response's input in tokens",
+            body=ResponsesRequest,
+            statuses=GENERATION_ERRORS,
+        ),
+        Endpoint(
+            "GET",
+            one,
+            responses.get,
+            "A stored response, or its events",
+            query=RetrieveQuery,
+            statuses=_LOOKUP_ERRORS,
+            streams="text/event-stream",
+        ),
         Endpoint("DELETE", one, responses.delete, "Forget a stored response", statuses=_LOOKUP_ERRORS),
         Endpoint(
             "POST", f"{one}/cancel", responses.cancel, "Stop a response in the background", statuses=_LOOKUP_ERRORS
@@ -69,6 +102,7 @@ class _Input(NamedTuple):
 
     own: list[Item]  #: as it is kept
     conversation: Conversation  #: all of it
+    tools: list[tuple[Any, str]]  #: those that items bring, each with its place
 
 
 class _Responses:
@@ -79,9 +113,14 @@ class _Responses:
         if settings.responses_mb:
             file = Path(settings.responses_file).expanduser() if settings.responses_file else default_file()
             self._store = ResponseStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
-        self._background = Background()
+        self._background = Background(self._recorded)
         server.at_stop.append(self._stop)
         self._comments = settings.keepalive_style == "comment"
+
+    @property
+    def conversations(self) -> ConversationStore | None:
+        """None where nothing is kept."""
+        return None if self._store is None else self._store.conversations
 
     async def create(self, request: Request) -> Response:
         server = self._server
@@ -89,39 +128,37 @@ class _Responses:
         body.check(asked)
         server.check_model(asked.model)
         kept = self._keeps(asked)
-        tools = toolset(asked.tools, asked.tool_choice)
         given = await self._input(asked)
+        tools = toolset(asked.tools, asked.tool_choice, given.tools)
         model = await server.engine.ready()
         generation = await self._start(asked, given.conversation, tools, model)
         head = ResponseHead(asked, tools, server.model_name, stored=kept)
-        ended = self._keeper(given.own) if kept else _forgotten
-        if asked.stream:
-            return server.stream(
-                generation,
-                ResponsesStream(
-                    head,
-                    tools,
-                    summary=asked.wants_summary,
-                    encrypted=asked.wants_encrypted,
-                    comments=self._comments,
-                    ended=ended,
-                ),
-                keepalive_seconds=asked.keepalive_seconds,
+        ended = self._keeper(asked, given.own, kept)
+        if asked.stream or asked.background:
+            stream = ResponsesStream(
+                head,
+                tools,
+                summary=asked.wants_summary,
+                encrypted=asked.wants_encrypted,
+                comments=self._comments,
+                ended=ended,
             )
-        output = Output(tools, summary=asked.wants_summary, encrypted=asked.wants_encrypted)
-        if asked.background:
+            if not asked.background:
+                return server.stream(generation, stream, keepalive_seconds=asked.keepalive_seconds)
             begun = head.body("in_progress", [])
             ended(begun)
-            self._background.begin(head, generation, output, ended)
-            return json_response(begun)
+            recording = self._background.begin(head.id, generation, stream)
+            return self._streamed(recording, 0) if asked.stream else json_response(begun)
+        output = Output(tools, summary=asked.wants_summary, encrypted=asked.wants_encrypted)
         async with cancelled_on_disconnect(generation, request.receive):
             generation.listen(output)
             await generation.finished()
-        done = finished_body(head, output)
+        status = "cancelled" if output.status == "in_progress" else output.status
+        done = head.body(status, output.items(), output.usage, output.error)
         ended(done)
         if output.error is not None:
             raise output.error
-        if done["status"] == "cancelled":
+        if status == "cancelled":
             raise ClientDisconnect  # Nobody is there to read a response.
         return json_response(done)
 
@@ -132,9 +169,33 @@ class _Responses:
             "'truncation': 'auto'."
         )
 
+    async def input_tokens(self, request: Request) -> Response:
+        """The same prompt as a response's, counted by the engine as it would read it."""
+        server = self._server
+        asked = decode(await server.body(request), body.decoder)
+        body.check(asked)
+        server.check_model(asked.model)
+        self._keeps(asked)
+        given = await self._input(asked)
+        tools = toolset(asked.tools, asked.tool_choice, given.tools)
+        wanted = prepare(asked, given.conversation, tools, await server.engine.ready())
+        return json_response(await count_input(server, request, wanted))
+
     async def get(self, request: Request) -> Response:
-        RetrieveQuery.read(request)
-        return json_response(await self._kept(request).get(request.path_params["id"]))
+        query = RetrieveQuery.read(request)
+        identity = request.path_params["id"]
+        store = self._kept(request)
+        recording = self._background.recording(identity) if query.stream else None
+        if recording is None:
+            response = await store.get(identity)
+            if not query.stream:
+                return json_response(response)
+            events = await store.events(identity)
+            recording = replay(response) if events is None else unpacked(events)
+        return self._streamed(recording, 0 if query.starting_after is None else query.starting_after + 1)
+
+    def _streamed(self, recording: Recording, begin: int) -> Response:
+        return RecordedStream(recording, begin=begin, keepalive_seconds=self._server.settings.keepalive_seconds)
 
     async def delete(self, request: Request) -> Response:
         identity = request.path_params["id"]
@@ -158,15 +219,7 @@ class _Responses:
         page = await self._kept(request).inputs(
             identity, after=query.after, limit=query.limit or 20, order=query.order or "desc"
         )
-        return json_response(
-            {
-                "object": "list",
-                "data": page.items,
-                "first_id": page.items[0]["id"] if page.items else None,
-                "last_id": page.items[-1]["id"] if page.items else None,
-                "has_more": page.more,
-            }
-        )
+        return json_response(page.body())
 
     def _stop(self) -> None:
         self._background.stop()
@@ -181,6 +234,7 @@ class _Responses:
                 ("store", asked.store),
                 ("background", asked.background),
                 ("previous_response_id", asked.previous_response_id),
+                ("conversation", asked.conversation_id),
             ):
                 if needed:
                     raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
@@ -189,10 +243,23 @@ class _Responses:
             raise InvalidRequest(f"'background': {MOST} responses run already; cancel some.", param="background")
         return asked.store is not False
 
-    def _keeper(self, own: list[Item]) -> Callable[[dict[str, Any]], None]:
-        store = self._store
-        assert store is not None
-        return lambda response: store.put(response, own)
+    def _keeper(self, asked: ResponsesRequest, own: list[Item], kept: bool) -> Callable[[dict[str, Any]], None]:
+        """Keeps a state of the response: in the store where that is wanted, in its conversation once it is whole."""
+        store, conversation_id = self._store, asked.conversation_id
+        if store is None:
+            return _forgotten
+
+        def keep(response: dict[str, Any]) -> None:
+            if kept:
+                store.put(response, own)
+            if conversation_id is not None and response["status"] in ("completed", "incomplete"):
+                store.conversations.append(conversation_id, [*own, *response["output"]])
+
+        return keep
+
+    def _recorded(self, identity: str, recording: Recording) -> None:
+        assert self._store is not None, "what runs in the background is kept"
+        self._store.put_events(identity, packed(recording))
 
     def _kept(self, request: Request) -> ResponseStore:
         if self._store is None:
@@ -201,9 +268,13 @@ class _Responses:
 
     async def _input(self, asked: ResponsesRequest) -> _Input:
         earlier: list[Item] = []
+        before = "previous_response_id" if asked.conversation_id is None else "conversation"
         if asked.previous_response_id is not None:
             assert self._store is not None, "it was looked at"
             earlier = await self._store.conversation(asked.previous_response_id)
+        elif asked.conversation_id is not None:
+            assert self._store is not None, "it was looked at"
+            earlier = await self._store.conversations.items(asked.conversation_id)
         sent = asked.input
         if isinstance(sent, str):
             message: Item = {"role": "user", "content": [{"type": "input_text", "text": sent}]}
@@ -211,8 +282,9 @@ class _Responses:
         else:
             items = [(item, f"input[{index}]") for index, item in enumerate(sent or [])]
         resolved = await self._resolved(items, earlier)
-        whole = [*((item, "previous_response_id") for item in earlier), *resolved]
-        return _Input([stored(item) for item, _ in resolved], conversation(asked.instructions, whole))
+        whole = [*((item, before) for item in earlier), *resolved]
+        own = [stored(item) for item, _ in resolved]
+        return _Input(own, conversation(asked.instructions, whole), brought_tools(whole))
 
     async def _resolved(self, items: list[tuple[Item, str]], earlier: list[Item]) -> list[tuple[Item, str]]:
         """The items, with what references stand for in their place."""

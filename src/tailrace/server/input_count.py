@@ -1,0 +1,25 @@
+"""How many tokens a request's prompt has, as OpenAI's and llama-server's routes for that report it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+
+from tailrace.chat.prompt import plain_ranges
+from tailrace.messages import Tokenize, Tokenized
+from tailrace.server.generate import GenerationRequest
+from tailrace.server.server import Server
+
+
+async def count_input(server: Server, request: Request, wanted: GenerationRequest) -> dict[str, Any]:
+    """The reply to ``request``, which asks for the tokens of the one prompt of ``wanted``. Raises RequestError."""
+    (prompt,) = wanted.prompts
+    assert isinstance(prompt, str), "a conversation's prompt is text"
+    (tokenized,) = await server.ask(
+        request,
+        lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),
+        param=wanted.prompt_param,
+    )
+    assert isinstance(tokenized, Tokenized)
+    return {"object": "response.input_tokens", "input_tokens": len(tokenized.tokens)}
