@@ -28,7 +28,7 @@ from tailrace.settings import Settings
 ENDPOINTS = endpoints(Server(Settings(), "m"))
 FOUND = list(schemathesis.openapi.from_dict(document(ENDPOINTS)).get_all_operations())
 OPERATIONS = {found.ok().label: found.ok() for found in FOUND if isinstance(found, Ok)}
-BODIES = {f"{e.method} {re.sub(':path', '', e.shown or '/v1' + e.path)}": e.body for e in ENDPOINTS}
+BODIES = {f"{e.method} {re.sub(':[a-z]+}', '}', e.shown or '/v1' + e.path)}": e.body for e in ENDPOINTS}
 #: What some fields have to be for a request to be answered.
 PLAIN: dict[str, Any] = {
     "model": "fake",
