@@ -99,7 +99,10 @@ VALUES: dict[str, Any] = {
     "preserved_tokens": [],
     "priority": 1,
     "prompt": None,
+    "moderation": {"model": "a"},
     "prompt_cache_key": "a",
+    "prompt_cache_options": {"mode": "implicit"},
+    "prompt_cache_retention": "24h",
     "prompt_embeds": "AAAA",
     "prompt_logprobs": 1,
     "reasoning": {"effort": "low"},
@@ -159,6 +162,19 @@ VALUES: dict[str, Any] = {
     "xtc_probability": 0.1,
     "xtc_threshold": 0.1,
 }
+OF_EMBEDDINGS: dict[str, Any] = {
+    "input": ["a", "b"],
+    "dimensions": 4,
+    "encoding_format": "base64",
+    "pooling": "last",
+    "embd_normalize": 2,
+    "normalize": True,
+    "embed_dtype": "float32",
+    "endianness": "little",
+    "add_special_tokens": True,
+    "cache_salt": "salt",
+    "messages": [{"role": "user", "content": "a"}],
+}
 ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Chat completions alone": (
         "/v1/chat/completions",
@@ -170,12 +186,13 @@ ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"prompt": say("ok"), "max_tokens": 20},
         {"logprobs": 2, "prompt": "a", "echo": True, "add_special_tokens": True, "best_of": 2},
     ),
+    "Embeddings": ("/v1/embeddings", {"input": "a"}, OF_EMBEDDINGS),
 }
 
 
 def rows(heading: str) -> dict[str, str]:
     """For each field of the route its row's last column."""
-    text = SECTIONS["Chat and text completions"] + SECTIONS[heading]
+    text = SECTIONS[heading] if heading == "Embeddings" else SECTIONS["Chat and text completions"] + SECTIONS[heading]
     return {
         name: row.rstrip(" |").rsplit("| ", 1)[-1] for name, row in re.findall(r"^\| `(\w+)`(.*)$", text, re.MULTILINE)
     }

@@ -22,7 +22,7 @@ HUGE = 10**30
 SHARED: dict[str, list[object]] = {
     "model": [1, ["fake"], {}, True],
     "stream": ["true", 1, []],
-    "stream_options": [True, "usage", [], {"include_usage": 1}],
+    "stream_options": [True, "usage", [], {"include_usage": 1}, {"continuous_usage_stats": True}],
     "n": [0, -1, 129, "1", 1.5, True, HUGE],
     "max_tokens": [0, -2, 2**31, "5", 1.5, True, [], HUGE],
     "stop": [1, [1], {}, [None], ["a"] * 1025, "x" * 1025, ["x" * 1000 + str(n) for n in range(17)], True],
@@ -143,6 +143,9 @@ OF_CHAT: dict[str, list[object]] = {
     "prompt_cache_key": [1],
     "store": [1, "true"],
     "verbosity": [1, "loud"],
+    "prompt_cache_options": [1, "a"],
+    "prompt_cache_retention": [1],
+    "moderation": [1, {"model": "a"}],
     "reasoning_format": [1, "other", "deepseek-legacy"],
     "include_reasoning": [1, "true"],
     "documents": ["a", [1], [{"text": "a"}]],
@@ -393,6 +396,12 @@ def test_forms_of_content(scripted: ServerProcess, content: object, prompt: str)
     assert reply.json()["choices"][0]["message"]["content"] == prompt
 
 
+def test_an_earlier_refusal_is_what_was_said(scripted: ServerProcess) -> None:
+    messages = [{"role": "assistant", "content": None, "refusal": "no"}, {"role": "user", "content": "why"}]
+    said = ask_chat(scripted, messages=messages).json()["choices"][0]["message"]["content"]
+    assert said == "[assistant]no\n[user]why\n"
+
+
 def test_roles(scripted: ServerProcess) -> None:
     """Developer is system for a template that doesn't know it; system messages may stand anywhere. Where it knows no
     tools, calls and results are told as text.
@@ -441,6 +450,7 @@ def test_roles_with_the_real_model(real: ServerProcess) -> None:
         ({"role": "user", "content": [{"type": "video"}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages[0].content[0]"),
         ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "messages[0].content[0]"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "messages[0].audio"),
         ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[0].tool_calls[0].function.name"),
     ],

@@ -174,6 +174,8 @@ class MessagesRequest(Conversation, kw_only=True):
     fallback_credit_token: Any = None
     billing_policy: Any = None
     diagnostics: Any = None
+    user_profile_id: str | None = None
+    workspace_id: str | None = None
 
 
 class CountRequest(Conversation, kw_only=True):

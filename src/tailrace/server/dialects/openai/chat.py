@@ -97,6 +97,10 @@ class ChatMessage(msgspec.Struct):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     function_call: CalledFunction | None = None
+    #: The older of two names for a thought is the one that templates know.
+    reasoning: str | None = None
+    refusal: str | None = None
+    audio: Any = None
 
 
 class Prediction(msgspec.Struct):
@@ -212,6 +216,13 @@ def _message(message: ChatMessage, path: str) -> Message:
         rendered["tool_call_id"] = message.tool_call_id
     if message.reasoning_content is not None:
         rendered["reasoning_content"] = message.reasoning_content
+    elif message.reasoning is not None:
+        rendered["reasoning_content"] = message.reasoning
+    if message.refusal and not message.content:
+        rendered["content"] = message.refusal
+    if message.audio is not None and not message.content:
+        where = f"{path}.audio"
+        raise InvalidRequest(f"'{where}': this model hears nothing; send what was said as 'content'.", param=where)
     if message.tool_calls:
         rendered["tool_calls"] = [
             earlier_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)

@@ -71,6 +71,7 @@ decoder = msgspec.json.Decoder(CompletionRequest)
 
 def prepare(request: CompletionRequest) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
+    request.check_stream_options()
     refuse(request, peers.SUPPORTED, peers.WHY)
     refuse(request, _SUPPORTED, _WHY)
     if request.best_of is not None and request.best_of < request.shown:

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Embed, Embedded, Pooling
-from tailrace.server.dialects.openai.sampling import Count, TokenId
+from tailrace.server.dialects.openai.sampling import Count, TokenId, refuse
 from tailrace.server.vector import little_endian, vector_of
 
 #: The API's own limit.
@@ -27,6 +27,42 @@ class EmbeddingRequest(msgspec.Struct):
     user: str | None = None
     # An extension
     pooling: Pooling | None = None
+    # llama-server's and vLLM's: accepted
+    request_id: str | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    # Refused, but for the value that is what happens
+    embd_normalize: int | None = None
+    normalize: bool | None = None
+    embed_dtype: str | None = None
+    endianness: str | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    messages: list[Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+
+
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "embd_normalize": (2,),
+    "normalize": (True,),
+    "embed_dtype": ("float32",),
+    "endianness": ("native", "little"),
+    "add_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "messages": (),
+    "mm_processor_kwargs": ({},),
+}
+_WHY = {
+    "embd_normalize": "every vector has length 1.",
+    "normalize": "every vector has length 1.",
+    "embed_dtype": "vectors are of float32.",
+    "endianness": "base64 is of little-endian numbers.",
+    "add_special_tokens": "a text gets the tokens that the model wants around it; send token ids to say which.",
+    "truncate_prompt_tokens": "texts aren't cut; shorten them.",
+    "messages": "send texts as 'input'; /apply-template makes one of messages.",
+    "mm_processor_kwargs": "the model reads text alone.",
+}
 
 
 decoder = msgspec.json.Decoder(EmbeddingRequest)
@@ -34,6 +70,7 @@ decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 def inputs(request: EmbeddingRequest) -> list[str | list[int]]:
     """What is to be embedded: the four forms of the API. Raises InvalidRequest."""
+    refuse(request, _SUPPORTED, _WHY)
     given = request.input
     if isinstance(given, str):
         texts: list[str | list[int]] = [given]

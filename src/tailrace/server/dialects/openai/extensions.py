@@ -18,6 +18,10 @@ class ChatExtensions(SharedParameters, kw_only=True):
 
     # OpenAI's own: a hint, as the effort is
     verbosity: Literal["low", "medium", "high"] | None = None
+    # OpenAI's own: prefixes are found by their tokens, and nothing is moderated
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    moderation: Any = None
     # Honoured
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     include_reasoning: bool | None = None
@@ -31,6 +35,7 @@ class ChatExtensions(SharedParameters, kw_only=True):
 
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "moderation": (),
     "reasoning_format": ("none", "auto", "deepseek"),
     "add_special_tokens": (False,),
     "chat_template": (),
@@ -40,6 +45,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "parse_tool_calls": (True,),
 }
 _WHY = {
+    "moderation": "moderation is not supported.",
     "reasoning_format": "a thought comes apart ('auto', 'deepseek') or within the text ('none'), not both.",
     "add_special_tokens": "the model's template writes the special tokens.",
     "chat_template": "requests don't bring templates; the server has the model's.",
@@ -52,6 +58,7 @@ _WHY = {
 
 def check(request: ChatExtensions) -> None:
     """Raise InvalidRequest for the first value that can't be honoured."""
+    request.check_stream_options()
     refuse(request, peers.SUPPORTED, peers.WHY)
     refuse(request, _SUPPORTED, _WHY)
 

@@ -33,9 +33,11 @@ _DEFAULTS = Sampling()
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """``include_usage``: one more chunk with the usage before the end."""
+    """``include_usage``: one more chunk with the usage before the end. Obfuscation is accepted: there is none."""
 
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SharedParameters(GrammarParameters, kw_only=True):
@@ -67,6 +69,13 @@ class SharedParameters(GrammarParameters, kw_only=True):
     # llama-server's figures: see ``telemetry``
     timings_per_token: bool | None = None
     return_progress: bool | None = None
+
+    def check_stream_options(self) -> None:
+        """Raise InvalidRequest for vLLM's option that would have usage in every chunk: relays read it as the end."""
+        if self.stream_options is not None and self.stream_options.continuous_usage_stats:
+            where = "stream_options.continuous_usage_stats"
+            why = "usage comes once, at the end ('include_usage'); 'timings_per_token' has figures in each chunk."
+            raise InvalidRequest(f"'{where}': {why}", param=where, code="unsupported_value")
 
     @property
     def wants_usage(self) -> bool:
