@@ -25,7 +25,7 @@ FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported"]
 #: How a text's rows become one vector: their mean, the first token's or the last one's.
 Pooling = Literal["mean", "cls", "last"]
-GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
 
 
 #: What ``Sampling.samplers`` can name, and ``SAMPLER_ORDER``: what acts, and in which order, where it says nothing.
@@ -118,9 +118,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a reply must look like. ``text`` is the JSON text of a schema or of a list of strings (choice), a regular
-    expression for the whole reply, or a grammar.
+    expression for the whole reply, a grammar, or the JSON text of a description of calls.
 
-    ``frame`` is llguidance's Lark for the whole reply where this is only a part of it, which is called ``@body`` there.
+    ``frame`` is llguidance's Lark for the whole reply where this is only a part of it, which is called ``@body`` there,
+    and ``calls`` the description of what it calls ``@calls``.
     ``strict``: what a schema says and no grammar can hold is a refusal; otherwise it is left out.
 
     With ``watch`` the grammar is that of one call (or of several in one block), and the reply is free outside of calls.
@@ -130,6 +131,7 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: GrammarKind
     text: str
     frame: str | None = None
+    calls: str | None = None
     strict: bool = False
     watch: Watch | None = None
     simpler: str | None = None

@@ -14,7 +14,6 @@ import msgspec
 
 from tailrace.chat import untaught
 from tailrace.chat.constrain import Setting, calls_only, form_or_calls, free_or_calls
-from tailrace.chat.schemas.hold import SchemaError
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
@@ -92,16 +91,13 @@ def converse(
     )
     setting = Setting(family, template.source, model.controls, prompt)
     grammar, param = form, fields.form
-    try:
-        if must_call:
-            callable_ = [function for function in offered if only in (None, function.name)]
-            grammar, param = calls_only(setting, callable_, several=parallel and only is None), fields.tools
-        elif form is not None:
-            grammar = form_or_calls(setting, form, offered, several=parallel)
-        elif offered:
-            grammar, param = free_or_calls(setting, offered, several=parallel), fields.tools
-    except SchemaError as error:
-        raise InvalidRequest(f"'{fields.tools}': {error}.", param=fields.tools) from None
+    if must_call:
+        callable_ = [function for function in offered if only in (None, function.name)]
+        grammar, param = calls_only(setting, callable_, several=parallel and only is None), fields.tools
+    elif form is not None:
+        grammar = form_or_calls(setting, form, offered, several=parallel)
+    elif offered:
+        grammar, param = free_or_calls(setting, offered, several=parallel), fields.tools
     return GenerationRequest(
         prompts=[prompt],
         prompt_param=fields.prompt,

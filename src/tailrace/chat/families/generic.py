@@ -50,12 +50,12 @@ def openings(form: CallForm, functions: Sequence[Function], several: bool) -> li
     one = CallForm(call=_object, between=", ", openings=openings)
     listed = CallForm(call=_object, before="[", between=", ", after="]", openings=openings)
     piped = CallForm(call=_object, before=_PIPED, between=None, openings=openings)
+    block = listed.block(several=several)
     found = [Opening(text=hermes.OPENS, rule=form.one), replace(piped.block(several=False), further=one.one)]
     for function in functions:
         name = json.dumps(function.name)
         pieces = ("{", '"name"', ":", name, ",")
         found.append(Opening(text=f'{{"name": {name},', rule=one.one, pieces=pieces, further=one.one))
-        block = listed.block(several=several)
         found.append(Opening(text=f'[{{"name": {name},', rule=block.rule, pieces=("[", *pieces)))
     return found
 

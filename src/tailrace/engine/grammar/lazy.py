@@ -16,14 +16,11 @@ class Calls:
     """A compiled grammar of calls with its watch. Replies have copies of their own of what changes."""
 
     def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer, watch: Watch, tokens: Tokens) -> None:
-        """Raises GrammarError when the grammar can't begin with a trigger's text."""
         self._tokenizer = tokenizer
         self._size = len(tokens.pieces)
         self.optional = watch.optional
-        triggers = [trigger for mode in watch.modes for trigger in mode]
-        self._begun: list[LLMatcher | None] = [
-            self._begin(matcher, trigger.opens) if trigger.opens else None for trigger in triggers
-        ]
+        self._matcher = matcher
+        self._begun: dict[tuple[str | int, ...], LLMatcher] = {}  #: by what has been written of the call
         self.watcher = Watcher(watch, tokens, self._accepts)
         self.watcher.prepare()
 
@@ -33,27 +30,30 @@ class Calls:
 
     def begun(self, hit: Hit, *, fast_forward: bool) -> tuple[Constraint, list[int]]:
         """The constraint of the call that ``hit`` has begun, and the tokens that must follow."""
-        matcher = self._begun[hit.trigger]
-        assert matcher is not None
-        matcher = matcher.deep_copy()
+        matcher = self._begin(hit.trigger).deep_copy()
         rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
         if matcher.try_consume_tokens(rest) != len(rest):
             raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
         constraint = Constraint(matcher, self._size, fast_forward=fast_forward)
         return constraint, constraint.force()
 
-    def _begin(self, matcher: LLMatcher, opens: tuple[str | int, ...]) -> LLMatcher:
-        begun = matcher.deep_copy()
+    def _begin(self, trigger: int) -> LLMatcher:
+        """The grammar behind the trigger's text."""
+        opens = self.watcher.triggers[trigger].opens
+        begun = self._begun.get(opens)
+        if begun is not None:
+            return begun
+        begun = self._matcher.deep_copy()
         for piece in opens:
             tokens = [piece] if isinstance(piece, int) else self._tokenizer.tokenize_bytes(piece.encode())
             if begun.try_consume_tokens(tokens) != len(tokens):
                 check(begun)
                 raise GrammarError(f"no call begins with {piece!r}")
+        self._begun[opens] = begun
         return begun
 
     def _accepts(self, trigger: int, rest: bytes) -> bool:
-        matcher = self._begun[trigger]
-        assert matcher is not None
+        matcher = self._begin(trigger)
         tokens = self._tokenizer.tokenize_bytes(rest)
         return bool(matcher.deep_copy().try_consume_tokens(tokens) == len(tokens))
 

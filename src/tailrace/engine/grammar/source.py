@@ -11,6 +11,7 @@ from typing import Any
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from tailrace.chat.call_grammar import call_grammar
 from tailrace.chat.nesting import too_deep
 from tailrace.chat.schemas.hold import SchemaError, hold
 from tailrace.errors import TailraceError
@@ -33,13 +34,18 @@ def translate(grammar: Grammar) -> str:
         raise GrammarError("it is nested too deeply") from None
     if grammar.frame is None:
         return json.dumps({"grammars": [body]})
-    return json.dumps({"grammars": [{"lark_grammar": grammar.frame}, {"name": "body", **body}]})
+    grammars: list[dict[str, Any]] = [{"lark_grammar": grammar.frame}, {"name": "body", **body}]
+    if grammar.calls is not None:
+        grammars.append({"name": "calls", "lark_grammar": _calls(grammar.calls)})
+    return json.dumps({"grammars": grammars})
 
 
 def _body(grammar: Grammar) -> dict[str, Any]:
     text = grammar.text
     if grammar.kind == "json_schema":
         return {"json_schema": _schema(text, strict=grammar.strict)}
+    if grammar.kind == "calls":
+        return {"lark_grammar": _calls(text)}
     if grammar.kind == "lark":
         return {"lark_grammar": text}
     if grammar.kind == "gbnf":
@@ -53,6 +59,13 @@ def _body(grammar: Grammar) -> dict[str, Any]:
         return {"lark_grammar": document["grammars"][0]["lark_grammar"]}
     choices = json.loads(text)
     return {"lark_grammar": "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)}
+
+
+def _calls(text: str) -> str:
+    try:
+        return call_grammar(text)
+    except SchemaError as error:
+        raise GrammarError(str(error)) from None
 
 
 def _schema(text: str, *, strict: bool) -> Any:

@@ -7,6 +7,7 @@ reply of the same grammar: a token then costs one look-up in a dictionary.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from tailrace.messages import Trigger, Watch
 
 _SPACE = b" \t\r\n"
 _NO_SPACE = (None, _SPACE)
+#: Triggers of a mode whose states are checked beforehand; a state takes up to a millisecond.
+_PREPARED = 8
+#: Texts for which the tokens that contain them are remembered.
+_MOST_TEXTS = 1024
 
 
 class Hit(NamedTuple):
@@ -80,7 +85,9 @@ class Watcher:
         self._states: dict[_Key, State] = {}
         #: Tokens that contain all of a marker, beyond which they may reach.
         self._whole = {
-            token for trigger in self.triggers if trigger.opens for token in tokens.containing(trigger.text.encode())
+            token
+            for text in dict.fromkeys(trigger.text for trigger in self.triggers if trigger.opens and not trigger.pieces)
+            for token in (tokens.containing(text.encode()) if len(text) <= tokens.longest else ())
         }
         self.first = self.start(watch.first)
 
@@ -103,10 +110,10 @@ class Watcher:
         return state.forbidden
 
     def prepare(self) -> None:
-        """Check the states that lie on the way into each call, so that no reply has to wait for it."""
+        """Check the states that lie on the way into calls, so that no reply has to wait for it."""
         for mode in range(len(self._anchored)):
             self.mask(self.start(mode))
-            for text in self._calls(mode):
+            for text in self._calls(mode)[:_PREPARED]:
                 state = self.start(mode)
                 for place in range(len(text) - 1):
                     key = self._through(state.key, text[place : place + 1])
@@ -209,22 +216,28 @@ class Tokens:
     def __init__(self, pieces: Sequence[bytes]) -> None:
         """``pieces``: each token's bytes; control tokens have none."""
         self.pieces = pieces
-        self._by_first: dict[bytes, list[tuple[int, bytes]]] = {}
-        for token, piece in enumerate(pieces):
-            if bare := piece.translate(*_NO_SPACE):
-                self._by_first.setdefault(bare[:1], []).append((token, bare))
+        self._sorted = sorted((piece.translate(*_NO_SPACE), token) for token, piece in enumerate(pieces) if piece)
         self._containing: dict[bytes, list[int]] = {}
+        self.longest = max(map(len, pieces), default=0)
 
     def beginning(self, text: bytes) -> list[int]:
         """Tokens that begin with ``text``."""
         text = text.translate(*_NO_SPACE)
-        return [token for token, bare in self._by_first.get(text[:1], ()) if bare.startswith(text)]
+        found: list[int] = []
+        for place in range(bisect_left(self._sorted, (text, -1)), len(self._sorted)):
+            bare, token = self._sorted[place]
+            if not bare.startswith(text):
+                break
+            found.append(token)
+        return found
 
     def containing(self, text: bytes) -> list[int]:
         """Tokens that ``text`` stands in."""
         text = text.translate(*_NO_SPACE)
+        if len(self._containing) > _MOST_TEXTS:
+            self._containing.clear()
         found = self._containing.get(text)
         if found is None:
-            found = [token for tokens in self._by_first.values() for token, bare in tokens if text in bare]
+            found = [token for bare, token in self._sorted if text in bare]
             self._containing[text] = found
         return found
