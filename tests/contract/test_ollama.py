@@ -264,6 +264,8 @@ SHARED: dict[str, list[object]] = {
     "options": [[], "a", 1],
     "keep_alive": ["soon", "5 minutes", "", "m", True, []],
     "think": ["much", 1, []],
+    "reasoning_effort": [1, []],
+    "chat_template_kwargs": ["a", 1, []],
     "truncate": [1, "true"],
     "shift": [1, "a"],
     "_debug_render_only": [True, 1],

@@ -8,6 +8,7 @@ from servers import ServerProcess
 from wire import Reply, ask, chat
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
+BOTH = {"add_generation_prompt": True, "continue_final_message": True}
 RENDERED = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -68,14 +69,13 @@ def test_there_and_back(scripted: ServerProcess, real: ServerProcess, text: str)
         ("/tokenize", {"content": "a", "with_pieces": "yes"}, "with_pieces"),
         ("/tokenize", {"content": "a", "add_special": 1}, "add_special"),
         ("/tokenize", {"messages": []}, "messages"),
-        ("/tokenize", {"messages": MESSAGES, "add_generation_prompt": False}, "add_generation_prompt"),
-        ("/tokenize", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ("/tokenize", {"messages": MESSAGES, **BOTH}, "continue_final_message"),
         ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, "tokens"),
         ("/detokenize", {"tokens": [261]}, "tokens"),
         ("/apply-template", {}, "messages"),
         ("/apply-template", {"messages": [{"role": "robot"}]}, "messages"),
-        ("/apply-template", {"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+        ("/apply-template", {"messages": MESSAGES, **BOTH}, "continue_final_message"),
     ],
 )
 def test_what_is_wrong_is_named(scripted: ServerProcess, route: str, fields: dict[str, object], param: str) -> None:

@@ -158,8 +158,9 @@ def test_what_other_messages_may_not_have() -> None:
 
 
 def test_the_reply_goes_on_with_the_last_messages_text() -> None:
-    assert prompt(USER, assistant(text("The best"), text(" is"))) == "[user|hi]>The best is"
-    assert prompt(USER, assistant(text("x")), template="{{ messages | length }}<think>\n") == "1<think>\n</think>\n\nx"
+    assert prompt(USER, assistant(text("The best"), text(" is"))) == "[user|hi][assistant|The best is"
+    hidden = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<think>\n"
+    assert prompt(USER, assistant(text("x")), template=hidden) == "hi<think>\n</think>\n\nx"
     assert refused(USER, assistant(text("a"), CALL)) == "messages[1].content[1]"
 
 
@@ -197,7 +198,7 @@ def test_tools_that_are_refused(tool: object, where: str) -> None:
     ("thinking", "told"),
     [
         (None, ""),
-        ({"type": "disabled"}, "think=False,False,"),
+        ({"type": "disabled"}, "think=False,False,0"),
         ({"type": "adaptive"}, "think=True,True,"),
         ({"type": "enabled", "budget_tokens": 2048}, "think=True,True,2048"),
     ],

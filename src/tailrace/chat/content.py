@@ -41,7 +41,7 @@ class Form(msgspec.Struct, frozen=True):
         """The content in a form that the template reads."""
         if isinstance(content, str):
             return content if self.strings else [text_part(content)]
-        if self.parts:
+        if self.parts and content:
             return content
         text = joined(content)
         return text if self.strings else [text_part(text)]

@@ -16,8 +16,11 @@ from typing import cast
 import msgspec
 import structlog
 
+from tailrace.chat import switches
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import recognise
+from tailrace.chat.parse import opened
+from tailrace.chat.prompt import Prompt
 from tailrace.chat.template import ChatTemplate
 from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
 from tailrace.ipc import FrameDecoder, frame
@@ -59,7 +62,21 @@ class ServedModel:
         )
         self.family = recognise(self.template)
         self.controls = {text: token for token, text in hello.model.special_tokens.items()}
+        self._switches = switches.has_any(self.template)
         self._shown: dict[frozenset[str], Vocabulary] = {}
+
+    def without_thought(self, prompt: Prompt) -> Prompt:
+        """The prompt of a reply that shall begin without a thought. What the template has opened is closed. A template
+        that has no switch for it, though its model thinks, gets an empty thought behind it.
+        """
+        thoughts = self.family.markup({}).thoughts
+        if opened(prompt, thoughts) is not None:
+            return prompt.marked(self.family.reply_head(prompt))
+        end = prompt.rstrip()
+        for thought in () if self._switches else thoughts:
+            if thought.opens in self.template.source and not end.endswith(thought.ends):
+                return prompt.marked(f"{thought.opens}\n\n{thought.ends}\n\n")
+        return prompt
 
     def vocabulary_showing(self, markers: frozenset[str]) -> Vocabulary:
         """The vocabulary in which those of the markers that are control tokens are text: a parser looks for them."""

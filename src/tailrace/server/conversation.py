@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat import untaught
+from tailrace.chat import prefill, switches, untaught
 from tailrace.chat.constrain import Setting, calls_only, form_or_calls, free_or_calls
+from tailrace.chat.content import joined
+from tailrace.chat.families.family import Family
+from tailrace.chat.prompt import Prompt
+from tailrace.chat.switches import Thinking
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
@@ -23,6 +27,10 @@ from tailrace.server.generate import GenerationRequest
 
 #: Whether the model calls: never, as it likes, or at least once.
 ToolChoice = Literal["none", "auto", "required"]
+#: Whether the last message is continued, or which of its fields is; True is the content, or a thought without one.
+Continued = bool | Literal["content", "reasoning_content"]
+
+_AS_IT_LIKES = Thinking()
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,9 +55,10 @@ def converse(
     only: str | None = None,
     parallel: bool = True,
     form: Grammar | None = None,
-    thinking: bool | None = None,
-    effort: str | None = None,
+    thinking: Thinking = _AS_IT_LIKES,
     variables: dict[str, Any] | None = None,
+    opening: bool = True,
+    continues: Continued = False,
     inline_reasoning: bool = False,
     fields: Fields = _OPENAI,
 ) -> GenerationRequest:
@@ -59,8 +68,11 @@ def converse(
     where they apply ``name``, ``tool_call_id``, ``reasoning_content`` and ``tool_calls`` (each ``{"id": str | None,
     "type": "function", "function": {"name": str, "arguments": dict | str}}``, see ``read_arguments``). ``only`` is the
     one function that has to be called; without ``parallel`` the reply ends after the first call. ``form`` is what a
-    reply without a call has to look like. ``thinking`` and ``effort`` ("none" is no thinking) go to the template under
-    the names that templates know, as do ``variables``, which win.
+    reply without a call has to look like. ``thinking`` goes to the template under the names that templates know, as do
+    ``variables``, which win. ``content`` may also be a list of text parts.
+
+    Without ``opening`` the prompt ends behind the last message. ``continues`` ends it within the last message, whose
+    text is the beginning of the reply.
 
     Raises InvalidRequest, which names the field by ``fields``.
     """
@@ -78,17 +90,27 @@ def converse(
             raise InvalidRequest(message, param=fields.tools)
     template, family = model.template, model.family
     told = list(messages)
-    if not template.knows_tools:
-        told = untaught.rewrite(told)
-        if offered:
-            told = untaught.tell(told, offered)
+    if not (template.knows_tools and template.knows_calls):
+        told = untaught.rewrite([{**message, "content": joined(message["content"])} for message in told])
+    if offered and not template.knows_tools:
+        told = untaught.tell(told, offered)
     if family.call_id is not None:
         told = _with_call_ids(told, family.call_id)
-    prompt = template.render(
-        told,
-        [function.offered() for function in offered] or None,
-        {**_thinking(thinking, effort), **(variables or {})},
-    )
+
+    def render(messages: list[Message], opening: bool, field: str | None) -> Prompt:
+        offers = [function.offered() for function in offered] or None
+        given = {**switches.variables(template, thinking), **(variables or {})}
+        return template.render(messages, offers, given, opening=opening, continued=field)
+
+    if continues:
+        prompt = _continued(told, continues, model.family, render, fields)
+        if must_call:
+            where = fields.tool_choice
+            raise InvalidRequest(f"'{where}' can't be held to in a reply that the last message has begun.", param=where)
+    else:
+        prompt = render(told, opening, None)
+        if opening and _wants_no_thought(thinking, variables or {}):
+            prompt = model.without_thought(prompt)
     setting = Setting(family, template.source, model.controls, prompt)
     grammar, param = form, fields.form
     if must_call:
@@ -96,7 +118,8 @@ def converse(
         grammar, param = calls_only(setting, callable_, several=parallel and only is None), fields.tools
     elif form is not None:
         grammar = form_or_calls(setting, form, offered, several=parallel)
-    elif offered:
+    elif offered and not prompt.begun:
+        # A reply that has begun may stand within a thought or a call, which no grammar of a whole reply knows.
         grammar, param = free_or_calls(setting, offered, several=parallel), fields.tools
     return GenerationRequest(
         prompts=[prompt],
@@ -123,14 +146,36 @@ def _with_call_ids(messages: list[Message], call_id: Callable[[str], str]) -> li
     return changed
 
 
-def _thinking(thinking: bool | None, effort: str | None) -> dict[str, Any]:
-    """Template variables: Qwen, GLM and others have ``enable_thinking``, DeepSeek V3.1 and Granite ``thinking``,
-    gpt-oss ``reasoning_effort``, in which it knows no "none".
+def _wants_no_thought(thinking: Thinking, variables: dict[str, Any]) -> bool:
+    """Whether the model shall not think: ``variables`` of the client's own win."""
+    said = (variables.get("enable_thinking"), variables.get("thinking"), thinking.on)
+    return next((value for value in said if isinstance(value, bool)), True) is False
+
+
+def _continued(
+    messages: list[Message],
+    continues: Continued,
+    family: Family,
+    render: Callable[[list[Message], bool, str | None], Prompt],
+    fields: Fields,
+) -> Prompt:
+    """The prompt that ends within the last message. Where the template can't show it so, its text stands behind the
+    beginning of a reply.
     """
-    variables: dict[str, Any] = {}
-    if effort is not None:
-        thinking = effort != "none" if thinking is None else thinking
-        variables["reasoning_effort"] = "low" if effort == "none" else effort
-    if thinking is not None:
-        variables |= {"enable_thinking": thinking, "thinking": thinking}
-    return variables
+    last = messages[-1] if messages else None
+    if last is None or last.get("tool_calls"):
+        why = "there is no message" if last is None else "a message with tool calls is whole"
+        raise InvalidRequest(f"'{fields.prompt}': {why}, so that it can't be continued.", param=fields.prompt)
+    field = continues if isinstance(continues, str) else prefill.field_of(last)
+    if not last.get(field) and field != "content":
+        message = f"'{fields.prompt}': the last message has no '{field}' that could be continued."
+        raise InvalidRequest(message, param=fields.prompt)
+    try:
+        return render(messages, False, field)
+    except InvalidRequest:
+        if last["role"] != "assistant" or field != "content":
+            raise
+        opened = render(messages[:-1], True, None)
+    # What is continued is the reply: a thought that the template has begun for it is over.
+    prompt = opened.marked(family.reply_head(opened))
+    return (prompt + joined(last["content"])).begun_at(len(prompt))

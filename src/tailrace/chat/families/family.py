@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.parse import Parser, ReplyParser, opened
+from tailrace.chat.prompt import Prompt
+from tailrace.chat.resume import ResumedParser
 from tailrace.chat.tools import Function
 from tailrace.messages import Trigger
 
@@ -90,7 +92,10 @@ class Family:
     call_id: Callable[[str], str] | None = None
 
     def parser(self, prompt: str, functions: Functions) -> Parser:
-        """A parser for the reply to ``prompt``."""
+        """A parser for the reply to ``prompt``, which may have begun it."""
+        if isinstance(prompt, Prompt) and prompt.begun:
+            head = prompt.head
+            return ResumedParser(lambda: self.parser(head, functions), prompt.reply)
         if self.make_parser is not None:
             return self.make_parser(prompt, functions)
         return ReplyParser(prompt, self.markup(functions))

@@ -49,7 +49,9 @@ class History:
         for index, message in enumerate(messages):
             path = f"messages[{index}]"
             if message.role == "assistant":
-                self._append(self._assistant(message, path), path)
+                # The blocks of a reply that goes on are one text; those of earlier ones are lines of it.
+                between = "\n" if index < len(messages) - 1 else ""
+                self._append(self._assistant(message, path, between), path)
             else:
                 self._read(message, path)
 
@@ -76,7 +78,7 @@ class History:
         if texts or not message.content:
             self._append({"role": message.role, "content": "\n".join(texts)}, path)
 
-    def _assistant(self, message: InputMessage, path: str) -> Message:
+    def _assistant(self, message: InputMessage, path: str, between: str) -> Message:
         thoughts: list[str] = []
         texts: list[str] = []
         calls: list[dict[str, Any]] = []
@@ -91,7 +93,7 @@ class History:
                 texts.append(block.text)
             elif not isinstance(block, RedactedThinkingBlock):
                 raise _misplaced(block, message.role, where)
-        rendered: Message = {"role": "assistant", "content": "\n".join(texts)}
+        rendered: Message = {"role": "assistant", "content": between.join(texts)}
         if thought := "\n".join(thoughts):
             rendered["reasoning_content"] = thought
         if calls:
@@ -123,11 +125,10 @@ class History:
             last["tool_calls"] = [*last.get("tool_calls", ()), *calls]
 
 
-def prefill(message: InputMessage, path: str) -> str | None:
-    """The text with which the reply shall begin, when the last message is the assistant's. Raises InvalidRequest."""
+def continues(message: InputMessage, path: str) -> bool:
+    """Whether the reply continues the last message, which is then the assistant's. Raises InvalidRequest."""
     if message.role != "assistant":
-        return None
-    texts: list[str] = []
+        return False
     for block, where in _blocks(message, path):
         if not isinstance(block, TextBlock):
             raise InvalidRequest(
@@ -135,8 +136,7 @@ def prefill(message: InputMessage, path: str) -> str | None:
                 "user's, with its result.",
                 param=where,
             )
-        texts.append(block.text)
-    return "".join(texts)
+    return True
 
 
 def _blocks(message: InputMessage, path: str) -> list[tuple[Any, str]]:

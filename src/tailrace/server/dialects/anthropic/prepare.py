@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import msgspec
 
-from tailrace.chat.prompt import Prompt, plain_ranges
+from tailrace.chat.switches import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar, Sampling
 from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, ToolChoice, converse
-from tailrace.server.dialects.anthropic.history import History, prefill, system_text
+from tailrace.server.dialects.anthropic.history import History, continues, system_text
 from tailrace.server.dialects.anthropic.request import (
     AnyChoice,
     AutoChoice,
@@ -30,10 +30,9 @@ from tailrace.server.dialects.anthropic.request import (
 )
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.stopping import stop_strings
+from tailrace.server.thinking import ThinkingSwitch, wished
 
 _DEFAULTS = Sampling()
-#: What open models know of effort; Anthropic's two highest are their highest.
-_EFFORT = {"xhigh": "high", "max": "high"}
 
 
 def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
@@ -68,8 +67,8 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
     """All of a generation that the conversation decides, its prompt above all. Raises InvalidRequest."""
     refuse(request)
     last = len(request.messages) - 1
-    begun = prefill(request.messages[last], f"messages[{last}]")
-    history = History(request.messages if begun is None else request.messages[:last])
+    begun = continues(request.messages[last], f"messages[{last}]")
+    history = History(request.messages)
     for edit in (request.context_management.edits or ()) if request.context_management is not None else ():
         if isinstance(edit, ClearThinking) and (turns := _turns(edit)) is not None:
             history.keep_thoughts(turns)
@@ -77,11 +76,10 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
         history.begin(system)
     form, form_field = _form(request)
     choice, only = _choice(request.tool_choice)
-    if begun is not None and (form is not None or choice == "required"):
-        field = "tool_choice" if form is None else form_field
-        raise InvalidRequest(f"'{field}' can't be held to in a reply that the last message has begun.", param=field)
-    effort = request.output_config.effort if request.output_config is not None else None
-    conversation = converse(
+    if begun and form is not None:
+        where = form_field
+        raise InvalidRequest(f"'{where}' can't be held to in a reply that the last message has begun.", param=where)
+    return converse(
         model,
         history.messages,
         tools=[_function(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())],
@@ -91,18 +89,11 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
         or isinstance(request.tool_choice, NoChoice)
         or not request.tool_choice.disable_parallel_tool_use,
         form=form,
-        thinking=None if request.thinking is None else not isinstance(request.thinking, ThinkingDisabled),
-        effort=_EFFORT.get(effort, effort) if effort is not None else None,
-        variables=_budget(request),
+        thinking=_thinking(request),
+        variables=request.chat_template_kwargs,
+        continues=begun,
         fields=Fields(messages=history.places, form=form_field),
     )
-    if begun is None:
-        return conversation
-    (prompt,) = conversation.prompts
-    assert isinstance(prompt, str)
-    # What is continued is the reply: a thought that the template has begun for it is over.
-    begun_prompt = Prompt(f"{prompt}{model.family.reply_head(prompt)}", plain_ranges(prompt)) + begun
-    return msgspec.structs.replace(conversation, prompts=[begun_prompt])
 
 
 def hides_thinking(request: MessagesRequest) -> bool:
@@ -146,10 +137,15 @@ def _function(tool: Tool, path: str) -> Function:
     return Function(name=tool.name, description=tool.description, parameters=parameters, strict=bool(tool.strict))
 
 
-def _budget(request: Conversation) -> dict[str, Any] | None:
-    """Some templates tell the model how long it may think."""
+def _thinking(request: Conversation) -> Thinking:
     thinking = request.thinking
-    return {"thinking_budget": thinking.budget_tokens} if isinstance(thinking, ThinkingEnabled) else None
+    switch = None
+    if thinking is not None:
+        budget = thinking.budget_tokens if isinstance(thinking, ThinkingEnabled) else None
+        kind: Literal["disabled", "enabled"] = "disabled" if isinstance(thinking, ThinkingDisabled) else "enabled"
+        switch = ThinkingSwitch(type=kind, budget_tokens=budget)
+    effort = request.output_config.effort if request.output_config is not None else None
+    return wished(enable=request.enable_thinking, thinking=switch, effort=effort or request.reasoning_effort)
 
 
 def _form(request: Conversation) -> tuple[Grammar | None, str]:

@@ -143,6 +143,10 @@ class Conversation(msgspec.Struct, kw_only=True):
     output_format: JsonFormat | None = None
     context_management: ContextManagement | None = None
     cache_control: Any = None
+    # Extensions of local servers
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     speed: str | None = None
     mcp_servers: list[Any] | None = None
     compaction: Any = None

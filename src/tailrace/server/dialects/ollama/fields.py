@@ -17,6 +17,7 @@ from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.thinking import wished
 
 _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')
 #: A duration as Go writes it, or a plain number of seconds.
@@ -33,6 +34,8 @@ class SharedFields(msgspec.Struct, kw_only=True):
     options: Options | None = None
     keep_alive: float | str | None = None
     think: bool | Literal["", "low", "medium", "high", "max"] | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     truncate: bool | None = None
     shift: bool | None = None
     debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
@@ -99,8 +102,13 @@ def conversation(
         messages,
         tools=tools,
         form=grammar(fields),
-        thinking=None if fields.think is None or fields.think == "" else bool(fields.think),
-        effort=fields.think if isinstance(fields.think, str) and fields.think else None,
+        thinking=wished(
+            enable=fields.think if isinstance(fields.think, bool) else None,
+            effort=fields.think if isinstance(fields.think, str) else fields.reasoning_effort,
+        ),
+        variables=fields.chat_template_kwargs,
+        # As in Ollama, the reply goes on where the last message ends.
+        continues=bool(messages) and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"),
         inline_reasoning=inline_reasoning,
         fields=Fields(prompt=prompt_param, form="format"),
     )

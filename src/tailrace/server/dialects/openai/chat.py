@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tailrace.chat.content import text_part
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.client import ServedModel
-from tailrace.server.conversation import Fields, converse
+from tailrace.server.conversation import Continued, Fields, converse
 from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields
 from tailrace.server.dialects.openai.earlier_calls import (
     CalledFunction,
@@ -24,7 +25,13 @@ from tailrace.server.dialects.openai.earlier_calls import (
     join_results,
     legacy_call,
 )
-from tailrace.server.dialects.openai.extensions import ChatExtensions, check, tells_inline, template_variables
+from tailrace.server.dialects.openai.extensions import (
+    ChatExtensions,
+    check,
+    tells_inline,
+    template_variables,
+    thinking_of,
+)
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
 from tailrace.server.dialects.openai.sampling import Limit, limit, refuse, sampling, stops
@@ -101,6 +108,15 @@ class ChatMessage(msgspec.Struct):
     reasoning: str | None = None
     refusal: str | None = None
     audio: Any = None
+    prefix: bool | None = None
+    partial: bool | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether an assistant's message is only the beginning: ``prefix`` is Mistral's and DeepSeek's word for it,
+        ``partial`` Moonshot's and Qwen's.
+        """
+        return self.role == "assistant" and bool(self.prefix or self.partial)
 
 
 class Prediction(msgspec.Struct):
@@ -120,8 +136,6 @@ class ChatRequest(ChatExtensions):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
     metadata: dict[str, Any] | None = None
     service_tier: str | None = None
@@ -166,8 +180,10 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         only=tools.only,
         parallel=request.parallel_tool_calls is not False and not tools.legacy,
         form=form,
-        effort=request.reasoning_effort,
+        thinking=thinking_of(request),
         variables={**template_variables(request, model), **(request.chat_template_kwargs or {})},
+        opening=request.add_generation_prompt is not False,
+        continues=_continues(request),
         inline_reasoning=tells_inline(request, default=inline_reasoning),
         fields=Fields(form=form_field, tools="functions", tool_choice="function_call")
         if tools.legacy
@@ -187,6 +203,18 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         reuse_prefix=request.cache_prompt is not False,
         prediction=_predicted(request.prediction),
     )
+
+
+def _continues(request: ChatRequest) -> Continued:
+    """Whether the reply goes on where the last message ends. Raises InvalidRequest."""
+    continued = request.continue_final_message or request.messages[-1].is_begun
+    if continued and request.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' and 'add_generation_prompt' can't both be true: a prompt ends within the last "
+            "message or begins another.",
+            param="continue_final_message",
+        )
+    return continued
 
 
 def offered(request: ChatRequest) -> Toolset:
@@ -232,7 +260,8 @@ def _message(message: ChatMessage, path: str) -> Message:
     return rendered
 
 
-def _content(content: str | list[Part] | None, path: str) -> str:
+def _content(content: str | list[Part] | None, path: str) -> str | list[dict[str, str]]:
+    """A string, or parts that are text: some templates read one form and some the other."""
     if content is None or isinstance(content, str):
         return content or ""
     texts: list[str] = []
@@ -248,7 +277,7 @@ def _content(content: str | list[Part] | None, path: str) -> str:
             raise InvalidRequest(
                 f"This model reads text alone; a part of type '{kind}' can't be used.", param=f"{path}.content[{index}]"
             )
-    return "\n".join(texts)
+    return [text_part(text) for text in texts]
 
 
 # Reply

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from tailrace.chat.switches import Thinking
 from tailrace.errors import InvalidRequest
 from tailrace.server.client import ServedModel
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.sampling import SharedParameters, refuse
+from tailrace.server.thinking import Budget, ReasoningSwitch, ThinkingSwitch, wished
 
 
 class ChatExtensions(SharedParameters, kw_only=True):
@@ -22,6 +24,17 @@ class ChatExtensions(SharedParameters, kw_only=True):
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     moderation: Any = None
+    # Honoured: the thinking switches of several servers
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | bool | None = None
+    reasoning: ReasoningSwitch | None = None
+    thinking_budget: Budget | None = None
+    reasoning_budget: Budget | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # Honoured: where the prompt ends
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     # Honoured
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
     include_reasoning: bool | None = None
@@ -74,6 +87,28 @@ def template_variables(request: ChatExtensions, model: ServedModel) -> dict[str,
             raise InvalidRequest(why, param="documents", code="unsupported_value")
         variables["documents"] = request.documents
     return variables
+
+
+def thinking_of(request: ChatExtensions) -> Thinking:
+    """Whether and how much the model shall think."""
+    budgets = (
+        request.thinking_budget,
+        request.reasoning_budget,
+        request.reasoning_budget_tokens,
+        request.thinking_budget_tokens,
+    )
+    return wished(
+        enable=request.enable_thinking,
+        thinking=request.thinking,
+        reasoning=request.reasoning,
+        effort=request.reasoning_effort,
+        budget=next((budget for budget in budgets if budget is not None), None),
+    )
+
+
+def hides_thoughts(request: ChatExtensions) -> bool:
+    """Whether thoughts are left out of the reply."""
+    return request.include_reasoning is False or bool(request.reasoning is not None and request.reasoning.exclude)
 
 
 def tells_inline(request: ChatExtensions, *, default: bool) -> bool:

@@ -12,7 +12,7 @@ from tailrace.messages import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.llama_server.props import listed
-from tailrace.server.dialects.openai import chat, completions, embeddings, stored, tokens
+from tailrace.server.dialects.openai import chat, completions, embeddings, extensions, stored, tokens
 from tailrace.server.dialects.openai.completion_store import CompletionStore
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
@@ -118,7 +118,7 @@ class _OpenAI:
         wanted = tracked(asked, wanted)
         generation = await server.start(wanted)
         head = ReplyHead("chatcmpl", server.model_name, server.fingerprint(model))
-        hides_thoughts = asked.include_reasoning is False
+        hides_thoughts = extensions.hides_thoughts(asked)
 
         def whole(transcript: Transcript) -> dict[str, Any]:
             return chat.completion(head, transcript, chat.offered(asked), hides_thoughts=hides_thoughts)

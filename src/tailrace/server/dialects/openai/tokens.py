@@ -6,7 +6,7 @@ vLLM's (``prompt``, ``add_special_tokens``, ``return_token_strs``), and their re
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,14 +16,9 @@ from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import InvalidRequest
 from tailrace.messages import ModelInfo, Tokenize
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
-from tailrace.server.dialects.openai.sampling import TokenId, refuse
+from tailrace.server.dialects.openai.sampling import TokenId
 from tailrace.server.dialects.openai.tools import Tool
-
-_SUPPORTED: dict[str, tuple[Any, ...]] = {"add_generation_prompt": (True,), "continue_final_message": (False,)}
-_WHY = {
-    "add_generation_prompt": "a prompt is always one for the next assistant message.",
-    "continue_final_message": "a message can't be continued.",
-}
+from tailrace.server.thinking import Budget, ReasoningSwitch, ThinkingSwitch
 
 
 class TemplateRequest(msgspec.Struct, kw_only=True):
@@ -34,8 +29,14 @@ class TemplateRequest(msgspec.Struct, kw_only=True):
     tools: list[Tool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | bool | None = None
+    reasoning: ReasoningSwitch | None = None
+    thinking_budget: Budget | None = None
+    reasoning_budget: Budget | None = None
+    documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -48,8 +49,14 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
     tools: list[Tool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | bool | None = None
+    reasoning: ReasoningSwitch | None = None
+    thinking_budget: Budget | None = None
+    reasoning_budget: Budget | None = None
+    documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     add_special: bool | None = None
     add_special_tokens: bool | None = None
     parse_special: bool | None = None
@@ -77,25 +84,12 @@ def template_of(request: TokenizeRequest) -> TemplateRequest | None:
         raise InvalidRequest("One of 'prompt', 'content' and 'messages' says what to tokenize.", param=param)
     if request.messages is None:
         return None
-    return TemplateRequest(
-        messages=request.messages,
-        tools=request.tools,
-        chat_template_kwargs=request.chat_template_kwargs,
-        reasoning_effort=request.reasoning_effort,
-        add_generation_prompt=request.add_generation_prompt,
-        continue_final_message=request.continue_final_message,
-    )
+    return TemplateRequest(**{name: getattr(request, name) for name in TemplateRequest.__struct_fields__})
 
 
 def as_chat(request: TemplateRequest) -> ChatRequest:
-    """The chat completion whose prompt is asked for. Raises InvalidRequest for what no chat's is."""
-    refuse(request, _SUPPORTED, _WHY)
-    return ChatRequest(
-        messages=request.messages,
-        tools=request.tools,
-        chat_template_kwargs=request.chat_template_kwargs,
-        reasoning_effort=request.reasoning_effort,
-    )
+    """The chat completion whose prompt is asked for."""
+    return ChatRequest(**{name: getattr(request, name) for name in TemplateRequest.__struct_fields__})
 
 
 def inquiry(identity: int, request: TokenizeRequest, rendered: str | None) -> Tokenize:

@@ -21,6 +21,7 @@ from tailrace.server.dialects.responses.items import (
     Item,
     MessageItem,
     ReasoningItem,
+    kind,
     read,
     text,
 )
@@ -32,6 +33,7 @@ class Conversation(msgspec.Struct):
 
     messages: list[Message] = []
     places: list[str] = []
+    continues: bool = False  #: whether the reply goes on where the last message ends
 
     def add(self, message: Message, place: str) -> None:
         """One more message."""
@@ -47,7 +49,7 @@ class Conversation(msgspec.Struct):
         """The same without the first so many turns of the user and what followed on each, but with what the system
         says.
         """
-        left = Conversation()
+        left = Conversation(continues=self.continues)
         passed = 0
         for message, place in zip(self.messages, self.places, strict=True):
             passed += message["role"] == "user"
@@ -112,4 +114,10 @@ def conversation(instructions: str | None, items: Sequence[tuple[Item, str]]) ->
             turn = None
             assert isinstance(known, MessageItem), "references are resolved before"
             made.add({"role": known.role, "content": text(known.content, f"{place}.content")}, place)
+    made.continues = bool(items) and turn is not None and _unfinished(items[-1][0])
     return made
+
+
+def _unfinished(item: Item) -> bool:
+    """Whether the model's text or thought is marked as one that isn't whole: the reply goes on there, as in vLLM."""
+    return kind(item) in ("message", "reasoning") and item.get("status") in ("incomplete", "in_progress")

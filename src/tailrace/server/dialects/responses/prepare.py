@@ -16,6 +16,7 @@ from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.thinking import ReasoningSwitch, wished
 
 #: Fields that mean the same as in OpenAI's other dialects.
 _SHARED = tuple(name for name in SharedParameters.__struct_fields__ if name in ResponsesRequest.__struct_fields__)
@@ -26,7 +27,7 @@ def prepare(
 ) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
     shared = shared_parameters(request)
-    effort = request.reasoning.effort if request.reasoning is not None else None
+    reasoning = ReasoningSwitch(effort=request.reasoning.effort) if request.reasoning is not None else None
     wanted = converse(
         model,
         conversation.messages,
@@ -35,8 +36,14 @@ def prepare(
         only=tools.only,
         parallel=request.parallel_tool_calls is not False,
         form=_form(request),
-        effort=effort,
+        thinking=wished(
+            enable=request.enable_thinking,
+            thinking=request.thinking,
+            reasoning=reasoning,
+            effort=request.reasoning_effort,
+        ),
         variables={**_verbosity(request), **(request.chat_template_kwargs or {})},
+        continues=conversation.continues,
         fields=Fields(prompt="input", messages=conversation.places, form="text.format"),
     )
     return msgspec.structs.replace(

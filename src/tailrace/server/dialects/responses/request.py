@@ -13,6 +13,7 @@ from tailrace.server.dialects.openai.peers import PeerParameters
 from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature
 from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, Repeat, TokenId, refuse
 from tailrace.server.stopping import Stops
+from tailrace.server.thinking import ThinkingSwitch
 
 #: Keys and values of metadata, as the API's reference bounds them.
 Metadata = Annotated[
@@ -133,6 +134,9 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | bool | None = None
+    reasoning_effort: str | None = None
     # vLLM's: refused
     enable_response_messages: bool | None = None
     previous_input_messages: list[Any] | None = None

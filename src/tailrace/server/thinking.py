@@ -1,0 +1,61 @@
+"""The switches for thinking as clients send them, in whatever dialect, and what they ask for together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from tailrace.chat.switches import Thinking
+
+#: Tokens of a thought: 0 is none, -1 as many as the model likes.
+Budget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+
+
+class ThinkingSwitch(msgspec.Struct):
+    """``thinking`` as Anthropic, DeepSeek, Z.ai and Moonshot have it."""
+
+    type: Literal["enabled", "disabled", "adaptive", "auto"] | None = None
+    budget_tokens: Budget | None = None
+
+
+class ReasoningSwitch(msgspec.Struct):
+    """``reasoning`` as OpenAI's responses and OpenRouter have it."""
+
+    effort: str | None = None
+    enabled: bool | None = None
+    max_tokens: Budget | None = None
+    exclude: bool | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+def wished(
+    *,
+    enable: bool | None = None,
+    thinking: ThinkingSwitch | bool | None = None,
+    reasoning: ReasoningSwitch | None = None,
+    effort: str | None = None,
+    budget: int | None = None,
+) -> Thinking:
+    """What the switches ask for together. Whether the model thinks is decided by the first that says so, in this
+    order: ``enable``, ``thinking``, ``reasoning.enabled``, a budget, an effort. An effort beside a switch that is off
+    is nothing.
+    """
+    switch = thinking if isinstance(thinking, ThinkingSwitch) else ThinkingSwitch()
+    reasoning = reasoning or ReasoningSwitch()
+    effort = (effort if effort is not None else reasoning.effort) or None
+    effort = effort.lower() if effort is not None else None
+    budgets = (budget, switch.budget_tokens, reasoning.max_tokens)
+    budget = next((value for value in budgets if value is not None and value >= 0), None)
+    decided = (
+        enable,
+        thinking if isinstance(thinking, bool) else None,
+        None if switch.type is None else switch.type != "disabled",
+        reasoning.enabled,
+        None if budget is None else budget > 0,
+        None if effort is None else effort != "none",
+    )
+    on = next((value for value in decided if value is not None), None)
+    return Thinking(on=on, effort=None if effort == "none" else effort, budget=budget or None)
