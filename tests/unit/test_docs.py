@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import get_args
 
@@ -109,6 +110,11 @@ def rule_table() -> str:
 
 def test_the_checkers_rules_are_in_its_document_as_they_are_in_the_code() -> None:
     assert rule_table() in (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+
+
+def test_the_known_misses_of_llama_cpps_tests_are_in_the_document() -> None:
+    found = runpy.run_path(str(ROOT / "tests" / "peers" / "known_misses.py"))
+    assert found["table"]() in (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
 
 
 def test_every_wire_rule_that_can_be_seen_from_outside_is_checked() -> None:

@@ -98,3 +98,27 @@ def test_what_has_happened() -> None:
     }
     assert {name: found[name] for name in expected} == expected
     assert not [name for name in found if "_created" in name]
+
+
+def test_llama_servers_names() -> None:
+    engine = Engine(running=2, waiting=1)
+    metrics = Metrics('a "model"\n', engine)
+    metrics.prompt_read(0.5)
+    metrics.replied(2.0)
+    metrics.used(Counts())
+    engine.beat = Beat(2, 1, 0, 4, 11, 10, 0, 0, 0)
+    found = samples(metrics)
+    assert found["llamacpp:prompt_tokens_total[]"] == 7
+    assert found["llamacpp:prompt_tokens_cached_total[]"] == 3
+    assert found["llamacpp:prompt_seconds_total[]"] == 0.5
+    assert found["llamacpp:tokens_predicted_total[]"] == 5
+    assert found["llamacpp:tokens_predicted_seconds_total[]"] == 2.0
+    assert found["llamacpp:n_decode_total[]"] == 4
+    assert found["llamacpp:n_busy_slots_per_decode[]"] == 2.5
+    assert found["llamacpp:prompt_tokens_seconds[]"] == 14
+    assert found["llamacpp:predicted_tokens_seconds[]"] == 2.5
+    assert (found["llamacpp:requests_processing[]"], found["llamacpp:requests_deferred[]"]) == (2, 1)
+    assert found["llamacpp:n_tokens_max[]"] == 15
+    again = samples(metrics)
+    assert again["llamacpp:predicted_tokens_seconds[]"] == 0, "rates are of what has ended since the last scrape"
+    assert again["llamacpp:tokens_predicted_total[]"] == 5

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tailrace.messages import Beat
+from tailrace.observe.llamacpp import LlamaCppCollector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -75,6 +76,8 @@ class Metrics:
         self._first_token = histogram("vllm:time_to_first_token_seconds", "Request to first token").labels(model_name)
         self._duration = histogram("vllm:e2e_request_latency_seconds", "Request to last token").labels(model_name)
         self._registry.register(_EngineCollector(model_name, engine))
+        self._llamacpp = LlamaCppCollector(engine)
+        self._registry.register(self._llamacpp)
 
     def responded(self, route: str, status: int) -> None:
         """An HTTP response was begun."""
@@ -93,6 +96,15 @@ class Metrics:
         self._prompt_tokens.inc(counts.prompt_tokens)
         self._generated.inc(counts.completion_tokens)
         self._cached.inc(counts.cached_tokens)
+        self._llamacpp.ended(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
+
+    def prompt_read(self, seconds: float) -> None:
+        """A prompt has been read, in so many seconds."""
+        self._llamacpp.prompt.seconds += seconds
+
+    def replied(self, seconds: float) -> None:
+        """A reply has ended, so long after its request's first token."""
+        self._llamacpp.generated.seconds += seconds
 
     def completed(self, seconds: float) -> None:
         """A request with all its choices ended well, so long after its submission."""

@@ -52,7 +52,8 @@ class _Admin:
         return json_response(status, 200 if status.status == "ok" else 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._server.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        started = {"process-start-time-unix": str(self._server.created)}  # llama-server's
+        return Response(self._server.metrics.render(), headers={"content-type": CONTENT_TYPE, **started})
 
     def _status(self) -> Status:
         server = self._server

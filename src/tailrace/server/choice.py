@@ -41,7 +41,7 @@ class Request(Protocol):
         """The engine has looked at the choice's submit."""
         ...
 
-    def begun(self, choice: Choice, cached_tokens: int) -> None:
+    def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """The choice's prompt has been read."""
         ...
 
@@ -126,7 +126,7 @@ class Choice:
 
     def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``Receiver``."""
-        self._request.begun(self, cached_tokens)
+        self._request.begun(self, cached_tokens, prompt_seconds)
 
     def progressed(self, progress: Progress) -> None:
         """See ``Receiver``: only a ``TrackedChoice`` asks for it."""

