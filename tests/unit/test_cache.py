@@ -62,6 +62,19 @@ def test_the_last_token_is_never_taken_as_ready() -> None:
     assert placement.length == 3
 
 
+def test_a_sequence_that_reuses_nothing_finds_nothing_anywhere() -> None:
+    """Not in an idle slot, not in a running one's, not among what is kept outside."""
+    idle, running, kept = _cache(), _cache(), _cache()
+    _fill(idle, [1, 2, 3, 4])
+    _run(running, [1, 2, 3, 4])
+    kept.move_out(_fill(kept, [1, 2, 3, 4]))
+    for cache in (idle, running, kept):
+        assert cache.place([1, 2, 3, 4, 5]).length == 4  # type: ignore[union-attr]
+        found = cache.place([1, 2, 3, 4, 5], reuse=False)
+        assert found is not None
+        assert (found.length, found.source, found.kept) == (0, None, None)
+
+
 def test_a_running_sequence_is_copied_from_and_its_cells_are_shared() -> None:
     cache = _cache(slots=2, cells=10)
     first = _run(cache, [1, 2, 3, 4])

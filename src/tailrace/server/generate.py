@@ -24,6 +24,7 @@ from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient, ServedModel
 from tailrace.server.events import Early, Failure, Listener, Usage
 from tailrace.server.inquiry import too_long
+from tailrace.server.stopping import stop_table
 from tailrace.server.tracked import TrackedChoice, Tracking
 from tailrace.server.window import Window, WindowedChoice
 
@@ -83,6 +84,7 @@ class Generation:
         self._reasoning_tokens = 0
         self._accepted_tokens = 0  #: of the prediction
         self._rejected_tokens = 0
+        self._stops: StopTable | tuple[str, ...] = ()
         self.tell = self._early.tell  #: the listener's own: nothing stands between a choice and it
 
     @property
@@ -98,6 +100,7 @@ class Generation:
         if not all(0 <= token < size for token in request.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, request)
+        generation._stops = await stop_table(request.stops)
         try:
             generation._submit()
             await generation._accepted
@@ -269,7 +272,6 @@ class Generation:
         functions = {function.name: function for function in request.tools}
         vocabulary = self._model.vocabulary
         tracking = request.tracking
-        stops = StopTable(request.stops) if request.stops else ()
         if request.chat:
             vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
         for prompt in request.prompts:
@@ -305,7 +307,7 @@ class Generation:
                 text = prompt if isinstance(prompt, str) else request.prompt_text
                 if request.chat and text is not None:
                     parser = self._model.family.parser(text, functions)
-                pipeline = ReplyPipeline(vocabulary, stops, parser, keep_stop=request.keep_stop)
+                pipeline = ReplyPipeline(vocabulary, self._stops, parser, keep_stop=request.keep_stop)
                 choice = self._choice(index, vocabulary, pipeline, prompt)
                 choice.identity = self._engine.submit(make, choice)
                 self._open[index] = choice
