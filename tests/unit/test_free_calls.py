@@ -53,7 +53,49 @@ TOOLS = (
     ),
     Function(name="now"),
 )
-SCHEMAS = {function.name: function.offered()["function"]["parameters"] for function in TOOLS}
+#: What elements without quotes have to be read back as: strings beside other types, patterns, listed values.
+TYPED = (
+    Function(
+        name="edit",
+        parameters={
+            "type": "object",
+            "properties": {
+                "text": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+                "lines": {"type": ["string", "array"], "items": {"type": "integer"}},
+                "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+                "day": {"type": "string", "format": "date"},
+            },
+            "required": ["text", "code"],
+        },
+    ),
+    Function(
+        name="pick",
+        parameters={
+            "type": "object",
+            "properties": {
+                "mode": {"$ref": "#/$defs/mode"},
+                "level": {"enum": ["low", "high", None]},
+                "kind": {"const": "a b"},
+                "size": {"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 6}]},
+                "on": {"allOf": [{"type": "boolean"}], "description": "whether"},
+                "point": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+            },
+            "required": ["mode", "kind"],
+            "$defs": {"mode": {"type": "string", "enum": ["r", "w"]}},
+        },
+    ),
+    Function(
+        name="shape",
+        parameters={
+            "type": "object",
+            "anyOf": [
+                {"properties": {"r": {"type": "integer"}}, "required": ["r"]},
+                {"properties": {"w": {"type": "integer"}, "h": {"type": "integer"}}, "required": ["w", "h"]},
+            ],
+        },
+    ),
+)
+SCHEMAS = {function.name: function.offered()["function"]["parameters"] for function in (*TOOLS, *TYPED)}
 END = 256
 FIRST = 260
 #: Tokens of several bytes, such as real vocabularies have: they end markers and go on.
@@ -166,8 +208,10 @@ by_family = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample
 
 
 @cache
-def setup_of(family: str, control: bool, prompt: str = "") -> Setup:
-    return Setup(next(sample for sample in SAMPLES if sample.family == family), control=control, prompt=prompt)
+def setup_of(family: str, control: bool, prompt: str = "", tools: tuple[str, ...] = ()) -> Setup:
+    sample = next(sample for sample in SAMPLES if sample.family == family)
+    chosen = [function for function in (*TOOLS, *TYPED) if function.name in tools] or TOOLS
+    return Setup(sample, control=control, prompt=prompt, tools=chosen)
 
 
 def check(setup: Setup, tokens: Sequence[int]) -> int:
@@ -180,8 +224,12 @@ def check(setup: Setup, tokens: Sequence[int]) -> int:
                 whole += 1
                 arguments = json.loads(part.arguments, object_pairs_hook=unique)
                 jsonschema.validate(arguments, SCHEMAS[part.name])
-                assert set(arguments) <= set(SCHEMAS[part.name]["properties"]), setup.said(tokens)
+                assert set(arguments) <= members(SCHEMAS[part.name]), setup.said(tokens)
     return whole
+
+
+def members(schema: dict[str, Any]) -> set[str]:
+    return {name for part in (schema, *schema.get("anyOf", ())) for name in part.get("properties", ())}
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,6 +242,21 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def test_every_call_of_a_random_reply_is_valid(sample: Sample, control: bool) -> None:
     setup = setup_of(sample.family, control)
     wishes = [reply for reply, _ in sample.replies] + ["<think>", "</think>", '{"name": "weather", ', '{"name": "x"']
+    dice = random.Random(sample.family)
+    calls = sum(check(setup, write(setup, dice, wishes)) for _ in range(40))
+    assert calls >= (2 if sample.family == "glm4" else 8)
+
+
+@by_family
+def test_arguments_are_read_back_as_their_schema_has_them(sample: Sample) -> None:
+    setup = setup_of(sample.family, True, "", tuple(function.name for function in TYPED))
+    # Each family's call up to the name, which the grammar then chooses.
+    wishes = [reply.partition("weather")[0].partition("now")[0] for reply, _ in sample.replies if "weather" in reply]
+    wishes = (
+        [wish for wish in wishes if wish]
+        + [f"{function.name}\n{{" for function in TYPED]
+        + [f'{{"name": "{TYPED[0].name}", ']
+    )
     dice = random.Random(sample.family)
     calls = sum(check(setup, write(setup, dice, wishes)) for _ in range(40))
     assert calls >= (2 if sample.family == "glm4" else 8)

@@ -82,13 +82,15 @@ class Lark:
         """A terminal of that regular expression."""
         return self._named(name.upper(), body)
 
-    def until(self, end: str, without: Iterable[str] = ()) -> str:
+    def until(self, end: str, without: Iterable[str] = (), *, not_begun: str | None = None) -> str:
         """Free text, up to and including ``end`` at its first occurrence. What matches one of the regular expressions
-        ``without`` can't be in it: see ``pattern``.
+        ``without`` can't be in it: see ``pattern``; nor may it begin with what ``not_begun`` matches.
         """
         text = ANY
         if barred := "|".join(without):
             text = f"{ANY} & ~/(.|\\n)*({barred})(.|\\n)*/"
+        if not_begun is not None:
+            text += f" & ~/{not_begun}(.|\\n)*/"
         if end in self._controls:
             return f"{self.terminal('any', text)} {self.literal(end)}"
         known = f"until {end} {text}"

@@ -2,93 +2,192 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from tailrace.chat.argument_types import ALL, Argument, Arguments
-from tailrace.chat.lark import Lark
+from tailrace.chat.argument_types import Argument, Arguments
+from tailrace.chat.families.element_text import text_terminal
+from tailrace.chat.lark import Lark, pattern
 from tailrace.chat.readers.tags import Tags
 from tailrace.chat.readers.value_text import early_ends
+from tailrace.chat.schemas.keywords import ARRAY, NUMBER, OBJECT, STRING, Schema
 from tailrace.chat.tools import Function
 
-#: What says nothing about which values fit.
-_REMARKS = frozenset({"title", "description", "default", "examples", "deprecated", "$comment", "readOnly", "writeOnly"})
-#: What may stand in a function's schema for its arguments to be elements.
-_OBJECT = frozenset({"type", "properties", "required", "additionalProperties", "$schema", "$defs", "definitions"})
-#: Of a text's schema.
-_TEXT = frozenset({"type", "minLength", "maxLength"})
+#: What may stand in an object's schema for its members to be elements.
+_OBJECT = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "x-guidance"})
+#: Alternatives of one value, those of alternatives included.
+_MOST = 64
+#: Elements that an object may have besides those that its schema names.
+_MOST_OTHERS = 16
+_OTHER_NAME = "[A-Za-z_][A-Za-z0-9_.-]{0,63}"
+#: A name that no schema has: what is said of it is said of every other argument.
+_NO_NAME = "\0"
 
 
-def element_call(function: Function, lark: Lark, tags: Tags, head: str, tail: str) -> str | None:
-    """The call, ``head`` before its first argument and ``tail`` behind its last. None where the schema says more than
-    elements can be held to: then the call has to be JSON.
+def element_call(function: Function, lark: Lark, tags: Tags, heads: Sequence[str], tails: Sequence[str]) -> str | None:
+    """The call, ``heads`` before its first argument and ``tails`` behind its last, on lines of their own. None where
+    the schema says more than elements can be held to: then the call has to be JSON.
     """
     schema = function.schema()
-    properties = schema.get("properties") or {}
-    if set(schema) - _OBJECT - _REMARKS or not isinstance(properties, dict):
-        return None
-    shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    required = schema.get("required") or []
-    if not set(required) <= set(properties):
-        return None
-    arguments = Arguments(function.parameters)
-    elements: list[str] = []
-    for name, value in properties.items():
-        if any(mark in name for mark in "<>\n") or name != name.strip():
+    definitions: Schema = schema.get("$defs", {})
+    if "$ref" in schema:
+        schema = _target(schema, definitions) or {}
+    alternatives = next((schema[key] for key in ("anyOf", "oneOf") if key in schema), [schema])
+    elements = _Elements(Arguments(function.parameters), definitions, lark, tags)
+    rows: dict[str, None] = {}
+    for alternative in alternatives:
+        row = elements.of(alternative) if isinstance(alternative, dict) else None
+        if row is None:
             return None
-        others = arguments.names - {name}
-        inner = _value(value, arguments.argument(name), others, shared, lark, tags)
-        if inner is None:
+        rows[row] = None
+    gap = lark.gap("\n")
+    before, behind = (f" {gap} ".join(map(lark.literal, marks)) for marks in (heads, tails))
+    return f"{before} {gap} ({' | '.join(rows)}) {behind}"
+
+
+class _Elements:
+    """Writes the elements of one function's arguments."""
+
+    def __init__(self, arguments: Arguments, definitions: Schema, lark: Lark, tags: Tags) -> None:
+        self._arguments = arguments
+        self._definitions = definitions
+        self._lark = lark
+        self._tags = tags
+        self._line = "\n" if tags.lines else ""
+
+    def of(self, schema: Schema) -> str | None:
+        """All elements of an object, in the schema's order."""
+        properties = schema.get("properties") or {}
+        required = schema.get("required") or []
+        if set(schema) - _OBJECT or not set(required) <= set(properties):
             return None
-        line = "\n" if tags.lines else ""
-        opening = f"{tags.key_opens}{name}{tags.key_ends}{'' if tags.lines else chr(10)}{tags.value_opens}{line}"
-        element = f"{lark.literal(opening)} {inner} {lark.literal(chr(10))}"
-        elements.append(element if name in required else f"({element})?")
-    return f"{lark.literal(head)} {' '.join(elements)} {lark.literal(tail)}"
+        row = ['""']
+        for name, value in properties.items():
+            if value is False:
+                continue
+            if not name or any(mark in name for mark in "<>\n") or name != name.strip():
+                return None
+            inner = self._value(value, name)
+            if inner is None:
+                return None
+            element = self._element(self._lark.literal(name), inner)
+            row.append(element if name in required else f"({element})?")
+        others = schema.get("additionalProperties", False)
+        if others is not False:
+            inner = self._value(others, _NO_NAME)
+            if inner is None:
+                return None
+            names = f"/{_OTHER_NAME}/"
+            if self._arguments.names:
+                names += f" & ~/({'|'.join(map(pattern, sorted(self._arguments.names)))})/"
+            row.append(f"({self._element(self._lark.terminal('name', names), inner)}){{0,{_MOST_OTHERS}}}")
+        return " ".join(row)
 
+    def _element(self, name: str, value: str) -> str:
+        lark, tags = self._lark, self._tags
+        between = lark.gap("\n") if not tags.lines else ""
+        opens = f"{lark.literal(tags.key_opens)} {name} {lark.literal(tags.key_ends)}"
+        return f"{opens} {between} {lark.literal(tags.value_opens + self._line)} {value} {lark.gap(chr(10))}"
 
-def _value(
-    schema: object, argument: Argument, others: frozenset[str], shared: dict[str, Any], lark: Lark, tags: Tags
-) -> str | None:
-    """A value and its closing tag, which are read back as what the schema admits: text as a string, other types as
-    JSON. ``others`` are the function's other arguments.
-    """
-    if not isinstance(schema, dict) or argument.types == ALL:
-        return None
-    schema = {key: value for key, value in schema.items() if key not in _REMARKS}
-    ends = lark.literal(tags.value_ends)
-    line = "\n" if tags.lines else ""
-    if "string" not in argument.types:
-        return f"{lark.schema({**schema, **shared})} {lark.literal(line) if line else ''} {ends}"
-    if argument.types - {"string", "null"}:
-        return None
-    if "enum" in schema and set(schema) <= {"enum", "type"}:
-        if any(_is_ambiguous(value, tags) for value in schema["enum"]):
+    def _value(self, schema: Any, name: str) -> str | None:
+        """A value and its closing tag. It is read back as what the schema admits: text as a string where there may be
+        one, and other types as JSON.
+        """
+        argument = self._arguments.argument(name)
+        alternatives = self._alternatives(schema, 0)
+        if alternatives is None:
             return None
-        values = " | ".join(lark.literal("null" if value is None else value) for value in schema["enum"])
-        return f"({values}) {lark.literal(line + tags.value_ends)}"
-    if _is_bare(schema):
-        return lark.until(tags.value_ends, early_ends(tags, sorted(others)))
-    if schema.get("type") == "string" and not set(schema) - _TEXT:
-        least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-        # Without the character that begins a tag, its length can be counted.
-        return f"{lark.terminal('text', f'/[^<{chr(92)}n]{{{least},{most}}}/')} {lark.literal(line + tags.value_ends)}"
-    return None
+        ends = self._lark.literal(self._line + self._tags.value_ends)
+        texts = [alternative for alternative in alternatives if alternative.get("type") == "string"]
+        if "string" not in argument.types:
+            found = [self._json(alternative) for alternative in alternatives if alternative not in texts]
+            return f"({' | '.join(dict.fromkeys(found))}) {ends}" if found else None
+        # A number or a boolean beside a string would be read as that string.
+        found = [self._json(other) for other in alternatives if other.get("type") in ("array", "object")]
+        if any(alternative.get("type") == "null" for alternative in alternatives):
+            found.append(self._lark.literal("null"))
+        found = [f"{inner} {ends}" for inner in found]
+        for text in texts:
+            written = self._text(text, argument, name)
+            if written is None:
+                return None
+            found += [written] if written else []
+        return f"({' | '.join(dict.fromkeys(found))})" if found else None
+
+    def _text(self, schema: Schema, argument: Argument, name: str) -> str | None:
+        """A string without quotes and its closing tag; "" for one that can't be written so, None where the words of its
+        schema can't be held so.
+        """
+        lark, tags = self._lark, self._tags
+        ends = lark.literal(self._line + tags.value_ends)
+        if "enum" in schema:
+            values = [value for value in schema["enum"] if not _is_ambiguous(value, tags)]
+            return f"({' | '.join(map(lark.literal, values))}) {ends}" if values else ""
+        # What begins as a list or an object is read as one, where there may be one.
+        containers = bool(argument.types & {"array", "object"})
+        if set(schema) == {"type"}:
+            begun = r"[ \t\r\n]*[\[{]" if containers else None
+            barred = early_ends(tags, sorted(self._arguments.names - {name}))
+            return lark.until(tags.value_ends, barred, not_begun=begun)
+        terminal = text_terminal(schema, containers=containers)
+        return None if terminal is None else f"{lark.terminal('text', terminal)} {ends}"
+
+    def _json(self, schema: Schema) -> str:
+        return self._lark.schema({**schema, "$defs": self._definitions} if self._definitions else schema)
+
+    def _alternatives(self, schema: Any, level: int) -> list[Schema] | None:
+        """The schema as alternatives of one type each; strings that are listed are of type string."""
+        if not isinstance(schema, dict) or level > 16:
+            return None
+        if "$ref" in schema:
+            target = _target(schema, self._definitions)
+            return None if target is None else self._alternatives(target, level + 1)
+        if "allOf" in schema:
+            return None
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                if set(schema) - {key, "type"}:
+                    return None
+                gathered: list[Schema] = []
+                for part in schema[key]:
+                    inner = self._alternatives(part, level + 1)
+                    if inner is None or len(gathered) + len(inner) > _MOST:
+                        return None
+                    gathered += inner
+                return gathered
+        if "enum" in schema or "const" in schema:
+            return _listed(schema["enum"] if "enum" in schema else [schema["const"]])
+        kinds = schema.get("type")
+        return [_of_type(schema, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds or ())] or None
 
 
-def _is_ambiguous(value: object, tags: Tags) -> bool:
-    """Whether a listed value can't be written as bare text, or would be read as another."""
-    if not isinstance(value, str):
-        return value is not None
+def _target(schema: Schema, definitions: Schema) -> Schema | None:
+    found = definitions.get(str(schema["$ref"]).removeprefix("#/$defs/"))
+    return found if isinstance(found, dict) else None
+
+
+def _listed(values: list[Any]) -> list[Schema]:
+    strings = [value for value in values if isinstance(value, str)]
+    others = [value for value in values if not isinstance(value, str) and value is not None]
+    found: list[Schema] = [{"type": "string", "enum": strings}] if strings else []
+    found += [{"type": "null"}] if None in values else []
+    return [*found, {"enum": others}] if others else found
+
+
+#: Words that say something about values of one type.
+_WORDS = {
+    "string": STRING,
+    "object": OBJECT,
+    "array": ARRAY,
+    "integer": NUMBER,
+    "number": NUMBER,
+}
+
+
+def _of_type(schema: Schema, kind: str) -> Schema:
+    return {"type": kind, **{key: schema[key] for key in _WORDS.get(kind, ()) if key in schema}}
+
+
+def _is_ambiguous(value: str, tags: Tags) -> bool:
+    """Whether a listed text can't be written as it is, or would be read as another."""
     return not value or value != value.strip() or tags.value_ends in value or value in ("null", "None")
-
-
-def _is_bare(schema: dict[str, Any]) -> bool:
-    """Whether the schema says of a string, or of a string or null, nothing but its type."""
-    if set(schema) <= {"type", "nullable"}:
-        return "type" in schema
-    (key, parts), *rest = schema.items()
-    return (
-        not rest
-        and key in ("anyOf", "oneOf")
-        and all(isinstance(part, dict) and set(part) - _REMARKS == {"type"} for part in parts)
-    )

@@ -42,8 +42,8 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: Lark) -> str:
-    head = f"{hermes.OPENS}{function.name}\n"
-    return element_call(function, lark, TAGS, head, hermes.ENDS) or hermes.call(function, lark)
+    heads = (f"{hermes.OPENS}{function.name}",)
+    return element_call(function, lark, TAGS, heads, (hermes.ENDS,)) or hermes.call(function, lark)
 
 
 FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallForm(call=call, openings=hermes.openings))

@@ -56,14 +56,15 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: Lark) -> str:
-    head = f"{hermes.OPENS}\n{_FUNCTION}{function.name}>\n"
-    return element_call(function, lark, TAGS, head, f"</function>\n{hermes.ENDS}") or hermes.call(function, lark)
+    heads = (hermes.OPENS, f"{_FUNCTION}{function.name}>")
+    return element_call(function, lark, TAGS, heads, ("</function>", hermes.ENDS)) or hermes.call(function, lark)
 
 
 def _bare_call(functions: Sequence[Function], lark: Lark) -> str:
     """A call without the outer tag, where JSON can't stand in for elements: functions that need it aren't called so."""
     calls = [
-        element_call(function, lark, TAGS, f"{_FUNCTION}{function.name}>\n", "</function>") for function in functions
+        element_call(function, lark, TAGS, (f"{_FUNCTION}{function.name}>",), ("</function>",))
+        for function in functions
     ]
     return lark.rule("call", " | ".join(call for call in calls if call is not None) or lark.literal(f"{_FUNCTION}>"))
 
