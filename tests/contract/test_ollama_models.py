@@ -117,7 +117,8 @@ def test_version(scripted: ServerProcess) -> None:
 def test_a_model_is_shown_from_its_file(real: ServerProcess) -> None:
     for asked in ({"model": "smollm2-135m"}, {"name": "smollm2-135m:latest"}):
         body = ask(real.port, "POST", "/api/show", asked).json()
-        assert body["capabilities"] == ["completion"]
+        # Its template says nothing of tools, and they are offered all the same: llm-ollama looks here.
+        assert body["capabilities"] == ["completion", "tools"]
         assert "<|im_start|>" in body["template"]
         assert body["parameters"].splitlines()[0].split() == ["num_ctx", "2048"]
         assert "PARAMETER num_ctx 2048" in body["modelfile"]
@@ -136,7 +137,7 @@ def test_the_scripted_backend_is_shown_too(scripted: ServerProcess) -> None:
     assert row["name"] == "fake:latest"
     check_time(row["modified_at"])
     body = ask(scripted.port, "POST", "/api/show", {"model": "fake"}).json()
-    assert (body["details"]["family"], body["capabilities"]) == ("fake", ["completion", "insert"])
+    assert (body["details"]["family"], body["capabilities"]) == ("fake", ["completion", "tools", "insert"])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Reads files, so whoever serves a request calls it on a thread of its own. Change
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from tailrace.chat.families import FAMILIES
 from tailrace.errors import ModelError
 from tailrace.messages import ModelInfo, Sampling
 from tailrace.models.catalogue import CATALOGUE
@@ -26,8 +28,8 @@ from tailrace.server.server import Server
 _TEMPLATE = "tokenizer.chat_template"
 #: A key of any of these says that a model knows how to fill a gap.
 _FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
-#: What templates call the switch for a thought, or write around one.
-_THOUGHT_WORDS = ("<think>", "enable_thinking", "reasoning_effort", "<|channel|>")
+#: What templates call the switch for a thought, and harmony's marker, which isn't one for thoughts alone.
+_SWITCHES = ("enable_thinking", "reasoning_effort", "<|channel|>")
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,14 +190,22 @@ def _capabilities(model: Shown, template: str, info: ModelInfo | None) -> list[s
     generates = info.generates if info is not None else f"{model.architecture}.pooling_type" not in model.values
     if not generates:
         return ["embedding"]
-    able = ["completion"]
-    if "tools" in template:
-        able.append("tools")
-    if any(word in template for word in _THOUGHT_WORDS):
+    # Where a template says nothing of tools, the model is told of them in another way.
+    able = ["completion", "tools"]
+    if _thinks(template, info.special_tokens.values() if info is not None else ()):
         able.append("thinking")
     if info.infill if info is not None else any(key in model.values for key in _FILL_KEYS):
         able.append("insert")
     return able
+
+
+def _thinks(template: str, special_tokens: Iterable[str]) -> bool:
+    """Whether the model has a switch for thoughts, or writes them in its family's markers: in its template, or as tokens
+    of its own.
+    """
+    family = next(family for family in FAMILIES if family.recognise(template))
+    markers = {marker for thought in family.markup({}).thoughts for marker in thought}
+    return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)
 
 
 def _digest(path: Path, size: int) -> str:
