@@ -112,7 +112,11 @@ def test_a_schema_needs_no_name(scripted: ServerProcess) -> None:
 
 # Custom tools
 
-CUSTOM = "<tool_call>\n" + json.dumps({"name": "patch", "arguments": {"input": INPUT}}) + "\n</tool_call>"
+CUSTOM = (
+    "<tool_call>\n"
+    + json.dumps({"name": "patch", "arguments": {"input": INPUT}}, ensure_ascii=False)
+    + "\n</tool_call>"
+)
 
 
 def test_a_custom_tool_is_called_with_a_text(scripted: ServerProcess) -> None:

@@ -15,6 +15,7 @@ from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputCo
 from tailrace.server.dialects.llama_server import fields as llama_server
 from tailrace.server.dialects.llama_server.embedding import NativeEmbeddingRequest
 from tailrace.server.dialects.ollama import chat as ollama_chat
+from tailrace.server.dialects.ollama import create as ollama_create
 from tailrace.server.dialects.ollama import embed as ollama_embed
 from tailrace.server.dialects.ollama import generate as ollama_generate
 from tailrace.server.dialects.ollama import manage as ollama_manage
@@ -85,6 +86,7 @@ def test_every_field_of_responses_has_its_row_and_every_row_its_field() -> None:
 def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field() -> None:
     kinds: list[type[msgspec.Struct]] = [ollama_chat.ChatRequest, ollama_generate.GenerateRequest, Options]
     kinds += [ollama_embed.EmbedRequest, ollama_embed.EmbeddingsRequest]
+    kinds += [ollama_create.CreateRequest, ollama_create.CopyRequest]
     kinds += [ollama_manage.ShowRequest, ollama_manage.PullRequest, ollama_manage.DeleteRequest]
     assert rows("ollama.md") == {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
 

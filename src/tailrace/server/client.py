@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import msgspec
 import structlog
@@ -21,7 +21,7 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import recognise
 from tailrace.chat.parse import opened
 from tailrace.chat.prompt import Prompt
-from tailrace.chat.template import ChatTemplate
+from tailrace.chat.template import ChatTemplate, Message
 from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.messages import (
@@ -48,6 +48,14 @@ from tailrace.server.routing import Router
 _TICK_SECONDS = 0.5
 
 
+class Beginning(Protocol):
+    """Begins conversations."""
+
+    def begin(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation behind what stands before every one."""
+        ...
+
+
 class ServedModel:
     """What one Hello brought, made ready for use."""
 
@@ -61,9 +69,16 @@ class ServedModel:
             special_tokens=hello.model.special_tokens.values(),
         )
         self.family = recognise(self.template)
-        self.controls = {text: token for token, text in hello.model.special_tokens.items()}
         self._switches = switches.has_any(self.template)
+        self.controls = {text: token for token, text in hello.model.special_tokens.items()}
+        self.preset: Beginning | None = None  #: what a name that was made of this model changes
         self._shown: dict[frozenset[str], Vocabulary] = {}
+
+    def use_template(self, template: ChatTemplate) -> None:
+        """Render conversations with another template, whose family reads the replies."""
+        self.template = template
+        self.family = recognise(template)
+        self._switches = switches.has_any(template)
 
     def without_thought(self, prompt: Prompt) -> Prompt:
         """The prompt of a reply that shall begin without a thought. What the template has opened is closed. A template

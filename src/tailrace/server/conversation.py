@@ -89,7 +89,7 @@ def converse(
             message = f"'{fields.tools}': the parameters of '{function.name}' must be an object."
             raise InvalidRequest(message, param=fields.tools)
     template, family = model.template, model.family
-    told = list(messages)
+    told = list(messages) if model.preset is None else model.preset.begin(messages)
     if not (template.knows_tools and template.knows_calls):
         told = untaught.rewrite([{**message, "content": joined(message["content"])} for message in told])
     if offered and not template.knows_tools:

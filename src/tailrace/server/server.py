@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.errors import ModelNotFound
+from tailrace.models.entries import Entries, Entry
+from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.server import sse
 from tailrace.server.body import read_body
@@ -18,6 +21,7 @@ from tailrace.server.client import EngineClient, ServedModel
 from tailrace.server.fingerprint import file_identity, system_fingerprint
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.inquiry import Answer, Asked
+from tailrace.server.preset import Derived, Preset
 from tailrace.server.respond import json_response
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.settings import Settings
@@ -45,6 +49,13 @@ class Server:
         )
         self.metrics = Metrics(model_name, self.engine)
         self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
+        store = default_folder()
+        self.entries = Entries(store)
+        #: The served model's name in the store, where it is there: entries know it by that.
+        self.store_name = (
+            model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
+        )
+        self._derived = Derived()
         self._file = file_identity(model_path)
         self._fingerprinted: tuple[ServedModel, str] | None = None
 
@@ -103,10 +114,35 @@ class Server:
         """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
         its lists show it, and its clients send it to every dialect.
         """
+        return self._answers(name) or self.entry(name) is not None
+
+    def _answers(self, name: str) -> bool:
         return any(
             known == self.model_name or any(fnmatchcase(known, alias) for alias in self.settings.aliases)
             for known in {name, name.removesuffix(LATEST), f"{name}{LATEST}"}
         )
+
+    def entry(self, name: str | None) -> Entry | None:
+        """What clients have made of the served model under this name."""
+        found = self.entries.get(name.removesuffix(LATEST)) if name else None
+        return found if found is not None and self.is_base(found.base) else None
+
+    def is_base(self, base: str) -> bool:
+        """Whether an entry's model is the one that is served."""
+        return base in (self.store_name, self.model_name) or self._answers(base)
+
+    async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
+        """The model of this name, once it is there. What a name that clients have made says of it is in it, and in the
+        fields of ``request`` that were left out. Raises RequestError.
+        """
+        self.check_model(name)
+        model = await self.engine.ready()
+        entry = self.entry(name)
+        if entry is None:
+            return model
+        derived = self._derived.model(model, entry)
+        Preset(entry).fill(request)
+        return derived
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""

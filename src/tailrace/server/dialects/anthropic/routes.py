@@ -63,8 +63,7 @@ class _Anthropic:
         server = self._server
         identity = request_id(request.scope)
         asked = decode(await server.body(request), _messages_decoder)
-        server.check_model(asked.model)
-        model = await server.engine.ready()
+        model = await server.model_for(asked.model, asked)
         generation = await server.start(prepare(asked, model))
         head = reply.MessageHead(server.model_name)
         hides = hides_thinking(asked)
@@ -85,8 +84,7 @@ class _Anthropic:
         """The same prompt as a message's, counted by the engine as it would read it."""
         server = self._server
         asked = decode(await server.body(request), _count_decoder)
-        server.check_model(asked.model)
-        prompt = prompt_text(asked, await server.engine.ready())
+        prompt = prompt_text(asked, await server.model_for(asked.model, asked))
         (tokenized,) = await server.ask(
             request,
             lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),

@@ -15,10 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, NotSupported
+from tailrace.models.entries import Entry
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import names
+from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest, entry, written_out
 from tailrace.server.dialects.ollama.pull import Fetches, Status
 from tailrace.server.dialects.ollama.reply import OllamaError, now
 from tailrace.server.dialects.ollama.shelf import Shelf, description
@@ -63,6 +65,8 @@ class DeleteRequest(msgspec.Struct):
 _show = msgspec.json.Decoder(ShowRequest)
 _pull = msgspec.json.Decoder(PullRequest)
 _delete = msgspec.json.Decoder(DeleteRequest)
+_create = msgspec.json.Decoder(CreateRequest)
+_copy = msgspec.json.Decoder(CopyRequest)
 
 
 class Management:
@@ -133,22 +137,80 @@ class Management:
         if names.is_own(self._server, name):
             raise Forbidden("The served model can't be deleted while it is served.")
         wanted = names.stored(name)
+        if self._server.entries.get(wanted) is not None:
+            try:
+                await asyncio.to_thread(self._server.entries.remove, wanted)
+            except ModelError as error:
+                raise Forbidden(str(error)) from error
+            return Response(status_code=200)
         stored = await asyncio.to_thread(self._store.find, wanted) if is_name(wanted) else None
         if stored is None:
             raise names.not_found(name, "the store has no such model")
         if self._shelf.is_served(stored):
             raise Forbidden("The served model can't be deleted while it is served.")
+        if made := self._server.entries.of(wanted):
+            raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
             await asyncio.to_thread(self._store.remove, wanted)
         except ModelError as error:
             raise Forbidden(str(error)) from error
         return Response(status_code=200)
 
+    async def create(self, request: Request) -> Response:
+        """Make a model of another one."""
+        asked = written_out(decode(await self._server.body(request), _create))
+        name = names.stored(_name(asked.model, asked.name))
+        self._allow("making models")
+        if not asked.from_:
+            raise InvalidRequest("'from' is missing: name the model that this one is made of.", param="from")
+        base, under = await asyncio.to_thread(self._based, asked.from_, "from")
+        made = entry(asked, base, under)
+        await self._put(name, made)
+        told = [{"status": f"using existing layer {base}"}, {"status": "writing manifest"}, {"status": "success"}]
+        if asked.stream is False:
+            return json_response(told[-1])
+        return StreamingResponse(_lines(_all(told)), headers=_text(ndjson.HEADERS))
+
+    async def copy(self, request: Request) -> Response:
+        """Give a model another name."""
+        asked = decode(await self._server.body(request), _copy)
+        for field in ("source", "destination"):
+            if not getattr(asked, field):
+                raise InvalidRequest(f"'{field}' is missing: name a model.", param=field)
+        self._allow("copying models")
+        base, under = await asyncio.to_thread(self._based, asked.source or "", "source")
+        copied = msgspec.structs.replace(under or Entry(base=base), modified=now())
+        await self._put(names.stored(asked.destination or ""), copied)
+        return Response(status_code=200)
+
+    def _based(self, name: str, param: str) -> tuple[str, Entry | None]:
+        """The model of this name, by the store's name for it; and the entry that it is, where it is one."""
+        server, wanted = self._server, names.stored(name)
+        if (under := server.entries.get(wanted)) is not None:
+            return under.base, under
+        if names.is_own(server, name):
+            return server.store_name or server.model_name, None
+        if is_name(wanted) and self._store.find(wanted) is not None:
+            return wanted, None
+        if server.serves(name):
+            return server.store_name or server.model_name, None
+        raise names.not_found(name, f"'{param}' has to name the served model or one of the store")
+
+    async def _put(self, name: str, made: Entry) -> None:
+        server = self._server
+        taken = names.is_own(server, name) or name in (server.store_name, server.model_name)
+        if taken or (is_name(name) and await asyncio.to_thread(self._store.find, name) is not None):
+            raise Forbidden("A model of this name is there already, with weights of its own; choose another name.")
+        try:
+            await asyncio.to_thread(server.entries.put, name, made)
+        except ModelError as error:
+            raise InvalidRequest(f"{error}.", param="model") from None
+
     async def unsupported(self, request: Request) -> Response:
         """Routes that make models or send them elsewhere."""
         raise NotSupported(
-            f"{request.scope['path']}: models are not made, copied or pushed here. Put a GGUF file into the store, "
-            "or serve it by its path."
+            f"{request.scope['path']}: files are neither uploaded nor pushed here. Put a GGUF file into the store, or "
+            "serve it by its path."
         )
 
     @property
@@ -174,6 +236,11 @@ class Management:
 async def _present() -> AsyncIterator[Status]:
     yield {"status": "pulling manifest"}
     yield {"status": "success"}
+
+
+async def _all(statuses: list[Status]) -> AsyncIterator[Status]:
+    for status in statuses:
+        yield status
 
 
 async def _lines(statuses: AsyncIterator[Status]) -> AsyncIterator[bytes]:

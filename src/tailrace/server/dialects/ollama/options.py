@@ -5,8 +5,10 @@ What is absent has this server's default, as in every other dialect; Ollama's ow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_type_hints
 
+import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
@@ -70,6 +72,12 @@ _OFF: dict[str, tuple[Any, str]] = {
     "vocab_only": (False, "the model is loaded whole; leave it out or send false."),
     "embedding_only": (False, "the model is loaded whole; leave it out or send false."),
 }
+
+
+def with_defaults(options: Options | None, defaults: Mapping[str, Any]) -> Options:
+    """The options, and those of ``defaults`` that they leave out."""
+    given = {} if options is None else msgspec.structs.asdict(options)
+    return msgspec.convert({**defaults, **{name: held for name, held in given.items() if held is not None}}, Options)
 
 
 def refuse_unsupported(options: Options) -> None:

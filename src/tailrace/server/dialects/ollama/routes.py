@@ -12,10 +12,11 @@ from tailrace.server import ndjson
 from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import chat, fields, generate, names
+from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest
 from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest, EmbedRequest
 from tailrace.server.dialects.ollama.fit import Fitting, Shorter
 from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
-from tailrace.server.dialects.ollama.options import TRUNCATED
+from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generate import GenerationRequest
@@ -25,7 +26,7 @@ from tailrace.server.transcript import transcribe
 
 _ABOUT_MODELS = frozenset({400, 401, 404, 413, 415})
 _STORE_ERRORS = _ABOUT_MODELS | {403}
-_UNSUPPORTED = ("/api/create", "/api/copy", "/api/push", "/api/blobs/{digest}")
+_UNSUPPORTED = ("/api/push", "/api/blobs/{digest}")
 
 
 def routes(server: Server) -> list[Endpoint]:
@@ -56,6 +57,15 @@ def routes(server: Server) -> list[Endpoint]:
         get("/api/ps", models.running, "The loaded model"),
         get("/api/version", models.version, "The version of Ollama's API that is spoken"),
         post("/api/show", models.show, "What a model's file says", ShowRequest, statuses=_ABOUT_MODELS),
+        post(
+            "/api/create",
+            models.create,
+            "Make a model of another one",
+            CreateRequest,
+            statuses=_STORE_ERRORS,
+            streams=ndjson.MEDIA_TYPE,
+        ),
+        post("/api/copy", models.copy, "Give a model another name", CopyRequest, statuses=_STORE_ERRORS),
         post("/api/pull", models.pull, "Fetch a model into the store", PullRequest, **pulling),
         Endpoint(
             "DELETE",
@@ -83,7 +93,9 @@ class _Replies:
         asked = decode(await server.body(request), chat.decoder, truncated=TRUNCATED)
         name = names.check(server, asked.model)
         fields.check(asked)
-        model = await server.engine.ready()
+        model = await server.model_for(asked.model or None, asked)
+        if (entry := server.entry(asked.model)) is not None:
+            asked.options = with_defaults(asked.options, entry.parameters)
         watch.loaded()
         head = ReplyHead(name, watch, chat.FORM)
         if not asked.messages:
@@ -102,7 +114,9 @@ class _Replies:
         asked = decode(await server.body(request), generate.decoder, truncated=TRUNCATED)
         name = names.check(server, asked.model)
         fields.check(asked)
-        model = await server.engine.ready()
+        model = await server.model_for(asked.model or None, asked)
+        if (entry := server.entry(asked.model)) is not None:
+            asked.options = with_defaults(asked.options, entry.parameters)
         watch.loaded()
         head = ReplyHead(name, watch, generate.FORM)
         if not asked.prompt and not asked.suffix and not asked.images:

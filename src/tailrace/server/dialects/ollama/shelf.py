@@ -18,11 +18,13 @@ from tailrace.chat.families import FAMILIES
 from tailrace.errors import ModelError
 from tailrace.messages import ModelInfo, Sampling
 from tailrace.models.catalogue import CATALOGUE
+from tailrace.models.entries import Entry
 from tailrace.models.gguf import GgufHeader, Value, read_header
 from tailrace.models.identity import fingerprint
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
 from tailrace.server.dialects.ollama import names
+from tailrace.server.dialects.ollama.modelfile import quoted
 from tailrace.server.server import Server
 
 _TEMPLATE = "tokenizer.chat_template"
@@ -44,12 +46,14 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     quantisation: str | None
     values: dict[str, Value]
+    entry: Entry | None = None  #: where it is made of another one: what that says
+    parent: str = ""  #: and the other one's name
 
     @property
     def details(self) -> dict[str, Any]:
         """Ollama's summary of it."""
         return {
-            "parent_model": "",
+            "parent_model": self.parent,
             "format": "gguf",
             "family": self.architecture,
             "families": [self.architecture],
@@ -84,6 +88,12 @@ class Shelf:
         shown = [self._served(info)]
         if self._server.settings.manage_models:
             shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
+        bases = {model.name: model for model in shown}
+        for name, entry in self._server.entries.items():
+            if self._server.is_base(entry.base):
+                shown.append(_made(name, entry, shown[0]))
+            elif (base := bases.get(names.tagged(entry.base))) is not None:
+                shown.append(_made(name, entry, base))
         return shown
 
     def find(self, name: str | None, info: ModelInfo | None) -> Shown:
@@ -91,6 +101,9 @@ class Shelf:
         if not name or names.is_own(self._server, name):
             return self._served(info)
         wanted = names.stored(name)
+        if (entry := self._server.entries.get(wanted)) is not None:
+            base = None if self._server.is_base(entry.base) else entry.base
+            return _made(wanted, entry, self.find(base, info))
         if self._server.settings.manage_models and is_name(wanted):
             stored = self._store.find(wanted)
             if stored is not None and (shown := self._stored(stored)) is not None:
@@ -159,20 +172,43 @@ class Shelf:
         )
 
 
+def _made(name: str, entry: Entry, base: Shown) -> Shown:
+    """A model that is made of ``base``."""
+    digest = hashlib.sha256(base.digest.encode() + msgspec.json.encode(entry)).hexdigest()
+    values = {**base.values, _TEMPLATE: entry.template} if entry.template else base.values
+    return msgspec.structs.replace(
+        base,
+        name=names.tagged(name),
+        digest=digest,
+        modified=entry.modified,
+        values=values,
+        entry=entry,
+        parent=base.name,
+    )
+
+
 def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
     """The body of ``/api/show``; ``info`` is what the engine has told, where the model is the served one."""
     template = str(model.values.get(_TEMPLATE) or "")
     defaults = {
         name: getattr(Sampling(), name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
     }
-    parameters = {**({"num_ctx": info.context} if info is not None else {}), **defaults}
+    entry = model.entry or Entry(base="")
+    parameters = {**({"num_ctx": info.context} if info is not None else {}), **defaults, **entry.parameters}
+    told = [
+        (name, held) for name, value in parameters.items() for held in (value if isinstance(value, list) else [value])
+    ]
     # The file's folder is nobody's business.
-    lines = [f"FROM {model.path.name if model.path is not None else model.name}"]
-    lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
+    lines = [f"FROM {model.parent or (model.path.name if model.path is not None else model.name)}"]
+    lines += [f"TEMPLATE {quoted(entry.template)}"] if entry.template else []
+    lines += [f"SYSTEM {quoted(entry.system)}"] if entry.system else []
+    lines += [f"PARAMETER {name} {quoted(held) if isinstance(held, str) else held}" for name, held in told]
+    lines += [f"MESSAGE {message['role']} {quoted(message['content'])}" for message in entry.messages]
+    lines += [f"LICENSE {quoted(text)}" for text in entry.license]
     values = {key: value for key, value in model.values.items() if key != _TEMPLATE}
     return {
         "modelfile": "\n".join(lines) + "\n",
-        "parameters": "\n".join(f"{name:<30} {value}" for name, value in parameters.items()),
+        "parameters": "\n".join(f"{name:<30} {held}" for name, held in told),
         "template": template,
         "details": model.details,
         "model_info": {
@@ -182,6 +218,9 @@ def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
         },
         "capabilities": _capabilities(model, template, info),
         "modified_at": model.modified,
+        **({"system": entry.system} if entry.system else {}),
+        **({"messages": entry.messages} if entry.messages else {}),
+        **({"license": "\n".join(entry.license)} if entry.license else {}),
     }
 
 
@@ -200,9 +239,7 @@ def _capabilities(model: Shown, template: str, info: ModelInfo | None) -> list[s
 
 
 def _thinks(template: str, special_tokens: Iterable[str]) -> bool:
-    """Whether the model has a switch for thoughts, or writes them in its family's markers: in its template, or as tokens
-    of its own.
-    """
+    """Whether the model has a switch for thoughts, or its family's markers of them, in its template or as tokens."""
     family = next(family for family in FAMILIES if family.recognise(template))
     markers = {marker for thought in family.markup({}).thoughts for marker in thought}
     return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)

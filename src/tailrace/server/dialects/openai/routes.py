@@ -112,8 +112,7 @@ class _OpenAI:
         server = self._server
         asked = decode(await server.body(request), chat.decoder)
         check_store(asked, self._store)
-        server.check_model(asked.model)
-        model = await server.engine.ready()
+        model = await server.model_for(asked.model, asked)
         wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
         wanted = tracked(asked, wanted)
         generation = await server.start(wanted)
@@ -158,16 +157,14 @@ class _OpenAI:
         """The same prompt as a reply's, counted by the engine as it would read it."""
         server = self._server
         asked = decode(await server.body(request), chat.decoder)
-        server.check_model(asked.model)
-        wanted = chat.prepare(asked, await server.engine.ready(), inline_reasoning=False)
+        wanted = chat.prepare(asked, await server.model_for(asked.model, asked), inline_reasoning=False)
         return json_response(await count_input(server, request, wanted))
 
     async def completions(self, request: Request) -> Response:
         server = self._server
         asked = decode(await server.body(request), completions.decoder)
-        server.check_model(asked.model)
+        model = await server.model_for(asked.model, asked)
         wanted = completions.prepare(asked)
-        model = await server.engine.ready()
         if wanted.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
         echoes = [await self._echo(request, asked, prompt, model) for prompt in wanted.prompts] if asked.echo else []
@@ -238,15 +235,14 @@ class _OpenAI:
     async def detokenize(self, request: Request) -> Response:
         server = self._server
         asked = decode(await server.body(request), tokens.detokenize_decoder)
-        server.check_model(asked.model)
-        model = await server.engine.ready()
+        model = await server.model_for(asked.model, asked)
         return json_response(tokens.detokenized(asked, model.vocabulary, model.info))
 
     async def apply_template(self, request: Request) -> Response:
         server = self._server
         asked = decode(await server.body(request), tokens.template_decoder)
-        server.check_model(asked.model)
-        return json_response({"prompt": str(self._render(asked, await server.engine.ready()))})
+        model = await server.model_for(asked.model, asked)
+        return json_response({"prompt": str(self._render(asked, model))})
 
     def _render(self, asked: tokens.TemplateRequest, model: ServedModel) -> str:
         (prompt,) = chat.prepare(tokens.as_chat(asked), model, inline_reasoning=False).prompts

@@ -130,7 +130,7 @@ class _Responses:
         kept = self._keeps(asked)
         given = await self._input(asked)
         tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        model = await server.engine.ready()
+        model = await server.model_for(asked.model, asked)
         generation = await self._start(asked, given.conversation, tools, model)
         head = ResponseHead(asked, tools, server.model_name, stored=kept)
         ended = self._keeper(asked, given.own, kept)
@@ -178,7 +178,7 @@ class _Responses:
         self._keeps(asked)
         given = await self._input(asked)
         tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        wanted = prepare(asked, given.conversation, tools, await server.engine.ready())
+        wanted = prepare(asked, given.conversation, tools, await server.model_for(asked.model, asked))
         return json_response(await count_input(server, request, wanted))
 
     async def get(self, request: Request) -> Response:

@@ -1,0 +1,84 @@
+"""What a name that clients have made of the served model changes: system text, first messages, template, defaults.
+
+A request for such a name gets a ``ServedModel`` with a ``Preset``: conversations are begun by ``converse``, and the
+fields that the request leaves out are filled in before its dialect looks at them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from tailrace.chat.template import ChatTemplate, Message
+from tailrace.models.entries import Entry
+from tailrace.server.client import ServedModel
+
+#: What the dialects call Ollama's options. The first field that a request has is filled in.
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "num_predict": ("max_completion_tokens", "max_output_tokens", "max_tokens"),
+    "stop": ("stop", "stop_sequences"),
+}
+#: Fields that say the same: where a request has one of them, the default isn't wanted.
+_SAME: tuple[tuple[str, ...], ...] = (
+    ("max_completion_tokens", "max_output_tokens", "max_tokens", "n_predict"),
+    ("repeat_penalty", "repetition_penalty"),
+)
+
+
+class Preset:
+    """See the module."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    def begin(self, messages: Sequence[Message]) -> list[Message]:
+        """The conversation behind the entry's own messages, and its system text where it doesn't begin with one."""
+        begun = [*(dict(message) for message in self.entry.messages), *messages]
+        if self.entry.system and (not messages or messages[0]["role"] not in ("system", "developer")):
+            begun.insert(0, {"role": "system", "content": self.entry.system})
+        return begun
+
+    def fill(self, request: msgspec.Struct) -> None:
+        """Set the fields that a request leaves out to the entry's parameters."""
+        fields = request.__struct_fields__
+        for name, value in self.entry.parameters.items():
+            field = next((field for field in _FIELDS.get(name, (name,)) if field in fields), None)
+            if field is None or (name == "num_predict" and value <= 0) or (name == "seed" and value < 0):
+                continue
+            same = next((group for group in _SAME if field in group), (field,))
+            if all(getattr(request, other, None) is None for other in same):
+                setattr(request, field, [value] if name == "stop" and isinstance(value, str) else value)
+
+
+class Derived:
+    """The models of the entries, each made once for each model that an engine has loaded."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int], tuple[ServedModel, Entry, ServedModel]] = {}
+
+    def model(self, model: ServedModel, entry: Entry) -> ServedModel:
+        """``model`` with the entry's preset, and its template where it has one."""
+        key = id(model), id(entry)
+        known = self._made.get(key)
+        if known is None or known[0] is not model or known[1] is not entry:
+            self._made = {key: held for key, held in self._made.items() if held[0] is model}
+            known = self._made[key] = (model, entry, _derived(model, entry))
+        return known[2]
+
+
+def _derived(model: ServedModel, entry: Entry) -> ServedModel:
+    made = copy.copy(model)
+    made.preset = Preset(entry)
+    if entry.template:
+        info = model.info
+        made.use_template(
+            ChatTemplate.of_model(
+                entry.template,
+                bos_token=info.bos_token,
+                eos_token=info.eos_token,
+                special_tokens=info.special_tokens.values(),
+            )
+        )
+    return made
