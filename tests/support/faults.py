@@ -258,6 +258,90 @@ fault(
 
 # Chat requests
 
+
+def first_choice(body: Json) -> Json:
+    """The one choice of a whole reply."""
+    choice: Json = body["choices"][0]
+    return choice
+
+
+def in_form(change: Callable[[Json], object]) -> Alter:
+    """Whole replies to a schema are changed in place."""
+    return whole(has(CHAT, lambda body: "response_format" in body), change)
+
+
+def crash(where: Where) -> Alter:
+    """A failure of the server's own."""
+    return refuse(where, 500)
+
+
+fault("half-emoji", "400", refuse(lambda asked: rb"\ud83d" in asked.raw))
+fault("byte-order-mark", "400", refuse(lambda asked: asked.raw.startswith(b"\xef\xbb\xbf")))
+fault("compressed-body", "400", refuse(lambda asked: "content-encoding" in asked.headers))
+fault("http-1.0", "chunked", answer_if(lambda asked: asked.version == "HTTP/1.0", lambda answer: _chunk(answer)))
+fault("server-wide", "500", crash(lambda asked: asked.path == "*" and asked.method == "GET"))
+fault("server-wide", "OPTIONS", crash(lambda asked: asked.path == "*" and asked.method == "OPTIONS"))
+fault("request-id", "none", header(lambda asked: True, "x-request-id", None))
+
+
+def _chunk(answer: Answer) -> None:
+    answer.framing = "chunked"
+
+
+fault("whole-floats", "400", refuse(lambda asked: b'"max_tokens": 4.0' in asked.raw))
+fault("broken-arguments", "cut", refuse(lambda asked: b'Par"' in asked.raw))
+fault("broken-arguments", "empty", refuse(lambda asked: b'"arguments": ""' in asked.raw))
+fault("hints", "400", refuse(has(CHAT, lambda body: "verbosity" in body)))
+fault("empty-stop", "400", refuse(has(CHAT, lambda body: body.get("stop") == [""])))
+fault(
+    "empty-stop",
+    "stops",
+    whole(has(CHAT, lambda body: body.get("stop") == [""]), lambda body: put(body["usage"], "completion_tokens", 0)),
+)
+fault("many-stops", "400", refuse(has(CHAT, lambda body: len(body.get("stop") or []) > 4)))
+fault("random-seed", "500", crash(has(CHAT, lambda body: body.get("seed") == -1)))
+fault("deep-json", "500", crash(lambda asked: asked.raw.count(b'"items"') > 100))
+fault("deep-json", "taken", answer_if(lambda asked: asked.raw.count(b'"items"') > 100, lambda answer: taken(answer)))
+fault("annotations", "400", refuse(lambda asked: b"uniqueItems" in asked.raw))
+fault(
+    "closed-objects",
+    "more",
+    in_form(lambda body: put(first_choice(body)["message"], "content", '{"city": "Rome", "mayor": "?"}')),
+)
+fault(
+    "closed-objects",
+    "twice",
+    in_form(lambda body: put(first_choice(body)["message"], "content", '{"city": "Rome", "city": "Oslo"}')),
+)
+fault(
+    "legacy-functions",
+    "no call",
+    whole(has(CHAT, lambda body: "functions" in body), lambda body: first_choice(body)["message"].pop("function_call")),
+)
+
+
+def _calls(change: Callable[[Json], object]) -> Alter:
+    """The function of each call of a whole reply at a high temperature is changed in place."""
+    warm = has(CHAT, lambda body: body.get("temperature") == 1.5)
+    return whole(warm, lambda body: change(first_choice(body)["message"]["tool_calls"][0]["function"]))
+
+
+fault("known-calls", "name", _calls(lambda function: put(function, "name", "weather.Paris.London")))
+fault("known-calls", "arguments", _calls(lambda function: put(function, "arguments", '{"city": "Berlin"}')))
+fault("known-calls", "no JSON", _calls(lambda function: put(function, "arguments", '{"city": "Par')))
+fault(
+    "text-kept",
+    "lost",
+    whole(has(CHAT, lambda body: "lighthouse" in str(body)), lambda body: put(body["usage"], "prompt_tokens", 1)),
+)
+
+
+def taken(answer: Answer) -> None:
+    """It is answered as if nothing were wrong."""
+    answer.status = 200
+    answer.say({"choices": []})
+
+
 fault("unknown-fields", "400", refuse(has(CHAT, lambda body: "x_check" in body)))
 fault("null-fields", "400", refuse(has(CHAT, lambda body: None in body.values())))
 
@@ -754,6 +838,19 @@ fault(
 fault("responses-unknown", "400", refuse(has(RESPONSES, lambda body: "another_unknown_field" in body)))
 
 
+fault("responses-hosted", "400", refuse(lambda asked: b"local_shell_call" in asked.raw))
+fault("responses-brought-tools", "400", refuse(lambda asked: b"additional_tools" in asked.raw))
+fault("responses-hints", "400", refuse(has(RESPONSES, lambda body: "text" in body)))
+fault(
+    "responses-input-items",
+    "as sent",
+    answer_if(
+        lambda asked: asked.path.endswith("/input_items"),
+        lambda answer: answer.say({"object": "list", "data": [{"role": "user", "content": "?"}]}),
+    ),
+)
+
+
 def without_usage(value: Json) -> Json:
     """The last event without its usage."""
     if "usage" in value.get("response", {}):
@@ -847,6 +944,9 @@ def got(path: str) -> Where:
 
 ollama_default = has(OLLAMA, lambda body: "stream" not in body)
 fault("ollama-version", "none", whole(got("/api/version"), lambda body: put(body, "version", "")))
+fault("ollama-version-alone", "more", whole(got("/api/version"), lambda body: put(body, "commit", "abc")))
+fault("ollama-float-options", "400", refuse_ollama(lambda asked: b"8192.0" in asked.raw or b"2048.0" in asked.raw))
+fault("ollama-names", "404", refuse(has(CHAT, lambda body: str(body.get("model")).endswith(":latest")), 404))
 fault("ollama-tags", "no model", whole(got("/api/tags"), lambda body: body["models"][0].pop("name")))
 fault("ollama-tags", "time", whole(got("/api/tags"), lambda body: put(body["models"][0], "modified_at", "yesterday")))
 fault("ollama-show", "404", refuse_ollama(at("/api/show"), 404))

@@ -24,6 +24,10 @@ _HEAD = {
 }
 
 
+_INPUT_ITEM: Json = {"type": "message", "id": "msg-0", "status": "completed", "role": "user"}
+_INPUT_ITEM["content"] = [{"type": "input_text", "text": "?"}]
+
+
 class Refusal(Exception):
     """A request that is wrong: status, field, text."""
 
@@ -44,7 +48,9 @@ def respond(server: ModelServer, asked: Asked) -> Answer:
     except Refusal as refusal:
         answer = Answer(refusal.status, {"content-type": "application/json"})
         answer.say(_error(path, refusal))
-    answer.headers |= cors
+    answer.headers |= {**cors, "x-request-id": "req-1"}
+    if asked.version == "HTTP/1.0":
+        answer.framing = "close"
     return answer
 
 
@@ -81,7 +87,7 @@ def _answer(server: ModelServer, asked: Asked, path: str) -> Answer:
     for name in _NEEDED.get(path, ()):
         if name not in body:
             raise Refusal(400, name, f"{name} is missing")
-    if body.get("model") != MODEL:
+    if body.get("model") not in (MODEL, f"{MODEL}:latest"):
         raise Refusal(404, "model", f"the model {body.get('model')} not found")
     return _POST[path](body)
 
@@ -93,6 +99,7 @@ def _get(server: ModelServer, path: str) -> Answer:
     found: dict[str, Json] = {
         "/models": {"object": "list", "data": [model]},
         f"/models/{MODEL}": model,
+        "/responses/resp-1/input_items": {"object": "list", "data": [_INPUT_ITEM]},
         "/api/version": {"version": "0.9.9"},
         "/api/tags": {"models": [row]},
         "/api/ps": {"models": [row]},
@@ -119,7 +126,8 @@ class Reply:
     """What the model says to a prompt: words, each a token, and how it ends."""
 
     def __init__(self, prompt: str, limit: int) -> None:
-        words = [word.strip(".,") for word in prompt.split()]
+        whole = prompt.encode("utf-8", "replace").decode()  # Half an emoji is no text.
+        words = [word.strip(".,") for word in whole.split()]
         if limit >= LONG_REPLY:
             words = [f"number{index}" for index in range(limit)]
         self.prompt_tokens = len(words)
@@ -189,6 +197,8 @@ def chat(body: Json) -> Answer:
     if not isinstance(body.get("messages"), list):
         raise Refusal(400, "messages", "messages has to be a list")
     reply = Reply(_texts(body["messages"][-1]["content"]), limit)
+    if "response_format" in body:
+        reply.text, reply.cut = '{"city": "Rome"}', False
     tool = _calls_a_tool(body)
     finish = "tool_calls" if tool else "length" if reply.cut else "stop"
     head: Json = {"id": "chat-1", "created": CREATED, "model": MODEL}
@@ -197,6 +207,8 @@ def chat(body: Json) -> Answer:
         message: Json = {"role": "assistant", "content": "" if tool else reply.text}
         if tool:
             message["tool_calls"] = [call]
+        if "functions" in body:
+            message["function_call"] = call["function"]
         choice = {"index": 0, "message": message, "finish_reason": finish}
         return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)})
 

@@ -6,6 +6,7 @@ written, and may change anything of it: a fault is a few lines, and everything e
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import socketserver
@@ -27,14 +28,18 @@ class Asked:
     headers: dict[str, str]  #: by lower-case names
     raw: bytes
     chunked: bool
+    version: str = "HTTP/1.1"
 
     @property
     def body(self) -> Any:
         """The body's JSON, None when it is none."""
+        raw = gzip.decompress(self.raw) if self.headers.get("content-encoding") == "gzip" else self.raw
         try:
-            return json.loads(self.raw)
+            return json.loads(raw.decode("utf-8-sig"))
         except ValueError:
             return None
+        except RecursionError:
+            return {}  # JSON, but none that can be read.
 
     @property
     def streams(self) -> bool:
@@ -152,7 +157,7 @@ def _handler(server: ModelServer) -> type[socketserver.StreamRequestHandler]:
                 self.rfile.readline()
             else:
                 raw = self.rfile.read(int(headers.get("content-length", "0")))
-            return Asked(line[0], line[1].partition("?")[0], headers, raw, chunked)
+            return Asked(line[0], line[1].partition("?")[0], headers, raw, chunked, line[2])
 
         def _write(self, asked: Asked, answer: Answer) -> None:
             time.sleep(answer.head_pause)

@@ -14,7 +14,7 @@ _PATIENCE = 30.0
 
 
 def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
-    """The database in ``file``, brought up to date: each of ``changes`` makes a version of the one before, the first one
+    """The database in ``file``, brought up to date: each of ``changes`` makes a version of the one before, the first
     of nothing.
 
     Raises OSError, or sqlite3.Error, also for a version that is newer.

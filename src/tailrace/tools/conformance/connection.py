@@ -122,12 +122,13 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         *,
         pieces: int = 0,
+        version: str = "1.1",
     ) -> None:
-        """Write a request. ``pieces`` sends the body chunked, in chunks of that size."""
+        """Write a request. ``pieces`` sends the body chunked, in chunks of that size; ``version`` is HTTP's."""
         lines = {"Host": self._target.authority, **(headers or {})}
         if body is not None:
             lines |= {"Transfer-Encoding": "chunked"} if pieces else {"Content-Length": str(len(body))}
-        head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        head = f"{method} {path} HTTP/{version}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         data = head.encode("latin-1") + b"\r\n"
         if body is not None and pieces:
             for start in range(0, len(body), pieces):

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from tailrace.tools.conformance.rule import ANY, Rule
 from tailrace.tools.conformance.rules import (
     anthropic,
+    bodies,
     chat,
     chunks,
     company,
     completions,
     embeddings,
+    habits,
     ollama,
     requests,
     responses,
@@ -23,7 +25,9 @@ from tailrace.tools.conformance.target import WrongOption
 
 _THEMES = (
     transport.THEME,
+    bodies.THEME,
     requests.THEME,
+    habits.THEME,
     tools.THEME,
     chat.THEME,
     chunks.THEME,

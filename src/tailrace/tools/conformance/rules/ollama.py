@@ -7,7 +7,7 @@ from typing import Any
 
 from tailrace.tools.conformance import judge
 from tailrace.tools.conformance.connection import Reply
-from tailrace.tools.conformance.dialects import OLLAMA, Json, find
+from tailrace.tools.conformance.dialects import OLLAMA, OPENAI, Json, find
 from tailrace.tools.conformance.events import Event, Stream
 from tailrace.tools.conformance.rule import NotSeen, Severity, Theme, expect
 from tailrace.tools.conformance.rules.tools import TEXT, TOKENS, TOOL
@@ -16,7 +16,7 @@ from tailrace.tools.conformance.session import QUESTION, Session, shown, summary
 
 THEME = Theme("Ollama", OLLAMA.name)
 rule = THEME.rule
-ERROR, WARNING = Severity.ERROR, Severity.WARNING
+ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _COUNTS = ("prompt_eval_count", "eval_count")
@@ -38,6 +38,15 @@ def version(session: Session) -> str:
     value = find(reply.json(), "version")
     expect(isinstance(value, str) and re.match(r"\d+\.\d+\.\d+", value), f"version is {value!r}")
     return str(value)
+
+
+@rule("ollama-version-alone", 33, "/api/version has version and nothing else", NOTE, "ollama4j refuses another key")
+def version_alone(session: Session) -> str:
+    body = _api(session, "GET", "/version").json()
+    if not isinstance(body, dict):
+        raise NotSeen("there is no version")
+    expect(set(body) == {"version"}, f"the keys are {sorted(body)}")
+    return "version"
 
 
 @rule(
@@ -290,3 +299,34 @@ def keep_alive(session: Session) -> str:
 def _is_sign(event: Event) -> bool:
     value = event.object
     return find(value, "done") is False and find(value, "message", "content") == "" and len(value["message"]) == 2  # type: ignore[index]
+
+
+@rule(
+    "ollama-float-options",
+    33,
+    "options may be floats where they are integers",
+    ERROR,
+    "Home Assistant sends num_ctx 8192.0: no answer",
+)
+def float_options(session: Session) -> str:
+    options = {"num_predict": 4.0, "num_ctx": 2048.0, "top_k": 20.0, "seed": 7.0, "temperature": 0}
+    return judge.accepted(session, session.post(OLLAMA, session.question(OLLAMA, options=options)))
+
+
+@rule(
+    "ollama-names",
+    33,
+    "the names that /api/tags lists work in OpenAI's API too",
+    WARNING,
+    "Copilot takes the name from the one and asks the other",
+)
+def names(session: Session) -> str:
+    if OPENAI not in session.dialects:
+        raise NotSeen("OpenAI's API isn't checked")
+    name = find(_api(session, "GET", "/tags").json(), "models", 0, "name")
+    if not isinstance(name, str):
+        raise NotSeen("no model is listed")
+    name += "" if ":" in name else ":latest"  # To Ollama the same.
+    reply = session.post(OPENAI, session.question(OPENAI, limit=4, model=name))
+    expect(reply.status == 200, f"{name}: {summary(reply)}")
+    return name

@@ -9,13 +9,13 @@ from tailrace.tools.conformance import judge, named
 from tailrace.tools.conformance.dialects import RESPONSES, Json, find
 from tailrace.tools.conformance.events import Event, Stream
 from tailrace.tools.conformance.rule import Broken, NotSeen, Severity, Theme, expect
-from tailrace.tools.conformance.rules.tools import SCHEMA, TEXT, TOKENS
+from tailrace.tools.conformance.rules.tools import SCHEMA, TEXT, TOKENS, TOOL
 from tailrace.tools.conformance.rules.waits import long_text
 from tailrace.tools.conformance.session import QUESTION, Session, shown, summary
 
 THEME = Theme("Responses", RESPONSES.name)
 rule = THEME.rule
-ERROR, WARNING = Severity.ERROR, Severity.WARNING
+ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 _LAST = ("response.completed", "response.incomplete", "response.failed")
 _TOOL: Json = {"type": "function", "name": "get_weather", "description": "The weather in a city.", "parameters": SCHEMA}
@@ -312,3 +312,74 @@ def unknown(session: Session) -> str:
     reply = session.post(RESPONSES, session.question(RESPONSES, limit=16, another_unknown_field=True))
     expect(reply.status == 200, summary(reply))
     return "200"
+
+
+@rule(
+    "responses-hosted",
+    11,
+    "items of another server's own tools are read or passed over",
+    ERROR,
+    "a session that changed its server fails for ever (Codex)",
+)
+def hosted(session: Session) -> str:
+    items = [
+        {"role": "user", "content": "List the files."},
+        {"type": "local_shell_call", "id": "ls_1", "call_id": "call_1", "status": "completed"}
+        | {"action": {"type": "exec", "command": ["ls"], "env": {}}},
+        {"type": "local_shell_call_output", "id": "call_1", "output": "a.txt"},
+        {
+            "type": "web_search_call",
+            "id": "ws_1",
+            "status": "completed",
+            "action": {"type": "search", "query": "tides"},
+        },
+        {"type": "compaction", "id": "cmp_1", "encrypted_content": "AAAA"},
+        {"role": "user", "content": QUESTION},
+    ]
+    return judge.accepted(session, session.post(RESPONSES, session.question(RESPONSES, limit=16, input=items)))
+
+
+@rule(
+    "responses-brought-tools",
+    11,
+    "tools may come as an item, additional_tools",
+    WARNING,
+    "Codex from 0.150 on sends all of its tools so",
+)
+def brought_tools(session: Session) -> str:
+    tool = {"type": "function", **TOOL["function"]}
+    items = [{"type": "additional_tools", "role": "developer", "tools": [tool]}, {"role": "user", "content": QUESTION}]
+    return judge.accepted(session, session.post(RESPONSES, session.question(RESPONSES, limit=16, input=items)))
+
+
+@rule(
+    "responses-hints",
+    12,
+    "verbosity and reasoning.summary are taken as hints",
+    WARNING,
+    "openai-agents sends them unasked: no answer",
+)
+def hints(session: Session) -> str:
+    more = {"text": {"verbosity": "low"}, "reasoning": {"effort": "low", "summary": "concise"}}
+    return judge.accepted(session, session.post(RESPONSES, session.question(RESPONSES, limit=16) | more))
+
+
+@rule(
+    "responses-input-items",
+    32,
+    "a stored response's input is listed as parts, with ids and a status",
+    NOTE,
+    "typed clients fail to read the list",
+)
+def input_items(session: Session) -> str:
+    reply = session.post(RESPONSES, session.question(RESPONSES, limit=16, store=True))
+    identity = find(reply.json(), "id")
+    path = f"{RESPONSES.path(session.target)}/{identity}/input_items"
+    listed = session.ask("GET", path, dialect=RESPONSES)
+    if listed.status != 200:
+        raise NotSeen(f"nothing is kept: {summary(listed)}")
+    for item in find(listed.json(), "data") or []:
+        expect(isinstance(find(item, "content"), list), f"content is {shown(str(find(item, 'content')))}")
+        for name in ("id", "status", "type"):
+            expect(isinstance(find(item, name), str), f"{name} is {find(item, name)!r}")
+    return f"{len(find(listed.json(), 'data') or [])} items"
