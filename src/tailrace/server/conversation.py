@@ -98,7 +98,8 @@ def converse(
         told = _with_call_ids(told, family.call_id)
 
     def render(messages: list[Message], opening: bool, field: str | None) -> Prompt:
-        offers = [function.offered() for function in offered] or None
+        # A template that shows no tools may fail on them: it has been told in another way.
+        offers = [function.offered() for function in offered if template.knows_tools] or None
         given = {**switches.variables(template, thinking), **(variables or {})}
         return template.render(messages, offers, given, opening=opening, continued=field)
 
