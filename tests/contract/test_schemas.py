@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from anthropic.pagination import SyncPage
 from anthropic.types import ErrorResponse, Message, MessageTokensCount, ModelInfo, RawMessageStreamEvent
-from openai.pagination import SyncCursorPage
 from openai.types import Completion, CreateEmbeddingResponse, ErrorObject, Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionDeleted
+from openai.types.conversations import Conversation, ConversationDeletedResource, ConversationItem
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
+from openai.types.responses.input_token_count_response import InputTokenCountResponse
 
 from published import problems
 from servers import ServerProcess
@@ -158,8 +159,53 @@ def test_stored_responses(scripted: ServerProcess) -> None:
     judge(Response, ask(scripted.port, "GET", path).body)
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": say("a")}]}
     path = f"/v1/responses/{post(scripted, '/v1/responses', {'input': [item]}).json()['id']}/input_items"
-    listed = ask(scripted.port, "GET", path)
-    assert not [one for one in problems(SyncCursorPage[ResponseItem], listed.body) if "data" in one]
+    judge_page(ResponseItem, ask(scripted.port, "GET", path))
+
+
+def judge_page(kind: Any, reply: Reply) -> None:
+    """A list whose items are of that kind; OpenAI's package knows nothing of a page but its items."""
+    assert reply.status == 200, reply.body
+    page = reply.json()
+    assert set(page) == {"object", "data", "first_id", "last_id", "has_more"}
+    assert page["data"]
+    for item in page["data"]:
+        judge(kind, json.dumps(item).encode())
+
+
+def test_a_response_that_is_streamed_again(scripted: ServerProcess) -> None:
+    made = post(scripted, "/v1/responses", {"input": say("a"), "background": True, "stream": True})
+    first, *_ = events(made)
+    for event in events(ask(scripted.port, "GET", f"/v1/responses/{json.loads(first)['response']['id']}?stream=true")):
+        judge(ResponseStreamEvent, event)
+
+
+def test_conversations(scripted: ServerProcess) -> None:
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": say("a")}]}
+    made = post(scripted, "/v1/conversations", {"items": [item], "metadata": {"a": "b"}})
+    judge(Conversation, made.body)
+    path = f"/v1/conversations/{made.json()['id']}"
+    post(scripted, "/v1/responses", {"input": say(THOUGHT), "conversation": made.json()["id"]})
+    judge_page(ConversationItem, ask(scripted.port, "GET", f"{path}/items"))
+    added = ask(scripted.port, "POST", f"{path}/items", {"items": [item]})
+    judge_page(ConversationItem, added)
+    one = f"{path}/items/{added.json()['data'][0]['id']}"
+    judge(ConversationItem, ask(scripted.port, "GET", one).body)
+    judge(Conversation, ask(scripted.port, "DELETE", one).body)
+    judge(Conversation, ask(scripted.port, "POST", path, {"metadata": {}}).body)
+    judge(Conversation, ask(scripted.port, "GET", path).body)
+    judge(ConversationDeletedResource, ask(scripted.port, "DELETE", path).body)
+
+
+def test_tokens_are_counted(scripted: ServerProcess) -> None:
+    judge(InputTokenCountResponse, post(scripted, "/v1/responses/input_tokens", {"input": "a"}).body)
+    judge(InputTokenCountResponse, post(scripted, "/v1/chat/completions/input_tokens", chat("a")).body)
+
+
+def test_stored_completions(scripted: ServerProcess) -> None:
+    path = f"/v1/chat/completions/{post(scripted, '/v1/chat/completions', chat(say('a'), store=True)).json()['id']}"
+    judge(ChatCompletion, ask(scripted.port, "GET", path).body)
+    judge(ChatCompletion, ask(scripted.port, "POST", path, {"metadata": {"a": "b"}}).body)
+    judge(ChatCompletionDeleted, ask(scripted.port, "DELETE", path).body)
 
 
 @pytest.mark.parametrize("name", MESSAGES)
