@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ollama
 import pytest
 
 from ollama_wire import lines
@@ -168,6 +169,34 @@ def test_copies_are_listed_served_and_deleted(maker: ServerProcess) -> None:
     assert [delete(maker, name) for name in ("copied", "plain:v2", "copied")] == [200, 200, 404]
     assert not {"copied:latest", "plain:v2"} & set(names(maker))
     assert ask(maker.port, "POST", "/v1/chat/completions", {"model": "copied", "messages": HELLO}).status == 404
+
+
+def test_the_other_dialects_list_them(maker: ServerProcess) -> None:
+    made(maker, "listed", system=SYSTEM)
+    for headers in ({}, {"anthropic-version": "2023-06-01"}):
+        data = ask(maker.port, "GET", "/v1/models", headers=headers).json()["data"]
+        assert (data[0]["id"], "listed" in [row["id"] for row in data]) == ("fake", True)
+        for name in ("listed", "listed:latest"):
+            assert ask(maker.port, "GET", f"/v1/models/{name}", headers=headers).json()["id"] == "listed"
+
+
+def test_ollamas_own_client_makes_and_copies(maker: ServerProcess) -> None:
+    with ollama.Client(host=f"http://127.0.0.1:{maker.port}") as client:
+        assert client.create("clients", from_="fake", system=SYSTEM, parameters={"num_predict": 7}).status == "success"
+        assert [part.status for part in client.create("clients", from_="fake", system=SYSTEM, stream=True)][
+            -1
+        ] == "success"
+        assert client.copy("clients", "client-copy").status == "success"
+        reply = client.chat("client-copy", [{"role": "user", "content": "hi"}])
+        assert (reply.message.content or "").startswith(f"[system]{SYSTEM}")
+        assert "client-copy:latest" in [model.model for model in client.list().models]
+        assert f"SYSTEM {SYSTEM}" in (client.show("client-copy").modelfile or "")
+        assert client.delete("client-copy").status == "success"
+
+
+def test_an_entry_is_bounded(maker: ServerProcess) -> None:
+    reply = create(maker, "large", **{"from": "fake", "system": "x" * 1_000_001})
+    assert (reply.status, "1,000,000 bytes" in reply.json()["error"]) == (400, True)
 
 
 def test_entries_last(maker: ServerProcess, store: Path) -> None:

@@ -22,6 +22,7 @@ _FOLDER = ".entries"
 #: Clients can't fill a disk, or a list, with entries.
 MOST = 1000
 _LONGEST_NAME = 200
+_LARGEST = 1_000_000  #: bytes of an entry
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,10 +65,13 @@ class Entries:
             raise ModelError(f"{name[:_LONGEST_NAME]!r} can't be a model's name: use letters, digits, dots and dashes")
         if name not in self._entries and len(self._entries) >= MOST:
             raise ModelError(f"there are {MOST} entries already; delete some")
+        data = msgspec.json.encode(entry)
+        if len(data) > _LARGEST:
+            raise ModelError(f"an entry may have {_LARGEST:,} bytes, and this one has {len(data):,}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as file:
-                file.write(msgspec.json.encode(entry))
+                file.write(data)
             os.replace(file.name, self._path(name))
         except OSError as error:
             raise ModelError(f"{self._folder} can't be written: {error}. Make room or correct its rights") from error

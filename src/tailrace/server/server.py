@@ -131,6 +131,16 @@ class Server:
         """Whether an entry's model is the one that is served."""
         return base in (self.store_name, self.model_name) or self._answers(base)
 
+    @property
+    def made_names(self) -> list[str]:
+        """The names that clients have made of the served model."""
+        return [name for name, entry in self.entries.items() if self.is_base(entry.base)]
+
+    def listed_name(self, name: str) -> str:
+        """The name that a list has for the model of this name. Raises ModelNotFound."""
+        self.check_model(name)
+        return name.removesuffix(LATEST) if self.entry(name) is not None else self.model_name
+
     async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
         """The model of this name, once it is there. What a name that clients have made says of it is in it, and in the
         fields of ``request`` that were left out. Raises RequestError.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 
 def model_object(name: str, created: int) -> dict[str, str]:
-    """The served model; ``created`` is in seconds since 1970."""
+    """A model; ``created`` is in seconds since 1970."""
     at = datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"type": "model", "id": name, "display_name": name, "created_at": at, "lifecycle": "active"}
 
 
-def model_list(name: str, created: int) -> dict[str, object]:
-    """The one page that there is."""
-    return {"data": [model_object(name, created)], "has_more": False, "first_id": name, "last_id": name}
+def model_list(names: Sequence[str], created: int) -> dict[str, object]:
+    """The one page that there is: the served model, and what clients have made of it."""
+    data = [model_object(name, created) for name in names]
+    return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}

@@ -95,11 +95,12 @@ class _Anthropic:
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
-        return self._told(request, models.model_list(self._server.model_name, self._server.created))
+        server = self._server
+        return self._told(request, models.model_list([server.model_name, *server.made_names], server.created))
 
     async def model(self, request: Request) -> Response:
-        self._server.check_model(request.path_params["id"])
-        return self._told(request, models.model_object(self._server.model_name, self._server.created))
+        name = self._server.listed_name(request.path_params["id"])
+        return self._told(request, models.model_object(name, self._server.created))
 
     def _told(self, request: Request, body: object) -> Response:
         return json_response(body, headers={REQUEST_ID: request_id(request.scope)})

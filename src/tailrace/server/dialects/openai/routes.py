@@ -252,17 +252,17 @@ class _OpenAI:
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
         server = self._server
-        told = {"object": "list", "data": [self._model_object()], "models": [listed(server, server.engine.model)]}
+        data = [self._model_object(name) for name in (server.model_name, *server.made_names)]
+        told = {"object": "list", "data": data, "models": [listed(server, server.engine.model)]}
         return json_response(told)
 
     async def model(self, request: Request) -> Response:
-        self._server.check_model(request.path_params["id"])
-        return json_response(self._model_object())
+        return json_response(self._model_object(self._server.listed_name(request.path_params["id"])))
 
-    def _model_object(self) -> dict[str, object]:
+    def _model_object(self, name: str) -> dict[str, object]:
         server = self._server
         known: dict[str, object] = {
-            "id": server.model_name,
+            "id": name,
             "object": "model",
             "created": server.created,
             "owned_by": "tailrace",
