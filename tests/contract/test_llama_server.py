@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from servers import ServerProcess
-from wire import Reply, ask
+from servers import ServerProcess, wait_for
+from wire import Connection, Reply, ask
 
 FINAL = {
     "index",
@@ -415,6 +415,29 @@ def test_slots_tell_who_runs_and_nothing_of_what(slow: ServerProcess) -> None:
     assert ask(slow.port, "GET", "/slots?fail_on_no_slot=1").status == 200
 
 
+def test_a_place_that_is_taken_shows_how_many_tokens_its_reply_has(slow: ServerProcess) -> None:
+    body = {"prompt": "secret <say>" + "x" * 300 + "</say>", "stream": True}
+    with Connection(slow.port) as connection:
+        connection.request("POST", "/completion", body)
+        connection.read_head()
+        wait_for(
+            "tokens", lambda: ask(slow.port, "GET", "/slots").json()[0].get("next_token", [{}])[0].get("n_decoded")
+        )
+        reply = ask(slow.port, "GET", "/slots")
+        assert reply.json()[0]["is_processing"] is True
+        assert b"secret" not in reply.body
+        assert ask(slow.port, "GET", "/slots?fail_on_no_slot=1").json()["error"]["type"] == "unavailable_error"
+    wait_for("the end", lambda: not ask(slow.port, "GET", "/slots").json()[0]["is_processing"])
+
+
+def test_a_silent_stream_has_comments_unless_it_wants_none(slow: ServerProcess) -> None:
+    """2,000 tokens, 64 a step of 20 ms: silent for longer than the server's 0.3 s."""
+    for interval, comments in ((0, True), (-1, False)):
+        prompt = f"{interval}" + "q" * 2000 + "<say>a</say>"
+        reply = post(slow, "/completion", prompt=prompt, stream=True, sse_ping_interval=interval)
+        assert any(chunk.startswith(b":") for chunk in reply.chunks) is comments
+
+
 def test_models_are_listed_in_both_forms(real: ServerProcess) -> None:
     body = ask(real.port, "GET", "/v1/models").json()
     (model,) = body["models"]
@@ -429,6 +452,10 @@ def test_embeddings(scripted: ServerProcess) -> None:
     assert post(scripted, "/embedding", input="a").json()[0]["embedding"] == body[0]["embedding"]
     assert post(scripted, "/embedding", content="a", embd_normalize=-1).json()["error"]["param"] == "embd_normalize"
     assert post(scripted, "/embedding").json()["error"]["param"] == "content"
+    assert post(scripted, "/embedding", content=["a", ""]).json()["error"]["param"] == "content"
+    mixed = post(scripted, "/embedding", content=["a", [97], {"prompt_string": "a"}, {"prompt_string": [97]}]).json()
+    assert len({str(entry["embedding"]) for entry in mixed}) <= 2, "as text, with what a text ends with, and as ids"
+    assert mixed[0]["embedding"] == mixed[2]["embedding"]
 
 
 def test_adapters_and_what_there_is_none_of(scripted: ServerProcess) -> None:

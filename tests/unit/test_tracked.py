@@ -11,8 +11,9 @@ from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.messages import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import Choice
-from tailrace.server.events import Event, Finish, PromptProgress, TextDelta
-from tailrace.server.tracked import TrackedChoice, Tracking, figures
+from tailrace.server.events import Event, Finish, PromptProgress, TextDelta, Timed
+from tailrace.server.timings import figures
+from tailrace.server.tracked import TrackedChoice, Tracking
 
 VOCABULARY = Vocabulary([bytes([value]) for value in range(256)])
 
@@ -154,6 +155,15 @@ def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
     choice.progressed(Progress(1, 7, 3, 5, 0.25))
     assert (choice.timings.prompt_n, choice.timings.prompt_ms) == (2, 250.0)
     assert request.events == [PromptProgress(0, 7, 3, 3, 0.0), PromptProgress(0, 7, 3, 5, 0.25)]
+
+
+def test_events_come_with_the_figures_of_their_moment() -> None:
+    choice, request = begin(Tracking(tokens=True, timings=True))
+    say(choice, request, "ab")
+    told = [event for event in request.events if isinstance(event, Timed)]
+    assert len(told) == len(request.events) == 3
+    assert [event.timings.predicted_n for event in told] == [1, 2, 3]
+    assert [type(event.event) for event in told] == [TextDelta, TextDelta, Finish]
 
 
 def test_figures_are_finite() -> None:

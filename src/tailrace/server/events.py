@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.errors import RequestError
 from tailrace.messages import TokenLogprobs
+from tailrace.server.timings import Timings
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -86,6 +87,13 @@ class PromptProgress(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Timed(msgspec.Struct, frozen=True):
+    """A choice's event with its figures at that moment; only where they were asked for."""
+
+    event: Event
+    timings: Timings
+
+
 class KeepAlive(msgspec.Struct, frozen=True):
     """Nothing to tell for a while, but alive."""
 
@@ -97,7 +105,7 @@ class Failure(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
-Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | PromptProgress | KeepAlive | Failure
+Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | PromptProgress | Timed | KeepAlive | Failure
 
 
 class Listener(Protocol):

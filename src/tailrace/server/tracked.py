@@ -13,7 +13,8 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.messages import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import MOST_BYTES, Choice, Request, pieces
-from tailrace.server.events import FinishReason, PromptProgress, TextDelta
+from tailrace.server.events import Event, FinishReason, PromptProgress, TextDelta, Timed
+from tailrace.server.timings import Timings, figures
 
 #: JSON of a token without probabilities, and of each entry of them, at most; each of its bytes is written twice.
 _ID_BYTES = 12
@@ -26,6 +27,7 @@ class Tracking(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: bool = False  #: ``TextDelta``s carry their tokens
     progress: bool = False  #: the prompt's progress is told
+    timings: bool = False  #: events come as ``Timed``
     silent: bool = False  #: the prompt is computed, and the token that this brings isn't told
     #: The reply ends at the first line after its first that is indented by fewer characters; 0: at none.
     indent: int = 0
@@ -35,20 +37,6 @@ class Tracking(msgspec.Struct, frozen=True, kw_only=True):
     def limits(self) -> bool:
         """Whether the text may end the reply."""
         return bool(self.indent or self.milliseconds)
-
-
-class Timings(msgspec.Struct, frozen=True):
-    """llama-server's figures, in milliseconds and tokens. The first token costs no step of its own."""
-
-    cache_n: int
-    prompt_n: int
-    prompt_ms: float
-    prompt_per_token_ms: float
-    prompt_per_second: float
-    predicted_n: int
-    predicted_ms: float
-    predicted_per_token_ms: float
-    predicted_per_second: float
 
 
 class TrackedChoice(Choice):
@@ -78,7 +66,8 @@ class TrackedChoice(Choice):
         most_calls: int,
         inline_reasoning: bool,
     ) -> None:
-        super().__init__(request, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline_reasoning)
+        told = _Timing(request, self) if tracking.timings else request
+        super().__init__(told, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline_reasoning)
         self._tracking = tracking
         self._pending: list[tuple[int, TokenLogprobs | None]] = []  #: tokens that no event has carried yet
         self._first_at: float | None = None
@@ -209,20 +198,20 @@ class TrackedChoice(Choice):
         return len(self._pending)
 
 
-def figures(*, cached: int, prompt: int, prompt_seconds: float, generated: int, seconds: float) -> Timings:
-    """The timings of a reply with so many tokens: those of the prompt that were found and those that were computed, and
-    the reply's own. ``seconds``: from the first token to the last.
+class _Timing:
+    """A choice's ``Request`` that is told each event with the figures as they are then: what comes before anybody
+    listens is passed on later.
     """
-    steps = max(0, generated - 1)
-    prompt_ms, predicted_ms = prompt_seconds * 1000, seconds * 1000
-    return Timings(
-        cache_n=cached,
-        prompt_n=prompt,
-        prompt_ms=prompt_ms,
-        prompt_per_token_ms=prompt_ms / prompt if prompt else 0.0,
-        prompt_per_second=1000 / prompt_ms * prompt if prompt_ms else 0.0,
-        predicted_n=generated,
-        predicted_ms=predicted_ms,
-        predicted_per_token_ms=predicted_ms / steps if steps else 0.0,
-        predicted_per_second=1000 / predicted_ms * steps if predicted_ms else 0.0,
-    )
+
+    __slots__ = ("_choice", "_request", "answered", "begun", "broke", "closed", "failed", "first_token")
+
+    def __init__(self, request: Request, choice: TrackedChoice) -> None:
+        self._request = request
+        self._choice = choice
+        self.answered, self.begun = request.answered, request.begun
+        self.first_token, self.closed = request.first_token, request.closed
+        self.failed, self.broke = request.failed, request.broke
+
+    def tell(self, event: Event) -> None:
+        """See ``Request``."""
+        self._request.tell(Timed(event, self._choice.timings))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Embedded
-from tailrace.server.dialects.openai.embeddings import EmbeddingRequest, inputs
-from tailrace.server.dialects.openai.sampling import TokenId
+from tailrace.server.dialects.llama_server.fields import Prompts
 from tailrace.server.vector import vector_of
 
-Texts = str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1, max_length=16_777_216)]
+#: Of one request, as in OpenAI's.
+_MOST_TEXTS = 2048
 #: Length 1 by the sum of squares: what the engine's vectors have.
 _EUCLIDEAN = 2
 
@@ -22,8 +21,8 @@ _EUCLIDEAN = 2
 class NativeEmbeddingRequest(msgspec.Struct):
     """The body; ``input`` is another name for ``content``."""
 
-    content: Texts | None = None
-    input: Texts | None = None
+    content: Prompts | None = None
+    input: Prompts | None = None
     model: str | None = None
     embd_normalize: int | None = None
 
@@ -31,7 +30,7 @@ class NativeEmbeddingRequest(msgspec.Struct):
 decoder = msgspec.json.Decoder(NativeEmbeddingRequest)
 
 
-def texts_of(request: NativeEmbeddingRequest) -> tuple[list[str | list[int]], str]:
+def texts_of(request: NativeEmbeddingRequest) -> tuple[Prompts, str]:
     """What is to be embedded, and the field that it stands in. Raises InvalidRequest."""
     if request.embd_normalize not in (None, _EUCLIDEAN):
         raise InvalidRequest(
@@ -43,10 +42,15 @@ def texts_of(request: NativeEmbeddingRequest) -> tuple[list[str | list[int]], st
     given = getattr(request, field)
     if given is None:
         raise InvalidRequest("'content' is missing: the texts to embed.", param="content")
-    try:
-        return inputs(EmbeddingRequest(input=given)), field
-    except InvalidRequest as error:
-        raise InvalidRequest(error.message.replace("'input'", f"'{field}'"), param=field) from None
+    return given, field
+
+
+def check(texts: Sequence[str | list[int]], field: str) -> None:
+    """Raise InvalidRequest for texts that can't be embedded."""
+    if not all(texts):
+        raise InvalidRequest(f"'{field}' must not be or contain an empty text.", param=field)
+    if len(texts) > _MOST_TEXTS:
+        raise InvalidRequest(f"'{field}' may have at most {_MOST_TEXTS} texts.", param=field)
 
 
 def embedded(answers: Sequence[Embedded]) -> list[dict[str, Any]]:

@@ -36,6 +36,12 @@ class PromptText(msgspec.Struct, frozen=True):
     multimodal_data: Any = None
 
 
+#: A list with a number in it is one prompt in pieces, any other one of prompts.
+Prompts = (
+    str | PromptText | Annotated[list[TokenId | str | PromptText | Pieces], Meta(min_length=1, max_length=16_777_216)]
+)
+
+
 class AdapterScale(msgspec.Struct, frozen=True):
     """A LoRA adapter that is to be applied: there are none here."""
 
@@ -124,13 +130,9 @@ class NativeFields(msgspec.Struct, kw_only=True):
 
 
 class CompletionRequest(NativeFields, kw_only=True):
-    """The body of ``/completion``. A list with a number in it is one prompt in pieces, any other one of prompts."""
+    """The body of ``/completion``."""
 
-    prompt: (
-        str
-        | PromptText
-        | Annotated[list[TokenId | str | PromptText | Pieces], Meta(min_length=1, max_length=16_777_216)]
-    )
+    prompt: Prompts
 
 
 class ExtraContext(msgspec.Struct, frozen=True):

@@ -49,6 +49,7 @@ async def prepare(
         tracking=Tracking(
             tokens=bool(request.stream or request.return_tokens or probabilities),
             progress=bool(request.stream and request.return_progress),
+            timings=bool(request.stream and request.timings_per_token),
             silent=limit == 0,
             indent=request.n_indent or 0,
             milliseconds=max(0, request.t_max_predict_ms or 0),

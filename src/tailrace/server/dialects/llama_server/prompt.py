@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tailrace.errors import InvalidRequest, NotSupported
 from tailrace.messages import ModelInfo
-from tailrace.server.dialects.llama_server.fields import CompletionRequest, ExtraContext, InfillRequest, PromptText
+from tailrace.server.dialects.llama_server.fields import ExtraContext, InfillRequest, Prompts, PromptText
 from tailrace.server.dialects.llama_server.tokens import Text, Tokens
 
 #: Prompt tokens around the gap that is to be filled, at most: a prefix's and a suffix's in the ratio 3 to 1. It is
@@ -24,13 +24,12 @@ _SNIPPET = Text("\n\n--- snippet ---\n\n", special=False)
 Piece = str | int
 
 
-async def prompts_of(request: CompletionRequest, tokens: Tokens) -> list[str | list[int]]:
-    """The prompts of a completion. Raises RequestError."""
-    given = request.prompt
+async def prompts_of(given: Prompts, tokens: Tokens, field: str) -> list[str | list[int]]:
+    """The prompts that stand in the field. Raises RequestError."""
     several = isinstance(given, list) and not any(isinstance(item, int) for item in given)
     found: list[str | list[int]] = []
     for index, item in enumerate(given if isinstance(given, list) and several else [given]):
-        place = f"prompt[{index}]" if several else "prompt"
+        place = f"{field}[{index}]" if several else field
         pieces = _pieces(item, place)
         found.append(pieces if isinstance(pieces, str) else await _joined(pieces, tokens, place))
     return found

@@ -15,7 +15,7 @@ from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.prepare import settings_object
 from tailrace.server.dialects.openai.telemetry import progress_object
 from tailrace.server.dialects.openai.tokens import piece_of, text_of
-from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Usage
+from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Timed, Usage
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.tracked import TrackedChoice
 from tailrace.server.transcript import Transcript
@@ -33,7 +33,6 @@ class Reporter:
         model_name: str,
     ) -> None:
         self.choices: list[TrackedChoice] = generation.tracked
-        self.tells_timings = bool(request.timings_per_token)
         self._request = request
         self._wanted = wanted
         self._model = model
@@ -41,20 +40,19 @@ class Reporter:
         self._settings = settings_object(request, wanted)
         self._slot = -1 if request.id_slot is None else request.id_slot
 
-    def partial(self, index: int, text: str, tokens: Sequence[tuple[int, TokenLogprobs | None]]) -> dict[str, Any]:
-        """A piece of a reply."""
-        choice = self.choices[index]
+    def partial(
+        self, index: int, text: str, tokens: Sequence[tuple[int, TokenLogprobs | None]], generated: int
+    ) -> dict[str, Any]:
+        """A piece of a reply; with its ``tokens`` the reply has so many ``generated``."""
         told: dict[str, Any] = {
             "index": index,
             "content": text,
             "tokens": [token for token, _ in tokens],
             "stop": False,
             "id_slot": self._slot,
-            "tokens_predicted": choice.seen,
-            "tokens_evaluated": choice.prompt_tokens,
+            "tokens_predicted": generated,
+            "tokens_evaluated": self.choices[index].prompt_tokens,
         }
-        if self.tells_timings:
-            told["timings"] = choice.timings
         if probabilities := self.probabilities(tokens):
             told["completion_probabilities"] = probabilities
         return told
@@ -135,6 +133,7 @@ class NativeStream:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._lines = [False] * len(reporter.choices)
+        self._generated = [0] * len(reporter.choices)
 
     def start(self) -> list[bytes]:
         """Nothing: the first event tells something."""
@@ -142,21 +141,32 @@ class NativeStream:
 
     def encode(self, event: Event) -> list[bytes]:
         """One event, or none."""
-        reporter = self._reporter
-        if isinstance(event, TextDelta):
-            self._lines[event.choice] = self._lines[event.choice] or "\n" in event.text
-            return [_event(reporter.partial(event.choice, event.text, event.tokens or ()))]
-        if isinstance(event, PromptProgress):
-            told = reporter.partial(event.choice, "", ())
-            return [_event({**told, "prompt_progress": progress_object(event)})]
-        if isinstance(event, Finish):
-            return [_event(reporter.final(event.choice, event, "", has_new_line=self._lines[event.choice]))]
+        if isinstance(event, Timed):
+            told = self._object(event.event)
+            return [] if told is None else [_event({"timings": event.timings, **told})]
+        if (told := self._object(event)) is not None:
+            return [_event(told)]
         if isinstance(event, Usage):
             return []
         if isinstance(event, KeepAlive):
             return [sse.COMMENT]
         assert isinstance(event, Failure), "a completion's text is all that there is"
         return [_event(error_object(event.error))]
+
+    def _object(self, event: Event) -> dict[str, Any] | None:
+        """What is told of a choice; None for what belongs to none."""
+        reporter = self._reporter
+        if isinstance(event, TextDelta):
+            tokens = event.tokens or ()
+            self._lines[event.choice] = self._lines[event.choice] or "\n" in event.text
+            self._generated[event.choice] += len(tokens)
+            return reporter.partial(event.choice, event.text, tokens, self._generated[event.choice])
+        if isinstance(event, PromptProgress):
+            told = reporter.partial(event.choice, "", (), 0)
+            return {**told, "prompt_progress": progress_object(event)}
+        if isinstance(event, Finish):
+            return reporter.final(event.choice, event, "", has_new_line=self._lines[event.choice])
+        return None
 
     def end(self) -> bytes:
         """Nothing: the last object says that it is the last."""

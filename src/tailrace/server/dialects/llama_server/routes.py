@@ -142,7 +142,7 @@ class _LlamaServer:
         asked = decode(await server.body(request), fields.completion_decoder)
         model = await server.engine.ready()
         tokens = Tokens(server, request)
-        prompts = await prompts_of(asked, tokens)
+        prompts = await prompts_of(asked.prompt, tokens, "prompt")
         return await self._reply(request, asked, prompts, model, tokens, "prompt")
 
     async def infill(self, request: Request) -> Response:
@@ -178,8 +178,10 @@ class _LlamaServer:
     async def embedding(self, request: Request) -> Response:
         server = self._server
         asked = decode(await server.body(request), embedding.decoder)
-        texts, param = embedding.texts_of(asked)
+        given, param = embedding.texts_of(asked)
         await server.engine.ready()
+        texts = await prompts_of(given, Tokens(server, request), param)
+        embedding.check(texts, param)
         told = await server.ask(request, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param)
         return json_response(embedding.embedded([answer for answer in told if isinstance(answer, Embedded)]))
 

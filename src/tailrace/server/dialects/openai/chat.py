@@ -43,6 +43,7 @@ from tailrace.server.events import (
     PromptProgress,
     ReasoningDelta,
     TextDelta,
+    Timed,
     TokenLogprob,
     ToolCallDelta,
     Usage,
@@ -366,7 +367,7 @@ class ChatStream:
             return self._ends.usage(event)
         if isinstance(event, KeepAlive):
             return self._ends.keep_alive()
-        if isinstance(event, PromptProgress):
+        if isinstance(event, PromptProgress | Timed):
             return []  # ``telemetry`` tells it to those that want it.
         return self._ends.failure(event.error)
 

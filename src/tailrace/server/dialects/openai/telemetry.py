@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import msgspec
 
 from tailrace.server.dialects.openai.sampling import SharedParameters
-from tailrace.server.events import Event, PromptProgress
+from tailrace.server.events import Event, PromptProgress, Timed, Usage
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.streaming import Encoder
-from tailrace.server.tracked import Timings, Tracking
+from tailrace.server.timings import Timings
+from tailrace.server.tracked import Tracking
 
 _END = b"}\n\n"
 
@@ -31,7 +32,8 @@ def tracked(asked: SharedParameters, wanted: GenerationRequest) -> GenerationReq
     progress = bool(asked.return_progress and asked.stream)
     if not (progress or asked.timings_per_token):
         return wanted
-    return msgspec.structs.replace(wanted, tracking=Tracking(progress=progress))
+    timings = bool(asked.timings_per_token and asked.stream)
+    return msgspec.structs.replace(wanted, tracking=Tracking(progress=progress, timings=timings))
 
 
 def with_timings(body: dict[str, Any], asked: SharedParameters, generation: Generation) -> dict[str, Any]:
@@ -58,14 +60,16 @@ class _Telemetry:
 
     def encode(self, event: Event) -> list[bytes]:
         """See ``Encoder``."""
-        choice = getattr(event, "choice", 0)
+        if isinstance(event, Timed):
+            return [_with(piece, b"timings", event.timings) for piece in self._pieces(event.event)]
+        if isinstance(event, Usage) and self._timings:
+            return [_with(piece, b"timings", self._choices[0].timings) for piece in self._pieces(event)]
+        return self._pieces(event)
+
+    def _pieces(self, event: Event) -> list[bytes]:
         if isinstance(event, PromptProgress):
-            pieces = [_with(self._stream.empty(choice), b"prompt_progress", progress_object(event))]
-        else:
-            pieces = self._stream.encode(event)
-        if not self._timings:
-            return pieces
-        return [_with(piece, b"timings", self._choices[choice].timings) for piece in pieces]
+            return [_with(self._stream.empty(event.choice), b"prompt_progress", progress_object(event))]
+        return self._stream.encode(event)
 
     def end(self) -> bytes:
         """See ``Encoder``."""
