@@ -94,12 +94,11 @@ def test_errors_are_the_clients_own(client: ollama.Client) -> None:
         client.chat("other", [user("hi")])
     assert missing.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="typical_p"):
-        list(client.chat("fake", [user("hi")], stream=True, options={"typical_p": 0.5}))
+        list(client.chat("fake", [user("hi")], stream=True, options={"typical_p": 5}))
     with pytest.raises(ollama.ResponseError, match="can't be continued"):
         list(client.chat("fake", [user("<say>ab<nan></say>")], stream=True))
-    with pytest.raises(ollama.ResponseError, match="not made") as unsupported:
+    with pytest.raises(ollama.ResponseError, match="--manage-models"):
         client.create("mine", from_="fake")
-    assert unsupported.value.status_code == 501
     with pytest.raises(ollama.ResponseError, match="--manage-models"):
         client.delete("other")
 

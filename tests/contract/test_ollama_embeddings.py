@@ -75,7 +75,7 @@ def test_a_long_text_is_cut_unless_that_is_forbidden(slow: ServerProcess) -> Non
         ("truncate", [1, "true"]),
         ("dimensions", [0, -1, "4", 1.5]),
         ("keep_alive", ["soon", []]),
-        ("options", [[], {"seed": "a"}, {"mirostat": 2}]),
+        ("options", [[], {"seed": "a"}, {"mirostat": 7}]),
     ],
 )
 def test_a_wrong_value_names_the_field(scripted: ServerProcess, name: str, values: list[object]) -> None:

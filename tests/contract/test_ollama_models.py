@@ -168,8 +168,6 @@ def test_models_that_are_not_served_are_not_shown(real: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/api/create"),
-        ("POST", "/api/copy"),
         ("POST", "/api/push"),
         ("POST", "/api/blobs/sha256:00"),
         ("HEAD", "/api/blobs/sha256:00"),
@@ -179,7 +177,7 @@ def test_what_there_is_not_says_so(scripted: ServerProcess, method: str, path: s
     reply = ask(scripted.port, method, path, {} if method == "POST" else None)
     assert reply.status == 501
     if method == "POST":
-        assert error(reply).startswith(f"{path}: models are not made")
+        assert error(reply).startswith(f"{path}: files are neither uploaded")
 
 
 def test_unknown_routes_are_told_as_ollama_tells_errors(scripted: ServerProcess) -> None:

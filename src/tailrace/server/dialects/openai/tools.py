@@ -177,5 +177,7 @@ def _name(named: object, path: str) -> str:
     inner = given.get("function") or given.get("custom") or given
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str):
-        raise InvalidRequest(f"'{path}.name' is missing.", param=f"{path}.name")
+        kind = given.get("type")
+        where = f"{path}.{kind if kind in ('function', 'custom') and inner is given else 'name'}"
+        raise InvalidRequest(f"'{where}' is missing.", param=where)
     return name
