@@ -152,6 +152,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    logprobs_after_sampling: bool = False  #: of what a token was drawn from, filters and all, in the model's own place
     priority: int = 0
     grammar: Grammar | None = None
     prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed

@@ -121,7 +121,6 @@ LLAMA_VIM: dict[str, Any] = {
         "tokens_cached",
     ],
 }
-SUPPORTED_SAMPLERS: tuple[str, ...] = ()
 EXTRA = [{"text": "def f(): ...", "time": [1, 2], "filename": "a.py"}]
 LLAMA_VSCODE: dict[str, Any] = {
     "n_predict": 128,
@@ -347,6 +346,20 @@ def test_grammars_and_schemas(scripted: ServerProcess) -> None:
     assert complete(scripted, "<say>yes</say>", grammar="")["content"] == "yes"
 
 
+def test_probabilities_after_sampling(scripted: ServerProcess) -> None:
+    body = complete(scripted, "<say>ab</say>", n_probs=3, post_sampling_probs=True)
+    for entry in body["completion_probabilities"]:
+        assert entry["prob"] == pytest.approx(1.0)
+        assert [other["id"] for other in entry["top_probs"]] == [entry["id"]], "the others can't be drawn"
+
+
+def test_samplers_and_their_order(scripted: ServerProcess) -> None:
+    settings = complete(scripted, "<say>a</say>", samplers="kt", typical_p=0.5, mirostat=2)["generation_settings"]
+    assert (settings["samplers"], settings["typical_p"], settings["mirostat"]) == (["top_k", "temperature"], 0.5, 2)
+    error = post(scripted, "/completion", prompt="a", samplers=["nonsense"]).json()["error"]
+    assert error["param"] == "samplers[0]"
+
+
 def test_silly_tavern(scripted: ServerProcess) -> None:
     assert complete(scripted, "<say>acd</say>", **SILLY_TAVERN)["content"] == "acd"
     told = streamed(scripted, "<say>acd</say>", **SILLY_TAVERN, n_probs=10, logprobs=10)
@@ -362,8 +375,6 @@ def test_silly_tavern(scripted: ServerProcess) -> None:
 @pytest.mark.parametrize("client", [LLAMA_VIM, LLAMA_VSCODE])
 def test_editors_completion(scripted: ServerProcess, client: dict[str, Any]) -> None:
     file = {"input_prefix": "import os\n<say>x = 1</say>\n", "input_suffix": "\n\n", "input_extra": EXTRA}
-    if "infill" not in SUPPORTED_SAMPLERS:
-        client = {name: value for name, value in client.items() if name != "samplers"}
     reply = post(scripted, "/infill", **file, prompt="", **client)
     assert reply.status == 200, reply.body
     body = reply.json()
@@ -372,8 +383,6 @@ def test_editors_completion(scripted: ServerProcess, client: dict[str, Any]) -> 
         assert set(body) == set(client["response_fields"])
         assert body["timings/predicted_n"] == 6
     for ahead in (AHEAD, {**AHEAD, "response_fields": [""]}):
-        if "infill" not in SUPPORTED_SAMPLERS:
-            ahead = {name: value for name, value in ahead.items() if name != "samplers"}
         told = post(scripted, "/infill", **ahead).json()
         assert told == {} if "response_fields" in ahead else told["content"] == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from passes import LANGUAGES, passes_in
 from tailrace.engine.penalties import Penalties
-from tailrace.engine.sampling import Sampler, SamplingError, greedy_tokens, logprobs
+from tailrace.engine.sampling import Sampler, SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.messages import Sampling
 
 VOCABULARY = 200
@@ -215,3 +216,14 @@ def test_the_lowest_temperature_there_is_takes_the_best_token() -> None:
     params = Sampling(temperature=5e-324, top_k=0, top_p=1.0, min_p=0.0, seed=1)
     _, probabilities = Sampler(params, []).distribution(logits)
     assert probabilities.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_log_probabilities_after_sampling_are_those_of_what_was_drawn_from() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    sampler = Sampler(Sampling(temperature=1.0, top_k=3, top_p=0.9, min_p=0.0, seed=1), [])
+    ids, probabilities = sampler.distribution(logits)
+    token = sampler.sample(logits)
+    found = logprobs_of(ids, probabilities, token, 10)
+    assert [one for one, _ in found.top] == [0, 1, 2]
+    assert math.exp(found.logprob) == pytest.approx({0: 0.5, 1: 0.3, 2: 0.15}[token] / 0.95)
+    assert sum(math.exp(value) for _, value in found.top) == pytest.approx(1.0)

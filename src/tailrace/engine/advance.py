@@ -13,7 +13,7 @@ from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.kept import common_prefix
 from tailrace.engine.rows import Row
-from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs
+from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
 from tailrace.messages import Failed, Finished, Predicted, Started, Step
 
@@ -65,9 +65,16 @@ def _masked(sequence: Sequence) -> bool:
 
 def _choose(step: Step, sequence: Sequence, row: Row) -> int:
     constraint = sequence.constraint
-    token = sequence.sampler.sample(row, None if constraint is None else constraint.mask())
-    if sequence.logprobs is not None and token not in sequence.stop_tokens:
-        step.logprobs[len(step.ids)] = logprobs(row, token, sequence.logprobs)
+    mask = None if constraint is None else constraint.mask()
+    if sequence.logprobs is None:
+        return sequence.sampler.sample(row, mask)
+    drawn = sequence.sampler.distribution(row, mask) if sequence.logprobs_after_sampling else None
+    token = sequence.sampler.sample(row, mask)
+    if token not in sequence.stop_tokens:
+        found = (
+            logprobs(row, token, sequence.logprobs) if drawn is None else logprobs_of(*drawn, token, sequence.logprobs)
+        )
+        step.logprobs[len(step.ids)] = found
     return token
 
 

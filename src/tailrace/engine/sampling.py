@@ -192,6 +192,14 @@ def logprobs(logits: Row, token: int, top: int) -> TokenLogprobs:
     return TokenLogprobs(float(logits[token]) - normaliser, likeliest)
 
 
+def logprobs_of(ids: Ids, probabilities: npt.NDArray[np.float64], token: int, top: int) -> TokenLogprobs:
+    """The same of a ``distribution``, in which ``token`` was drawn; of the likeliest those that can be drawn at all."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    likeliest = [(int(ids[i]), math.log(probabilities[i])) for i in order if probabilities[i] > 0]
+    chosen = float(probabilities[ids == token].sum())
+    return TokenLogprobs(math.log(chosen) if chosen > 0 else -math.inf, likeliest)
+
+
 def _undo(done: list[Change], logits: Row) -> None:
     for change in reversed(done):
         change.undo(logits)

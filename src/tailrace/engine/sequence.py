@@ -30,6 +30,7 @@ class Sequence:
         "ignore_eos",
         "limit",
         "logprobs",
+        "logprobs_after_sampling",
         "predicted",
         "prediction",
         "priority",
@@ -58,6 +59,7 @@ class Sequence:
         self.limit = min(context, self.prompt_length + (submit.max_tokens or context))
         self.sampler = Sampler(submit.sampling, tokens, vocabulary)
         self.logprobs = submit.logprobs
+        self.logprobs_after_sampling = submit.logprobs_after_sampling
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
         #: Whether what was computed of its tokens for others may be used.

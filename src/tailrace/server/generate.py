@@ -43,6 +43,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     priority: int = 0  #: the smaller, the sooner it is taken from the queue
     logprobs: int | None = None
+    logprobs_after_sampling: bool = False  #: they are of what was drawn from, not the model's own
     grammar: Grammar | None = None  #: what every reply must look like
     grammar_param: str = "grammar"  #: the field to name when the grammar is at fault
     prediction: str | None = None  #: what the replies may repeat
@@ -295,6 +296,7 @@ class Generation:
                         ignore_eos=request.ignore_eos,
                         priority=request.priority,
                         logprobs=request.logprobs,
+                        logprobs_after_sampling=request.logprobs_after_sampling,
                         grammar=request.grammar,
                         prediction=request.prediction,
                         suffix=request.suffix,

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.server.dialects.openai.grammar import Schema
+from tailrace.server.dialects.openai.samplers import SamplerParameters
 from tailrace.server.dialects.openai.sampling import Repeat, StreamOptions, TokenId
 from tailrace.server.stopping import Stops
 
@@ -49,7 +50,7 @@ class AdapterScale(msgspec.Struct, frozen=True):
     scale: float
 
 
-class NativeFields(msgspec.Struct, kw_only=True):
+class NativeFields(SamplerParameters, kw_only=True):
     """What the two requests have in common. Null equals absent everywhere."""
 
     model: str | None = None
@@ -89,27 +90,13 @@ class NativeFields(msgspec.Struct, kw_only=True):
     top_p: _Number | None = None
     min_p: _Number | None = None
     typical_p: _Number | None = None
-    top_n_sigma: _Number | None = None
     xtc_probability: _Number | None = None
     xtc_threshold: _Number | None = None
-    dynatemp_range: _Number | None = None
-    dynatemp_exponent: _Number | None = None
+    adaptive_target: _Number | None = None
     repeat_last_n: _Limit | None = None
     repeat_penalty: Repeat | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
-    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] | None = None
-    dry_base: _Number | None = None
-    dry_allowed_length: _Size | None = None
-    dry_penalty_last_n: _Limit | None = None
-    dry_sequence_breakers: Annotated[list[str], Meta(max_length=256)] | None = None
-    mirostat: Annotated[int, Meta(ge=0, le=2)] | None = None
-    mirostat_tau: _Number | None = None
-    mirostat_eta: _Number | None = None
-    adaptive_target: _Number | None = None
-    adaptive_decay: Annotated[float, Meta(ge=0, le=0.99)] | None = None
-    min_keep: _Size | None = None
-    samplers: str | Annotated[list[str], Meta(max_length=64)] | None = None
     logit_bias: (
         Annotated[list[tuple[TokenId | str, Bias]], Meta(max_length=MOST_BIASES)]
         | Annotated[dict[str, Bias], Meta(max_length=MOST_BIASES)]

@@ -44,6 +44,7 @@ async def prepare(
         priority=request.priority or 0,
         reuse_prefix=request.cache_prompt is not False,
         logprobs=probabilities or None,
+        logprobs_after_sampling=bool(request.post_sampling_probs),
         grammar=form,
         grammar_param=form_field,
         tracking=Tracking(
@@ -70,10 +71,6 @@ def _refuse(request: NativeFields) -> None:
         "lora": (bool(request.lora), "no LoRA adapter is loaded; leave it out or send []."),
         "grammar_lazy": (bool(request.grammar_lazy), "a grammar holds for the whole reply."),
         "grammar_triggers": (bool(request.grammar_triggers), "a grammar holds for the whole reply."),
-        "post_sampling_probs": (
-            bool(request.post_sampling_probs),
-            "probabilities are the model's own; leave it out or send false.",
-        ),
         "reasoning_budget_tokens": (
             request.reasoning_budget_tokens not in (None, -1),
             "thoughts have no limit of their own.",
@@ -107,6 +104,7 @@ def settings_object(request: NativeFields, wanted: GenerationRequest) -> dict[st
         "n_probs": wanted.logprobs or 0,
         "grammar": form.text if form is not None else "",
         "timings_per_token": bool(request.timings_per_token),
+        "post_sampling_probs": bool(request.post_sampling_probs),
         "n_indent": tracking.indent,
         "t_max_predict_ms": tracking.milliseconds,
     }
@@ -116,7 +114,15 @@ def default_settings() -> dict[str, Any]:
     """What holds where a request says nothing."""
     told = sampling_object(Sampling())
     del told["logit_bias"]
-    return {**told, **_limits(-1), "ignore_eos": False, "stream": True, "n_probs": 0, "timings_per_token": False}
+    return {
+        **told,
+        **_limits(-1),
+        "ignore_eos": False,
+        "stream": True,
+        "n_probs": 0,
+        "timings_per_token": False,
+        "post_sampling_probs": False,
+    }
 
 
 def _limits(limit: int) -> dict[str, Any]:
@@ -126,7 +132,6 @@ def _limits(limit: int) -> dict[str, Any]:
         "n_keep": 0,
         "n_discard": 0,
         "lora": [],
-        "post_sampling_probs": False,
         "backend_sampling": False,
         "reasoning_format": "none",
         "grammar_lazy": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class Reporter:
         self._wanted = wanted
         self._model = model
         self._model_name = model_name
+        self._after_sampling = wanted.logprobs_after_sampling
         self._settings = settings_object(request, wanted)
         self._slot = -1 if request.id_slot is None else request.id_slot
 
@@ -94,15 +96,19 @@ class Reporter:
 
     def probabilities(self, tokens: Sequence[tuple[int, TokenLogprobs | None]]) -> list[dict[str, Any]]:
         """``completion_probabilities`` of the tokens that have some."""
+        top = "top_probs" if self._after_sampling else "top_logprobs"
         return [
-            {**self._entry(token, found.logprob), "top_logprobs": [self._entry(other, p) for other, p in found.top]}
+            {**self._entry(token, found.logprob), top: [self._entry(other, value) for other, value in found.top]}
             for token, found in tokens
             if found is not None
         ]
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         raw = piece_of(token, self._model.vocabulary, self._model.info)
-        return {"id": token, "token": raw.decode("utf-8", "ignore"), "bytes": list(raw), "logprob": logprob}
+        entry: dict[str, Any] = {"id": token, "token": raw.decode("utf-8", "ignore"), "bytes": list(raw)}
+        if self._after_sampling:
+            return {**entry, "prob": math.exp(logprob)}
+        return {**entry, "logprob": logprob}
 
     def _prompt(self, index: int) -> str:
         prompt = self._wanted.prompts[index // self._wanted.choices]
