@@ -33,6 +33,7 @@ class PeerParameters(SamplerParameters, kw_only=True):
     n_discard: _Whole | None = None
     n_cache_reuse: _Whole | None = None
     backend_sampling: bool | None = None
+    t_max_prompt_ms: _Whole | None = None
     # Refused, but for the value that switches them off
     verbose: bool | None = None
     n_indent: _Whole | None = None
@@ -48,6 +49,11 @@ class PeerParameters(SamplerParameters, kw_only=True):
     thinking_budget_tokens: _Whole | None = None
     reasoning_budget_message: str | None = None
     reasoning_control: bool | None = None
+    reasoning_budget_start_tag: str | None = None
+    reasoning_budget_end_tag: str | None = None
+    reasoning_budget_end_tags: list[str] | None = None
+    chat_format: Any = None
+    chat_parser: str | None = None
     # vLLM's: honoured
     include_stop_str_in_output: bool | None = None
     # Accepted
@@ -103,6 +109,11 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "thinking_budget_tokens": ((-1, 0), "thoughts have no budget of their own; 'reasoning_effort': 'none' is none."),
     "reasoning_budget_message": (("",), "thoughts have no budget of their own."),
     "reasoning_control": ((False,), "a thought can't be ended while it is written."),
+    "reasoning_budget_start_tag": (("",), "thoughts have no budget of their own."),
+    "reasoning_budget_end_tag": (("",), "thoughts have no budget of their own."),
+    "reasoning_budget_end_tags": (([],), "thoughts have no budget of their own."),
+    "chat_format": ((), "the server decides by the model's family how replies are read."),
+    "chat_parser": (("",), "the server decides by the model's family how replies are read."),
     "use_beam_search": ((False,), "beam search is not supported; 'best_of' in text completions is near to it."),
     "length_penalty": ((1,), "it belongs to beam search, which is not supported."),
     "min_tokens": ((0,), "a reply has no least length; 'ignore_eos' writes on until 'max_tokens'."),
