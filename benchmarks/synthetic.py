@@ -26,6 +26,8 @@ from tailrace.settings import STARTER_MODEL
 #: Weights in a block of Q4_0, and its bytes: a 16-bit scale and four bits for each weight.
 _BLOCK, _BLOCK_BYTES = 32, 18
 _CONTEXT = 8192
+#: Ends of the names of matrices that there is one of for each expert, and of that which chooses experts.
+_OF_EXPERTS, _ROUTER = "_exps.weight", "ffn_gate_inp.weight"
 _HEAD = 128
 
 
@@ -36,13 +38,22 @@ class Shape(msgspec.Struct, frozen=True):
     width: int
     feed_forward: int
     kv_heads: int
+    experts: int = 0  #: matrices of each kind in a layer's feed-forward part; 0: it is dense
+    used: int = 0  #: experts that a token uses
+    words: int = 0  #: of the vocabulary; 0: as many as the one that it is copied from
 
 
 #: Steps of 20 ms and more on a core or two, and a model that no cache holds.
 SHAPES = {
     "steps": Shape(layers=28, width=2048, feed_forward=5632, kv_heads=4),
     "large": Shape(layers=18, width=4096, feed_forward=14336, kv_heads=8),
+    # 2.2 GB, of which a token reads an eighth.
+    "experts": Shape(layers=18, width=1024, feed_forward=1024, kv_heads=2, experts=64, used=8),
+    "experts-small": Shape(layers=4, width=1024, feed_forward=1024, kv_heads=2, experts=64, used=8),
+    # Half of a step goes into the logits.
+    "vocabulary": Shape(layers=6, width=2048, feed_forward=5632, kv_heads=4, words=262_144),
     "tiny": Shape(layers=1, width=256, feed_forward=512, kv_heads=1),
+    "tiny-experts": Shape(layers=2, width=256, feed_forward=512, kv_heads=1, experts=8, used=2),
 }
 
 
@@ -79,18 +90,33 @@ def _write(path: Path, name: str, shape: Shape, source: Any) -> None:
     writer.add_rope_dimension_count(_HEAD)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.used)
+    words: list[str] = source.fields["tokenizer.ggml.tokens"].contents()
+    more = [f"<unused {number}>" for number in range(shape.words - len(words))]
+    # What each further word has in the lists that go word by word.
+    fillers: dict[str, list[Any]] = {
+        "tokens": more,
+        "token_type": [int(gguf.TokenType.UNUSED)] * len(more),
+        "scores": [0.0] * len(more),
+    }
+    words = words + more
     for key, field in source.fields.items():
         if key.startswith("tokenizer."):
             kind = field.types[0]
-            writer.add_key_value(
-                key, field.contents(), kind, sub_type=field.types[-1] if len(field.types) > 1 else None
-            )
-    words: list[str] = source.fields["tokenizer.ggml.tokens"].contents()
+            value = field.contents()
+            if more and key.rpartition(".")[2] in fillers:
+                value = [*value, *fillers[key.rpartition(".")[2]]]
+            writer.add_key_value(key, value, kind, sub_type=field.types[-1] if len(field.types) > 1 else None)
     silent = np.array([not _is_plain(word) for word in words])
     for title, rows, columns in _tensors(shape, len(words)):
-        if columns:
-            size = rows * columns // _BLOCK * _BLOCK_BYTES
-            bytes_shape = (rows, columns // _BLOCK * _BLOCK_BYTES)
+        experts = (shape.experts,) if title.endswith(_OF_EXPERTS) else ()
+        if title.endswith(_ROUTER):
+            writer.add_tensor_info(title, (rows, columns), np.dtype(np.float32), 4 * rows * columns)
+        elif columns:
+            size = rows * columns // _BLOCK * _BLOCK_BYTES * (shape.experts if experts else 1)
+            bytes_shape = (*experts, rows, columns // _BLOCK * _BLOCK_BYTES)
             writer.add_tensor_info(title, bytes_shape, np.dtype(np.uint8), size, gguf.GGMLQuantizationType.Q4_0)
         else:
             writer.add_tensor_info(title, (rows,), np.dtype(np.float32), 4 * rows)
@@ -99,7 +125,12 @@ def _write(path: Path, name: str, shape: Shape, source: Any) -> None:
     writer.write_ti_data_to_file()
     random = np.random.default_rng(0)
     for title, rows, columns in _tensors(shape, len(words)):
-        if columns:
+        if title.endswith(_ROUTER):
+            writer.write_tensor_data(random.standard_normal((rows, columns)).astype(np.float32))
+        elif title.endswith(_OF_EXPERTS):
+            blocks = np.stack([_random_blocks(random, rows, columns) for _ in range(shape.experts)])
+            writer.write_tensor_data(blocks)
+        elif columns:
             blocks = _random_blocks(random, rows, columns)
             if title == "output.weight":
                 # A logit of 0 never wins: only whole characters are written, each reply runs on, and every token is
@@ -112,7 +143,7 @@ def _write(path: Path, name: str, shape: Shape, source: Any) -> None:
 
 
 def _tensors(shape: Shape, words: int) -> Iterator[tuple[str, int, int]]:
-    """Name, rows and columns of each; 0 columns are a vector of ones."""
+    """Name, rows and columns of each (of each expert); 0 columns are a vector of ones."""
     kv = shape.kv_heads * _HEAD
     yield "token_embd.weight", words, shape.width
     for layer in range(shape.layers):
@@ -123,9 +154,12 @@ def _tensors(shape: Shape, words: int) -> Iterator[tuple[str, int, int]]:
         yield f"{block}.attn_v.weight", kv, shape.width
         yield f"{block}.attn_output.weight", shape.width, shape.width
         yield f"{block}.ffn_norm.weight", shape.width, 0
-        yield f"{block}.ffn_gate.weight", shape.feed_forward, shape.width
-        yield f"{block}.ffn_up.weight", shape.feed_forward, shape.width
-        yield f"{block}.ffn_down.weight", shape.width, shape.feed_forward
+        kind = "_exps" if shape.experts else ""
+        if shape.experts:
+            yield f"{block}.ffn_gate_inp.weight", shape.experts, shape.width
+        yield f"{block}.ffn_gate{kind}.weight", shape.feed_forward, shape.width
+        yield f"{block}.ffn_up{kind}.weight", shape.feed_forward, shape.width
+        yield f"{block}.ffn_down{kind}.weight", shape.width, shape.feed_forward
     yield "output_norm.weight", shape.width, 0
     yield "output.weight", words, shape.width
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from tailrace.engine.kernels.layouts import random_weights
+
 #: Architecture by what the model remembers its tokens by.
 ARCHITECTURES = {"dense": "llama", "sliding": "gemma2", "recurrent": "mamba", "hybrid": "lfm2"}
 
 _WIDTH, _FEED_FORWARD, _HEAD, _LAYERS, _CONTEXT = 64, 128, 32, 2, 2048
 _INNER, _STATE, _CONVOLUTION, _RANK = 128, 16, 4, 4
-_WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+# A multiple of 16, which the rows of repacked weights are.
+_WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(f"<{word}>" for word in range(13))]
 
 
 def tiny_model(kind: str, folder: Path) -> Path:
@@ -44,12 +47,7 @@ def tiny_model(kind: str, folder: Path) -> Path:
         writer.add_sliding_window(64)
     if kind == "hybrid":
         writer.add_shortconv_l_cache(3)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(_WORDS)
-    writer.add_token_scores([0.0] * len(_WORDS))
-    writer.add_token_types([2, 3, 3, *[6] * 256])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    _add_vocabulary(writer)
     random = np.random.default_rng(3)
     for name, shape in _tensors(kind):
         vector = len(shape) == 1
@@ -101,3 +99,59 @@ def _layer(kind: str, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "ffn_gate.weight", (_FEED_FORWARD, _WIDTH)
     yield "ffn_up.weight", (_FEED_FORWARD, _WIDTH)
     yield "ffn_down.weight", (_WIDTH, _FEED_FORWARD)
+
+
+def tiny_experts(folder: Path, *, dense: str, experts: str) -> Path:
+    """The file of a mixture of experts with its weights in these formats."""
+    width, feed_forward, count = 256, 512, 4
+    path = folder / f"experts-{dense}-{experts}.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(_CONTEXT)
+    writer.add_embedding_length(width)
+    writer.add_block_count(_LAYERS)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_rope_dimension_count(64)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_expert_count(count)
+    writer.add_expert_used_count(2)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{dense}" + ("_M" if dense == "Q4_K" else "")])
+    _add_vocabulary(writer)
+    random = np.random.default_rng(3)
+
+    def add(name: str, kind: str, rows: int, numbers: int, *shape: int) -> None:
+        weights = random_weights(gguf.GGMLQuantizationType[kind], random, int(np.prod(shape, initial=rows)), numbers)
+        writer.add_tensor(name, weights.reshape(*shape, rows, -1), raw_dtype=gguf.GGMLQuantizationType[kind])
+
+    def add_plain(name: str, *shape: int) -> None:
+        numbers = np.ones(shape) if len(shape) == 1 else random.standard_normal(shape)
+        writer.add_tensor(name, numbers.astype(np.float32))
+
+    add_plain("token_embd.weight", len(_WORDS), width)
+    add_plain("output_norm.weight", width)
+    add("output.weight", dense, len(_WORDS), width)
+    for layer in range(_LAYERS):
+        block = f"blk.{layer}"
+        add_plain(f"{block}.attn_norm.weight", width)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"{block}.{name}.weight", dense, width, width)
+        add_plain(f"{block}.ffn_norm.weight", width)
+        add_plain(f"{block}.ffn_gate_inp.weight", count, width)
+        add(f"{block}.ffn_gate_exps.weight", experts, feed_forward, width, count)
+        add(f"{block}.ffn_up_exps.weight", experts, feed_forward, width, count)
+        add(f"{block}.ffn_down_exps.weight", experts, width, feed_forward, count)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(_WORDS)
+    writer.add_token_scores([0.0] * len(_WORDS))
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[5] * 13])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)

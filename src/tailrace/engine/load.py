@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -154,6 +154,7 @@ def load_llama(
             progress=lambda part: tell(f"loading {file.name}", part),
         )
     info = backend.info
+    _say_products(log, backend)
     log.info(
         "model loaded",
         model=info.description,
@@ -165,6 +166,25 @@ def load_llama(
         parallel=info.parallel,
     )
     return backend
+
+
+def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
+    """Log what the model's products are computed by, and whether the kernels have copied what they were to copy."""
+    from tailrace.engine.llama.placement import OWN_REPACKED, summary
+
+    found = summary(backend.products)
+    if not found:
+        return
+    log.info("products computed by", **{way: f"{count} ({size / 1e6:.0f} MB)" for way, (count, size) in found.items()})
+    for each in backend.products:
+        log.debug("product computed by", tensor=each.tensor.name, way=each.way)
+    _, expected = found.get(OWN_REPACKED, (0, 0))
+    if backend.copied < expected:
+        log.warning(
+            "weights that should be repacked are computed as the file has them",
+            expected=f"{expected / 1e6:.0f} MB",
+            repacked=f"{backend.copied / 1e6:.0f} MB",
+        )
 
 
 @contextlib.contextmanager

@@ -44,11 +44,12 @@ class LlamaBackend:
         self._options = options
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
         self._copies = Copies(memory.for_copies(path, options))
-        self._model = load_model(
+        self._model, self.products = load_model(
             path,
             gpu_layers=options.gpu_layers,
             own_weights=options.own_weights,
-            unordered=self._copies.budget > 0,
+            copies=self._copies.budget > 0,
+            offloads=memory.offloads(options),
             progress=progress,
         )
         self._vocab = _required(llama.llama_model_get_vocab(self._model), "the model has no vocabulary")

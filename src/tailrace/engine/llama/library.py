@@ -9,9 +9,13 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.kernels import force
+from tailrace.engine.kernels.interleaved_proof import KINDS
+from tailrace.engine.kernels.layouts import LAYOUTS
+from tailrace.engine.llama.orders import order_for
+from tailrace.engine.llama.placement import Kernels, Placed, overrides, place
 from tailrace.errors import ModelError
 from tailrace.machine.isa import read_isa
-from tailrace.models.gguf import read_facts
+from tailrace.models.gguf import read_facts, read_header
 
 #: Receives (level, line) of llama.cpp's log; level is a structlog method name.
 LogSink = Callable[[str, str], None]
@@ -27,30 +31,60 @@ _LEVELS = {1: "debug", 2: "debug", 3: "debug", 4: "error"}
 _INTERLEAVED = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K_S", "Q4_K_M", "Q6_K"})
 
 
+class _Override(ctypes.Structure):
+    """``struct llama_model_tensor_buft_override``."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("kept", ctypes.c_void_p))
+
+
 def load_model(
-    path: Path, *, gpu_layers: int, own_weights: bool = False, unordered: bool = False, progress: Progress | None
-) -> llama.llama_model_p:
-    """Load ``path``; ``unordered`` leaves the weights as the file has them, where llama.cpp would rather reorder them.
-    Raises ModelError.
+    path: Path,
+    *,
+    gpu_layers: int,
+    own_weights: bool = False,
+    copies: bool = False,
+    offloads: bool = False,
+    progress: Progress | None,
+) -> tuple[llama.llama_model_p, list[Placed]]:
+    """Load ``path``; the model, and what each of its products is computed by (nothing is known of it where it
+    ``offloads`` layers). Where our kernels make ``copies`` of weights, or are better off without llama.cpp's orders,
+    those alone get one that ours can't compute. Raises ModelError.
     """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
     if own_weights:
         # A mapped file's pages belong to all processes and lie on the node of the one that read them first.
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
-    if unordered or _better_unordered(path):
-        params.use_extra_bufts = False
+    params.use_extra_bufts = not (copies or _better_unordered(path))
+    products = [] if offloads else products_of(path, copies=copies, upstream=params.use_extra_bufts)
+    orders = overrides(products)
+    named = (_Override * (len(orders) + 1))(*(_Override(pattern.encode(), kept) for pattern, kept in orders))
+    params.tensor_buft_overrides = ctypes.addressof(named)
     if progress is not None:
         callback = llama.llama_progress_callback(lambda part, _: (progress(part), True)[1])
         params.progress_callback = callback
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if model is None:
         raise ModelError(f"llama.cpp can't load {path} (its log above says why): is it a complete GGUF file?")
-    return model
+    return model, products
+
+
+def products_of(path: Path, *, copies: bool, upstream: bool) -> list[Placed]:
+    """What computes each product of the model at ``path`` on the CPU, where our kernels make ``copies`` of weights or
+    not, and llama.cpp puts all that it can in its orders (``upstream``) or not. Raises ModelError.
+    """
+    active = force.state() == "on"
+    kernels = Kernels(
+        formats=frozenset(map(int, LAYOUTS)) if active else frozenset(),
+        repacked=frozenset(map(int, KINDS)) if active and copies else frozenset(),
+    )
+    tensors = read_header(path).tensors
+    return place(tensors, kernels, lambda tensor, experts: order_for(tensor, experts=experts), upstream=upstream)
 
 
 def _better_unordered(path: Path) -> bool:
-    """Whether weights should lie as the file has them, instead of reordered for kernels of llama.cpp's own.
+    """Whether weights that ours compute without a copy should lie as the file has them, instead of reordered for
+    kernels of llama.cpp's own.
 
     Q4_K is faster with ours and with llama.cpp's tiles, which want it so: layers 2048 wide in Q4_K_M, 2 cores (Zen 5):
     1.0 times at one stream, 1.6 at 4, 1.5 at 8, 1.75 for a prompt of 256 tokens. AMX needs its own order.

@@ -1,0 +1,117 @@
+"""CPU time of steps with our kernels and without, in pairs on one thread: a ratio that a busy machine changes little.
+
+    python -m benchmarks.kernel_steps experts-small [--rounds 4]
+
+The model is one of benchmarks.synthetic, or a path. Wall time of several threads says more about a quiet machine
+(``python -m benchmarks --only kernels``); on a shared one threads that wait for each other measure the neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.synthetic import SHAPES, synthetic
+from tailrace.models.reference import resolve
+from tailrace.settings import STARTER_MODEL, Settings
+
+_STREAMS = (1, 4, 8)
+_PROMPT = 128
+_STEPS = 8
+
+
+def _serve(path: Path, choice: str) -> None:
+    """Measure for each line of standard input: milliseconds of a step of each number of streams, and of a prompt."""
+    from tailrace.engine.kernels import force
+    from tailrace.observe import logs
+
+    logs.configure("steps", level="warning", form="console")
+    force.want(choice)
+    # Here, because kernels become active before llama.cpp is loaded.
+    from tailrace.engine.opening import open_llama
+
+    settings = Settings(ctx=1024, parallel=max(_STREAMS), threads=1, threads_prefill=1, prefill_chunk=_PROMPT)
+    backend = open_llama(path, settings)
+    tokens = [100 + 7919 * place % 40_000 for place in range(max(_PROMPT, _STEPS * max(_STREAMS)))]
+
+    def timed(what: Callable[[], object]) -> float:
+        begun = time.process_time()
+        what()
+        return 1e3 * (time.process_time() - begun)
+
+    def step(streams: int, number: int) -> float:
+        slots = list(range(streams))
+        own = tokens[number * streams : (number + 1) * streams]
+        return timed(lambda: backend.decode(own, [number] * streams, slots, slots, streams))
+
+    def steps(streams: int) -> float:
+        backend.reset()
+        # Not the first ones, which make buffers and bring experts into memory.
+        return statistics.median([step(streams, number) for number in range(_STEPS)][2:])
+
+    def prompt() -> float:
+        backend.reset()
+        places = list(range(_PROMPT))
+        return timed(lambda: backend.decode(tokens[:_PROMPT], places, [0] * _PROMPT, [_PROMPT - 1]))
+
+    prompt()
+    for _ in sys.stdin:
+        print(msgspec.json.encode([*map(steps, _STREAMS), prompt()]).decode(), flush=True)
+
+
+class _Side:
+    """A process that measures with one choice of kernels."""
+
+    def __init__(self, path: Path, choice: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.kernel_steps", str(path), "--measure", choice]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self) -> list[float]:
+        """Milliseconds of each."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return msgspec.json.decode(self._process.stdout.readline(), type=list[float])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def main() -> None:
+    """Measure, and write a line for each kind of step."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_steps", description="Time steps' CPU.")
+    parser.add_argument("model", help=f"{', '.join(SHAPES)}, a name in the store, or a path")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    named = options.model in SHAPES
+    path = synthetic(options.model, resolve(STARTER_MODEL).path) if named else resolve(options.model).path
+    if options.measure:
+        _serve(path, options.measure)
+        return
+    sides = {choice: _Side(path, choice) for choice in ("on", "off")}
+    found: dict[str, list[list[float]]] = {"on": [], "off": []}
+    for number in range(options.rounds):
+        for choice in ("on", "off") if number % 2 else ("off", "on"):
+            found[choice].append(sides[choice].measure())
+    for side in sides.values():
+        side.close()
+    for place, what in enumerate([*(f"{streams} streams" for streams in _STREAMS), f"a prompt of {_PROMPT}"]):
+        on, off = ([each[place] for each in found[choice]] for choice in ("on", "off"))
+        ratio = statistics.median(b / a for a, b in zip(on, off, strict=True))
+        print(
+            f"{what:>16}: on {statistics.median(on):8.1f} ms, off {statistics.median(off):8.1f} ms, speed {ratio:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
