@@ -22,7 +22,9 @@ import msgspec
 PROTOCOL_VERSION = 3
 
 FinishReason = Literal["stop", "length"]
-RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported"]
+RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
+#: Which of a request's fields is at fault. Dialects have names of their own for the prompt.
+RefusedField = Literal["prompt", "suffix", "prediction", "logit_bias"]
 #: How a text's rows become one vector: their mean, the first token's or the last one's.
 Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
@@ -246,10 +248,11 @@ class Refused(msgspec.Struct, tag="refused", frozen=True, array_like=True):
     """
 
     id: int
-    code: RefusalCode
+    code: RefusalCode  #: ``unavailable``: not the request's fault; it may be tried again
     message: str
     prompt_tokens: int | None = None
     context: int | None = None
+    field: RefusedField = "prompt"
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):

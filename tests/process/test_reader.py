@@ -13,7 +13,7 @@ from model_files import with_pairs, write_bert
 from servers import serving
 from tailrace.engine.llama import LlamaBackend
 from tailrace.engine.opening import open_llama
-from tailrace.engine.reading import ReadingQueue, texts_of
+from tailrace.engine.reading import ReadingQueue, texts_of, to_tokenise
 from tailrace.messages import Embed, Embedded, Pooling
 from tailrace.models.reference import resolve
 from tailrace.settings import STARTER_MODEL, Settings
@@ -42,7 +42,10 @@ def backend(request: pytest.FixtureRequest, bert: Path) -> Iterator[LlamaBackend
 
 def ours(backend: LlamaBackend, chunk: int, pooling: Pooling) -> dict[int, list[float]]:
     queue = ReadingQueue(backend.reader, chunk)
-    texts = texts_of(backend, Embed(id=1, inputs=[*TEXTS], pooling=pooling))
+    inquiry = Embed(id=1, inputs=[*TEXTS], pooling=pooling)
+    prompts = to_tokenise(backend, inquiry)
+    assert isinstance(prompts, list)
+    texts = texts_of(backend, inquiry, map(backend.tokens_of, prompts))
     assert isinstance(texts, list)
     queue.add(texts)
     found: dict[int, list[float]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 import zipfile
@@ -104,9 +105,13 @@ def tiny_entry(whole: bytes, *parts: Part) -> Entry:
     return Entry(name="tiny", file="tiny.gguf", parts=parts, bytes=len(whole), sha256=digest, licence="MIT")
 
 
-def with_pairs(source: Path, target: Path, pairs: dict[str, int]) -> Path:
-    """A copy of the model at ``source`` whose header has these numbers too."""
+def with_pairs(source: Path, target: Path, pairs: dict[str, int], *, pre: str | None = None) -> Path:
+    """A copy of the model at ``source`` whose header has these numbers too, and this pre-tokenizer."""
     data = source.read_bytes()
+    if pre is not None:
+        data = _with_pre(data, source, pre)
+        target.write_bytes(data)
+        source = target
     reader = gguf.GGUFReader(source)
     tensors = reader.tensors
     #: Where the pairs end and the tensors' descriptions begin.
@@ -159,5 +164,86 @@ def write_bert(path: Path, *, width: int = 32, context: int = 64) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def with_pre(source: Path, target: Path, pre: str) -> Path:
+    """The vocabulary of the model at ``source`` with another pre-tokenizer, and no weights."""
+    data = source.read_bytes()
+    begin, end, last = _places(source)
+    target.write_bytes(data[:8] + bytes(8) + data[16:begin] + _pre(pre) + data[end:last])
+    return target
+
+
+def _with_pre(data: bytes, source: Path, pre: str) -> bytes:
+    begin, end, _ = _places(source)
+    reader = gguf.GGUFReader(source)
+    start = min(tensor.data_offset for tensor in reader.tensors)
+    last = max((tensor.field for tensor in reader.tensors), key=lambda field: int(field.offset))
+    header = data[:begin] + _pre(pre) + data[end : last.offset + sum(len(bytes(part)) for part in last.parts)]
+    return header + bytes(-len(header) % reader.alignment) + data[start:]
+
+
+@functools.cache
+def _places(source: Path) -> tuple[int, int, int]:
+    """Where the pre-tokenizer's pair begins and ends, and where the last pair does. A reader takes seconds for it."""
+    data = source.read_bytes()
+    begin = data.index(text("tokenizer.ggml.pre"))
+    size = len(text("tokenizer.ggml.pre")) + 4
+    (length,) = struct.unpack_from("<Q", data, begin + size)
+    (count,) = struct.unpack_from("<Q", data, 16)
+    at = 24
+    for _ in range(count):
+        (length_of_key,) = struct.unpack_from("<Q", data, at)
+        at += 8 + length_of_key
+        (kind,) = struct.unpack_from("<I", data, at)
+        at = _behind(data, at + 4, kind)
+    return begin, begin + size + 8 + length, at
+
+
+def _behind(data: bytes, at: int, kind: int) -> int:
+    """Where the value of this kind, which begins at ``at``, ends."""
+    if kind == STRING:
+        return at + 8 + int(struct.unpack_from("<Q", data, at)[0])
+    if kind != ARRAY:
+        return at + (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)[kind]
+    inner, count = struct.unpack_from("<IQ", data, at)
+    at += 12
+    for _ in range(count):
+        at = _behind(data, at, inner)
+    return at
+
+
+def _pre(pre: str) -> bytes:
+    return pair("tokenizer.ggml.pre", STRING, text(pre))
+
+
+def write_vocab(
+    path: Path, kind: str, tokens: list[tuple[str, float, int]], *, name: str = "vocabulary", **ids: int
+) -> Path:
+    """A vocabulary of this ``kind`` (``tokenizer.ggml.model``): texts, scores and types. ``ids`` are the file's own
+    numbers and flags, such as ``bos_token_id`` and ``add_eos_token``.
+    """
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_context_length(64)
+    writer.add_embedding_length(8)
+    writer.add_feed_forward_length(8)
+    writer.add_block_count(1)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model(kind)
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([word for word, _, _ in tokens])
+    writer.add_token_scores([score for _, score, _ in tokens])
+    writer.add_token_types([type_ for _, _, type_ in tokens])
+    for key, value in ids.items():
+        if key.startswith("add_"):
+            writer.add_bool(f"tokenizer.ggml.{key}", bool(value))
+        else:
+            writer.add_uint32(f"tokenizer.ggml.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
     writer.close()
     return path

@@ -18,6 +18,7 @@ from tailrace.engine.grammar.source import GrammarError, translate
 from tailrace.engine.intake import Inbox, Intake, prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.ipc import Channel
 from tailrace.messages import Accepted, Cancel, FromEngine, Grammar, Refused, Sampling, Step, Submit, ToEngine
 
@@ -164,7 +165,7 @@ class Engine:
         self.inbox: Inbox = queue.SimpleQueue()
         self.compiler = Slow(backend)
         channel: Channel[ToEngine] = Channel(theirs, ToEngine)
-        self.intake = Intake(channel, backend, self.inbox, self.compiler)
+        self.intake = Intake(channel, backend, self.inbox, self.compiler, Tokenizer(backend))
         self.intake.start()
 
     def answer(self) -> FromEngine:

@@ -7,7 +7,7 @@ import pytest
 from tailrace.chat.prompt import Names, Prompt
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.fake import FakeBackend
-from tailrace.engine.plain import tokens_of
+from tailrace.engine.tokenising.text import PromptText
 from tailrace.errors import InvalidRequest
 
 NAMES = ("<|im_start|>", "<|im_end|>", "<|im|>", "<end>")
@@ -69,6 +69,6 @@ def test_what_is_nested_too_deeply_is_refused_or_left_alone() -> None:
 def test_ranges_are_tokenised_as_text() -> None:
     backend = FakeBackend(ctx=64, parallel=1, kv_tokens=0, batch=8)
     prompt = "<prefix>a<end><middle>"
-    assert tokens_of(backend, prompt, ((9, 14),)) == [258, *b"a<end>", 260]
-    assert tokens_of(backend, prompt, ((0, 8),)) == [*b"<prefix>a", 256, 260]
-    assert tokens_of(backend, prompt, ((8, 9),)) == backend.tokenize(prompt), "no name stands there"
+    assert backend.tokens_of(PromptText(prompt, plain=((9, 14),))) == [258, *b"a<end>", 260]
+    assert backend.tokens_of(PromptText(prompt, plain=((0, 8),))) == [*b"<prefix>a", 256, 260]
+    assert backend.tokens_of(PromptText(prompt, plain=((8, 9),))) == backend.tokenize(prompt), "no name stands there"

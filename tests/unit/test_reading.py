@@ -9,7 +9,7 @@ import pytest
 
 from tailrace.engine.backend import Rows
 from tailrace.engine.fake import FakeBackend, FakeReader
-from tailrace.engine.reading import ReadingQueue, Text, texts_of
+from tailrace.engine.reading import ReadingQueue, Text, texts_of, to_tokenise
 from tailrace.errors import ModelError
 from tailrace.messages import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored
 
@@ -152,12 +152,17 @@ def test_beside_replies_a_pass_is_followed_by_a_pause() -> None:
     assert len(list(queue.step(beside=False))) == 1
 
 
+def tokenised(backend: FakeBackend, inquiry: Embed | Score) -> list[Text] | Refused:
+    texts = to_tokenise(backend, inquiry)
+    return texts if isinstance(texts, Refused) else texts_of(backend, inquiry, map(backend.tokens_of, texts))
+
+
 def test_inquiries_become_texts() -> None:
     backend = FakeBackend(ctx=8, parallel=1, kv_tokens=0, batch=8)
-    plain = texts_of(backend, Embed(id=1, inputs=["ab", [5, 6, 7]], pooling="last"))
+    plain = tokenised(backend, Embed(id=1, inputs=["ab", [5, 6, 7]], pooling="last"))
     assert isinstance(plain, list)
     assert [(text.tokens, text.pooling) for text in plain] == [([97, 98], "last"), ([5, 6, 7], "last")]
-    prompt = texts_of(backend, Score(id=1, prompt="ab", top=3))
+    prompt = tokenised(backend, Score(id=1, prompt="ab", top=3))
     assert isinstance(prompt, list)
     assert [(text.tokens, text.pooling, text.top) for text in prompt] == [([97, 98, 257], None, 3)]
 
@@ -174,7 +179,7 @@ def test_inquiries_become_texts() -> None:
 )
 def test_what_can_not_be_read_is_refused(inputs: list[str | list[int]], code: str) -> None:
     backend = FakeBackend(ctx=8, parallel=1, kv_tokens=0, batch=8)
-    refused = texts_of(backend, Embed(id=1, inputs=inputs))
+    refused = tokenised(backend, Embed(id=1, inputs=inputs))
     assert isinstance(refused, Refused)
     assert refused.code == code
 
@@ -182,6 +187,6 @@ def test_what_can_not_be_read_is_refused(inputs: list[str | list[int]], code: st
 def test_a_model_without_embeddings_refuses() -> None:
     backend = FakeBackend(ctx=8, parallel=1, kv_tokens=0, batch=8)
     backend.reader = None
-    refused = texts_of(backend, Embed(id=1, inputs=["a"]))
+    refused = tokenised(backend, Embed(id=1, inputs=["a"]))
     assert isinstance(refused, Refused)
     assert refused.code == "unsupported"

@@ -19,10 +19,11 @@ from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.cli.conversation import Conversation
 from tailrace.engine.backend import Backend
-from tailrace.engine.intake import prepare
+from tailrace.engine.intake import sequence_of, to_tokenise
 from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
 from tailrace.messages import Refused, Submit
 from tailrace.settings import Settings
@@ -54,6 +55,7 @@ class LocalModel:
         self._backend = backend
         self._draft = draft
         self._loop = make_loop(backend, settings, draft=draft)
+        self._tokenizer = Tokenizer(backend)
         info = backend.info
         self._template = ChatTemplate.of_model(
             info.chat_template,
@@ -82,7 +84,7 @@ class LocalModel:
             sampling=parameters.sampling,
         )
         begun = time.monotonic()
-        sequence = prepare(self._backend, submit)
+        sequence = self._sequence(submit)
         if isinstance(sequence, Refused):
             if sequence.code == "context_length_exceeded":
                 raise ContextLengthExceeded(sequence.message)
@@ -90,8 +92,18 @@ class LocalModel:
         pipeline = ReplyPipeline(self._vocabulary, (), self._family.parser(prompt, {}))
         return LocalReply(self._loop, sequence, pipeline, begun, max_tokens=parameters.max_tokens)
 
+    def _sequence(self, submit: Submit) -> Sequence | Refused:
+        texts = to_tokenise(self._backend, submit)
+        if isinstance(texts, Refused):
+            return texts
+        try:
+            return sequence_of(self._backend, submit, self._tokenizer.tokens_of(texts))
+        except Unreadable as error:
+            return error.refusal(submit.id)
+
     def close(self) -> None:
         """Give back the memory."""
+        self._tokenizer.close()
         self._loop.close()
         if self._draft is not None:
             self._draft.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tailrace.engine.layout import Layout, LayoutPolicy
+from tailrace.engine.tokenising.text import PromptText
 from tailrace.errors import TailraceError
 from tailrace.messages import ModelInfo, Pooling
 
@@ -80,6 +82,19 @@ class Backend(Protocol):
     @property
     def reader(self) -> Reader | None:
         """None where texts can't be embedded."""
+        ...
+
+    @property
+    def model(self) -> Path | None:
+        """The file whose vocabulary tokenises; None where tokenising needs no file, and no protection."""
+        ...
+
+    def are_short(self, texts: Seq[PromptText]) -> bool:
+        """Whether these texts of one request may be tokenised here. Others can end the process, or take long."""
+        ...
+
+    def tokens_of(self, text: PromptText) -> list[int]:
+        """The text's tokens. Safe to call from another thread while ``decode`` runs, if the text is short."""
         ...
 
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:

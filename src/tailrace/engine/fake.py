@@ -13,12 +13,15 @@ import codecs
 import re
 import time
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from tailrace.engine.backend import KVState, Logits, Reader, Rows
 from tailrace.engine.layout import Layout, LayoutPolicy
+from tailrace.engine.tokenising.specials import Specials, SpecialToken
+from tailrace.engine.tokenising.text import PromptText
 from tailrace.messages import ModelInfo, Pooling
 
 END = 256
@@ -64,6 +67,8 @@ class FakeBackend:
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.longest_token = 1
+        self.model: Path | None = None
+        self._names = Specials(SpecialToken(token, name) for token, name in _NAMES.items())
         self.cell_bytes = 4
         self.end_tokens = frozenset({END})
         self.end_of_turn: int | None = END
@@ -100,6 +105,17 @@ class FakeBackend:
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``."""
         return [*text.encode("utf-8"), START] if start is None else list(text.encode("utf-8"))
+
+    def are_short(self, texts: Seq[PromptText]) -> bool:
+        """See ``Backend``: all are."""
+        return True
+
+    def tokens_of(self, text: PromptText) -> list[int]:
+        """See ``Backend``. Names of special tokens are known only in texts that have one which is plain."""
+        pieces = self._names.split(text.text, special=text.special, plain=text.plain)
+        if not text.plain or pieces == self._names.split(text.text, special=text.special):
+            return self.tokenize(text.text, special=text.special, start=text.start)
+        return [token for piece in pieces for token in ([piece] if isinstance(piece, int) else piece.encode())]
 
     def tokenize_inside(self, text: str) -> list[int]:
         """See ``Backend``."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tailrace.engine.backend import Backend, Reader, Rows
 from tailrace.engine.sampling import SamplingError, logprobs
+from tailrace.engine.tokenising.text import PromptText
 from tailrace.errors import ModelError
 from tailrace.messages import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored, TokenLogprobs
 
@@ -52,8 +53,22 @@ class Text:
         return len(self.tokens) - self.computed
 
 
-def texts_of(backend: Backend, inquiry: Embed | Score) -> list[Text] | Refused:
-    """What has to be read to answer ``inquiry``, or why that can't be."""
+def to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[PromptText] | Refused:
+    """The texts whose tokens ``texts_of`` needs, or why ``inquiry`` can't be answered."""
+    texts: list[PromptText] = []
+    for index, given in enumerate(_inputs(inquiry)):
+        if isinstance(given, str):
+            least = len(given.encode()) // backend.longest_token
+            if least > backend.info.context:
+                return _too_long(inquiry.id, _place(inquiry, index), backend.info.context, least, f"at least {least}")
+            # Text to embed is plain; a prompt is read as the generation reads it.
+            embed = isinstance(inquiry, Embed)
+            texts.append(PromptText(given, special=not embed, start=True if embed else None))
+    return texts
+
+
+def texts_of(backend: Backend, inquiry: Embed | Score, tokenised: Iterable[list[int]]) -> list[Text] | Refused:
+    """What has to be read to answer ``inquiry``, or why that can't be. ``tokenised``: the tokens of its texts."""
     reader = backend.reader
     if reader is None:
         return Refused(inquiry.id, "unsupported", "this model gives no embeddings and no probabilities of a prompt")
@@ -61,20 +76,13 @@ def texts_of(backend: Backend, inquiry: Embed | Score) -> list[Text] | Refused:
     if not embed and not backend.info.generates:
         return Refused(inquiry.id, "unsupported", "this model makes embeddings alone")
     pooling = (inquiry.pooling or reader.pooling) if isinstance(inquiry, Embed) else None
-    inputs = inquiry.inputs if isinstance(inquiry, Embed) else [inquiry.prompt]
+    of_texts = iter(tokenised)
     top = inquiry.top if isinstance(inquiry, Score) else 0
     context, size = backend.info.context, len(backend.vocabulary)
     texts: list[Text] = []
-    for index, given in enumerate(inputs):
-        where = f"input {index}" if len(inputs) > 1 else "the input" if embed else "the prompt"
-        if isinstance(given, str):
-            least = len(given.encode()) // backend.longest_token
-            if least > context:
-                return _too_long(inquiry.id, where, context, least, f"at least {least}")
-            # Text to embed is plain; a prompt is read as the generation reads it.
-            tokens = backend.tokenize(given, special=False, start=True) if embed else backend.tokenize(given)
-        else:
-            tokens = given
+    for index, given in enumerate(_inputs(inquiry)):
+        where = _place(inquiry, index)
+        tokens = next(of_texts) if isinstance(given, str) else given
         if not tokens:
             return Refused(inquiry.id, "invalid_prompt", f"{where} is empty")
         if not all(0 <= token < size for token in tokens):
@@ -83,6 +91,17 @@ def texts_of(backend: Backend, inquiry: Embed | Score) -> list[Text] | Refused:
             return _too_long(inquiry.id, where, context, len(tokens), str(len(tokens)))
         texts.append(Text(inquiry.id, index, tokens, pooling, top))
     return texts
+
+
+def _inputs(inquiry: Embed | Score) -> Sequence[str | list[int]]:
+    return inquiry.inputs if isinstance(inquiry, Embed) else [inquiry.prompt]
+
+
+def _place(inquiry: Embed | Score, index: int) -> str:
+    """What errors call an input."""
+    if isinstance(inquiry, Score):
+        return "the prompt"
+    return f"input {index}" if len(inquiry.inputs) > 1 else "the input"
 
 
 def _too_long(identity: int, where: str, context: int, tokens: int, shown: str) -> Refused:

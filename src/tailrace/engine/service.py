@@ -13,6 +13,7 @@ from tailrace.engine.backend import Backend
 from tailrace.engine.grammar.compiler import Compiler
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
+from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.binding import bound_cpus
@@ -33,10 +34,11 @@ def serve(start: Start) -> None:
     draft = load_draft(backend, start.settings, replicas[start.replica], replicas=len(replicas))
     _check(start)
     compiler = Compiler(backend)
+    tokenizer = Tokenizer(backend)
     settle_memory()
     cpus = replicas[start.replica].cpus or bound_cpus()
     while True:
-        _connect(start, backend, draft, path, compiler, cpus)
+        _connect(start, backend, draft, path, compiler, tokenizer, cpus)
         structlog.get_logger().debug("the HTTP process has gone; waiting for it")
 
 
@@ -65,6 +67,7 @@ def _connect(
     draft: Backend | None,
     model: Path | None,
     compiler: Compiler,
+    tokenizer: Tokenizer,
     cpus: frozenset[int],
 ) -> None:
     """One connection's life. Every sequence of it ends with it. ``cpus``: where the process's threads may run."""
@@ -83,7 +86,7 @@ def _connect(
     )
     backend.reset()
     loop = make_loop(backend, start.settings, model, cpus, draft)
-    intake = Intake(channel, backend, loop.inbox, compiler)
+    intake = Intake(channel, backend, loop.inbox, compiler, tokenizer)
     intake.start()
     settle_on(start.plan.replicas[start.replica].main or own)
     try:

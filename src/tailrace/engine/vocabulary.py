@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from tailrace.engine.backend import Backend
 from tailrace.engine.breakers import BreakerIndex, Breakers
+from tailrace.engine.tokenising.text import PromptText
 
 
 class SamplingVocabulary:
@@ -33,7 +34,24 @@ class SamplingVocabulary:
         texts = [piece or names.get(token, "").encode() for token, piece in enumerate(backend.vocabulary)]
         if backend.strips_space:
             texts = [text.removeprefix(b" ") for text in texts]
-        return BreakerIndex(texts, backend.tokenize_inside)
+        return BreakerIndex(texts, self._cut)
+
+    def _cut(self, text: str) -> list[int]:
+        """The tokens of a breaker's rest, cut as the model does, or where that isn't safe into the longest."""
+        if self._backend.are_short([PromptText(text, special=False, start=False)]):
+            return self._backend.tokenize_inside(text)
+        data = text.encode("utf-8", "replace")
+        tokens: list[int] = []
+        start = 0
+        while start < len(data):
+            stop = next((end for end in range(len(data), start, -1) if data[start:end] in self._by_piece), start + 1)
+            tokens.append(self._by_piece.get(data[start:stop], self.end_of_turn))
+            start = stop
+        return tokens
+
+    @cached_property
+    def _by_piece(self) -> dict[bytes, int]:
+        return {piece: token for token, piece in enumerate(self.pieces) if piece}
 
 
 _of: WeakKeyDictionary[Backend, SamplingVocabulary] = WeakKeyDictionary()

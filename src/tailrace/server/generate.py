@@ -17,7 +17,7 @@ from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.prompt import plain_ranges
 from tailrace.chat.stops import StopTable
 from tailrace.chat.tools import Function
-from tailrace.errors import InvalidRequest, RequestError
+from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.observe.metrics import Metrics
 from tailrace.server.choice import Choice
@@ -333,12 +333,14 @@ class Generation:
         return tracked
 
     def _refusal(self, refused: Refused) -> RequestError:
+        param = self._request.prompt_param if refused.field == "prompt" else refused.field
         if refused.code == "context_length_exceeded":
-            return too_long(refused, self._request.prompt_param)
+            return too_long(refused, param)
         if refused.code == "invalid_grammar":
-            param = self._request.grammar_param
-            return InvalidRequest(f"'{param}' can't be used as a grammar: {refused.message}", param=param)
+            grammar = self._request.grammar_param
+            return InvalidRequest(f"'{grammar}' can't be used as a grammar: {refused.message}", param=grammar)
         if refused.code == "unsupported":
             return InvalidRequest(f"This request can't be served: {refused.message}.", param=self._request.prompt_param)
-        param = "logit_bias" if refused.message.startswith("logit_bias") else self._request.prompt_param
+        if refused.code == "unavailable":
+            return EngineUnavailable(f"The engine can't take this request now: {refused.message}. Try again.")
         return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from tailrace.errors import ContextLengthExceeded, InvalidRequest, RequestError
+from tailrace.errors import ContextLengthExceeded, EngineUnavailable, InvalidRequest, RequestError
 from tailrace.messages import (
     Accepted,
     Embed,
@@ -85,7 +85,9 @@ class Inquiring:
         """See ``Receiver``."""
         assert isinstance(answer, Refused), "an inquiry is answered or refused"
         message = f"Invalid value for '{self._param}': {answer.message}"
-        if answer.code == "context_length_exceeded":
+        if answer.code == "unavailable":
+            self.failed(EngineUnavailable(f"The engine can't take this request now: {answer.message}. Try again."))
+        elif answer.code == "context_length_exceeded":
             self.failed(too_long(answer, self._param, message))
         else:
             self.failed(InvalidRequest(message, param=self._param))

@@ -18,6 +18,7 @@ from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.grammar.sandbox import Sandbox
 from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.grammar.watch import Tokens
+from tailrace.engine.tokenising.text import PromptText
 from tailrace.messages import Grammar
 
 #: Bytes of a grammar's text.
@@ -98,9 +99,7 @@ class Compiler:
         try:
             document = self._sandbox.document(grammar)
             if self._tokenizer is None:
-                self._tokenizer = make_tokenizer(
-                    self._backend.vocabulary, self._end_tokens, self._backend.tokenize_inside
-                )
+                self._tokenizer = make_tokenizer(self._backend.vocabulary, self._end_tokens, self._cut)
             matcher = compile_grammar(self._tokenizer, document)
             if grammar.watch is None:
                 return matcher
@@ -110,6 +109,11 @@ class Compiler:
         except GrammarError as error:
             structlog.get_logger().debug("a grammar was refused", kind=grammar.kind, error=str(error))
             return error
+
+    def _cut(self, text: str) -> list[int]:
+        """Text that a grammar forces, as the model's own tokenizer cuts it; nothing where that isn't safe."""
+        short = self._backend.are_short([PromptText(text, special=False, start=False)])
+        return self._backend.tokenize_inside(text) if short else []
 
     def _recall(self, grammar: Grammar) -> Result | None:
         with self._lock:

@@ -22,7 +22,10 @@ from tailrace.engine.llama.options import LlamaOptions
 from tailrace.engine.llama.reader import POOLINGS, LlamaReader
 from tailrace.engine.llama.state import with_streams
 from tailrace.engine.llama.threads import ThreadPools
+from tailrace.engine.llama.vocab import LlamaVocab
 from tailrace.engine.rows import Kept, keep
+from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.messages import ModelInfo
 
@@ -52,8 +55,10 @@ class LlamaBackend:
             offloads=memory.offloads(options),
             progress=progress,
         )
-        self._vocab = _required(llama.llama_model_get_vocab(self._model), "the model has no vocabulary")
-        self._vocab_size = llama.llama_vocab_n_tokens(self._vocab)
+        self.model = path
+        self._words = LlamaVocab(self._model)
+        self._vocab = self._words.pointer
+        self._vocab_size = self._words.size
         trained = llama.llama_model_n_ctx_train(self._model)
         context = options.ctx or trained
         heads = max(1, llama.llama_model_n_head(self._model))
@@ -91,9 +96,9 @@ class LlamaBackend:
             self.kv_layout(self.policy.first(), [])
         self.infill = self._infill_tokens()
         self.reader = self._make_reader(context)
-        self.vocabulary = [self._piece(token, special=False) for token in range(self._vocab_size)]
+        self.vocabulary = [self._words.piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
-        special = {token: self._special(token) for token, piece in enumerate(self.vocabulary) if not piece}
+        special = {token: self._words.special(token) for token, piece in enumerate(self.vocabulary) if not piece}
         self.longest_token = max(map(len, (*self.vocabulary, *(text.encode() for text in special.values()))))
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
         ends = llama.llama_vocab_eot(self._vocab), llama.llama_vocab_eos(self._vocab)
@@ -113,8 +118,8 @@ class LlamaBackend:
             kv_cells=limit,
             parallel=options.parallel,
             chat_template=_decoded(llama.llama_model_chat_template(self._model, None)),
-            bos_token=self._special(start),
-            eos_token=self._special(llama.llama_vocab_eos(self._vocab)),
+            bos_token=self._words.bos_text,
+            eos_token=self._words.special(llama.llama_vocab_eos(self._vocab)),
             generates=self._memory is not None,
             infill=self.infill is not None,
             infill_tokens=self._named_infill_tokens(),
@@ -128,6 +133,7 @@ class LlamaBackend:
         """Compute a token: that brings the weights into memory, in the kernels' order, and the threads up, so that the
         first request doesn't pay for it.
         """
+        self._words.warm_up()
         with self._copies.made():
             start = self.start_token or 0
             if self.info.generates:
@@ -146,21 +152,22 @@ class LlamaBackend:
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``. The start token isn't added when the text already begins with it (templates write it)."""
         bos = self.info.bos_token
-        return self._tokens(text, start=not (bos and text.startswith(bos)) if start is None else start, special=special)
+        start = not (bos and text.startswith(bos)) if start is None else start
+        return self._words.tokenize(text, start=start, special=special)
 
     def tokenize_inside(self, text: str) -> list[int]:
         """See ``Backend``."""
-        return self._tokens(text, start=False, special=False)
+        return self._words.stretch(text)
 
-    def _tokens(self, text: str, *, start: bool, special: bool) -> list[int]:
-        data = text.encode("utf-8")
-        capacity = len(data) + 2
-        while True:
-            tokens = (llama.llama_token * capacity)()
-            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, capacity, start, special)
-            if count >= 0:
-                return list(tokens[:count])
-            capacity = -count
+    def are_short(self, texts: Seq[PromptText]) -> bool:
+        """See ``Backend``."""
+        return self._words.are_short(texts)
+
+    def tokens_of(self, text: PromptText) -> list[int]:
+        """See ``Backend``. What has no plain ranges is llama.cpp's own work, which is faster for short texts."""
+        if text.plain:
+            return tokens_of(self._words, text)
+        return self.tokenize(text.text, special=text.special, start=text.start)
 
     def decode(
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
@@ -333,14 +340,6 @@ class LlamaBackend:
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
-    def _piece(self, token: int, *, special: bool) -> bytes:
-        buffer = ctypes.create_string_buffer(256)
-        length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        if length < 0:
-            buffer = ctypes.create_string_buffer(-length)
-            length = llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        return buffer.raw[:length]
-
     def _strips_space(self) -> bool:
         """Asked of the first token that begins with a space: the tokenizer's setting has another default in each
         kind.
@@ -379,9 +378,6 @@ class LlamaBackend:
             return None
         causal = self._metadata(f"{architecture}.attention.causal") != "false"
         return LlamaReader(self._model, self._pools, context=context, pooling=pooling, causal=causal)
-
-    def _special(self, token: int) -> str:
-        return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def _metadata(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(256)

@@ -1,0 +1,164 @@
+"""Who tokenises what, and when: short texts at once where they are asked for, others in the sandbox, side by side.
+
+Long texts have a few runners. As with prompts that are computed, the oldest and the shortest take turns, and very long
+ones never have all the runners: so a short one doesn't wait behind long ones, nor a long one for ever.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import structlog
+
+from tailrace.engine.backend import Backend
+from tailrace.engine.tokenising.sandbox import CannotTokenise, Sandbox, TokeniserUnavailable
+from tailrace.engine.tokenising.text import PromptText, size_of
+from tailrace.messages import RefusalCode, Refused, RefusedField
+
+#: Jobs in the sandbox at the same time, and how many of them may have more characters than this.
+_RUNNERS = 4
+_LONG_RUNNERS = 2
+_LONG = 65_536
+
+
+class Unreadable(Exception):
+    """A request's texts can't be tokenised."""
+
+    def __init__(self, message: str, code: RefusalCode, field: RefusedField) -> None:
+        super().__init__(message)
+        self.code: RefusalCode = code
+        self.field: RefusedField = field
+
+    def refusal(self, identity: int) -> Refused:
+        """What the request is answered."""
+        return Refused(identity, self.code, str(self), field=self.field)
+
+
+#: The tokens of each text, or why there are none.
+Result = list[list[int]] | Unreadable
+Done = Callable[[Result], None]
+
+
+class _Job:
+    """Texts that wait for the sandbox or are in it; requests with the same texts share one."""
+
+    def __init__(self, number: int, texts: tuple[PromptText, ...]) -> None:
+        self.number = number
+        self.texts = texts
+        self.size = size_of(texts)
+        self.takers: dict[int, Done] = {}  #: by the request's id
+
+
+class Tokenizer:
+    """One for a backend. Any thread may use it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._sandbox = Sandbox(backend.model) if backend.model is not None else None
+        self._numbers = count(1)
+        self._lock = threading.Condition()
+        self._jobs: dict[tuple[PromptText, ...], _Job] = {}  #: all of them, oldest first
+        self._waiting: list[_Job] = []  #: those that haven't begun
+        self._long = 0  #: runners that have a long job
+        self._shortest_next = False
+        self._runners: list[threading.Thread] = []
+        self._closed = False
+
+    def request(self, identity: int, texts: Sequence[PromptText], done: Done) -> None:
+        """Call ``done`` with what becomes of the texts: at once where they are short, else later on another thread."""
+        if self._sandbox is None or self._backend.are_short(texts):
+            done([self._backend.tokens_of(text) for text in texts])
+            return
+        key = tuple(texts)
+        with self._lock:
+            job = self._jobs.get(key)
+            if job is None:
+                job = self._jobs[key] = _Job(next(self._numbers), key)
+                self._waiting.append(job)
+                self._lock.notify()
+            job.takers[identity] = done
+            if len(self._runners) < min(_RUNNERS, len(self._jobs)):
+                runner = threading.Thread(target=self._run, name="tokenising", daemon=True)
+                self._runners.append(runner)
+                runner.start()
+
+    def cancel(self, identity: int) -> None:
+        """Nobody waits for the request's texts any more. Its ``done`` may still be called if it is about to be."""
+        with self._lock:
+            for job in self._jobs.values():
+                if job.takers.pop(identity, None) is not None:
+                    break
+            else:
+                return
+            if job.takers:
+                return
+            del self._jobs[job.texts]
+            if job in self._waiting:
+                self._waiting.remove(job)
+            elif self._sandbox is not None:
+                self._sandbox.kill(job.number)
+
+    def tokens_of(self, texts: Sequence[PromptText]) -> list[list[int]]:
+        """The tokens of each text, waited for. Raises Unreadable. Whatever else it raises cancels."""
+        results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        identity = -next(self._numbers)  # Requests have positive ones.
+        try:
+            self.request(identity, texts, results.put)
+            result = results.get()
+        finally:
+            self.cancel(identity)
+        if isinstance(result, Unreadable):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End what runs; nothing more is told."""
+        with self._lock:
+            self._closed = True
+            self._jobs.clear()
+            self._waiting.clear()
+            self._lock.notify_all()
+        if self._sandbox is not None:
+            self._sandbox.close()
+        for runner in self._runners:
+            runner.join()
+
+    def _run(self) -> None:
+        while (job := self._take()) is not None:
+            result = self._tokenise(job) if job.takers else []
+            with self._lock:
+                self._long -= job.size > _LONG
+                if self._jobs.get(job.texts) is job:
+                    del self._jobs[job.texts]
+                takers = list(job.takers.values())
+                self._lock.notify()
+            for done in takers:
+                done(result if isinstance(result, Unreadable) else [[*tokens] for tokens in result])
+
+    def _take(self) -> _Job | None:
+        """The next job, waited for; None at the end."""
+        with self._lock:
+            while not self._closed:
+                able = [job for job in self._waiting if job.size <= _LONG or self._long < _LONG_RUNNERS]
+                if able:
+                    job = min(able, key=lambda job: job.size) if self._shortest_next else able[0]
+                    self._shortest_next = not self._shortest_next
+                    self._waiting.remove(job)
+                    self._long += job.size > _LONG
+                    return job
+                self._lock.wait()
+        return None
+
+    def _tokenise(self, job: _Job) -> Result:
+        assert self._sandbox is not None
+        try:
+            return self._sandbox.run(job.number, job.texts)
+        except CannotTokenise as error:
+            if job.takers:  # Else it was cancelled.
+                structlog.get_logger().warning("a text can't be tokenised", field=error.field, characters=job.size)
+            return Unreadable(str(error), "invalid_prompt", error.field)
+        except TokeniserUnavailable as error:
+            return Unreadable(str(error), "unavailable", "prompt")

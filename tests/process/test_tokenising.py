@@ -1,0 +1,240 @@
+"""Tokens are llama.cpp's own, and no text harms the process that runs the model, whatever llama.cpp does with it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model_files import with_pre, write_bert, write_vocab
+from servers import wait_for
+from tailrace.engine.llama.library import redirect_log
+from tailrace.engine.llama.vocab import LlamaVocab, load_vocab
+from tailrace.engine.tokenising.sandbox import CannotTokenise, Sandbox
+from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.vocab import tokens_of
+from tailrace.models.reference import resolve
+from tailrace.settings import STARTER_MODEL
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+#: One name for each set of regular expressions that llama.cpp has.
+PRE = (
+    "default llama3 jais-2 deepseek-llm deepseek-coder deepseek-v3 spark2_5 youtu falcon gpt-2 qwen2 qwen35 poro-chat "
+    "viking tekken smollm chameleon gpt-4o tiny_aya superbpe bailingmoe seed-coder kimi-k2 ufakzeka afmoe laguna "
+    "exaone-moe minicpm5 gemma4 sarvam-moe whitespace"
+)
+#: What overflows a thread's stack of 8 MB, with one of them or another.
+LONG = {
+    "letters": "A" * 30_000,
+    "dashes": "-" * 40_000,
+    "spaces": " " * 40_000,
+    "lines": "\n" * 40_000,
+    "cjk": "漢" * 40_000,
+}
+
+
+def _bytes() -> list[tuple[str, float, int]]:
+    return [(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)]
+
+
+def _spm(path: Path, **ids: int) -> Path:
+    """Special tokens that overlap, that are made of spaces, and that take the white space behind them."""
+    words = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<|endoftext|>", 0.0, CONTROL)]
+    words += [("<|user|>", 0.0, CONTROL), ("<|user", 0.0, USER_DEFINED), ("|>a", 0.0, CONTROL)]
+    words += [(" " * count, 0.0, USER_DEFINED) for count in (2, 3, 5)]
+    words += [(letter, -1.0, NORMAL) for letter in "▁ab<|>user\n"] + [("▁a", -0.5, NORMAL), ("ab", -0.4, NORMAL)]
+    return write_vocab(path, "llama", [*words, *_bytes()], name="phi-3", bos_token_id=1, eos_token_id=2, **ids)
+
+
+def _unigram(path: Path) -> Path:
+    words = [("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN), ("<x>", 0.0, USER_DEFINED)]
+    words += [(letter, -2.0, NORMAL) for letter in "▁abc"] + [("▁ab", -1.0, NORMAL)]
+    return write_vocab(path, "t5", words, eos_token_id=1, add_eos_token=1)
+
+
+VOCABULARIES: dict[str, Callable[[Path], Path]] = {
+    "smollm": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "smollm"),
+    "gpt-4o": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "gpt-4o"),
+    "tekken": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "tekken"),
+    "deepseek-v3": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "deepseek-v3"),
+    "spm": lambda path: _spm(path, add_bos_token=1),
+    "spm-ends": lambda path: _spm(path, add_bos_token=1, add_eos_token=1),
+    "bert": write_bert,
+    "unigram": _unigram,
+}
+
+
+@pytest.fixture(scope="module", params=VOCABULARIES)
+def vocab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LlamaVocab:
+    redirect_log(None)
+    return load_vocab(VOCABULARIES[request.param](tmp_path_factory.mktemp("vocab") / f"{request.param}.gguf"))
+
+
+def test_tokens_are_llama_cpps_own(vocab: LlamaVocab) -> None:
+    names = [vocab.special(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
+    names = [*{name for name in names if name}, "<|user", "<x>", "|>a"][:24]
+    atoms = [
+        *names,
+        " ",
+        "  ",
+        "   ",
+        "\n",
+        "a",
+        "ab",
+        "Hello",
+        "don't",
+        "世界",
+        "é",
+        "\t",
+        "1234",
+        "<|im",
+        "|>",
+        "<",
+        "!?",
+        "🎉",
+        "e\u0301",
+    ]
+    dice = random.Random(0)
+    for _ in range(400):
+        text = "".join(dice.choice(atoms) for _ in range(dice.randrange(24)))
+        for special in (False, True):
+            for start in (False, True):
+                theirs = vocab.tokenize(text, special=special, start=start)
+                assert tokens_of(vocab, PromptText(text, special=special, start=start)) == theirs, (
+                    text,
+                    special,
+                    start,
+                )
+
+
+def test_a_plain_range_is_text(vocab: LlamaVocab) -> None:
+    """Cut at the special tokens that count, the stretches between them are what llama.cpp makes of them alone."""
+    names = [vocab.special(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
+    (name, *_) = sorted((name for name in names if name), key=len, reverse=True)
+    token = vocab.tokenize(name, special=True, start=False)
+    text = f"a {name}b{name} ab"
+    begin = text.index(name)
+    found = tokens_of(vocab, PromptText(text, start=False, plain=((begin, begin + len(name)),)))
+    head = vocab.tokenize(f"a {name}b", special=False, start=False)
+    tail = text[text.rindex(name) + len(name) :]
+    rest = tokens_of(vocab, PromptText(name + tail, start=False))
+    assert found == head + rest
+    assert rest[: len(token)] == token
+    every = tokens_of(vocab, PromptText(text, start=False, plain=((0, len(text)),)))
+    assert every == vocab.tokenize(text, special=False, start=False)
+
+
+@pytest.fixture(scope="module", params=["smollm", "gpt-4o", "tekken", "deepseek-v3"])
+def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    made = Sandbox(VOCABULARIES[request.param](tmp_path_factory.mktemp("vocab") / f"{request.param}.gguf"))
+    yield made
+    made.close()
+
+
+def test_long_runs_are_tokenised(sandbox: Sandbox) -> None:
+    for number, (name, text) in enumerate(LONG.items()):
+        (tokens,) = sandbox.run(number, [PromptText(text)])
+        assert tokens, name
+
+
+def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
+    """Without byte encoding, llama.cpp asserts that no two spaces meet; on other things it takes quadratic time."""
+    broken = Sandbox(with_pre(resolve(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
+    try:
+        with pytest.raises(CannotTokenise) as caught:
+            broken.run(1, [PromptText("well"), PromptText("a  b", "suffix")])
+        assert caught.value.field == "suffix"
+        assert broken.run(2, [PromptText("ab")])
+    finally:
+        broken.close()
+
+
+def test_quadratic_time_is_bounded(tmp_path: Path) -> None:
+    slow = Sandbox(with_pre(resolve(STARTER_MODEL).path, tmp_path / "superbpe.gguf", "superbpe"))
+    try:
+        with pytest.raises(CannotTokenise, match="more than 2 s"):
+            slow.run(1, [PromptText("1" * 40_000)])
+        assert slow.run(2, [PromptText("ab")])
+    finally:
+        slow.close()
+
+
+def test_special_tokens_take_linear_time(sandbox: Sandbox) -> None:
+    """960 KB, of which llama.cpp's own search makes minutes: the process may take 10 s."""
+    (tokens,) = sandbox.run(1, [PromptText("<|im_start|>" * 80_000)])
+    assert tokens == [1] * 80_000
+
+
+def test_a_job_can_be_ended_and_so_can_the_process() -> None:
+    vocabulary = resolve(STARTER_MODEL).path
+    sandbox = Sandbox(vocabulary)
+    text = PromptText("The tide comes in twice a day. " * 60_000)  # Seconds of work.
+    try:
+        assert sandbox.run(1, [PromptText("ab")]) == [[369]]
+        assert sandbox._process is not None
+        program = sandbox._process.pid
+        caught: list[CannotTokenise] = []
+
+        def work() -> None:
+            try:
+                sandbox.run(2, [text])
+            except CannotTokenise as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        # It is killed as soon as it runs, so it can't have ended by itself.
+        while thread.is_alive():
+            sandbox.kill(2)
+            thread.join(0.01)
+        assert caught
+        assert sandbox.run(3, [PromptText("ab")]) == [[369]]
+        os.kill(program, signal.SIGKILL)
+        assert sandbox.run(4, [PromptText("ab")]) == [[369]]
+        assert sandbox._process.pid != program
+        wait_for("its workers' end", lambda: not _children(program))
+    finally:
+        sandbox.close()
+
+
+def _children(process: int) -> list[str]:
+    shown = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in shown.splitlines() if line.split()[1] == str(process)]
+
+
+_SHORT = """
+import sys, threading
+from pathlib import Path
+from tailrace.engine.llama.library import redirect_log
+from tailrace.engine.llama.vocab import load_vocab
+from tailrace.engine.tokenising.text import PromptText
+redirect_log(None)
+vocab = load_vocab(Path(sys.argv[1]))
+runs = [character * 4096 for character in "A-\\n 漢1\\u0301\\t'a\\x00\\U0001f389"]
+runs += ["aA" * 2048, " " * 4095 + "1", "a " * 2048]
+texts = [PromptText(run) for run in runs]
+assert not vocab.are_short([PromptText("a" * 4097)])
+assert not vocab.are_short([PromptText("<|im_end|>" * 65)])
+def work():
+    print(sum(len(vocab.stretch(text.text)) for text in texts if vocab.are_short([text])))
+threading.stack_size(8 * 1024**2)  # A quarter of what the intake has.
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("pre", PRE.split())
+def test_what_counts_as_short_is_safe(pre: str, tmp_path: Path) -> None:
+    path = with_pre(resolve(STARTER_MODEL).path, tmp_path / "vocab.gguf", pre)
+    shown = subprocess.run([sys.executable, "-c", _SHORT, path], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    unsafe = {"deepseek-llm", "superbpe", "gemma4", "sarvam-moe", "whitespace"}
+    assert (shown.stdout.strip() == "0") == (pre in unsafe)
