@@ -52,6 +52,28 @@ def test_the_template_gets_what_a_chat_gives_it(scripted: ServerProcess) -> None
     assert body == {"prompt": "[user]Hi\n[system]x\n"}
 
 
+def test_the_last_message_is_continued_where_that_is_asked_for(scripted: ServerProcess) -> None:
+    begun = [*MESSAGES, {"role": "assistant", "content": "I am "}]
+    asked: dict[str, object] = {"messages": begun, "continue_final_message": True}
+    for more in ({}, {"add_generation_prompt": False}):
+        body = post(scripted, "/apply-template", **asked, **more).json()
+        assert body == {"prompt": "[user]Hi\n[assistant]I am "}
+        assert post(scripted, "/tokenize", **asked, **more).json()["count"] == 1 + len("[user]Hi\n[assistant]I am ")
+    for word in ("prefix", "partial"):
+        marked = [*MESSAGES, {"role": "assistant", "content": "I am ", word: True}]
+        assert post(scripted, "/apply-template", messages=marked).json()["prompt"].endswith("[assistant]I am ")
+    whole = post(scripted, "/apply-template", messages=begun).json()
+    assert whole == {"prompt": "[user]Hi\n[assistant]I am \n"}
+
+
+def test_the_head_of_another_message_can_be_left_out(real: ServerProcess) -> None:
+    body = post(real, "/apply-template", messages=MESSAGES, add_generation_prompt=False).json()
+    assert body == {"prompt": RENDERED.removesuffix("<|im_start|>assistant\n")}
+    begun = [*MESSAGES, {"role": "assistant", "content": "I am"}]
+    body = post(real, "/apply-template", messages=begun, continue_final_message=True).json()
+    assert body == {"prompt": f"{RENDERED}I am"}
+
+
 @pytest.mark.parametrize("text", ["", "naïve 🏳️‍🌈", "\0\r\n"])
 def test_there_and_back(scripted: ServerProcess, real: ServerProcess, text: str) -> None:
     for server in (scripted, real):

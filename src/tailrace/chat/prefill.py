@@ -38,15 +38,16 @@ def continued(messages: list[Message], field: str, render: Callable[[list[Messag
     return text[:at].rstrip()
 
 
-def begun(prompt: str, opening: str | None, message: Message) -> int:
-    """Where the reply so far begins in the prompt that ``continued`` has made: behind what the template would have put
-    before a new reply (``opening`` is that prompt; None where the template refuses it).
+def begun(prompt: str, opening: str | None, message: Message, field: str) -> tuple[int, int]:
+    """Where the reply so far begins in the prompt that ``continued`` has made, and where the message's own text does.
+    The reply begins behind what the template would have put before a new one (``opening`` is that prompt; None where
+    the template refuses it).
     """
-    length = len(_last_text(message.get(field_of(message)) or ""))
-    at = 0 if opening is None else _common(prompt, opening)
-    if len(prompt) - at > length + len(message.get("reasoning_content") or "") + _BETWEEN:
-        at = len(prompt) - length  # They differ before the last message, so that this tells nothing.
-    return max(0, at)
+    text = _last_text(message.get(field) or "").strip()
+    said = prompt.rfind(text) if text else len(prompt)
+    at = said if opening is None else min(_common(prompt, opening), said)
+    between = len(message.get("reasoning_content") or "") + _BETWEEN
+    return (at if said - at <= between else said), said
 
 
 def _tagged(content: Any, tag: str) -> Any:

@@ -20,18 +20,23 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 
 class Prompt(str):
     """A prompt's text. ``plain`` has the ranges of characters, rising, that no special token may be found in. The last
-    ``begun`` characters are the beginning of the reply, which the model continues.
+    ``begun`` characters are the beginning of the reply, which the model continues; of them, the last ``said`` are the
+    message's own text, and those before are what the template puts before it.
     """
 
-    __slots__ = ("begun", "plain")
+    __slots__ = ("begun", "plain", "said")
 
     plain: tuple[tuple[int, int], ...]
     begun: int
+    said: int
 
-    def __new__(cls, text: str, plain: Iterable[tuple[int, int]] = (), begun: int = 0) -> Prompt:
+    def __new__(
+        cls, text: str, plain: Iterable[tuple[int, int]] = (), begun: int = 0, said: int | None = None
+    ) -> Prompt:
         made = super().__new__(cls, text)
         made.plain = tuple(plain)
         made.begun = begun
+        made.said = begun if said is None else said
         return made
 
     def __add__(self, text: str) -> Prompt:
@@ -42,9 +47,10 @@ class Prompt(str):
         """With ``text`` of the model's family behind it, in which special tokens are what they are."""
         return Prompt(str(self) + text, self.plain, self.begun)
 
-    def begun_at(self, position: int) -> Prompt:
-        """The same, in which the reply begins at ``position``."""
-        return Prompt(str(self), self.plain, len(self) - position)
+    def begun_at(self, position: int, said_at: int | None = None) -> Prompt:
+        """The same, in which the reply begins at ``position``, and the message's own text at ``said_at``."""
+        said = None if said_at is None else len(self) - said_at
+        return Prompt(str(self), self.plain, len(self) - position, said)
 
     @property
     def head(self) -> Prompt:
@@ -54,15 +60,8 @@ class Prompt(str):
 
     @property
     def reply(self) -> str:
-        """The reply so far. Names of special tokens that the client wrote are blotted out: they mark nothing."""
-        end = len(self) - self.begun
-        text = str(self)
-        pieces: list[str] = []
-        for start, stop in self.plain:
-            if start >= end:
-                pieces += [text[end:start], "\ufffd" * (stop - start)]
-                end = stop
-        return "".join([*pieces, text[end:]])
+        """The reply so far."""
+        return str(self)[len(self) - self.begun :]
 
 
 def plain_ranges(prompt: str | list[int]) -> tuple[tuple[int, int], ...]:

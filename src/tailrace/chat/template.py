@@ -98,9 +98,10 @@ class ChatTemplate:
         except (*_FAILURES, SyntaxError) as error:
             reason = str(error) or type(error).__name__
             raise ModelError(f"the model's chat template can't be compiled: {reason}") from error
-        self.variables = frozenset(meta.find_undeclared_variables(parsed))
+        # Looking for variables folds constants together, so they are gathered first.
         constants = parsed.find_all(nodes.Const)
         self.literals = frozenset(constant.value for constant in constants if isinstance(constant.value, str))
+        self.variables = frozenset(meta.find_undeclared_variables(parsed))
         return compiled
 
     @property
@@ -150,13 +151,13 @@ class ChatTemplate:
         left_out: Message | None = None
         for form in forms(messages):
             form = self._reading.fit(form)
-            begun = 0
+            begun: tuple[int, int] | None = None
             if continued is None:
                 text = call.render(form, opening=opening)
             else:
                 text = prefill.continued(form, continued, lambda tagged: call.render(tagged, opening=False))
                 if text is not None:
-                    begun = prefill.begun(text, call.render(form[:-1], opening=True), form[-1])
+                    begun = prefill.begun(text, call.render(form[:-1], opening=True), form[-1], continued)
             if text is None:
                 continue
             seen = form if continued is None else form[:-1]
@@ -212,10 +213,12 @@ class _Call:
             return None
 
 
-def _revealed(text: str, begun: int, hidden: Hidden | None) -> Prompt:
-    """The text with special tokens' names back in it, whose reply begins at ``begun`` if that isn't 0."""
-    if hidden is None:
-        prompt = Prompt(text)
-        return prompt.begun_at(begun) if begun else prompt
-    prompt = hidden.reveal(text)
-    return prompt.begun_at(len(hidden.reveal(text[: hidden.whole(text, begun)]))) if begun else prompt
+def _revealed(text: str, begun: tuple[int, int] | None, hidden: Hidden | None) -> Prompt:
+    """The text with special tokens' names back in it. ``begun``: where its reply and the text of that begin."""
+    prompt = Prompt(text) if hidden is None else hidden.reveal(text)
+    if begun is None:
+        return prompt
+    if hidden is not None:
+        reply, said = (len(hidden.reveal(text[: hidden.whole(text, position)])) for position in begun)
+        begun = reply, said
+    return prompt.begun_at(*begun)

@@ -104,6 +104,9 @@ def converse(
         return template.render(messages, offers, given, opening=opening, continued=field)
 
     if continues:
+        if not messages or messages[-1].get("tool_calls"):
+            why = "a message with tool calls is whole" if messages else "there is no message"
+            raise InvalidRequest(f"'{fields.prompt}': {why}, so that it can't be continued.", param=fields.prompt)
         prompt = _continued(told, continues, model.family, render, fields)
         if must_call:
             where = fields.tool_choice
@@ -163,10 +166,7 @@ def _continued(
     """The prompt that ends within the last message. Where the template can't show it so, its text stands behind the
     beginning of a reply.
     """
-    last = messages[-1] if messages else None
-    if last is None or last.get("tool_calls"):
-        why = "there is no message" if last is None else "a message with tool calls is whole"
-        raise InvalidRequest(f"'{fields.prompt}': {why}, so that it can't be continued.", param=fields.prompt)
+    last = messages[-1]
     field = continues if isinstance(continues, str) else prefill.field_of(last)
     if not last.get(field) and field != "content":
         message = f"'{fields.prompt}': the last message has no '{field}' that could be continued."

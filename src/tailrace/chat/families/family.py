@@ -95,10 +95,17 @@ class Family:
         """A parser for the reply to ``prompt``, which may have begun it."""
         if isinstance(prompt, Prompt) and prompt.begun:
             head = prompt.head
-            return ResumedParser(lambda: self.parser(head, functions), prompt.reply)
+            return ResumedParser(lambda: self.parser(head, functions), self._begun(prompt))
         if self.make_parser is not None:
             return self.make_parser(prompt, functions)
         return ReplyParser(prompt, self.markup(functions))
+
+    def _begun(self, prompt: Prompt) -> str:
+        """The reply so far, from the first marker on that the template has put before its text, if there is one."""
+        reply = prompt.reply
+        said = len(reply) - prompt.said
+        places = [place for marker in self.markup({}).markers if (place := reply.find(marker, 0, said)) >= 0]
+        return reply[min(places, default=said) :]
 
     def reply_head(self, prompt: str) -> str:
         """What has to stand between the prompt and the text of a reply: the end of a thought that it has begun, say."""
