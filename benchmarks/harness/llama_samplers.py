@@ -51,13 +51,17 @@ class LlamaChain:
             else:
                 self._add(llama.llama_sampler_init_mirostat_v2(seed, tau, eta))
             return
+        if params.samplers is None and params.temperature <= 0.0:
+            # What llama.cpp takes the least time for.
+            for name in ("penalties", "dry"):
+                self._sampler(name, size, seed, history, reply)
+            self._add(llama.llama_sampler_init_greedy())
+            return
         order = SAMPLER_ORDER if params.samplers is None else params.samplers
         for name in order:
             self._sampler(name, size, seed, history, reply)
         if "adaptive_p" in order:
             self._add(llama.llama_sampler_init_adaptive_p(params.adaptive_target, params.adaptive_decay, seed))
-        elif params.samplers is None and params.temperature <= 0.0 and not params.dynatemp_range:
-            self._add(llama.llama_sampler_init_greedy())
         else:
             self._add(llama.llama_sampler_init_dist(seed))
 

@@ -181,6 +181,26 @@ def test_a_library_that_answers_wrongly_is_not_kept(
     assert list(kept.iterdir()) == []
 
 
+@needs_c
+def test_every_question_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a mistake of its own in one library: compiling takes seconds."""
+    mistakes = [
+        ("sums[1] = whole(weighted);", "sums[1] = whole(total);", "entropy"),
+        ("both[1] = sqrt(squares / (double)many);", "both[1] = squares / (double)many;", "spread"),
+        ("<= centre - distance(logits, r, next)", ">= centre - distance(logits, r, next)", "narrow"),
+        ("found[-place] = (int32_t)length;", "found[-place] = (int32_t)length + 1;", "measure"),
+        ("_mm512_loadu_si512(lengths + end - LANES - 1)", "_mm512_loadu_si512(lengths + end - LANES)", "extend"),
+        ("if (length > limit) length = limit;", "", "followers"),
+    ]
+    folder = build.FOLDER
+    for right, wrong, question in mistakes:
+        folder = altered(folder, tmp_path / question, right, wrong)
+    monkeypatch.setattr(build, "FOLDER", folder)
+    with pytest.raises(KernelsUnavailable) as raised:
+        build.built(tmp_path / "kept")
+    assert all(question in str(raised.value) for _, _, question in mistakes), raised.value
+
+
 @pytest.mark.usefixtures("restored")
 def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", ("AVX2",), ()))

@@ -72,13 +72,27 @@ def contexts(**options: Any) -> ContextBackend:
     return ContextBackend(**{"ctx": 400, "parallel": 4, "kv_tokens": 0, "batch": 64, **options})
 
 
+#: Each of those that have state, a history, or random numbers of their own.
+SAMPLERS: list[dict[str, Any]] = [
+    {"dry_multiplier": 0.8, "dry_penalty_last_n": -1, "dry_sequence_breakers": ("ab", "f")},
+    {"xtc_probability": 0.5, "xtc_threshold": 0.05},
+    {"mirostat": 1, "mirostat_tau": 2.0},
+    {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5},
+    {"samplers": ("penalties", "min_p", "adaptive_p"), "adaptive_target": 0.3},
+    {"dynatemp_range": 0.6, "typical_p": 0.9},
+]
+
 SUBMITS = st.lists(
     st.builds(
-        lambda prompt, most, temperature, penalty, stop, logprobs: {
+        lambda prompt, most, temperature, penalty, stop, logprobs, samplers: {
             "prompt": [97 + letter for letter in prompt],
             "max_tokens": most,
             "sampling": Sampling(
-                temperature=temperature, seed=7, repeat_penalty=penalty, frequency_penalty=penalty - 1
+                temperature=temperature,
+                seed=7,
+                repeat_penalty=penalty,
+                frequency_penalty=penalty - 1,
+                **samplers,
             ),
             "stop_tokens": stop,
             "logprobs": logprobs,
@@ -89,6 +103,7 @@ SUBMITS = st.lists(
         st.sampled_from([1.0, 1.0, 1.3]),
         st.sampled_from([(), (ord("f"),)]),
         st.sampled_from([None, None, 2]),
+        st.sampled_from([{}, {}, *SAMPLERS]),
     ),
     min_size=1,
     max_size=6,
@@ -114,6 +129,20 @@ def test_every_reply_is_the_same_with_and_without_drafts(
         assert drafted.logprobs[identity] == plain.logprobs[identity]
     common = min(len(plain.tokens[0]), len(drafted.tokens[0]))
     assert drafted.tokens[0][:common] == plain.tokens[0][:common]
+
+
+@pytest.mark.parametrize("samplers", SAMPLERS, ids=str)
+def test_right_guesses_leave_a_samplers_state_as_single_steps_do(samplers: dict[str, Any]) -> None:
+    """Enough of them are right, at a low temperature, that the state goes on through rows of one pass."""
+    plain, drafted = Run(contexts(ctx=600), None), Run(contexts(ctx=600), lookup())
+    drawn = {"temperature": 0.2, "seed": 5, **samplers}
+    for run in (plain, drafted):
+        for identity in range(3):
+            prompt = [97, 98, 99, 100 + identity] * 12
+            run.ask(Submit(id=identity, prompt=prompt, max_tokens=300, ignore_eos=True, sampling=Sampling(**drawn)))
+    plain.finish()
+    assert drafted.finish().accepted_tokens > 5
+    assert drafted.tokens == plain.tokens
 
 
 @pytest.mark.parametrize("kv_tokens", [400, 0])

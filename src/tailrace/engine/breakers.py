@@ -17,37 +17,42 @@ import numpy.typing as npt
 _MAX_BYTES = 40
 _MAX_TAIL = 20
 
-Breaker = tuple[int, ...]
+Ids = npt.NDArray[np.int32]
+#: For each list of tokens that a breaker has behind its first: which tokens may be that, in rising order.
+Heads = dict[tuple[int, ...], Ids]
 
 
 class Breakers:
     """The breakers of one request. Immutable, so requests share them."""
 
-    __slots__ = ("_ends", "_tails", "sequences", "single")
+    __slots__ = ("_ends", "_heads", "_lengths", "single")
 
-    def __init__(self, sequences: frozenset[Breaker], size: int) -> None:
-        """``size``: of the vocabulary."""
-        self.sequences = sequences
+    def __init__(self, single: npt.NDArray[np.bool_], heads: Heads) -> None:
+        """``single``: whether a token is a breaker by itself; ``heads``: the others."""
+        self._heads = heads
         #: How many tokens breakers have behind their first.
-        self._tails = sorted({len(sequence) - 1 for sequence in sequences})
-        #: Whether a token is a breaker by itself.
-        self.single = np.zeros(size, bool)
-        self.single[[sequence[0] for sequence in sequences if len(sequence) == 1]] = True
-        self._ends = np.zeros(size, bool)
-        self._ends[[sequence[-1] for sequence in sequences]] = True
+        self._lengths = sorted({len(tail) for tail in self._heads})
+        self.single = single
+        self._ends = single.copy()
+        self._ends[[tail[-1] for tail in self._heads]] = True
 
-    def ending(self, tokens: npt.NDArray[np.int32]) -> int:
+    def ending(self, tokens: Ids) -> int:
         """How many tokens the shortest breaker that ``tokens`` end with has behind its first; -1 where there is
         none.
         """
         if not self._ends[tokens[-1]]:
             return -1
-        last = tokens[-1 - self._tails[-1] :].tolist()
-        return next(
-            (tail for tail in self._tails if tail < len(last) and tuple(last[-1 - tail :]) in self.sequences), -1
-        )
+        if self.single[tokens[-1]]:
+            return 0
+        last = tokens[-1 - self._lengths[-1] :].tolist()
+        for length in self._lengths:
+            if length < len(last) and (heads := self._heads.get(tuple(last[-length:]))) is not None:
+                place = int(heads.searchsorted(last[-1 - length]))
+                if place < len(heads) and heads[place] == last[-1 - length]:
+                    return length
+        return -1
 
-    def ends(self, tokens: npt.NDArray[np.int32]) -> list[int]:
+    def ends(self, tokens: Ids) -> list[int]:
         """Places of ``tokens`` at which a breaker may end, the last first."""
         places: list[int] = self._ends[tokens].nonzero()[0][::-1].tolist()
         return places
@@ -68,25 +73,36 @@ class BreakerIndex:
         last = self._bytes[self._ends[filled] - 1]
         order = last.argsort(kind="stable")
         self._by_last_byte = np.split(filled[order], np.searchsorted(last[order], np.arange(1, 256)))
-        # The texts that clients send are few.
-        self._sequences = lru_cache(256)(self._find)
+        # The texts that clients send are few. One takes up to four bytes for each token.
+        self._heads = lru_cache(32)(self._find)
         self.breakers = lru_cache(16)(self._breakers)
 
     def _breakers(self, texts: tuple[str, ...]) -> Breakers:
         """The breakers for these texts. Empty ones say nothing."""
-        found: frozenset[Breaker] = frozenset().union(*(self._sequences(text) for text in texts if text))
-        return Breakers(found, self._size)
+        single = np.zeros(self._size, bool)
+        heads: Heads = {}
+        for text in filter(None, texts):
+            for tail, found in self._heads(text).items():
+                if tail:
+                    heads[tail] = np.union1d(heads[tail], found) if tail in heads else found
+                else:
+                    single[found] = True
+        return Breakers(single, heads)
 
-    def _find(self, text: str) -> frozenset[Breaker]:
+    def _find(self, text: str) -> Heads:
         sought = text.encode("utf-8", "replace")[:_MAX_BYTES]
         whole = self._containing(sought)
-        found: set[Breaker] = {(token,) for token in whole.tolist()}
+        contains = np.zeros(self._size, bool)
+        contains[whole] = True
+        heads: Heads = {(): whole.astype(np.int32)}
         for length in range(1, len(sought)):
-            heads = np.setdiff1d(self._ending_with(sought[:length]), whole)
-            if len(heads):
-                rest = tuple(self._tokenize(sought[length:].decode("utf-8", "replace"))[:_MAX_TAIL])
-                found.update((token, *rest) for token in heads.tolist())
-        return frozenset(found)
+            found = self._ending_with(sought[:length])
+            found = found[~contains[found]]
+            if len(found):
+                tail = tuple(self._tokenize(sought[length:].decode("utf-8", "replace"))[:_MAX_TAIL])
+                ids = found.astype(np.int32)
+                heads[tail] = np.union1d(heads[tail], ids) if tail in heads else ids
+        return heads
 
     def _containing(self, sought: bytes) -> npt.NDArray[np.int64]:
         """Tokens with ``sought`` in their text."""

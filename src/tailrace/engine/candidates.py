@@ -31,6 +31,7 @@ from tailrace.engine.rows.narrowing import (
     dynamic,
     power_law,
 )
+from tailrace.engine.rows.plain import allows
 from tailrace.errors import TailraceError
 
 Weights = npt.NDArray[np.floating]
@@ -123,23 +124,29 @@ class Candidates:
         ids = self.scan.above(self._bound)
         return ids, np.exp((self.row[ids].astype(np.float64) - self.scan.best) / self.temperature)
 
-    def likeliest(self, count: int) -> tuple[Ids, Numbers, int]:
-        """At most ``count`` tokens, their parts of the whole probability, and how many candidates there are. They
-        become the list, which ``keep`` or ``replace`` has to narrow down.
+    def likeliest(self, count: int, always: Ids) -> tuple[Ids, Numbers, int]:
+        """At most ``count`` tokens and those of ``always`` that are left, their parts of the whole probability, and how
+        many candidates there are. They become the list, which ``keep`` or ``replace`` has to narrow down.
         """
+        size = self.size
+        if self.ids is None and self._bound > -math.inf:
+            self.list()
         if self.ids is None:
-            total, size = self.scan.entropy(self.temperature)[0], self.size
-            if self._bound > -math.inf:
-                total = float(self.everything()[1].sum())
-            self._top_k(count, 0.0, 0.0, 0.0)
-            self.size = size
+            total = self.scan.entropy(self.temperature)[0]
+            ids = self.scan.top(count)
+            left = always if self._mask is None else always[[allows(self._mask, token) for token in always.tolist()]]
+            left = left[self.row[left] > -np.inf]
+            self.list(np.sort(np.union1d(ids, left)))
             weights = np.exp((self.logits - self.logits[0]) / self.temperature)
         else:
             weights = np.exp((self.logits - self.logits[0]) / self.temperature)
             total = float(weights.sum())
-            self.ids, self.logits = self.ids[:count], self.logits[:count]
+            if len(self.ids) > count:
+                looked_at = np.isin(self.ids, always)
+                looked_at[:count] = True
+                self.ids, self.logits, weights = self.ids[looked_at], self.logits[looked_at], weights[looked_at]
         assert self.ids is not None
-        return self.ids, weights[: len(self.ids)] / total, self.size
+        return self.ids, weights / total, size
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> None:
         """Those of the list stay."""

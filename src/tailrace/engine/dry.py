@@ -53,7 +53,7 @@ class Dry:
     def __init__(self, params: Sampling, prompt: Seq[int], breakers: Breakers | None = None) -> None:
         """``params`` have it on."""
         self._params = params
-        self._breakers = breakers if breakers is not None and breakers.sequences else None
+        self._breakers = breakers
         base = params.dry_base
         self._max_exponent = int(_MAX_LOG / math.log(base)) if base > _LEAST_BASE else 0
         self._changes = Changes(frequency=1.0)

@@ -12,8 +12,8 @@ from tailrace.engine.candidates import Candidates
 from tailrace.engine.rows import Ids, Numbers
 from tailrace.engine.vocabulary import SamplingVocabulary
 
-#: Candidates that are looked at: each is compared with the beginnings of the others. Those beyond are far too unlikely
-#: to be kept, and add to what is only by their sum.
+#: Candidates that are looked at, beside all that end the reply: each is compared with the beginnings of the others.
+#: Those beyond are far too unlikely to be kept, and add to what is only by their sum.
 _MANY = 1024
 #: Tokens whose probability is less are dropped, unless they end the reply.
 _LIKELY = 0.2
@@ -32,7 +32,7 @@ class Infill:
 
     def apply(self, candidates: Candidates) -> None:
         """Narrow ``candidates`` down to those that llama.cpp keeps."""
-        ids, parts, size = candidates.likeliest(_MANY)
+        ids, parts, size = candidates.likeliest(_MANY, self._ends)
         ending = np.isin(ids, self._ends)
         ended = float(parts[ending].sum())
         if _RATIO * ended * size > 1.0 - ended:

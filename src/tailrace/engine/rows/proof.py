@@ -9,10 +9,10 @@ import numpy as np
 
 from tailrace.engine.kernels.interleaved_proof import maxima_of
 from tailrace.engine.rows import changes as plain_changes
-from tailrace.engine.rows import plain
+from tailrace.engine.rows import narrowing, plain, repeats
 from tailrace.engine.rows.changes import Changes
 from tailrace.engine.rows.native import Kept, Native
-from tailrace.engine.rows.plain import Mask, Row
+from tailrace.engine.rows.plain import Mask, Numbers, Row
 
 #: Lengths with rests of every kind: of a vector, of 256 and of 4096 tokens.
 _SIZES = (1, 17, 255, 4096, 4097, 20_003, 49_152)
@@ -26,6 +26,27 @@ _FILTERS = (
     (9, 0.0, 1.0, 1.0),
 )
 _NUMBERS = (0.0, 0.3, 0.7, float(np.nextafter(1.0, 0.0)))
+#: Lengths of lists, and of histories.
+_LISTS = (1, 2, 16, 17, 18, 40, 333)
+#: A step of each kind, with numbers that make it act on most lists.
+_STEPS: narrowing.Steps = np.array(
+    [
+        (narrowing.TOP_K, 30, 0.0, 0.0, 0.0),
+        (narrowing.TOP_P, 3, 0.9137, 0.0, 0.0),
+        (narrowing.MIN_P, 2, -3.3, 0.0, 0.0),
+        (narrowing.TYPICAL, 2, 0.7137, 0.0, 0.0),
+        (narrowing.TYPICAL, 0, 0.9537, 0.0, 0.0),
+        (narrowing.XTC, 1, 0.5, 0.0617, 0.4),
+        (narrowing.XTC, 0, 0.5, 0.0, 0.6),
+        (narrowing.TEMPERATURE, 0, 0.7, 0.0, 1.0),
+        (narrowing.TEMPERATURE, 0, 0.6, 1.3, 0.7),
+        (narrowing.TEMPERATURE, 0, 0.0, 0.0, 1.0),
+        (narrowing.TOP_N_SIGMA, 0, 1.317, 0.0, 0.0),
+        (narrowing.MIROSTAT, 49_152, 7.3, 0.0, 0.0),
+        (narrowing.MIROSTAT_V2, 0, 3.17, 0.0, 0.0),
+    ],
+    narrowing.STEP,
+)
 #: Of exponentials in single precision, and of their sums.
 _TOLERANCE = 1e-6
 
@@ -45,6 +66,14 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
             wrong |= dict.fromkeys(changed_differently(native, row, _changes(random, size)))
             if not np.isnan(row).any():
                 wrong |= dict.fromkeys(kept_differently(native, row, _changes(random, size)))
+    for size in _LISTS:
+        for logits in _falling(random, size):
+            for steps in (*_STEPS, *(_STEPS[order] for order in (random.permutation(len(_STEPS)) for _ in range(3)))):
+                wrong |= dict.fromkeys(narrowed_differently(native, logits, np.atleast_1d(steps)))
+    for size in _LISTS:
+        for kinds in (1, 2, 30):
+            tokens = random.integers(0, kinds, size).astype(np.int32)
+            wrong |= dict.fromkeys(repeated_differently(native, tokens))
     return list(wrong)
 
 
@@ -88,10 +117,52 @@ def differences(native: Native, row: Row, mask: Mask | None) -> Iterator[str]:
         _, found_weights = ours.weights(temperature)
         if not np.allclose(found_weights, all_of_them, rtol=_TOLERANCE, atol=1e-37):
             yield "weights"
+        expected_total, expected_entropy = theirs.entropy(temperature)
+        total, entropy = ours.entropy(temperature)
+        # Each logit's distance is rounded to single precision before it is summed up.
+        if abs(total - expected_total) > _TOLERANCE * expected_total * 10:
+            yield "entropy"
+        if abs(entropy - expected_entropy) > _TOLERANCE * (10 + 10 * abs(expected_entropy)):
+            yield "entropy"
         # NumPy's own sums lose more digits where many weights are equal.
         exact = [found_weights[at : at + plain.BLOCK].sum(dtype=np.float64) for at in range(0, len(row), plain.BLOCK)]
         if not np.allclose(native.sums(found_weights), exact, rtol=_TOLERANCE):
             yield "sums"
+    if not np.allclose(ours.spread(), theirs.spread(), rtol=1e-9, atol=1e-9 * max(1.0, abs(ours.best))):
+        yield "spread"
+
+
+def narrowed_differently(native: Native, logits: Numbers, steps: narrowing.Steps) -> Iterator[str]:
+    """What ``native`` leaves otherwise than NumPy of candidates with these logits."""
+    for size, temperature in ((len(logits), 1.0), (2 * len(logits) + 1, 0.5)):
+        theirs = narrowing.narrow(logits, size, temperature, steps)
+        ours = native.narrow(logits, size, temperature, steps)
+        same = ours[:3] == theirs[:3] and bool(np.isclose(ours.temperature, theirs.temperature, rtol=1e-9))
+        if not same or not np.allclose(ours.weights, theirs.weights, rtol=1e-9):
+            yield "narrow"
+
+
+def repeated_differently(native: Native, tokens: repeats.Tokens) -> Iterator[str]:
+    """What ``native`` says otherwise than NumPy of the repetitions in a history, or in its beginning and one more."""
+    size = len(tokens)
+    theirs, ours = np.zeros(size, np.int32), np.full(size, 7, np.int32)
+    repeats.measure(tokens, theirs)
+    native.measure(tokens, ours)
+    if not np.array_equal(theirs[:-1], ours[:-1]):
+        yield "measure"
+    native.measure(tokens[:-1], ours)
+    native.extend(tokens, ours, size)
+    if not np.array_equal(theirs[:-1], ours[:-1]):
+        yield "extend"
+    seen = np.zeros(1 + int(tokens.max()), np.int32)
+    for begin, limit, least in ((0, size, 1), (size // 3, 5, 2), (0, 3, 0)):
+        both = []
+        for answers in (repeats, native):
+            found, longest = np.zeros(size, np.int32), np.zeros(size, np.int32)
+            many = answers.followers(tokens, theirs, begin, size, limit, least, seen, found, longest)
+            both.append(dict(zip(found[:many].tolist(), longest[:many].tolist(), strict=True)))
+        if both[0] != both[1] or seen.any():
+            yield "followers"
 
 
 def changed_differently(native: Native, row: Row, changes: Changes) -> Iterator[str]:
@@ -152,6 +223,14 @@ def _rows(random: np.random.Generator, size: int) -> Iterator[Row]:
         broken = row.copy()
         broken[random.integers(size)] = value
         yield broken
+
+
+def _falling(random: np.random.Generator, size: int) -> Iterator[Numbers]:
+    """Lists of logits: distinct ones, nearly equal ones, many equal ones, and one far ahead."""
+    for spread in (3.0, 1e-3):
+        yield np.sort(random.normal(0, spread, size))[::-1].copy()
+    yield np.sort(np.round(random.normal(0, 2, size)))[::-1].copy()
+    yield np.append([500.0], np.zeros(size - 1))
 
 
 def _mask(random: np.random.Generator, size: int, part: float) -> Mask:
