@@ -93,6 +93,17 @@ def test_a_message_that_is_too_long_by_itself_loses_its_oldest_tokens(small: Ser
     assert echoed.text == "012345"
 
 
+def test_what_is_far_too_long_is_cut_without_reading_it_all(small: ServerProcess) -> None:
+    """Megabytes where hundreds of bytes fit: the beginning and the end count."""
+    large = "b" * 3_000_000
+    told = whole(generate(small, f"0123456789{large}<say>ok</say>", raw=True, options={"num_keep": 6}))
+    assert (told.text, told.last["prompt_eval_count"]) == ("ok", CONTEXT - 1)
+    messages = [SYSTEM, *(user(f"{n} {'c' * 100_000}") for n in range(30)), LAST]
+    told = whole(chat(small, messages))
+    assert (told.text, told.last["prompt_eval_count"]) == ("ok", len(rendered([SYSTEM, LAST])) + 1)
+    assert chat(small, messages, truncate=False).status == 400
+
+
 def test_a_full_context_moves_on(small: ServerProcess) -> None:
     """A reply of 600 tokens in a context of 400: the older half is dropped, and the reply goes on."""
     for streams in (False, True):

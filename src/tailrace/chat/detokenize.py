@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 #: Longer tokens are decoded each time: whoever takes a text from the table needn't look at its length.
 _MOST_CHARACTERS = 4096
@@ -21,6 +22,11 @@ class Vocabulary:
         self.pieces = pieces
         self.names = names or {}
         self.texts = [_whole(piece) for piece in pieces]
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes that one token of a text stands for, at most."""
+        return max(map(len, (*self.pieces, *(name.encode() for name in self.names.values()))), default=1)
 
     def showing(self, texts: Mapping[int, str]) -> Vocabulary:
         """The same with these tokens, which are no text otherwise, as text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -98,6 +99,11 @@ def starts(messages: list[ChatMessage]) -> list[int]:
         if start and (not found or start > found[-1]):
             found.append(start)
     return found
+
+
+def rest(messages: list[ChatMessage]) -> list[int]:
+    """How many characters a conversation has that begins at each message, and behind the last: none."""
+    return [0, *accumulate(len(message.content or "") for message in reversed(messages))][::-1]
 
 
 def _message(message: ChatMessage, path: str) -> Message:

@@ -1,13 +1,12 @@
 """Prompts that fit, as Ollama makes them: a conversation loses its oldest messages, and a prompt its oldest tokens.
 
-Each look at a shorter conversation renders and tokenises it, so there are few: the next is where the messages' lengths
-say that it might fit, and at the latest in the middle of what is left to look at.
+Each look at a shorter conversation renders and tokenises it, so there are few, and none at one that is far too long.
+The first is where the messages' lengths say that it might fit, and the next ones are around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -15,13 +14,16 @@ from starlette.requests import Request
 
 from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import ContextLengthExceeded
-from tailrace.messages import ModelInfo, Tokenize, Tokenized
+from tailrace.messages import Tokenize, Tokenized
+from tailrace.server.client import ServedModel
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.server import Server
 from tailrace.server.window import Window
 
 #: What Ollama keeps of a prompt's start where a request doesn't say.
 _KEEP = 4
+#: Characters of a prompt's beginning that are tokenised in any case.
+_HEAD = 8192
 #: Replies without a limit of their own end after so many contexts, as Ollama's do.
 _CONTEXTS = 10
 
@@ -29,39 +31,46 @@ _CONTEXTS = 10
 class Shorter(NamedTuple):
     """The shorter forms of a conversation: it may begin at each of ``starts``, rising."""
 
-    starts: Sequence[int]
-    lengths: Sequence[int]  #: of all messages, in characters
-    make: Callable[[int], GenerationRequest]
+    starts: Sequence[int] = ()
+    rest: Sequence[int] = (0,)  #: characters from each message on
 
 
 class Fitting:
     """What is looked at for one request."""
 
-    def __init__(self, server: Server, request: Request, model: ModelInfo) -> None:
+    def __init__(self, server: Server, request: Request, model: ServedModel) -> None:
         """One token of the model's context is left for the reply."""
         self._server = server
         self._request = request
-        self._context = model.context
-        self._begin = next((token for token, name in model.special_tokens.items() if name == model.bos_token), None)
+        info = model.info
+        self._context = info.context
+        #: Characters of a prompt's end that surely fill the context: more aren't tokenised.
+        self._most = info.context * max(1, model.vocabulary.longest)
+        self._begin = next((token for token, name in info.special_tokens.items() if name == info.bos_token), None)
 
     async def fitted(
         self,
-        wanted: GenerationRequest,
-        shorter: Shorter | None,
+        make: Callable[[int], GenerationRequest],
+        shorter: Shorter,
         *,
         truncates: bool,
         shifts: bool,
         keep: int | None,
         before: Sequence[int] = (),
     ) -> GenerationRequest:
-        """``wanted`` with its prompt as tokens, behind those ``before`` it, that fit into the context. Raises
-        InvalidRequest, and ContextLengthExceeded when it doesn't fit and mustn't be truncated.
+        """What ``make`` makes of the conversation from a message on, with its prompt as tokens, behind those ``before``
+        it, that fit into the context. Raises InvalidRequest, and ContextLengthExceeded when it doesn't fit and mustn't
+        be truncated.
         """
+        # What surely doesn't fit isn't even rendered.
+        possible = [0, *shorter.starts] if truncates else [0]
+        first = next((start for start in possible if shorter.rest[start] <= self._most), possible[-1])
+        wanted = make(first)
         tokens = await self._tokens(wanted)
         if before:
             tokens = [*before, *(tokens[1:] if tokens[:1] == [self._begin] else tokens)]
-        if len(tokens) >= self._context and truncates and shorter is not None and shorter.starts:
-            wanted, tokens = await self._shortest(wanted, tokens, shorter)
+        if len(tokens) >= self._context and truncates:
+            wanted, tokens = await self._shortest(wanted, tokens, shorter, make, first)
         kept = _KEEP if keep is None else keep
         kept = min(kept if kept >= 0 else len(tokens), self._context - 2)
         if len(tokens) >= self._context:
@@ -79,36 +88,53 @@ class Fitting:
         )
 
     async def _shortest(
-        self, wanted: GenerationRequest, tokens: list[int], shorter: Shorter
+        self,
+        wanted: GenerationRequest,
+        tokens: list[int],
+        shorter: Shorter,
+        make: Callable[[int], GenerationRequest],
+        first: int,
     ) -> tuple[GenerationRequest, list[int]]:
-        """The longest of the shorter conversations that fits, or else the shortest of them, and its tokens."""
-        rest = [0, *accumulate(reversed(shorter.lengths))][::-1]  #: characters from each message on
-        starts = shorter.starts
-        long, fits = -1, len(starts)  #: places in ``starts`` of one that doesn't fit and of one that does
-        found = wanted, tokens
-        characters, looks = rest[0], 0
+        """The longest of the shorter conversations that fits, or else the shortest of them, and its tokens. ``wanted``,
+        which begins at message ``first``, doesn't fit.
+        """
+        rest, starts = shorter.rest, shorter.starts
+        allowed = rest[first] * (self._context - 1) // max(1, len(tokens))
+        #: Places in ``starts`` of one that doesn't fit and of one that does.
+        long, fits = sum(start <= first for start in starts) - 1, len(starts)
+        place = next((n for n in range(long + 1, fits) if rest[starts[n]] <= allowed), fits - 1)
+        found, step, lowest = (wanted, tokens), 1, long
         while fits - long > 1:
-            allowed = characters * (self._context - 1) // max(1, len(tokens))
-            guess = next((place for place in range(long + 1, fits) if rest[starts[place]] <= allowed), fits - 1)
-            place = (long + fits) // 2 if looks % 2 else guess
-            looks += 1
-            candidate = shorter.make(starts[place])
+            candidate = make(starts[place])
             tokens = await self._tokens(candidate)
-            characters = rest[starts[place]]
             if len(tokens) < self._context:
                 fits, found = place, (candidate, tokens)
             else:
                 long = place
                 if fits == len(starts):
                     found = candidate, tokens
+            if lowest < long and fits < len(starts):
+                place = (long + fits) // 2
+            else:  # Away from the guess, in growing steps: what is looked at is nearly as long as what fits.
+                place = max(long + 1, place - step) if fits < len(starts) else min(fits - 1, place + step)
+                step *= 2
         return found
 
     async def _tokens(self, wanted: GenerationRequest) -> list[int]:
+        """The prompt's tokens; of one that is far too long those of its beginning and its end, more than fit."""
         (prompt,) = wanted.prompts
         assert isinstance(prompt, str), "a prompt is text until it is fitted"
+        text, plain = str(prompt), plain_ranges(prompt)
+        if (left_out := len(text) - self._most - _HEAD) > 0:
+            text = text[:_HEAD] + text[_HEAD + left_out :]
+            plain = tuple(
+                (start - (start >= _HEAD) * left_out, end - (start >= _HEAD) * left_out)
+                for start, end in plain
+                if end <= _HEAD or start >= _HEAD + left_out
+            )
         (told,) = await self._server.ask(
             self._request,
-            lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),
+            lambda identity: Tokenize(id=identity, text=text, plain=plain),
             param=wanted.prompt_param,
         )
         assert isinstance(told, Tokenized), "a prompt's tokens were asked for"

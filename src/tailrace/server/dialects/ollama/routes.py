@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -24,6 +24,8 @@ from tailrace.server.respond import json_response
 from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
 
+#: A prompt that is no conversation has no shorter form.
+_AS_IT_IS = Shorter()
 _ABOUT_MODELS = frozenset({400, 401, 404, 413, 415})
 _STORE_ERRORS = _ABOUT_MODELS | {403}
 _UNSUPPORTED = ("/api/push", "/api/blobs/{digest}")
@@ -100,13 +102,12 @@ class _Replies:
         head = ReplyHead(name, watch, chat.FORM)
         if not asked.messages:
             return _only_loaded(head, asked)
-        wanted = chat.prepare(asked, model, inline_reasoning=self._inline)
-        shorter = Shorter(
-            chat.starts(asked.messages),
-            [len(message.content or "") for message in asked.messages],
-            lambda start: chat.prepare(asked, model, inline_reasoning=self._inline, start=start),
-        )
-        return await self._reply(request, head, asked, await self._fitted(request, asked, wanted, model, shorter))
+
+        def make(start: int) -> GenerationRequest:
+            return chat.prepare(asked, model, inline_reasoning=self._inline, start=start)
+
+        shorter = Shorter(chat.starts(asked.messages), chat.rest(asked.messages))
+        return await self._reply(request, head, asked, await self._fitted(request, asked, make, model, shorter))
 
     async def generate(self, request: Request) -> Response:
         watch = Stopwatch()
@@ -126,20 +127,20 @@ class _Replies:
         if wanted.suffix is not None:
             return await self._reply(request, head, asked, wanted)
         head.remembers = not asked.raw
-        fitted = await self._fitted(request, asked, wanted, model, before=asked.context or ())
+        fitted = await self._fitted(request, asked, lambda _: wanted, model, before=asked.context or ())
         return await self._reply(request, head, asked, fitted)
 
     async def _fitted(
         self,
         request: Request,
         asked: fields.SharedFields,
-        wanted: GenerationRequest,
+        make: Callable[[int], GenerationRequest],
         model: ServedModel,
-        shorter: Shorter | None = None,
+        shorter: Shorter = _AS_IT_IS,
         before: Sequence[int] = (),
     ) -> GenerationRequest:
-        return await Fitting(self._server, request, model.info).fitted(
-            wanted,
+        return await Fitting(self._server, request, model).fitted(
+            make,
             shorter,
             truncates=asked.truncate is not False,
             shifts=asked.shift is not False,
