@@ -285,9 +285,9 @@ def test_penalize_nl_leaves_line_breaks_alone() -> None:
     known = SamplingVocabulary(FakeBackend(ctx=64, parallel=1, kv_tokens=0, batch=64))
     row = np.full(261, -9.0, np.float32)
     row[[10, 97]] = 2.0, 1.9
-    penalties: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": 2.0, "frequency_penalty": 1.0, "repeat_last_n":
-    3} for penalised, expected in ((True, [97, 10, 10]), (False, [10, 10, 10])):
-        sampler = Sampler(Sampling(**penalties, penalize_nl=penalised), [10, 10, 98], known)
+    penalties: dict[str, Any] = {"repeat_penalty": 2.0, "frequency_penalty": 1.0, "repeat_last_n": 3}
+    for penalised, expected in ((True, [97, 10, 10]), (False, [10, 10, 10])):
+        sampler = Sampler(Sampling(temperature=0.0, **penalties, penalize_nl=penalised), [10, 10, 98], known)
         assert [sampler.sample(row) for _ in range(3)] == expected, penalised
 
 
