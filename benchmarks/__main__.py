@@ -11,6 +11,7 @@ import sys
 
 from benchmarks import (
     api_vs_engine,
+    calls,
     contexts,
     conversation,
     engine_vs_llama_bench,
@@ -49,6 +50,7 @@ PARTS: tuple[Part, ...] = (
     max_tokens.PART,
     speculation.PART,
     grammar.PART,
+    calls.PART,
 )
 
 
