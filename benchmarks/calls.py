@@ -245,7 +245,7 @@ def _measure(options: Options) -> Findings:
                 ),
             ]
             notes.append(
-                f"{family.name}: {found.replies} replies, {found.calls} calls, {found.invalid} invalid, {found.cut} cut; "
+                f"{family.name}: {found.calls} calls in {found.replies} replies, {found.invalid} invalid; "
                 f"without the grammar {without.calls} calls, {without.invalid} invalid."
             )
         watched = bench.calls(FAMILIES[-1])

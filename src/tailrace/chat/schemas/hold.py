@@ -104,6 +104,9 @@ class _Holder:
     def _plain(self, flat: Schema, depth: int) -> Schema:
         """A schema of its own words, in which neither references nor alternatives touch an object's members."""
         out: Schema = {}
+        if "unevaluatedProperties" in flat and "additionalProperties" not in flat:
+            # Everything that evaluates properties is merged: here both are the same.
+            flat = {**flat, "additionalProperties": flat["unevaluatedProperties"]}
         for key, value in flat.items():
             if key in NOT_HELD:
                 self._leave_out(key, flat)

@@ -97,9 +97,6 @@ def modern(schema: Schema) -> Schema:
             changed[count] = int(changed[count])
     if "required" in changed and not isinstance(changed["required"], list):
         del changed["required"]  # Draft 3 had a boolean here, in the property itself.
-    if "unevaluatedProperties" in changed and "additionalProperties" not in changed:
-        # Once everything that evaluates properties is merged, they are the same.
-        changed["additionalProperties"] = changed["unevaluatedProperties"]
     return _named_keys(changed)
 
 
