@@ -245,6 +245,8 @@ def test_several_prompts_and_several_replies(scripted: ServerProcess) -> None:
     assert [(body["index"], body["content"]) for body in bodies] == [(0, "a"), (1, "b"), (2, "c")]
     assert [body["prompt"] for body in bodies] == ["<say>a</say>", "<say>b</say><start>", "<say>c</say>"]
     assert [body["content"] for body in complete(scripted, "<say>a</say>", n=2)] == ["a", "a"]
+    long = "x" * 20_000 + "<say>a</say>"
+    assert [len(body["prompt"]) for body in complete(scripted, long, n=2)] == [len(long), 0]
     told = streamed(scripted, ["<say>a</say>", "<say>b</say>"])
     assert {(piece["index"], piece["content"]) for piece in told if not piece["stop"]} == {(0, "a"), (1, "b")}
     assert sorted(piece["index"] for piece in told if piece["stop"]) == [0, 1]
@@ -299,10 +301,12 @@ def test_a_prompt_that_is_too_long(scripted: ServerProcess) -> None:
         ({"prompt": ["a", ["b", {"prompt_string": "c"}]]}, "prompt[1][1]"),
         ({"prompt": {"prompt_string": "a", "multimodal_data": ["aGk="]}}, "prompt.multimodal_data"),
         ({"prompt": "a", "n_predict": -2}, "n_predict"),
-        ({"prompt": "a", "n_probs": 101}, "n_probs"),
+        ({"prompt": "a", "n_probs": 21}, "n_probs"),
         ({"prompt": "a", "lora": [{"id": 0, "scale": 0.5}]}, "lora"),
         ({"prompt": "a", "grammar": "root ::= ("}, "grammar"),
         ({"prompt": "a", "grammar_lazy": True}, "grammar_lazy"),
+        ({"prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a", "image_data": [{"id": 1, "data": "aGk="}]}, "image_data"),
         ({"prompt": "a", "logit_bias": [[999_999, 1]]}, "logit_bias"),
         ({"prompt": "a", "repeat_penalty": 0}, "repeat_penalty"),
         ({"prompt": "a", "n": 129}, "n"),

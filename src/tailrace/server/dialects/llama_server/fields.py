@@ -72,8 +72,8 @@ class NativeFields(SamplerParameters, kw_only=True):
     return_tokens: bool | None = None
     return_progress: bool | None = None
     timings_per_token: bool | None = None
-    n_probs: Annotated[int, Meta(ge=0, le=100)] | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
+    n_probs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     post_sampling_probs: bool | None = None
     verbose: bool | None = None
     sse_ping_interval: _Limit | None = None
@@ -112,6 +112,22 @@ class NativeFields(SamplerParameters, kw_only=True):
     lora: list[AdapterScale] | None = None
     reasoning_format: str | None = None
     reasoning_budget_tokens: _Limit | None = None
+    # What llama-server's own chat routes hand on: a completion's text is told as it is
+    chat_format: Any = None
+    chat_parser: str | None = None
+    parse_tool_calls: bool | None = None
+    grammar_type: str | None = None
+    message_delimiters: list[Any] | None = None
+    reasoning_budget_start_tag: str | None = None
+    reasoning_budget_end_tag: str | None = None
+    reasoning_budget_end_tags: list[str] | None = None
+    reasoning_budget_message: str | None = None
+    # Refused, but for the value that switches them off
+    reasoning_control: bool | None = None
+    generation_prompt: str | None = None
+    continue_final_message: Any = None
+    echo: bool | None = None
+    image_data: list[Any] | None = None
     # An extension, as in OpenAI's dialects
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
 

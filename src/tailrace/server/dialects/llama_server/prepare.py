@@ -76,6 +76,14 @@ def _refuse(request: NativeFields) -> None:
             "thoughts have no limit of their own.",
         ),
     }
+    chat = "it belongs to chats; see /v1/chat/completions."
+    refused |= {
+        "reasoning_control": (bool(request.reasoning_control), "a thought can't be ended while it is written."),
+        "generation_prompt": (bool(request.generation_prompt), "put it at the prompt's end."),
+        "continue_final_message": (bool(request.continue_final_message), chat),
+        "echo": (bool(request.echo), chat),
+        "image_data": (bool(request.image_data), "this model reads text alone."),
+    }
     for name, (applies, why) in refused.items():
         if applies:
             raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")

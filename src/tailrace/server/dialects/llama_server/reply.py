@@ -21,6 +21,9 @@ from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.tracked import TrackedChoice
 from tailrace.server.transcript import Transcript
 
+#: A prompt of more characters or tokens is told with the first of several replies to it alone.
+_REPEATED = 16_384
+
 
 class Reporter:
     """Makes the objects of one request's replies."""
@@ -111,7 +114,10 @@ class Reporter:
         return {**entry, "logprob": logprob}
 
     def _prompt(self, index: int) -> str:
-        prompt = self._wanted.prompts[index // self._wanted.choices]
+        number, again = divmod(index, self._wanted.choices)
+        prompt = self._wanted.prompts[number]
+        if again and len(prompt) > _REPEATED:
+            return ""
         if isinstance(prompt, str):
             return prompt
         return text_of(prompt, self._model.vocabulary, self._model.info, param=self._wanted.prompt_param)
