@@ -53,6 +53,7 @@ SHAPES = {
     # Half of a step goes into the logits.
     "vocabulary": Shape(layers=6, width=2048, feed_forward=5632, kv_heads=4, words=262_144),
     "tiny": Shape(layers=1, width=256, feed_forward=512, kv_heads=1),
+    "tiny-vocabulary": Shape(layers=1, width=256, feed_forward=512, kv_heads=1, words=65_536),
     "tiny-experts": Shape(layers=2, width=256, feed_forward=512, kv_heads=1, experts=8, used=2),
 }
 

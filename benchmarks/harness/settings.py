@@ -15,10 +15,20 @@ from tailrace.tools.load import Load
 
 
 def compare_values(
-    options: Options, option: str, values: Sequence[str], usual: str, streams: Sequence[int], *, turns: int, title: str
+    options: Options,
+    option: str,
+    values: Sequence[str],
+    usual: str,
+    streams: Sequence[int],
+    *,
+    turns: int,
+    title: str,
+    bound: float | None = None,
+    of: str = "",
 ) -> Findings:
-    """A figure for every value but ``usual`` ÷ that, at each number of streams and reading a prompt, and a plot of all
-    values' rates. Decoding is measured in ``turns`` turns.
+    """A figure for every value but ``usual`` ÷ that, at each number of streams and reading a prompt, each of at least
+    ``bound``, and a plot of all values' rates. Decoding is measured in ``turns`` turns. ``of`` is what figures are said
+    to be of, where there are several models.
     """
     with contextlib.ExitStack() as stack:
         clients = {
@@ -35,7 +45,8 @@ def compare_values(
     for what, rate in rates.items():
         for value in values:
             if value != usual:
-                found.figures.append(figure(f"{value} ÷ {usual}, {what}", ratios(rate[value], rate[usual])))
+                said = f"{value} ÷ {usual}, {of}{what}"
+                found.figures.append(figure(said, ratios(rate[value], rate[usual]), bound=bound))
     curves = [
         Curve(
             label=value,
