@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The HTTP side
     api_key: str | None = None  #: None leaves the server open to whoever can reach it
-    manage_models: bool = False  #: whether clients may fetch models into the store and delete them
+    manage_models: bool = False  #: whether clients may fetch models into the store, make and delete them
     cors_origins: tuple[str, ...] = ("*",)
     max_body_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
     keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life

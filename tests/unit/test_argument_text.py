@@ -41,7 +41,10 @@ def read(name: str, schema: object, text: str) -> Any:
     """The value that the text is, the same in whatever pieces it comes."""
     parameters = {"type": "object", "properties": {"a": schema}, "$defs": DEFS}
     values = []
-    for (call,) in split_anywhere(family(name), written(name, "a", text), functions={"f": parameters}):
+    reply = written(name, "a", text)
+    cuts = range(1, len(reply), 5)
+    for pieces in ([reply], list(reply), *([reply[:cut], reply[cut:]] for cut in cuts)):
+        (call,) = joined(parse(family(name), pieces, functions={"f": parameters}))
         assert isinstance(call, Call)
         assert call.whole
         values.append(call.arguments)

@@ -62,7 +62,7 @@ def serve(
     draft_model: Annotated[str | None, typer.Option(help="A small model of the same family, to guess with.")] = None,
     draft_tokens: Annotated[int | None, typer.Option(help="Most tokens guessed in one step [32].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
-    manage_models: Annotated[bool | None, typer.Option(help="Let clients fetch and delete models [no].")] = None,
+    manage_models: Annotated[bool | None, typer.Option(help="Let clients fetch, make and delete models [no].")] = None,
     cors_origins: Annotated[list[str] | None, typer.Option(help="Origins that browsers may call from [*].")] = None,
     max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
     keepalive_seconds: Annotated[float | None, typer.Option(help="Silence before a sign of life [10].")] = None,

@@ -111,7 +111,8 @@ class Management:
             raise InvalidRequest("'verbose': the vocabulary's arrays aren't told; leave it out.", param="verbose")
         info = self._info
         model = await asyncio.to_thread(self._shelf.find, name, info)
-        shows_served = model.name == names.tagged(self._server.model_name)
+        served = names.tagged(self._server.model_name)
+        shows_served = served in (model.name, model.parent)
         return json_response(description(model, info if shows_served else None))
 
     async def pull(self, request: Request) -> Response:
