@@ -192,7 +192,7 @@ ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Text completions alone": (
         "/v1/completions",
         {"prompt": say("ok"), "max_tokens": 20},
-        {"logprobs": 2, "prompt": "a", "echo": True, "add_special_tokens": True, "best_of": 2},
+        {"logprobs": 2, "prompt": "a", "echo": True, "add_special_tokens": False, "best_of": 2},
     ),
     "Embeddings": ("/v1/embeddings", {"input": "a"}, OF_EMBEDDINGS),
 }

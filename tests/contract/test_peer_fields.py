@@ -118,6 +118,21 @@ def test_signs_of_life_as_often_as_the_request_wants(slow: ServerProcess) -> Non
     assert chunks() > 5
 
 
+def test_a_prompt_without_the_tokens_around_it(scripted: ServerProcess) -> None:
+    """The scripted model puts one token behind a text, and says nothing without it."""
+
+    def ask_for(**fields: object) -> dict[str, Any]:
+        body: dict[str, Any] = ask(scripted.port, "POST", TEXT, {"prompt": ["ab", "cd"], **fields}).json()
+        return body
+
+    for fields in ({}, {"echo": True, "max_tokens": 0}):
+        usual, bare = ask_for(**fields), ask_for(add_special_tokens=False, **fields)
+        assert bare["usage"]["prompt_tokens"] == usual["usage"]["prompt_tokens"] - 2 == 4
+    echoed = ask_for(add_special_tokens=False, echo=True, logprobs=1, max_tokens=0)["choices"]
+    assert [one["text"] for one in echoed] == ["ab", "cd"]
+    assert [one["logprobs"]["tokens"] for one in echoed] == [["a", "b"], ["c", "d"]]
+
+
 HINTS = ["low", "medium", "high"]
 
 

@@ -236,7 +236,7 @@ OF_PEERS: dict[str, list[object]] = {
 }
 SHARED |= OF_PEERS | {"timings_per_token": [1, "true"], "return_progress": [1, "true"]}
 OF_CHAT |= {"add_special_tokens": [1, True]}
-OF_COMPLETIONS |= {"add_special_tokens": [1, False]}
+OF_COMPLETIONS |= {"add_special_tokens": [1]}
 
 
 def ask_chat(server: ServerProcess, **fields: object) -> Reply:

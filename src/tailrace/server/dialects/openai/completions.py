@@ -58,10 +58,9 @@ class CompletionRequest(SharedParameters, kw_only=True):
         return self.tried > self.shown
 
 
-_SUPPORTED: dict[str, tuple[Any, ...]] = {"prompt_embeds": (), "add_special_tokens": (True,)}
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"prompt_embeds": ()}
 _WHY = {
     "prompt_embeds": "prompts are text or token ids.",
-    "add_special_tokens": "a text gets the tokens that the model wants around it; send token ids to say which.",
 }
 #: What the API's reference gives when max_tokens is absent.
 _DEFAULT_MAX_TOKENS = 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -167,6 +168,9 @@ class _OpenAI:
         wanted = completions.prepare(asked)
         if wanted.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
+        if asked.add_special_tokens is False:
+            bare = [await self._bare(request, prompt) for prompt in wanted.prompts]
+            wanted = msgspec.structs.replace(wanted, prompts=bare)
         echoes = [await self._echo(request, asked, prompt, model) for prompt in wanted.prompts] if asked.echo else []
         choices = len(wanted.prompts) * wanted.choices
         head = ReplyHead("cmpl", server.model_name, server.fingerprint(model))
@@ -186,6 +190,16 @@ class _OpenAI:
             return with_timings(completions.completion(head, asked, transcript, echoes), asked, generation)
 
         return server.whole(transcript.complete, body)
+
+    async def _bare(self, request: Request, prompt: str | list[int]) -> str | list[int]:
+        """The prompt as tokens, without those that the model wants around a text."""
+        if not isinstance(prompt, str):
+            return prompt
+        (told,) = await self._server.ask(
+            request, lambda identity: Tokenize(id=identity, text=str(prompt), start=False), param="prompt"
+        )
+        assert isinstance(told, Tokenized)
+        return told.tokens
 
     async def _echo(
         self, request: Request, asked: CompletionRequest, prompt: str | list[int], model: ServedModel
