@@ -152,6 +152,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
     stop_tokens: tuple[int, ...] = ()
+    min_tokens: int = 0  #: so many are chosen before one that ends the reply may be
     ignore_eos: bool = False
     logprobs: int | None = None
     logprobs_after_sampling: bool = False  #: of what a token was drawn from, filters and all, in the model's own place

@@ -76,7 +76,7 @@ VALUES: dict[str, Any] = {
     "min_keep": 1,
     "min_p": 0.1,
     "min_repetition_pattern_size": 0,
-    "min_tokens": 0,
+    "min_tokens": 3,
     "mirostat": 2,
     "mirostat_eta": 0.1,
     "mirostat_tau": 5.0,

@@ -133,6 +133,37 @@ def test_a_prompt_without_the_tokens_around_it(scripted: ServerProcess) -> None:
     assert [one["logprobs"]["tokens"] for one in echoed] == [["a", "b"], ["c", "d"]]
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"logprobs": True}, {"temperature": 0}, {"response_format": {"type": "text"}}], ids=str
+)
+def test_a_reply_has_its_least_length(scripted: ServerProcess, fields: dict[str, object]) -> None:
+    """The script ends after two tokens; what ends it can't be chosen before the tenth."""
+    body = ask(scripted.port, "POST", CHAT, chat(say("ab"), min_tokens=10, **fields)).json()
+    assert body["choices"][0]["message"]["content"].startswith("ab")
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] > 10
+
+
+def test_no_stop_string_or_token_ends_a_reply_before_its_least_length(scripted: ServerProcess) -> None:
+    assert text_choice(scripted, say("abcab"), min_tokens=2, stop=["a"])["text"] == "abc"
+    assert text_choice(scripted, say("ab"), min_tokens=1, stop_token_ids=[ord("a")], max_tokens=3)["text"][:1] != "a"
+
+
+def test_a_grammar_ends_where_it_ends(scripted: ServerProcess) -> None:
+    body = ask(scripted.port, "POST", CHAT, chat(say("ok"), min_tokens=10, guided_choice=["ok"])).json()
+    assert body["choices"][0]["message"]["content"] == "ok"
+
+
+def test_a_least_length_over_the_limit_is_refused(scripted: ServerProcess) -> None:
+    for path, body in (
+        (CHAT, chat("a", max_tokens=5, min_tokens=6)),
+        (TEXT, {"prompt": "a", "min_tokens": 17}),
+        (RESPONSES, {"input": "a", "max_output_tokens": 5, "min_tokens": 6}),
+    ):
+        reply = ask(scripted.port, "POST", path, body)
+        assert (reply.status, reply.error()["param"]) == (400, "min_tokens")
+
+
 HINTS = ["low", "medium", "high"]
 
 

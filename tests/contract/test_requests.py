@@ -212,7 +212,7 @@ OF_PEERS: dict[str, list[object]] = {
     "guided_decoding_backend": [1],
     "use_beam_search": [1, True],
     "length_penalty": ["1", 2],
-    "min_tokens": ["1", 2],
+    "min_tokens": ["1", -1, 1.5],
     "skip_special_tokens": [1, False],
     "truncate_prompt_tokens": ["1", -1, 10],
     "truncation_side": [1, "up"],

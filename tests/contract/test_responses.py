@@ -141,7 +141,7 @@ def test_wrong_input_is_named(scripted: ServerProcess, given: object, param: str
         ("previous_response_id", "resp_nobody", "previous_response_id"),
         ("stop", ["a"] * 1025, "stop"),
         ("n_cmpl", 2, "n_cmpl"),
-        ("min_tokens", 5, "min_tokens"),
+        ("bad_words", ["x"], "bad_words"),
         ("enable_response_messages", True, "enable_response_messages"),
         ("previous_input_messages", [{}], "previous_input_messages"),
         ("model", "another", "model"),

@@ -13,7 +13,7 @@ from tailrace.chat.stops import StopMatcher, StopTable
 class ReplyPipeline:
     """Turns one reply's tokens into parts. ``stopped`` is set when a stop string was found: then no more is fed."""
 
-    __slots__ = ("_detokenizer", "_keep_stop", "_parser", "_plain", "_stops", "_texts", "stopped")
+    __slots__ = ("_detokenizer", "_early", "_keep_stop", "_parser", "_plain", "_stops", "_texts", "stopped")
 
     def __init__(
         self,
@@ -22,8 +22,12 @@ class ReplyPipeline:
         parser: Parser | None,
         *,
         keep_stop: bool = False,
+        min_tokens: int = 0,
     ) -> None:
-        """``keep_stop``: the stop string that ends the reply is part of it."""
+        """``keep_stop``: the stop string that ends the reply is part of it. In the first ``min_tokens`` tokens no stop
+        string is looked for.
+        """
+        self._early = min_tokens
         self._detokenizer = Detokenizer(vocabulary)
         self._stops = StopMatcher(stops) if stops else None
         self._keep_stop = keep_stop
@@ -46,7 +50,9 @@ class ReplyPipeline:
     def feed(self, token: int) -> list[Part]:
         """The parts that this token completes."""
         text = self._detokenizer.feed(token)
-        if self._stops is not None and text:
+        if self._early:
+            self._early -= 1
+        elif self._stops is not None and text:
             text, self.stopped = self._stops.feed(text)
             if self.stopped and self._keep_stop:
                 text += self._stops.found or ""

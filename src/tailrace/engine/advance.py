@@ -12,7 +12,7 @@ from tailrace.engine.backend import Logits
 from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.kept import common_prefix
-from tailrace.engine.rows import Row
+from tailrace.engine.rows import Mask, Row
 from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
 from tailrace.messages import Failed, Finished, Predicted, Started, Step
@@ -59,6 +59,8 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
 
 
 def _masked(sequence: Sequence) -> bool:
+    if sequence.generated < sequence.minimum:
+        return True
     constraint = sequence.constraint
     return constraint is not None and (not constraint.free or constraint.mask() is not None)
 
@@ -66,6 +68,8 @@ def _masked(sequence: Sequence) -> bool:
 def _choose(step: Step, sequence: Sequence, row: Row) -> int:
     constraint = sequence.constraint
     mask = None if constraint is None else constraint.mask()
+    if sequence.generated < sequence.minimum:
+        mask = _unending(sequence, mask)
     if sequence.logprobs is None:
         return sequence.sampler.sample(row, mask)
     drawn = sequence.sampler.distribution(row, mask) if sequence.logprobs_after_sampling else None
@@ -76,6 +80,15 @@ def _choose(step: Step, sequence: Sequence, row: Row) -> int:
         )
         step.logprobs[len(step.ids)] = found
     return token
+
+
+def _unending(sequence: Sequence, mask: Mask | None) -> Mask | None:
+    """``mask`` without the tokens that end the reply; with them where a grammar allows nothing else."""
+    unending = sequence.unending
+    if mask is None or unending is None:
+        return unending if mask is None else mask
+    both: Mask = mask & unending
+    return both if both.any() else mask
 
 
 def _constrain(step: Step, sequence: Sequence, constraint: Constraint, token: int) -> bool:

@@ -19,6 +19,7 @@ from tailrace.engine.disk import Fetched
 from tailrace.engine.grammar.compiler import Compiler, Result
 from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.reading import Text
+from tailrace.engine.rows import all_but
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.tokenising import tokenizer as tokenising
 from tailrace.engine.tokenising.text import PromptText
@@ -117,7 +118,10 @@ def sequence_of(backend: Backend, submit: Submit, tokenised: list[list[int]]) ->
     if not all(0 <= token < size for token in bias):
         return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}", field="logit_bias")
     prediction = next(of_texts)[:context] if submit.prediction else None
-    return Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
+    sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
+    if submit.min_tokens:
+        sequence.unending = all_but(backend.end_tokens.union(submit.stop_tokens), size)
+    return sequence
 
 
 def _infill(backend: Backend, prefix: list[int], suffix: list[int]) -> list[int]:

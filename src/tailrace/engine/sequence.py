@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tailrace.engine.grammar.constraint import Constraint
+from tailrace.engine.rows import Mask
 from tailrace.engine.sampling import Sampler
 from tailrace.engine.vocabulary import SamplingVocabulary
 from tailrace.messages import Submit
@@ -31,6 +32,7 @@ class Sequence:
         "limit",
         "logprobs",
         "logprobs_after_sampling",
+        "minimum",
         "predicted",
         "prediction",
         "priority",
@@ -41,6 +43,7 @@ class Sequence:
         "slot",
         "stop_tokens",
         "tokens",
+        "unending",
     )
 
     def __init__(
@@ -62,6 +65,9 @@ class Sequence:
         self.logprobs_after_sampling = submit.logprobs_after_sampling
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
+        #: Until so many tokens are chosen, ``unending`` says which may be: all but those that end the reply.
+        self.minimum = submit.min_tokens
+        self.unending: Mask | None = None
         #: Whether what was computed of its tokens for others may be used.
         self.reuses = submit.reuse_prefix
         # A grammar says where a reply may end, and can only say it with an end token.

@@ -38,6 +38,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
     stops: tuple[str, ...] = ()
+    min_tokens: int = 0  #: so many tokens come before anything ends a reply
     keep_stop: bool = False  #: the stop string that ends a reply is part of it
     stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -293,6 +294,7 @@ class Generation:
                         max_tokens=1 if tracking is not None and tracking.silent else request.max_tokens,
                         sampling=sampling,
                         stop_tokens=request.stop_tokens,
+                        min_tokens=request.min_tokens,
                         ignore_eos=request.ignore_eos,
                         priority=request.priority,
                         logprobs=request.logprobs,
@@ -309,7 +311,9 @@ class Generation:
                 text = prompt if isinstance(prompt, str) else request.prompt_text
                 if request.chat and text is not None:
                     parser = self._model.family.parser(text, functions)
-                pipeline = ReplyPipeline(vocabulary, self._stops, parser, keep_stop=request.keep_stop)
+                pipeline = ReplyPipeline(
+                    vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=request.min_tokens
+                )
                 choice = self._choice(index, vocabulary, pipeline, prompt)
                 choice.identity = self._engine.submit(make, choice)
                 self._open[index] = choice

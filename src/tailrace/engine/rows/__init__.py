@@ -25,7 +25,7 @@ from tailrace.engine.rows.changes import Changes
 from tailrace.engine.rows.narrowing import Narrowed, Steps
 from tailrace.engine.rows.native import Kept, Native
 from tailrace.engine.rows.native import Scan as NativeScan
-from tailrace.engine.rows.plain import BLOCK, Ids, Mask, Numbers, Row, first_above, many_allowed, narrowed
+from tailrace.engine.rows.plain import BLOCK, Ids, Mask, Numbers, Row, all_but, first_above, many_allowed, narrowed
 from tailrace.engine.rows.repeats import Lengths, Tokens
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Scan",
     "Steps",
     "Tokens",
+    "all_but",
     "apply",
     "best",
     "best_of_each",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -232,6 +233,16 @@ def sums(weights: Row) -> Numbers:
 
 #: Weights in a block of ``sums``.
 BLOCK = 4096
+
+
+def all_but(tokens: Iterable[int], size: int) -> Mask:
+    """The mask of a vocabulary of so many tokens that allows all but these."""
+    mask: Mask = np.full((size + 31) // 32, 0xFFFFFFFF, np.uint32)
+    if size % 32:
+        mask[-1] = (1 << size % 32) - 1
+    for token in tokens:
+        mask[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)
+    return mask
 
 
 def allows(mask: Mask, token: int) -> bool:

@@ -34,7 +34,7 @@ from tailrace.server.dialects.openai.extensions import (
 )
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
-from tailrace.server.dialects.openai.sampling import Limit, limit, refuse, sampling, stops
+from tailrace.server.dialects.openai.sampling import Limit, least, limit, refuse, sampling, stops
 from tailrace.server.dialects.openai.tools import OfferedFunction, Tool, Toolset, legacy_toolset, toolset
 from tailrace.server.events import (
     Event,
@@ -201,6 +201,7 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         priority=request.priority or 0,
         logprobs=(request.top_logprobs or 0) if request.logprobs else request.n_probs or None,
         keep_stop=bool(request.include_stop_str_in_output),
+        min_tokens=least(request, limit(request, "n_predict", "max_completion_tokens", "max_tokens")),
         reuse_prefix=request.cache_prompt is not False,
         prediction=_predicted(request.prediction),
     )

@@ -17,7 +17,7 @@ from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, limit, refuse, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, least, limit, refuse, sampling, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript
@@ -90,13 +90,15 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
         raise InvalidRequest(
             f"One request may have at most {_MOST_CHOICES} replies (prompts × n or best_of).", param="prompt"
         )
+    most = None
+    if request.max_tokens != 0:
+        most = limit(request, "n_predict", "max_tokens", default=_DEFAULT_MAX_TOKENS)
     return GenerationRequest(
         prompts=prompts,
         prompt_param="prompt",
         choices=request.tried,
-        max_tokens=None
-        if request.max_tokens == 0
-        else limit(request, "n_predict", "max_tokens", default=_DEFAULT_MAX_TOKENS),
+        max_tokens=most,
+        min_tokens=least(request, most),
         sampling=sampling(request),
         stops=stops(request),
         stop_tokens=tuple(request.stop_token_ids or ()),

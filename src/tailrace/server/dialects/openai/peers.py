@@ -56,6 +56,7 @@ class PeerParameters(SamplerParameters, kw_only=True):
     chat_parser: str | None = None
     # vLLM's: honoured
     include_stop_str_in_output: bool | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     # Accepted
     request_id: _Label | None = None
     spaces_between_special_tokens: bool | None = None
@@ -63,7 +64,6 @@ class PeerParameters(SamplerParameters, kw_only=True):
     # Refused, but for the value that switches them off
     use_beam_search: bool | None = None
     length_penalty: float | None = None
-    min_tokens: _Whole | None = None
     skip_special_tokens: bool | None = None
     truncate_prompt_tokens: _Whole | None = None
     truncation_side: Literal["left", "right"] | None = None
@@ -116,7 +116,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "chat_parser": (("",), "the server decides by the model's family how replies are read."),
     "use_beam_search": ((False,), "beam search is not supported; 'best_of' in text completions is near to it."),
     "length_penalty": ((1,), "it belongs to beam search, which is not supported."),
-    "min_tokens": ((0,), "a reply has no least length; 'ignore_eos' writes on until 'max_tokens'."),
     "skip_special_tokens": ((True,), "special tokens are never part of a reply's text."),
     "truncate_prompt_tokens": ((), "prompts aren't cut; shorten it, or see 'truncation' of responses."),
     "prompt_logprobs": ((), "use 'echo' with 'logprobs' in text completions."),

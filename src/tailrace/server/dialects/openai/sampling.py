@@ -11,6 +11,7 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Sampling
 from tailrace.server.dialects.openai.grammar import GrammarParameters
+from tailrace.server.dialects.openai.peers import PeerParameters
 from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields
 from tailrace.server.stopping import Stops, stop_strings
 
@@ -119,6 +120,14 @@ def limit(parameters: msgspec.Struct, *names: str, default: int | None = None) -
         if given is not None:
             return None if given < 0 else given
     return default
+
+
+def least(parameters: PeerParameters, most: int | None) -> int:
+    """The reply's least length in tokens. Raises InvalidRequest where it is over its limit, ``most``."""
+    given = parameters.min_tokens or 0
+    if most is not None and given > most:
+        raise InvalidRequest(f"'min_tokens' must be at most the reply's limit, {most}.", param="min_tokens")
+    return given
 
 
 def _bias(given: LogitBias | None) -> dict[int, float]:

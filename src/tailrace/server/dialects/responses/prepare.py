@@ -11,7 +11,7 @@ from tailrace.messages import Grammar
 from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
-from tailrace.server.dialects.openai.sampling import SharedParameters, limit, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, least, limit, sampling, stops
 from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import Toolset
@@ -56,6 +56,7 @@ def prepare(
         priority=request.priority or 0,
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
         keep_stop=bool(request.include_stop_str_in_output),
+        min_tokens=least(request, limit(request, "n_predict", "max_output_tokens")),
         reuse_prefix=request.cache_prompt is not False,
     )
 
