@@ -41,9 +41,9 @@ def test_the_defaults_are_the_servers() -> None:
 
 
 def test_the_parameters_become_the_engines() -> None:
-    parameters = Parameters(temperature=1.5, top_k=-1, top_p=0.5, min_p=0.1, repeat_penalty=1.2, seed=-1)
+    parameters = Parameters(temperature=1.5, top_k=-1, top_p=0.5, min_p=0.1, repeat_penalty=1.2, seed=-2)
     assert parameters.sampling == Sampling(
-        temperature=1.5, top_k=0, top_p=0.5, min_p=0.1, repeat_penalty=1.2, seed=2**64 - 1
+        temperature=1.5, top_k=0, top_p=0.5, min_p=0.1, repeat_penalty=1.2, seed=2**64 - 2
     )
 
 

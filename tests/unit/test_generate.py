@@ -3,65 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from tailrace import ipc
-from tailrace.engine.fake import FakeBackend
+from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
 from tailrace.messages import (
-    PROTOCOL_VERSION,
     Accepted,
     Beat,
     Cancel,
     Finished,
-    Hello,
     Predicted,
     Refused,
     Started,
     Step,
-    Submit,
-    ToEngine,
 )
 from tailrace.observe.metrics import Metrics
 from tailrace.server.client import EngineClient
 from tailrace.server.events import Event, Failure, Finish, TextDelta, Usage
 from tailrace.server.generate import Generation, GenerationRequest
-
-BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
-
-
-class Engine:
-    """The engine's end: says what a test wants it to say."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._frames: ipc.FrameDecoder[ToEngine] = ipc.FrameDecoder(ToEngine)
-        self._messages: list[ToEngine] = []
-
-    def say(self, *messages: Hello | Accepted | Refused | Step | Beat) -> None:
-        """Send them in one piece."""
-        self._writer.write(b"".join(ipc.frame(message) for message in messages))
-
-    async def heard(self) -> ToEngine:
-        """The next message from the HTTP process."""
-        while not self._messages:
-            self._messages += self._frames.feed(await self._reader.read(65536))
-        return self._messages.pop(0)
-
-    async def submitted(self) -> int:
-        """The id of the next submit."""
-        message = await self.heard()
-        assert isinstance(message, Submit)
-        return message.id
-
-    def die(self) -> None:
-        """Close the connection."""
-        self._writer.close()
 
 
 class Listener:
@@ -92,23 +54,6 @@ def tokens(identity: int, text: bytes) -> list[Step]:
 
 def end(identity: int, count: int) -> Step:
     return Step([], [], [], [Finished(identity, "stop", count)], {})
-
-
-@asynccontextmanager
-async def connected(folder: Path) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
-    """A client with an engine that has said Hello."""
-    client = EngineClient(wait_seconds=5.0, stall_seconds=60.0, silence_seconds=0.04)
-    sock = ipc.listen(folder / "engine.sock")
-    await client.start(sock)
-    reader, writer = await asyncio.open_unix_connection(folder / "engine.sock")
-    engine = Engine(reader, writer)
-    engine.say(Hello(protocol=PROTOCOL_VERSION, pid=1, replica=0, model=BACKEND.info, vocabulary=BACKEND.vocabulary))
-    await client.ready()
-    try:
-        yield client, Metrics("fake", client), engine
-    finally:
-        engine.die()
-        await client.stop()
 
 
 Scenario = Callable[[EngineClient, Metrics, Engine], Awaitable[None]]

@@ -25,7 +25,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     top_p: Annotated[float, Meta(ge=0, le=1)] = _DEFAULTS.top_p
     min_p: Annotated[float, Meta(ge=0, le=1)] = _DEFAULTS.min_p
     repeat_penalty: Annotated[float, Meta(gt=0, le=10)] = _DEFAULTS.repeat_penalty
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None  #: None: another one for each reply
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None  #: None and -1: another one for each reply
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None  #: None: until the model stops
 
     @property
@@ -37,7 +37,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
             top_p=self.top_p,
             min_p=self.min_p,
             repeat_penalty=self.repeat_penalty,
-            seed=None if self.seed is None else self.seed % 2**64,
+            seed=None if self.seed in (None, -1) else self.seed % 2**64,
         )
 
     def changed(self, name: str, value: object) -> Parameters:

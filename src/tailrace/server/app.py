@@ -19,7 +19,7 @@ from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.guard import Guard
 from tailrace.server.openapi import document
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
+from tailrace.server.server import STARTED, Server
 
 
 def endpoints(server: Server) -> list[Endpoint]:
@@ -61,7 +61,13 @@ def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
     async def handler(request: Request) -> Response:
         # The router lets a HEAD through where there is a GET.
         method = request.method if request.method in handlers else "GET"
-        return await handlers[method](request)
+        try:
+            return await handlers[method](request)
+        except BaseException:
+            # A response looks after its generation; where there is none, nothing else would.
+            if (generation := request.scope.get(STARTED)) is not None:
+                generation.cancel()
+            raise
 
     return handler
 

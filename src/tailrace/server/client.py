@@ -210,10 +210,8 @@ class EngineClient:
         identity = self._next_id
         self._next_id += 1
         submit = make(identity)
-        connection = self._route(submit)
-        self._requests[identity] = (receiver, connection)
-        connection.in_flight += 1
-        connection.send(submit)
+        message = frame(submit)  # What can't be sent isn't registered.
+        self._register(identity, receiver, self._route(submit), message)
         return identity
 
     def ask(self, make: Callable[[int], Asked], answers: int, *, param: str) -> Inquiring:
@@ -224,13 +222,22 @@ class EngineClient:
             raise EngineUnavailable("The engine is restarting; try again.")
         identity = self._next_id
         self._next_id += 1
+        message = frame(make(identity))
         inquiring = Inquiring(answers, param, lambda: self.cancel(identity))
         able = self._alive() or self._connections.values()
-        connection = min(able, key=lambda entry: entry.load)
-        self._requests[identity] = (inquiring, connection)
-        connection.in_flight += 1
-        connection.send(make(identity))
+        self._register(identity, inquiring, min(able, key=lambda entry: entry.load), message)
         return inquiring
+
+    def _register(self, identity: int, receiver: Receiver, connection: _Connection, message: bytes) -> None:
+        """Send the message; what comes back goes to ``receiver``."""
+        self._requests[identity] = (receiver, connection)
+        connection.in_flight += 1
+        try:
+            connection.write(message)
+        except BaseException:
+            del self._requests[identity]
+            connection.in_flight -= 1
+            raise
 
     def cancel(self, identity: int) -> None:
         """Stop a generation that hasn't ended; harmless for one that has."""
@@ -409,8 +416,11 @@ class _Connection(asyncio.Protocol):
         self._client._disconnected(self)
 
     def send(self, message: ToEngine) -> None:
+        self.write(frame(message))
+
+    def write(self, message: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(frame(message))
+        self._transport.write(message)
 
     def close(self) -> None:
         if self._transport is not None:

@@ -11,6 +11,8 @@ import asyncio
 import time
 
 import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.pipeline import ReplyPipeline
@@ -95,20 +97,28 @@ class Generation:
         return self._first_token
 
     @classmethod
-    async def start(cls, engine: EngineClient, metrics: Metrics, request: GenerationRequest) -> Generation:
-        """Submit every choice. Raises RequestError when the engine refuses one or isn't there in time."""
+    async def start(
+        cls, engine: EngineClient, metrics: Metrics, request: GenerationRequest, receive: Receive | None = None
+    ) -> Generation:
+        """Submit every choice. Raises RequestError when the engine refuses one or isn't there in time, and
+        ClientDisconnect when ``receive``, the request's, says that its client has gone before.
+        """
         model = await engine.ready()
         size = len(model.vocabulary)
         if not all(0 <= token < size for token in request.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, request)
         generation._stops = await stop_table(request.stops)
+        watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
             generation._submit()
             await generation._accepted
-        except BaseException:
-            generation._stop("error")
+        except BaseException as error:
+            generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
             raise
+        finally:
+            if watcher is not None:
+                watcher.cancel()
         engine.watch(generation)
         return generation
 
@@ -238,6 +248,11 @@ class Generation:
             used, accepted_tokens=self._accepted_tokens, rejected_tokens=self._rejected_tokens
         )
 
+    async def _refuse_when_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._refuse(ClientDisconnect())
+
     def _refuse(self, error: Exception) -> bool:
         """Have ``start`` raise ``error``; False when it has returned already."""
         if self._accepted.done():
@@ -281,7 +296,7 @@ class Generation:
                 index = len(self._open)
                 sampling = request.sampling
                 if sampling.seed is not None and number:
-                    sampling = msgspec.structs.replace(sampling, seed=sampling.seed + number)
+                    sampling = msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
 
                 def make(
                     identity: int,

@@ -63,7 +63,8 @@ class Inquiring:
     def withdraw(self) -> None:
         """End it whatever has come, where ``answers`` isn't waited for. Harmless after the end."""
         self.cancel()
-        self._done.exception()  # It has been seen: else asyncio complains that nobody has.
+        if not self._done.cancelled():
+            self._done.exception()  # It has been seen: else asyncio complains that nobody has.
         self._withdraw()
 
     def told(self, answer: Answer) -> bool:

@@ -29,6 +29,9 @@ from tailrace.settings import Settings
 #: The tag that a model's name has in Ollama's lists.
 LATEST = ":latest"
 
+#: Where a request's scope has the generation that was begun for it.
+STARTED = "tailrace.generation"
+
 
 class Server:
     """The process's one of each."""
@@ -69,9 +72,13 @@ class Server:
         """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
         return await read_body(request, self.settings.max_body_mb * 1_000_000)
 
-    async def start(self, wanted: GenerationRequest) -> Generation:
-        """Begin a generation. Raises RequestError when it can't be."""
-        return await Generation.start(self.engine, self.metrics, wanted)
+    async def start(self, request: Request, wanted: GenerationRequest) -> Generation:
+        """Begin a generation, which is cancelled should the request's handler fail. Raises RequestError when it can't
+        be, and ClientDisconnect when nobody waits any more.
+        """
+        generation = await Generation.start(self.engine, self.metrics, wanted, request.receive)
+        request.scope[STARTED] = generation
+        return generation
 
     def stream(
         self,
@@ -104,8 +111,11 @@ class Server:
         refuses, and ClientDisconnect when nobody waits any more.
         """
         inquiring = self.engine.ask(make, answers, param=param)
-        async with cancelled_on_disconnect(inquiring, request.receive):
-            told = await inquiring.answers()
+        try:
+            async with cancelled_on_disconnect(inquiring, request.receive):
+                told = await inquiring.answers()
+        finally:
+            inquiring.withdraw()
         if told is None:
             raise ClientDisconnect
         return told

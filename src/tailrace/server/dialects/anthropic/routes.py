@@ -64,7 +64,7 @@ class _Anthropic:
         identity = request_id(request.scope)
         asked = decode(await server.body(request), _messages_decoder)
         model = await server.model_for(asked.model, asked)
-        generation = await server.start(prepare(asked, model))
+        generation = await server.start(request, prepare(asked, model))
         head = reply.MessageHead(server.model_name)
         hides = hides_thinking(asked)
         if asked.stream:

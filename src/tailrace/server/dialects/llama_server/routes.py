@@ -164,7 +164,7 @@ class _LlamaServer:
     ) -> Response:
         server = self._server
         wanted = await prepare(asked, prompts, model, tokens, prompt_param=prompt_param)
-        generation = await server.start(wanted)
+        generation = await server.start(request, wanted)
         reporter = Reporter(asked, wanted, generation, model, server.model_name)
         if asked.stream:
             return server.stream(

@@ -152,7 +152,7 @@ class _Replies:
         self, request: Request, head: ReplyHead, asked: fields.SharedFields, wanted: GenerationRequest
     ) -> Response:
         server = self._server
-        generation = await server.start(wanted)
+        generation = await server.start(request, wanted)
         head.follow(generation)
         if asked.streams:
             return server.stream(generation, ReplyStream(head), ndjson.HEADERS)

@@ -116,7 +116,7 @@ class _OpenAI:
         model = await server.model_for(asked.model, asked)
         wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
         wanted = tracked(asked, wanted)
-        generation = await server.start(wanted)
+        generation = await server.start(request, wanted)
         head = ReplyHead("chatcmpl", server.model_name, server.fingerprint(model))
         hides_thoughts = extensions.hides_thoughts(asked)
 
@@ -178,7 +178,7 @@ class _OpenAI:
             replies = [Reply(finish_reason="length") for _ in range(choices)]
             nothing = Transcript(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
             return json_response(completions.completion(head, asked, nothing, echoes))
-        generation = await server.start(tracked(asked, wanted))
+        generation = await server.start(request, tracked(asked, wanted))
         if asked.stream:
             stream = completions.CompletionStream(
                 head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes

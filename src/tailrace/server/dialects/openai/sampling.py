@@ -31,6 +31,8 @@ LogitBias = dict[TokenId, Bias] | list[tuple[TokenId, Bias]]
 _BAN = -1e9
 
 _DEFAULTS = Sampling()
+#: OpenAI's schema has it: the largest 64-bit integer as JavaScript writes it.
+_MAX_SEED = 9223372036854776000
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -50,7 +52,7 @@ class SharedParameters(GrammarParameters, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     max_tokens: Limit | None = None
     stop: Stops | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: int | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
     frequency_penalty: Penalty | None = None
@@ -98,9 +100,17 @@ def sampling(parameters: SharedParameters) -> Sampling:
         frequency_penalty=_first(parameters.frequency_penalty, 0.0),
         presence_penalty=_first(parameters.presence_penalty, 0.0),
         logit_bias=_bias(parameters.logit_bias),
-        # numpy's generators take non-negative seeds; OpenAI's are signed. llama-server's and vLLM's -1 is any.
-        seed=None if parameters.seed in (None, -1) else parameters.seed % 2**64,
+        seed=_seed(parameters.seed),
     )
+
+
+def _seed(seed: int | None) -> int | None:
+    """numpy's generators take non-negative seeds; OpenAI's are signed. llama-server's and vLLM's -1 is any."""
+    if seed is None or seed == -1:
+        return None
+    if abs(seed) > _MAX_SEED:
+        raise InvalidRequest(f"'seed' must be between -{_MAX_SEED} and {_MAX_SEED}.", param="seed")
+    return seed % 2**64
 
 
 def stops(parameters: SharedParameters) -> tuple[str, ...]:

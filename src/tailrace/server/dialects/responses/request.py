@@ -120,7 +120,7 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     image: dict[str, Any] | None = None
     # Common extensions of local servers
     stop: Stops | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: int | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None

@@ -131,7 +131,7 @@ class _Responses:
         given = await self._input(asked)
         tools = toolset(asked.tools, asked.tool_choice, given.tools)
         model = await server.model_for(asked.model, asked)
-        generation = await self._start(asked, given.conversation, tools, model)
+        generation = await self._start(request, asked, given.conversation, tools, model)
         head = ResponseHead(asked, tools, server.model_name, stored=kept)
         ended = self._keeper(asked, given.own, kept)
         if asked.stream or asked.background:
@@ -306,7 +306,7 @@ class _Responses:
         return resolved
 
     async def _start(
-        self, asked: ResponsesRequest, said: Conversation, tools: Toolset, model: ServedModel
+        self, request: Request, asked: ResponsesRequest, said: Conversation, tools: Toolset, model: ServedModel
     ) -> Generation:
         """Begin. With ``truncation: "auto"`` a conversation that is too long loses its oldest turns, one, two, four
         and so on, until it fits.
@@ -316,7 +316,7 @@ class _Responses:
         while True:
             shortened = said if cut == 0 else said.shortened(cut)
             try:
-                return await self._server.start(prepare(asked, shortened, tools, model))
+                return await self._server.start(request, prepare(asked, shortened, tools, model))
             except ContextLengthExceeded:
                 if asked.truncation != "auto" or cut >= left:
                     raise
