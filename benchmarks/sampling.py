@@ -17,6 +17,7 @@ import argparse
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -62,11 +63,8 @@ def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
 
     def ours(params: Sampling, allowed: Mask | None = None) -> Callable[[], object]:
         sampler = Sampler(params, history)
-        certain = np.zeros(vocabulary, np.float32)
         for token in history:  # Makes them the reply, too.
-            certain[token] = 1e6
-            sampler.sample(certain)
-            certain[token] = 0.0
+            sampler.accept(token)
         return lambda: sampler.sample(row(), allowed)
 
     def theirs(params: Sampling) -> Callable[[], object]:
@@ -85,6 +83,33 @@ def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
     all_top_p = Sampling(seed=1, top_k=0, min_p=0.0)
     everything = Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0)
     greedy = Sampling(temperature=0.0)
+    whole: dict[str, Any] = {"seed": 1, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    more = {
+        "typical_p, and the usual filters": Sampling(seed=1, typical_p=0.9),
+        "typical_p over the whole vocabulary": Sampling(**whole, typical_p=0.9),
+        "top_n_sigma": Sampling(**whole, top_n_sigma=1.5),
+        "XTC, and the usual filters": Sampling(seed=1, xtc_probability=0.5),
+        "XTC over the whole vocabulary": Sampling(**whole, xtc_probability=0.5),
+        "dynamic temperature, and the usual filters": Sampling(seed=1, dynatemp_range=0.5),
+        "mirostat 1": Sampling(seed=1, mirostat=1),
+        "mirostat 2": Sampling(seed=1, mirostat=2),
+        "min_p, adaptive_p": Sampling(
+            seed=1, samplers=("min_p", "temperature", "adaptive_p"), adaptive_target=0.5, min_p=0.02
+        ),
+        "DRY over 64 tokens, and the usual filters": Sampling(seed=1, dry_multiplier=0.8),
+        f"DRY over {_HISTORY} tokens, and the usual filters": Sampling(
+            seed=1, dry_multiplier=0.8, dry_penalty_last_n=-1
+        ),
+        "all of them": Sampling(
+            seed=1,
+            typical_p=0.9,
+            xtc_probability=0.5,
+            dynatemp_range=0.5,
+            dry_multiplier=0.8,
+            repeat_penalty=1.1,
+            top_n_sigma=2.0,
+        ),
+    }
     few, half, most = (mask(vocabulary, part) for part in (20 / vocabulary, 0.5, 0.98))
     return {
         "8 greedy, a step": (_ROWS, lambda: greedy_tokens(logits)),
@@ -103,20 +128,24 @@ def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
         "mask of half": (1, ours(plain, half)),
         "mask of 98 %, greedy": (1, ours(greedy, most)),
         "mask of 98 %": (1, ours(plain, most)),
+        **{name: (1, ours(params)) for name, params in more.items()},
+        **{f"{name}: llama.cpp": (1, theirs(params)) for name, params in more.items()},
         "log probability": (1, lambda: logprobs(row(), 7, 0)),
         "log probability and top 5": (1, lambda: logprobs(row(), 7, 5)),
         "log probability and top 20": (1, lambda: logprobs(row(), 7, 20)),
     }
 
 
-def measure(vocabulary: int, rounds: int, *, mixed: bool, kept: bool) -> dict[str, list[float]]:
-    """µs of each turn for each case: ``mixed`` with those of the others, or in a row; with maxima ``kept`` or not."""
+def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, kept: bool) -> dict[str, list[float]]:
+    """µs of each turn for each case with ``only`` in its name: ``mixed`` with those of the others, or in a row; with
+    maxima ``kept`` or not.
+    """
     fresh = rows(vocabulary)
     logits = fresh.copy()
     fresh_maxima = maxima_of(fresh)
     maxima = fresh_maxima.copy()
     passes.keep(Kept(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if kept else None)
-    calls = cases(logits)
+    calls = {name: case for name, case in cases(logits).items() if only in name}
     times: dict[str, list[float]] = {name: [] for name in calls}
     turns = list(calls) * rounds
     for name in turns if mixed else sorted(turns, key=turns.index):
@@ -139,13 +168,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--kernels", default="on", choices=("on", "off"), help="passes over rows in C, or in NumPy")
     parser.add_argument("--maxima", default="kept", choices=("kept", "none"), help="of rows, by who computed them")
+    parser.add_argument("--only", default="", help="cases with this in their name")
     options = parser.parse_args()
     passes.put_in_force(options.kernels)
     kept = options.maxima == "kept"
     print(f"passes over rows in C: {passes.state()}; maxima: {options.maxima}")
     for vocabulary in (int(size) for size in options.vocabularies.split(",")):
         print(f"{f'vocabulary {vocabulary}':58} {'mixed':>18} {'in a row':>18}")
-        mixed, alone = (measure(vocabulary, options.rounds, mixed=mixed, kept=kept) for mixed in (True, False))
+        mixed, alone = (
+            measure(vocabulary, options.rounds, options.only, mixed=mixed, kept=kept) for mixed in (True, False)
+        )
         for name in mixed:
             both = "".join(f"{median(times):11.1f} ({min(times):6.1f})" for times in (mixed[name], alone[name]))
             print(f"  {name:56}{both}")
