@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -13,6 +14,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.backend import Backend
 from tailrace.engine.grammar.constraint import Constraint
+from tailrace.engine.grammar.keys import Keys, Vocabulary, is_open
 from tailrace.engine.grammar.lazy import Calls
 from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.grammar.sandbox import Sandbox
@@ -28,8 +30,16 @@ _REMEMBERED = 32
 #: The compiling thread's stack. The sandbox has the usual 8 MB: what passes there has room here.
 _STACK = 64 * 1024**2
 
+
+class Whole(NamedTuple):
+    """A compiled grammar of a whole reply; ``vocabulary`` where its objects may be open."""
+
+    matcher: LLMatcher
+    vocabulary: Vocabulary | None
+
+
 #: A compiled grammar, or why there is none.
-Result = LLMatcher | Calls | GrammarError
+Result = Whole | Calls | GrammarError
 Done = Callable[[Result], None]
 
 
@@ -42,6 +52,7 @@ class Compiler:
         self._sandbox = Sandbox(backend.vocabulary, self._end_tokens)
         self._tokenizer: LLTokenizer | None = None
         self._tokens: Tokens | None = None
+        self._vocabulary: Vocabulary | None = None
         self._known: OrderedDict[Grammar, Result] = OrderedDict()  #: least recently used first
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[tuple[Grammar, Done]] = queue.SimpleQueue()
@@ -67,12 +78,13 @@ class Compiler:
                 threading.stack_size(before)
         self._work.put((grammar, done))
 
-    def constraint(self, compiled: LLMatcher | Calls, *, fast_forward: bool) -> Constraint:
+    def constraint(self, compiled: Whole | Calls, *, fast_forward: bool) -> Constraint:
         """A reply's own state, at the grammar's start."""
         if isinstance(compiled, Calls):
             return compiled.constraint(fast_forward=fast_forward)
-        matcher = compiled
-        return Constraint(matcher.deep_copy(), len(self._backend.vocabulary), fast_forward=fast_forward)
+        keys = None if compiled.vocabulary is None else Keys(compiled.vocabulary)
+        matcher = compiled.matcher.deep_copy()
+        return Constraint(matcher, len(self._backend.vocabulary), fast_forward=fast_forward, keys=keys)
 
     def _run(self) -> None:
         while True:
@@ -101,11 +113,10 @@ class Compiler:
             if self._tokenizer is None:
                 self._tokenizer = make_tokenizer(self._backend.vocabulary, self._end_tokens, self._cut)
             matcher = compile_grammar(self._tokenizer, document)
+            vocabulary = self._key_vocabulary() if _writes_open_json(grammar, document) else None
             if grammar.watch is None:
-                return matcher
-            if self._tokens is None:
-                self._tokens = Tokens(self._backend.vocabulary)
-            return Calls(matcher, self._tokenizer, grammar.watch, self._tokens)
+                return Whole(matcher, vocabulary)
+            return Calls(matcher, self._tokenizer, grammar.watch, self._known_tokens(), vocabulary)
         except GrammarError as error:
             structlog.get_logger().debug("a grammar was refused", kind=grammar.kind, error=str(error))
             return error
@@ -114,6 +125,16 @@ class Compiler:
         """Text that a grammar forces, as the model's own tokenizer cuts it; nothing where that isn't safe."""
         short = self._backend.are_short([PromptText(text, special=False, start=False)])
         return self._backend.tokenize_inside(text) if short else []
+
+    def _known_tokens(self) -> Tokens:
+        if self._tokens is None:
+            self._tokens = Tokens(self._backend.vocabulary)
+        return self._tokens
+
+    def _key_vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._known_tokens())
+        return self._vocabulary
 
     def _recall(self, grammar: Grammar) -> Result | None:
         with self._lock:
@@ -127,3 +148,12 @@ class Compiler:
             self._known[grammar] = result
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
+
+
+def _writes_open_json(grammar: Grammar, document: str) -> bool:
+    """Whether the reply's JSON may have keys that the grammar doesn't name. Not told of what may have other text that
+    looks like JSON: a thought before it, and strings without quotes.
+    """
+    if grammar.kind not in ("json_schema", "calls") or "until_" in document or "[suffix=" in document:
+        return False
+    return is_open(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,31 @@ from tailrace.engine.grammar.matcher import check
 Mask = npt.NDArray[np.uint32]
 
 
+class KeyWatch(Protocol):
+    """See ``keys``."""
+
+    def narrow(self, mask: Mask) -> Mask:
+        """The mask without tokens that would write a key again."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """The reply goes on with ``token``."""
+        ...
+
+
 class Constraint:
     """A reply's grammar. Not for two threads at once: what one computes, another may use after waiting for it."""
 
-    __slots__ = ("_address", "_bits", "_forced", "_matcher", "_ready", "finished")
+    __slots__ = ("_address", "_bits", "_forced", "_keys", "_matcher", "_ready", "finished")
 
-    def __init__(self, matcher: LLMatcher, vocabulary_size: int, *, fast_forward: bool = True) -> None:
-        """``matcher`` is this reply's own. With ``fast_forward`` false nothing is forced: each token is chosen."""
+    def __init__(
+        self, matcher: LLMatcher, vocabulary_size: int, *, fast_forward: bool = True, keys: KeyWatch | None = None
+    ) -> None:
+        """``matcher`` is this reply's own. With ``fast_forward`` false nothing is forced: each token is chosen.
+        ``keys`` keeps objects that are open from having a key twice; it is this reply's own as well.
+        """
         self._matcher = matcher
+        self._keys = keys
         self._bits: Mask = np.empty((vocabulary_size + 31) // 32, np.uint32)
         self._address = self._bits.ctypes.data
         self._ready = False
@@ -48,7 +66,7 @@ class Constraint:
         """
         self.compute()
         check(self._matcher)
-        return self._bits
+        return self._bits if self._keys is None else self._keys.narrow(self._bits)
 
     def accept(self, token: int) -> list[int]:
         """The reply goes on with ``token``, which the mask allows, and then must go on with the tokens returned: they
@@ -59,6 +77,8 @@ class Constraint:
         if not matcher.consume_token(token):
             check(matcher)
             raise AssertionError(f"the grammar doesn't allow token {token}")
+        if self._keys is not None:
+            self._keys.accept(token)
         return self.force()
 
     def force(self) -> list[int]:
@@ -68,6 +88,9 @@ class Constraint:
         if self._forced and not matcher.is_stopped():
             forced = matcher.compute_ff_tokens()
             del forced[matcher.try_consume_tokens(forced) :]
+            if self._keys is not None:
+                for token in forced:
+                    self._keys.accept(token)
         check(matcher)
         self.finished = matcher.is_stopped()
         return forced

@@ -6,6 +6,7 @@ import structlog
 from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.grammar.constraint import Constraint, Mask
+from tailrace.engine.grammar.keys import Keys, Vocabulary
 from tailrace.engine.grammar.matcher import check
 from tailrace.engine.grammar.source import GrammarError
 from tailrace.engine.grammar.watch import Hit, State, Tokens, Watcher
@@ -15,7 +16,16 @@ from tailrace.messages import Watch
 class Calls:
     """A compiled grammar of calls with its watch. Replies have copies of their own of what changes."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer, watch: Watch, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        tokenizer: LLTokenizer,
+        watch: Watch,
+        tokens: Tokens,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """``vocabulary``: where arguments' objects may be open."""
+        self._vocabulary = vocabulary
         self._tokenizer = tokenizer
         self._size = len(tokens.pieces)
         self.optional = watch.optional
@@ -34,7 +44,13 @@ class Calls:
         rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
         if matcher.try_consume_tokens(rest) != len(rest):
             raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
-        constraint = Constraint(matcher, self._size, fast_forward=fast_forward)
+        keys = None
+        if self._vocabulary is not None:
+            keys = Keys(self._vocabulary)
+            for piece in self.watcher.triggers[hit.trigger].opens:
+                keys.feed(piece.encode() if isinstance(piece, str) else b"")
+            keys.feed(hit.rest)
+        constraint = Constraint(matcher, self._size, fast_forward=fast_forward, keys=keys)
         return constraint, constraint.force()
 
     def _begin(self, trigger: int) -> LLMatcher:
