@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from servers import ServerProcess
+from servers import ServerProcess, fake
 from wire import Reply, ask, say
 
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
@@ -79,6 +80,34 @@ def test_results_without_their_call_are_accepted(scripted: ServerProcess) -> Non
     fine(ask(scripted.port, "POST", "/v1/responses", {"input": items}))
     blocks = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "sunny"}]}, AGAIN]
     fine(ask(scripted.port, "POST", "/v1/messages", {"messages": blocks, "model": "fake", "max_tokens": 9}))
+
+
+#: Strict, as Mistral's: each call has its result and each result its call, and roles alternate.
+STRICT = (
+    "{% set ns = namespace(open=0, last='') %}{% for m in messages %}"
+    "{% if m.role == 'tool' %}{% if ns.open == 0 %}{{ raise_exception('a result without a call') }}{% endif %}"
+    "{% set ns.open = ns.open - 1 %}"
+    "{% else %}{% if ns.open %}{{ raise_exception('a call without a result') }}{% endif %}"
+    "{% if m.role == ns.last %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% set ns.last = m.role %}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% set ns.open = ns.open + 1 %}"
+    "{% endfor %}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+)
+
+
+def test_a_template_that_is_strict_about_calls_is_told_the_rest_as_text(tmp_path: Path) -> None:
+    """What such a template refuses would stay refused: the conversation only gets longer."""
+    path = tmp_path / "strict.jinja"
+    path.write_text(STRICT, "utf-8")
+    call = {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ro'}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "c", "content": "sunny"}
+    with fake("--chat-template", str(path)) as server:
+        for messages in ([result, AGAIN], [AGAIN, calling, AGAIN], [AGAIN, calling, result, result, AGAIN]):
+            fine(ask(server.port, "POST", "/v1/chat/completions", {"messages": messages, "tools": [TOOL]}))
+            prompt = ask(server.port, "POST", "/apply-template", {"messages": messages}).json()["prompt"]
+            assert ("sunny" in prompt) == (result in messages)
+            assert ("weather" in prompt) == (calling in messages)
 
 
 def test_a_chat_call_that_this_server_has_cut_can_be_sent_back(scripted: ServerProcess) -> None:

@@ -53,6 +53,19 @@ def rewrite(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return written
 
 
+def as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, with neighbouring messages of the user joined: templates that are strict about calls want roles to
+    alternate too.
+    """
+    joined: list[dict[str, Any]] = []
+    for message in rewrite(messages):
+        if joined and message["role"] == joined[-1]["role"] == "user":
+            joined[-1] = {**joined[-1], "content": f"{joined[-1]['content']}\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
+
+
 def _called(call: dict[str, Any]) -> dict[str, Any]:
     return {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
 

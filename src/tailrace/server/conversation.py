@@ -101,7 +101,17 @@ def converse(
         # A template that shows no tools may fail on them: it has been told in another way.
         offers = [function.offered() for function in offered if template.knows_tools] or None
         given = {**switches.variables(template, thinking), **(variables or {})}
-        return template.render(messages, offers, given, opening=opening, continued=field)
+        try:
+            return template.render(messages, offers, given, opening=opening, continued=field)
+        except InvalidRequest as refusal:
+            if template.defect is not None or not any(_is_about_calls(message) for message in messages):
+                raise
+            # Mistral's templates want each call to have its result: a shortened conversation is told as text.
+            plain = untaught.as_text([{**message, "content": joined(message["content"])} for message in messages])
+            try:
+                return template.render(plain, offers, given, opening=opening, continued=field)
+            except InvalidRequest:
+                raise refusal from None
 
     if continues:
         if not messages or messages[-1].get("tool_calls"):
@@ -148,6 +158,10 @@ def _with_call_ids(messages: list[Message], call_id: Callable[[str], str]) -> li
             new["tool_calls"] = [{**call, "id": call_id(call.get("id") or "")} for call in new["tool_calls"]]
         changed.append(new)
     return changed
+
+
+def _is_about_calls(message: Message) -> bool:
+    return message["role"] == "tool" or bool(message.get("tool_calls"))
 
 
 def _wants_no_thought(thinking: Thinking, variables: dict[str, Any]) -> bool:
