@@ -25,6 +25,9 @@ class Counting:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
+    async def apart(self, make: Callable[[], GenerationRequest], size: int) -> GenerationRequest:
+        return make()
+
     async def ask(self, request: object, make: Callable[[int], Tokenize], *, param: str) -> list[Tokenized]:
         asked = make(1)
         self.sizes.append(len(asked.text))
@@ -44,7 +47,8 @@ def fitted(messages: list[str], **fields: Any) -> tuple[GenerationRequest, list[
     def make(start: int) -> GenerationRequest:
         return GenerationRequest(prompts=["".join(messages[start:])], prompt_param="messages")
 
-    fitting = Fitting(cast(Server, server), cast(Any, None), model())
+    request = SimpleNamespace(state=SimpleNamespace(size=0))
+    fitting = Fitting(cast(Server, server), cast(Any, request), model())
     settings = {"truncates": True, "shifts": True, "keep": None, **fields}
     wanted = asyncio.run(fitting.fitted(make, Shorter(range(1, len(messages)), rest), **settings))
     return wanted, server.sizes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +28,12 @@ from tailrace.server.respond import json_response
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.settings import Settings
 
+Made = TypeVar("Made")
+
+#: Bytes of a request from which its prompt is made on a thread; below, rendering takes a few ms.
+_LARGE = 256_000
+#: So many at once: each of them takes its part of this process's time from the loop.
+_LARGE_AT_ONCE = 2
 #: The tag that a model's name has in Ollama's lists.
 LATEST = ":latest"
 
@@ -59,6 +67,7 @@ class Server:
             model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
         )
         self._derived = Derived()
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._file = file_identity(model_path)
         self._fingerprinted: tuple[ServedModel, str] | None = None
 
@@ -70,7 +79,18 @@ class Server:
 
     async def body(self, request: Request) -> bytes:
         """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
-        return await read_body(request, self.settings.max_body_mb * 1_000_000)
+        body = await read_body(request, self.settings.max_body_mb * 1_000_000)
+        request.state.size = len(body)
+        return body
+
+    async def apart(self, make: Callable[[], Made], size: int) -> Made:
+        """What ``make`` makes of a request of that many bytes, its prompt above all. Rendering a large conversation
+        takes up to seconds: then it runs on a thread, so that other replies' tokens go on.
+        """
+        if size < _LARGE:
+            return make()
+        async with self._large:
+            return await asyncio.to_thread(make)
 
     async def start(self, request: Request, wanted: GenerationRequest) -> Generation:
         """Begin a generation, which is cancelled should the request's handler fail. Raises RequestError when it can't

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -64,7 +66,8 @@ class _Anthropic:
         identity = request_id(request.scope)
         asked = decode(await server.body(request), _messages_decoder)
         model = await server.model_for(asked.model, asked)
-        generation = await server.start(request, prepare(asked, model))
+        wanted = await server.apart(partial(prepare, asked, model), request.state.size)
+        generation = await server.start(request, wanted)
         head = reply.MessageHead(server.model_name)
         hides = hides_thinking(asked)
         if asked.stream:
@@ -84,7 +87,8 @@ class _Anthropic:
         """The same prompt as a message's, counted by the engine as it would read it."""
         server = self._server
         asked = decode(await server.body(request), _count_decoder)
-        prompt = prompt_text(asked, await server.model_for(asked.model, asked))
+        make = partial(prompt_text, asked, await server.model_for(asked.model, asked))
+        prompt = await server.apart(make, request.state.size)
         (tokenized,) = await server.ask(
             request,
             lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),

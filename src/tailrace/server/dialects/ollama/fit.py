@@ -7,6 +7,7 @@ The first is where the messages' lengths say that it might fit, and the next one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -65,7 +66,7 @@ class Fitting:
         # What surely doesn't fit isn't even rendered.
         possible = [0, *shorter.starts] if truncates else [0]
         first = next((start for start in possible if shorter.rest[start] <= self._most), possible[-1])
-        wanted = make(first)
+        wanted = await self._made(make, first)
         tokens = await self._tokens(wanted)
         if before:
             tokens = [*before, *(tokens[1:] if tokens[:1] == [self._begin] else tokens)]
@@ -87,6 +88,9 @@ class Fitting:
             window=Window(context=self._context, keep=kept, limit=limit, shifts=shifts and wanted.grammar is None),
         )
 
+    async def _made(self, make: Callable[[int], GenerationRequest], start: int) -> GenerationRequest:
+        return await self._server.apart(partial(make, start), self._request.state.size)
+
     async def _shortest(
         self,
         wanted: GenerationRequest,
@@ -105,7 +109,7 @@ class Fitting:
         place = next((n for n in range(long + 1, fits) if rest[starts[n]] <= allowed), fits - 1)
         found, step, lowest = (wanted, tokens), 1, long
         while fits - long > 1:
-            candidate = make(starts[place])
+            candidate = await self._made(make, starts[place])
             tokens = await self._tokens(candidate)
             if len(tokens) < self._context:
                 fits, found = place, (candidate, tokens)

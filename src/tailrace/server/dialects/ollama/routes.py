@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -123,7 +124,8 @@ class _Replies:
         if not asked.prompt and not asked.suffix and not asked.images:
             return _only_loaded(head, asked)
         generate.check_context(asked, len(model.vocabulary))
-        wanted = generate.prepare(asked, model, inline_reasoning=self._inline)
+        make = partial(generate.prepare, asked, model, inline_reasoning=self._inline)
+        wanted = await server.apart(make, request.state.size)
         if wanted.suffix is not None:
             return await self._reply(request, head, asked, wanted)
         head.remembers = not asked.raw

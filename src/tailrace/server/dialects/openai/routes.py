@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -114,7 +115,9 @@ class _OpenAI:
         asked = decode(await server.body(request), chat.decoder)
         check_store(asked, self._store)
         model = await server.model_for(asked.model, asked)
-        wanted = chat.prepare(asked, model, inline_reasoning=server.settings.reasoning == "inline")
+        inline = server.settings.reasoning == "inline"
+        make = partial(chat.prepare, asked, model, inline_reasoning=inline)
+        wanted = await server.apart(make, request.state.size)
         wanted = tracked(asked, wanted)
         generation = await server.start(request, wanted)
         head = ReplyHead("chatcmpl", server.model_name, server.fingerprint(model))
@@ -158,7 +161,8 @@ class _OpenAI:
         """The same prompt as a reply's, counted by the engine as it would read it."""
         server = self._server
         asked = decode(await server.body(request), chat.decoder)
-        wanted = chat.prepare(asked, await server.model_for(asked.model, asked), inline_reasoning=False)
+        make = partial(chat.prepare, asked, await server.model_for(asked.model, asked), inline_reasoning=False)
+        wanted = await server.apart(make, request.state.size)
         return json_response(await count_input(server, request, wanted))
 
     async def completions(self, request: Request) -> Response:
@@ -239,7 +243,7 @@ class _OpenAI:
         server.check_model(asked.model)
         templated = tokens.template_of(asked)
         model = await server.engine.ready()
-        rendered = None if templated is None else self._render(templated, model)
+        rendered = None if templated is None else await self._render(request, templated, model)
         (told,) = await server.ask(
             request, lambda identity: tokens.inquiry(identity, asked, rendered), param=tokens.text_param(asked)
         )
@@ -256,10 +260,11 @@ class _OpenAI:
         server = self._server
         asked = decode(await server.body(request), tokens.template_decoder)
         model = await server.model_for(asked.model, asked)
-        return json_response({"prompt": str(self._render(asked, model))})
+        return json_response({"prompt": str(await self._render(request, asked, model))})
 
-    def _render(self, asked: tokens.TemplateRequest, model: ServedModel) -> str:
-        (prompt,) = chat.prepare(tokens.as_chat(asked), model, inline_reasoning=False).prompts
+    async def _render(self, request: Request, asked: tokens.TemplateRequest, model: ServedModel) -> str:
+        make = partial(chat.prepare, tokens.as_chat(asked), model, inline_reasoning=False)
+        (prompt,) = (await self._server.apart(make, request.state.size)).prompts
         assert isinstance(prompt, str), "a template makes text"
         return prompt
 

@@ -41,6 +41,11 @@ class Conversation(msgspec.Struct):
         self.places.append(place)
 
     @property
+    def size(self) -> int:
+        """Characters of all messages, each counted as some at least."""
+        return sum(64 + len(message["content"]) for message in self.messages)
+
+    @property
     def turns(self) -> int:
         """How many messages of the user there are."""
         return sum(message["role"] == "user" for message in self.messages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,7 +179,8 @@ class _Responses:
         self._keeps(asked)
         given = await self._input(asked)
         tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        wanted = prepare(asked, given.conversation, tools, await server.model_for(asked.model, asked))
+        make = partial(prepare, asked, given.conversation, tools, await server.model_for(asked.model, asked))
+        wanted = await server.apart(make, given.conversation.size)
         return json_response(await count_input(server, request, wanted))
 
     async def get(self, request: Request) -> Response:
@@ -316,7 +318,8 @@ class _Responses:
         while True:
             shortened = said if cut == 0 else said.shortened(cut)
             try:
-                return await self._server.start(request, prepare(asked, shortened, tools, model))
+                make = partial(prepare, asked, shortened, tools, model)
+                return await self._server.start(request, await self._server.apart(make, shortened.size))
             except ContextLengthExceeded:
                 if asked.truncation != "auto" or cut >= left:
                     raise
