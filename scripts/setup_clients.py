@@ -1,7 +1,7 @@
 """Makes the clients ready that ``make test-clients`` starts: ``python3 scripts/setup_clients.py``.
 
-Owns ``.venv-clients``, ``.venv-open-webui`` and ``tests/clients/node/node_modules``, each made from a lock file, and
-anew when that changes. What it can't install itself (Node.js, Chromium) it looks for, and says how to get it.
+Owns ``.venv-clients``, ``.venv-agents``, ``.venv-open-webui`` and ``tests/clients/node/node_modules``, each made from
+a lock file, and anew when that changes. What it can't install itself (Node.js, Chromium) it looks for, and says how to get it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from setup_pip import SetupError, run_pip
 
 CLIENTS = ROOT / "tests" / "clients"
 NODE = CLIENTS / "node"
-#: Each environment's lock file, and how pip is asked for it. The first list is complete, so nothing has to be resolved.
-#: The other needs PyTorch, whose own needs differ from machine to machine.
+#: Each environment's lock file, and how pip is asked for it. The first lists are complete: nothing has to be resolved.
+#: The last needs PyTorch, whose own needs differ from machine to machine.
 VENVS = {
     ROOT / ".venv-clients": (CLIENTS / "requirements-python.txt", ["--no-deps"]),
+    ROOT / ".venv-agents": (CLIENTS / "requirements-agents.txt", ["--no-deps"]),
     ROOT / ".venv-open-webui": (CLIENTS / "requirements-open-webui.txt", []),
 }
 OLDEST_NODE = 20

@@ -20,10 +20,13 @@ NODE = HERE / "node"
 #: The environments that ``scripts/setup_clients.py`` makes.
 PYTHON_VENV = ROOT / ".venv-clients"
 OPEN_WEBUI_VENV = ROOT / ".venv-open-webui"
+#: Frameworks of agents, which want other versions of what the clients share.
+AGENTS_VENV = ROOT / ".venv-agents"
 #: What each environment is locked with.
 LOCKS = {
     "dev": ROOT / "constraints.txt",
     "python": HERE / "requirements-python.txt",
+    "agents": HERE / "requirements-agents.txt",
     "open-webui": HERE / "requirements-open-webui.txt",
     "node": NODE / "package-lock.json",
 }
@@ -191,6 +194,58 @@ CLIENTS = (
         "responses",
         asked=("text", "tool-call", "answer"),
         ways=("direct", "relay", "litellm"),
+    ),
+    Client(
+        "opencode",
+        "opencode",
+        "opencode-ai",
+        "node",
+        "chat completions",
+        asked=("text", "tool-call", "answer"),
+    ),
+    Client(
+        "qwen-code",
+        "Qwen Code",
+        "@qwen-code/qwen-code",
+        "node",
+        "chat completions",
+        asked=("text", "tool-call", "answer"),
+    ),
+    Client(
+        "openai-agents",
+        "openai-agents",
+        "openai-agents",
+        "agents",
+        "responses",
+        "openai_agents_turn.py",
+        asked=("tool-call", "answer"),
+    ),
+    Client(
+        "pydantic-ai",
+        "pydantic-ai",
+        "pydantic-ai-slim",
+        "agents",
+        "chat completions",
+        "pydantic_ai_turn.py",
+        asked=("tool-call", "answer"),
+    ),
+    Client(
+        "instructor",
+        "instructor",
+        "instructor",
+        "agents",
+        "chat completions",
+        "instructor_turn.py",
+        asked=("tool-call", "answer"),
+    ),
+    Client(
+        "llm-ollama",
+        "llm, with llm-ollama",
+        "llm-ollama",
+        "agents",
+        "Ollama",
+        "llm_ollama_turn.py",
+        asked=("tool-call", "answer"),
     ),
     Client(
         "open-webui",

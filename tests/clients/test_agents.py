@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,14 +34,14 @@ STEP = 0.01
 def script(tool: str, arguments: dict[str, str]) -> str:
     """What the user says, so that the model calls the tool."""
     call = json.dumps({"name": tool, "arguments": arguments})
-    reply = f"{BEFORE}\n<tool_call>{call}</tool_call>"
+    reply = f"{BEFORE}\n<tool_call>\n{call}\n</tool_call>"
     return f"Do it. {say(reply)}"
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> list[dict[str, object]]:
-    """The events that the agent prints, lines of JSON."""
+    """The events that the agent prints: lines of JSON, or one line with all of them."""
     work = folder / "work"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     done = subprocess.run(
         [str(NODE / "node_modules" / ".bin" / command[0]), *command[1:]],
         cwd=work,
@@ -52,7 +53,11 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> list[d
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    found: list[dict[str, object]] = []
+    for line in done.stdout.splitlines():
+        parsed = json.loads(line)
+        found += parsed if isinstance(parsed, list) else [parsed]
+    return found
 
 
 def claude_code(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
@@ -118,7 +123,48 @@ def codex(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
     return {"text": texts[0], "printed": printed[0], "answer": texts[-1]}
 
 
-AGENTS: dict[str, Callable[[int, str, str, Path], dict[str, object]]] = {"claude-code": claude_code, "codex": codex}
+def opencode(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
+    """A turn of opencode."""
+    options = {"baseURL": f"http://127.0.0.1:{port}/v1", "apiKey": key}
+    provider = {"npm": "@ai-sdk/openai-compatible", "name": "tailrace", "options": options, "models": {model: {}}}
+    settings = {"autoupdate": False, "share": "disabled", "permission": "allow", "provider": {"tailrace": provider}}
+    (folder / "work").mkdir()
+    (folder / "work" / "opencode.json").write_text(json.dumps(settings), encoding="utf-8")
+    events = run(
+        ["opencode", "run", "--model", f"tailrace/{model}", "--format", "json", script("bash", {"command": COMMAND})],
+        folder,
+        {"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1"},
+    )
+    parts: list[Any] = [event["part"] for event in events]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    printed = [part["state"]["output"] for part in parts if part["type"] == "tool"]
+    return {"text": texts[0], "printed": printed[0], "answer": texts[-1]}
+
+
+def qwen_code(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
+    """A turn of Qwen Code."""
+    events: list[Any] = run(
+        [
+            *("qwen", "--yolo", "--auth-type", "openai", "--output-format", "json", "-p"),
+            script("run_shell_command", {"command": COMMAND}),
+        ],
+        folder,
+        {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": key, "OPENAI_MODEL": model},
+    )
+    blocks = [block for event in events if "message" in event for block in event["message"]["content"]]
+    return {
+        "text": next(block["text"] for block in blocks if block["type"] == "text"),
+        "printed": next(block["content"] for block in blocks if block["type"] == "tool_result"),
+        "answer": events[-1]["result"],
+    }
+
+
+AGENTS: dict[str, Callable[[int, str, str, Path], dict[str, object]]] = {
+    "claude-code": claude_code,
+    "codex": codex,
+    "opencode": opencode,
+    "qwen-code": qwen_code,
+}
 MATRIX = [
     pytest.param(client, way, id=f"{client.name}-{way}")
     for client in chosen()

@@ -14,7 +14,7 @@ import pytest
 
 import litellm_proxy
 from client_driver import WEATHER, Driver, ask, drivers
-from client_matrix import Client, chosen, proofs, ways
+from client_matrix import PROOFS, Client, chosen, proofs, ways
 from client_results import Results
 from relay import Relay
 from servers import ServerProcess, fake, wait_for
@@ -280,7 +280,7 @@ KNOWN = {
 MATRIX = [
     pytest.param(client, way, proof, id=f"{client.name}-{way}-{proof}")
     for client in chosen()
-    if client.driver
+    if client.asked == PROOFS
     for way in ways(client)
     for proof in proofs(client, way)
 ]
