@@ -37,7 +37,7 @@ test-clients:  ## Prove the server with real clients, directly and through relay
 test-peers:  ## Run llama.cpp's own server tests against this server; ARGS go to pytest
 	@$(PYTHON) scripts/setup.py --dev
 	@$(BIN)/tailrace pull
-	@$(BIN)/python tests/peers/run.py $(ARGS)
+	@$(BIN)/python tests/peers/run_peers.py $(ARGS)
 
 test-numa:  ## Prove the binding to NUMA nodes on a real kernel in QEMU; takes a few minutes
 	@$(PYTHON) scripts/setup.py --dev

@@ -1,7 +1,8 @@
 """Makes the clients ready that ``make test-clients`` starts: ``python3 scripts/setup_clients.py``.
 
 Owns ``.venv-clients``, ``.venv-agents``, ``.venv-open-webui`` and ``tests/clients/node/node_modules``, each made from
-a lock file, and anew when that changes. What it can't install itself (Node.js, Chromium) it looks for, and says how to get it.
+a lock file, and anew when that changes. What it can't install itself (Node.js, Chromium) it looks for, and says how to
+get it.
 """
 
 from __future__ import annotations

@@ -91,7 +91,9 @@ class Replies:
                 assert token == forced.pop(0)
                 continue
             if constraint is not None:
-                bits = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")[: len(row)]
+                mask = constraint.mask()
+                assert mask is not None, "the grammar leaves nothing free"
+                bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(row)]
                 row = np.where(bits, row, -np.inf)
                 forced = constraint.accept(token)
             worst = max(worst, float(row.max() - row[token]))
@@ -125,5 +127,7 @@ def test_a_grammar_may_ask_for_a_control_token(backend: LlamaBackend) -> None:
     constraint = Constraint(compile_grammar(tokenizer, translate(grammar)), len(backend.vocabulary), fast_forward=False)
     (letter,) = backend.tokenize_inside("a")
     constraint.accept(letter)
-    allowed = np.flatnonzero(np.unpackbits(constraint.mask().view(np.uint8), bitorder="little"))
+    mask = constraint.mask()
+    assert mask is not None, "the grammar leaves nothing free"
+    allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
     assert allowed.tolist() == [start]

@@ -38,6 +38,7 @@ def constraint(tokenizer: LLTokenizer, grammar: Grammar, *, fast_forward: bool =
 
 def allowed(constraint: Constraint) -> set[int]:
     mask = constraint.mask()
+    assert mask is not None, "the grammar leaves nothing free"
     return {token for token in range(len(BACKEND.vocabulary)) if mask[token // 32] >> (token % 32) & 1}
 
 

@@ -13,7 +13,7 @@ base, key, model, prompt, printed = sys.argv[1:]
 heard: list[str] = []
 
 
-@function_tool
+@function_tool  # type: ignore[untyped-decorator]  # Its package isn't in the environment of the checks.
 def shell(command: str) -> str:
     """Run a command."""
     heard.append(command)

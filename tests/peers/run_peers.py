@@ -1,4 +1,4 @@
-"""Runs llama.cpp's server tests against tailrace: ``python tests/peers/run.py [pytest's arguments]``.
+"""Runs llama.cpp's server tests against tailrace: ``python tests/peers/run_peers.py [pytest's arguments]``.
 
 ``make test-peers`` does, after it has got them (``scripts/setup_peers.py``). Names of tests are as below their folder:
 ``unit/test_basic.py::test_server_props``.
