@@ -32,6 +32,25 @@ def post(server: ServerProcess, route: str, **fields: Any) -> Any:
     return ask(server.port, "POST", route, body)
 
 
+def test_responses_have_them_too(slow: ServerProcess) -> None:
+    body: dict[str, Any] = {"input": "v" * 150 + "<say>okay</say>", "store": False}
+    asked = {"timings_per_token": True, "return_progress": True}
+    assert "timings" not in ask(slow.port, "POST", "/v1/responses", body).json()
+    assert set(ask(slow.port, "POST", "/v1/responses", {**body, **asked}).json()["timings"]) == FIGURES
+    raw = ask(slow.port, "POST", "/v1/responses", {**body, **asked, "stream": True}).body.decode()
+    told = [json.loads(block.partition("data: ")[2]) for block in raw.split("\n\n") if "data: {" in block]
+    reports = [event for event in told if "prompt_progress" in event]
+    assert {event["type"] for event in reports} == {"response.in_progress"}
+    assert reports[-1]["prompt_progress"]["processed"] == reports[-1]["prompt_progress"]["total"]
+    deltas = [event for event in told if event["type"] == "response.output_text.delta"]
+    assert [event["timings"]["predicted_n"] for event in deltas] == [1, 2, 3, 4]
+    assert told[-1]["type"] == "response.completed"
+    assert told[-1]["timings"]["predicted_n"] == 5
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    refused = ask(slow.port, "POST", "/v1/responses", {**body, **asked, "background": True, "store": True})
+    assert refused.json()["error"]["param"] == "timings_per_token"
+
+
 ROUTES = ["/v1/chat/completions", "/v1/completions"]
 
 
@@ -62,8 +81,10 @@ def test_progress_where_it_is_asked_for(slow: ServerProcess, route: str) -> None
     told = events(ask(slow.port, "POST", route, body).body)
     reports = [event["prompt_progress"] for event in told if "prompt_progress" in event]
     total = reports[-1]["total"]
-    assert [report["processed"] for report in reports] == [0, *range(64, total, 64), total]
-    assert {(report["total"], report["cache"]) for report in reports} == {(total, 0)}
+    cached = reports[0]["cache"]
+    assert cached < 64, "what other tests' prompts begin with as well"
+    assert [report["processed"] for report in reports] == [cached, *range(cached + 64, total, 64), total]
+    assert {(report["total"], report["cache"]) for report in reports} == {(total, cached)}
     assert [report["time_ms"] for report in reports] == sorted(report["time_ms"] for report in reports)
     assert all(set(event) >= {"id", "choices"} for event in told)
     again = events(ask(slow.port, "POST", route, body).body)

@@ -14,6 +14,7 @@ from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSche
 from tailrace.server.dialects.openai.sampling import SharedParameters, least, limit, sampling, stops
 from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.telemetry import tracking
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.thinking import ReasoningSwitch, wished
@@ -57,6 +58,7 @@ def prepare(
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
         keep_stop=bool(request.include_stop_str_in_output),
         min_tokens=least(request, limit(request, "n_predict", "max_output_tokens")),
+        tracking=tracking(request),
         reuse_prefix=request.cache_prompt is not False,
     )
 

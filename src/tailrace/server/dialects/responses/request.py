@@ -119,6 +119,8 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     access_programs: dict[str, Any] | None = None
     image: dict[str, Any] | None = None
     # Common extensions of local servers
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
     stop: Stops | None = None
     seed: int | None = None
     frequency_penalty: Penalty | None = None

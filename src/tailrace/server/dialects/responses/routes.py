@@ -30,6 +30,7 @@ from tailrace.server.dialects.responses.replay import replay
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.store import ResponseStore, default_file
 from tailrace.server.dialects.responses.stream import ResponsesStream
+from tailrace.server.dialects.responses.telemetry import telemetry, with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.generate import Generation
@@ -145,7 +146,8 @@ class _Responses:
                 ended=ended,
             )
             if not asked.background:
-                return server.stream(generation, stream, keepalive_seconds=asked.keepalive_seconds)
+                encoder = telemetry(stream, generation)
+                return server.stream(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
             begun = head.body("in_progress", [])
             ended(begun)
             recording = self._background.begin(head.id, generation, stream)
@@ -161,7 +163,7 @@ class _Responses:
             raise output.error
         if status == "cancelled":
             raise ClientDisconnect  # Nobody is there to read a response.
-        return json_response(done)
+        return json_response(with_timings(done, asked, generation))
 
     async def compact(self, request: Request) -> Response:
         """Known, so that its clients learn more than that the method is wrong."""

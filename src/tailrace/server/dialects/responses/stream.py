@@ -74,6 +74,11 @@ class ResponsesStream:
             self._over("failed", self._head.body("failed", output.items(), output.usage, output.error))
         return self._taken()
 
+    def in_progress(self) -> list[bytes]:
+        """An event that adds nothing."""
+        self._lifecycle("in_progress")
+        return self._taken()
+
     def end(self) -> bytes:
         """Nothing: the last event is the end. Without one the client has gone away."""
         if self._output.status == "in_progress":
