@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.harness.llama_samplers import LlamaChain
 from passes import LANGUAGES, passes_in
+from tailrace.engine import candidates
 from tailrace.engine.fake import FakeBackend
 from tailrace.engine.sampling import Sampler
 from tailrace.engine.vocabulary import SamplingVocabulary
@@ -256,6 +257,18 @@ def test_xtc_acts_as_often_as_it_should_and_by_the_seed(top_k: int) -> None:
     assert [again.sample(row) for _ in range(50)] == drawn[:50]
     other = Sampler(Sampling(**{**fields, "seed": 2}), [])
     assert [other.sample(row) for _ in range(50)] != drawn[:50]
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_a_list_that_would_be_long_stays_the_vocabulary(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting 262k candidates would take tens of milliseconds: what isn't left is excluded from the row instead."""
+    random = np.random.default_rng(1000 + seed)
+    row = _row(random, 3000, 2.0)
+    params = _draw(random)
+    tokens = random.integers(0, 7, 60).tolist()
+    expected = _ours(params, row, tokens[:30], tokens[30:])
+    monkeypatch.setattr(candidates, "_LONG_LIST", 20)
+    assert _ours(params, row, tokens[:30], tokens[30:]) == pytest.approx(expected, rel=1e-4, abs=1e-6), params
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -39,6 +39,9 @@ Weights = npt.NDArray[np.floating]
 #: Tokens that a part of the whole probability is looked for in first; eight times as many each time that they don't
 #: hold it.
 _FIRST_HEAD = 256
+#: A list that is longer is dearer to sort than the vocabulary is to look at, so the other tokens are excluded from
+#: that.
+_LONG_LIST = 8192
 #: Distances from the expected surprise up to which tokens are looked for in small steps.
 _FAR = 64.0
 _LOWEST = float(np.finfo(np.float32).min)
@@ -91,7 +94,7 @@ class Candidates:
         self.size = len(row) if mask is None else rows.many_allowed(mask, len(row))
         #: What logits are to be divided by.
         self.temperature = 1.0
-        #: The list, in falling order, and its logits; None: everything from ``_bound`` on.
+        #: The list, in falling order, and its logits; None: everything in the row from ``_bound`` on.
         self.ids: Ids | None = None
         self.logits: Numbers = np.empty(0)
         self._bound = -math.inf
@@ -112,8 +115,7 @@ class Candidates:
 
     def finish(self, steps: Steps) -> tuple[Ids | None, Weights]:
         """The same, and the tokens that are left (None: all) with their probabilities over the best one's."""
-        if self.ids is None and self._bound > -math.inf:
-            self.list()
+        self._settle()
         if self.ids is None:
             return self.scan.weights(self.temperature)
         left = rows.narrow(self.logits, self.size, self.temperature, steps)
@@ -129,14 +131,13 @@ class Candidates:
         many candidates there are. They become the list, which ``keep`` or ``replace`` has to narrow down.
         """
         size = self.size
-        if self.ids is None and self._bound > -math.inf:
-            self.list()
+        self._settle()
         if self.ids is None:
             total = self.scan.entropy(self.temperature)[0]
             ids = self.scan.top(count)
             left = always if self._mask is None else always[[allows(self._mask, token) for token in always.tolist()]]
             left = left[self.row[left] > -np.inf]
-            self.list(np.sort(np.union1d(ids, left)))
+            self._list(np.union1d(ids, left))
             weights = np.exp((self.logits - self.logits[0]) / self.temperature)
         else:
             weights = np.exp((self.logits - self.logits[0]) / self.temperature)
@@ -158,19 +159,30 @@ class Candidates:
         """Nothing is left but ``token``, whether it was there or not."""
         self.ids, self.logits, self.size = np.array([token]), np.ones(1), 1
 
-    def list(self, ids: Ids | None = None) -> None:
-        """Make a list of these tokens, in whatever order, or of all that are left."""
-        if ids is None:
-            ids = self.scan.above(self._bound)
+    def leave(self, ids: Ids) -> None:
+        """Nothing but these tokens, in rising order, is left of the vocabulary."""
+        self._bound = -math.inf
+        if len(ids) <= _LONG_LIST:
+            self._list(ids)
+            return
+        excluded = self.row > -np.inf
+        excluded[ids] = False
+        if excluded.any():
+            self.exclude(excluded.nonzero()[0])
+
+    def _settle(self) -> None:
+        """What ``_bound`` cuts off is left out."""
+        if self.ids is None and self._bound > -math.inf:
+            self.leave(self.scan.above(self._bound))
+
+    def _list(self, ids: Ids) -> None:
         logits = self.row[ids].astype(np.float64)
         order = (-logits).argsort(kind="stable")
         self.ids, self.logits = ids[order], logits[order]
-        self._bound = -math.inf
 
     def change(self, change: Change) -> None:
         """Change the logits of some of the candidates."""
-        if self.ids is None and self._bound > -math.inf:
-            self.list()
+        self._settle()
         if self.ids is None:
             change.apply(self.row, self.temperature)
             self._changes.append(change.undo)
@@ -203,8 +215,9 @@ class Candidates:
 
     def take_whole(self, kind: int, count: int, a: float, b: float, c: float) -> None:
         """Apply a sampler to what isn't a list yet."""
-        if self._bound > -math.inf and kind not in (TOP_K, TOP_N_SIGMA) and not (kind == TEMPERATURE and b <= 0.0):
-            self.list()
+        if self._bound > -math.inf and kind != TOP_K and not (kind == TEMPERATURE and b <= 0.0):
+            self._settle()
+        if self.ids is not None:
             self.take(np.array([(kind, count, a, b, c)], STEP))
             return
         _WHOLE[kind](self, count, a, b, c)
@@ -234,7 +247,7 @@ class Candidates:
             self._top_k(count, 0.0, 0.0, 0.0)
             return
         self.size = len(ids)
-        self.list(ids)
+        self.leave(ids)
 
     def _typical(self, count: int, p: float, _b: float, _c: float) -> None:
         best, temperature = self.scan.best, self.temperature
@@ -258,7 +271,7 @@ class Candidates:
         reached = np.flatnonzero(np.exp(distances[order]).cumsum() > p * total)
         kept = max(int(reached[0]) + 1, count) if len(reached) else self.size
         self.size = min(self.size, kept)
-        self.list(np.sort(ids[order[:kept]]))
+        self.leave(np.sort(ids[order[:kept]]))
 
     def _xtc(self, count: int, probability: float, threshold: float, chance: float) -> None:
         if chance > probability or self.size < 2:
@@ -286,10 +299,7 @@ class Candidates:
         self.size = size
 
     def _top_n_sigma(self, _count: int, many: float, _b: float, _c: float) -> None:
-        if self._bound > -math.inf:
-            self.list()
-            self.take(np.array([(TOP_N_SIGMA, 0, many, 0.0, 0.0)], STEP))
-        elif self.size > 1:
+        if self.size > 1:
             _, deviation = self.scan.spread()
             bound = self.scan.best - many * deviation
             if math.isfinite(bound):
@@ -307,7 +317,7 @@ class Candidates:
         least = math.log(self.scan.entropy(self.temperature)[0]) - mu * math.log(2.0)
         ids = self.scan.above(self.scan.best + self.temperature * least) if least <= 0.0 else self.scan.top(1)
         self.size = len(ids)
-        self.list(ids)
+        self.leave(ids)
 
 
 _WHOLE = {
