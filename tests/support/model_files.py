@@ -108,21 +108,12 @@ def tiny_entry(whole: bytes, *parts: Part) -> Entry:
 def with_pairs(source: Path, target: Path, pairs: dict[str, int], *, pre: str | None = None) -> Path:
     """A copy of the model at ``source`` whose header has these numbers too, and this pre-tokenizer."""
     data = source.read_bytes()
-    if pre is not None:
-        data = _with_pre(data, source, pre)
-        target.write_bytes(data)
-        source = target
-    reader = gguf.GGUFReader(source)
-    tensors = reader.tensors
-    #: Where the pairs end and the tensors' descriptions begin.
-    end = min(tensor.field.offset for tensor in tensors)
-    start = min(tensor.data_offset for tensor in tensors)
+    begin, end, last, described = _places(source)
     added = b"".join(pair(key, UINT32, struct.pack("<I", value)) for key, value in pairs.items())
     version, count, fields = struct.unpack("<IQQ", data[4:24])
-    descriptions = end + sum(len(bytes(part)) for tensor in tensors for part in tensor.field.parts)
-    header = b"GGUF" + struct.pack("<IQQ", version, count, fields + len(pairs)) + data[24:end] + added
-    header += data[end:descriptions]
-    target.write_bytes(header + bytes(-len(header) % reader.alignment) + data[start:])
+    header = b"GGUF" + struct.pack("<IQQ", version, count, fields + len(pairs)) + data[24:begin]
+    header += (data[begin:end] if pre is None else _pre(pre)) + data[end:last] + added + data[last:described]
+    target.write_bytes(header + bytes(-len(header) % 32) + data[described + -described % 32 :])
     return target
 
 
@@ -171,35 +162,33 @@ def write_bert(path: Path, *, width: int = 32, context: int = 64) -> Path:
 def with_pre(source: Path, target: Path, pre: str) -> Path:
     """The vocabulary of the model at ``source`` with another pre-tokenizer, and no weights."""
     data = source.read_bytes()
-    begin, end, last = _places(source)
+    begin, end, last, _ = _places(source)
     target.write_bytes(data[:8] + bytes(8) + data[16:begin] + _pre(pre) + data[end:last])
     return target
 
 
-def _with_pre(data: bytes, source: Path, pre: str) -> bytes:
-    begin, end, _ = _places(source)
-    reader = gguf.GGUFReader(source)
-    start = min(tensor.data_offset for tensor in reader.tensors)
-    last = max((tensor.field for tensor in reader.tensors), key=lambda field: int(field.offset))
-    header = data[:begin] + _pre(pre) + data[end : last.offset + sum(len(bytes(part)) for part in last.parts)]
-    return header + bytes(-len(header) % reader.alignment) + data[start:]
-
-
 @functools.cache
-def _places(source: Path) -> tuple[int, int, int]:
-    """Where the pre-tokenizer's pair begins and ends, and where the last pair does. A reader takes seconds for it."""
+def _places(source: Path) -> tuple[int, int, int, int]:
+    """Where the pre-tokenizer's pair begins and ends, and where the last pair and the tensors' descriptions end.
+
+    The gguf package's reader takes seconds for it.
+    """
     data = source.read_bytes()
-    begin = data.index(text("tokenizer.ggml.pre"))
-    size = len(text("tokenizer.ggml.pre")) + 4
-    (length,) = struct.unpack_from("<Q", data, begin + size)
-    (count,) = struct.unpack_from("<Q", data, 16)
+    key = text("tokenizer.ggml.pre")
+    tensors, count = struct.unpack_from("<QQ", data, 8)
+    begin = end = 0
     at = 24
     for _ in range(count):
-        (length_of_key,) = struct.unpack_from("<Q", data, at)
-        at += 8 + length_of_key
-        (kind,) = struct.unpack_from("<I", data, at)
-        at = _behind(data, at + 4, kind)
-    return begin, begin + size + 8 + length, at
+        start = at
+        at = _behind(data, at, STRING)
+        at = _behind(data, at + 4, *struct.unpack_from("<I", data, at))
+        if data.startswith(key, start):
+            begin, end = start, at
+    last = at
+    for _ in range(tensors):
+        at = _behind(data, at, STRING)
+        at += 4 + 8 * int(struct.unpack_from("<I", data, at)[0]) + 12
+    return begin or last, end or last, last, at
 
 
 def _behind(data: bytes, at: int, kind: int) -> int:
