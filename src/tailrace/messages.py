@@ -110,12 +110,14 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a reply that is free is watched for calls: each mode's triggers, and the mode in which it begins.
 
     ``shown``: control tokens that are texts here. ``optional``: a grammar that can't be compiled is done without.
+    ``begun``: the beginning of the reply, where the prompt has it already.
     """
 
     modes: tuple[tuple[Trigger, ...], ...]
     first: int = 0
     shown: tuple[tuple[int, str], ...] = ()
     optional: bool = True
+    begun: str = ""
 
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

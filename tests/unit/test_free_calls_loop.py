@@ -60,7 +60,10 @@ class Runner:
         )
         sequence = prepare(self.backend, submit)
         assert isinstance(sequence, Sequence)
-        sequence.constraint = self.compiler.constraint(self.compiled(asked), fast_forward=sequence.logprobs is None)
+        assert asked.watch is not None
+        sequence.constraint = self.compiler.constraint(
+            self.compiled(asked), fast_forward=sequence.logprobs is None, begun=asked.watch.begun
+        )
         self.sequence = sequence
         self.loop.inbox.put(sequence)
         first = len(self.steps)
@@ -113,6 +116,35 @@ def test_white_space_is_the_model_s(runner: Runner) -> None:
 def test_calls_are_held_behind_a_thought_that_the_template_has_begun(runner: Runner) -> None:
     script = f"hm <tool_call>x</tool_call></think>\n\n{CALL}"
     assert runner.reply(script, grammar(prompt="...<think>\n")) == (script, "stop")
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        ("Let me", f" see. {CALL}"),
+        ("<tool_c", CALL[7:]),
+        (CALL[:30], CALL[30:]),
+        (f"{CALL} and ", f"then {CALL}"),
+        ("<think>a <tool_call>", f"x</think>{CALL}"),
+    ],
+)
+def test_a_reply_that_the_prompt_has_begun_goes_on_held(runner: Runner, begun: str, rest: str) -> None:
+    asked = grammar()
+    assert asked.watch is not None
+    watch = msgspec.structs.replace(asked.watch, begun=begun)
+    asked = msgspec.structs.replace(asked, watch=watch)
+    assert runner.reply(rest, asked) == (rest, "stop")
+    broken = rest.replace("weather", "wether")
+    said, _ = runner.reply(broken, asked)
+    assert "wether" not in f"{begun}{said}" or "weather" in begun
+
+
+def test_a_call_that_the_prompt_has_begun_otherwise_is_not_held(runner: Runner) -> None:
+    asked = grammar()
+    assert asked.watch is not None
+    watch = msgspec.structs.replace(asked.watch, begun='<tool_call>{"name": "other", "arg')
+    rest = 'uments": {}}</tool_call>'
+    assert runner.reply(rest, msgspec.structs.replace(asked, watch=watch)) == (rest, "stop")
 
 
 def test_max_tokens_and_stop_tokens_cut_within_a_call(runner: Runner) -> None:

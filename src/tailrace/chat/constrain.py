@@ -45,8 +45,9 @@ def form_or_calls(setting: Setting, form: Grammar, functions: Sequence[Function]
     return msgspec.structs.replace(form, frame=lark.text(start=f"{lead} {body}"), calls=calls)
 
 
-def free_or_calls(setting: Setting, functions: Sequence[Function], *, several: bool) -> Grammar:
-    """The reply is free, and from a call's marker on it is a call of one of ``functions``.
+def free_or_calls(setting: Setting, functions: Sequence[Function], *, several: bool, begun: str = "") -> Grammar:
+    """The reply is free, and from a call's marker on it is a call of one of ``functions``. ``begun`` is what the prompt
+    has of the reply already, which is no part of the setting's.
 
     What a grammar can't hold of the arguments is let through, but for ``strict`` functions.
     """
@@ -58,7 +59,9 @@ def free_or_calls(setting: Setting, functions: Sequence[Function], *, several: b
         kind="calls",
         text=_text(described),
         simpler=_text(with_names_alone(described)),
-        watch=watch(setting.family, setting.prompt, setting.controls, functions, openings, optional=optional),
+        watch=msgspec.structs.replace(
+            watch(setting.family, setting.prompt, setting.controls, functions, openings, optional=optional), begun=begun
+        ),
     )
 
 

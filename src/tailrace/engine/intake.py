@@ -37,6 +37,7 @@ from tailrace.messages import (
     ToEngine,
     Tokenize,
     Tokenized,
+    Watch,
 )
 
 #: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, texts to read, or None: the
@@ -251,25 +252,28 @@ class Intake(threading.Thread):
             self._accept(sequence)
         else:
             self._compiling[submit.id] = sequence
-            optional = submit.grammar.watch is not None and submit.grammar.watch.optional
-            self._compiler.request(submit.grammar, partial(self._compiled, submit.id, optional))
+            self._compiler.request(submit.grammar, partial(self._compiled, submit.id, submit.grammar.watch))
 
-    def _compiled(self, identity: int, optional: bool, result: Result) -> None:
-        """The sequence's grammar is there, or refused; one that is ``optional`` is then done without."""
+    def _compiled(self, identity: int, watch: Watch | None, result: Result) -> None:
+        """The sequence's grammar is there, or refused; one whose ``watch`` is optional is then done without."""
         # The lock is held to the end, so that a cancel finds the sequence either here or in the inbox.
         with self._lock:
             sequence = self._compiling.pop(identity, None)
             if sequence is None:
                 return
             try:
-                if isinstance(result, GrammarError) and optional:
+                if isinstance(result, GrammarError) and watch is not None and watch.optional:
                     self._accept(sequence)
                     return
                 if isinstance(result, GrammarError):
                     self._channel.send(Refused(identity, "invalid_grammar", str(result)))
                     return
                 # With log probabilities every token is told with its own, so each is chosen by itself.
-                sequence.constraint = self._compiler.constraint(result, fast_forward=sequence.logprobs is None)
+                sequence.constraint = self._compiler.constraint(
+                    result,
+                    fast_forward=sequence.logprobs is None,
+                    begun="" if watch is None else watch.begun,
+                )
                 self._accept(sequence)
             except OSError as error:
                 self._log.warning("connection to the HTTP process broke", error=str(error))

@@ -132,9 +132,11 @@ def converse(
         grammar, param = calls_only(setting, callable_, several=parallel and only is None), fields.tools
     elif form is not None:
         grammar = form_or_calls(setting, form, offered, several=parallel)
-    elif offered and not prompt.begun:
-        # A reply that has begun may stand within a thought or a call, which no grammar of a whole reply knows.
-        grammar, param = free_or_calls(setting, offered, several=parallel), fields.tools
+    elif offered:
+        # A reply that has begun may stand within a thought or a call: the watch reads what there is of it.
+        before = Setting(family, template.source, model.controls, prompt.head)
+        grammar = free_or_calls(before, offered, several=parallel, begun=prompt.reply)
+        param = fields.tools
     return GenerationRequest(
         prompts=[prompt],
         prompt_param=fields.prompt,

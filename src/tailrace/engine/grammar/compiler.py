@@ -62,6 +62,7 @@ class Compiler:
         """Call ``done`` with the grammar's matcher or with why there is none: at once when that is known, else later on
         the compiling thread.
         """
+        grammar = _without_beginning(grammar)
         known = self._recall(grammar)
         if known is None and grammar.watch is None and len(grammar.text.encode()) > MOST_BYTES:
             known = GrammarError(f"it is longer than {MOST_BYTES} bytes")
@@ -78,10 +79,10 @@ class Compiler:
                 threading.stack_size(before)
         self._work.put((grammar, done))
 
-    def constraint(self, compiled: Whole | Calls, *, fast_forward: bool) -> Constraint:
-        """A reply's own state, at the grammar's start."""
+    def constraint(self, compiled: Whole | Calls, *, fast_forward: bool, begun: str = "") -> Constraint:
+        """A reply's own state, at the grammar's start, or behind what the prompt has ``begun`` of a watched reply."""
         if isinstance(compiled, Calls):
-            return compiled.constraint(fast_forward=fast_forward)
+            return compiled.constraint(fast_forward=fast_forward, begun=begun)
         keys = None if compiled.vocabulary is None else Keys(compiled.vocabulary)
         matcher = compiled.matcher.deep_copy()
         return Constraint(matcher, len(self._backend.vocabulary), fast_forward=fast_forward, keys=keys)
@@ -157,3 +158,10 @@ def _writes_open_json(grammar: Grammar, document: str) -> bool:
     if grammar.kind not in ("json_schema", "calls") or "until_" in document or "[suffix=" in document:
         return False
     return is_open(document)
+
+
+def _without_beginning(grammar: Grammar) -> Grammar:
+    """The grammar as it is compiled: what a reply has begun with is that reply's own."""
+    if grammar.watch is None or not grammar.watch.begun:
+        return grammar
+    return msgspec.structs.replace(grammar, watch=msgspec.structs.replace(grammar.watch, begun=""))

@@ -34,24 +34,35 @@ class Calls:
         self.watcher = Watcher(watch, tokens, self._accepts)
         self.watcher.prepare()
 
-    def constraint(self, *, fast_forward: bool) -> LazyConstraint:
-        """A reply's own state, at its beginning."""
-        return LazyConstraint(self, fast_forward=fast_forward)
+    def constraint(self, *, fast_forward: bool, begun: str = "") -> LazyConstraint:
+        """A reply's own state, at its beginning, or behind what the prompt has ``begun``."""
+        constraint = LazyConstraint(self, fast_forward=fast_forward)
+        if begun:
+            constraint.resume(begun.encode("utf-8", "surrogatepass"))
+        return constraint
 
     def begun(self, hit: Hit, *, fast_forward: bool) -> tuple[Constraint, list[int]]:
         """The constraint of the call that ``hit`` has begun, and the tokens that must follow."""
+        constraint, taken = self.entered(hit, fast_forward=fast_forward)
+        if taken != len(hit.rest):
+            raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
+        return constraint, constraint.force()
+
+    def entered(self, hit: Hit, *, fast_forward: bool) -> tuple[Constraint, int]:
+        """The same behind so many bytes of ``hit.rest`` as the grammar allows. Nothing is forced."""
         matcher = self._begin(hit.trigger).deep_copy()
         rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
-        if matcher.try_consume_tokens(rest) != len(rest):
-            raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
+        count = matcher.try_consume_tokens(rest)
+        taken = len(self._tokenizer.decode_bytes(rest[:count]))
         keys = None
         if self._vocabulary is not None:
             keys = Keys(self._vocabulary)
             for piece in self.watcher.triggers[hit.trigger].opens:
                 keys.feed(piece.encode() if isinstance(piece, str) else b"")
-            keys.feed(hit.rest)
+            keys.feed(hit.rest[:taken])
         constraint = Constraint(matcher, self._size, fast_forward=fast_forward, keys=keys)
-        return constraint, constraint.force()
+        constraint.finished = matcher.is_stopped()
+        return constraint, taken
 
     def _begin(self, trigger: int) -> LLMatcher:
         """The grammar behind the trigger's text."""
@@ -127,6 +138,22 @@ class LazyConstraint(Constraint):
         if call.finished:
             self._call, self._state = None, self._after
         return forced
+
+    def resume(self, begun: bytes) -> None:
+        """Go behind what the prompt has of the reply. A call in it that isn't as the grammar has it isn't held."""
+        watcher = self._calls.watcher
+        while begun:
+            found = watcher.read(self._state, begun)
+            if isinstance(found, State):
+                self._state = found
+                return
+            self._after = watcher.start(watcher.triggers[found.trigger].goes)
+            call, taken = self._calls.entered(found, fast_forward=self._fast_forward)
+            begun = found.rest[taken:]
+            if not begun and not call.finished:
+                self._call = call
+                return
+            self._state = self._after
 
     def _give_up(self, error: GrammarError) -> None:
         """Go on without the grammar, which has become too complex, unless that was promised."""

@@ -102,6 +102,11 @@ class Watcher:
             found = state.next[token] = self._step(state, token)
         return found
 
+    def read(self, state: State, text: bytes) -> State | Hit:
+        """Where a text of several tokens leads; a call in it ends the reading."""
+        reached = self._through(state.key, text)
+        return reached if isinstance(reached, Hit) else self._state(reached)
+
     def mask(self, state: State) -> Mask | None:
         """The tokens that may come next; None: all of them."""
         if not state.checked:
