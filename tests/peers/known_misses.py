@@ -62,16 +62,15 @@ MISSES: dict[str, str] = {
     "test_compat_anthropic::test_anthropic_vision_base64_*": "fetches an image from the internet",
     "test_compat_anthropic::test_anthropic_empty_messages": "no message is a 400, as Anthropic has it",
     "test_compat_anthropic::test_anthropic_thinking": "a budget under 1,024 is a 400, as Anthropic has it",
-    "test_compat_oai_responses::test_responses_stream_with_llama_telemetry": "responses have no timings",
     "test_completion::test_completion(*": _COUNTS,
     "test_completion::test_completion_stream(*": _COUNTS,
     "test_completion::test_completion_with_openai_library": _FINGERPRINT,
     "test_completion::test_nocache_long_input_prompt": _COUNTS,
-    "test_completion::test_completion_response_fields(*content*": _START,
+    "test_completion::test_completion_response_fields(*response_fields1)": _START,
+    "test_completion::test_completion_unified(*": _WORDS,
     "test_completion::test_completion_prompt_cache": _COUNTS,
-    "test_completion::test_n_probs_post_*": "probabilities after sampling are refused by name",
     "test_ctx_shift::test_ctx_shift_enabled": "a context isn't shifted",
-    "test_ctx_shift::test_ctx_shift_disabled_short_prompt(-1*": _WORDS,
+    "test_ctx_shift::test_ctx_shift_disabled_short_prompt(*": _WORDS,
     "test_ctx_shift::test_ctx_shift_disabled_long_prompt": _COUNTS,
     "test_ctx_shift::test_ctx_shift_disabled_stream": _WORDS,
     "test_embedding::test_embedding_mixed_input(-False)": "an empty text has no tokens with this model",
@@ -86,6 +85,7 @@ MISSES: dict[str, str] = {
     "test_embedding::test_embedding_error_prompt_too_long": "another wording of the error",
     "test_embedding::test_embedding_usage_*": _COUNTS,
     "test_metrics::test_metrics_disabled": "wants a setting that takes /metrics away",
+    "test_metrics::test_metrics_embedding_prompt_is_counted": "texts that are only read take no engine step",
     "test_metrics::test_metrics_prometheus_format": "n_tokens_max is a gauge: a counter's name ends with _total",
     "test_security::test_access_static_assets_without_api_key": "wants a web page",
     "test_security::test_correct_api_key*": _NATIVE,
@@ -96,6 +96,11 @@ MISSES: dict[str, str] = {
     "test_tool_call::test_completion_without_tool_call_fast(*STREAMED)": _FIRST_CHUNK,
 }
 
+#: Tests that pass or fail by how the machine computes.
+VARYING: dict[str, str] = {
+    "test_embedding::test_same_prompt_give_same_result": "with 4-bit weights, vectors differ by 0.002 between passes",
+}
+
 #: Modules whose tests want a server that nobody has used.
 FRESH = frozenset({"test_metrics"})
 
@@ -103,7 +108,7 @@ FRESH = frozenset({"test_metrics"})
 def table() -> str:
     """Both as a table for people: a row for each reason."""
     tests: dict[str, list[str]] = {}
-    for name, why in (*((f"{module}.py", why) for module, why in UNRUN.items()), *MISSES.items()):
+    for name, why in (*((f"{module}.py", why) for module, why in UNRUN.items()), *MISSES.items(), *VARYING.items()):
         tests.setdefault(why, []).append(f"`{name}`")
     rows = (f"| {', '.join(names)} | {why} |" for why, names in tests.items())
     return "\n".join(("| test | why |", "|---|---|", *rows))
