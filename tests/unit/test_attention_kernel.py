@@ -13,7 +13,7 @@ from altered import altered
 from tailrace.engine.kernels import KernelsUnavailable, attention_proof, build
 from tailrace.engine.kernels.attention_proof import Numbers
 from tailrace.engine.kernels.compile import compiled
-from tailrace.engine.kernels.standin import linked
+from tailrace.engine.kernels.standin import Call, Links, linked, tensor_of
 from tiers import PARAMS, TIERS
 
 TILES = "amx" in TIERS
@@ -112,6 +112,29 @@ def test_what_a_token_does_not_see_is_of_no_account(library: ctypes.CDLL, tokens
     expected = attention_proof.attended(library, query, keys, values, mask, 0.125)
     keys[0, :, 9] = values[0, :, 9] = np.nan
     assert (attention_proof.attended(library, query, keys, values, mask, 0.125) == expected).all()
+
+
+@pytest.mark.parametrize("extra", ["sinks", "softcap", "alibi"])
+def test_attention_that_ours_does_not_know_is_llama_cpps(library: ctypes.CDLL, extra: str) -> None:
+    query, keys, values, mask = _prompt(np.random.default_rng(5), 1)
+    found = np.zeros((1, 1, 4, 64), np.float32)
+    tensors = [tensor_of(array) for array in (query, keys, values, mask, np.zeros(4, np.float32)[None, None, None])]
+    result = tensor_of(found)
+    for place, tensor in enumerate(tensors if extra == "sinks" else tensors[:4]):
+        result.sources[place] = ctypes.addressof(tensor)
+    # The scale, the largest bias of ALiBi and the softcap.
+    for place, number in enumerate((0.125, 8.0 if extra == "alibi" else 0.0, 30.0 if extra == "softcap" else 0.0)):
+        result.parameters[place] = int(np.float32(number).view(np.int32))
+    handed_on: list[int] = []
+    attention = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(lambda _, tensor: handed_on.append(tensor))
+    links = Links(attention=ctypes.cast(attention, ctypes.c_void_p))
+    library.tailrace_kernels_theirs(ctypes.byref(links))
+    try:
+        library.ggml_compute_forward_flash_attn_ext(ctypes.byref(Call(0, 1, 0, None, None)), ctypes.byref(result))
+    finally:
+        library.tailrace_kernels_theirs(ctypes.byref(Links()))
+    assert handed_on == [ctypes.addressof(result)]
+    assert not found.any()
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles")
