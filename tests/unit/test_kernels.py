@@ -232,6 +232,33 @@ def test_what_is_not_a_number_makes_none_of_its_column(
         assert np.isfinite(found[~damaged]).all()
 
 
+@pytest.mark.parametrize("place", [0, 17, 255])
+@pytest.mark.parametrize("kind", proof.PARTNERS)
+def test_weights_as_the_file_has_them_keep_damage_visible_too(library: ctypes.CDLL, kind: Kind, place: int) -> None:
+    """llama.cpp, which rounds the columns, makes a number of what is none."""
+    weights = random_weights(kind, np.random.default_rng(7), 24, 256)
+    activations = np.zeros((3, 256), np.float32)
+    activations[1, place] = np.nan
+    found = np.zeros((3, 24), np.float32)
+    columns, result = standin.tensor_of(activations[None, None]), standin.tensor_of(found[None, None])
+    own = interleaved_proof.weights_of(kind, weights)
+    result.sources[0], result.sources[1] = ctypes.addressof(own), ctypes.addressof(columns)
+    library.ggml_compute_forward_mul_mat_tiled.restype = ctypes.c_bool
+
+    def offered() -> None:
+        call = standin.Call(0, 1, 0, None, None)
+        assert not library.ggml_compute_forward_mul_mat_tiled(ctypes.byref(call), ctypes.byref(result))
+        rounded = np.zeros((3, 4096), np.uint8)
+        proof.multiply(library, kind, weights, rounded, 3, into=found)
+
+    offered()
+    assert np.isnan(found[1]).all()
+    assert not found[[0, 2]].any()
+    activations[1, place] = 0
+    offered()
+    assert not found.any()
+
+
 _ASKED = """
 import ctypes, json, re, sys
 from pathlib import Path

@@ -16,6 +16,7 @@
  * every format's results.
  */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "abi.h"
@@ -133,6 +134,42 @@ static rows_function rows_for(int a, int b) {
     }
 }
 
+static bool computed_here(int type) { return rows_for(type, Q8_0) || rows_for(type, Q8_1) || rows_for(type, Q8_K); }
+
+/* ---- Damage ------------------------------------------------------------------------------------------------------- */
+
+/* The thread's coming product, if its activations hold something that isn't a number: llama.cpp rounds them to 8 bits before
+ * it asks for the product, and makes a number of it. */
+static _Thread_local struct {
+    const void *result;
+    const struct tensor *columns;
+} damaged;
+
+static bool ordered(const struct tensor *b, int64_t column) {
+    const float *x = (const float *)((const char *)b->data + column * (int64_t)b->strides[1]);
+    __mmask16 all = 0xffff;
+    for (int64_t i = 0; i < b->sizes[0] / 16 * 16; i += 16) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        all &= _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+    }
+    return all == 0xffff;
+}
+
+static bool all_ordered(const struct tensor *b) {
+    for (int64_t j = 0; j < b->sizes[1]; j++)
+        if (!ordered(b, j)) return false;
+    return true;
+}
+
+/* Rows from `from` to `till` of a product's columns from `first` on: no numbers where the activations are none. */
+static void spoil(const struct product_of *p, int64_t first, int64_t columns, int64_t from, int64_t till) {
+    if (OWN(damaged)->result != p->c) return;
+    for (int64_t j = first; j < first + columns; j++) {
+        if (ordered(OWN(damaged)->columns, j)) continue;
+        for (int64_t r = from; r < till; r++) p->c[j * p->ldc + r] = NAN;
+    }
+}
+
 /* c[j * ldc + i] = row i of a times column j of b, for i < m and j < n; rows and columns have k blocks, lda and ldb
  * count blocks. Called by every thread of the pool; true when it is done. */
 bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
@@ -158,8 +195,9 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
         else blocks_ready(f, columns, k, y, p.column);
         if (!turns) {
             const int64_t quads = (m + 3) / 4;
-            const int64_t end = quads * (call->thread + 1) / call->threads * 4;
-            rows(&p, columns, y, out, quads * call->thread / call->threads * 4, end < m ? end : m);
+            const int64_t end = quads * (call->thread + 1) / call->threads * 4, start = quads * call->thread / call->threads * 4;
+            rows(&p, columns, y, out, start, end < m ? end : m);
+            spoil(&p, from, columns, start, end < m ? end : m);
             continue;
         }
         ggml_barrier(call->pool);
@@ -168,6 +206,7 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
         for (int64_t turn = call->thread; turn * TURN < m; turn = theirs.pool_add(call->pool, 1)) {
             const int64_t end = (turn + 1) * TURN;
             rows(&p, columns, y, out, turn * TURN, end < m ? end : m);
+            spoil(&p, from, columns, turn * TURN, end < m ? end : m);
         }
     }
     return true;
@@ -179,8 +218,11 @@ bool llamafile_sgemm(const struct call *call, int64_t m, int64_t n, int64_t k, c
 bool ggml_compute_forward_mul_mat_tiled(const struct call *call, struct tensor *result) {
     const struct tensor *a = result->sources[0], *b = result->sources[1];
     if (call->thread == 0 && makes_logits(result)) keep_nothing();
+    OWN(damaged)->result = 0;
     const struct interleaved *copy = copy_of(call, a);
     if (copy && (wide_product(call, copy, b, result) || interleaved_product(call, copy, result))) return true;
-    if (!theirs.tiled || (b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K))) return false;
-    return theirs.tiled(call, result);
+    if (theirs.tiled && !(b->sizes[1] < TILED_FROM && rows_for(a->type, Q8_K)) && theirs.tiled(call, result)) return true;
+    const bool plain = b->type == F32 && b->strides[0] == 4 && b->sizes[2] == 1 && b->sizes[3] == 1;
+    if (plain && computed_here(a->type) && !all_ordered(b)) *OWN(damaged) = (__typeof__(damaged)){result->data, b};
+    return false;
 }

@@ -57,11 +57,16 @@ def _agrees(
     return bool(np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max())
 
 
-def multiply(library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Bytes, columns: int) -> Numbers:
-    """The product by ``library``, by two threads' shares in turn; NaN where it did nothing."""
+def multiply(
+    library: ctypes.CDLL, kind: Kind, weights: Bytes, activations: Bytes, columns: int, into: Numbers | None = None
+) -> Numbers:
+    """The product by ``library``, by two threads' shares in turn, in ``into`` or an array of its own; NaN where it did
+    nothing.
+    """
     rows = len(weights)
     blocks = weights.shape[1] // LAYOUTS[kind].bytes
-    found = np.full((columns, rows), np.nan, np.float32)
+    found = np.empty((columns, rows), np.float32) if into is None else into
+    found[:] = np.nan
     product = library.llamafile_sgemm
     product.restype = ctypes.c_bool
     for thread in range(2):
