@@ -1,9 +1,10 @@
 """The backend over llama.cpp, and the only rooms that touch its binding.
 
 ``backend`` is the backend itself, ``batch`` the arrays that a decode is fed from, ``threads`` the pools that compute,
-``library`` loads models and takes its log, ``options`` is what they are told, ``memory`` what they may take. They use
-the binding's low-level module, which is llama.h in ctypes: calls release the GIL, so that other threads go on while a
-step is computed.
+``library`` loads models and takes its log, ``placement`` decides what computes each product, ``orders`` asks llama.cpp
+which orders of weights it has, ``options`` is what they are told, ``memory`` what they may take. They use the binding's
+low-level module, which is llama.h in ctypes: calls release the GIL, so that other threads go on while a step is
+computed.
 """
 
 from __future__ import annotations
