@@ -44,6 +44,8 @@ _FIRST_HEAD = 256
 _LONG_LIST = 8192
 #: Distances from the expected surprise up to which tokens are looked for in small steps.
 _FAR = 64.0
+#: Times that a border among many is narrowed down.
+_HALVINGS = 20
 _LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -225,12 +227,27 @@ class Candidates:
     def _top_k(self, count: int, _a: float, _b: float, _c: float) -> None:
         if count <= 0:
             return
-        ids = self.scan.top(min(count, len(self.row)))
+        if count > _LONG_LIST:
+            self._top_many(count)
+            return
+        ids = self.scan.top(count)
         if self._bound > -math.inf:
             ids = ids[self.row[ids] >= self._bound]
             self._bound = -math.inf
         self.ids, self.logits = ids, self.row[ids].astype(np.float64)
         self.size = min(self.size, count)
+
+    def _top_many(self, count: int) -> None:
+        """The same without a list."""
+        ids = self.scan.above(self._bound)
+        if len(ids) > count:
+            logits = self.row[ids]
+            least = np.partition(logits, -count)[-count]
+            kept = logits > least
+            kept[(logits == least).nonzero()[0][: count - np.count_nonzero(kept)]] = True
+            ids = ids[kept]
+        self.size = min(self.size, count)
+        self.leave(ids)
 
     def _top_p(self, count: int, p: float, _b: float, _c: float) -> None:
         temperature = self.temperature
@@ -267,11 +284,27 @@ class Candidates:
             if bound < _LOWEST:
                 break  # These are all.
             reach *= 2.0 if reach < _FAR else _FAR
-        order = np.lexsort((-distances, away))
-        reached = np.flatnonzero(np.exp(distances[order]).cumsum() > p * total)
-        kept = max(int(reached[0]) + 1, count) if len(reached) else self.size
+        weights = np.exp(distances)
+        # Nearly all may be near: those that are surely left needn't be sorted.
+        low, high = -1.0, float(away.max(initial=0.0))
+        for _ in range(_HALVINGS):
+            if np.count_nonzero((away > low) & (away <= high)) <= _LONG_LIST:
+                break
+            middle = (low + high) / 2.0
+            within = away <= middle
+            if weights[within].sum() > p * total and np.count_nonzero(within) >= count:
+                high = middle
+            else:
+                low = middle
+        surely = away <= low
+        undecided = ((away > low) & (away <= high)).nonzero()[0]
+        undecided = undecided[np.lexsort((-distances[undecided], away[undecided]))]
+        many = int(np.count_nonzero(surely))
+        reached = np.flatnonzero(weights[surely].sum() + weights[undecided].cumsum() > p * total)
+        kept = max(many + int(reached[0]) + 1, count) if len(reached) else self.size
+        surely[undecided[: kept - many]] = True
         self.size = min(self.size, kept)
-        self.leave(np.sort(ids[order[:kept]]))
+        self.leave(np.sort(ids[surely]))
 
     def _xtc(self, count: int, probability: float, threshold: float, chance: float) -> None:
         if chance > probability or self.size < 2:
@@ -281,8 +314,9 @@ class Candidates:
         ids = self.scan.above(self.scan.best + self.temperature * least)
         dropped = len(ids) - 1
         if dropped > 0 and self.size - dropped >= count:
-            order = (-self.row[ids]).argsort(kind="stable")
-            self.exclude(ids[order[:-1]])
+            logits = self.row[ids]
+            last = int((logits == logits.min()).nonzero()[0][-1])
+            self.exclude(np.delete(ids, last))
             self.size -= dropped
 
     def _temperature(self, _count: int, temperature: float, spread: float, exponent: float) -> None:
