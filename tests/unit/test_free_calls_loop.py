@@ -248,3 +248,24 @@ def test_the_same_tools_are_compiled_once(runner: Runner) -> None:
     for token in b"<tool_call>":
         constraints[0].accept(token)
     assert (constraints[0].free, constraints[1].free) == (False, True)
+
+
+def test_grammars_that_nobody_waits_for_are_not_compiled_and_small_ones_pass_large_ones() -> None:
+    compiler = Compiler(FakeBackend(ctx=256, parallel=1, kv_tokens=0, batch=64))
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def wait() -> bool:
+        return gate.get(timeout=60)
+
+    def ask(name: str, length: int, **more: Any) -> None:
+        text = json.dumps([name, "x" * length])
+        compiler.request(Grammar(kind="choice", text=text), lambda _: answers.put(name), **more)
+
+    ask("first", 1, wanted=wait)  # Holds the thread until the others are there.
+    ask("large", 200_000)
+    ask("cancelled", 1, wanted=lambda: False)
+    ask("small", 1)
+    gate.put(True)
+    assert [answers.get(timeout=60) for _ in range(3)] == ["first", "small", "large"]
+    assert answers.empty()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tailrace.engine.fake import END, FakeBackend
-from tailrace.engine.grammar.compiler import Compiler, Done
+from tailrace.engine.grammar.compiler import Compiler, Done, Wanted
 from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.grammar.masks import MaskThread
 from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
@@ -151,8 +151,8 @@ class Slow(Compiler):
         super().__init__(backend)
         self.asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def request(self, grammar: Grammar, done: Done) -> None:
-        self.asked.put(lambda: Compiler.request(self, grammar, done))
+    def request(self, grammar: Grammar, done: Done, wanted: Wanted = lambda: True) -> None:
+        self.asked.put(lambda: Compiler.request(self, grammar, done, wanted))
 
 
 class Engine:

@@ -252,7 +252,8 @@ class Intake(threading.Thread):
             self._accept(sequence)
         else:
             self._compiling[submit.id] = sequence
-            self._compiler.request(submit.grammar, partial(self._compiled, submit.id, submit.grammar.watch))
+            done = partial(self._compiled, submit.id, submit.grammar.watch)
+            self._compiler.request(submit.grammar, done, partial(self._compiling.__contains__, submit.id))
 
     def _compiled(self, identity: int, watch: Watch | None, result: Result) -> None:
         """The sequence's grammar is there, or refused; one whose ``watch`` is optional is then done without."""

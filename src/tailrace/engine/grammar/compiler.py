@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,6 +33,10 @@ _REMEMBERED = 32
 _STACK = 64 * 1024**2
 
 
+#: Text that is compiled in a second, roughly.
+_BYTES_A_SECOND = 50_000
+
+
 class Whole(NamedTuple):
     """A compiled grammar of a whole reply; ``vocabulary`` where its objects may be open."""
 
@@ -41,6 +47,7 @@ class Whole(NamedTuple):
 #: A compiled grammar, or why there is none.
 Result = Whole | Calls | GrammarError
 Done = Callable[[Result], None]
+Wanted = Callable[[], bool]
 
 
 class Compiler:
@@ -55,12 +62,15 @@ class Compiler:
         self._vocabulary: Vocabulary | None = None
         self._known: OrderedDict[Grammar, Result] = OrderedDict()  #: least recently used first
         self._lock = threading.Lock()
-        self._work: queue.SimpleQueue[tuple[Grammar, Done]] = queue.SimpleQueue()
+        self._work: queue.PriorityQueue[tuple[float, int, Grammar, Done, Wanted]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
-    def request(self, grammar: Grammar, done: Done) -> None:
+    def request(self, grammar: Grammar, done: Done, wanted: Wanted = lambda: True) -> None:
         """Call ``done`` with the grammar's matcher or with why there is none: at once when that is known, else later on
-        the compiling thread.
+        the compiling thread, unless it isn't ``wanted`` any more when its turn comes.
+
+        A small grammar passes a large one that came shortly before it: clients don't wait for each other's schemas.
         """
         grammar = _without_beginning(grammar)
         known = self._recall(grammar)
@@ -77,7 +87,8 @@ class Compiler:
                 self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
                 self._thread.start()
                 threading.stack_size(before)
-        self._work.put((grammar, done))
+        turn = time.monotonic() + len(grammar.text) / _BYTES_A_SECOND
+        self._work.put((turn, next(self._numbers), grammar, done, wanted))
 
     def constraint(self, compiled: Whole | Calls, *, fast_forward: bool, begun: str = "") -> Constraint:
         """A reply's own state, at the grammar's start, or behind what the prompt has ``begun`` of a watched reply."""
@@ -89,7 +100,9 @@ class Compiler:
 
     def _run(self) -> None:
         while True:
-            grammar, done = self._work.get()
+            _, _, grammar, done, wanted = self._work.get()
+            if not wanted():
+                continue
             result = self._recall(grammar)
             if result is None:
                 result = self._compile(grammar)
