@@ -1,7 +1,8 @@
 """Gets what tests need of llama.cpp's source: ``python3 scripts/setup_peers.py``.
 
-That is its server tests, for ``make test-peers``, and the chat templates of models, for ``make test``. They come from the source distribution of llama.cpp's binding, of the version that constraints.txt pins, so that they
-are those of the llama.cpp that is served with. They are unpacked under ``build/``, which git ignores.
+That is its server tests, for ``make test-peers``, and the chat templates of models, for ``make test``. They come from
+the source distribution of llama.cpp's binding, of the version that constraints.txt pins, so that they are those of the
+llama.cpp that is served with. They are unpacked under ``build/``, which git ignores.
 """
 
 from __future__ import annotations
