@@ -17,8 +17,8 @@ from servers import ServerProcess
 from tailrace.tools.conformance.table import RULES
 
 CHECK = [sys.executable, "-c", "from tailrace.cli.app import main; main()", "check"]
-#: What a server without a key and a model that thinks of nothing needn't show. Some calls can't be forced, and a reply may
-#: be cut.
+#: What a server without a key and a model that thinks of nothing needn't show. Ollama's API can't force calls, and a
+#: model that may choose may not call.
 MAY_BE_UNSEEN = {
     "wrong-key", "either-header", "error-in-stream", "reasoning-apart", "think-tags", "cancel", "keep-alive",
     "keep-alive-form", "responses-keep-alive", "anthropic-ping", "ollama-keep-alive", "ollama-embed", "concurrent",
