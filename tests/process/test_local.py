@@ -11,6 +11,7 @@ from tailrace.cli.conversation import Conversation, Parameters
 from tailrace.cli.local import LocalModel
 from tailrace.engine.load import load_draft, load_llama
 from tailrace.engine.speculate import Drafter
+from tailrace.errors import ContextLengthExceeded
 from tailrace.models.reference import resolve
 from tailrace.settings import Settings
 
@@ -40,5 +41,18 @@ def test_it_guesses_ahead_as_the_settings_say(
             assert steps >= reply.stats.tokens  # The prompt may have taken one of its own.
         else:
             assert steps < reply.stats.tokens / 1.5
+    finally:
+        local.close()
+
+
+def test_a_prompt_that_overflows_llama_cpps_stack_is_only_too_long() -> None:
+    """It is tokenised in a process of its own, as the server's prompts are."""
+    settings = Settings(threads=1, ctx=512, parallel=1)
+    local = LocalModel(load_llama(resolve("smollm2-135m").path, settings), settings)
+    try:
+        conversation = Conversation(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 2))
+        conversation.ask("A" * 30_000)
+        with pytest.raises(ContextLengthExceeded, match="512 tokens"):
+            local.reply(conversation)
     finally:
         local.close()
