@@ -19,7 +19,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.messages import PROTOCOL_VERSION, Hello
 from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Continued, converse
-from template_oracle import FOLDER
+from template_oracle import FETCHED
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -56,14 +56,14 @@ def test_white_space_goes_where_the_template_trims_it() -> None:
 
 
 def test_what_the_template_puts_before_a_text_is_part_of_the_reply() -> None:
-    source = FOLDER.joinpath("Qwen-Qwen3-0.6B.jinja").read_text(encoding="utf-8")
+    source = FETCHED.joinpath("Qwen-Qwen3-0.6B.jinja").read_text(encoding="utf-8")
     made = prompt(source, ASKED, begun("I am"))
     assert made.head.endswith("<|im_start|>assistant\n")
     assert made.reply == "<think>\n\n</think>\n\nI am"
 
 
 def test_a_thought_is_continued_where_there_is_no_text() -> None:
-    source = FOLDER.joinpath("Qwen-Qwen3-0.6B.jinja").read_text(encoding="utf-8")
+    source = FETCHED.joinpath("Qwen-Qwen3-0.6B.jinja").read_text(encoding="utf-8")
     for continues in (True, "reasoning_content"):
         made = prompt(source, ASKED, begun("", reasoning_content="They ask"), continues=continues)
         assert made.reply == "<think>\nThey ask"

@@ -14,7 +14,7 @@ from tailrace.messages import PROTOCOL_VERSION, Hello
 from tailrace.server.client import ServedModel
 from tailrace.server.conversation import converse
 from tailrace.server.thinking import ReasoningSwitch, ThinkingSwitch, wished
-from template_oracle import FOLDER
+from template_oracle import FETCHED
 
 ON, OFF, UNSAID = Thinking(on=True), Thinking(on=False), Thinking()
 
@@ -126,7 +126,7 @@ ENDS = {
 
 @pytest.mark.parametrize("name", ENDS)
 def test_thoughts_are_turned_off_in_every_family(name: str) -> None:
-    source = FOLDER.joinpath(f"{name}.jinja").read_text(encoding="utf-8")
+    source = FETCHED.joinpath(f"{name}.jinja").read_text(encoding="utf-8")
     off, on = ENDS[name]
     assert prompt(source, OFF).endswith(off)
     assert prompt(source, ON).endswith(on)
@@ -134,7 +134,7 @@ def test_thoughts_are_turned_off_in_every_family(name: str) -> None:
 
 
 def test_gpt_oss_is_told_how_much() -> None:
-    source = FOLDER.joinpath("openai-gpt-oss-120b.jinja").read_text(encoding="utf-8")
+    source = FETCHED.joinpath("openai-gpt-oss-120b.jinja").read_text(encoding="utf-8")
     assert "Reasoning: low" in prompt(source, OFF)
     assert "Reasoning: medium" in prompt(source)
     assert "Reasoning: high" in prompt(source, Thinking(on=True, effort="high"))
