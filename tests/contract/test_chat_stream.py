@@ -74,18 +74,13 @@ def test_bytes_that_are_no_text_become_replacement_characters_alone_where_they_s
     assert reply.text == ["a\ufffdb"], "the cut-off last character is dropped, not shown as one that was wrong"
 
 
-@pytest.mark.parametrize("held", ["\x01" * 20_000, "😀" * 12_000, '"\\' * 12_000])
-def test_no_line_is_too_long_for_a_scanner_of_64_kib(scripted: ServerProcess, held: str) -> None:
-    """A tool call that never ends is held back, then comes all at once; here with characters that JSON makes longer."""
-    reply = chat_stream(stream(scripted, say("<tool_call>" + held), tools=[WEATHER]))
-    assert reply.text == ["<tool_call>" + held]
-
-
-def test_no_line_is_too_long_with_log_probabilities_either(scripted: ServerProcess) -> None:
-    reply = stream(scripted, say("<tool_call>" + "\x01" * 9000), tools=[WEATHER], logprobs=True, top_logprobs=20)
+def test_no_line_is_too_long_for_a_scanner_of_64_kib(scripted: ServerProcess) -> None:
+    """What may be a stop string is held back, then comes all at once, with the probabilities of all its tokens."""
+    reply = stream(scripted, say("\x01" * 1000 + "."), stop=["\x01" * 1000 + "!"], logprobs=True, top_logprobs=20)
     tokens = [json.loads(data[6:])["choices"][0].get("logprobs") for data in reply.chunks[:-1]]
     assert all(len(chunk) < 60_000 for chunk in reply.chunks)
-    assert sum(len(entry["content"]) for entry in tokens if entry) == 9000 + len("<tool_call>")
+    assert sum(map(len, reply.chunks)) > 1_000_000, "it would have been one line"
+    assert sum(len(entry["content"]) for entry in tokens if entry) == 1001
 
 
 def test_length_is_told(scripted: ServerProcess) -> None:
@@ -239,30 +234,22 @@ def test_one_tool_call_at_a_time_where_that_is_asked_for(scripted: ServerProcess
         '<tool_call>{"arguments": {}}</tool_call>',
         '<tool_call>{"name": "weather", "arguments": "text"}</tool_call>',
         '<tool_call>{"name": "weather"',
-        '<tool_call>{"name": "", "arguments": {}}</tool_call>',
-        '<tool_call>{"name": "' + "x" * 12_000 + '", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "weather.Paris.London", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": {"a": 1,,}}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": {"a": "\\ud800"}}</tool_call>',
     ],
 )
-def test_a_broken_tool_call_is_text(scripted: ServerProcess, broken: str) -> None:
-    reply = chat_stream(stream(scripted, say(broken), tools=[WEATHER]))
-    assert (reply.text, reply.calls, reply.finish) == ([broken], [[]], ["stop"])
-
-
-@pytest.mark.parametrize(
-    ("said", "arguments", "text"),
-    [
-        ('{"a": ' + "[" * 5000, '{"a": ' + "[" * 255, "[" * 4745),
-        ('{"a": "\\ud800"}}</tool_call>', '{"a": "', '\\ud800"}}</tool_call>'),
-        ('{"a": 1,,}}</tool_call>', '{"a": 1,', ",}}</tool_call>"),
-        ('{"a": "x', '{"a": "x', ""),
-    ],
-)
-def test_a_call_that_breaks_off_is_no_whole_call(scripted: ServerProcess, said: str, arguments: str, text: str) -> None:
-    """Its arguments stay as they are, the rest is text, and the reply doesn't end with 'tool_calls'."""
-    body = chat(say('<tool_call>{"name": "weather", "arguments": ' + said), tools=[WEATHER])
+def test_a_model_that_would_break_its_call_writes_a_whole_one(scripted: ServerProcess, broken: str) -> None:
+    """From the marker on a grammar holds it; what broken calls are read as stands in ``test_parse``."""
+    body = chat(say(broken), tools=[WEATHER], max_tokens=4000)
     (choice,) = ask(scripted.port, "POST", "/v1/chat/completions", body).json()["choices"]
-    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": arguments}
-    assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+    call = choice["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "weather"
+    # Behind its script the backend draws at random, and may draw the closing brace late.
+    if choice["finish_reason"] == "tool_calls":
+        assert isinstance(json.loads(call["arguments"]), dict)
+    else:
+        assert choice["finish_reason"] == "length"
 
 
 def test_a_call_that_is_cut_off_ends_with_length(scripted: ServerProcess) -> None:
@@ -282,12 +269,6 @@ def test_arguments_stream_as_they_are_written(scripted: ServerProcess) -> None:
     assert fragments == ["", *'{"city": "Rome"}']
     tokens = [chunk["choices"][0]["logprobs"]["content"] for chunk in reply.chunks if "logprobs" in chunk["choices"][0]]
     assert "".join(entry["token"] for entries in tokens for entry in entries) == call
-
-
-def test_numbers_of_any_size_in_a_tool_call(scripted: ServerProcess) -> None:
-    call = '<tool_call>{"name": "weather", "arguments": {"n": 123456789012345678901234567890}}</tool_call>'
-    reply = chat_stream(stream(scripted, say(call), tools=[WEATHER]))
-    assert json.loads(reply.calls[0][0]["arguments"]) == {"n": 123456789012345678901234567890}
 
 
 @pytest.mark.parametrize("fields", [{}, {"tools": []}, {"tools": None}, {"tools": [WEATHER], "tool_choice": "none"}])

@@ -75,10 +75,10 @@ def test_a_long_prompt_brings_keep_alives(slow: ServerProcess) -> None:
 
 
 def test_text_that_is_held_back_is_silence_too(slow: ServerProcess) -> None:
-    """While a tool call is written its text is held back: without a sign of life clients give up."""
-    call = '<tool_call>{"name": "weather", "arguments": {"city": "' + "x" * 60 + '"}}</tool_call>'
-    reply = ask(slow.port, "POST", "/v1/chat/completions", chat(say(call), stream=True, tools=[WEATHER]))
-    assert len(chat_stream(reply).calls[0]) == 1
+    """What may be a stop string is held back: without a sign of life clients give up."""
+    body = chat(say("x" * 80 + "."), stream=True, stop=["x" * 80 + "!"])
+    reply = ask(slow.port, "POST", "/v1/chat/completions", body)
+    assert chat_stream(reply).text == ["x" * 80 + "."]
     assert sum(chunk.endswith(KEEP_ALIVE) for chunk in reply.chunks) >= 3
 
 

@@ -129,6 +129,11 @@ def test_a_call_however_it_is_written(written: str) -> None:
         assert (call.name, json.loads(call.arguments), call.whole) == ("f", {"a": 1}, True)
 
 
+def test_numbers_of_any_size_stay_as_they_are() -> None:
+    (call,) = said(['<tool_call>{"name": "f", "arguments": {"n": 123456789012345678901234567890}}</tool_call>'])
+    assert call == Call("f", '{"n": 123456789012345678901234567890}', whole=True)
+
+
 def test_several_calls_between_one_pair_of_tags() -> None:
     calls = said(['<tool_call>{"name": "f"} {"name": "g"}</tool_call>'])
     assert calls == [Call("f", "{}", whole=True), Call("g", "{}", whole=True)]
