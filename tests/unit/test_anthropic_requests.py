@@ -10,10 +10,10 @@ import pytest
 from tailrace.engine.fake import FakeBackend
 from tailrace.errors import InvalidRequest
 from tailrace.messages import PROTOCOL_VERSION, Hello
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 
 #: Shows all that a template is given.
 TEMPLATE = (

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from tailrace.messages import Tokenize, Tokenized
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.ollama.fit import Fitting, Shorter
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.server import Server
 
 CONTEXT = 500

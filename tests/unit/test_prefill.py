@@ -17,8 +17,8 @@ from tailrace.chat.template import Message
 from tailrace.engine.fake import FakeBackend
 from tailrace.errors import InvalidRequest
 from tailrace.messages import PROTOCOL_VERSION, Hello
-from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Continued, converse
+from tailrace.server.served_model import ServedModel
 from template_oracle import FETCHED
 
 CHATML = (

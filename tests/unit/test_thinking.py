@@ -11,8 +11,8 @@ from tailrace.chat.switches import Thinking, variables
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.fake import FakeBackend
 from tailrace.messages import PROTOCOL_VERSION, Hello
-from tailrace.server.client import ServedModel
 from tailrace.server.conversation import converse
+from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking import ReasoningSwitch, ThinkingSwitch, wished
 from template_oracle import FETCHED
 

@@ -7,7 +7,6 @@ import pytest
 
 from tailrace.engine.fake import FakeBackend
 from tailrace.messages import PROTOCOL_VERSION, Hello
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.anthropic import prepare as anthropic
 from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.dialects.ollama import chat as ollama
@@ -16,6 +15,7 @@ from tailrace.server.dialects.responses import prepare as responses
 from tailrace.server.dialects.responses.conversation import conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import toolset
+from tailrace.server.served_model import ServedModel
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}={{ enable_thinking }},{{ reasoning_effort }},{{ mine }}"
 MESSAGES = [{"role": "user", "content": "Hi"}]

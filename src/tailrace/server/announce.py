@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 
-from tailrace.server.client import ServedModel
+from tailrace.server.served_model import ServedModel
 from tailrace.settings import Settings
 
 _announced = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from tailrace.errors import InvalidRequest, UnsupportedCoding
 
@@ -78,19 +79,20 @@ class BodyDecoder:
         )
 
 
-class _Member:
+class _Member(Protocol):
     """One gzip member, zlib stream or zstd frame."""
 
-    whole = False  #: its end has been read
-    rest = b""  #: what stood behind the end
+    whole: bool  #: its end has been read
+    rest: bytes  #: what stood behind the end
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The pieces that ``data`` decodes to."""
-        raise NotImplementedError
+        ...
 
 
-class _Gzip(_Member):
+class _Gzip:
     def __init__(self, window: int = zlib.MAX_WBITS | 16) -> None:
+        self.whole, self.rest = False, b""
         self._decoder = zlib.decompressobj(window)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -122,8 +124,9 @@ class _Deflate(_Gzip):
         yield from super().feed(data)
 
 
-class _Zstd(_Member):
+class _Zstd:
     def __init__(self) -> None:
+        self.whole, self.rest = False, b""
         self._decoder = ZstdDecompressor(options={DecompressionParameter.window_log_max: _WINDOW_LOG})
 
     def feed(self, data: bytes) -> Iterator[bytes]:

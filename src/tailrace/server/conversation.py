@@ -22,8 +22,8 @@ from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar
-from tailrace.server.client import ServedModel
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 
 #: Whether the model calls: never, as it likes, or at least once.
 ToolChoice = Literal["none", "auto", "required"]

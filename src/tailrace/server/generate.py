@@ -23,9 +23,10 @@ from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.observe.metrics import Metrics
 from tailrace.server.choice import Choice
-from tailrace.server.client import EngineClient, ServedModel
+from tailrace.server.client import EngineClient
 from tailrace.server.events import Early, Failure, Listener, Usage
 from tailrace.server.inquiry import too_long
+from tailrace.server.served_model import ServedModel
 from tailrace.server.stopping import stop_table
 from tailrace.server.tracked import TrackedChoice, Tracking
 from tailrace.server.window import Window, WindowedChoice

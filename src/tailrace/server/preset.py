@@ -13,7 +13,7 @@ import msgspec
 
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.models.entries import Entry
-from tailrace.server.client import ServedModel
+from tailrace.server.served_model import ServedModel
 
 #: What the dialects call Ollama's options. The first field that a request has is filled in.
 _FIELDS: Mapping[str, tuple[str, ...]] = {

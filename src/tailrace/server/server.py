@@ -19,12 +19,13 @@ from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.server import sse
 from tailrace.server.body import read_body
-from tailrace.server.client import EngineClient, ServedModel
+from tailrace.server.client import EngineClient
 from tailrace.server.fingerprint import file_identity, system_fingerprint
 from tailrace.server.generate import Generation, GenerationRequest
 from tailrace.server.inquiry import Answer, Asked
 from tailrace.server.preset import Derived, Preset
 from tailrace.server.respond import json_response
+from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.settings import Settings
 

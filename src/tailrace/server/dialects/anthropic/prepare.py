@@ -10,7 +10,6 @@ from tailrace.chat.switches import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar, Sampling
-from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, ToolChoice, converse
 from tailrace.server.dialects.anthropic.history import History, continues, system_text
 from tailrace.server.dialects.anthropic.request import (
@@ -29,6 +28,7 @@ from tailrace.server.dialects.anthropic.request import (
     refuse,
 )
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.stopping import stop_strings
 from tailrace.server.thinking import ThinkingSwitch, wished
 

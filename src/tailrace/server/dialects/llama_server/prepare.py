@@ -6,12 +6,12 @@ from typing import Any
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar, Sampling
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
 from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.stopping import stop_strings
 from tailrace.server.tracked import Tracking
 

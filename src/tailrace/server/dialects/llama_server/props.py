@@ -7,8 +7,8 @@ from typing import Any
 
 from tailrace import __version__
 from tailrace.server.choice import Choice
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.llama_server.prepare import default_settings
+from tailrace.server.served_model import ServedModel
 from tailrace.server.server import Server
 
 

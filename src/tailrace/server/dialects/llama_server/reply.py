@@ -10,7 +10,6 @@ import msgspec
 
 from tailrace.messages import TokenLogprobs
 from tailrace.server import sse
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.llama_server.errors import error_object
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.prepare import settings_object
@@ -18,6 +17,7 @@ from tailrace.server.dialects.openai.telemetry import progress_object
 from tailrace.server.dialects.openai.tokens import piece_of, text_of
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Timed, Usage
 from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.tracked import TrackedChoice
 from tailrace.server.transcript import Transcript
 

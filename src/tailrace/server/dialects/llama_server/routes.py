@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from tailrace.errors import EngineUnavailable, InvalidRequest, NotSupported
 from tailrace.messages import Embed, Embedded
-from tailrace.server.client import ServedModel
 from tailrace.server.decode import decode
 from tailrace.server.dialects.llama_server import embedding, fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
@@ -23,6 +22,7 @@ from tailrace.server.dialects.llama_server.reply import NativeStream, Reporter, 
 from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.respond import json_response
+from tailrace.server.served_model import ServedModel
 from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
 

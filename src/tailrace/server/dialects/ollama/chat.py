@@ -11,10 +11,10 @@ from msgspec import Meta
 from tailrace.chat.arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images
 from tailrace.server.dialects.ollama.reply import Form
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 
 
 class CalledFunction(msgspec.Struct):

@@ -12,11 +12,11 @@ from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar
-from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking import wished
 
 _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')

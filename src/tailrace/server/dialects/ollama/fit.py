@@ -16,8 +16,8 @@ from starlette.requests import Request
 from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import ContextLengthExceeded
 from tailrace.messages import Tokenize, Tokenized
-from tailrace.server.client import ServedModel
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.server import Server
 from tailrace.server.window import Window
 

@@ -8,10 +8,10 @@ import msgspec
 
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, raw, refuse_images
 from tailrace.server.dialects.ollama.reply import Form
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 
 
 class GenerateRequest(SharedFields):

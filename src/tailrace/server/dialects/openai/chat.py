@@ -15,7 +15,6 @@ from msgspec import Meta
 from tailrace.chat.content import text_part
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Continued, Fields, converse
 from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields
 from tailrace.server.dialects.openai.earlier_calls import (
@@ -49,6 +48,7 @@ from tailrace.server.events import (
     Usage,
 )
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.transcript import Reply, Transcript
 
 # Request

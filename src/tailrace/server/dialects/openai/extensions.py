@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from tailrace.chat.switches import Thinking
 from tailrace.errors import InvalidRequest
-from tailrace.server.client import ServedModel
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.sampling import SharedParameters, refuse
+from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking import Budget, ReasoningSwitch, ThinkingSwitch, wished
 
 

@@ -8,7 +8,6 @@ import msgspec
 
 from tailrace.errors import InvalidRequest
 from tailrace.messages import Grammar
-from tailrace.server.client import ServedModel
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
 from tailrace.server.dialects.openai.sampling import SharedParameters, least, limit, sampling, stops
@@ -17,6 +16,7 @@ from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.telemetry import tracking
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking import ReasoningSwitch, wished
 
 #: Fields that mean the same as in OpenAI's other dialects.
