@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
+
+from tailrace.chat.schemas.pointer import at_pointer
 
 #: Every JSON type. An integer is a number too.
 ALL = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
@@ -137,18 +138,7 @@ class Arguments:
 
     def _resolved(self, reference: str) -> Any:
         """What a reference within the schema leads to; None for others."""
-        if not reference.startswith("#"):
-            return None
-        found: Any = self._root
-        for step in reference[1:].split("/")[1:]:
-            step = unquote(step).replace("~1", "/").replace("~0", "~")
-            if isinstance(found, Mapping):
-                found = found.get(step)
-            elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
-                found = found[int(step)]
-            else:
-                return None
-        return found
+        return at_pointer(self._root, reference[1:]) if reference.startswith("#") else None
 
 
 def _named(given: object) -> frozenset[str]:

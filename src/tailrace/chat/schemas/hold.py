@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
 
 from tailrace.chat.nesting import DEEPEST
 from tailrace.chat.schemas.keywords import (
@@ -28,6 +27,7 @@ from tailrace.chat.schemas.keywords import (
     modern,
 )
 from tailrace.chat.schemas.merge import merged
+from tailrace.chat.schemas.pointer import at_pointer
 from tailrace.errors import TailraceError
 
 #: The largest number of 16 digits, and the finest step that the grammar library takes.
@@ -189,16 +189,7 @@ class _Holder:
         pointer = reference[1:] if reference.startswith("#") else None
         if pointer is None or (pointer and not pointer.startswith("/")):
             return self._by_identity().get(reference.removeprefix("#"))
-        found: Any = self._root
-        for step in pointer.split("/")[1:]:
-            step = unquote(step).replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict):
-                found = found.get(step)
-            elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
-                found = found[int(step)]
-            else:
-                return None
-        return found
+        return at_pointer(self._root, pointer)
 
     def _by_identity(self) -> dict[str, Any]:
         """Schemas by their ``$id`` and ``$anchor``."""
