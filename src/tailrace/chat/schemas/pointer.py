@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 
 def at_pointer(root: Any, pointer: str) -> Any:
-    """What ``pointer`` (empty, or beginning with ``/``; as in a URL's fragment) leads to in ``root``; None where there is
+    """What ``pointer`` (empty, or beginning with ``/``, as in a URL's fragment) leads to in ``root``; None where that is
     nothing.
     """
     found = root
