@@ -8,9 +8,7 @@ from urllib.parse import unquote
 
 
 def at_pointer(root: Any, pointer: str) -> Any:
-    """What ``pointer`` (empty, or beginning with ``/``, as in a URL's fragment) leads to in ``root``; None where that is
-    nothing.
-    """
+    """What ``pointer``, as in a URL's fragment and perhaps empty, leads to in ``root``; None where there is nothing."""
     found = root
     for step in pointer.split("/")[1:]:
         step = unquote(step).replace("~1", "/").replace("~0", "~")
