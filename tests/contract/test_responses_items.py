@@ -309,7 +309,8 @@ def test_input_tokens_are_those_of_the_response(scripted: ServerProcess) -> None
 @pytest.mark.parametrize("path", ["/v1/responses/input_tokens", "/v1/chat/completions/input_tokens"])
 def test_what_is_counted_is_checked(scripted: ServerProcess, path: str) -> None:
     assert ask(scripted.port, "POST", path, {}).status == 400
-    assert ask(scripted.port, "GET", path).status == 405
+    # Below /chat/completions a GET is for a stored one of that name.
+    assert ask(scripted.port, "GET", path).status == (405 if "responses" in path else 404)
 
 
 @pytest.mark.parametrize(
