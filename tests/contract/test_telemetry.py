@@ -75,9 +75,9 @@ def test_progress_where_it_is_asked_for(slow: ServerProcess, route: str) -> None
     """64 prompt tokens a step, of which the first report knows none."""
     body: dict[str, Any] = {"stream": True, "return_progress": True}
     if "chat" in route:
-        body["messages"] = [{"role": "user", "content": "x" * 200 + f"{route}<say>a</say>"}]
+        body["messages"] = [{"role": "user", "content": f"Progress of {route}" + "x" * 200 + "<say>a</say>"}]
     else:
-        body["prompt"] = "y" * 200 + f"{route}<say>a</say>"
+        body["prompt"] = f"Progress of {route}" + "y" * 200 + "<say>a</say>"
     told = events(ask(slow.port, "POST", route, body).body)
     reports = [event["prompt_progress"] for event in told if "prompt_progress" in event]
     total = reports[-1]["total"]
