@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import hermes
-from tailrace.chat.parts import Part, Text
+from tailrace.chat.families.harmony import make_parser
+from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Text
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
 
@@ -66,3 +67,13 @@ def test_plain_text_takes_the_short_way(chat: bool) -> None:
     assert short.plain(5) is None, "half a character"
     short.feed(5)
     assert short.plain(0) is None, "it waits for its other half"
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_call_that_is_cut_before_its_arguments_is_not_whole(cut: bool) -> None:
+    """gpt-oss ends a call with the token that ends the reply, so at a limit nothing tells that the call goes on."""
+    parser = make_parser("", {"weather": Function(name="weather")})
+    parts = parser.feed("<|channel|>commentary to=functions.weather <|constrain|>json<|message|>")
+    parts += parser.finish(cut=cut)
+    whole = [CallArguments("{}"), CallEnd()]
+    assert parts == [CallStart("weather"), *([] if cut else whole)]

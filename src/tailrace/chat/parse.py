@@ -29,8 +29,8 @@ class Parser(Protocol):
         """The parts that ``text`` completes."""
         ...
 
-    def finish(self) -> list[Part]:
-        """What was held back, as what it then is."""
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """What was held back, as what it then is. ``cut``: the reply has come to its limit, not to its own end."""
         ...
 
 
@@ -72,8 +72,8 @@ class ReplyParser:
             pass
         return parts
 
-    def finish(self) -> list[Part]:
-        """See ``Parser``."""
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """See ``Parser``. Here marks within the text end everything."""
         parts: list[Part] = []
         if self._reader is not None:
             failed = self._reader.finish(parts)

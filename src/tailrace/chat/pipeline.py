@@ -62,12 +62,12 @@ class ReplyPipeline:
         self._plain = self._passes_all()
         return parts
 
-    def finish(self) -> list[Part]:
-        """What was held back, after the last token."""
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """What was held back, after the last token; ``cut`` as in ``Parser``."""
         text = self._stops.finish() if self._stops is not None and not self.stopped else ""
         if self._parser is None:
             return [Text(text)] if text else []
-        return [*(self._parser.feed(text) if text else []), *self._parser.finish()]
+        return [*(self._parser.feed(text) if text else []), *self._parser.finish(cut=cut)]
 
     def _passes_all(self) -> bool:
         """Whether whole characters that come now go out as they are."""

@@ -31,9 +31,9 @@ class ResumedParser:
         """See ``Parser``."""
         return self._new(self._parser.feed(text))
 
-    def finish(self) -> list[Part]:
+    def finish(self, *, cut: bool = False) -> list[Part]:
         """See ``Parser``."""
-        return self._new(self._parser.finish())
+        return self._new(self._parser.finish(cut=cut))
 
     def _new(self, parts: list[Part]) -> list[Part]:
         if not parts:

@@ -180,7 +180,7 @@ class Choice:
             self._request.tell(TextDelta(self.index, "</think>"))
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
-        parts = self._pipeline.finish()
+        parts = self._pipeline.finish(cut=reason == "length")
         self._count(parts)
         self._tell(parts)
         self.close_thought()

@@ -60,12 +60,12 @@ class HarmonyParser:
             pass
         return parts
 
-    def finish(self) -> list[Part]:
-        """See ``Parser``."""
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """See ``Parser``. The token that ends a call ends the reply and isn't in its text."""
         parts: list[Part] = []
         rest, self._buffer = self._buffer, ""
         if self._state == "call" and not rest.strip():
-            parts += [CallStart(self._name), CallArguments("{}"), CallEnd()]
+            parts += [CallStart(self._name)] if cut else [CallStart(self._name), CallArguments("{}"), CallEnd()]
         elif self._state == "arguments":
             if self._arguments.held:
                 parts.append(CallArguments(self._arguments.held))
