@@ -162,7 +162,8 @@ class Bench:
             self._vocabulary, (), family.parser("", {function.name: function for function in _TOOLS})
         )
         text = [token for token in tokens if token not in self._backend.end_tokens]
-        parts = [part for token in text for part in pipeline.feed(token)] + pipeline.finish()
+        parts = [part for token in text for part in pipeline.feed(token)]
+        parts += pipeline.finish(cut=len(text) == len(tokens))
         return _tally(parts), parts
 
     def close(self) -> None:
