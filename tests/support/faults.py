@@ -336,6 +336,15 @@ fault(
 )
 
 
+def _all_cached(body: Json) -> None:
+    body["usage"]["prompt_tokens_details"]["cached_tokens"] = body["usage"]["prompt_tokens"]
+
+
+fault("cached-tokens", "all", whole(has(CHAT, lambda body: "item59" in str(body)), _all_cached))
+fault("required-keys", "no logprobs", whole(unstreamed(CHAT), lambda body: first_choice(body).pop("logprobs")))
+fault("required-keys", "no refusal", whole(unstreamed(CHAT), lambda body: first_choice(body)["message"].pop("refusal")))
+
+
 def taken(answer: Answer) -> None:
     """It is answered as if nothing were wrong."""
     answer.status = 200
@@ -839,6 +848,7 @@ fault("responses-unknown", "400", refuse(has(RESPONSES, lambda body: "another_un
 
 
 fault("responses-hosted", "400", refuse(lambda asked: b"local_shell_call" in asked.raw))
+fault("responses-broken-arguments", "400", refuse(has(RESPONSES, lambda body: "cut off" in str(body))))
 fault("responses-brought-tools", "400", refuse(lambda asked: b"additional_tools" in asked.raw))
 fault("responses-hints", "400", refuse(has(RESPONSES, lambda body: "text" in body)))
 fault(
@@ -927,6 +937,18 @@ fault(
 )
 fault("anthropic-unknown", "400", refuse_message(has(MESSAGES, lambda body: "another_unknown_field" in body)))
 
+fault(
+    "anthropic-usage",
+    "another",
+    objects(
+        MESSAGE,
+        lambda value: (
+            put(value, "usage", {**value["usage"], "input_tokens": 1}) if value["type"] == "message_delta" else value
+        ),
+    ),
+)
+
+
 # Ollama
 
 LINES = plain(OLLAMA)
@@ -946,6 +968,7 @@ ollama_default = has(OLLAMA, lambda body: "stream" not in body)
 fault("ollama-version", "none", whole(got("/api/version"), lambda body: put(body, "version", "")))
 fault("ollama-version-alone", "more", whole(got("/api/version"), lambda body: put(body, "commit", "abc")))
 fault("ollama-float-options", "400", refuse_ollama(lambda asked: b"8192.0" in asked.raw or b"2048.0" in asked.raw))
+fault("ollama-capabilities", "no tools", whole(at("/api/show"), lambda body: body["capabilities"].remove("tools")))
 fault("ollama-names", "404", refuse(has(CHAT, lambda body: str(body.get("model")).endswith(":latest")), 404))
 fault("ollama-tags", "no model", whole(got("/api/tags"), lambda body: body["models"][0].pop("name")))
 fault("ollama-tags", "time", whole(got("/api/tags"), lambda body: put(body["models"][0], "modified_at", "yesterday")))

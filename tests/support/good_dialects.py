@@ -188,7 +188,8 @@ def _checked(body: Json) -> int:
 def _usage(reply: Reply) -> Json:
     spoken = len(reply.words)
     total = reply.prompt_tokens + spoken
-    return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": spoken, "total_tokens": total}
+    counts = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": spoken, "total_tokens": total}
+    return {**counts, "prompt_tokens_details": {"cached_tokens": 0}}
 
 
 def chat(body: Json) -> Answer:
@@ -204,12 +205,12 @@ def chat(body: Json) -> Answer:
     head: Json = {"id": "chat-1", "created": CREATED, "model": MODEL}
     call = {"id": "call-1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     if not body.get("stream"):
-        message: Json = {"role": "assistant", "content": "" if tool else reply.text}
+        message: Json = {"role": "assistant", "content": "" if tool else reply.text, "refusal": None}
         if tool:
             message["tool_calls"] = [call]
         if "functions" in body:
             message["function_call"] = call["function"]
-        choice = {"index": 0, "message": message, "finish_reason": finish}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
         return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)})
 
     def chunk(delta: Json, reason: str | None = None) -> bytes:
@@ -337,7 +338,7 @@ def messages(body: Json) -> Answer:
         events.append({"type": "content_block_delta", "index": 0, "delta": delta})
     events.append({"type": "content_block_stop", "index": 0})
     ended = {"stop_reason": reason, "stop_sequence": None}
-    events.append({"type": "message_delta", "delta": ended, "usage": {"output_tokens": usage["output_tokens"]}})
+    events.append({"type": "message_delta", "delta": ended, "usage": usage})
     events.append({"type": "message_stop"})
     return Answer(headers=dict(_HEAD), pieces=[_named(event) for event in events], pauses=reply.pauses(1))
 

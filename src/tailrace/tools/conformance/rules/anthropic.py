@@ -309,3 +309,23 @@ def _is_ping(event: Event) -> bool:
 def unknown(session: Session) -> str:
     reply = session.post(ANTHROPIC, session.question(ANTHROPIC, limit=4, another_unknown_field=True))
     return judge.accepted(session, reply)
+
+
+@rule(
+    "anthropic-usage",
+    31,
+    "message_start and message_delta report the same input",
+    WARNING,
+    "relays that add both up, and clients that show the first, tell a wrong number",
+)
+def usage(session: Session) -> str:
+    stream = _plain(session)
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    first = find(next(iter(named.of(stream, "message_start")), {}), "message", "usage") or {}
+    last = find(next(iter(named.of(stream, "message_delta")), {}), "usage") or {}
+    told = [name for name in names if last.get(name) is not None]
+    if not told or not first:
+        raise NotSeen("one of them reports no input")
+    for name in told:
+        expect(last[name] == (first.get(name) or 0), f"{name}: {first.get(name)!r}, then {last[name]!r}")
+    return ", ".join(f"{name} {last[name]}" for name in told)

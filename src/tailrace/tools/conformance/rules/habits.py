@@ -223,3 +223,40 @@ def text_kept(session: Session) -> str:
         raise NotSeen("the reply tells no prompt_tokens")
     expect(counts[1] > counts[0], f"both prompts have {counts[0]} tokens")
     return f"{counts[0]} and {counts[1]} tokens"
+
+
+@rule(
+    "cached-tokens",
+    None,
+    "cached_tokens are fewer than the prompt's, and none without a cache",
+    WARNING,
+    "clients that show or bill cached tokens tell a wrong number",
+)
+def cached_tokens(session: Session) -> str:
+    """The same prompt twice, and one that begins otherwise."""
+    text = " ".join(f"item{number}" for number in range(60))
+    seen = []
+    for prompt in (text, text, f"other {text}"):
+        reply = session.post(OPENAI, session.question(OPENAI, prompt, limit=4))
+        usage = find(reply.json(), "usage")
+        cached = find(usage, "prompt_tokens_details", "cached_tokens")
+        whole = find(usage, "prompt_tokens")
+        if type(cached) is not int or type(whole) is not int:
+            raise NotSeen("the reply tells no cached_tokens")
+        expect(0 <= cached < whole, f"{cached} of {whole} prompt tokens were cached")
+        seen.append(f"{cached} of {whole}")
+    return ", ".join(seen)
+
+
+@rule(
+    "required-keys",
+    26,
+    "a choice has logprobs, and its message refusal, null where there is nothing",
+    NOTE,
+    "strictly typed clients fail to read the reply",
+)
+def required_keys(session: Session) -> str:
+    choice = find(session.answered(OPENAI), "choices", 0)
+    expect(isinstance(choice, dict) and "logprobs" in choice, "the choice has no logprobs")
+    expect("refusal" in (find(choice, "message") or {}), "the message has no refusal")
+    return "both are there"

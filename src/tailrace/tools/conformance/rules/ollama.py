@@ -330,3 +330,21 @@ def names(session: Session) -> str:
     reply = session.post(OPENAI, session.question(OPENAI, limit=4, model=name))
     expect(reply.status == 200, f"{name}: {summary(reply)}")
     return name
+
+
+@rule(
+    "ollama-capabilities",
+    33,
+    "/api/show lists tools where a chat takes them",
+    WARNING,
+    "llm-ollama and others don't offer tools to the model",
+)
+def capabilities(session: Session) -> str:
+    taken = session.post(OLLAMA, session.question(OLLAMA, limit=4, tools=[TOOL]))
+    if taken.status != 200:
+        raise NotSeen(f"tools aren't taken: {summary(taken)}")
+    found = find(_api(session, "POST", "/show", {"model": session.ollama_model}).json(), "capabilities")
+    if not isinstance(found, list):
+        raise NotSeen("no capabilities are shown")
+    expect("tools" in found, f"capabilities are {found!r}")
+    return ", ".join(found)

@@ -383,3 +383,20 @@ def input_items(session: Session) -> str:
         for name in ("id", "status", "type"):
             expect(isinstance(find(item, name), str), f"{name} is {find(item, name)!r}")
     return f"{len(find(listed.json(), 'data') or [])} items"
+
+
+@rule(
+    "responses-broken-arguments",
+    12,
+    "an earlier call whose arguments were cut is no reason to refuse",
+    ERROR,
+    "a call that the limit has cut: the conversation fails for ever",
+)
+def broken_arguments(session: Session) -> str:
+    items = [
+        {"role": "user", "content": "What is the weather in Paris?"},
+        {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": '{"city": "Par'},
+        {"type": "function_call_output", "call_id": "call_1", "output": "The call was cut off."},
+        {"role": "user", "content": QUESTION},
+    ]
+    return judge.accepted(session, session.post(RESPONSES, session.question(RESPONSES, limit=16, input=items)))
