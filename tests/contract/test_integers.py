@@ -9,8 +9,8 @@ import pytest
 from servers import ServerProcess
 from wire import ask
 
-USER = [{"role": "user", "content": "<say>abcdef</say>"}]
-TEXT = "<say>abcdef</say>"
+USER = [{"role": "user", "content": "<say>uvwxyz</say>"}]
+TEXT = "<say>uvwxyz</say>"
 
 #: A path, a body, and where in it the limit of tokens stands.
 LIMITED: list[tuple[str, dict[str, Any], str]] = [
@@ -27,7 +27,7 @@ def test_a_whole_float_is_an_integer(scripted: ServerProcess, path: str, body: d
     reply = ask(scripted.port, "POST", path, {**body, field: 2.0, "top_k": 40.0, "temperature": 0.5})
     assert reply.status == 200, reply.body
     assert b"ab" in reply.body
-    assert b"abc" not in reply.body
+    assert b"uvw" not in reply.body
     reply = ask(scripted.port, "POST", path, {**body, field: 2.5})
     assert (reply.status, field in reply.body.decode()) == (400, True)
 
