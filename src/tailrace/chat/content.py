@@ -1,7 +1,7 @@
 """Messages' content as a template reads it: one string, or a list of parts.
 
 Some templates take either, some strings alone, some parts alone, and what they can't read they drop without a word. So
-which form each role's content needs is found out with texts that nobody else writes, when the template is compiled.
+which form each role's content needs is found out with texts that no client writes, when the template is compiled.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _ANY = "any"
 
 
 class SchemaError(TailraceError):
-    """The schema can't be held; the message says why, for whoever wrote it."""
+    """The schema can't be held; the message says why, for the schema's author."""
 
 
 def hold(schema: Any, *, strict: bool = False) -> Any:
