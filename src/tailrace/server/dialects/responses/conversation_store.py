@@ -130,8 +130,7 @@ class ConversationTables:
         items = self.items(identity)
         if order == "desc":
             items.reverse()
-        found = page(items, after, limit)
-        return Page([listed(item) for item in found.items], found.more)
+        return page(items, after, limit).listed()
 
     def add(self, identity: str, items: list[Item]) -> list[Item]:
         self.get(identity)

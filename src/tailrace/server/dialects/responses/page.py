@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.responses.items import Item, shown
+from tailrace.server.dialects.responses.items import Item, listed, shown
 
 Order = Literal["asc", "desc"]
 
@@ -17,6 +17,10 @@ class Page(msgspec.Struct, frozen=True):
 
     items: list[Item]
     more: bool
+
+    def listed(self) -> Page:
+        """The same with the items in the form in which the API lists them."""
+        return Page([listed(item) for item in self.items], self.more)
 
     def body(self) -> dict[str, Any]:
         """The list object."""

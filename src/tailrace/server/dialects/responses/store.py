@@ -25,7 +25,7 @@ from tailrace.server.dialects.responses.conversation_store import (
     ConversationTables,
     delete_conversation,
 )
-from tailrace.server.dialects.responses.items import Item, listed, shown
+from tailrace.server.dialects.responses.items import Item, shown
 from tailrace.server.dialects.responses.lease import Lease
 from tailrace.server.dialects.responses.page import Order, Page, page
 from tailrace.server.sqlite import bytes_used, open_database
@@ -223,7 +223,7 @@ class _Database:
         items = self._items(identity, output=False)
         if order == "desc":
             items.reverse()
-        return page([listed(item) for item in items], after, limit)
+        return page(items, after, limit).listed()
 
     def conversation(self, identity: str) -> list[Item]:
         chain: list[str] = []
