@@ -13,8 +13,8 @@ from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.rates import Runs, curve, decode, measure, quick_steps, rate_curve, total
 from benchmarks.harness.results import Plot, figure
 from benchmarks.harness.worker import working
+from tailrace.loadtest.load import Load
 from tailrace.settings import Settings
-from tailrace.tools.load import Load
 
 STREAMS = (1, 4, 8, 16)
 #: Replies of every side for each turn asked for. What a machine's speed does within seconds, many short pairs in

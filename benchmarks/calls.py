@@ -25,16 +25,16 @@ from tailrace.chat.parts import CallArguments, CallEnd, CallStart
 from tailrace.chat.parts import Part as ReplyPart
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
-from tailrace.engine.grammar.lazy import Calls
-from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.grammar.source import translate
-from tailrace.engine.grammar.watch import Tokens
 from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence as Reply
+from tailrace.engine.structured.lazy import Calls
+from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.structured.source import translate
+from tailrace.engine.structured.watch import Tokens
 from tailrace.errors import TailraceError
-from tailrace.messages import Refused, Sampling, Submit
 from tailrace.observe import logs
+from tailrace.protocol import Refused, Sampling, Submit
 from tailrace.settings import Settings
 
 _STREAMS = 8

@@ -11,10 +11,10 @@ from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.rates import decode, measure
 from benchmarks.harness.results import figure
 from benchmarks.harness.worker import working
+from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.load import Load, StreamTiming
 from tailrace.models.gguf import read_facts
 from tailrace.settings import Settings
-from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Load, StreamTiming
 
 _STREAMS = 8
 _BOUND = 0.95

@@ -12,8 +12,8 @@ from benchmarks.harness.pairs import in_turns
 from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
 from benchmarks.harness.results import Curve, Plot, figure
 from benchmarks.llama_server import peer_server
-from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Ask, Load
+from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.load import Ask, Load
 
 _PROMPT = 2000
 _TURNS = 4

@@ -12,8 +12,8 @@ from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.results import figure
 from benchmarks.harness.worker import working
+from tailrace.loadtest.load import Load, figures
 from tailrace.settings import Settings
-from tailrace.tools.load import Load, figures
 
 _BOUND = 0.97
 _PROMPT = 64

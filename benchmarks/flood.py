@@ -13,8 +13,8 @@ from benchmarks.harness.pairs import in_turns, percentile, ratios
 from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
 from benchmarks.harness.results import Curve, Plot, figure
 from benchmarks.llama_server import peer_server
-from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Load, StreamTiming
+from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.load import Load, StreamTiming
 
 _STREAMS = 4
 _PROMPT = 4000

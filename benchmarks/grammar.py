@@ -13,15 +13,15 @@ from collections.abc import Callable
 from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.results import figure
-from tailrace.engine.grammar.constraint import Constraint
-from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.grammar.source import translate
 from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.structured.source import translate
 from tailrace.errors import TailraceError
-from tailrace.messages import Grammar, Refused, Sampling, Submit
 from tailrace.observe import logs
+from tailrace.protocol import Grammar, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
 _STREAMS = (1, 8)

@@ -22,7 +22,7 @@ import zmq
 import zmq.asyncio
 
 from tailrace.ipc import FrameDecoder, connect, frame, listen
-from tailrace.messages import FromEngine, Step
+from tailrace.protocol import FromEngine, Step
 
 STEP = Step(list(range(8)), [40_000 + n for n in range(8)], [], [], {})
 

@@ -35,7 +35,7 @@ def _serve(path: Path, choice: str) -> None:
     logs.configure("steps", level="warning", form="console")
     force.want(choice)
     # Here, because kernels become active before llama.cpp is loaded.
-    from tailrace.engine.opening import open_llama
+    from tailrace.engine.backends.open_llama import open_llama
 
     settings = Settings(ctx=1024, parallel=max(_STREAMS), threads=1, threads_prefill=1, prefill_chunk=_PROMPT)
     backend = open_llama(path, settings)

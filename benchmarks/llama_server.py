@@ -10,8 +10,8 @@ from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
 from benchmarks.harness.rates import PREFILL_PROMPT, Runs, decode, measure, prefill, rate_curve
 from benchmarks.harness.results import Figure, Plot, figure
-from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Load
+from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.load import Load
 
 STREAMS = (1, 4, 8)
 #: Eight slots, each with room for the longest prompt of any part.

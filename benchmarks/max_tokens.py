@@ -11,9 +11,9 @@ from benchmarks.harness import servers
 from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
 from benchmarks.harness.results import figure
+from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.load import Ask, StreamTiming
 from tailrace.models.gguf import read_facts
-from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Ask, StreamTiming
 
 _SMALL = 64
 _BOUND = 1.01

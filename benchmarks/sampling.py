@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.llama_samplers import LlamaChain
-from tailrace.engine import rows as passes
 from tailrace.engine.kernels.interleaved_proof import maxima_of
-from tailrace.engine.rows import Kept, Mask, Row
-from tailrace.engine.sampling import Sampler, greedy_tokens, logprobs
-from tailrace.messages import Sampling
+from tailrace.engine.sampling import logits_ops as passes
+from tailrace.engine.sampling.logits_ops import Kept, Mask, Row
+from tailrace.engine.sampling.sampler import Sampler, greedy_tokens, logprobs
+from tailrace.protocol import Sampling
 
 _ROWS = 8
 _HISTORY = 1500

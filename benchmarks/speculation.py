@@ -9,8 +9,8 @@ from benchmarks.harness import servers
 from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.results import figure
-from tailrace.tools.bench import BenchClient
-from tailrace.tools.load import Ask
+from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.load import Ask
 
 _COPIED = 1.5
 _OTHER = 0.98

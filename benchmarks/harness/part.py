@@ -19,11 +19,11 @@ from benchmarks.harness.results import Figure, Plot, Result
 from benchmarks.harness.servers import ServerError
 from benchmarks.harness.worker import WorkerError
 from tailrace.errors import TailraceError
+from tailrace.loadtest.client import BenchError
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.reference import resolve
 from tailrace.settings import STARTER_MODEL, Settings
-from tailrace.tools.bench import BenchError
 
 
 class NotHere(Exception):

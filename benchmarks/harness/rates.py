@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.harness.pairs import in_turns
 from benchmarks.harness.results import Curve
-from tailrace.tools.bench import BenchClient, BenchError
-from tailrace.tools.load import Figures, Load, StreamTiming, figures
+from tailrace.loadtest.client import BenchClient, BenchError
+from tailrace.loadtest.load import Figures, Load, StreamTiming, figures
 
 PREFILL_PROMPT = 1000
 

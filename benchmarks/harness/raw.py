@@ -17,7 +17,7 @@ import numpy as np
 
 from tailrace.chat.detokenize import Detokenizer, Vocabulary
 from tailrace.chat.template import ChatTemplate
-from tailrace.tools.load import StreamTiming
+from tailrace.loadtest.load import StreamTiming
 
 _BATCH = 512
 

@@ -22,10 +22,10 @@ import msgspec
 from benchmarks.harness.reader import Reader, ReaderError, Spent, spent
 from tailrace import ipc
 from tailrace.child import Start
-from tailrace.engine.fake import FakeBackend
+from tailrace.engine.backends.fake import FakeBackend
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.messages import PROTOCOL_VERSION, Accepted, Cancel, Hello, Started, Step, Submit, ToEngine
+from tailrace.protocol import PROTOCOL_VERSION, Accepted, Cancel, Hello, Started, Step, Submit, ToEngine
 from tailrace.settings import Settings
 
 #: Steps that may be under way while the slowest stream reads: one is read, one is sent. More would be read together,

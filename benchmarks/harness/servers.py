@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tailrace.tools.bench import BenchClient
+from tailrace.loadtest.client import BenchClient
 
 #: A multi-gigabyte model may have to come from a slow disk first.
 _START_SECONDS = 300.0

@@ -11,7 +11,7 @@ from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, Options
 from benchmarks.harness.rates import decode, measure, prefill
 from benchmarks.harness.results import Curve, Plot, figure
-from tailrace.tools.load import Load
+from tailrace.loadtest.load import Load
 
 
 def compare_values(

@@ -3,7 +3,8 @@
 It has its own process so that its threads sleep while another side is measured. Standard input brings the settings and
 then one turn a line, standard output takes each turn's timings, all as JSON.
 
-SIDE is ``engine`` (the loop that the server runs, see tailrace.engine.bench) or ``raw`` (llama.cpp alone, see ``raw``).
+SIDE is ``engine`` (the loop that the server runs, see tailrace.tuning.engine_bench) or ``raw`` (llama.cpp alone, see
+``raw``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from pathlib import Path
 import msgspec
 
 from tailrace.child import die_with_parent
+from tailrace.loadtest.load import Load, StreamTiming
 from tailrace.observe import logs
 from tailrace.settings import Settings
-from tailrace.tools.load import Load, StreamTiming
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ def working(
 
 def _side(name: str, model: Path, orders: Orders) -> Callable[[list[str], int], object]:
     if name == "engine":
-        from tailrace.engine.bench import EngineTurn
+        from tailrace.tuning.engine_bench import EngineTurn
 
         return EngineTurn(model, orders.settings).run
     from benchmarks.harness.raw import RawEngine

@@ -7,12 +7,12 @@ import pytest
 from faults import FAULTS, LONG, Fault, failing
 from good_dialects import respond
 from model_server import Alter, ModelServer
-from tailrace.tools.conformance import runner
-from tailrace.tools.conformance.report import Report
-from tailrace.tools.conformance.rule import ANY, Rule, Verdict
-from tailrace.tools.conformance.session import Limits
-from tailrace.tools.conformance.table import RULES
-from tailrace.tools.conformance.target import parse
+from tailrace.conformance import runner
+from tailrace.conformance.report import Report
+from tailrace.conformance.rule import ANY, Rule, Verdict
+from tailrace.conformance.session import Limits
+from tailrace.conformance.table import RULES
+from tailrace.conformance.target import parse
 
 KEY = "s3cret"
 #: Patient where time is no matter; signs of life have to come within half a second.

@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
 
 from servers import ServerProcess
 from tailrace.server.app import endpoints
+from tailrace.server.app_state import Server
 from tailrace.server.openapi import document
-from tailrace.server.server import Server
 from tailrace.settings import Settings
 
 ENDPOINTS = endpoints(Server(Settings(), "m"))

@@ -8,7 +8,7 @@ import pytest
 
 from servers import ServerProcess
 from tailrace.server.app import endpoints
-from tailrace.server.server import Server
+from tailrace.server.app_state import Server
 from tailrace.settings import Settings
 from wire import ask
 

@@ -9,7 +9,7 @@ import pytest
 
 from accounts import REPLY, Account
 from architectures import ARCHITECTURES, tiny_model
-from tailrace.engine.llama.backend import LlamaBackend
+from tailrace.engine.backends.llama.backend import LlamaBackend
 from tailrace.engine.load import load_llama
 from tailrace.settings import Settings
 

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from pricing import PricedSpeculator, free
-from tailrace.engine.draft_model import DraftModel
+from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.intake import prepare
 from tailrace.engine.kernels import build
-from tailrace.engine.llama import LlamaBackend
 from tailrace.engine.load import load_llama
-from tailrace.engine.lookup import LookupDrafter
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.speculate import Speculator
+from tailrace.engine.speculation.draft_model import DraftModel
+from tailrace.engine.speculation.prompt_lookup import LookupDrafter
+from tailrace.engine.speculation.speculator import Speculator
 from tailrace.machine.isa import read_isa
-from tailrace.messages import Beat, Predicted, Sampling, Submit
 from tailrace.models.reference import resolve
+from tailrace.protocol import Beat, Predicted, Sampling, Submit
 from tailrace.settings import Settings
 from teacher import shortfalls
 

@@ -15,15 +15,16 @@ from dataclasses import replace
 
 import pytest
 
+from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
+from tailrace.engine.backends.llama import memory_budget as memory
 from tailrace.engine.intake import prepare
 from tailrace.engine.kernels import force
-from tailrace.engine.layout import Layout
-from tailrace.engine.llama import LlamaBackend, LlamaOptions, memory
+from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.machine.plan import PoolPlan
-from tailrace.messages import Finished, Sampling, Submit
 from tailrace.models.reference import resolve
+from tailrace.protocol import Finished, Sampling, Submit
 from teacher import shortfalls
 
 NOISE = 0.6
@@ -259,7 +260,7 @@ def test_a_reply_that_reaches_the_context_ends_with_length() -> None:
 
 def test_a_process_that_has_loaded_llama_cpp_leaves_no_file_open() -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-c", "import tailrace.engine.llama"],
+        [sys.executable, "-W", "always::ResourceWarning", "-c", "import tailrace.engine.backends.llama"],
         capture_output=True,
         text=True,
         check=True,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from architectures import tiny_experts
-from tailrace.engine.llama.placement import OWN_REPACKED, UPSTREAM, UPSTREAM_REPACKED
+from tailrace.engine.backends.llama.placement import OWN_REPACKED, UPSTREAM, UPSTREAM_REPACKED
 from tiers import CHOICES, TIERS
 
 _PROGRAM = """

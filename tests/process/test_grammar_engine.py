@@ -13,16 +13,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tailrace.engine.grammar.constraint import Constraint
-from tailrace.engine.grammar.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.grammar.source import translate
+from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.intake import prepare
-from tailrace.engine.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.structured.source import translate
 from tailrace.machine.plan import PoolPlan
-from tailrace.messages import Grammar, Sampling, Submit
 from tailrace.models.reference import resolve
+from tailrace.protocol import Grammar, Sampling, Submit
 from teacher import rows
 
 NOISE = 0.6

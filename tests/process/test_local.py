@@ -10,7 +10,7 @@ from pricing import PricedSpeculator, free
 from tailrace.cli.conversation import Conversation, Parameters
 from tailrace.cli.local import LocalModel
 from tailrace.engine.load import load_draft, load_llama
-from tailrace.engine.speculate import Drafter
+from tailrace.engine.speculation.speculator import Drafter
 from tailrace.errors import ContextLengthExceeded
 from tailrace.models.reference import resolve
 from tailrace.settings import Settings

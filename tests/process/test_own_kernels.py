@@ -17,7 +17,7 @@ from tiers import CHOICES, TIERS
 _PROGRAM = """
 import ctypes, json, sys
 import numpy as np
-from tailrace.engine import rows as passes
+from tailrace.engine.sampling import logits_ops as passes
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import force
 from tailrace.models.reference import resolve
@@ -32,7 +32,7 @@ def decode(*batch):
     kept.append(here and bool(np.array_equal(found, wanted.ravel())))
     return logits.tolist()
 backend = load_llama(resolve("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
-from tailrace.engine.llama import backend as module
+from tailrace.engine.backends.llama import backend as module
 module.keep = told.append
 prompt = backend.tokenize("The capital of France is Paris. The capital of Italy is")
 rows = decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) - 1])

@@ -11,11 +11,11 @@ import pytest
 
 from model_files import with_pairs, write_bert
 from servers import serving
-from tailrace.engine.llama import LlamaBackend
-from tailrace.engine.opening import open_llama
-from tailrace.engine.reading import ReadingQueue, texts_of, to_tokenise
-from tailrace.messages import Embed, Embedded, Pooling
+from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.backends.open_llama import open_llama
+from tailrace.engine.embeddings import ReadingQueue, texts_of, to_tokenise
 from tailrace.models.reference import resolve
+from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings
 from wire import ask, chat
 

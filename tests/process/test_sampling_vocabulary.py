@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.harness.llama_samplers import LlamaChain
-from tailrace.engine.llama import LlamaBackend, LlamaOptions
-from tailrace.engine.sampling import Sampler
-from tailrace.engine.vocabulary import SamplingVocabulary
+from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
+from tailrace.engine.sampling.sampler import Sampler
+from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.machine.plan import PoolPlan
-from tailrace.messages import SamplerName, Sampling
 from tailrace.models.reference import resolve
+from tailrace.protocol import SamplerName, Sampling
 
 Row = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]

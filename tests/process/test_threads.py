@@ -16,8 +16,8 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 import msgspec
-from tailrace.engine.layout import Layout
-from tailrace.engine.llama import LlamaBackend, LlamaOptions
+from tailrace.engine.kv_cache.layout import Layout
+from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.machine.inforce import read_in_force
 from tailrace.machine.plan import PoolPlan
 

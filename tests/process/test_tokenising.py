@@ -15,8 +15,8 @@ import pytest
 
 from model_files import with_pre, write_bert, write_vocab
 from servers import wait_for
-from tailrace.engine.llama.library import redirect_log
-from tailrace.engine.llama.vocab import LlamaVocab, load_vocab
+from tailrace.engine.backends.llama.library import redirect_log
+from tailrace.engine.backends.llama.vocab import LlamaVocab, load_vocab
 from tailrace.engine.tokenising.sandbox import CannotTokenise, Sandbox
 from tailrace.engine.tokenising.text import PromptText
 from tailrace.engine.tokenising.vocab import tokens_of
@@ -212,8 +212,8 @@ def _children(process: int) -> list[str]:
 _SHORT = """
 import os, sys, threading
 from pathlib import Path
-from tailrace.engine.llama.library import redirect_log
-from tailrace.engine.llama.vocab import load_vocab
+from tailrace.engine.backends.llama.library import redirect_log
+from tailrace.engine.backends.llama.vocab import load_vocab
 from tailrace.engine.tokenising.text import PromptText
 redirect_log(None)
 runs = [character * 4096 for character in "A-\\n 漢1\\u0301\\t'a\\x00\\U0001f389"]

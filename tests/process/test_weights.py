@@ -16,10 +16,11 @@ import pytest
 
 from model_files import tiny_gguf
 from servers import ServerProcess, serving
-from tailrace.engine import quality, speed, weights
-from tailrace.engine.opening import open_llama
+from tailrace.engine.backends.open_llama import open_llama
+from tailrace.engine.weights import choice as weights
+from tailrace.engine.weights import quality, speed
 from tailrace.errors import ModelError
-from tailrace.machine.tune import Tuned
+from tailrace.machine.tuned_settings import Tuned
 from tailrace.models.convert import Conversion, Conversions
 from tailrace.models.gguf import read_facts
 from tailrace.models.recipes import RECIPES

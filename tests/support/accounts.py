@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tailrace.engine.backend import Backend, Logits
-from tailrace.engine.fake import FakeBackend
+from tailrace.engine.backends.base import Backend, Logits
+from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
-from tailrace.messages import Beat, Sampling, Submit
+from tailrace.protocol import Beat, Sampling, Submit
 
 #: Tokens of each reply.
 REPLY = 8

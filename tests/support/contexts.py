@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailrace.engine.backend import Logits
-from tailrace.engine.fake import END, FakeBackend
+from tailrace.engine.backends.base import Logits
+from tailrace.engine.backends.fake import END, FakeBackend
 
 #: Tokens that are likely: few, so that replies repeat themselves and prompt lookup finds something.
 _LETTERS = np.frombuffer(b"abcdef", np.uint8)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tailrace.engine import rows
-from tailrace.engine.rows import build
+from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.sampling.logits_ops import build
 from tailrace.machine.isa import read_isa
 
 #: A fixture's params.

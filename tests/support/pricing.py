@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tailrace.engine.speculate import Drafter, Speculator
+from tailrace.engine.speculation.speculator import Drafter, Speculator
 
 #: Seconds of a step by the number of its tokens.
 Price = Callable[[int], float]

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tailrace import ipc
-from tailrace.engine.fake import FakeBackend
-from tailrace.messages import PROTOCOL_VERSION, Accepted, Beat, Hello, Refused, Step, Submit, ToEngine
+from tailrace.engine.backends.fake import FakeBackend
 from tailrace.observe.metrics import Metrics
+from tailrace.protocol import PROTOCOL_VERSION, Accepted, Beat, Hello, Refused, Step, Submit, ToEngine
 from tailrace.server.client import EngineClient
 
 BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tailrace.engine.backend import Backend
-from tailrace.engine.rows import Row
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.sampling.logits_ops import Row
 
 
 def rows(backend: Backend, prompt: list[int], reply: list[int]) -> list[Row]:

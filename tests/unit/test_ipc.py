@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tailrace.errors import ProtocolError
 from tailrace.ipc import MAX_FRAME, Channel, FrameDecoder, connect, frame, listen
-from tailrace.messages import (
+from tailrace.protocol import (
     Accepted,
     Beat,
     Cancel,

@@ -11,7 +11,7 @@ from tailrace.chat.families.family import Family
 from tailrace.chat.lark import Lark
 from tailrace.chat.tools import Function
 from tailrace.chat.watching import watch
-from tailrace.messages import Grammar
+from tailrace.protocol import Grammar
 
 
 class Setting(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tailrace.chat import untaught
+from tailrace.chat import tool_prompting as untaught
 from tailrace.chat.calls import sound
 from tailrace.chat.content import Message, joined
 

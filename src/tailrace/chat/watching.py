@@ -9,7 +9,7 @@ from tailrace.chat.lark import Lark
 from tailrace.chat.markup import Markup
 from tailrace.chat.parse import opened
 from tailrace.chat.tools import Function
-from tailrace.messages import Trigger, Watch
+from tailrace.protocol import Trigger, Watch
 
 #: Modes of a reply, by their numbers; those of thoughts come behind.
 _START, _REPLY, _TEXT, _CALLED = range(4)

@@ -18,14 +18,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tailrace.child import die_with_parent
-from tailrace.cli.tuned import resolve_tuned
-from tailrace.engine.bench import EngineTurn
+from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import TailraceError
+from tailrace.loadtest.client import BenchClient, BenchError
+from tailrace.loadtest.load import Figures, Load, StreamTiming, figures, middle
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.settings import Settings
-from tailrace.tools.bench import BenchClient, BenchError
-from tailrace.tools.load import Figures, Load, StreamTiming, figures, middle
+from tailrace.tuning.engine_bench import EngineTurn
 
 
 class Comparison(msgspec.Struct, frozen=True):

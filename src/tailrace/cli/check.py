@@ -14,14 +14,14 @@ from rich.table import Table
 
 from tailrace import __version__
 from tailrace.cli import output
+from tailrace.conformance import runner
+from tailrace.conformance.dialects import DIALECTS
+from tailrace.conformance.report import UNCHECKED, Report, Result
+from tailrace.conformance.rule import Rule, Severity, Verdict
+from tailrace.conformance.session import Limits
+from tailrace.conformance.table import RULES
+from tailrace.conformance.target import CheckError, WrongOption, parse
 from tailrace.errors import ConfigurationError, TailraceError
-from tailrace.tools.conformance import runner
-from tailrace.tools.conformance.dialects import DIALECTS
-from tailrace.tools.conformance.report import UNCHECKED, Report, Result
-from tailrace.tools.conformance.rule import Rule, Severity, Verdict
-from tailrace.tools.conformance.session import Limits
-from tailrace.tools.conformance.table import RULES
-from tailrace.tools.conformance.target import CheckError, WrongOption, parse
 
 #: How a broken rule is called, by its severity.
 _BROKEN = {

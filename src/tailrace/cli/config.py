@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tailrace.cli import output
-from tailrace.cli.tuned import resolve_tuned
+from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.settings import FIELDS
 
 config = typer.Typer(help="The settings in force.", no_args_is_help=True)

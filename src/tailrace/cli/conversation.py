@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Sampling
+from tailrace.protocol import Sampling
 
 _DEFAULTS = Sampling()
 

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from tailrace.cli import output
-from tailrace.engine.weights import Tell, recipe_for
-from tailrace.engine.weights import convert as convert_model
+from tailrace.engine.weights.choice import Tell, recipe_for
+from tailrace.engine.weights.choice import convert as convert_model
 from tailrace.errors import ModelError
 from tailrace.models.convert import Conversion
 from tailrace.models.measures import Measures

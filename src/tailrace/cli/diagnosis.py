@@ -14,7 +14,7 @@ from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.kernels.build import built
 from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.proof import PARTNERS
-from tailrace.engine.rows.build import built as built_rows
+from tailrace.engine.sampling.logits_ops.build import built as built_rows
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import Bandwidth

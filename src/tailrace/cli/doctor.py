@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tailrace.cli import output
 from tailrace.cli.diagnosis import Diagnosis, ModelFacts, ServerCheck, diagnose
-from tailrace.cli.tuned import resolve_tuned
+from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import measure_bandwidth

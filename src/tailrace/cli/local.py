@@ -18,14 +18,14 @@ from tailrace.chat.parts import Part
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.cli.conversation import Conversation
-from tailrace.engine.backend import Backend
+from tailrace.engine.backends.base import Backend
 from tailrace.engine.intake import sequence_of, to_tokenise
 from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
-from tailrace.messages import Refused, Submit
+from tailrace.protocol import Refused, Submit
 from tailrace.settings import Settings
 
 

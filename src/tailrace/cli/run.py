@@ -22,7 +22,7 @@ from tailrace.cli.local import LocalModel
 from tailrace.cli.talk import described, show_reply, talk
 from tailrace.cli.templates import check_chat_template
 from tailrace.cli.terminal import Interrupts, Terminal, clean
-from tailrace.cli.tuned import resolve_tuned
+from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
 from tailrace.models.reference import resolve as resolve_model

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from tailrace.cli.templates import check_chat_template
-from tailrace.cli.tuned import resolve_tuned
+from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.supervisor import Supervisor

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tailrace.chat.parts import Text
-from tailrace.cli.commands import obey
 from tailrace.cli.conversation import Conversation
 from tailrace.cli.local import LocalModel, Stats
+from tailrace.cli.slash import obey
 from tailrace.cli.terminal import Interrupts, Terminal, history, history_file
 from tailrace.errors import RequestError
 

@@ -18,15 +18,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from tailrace.cli import output
-from tailrace.engine.tuner import STAGES, Tuner
-from tailrace.engine.weights import Tell, chosen_file
+from tailrace.engine.weights.choice import Tell, chosen_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
-from tailrace.machine.tune import Tuned, TunedStore
+from tailrace.machine.tuned_settings import Tuned, TunedStore
 from tailrace.models.identity import fingerprint
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved, resolve
+from tailrace.tuning.tuner import STAGES, Tuner
 
 _INTERRUPTED = 130
 #: Load a core at which others take time from what is measured.

@@ -1,7 +1,7 @@
-"""The engine process: turns tokens, and knows nothing of HTTP.
+"""The engine process: computes tokens and has no HTTP code.
 
-``process`` starts it in its place, ``service`` loads and connects, ``intake`` receives and tokenises, ``loop`` steps,
-``scheduler`` decides (pure policy), ``sequence`` holds one generation's state, ``cache`` accounts for the KV cells,
-``sampling`` chooses tokens by the passes of ``rows``, ``backend`` is what the loop needs of a model, ``llama`` and
-``fake`` are its two implementations.
+``process`` is its entry, ``service`` loads the model and connects, ``load`` makes backend and loop, ``intake`` receives
+and tokenises, ``loop`` runs one step after the other. Each other part is a package: ``scheduler``, ``kv_cache``,
+``sampling``, ``speculation``, ``structured``, ``tokenising``, ``weights``, ``backends`` and ``kernels``; ``embeddings``
+has the passes for texts that are not continued.
 """

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 
-from tailrace.engine.backend import Logits
-from tailrace.engine.grammar.constraint import Constraint
-from tailrace.engine.grammar.source import GrammarError
-from tailrace.engine.kept import common_prefix
-from tailrace.engine.rows import Mask, Row
-from tailrace.engine.sampling import SamplingError, greedy_tokens, logprobs, logprobs_of
+from tailrace.engine.backends.base import Logits
+from tailrace.engine.kv_cache.prefix_store import common_prefix
+from tailrace.engine.sampling.logits_ops import Mask, Row
+from tailrace.engine.sampling.sampler import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
-from tailrace.messages import Failed, Finished, Predicted, Started, Step
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.source import GrammarError
+from tailrace.protocol import Failed, Finished, Predicted, Started, Step
 
 
 def advance(ready: list[Sequence], logits: Logits) -> Step:

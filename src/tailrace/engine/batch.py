@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tailrace.engine.grammar.constraint import Constraint
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.structured.constraint import Constraint
 
 
 class StepBatch:

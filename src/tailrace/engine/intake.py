@@ -13,20 +13,20 @@ from functools import partial
 
 import structlog
 
-from tailrace.engine import reading
-from tailrace.engine.backend import Backend
-from tailrace.engine.disk import Fetched
-from tailrace.engine.grammar.compiler import Compiler, Result
-from tailrace.engine.grammar.source import GrammarError
-from tailrace.engine.reading import Text
-from tailrace.engine.rows import all_but
+from tailrace.engine import embeddings as reading
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.embeddings import Text
+from tailrace.engine.kv_cache.disk_tier import Fetched
+from tailrace.engine.sampling.logits_ops import all_but
+from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.structured.compiler import Compiler, Result
+from tailrace.engine.structured.source import GrammarError
 from tailrace.engine.tokenising import tokenizer as tokenising
 from tailrace.engine.tokenising.text import PromptText
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
-from tailrace.engine.vocabulary import vocabulary_of
 from tailrace.ipc import Channel
-from tailrace.messages import (
+from tailrace.protocol import (
     Accepted,
     Cancel,
     Embed,

@@ -16,15 +16,15 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tailrace.engine import rows
-from tailrace.engine.backend import Backend
-from tailrace.engine.disk import DiskOptions
-from tailrace.engine.draft_model import DraftModel, check_vocabulary
-from tailrace.engine.fake import FakeBackend
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.kernels import force
-from tailrace.engine.lookup import LookupDrafter
+from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.loop import EngineLoop
-from tailrace.engine.speculate import Speculator
+from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
+from tailrace.engine.speculation.prompt_lookup import LookupDrafter
+from tailrace.engine.speculation.speculator import Speculator
 from tailrace.errors import ConfigurationError
 from tailrace.folders import cache_folder
 from tailrace.machine.plan import ReplicaPlan
@@ -36,8 +36,8 @@ from tailrace.models.shards import shards_of, total_bytes
 from tailrace.settings import Settings
 
 if TYPE_CHECKING:
-    from tailrace.engine import llama
-    from tailrace.engine.weights import Tell
+    from tailrace.engine.backends import llama
+    from tailrace.engine.weights.choice import Tell
 
 
 def load_backend(
@@ -137,8 +137,8 @@ def load_llama(
     # Before the first token is chosen: making them takes seconds where nobody has yet.
     rows.put_in_force(settings.kernels)
     # Here, because the scripted backend can do without, also where the binding can't be loaded.
-    from tailrace.engine.opening import open_llama
-    from tailrace.engine.weights import chosen_file
+    from tailrace.engine.backends.open_llama import open_llama
+    from tailrace.engine.weights.choice import chosen_file
 
     log = structlog.get_logger()
     replica = replica or make_plan(read_topology(), settings).replicas[0]
@@ -170,7 +170,7 @@ def load_llama(
 
 def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
     """Log what the model's products are computed by, and whether the kernels have copied what they were to copy."""
-    from tailrace.engine.llama.placement import OWN_REPACKED, summary
+    from tailrace.engine.backends.llama.placement import OWN_REPACKED, summary
 
     found = summary(backend.products)
     if not found:

@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 
 from tailrace.engine.advance import advance
-from tailrace.engine.backend import Backend, KVState
+from tailrace.engine.backends.base import Backend, KVState
 from tailrace.engine.batch import StepBatch
-from tailrace.engine.cache import KVCache, MoveOut, Placement, Relayout, Swap
-from tailrace.engine.disk import LEAST, DiskOptions, DiskTier, Fetched
-from tailrace.engine.grammar.masks import MaskThread
+from tailrace.engine.embeddings import ReadingQueue, Text
 from tailrace.engine.intake import Inbox
-from tailrace.engine.kept import Kept
-from tailrace.engine.pace import PrefillPace
-from tailrace.engine.reading import ReadingQueue, Text
-from tailrace.engine.scheduler import Plan, Scheduler
+from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Placement, Relayout, Swap
+from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fetched
+from tailrace.engine.kv_cache.prefix_store import Kept
+from tailrace.engine.scheduler.prefill_budget import PrefillPace
+from tailrace.engine.scheduler.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.speculate import DraftCounters, Speculator
-from tailrace.messages import Beat, Failed, Progress, Reading, Step
+from tailrace.engine.speculation.speculator import DraftCounters, Speculator
+from tailrace.engine.structured.masks import MaskThread
+from tailrace.protocol import Beat, Failed, Progress, Reading, Step
 
 #: Seconds between beats.
 BEAT_SECONDS = 0.5

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tailrace.engine.grammar.constraint import Constraint
-from tailrace.engine.rows import Mask
-from tailrace.engine.sampling import Sampler
-from tailrace.engine.vocabulary import SamplingVocabulary
-from tailrace.messages import Submit
+from tailrace.engine.sampling.logits_ops import Mask
+from tailrace.engine.sampling.sampler import Sampler
+from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.protocol import Submit
 
 #: The slot of a sequence that waits.
 NO_SLOT = -1

@@ -9,16 +9,16 @@ import structlog
 
 from tailrace import ipc
 from tailrace.child import Start, settle_memory, settle_on
-from tailrace.engine.backend import Backend
-from tailrace.engine.grammar.compiler import Compiler
+from tailrace.engine.backends.base import Backend
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
+from tailrace.engine.structured.compiler import Compiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.binding import bound_cpus
 from tailrace.machine.inforce import asked_for, differences, read_in_force, spell_memory
-from tailrace.messages import PROTOCOL_VERSION, Hello, ToEngine
+from tailrace.protocol import PROTOCOL_VERSION, Hello, ToEngine
 
 #: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
 _CONNECT_SECONDS = 60.0

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.observe.metrics import CONTENT_TYPE
+from tailrace.server.app_state import Server
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
 
 
 def routes(server: Server) -> list[Endpoint]:

@@ -10,6 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from tailrace.server import admin
+from tailrace.server.app_state import STARTED, Server
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
 from tailrace.server.dialects.ollama import routes as ollama
@@ -19,7 +20,6 @@ from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.guard import Guard
 from tailrace.server.openapi import document
 from tailrace.server.respond import json_response
-from tailrace.server.server import STARTED, Server
 
 
 def endpoints(server: Server) -> list[Endpoint]:

@@ -12,7 +12,8 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.parts import CallArguments, CallStart, Part, Reasoning, Text
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import RequestError
-from tailrace.messages import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
+from tailrace.protocol import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
+from tailrace.server.callbacks import ReceiverState
 from tailrace.server.events import (
     Event,
     Finish,
@@ -22,7 +23,6 @@ from tailrace.server.events import (
     TokenLogprob,
     ToolCallDelta,
 )
-from tailrace.server.receiver import ReceiverState
 
 #: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
 #: one-api's scanner silently ends a stream at 64 KiB.

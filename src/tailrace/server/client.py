@@ -18,7 +18,7 @@ import structlog
 
 from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
 from tailrace.ipc import FrameDecoder, frame
-from tailrace.messages import (
+from tailrace.protocol import (
     PROTOCOL_VERSION,
     Accepted,
     Beat,
@@ -33,8 +33,8 @@ from tailrace.messages import (
     ToEngine,
     Tokenized,
 )
-from tailrace.server.inquiry import Asked, Inquiring
-from tailrace.server.receiver import Receiver, Watched
+from tailrace.server.callbacks import Receiver, Watched
+from tailrace.server.engine_query import Asked, Inquiring
 from tailrace.server.routing import Router
 from tailrace.server.served_model import ServedModel
 

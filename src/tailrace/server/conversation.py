@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat import prefill, switches, untaught
+from tailrace.chat import prefill, switches
+from tailrace.chat import tool_prompting as untaught
 from tailrace.chat.constrain import Setting, calls_only, form_or_calls, free_or_calls
 from tailrace.chat.content import joined
 from tailrace.chat.families.family import Family
@@ -21,7 +22,7 @@ from tailrace.chat.switches import Thinking
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Grammar
+from tailrace.protocol import Grammar
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.served_model import ServedModel
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from tailrace.errors import RequestError
-from tailrace.messages import TokenLogprobs
+from tailrace.protocol import TokenLogprobs
 from tailrace.server.timings import Timings
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]

@@ -14,8 +14,8 @@ import structlog
 
 from tailrace import __version__
 from tailrace.errors import ModelError
-from tailrace.messages import ModelInfo
 from tailrace.models.identity import fingerprint
+from tailrace.protocol import ModelInfo
 from tailrace.settings import FIELDS, Settings
 
 #: Settings on which no reply depends: names, addresses, keys, limits of the HTTP side, where threads run, logs.

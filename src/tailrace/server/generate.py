@@ -20,12 +20,12 @@ from tailrace.chat.prompt import plain_ranges
 from tailrace.chat.stops import StopTable
 from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
-from tailrace.messages import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.observe.metrics import Metrics
+from tailrace.protocol import Accepted, Grammar, Refused, Sampling, Submit
 from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient
+from tailrace.server.engine_query import too_long
 from tailrace.server.events import Early, Failure, Listener, Usage
-from tailrace.server.inquiry import too_long
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stopping import stop_table
 from tailrace.server.tracked import TrackedChoice, Tracking

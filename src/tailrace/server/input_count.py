@@ -7,9 +7,9 @@ from typing import Any
 from starlette.requests import Request
 
 from tailrace.chat.prompt import plain_ranges
-from tailrace.messages import Tokenize, Tokenized
+from tailrace.protocol import Tokenize, Tokenized
+from tailrace.server.app_state import Server
 from tailrace.server.generate import GenerationRequest
-from tailrace.server.server import Server
 
 
 async def count_input(server: Server, request: Request, wanted: GenerationRequest) -> dict[str, Any]:

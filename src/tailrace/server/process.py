@@ -19,8 +19,8 @@ from tailrace.errors import ModelError
 from tailrace.observe import logs
 from tailrace.server.announce import announce
 from tailrace.server.app import make_app
+from tailrace.server.app_state import Server
 from tailrace.server.http import HttpProtocol
-from tailrace.server.server import Server
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from tailrace.chat.families import recognise
 from tailrace.chat.parse import opened
 from tailrace.chat.prompt import Prompt
 from tailrace.chat.template import ChatTemplate, Message
-from tailrace.messages import Hello, ModelInfo
+from tailrace.protocol import Hello, ModelInfo
 
 
 class Beginning(Protocol):

@@ -11,7 +11,7 @@ import msgspec
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.pipeline import ReplyPipeline
-from tailrace.messages import Accepted, Finished, Progress, Refused, TokenLogprobs
+from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import MOST_BYTES, Choice, Request, pieces
 from tailrace.server.events import Event, FinishReason, PromptProgress, TextDelta, Timed
 from tailrace.server.timings import Timings, figures

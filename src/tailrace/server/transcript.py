@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from starlette.types import Receive
 
 from tailrace.errors import RequestError
-from tailrace.messages import TokenLogprobs
+from tailrace.protocol import TokenLogprobs
 from tailrace.server.events import (
     Event,
     Failure,

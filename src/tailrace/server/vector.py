@@ -8,7 +8,7 @@ import math
 import sys
 from array import array
 
-from tailrace.messages import Embedded
+from tailrace.protocol import Embedded
 
 
 def vector_of(answer: Embedded, dimensions: int | None) -> array[float]:

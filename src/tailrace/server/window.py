@@ -14,7 +14,7 @@ import msgspec
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.errors import GenerationFailed, RequestError
-from tailrace.messages import Accepted, Finished, Refused, TokenLogprobs
+from tailrace.protocol import Accepted, Finished, Refused, TokenLogprobs
 from tailrace.server.choice import Choice, Request
 
 

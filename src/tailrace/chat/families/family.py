@@ -11,7 +11,7 @@ from tailrace.chat.parse import Parser, ReplyParser, opened
 from tailrace.chat.prompt import Prompt
 from tailrace.chat.resume import ResumedParser
 from tailrace.chat.tools import Function
-from tailrace.messages import Trigger
+from tailrace.protocol import Trigger
 
 #: Offered functions by name; empty where no calls are looked for.
 Functions = Mapping[str, Function]

@@ -20,7 +20,7 @@ from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoni
 from tailrace.chat.readers.json_text import JsonText
 from tailrace.chat.readers.reader import fits
 from tailrace.chat.tools import Function
-from tailrace.messages import Trigger
+from tailrace.protocol import Trigger
 
 _START = "<|start|>"
 _CHANNEL = "<|channel|>"

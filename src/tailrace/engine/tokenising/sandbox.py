@@ -21,7 +21,7 @@ from tailrace.engine.tokenising.bounds import cpu_seconds
 from tailrace.engine.tokenising.records import KILL, RECORD, TOKENISE
 from tailrace.engine.tokenising.text import Job, PromptText, Tokens, size_of
 from tailrace.ipc import FrameDecoder, frame
-from tailrace.messages import RefusedField
+from tailrace.protocol import RefusedField
 
 #: Seconds by the clock for each second of CPU, on a machine whose cores are busy with replies.
 _PATIENCE = 8.0
@@ -29,7 +29,7 @@ _PATIENCE = 8.0
 _START_SECONDS = 60.0
 #: Seconds to wait for the end of a process that seems to be dead.
 _END_SECONDS = 0.1
-_MODULE = "tailrace.engine.llama.tokenise"
+_MODULE = "tailrace.engine.backends.llama.tokenise"
 
 
 class CannotTokenise(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tailrace.engine.tokenising.specials import Ranges
-from tailrace.messages import RefusedField
+from tailrace.protocol import RefusedField
 
 
 class PromptText(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ import msgspec
 from tailrace.chat.switches import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Grammar, Sampling
+from tailrace.protocol import Grammar, Sampling
 from tailrace.server.conversation import Fields, ToolChoice, converse
 from tailrace.server.dialects.anthropic.history import History, continues, system_text
 from tailrace.server.dialects.anthropic.request import (

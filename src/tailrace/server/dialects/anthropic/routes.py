@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.chat.prompt import plain_ranges
-from tailrace.messages import Tokenize, Tokenized
+from tailrace.protocol import Tokenize, Tokenized
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.anthropic import models, reply
 from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID
@@ -19,7 +20,6 @@ from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.request_id import request_id
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
 
 #: Every client of Anthropic's sends it, and nobody else does.

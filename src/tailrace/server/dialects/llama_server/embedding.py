@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Embedded
+from tailrace.protocol import Embedded
 from tailrace.server.dialects.llama_server.fields import Prompts
 from tailrace.server.vector import vector_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Grammar, Sampling
+from tailrace.protocol import Grammar, Sampling
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
 from tailrace.server.dialects.llama_server.tokens import Tokens

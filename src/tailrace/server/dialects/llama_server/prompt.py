@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailrace.errors import InvalidRequest, NotSupported
-from tailrace.messages import ModelInfo
+from tailrace.protocol import ModelInfo
 from tailrace.server.dialects.llama_server.fields import ExtraContext, InfillRequest, Prompts, PromptText
 from tailrace.server.dialects.llama_server.tokens import Text, Tokens
 

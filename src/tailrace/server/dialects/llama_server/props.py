@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tailrace import __version__
+from tailrace.server.app_state import Server
 from tailrace.server.choice import Choice
 from tailrace.server.dialects.llama_server.prepare import default_settings
 from tailrace.server.served_model import ServedModel
-from tailrace.server.server import Server
 
 
 def props(server: Server, model: ServedModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.messages import TokenLogprobs
+from tailrace.protocol import TokenLogprobs
 from tailrace.server import sse
 from tailrace.server.dialects.llama_server.errors import error_object
 from tailrace.server.dialects.llama_server.fields import NativeFields

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import EngineUnavailable, InvalidRequest, NotSupported
-from tailrace.messages import Embed, Embedded
+from tailrace.protocol import Embed, Embedded
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.llama_server import embedding, fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
@@ -23,7 +24,6 @@ from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.respond import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
 
 _STREAM = "text/event-stream"

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.messages import SAMPLER_ORDER, Sampling
+from tailrace.protocol import SAMPLER_ORDER, Sampling
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.tokens import Text, Tokens
 from tailrace.server.dialects.openai.samplers import sampler_fields

@@ -9,9 +9,9 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Tokenize, Tokenized
-from tailrace.server.inquiry import Asked, Inquiring
-from tailrace.server.server import Server
+from tailrace.protocol import Tokenize, Tokenized
+from tailrace.server.app_state import Server
+from tailrace.server.engine_query import Asked, Inquiring
 from tailrace.server.streaming import cancelled_on_disconnect
 
 #: Texts of one request that are tokenised by themselves.

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest
-from tailrace.messages import Embed, Embedded, Tokenize, Tokenized
+from tailrace.protocol import Embed, Embedded, Tokenize, Tokenized
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import fields, names, options
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.ollama.reply import Stopwatch
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
 from tailrace.server.vector import vector_of
 
 #: As in OpenAI's dialect.

@@ -11,7 +11,7 @@ from msgspec import Meta
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Grammar
+from tailrace.protocol import Grammar
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options

@@ -15,10 +15,10 @@ from starlette.requests import Request
 
 from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import ContextLengthExceeded
-from tailrace.messages import Tokenize, Tokenized
+from tailrace.protocol import Tokenize, Tokenized
+from tailrace.server.app_state import Server
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.server import Server
 from tailrace.server.window import Window
 
 #: What Ollama keeps of a prompt's start where a request doesn't say.

@@ -18,14 +18,14 @@ from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, 
 from tailrace.models.entries import Entry
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import names
 from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest, entry, written_out
+from tailrace.server.dialects.ollama.model_list import Shelf, description
 from tailrace.server.dialects.ollama.pull import Fetches, Status
 from tailrace.server.dialects.ollama.reply import OllamaError, now
-from tailrace.server.dialects.ollama.shelf import Shelf, description
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
 
 #: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
 API_VERSION = "0.12.11"

@@ -6,7 +6,7 @@ Lists show names with their tags, because Open WebUI adds ``:latest`` to what it
 from __future__ import annotations
 
 from tailrace.errors import ModelNotFound
-from tailrace.server.server import LATEST, Server
+from tailrace.server.app_state import LATEST, Server
 
 #: So much of a wrong name is repeated.
 _SHOWN = 200

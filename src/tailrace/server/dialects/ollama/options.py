@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Sampling
+from tailrace.protocol import Sampling
 from tailrace.server.decode import Truncated
 from tailrace.server.dialects.openai.samplers import LastTokens, SamplerParameters, Temperature, sampler_fields
 from tailrace.server.stopping import Stops, stop_strings

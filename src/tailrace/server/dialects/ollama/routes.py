@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.server import ndjson
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.ollama import chat, fields, generate, names
 from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest
@@ -22,7 +23,6 @@ from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.respond import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.server import Server
 from tailrace.server.transcript import transcribe
 
 #: A prompt that is no conversation has no shorter form.

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.messages import ModelInfo, Scored, TokenLogprobs
+from tailrace.protocol import ModelInfo, Scored, TokenLogprobs
 from tailrace.server.choice import MOST_BYTES, fitting, pieces
 from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
 from tailrace.server.dialects.openai.tokens import piece_of

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Embed, Embedded, Pooling
+from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.server.dialects.openai.sampling import Count, TokenId, refuse
 from tailrace.server.vector import little_endian, vector_of
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Grammar
+from tailrace.protocol import Grammar
 from tailrace.server.dialects.openai.peers import PeerParameters
 
 GrammarText = Annotated[str, Meta(min_length=1)]

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Embedded, Score, Scored, Tokenize, Tokenized
+from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.llama_server.props import listed
 from tailrace.server.dialects.openai import chat, completions, embeddings, extensions, stored, tokens
@@ -27,7 +28,6 @@ from tailrace.server.generate import Generation
 from tailrace.server.input_count import count_input
 from tailrace.server.respond import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.server import Server
 from tailrace.server.streaming import Encoder
 from tailrace.server.transcript import Reply, Transcript, transcribe
 

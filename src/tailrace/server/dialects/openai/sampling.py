@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Sampling
+from tailrace.protocol import Sampling
 from tailrace.server.dialects.openai.grammar import GrammarParameters
 from tailrace.server.dialects.openai.peers import PeerParameters
 from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields

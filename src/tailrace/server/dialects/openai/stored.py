@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
 from tailrace.server.streaming import Encoder
 from tailrace.server.transcript import Transcript
 

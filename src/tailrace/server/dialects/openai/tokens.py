@@ -14,7 +14,7 @@ from msgspec import Meta
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import InvalidRequest
-from tailrace.messages import ModelInfo, Tokenize
+from tailrace.protocol import ModelInfo, Tokenize
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
 from tailrace.server.dialects.openai.sampling import TokenId
 from tailrace.server.dialects.openai.tools import Tool

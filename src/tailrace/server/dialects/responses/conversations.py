@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
 from tailrace.server.dialects.responses.hosted import is_hosted
@@ -19,7 +20,6 @@ from tailrace.server.dialects.responses.query import InputItemsQuery
 from tailrace.server.dialects.responses.request import Metadata
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.respond import json_response
-from tailrace.server.server import Server
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 _WRITE_ERRORS = GENERATION_ERRORS - {503}

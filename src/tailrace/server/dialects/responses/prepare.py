@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tailrace.errors import InvalidRequest
-from tailrace.messages import Grammar
+from tailrace.protocol import Grammar
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
 from tailrace.server.dialects.openai.sampling import SharedParameters, least, limit, sampling, stops

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
+from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
 from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MOST, Background
@@ -36,7 +37,6 @@ from tailrace.server.generate import Generation
 from tailrace.server.input_count import count_input
 from tailrace.server.respond import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.server import Server
 from tailrace.server.streaming import cancelled_on_disconnect
 
 

@@ -26,8 +26,8 @@ from tailrace.server.dialects.responses.conversation_store import (
     delete_conversation,
 )
 from tailrace.server.dialects.responses.items import Item, shown
-from tailrace.server.dialects.responses.lease import Lease
 from tailrace.server.dialects.responses.page import Order, Page, page
+from tailrace.server.dialects.responses.process_lock import Lease
 from tailrace.server.sqlite import bytes_used, open_database
 
 T = TypeVar("T")

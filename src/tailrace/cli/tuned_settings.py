@@ -1,0 +1,34 @@
+"""The settings of a command that runs a model: what was tuned for it comes in where nothing else is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tailrace.errors import ModelError
+from tailrace.machine.topology import read_topology
+from tailrace.machine.tuned_settings import TunedStore, usable_cpus
+from tailrace.models.identity import fingerprint
+from tailrace.models.reference import resolve as resolve_model
+from tailrace.settings import Resolved, resolve
+
+
+def resolve_tuned(flags: Mapping[str, Any], *, file: Path | None = None) -> Resolved:
+    """``settings.resolve``, and over the defaults what ``tailrace tune`` remembers of the model on this machine.
+
+    Raises ConfigurationError.
+    """
+    resolved = resolve(flags, file=file)
+    if resolved.settings.backend == "fake":
+        return resolved
+    try:
+        path = resolve_model(resolved.settings.model).path
+        topology = read_topology()
+        found = TunedStore().find(fingerprint(path), topology, version("llama-cpp-python"))
+    except ModelError:
+        return resolved  # Whoever loads the model says what is wrong with it.
+    if found is None or found.usable != usable_cpus(topology):
+        return resolved
+    return resolved.tuned(found.settings)

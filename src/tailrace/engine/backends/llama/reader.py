@@ -1,0 +1,111 @@
+"""A context of its own for texts that are read and not continued: embeddings and probabilities of prompts.
+
+Rows are pooled outside of llama.cpp, so that a text may be read in several passes and each request may choose its
+pooling. The running replies' context stays as it is: switching it to embeddings would give it other graphs and, because
+llama.cpp then puts out every token, other buffers.
+"""
+
+from __future__ import annotations
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from tailrace.engine.backends.base import BackendError, Logits, Rows
+from tailrace.engine.backends.llama.batch import BatchViews, make_batch
+from tailrace.engine.backends.llama.threads import ThreadPools
+from tailrace.engine.kernels import force
+from tailrace.errors import ModelError
+from tailrace.protocol import Pooling
+
+#: ``enum llama_pooling_type`` as the metadata has it; a model without one is pooled by the mean. Rank isn't among them.
+POOLINGS: dict[str | None, Pooling] = {None: "mean", "0": "mean", "1": "mean", "2": "cls", "3": "last"}
+#: Bytes of logits of one pass: llama.cpp has room for them whatever is asked for.
+_LOGITS_BYTES = 64 * 1024**2
+#: Texts in progress at the same time. Each attends past all cells of the others, masked.
+_SLOTS = 8
+
+
+class LlamaReader:
+    """See ``Reader``."""
+
+    def __init__(
+        self, model: llama.llama_model_p, pools: ThreadPools, *, context: int, pooling: Pooling, causal: bool
+    ) -> None:
+        """``context``: tokens that a text may have at most."""
+        self._model = model
+        self._pools = pools
+        self._limit = context
+        self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+        self.width = llama.llama_model_n_embd_out(model)
+        self.pooling = pooling
+        self.causal = causal
+        self.slots = _SLOTS
+        self.most = max(32, min(512, _LOGITS_BYTES // (4 * self._vocab_size)))
+        self.cells = 0
+        self._context: llama.llama_context_p | None = None
+        self._memory: llama.llama_memory_t | None = None
+        self._batch: llama.llama_batch | None = None
+        self._views: BatchViews | None = None
+
+    def reserve(self, cells: int) -> None:
+        """See ``Reader``. Powers of two, because llama.cpp makes everything anew."""
+        self.close()
+        size = 512
+        while size < cells:
+            size *= 2
+        if not self.causal:
+            self.most = size  # A text is read at once, and others beside it.
+        params = llama.llama_context_default_params()
+        params.n_ctx = size
+        params.n_batch = params.n_ubatch = self.most
+        params.n_seq_max = self.slots
+        params.kv_unified = True
+        params.embeddings = True
+        params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
+        params.no_perf = True
+        self._context = llama.llama_init_from_model(self._model, params)
+        if self._context is None:
+            raise ModelError(f"llama.cpp can't make a context for reading texts of {size} tokens; send shorter ones")
+        self._pools.attach(self._context, prefill=True)
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch, self._views = make_batch(self.most)
+        self.cells = size
+
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+        """See ``Reader``."""
+        self._decode(tokens, positions, slots, embeddings=True)
+        pointer = llama.llama_get_embeddings(self._context)
+        return np.ctypeslib.as_array(pointer, (len(tokens), self.width))
+
+    def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
+        """See ``Reader``."""
+        self._decode(tokens, positions, slots, embeddings=False)
+        pointer = llama.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, (len(tokens), self._vocab_size))
+
+    def clear(self, slot: int) -> None:
+        """See ``Reader``."""
+        if self._memory is not None:
+            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def close(self) -> None:
+        """Give back the memory. ``reserve`` takes it again."""
+        if self._context is not None:
+            llama.llama_free(self._context)
+        self._context = self._memory = None
+        self.cells = 0
+
+    def _decode(self, tokens: list[int], positions: list[int], slots: list[int], *, embeddings: bool) -> None:
+        assert self._batch is not None, "reserve comes first"
+        assert self._views is not None, "reserve comes first"
+        count = len(tokens)
+        self._views.tokens[:count] = tokens
+        self._views.positions[:count] = positions
+        self._views.slots[:count] = slots
+        self._views.outputs[:count] = 1
+        self._batch.n_tokens = count
+        llama.llama_set_embeddings(self._context, embeddings)
+        force.replies(0)
+        code = llama.llama_decode(self._context, self._batch)
+        if code != 0:
+            raise BackendError(f"llama_decode failed with code {code} on {count} tokens of texts to read")

@@ -1,0 +1,89 @@
+"""What ``llama_state_seq_get_data`` writes, and how it is made to fit a context with another number of streams.
+
+The library takes a state back only into a context that is cut into as many streams as the one it came from, though
+nothing else of it depends on that. Here the number is rewritten. The format is llama.cpp's own (``llama_kv_cache::
+state_write``), read as far as it has to be:
+
+    magic, sequence: 2 × u32; then for each of the model's caches (two where some layers have a sliding window):
+    number of streams: u32; then for each stream the number of cells: u32, and where that isn't 0
+        for each cell its position, how many sequences have it (1), and which: 3 × i32
+        whether V is transposed: u32; number of layers: u32
+        for each layer K's type: i32, a row's bytes: u64, the rows
+        for each layer V's the same; or if transposed its type: i32, an element's bytes, elements a cell: 2 × u32, data
+
+What isn't like this (recurrent parts, positions of several numbers) isn't understood, and said so: its sequence has to
+be computed again.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from tailrace.engine.backends.base import KVState
+
+_HEAD = 8  #: bytes of magic and sequence
+_CELL = 12
+
+
+def streams_of(state: KVState) -> int:
+    """The number of streams of the context that the state came from."""
+    return int(_number(state, _HEAD))
+
+
+def with_streams(state: KVState, streams: int) -> KVState | None:
+    """The state as a context with so many streams takes it; None where it isn't understood."""
+    if streams_of(state) == streams:
+        return state
+    try:
+        parts = [state[:_HEAD]]
+        offset = _HEAD
+        while offset < state.size:
+            begin, end, offset = _cache(state, offset)
+            # The cells stand in the first stream: which one they are for is told by the sequence they are given to.
+            parts += [_numbers(streams), state[begin:end], _numbers(*[0] * (streams - 1))]
+    except struct.error:
+        return None
+    if offset != state.size:
+        return None
+    return np.concatenate(parts)
+
+
+def _cache(state: KVState, offset: int) -> tuple[int, int, int]:
+    """Where the cells of the one cache at ``offset`` begin (with their number) and end, and where the cache ends."""
+    streams = _number(state, offset)
+    offset += 4
+    begin = end = offset
+    for _ in range(streams):
+        if not _number(state, offset):
+            offset += 4
+            continue
+        begin = offset
+        end = offset = _cells(state, offset)
+    return (begin, end, offset) if end > begin else (begin, begin + 4, offset)
+
+
+def _cells(state: KVState, offset: int) -> int:
+    """Where the cells at ``offset`` end."""
+    cells = _number(state, offset)
+    offset += 4 + _CELL * cells
+    transposed, layers = struct.unpack_from("<II", state.data, offset)
+    if transposed > 1:
+        raise struct.error("this is no mark of a transposed V")
+    offset += 8
+    for _ in range(layers if transposed else 2 * layers):
+        _, row = struct.unpack_from("<iQ", state.data, offset)
+        offset += 12 + row * cells
+    for _ in range(layers if transposed else 0):
+        _, element, width = struct.unpack_from("<iII", state.data, offset)
+        offset += 12 + element * width * cells
+    return offset
+
+
+def _number(state: KVState, offset: int) -> int:
+    return int(struct.unpack_from("<I", state.data, offset)[0])
+
+
+def _numbers(*numbers: int) -> KVState:
+    return np.frombuffer(struct.pack(f"<{len(numbers)}I", *numbers), np.uint8)

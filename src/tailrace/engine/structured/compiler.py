@@ -1,0 +1,180 @@
+"""Grammars to constraints, beside the loop: tried in the sandbox, compiled once, remembered, copied for each reply."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from llguidance import LLMatcher, LLTokenizer
+
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.keys import Keys, Vocabulary, is_open
+from tailrace.engine.structured.lazy import Calls
+from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.structured.sandbox import Sandbox
+from tailrace.engine.structured.source import GrammarError
+from tailrace.engine.structured.watch import Tokens
+from tailrace.engine.tokenising.text import PromptText
+from tailrace.protocol import Grammar
+
+#: Bytes of a grammar's text.
+MOST_BYTES = 262_144
+#: Grammars, and refusals, that are remembered. Most take less than a megabyte; the sandbox lets none take over 64.
+_REMEMBERED = 32
+#: The compiling thread's stack. The sandbox has the usual 8 MB: what passes there has room here.
+_STACK = 64 * 1024**2
+
+
+#: Text that is compiled in a second, roughly.
+_BYTES_A_SECOND = 50_000
+
+
+class Whole(NamedTuple):
+    """A compiled grammar of a whole reply; ``vocabulary`` where its objects may be open."""
+
+    matcher: LLMatcher
+    vocabulary: Vocabulary | None
+
+
+#: A compiled grammar, or why there is none.
+Result = Whole | Calls | GrammarError
+Done = Callable[[Result], None]
+Wanted = Callable[[], bool]
+
+
+class Compiler:
+    """One for a model. ``request`` may be called by any thread; compiling has a thread of its own."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._end_tokens = sorted(backend.end_tokens)
+        self._sandbox = Sandbox(backend.vocabulary, self._end_tokens)
+        self._tokenizer: LLTokenizer | None = None
+        self._tokens: Tokens | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._known: OrderedDict[Grammar, Result] = OrderedDict()  #: least recently used first
+        self._lock = threading.Lock()
+        self._work: queue.PriorityQueue[tuple[float, int, Grammar, Done, Wanted]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def request(self, grammar: Grammar, done: Done, wanted: Wanted = lambda: True) -> None:
+        """Call ``done`` with the grammar's matcher or with why there is none: at once when that is known, else later on
+        the compiling thread, unless it isn't ``wanted`` any more when its turn comes.
+
+        A small grammar passes a large one that came shortly before it: clients don't wait for each other's schemas.
+        """
+        grammar = _without_beginning(grammar)
+        known = self._recall(grammar)
+        if known is None and grammar.watch is None and len(grammar.text.encode()) > MOST_BYTES:
+            known = GrammarError(f"it is longer than {MOST_BYTES} bytes")
+        if known is None and not self._end_tokens:
+            known = GrammarError("this model has no end token, without which no grammar can be kept to")
+        if known is not None:
+            done(known)
+            return
+        with self._lock:
+            if self._thread is None:
+                before = threading.stack_size(_STACK)
+                self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
+                self._thread.start()
+                threading.stack_size(before)
+        turn = time.monotonic() + len(grammar.text) / _BYTES_A_SECOND
+        self._work.put((turn, next(self._numbers), grammar, done, wanted))
+
+    def constraint(self, compiled: Whole | Calls, *, fast_forward: bool, begun: str = "") -> Constraint:
+        """A reply's own state, at the grammar's start, or behind what the prompt has ``begun`` of a watched reply."""
+        if isinstance(compiled, Calls):
+            return compiled.constraint(fast_forward=fast_forward, begun=begun)
+        keys = None if compiled.vocabulary is None else Keys(compiled.vocabulary)
+        matcher = compiled.matcher.deep_copy()
+        return Constraint(matcher, len(self._backend.vocabulary), fast_forward=fast_forward, keys=keys)
+
+    def _run(self) -> None:
+        while True:
+            _, _, grammar, done, wanted = self._work.get()
+            if not wanted():
+                continue
+            result = self._recall(grammar)
+            if result is None:
+                result = self._compile(grammar)
+                self._remember(grammar, result)
+            done(result)
+
+    def _compile(self, grammar: Grammar) -> Result:
+        if grammar.simpler is None:
+            return self._compiled(grammar)
+        # What calls may be worth holding to is tried in turn: their schemas, then their names alone.
+        result: Result = GrammarError(f"it is longer than {MOST_BYTES} bytes")
+        for text in (grammar.text, grammar.simpler):
+            if len(text.encode()) <= MOST_BYTES:
+                result = self._compiled(msgspec.structs.replace(grammar, text=text, simpler=None))
+            if not isinstance(result, GrammarError):
+                break
+        return result
+
+    def _compiled(self, grammar: Grammar) -> Result:
+        try:
+            document = self._sandbox.document(grammar)
+            if self._tokenizer is None:
+                self._tokenizer = make_tokenizer(self._backend.vocabulary, self._end_tokens, self._cut)
+            matcher = compile_grammar(self._tokenizer, document)
+            vocabulary = self._key_vocabulary() if _writes_open_json(grammar, document) else None
+            if grammar.watch is None:
+                return Whole(matcher, vocabulary)
+            return Calls(matcher, self._tokenizer, grammar.watch, self._known_tokens(), vocabulary)
+        except GrammarError as error:
+            structlog.get_logger().debug("a grammar was refused", kind=grammar.kind, error=str(error))
+            return error
+
+    def _cut(self, text: str) -> list[int]:
+        """Text that a grammar forces, as the model's own tokenizer cuts it; nothing where that isn't safe."""
+        short = self._backend.are_short([PromptText(text, special=False, start=False)])
+        return self._backend.tokenize_inside(text) if short else []
+
+    def _known_tokens(self) -> Tokens:
+        if self._tokens is None:
+            self._tokens = Tokens(self._backend.vocabulary)
+        return self._tokens
+
+    def _key_vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._known_tokens())
+        return self._vocabulary
+
+    def _recall(self, grammar: Grammar) -> Result | None:
+        with self._lock:
+            known = self._known.get(grammar)
+            if known is not None:
+                self._known.move_to_end(grammar)
+            return known
+
+    def _remember(self, grammar: Grammar, result: Result) -> None:
+        with self._lock:
+            self._known[grammar] = result
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+
+def _writes_open_json(grammar: Grammar, document: str) -> bool:
+    """Whether the reply's JSON may have keys that the grammar doesn't name. Not told of what may have other text that
+    looks like JSON: a thought before it, and strings without quotes.
+    """
+    if grammar.kind not in ("json_schema", "calls") or "until_" in document or "[suffix=" in document:
+        return False
+    return is_open(document)
+
+
+def _without_beginning(grammar: Grammar) -> Grammar:
+    """The grammar as it is compiled: what a reply has begun with is that reply's own."""
+    if grammar.watch is None or not grammar.watch.begun:
+        return grammar
+    return msgspec.structs.replace(grammar, watch=msgspec.structs.replace(grammar.watch, begun=""))

@@ -1,0 +1,194 @@
+"""What every route needs of the process: settings, engine client, metrics, and the steps that routes have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tailrace.errors import ModelNotFound
+from tailrace.models.entries import Entries, Entry
+from tailrace.models.store import default_folder
+from tailrace.observe.metrics import Metrics
+from tailrace.server import sse
+from tailrace.server.body import read_body
+from tailrace.server.client import EngineClient
+from tailrace.server.engine_query import Answer, Asked
+from tailrace.server.fingerprint import file_identity, system_fingerprint
+from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.preset import Derived, Preset
+from tailrace.server.respond import json_response
+from tailrace.server.served_model import ServedModel
+from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
+from tailrace.settings import Settings
+
+Made = TypeVar("Made")
+
+#: Bytes of a request from which its prompt is made on a thread; below, rendering takes a few ms.
+_LARGE = 256_000
+#: So many at once: each of them takes its part of this process's time from the loop.
+_LARGE_AT_ONCE = 2
+#: The tag that a model's name has in Ollama's lists.
+LATEST = ":latest"
+
+#: Where a request's scope has the generation that was begun for it.
+STARTED = "tailrace.generation"
+
+
+class Server:
+    """The process's one of each."""
+
+    def __init__(
+        self, settings: Settings, model_name: str, replicas: int = 1, *, model_path: Path | None = None
+    ) -> None:
+        """``model_path`` is the served model's file; None with the fake backend."""
+        self.settings = settings
+        self.model_name = model_name
+        self.model_path = model_path
+        self.replicas = replicas
+        self.created = int(time.time())
+        self.engine = EngineClient(
+            wait_seconds=settings.engine_wait_seconds,
+            stall_seconds=settings.engine_stall_seconds,
+            silence_seconds=settings.keepalive_seconds,
+        )
+        self.metrics = Metrics(model_name, self.engine)
+        self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
+        store = default_folder()
+        self.entries = Entries(store)
+        #: The served model's name in the store, where it is there: entries know it by that.
+        self.store_name = (
+            model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
+        )
+        self._derived = Derived()
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._file = file_identity(model_path)
+        self._fingerprinted: tuple[ServedModel, str] | None = None
+
+    def fingerprint(self, model: ServedModel) -> str:
+        """``system_fingerprint`` of replies by this model."""
+        if self._fingerprinted is None or self._fingerprinted[0] is not model:
+            self._fingerprinted = (model, system_fingerprint(self.settings, model.info, self._file))
+        return self._fingerprinted[1]
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
+        body = await read_body(request, self.settings.max_body_mb * 1_000_000)
+        request.state.size = len(body)
+        return body
+
+    async def apart(self, make: Callable[[], Made], size: int) -> Made:
+        """What ``make`` makes of a request of that many bytes, its prompt above all. Rendering a large conversation
+        takes up to seconds: then it runs on a thread, so that other replies' tokens go on.
+        """
+        if size < _LARGE:
+            return make()
+        async with self._large:
+            return await asyncio.to_thread(make)
+
+    async def start(self, request: Request, wanted: GenerationRequest) -> Generation:
+        """Begin a generation, which is cancelled should the request's handler fail. Raises RequestError when it can't
+        be, and ClientDisconnect when nobody waits any more.
+        """
+        generation = await Generation.start(self.engine, self.metrics, wanted, request.receive)
+        request.scope[STARTED] = generation
+        return generation
+
+    def stream(
+        self,
+        generation: Generation,
+        encoder: Encoder,
+        headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
+        *,
+        keepalive_seconds: float | None = None,
+    ) -> EventStream:
+        """The response that sends ``generation`` as it happens. ``keepalive_seconds`` None is the server's setting."""
+        settings = self.settings
+        return EventStream(
+            generation,
+            encoder,
+            keepalive_seconds=settings.keepalive_seconds if keepalive_seconds is None else keepalive_seconds,
+            bound=settings.slow_reader_tokens,
+            headers=headers,
+        )
+
+    def whole(self, complete: bool, body: Callable[[], object]) -> Response:
+        """The response for a client that doesn't stream; ``complete`` is the transcript's."""
+        if not complete:
+            raise ClientDisconnect  # Nobody is there to read a response.
+        return json_response(body())
+
+    async def ask(
+        self, request: Request, make: Callable[[int], Asked], answers: int = 1, *, param: str
+    ) -> list[Answer]:
+        """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
+        refuses, and ClientDisconnect when nobody waits any more.
+        """
+        inquiring = self.engine.ask(make, answers, param=param)
+        try:
+            async with cancelled_on_disconnect(inquiring, request.receive):
+                told = await inquiring.answers()
+        finally:
+            inquiring.withdraw()
+        if told is None:
+            raise ClientDisconnect
+        return told
+
+    def serves(self, name: str) -> bool:
+        """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
+        its lists show it, and its clients send it to every dialect.
+        """
+        return self._answers(name) or self.entry(name) is not None
+
+    def _answers(self, name: str) -> bool:
+        return any(
+            known == self.model_name or any(fnmatchcase(known, alias) for alias in self.settings.aliases)
+            for known in {name, name.removesuffix(LATEST), f"{name}{LATEST}"}
+        )
+
+    def entry(self, name: str | None) -> Entry | None:
+        """What clients have made of the served model under this name."""
+        found = self.entries.get(name.removesuffix(LATEST)) if name else None
+        return found if found is not None and self.is_base(found.base) else None
+
+    def is_base(self, base: str) -> bool:
+        """Whether an entry's model is the one that is served."""
+        return base in (self.store_name, self.model_name) or self._answers(base)
+
+    @property
+    def made_names(self) -> list[str]:
+        """The names that clients have made of the served model."""
+        return [name for name, entry in self.entries.items() if self.is_base(entry.base)]
+
+    def listed_name(self, name: str) -> str:
+        """The name that a list has for the model of this name. Raises ModelNotFound."""
+        self.check_model(name)
+        return name.removesuffix(LATEST) if self.entry(name) is not None else self.model_name
+
+    async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
+        """The model of this name, once it is there. What a name that clients have made says of it is in it, and in the
+        fields of ``request`` that were left out. Raises RequestError.
+        """
+        self.check_model(name)
+        model = await self.engine.ready()
+        entry = self.entry(name)
+        if entry is None:
+            return model
+        derived = self._derived.model(model, entry)
+        Preset(entry).fill(request)
+        return derived
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""
+        if name is not None and not self.serves(name):
+            shown = name if len(name) <= 200 else f"{name[:200]}…"
+            raise ModelNotFound(
+                f"The model '{shown}' does not exist here; this server serves '{self.model_name}'.", param="model"
+            )

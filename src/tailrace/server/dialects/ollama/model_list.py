@@ -1,0 +1,264 @@
+"""The models that Ollama's lists show: the served one and, where clients may manage it, what else is in the store.
+
+Reads files, so whoever serves a request calls it on a thread of its own. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from tailrace.chat.families import FAMILIES
+from tailrace.errors import ModelError
+from tailrace.models.catalogue import CATALOGUE
+from tailrace.models.entries import Entry
+from tailrace.models.gguf import GgufHeader, Value, read_header
+from tailrace.models.identity import fingerprint
+from tailrace.models.shards import total_bytes
+from tailrace.models.store import Store, StoredModel, is_name
+from tailrace.protocol import ModelInfo, Sampling
+from tailrace.server.app_state import Server
+from tailrace.server.dialects.ollama import names
+from tailrace.server.dialects.ollama.modelfile import quoted
+
+_TEMPLATE = "tokenizer.chat_template"
+#: A key of any of these says that a model knows how to fill a gap.
+_FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
+#: What templates call the switch for a thought, and harmony's marker, which isn't one for thoughts alone.
+_SWITCHES = ("enable_thinking", "reasoning_effort", "<|channel|>")
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as clients see it. ``name`` has its tag."""
+
+    name: str
+    path: Path | None  #: None is the scripted backend's
+    bytes: int
+    modified: datetime
+    digest: str
+    architecture: str
+    parameters: int
+    quantisation: str | None
+    values: dict[str, Value]
+    entry: Entry | None = None  #: where it is made of another one: what that says
+    parent: str = ""  #: and the other one's name
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Ollama's summary of it."""
+        return {
+            "parent_model": self.parent,
+            "format": "gguf",
+            "family": self.architecture,
+            "families": [self.architecture],
+            "parameter_size": _count(self.parameters),
+            "quantization_level": self.quantisation or "unknown",
+        }
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What lists have of it. Clients read one of ``name`` and ``model``, never knowing which."""
+        return {
+            "name": self.name,
+            "model": self.name,
+            "modified_at": self.modified,
+            "size": self.bytes,
+            "digest": self.digest,
+            "details": self.details,
+        }
+
+
+class Shelf:
+    """See the module. ``store`` is the one that clients may manage."""
+
+    def __init__(self, server: Server, store: Store) -> None:
+        self._server = server
+        self._store = store
+        #: What was read of a file, as long as it is the same one.
+        self._read: dict[tuple[Path, int, int], tuple[GgufHeader, str]] = {}
+
+    def models(self, info: ModelInfo | None) -> list[Shown]:
+        """Every model, the served one first; ``info`` is what its engine has told, if one has."""
+        shown = [self._served(info)]
+        if self._server.settings.manage_models:
+            shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
+        bases = {model.name: model for model in shown}
+        for name, entry in self._server.entries.items():
+            if self._server.is_base(entry.base):
+                shown.append(_made(name, entry, shown[0]))
+            elif (base := bases.get(names.tagged(entry.base))) is not None:
+                shown.append(_made(name, entry, base))
+        return shown
+
+    def find(self, name: str | None, info: ModelInfo | None) -> Shown:
+        """The model of this name. Raises ModelNotFound."""
+        if not name or names.is_own(self._server, name):
+            return self._served(info)
+        wanted = names.stored(name)
+        if (entry := self._server.entries.get(wanted)) is not None:
+            base = None if self._server.is_base(entry.base) else entry.base
+            return _made(wanted, entry, self.find(base, info))
+        if self._server.settings.manage_models and is_name(wanted):
+            stored = self._store.find(wanted)
+            if stored is not None and (shown := self._stored(stored)) is not None:
+                return shown
+        if names.answers(self._server, name):
+            return self._served(info)
+        raise names.not_found(name, f"this server serves '{self._server.model_name}'")
+
+    def is_served(self, stored: StoredModel) -> bool:
+        """Whether the running engines have this model's folder open, under whatever name."""
+        used = [Path(path) for path in (self._server.model_path, self._server.settings.draft_model) if path is not None]
+        file, folder = stored.path.resolve(), stored.path.parent.resolve()
+        return any(path.resolve() == file or path.parent.resolve() == folder for path in used)
+
+    def _served(self, info: ModelInfo | None) -> Shown:
+        name = names.tagged(self._server.model_name)
+        path = self._server.model_path
+        if path is not None:
+            try:
+                shown = self._of_file(name, path, total_bytes(path))
+                if info is None or self._server.settings.chat_template is None:
+                    return shown
+                # What is used is shown, and not what the file has.
+                return msgspec.structs.replace(shown, values={**shown.values, _TEMPLATE: info.chat_template or ""})
+            except (ModelError, OSError) as error:
+                # Deleted under the engine, which goes on with what it has in memory.
+                structlog.get_logger().warning("the served model's file can't be read", error=str(error))
+        return Shown(
+            name=name,
+            path=None,
+            bytes=info.size_bytes if info is not None else 0,
+            modified=datetime.fromtimestamp(self._server.created, UTC),
+            digest=hashlib.sha256(name.encode()).hexdigest(),
+            architecture=info.architecture if info is not None else "unknown",
+            parameters=info.parameters if info is not None else 0,
+            quantisation=None,
+            values={_TEMPLATE: info.chat_template} if info is not None and info.chat_template is not None else {},
+        )
+
+    def _stored(self, model: StoredModel) -> Shown | None:
+        """None for the served model, which is shown already, and for one that can't be read."""
+        if self._server.model_path is not None and model.path.resolve() == self._server.model_path.resolve():
+            return None
+        try:
+            return self._of_file(names.tagged(model.name), model.path, model.bytes)
+        except (ModelError, OSError) as error:
+            structlog.get_logger().warning("a model in the store can't be read", model=model.name, error=str(error))
+            return None
+
+    def _of_file(self, name: str, path: Path, size: int) -> Shown:
+        changed = path.stat().st_mtime_ns
+        key = (path, size, changed)
+        if key not in self._read:
+            self._read[key] = (read_header(path), _digest(path, size))
+        header, digest = self._read[key]
+        return Shown(
+            name=name,
+            path=path,
+            bytes=size,
+            modified=datetime.fromtimestamp(changed / 1e9, UTC),
+            digest=digest,
+            architecture=header.facts.architecture,
+            parameters=header.facts.parameters,
+            quantisation=header.facts.quantisation,
+            values=header.values,
+        )
+
+
+def _made(name: str, entry: Entry, base: Shown) -> Shown:
+    """A model that is made of ``base``."""
+    digest = hashlib.sha256(base.digest.encode() + msgspec.json.encode(entry)).hexdigest()
+    values = {**base.values, _TEMPLATE: entry.template} if entry.template else base.values
+    return msgspec.structs.replace(
+        base,
+        name=names.tagged(name),
+        digest=digest,
+        modified=entry.modified,
+        values=values,
+        entry=entry,
+        parent=base.name,
+    )
+
+
+def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
+    """The body of ``/api/show``; ``info`` is what the engine has told, where the model is the served one."""
+    template = str(model.values.get(_TEMPLATE) or "")
+    defaults = {
+        name: getattr(Sampling(), name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+    }
+    entry = model.entry or Entry(base="")
+    parameters = {**({"num_ctx": info.context} if info is not None else {}), **defaults, **entry.parameters}
+    told = [
+        (name, held) for name, value in parameters.items() for held in (value if isinstance(value, list) else [value])
+    ]
+    # The file's folder is nobody's business.
+    lines = [f"FROM {model.parent or (model.path.name if model.path is not None else model.name)}"]
+    lines += [f"TEMPLATE {quoted(entry.template)}"] if entry.template else []
+    lines += [f"SYSTEM {quoted(entry.system)}"] if entry.system else []
+    lines += [f"PARAMETER {name} {quoted(held) if isinstance(held, str) else held}" for name, held in told]
+    lines += [f"MESSAGE {message['role']} {quoted(message['content'])}" for message in entry.messages]
+    lines += [f"LICENSE {quoted(text)}" for text in entry.license]
+    values = {key: value for key, value in model.values.items() if key != _TEMPLATE}
+    return {
+        "modelfile": "\n".join(lines) + "\n",
+        "parameters": "\n".join(f"{name:<30} {held}" for name, held in told),
+        "template": template,
+        "details": model.details,
+        "model_info": {
+            **values,
+            "general.architecture": model.architecture,
+            "general.parameter_count": model.parameters,
+        },
+        "capabilities": _capabilities(model, template, info),
+        "modified_at": model.modified,
+        **({"system": entry.system} if entry.system else {}),
+        **({"messages": entry.messages} if entry.messages else {}),
+        **({"license": "\n".join(entry.license)} if entry.license else {}),
+    }
+
+
+def _capabilities(model: Shown, template: str, info: ModelInfo | None) -> list[str]:
+    """What the model was made for: as its engine says, or else as its file does."""
+    generates = info.generates if info is not None else f"{model.architecture}.pooling_type" not in model.values
+    if not generates:
+        return ["embedding"]
+    # Where a template says nothing of tools, the model is told of them in another way.
+    able = ["completion", "tools"]
+    if _thinks(template, info.special_tokens.values() if info is not None else ()):
+        able.append("thinking")
+    if info.infill if info is not None else any(key in model.values for key in _FILL_KEYS):
+        able.append("insert")
+    return able
+
+
+def _thinks(template: str, special_tokens: Iterable[str]) -> bool:
+    """Whether the model has a switch for thoughts, or its family's markers of them, in its template or as tokens."""
+    family = next(family for family in FAMILIES if family.recognise(template))
+    markers = {marker for thought in family.markup({}).thoughts for marker in thought}
+    return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)
+
+
+def _digest(path: Path, size: int) -> str:
+    """The SHA-256 that the catalogue knows of a file, or else one over 64 places of it: reading all of a large file may
+    take minutes.
+    """
+    entry = CATALOGUE.get(path.parent.name)
+    if entry is not None and (entry.file, entry.bytes) == (path.name, size):
+        return entry.sha256
+    return fingerprint(path)
+
+
+def _count(parameters: int) -> str:
+    """Parameters as Ollama writes them: ``134.52M``, ``8.0B``."""
+    if parameters >= 1_000_000_000:
+        return f"{parameters / 1e9:.1f}B"
+    if parameters >= 1_000_000:
+        return f"{parameters / 1e6:.2f}M"
+    return str(parameters)

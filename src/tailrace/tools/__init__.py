@@ -1,1 +1,0 @@
-"""Programs that look at a server from outside: they reach it over HTTP alone and work on any server."""

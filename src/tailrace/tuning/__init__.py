@@ -1,0 +1,1 @@
+"""Measures a model's settings on this machine, and the engine loop alone for ``tailrace bench --compare``."""

@@ -1,0 +1,79 @@
+"""The engine loop under a benchmark's load, in a process of its own: what the API is compared with.
+
+``EngineTurn`` is one side of ``tailrace bench --compare``: it drives the very loop that the server runs, without HTTP,
+a second process or a socket.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+from pathlib import Path
+
+import msgspec
+
+from tailrace.chat.detokenize import Detokenizer, Vocabulary
+from tailrace.chat.template import ChatTemplate
+from tailrace.engine.backends.base import Backend
+from tailrace.engine.intake import prepare
+from tailrace.engine.load import load_llama, make_loop
+from tailrace.errors import TailraceError
+from tailrace.protocol import Refused, Sampling, Submit
+from tailrace.settings import Settings
+
+
+class Timed(msgspec.Struct):
+    """One stream: when it was asked for, when each token was there, and the text."""
+
+    asked: float
+    tokens: list[float]
+    text: str
+    prompt_tokens: int
+
+
+class EngineTurn:
+    """A loaded model that runs turns of concurrent greedy replies."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._backend: Backend = load_llama(path, settings)
+        self._loop = make_loop(self._backend, settings)
+        info = self._backend.info
+        self._template = ChatTemplate.of_model(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._vocabulary = Vocabulary(self._backend.vocabulary)
+        self._next_id = 0
+
+    def run(self, prompts: Seq[str], output_tokens: int) -> list[Timed]:
+        """One turn: a reply of exactly ``output_tokens`` to each user message, all at once."""
+        first = self._next_id
+        self._next_id += len(prompts)
+        timed: list[Timed] = []
+        tokens: list[list[int]] = [[] for _ in prompts]
+        for number, prompt in enumerate(prompts):
+            asked = time.perf_counter()
+            text = self._template.render([{"role": "user", "content": prompt}])
+            submit = Submit(
+                id=first + number,
+                prompt=text,
+                max_tokens=output_tokens,
+                sampling=Sampling(temperature=0.0),
+                ignore_eos=True,
+            )
+            sequence = prepare(self._backend, submit)
+            if isinstance(sequence, Refused):
+                raise TailraceError(sequence.message)
+            self._loop.inbox.put(sequence)
+            timed.append(Timed(asked, [], "", sequence.prompt_length))
+        while not self._loop.idle:
+            self._loop.take()
+            step = self._loop.step()
+            now = time.perf_counter()
+            if step is not None:
+                if step.failed:
+                    raise TailraceError(step.failed[0].message)
+                for identity, token in zip(step.ids, step.tokens, strict=True):
+                    timed[identity - first].tokens.append(now)
+                    tokens[identity - first].append(token)
+        for entry, chosen in zip(timed, tokens, strict=True):
+            detokenizer = Detokenizer(self._vocabulary)
+            entry.text = "".join(detokenizer.feed(token) for token in chosen)
+        return timed

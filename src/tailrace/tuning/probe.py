@@ -1,0 +1,103 @@
+"""A child process that holds one model under one configuration and measures it when asked: tuning's instrument.
+
+Processes, because how long threads spin is read once in a process. ``Probe`` is the parent's end.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tailrace.child import die_with_parent
+from tailrace.engine.kernels import force
+from tailrace.errors import ModelError
+from tailrace.machine.planner import make_plan
+from tailrace.machine.spinning import let_spin
+from tailrace.machine.topology import read_topology
+from tailrace.models.measures import Speed
+from tailrace.observe import logs
+from tailrace.settings import Settings
+
+
+class Probe:
+    """One configuration, loaded. Use it as a context manager."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        """Load exactly the file ``path`` as ``settings`` and their plan say, in a process of its own."""
+        self._name = path.name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tailrace.tuning.probe", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Where this process has loaded the binding the variable is its own, and would outlast the settings.
+            env={name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"},
+        )
+        self._send(msgspec.json.encode(settings))
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def measure(self) -> Speed:
+        """One measurement. Raises ModelError when the process died."""
+        return msgspec.json.decode(self._ask(b"speed"), type=Speed)
+
+    def measure_layouts(self) -> dict[str, Speed]:
+        """One measurement in either KV layout. Raises ModelError when the process died."""
+        return msgspec.json.decode(self._ask(b"layouts"), type=dict[str, Speed])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # It is gone already.
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _ask(self, what: bytes) -> bytes:
+        self._send(what)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ModelError(f"{self._name} can't be measured: its process ended (its last words stand above)")
+        return line
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # Reading its answer will tell.
+
+
+def main() -> None:
+    """Measure once for every line of standard input after the first, which holds the settings."""
+    die_with_parent()
+    settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
+    logs.configure("probe", level="warning", form="console")
+    replica = make_plan(read_topology(), settings).replicas[0]
+    let_spin(replica.decode.poll)
+    force.want(settings.kernels)
+    # Here, because OpenMP reads how long to spin when it is loaded.
+    from tailrace.engine.backends.open_llama import open_llama
+    from tailrace.engine.weights.speed import measure, measure_layouts
+
+    backend = open_llama(Path(sys.argv[1]), settings, replica)
+    for line in sys.stdin.buffer:
+        found = measure_layouts(backend) if line == b"layouts\n" else measure(backend)
+        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

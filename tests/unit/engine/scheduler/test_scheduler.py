@@ -1,0 +1,427 @@
+"""The scheduler's policy, without a model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Relayout, Swap
+from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
+from tailrace.engine.scheduler.scheduler import Move, Plan, Scheduler
+from tailrace.engine.sequence import NO_SLOT, Sequence
+from tailrace.protocol import Sampling, Submit
+
+BUSY = 16
+
+
+def _sequence(identity: int, tokens: list[int], max_tokens: int | None = None, priority: int = 0) -> Sequence:
+    submit = Submit(
+        id=identity, prompt=tokens, max_tokens=max_tokens, sampling=Sampling(temperature=0.0), priority=priority
+    )
+    return Sequence(submit, list(tokens), 1000, frozenset())
+
+
+def _unlike(identity: int, length: int) -> list[int]:
+    """A prompt that shares no beginning with another identity's."""
+    return [identity * 10_000 + position for position in range(length)]
+
+
+class _Machine:
+    """A scheduler with its cache, whose steps are carried out as the loop does."""
+
+    def __init__(
+        self,
+        *,
+        slots: int = 4,
+        cells: int = 1024,
+        context: int = 1000,
+        chunk: int = 64,
+        keep: int = 1000,
+        pool: bool = False,
+        pooled: bool = False,
+    ) -> None:
+        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool, pooled=pooled)
+        self.cache = KVCache(policy, policy.first(), keep)
+        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, chunk=chunk)
+        self.held: dict[int, list[int]] = {}  #: what is really in each slot
+        self.kept: dict[int, list[int]] = {}  #: the states outside
+        self.repeated = 0  #: steps that weren't planned anew
+        self._plan = Plan()
+
+    def plan(self) -> Plan:
+        """The last plan where it is to hold again, which is proven each time by planning all the same."""
+        scheduler = self.scheduler
+        if not scheduler.again():
+            self._plan = scheduler.plan(BUSY)
+            return self._plan
+        self.repeated += 1
+        repeats = scheduler._repeats
+        planned = scheduler.plan(BUSY)
+        scheduler._repeats = repeats
+        assert (planned.moves, planned.chunks) == ([], self._plan.chunks)
+        return planned
+
+    def step(self) -> Plan:
+        plan = self.plan()
+        for move in plan.moves:
+            self._apply(move)
+        slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.chunks]
+        assert slots == sorted(set(slots)), "one chunk a slot, in rising order, prompts behind replies"
+        assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.chunks])
+        decoding = [sequence.slot for sequence, _ in plan.chunks if sequence.pending == 1]
+        if decoding and not self.cache.layout.unified:
+            assert decoding == list(range(decoding[0], decoding[-1] + 1)), "one pass over the weights for all of them"
+        for sequence, count in plan.chunks:
+            assert 0 < count <= sequence.pending
+            assert self.held[sequence.slot] == sequence.tokens[: sequence.computed]
+            end = sequence.computed + count
+            computed = sequence.tokens[sequence.computed : end]
+            self.held[sequence.slot] += computed
+            self.cache.append(sequence.slot, computed)
+            sequence.computed = end
+            if not sequence.pending:
+                sequence.tokens.append(7)
+                sequence.generated += 1
+        return plan
+
+    def _apply(self, move: Move) -> None:
+        """What the model's cache would do."""
+        held = self.held
+        if isinstance(move, MoveOut):
+            if move.kept.key is not None:
+                self.kept[move.kept.key] = held[move.slot]
+            held[move.slot] = []
+            for key in (*move.kept.dropped, *(key for key, _ in move.kept.spilled)):
+                del self.kept[key]
+        elif isinstance(move, Swap):
+            held[move.one], held[move.other] = held.get(move.other, []), held.get(move.one, [])
+        elif isinstance(move, Relayout):
+            self.held = {new: held.get(old, []) for old, new in move.moves}
+        else:
+            sequence, placement = move
+            before = held.get(placement.slot, [])
+            if placement.source is not None:
+                before = held[placement.source]
+            elif placement.kept is not None:
+                before = self.kept[placement.kept]
+            held[placement.slot] = before[: placement.length]
+            assert held[placement.slot] == sequence.tokens[: placement.length]
+
+    def run(self, sequence: Sequence) -> Sequence:
+        """The sequence alone until it has said something; then it ends."""
+        self.scheduler.add(sequence)
+        while not sequence.generated:
+            self.step()
+        self.scheduler.remove(sequence)
+        return sequence
+
+
+def test_prompts_are_read_in_chunks_and_then_decoded_a_token_a_step() -> None:
+    machine = _Machine()
+    machine.scheduler.add(sequence := _sequence(1, _unlike(1, 150)))
+    counts = [machine.step().chunks[0][1] for _ in range(5)]
+    assert counts == [64, 64, 22, 1, 1]
+    assert sequence.generated == 3
+
+
+def test_a_long_prompt_beside_a_running_stream_takes_small_chunks_and_the_stream_goes_on() -> None:
+    machine = _Machine()
+    machine.scheduler.add(stream := _sequence(1, _unlike(1, 10)))
+    machine.step()
+    machine.scheduler.add(reader := _sequence(2, _unlike(2, 100)))
+    for _ in range(5):
+        chunks = {sequence.id: count for sequence, count in machine.step().chunks}
+        assert chunks == {1: 1, 2: BUSY}
+    assert stream.generated == 6
+    assert reader.generated == 0
+
+
+def test_waiting_sequences_start_in_order_when_a_slot_is_free() -> None:
+    machine = _Machine(slots=2)
+    sequences = [_sequence(number, _unlike(number, 4)) for number in range(1, 5)]
+    for sequence in sequences:
+        machine.scheduler.add(sequence)
+    machine.step()
+    assert [sequence.slot != NO_SLOT for sequence in sequences] == [True, True, False, False]
+    machine.scheduler.remove(sequences[0])
+    machine.step()
+    assert [sequence.slot != NO_SLOT for sequence in sequences[1:]] == [True, True, False]
+
+
+def test_a_prompt_that_is_just_being_read_is_waited_for_and_shared() -> None:
+    machine = _Machine()
+    prompt = _unlike(1, 150)
+    machine.scheduler.add(_sequence(1, prompt))
+    machine.scheduler.add(second := _sequence(2, prompt))
+    for _ in range(2):
+        assert [sequence.id for sequence, _ in machine.step().chunks] == [1]
+    # The last 22 tokens aren't worth waiting for.
+    assert [sequence.id for sequence, _ in machine.step().chunks] == [1, 2]
+    assert second.cached_tokens == 128
+
+
+@pytest.mark.parametrize("pool", [False, True], ids=["streams", "pool"])
+def test_who_comes_with_a_prompt_that_is_known_takes_part_in_the_step_that_admits_it(pool: bool) -> None:
+    machine = _Machine(pool=pool)
+    prompt = _unlike(1, 32)
+    machine.scheduler.add(_sequence(1, prompt))
+    machine.step()
+    newcomers = [_sequence(2, prompt), _sequence(3, prompt)]
+    for sequence in newcomers:
+        machine.scheduler.add(sequence)
+    assert sorted((sequence.id, count) for sequence, count in machine.step().chunks) == [(1, 1), (2, 1), (3, 1)]
+    assert [sequence.generated for sequence in newcomers] == [1, 1]
+
+
+def test_max_tokens_reserves_nothing() -> None:
+    machine = _Machine(cells=256)
+    sequences = [_sequence(number, _unlike(number, 10), max_tokens=900) for number in range(1, 5)]
+    for sequence in sequences:
+        machine.scheduler.add(sequence)
+    machine.step()
+    assert len(machine.scheduler.running) == 4
+
+
+def test_streams_grow_with_the_longest_sequence_and_only_then() -> None:
+    machine = _Machine(cells=4096)
+    assert machine.cache.layout == Layout(4, 512)
+    machine.scheduler.add(_sequence(1, _unlike(1, 300)))
+    machine.step()
+    assert machine.cache.layout == Layout(4, 512)
+    machine.scheduler.add(_sequence(2, _unlike(2, 700)))
+    machine.step()
+    assert machine.cache.layout == Layout(4, 1024)
+
+
+def test_one_long_context_may_use_all_there_is_and_leaves_room_to_the_short_ones() -> None:
+    machine = _Machine(cells=1024, context=1024)
+    machine.scheduler.add(_sequence(1, _unlike(1, 900)))
+    machine.step()
+    assert machine.cache.layout == Layout(1, 1024)
+    for number in (2, 3):
+        machine.scheduler.add(_sequence(number, _unlike(number, 20)))
+    machine.step()
+    assert machine.cache.layout.unified
+    assert len(machine.scheduler.running) == 3
+
+
+def test_the_pool_is_left_when_the_load_has_become_smaller() -> None:
+    machine = _Machine(cells=2048, context=2048)
+    machine.scheduler.add(long := _sequence(1, _unlike(1, 1900)))
+    machine.step()
+    for number in (2, 3):
+        machine.scheduler.add(_sequence(number, _unlike(number, 20)))
+    machine.step()
+    machine.scheduler.remove(long)
+    machine.step()
+    assert not machine.cache.layout.unified
+    assert len(machine.scheduler.running) == 2
+
+
+def test_sequences_that_decode_move_together_when_one_between_them_leaves() -> None:
+    machine = _Machine(slots=8, cells=8192)
+    sequences = [_sequence(number, _unlike(number, 5)) for number in range(1, 9)]
+    for sequence in sequences:
+        machine.scheduler.add(sequence)
+    for _ in range(3):
+        machine.step()
+    for number in (0, 2, 5):
+        machine.scheduler.remove(sequences[number])
+    plan = machine.step()  # The machine checks that they stand side by side.
+    assert len([move for move in plan.moves if isinstance(move, Swap)]) in (1, 2)
+    assert len(plan.chunks) == 5
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
+    machine = _Machine(cells=8192)
+    machine.scheduler.add(_sequence(1, _unlike(1, 10)))
+    machine.step()
+    machine.scheduler.add(long := _sequence(2, _unlike(2, 900)))
+    machine.scheduler.add(short := _sequence(3, _unlike(3, 40)))
+    steps = 0
+    while not short.generated:
+        machine.step()
+        steps += 1
+    assert steps <= 2 * -(-40 // BUSY)
+    assert long.computed > 0, "nor does the long one stop"
+
+
+def test_a_prompt_that_can_be_brought_to_its_end_is_read_at_once() -> None:
+    machine = _Machine(cells=8192)
+    machine.scheduler.add(_sequence(1, _unlike(1, 10)))
+    machine.step()
+    for number, length in ((2, 900), (3, 40), (4, 30), (5, 30)):
+        machine.scheduler.add(_sequence(number, _unlike(number, length)))
+    chunks = {sequence.id: count for sequence, count in machine.scheduler.plan(BUSY, finish=80).chunks}
+    assert chunks == {1: 1, 2: BUSY, 3: 40} or chunks == {1: 1, 3: 40, 4: 30}
+
+
+def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place() -> None:
+    machine = _Machine(slots=2)
+    for number in (1, 2, 3):
+        machine.scheduler.add(_sequence(number, _unlike(number, 5)))
+    machine.step()
+    urgent = _sequence(4, _unlike(4, 5), priority=-1)
+    machine.scheduler.add(urgent)
+    machine.step()
+    assert [sequence.id for sequence in machine.scheduler.running] == [1, 4]
+    assert [sequence.id for sequence in machine.scheduler.waiting] == [2, 3]
+    assert machine.scheduler.counters.preemptions == 1
+
+
+def test_a_finished_sequence_s_cells_go_before_a_running_one_is_paused() -> None:
+    machine = _Machine(cells=256, pool=True)
+    machine.run(_sequence(1, _unlike(1, 150)))
+    machine.scheduler.add(_sequence(2, _unlike(2, 180)))
+    plan = machine.step()
+    assert any(isinstance(move, MoveOut) for move in plan.moves)
+    assert machine.scheduler.counters.preemptions == 0
+
+
+def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
+    machine = _Machine(cells=256, slots=2, chunk=32)
+    older, younger = _sequence(1, _unlike(1, 120)), _sequence(2, _unlike(2, 120))
+    for sequence in (older, younger):
+        machine.scheduler.add(sequence)
+    while not machine.scheduler.counters.preemptions:
+        machine.step()
+    assert machine.scheduler.running == [older]
+    assert list(machine.scheduler.waiting) == [younger]
+    said = younger.generated
+    assert said > 0
+    machine.scheduler.remove(older)
+    while younger.generated == said:
+        machine.step()
+    assert machine.scheduler.running == [younger]
+
+
+def test_in_the_pool_what_is_reused_is_moved_out_while_others_run_and_comes_back() -> None:
+    machine = _Machine(pool=True)
+    conversation = _unlike(1, 50)
+    machine.run(_sequence(1, conversation))
+    machine.scheduler.add(_sequence(2, _unlike(2, 10)))
+    machine.step()
+    assert machine.cache.used == 10, "nobody attends past a conversation that waits for its next turn"
+    machine.scheduler.add(second := _sequence(3, [*conversation, 5, 6]))
+    machine.step()
+    assert second.cached_tokens == 50
+
+
+def test_a_kept_prefix_survives_the_moving_out_that_makes_room_for_it() -> None:
+    machine = _Machine(slots=1, keep=60)
+    conversation = _unlike(1, 50)
+    machine.run(_sequence(1, conversation))
+    machine.run(_sequence(2, _unlike(2, 40)))
+    assert machine.run(_sequence(3, [*conversation, 5, 6])).cached_tokens == 50
+
+
+def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
+    machine = _Machine(slots=1)
+    conversation = _unlike(1, 100)
+    machine.run(_sequence(1, conversation))
+    machine.run(_sequence(2, [*conversation[:20], 7, 8, 9]))
+    assert machine.run(_sequence(3, [*conversation, 5])).cached_tokens == 100
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_the_plan_holds_again_while_everybody_goes_on_with_a_token_and_cells_are_left(pool: bool) -> None:
+    machine = _Machine(slots=2, cells=512, pool=pool)
+    for number in (1, 2):
+        machine.scheduler.add(_sequence(number, _unlike(number, 4)))
+    steps = 0
+    while not machine.scheduler.counters.preemptions and machine.cache.layout.total == 512 and steps < 300:
+        machine.step()
+        steps += 1
+    # Each has 256 cells, 4 of them for the prompt. The step behind the prompts is planned, as the one without room is.
+    assert machine.repeated == 256 - 4 - 1
+
+
+def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
+    machine = _Machine()
+    machine.scheduler.add(first := _sequence(1, _unlike(1, 4)))
+    for _ in range(4):
+        machine.step()
+    assert machine.repeated == 2
+    first.draft = [5]
+    assert not machine.scheduler.again()
+    first.draft = []
+    first.tokens.append(5)  # as a grammar does
+    first.forced = 1
+    assert not machine.scheduler.again()
+    del first.tokens[-1]
+    first.forced = 0
+    assert machine.scheduler.again()
+    machine.scheduler.add(second := _sequence(2, _unlike(2, 4)))
+    assert not machine.scheduler.again()
+    for _ in range(2):
+        assert len(machine.step().chunks) == 2
+    assert machine.scheduler.again()
+    machine.scheduler.remove(second)
+    assert not machine.scheduler.again()
+
+
+def test_the_plan_holds_while_others_wait_for_a_slot() -> None:
+    machine = _Machine(slots=2)
+    for number in (1, 2, 3):
+        machine.scheduler.add(_sequence(number, _unlike(number, 4)))
+    for _ in range(6):
+        machine.step()
+    assert machine.repeated == 4
+    assert len(machine.scheduler.waiting) == 1
+
+
+def test_every_sequence_ends_whatever_the_load() -> None:
+    """Prompts with and without common beginnings, urgent and not, through a cache that is always too small."""
+    repeated = 0
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60), st.booleans(), st.integers(0, 1)), max_size=14),
+        st.integers(1, 6),
+        st.integers(1, 6),
+        st.integers(0, 600),
+        st.sampled_from(["streams", "pool", "growing pool"]),
+    )
+    def run(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str) -> None:
+        nonlocal repeated
+        repeated += _run_to_the_end(loads, grains, slots, keep, layout)
+
+    run()
+    assert repeated > 300, "most steps beside no prompt aren't planned"
+
+
+def _run_to_the_end(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str) -> int:
+    """How many steps weren't planned anew."""
+    cells = 256 * grains
+    machine = _Machine(
+        slots=slots,
+        cells=cells,
+        context=cells,
+        chunk=24,
+        keep=keep,
+        pool=layout == "pool",
+        pooled=layout == "growing pool",
+    )
+    pending: dict[int, tuple[Sequence, int]] = {}
+    for identity, (length, wanted, shared, priority) in enumerate(loads, 1):
+        prompt = _unlike(1 if shared else identity + 1, min(length, cells - 64))
+        pending[identity] = sequence, _ = _sequence(identity, prompt, priority=priority), wanted
+        machine.scheduler.add(sequence)
+        if identity % 3 == 0:
+            _step_and_end(machine, pending)
+    for _ in range(20_000):
+        if machine.scheduler.idle:
+            break
+        _step_and_end(machine, pending)
+    assert not pending
+    return machine.repeated
+
+
+def _step_and_end(machine: _Machine, pending: dict[int, tuple[Sequence, int]]) -> None:
+    plan = machine.step()
+    assert plan.chunks, "a step with work to do makes progress"
+    for sequence, _ in plan.chunks:
+        if sequence.generated >= pending[sequence.id][1]:
+            machine.scheduler.remove(sequence)
+            del pending[sequence.id]

@@ -1,0 +1,197 @@
+"""Grammars on the byte vocabulary: what each kind allows, what is forced, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+import queue
+
+import pytest
+from llguidance import LLTokenizer
+
+from tailrace.chat.lark import Lark
+from tailrace.engine.backends.fake import END, FakeBackend
+from tailrace.engine.structured.compiler import MOST_BYTES, Compiler, Result
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.structured.sandbox import Sandbox
+from tailrace.engine.structured.source import GrammarError, translate
+from tailrace.protocol import Grammar, GrammarKind
+
+BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> LLTokenizer:
+    return make_tokenizer(BACKEND.vocabulary, [END], BACKEND.tokenize_inside)
+
+
+def constraint(tokenizer: LLTokenizer, grammar: Grammar, *, fast_forward: bool = True) -> Constraint:
+    matcher = compile_grammar(tokenizer, translate(grammar))
+    return Constraint(matcher, len(BACKEND.vocabulary), fast_forward=fast_forward)
+
+
+def allowed(constraint: Constraint) -> set[int]:
+    mask = constraint.mask()
+    assert mask is not None, "the grammar leaves nothing free"
+    return {token for token in range(len(BACKEND.vocabulary)) if mask[token // 32] >> (token % 32) & 1}
+
+
+def says(constraint: Constraint, text: str) -> bool:
+    """Whether the reply may be ``text`` and end there; each byte is chosen."""
+    for token in text.encode():
+        if constraint.finished or token not in allowed(constraint):
+            return False
+        constraint.accept(token)
+    return constraint.finished or END in allowed(constraint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "good", "bad"),
+    [
+        ("json_schema", json.dumps(PERSON), '{"name": "Ann", "age": 3}', '{"age": 3, "name": "Ann"}'),
+        ("json_schema", '{"type": "object"}', '{"a": [1, null]}', "[1]"),
+        ("json_schema", '{"enum": ["é", 1]}', '"é"', "2"),
+        ("regex", r"[a-c]+\d{2}", "abc12", "abc1"),
+        ("regex", "^/x/$", "/x/", "x"),
+        ("choice", '["yes", "no", "a \\"b\\" 😀"]', 'a "b" 😀', "maybe"),
+        ("lark", 'start: "a" b\nb: /[0-9]+/', "a12", "b1"),
+        ("gbnf", 'root ::= "a" b\nb ::= [0-9]+\n', "a12", "b1"),
+    ],
+)
+def test_each_kind_allows_what_it_says(
+    tokenizer: LLTokenizer, kind: GrammarKind, text: str, good: str, bad: str
+) -> None:
+    grammar = Grammar(kind=kind, text=text)
+    assert says(constraint(tokenizer, grammar, fast_forward=False), good)
+    assert not says(constraint(tokenizer, grammar, fast_forward=False), bad)
+
+
+def test_a_thought_may_come_before_the_grammar_but_not_instead_of_it(tokenizer: LLTokenizer) -> None:
+    lark = Lark({})
+    frame = lark.text(start=f"{lark.until('</think>')} WS @body", WS=r"/[ \n]*/")
+    grammar = Grammar(kind="choice", text='["yes", "no"]', frame=frame)
+    assert says(constraint(tokenizer, grammar, fast_forward=False), "so <or> so\n</think>\n\nyes")
+    assert not says(constraint(tokenizer, grammar, fast_forward=False), "yes")
+    assert not says(constraint(tokenizer, grammar, fast_forward=False), "</think>perhaps")
+
+
+def test_what_the_grammar_leaves_no_choice_about_is_forced_to_its_end(tokenizer: LLTokenizer) -> None:
+    reply = constraint(tokenizer, Grammar(kind="json_schema", text=json.dumps(PERSON)))
+    forced = reply.accept(ord("{"))
+    assert bytes(forced) == b'"name": "'
+    assert reply.accept(ord("A")) == []
+    assert bytes(reply.accept(ord('"'))) == b', "age": '
+    assert reply.accepts(list(b"17}")) == 3
+    assert reply.accepts(list(b"1x}")) == 1
+    assert reply.accept(ord("1")) == []
+    assert not reply.finished
+    assert reply.accept(ord("}")) == []
+    assert reply.finished
+
+
+def test_a_grammar_that_ends_with_forced_text_is_finished_with_it(tokenizer: LLTokenizer) -> None:
+    reply = constraint(tokenizer, Grammar(kind="choice", text='["yes please", "no thanks"]'))
+    assert bytes(reply.accept(ord("n"))) == b"o thanks"
+    assert reply.finished
+
+
+def test_tokens_come_one_by_one_where_nothing_may_be_forced(tokenizer: LLTokenizer) -> None:
+    reply = constraint(tokenizer, Grammar(kind="choice", text='["yes", "no"]'), fast_forward=False)
+    assert allowed(reply) == {ord("y"), ord("n")}
+    assert reply.accept(ord("y")) == []
+    assert allowed(reply) == {ord("e")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("json_schema", '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        ("json_schema", '{"type": "nothing"}', "nothing"),
+        ("json_schema", '{"oneOf": [{"type": "string"}, {"maxLength": 3}]}', "oneOf"),
+        ("json_schema", '{"minimum": 5, "maximum": 3, "type": "integer"}', "minimum (5)"),
+        ("json_schema", '{"$ref": "http://example.com/a"}', "http://example.com/a"),
+        ("json_schema", "{", "not JSON"),
+        ("regex", "(a", "unclosed group"),
+        ("regex", "(?=a)", "look-around"),
+        ("lark", "start: other", "other"),
+        ("gbnf", 'other ::= "a"', "root"),
+        ("gbnf", 'root ::= "a', "end of input"),
+    ],
+)
+def test_what_cannot_be_kept_to_is_refused_by_name(
+    tokenizer: LLTokenizer, kind: GrammarKind, text: str, words: str
+) -> None:
+    with pytest.raises(GrammarError) as error:
+        constraint(tokenizer, Grammar(kind=kind, text=text, strict=True))
+    assert words in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_grammar_that_takes_too_much_ends_the_sandbox_and_not_the_engine() -> None:
+    sandbox = Sandbox(BACKEND.vocabulary, [END])
+    # Deeper than any stack, and larger than any memory.
+    chain = "start: r0\n" + "\n".join(f'r{i}: "x" r{i + 1}' for i in range(9000)) + '\nr9000: "z"'
+    both = "start: A\nA: " + " & ".join(f"/(.*a{i}.{{0,12}}b.*)/" for i in range(50))
+    try:
+        for text in (chain, both):
+            with pytest.raises(GrammarError, match="too complex"):
+                sandbox.document(Grammar(kind="lark", text=text))
+            assert "lark_grammar" in sandbox.document(Grammar(kind="lark", text='start: "a"'))
+    finally:
+        sandbox.close()
+
+
+def test_a_grammar_that_cannot_be_followed_is_refused() -> None:
+    sandbox = Sandbox(BACKEND.vocabulary, [END])
+    properties = {f"p{number}": {"type": "string"} for number in range(1000)}
+    try:
+        with pytest.raises(GrammarError, match=r"\d{4} items"):
+            sandbox.document(Grammar(kind="json_schema", text=json.dumps({"type": "object", "properties": properties})))
+    finally:
+        sandbox.close()
+
+
+class Asker:
+    """Asks a compiler and waits for its answers."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self.compiler = compiler
+
+    def ask(self, grammar: Grammar) -> Result:
+        answers: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.compiler.request(grammar, answers.put)
+        return answers.get(timeout=60)
+
+
+def test_grammars_and_refusals_are_remembered() -> None:
+    asker = Asker(Compiler(BACKEND))
+    good, wrong = Grammar(kind="choice", text='["yes"]'), Grammar(kind="regex", text="(")
+    assert asker.ask(good) is asker.ask(good)
+    refusal = asker.ask(wrong)
+    assert isinstance(refusal, GrammarError)
+    assert asker.ask(wrong) is refusal
+    for number in range(40):
+        asker.ask(Grammar(kind="choice", text=f'["{number}"]'))
+    assert asker.ask(wrong) is not refusal, "what wasn't asked for in a while is forgotten"
+
+
+def test_replies_of_one_grammar_share_no_state() -> None:
+    compiler = Compiler(BACKEND)
+    matcher = Asker(compiler).ask(Grammar(kind="regex", text="ab|cd"))
+    assert not isinstance(matcher, GrammarError)
+    first, second = (compiler.constraint(matcher, fast_forward=False) for _ in range(2))
+    first.accept(ord("a"))
+    assert allowed(first) == {ord("b")}
+    assert allowed(second) == {ord("a"), ord("c")}
+
+
+def test_a_text_that_is_too_long_is_refused_at_once() -> None:
+    refusal = Asker(Compiler(BACKEND)).ask(Grammar(kind="regex", text="a" * (MOST_BYTES + 1)))
+    assert isinstance(refusal, GrammarError)
+    assert str(MOST_BYTES) in str(refusal)

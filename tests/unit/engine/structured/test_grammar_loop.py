@@ -1,0 +1,272 @@
+"""Replies with a grammar in the engine's loop and intake, on the fake backend."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tailrace.engine.backends.fake import END, FakeBackend
+from tailrace.engine.intake import Inbox, Intake, prepare
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.structured.compiler import Compiler, Done, Wanted
+from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.masks import MaskThread
+from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.structured.source import GrammarError, translate
+from tailrace.engine.tokenising.tokenizer import Tokenizer
+from tailrace.ipc import Channel
+from tailrace.protocol import Accepted, Cancel, FromEngine, Grammar, Refused, Sampling, Step, Submit, ToEngine
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Runner:
+    """A loop on a backend that says what its prompt scripts, as far as the grammar allows."""
+
+    def __init__(self) -> None:
+        self.backend = FakeBackend(ctx=256, parallel=4, kv_tokens=0, batch=64)
+        self.loop = EngineLoop(self.backend, chunk=64, step_seconds=1.0)
+        self.steps: list[Step] = []
+        self._tokenizer = make_tokenizer(self.backend.vocabulary, [END], self.backend.tokenize_inside)
+
+    def ask(self, identity: int, script: str, grammar: Grammar | None, **options: object) -> Sequence:
+        submit = Submit(id=identity, prompt=f"<say>{script}</say>", sampling=GREEDY, grammar=grammar, **options)  # type: ignore[arg-type]
+        sequence = prepare(self.backend, submit)
+        assert isinstance(sequence, Sequence)
+        if grammar is not None:
+            matcher = compile_grammar(self._tokenizer, translate(grammar))
+            sequence.constraint = Constraint(
+                matcher, len(self.backend.vocabulary), fast_forward=sequence.logprobs is None
+            )
+        self.loop.inbox.put(sequence)
+        return sequence
+
+    def finish(self) -> None:
+        while not self.loop.idle:
+            self.loop.take()
+            if (step := self.loop.step()) is not None:
+                self.steps.append(step)
+
+    def said(self, identity: int) -> str:
+        return bytes(
+            token for step in self.steps for i, token in zip(step.ids, step.tokens, strict=True) if i == identity
+        ).decode()
+
+    def end(self, identity: int) -> tuple[str, int]:
+        (finished,) = [finished for step in self.steps for finished in step.finished if finished.id == identity]
+        return finished.reason, finished.completion_tokens
+
+
+def choice(*texts: str) -> Grammar:
+    return Grammar(kind="choice", text="[" + ", ".join(f'"{text}"' for text in texts) + "]")
+
+
+def test_the_grammar_wins_over_what_the_model_would_say() -> None:
+    runner = Runner()
+    runner.ask(1, "no, never", choice("no", "yes"))
+    runner.ask(2, "anything", None)
+    runner.finish()
+    assert (runner.said(1), runner.end(1)) == ("no", ("stop", 2))
+    assert runner.said(2) == "anything"
+
+
+def test_forced_tokens_come_in_one_step_and_are_computed_before_the_next_choice() -> None:
+    runner = Runner()
+    grammar = Grammar(kind="regex", text="[ab] then [cd]")
+    runner.ask(1, "b then d", grammar)
+    runner.finish()
+    # The script goes on at the right place only if all forced tokens are in the cache.
+    assert (runner.said(1), runner.end(1)) == ("b then d", ("stop", 8))
+    assert [len(step.ids) for step in runner.steps if step.ids] == [7, 1]
+
+
+def test_max_tokens_cuts_within_forced_tokens() -> None:
+    runner = Runner()
+    runner.ask(1, "b", Grammar(kind="regex", text="[ab] then [cd]"), max_tokens=4)
+    runner.finish()
+    assert (runner.said(1), runner.end(1)) == ("b th", ("length", 4))
+
+
+def test_a_stop_token_within_forced_tokens_ends_the_reply() -> None:
+    runner = Runner()
+    runner.ask(1, "b", Grammar(kind="regex", text="[ab] then [cd]"), stop_tokens=(ord("e"),))
+    runner.finish()
+    assert (runner.said(1), runner.end(1)[0]) == ("b th", "stop")
+
+
+def test_with_logprobs_each_token_is_chosen_and_has_its_own() -> None:
+    runner = Runner()
+    runner.ask(1, "yes", choice("yes", "no"), logprobs=1)
+    runner.finish()
+    assert runner.said(1) == "yes"
+    assert all(len(step.ids) <= 1 for step in runner.steps)
+    assert sum(len(step.logprobs) for step in runner.steps) == 3
+
+
+def test_ignore_eos_does_not_undo_a_grammar_s_end() -> None:
+    runner = Runner()
+    runner.ask(1, "ab", Grammar(kind="regex", text="[a-z]+"), ignore_eos=True)
+    runner.finish()
+    assert (runner.said(1), runner.end(1)) == ("ab", ("stop", 3))
+
+
+def test_forced_tokens_count_for_penalties() -> None:
+    runner = Runner()
+    sequence = runner.ask(1, "b", Grammar(kind="regex", text="[ab]aaa[ab]"))
+    sequence.sampler = type(sequence.sampler)(Sampling(temperature=0.0, frequency_penalty=2.0), sequence.tokens)
+    runner.finish()
+    # Behind its script's end the fake model is indifferent, and b, said once, is penalised less than a, forced thrice.
+    assert runner.said(1) == "baaab"
+
+
+class Broken(Constraint):
+    """A grammar that has become too complex."""
+
+    __slots__ = ()
+
+    def mask(self) -> object:  # type: ignore[override]
+        raise GrammarError("too many items")
+
+
+def test_a_reply_whose_grammar_gives_up_fails_alone() -> None:
+    runner = Runner()
+    sequence = runner.ask(1, "aa", choice("aa", "bb"))
+    assert sequence.constraint is not None
+    sequence.constraint.__class__ = Broken
+    runner.ask(2, "bb", choice("aa", "bb"))
+    runner.finish()
+    assert [failed.id for step in runner.steps for failed in step.failed] == [1]
+    assert runner.said(2) == "bb"
+
+
+class Slow(Compiler):
+    """A compiler that answers when the test says so."""
+
+    def __init__(self, backend: FakeBackend) -> None:
+        super().__init__(backend)
+        self.asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def request(self, grammar: Grammar, done: Done, wanted: Wanted = lambda: True) -> None:
+        self.asked.put(lambda: Compiler.request(self, grammar, done, wanted))
+
+
+class Engine:
+    """An intake with the HTTP process's end of its socket."""
+
+    def __init__(self) -> None:
+        backend = FakeBackend(ctx=256, parallel=4, kv_tokens=0, batch=64)
+        ours, theirs = socket.socketpair()
+        self.peer: Channel[FromEngine] = Channel(ours, FromEngine)
+        self.inbox: Inbox = queue.SimpleQueue()
+        self.compiler = Slow(backend)
+        channel: Channel[ToEngine] = Channel(theirs, ToEngine)
+        self.intake = Intake(channel, backend, self.inbox, self.compiler, Tokenizer(backend))
+        self.intake.start()
+
+    def answer(self) -> FromEngine:
+        messages = self.peer.receive()
+        assert messages is not None
+        (message,) = messages
+        return message
+
+    def close(self) -> None:
+        self.peer.close()
+        self.intake.join(10)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+def _submit(identity: int, grammar: Grammar | None) -> Submit:
+    return Submit(id=identity, prompt="<say>yes</say>", grammar=grammar)
+
+
+def test_others_are_accepted_while_a_grammar_is_compiled(engine: Engine) -> None:
+    engine.peer.send(_submit(1, choice("yes")))
+    compile_it = engine.compiler.asked.get(timeout=10)
+    engine.peer.send(_submit(2, None))
+    answer = engine.answer()
+    assert isinstance(answer, Accepted)
+    assert answer.id == 2
+    compile_it()
+    answer = engine.answer()
+    assert isinstance(answer, Accepted)
+    assert answer.id == 1
+    sequences = [engine.inbox.get(timeout=10) for _ in range(2)]
+    assert [isinstance(item, Sequence) and item.constraint is not None for item in sequences] == [False, True]
+
+
+def test_a_wrong_grammar_is_refused_with_its_reason(engine: Engine) -> None:
+    engine.peer.send(_submit(1, Grammar(kind="regex", text="(")))
+    engine.compiler.asked.get(timeout=10)()
+    answer = engine.answer()
+    assert isinstance(answer, Refused)
+    assert answer.code == "invalid_grammar"
+    assert "unclosed group" in answer.message
+
+
+def test_what_is_cancelled_while_its_grammar_is_compiled_never_runs(engine: Engine) -> None:
+    engine.peer.send(_submit(1, choice("yes")))
+    compile_it = engine.compiler.asked.get(timeout=10)
+    engine.peer.send(Cancel(1))
+    engine.peer.send(_submit(2, None))
+    assert isinstance(engine.answer(), Accepted)  # The cancel was read before this.
+    compile_it()
+    engine.peer.send(_submit(3, choice("yes")))
+    engine.compiler.asked.get(timeout=10)()
+    answer = engine.answer()
+    assert isinstance(answer, Accepted)
+    assert answer.id == 3
+    items = [engine.inbox.get(timeout=10) for _ in range(2)]
+    assert [item.id for item in items if isinstance(item, Sequence)] == [2, 3]
+
+
+class Meeting:
+    """Constraints whose masks can only be computed by two threads at once."""
+
+    def __init__(self) -> None:
+        self._barrier = threading.Barrier(2, timeout=20)
+        self.done = 0
+
+    def compute(self) -> None:
+        self._barrier.wait()
+        self.done += 1
+
+
+def test_masks_that_the_thread_has_not_begun_are_computed_by_the_loop() -> None:
+    masks = MaskThread(frozenset())
+    meeting = Meeting()
+    masks.start([meeting, meeting])  # type: ignore[list-item]
+    masks.wait()
+    masks.close()
+    assert meeting.done == 2
+
+
+class Defect:
+    """A constraint that only the mask thread may meet."""
+
+    def __init__(self) -> None:
+        self.met = threading.Event()
+
+    def compute(self) -> None:
+        self.met.set()
+        raise ValueError("a defect")
+
+
+def test_a_defect_in_the_thread_ends_the_loop() -> None:
+    masks = MaskThread(frozenset())
+    defect = Defect()
+    masks.start([defect])  # type: ignore[list-item]
+    assert defect.met.wait(20)
+    with pytest.raises(ValueError, match="a defect"):
+        masks.wait()
+    masks.close()

@@ -1,0 +1,342 @@
+"""The engine loop on the fake backend: what is published, and how generations end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contexts import ContextBackend
+from pricing import PricedSpeculator, free
+from tailrace.engine.backends.fake import END, FakeBackend
+from tailrace.engine.intake import prepare
+from tailrace.engine.loop import EngineLoop
+from tailrace.engine.scheduler.scheduler import Scheduler
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculation.prompt_lookup import LookupDrafter
+from tailrace.protocol import Beat, Finished, Reading, Refused, Sampling, Step, Submit
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
+
+
+def _submit(identity: int, prompt: str | list[int], **options: object) -> Submit:
+    return Submit(id=identity, prompt=prompt, sampling=Sampling(temperature=0.0), **options)  # type: ignore[arg-type]
+
+
+class Runner:
+    def __init__(self, backend: FakeBackend) -> None:
+        self.backend = backend
+        self.loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+        self.steps: list[Step] = []
+
+    def ask(self, submit: Submit) -> None:
+        sequence = prepare(self.backend, submit)
+        assert isinstance(sequence, Sequence)
+        self.loop.inbox.put(sequence)
+
+    def step(self) -> None:
+        self.loop.take()
+        if (step := self.loop.step()) is not None:
+            self.steps.append(step)
+
+    def finish(self) -> None:
+        while not self.loop.idle:
+            self.step()
+
+    def said(self, identity: int) -> bytes:
+        return bytes(
+            token for step in self.steps for i, token in zip(step.ids, step.tokens, strict=True) if i == identity
+        )
+
+    def finished(self, identity: int) -> list[Finished]:
+        return [finished for step in self.steps for finished in step.finished if finished.id == identity]
+
+
+def test_each_sequence_says_its_script_and_finishes_once(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    for identity in range(5):
+        runner.ask(_submit(identity, f"<say>reply {identity}</say>"))
+    runner.finish()
+    for identity in range(5):
+        assert runner.said(identity) == f"reply {identity}".encode()
+        (finished,) = runner.finished(identity)
+        assert (finished.reason, finished.completion_tokens) == ("stop", len("reply 0") + 1)
+
+
+def test_one_step_carries_every_running_sequence_s_token(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>aaaa</say>"))
+    runner.ask(_submit(2, "<say>bbbb</say>"))
+    runner.finish()
+    assert any(sorted(step.ids) == [1, 2] for step in runner.steps)
+
+
+def test_max_tokens_and_stop_tokens_end_a_reply(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>abcdef</say>", max_tokens=3))
+    runner.ask(_submit(2, "<say>abcdef</say>", stop_tokens=(ord("d"),)))
+    runner.finish()
+    assert (runner.said(1), runner.finished(1)[0].reason) == (b"abc", "length")
+    assert (runner.said(2), runner.finished(2)[0].reason) == (b"abc", "stop")
+
+
+def test_ignore_eos_goes_on_to_the_limit(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>ab</say>", max_tokens=5, ignore_eos=True))
+    runner.finish()
+    tokens = [token for step in runner.steps for token in step.tokens]
+    assert tokens == [ord("a"), ord("b"), END, END, END]
+
+
+def test_a_cancelled_sequence_frees_its_slot_for_the_next_in_the_next_step(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    for identity in (1, 2, 3):
+        runner.ask(_submit(identity, f"<say>{'x' * 100}</say>"))
+    for _ in range(5):
+        runner.step()
+    assert runner.loop.beat().waiting == 1
+    runner.loop.inbox.put(1)
+    runner.step()
+    assert (runner.loop.beat().running, runner.loop.beat().waiting) == (2, 0)
+    assert 1 not in runner.steps[-1].ids
+    runner.loop.inbox.put(1)
+    runner.loop.inbox.put(99)
+    runner.finish()
+    assert not runner.finished(1)
+    assert runner.finished(3)
+
+
+def test_a_waiting_sequence_can_be_cancelled(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    for identity in (1, 2, 3):
+        runner.ask(_submit(identity, f"<say>{'x' * 20}</say>"))
+    runner.step()
+    runner.loop.inbox.put(3)
+    runner.finish()
+    assert not runner.said(3)
+
+
+def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    loop = runner.loop
+    runner.ask(_submit(1, "<say>ab</say>"))
+    runner.ask(_submit(2, "<say>a<nan></say>"))
+    told: list[tuple[Step, Beat]] = []
+
+    def publish(message: Step | Beat | Reading) -> None:
+        if isinstance(message, Step):
+            told.append((message, loop.beat()))
+
+    while not loop.idle:
+        loop.take()
+        step = loop.step(publish)
+        assert step is told[-1][0]
+        after = loop.beat()
+        assert (told[-1][1].steps, after.steps) == (len(told) - 1, len(told))
+        assert after.kv_cells_used != told[-1][1].kv_cells_used
+        ended = len(step.finished) + len(step.failed)
+        assert told[-1][1].running - after.running == ended, "who has ended leaves behind it"
+    assert sum(len(step.finished) for step, _ in told) == 1
+    assert sum(len(step.failed) for step, _ in told) == 1
+
+
+def test_when_the_message_cannot_go_out_the_loop_ends_and_the_next_one_starts_afresh(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>abcd</say>"))
+    published: list[Step | Beat] = []
+
+    def publish(message: Step | Beat | Reading) -> None:
+        if len(published) == 3:
+            raise BrokenPipeError
+        assert isinstance(message, Step | Beat)
+        published.append(message)
+
+    with pytest.raises(BrokenPipeError):
+        runner.loop.run(publish)
+    # As ``service`` does it.
+    backend.reset()
+    again = Runner(backend)
+    again.ask(_submit(1, "<say>abcd</say>"))
+    again.finish()
+    assert again.said(1) == b"abcd"
+
+
+_Script = tuple[list[int], int, int, int | None, float]
+_SCRIPTS = st.tuples(
+    st.lists(st.sampled_from([97, 98, 99]), min_size=1, max_size=120),  # the prompt
+    st.integers(1, 90),  # max_tokens
+    st.integers(0, 40),  # the step before which it comes
+    st.one_of(st.none(), st.integers(1, 60)),  # steps after which it is cancelled
+    st.sampled_from([0.0, 0.8]),
+)
+
+
+def test_replies_are_the_same_when_every_step_is_planned_anew() -> None:
+    repeated = 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(_SCRIPTS, min_size=1, max_size=6), st.sampled_from([512, 1024, 4096]), st.booleans(), st.booleans())
+    def run(scripts: list[_Script], kv_tokens: int, pooled: bool, drafts: bool) -> None:
+        nonlocal repeated
+        usual, anew = (_replies(scripts, kv_tokens, pooled=pooled, drafts=drafts, anew=anew) for anew in (False, True))
+        assert usual[:2] == anew[:2]
+        assert anew[2] == 0
+        repeated += usual[2]
+
+    run()
+    assert repeated > 300
+
+
+def _replies(
+    scripts: list[_Script], kv_tokens: int, *, pooled: bool, drafts: bool, anew: bool
+) -> tuple[dict[int, list[int]], list[Finished], int]:
+    """What each says until it ends or is cancelled, who ended how, and how many steps weren't planned."""
+    backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64, pooled=pooled)
+    speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
+    loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=300, speculator=speculator)
+    repeated = 0
+
+    def again() -> bool:
+        nonlocal repeated
+        holds = not anew and Scheduler.again(loop._scheduler)
+        repeated += holds
+        return holds
+
+    loop._scheduler.again = again  # type: ignore[method-assign]
+    said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
+    finished: list[Finished] = []
+
+    def publish(message: Step | Beat | Reading) -> None:
+        if isinstance(message, Step):
+            for identity, token in zip(message.ids, message.tokens, strict=True):
+                said[identity].append(token)
+            finished.extend(message.finished)
+
+    for number in range(3000):
+        for identity, (prompt, most, begins, cancelled, temperature) in enumerate(scripts):
+            if number == begins:
+                sampling = Sampling(temperature=temperature, seed=identity)
+                sequence = prepare(backend, Submit(id=identity, prompt=[*prompt], max_tokens=most, sampling=sampling))
+                assert isinstance(sequence, Sequence)
+                loop.inbox.put(sequence)
+            if cancelled is not None and len(said[identity]) >= cancelled:
+                loop.inbox.put(identity)
+        loop.take()
+        loop.step(publish)
+        if loop.idle and number > 40:
+            break
+    assert loop.idle
+    # A draft may bring more than was waited for.
+    whole = {identity: tokens[: scripts[identity][3]] for identity, tokens in said.items()}
+    ended = sorted((one for one in finished if scripts[one.id][3] is None), key=lambda one: one.id)
+    return whole, ended, repeated
+
+
+def test_logprobs_come_with_their_token(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>ab</say>"))
+    runner.ask(_submit(2, "<say>ab</say>", logprobs=2))
+    runner.finish()
+    for step in runner.steps:
+        assert set(step.logprobs) == {index for index, identity in enumerate(step.ids) if identity == 2}
+        for index, entry in step.logprobs.items():
+            assert entry.top[0] == (step.tokens[index], entry.logprob)
+            assert entry.logprob == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_broken_row_ends_its_own_sequence_and_is_not_kept_for_reuse(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "<say>ab<nan></say>"))
+    runner.ask(_submit(2, "<say>abcdef</say>"))
+    runner.finish()
+    assert [(failed.id, failed.message) for step in runner.steps for failed in step.failed] == [
+        (1, "the model computed a logit that is not a number (the greatest is nan)")
+    ]
+    assert (runner.said(1), runner.finished(1)) == (b"ab", [])
+    assert (runner.said(2), len(runner.finished(2))) == (b"abcdef", 1)
+    runner.ask(_submit(3, "<say>ab<nan></say>"))
+    runner.finish()
+    (started,) = [started for step in runner.steps for started in step.started if started.id == 3]
+    assert started.cached_tokens == len("<say>ab"), "what is shared with the sound sequence, not with the broken one"
+
+
+def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
+    refused = prepare(backend, _submit(1, "x" * 300))
+    assert isinstance(refused, Refused)
+    assert refused.code == "context_length_exceeded"
+    assert "256" in refused.message
+    assert "301" in refused.message
+    assert isinstance(prepare(backend, _submit(1, [5, 1000])), Refused)
+    assert isinstance(prepare(backend, _submit(1, [])), Refused)
+
+
+def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
+    loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+    published: list[Step | Beat] = []
+    beaten = threading.Event()
+
+    def publish(message: Step | Beat) -> None:
+        published.append(message)
+        beaten.set()
+
+    thread = threading.Thread(target=loop.run, args=(publish,))
+    thread.start()
+    assert beaten.wait(10)
+    sequence = prepare(backend, _submit(1, f"<say>{'x' * 200}</say>"))
+    assert isinstance(sequence, Sequence)
+    loop.inbox.put(sequence)
+    loop.inbox.put(None)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert isinstance(published[0], Beat)
+    assert loop.idle, "a sequence whose client is gone is dropped"
+
+
+def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks whether a reply has ended or a cancel has worked isn't told of a time before."""
+    monkeypatch.setattr("tailrace.engine.loop.BEAT_SECONDS", 1000.0)
+    loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+    beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+
+    def publish(message: Step | Beat | Reading) -> None:
+        if isinstance(message, Beat):
+            beats.put(message)
+
+    thread = threading.Thread(target=loop.run, args=(publish,))
+    thread.start()
+    try:
+        assert beats.get(timeout=10).steps == 0
+        sequence = prepare(backend, _submit(1, "<say>hello</say>"))
+        assert isinstance(sequence, Sequence)
+        loop.inbox.put(sequence)
+        assert beats.get(timeout=10).running == 1
+        last = beats.get(timeout=10)
+        assert last.running == 0
+        assert last.decode_tokens >= len("hello")
+    finally:
+        loop.inbox.put(None)
+        thread.join(10)
+
+
+def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backend: FakeBackend) -> None:
+    """A step may read a long prompt, and steps that repeat each other publish nothing but tokens."""
+    runner = Runner(backend)
+    published: list[Step | Beat | Reading] = []
+    for identity in (1, 2, 3):
+        runner.ask(_submit(identity, f"<say>{'x' * 5 * identity}</say>"))
+    while not runner.loop.idle:
+        runner.loop.take()
+        runner.loop.step(published.append)
+    beats = [(place, item) for place, item in enumerate(published) if isinstance(item, Beat)]
+    assert [(beat.running, beat.waiting) for _, beat in beats] == [(2, 1), (2, 0), (1, 0)]
+    assert beats[0][0] == 0
+    for place, beat in beats:
+        step = published[place + 1]
+        assert isinstance(step, Step)
+        assert len(step.ids) == beat.running

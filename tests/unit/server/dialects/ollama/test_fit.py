@@ -1,0 +1,88 @@
+"""Conversations are cut to the context with few looks, whatever their messages' lengths."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tailrace.protocol import Tokenize, Tokenized
+from tailrace.server.app_state import Server
+from tailrace.server.dialects.ollama.fit import Fitting, Shorter
+from tailrace.server.generate import GenerationRequest
+from tailrace.server.served_model import ServedModel
+
+CONTEXT = 500
+
+
+class Counting:
+    """Stands in for the server: one token a character, and a count of what is tokenised."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def apart(self, make: Callable[[], GenerationRequest], size: int) -> GenerationRequest:
+        return make()
+
+    async def ask(self, request: object, make: Callable[[int], Tokenize], *, param: str) -> list[Tokenized]:
+        asked = make(1)
+        self.sizes.append(len(asked.text))
+        return [Tokenized(1, list(map(ord, asked.text)))]
+
+
+def model() -> ServedModel:
+    info = SimpleNamespace(context=CONTEXT, special_tokens={}, bos_token="")
+    return cast(ServedModel, SimpleNamespace(info=info, vocabulary=SimpleNamespace(longest=8)))
+
+
+def fitted(messages: list[str], **fields: Any) -> tuple[GenerationRequest, list[int]]:
+    """What becomes of a conversation, and the sizes that were tokenised on the way."""
+    server = Counting()
+    rest = [sum(map(len, messages[start:])) for start in range(len(messages) + 1)]
+
+    def make(start: int) -> GenerationRequest:
+        return GenerationRequest(prompts=["".join(messages[start:])], prompt_param="messages")
+
+    request = SimpleNamespace(state=SimpleNamespace(size=0))
+    fitting = Fitting(cast(Server, server), cast(Any, request), model())
+    settings = {"truncates": True, "shifts": True, "keep": None, **fields}
+    wanted = asyncio.run(fitting.fitted(make, Shorter(range(1, len(messages)), rest), **settings))
+    return wanted, server.sizes
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_longest_that_fits_is_found_with_few_looks(seed: int) -> None:
+    dice = random.Random(seed)
+    longest = dice.choice([1, 5, 60, 400])
+    messages = ["x" * dice.randint(1, longest) for _ in range(dice.choice([3, 50, 3000]))]
+    messages[-1] = "last"
+    wanted, sizes = fitted(messages)
+    starts = [start for start in range(len(messages)) if len("".join(messages[start:])) < CONTEXT]
+    (tokens,) = wanted.prompts
+    assert bytes(cast(list[int], tokens)).decode() == "".join(messages[starts[0] :])
+    assert len(sizes) <= 2 + 2 * len(messages).bit_length()
+    # None of the looks is at more than what surely fills the context.
+    assert max(sizes) <= CONTEXT * 8 + 8192
+    assert sum(sizes) <= 20 * (CONTEXT * 8)
+
+
+def test_what_never_fits_keeps_its_first_and_newest_tokens() -> None:
+    wanted, _ = fitted(["a" * 400, "0123456789" + "b" * 600 + "end"], keep=6)
+    (tokens,) = wanted.prompts
+    text = bytes(cast(list[int], tokens)).decode()
+    assert (text[:6], text[-3:], len(text)) == ("012345", "end", CONTEXT - 1)
+    assert wanted.window is not None
+    assert wanted.window.keep == 6
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(None, 4), (0, 0), (-1, CONTEXT - 2), (10_000, CONTEXT - 2)])
+def test_what_is_kept_leaves_room(keep: int | None, kept: int) -> None:
+    wanted, _ = fitted(["a" * 600], keep=keep)
+    assert wanted.window is not None
+    assert wanted.window.keep == kept
+    (tokens,) = wanted.prompts
+    assert len(tokens) == CONTEXT - 1

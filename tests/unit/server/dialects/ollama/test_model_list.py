@@ -1,0 +1,24 @@
+"""What a model is able to, by its template and vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+
+from tailrace.server.dialects.ollama.model_list import _thinks
+
+
+@pytest.mark.parametrize(
+    ("template", "tokens", "thinks"),
+    [
+        ("{{ messages[0].content }}", (), False),
+        ("{{ messages[0].content }}", ("<|im_end|>",), False),
+        ("{{ messages[0].content }}", ("<think>", "</think>"), True),
+        ("{% if enable_thinking %}<think>{% endif %}", (), True),
+        ("{{ content.split('</think>')[-1] }}", (), True),
+        ("{{ reasoning_effort }}", (), True),
+        ("[INST][AVAILABLE_TOOLS][THINK]", (), True),
+        ("<start_of_turn>model", (), False),
+    ],
+)
+def test_thinking_is_told_by_what_the_model_writes(template: str, tokens: tuple[str, ...], thinks: bool) -> None:
+    assert _thinks(template, tokens) is thinks

@@ -1,0 +1,196 @@
+"""Stored responses: bounds, order, and what another process leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.errors import InvalidRequest, NotFound
+from tailrace.server.dialects.responses.items import Item
+from tailrace.server.dialects.responses.process_lock import Lease
+from tailrace.server.dialects.responses.store import ResponseStore
+
+
+def body(identity: str, previous: str | None = None, text: str = "", status: str = "completed") -> dict[str, Any]:
+    output = [{"id": f"msg_{identity}", "type": "message", "content": text}]
+    return {"id": identity, "status": status, "previous_response_id": previous, "output": output, "error": None}
+
+
+def inputs(identity: str) -> list[Item]:
+    return [{"id": f"in_{identity}", "type": "message", "role": "user", "content": identity}]
+
+
+def play(file: Path, scenario: Callable[[ResponseStore], Awaitable[None]], megabytes: int = 10, days: int = 30) -> None:
+    """Runs a scenario with a store."""
+
+    async def inside() -> None:
+        store = ResponseStore(file, megabytes=megabytes, days=days)
+        try:
+            await scenario(store)
+        finally:
+            store.close()
+
+    asyncio.run(inside())
+
+
+def ids(items: list[Item]) -> list[str]:
+    return [item["id"] for item in items]
+
+
+def test_a_conversation_is_all_that_its_last_response_builds_on(tmp_path: Path) -> None:
+    async def scenario(store: ResponseStore) -> None:
+        for identity, previous in (("a", None), ("b", "a"), ("x", "a"), ("c", "b")):
+            store.put(body(identity, previous), inputs(identity))
+        assert ids(await store.conversation("c")) == ["in_a", "msg_a", "in_b", "msg_b", "in_c", "msg_c"]
+        assert await store.get("b") == body("b", "a")
+        await store.delete("a")
+        with pytest.raises(InvalidRequest, match="any more") as caught:
+            await store.conversation("c")
+        assert caught.value.param == "previous_response_id"
+        with pytest.raises(NotFound):
+            await store.get("a")
+
+    play(tmp_path / "s", scenario)
+
+
+def test_a_later_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    async def scenario(store: ResponseStore) -> None:
+        store.put({**body("a", status="in_progress"), "output": []}, inputs("a"))
+        store.put(body("a", text="done"), inputs("a"))
+        assert await store.get("a") == body("a", text="done")
+        assert ids((await store.inputs("a", after=None, limit=10, order="asc")).items) == ["in_a"]
+
+    play(tmp_path / "s", scenario)
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    """A conversation that goes on stays whole, however old its beginning is."""
+
+    async def scenario(store: ResponseStore) -> None:
+        store.put(body("first"), inputs("first"))
+        store.put(body("second", "first"), inputs("second"))
+        for number in range(60):
+            store.put(body(f"r{number}", text="x" * 50_000), inputs("r"))
+            await store.conversation("second")
+        with pytest.raises(NotFound):
+            await store.get("r0")
+        assert (await store.get("r59"))["output"][0]["content"] == "x" * 50_000
+        kept = sum([await found(store, f"r{number}") for number in range(60)])
+        assert 10 <= kept <= 20, "a megabyte of them"
+
+    async def found(store: ResponseStore, identity: str) -> bool:
+        try:
+            await store.get(identity)
+        except NotFound:
+            return False
+        return True
+
+    play(tmp_path / "s", scenario, megabytes=1)
+    assert (tmp_path / "s").stat().st_size < 2_000_000
+
+
+def test_what_nobody_uses_for_long_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    async def scenario(store: ResponseStore) -> None:
+        store.put(body("old"), [])
+        store.put(body("used"), [])
+        await store.get("used")
+        now[0] += 20 * 3600
+        await store.get("used")
+        now[0] += 20 * 3600
+        store.put(body("new"), [])
+        await store.get("used")
+        with pytest.raises(NotFound):
+            await store.get("old")
+
+    play(tmp_path / "s", scenario, days=1)
+
+
+def test_two_servers_may_share_a_file(tmp_path: Path) -> None:
+    async def scenario(one: ResponseStore) -> None:
+        other = ResponseStore(tmp_path / "s", megabytes=10, days=30)
+        try:
+            for number in range(20):
+                one.put(body(f"a{number}"), [])
+                other.put(body(f"b{number}"), [])
+            await one.get("a19")
+            await other.get("b19")
+            assert await one.get("b0") == body("b0")
+            assert await other.get("a0") == body("a0")
+        finally:
+            other.close()
+
+    play(tmp_path / "s", scenario)
+
+
+def test_a_file_that_another_server_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sqlite3.connect(tmp_path / "s", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(time, "sleep", wait)
+
+    async def scenario(store: ResponseStore) -> None:
+        store.put(body("a"), [])
+        assert await store.get("a") == body("a")
+
+    play(tmp_path / "s", scenario)
+    assert len(waits) == 2
+    other.close()
+
+
+def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "s") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+    async def scenario(store: ResponseStore) -> None:
+        with pytest.raises(sqlite3.DatabaseError, match="another version"):
+            await store.get("a")
+
+    play(tmp_path / "s", scenario)
+
+
+def test_a_response_that_cant_be_kept_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    async def scenario(store: ResponseStore) -> None:
+        store.put(body("a"), [])
+
+    play(tmp_path / "file" / "s", scenario)
+    assert "couldn't be kept" in capsys.readouterr().out
+
+
+def test_a_lease_is_held_for_as_long_as_its_process_lives(tmp_path: Path) -> None:
+    file = tmp_path / "lease"
+    own = Lease(file)
+    code = (
+        "import sys; from pathlib import Path; from tailrace.server.dialects.responses.process_lock import Lease\n"
+        f"print(Lease(Path({str(file)!r})).number, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        number = int(other.stdout.readline())
+        assert own.held(number)
+        assert own.held(own.number)
+        other.kill()
+        other.wait()
+        assert not own.held(number)
+    own.close()

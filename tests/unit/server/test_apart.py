@@ -1,0 +1,67 @@
+"""Prompts of large conversations are made beside the loop, and not too many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from tailrace.server.app_state import Server
+from tailrace.settings import Settings
+
+
+def test_a_small_request_is_prepared_at_once() -> None:
+    async def check() -> int:
+        return await Server(Settings(), "m").apart(threading.get_ident, 1000)
+
+    assert asyncio.run(check()) == threading.get_ident()
+
+
+def test_a_large_one_is_prepared_while_the_loop_goes_on() -> None:
+    async def check() -> None:
+        server = Server(Settings(), "m")
+        goes_on = threading.Event()
+
+        def make() -> int:
+            assert goes_on.wait(30), "the loop waits for the prompt"
+            return threading.get_ident()
+
+        made = asyncio.ensure_future(server.apart(make, 10_000_000))
+        await asyncio.sleep(0)
+        goes_on.set()
+        assert await made != threading.get_ident()
+
+    asyncio.run(check())
+
+
+def test_a_few_large_ones_run_at_once() -> None:
+    async def check() -> int:
+        server = Server(Settings(), "m")
+        running, most = 0, 0
+        lock, third = threading.Lock(), threading.Event()
+
+        def make() -> None:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            third.wait(0.05)
+            with lock:
+                running -= 1
+
+        await asyncio.gather(*(server.apart(make, 10_000_000) for _ in range(8)))
+        return most
+
+    assert asyncio.run(check()) <= 2
+
+
+def test_what_is_refused_there_is_refused() -> None:
+    async def check() -> None:
+        def make() -> None:
+            raise ValueError("refused")
+
+        await Server(Settings(), "m").apart(make, 10_000_000)
+
+    with pytest.raises(ValueError, match="refused"):
+        asyncio.run(check())

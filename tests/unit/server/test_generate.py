@@ -1,0 +1,361 @@
+"""A generation between a scripted engine, at the other end of a real socket, and whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from scripted_engine import Engine, connected
+from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
+from tailrace.observe.metrics import Metrics
+from tailrace.protocol import (
+    Accepted,
+    Beat,
+    Cancel,
+    Finished,
+    Predicted,
+    Refused,
+    Started,
+    Step,
+)
+from tailrace.server.client import EngineClient
+from tailrace.server.events import Event, Failure, Finish, TextDelta, Usage
+from tailrace.server.generate import Generation, GenerationRequest
+
+
+class Listener:
+    """Remembers what it is told; ``fault`` makes it fail on a text."""
+
+    def __init__(self, fault: str | None = None) -> None:
+        self.events: list[Event] = []
+        self.ticks = 0
+        self._fault = fault
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, TextDelta) and event.text == self._fault:
+            raise ZeroDivisionError(self._fault)
+        self.events.append(event)
+
+    def tick(self, seconds: float) -> None:
+        self.ticks += 1
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, TextDelta))
+
+
+def tokens(identity: int, text: bytes) -> list[Step]:
+    """A step for each byte."""
+    return [Step([identity], [value], [], [], {}) for value in text]
+
+
+def end(identity: int, count: int) -> Step:
+    return Step([], [], [], [Finished(identity, "stop", count)], {})
+
+
+Scenario = Callable[[EngineClient, Metrics, Engine], Awaitable[None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Scenario], None]:
+    """Runs a scenario with a client and an engine."""
+
+    def run(scenario: Scenario) -> None:
+        async def inside() -> None:
+            async with connected(tmp_path) as (client, metrics, engine):
+                await asyncio.wait_for(scenario(client, metrics, engine), 30.0)
+
+        asyncio.run(inside())
+
+    return run
+
+
+async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fields: object) -> tuple[Generation, int]:
+    """A generation with one choice that the engine has accepted, and its id."""
+    request = GenerationRequest(prompts=["p"], prompt_param="prompt", **fields)  # type: ignore[arg-type]
+    starting = asyncio.create_task(Generation.start(client, metrics, request))
+    identity = await engine.submitted()
+    engine.say(Accepted(identity, 1))
+    return await starting, identity
+
+
+def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        first = asyncio.create_task(
+            Generation.start(client, metrics, GenerationRequest(prompts=["p"], prompt_param="prompt"))
+        )
+        identity = await engine.submitted()
+        engine.say(Accepted(identity, 7), Step([], [], [Started(identity, 3)], [], {}), *tokens(identity, b"ab"))
+        generation = await first
+        listener = Listener()
+        generation.listen(listener)
+        assert listener.text == "ab"
+        engine.say(*tokens(identity, b"cd"), end(identity, 5))
+        await generation.finished()
+        assert listener.text == "abcd"
+        assert listener.events[-2:] == [Finish(0, "stop"), Usage(7, 5, 3)]
+
+    play(scenario)
+
+
+def test_a_whole_generation_may_be_over_before_anybody_listens(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=["p"], prompt_param="prompt")
+        first = asyncio.create_task(Generation.start(client, metrics, request))
+        identity = await engine.submitted()
+        engine.say(Accepted(identity, 1), *tokens(identity, b"ab"), end(identity, 3))
+        generation = await first
+        listener = Listener()
+        generation.listen(listener)
+        await generation.finished()
+        assert listener.events == [TextDelta(0, "a"), TextDelta(0, "b"), Finish(0, "stop"), Usage(1, 3, 0)]
+
+    play(scenario)
+
+
+def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        broken, one = await accepted(client, metrics, engine)
+        whole, two = await accepted(client, metrics, engine)
+        listener = Listener()
+        broken.listen(Listener(fault="x"))
+        whole.listen(listener)
+        for value in b"axb":
+            engine.say(Step([one, two], [value, value], [], [], {}))
+        with pytest.raises(ZeroDivisionError):
+            await broken.finished()
+        assert await engine.heard() == Cancel(one)
+        engine.say(end(two, 4))
+        await whole.finished()
+        assert listener.text == "axb"
+
+    play(scenario)
+
+
+def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine, stops=("END",))
+        listener = Listener()
+        generation.listen(listener)
+        engine.say(*tokens(identity, b"abENDcd"))
+        await generation.finished()
+        assert await engine.heard() == Cancel(identity)
+        assert listener.text == "ab"
+        assert listener.events[-2:] == [Finish(0, "stop", "END"), Usage(1, 5, 0)]
+
+    play(scenario)
+
+
+def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine, chat=True)
+        listener = Listener()
+        generation.listen(listener)
+        said = b"<think>why?</think>so"
+        engine.say(*tokens(identity, said), end(identity, len(said)))
+        await generation.finished()
+        assert listener.events[-1] == Usage(1, len(said), 0, len(b"<think>why?"))
+
+    play(scenario)
+
+
+def test_a_failure_tells_what_was_used_until_then(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine)
+        listener = Listener()
+        generation.listen(listener)
+        engine.say(*tokens(identity, b"abc"))
+        engine.die()
+        await generation.finished()
+        failure = listener.events[-1]
+        assert isinstance(failure, Failure)
+        assert failure.usage == Usage(1, 3, 0, 0)
+
+    play(scenario)
+
+
+def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine)
+        other, fence = await accepted(client, metrics, engine)
+        listener = Listener()
+        generation.listen(listener)
+        other.listen(Listener())
+        generation.cancel()
+        generation.cancel()
+        await generation.finished()
+        assert await engine.heard() == Cancel(identity)
+        engine.say(*tokens(identity, b"ab"), end(fence, 1))
+        await other.finished()
+        assert listener.events == []
+
+    play(scenario)
+
+
+def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=["p"], prompt_param="prompt", choices=3)
+        starting = asyncio.create_task(Generation.start(client, metrics, request))
+        ids = [await engine.submitted() for _ in range(3)]
+        engine.say(*(Accepted(identity, 1) for identity in ids))
+        generation = await starting
+        listener = Listener()
+        generation.listen(listener)
+        engine.die()
+        await generation.finished()
+        (failure,) = listener.events
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.error, EngineDied)
+
+    play(scenario)
+
+
+def test_a_refusal_of_one_reply_cancels_the_others(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=["p", "q"], prompt_param="prompt")
+        starting = asyncio.create_task(Generation.start(client, metrics, request))
+        first, second = await engine.submitted(), await engine.submitted()
+        engine.say(Accepted(first, 1), Refused(second, "context_length_exceeded", "too long"))
+        with pytest.raises(ContextLengthExceeded):
+            await starting
+        assert await engine.heard() == Cancel(first)
+
+    play(scenario)
+
+
+def test_the_one_timer_ticks_for_those_that_run(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        async def ticked(listener: Listener) -> None:
+            before = listener.ticks
+            while listener.ticks < before + 2:
+                await asyncio.sleep(0.001)
+
+        failing, identity = await accepted(client, metrics, engine)
+        running, _ = await accepted(client, metrics, engine)
+        ended, others = Listener(), Listener()
+        failing.listen(ended)
+        running.listen(others)
+        await ticked(ended)
+        failing.fail(SlowReader("too slow"))
+        before = ended.ticks
+        assert await engine.heard() == Cancel(identity)
+        await ticked(others)
+        assert ended.ticks == before
+        (failure,) = ended.events
+        assert isinstance(failure, Failure)
+
+    play(scenario)
+
+
+def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_reply(
+    play: Callable[[Scenario], None],
+) -> None:
+    def guessed(identity: int, text: bytes, accepted: int, rejected: int) -> Step:
+        predicted = [Predicted(identity, accepted, rejected)]
+        return Step([identity] * len(text), list(text), [], [], {}, [], predicted)
+
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        for prediction, counts in (("abcdef", (4, 3)), (None, (None, None))):
+            generation, identity = await accepted(client, metrics, engine, prediction=prediction, stops=("de",))
+            listener = Listener()
+            generation.listen(listener)
+            if prediction is None:
+                engine.say(*tokens(identity, b"abcde"))
+            else:
+                engine.say(guessed(identity, b"ab", 1, 3), guessed(identity, b"cde", 3, 0))
+            await generation.finished()
+            assert listener.text == "abc"
+            usage = listener.events[-1]
+            assert isinstance(usage, Usage)
+            assert (usage.accepted_tokens, usage.rejected_tokens) == counts
+            assert await engine.heard() == Cancel(identity)
+
+    play(scenario)
+
+
+# What the metrics say
+
+
+def metric(metrics: Metrics, name: str) -> float:
+    (line,) = [line for line in metrics.render().decode().splitlines() if line.startswith(name + "{")]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def queue_of(metrics: Metrics) -> tuple[float, float]:
+    return metric(metrics, "vllm:num_requests_running"), metric(metrics, "vllm:num_requests_waiting")
+
+
+def used(metrics: Metrics) -> tuple[float, float, float]:
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "tailrace:cached_prompt_tokens_total")
+    prompt, generated, cached = (metric(metrics, name) for name in names)
+    return prompt, generated, cached
+
+
+def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenario], None]) -> None:
+    """The first byte goes to the client then, and the engine's beat may come half a second later."""
+
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, _ = await accepted(client, metrics, engine)
+        assert queue_of(metrics) == (1, 0)
+        request = GenerationRequest(prompts=["q"], prompt_param="prompt")
+        second = asyncio.create_task(Generation.start(client, metrics, request))
+        other = await engine.submitted()
+        assert queue_of(metrics) == (1, 1)
+        engine.say(Beat(1, 1, 0, 0, 0, 0, 0, 0, 0), Accepted(other, 1))
+        await second
+        assert queue_of(metrics) == (1, 1), "the engine has said that one waits"
+        generation.cancel()
+        assert queue_of(metrics)[0] == 1, "it runs until the engine says otherwise"
+        engine.say(Beat(1, 0, 0, 0, 0, 0, 0, 0, 0), *tokens(other, b"a"))
+        while metric(metrics, "vllm:num_requests_waiting"):
+            await asyncio.sleep(0.001)
+        assert queue_of(metrics) == (1, 0)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("end_by", ["cancel", "death", "defect", "fail"])
+def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scenario], None], end_by: str) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        starting = asyncio.create_task(
+            Generation.start(client, metrics, GenerationRequest(prompts=["p"], prompt_param="prompt", choices=2))
+        )
+        one, two = await engine.submitted(), await engine.submitted()
+        engine.say(Accepted(one, 7), Accepted(two, 7))
+        generation = await starting
+        listener = Listener(fault="z" if end_by == "defect" else None)
+        generation.listen(listener)
+        engine.say(Step([], [], [Started(one, 3), Started(two, 6)], [], {}))
+        engine.say(*tokens(one, b"ab"), end(one, 3), *tokens(two, b"abcd"))
+        while len(listener.text) < 6:
+            await asyncio.sleep(0.001)
+        if end_by == "cancel":
+            generation.cancel()
+        elif end_by == "fail":
+            generation.fail(SlowReader("slow"))
+        elif end_by == "death":
+            engine.die()
+        else:
+            engine.say(*tokens(two, b"z"))
+        try:
+            await generation.finished()
+        except ZeroDivisionError:
+            assert end_by == "defect"
+        generation.cancel()
+        assert used(metrics) == (7, 7 + (end_by == "defect"), 3)
+
+    play(scenario)
+
+
+def test_a_prompt_that_was_never_read_is_not_counted(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, _ = await accepted(client, metrics, engine)
+        generation.cancel()
+        assert used(metrics) == (0, 0, 0)
+
+    play(scenario)

@@ -1,0 +1,152 @@
+"""What fails between registering a request and sending it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from scripted_engine import Engine, connected
+from tailrace.errors import ContextLengthExceeded
+from tailrace.observe.metrics import Metrics
+from tailrace.protocol import Accepted, Cancel, Refused, Sampling, Submit, Tokenize
+from tailrace.server.client import EngineClient
+from tailrace.server.generate import Generation, GenerationRequest
+
+Scene = Callable[[EngineClient, Metrics, Engine], Any]
+
+
+def registered(client: EngineClient) -> tuple[int, int, int]:
+    """Requests, what connections think is in flight, and what is looked at."""
+    return (
+        len(client._requests),
+        sum(connection.in_flight for connection in client._connections.values()),
+        len(client._watched),
+    )
+
+
+def run(folder: Path, scene: Scene) -> None:
+    async def inside() -> None:
+        async with connected(folder) as (client, metrics, engine):
+            before = registered(client)
+            await asyncio.wait_for(scene(client, metrics, engine), 30.0)
+            assert registered(client) == before == (0, 0, 0)
+
+    asyncio.run(inside())
+
+
+def wanted(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(**{"prompts": ["p"], "prompt_param": "prompt", **fields})
+
+
+@pytest.mark.parametrize("fields", [{"choices": 3}, {"prompts": ["a", "b"], "choices": 2}])
+def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fields: dict[str, Any]) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        made = client.submit
+        calls = iter(range(10))
+
+        def submit(make: Callable[[int], Submit], receiver: Any) -> int:
+            if next(calls) == 1:  # The second has a number that no message can carry.
+                return made(lambda identity: Submit(id=identity, prompt="p", sampling=Sampling(seed=2**64)), receiver)
+            return made(make, receiver)
+
+        client.submit = submit  # type: ignore[method-assign]
+        with pytest.raises(OverflowError):
+            await Generation.start(client, metrics, wanted(**fields))
+        first = await engine.submitted()
+        assert await engine.heard() == Cancel(first)
+
+    run(tmp_path, scene)
+
+
+def test_an_inquiry_that_can_not_be_sent_is_forgotten(tmp_path: Path) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        with pytest.raises(OverflowError):
+            client.ask(lambda identity: Tokenize(id=2**64 + identity, text="x"), 1, param="prompt")
+        with pytest.raises(UnicodeEncodeError):
+            client.ask(lambda identity: Tokenize(id=identity, text="\ud800"), 1, param="prompt")
+
+    run(tmp_path, scene)
+
+
+def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path: Path) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        (connection,) = client._connections.values()
+
+        def broken(message: bytes) -> None:
+            raise MemoryError
+
+        right = connection.write
+        connection.write = broken  # type: ignore[method-assign]
+        with pytest.raises(MemoryError):
+            await Generation.start(client, metrics, wanted())
+        with pytest.raises(MemoryError):
+            client.ask(lambda identity: Tokenize(id=identity, text="x"), 1, param="prompt")
+        connection.write = right  # type: ignore[method-assign]
+
+    run(tmp_path, scene)
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, 2**64 - 2, 2**63])
+def test_every_choice_has_a_seed_that_can_be_sent(tmp_path: Path, seed: int) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        starting = asyncio.create_task(
+            Generation.start(client, metrics, wanted(choices=3, sampling=Sampling(seed=seed)))
+        )
+        seeds = []
+        for _ in range(3):
+            submit = await engine.heard()
+            assert isinstance(submit, Submit)
+            seeds.append(submit.sampling.seed)
+            engine.say(Accepted(submit.id, 1))
+        assert seeds == [seed, (seed + 1) % 2**64, (seed + 2) % 2**64]
+        generation = await starting
+        generation.cancel()
+
+    run(tmp_path, scene)
+
+
+def test_a_client_that_goes_away_before_its_prompt_is_accepted_cancels_it(tmp_path: Path) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        starting = asyncio.create_task(Generation.start(client, metrics, wanted(choices=2), receive))
+        identities = [await engine.submitted(), await engine.submitted()]
+        gone.set()
+        with pytest.raises(ClientDisconnect):
+            await starting
+        assert [await engine.heard(), await engine.heard()] == [Cancel(identity) for identity in identities]
+
+    run(tmp_path, scene)
+
+
+def test_a_refusal_and_a_task_that_is_cancelled_leave_nothing(tmp_path: Path) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        starting = asyncio.create_task(Generation.start(client, metrics, wanted(choices=2)))
+        first, _ = [await engine.submitted(), await engine.submitted()]
+        engine.say(Refused(first, "context_length_exceeded", "it is too long", field="suffix"))
+        with pytest.raises(ContextLengthExceeded) as caught:
+            await starting
+        assert caught.value.param == "suffix"
+        starting = asyncio.create_task(Generation.start(client, metrics, wanted()))
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        inquiring = client.ask(lambda identity: Tokenize(id=identity, text="x"), 1, param="prompt")
+        waiting = asyncio.create_task(inquiring.answers())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        inquiring.withdraw()
+
+    run(tmp_path, scene)

@@ -1,0 +1,174 @@
+"""Choices whose tokens and times are looked at: what they tell, and where limits of lines and time end them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.errors import RequestError
+from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
+from tailrace.server.choice import Choice
+from tailrace.server.events import Event, Finish, PromptProgress, TextDelta, Timed
+from tailrace.server.timings import figures
+from tailrace.server.tracked import TrackedChoice, Tracking
+
+VOCABULARY = Vocabulary([bytes([value]) for value in range(256)])
+
+
+class Request:
+    """Remembers what its choice tells."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.counted: int | None = None
+        self.tell = self.events.append
+
+    def answered(self, choice: Choice, answer: Accepted | Refused) -> None: ...
+    def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None: ...
+    def first_token(self) -> None: ...
+
+    def closed(self, choice: Choice, reason: str, completion_tokens: int) -> None:
+        self.counted = completion_tokens
+
+    def failed(self, error: RequestError) -> None:
+        raise error
+
+    def broke(self, error: Exception) -> None:
+        raise error
+
+    @property
+    def texts(self) -> list[TextDelta]:
+        return [event for event in self.events if isinstance(event, TextDelta)]
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.texts)
+
+    @property
+    def finish(self) -> Finish | None:
+        return next((event for event in self.events if isinstance(event, Finish)), None)
+
+
+def begin(tracking: Tracking, stops: Sequence[str] = ()) -> tuple[TrackedChoice, Request]:
+    request = Request()
+    pipeline = ReplyPipeline(VOCABULARY, stops, None)
+    choice = TrackedChoice(request, 0, VOCABULARY, pipeline, tracking, most_calls=2**31, inline_reasoning=False)
+    choice.answered(Accepted(1, 7))
+    choice.begun(3, 0.5)
+    return choice, request
+
+
+def say(choice: TrackedChoice, request: Request, text: str) -> None:
+    """Feed it byte by byte until the choice is closed, as the engine would."""
+    for value in text.encode():
+        if request.counted is None:
+            choice.token(value, None)
+    if request.counted is None:
+        choice.ended(Finished(1, "stop", len(text.encode()) + 1))
+
+
+def test_each_text_carries_the_tokens_that_it_was_made_of() -> None:
+    choice, request = begin(Tracking(tokens=True))
+    say(choice, request, "aé!")
+    told = [(event.text, [token for token, _ in event.tokens or ()]) for event in request.texts]
+    assert told == [("a", [97]), ("é", [0xC3, 0xA9]), ("!", [33])]
+
+
+def test_tokens_of_a_stop_string_and_of_an_unfinished_character_are_carried_at_the_end() -> None:
+    choice, request = begin(Tracking(tokens=True), stops=["END"])
+    say(choice, request, "xEND")
+    assert request.text == "x"
+    assert [token for event in request.texts for token, _ in event.tokens or ()] == list(b"xEND")
+    assert request.finish == Finish(0, "stop", "END")
+    choice, request = begin(Tracking(tokens=True))
+    choice.token(0xC3, None)
+    choice.ended(Finished(1, "length", 1))
+    assert [(event.text, event.tokens) for event in request.texts] == [("", [(0xC3, None)])]
+
+
+def test_an_event_of_many_probabilities_is_cut_to_its_size() -> None:
+    choice, request = begin(Tracking(tokens=True), stops=["abcdefgh!"])
+    found = TokenLogprobs(-0.5, [(value, -1.0) for value in range(200)])
+    for value in b"abcdefghi":
+        choice.token(value, found)
+    choice.ended(Finished(1, "length", 9))
+    assert request.text == "abcdefghi"
+    assert len(request.texts) > 1
+    assert [token for event in request.texts for token, _ in event.tokens or ()] == list(b"abcdefghi")
+    assert all(len(event.tokens or ()) <= 3 for event in request.texts)
+
+
+@pytest.mark.parametrize(
+    ("reply", "indent", "kept"),
+    [
+        ("a\n    b\n  c\n", 4, "a\n    b\n  "),
+        ("a\n    b\n\tc", 1, "a\n    b\n\tc"),
+        ("a\n\n    b", 4, "a\n"),
+        ("  a\nb", 1, "  a\n"),
+        ("no line", 4, "no line"),
+        ("a\nb", 0, "a\nb"),
+    ],
+)
+def test_a_line_that_is_indented_too_little_ends_the_reply(reply: str, indent: int, kept: str) -> None:
+    for tokens in (True, False):
+        choice, request = begin(Tracking(tokens=tokens, indent=indent))
+        say(choice, request, reply)
+        assert request.text == kept
+        assert request.finish is not None
+        assert request.finish.reason == ("length" if kept != reply else "stop")
+
+
+def test_a_time_limit_ends_the_reply_at_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("tailrace.server.tracked.time.monotonic", lambda: now)
+    choice, request = begin(Tracking(tokens=True, milliseconds=50))
+    for value in b"a\nb":
+        choice.token(value, None)
+    now += 0.051
+    choice.token(99, None)
+    assert request.events[-1] == TextDelta(0, "c", None, [(99, None)]), "it ends only at a line break"
+    choice.token(10, None)
+    assert request.text == "a\nbc\n"
+    assert request.finish == Finish(0, "length", None)
+    assert request.counted == 5
+    assert choice.timings.predicted_ms == pytest.approx(51)
+    assert choice.timings.predicted_per_second == pytest.approx(1000 / 51 * 4)
+
+
+def test_nothing_is_told_of_a_silent_choice() -> None:
+    choice, request = begin(Tracking(silent=True))
+    choice.token(97, None)
+    choice.ended(Finished(1, "length", 1))
+    assert not request.texts
+    assert request.counted == 0
+    assert request.finish == Finish(0, "length", None)
+    assert choice.timings == figures(cached=3, prompt=4, prompt_seconds=0.5, generated=0, seconds=0.0)
+
+
+def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
+    choice, request = begin(Tracking(progress=True))
+    choice.progressed(Progress(1, 7, 3, 3, 0.0))
+    assert (choice.timings.prompt_n, choice.timings.prompt_ms) == (0, 0.0)
+    choice.progressed(Progress(1, 7, 3, 5, 0.25))
+    assert (choice.timings.prompt_n, choice.timings.prompt_ms) == (2, 250.0)
+    assert request.events == [PromptProgress(0, 7, 3, 3, 0.0), PromptProgress(0, 7, 3, 5, 0.25)]
+
+
+def test_events_come_with_the_figures_of_their_moment() -> None:
+    choice, request = begin(Tracking(tokens=True, timings=True))
+    say(choice, request, "ab")
+    told = [event for event in request.events if isinstance(event, Timed)]
+    assert len(told) == len(request.events) == 3
+    assert [event.timings.predicted_n for event in told] == [1, 2, 3]
+    assert [type(event.event) for event in told] == [TextDelta, TextDelta, Finish]
+
+
+def test_figures_are_finite() -> None:
+    one = figures(cached=0, prompt=3, prompt_seconds=0.1, generated=1, seconds=0.0)
+    assert (one.predicted_per_token_ms, one.predicted_per_second) == (0.0, 0.0)
+    assert one.prompt_per_second == pytest.approx(30)
+    none = figures(cached=4, prompt=0, prompt_seconds=0.0, generated=0, seconds=0.0)
+    assert (none.prompt_per_token_ms, none.prompt_per_second) == (0.0, 0.0)
