@@ -1,6 +1,6 @@
-"""Writes the tables of proven clients into README.md and docs/clients.md: ``python3 scripts/client_table.py``.
+"""Writes the table of proven clients into docs/clients.md: ``python3 scripts/client_table.py``.
 
-They are made from ``tests/clients/results.json``, which ``make test-clients`` brings up to date.
+It is made from ``tests/clients/results.json``, which ``make test-clients`` brings up to date.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cell(held: dict[str, str] | None) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """README's table: a client a line, and how many of its proofs have held on each way."""
+    """The table: a client a line, and how many of its proofs have held on each way."""
     lines = ["| client | version | API | " + " | ".join(WAYS.values()) + " |", "|---|---|---|" + "---|" * len(WAYS)]
     for client in results.values():
         cells = [cell(client["ways"].get(way)) for way in WAYS]
@@ -52,8 +52,8 @@ def replaced(text: str, table: str) -> str:
 
 def main() -> int:
     """The command; its exit code."""
-    readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), summary(load())), encoding="utf-8")
+    page = ROOT / "docs" / "clients.md"
+    page.write_text(replaced(page.read_text(encoding="utf-8"), summary(load())), encoding="utf-8")
     return 0
 
 

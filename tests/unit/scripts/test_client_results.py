@@ -14,8 +14,8 @@ from setup_pip import SetupError
 ROOT = Path(__file__).parents[3]
 
 
-def test_readme_shows_the_committed_results() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_clients_page_shows_the_committed_results() -> None:
+    text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
     assert client_table.replaced(text, client_table.summary(client_table.load())) == text
 
 
