@@ -30,7 +30,7 @@ from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
-from tailrace.machine.servers import SOCKET, ServerState, leave_state
+from tailrace.machine.running_servers import SOCKET, ServerState, write_state
 from tailrace.machine.topology import read_topology
 from tailrace.models.gguf import read_facts
 from tailrace.models.shards import total_bytes
@@ -190,7 +190,7 @@ class Supervisor:
             engines=tuple(engines),
             pools=self.model_path is not None,
         )
-        leave_state(self._folder, state)
+        write_state(self._folder, state)
 
     def _wait(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()

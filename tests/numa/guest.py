@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tailrace.machine import cpulist
-from tailrace.machine.inforce import InForce, read_in_force
+from tailrace.machine.applied_placement import AppliedPlacement, read_applied_placement
 
 #: What each engine holds in place of a model's weights.
 WEIGHTS_MB = 200
@@ -121,12 +121,12 @@ def serve(nodes: Mapping[int, set[int]], *arguments: str, http: set[int]) -> lis
     return wrong
 
 
-def look(name: str, pid: int) -> InForce:
+def look(name: str, pid: int) -> AppliedPlacement:
     """What is in force for a process, which also becomes a row of the table."""
-    found = read_in_force(Path("/proc", str(pid)))
+    found = read_applied_placement(Path("/proc", str(pid)))
     assert found is not None
     sizes = [found.memory.get(node, 0) / 1e6 for node in (0, 1)]
-    cpus = cpulist.spell(found.cpus)
+    cpus = cpulist.format_cpus(found.cpus)
     print(f"{name:8} {pid:5} {len(found.threads):7}  {cpus:6} {sizes[0]:9.1f} {sizes[1]:9.1f}", flush=True)
     return found
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
-from tailrace.machine.inforce import read_in_force
+from tailrace.machine.applied_placement import read_applied_placement
 from tailrace.machine.plan import PoolPlan
 
 path, orders = Path(sys.argv[1]), json.loads(sys.stdin.read())
@@ -28,7 +28,7 @@ backend = LlamaBackend(path, LlamaOptions(
 threads = {}
 
 def look(name):
-    threads[name] = {thread: sorted(cpus) for thread, cpus in read_in_force().threads.items()}
+    threads[name] = {thread: sorted(cpus) for thread, cpus in read_applied_placement().threads.items()}
 
 def run(slot, tokens, start):
     logits = backend.decode(tokens, list(range(start, start + len(tokens))), [slot] * len(tokens), [len(tokens) - 1])

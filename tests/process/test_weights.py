@@ -20,7 +20,7 @@ from tailrace.engine.backends.open_llama import open_llama
 from tailrace.engine.weights import choice as weights
 from tailrace.engine.weights import quality, speed
 from tailrace.errors import ModelError
-from tailrace.machine.tuned_settings import Tuned
+from tailrace.machine.tuning_record import TuningRecord
 from tailrace.models.convert import Conversion, Conversions
 from tailrace.models.gguf import read_facts
 from tailrace.models.recipes import RECIPES
@@ -181,7 +181,7 @@ def test_a_file_that_llama_cpp_cannot_convert_says_why(tmp_path: Path) -> None:
 def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, Conversion]) -> None:
     done = command(store, "tune", str(MODEL), "--quick", "--only", "threads", "--only", "weights", "--json")
     assert done.returncode == 0, done.stderr
-    tuned = msgspec.json.decode(done.stdout, type=Tuned)
+    tuned = msgspec.json.decode(done.stdout, type=TuningRecord)
     threads = [row for row in tuned.rows if row.setting == "threads"]
     assert all(figure > 0 for row in threads for figure in row.figures)
     assert [row.value for row in threads if row.chosen] == [str(tuned.settings["threads"])]

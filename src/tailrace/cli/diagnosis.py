@@ -17,15 +17,22 @@ from tailrace.engine.kernels.proof import PARTNERS
 from tailrace.engine.sampling.logits_ops.build import built as built_rows
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
+from tailrace.machine.applied_placement import (
+    AppliedPlacement,
+    cpus_without_own_thread,
+    format_memory,
+    main_thread_problem,
+    placement_differences,
+    read_applied_placement,
+)
 from tailrace.machine.bandwidth import Bandwidth
+from tailrace.machine.free_memory import available_memory
 from tailrace.machine.gpu import Gpu, build_backends, offloads, read_gpus
 from tailrace.machine.health import warnings
-from tailrace.machine.inforce import InForce, differences, main_astray, read_in_force, shared_cpus, spell_memory
 from tailrace.machine.isa import Isa, read_isa
-from tailrace.machine.memory import available_memory
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
-from tailrace.machine.servers import ServerState
+from tailrace.machine.running_servers import ServerState
 from tailrace.machine.topology import Topology, read_topology
 from tailrace.settings import Settings
 
@@ -176,48 +183,51 @@ def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
     """Compare what is in force of a server's plan, as /proc under ``root`` tells it."""
     plan = server.plan
     processes = []
-    planned = f"CPUs {cpulist.spell(plan.http_cpus)}" if plan.http_cpus else "anywhere"
+    planned = f"CPUs {cpulist.format_cpus(plan.http_cpus)}" if plan.http_cpus else "anywhere"
     found, problems = _in_force(server.http, root)
     if found is not None and plan.http_cpus and not found.cpus <= set(plan.http_cpus):
-        problems.append(f"threads may run on CPUs {cpulist.spell(found.cpus)}, planned are {planned}")
+        problems.append(f"threads may run on CPUs {cpulist.format_cpus(found.cpus)}, planned are {planned}")
     processes.append(_checked("http", server.http, planned, found, problems))
     for number, (replica, pid) in enumerate(zip(plan.replicas, server.engines, strict=True)):
-        planned = f"CPUs {cpulist.spell(replica.cpus)}" if replica.cpus else "anywhere"
+        planned = f"CPUs {cpulist.format_cpus(replica.cpus)}" if replica.cpus else "anywhere"
         if replica.main:
-            planned += f", main thread on CPU {cpulist.spell(replica.main)}"
+            planned += f", main thread on CPU {cpulist.format_cpus(replica.main)}"
         if replica.node is not None:
             planned += f", memory on node {replica.node}"
         elif replica.interleave:
-            planned += f", memory over nodes {cpulist.spell(replica.interleave)}"
+            planned += f", memory over nodes {cpulist.format_cpus(replica.interleave)}"
         found, problems = _in_force(pid, root)
         if found is not None:
-            problems += differences(replica, found)
-            if server.pools and (shared := shared_cpus(replica, found)):
-                problems.append(f"on CPUs {cpulist.spell(shared)} no thread is alone, which is planned")
-            if server.pools and (astray := main_astray(replica, found)):
+            problems += placement_differences(replica, found)
+            if server.pools and (shared := cpus_without_own_thread(replica, found)):
+                problems.append(f"on CPUs {cpulist.format_cpus(shared)} no thread is alone, which is planned")
+            if server.pools and (astray := main_thread_problem(replica, found)):
                 problems.append(astray)
         name = "engine" if len(plan.replicas) == 1 else f"engine {number}"
         processes.append(_checked(name, pid, planned, found, problems))
     return ServerCheck(port=server.port, model=server.model, processes=processes)
 
 
-def _in_force(pid: int | None, root: Path) -> tuple[InForce | None, list[str]]:
+def _in_force(pid: int | None, root: Path) -> tuple[AppliedPlacement | None, list[str]]:
     """The process as it is, or why that can't be told."""
     if pid is None:
         return None, ["it hasn't been started"]
     try:
-        found = read_in_force(root / f"proc/{pid}")
+        found = read_applied_placement(root / f"proc/{pid}")
     except PermissionError:
         return None, ["the kernel tells only its own user, or root"]
     return found, [] if found is not None else ["it isn't running"]
 
 
-def _checked(name: str, pid: int | None, planned: str, found: InForce | None, problems: list[str]) -> ProcessCheck:
+def _checked(
+    name: str, pid: int | None, planned: str, found: AppliedPlacement | None, problems: list[str]
+) -> ProcessCheck:
     told = ""
     if found is not None:
-        told = f"{len(found.threads)} thread{'s' if len(found.threads) > 1 else ''} on CPUs {cpulist.spell(found.cpus)}"
+        plural = "s" if len(found.threads) > 1 else ""
+        told = f"{len(found.threads)} thread{plural} on CPUs {cpulist.format_cpus(found.cpus)}"
         if found.memory:
-            told += f", {spell_memory(found.memory)}"
+            told += f", {format_memory(found.memory)}"
     return ProcessCheck(process=name, pid=pid, planned=planned, found=told, problems=problems)
 
 
@@ -230,8 +240,8 @@ def _nodes(topology: Topology) -> list[NodeFacts]:
             NodeFacts(
                 node=node.number,
                 cores=len(cores),
-                cpus=cpulist.spell(cpus),
-                usable=cpulist.spell(cpus & topology.usable),
+                cpus=cpulist.format_cpus(cpus),
+                usable=cpulist.format_cpus(cpus & topology.usable),
                 memory=node.memory,
                 available=node.available,
                 distances=node.distances,
@@ -246,10 +256,10 @@ def _limits(topology: Topology) -> Limits:
     cpuset = limits.cpus if limits.cpus is not None and limits.cpus < topology.online else None
     memory_nodes = limits.nodes if limits.nodes is not None and limits.nodes < nodes else None
     return Limits(
-        usable=cpulist.spell(topology.usable),
-        affinity=None if affinity is None else cpulist.spell(affinity),
-        cpuset=None if cpuset is None else cpulist.spell(cpuset),
-        memory_nodes=None if memory_nodes is None else cpulist.spell(memory_nodes),
+        usable=cpulist.format_cpus(topology.usable),
+        affinity=None if affinity is None else cpulist.format_cpus(affinity),
+        cpuset=None if cpuset is None else cpulist.format_cpus(cpuset),
+        memory_nodes=None if memory_nodes is None else cpulist.format_cpus(memory_nodes),
         quota=limits.quota,
         memory=limits.memory,
         memory_left=limits.memory_left,

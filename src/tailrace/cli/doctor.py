@@ -19,7 +19,7 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.bandwidth import measure_bandwidth
 from tailrace.machine.plan import MachinePlan, PoolPlan
-from tailrace.machine.servers import ServerState, find_servers
+from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.models.store import Store
@@ -192,16 +192,16 @@ def _model(found: Diagnosis) -> Iterable[tuple[str, str]]:
 
 
 def _processes(plan: MachinePlan) -> Iterable[tuple[str, str]]:
-    yield "http", f"CPUs {cpulist.spell(plan.http_cpus)}" if plan.http_cpus else "not bound"
+    yield "http", f"CPUs {cpulist.format_cpus(plan.http_cpus)}" if plan.http_cpus else "not bound"
     for number, replica in enumerate(plan.replicas):
         name = "engine" if len(plan.replicas) == 1 else f"engine {number}"
         place = ""
         if replica.node is not None:
             place = f"memory on node {replica.node}; "
         elif replica.interleave:
-            place = f"memory spread over nodes {cpulist.spell(replica.interleave)}; "
+            place = f"memory spread over nodes {cpulist.format_cpus(replica.interleave)}; "
         if replica.main:
-            place += f"main thread on CPU {cpulist.spell(replica.main)}; "
+            place += f"main thread on CPU {cpulist.format_cpus(replica.main)}; "
         if replica.decode == replica.prefill:
             yield name, f"{place}decode and prefill: {_pool(replica.decode)}"
         else:
@@ -209,7 +209,7 @@ def _processes(plan: MachinePlan) -> Iterable[tuple[str, str]]:
 
 
 def _pool(pool: PoolPlan) -> str:
-    where = f" on CPUs {cpulist.spell(pool.cpus)}" if pool.cpus else ", not bound"
+    where = f" on CPUs {cpulist.format_cpus(pool.cpus)}" if pool.cpus else ", not bound"
     strict = ", each on its own" if pool.strict and pool.threads > 1 else ""
     priority = f", priority {pool.priority}" if pool.priority else ""
     return f"{_count(pool.threads, 'thread')}{where}{strict}, poll {pool.poll}{priority}"

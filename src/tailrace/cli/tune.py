@@ -21,7 +21,7 @@ from tailrace.cli import output
 from tailrace.engine.weights.choice import Tell, chosen_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
-from tailrace.machine.tuned_settings import Tuned, TunedStore
+from tailrace.machine.tuning_record import TuningRecord, TuningStore
 from tailrace.models.identity import fingerprint
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.observe import logs
@@ -64,7 +64,7 @@ def tune(
     with _progress() as tell:
         file = chosen_file(path, settings, tell)
         tuned = Tuner(path, settings, stages=stages, quick=quick, tell=tell).run(file)
-        store, topology, release = TunedStore(), read_topology(), version("llama-cpp-python")
+        store, topology, release = TuningStore(), read_topology(), version("llama-cpp-python")
         identity = fingerprint(path)
         before = store.find(identity, topology, release)
         if before is not None and before.usable == tuned.usable:
@@ -72,7 +72,7 @@ def tune(
             tuned = msgspec.structs.replace(
                 tuned, settings=before.settings | tuned.settings, weights=before.weights | tuned.weights
             )
-        kept = store.keep(tuned, identity, topology, release)
+        saved_path = store.save(tuned, identity, topology, release)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(tuned)).decode())
         return
@@ -80,7 +80,7 @@ def tune(
     console = output.stdout()
     remembered = {**tuned.settings, **{f"weights {aim}": name for aim, name in tuned.weights.items()}}
     console.print("remembered: " + ", ".join(f"{name} {value}" for name, value in remembered.items()), soft_wrap=True)
-    console.print(str(kept), soft_wrap=True)
+    console.print(str(saved_path), soft_wrap=True)
 
 
 def _stages(only: list[str] | None, resolved: Resolved) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def _stages(only: list[str] | None, resolved: Resolved) -> tuple[str, ...]:
     return tuple(stage for stage in STAGES if (not only or stage in only) and set_by.get(stage) is None)
 
 
-def _show(tuned: Tuned) -> None:
+def _show(tuned: TuningRecord) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("SETTING", "VALUE", "READ", "1", "8", "×", ""):
         words = heading in {"SETTING", "VALUE", ""}

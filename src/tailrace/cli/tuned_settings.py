@@ -9,7 +9,7 @@ from typing import Any
 
 from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
-from tailrace.machine.tuned_settings import TunedStore, usable_cpus
+from tailrace.machine.tuning_record import TuningStore, usable_cpus
 from tailrace.models.identity import fingerprint
 from tailrace.models.reference import resolve as resolve_model
 from tailrace.settings import Resolved, resolve
@@ -26,7 +26,7 @@ def resolve_tuned(flags: Mapping[str, Any], *, file: Path | None = None) -> Reso
     try:
         path = resolve_model(resolved.settings.model).path
         topology = read_topology()
-        found = TunedStore().find(fingerprint(path), topology, version("llama-cpp-python"))
+        found = TuningStore().find(fingerprint(path), topology, version("llama-cpp-python"))
     except ModelError:
         return resolved  # Whoever loads the model says what is wrong with it.
     if found is None or found.usable != usable_cpus(topology):

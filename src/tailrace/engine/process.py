@@ -15,9 +15,9 @@ import structlog
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, wished
 from tailrace.engine.kernels import force
 from tailrace.errors import ConfigurationError, ModelError
+from tailrace.machine.applied_placement import is_placement_required
 from tailrace.machine.binding import bind_cpus, bind_memory
-from tailrace.machine.inforce import asked_for
-from tailrace.machine.spinning import let_spin
+from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.observe import logs
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = structlog.get_logger()
     # Before OpenMP is loaded with the binding, which is when it reads this.
-    let_spin(start.plan.replicas[start.replica].decode.poll)
+    set_spin_count(start.plan.replicas[start.replica].decode.poll)
     force.want(start.settings.kernels)
     try:
         _bind(start)
@@ -45,7 +45,7 @@ def main() -> None:
 def _bind(start: Start) -> None:
     """Put the plan in force for this process and for all threads that it will make."""
     replica = start.plan.replicas[start.replica]
-    with contextlib.nullcontext() if asked_for(start.settings) else wished():
+    with contextlib.nullcontext() if is_placement_required(start.settings) else wished():
         bind_cpus(replica.cpus)
         bind_memory(replica)
 

@@ -16,8 +16,13 @@ from tailrace.engine.structured.compiler import Compiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
+from tailrace.machine.applied_placement import (
+    format_memory,
+    is_placement_required,
+    placement_differences,
+    read_applied_placement,
+)
 from tailrace.machine.binding import bound_cpus
-from tailrace.machine.inforce import asked_for, differences, read_in_force, spell_memory
 from tailrace.protocol import PROTOCOL_VERSION, Hello, ToEngine
 
 #: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
@@ -44,7 +49,7 @@ def serve(start: Start) -> None:
 
 def _check(start: Start) -> None:
     """See what is in force of the plan. Raises ConfigurationError when something that was asked for isn't."""
-    found = read_in_force()
+    found = read_applied_placement()
     if found is None:
         return
     log = structlog.get_logger()
@@ -52,11 +57,11 @@ def _check(start: Start) -> None:
         "in force",
         replica=start.replica,
         threads=len(found.threads),
-        cpus=cpulist.spell(found.cpus),
-        memory=spell_memory(found.memory),
+        cpus=cpulist.format_cpus(found.cpus),
+        memory=format_memory(found.memory),
     )
-    for difference in differences(start.plan.replicas[start.replica], found):
-        if asked_for(start.settings):
+    for difference in placement_differences(start.plan.replicas[start.replica], found):
+        if is_placement_required(start.settings):
             raise ConfigurationError(f"what is set isn't in force: {difference}")
         log.warning("the machine's plan isn't in force", difference=difference)
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
-from tailrace.machine.memory import available_memory
+from tailrace.machine.free_memory import available_memory
 from tailrace.machine.topology import Topology
 
 #: Bytes of each thread's buffer: far above the caches that it has a part in, and within bounds.

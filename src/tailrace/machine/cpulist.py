@@ -20,7 +20,7 @@ def parse(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def spell(numbers: Iterable[int]) -> str:
+def format_cpus(numbers: Iterable[int]) -> str:
     """The shortest list that ``parse`` reads as ``numbers``; ``none`` for none, because people read it."""
     parts: list[str] = []
     for _, group in itertools.groupby(enumerate(sorted(set(numbers))), lambda pair: pair[1] - pair[0]):

@@ -54,7 +54,7 @@ def _governor(topology: Topology, root: Path) -> str:
     if not slow:
         return ""
     return (
-        f"the governor powersave keeps CPUs {cpulist.spell(slow)} at their lowest clock: "
+        f"the governor powersave keeps CPUs {cpulist.format_cpus(slow)} at their lowest clock: "
         "cpupower frequency-set -g performance"
     )
 

@@ -12,10 +12,10 @@ import msgspec
 
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
+from tailrace.machine.phrases import counted, there_are
 from tailrace.machine.plan import MachinePlan, ModelNeeds, PoolPlan, Reason, ReplicaPlan
 from tailrace.machine.replicas import Groups, Replicas
 from tailrace.machine.topology import Core, Topology
-from tailrace.machine.wording import are, count
 from tailrace.settings import Settings
 
 #: From so many cores on one is kept for the HTTP process. Of two or three it would cost the engine half or a third,
@@ -116,13 +116,13 @@ class _Planner:
         topology = self._topology
         if missing := set(cpus) - topology.online:
             raise ConfigurationError(
-                f"{name} is {text}, but this machine has no CPU {cpulist.spell(missing)}: "
-                f"it has {cpulist.spell(topology.online)}"
+                f"{name} is {text}, but this machine has no CPU {cpulist.format_cpus(missing)}: "
+                f"it has {cpulist.format_cpus(topology.online)}"
             )
         if forbidden := set(cpus) - topology.usable:
             raise ConfigurationError(
-                f"{name} is {text}, but this process may not run on {cpulist.spell(forbidden)}: affinity and control "
-                f"groups (a container, taskset) leave it {cpulist.spell(topology.usable)}"
+                f"{name} is {text}, but this process may not run on {cpulist.format_cpus(forbidden)}: affinity and "
+                f"control groups (a container, taskset) leave it {cpulist.format_cpus(topology.usable)}"
             )
         return cpus
 
@@ -132,7 +132,7 @@ class _Planner:
         """The cores that decode."""
         topology = self._topology
         if cpus := self._cpus("cpus"):
-            self._because("cores", f"CPUs {cpulist.spell(cpus)}", "cpus is set")
+            self._because("cores", f"CPUs {cpulist.format_cpus(cpus)}", "cpus is set")
             return _cut(topology.usable_cores, cpus)
         large = tuple(core for core in topology.usable_cores if not core.efficiency)
         small = len(topology.usable_cores) - len(large)
@@ -141,21 +141,21 @@ class _Planner:
             return topology.usable_cores
         if large and small:
             why = f"a step waits for its slowest thread, so the {small} efficiency cores are left out"
-            self._because("cores", f"{count(len(large), 'performance core')}", why)
+            self._because("cores", f"{counted(len(large), 'performance core')}", why)
             return large
         why = "what this process may use"
         if len(topology.usable_cores) < len(topology.cores):
             why += f" of {len(topology.cores)}"
         if topology.smt > 1:
             why += "; SMT siblings share a core's memory path and don't help to decode"
-        self._because("cores", count(len(topology.usable_cores), "physical core"), why)
+        self._because("cores", counted(len(topology.usable_cores), "physical core"), why)
         return topology.usable_cores
 
     def _http_cpus(self, groups: Groups) -> tuple[int, ...]:
         """CPUs that the engine leaves to the HTTP process; empty when they share."""
         http, why = self._http_choice(groups)
         binds = self._settings.pin != "off" and self._topology.affinity is not None
-        value = f"CPUs {cpulist.spell(http)}" if binds else f"{count(len(http), 'CPU')} left free"
+        value = f"CPUs {cpulist.format_cpus(http)}" if binds else f"{counted(len(http), 'CPU')} left free"
         self._because("HTTP process", value if http else "shared", why)
         return http
 
@@ -175,7 +175,7 @@ class _Planner:
         ):
             return small, "the efficiency cores, which don't decode"
         if len(first) < _CORES_TO_SHARE:
-            return (), f"of {count(len(first), 'core')} none is kept: the engine would lose more than sharing costs"
+            return (), f"of {counted(len(first), 'core')} none is kept: the engine would lose more than sharing costs"
         if settings.threads >= len(first):
             return (), "threads is set, to as many as there are cores"
         return first[0].cpus, "a core of its own, so that no step waits for it; the first also gets most interrupts"
@@ -202,7 +202,7 @@ class _Planner:
         elif not http and len(groups) == 1:
             self._because("pinning", "off", "engine and HTTP process share the cores: the kernel has to move threads")
         elif len(groups) == 1 and threads > (least := min(len(_cpus_of(group)) for _, group in groups)):
-            self._because("pinning", "off", f"{threads} threads are set, and a replica has {count(least, 'CPU')}")
+            self._because("pinning", "off", f"{threads} threads are set, and a replica has {counted(least, 'CPU')}")
         else:
             self._because("pinning", "on", "threads that move leave their caches behind")
             return True
@@ -219,7 +219,7 @@ class _Planner:
         main, others = cpus[:1], cpus[1:]
         why = (
             "it sends tokens and goes on, but the kernel runs who gets them where they were sent: the HTTP process is "
-            f"on {cpulist.spell(others)}, where threads wait at that time; these run anywhere"
+            f"on {cpulist.format_cpus(others)}, where threads wait at that time; these run anywhere"
         )
         self._because("main thread", f"CPU {main[0]}", why)
         return tuple(main), tuple(others)
@@ -239,7 +239,7 @@ class _Planner:
         cores = _cut([core for core in self._topology.usable_cores if core.node in here], given)
         if not cores:
             raise ConfigurationError(
-                f"cpus_prefill is {settings.cpus_prefill}, which has no CPU on NUMA node {cpulist.spell(here)}: "
+                f"cpus_prefill is {settings.cpus_prefill}, which has no CPU on NUMA node {cpulist.format_cpus(here)}: "
                 "add some, or lower --replicas"
             )
         threads = settings.threads_prefill or self._within_quota(len(_cpus_of(cores)))
@@ -258,8 +258,8 @@ class _Planner:
         cpus = _cpus_of(cores) if given or threads > len(cores) else tuple(sorted(core.cpus[0] for core in cores))
         if threads > len(cpus):
             raise ConfigurationError(
-                f"{name} is {threads}, but there {are(len(cpus), 'CPU')} to bind them to ({cpulist.spell(cpus)}): "
-                f"lower {name}, list more CPUs, or set pin to off"
+                f"{name} is {threads}, but {there_are(len(cpus), 'CPU')} to bind them to "
+                f"({cpulist.format_cpus(cpus)}): lower {name}, list more CPUs, or set pin to off"
             )
         return PoolPlan(threads, cpus, strict=threads == len(cpus), poll=poll, priority=priority)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
+from tailrace.machine.phrases import counted, gigabytes, there_are
 from tailrace.machine.plan import ModelNeeds
 from tailrace.machine.topology import Core, Node, Topology
-from tailrace.machine.wording import are, count, size
 from tailrace.settings import Settings
 
 #: Part of a node's available memory that a replica may fill: page tables, buffers and the HTTP process want some too.
@@ -45,7 +45,7 @@ class Replicas:
             return self._shares(cores)
         if settings.replicas > max(1, len(nodes)):
             raise ConfigurationError(
-                f"replicas is {settings.replicas}, but there {are(len(nodes), 'NUMA node')} that this process may use "
+                f"replicas is {settings.replicas}, but {there_are(len(nodes), 'NUMA node')} that this process may use "
                 "and a replica takes one: lower --replicas"
             )
         if len(topology.nodes) == 1:
@@ -67,7 +67,7 @@ class Replicas:
             self._because("replicas", "1", "pin is off, and a replica's threads would have to stay on its node")
             return whole
         if settings.replicas <= 1 and {core.node for core in cores} != {node.number for node in nodes}:
-            allowed = cpulist.spell(node.number for node in nodes)
+            allowed = cpulist.format_cpus(node.number for node in nodes)
             self._because("replicas", "1", f"memory may come from node {allowed} alone, and cores are on others too")
             return whole
         if settings.replicas:
@@ -90,7 +90,7 @@ class Replicas:
         wanted = self._settings.replicas
         if wanted > len(cores):
             raise ConfigurationError(
-                f"replicas is {wanted}, but there {are(len(cores), 'core')} and each takes one: lower --replicas"
+                f"replicas is {wanted}, but {there_are(len(cores), 'core')} and each takes one: lower --replicas"
             )
         self._because("replicas", str(wanted), "replicas is set; they share one node's memory, each with its own cores")
         cuts = [number * len(cores) // wanted for number in range(wanted + 1)]
@@ -102,12 +102,12 @@ class Replicas:
             return ""
         need, left = self._model.total, self._topology.limits.memory_left
         if small := [node for node in nodes if need > _NODE_PART * node.available]:
-            free = ", ".join(f"node {node.number} has {size(node.available)}" for node in small)
-            return f"a copy of the model takes {size(need)}, and of available memory {free}"
+            free = ", ".join(f"node {node.number} has {gigabytes(node.available)}" for node in small)
+            return f"a copy of the model takes {gigabytes(need)}, and of available memory {free}"
         if left is not None and len(nodes) * need > left:
             return (
-                f"{count(len(nodes), 'copy', 'copies')} of the model take {size(len(nodes) * need)}, "
-                f"and the control group's limit leaves {size(left)}"
+                f"{counted(len(nodes), 'copy', 'copies')} of the model take {gigabytes(len(nodes) * need)}, "
+                f"and the control group's limit leaves {gigabytes(left)}"
             )
         return ""
 

@@ -15,8 +15,8 @@ import msgspec
 from tailrace.child import die_with_parent
 from tailrace.engine.kernels import force
 from tailrace.errors import ModelError
+from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.planner import make_plan
-from tailrace.machine.spinning import let_spin
 from tailrace.machine.topology import read_topology
 from tailrace.models.measures import Speed
 from tailrace.observe import logs
@@ -86,7 +86,7 @@ def main() -> None:
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     logs.configure("probe", level="warning", form="console")
     replica = make_plan(read_topology(), settings).replicas[0]
-    let_spin(replica.decode.poll)
+    set_spin_count(replica.decode.poll)
     force.want(settings.kernels)
     # Here, because OpenMP reads how long to spin when it is loaded.
     from tailrace.engine.backends.open_llama import open_llama

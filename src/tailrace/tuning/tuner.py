@@ -15,10 +15,17 @@ import msgspec
 
 from tailrace.engine.weights.choice import USUAL, Tell, convert, has_format
 from tailrace.errors import ModelError
-from tailrace.machine.memory import available_memory
+from tailrace.machine.free_memory import available_memory
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.machine.tuned_settings import Row, Tuned, choose, machine_name, thread_counts, usable_cpus
+from tailrace.machine.tuning_record import (
+    TuningRecord,
+    TuningRow,
+    choose_value,
+    machine_name,
+    thread_counts,
+    usable_cpus,
+)
 from tailrace.models.convert import Conversions
 from tailrace.models.gguf import read_facts
 from tailrace.models.measures import Measures, Speed, preferred
@@ -30,7 +37,7 @@ from tailrace.tuning.probe import Probe
 #: What can be measured, in this order.
 STAGES = ("threads", "poll", "prefill_chunk", "kv_layout", "weights")
 
-#: Poll levels: none, the two that plans choose, and one between.
+#: Poll levels: none, the two that plans choose_value, and one between.
 _POLLS = (0, 1, 10, 50)
 _CHUNKS = (128, 256, 512, 1024)
 _FORMATS = ("Q4_0-KV8", "IQ4_NL-KV8", "Q4_K_M", "Q8_0", "BF16")
@@ -56,7 +63,7 @@ class Tuner:
         self._rounds = 2 if quick else 3
         self._tell = tell
         self._topology = read_topology()
-        self._rows: list[Row] = []
+        self._rows: list[TuningRow] = []
         self._chosen: dict[str, int] = {}
         self._weights: dict[str, str] = {}
         self._values = self._plan_values()
@@ -65,7 +72,7 @@ class Tuner:
         self._steps += (2 * self._rounds if "kv_layout" in stages else 0) + len(self._formats) * _CONVERSION_STEPS
         self._done = 0
 
-    def run(self, file: Path) -> Tuned:
+    def run(self, file: Path) -> TuningRecord:
         """Measure everything, the settings with the weights in ``file``. Raises ModelError and ConfigurationError."""
         replica = make_plan(self._topology, self._loads).replicas[0]
         if "threads" in self._values:
@@ -81,7 +88,7 @@ class Tuner:
             self._compare_layouts(file)
         if self._formats:
             self._compare_formats()
-        return Tuned(
+        return TuningRecord(
             model=self._path.name,
             machine=machine_name(self._topology),
             usable=usable_cpus(self._topology),
@@ -145,7 +152,7 @@ class Tuner:
         self, setting: str, usual: str, rounds: list[dict[str, Speed]], score: Callable[[Speed], float]
     ) -> None:
         scores = [{value: score(speed) for value, speed in speeds.items()} for speeds in rounds]
-        value, ratios, why = choose(setting, usual, scores)
+        value, ratios, why = choose_value(setting, usual, scores)
         self._add(setting, usual, rounds, ratios, value, why)
         self._chosen[setting] = int(value)
         self._loads = msgspec.structs.replace(self._loads, **{setting: int(value)})
@@ -176,7 +183,7 @@ class Tuner:
                 _, measured[recipe.name] = convert(self._path, recipe, self._loads, lambda _, __: None)
             except ModelError as error:
                 self._rows.append(
-                    Row(setting="weights", value=recipe.name, figures=(), ratio=0.0, usual=False, why=str(error))
+                    TuningRow(setting="weights", value=recipe.name, figures=(), ratio=0.0, usual=False, why=str(error))
                 )
         for aim in AIMS:
             # Without the usual format for it the others say nothing about this aim.
@@ -187,7 +194,7 @@ class Tuner:
             lost, after = found.quality, found.after
             why = f"KL {lost.divergence:.4f}, perplexity {lost.perplexity_before:.1f} → {lost.perplexity:.1f}"
             self._rows.append(
-                Row(
+                TuningRow(
                     setting="weights",
                     value=name,
                     figures=(after.prefill, after.decode, after.decode_many),
@@ -212,7 +219,7 @@ class Tuner:
         for value, ratio in ratios.items():
             speeds = [each[value] for each in rounds]
             self._rows.append(
-                Row(
+                TuningRow(
                     setting=setting,
                     value=value,
                     figures=(

@@ -15,7 +15,7 @@ from tailrace.engine.sampling.logits_ops.build import NEEDED
 from tailrace.machine.isa import read_isa
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
-from tailrace.machine.servers import ServerState, find_servers, leave_state
+from tailrace.machine.running_servers import ServerState, find_servers, write_state
 from tailrace.settings import Settings
 
 GB = 10**9
@@ -119,7 +119,7 @@ def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:
     ]
     for port, each in states.items():
         (folder := tmp_path / f"run {port}").mkdir()
-        leave_state(folder, each)
+        write_state(folder, each)
         line = f"0000000000000000: 00000002 00000000 00010000 0001 01 4{port} {folder}/engine.sock"
         sockets += [line, line.replace("00010000", "00000000")]
     (tmp_path / "gone").mkdir()
@@ -135,7 +135,7 @@ def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:
 
 
 def test_another_user_s_folder_isn_t_believed(tmp_path: Path) -> None:
-    leave_state(tmp_path, state(make_plan(machine("virtual-2", tmp_path), Settings()), engines=(200,)))
+    write_state(tmp_path, state(make_plan(machine("virtual-2", tmp_path), Settings()), engines=(200,)))
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/unix").write_text(f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/engine.sock\n")
     assert len(find_servers(tmp_path)) == 1

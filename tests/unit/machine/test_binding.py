@@ -15,7 +15,7 @@ import json, os, sys, threading
 import msgspec
 from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus, bind_memory, memory_nodes
-from tailrace.machine.inforce import differences, read_in_force
+from tailrace.machine.applied_placement import placement_differences, read_applied_placement
 from tailrace.machine.plan import ReplicaPlan
 
 plan = msgspec.json.decode(sys.stdin.buffer.read(), type=ReplicaPlan)
@@ -36,13 +36,13 @@ def work():
 thread = threading.Thread(target=work)
 thread.start()
 ready.wait()
-found = read_in_force()
+found = read_applied_placement()
 done.set()
 print(json.dumps({
     "before": before, "after": sorted(memory_nodes()), "in_thread": nodes,
     "threads": [sorted(cpus) for cpus in found.threads.values()],
     "memory": {str(node): size for node, size in found.memory.items()},
-    "differences": differences(plan, found),
+    "placement_differences": placement_differences(plan, found),
 }))
 """
 
@@ -67,7 +67,7 @@ def test_threads_stay_on_the_cpus_and_their_threads_too(number: int) -> None:
     found = bound(cpus=[cpu])
     assert found["threads"] == [[cpu], [cpu]]
     assert found["after"] == [], "memory is left to the kernel"
-    assert found["differences"] == []
+    assert found["placement_differences"] == []
 
 
 def test_memory_is_bound_to_the_node_and_that_of_its_threads_too() -> None:
@@ -76,7 +76,7 @@ def test_memory_is_bound_to_the_node_and_that_of_its_threads_too() -> None:
     memory = found["memory"]
     assert isinstance(memory, dict)
     assert memory["0"] > 20_000_000
-    assert found["differences"] == []
+    assert found["placement_differences"] == []
 
 
 def test_memory_is_spread_over_nodes() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from machines import expand, machine
 from tailrace.machine.bandwidth import measure_bandwidth
+from tailrace.machine.free_memory import available_memory
 from tailrace.machine.gpu import Gpu, build_backends, offloads, read_gpus
 from tailrace.machine.health import warnings
 from tailrace.machine.isa import read_isa
-from tailrace.machine.memory import available_memory
 from tailrace.machine.plan import ModelNeeds
 from tailrace.machine.topology import read_topology
 

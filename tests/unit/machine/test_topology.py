@@ -30,7 +30,7 @@ def test_two_sockets_with_smt(tmp_path: Path) -> None:
         Node(0, 131_072_000 * 1024, available, (10, 32)),
         Node(1, 131_072_000 * 1024, available, (32, 10)),
     )
-    assert [cpulist.spell(cache.cpus) for cache in topology.caches] == [
+    assert [cpulist.format_cpus(cache.cpus) for cache in topology.caches] == [
         "0-7,32-39",
         "8-15,40-47",
         "16-23,48-55",
@@ -148,7 +148,7 @@ def test_without_sys_there_are_at_least_cores(tmp_path: Path) -> None:
 )
 def test_cpu_lists(text: str, numbers: tuple[int, ...]) -> None:
     assert cpulist.parse(text) == numbers
-    assert cpulist.parse(cpulist.spell(numbers).replace("none", "")) == numbers
+    assert cpulist.parse(cpulist.format_cpus(numbers).replace("none", "")) == numbers
 
 
 @pytest.mark.parametrize("text", ["3-1", "a", "1-", "-1"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tailrace.engine.kernels import KernelsUnavailable
-from tailrace.machine import spinning
+from tailrace.machine import openmp_spin
 
 if TYPE_CHECKING:
     from tailrace.engine.kernels.build import Tier
@@ -141,7 +141,7 @@ def _load(tier: Tier | None) -> None:
     kernels.tailrace_kernels_replies.restype = None
     kernels.tailrace_kernels_replies.argtypes = [ctypes.c_int64]
     kernels.tailrace_kernels_spin.restype = None
-    kernels.tailrace_kernels_spin(spinning.turns())
+    kernels.tailrace_kernels_spin(openmp_spin.spin_count())
     _kernels = kernels
 
 

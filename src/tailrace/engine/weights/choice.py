@@ -20,7 +20,7 @@ from tailrace.engine.weights.speed import measure
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.machine.tuned_settings import TunedStore
+from tailrace.machine.tuning_record import TuningStore
 from tailrace.models.convert import Conversion, Conversions
 from tailrace.models.gguf import read_facts
 from tailrace.models.identity import fingerprint
@@ -79,7 +79,7 @@ def recipe_for(path: Path, aim: str) -> Recipe | None:
 
     None when tuning found none better than the file as it is. Raises ModelError and ConfigurationError.
     """
-    tuned = TunedStore().find(fingerprint(path), read_topology(), version("llama-cpp-python"))
+    tuned = TuningStore().find(fingerprint(path), read_topology(), version("llama-cpp-python"))
     name = USUAL[aim] if tuned is None else tuned.weights.get(aim, USUAL[aim])
     return None if name == "as-is" else RECIPES[name]
 

@@ -13,10 +13,10 @@ import atexit
 import sys
 
 from tailrace.engine.kernels.force import put_in_force
-from tailrace.machine.spinning import let_spin
+from tailrace.machine.openmp_spin import set_spin_count
 
 # OpenMP reads it when it is loaded: before the imports below. The engine process has set what its plan says by now.
-let_spin(1)
+set_spin_count(1)
 # And the linker prefers what is loaded first.
 put_in_force()
 

@@ -10,7 +10,7 @@ from tailrace.engine.backends.llama.library import is_interleaved
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.kernels import force
 from tailrace.engine.kv_cache.layout import GRAIN
-from tailrace.machine.memory import available_memory, node_memory
+from tailrace.machine.free_memory import available_memory, node_memory
 from tailrace.models.shards import total_bytes
 
 #: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.

@@ -30,7 +30,7 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     pools: bool = True  #: whether the engines have thread pools, which the scripted backend has not
 
 
-def leave_state(folder: Path, state: ServerState) -> None:
+def write_state(folder: Path, state: ServerState) -> None:
     """Write it for ``find_servers``, whole or not at all."""
     fresh = folder / f"{_FILE}.new"
     fresh.write_bytes(msgspec.json.encode(state))

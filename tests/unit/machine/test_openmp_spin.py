@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tailrace.machine.spinning import let_spin, turns
+from tailrace.machine.openmp_spin import set_spin_count, spin_count
 
 
 @pytest.mark.parametrize(("poll", "turns"), [(0, "0"), (1, "60000"), (50, "3000000")])
@@ -14,9 +14,9 @@ def test_a_poll_level_is_so_many_turns(monkeypatch: pytest.MonkeyPatch, poll: in
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "")  # So that what is set below is taken back.
     monkeypatch.delenv("GOMP_SPINCOUNT")
-    let_spin(poll)
+    set_spin_count(poll)
     assert os.environ["GOMP_SPINCOUNT"] == turns
-    let_spin(7)
+    set_spin_count(7)
     assert os.environ["GOMP_SPINCOUNT"] == turns, "the first word counts"
 
 
@@ -25,7 +25,7 @@ def test_the_user_s_own_wish_stays(monkeypatch: pytest.MonkeyPatch, name: str) -
     for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "mine")
-    let_spin(1)
+    set_spin_count(1)
     assert os.environ[name] == "mine"
     assert ("GOMP_SPINCOUNT" in os.environ) == (name == "GOMP_SPINCOUNT")
 
@@ -48,4 +48,4 @@ def test_what_the_environment_says_is_understood(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert turns() == found
+    assert spin_count() == found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from machines import expand
-from tailrace.machine.memory import node_memory
+from tailrace.machine.free_memory import node_memory
 
 
 def test_a_node_has_its_own(tmp_path: Path) -> None:

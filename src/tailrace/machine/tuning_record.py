@@ -1,5 +1,5 @@
 """What was measured of a model on this machine: which value of each setting won, and where that is remembered. Pure but
-for the files of ``TunedStore``; it measures nothing itself.
+for the files of ``TuningStore``; it measures nothing itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tailrace.machine.topology import Topology
 _BETTER = 1.03
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class TuningRow(msgspec.Struct, frozen=True, kw_only=True):
     """One value of one setting, measured: a line of the table."""
 
     setting: str
@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+class TuningRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of one model on one kind of machine."""
 
     model: str  #: its file's name, for people
@@ -43,10 +43,10 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     usable: str  #: CPUs that could be used, as the kernel writes them: with others the settings mean nothing
     settings: dict[str, int] = {}
     weights: dict[str, str] = {}  #: for ``near-lossless`` and ``fast`` a weight format's name, or ``as-is``
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TuningRow, ...] = ()
 
 
-def choose(setting: str, usual: str, rounds: Sequence[Mapping[str, float]]) -> tuple[str, dict[str, float], str]:
+def choose_value(setting: str, usual: str, rounds: Sequence[Mapping[str, float]]) -> tuple[str, dict[str, float], str]:
     """The value to use of those that every round has a score for, each value's ratio to ``usual``, and why.
 
     Values are compared within a round, so that a machine that slows down between rounds favours none.
@@ -72,27 +72,27 @@ def machine_name(topology: Topology) -> str:
     return f"{topology.model or 'unknown CPU'} ({platform.machine()})"
 
 
-class TunedStore:
+class TuningStore:
     """The records of one folder, which need not exist yet: a JSON file for each model, machine and llama.cpp."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """``folder`` None is ``$XDG_STATE_HOME/tailrace/tuned``, or the same under ``~/.local/state``."""
         self.folder = folder or state_folder() / "tuned"
 
-    def find(self, fingerprint: str, topology: Topology, version: str) -> Tuned | None:
+    def find(self, fingerprint: str, topology: Topology, version: str) -> TuningRecord | None:
         """What is remembered of the model with this fingerprint under llama.cpp's ``version``; None for nothing.
 
         Raises ConfigurationError when the record can't be read.
         """
         path = self.path(fingerprint, topology, version)
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Tuned)
+            return msgspec.json.decode(path.read_bytes(), type=TuningRecord)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
             raise ConfigurationError(f"{path} can't be read: {error}. Remove it, or run tailrace tune again") from error
 
-    def keep(self, tuned: Tuned, fingerprint: str, topology: Topology, version: str) -> Path:
+    def save(self, tuned: TuningRecord, fingerprint: str, topology: Topology, version: str) -> Path:
         """Remember ``tuned``, in one step; where. Raises ConfigurationError when it can't be written."""
         path = self.path(fingerprint, topology, version)
         draft = path.with_suffix(f".{os.getpid()}")
@@ -112,4 +112,4 @@ class TunedStore:
 
 def usable_cpus(topology: Topology) -> str:
     """The usable CPUs as the kernel writes them."""
-    return cpulist.spell(topology.usable)
+    return cpulist.format_cpus(topology.usable)

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from tailrace.machine.inforce import InForce, asked_for, differences, read_in_force, spell_memory
+from tailrace.machine.applied_placement import (
+    AppliedPlacement,
+    format_memory,
+    is_placement_required,
+    placement_differences,
+    read_applied_placement,
+)
 from tailrace.machine.plan import PoolPlan, ReplicaPlan
 from tailrace.settings import Settings
 
@@ -39,36 +45,36 @@ def replica(cpus: tuple[int, ...] = (), node: int | None = None) -> ReplicaPlan:
 
 
 def test_threads_and_own_memory_are_read(process: Path) -> None:
-    found = read_in_force(process)
-    assert found == InForce(
+    found = read_applied_placement(process)
+    assert found == AppliedPlacement(
         {100: frozenset({0, 1}), 101: frozenset({0}), 102: frozenset({1, 3})},
         {0: 24 * 4096, 1: (1976 + 5) * 4096 + 10 * 2048 * 1024},
     )
     assert found.cpus == {0, 1, 3}
-    assert spell_memory(found.memory) == "node 0: 0 MB, node 1: 29 MB"
+    assert format_memory(found.memory) == "node 0: 0 MB, node 1: 29 MB"
 
 
 def test_differences_are_told(process: Path) -> None:
-    found = read_in_force(process)
+    found = read_applied_placement(process)
     assert found is not None
-    assert differences(replica(), found) == []
-    assert differences(replica((0, 1, 3), 1), found) == []
-    (threads,) = differences(replica((0, 1)), found)
+    assert placement_differences(replica(), found) == []
+    assert placement_differences(replica((0, 1, 3), 1), found) == []
+    (threads,) = placement_differences(replica((0, 1)), found)
     assert "1 of 3 threads may run on CPUs 1,3, planned are 0-1" in threads
-    (memory,) = differences(replica(node=0), found)
+    (memory,) = placement_differences(replica(node=0), found)
     assert "planned on node 0, but lies on node 0: 0 MB, node 1: 29 MB" in memory
 
 
 def test_memory_that_nobody_tells_about_is_not_taken_for_bound(process: Path) -> None:
     (process / "numa_maps").unlink()
-    found = read_in_force(process)
+    found = read_applied_placement(process)
     assert found is not None
-    (difference,) = differences(replica(node=0), found)
+    (difference,) = placement_differences(replica(node=0), found)
     assert "doesn't tell" in difference
 
 
 def test_a_system_without_proc(tmp_path: Path) -> None:
-    assert read_in_force(tmp_path / "proc") is None
+    assert read_applied_placement(tmp_path / "proc") is None
 
 
 @pytest.mark.parametrize(
@@ -76,4 +82,4 @@ def test_a_system_without_proc(tmp_path: Path) -> None:
     [({}, False), ({"threads": 3}, False), ({"replicas": 2}, True), ({"cpus": "0-1"}, True), ({"pin": "on"}, True)],
 )
 def test_what_is_set_is_asked_for_and_what_is_planned_is_not(settings: dict[str, Any], asked: bool) -> None:
-    assert asked_for(Settings(**settings)) is asked
+    assert is_placement_required(Settings(**settings)) is asked

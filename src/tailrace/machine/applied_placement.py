@@ -20,7 +20,7 @@ _STRAY_PART = 0.02
 
 
 @dataclass(frozen=True)
-class InForce:
+class AppliedPlacement:
     """One process as it is now."""
 
     threads: Mapping[int, frozenset[int]]  #: thread id → the CPUs that it may run on
@@ -32,29 +32,29 @@ class InForce:
         return frozenset().union(*self.threads.values())
 
 
-def read_in_force(process: Path = _SELF) -> InForce | None:
+def read_applied_placement(process: Path = _SELF) -> AppliedPlacement | None:
     """The process whose /proc folder this is; None on systems without /proc."""
     if not process.exists():
         return None
-    return InForce(_threads(process / "task"), _memory(process / "numa_maps"))
+    return AppliedPlacement(_threads(process / "task"), _memory(process / "numa_maps"))
 
 
-def asked_for(settings: Settings) -> bool:
+def is_placement_required(settings: Settings) -> bool:
     """Whether somebody has set where the engine belongs. What is only planned may stay a wish (a container may forbid
     it); what is set and isn't in force is an error.
     """
     return settings.replicas > 1 or settings.pin == "on" or bool(settings.cpus or settings.cpus_prefill)
 
 
-def differences(replica: ReplicaPlan, found: InForce) -> list[str]:
+def placement_differences(replica: ReplicaPlan, found: AppliedPlacement) -> list[str]:
     """What isn't as planned, in words; empty when all is."""
     wrong: list[str] = []
     cpus = replica.cpus
     if cpus and (astray := [thread for thread, may in found.threads.items() if not may <= cpus]):
         where = frozenset().union(*(found.threads[thread] for thread in astray))
         wrong.append(
-            f"{len(astray)} of {len(found.threads)} threads may run on CPUs {cpulist.spell(where)}, "
-            f"planned are {cpulist.spell(cpus)}"
+            f"{len(astray)} of {len(found.threads)} threads may run on CPUs {cpulist.format_cpus(where)}, "
+            f"planned are {cpulist.format_cpus(cpus)}"
         )
     if replica.node is not None:
         whole = sum(found.memory.values())
@@ -62,11 +62,11 @@ def differences(replica: ReplicaPlan, found: InForce) -> list[str]:
         if not whole:
             wrong.append(f"memory is planned on node {replica.node}, but the kernel doesn't tell where it lies")
         elif astray_bytes > _STRAY_PART * whole:
-            wrong.append(f"memory is planned on node {replica.node}, but lies on {spell_memory(found.memory)}")
+            wrong.append(f"memory is planned on node {replica.node}, but lies on {format_memory(found.memory)}")
     return wrong
 
 
-def shared_cpus(replica: ReplicaPlan, found: InForce) -> frozenset[int]:
+def cpus_without_own_thread(replica: ReplicaPlan, found: AppliedPlacement) -> frozenset[int]:
     """CPUs of a strict pool that no thread is bound to alone. Pools are there once the model has computed something."""
     own = {next(iter(may)) for may in found.threads.values() if len(may) == 1}
     missing: frozenset[int] = frozenset()
@@ -78,17 +78,19 @@ def shared_cpus(replica: ReplicaPlan, found: InForce) -> frozenset[int]:
     return missing
 
 
-def main_astray(replica: ReplicaPlan, found: InForce) -> str:
+def main_thread_problem(replica: ReplicaPlan, found: AppliedPlacement) -> str:
     """What is wrong with the place of the thread that steps, in words; empty when nothing is. It is bound when requests
     can come, after all threads that compute with it have been made.
     """
     there = sum(may == set(replica.main) for may in found.threads.values())
     if not replica.main or there == 1:
         return ""
-    return f"{there or 'no'} threads are bound to CPU {cpulist.spell(replica.main)}, the main thread's; 1 is planned"
+    return (
+        f"{there or 'no'} threads are bound to CPU {cpulist.format_cpus(replica.main)}, the main thread's; 1 is planned"
+    )
 
 
-def spell_memory(memory: Mapping[int, int]) -> str:
+def format_memory(memory: Mapping[int, int]) -> str:
     """``node 0: 1234 MB, node 1: 5 MB``."""
     return ", ".join(f"node {node}: {size / 1e6:.0f} MB" for node, size in sorted(memory.items()))
 

@@ -20,7 +20,7 @@ _UNSAID = 300_000
 _FOREVER = 2**31 - 1
 
 
-def let_spin(poll: int) -> None:
+def set_spin_count(poll: int) -> None:
     """Have OpenMP's threads spin as long as ggml's would at ``poll`` (0 to 100), unless the environment says otherwise
     already. Without effect once OpenMP is loaded.
     """
@@ -28,7 +28,7 @@ def let_spin(poll: int) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", str(_TURNS * poll))
 
 
-def turns() -> int:
+def spin_count() -> int:
     """How often OpenMP's threads look for work before they sleep, by the environment."""
     policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
     said = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
