@@ -17,21 +17,21 @@ import jsonschema
 from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.results import figure
-from tailrace.chat.constrain import Setting, free_or_calls
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart
-from tailrace.chat.parts import Part as ReplyPart
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_grammar import Setting, free_or_calls
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart
+from tailrace.chat.reply_parts import Part as ReplyPart
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
 from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence as Reply
-from tailrace.engine.structured.lazy import Calls
+from tailrace.engine.structured.grammar_translation import translate
+from tailrace.engine.structured.lazy_grammar import Calls
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import translate
-from tailrace.engine.structured.watch import Tokens
+from tailrace.engine.structured.trigger_watcher import Tokens
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
 from tailrace.protocol import Refused, Sampling, Submit

@@ -17,8 +17,8 @@ from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import translate
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
 from tailrace.protocol import Grammar, Refused, Sampling, Submit

@@ -18,8 +18,8 @@ from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import translate
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.reference import resolve
 from tailrace.protocol import Grammar, Sampling, Submit

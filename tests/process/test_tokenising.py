@@ -17,8 +17,8 @@ from model_files import with_pre, write_bert, write_vocab
 from servers import wait_for
 from tailrace.engine.backends.llama.library import redirect_log
 from tailrace.engine.backends.llama.vocab import LlamaVocab, load_vocab
-from tailrace.engine.tokenising.sandbox import CannotTokenise, Sandbox
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.models.reference import resolve
 from tailrace.settings import STARTER_MODEL
@@ -214,7 +214,7 @@ import os, sys, threading
 from pathlib import Path
 from tailrace.engine.backends.llama.library import redirect_log
 from tailrace.engine.backends.llama.vocab import load_vocab
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 redirect_log(None)
 runs = [character * 4096 for character in "A-\\n 漢1\\u0301\\t'a\\x00\\U0001f389"]
 runs += ["aA" * 2048, " " * 4095 + "1", "a " * 2048]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from replies import Call
-from tailrace.chat.parts import Reasoning, Text
+from tailrace.chat.reply_parts import Reasoning, Text
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
     "weather": {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailrace.chat.families.family import Family
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
 from tailrace.chat.tools import Function
 
 

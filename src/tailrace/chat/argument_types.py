@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.schemas.pointer import at_pointer
+from tailrace.chat.schemas.json_pointer import at_pointer
 
 #: Every JSON type. An integer is a number too.
 ALL = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})

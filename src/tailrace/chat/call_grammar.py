@@ -12,8 +12,8 @@ import msgspec
 
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
-from tailrace.chat.lark import Lark
-from tailrace.chat.schemas.hold import SchemaError
+from tailrace.chat.lark_builder import Lark
+from tailrace.chat.schemas.normalize import SchemaError
 from tailrace.chat.tools import Function
 
 

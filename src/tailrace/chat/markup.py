@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tailrace.chat.readers.reader import Reader
+from tailrace.chat.tool_parsers.base import Reader
 
 
 class Thought(NamedTuple):

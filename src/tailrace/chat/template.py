@@ -13,13 +13,13 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from tailrace.chat import bounds, prefill
-from tailrace.chat.calls import expected
-from tailrace.chat.content import Message, Reading, joined, read
-from tailrace.chat.coverage import lacking
-from tailrace.chat.forms import forms
+from tailrace.chat import final_message, template_budget
+from tailrace.chat.dropped_messages import lacking
+from tailrace.chat.history_calls import expected
+from tailrace.chat.message_fallbacks import forms
 from tailrace.chat.prompt import Hidden, Names, Prompt
-from tailrace.chat.sandbox import ChatEnvironment
+from tailrace.chat.template_capabilities import Message, Reading, joined, read
+from tailrace.chat.template_environment import ChatEnvironment
 from tailrace.errors import InvalidRequest, ModelError
 
 __all__ = ["CHATML", "ChatTemplate", "Message"]
@@ -67,11 +67,11 @@ class ChatTemplate:
         self.literals: frozenset[str] = frozenset()
         self._reading = _NOTHING
         self._template = self._compiled()
-        budget = bounds.current.set(bounds.Budget(0))
+        budget = template_budget.current.set(template_budget.Budget(0))
         try:
             self._reading = read(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
         finally:
-            bounds.current.reset(budget)
+            template_budget.current.reset(budget)
 
     @classmethod
     def of_model(
@@ -139,11 +139,13 @@ class ChatTemplate:
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         (messages, tools, variables), hidden = self._special.hide((messages, tools, variables))
-        budget = bounds.current.set(bounds.Budget(sum(len(joined(message["content"])) for message in messages)))
+        budget = template_budget.current.set(
+            template_budget.Budget(sum(len(joined(message["content"])) for message in messages))
+        )
         try:
             return self._rendered(_Call(self, tools, variables or {}), messages, hidden, opening, continued)
         finally:
-            bounds.current.reset(budget)
+            template_budget.current.reset(budget)
 
     def _rendered(
         self, call: _Call, messages: list[Message], hidden: Hidden | None, opening: bool, continued: str | None
@@ -155,9 +157,9 @@ class ChatTemplate:
             if continued is None:
                 text = call.render(form, opening=opening)
             else:
-                text = prefill.continued(form, continued, lambda tagged: call.render(tagged, opening=False))
+                text = final_message.continued(form, continued, lambda tagged: call.render(tagged, opening=False))
                 if text is not None:
-                    begun = prefill.begun(text, call.render(form[:-1], opening=True), form[-1], continued)
+                    begun = final_message.begun(text, call.render(form[:-1], opening=True), form[-1], continued)
             if text is None:
                 continue
             seen = form if continued is None else form[:-1]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.schemas.hold import SchemaError, hold
+from tailrace.chat.schemas.normalize import SchemaError, hold
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ from typing import Literal
 
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import recognise
-from tailrace.chat.parts import Part
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_parts import Part
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.cli.conversation import Conversation
 from tailrace.engine.backends.base import Backend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tailrace.chat.parts import Text
+from tailrace.chat.reply_parts import Text
 from tailrace.cli.conversation import Conversation
 from tailrace.cli.local import LocalModel, Stats
 from tailrace.cli.slash import obey

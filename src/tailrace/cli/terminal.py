@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from tailrace.chat.parts import Part, Reasoning, Text
+from tailrace.chat.reply_parts import Part, Reasoning, Text
 from tailrace.folders import state_folder
 
 _readline: ModuleType | None

@@ -14,7 +14,7 @@ from tailrace.engine.sampling.logits_ops import Mask, Row
 from tailrace.engine.sampling.sampler import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.source import GrammarError
+from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.protocol import Failed, Finished, Predicted, Started, Step
 
 

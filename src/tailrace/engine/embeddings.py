@@ -15,7 +15,7 @@ import numpy as np
 
 from tailrace.engine.backends.base import Backend, Reader, Rows
 from tailrace.engine.sampling.sampler import SamplingError, logprobs
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.errors import ModelError
 from tailrace.protocol import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored, TokenLogprobs
 

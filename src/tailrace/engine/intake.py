@@ -20,10 +20,10 @@ from tailrace.engine.kv_cache.disk_tier import Fetched
 from tailrace.engine.sampling.logits_ops import all_but
 from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.structured.compiler import Compiler, Result
-from tailrace.engine.structured.source import GrammarError
+from tailrace.engine.structured.grammar_compiler import Compiler, Result
+from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.tokenising import tokenizer as tokenising
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
 from tailrace.ipc import Channel
 from tailrace.protocol import (

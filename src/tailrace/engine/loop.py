@@ -23,7 +23,7 @@ from tailrace.engine.scheduler.prefill_budget import PrefillPace
 from tailrace.engine.scheduler.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import DraftCounters, Speculator
-from tailrace.engine.structured.masks import MaskThread
+from tailrace.engine.structured.mask_thread import MaskThread
 from tailrace.protocol import Beat, Failed, Progress, Reading, Step
 
 #: Seconds between beats.

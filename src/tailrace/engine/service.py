@@ -12,7 +12,7 @@ from tailrace.child import Start, settle_memory, settle_on
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
-from tailrace.engine.structured.compiler import Compiler
+from tailrace.engine.structured.grammar_compiler import Compiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist

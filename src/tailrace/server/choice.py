@@ -9,8 +9,8 @@ import secrets
 from typing import Protocol
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.parts import CallArguments, CallStart, Part, Reasoning, Text
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_parts import CallArguments, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
 from tailrace.server.callbacks import ReceiverState

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat import prefill, switches
+from tailrace.chat import final_message, thinking_kwargs
 from tailrace.chat import tool_prompting as untaught
-from tailrace.chat.constrain import Setting, calls_only, form_or_calls, free_or_calls
-from tailrace.chat.content import joined
 from tailrace.chat.families.family import Family
 from tailrace.chat.prompt import Prompt
-from tailrace.chat.switches import Thinking
+from tailrace.chat.reply_grammar import Setting, calls_only, form_or_calls, free_or_calls
 from tailrace.chat.template import Message
+from tailrace.chat.template_capabilities import joined
+from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar
@@ -101,7 +101,7 @@ def converse(
     def render(messages: list[Message], opening: bool, field: str | None) -> Prompt:
         # A template that shows no tools may fail on them: it has been told in another way.
         offers = [function.offered() for function in offered if template.knows_tools] or None
-        given = {**switches.variables(template, thinking), **(variables or {})}
+        given = {**thinking_kwargs.variables(template, thinking), **(variables or {})}
         try:
             return template.render(messages, offers, given, opening=opening, continued=field)
         except InvalidRequest as refusal:
@@ -184,7 +184,7 @@ def _continued(
     beginning of a reply.
     """
     last = messages[-1]
-    field = continues if isinstance(continues, str) else prefill.field_of(last)
+    field = continues if isinstance(continues, str) else final_message.field_of(last)
     if not last.get(field) and field != "content":
         message = f"'{fields.prompt}': the last message has no '{field}' that could be continued."
         raise InvalidRequest(message, param=fields.prompt)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from tailrace.chat.nesting import DEEPEST, deep_path, too_deep
+from tailrace.chat.json_depth import DEEPEST, deep_path, too_deep
 from tailrace.errors import InvalidRequest
 
 T = TypeVar("T")

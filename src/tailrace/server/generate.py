@@ -15,9 +15,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.pipeline import ReplyPipeline
 from tailrace.chat.prompt import plain_ranges
-from tailrace.chat.stops import StopTable
+from tailrace.chat.reply_pipeline import ReplyPipeline
+from tailrace.chat.stop_strings import StopTable
 from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from tailrace.chat import switches
+from tailrace.chat import thinking_kwargs
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import recognise
-from tailrace.chat.parse import opened
 from tailrace.chat.prompt import Prompt
+from tailrace.chat.reply_parser import opened
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.protocol import Hello, ModelInfo
 
@@ -35,7 +35,7 @@ class ServedModel:
             special_tokens=hello.model.special_tokens.values(),
         )
         self.family = recognise(self.template)
-        self._switches = switches.has_any(self.template)
+        self._switches = thinking_kwargs.has_any(self.template)
         self.controls = {text: token for token, text in hello.model.special_tokens.items()}
         self.preset: Beginning | None = None  #: what a name that was made of this model changes
         self._shown: dict[frozenset[str], Vocabulary] = {}
@@ -44,7 +44,7 @@ class ServedModel:
         """Render conversations with another template, whose family reads the replies."""
         self.template = template
         self.family = recognise(template)
-        self._switches = switches.has_any(template)
+        self._switches = thinking_kwargs.has_any(template)
 
     def without_thought(self, prompt: Prompt) -> Prompt:
         """The prompt of a reply that shall begin without a thought. What the template has opened is closed. A template

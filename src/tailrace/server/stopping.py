@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from tailrace.chat.stops import StopTable
+from tailrace.chat.stop_strings import StopTable
 from tailrace.errors import InvalidRequest
 
 #: Text that may begin a stop string is held back: a longer one would delay the reply by as much.

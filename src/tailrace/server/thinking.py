@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.switches import Thinking
+from tailrace.chat.thinking_kwargs import Thinking
 
 #: Tokens of a thought: 0 is none, -1 as many as the model likes.
 Budget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]

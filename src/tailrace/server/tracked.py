@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import MOST_BYTES, Choice, Request, pieces
 from tailrace.server.events import Event, FinishReason, PromptProgress, TextDelta, Timed

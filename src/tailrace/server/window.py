@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import GenerationFailed, RequestError
 from tailrace.protocol import Accepted, Finished, Refused, TokenLogprobs
 from tailrace.server.choice import Choice, Request

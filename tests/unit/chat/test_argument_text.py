@@ -12,7 +12,7 @@ from replies import Call, joined, offered, parse, split_anywhere
 from tailrace.chat.argument_types import ALL, Arguments
 from tailrace.chat.families import recognise
 from tailrace.chat.families.family import Family
-from tailrace.chat.parts import CallArguments
+from tailrace.chat.reply_parts import CallArguments
 from tailrace.chat.template import ChatTemplate
 
 TEXT = {"type": "string"}

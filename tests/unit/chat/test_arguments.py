@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.chat.arguments import read_arguments
+from tailrace.chat.call_arguments import read_arguments
 from tailrace.chat.template import ChatTemplate
 
 CUT = '{"city": "Ro'

@@ -15,14 +15,14 @@ from llguidance import LLMatcher, LLTokenizer
 
 from families import FUNCTIONS, SAMPLES, Sample
 from replies import Call, joined, offered, parse, split_anywhere
-from tailrace.chat.constrain import Setting, calls_only, form_or_calls
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import FAMILIES, recognise
 from tailrace.chat.families.family import Family
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_grammar import Setting, calls_only, form_or_calls
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
+from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import translate
 from tailrace.protocol import Grammar
 
 by_family = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.family)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.parts import Text
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_parts import Text
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.engine.sampling.logits_ops import all_but
 from tailrace.engine.sampling.logits_ops.numpy_impl import allows
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replies import Call, joined, parse, split_anywhere
 from tailrace.chat.families import hermes
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
 from tailrace.chat.tools import Function
 
 FAMILY = hermes.FAMILY

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import hermes
 from tailrace.chat.families.harmony import make_parser
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Text
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Text
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
 
 #: Whole characters, halves of some, rubbish, tags and the text around them.

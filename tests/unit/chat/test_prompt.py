@@ -7,7 +7,7 @@ import pytest
 from tailrace.chat.prompt import Names, Prompt
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.errors import InvalidRequest
 
 NAMES = ("<|im_start|>", "<|im_end|>", "<|im|>", "<end>")

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 from llguidance import LLTokenizer
 
-from tailrace.chat.schemas.hold import SchemaError, hold
+from tailrace.chat.schemas.normalize import SchemaError, hold
 from tailrace.engine.backends.fake import END, FakeBackend
+from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import GrammarError, translate
 from tailrace.protocol import Grammar
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)

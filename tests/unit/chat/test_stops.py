@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.chat.stops import StopMatcher
+from tailrace.chat.stop_strings import StopMatcher
 
 #: Few letters, so that stop strings occur, overlap and begin in vain.
 PIECES = st.lists(st.text("abc", max_size=4), max_size=12)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.chat.coverage import lacking
+from tailrace.chat.dropped_messages import lacking
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.errors import InvalidRequest
 

@@ -11,8 +11,8 @@ from families import FUNCTIONS
 from replies import Call, joined, offered
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
-from tailrace.chat.parts import Part, Reasoning, Text
 from tailrace.chat.prompt import Prompt
+from tailrace.chat.reply_parts import Part, Reasoning, Text
 from tailrace.chat.template import Message
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest

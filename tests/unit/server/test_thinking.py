@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tailrace.chat.switches import Thinking, variables
 from tailrace.chat.template import ChatTemplate
+from tailrace.chat.thinking_kwargs import Thinking, variables
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.protocol import PROTOCOL_VERSION, Hello
 from tailrace.server.conversation import converse

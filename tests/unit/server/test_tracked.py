@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import Choice

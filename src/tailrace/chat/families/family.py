@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.parse import Parser, ReplyParser, opened
 from tailrace.chat.prompt import Prompt
-from tailrace.chat.resume import ResumedParser
+from tailrace.chat.reply_parser import Parser, ReplyParser, opened
+from tailrace.chat.resumed_parser import ResumedParser
 from tailrace.chat.tools import Function
 from tailrace.protocol import Trigger
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from tailrace.chat.families import hermes
 from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.json_calls import JsonCalls
 from tailrace.chat.tools import Function
 
 _PIPED = "<|tool_call|>"

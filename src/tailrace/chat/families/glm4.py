@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 
 from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.named_call import NamedCall
+from tailrace.chat.tool_parsers.named_call import NamedCall
 from tailrace.chat.tools import Function
 
 _HEAD = re.compile(r"\s*(?P<name>\S+)[ \t]*\n\s*")

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tailrace.chat.families.family import CallForm, CallTriggers, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markers import begins, partial
 from tailrace.chat.markup import Markup
-from tailrace.chat.parse import Parser
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
-from tailrace.chat.readers.json_text import JsonText
-from tailrace.chat.readers.reader import fits
+from tailrace.chat.reply_parser import Parser
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.tool_parsers.base import fits
+from tailrace.chat.tool_parsers.json_scanner import JsonText
 from tailrace.chat.tools import Function
 from tailrace.protocol import Trigger
 

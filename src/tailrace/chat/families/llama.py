@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.json_calls import JsonCalls
-from tailrace.chat.readers.named_call import NamedCall
+from tailrace.chat.tool_parsers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.named_call import NamedCall
 from tailrace.chat.tools import Function
 
 _PYTHON = "<|python_tag|>"

@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 
 from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import THINK, Markup, Thought
-from tailrace.chat.parts import Part
-from tailrace.chat.readers.json_calls import JsonCalls
-from tailrace.chat.readers.named_call import NamedCall
-from tailrace.chat.readers.reader import Reader
+from tailrace.chat.reply_parts import Part
+from tailrace.chat.tool_parsers.base import Reader
+from tailrace.chat.tool_parsers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.named_call import NamedCall
 from tailrace.chat.tools import Function
 
 _CALLS = "[TOOL_CALLS]"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.json_calls import JsonCalls
 from tailrace.chat.tools import Function
 
 _OPENS = "<|tool_call|>"

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailrace.chat.families import hermes
-from tailrace.chat.families.elements import element_call
+from tailrace.chat.families.element_calls import element_call
 from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.readers.tagged_call import TaggedCall
-from tailrace.chat.readers.tags import Tags
+from tailrace.chat.tool_parsers.call_tags import Tags
+from tailrace.chat.tool_parsers.tagged_call import TaggedCall
 from tailrace.chat.tools import Function
 
 _FUNCTION = "<function="

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.errors import TailraceError
 from tailrace.protocol import ModelInfo, Pooling
 

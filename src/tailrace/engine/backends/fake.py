@@ -20,8 +20,8 @@ import numpy as np
 
 from tailrace.engine.backends.base import KVState, Logits, Reader, Rows
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.tokenising.specials import Specials, SpecialToken
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
 from tailrace.protocol import ModelInfo, Pooling
 
 END = 256

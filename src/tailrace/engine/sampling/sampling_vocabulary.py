@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.sampling.dry_breakers import BreakerIndex, Breakers
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 
 
 class SamplingVocabulary:

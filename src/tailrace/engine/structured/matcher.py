@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from tailrace.engine.structured.source import GrammarError
+from tailrace.engine.structured.grammar_translation import GrammarError
 
 Cut = Callable[[str], list[int]]
 

@@ -14,8 +14,8 @@ from itertools import count
 import structlog
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.tokenising.sandbox import CannotTokenise, Sandbox, TokeniserUnavailable
-from tailrace.engine.tokenising.text import PromptText, size_of
+from tailrace.engine.tokenising.prompt_text import PromptText, size_of
+from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox, TokeniserUnavailable
 from tailrace.protocol import RefusalCode, Refused, RefusedField
 
 #: Jobs in the sandbox at the same time, and how many of them may have more characters than this.

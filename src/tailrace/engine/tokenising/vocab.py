@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tailrace.engine.tokenising.specials import Specials
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.special_tokens import Specials
 
 
 class Vocab(Protocol):

@@ -18,17 +18,17 @@ import pytest
 
 from families import SAMPLES, Sample
 from replies import Call, joined
-from tailrace.chat.constrain import Setting, free_or_calls
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import recognise
 from tailrace.chat.families.family import Family
-from tailrace.chat.pipeline import ReplyPipeline
+from tailrace.chat.reply_grammar import Setting, free_or_calls
+from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.chat.tools import Function
-from tailrace.engine.structured.lazy import Calls, LazyConstraint
+from tailrace.engine.structured.grammar_translation import translate
+from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import translate
-from tailrace.engine.structured.watch import Tokens
+from tailrace.engine.structured.trigger_watcher import Tokens
 
 TOOLS = (
     Function(

@@ -10,18 +10,18 @@ import msgspec
 import pytest
 
 from pricing import PricedSpeculator, free
-from tailrace.chat.constrain import Setting, free_or_calls
 from tailrace.chat.families import hermes
+from tailrace.chat.reply_grammar import Setting, free_or_calls
 from tailrace.chat.tools import Function
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
-from tailrace.engine.structured.compiler import MOST_BYTES, Compiler
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.lazy import Calls, LazyConstraint
-from tailrace.engine.structured.source import GrammarError
+from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler
+from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
 from tailrace.protocol import Grammar, Sampling, Step, Submit
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}

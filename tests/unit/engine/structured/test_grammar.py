@@ -8,13 +8,13 @@ import queue
 import pytest
 from llguidance import LLTokenizer
 
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.structured.compiler import MOST_BYTES, Compiler, Result
 from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler, Result
+from tailrace.engine.structured.grammar_sandbox import Sandbox
+from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.sandbox import Sandbox
-from tailrace.engine.structured.source import GrammarError, translate
 from tailrace.protocol import Grammar, GrammarKind
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)

@@ -13,11 +13,11 @@ from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.intake import Inbox, Intake, prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.structured.compiler import Compiler, Done, Wanted
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.masks import MaskThread
+from tailrace.engine.structured.grammar_compiler import Compiler, Done, Wanted
+from tailrace.engine.structured.grammar_translation import GrammarError, translate
+from tailrace.engine.structured.mask_thread import MaskThread
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import GrammarError, translate
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.ipc import Channel
 from tailrace.protocol import Accepted, Cancel, FromEngine, Grammar, Refused, Sampling, Step, Submit, ToEngine

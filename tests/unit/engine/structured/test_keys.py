@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tailrace.chat.constrain import Setting, free_or_calls
 from tailrace.chat.families import hermes
+from tailrace.chat.reply_grammar import Setting, free_or_calls
 from tailrace.chat.tools import Function
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.structured.compiler import Compiler
 from tailrace.engine.structured.constraint import Constraint
+from tailrace.engine.structured.grammar_compiler import Compiler
 from tailrace.protocol import Grammar
 
 INTEGER = {"type": "integer", "minimum": 0, "maximum": 9}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.tokenising.specials import Pieces, Ranges, Specials, SpecialToken
+from tailrace.engine.tokenising.special_tokens import Pieces, Ranges, Specials, SpecialToken
 
 Free = tuple[int, int] | int  #: a stretch of text, or a token
 

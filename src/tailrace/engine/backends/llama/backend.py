@@ -24,7 +24,7 @@ from tailrace.engine.kernels import force
 from tailrace.engine.kernels.copies import Copies
 from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.sampling.logits_ops import Kept, keep
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.protocol import ModelInfo

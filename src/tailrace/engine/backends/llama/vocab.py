@@ -10,8 +10,8 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.tokenising.specials import Specials, SpecialToken
-from tailrace.engine.tokenising.text import PromptText, size_of
+from tailrace.engine.tokenising.prompt_text import PromptText, size_of
+from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
 from tailrace.errors import ModelError
 
 _CONTROL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN

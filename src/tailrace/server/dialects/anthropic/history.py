@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailrace.chat.arguments import read_arguments
+from tailrace.chat.call_arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.anthropic.blocks import (

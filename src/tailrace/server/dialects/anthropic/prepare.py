@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from tailrace.chat.switches import Thinking
+from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar, Sampling

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.arguments import read_arguments
+from tailrace.chat.call_arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.content import text_part
 from tailrace.chat.template import Message
+from tailrace.chat.template_capabilities import text_part
 from tailrace.errors import InvalidRequest
 from tailrace.server.conversation import Continued, Fields, converse
 from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields

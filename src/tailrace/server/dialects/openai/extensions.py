@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tailrace.chat.switches import Thinking
+from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.sampling import SharedParameters, refuse

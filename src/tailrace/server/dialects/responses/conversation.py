@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.arguments import read_arguments
+from tailrace.chat.call_arguments import read_arguments
 from tailrace.chat.template import Message
 from tailrace.server.custom_tools import custom_arguments
 from tailrace.server.dialects.responses.hosted import HostedCall, HostedResult, hosted, is_hosted

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from tailrace.chat.content import Message
+from tailrace.chat.template_capabilities import Message
 
 #: A shorter text may stand in the prompt by chance.
 _TELLING = 12

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tailrace.chat.parse import Parser
-from tailrace.chat.parts import CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_parser import Parser
+from tailrace.chat.reply_parts import CallEnd, CallStart, Part, Reasoning, Text
 
 
 class ResumedParser:

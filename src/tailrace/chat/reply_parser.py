@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 
 from tailrace.chat.markers import begins, partial
 from tailrace.chat.markup import Markup, Thought
-from tailrace.chat.parts import CallEnd, Part, Reasoning, Text
-from tailrace.chat.readers.reader import Over, Reader
+from tailrace.chat.reply_parts import CallEnd, Part, Reasoning, Text
+from tailrace.chat.tool_parsers.base import Over, Reader
 
 
 class Parser(Protocol):

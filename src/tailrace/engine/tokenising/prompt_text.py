@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailrace.engine.tokenising.specials import Ranges
+from tailrace.engine.tokenising.special_tokens import Ranges
 from tailrace.protocol import RefusedField
 
 

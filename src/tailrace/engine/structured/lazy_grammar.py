@@ -6,10 +6,10 @@ import structlog
 from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.structured.constraint import Constraint, Mask
-from tailrace.engine.structured.keys import Keys, Vocabulary
+from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.structured.matcher import check
-from tailrace.engine.structured.source import GrammarError
-from tailrace.engine.structured.watch import Hit, State, Tokens, Watcher
+from tailrace.engine.structured.trigger_watcher import Hit, State, Tokens, Watcher
+from tailrace.engine.structured.unique_keys import Keys, Vocabulary
 from tailrace.protocol import Watch
 
 

@@ -12,8 +12,8 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from tailrace.chat.call_grammar import call_grammar
-from tailrace.chat.nesting import too_deep
-from tailrace.chat.schemas.hold import SchemaError, hold
+from tailrace.chat.json_depth import too_deep
+from tailrace.chat.schemas.normalize import SchemaError, hold
 from tailrace.errors import TailraceError
 from tailrace.protocol import Grammar
 

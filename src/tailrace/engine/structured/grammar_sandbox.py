@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from tailrace.engine.structured.source import GrammarError
-from tailrace.engine.structured.trial import CPU_SECONDS, Trial, Verdict, Vocabulary
+from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.sandbox_worker import CPU_SECONDS, Trial, Verdict, Vocabulary
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import Grammar
 
@@ -81,7 +81,7 @@ class Sandbox:
             self.close()
             self._frames = FrameDecoder(Verdict)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tailrace.engine.structured.trial"],
+                [sys.executable, "-m", "tailrace.engine.structured.sandbox_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

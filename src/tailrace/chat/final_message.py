@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from tailrace.chat.content import Message
+from tailrace.chat.template_capabilities import Message
 
 #: How much a template may put between the head of a message and its text, a default thought for instance.
 _BETWEEN = 1024

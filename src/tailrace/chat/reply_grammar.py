@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from tailrace.chat.call_grammar import Description, describe, with_names_alone
+from tailrace.chat.call_triggers import watch
 from tailrace.chat.families.family import Family
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.tools import Function
-from tailrace.chat.watching import watch
 from tailrace.protocol import Grammar
 
 

@@ -22,8 +22,8 @@ import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.child import die_with_parent
+from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
-from tailrace.engine.structured.source import GrammarError, translate
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import Grammar
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from tailrace.engine.structured.constraint import Mask
-from tailrace.engine.structured.watch import Tokens
+from tailrace.engine.structured.trigger_watcher import Tokens
 
 #: Objects of a grammar that may have members which it doesn't name.
 _OPEN = re.compile(r'additionalProperties\\*": *(?!false)|patternProperties')

@@ -16,13 +16,13 @@ from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.keys import Keys, Vocabulary, is_open
-from tailrace.engine.structured.lazy import Calls
+from tailrace.engine.structured.grammar_sandbox import Sandbox
+from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.lazy_grammar import Calls
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.sandbox import Sandbox
-from tailrace.engine.structured.source import GrammarError
-from tailrace.engine.structured.watch import Tokens
-from tailrace.engine.tokenising.text import PromptText
+from tailrace.engine.structured.trigger_watcher import Tokens
+from tailrace.engine.structured.unique_keys import Keys, Vocabulary, is_open
+from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.protocol import Grammar
 
 #: Bytes of a grammar's text.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tailrace.chat.parts import Part
+from tailrace.chat.reply_parts import Part
 
 #: Names of the length that requests may define; a longer one would not fit into an event.
 LONGEST_NAME = 256

@@ -4,7 +4,7 @@ llama.cpp's tokenizers can overflow the stack, abort, or take quadratic time, al
 the one process which does that prompt, and nothing else. Such a process shares the vocabulary's memory with this one.
 It takes 6 ms to make, so one that has done a job of usual size waits for the next.
 
-Started as ``python -m tailrace.engine.backends.llama.tokenise MODEL`` with a socket as its standard input. On it
+Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL`` with a socket as its standard input. On it
 come records of ``RECORD``; ``TOKENISE`` brings the job's own socket with it, from which its process reads a ``Job`` and
 on which it answers with one ``Tokens`` for each text. A job whose process ends early has as many answers as it got to.
 """
@@ -27,10 +27,10 @@ from typing import NamedTuple
 from tailrace.child import die_with_parent
 from tailrace.engine.backends.llama.library import redirect_log
 from tailrace.engine.backends.llama.vocab import LlamaVocab, load_vocab
-from tailrace.engine.tokenising.bounds import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
-from tailrace.engine.tokenising.records import KILL, RECORD, TOKENISE
-from tailrace.engine.tokenising.text import Job, Tokens, size_of
+from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
+from tailrace.engine.tokenising.prompt_text import Job, Tokens, size_of
 from tailrace.engine.tokenising.vocab import tokens_of
+from tailrace.engine.tokenising.worker_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.ipc import FrameDecoder, frame
 
 #: Characters of a job after which its process may do another.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from tailrace.chat.argument_types import ALL, Argument, type_of
-from tailrace.chat.nesting import too_deep
+from tailrace.chat.json_depth import too_deep
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")

@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from tailrace.chat import bounds
+from tailrace.chat import template_budget
 
 
 class TemplateRefusal(jinja2.TemplateError):
@@ -32,10 +32,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=bounds.written
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            finalize=template_budget.written,
         )
-        self.filters |= bounds.bounded_filters()
-        self.filters |= {"tojson": to_json, "ticked": bounds.Ticked, "joined": bounds.joined}
+        self.filters |= template_budget.bounded_filters()
+        self.filters |= {"tojson": to_json, "ticked": template_budget.Ticked, "joined": template_budget.joined}
         self.globals |= {
             "raise_exception": _refuse,
             "strftime_now": _now,
@@ -46,17 +49,17 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """See jinja2's sandbox."""
-        bounds.check_operator(operator, left, right)
+        template_budget.check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """See jinja2's sandbox."""
-        bounds.tick()
-        bounds.check_call(obj, args)
+        template_budget.tick()
+        template_budget.check_call(obj, args)
         return super().call(context, obj, *args, **kwargs)
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
-        bounds.BoundLoops().visit(source)
+        template_budget.BoundLoops().visit(source)
         return super()._generate(source, *args, **kwargs)
 
 
@@ -108,8 +111,8 @@ def to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter ``tojson``. jinja2's own escapes for HTML, and models were trained on plain JSON."""
-    if isinstance(indent, int) and indent > bounds.WIDTH:
-        raise bounds.TemplateTooCostly(f"a width is over {bounds.WIDTH}")
+    if isinstance(indent, int) and indent > template_budget.WIDTH:
+        raise template_budget.TemplateTooCostly(f"a width is over {template_budget.WIDTH}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import structlog
 
-from tailrace.engine.tokenising.bounds import cpu_seconds
-from tailrace.engine.tokenising.records import KILL, RECORD, TOKENISE
-from tailrace.engine.tokenising.text import Job, PromptText, Tokens, size_of
+from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
+from tailrace.engine.tokenising.prompt_text import Job, PromptText, Tokens, size_of
+from tailrace.engine.tokenising.worker_limits import cpu_seconds
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import RefusedField
 
@@ -29,7 +29,7 @@ _PATIENCE = 8.0
 _START_SECONDS = 60.0
 #: Seconds to wait for the end of a process that seems to be dead.
 _END_SECONDS = 0.1
-_MODULE = "tailrace.engine.backends.llama.tokenise"
+_MODULE = "tailrace.engine.backends.llama.tokenize_worker"
 
 
 class CannotTokenise(Exception):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.nesting import too_deep
+from tailrace.chat.json_depth import too_deep
 
 
 def read_arguments(given: object) -> dict[str, Any] | str:

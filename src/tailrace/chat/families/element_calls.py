@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailrace.chat.argument_types import Argument, Arguments
-from tailrace.chat.families.element_text import text_terminal
-from tailrace.chat.lark import Lark, pattern
-from tailrace.chat.readers.tags import Tags
-from tailrace.chat.readers.value_text import early_ends
+from tailrace.chat.families.element_strings import text_terminal
+from tailrace.chat.lark_builder import Lark, pattern
 from tailrace.chat.schemas.keywords import ARRAY, NUMBER, OBJECT, STRING, Schema
+from tailrace.chat.tool_parsers.call_tags import Tags
+from tailrace.chat.tool_parsers.value_scanner import early_ends
 from tailrace.chat.tools import Function
 
 #: What may stand in an object's schema for its members to be elements.

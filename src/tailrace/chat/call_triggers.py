@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tailrace.chat.families.family import Family, Opening
-from tailrace.chat.lark import Lark
+from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.parse import opened
+from tailrace.chat.reply_parser import opened
 from tailrace.chat.tools import Function
 from tailrace.protocol import Trigger, Watch
 

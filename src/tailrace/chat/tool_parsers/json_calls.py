@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part
-from tailrace.chat.readers.json_text import JsonText
-from tailrace.chat.readers.reader import Over, fits
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part
+from tailrace.chat.tool_parsers.base import Over, fits
+from tailrace.chat.tool_parsers.json_scanner import JsonText
 
 _KEYS = ("arguments", "parameters")
 #: An object up to its arguments, in the order in which nearly every model writes it: they stream from here on.

@@ -12,10 +12,10 @@ from functools import cache
 from typing import NamedTuple
 
 from tailrace.chat.argument_types import Argument
-from tailrace.chat.lark import pattern
+from tailrace.chat.lark_builder import pattern
 from tailrace.chat.markers import partial
-from tailrace.chat.readers.json_text import JsonText
-from tailrace.chat.readers.tags import Tags
+from tailrace.chat.tool_parsers.call_tags import Tags
+from tailrace.chat.tool_parsers.json_scanner import JsonText
 
 _CONTAINERS = frozenset({"array", "object"})
 _LONGEST_NAME = 256

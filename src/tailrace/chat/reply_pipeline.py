@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tailrace.chat.detokenize import Detokenizer, Vocabulary
-from tailrace.chat.parse import Parser
-from tailrace.chat.parts import Part, Text
-from tailrace.chat.stops import StopMatcher, StopTable
+from tailrace.chat.reply_parser import Parser
+from tailrace.chat.reply_parts import Part, Text
+from tailrace.chat.stop_strings import StopMatcher, StopTable
 
 
 class ReplyPipeline:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part
-from tailrace.chat.readers.json_text import JsonText
-from tailrace.chat.readers.reader import Over, fits
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part
+from tailrace.chat.tool_parsers.base import Over, fits
+from tailrace.chat.tool_parsers.json_scanner import JsonText
 
 #: Characters that may stand before the arguments.
 _LONGEST_HEAD = 1024

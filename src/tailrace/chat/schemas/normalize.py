@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailrace.chat.nesting import DEEPEST
+from tailrace.chat.json_depth import DEEPEST
+from tailrace.chat.schemas.json_pointer import at_pointer
 from tailrace.chat.schemas.keywords import (
     ARRAY,
     CHOICE,
@@ -26,8 +27,7 @@ from tailrace.chat.schemas.keywords import (
     misshapen,
     modern,
 )
-from tailrace.chat.schemas.merge import merged
-from tailrace.chat.schemas.pointer import at_pointer
+from tailrace.chat.schemas.merge_schemas import merged
 from tailrace.errors import TailraceError
 
 #: The largest number of 16 digits, and the finest step that the grammar library takes.

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tailrace.chat.content import Message
-from tailrace.chat.sandbox import to_json
+from tailrace.chat.template_capabilities import Message
+from tailrace.chat.template_environment import to_json
 
 
 class _BrokenArguments(str):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailrace.chat import tool_prompting as untaught
-from tailrace.chat.calls import sound
-from tailrace.chat.content import Message, joined
+from tailrace.chat.history_calls import sound
+from tailrace.chat.template_capabilities import Message, joined
 
 
 def forms(messages: list[Message]) -> Iterator[list[Message]]:

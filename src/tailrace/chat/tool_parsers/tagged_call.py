@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tailrace.chat.argument_types import ALL, Argument, Arguments
-from tailrace.chat.parts import CallArguments, CallEnd, CallStart, Part
-from tailrace.chat.readers.argument_value import undecided, value_json
-from tailrace.chat.readers.json_calls import JsonCalls
-from tailrace.chat.readers.reader import Over, fits
-from tailrace.chat.readers.tags import Tags
-from tailrace.chat.readers.value_text import ValueText
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part
+from tailrace.chat.tool_parsers.argument_value import undecided, value_json
+from tailrace.chat.tool_parsers.base import Over, fits
+from tailrace.chat.tool_parsers.call_tags import Tags
+from tailrace.chat.tool_parsers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.value_scanner import ValueText
 from tailrace.chat.tools import Function
 
 _NAME = re.compile(r"[^\s<>{}\"]+")
