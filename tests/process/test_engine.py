@@ -216,11 +216,11 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
     assert texts[0] == texts[1] == texts[2]
 
 
-@pytest.mark.parametrize("pooled", [False, True], ids=["streams", "pool"])
-def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(backend: LlamaBackend, pooled: bool) -> None:
+@pytest.mark.parametrize("always_shared", [False, True], ids=["streams", "pool"])
+def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(backend: LlamaBackend, always_shared: bool) -> None:
     policy = backend.policy
-    backend.policy = replace(policy, pooled=pooled)
-    backend.kv_layout(Layout(0, 512) if pooled else Layout(2, 512), [])
+    backend.policy = replace(policy, always_shared=always_shared)
+    backend.kv_layout(Layout(0, 512) if always_shared else Layout(2, 512), [])
     replies = Replies(backend)
     layouts = set()
     for number, task in enumerate(_TASKS * 2):
@@ -232,18 +232,18 @@ def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(backend:
     replies.finish()
     backend.policy = policy
     assert len(layouts) > 1
-    assert {layout.unified for layout in layouts} == {pooled}
+    assert {layout.shared for layout in layouts} == {always_shared}
     assert replies.worst_shortfall() < NOISE
 
 
 def test_the_pool_is_for_attention_that_reads_only_what_a_token_sees(backend: LlamaBackend) -> None:
     """Asked of the kernels, which know what they computed; elsewhere every sequence has cells of its own."""
-    assert backend.policy.pooled == (force.state() == "on")
+    assert backend.policy.always_shared == (force.state() == "on")
     here, them = force.attended()
     backend.decode([1], [0], [0], [0])
     backend.reset()
     layers = 30
-    assert force.attended() == ((here + layers, them) if backend.policy.pooled else (0, 0))
+    assert force.attended() == ((here + layers, them) if backend.policy.always_shared else (0, 0))
 
 
 def test_a_reply_that_reaches_the_context_ends_with_length() -> None:

@@ -217,10 +217,10 @@ class EngineLoop:
     def _propose(self, speculator: Speculator) -> None:
         """Set the drafts that the coming step checks."""
         cache, running = self._cache, self._scheduler.running
-        unified = cache.layout.unified
-        total = min(self._backend.max_batch, cache.room(0) if unified else self._backend.max_batch) - len(running)
+        shared = cache.layout.shared
+        total = min(self._backend.max_batch, cache.room(0) if shared else self._backend.max_batch) - len(running)
         busy = bool(self._scheduler.waiting)
-        speculator.propose(running, self._room, total, busy=busy, equal_split=not unified)
+        speculator.propose(running, self._room, total, busy=busy, equal_split=not shared)
 
     def _room(self, sequence: Sequence) -> int:
         """Tokens that may be added behind the sequence's last one."""

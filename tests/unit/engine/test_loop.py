@@ -182,9 +182,9 @@ def test_replies_are_the_same_when_every_step_is_planned_anew() -> None:
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(_SCRIPTS, min_size=1, max_size=6), st.sampled_from([512, 1024, 4096]), st.booleans(), st.booleans())
-    def run(scripts: list[_Script], kv_tokens: int, pooled: bool, drafts: bool) -> None:
+    def run(scripts: list[_Script], kv_tokens: int, always_shared: bool, drafts: bool) -> None:
         nonlocal repeated
-        usual, anew = (_replies(scripts, kv_tokens, pooled=pooled, drafts=drafts, anew=anew) for anew in (False, True))
+        usual, anew = (_replies(scripts, kv_tokens, always_shared=always_shared, drafts=drafts, anew=anew) for anew in (False, True))
         assert usual[:2] == anew[:2]
         assert anew[2] == 0
         repeated += usual[2]
@@ -194,10 +194,10 @@ def test_replies_are_the_same_when_every_step_is_planned_anew() -> None:
 
 
 def _replies(
-    scripts: list[_Script], kv_tokens: int, *, pooled: bool, drafts: bool, anew: bool
+    scripts: list[_Script], kv_tokens: int, *, always_shared: bool, drafts: bool, anew: bool
 ) -> tuple[dict[int, list[int]], list[Finished], int]:
     """What each says until it ends or is cancelled, who ended how, and how many steps weren't planned."""
-    backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64, pooled=pooled)
+    backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64, always_shared=always_shared)
     speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
     loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=300, speculator=speculator)
     repeated = 0

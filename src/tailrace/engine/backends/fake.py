@@ -54,14 +54,14 @@ class FakeBackend:
         batch: int,
         step_seconds: float = 0.0,
         weights_mb: int = 0,
-        pooled: bool = False,
+        always_shared: bool = False,
         memory: Memory = "dense",
     ) -> None:
-        """``pooled``: the KV cache is one pool that grows, as it is with our own attention."""
+        """``always_shared``: the KV cache is one pool that grows, as it is with our own attention."""
         context = ctx or 8192
         limit = kv_tokens or context * 4
-        self.policy = LayoutPolicy(parallel, limit, context, pooled=pooled)
-        self.layout = self.policy.first()
+        self.policy = LayoutPolicy(parallel, limit, context, always_shared=always_shared)
+        self.layout = self.policy.initial()
         self.cuts = memory == "dense"
         self._memory = memory
         self.max_batch = max(batch, parallel)
@@ -153,10 +153,10 @@ class FakeBackend:
     def _check_room(self, slots: list[int]) -> None:
         """A real cache would have no cells for more than the layout says."""
         layout = self.layout
-        if layout.unified:
+        if layout.shared:
             return  # Shared cells aren't told apart here.
         for slot in set(slots):
-            if slot >= layout.streams or len(self._tokens[slot]) > layout.cells:
+            if slot >= layout.partitions or len(self._tokens[slot]) > layout.cells:
                 raise AssertionError(f"slot {slot} with {len(self._tokens[slot])} tokens is outside of {layout}")
 
     def _next(self, slot: int, position: int) -> int | None:

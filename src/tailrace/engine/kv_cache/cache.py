@@ -85,7 +85,7 @@ class KVCache:
     @property
     def used(self) -> int:
         """Cells that hold something, be it for a running sequence or for reuse."""
-        if self.layout.unified:
+        if self.layout.shared:
             return self.layout.cells - len(self._free)
         return sum(len(slot.tokens) for slot in self.slots)
 
@@ -96,14 +96,14 @@ class KVCache:
 
     def fits(self, additions: Iterable[tuple[int, int]]) -> bool:
         """Whether so many tokens can be appended to each of these slots: pairs of slot and number."""
-        if self.layout.unified:
+        if self.layout.shared:
             return sum(number for _, number in additions) <= len(self._free)
         cells = self.layout.cells
         return all(len(self.slots[index].tokens) + number <= cells for index, number in additions)
 
     def room(self, index: int) -> int:
         """Tokens that can be appended to the slot."""
-        return len(self._free) if self.layout.unified else self.layout.cells - len(self.slots[index].tokens)
+        return len(self._free) if self.layout.shared else self.layout.cells - len(self.slots[index].tokens)
 
     @property
     def room_without_idle(self) -> int:
@@ -111,15 +111,15 @@ class KVCache:
         return self.layout.cells - len({cell for slot in self.slots if slot.busy for cell in slot.cells})
 
     @property
-    def pooled(self) -> bool:
+    def always_shared(self) -> bool:
         """Nobody pays for others' cells, so there is a pool that grows."""
-        return self._policy.pooled
+        return self._policy.always_shared
 
     def target(self) -> Slot | None:
         """The slot for a new sequence: near the busy ones, and with little in it; None when there is none."""
-        reach = len(self.slots) if self.layout.unified else self.layout.streams
+        reach = len(self.slots) if self.layout.shared else self.layout.partitions
         free = [slot for slot in self.slots[:reach] if not slot.busy]
-        if not free or self.layout.unified:
+        if not free or self.layout.shared:
             return min(free, key=lambda slot: len(slot.tokens), default=None)
         busy = [slot.index for slot in self.slots if slot.busy]
         if not busy:
@@ -183,7 +183,7 @@ class KVCache:
         """Account for ``tokens`` computed into the slot. The caller has made sure that they fit."""
         slot = self.slots[index]
         slot.tokens += tokens
-        if self.layout.unified:
+        if self.layout.shared:
             for _ in tokens:
                 cell = self._free.pop()
                 self._references[cell] = 1
@@ -225,7 +225,7 @@ class KVCache:
 
     def larger_pool(self, lengths: list[int]) -> Layout | None:
         """The same, but only where there is a pool that may grow and grows by this."""
-        layout = self._policy.choose(lengths, self.layout) if self._policy.pooled else None
+        layout = self._policy.choose(lengths, self.layout) if self._policy.always_shared else None
         return layout if layout is not None and layout.cells > self.layout.cells else None
 
     def relayout(self, layout: Layout) -> Relayout:
@@ -242,6 +242,6 @@ class KVCache:
         return Relayout(layout, moves)
 
     def _fill_pool(self) -> None:
-        cells = self.layout.cells if self.layout.unified else 0
+        cells = self.layout.cells if self.layout.shared else 0
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells

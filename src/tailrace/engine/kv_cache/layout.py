@@ -5,9 +5,9 @@ and replies, are computed in one pass over the weights. *Streams*: every slot ha
 as the longest has to be, and llama.cpp computes in one pass only what has as many tokens in each.
 
 Which is better depends on the attention. llama.cpp's goes past everybody's cells in a pool and looks at the mask of
-each: eight contexts of 1,000 tokens of the starter model, a step takes 50 ms in the pool and 40 in streams. Our own
-reads what a token sees and nothing else: 20.4 in the pool and 21.1 in streams. So where it is at work there is a pool
-that grows with what it holds. Elsewhere the layout follows the load: streams as long as they fit into the limit, few
+each: eight contexts of 1,000 tokens of the starter model, a step takes 50 ms in the pool and 40 in partitions. Our own
+reads what a token sees and nothing else: 20.4 in the pool and 21.1 in partitions. So where it is at work there is a pool
+that grows with what it holds. Elsewhere the layout follows the load: partitions as long as they fit into the limit, few
 and long ones for few and long contexts, the pool when they don't.
 """
 
@@ -20,61 +20,61 @@ from dataclasses import dataclass
 GRAIN = 256
 #: Cells of the smallest stream that is made.
 _LEAST = 512
-#: What a sequence can grow by before longer streams are needed: these tokens, or this part of its length.
+#: What a sequence can grow by before longer partitions are needed: these tokens, or this part of its length.
 _SLACK = 128
 _SLACK_PART = 4
 #: Streams at the start, at most: more come with the sequences that need them.
-_FIRST_STREAMS = 8
+_INITIAL_PARTITIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``streams`` slots of ``cells`` each; 0 streams: one pool of ``cells`` for every slot."""
+    """``partitions`` slots of ``cells`` each; 0 partitions: one pool of ``cells`` for every slot."""
 
-    streams: int
+    partitions: int
     cells: int
 
     @property
-    def unified(self) -> bool:
+    def shared(self) -> bool:
         """Whether the slots share one pool."""
-        return self.streams == 0
+        return self.partitions == 0
 
     @property
     def total(self) -> int:
         """Cells in all."""
-        return self.cells * max(1, self.streams)
+        return self.cells * max(1, self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutPolicy:
     """``slots``: sequences that may run at once; ``limit``: cells that there may be (a multiple of GRAIN);
-    ``context``: tokens that one sequence may have; ``pooled``: in a pool nobody pays for others' cells, so there is
+    ``context``: tokens that one sequence may have; ``always_shared``: in a pool nobody pays for others' cells, so there is
     nothing else, of ``start`` cells at first; ``fixed``: the model allows no other layout than the whole pool.
     """
 
     slots: int
-    limit: int
+    max_cells: int
     context: int
-    pooled: bool = False
+    always_shared: bool = False
     fixed: bool = False
-    start: int = 4096
+    initial_cells: int = 4096
 
-    def first(self) -> Layout:
+    def initial(self) -> Layout:
         """What to start with: small, because memory follows the tokens that exist."""
         if self.fixed:
-            return self.pool
-        if self.pooled:
-            return Layout(0, min(self.limit, self.start))
-        streams = min(self.slots, _FIRST_STREAMS)
+            return self.full_shared
+        if self.always_shared:
+            return Layout(0, min(self.max_cells, self.initial_cells))
+        partitions = min(self.slots, _INITIAL_PARTITIONS)
         cells = min(_LEAST, self._longest)
-        while streams > 1 and streams * cells > self.limit:
-            streams //= 2
-        return Layout(streams, cells)
+        while partitions > 1 and partitions * cells > self.max_cells:
+            partitions //= 2
+        return Layout(partitions, cells)
 
     @property
-    def pool(self) -> Layout:
+    def full_shared(self) -> Layout:
         """All cells for everybody."""
-        return Layout(0, self.limit)
+        return Layout(0, self.max_cells)
 
     def choose(self, lengths: Seq[int], now: Layout) -> Layout | None:
         """A layout for sequences of these lengths at once, or None where there is none.
@@ -82,30 +82,30 @@ class LayoutPolicy:
         It has room to spare if it can, and never gives up what ``now`` has where it needn't.
         """
         if self.fixed:
-            return self.pool if sum(lengths) <= self.limit else None
-        if self.pooled:
+            return self.full_shared if sum(lengths) <= self.max_cells else None
+        if self.always_shared:
             needed = sum(lengths)
             roomy = _power_of_two(_rounded(needed + sum(max(_SLACK, length // _SLACK_PART) for length in lengths)))
-            return Layout(0, max(now.cells, min(roomy, self.limit))) if needed <= self.limit else None
+            return Layout(0, max(now.cells, min(roomy, self.max_cells))) if needed <= self.max_cells else None
         count, longest = len(lengths), max(lengths)
-        streams = min(self.slots, _power_of_two(count))
+        partitions = min(self.slots, _power_of_two(count))
         roomy = _rounded(longest + max(_SLACK, longest // _SLACK_PART))
         cells = min(max(_LEAST, roomy), self._longest)
         if cells >= longest:
             for candidate in (
-                Layout(max(streams, now.streams), max(cells, 0 if now.unified else now.cells)),
-                Layout(max(streams, now.streams), cells),
-                Layout(streams, cells),
+                Layout(max(partitions, now.partitions), max(cells, 0 if now.shared else now.cells)),
+                Layout(max(partitions, now.partitions), cells),
+                Layout(partitions, cells),
                 Layout(count, cells),
                 Layout(count, min(_rounded(longest + _SLACK), self._longest)),
             ):
-                if candidate.total <= self.limit:
+                if candidate.total <= self.max_cells:
                     return candidate
-        return self.pool if sum(lengths) <= self.limit else None
+        return self.full_shared if sum(lengths) <= self.max_cells else None
 
     @property
     def _longest(self) -> int:
-        return min(self.limit, _rounded(self.context))
+        return min(self.max_cells, _rounded(self.context))
 
 
 def _rounded(cells: int) -> int:

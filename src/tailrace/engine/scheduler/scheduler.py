@@ -168,7 +168,7 @@ class Scheduler:
         if plan.moves or not plan.chunks or any(not one.pending == count == 1 for one, count in plan.chunks):
             return 0
         cache = self._cache
-        if cache.layout.unified:
+        if cache.layout.shared:
             return cache.room(0) // len(plan.chunks) - 1
         return min(cache.room(sequence.slot) for sequence, _ in plan.chunks) - 1
 
@@ -194,7 +194,7 @@ class Scheduler:
         cache = self._cache
         if cache.fits(additions):
             return True
-        if not cache.layout.unified:
+        if not cache.layout.shared:
             if layout := cache.larger(self._lengths()):
                 self._relayout(plan, layout)
                 return True
@@ -221,11 +221,11 @@ class Scheduler:
     def _leave_pool(self, plan: Plan) -> None:
         """Go from the pool back to streams when the load has become smaller."""
         cache = self._cache
-        if not (self._somebody_left and cache.layout.unified and self.running and not self.waiting):
+        if not (self._somebody_left and cache.layout.shared and self.running and not self.waiting):
             return
         self._somebody_left = False
         layout = cache.larger(self._lengths())
-        if layout is not None and not layout.unified and layout.total <= _ROOMY * cache.layout.total:
+        if layout is not None and not layout.shared and layout.total <= _ROOMY * cache.layout.total:
             self._relayout(plan, layout)
 
     def _pause(self, sequence: Sequence) -> None:
@@ -252,7 +252,7 @@ class Scheduler:
         if not self._oldest_first:
             reading.sort(key=lambda sequence: (sequence.priority, sequence.pending))
         for sequence in reading:
-            room = self._cache.room(sequence.slot) - (planned if self._cache.layout.unified else 0)
+            room = self._cache.room(sequence.slot) - (planned if self._cache.layout.shared else 0)
             # A prompt that can be brought to its end may take longer; a last token is no more than a reply's.
             wanted = sequence.pending if sequence.pending <= max(1, finish) else budget
             count = min(sequence.pending, max(budget, wanted), room, self._max_batch - planned)
@@ -311,19 +311,19 @@ class Scheduler:
         """A place with cells for the sequence's tokens, ready for use; running sequences are left in peace."""
         cache = self._cache
         needed = cache.needs(placement, len(sequence.tokens) + 1) if placement else len(sequence.tokens) + 1
-        if not cache.layout.unified and (placement is None or needed > cache.layout.cells):
+        if not cache.layout.shared and (placement is None or needed > cache.layout.cells):
             lengths = self._lengths()
             # Where there is no room for the whole of a kept state, the sequence goes without it.
             layout = cache.larger([*lengths, needed]) or cache.larger([*lengths, len(sequence.tokens) + 1])
             if layout is None:
                 return None
             self._relayout(plan, layout, placement.kept if placement else None)
-        elif cache.pooled and placement is not None and not self._will_fit(self._cells_for(sequence, placement)):
+        elif cache.always_shared and placement is not None and not self._will_fit(self._cells_for(sequence, placement)):
             layout = cache.larger_pool([*self._lengths(), needed])
             if layout is not None:
                 self._relayout(plan, layout, placement.kept)
         placement = self._empty_target(plan, sequence)
-        if placement is None or not cache.layout.unified:
+        if placement is None or not cache.layout.shared:
             return placement
         needed = self._cells_for(sequence, placement)
         for slot in cache.idle:
@@ -363,9 +363,9 @@ class Scheduler:
     def _tidy(self, plan: Plan) -> None:
         """Leave nothing in the way of the sequences that decode."""
         cache = self._cache
-        if cache.layout.unified:
+        if cache.layout.shared:
             # Everybody who runs would attend past them. One a step: moving takes milliseconds.
-            plan.moves += [cache.move_out(slot.index) for slot in cache.idle[:1] if not cache.pooled]
+            plan.moves += [cache.move_out(slot.index) for slot in cache.idle[:1] if not cache.always_shared]
             return
         at = {sequence.slot: sequence for sequence in self.running}
         decoding = sorted(sequence.slot for sequence, _ in plan.chunks if sequence.decoding)

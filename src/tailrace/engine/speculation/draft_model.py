@@ -128,10 +128,10 @@ class DraftModel:
         for other in self._slots.values():
             lengths[other.index] = len(other.held) + _BEHIND
         lengths[slot.index] = max(length, lengths[slot.index])
-        if layout.unified:
+        if layout.shared:
             fits = sum(lengths) <= layout.cells
         else:
-            fits = len(lengths) <= layout.streams and max(lengths) <= layout.cells
+            fits = len(lengths) <= layout.partitions and max(lengths) <= layout.cells
         if fits:
             return True
         larger = self._backend.policy.choose(lengths, layout)

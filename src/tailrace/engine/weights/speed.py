@@ -63,7 +63,7 @@ def measure_layouts(backend: Backend) -> dict[str, Speed]:
     streams = min(backend.policy.slots, 8)
     found: dict[str, Speed] = {}
     layouts = {"streams": Layout(streams, _CELLS // 2), "pool": Layout(0, streams * _CELLS // 2)}
-    for name in sorted(layouts, reverse=not backend.policy.pooled):
+    for name in sorted(layouts, reverse=not backend.policy.always_shared):
         layout = layouts[name]
         backend.reset()
         backend.kv_layout(layout, [])
@@ -81,7 +81,7 @@ def _make_room(backend: Backend, streams: int) -> None:
 
 
 def _text(backend: Backend, length: int) -> list[int]:
-    room = backend.layout.cells if not backend.layout.unified else backend.layout.cells // 8
+    room = backend.layout.cells if not backend.layout.shared else backend.layout.cells // 8
     length = max(2, min(length, backend.info.context, room - _STEPS[1]))
     tokens = backend.tokenize("The tide comes in twice a day, and a little later every time.")
     return (tokens * (length // len(tokens) + 1))[:length]

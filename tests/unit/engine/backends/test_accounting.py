@@ -12,18 +12,18 @@ from tailrace.engine.backends.fake import START, FakeBackend, Memory
 MEMORIES = get_args(Memory)
 
 
-def _account(memory: Memory, *, parallel: int = 2, pooled: bool = False) -> Account:
-    return Account(FakeBackend(ctx=512, parallel=parallel, kv_tokens=0, batch=64, memory=memory, pooled=pooled))
+def _account(memory: Memory, *, parallel: int = 2, always_shared: bool = False) -> Account:
+    return Account(FakeBackend(ctx=512, parallel=parallel, kv_tokens=0, batch=64, memory=memory, always_shared=always_shared))
 
 
 def _prompt(text: str) -> list[int]:
     return [*f"{text}<say>{'x' * 20}</say>".encode(), START]
 
 
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("always_shared", [False, True])
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_a_prompt_of_which_nothing_can_be_reused_was_not_cached(memory: Memory, pooled: bool) -> None:
-    account = _account(memory, pooled=pooled)
+def test_a_prompt_of_which_nothing_can_be_reused_was_not_cached(memory: Memory, always_shared: bool) -> None:
+    account = _account(memory, always_shared=always_shared)
     long = "A long beginning, longer than the window: " * 3
     first = _prompt(long + "one")
     assert account.ask(first) == [0]

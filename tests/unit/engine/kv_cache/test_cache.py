@@ -24,7 +24,7 @@ def test_common_prefix_is_what_a_loop_finds(a: list[int], b: list[int]) -> None:
 
 def _cache(slots: int = 4, cells: int = 100, keep: int = 1000, *, streams: bool = False) -> KVCache:
     policy = LayoutPolicy(slots, slots * cells if streams else cells, cells)
-    return KVCache(policy, Layout(slots, cells) if streams else policy.pool, keep)
+    return KVCache(policy, Layout(slots, cells) if streams else policy.full_shared, keep)
 
 
 def _run(cache: KVCache, held: list[int]) -> int:

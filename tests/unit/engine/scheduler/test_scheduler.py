@@ -39,10 +39,10 @@ class _Machine:
         chunk: int = 64,
         keep: int = 1000,
         pool: bool = False,
-        pooled: bool = False,
+        always_shared: bool = False,
     ) -> None:
-        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool, pooled=pooled)
-        self.cache = KVCache(policy, policy.first(), keep)
+        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool, always_shared=always_shared)
+        self.cache = KVCache(policy, policy.initial(), keep)
         self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, chunk=chunk)
         self.held: dict[int, list[int]] = {}  #: what is really in each slot
         self.kept: dict[int, list[int]] = {}  #: the states outside
@@ -70,7 +70,7 @@ class _Machine:
         assert slots == sorted(set(slots)), "one chunk a slot, in rising order, prompts behind replies"
         assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.chunks])
         decoding = [sequence.slot for sequence, _ in plan.chunks if sequence.pending == 1]
-        if decoding and not self.cache.layout.unified:
+        if decoding and not self.cache.layout.shared:
             assert decoding == list(range(decoding[0], decoding[-1] + 1)), "one pass over the weights for all of them"
         for sequence, count in plan.chunks:
             assert 0 < count <= sequence.pending
@@ -202,7 +202,7 @@ def test_one_long_context_may_use_all_there_is_and_leaves_room_to_the_short_ones
     for number in (2, 3):
         machine.scheduler.add(_sequence(number, _unlike(number, 20)))
     machine.step()
-    assert machine.cache.layout.unified
+    assert machine.cache.layout.shared
     assert len(machine.scheduler.running) == 3
 
 
@@ -215,7 +215,7 @@ def test_the_pool_is_left_when_the_load_has_become_smaller() -> None:
     machine.step()
     machine.scheduler.remove(long)
     machine.step()
-    assert not machine.cache.layout.unified
+    assert not machine.cache.layout.shared
     assert len(machine.scheduler.running) == 2
 
 
@@ -401,7 +401,7 @@ def _run_to_the_end(loads: list[tuple[int, int, bool, int]], grains: int, slots:
         chunk=24,
         keep=keep,
         pool=layout == "pool",
-        pooled=layout == "growing pool",
+        always_shared=layout == "growing pool",
     )
     pending: dict[int, tuple[Sequence, int]] = {}
     for identity, (length, wanted, shared, priority) in enumerate(loads, 1):

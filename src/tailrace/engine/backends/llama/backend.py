@@ -78,11 +78,11 @@ class LlamaBackend:
             slots,
             limit,
             context,
-            pooled=own_attention,
+            always_shared=own_attention,
             fixed=self._rope_follows_context(),
             start=memory.at_start(self.cell_bytes),
         )
-        self.layout = self.policy.first()
+        self.layout = self.policy.initial()
         self.max_batch = max(options.batch, options.parallel)
         self._context = self._make_context(self.layout)
         self._memory = llama.llama_get_memory(self._context)
@@ -90,10 +90,10 @@ class LlamaBackend:
         #: Where the logits of the last batch lie, and how many rows: a new view of them costs 20 µs of a step.
         self._logits_at: tuple[int | None, int] = (0, 0)
         self._logits = np.empty((0, self._vocab_size), np.float32)
-        pooled = self._memory is not None and self.policy.pooled and not self.policy.fixed
-        if pooled and not self._attends_past_nothing():
-            self.policy = replace(self.policy, pooled=False)
-            self.kv_layout(self.policy.first(), [])
+        always_shared = self._memory is not None and self.policy.always_shared and not self.policy.fixed
+        if always_shared and not self._attends_past_nothing():
+            self.policy = replace(self.policy, always_shared=False)
+            self.kv_layout(self.policy.initial(), [])
         self.infill = self._infill_tokens()
         self.reader = self._make_reader(context)
         self.vocabulary = [self._words.piece(token, special=False) for token in range(self._vocab_size)]
@@ -173,7 +173,7 @@ class LlamaBackend:
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
     ) -> Logits:
         """See ``Backend``."""
-        if self.layout.unified or not 0 < prompts < len(tokens):
+        if self.layout.shared or not 0 < prompts < len(tokens):
             return self._decode(tokens, positions, slots, outputs, replies=prompts)
         # In one batch, the prompt's first token would be computed together with the replies', and each of those would
         # attend as far as the prompt reaches.
@@ -272,7 +272,7 @@ class LlamaBackend:
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:
         """See ``Backend``. Between streams the library copies whole streams, however little they hold: not used."""
-        if not self.layout.unified:
+        if not self.layout.shared:
             return self.kv_load(target, self.kv_save(source), length)
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         return self.kv_truncate(target, length)
@@ -313,8 +313,8 @@ class LlamaBackend:
         params.n_ctx = layout.total
         params.n_batch = self.max_batch
         params.n_ubatch = min(512, self.max_batch)
-        params.n_seq_max = layout.streams or self.policy.slots
-        params.kv_unified = layout.unified
+        params.n_seq_max = layout.partitions or self.policy.slots
+        params.kv_unified = layout.shared
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
         if context is None:
@@ -326,13 +326,13 @@ class LlamaBackend:
         return context
 
     def _holds_any(self, slot: int) -> bool:
-        if slot >= (self.layout.streams or self.policy.slots):
+        if slot >= (self.layout.partitions or self.policy.slots):
             return False
         return bool(llama.llama_memory_seq_pos_max(self._memory, slot) >= 0)
 
     def _restore(self, slot: int, state: KVState) -> bool:
         """Put the state into the empty slot. False, and nothing there, where it has no room or isn't understood."""
-        fitting = with_streams(state, max(1, self.layout.streams))
+        fitting = with_streams(state, max(1, self.layout.partitions))
         if fitting is None:
             return False
         if llama.llama_state_seq_set_data(self._context, _bytes_of(fitting), fitting.size, slot) == fitting.size:
