@@ -171,7 +171,7 @@ class Bench:
         self._backend.close()
 
     def _run(self) -> None:
-        while not self._loop.idle:
+        while self._loop.has_work:
             self._loop.take()
             self._loop.step()
 

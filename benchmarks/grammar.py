@@ -69,7 +69,7 @@ class Bench:
                     matcher = self._matcher.deep_copy()
                     sequence.constraint = Constraint(matcher, len(self._backend.vocabulary), fast_forward=forced)
                 self._loop.inbox.put(sequence)
-            while not self._loop.idle:
+            while self._loop.has_work:
                 self._loop.take()
                 step = self._loop.step()
                 now = time.perf_counter()

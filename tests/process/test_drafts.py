@@ -57,7 +57,7 @@ def replies(
     backend: LlamaBackend, speculator: Speculator | None, prompts: tuple[str, ...], *, together: bool
 ) -> tuple[list[Sequence], Beat]:
     """Greedy replies to all prompts, together or one after the other."""
-    loop = EngineLoop(backend, chunk=256, step_seconds=1.0, keep_tokens=4000, speculator=speculator)
+    loop = EngineLoop(backend, prefill_chunk=256, step_seconds=1.0, host_cache_tokens=4000, speculator=speculator)
     sequences: list[Sequence] = []
     for identity, text in enumerate(prompts):
         prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -67,10 +67,10 @@ def replies(
         assert isinstance(sequence, Sequence)
         sequences.append(sequence)
         loop.inbox.put(sequence)
-        while not together and not loop.idle:
+        while not together and loop.has_work:
             loop.take()
             loop.step()
-    while not loop.idle:
+    while loop.has_work:
         loop.take()
         loop.step()
     return sequences, loop.beat()
@@ -124,7 +124,7 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
     def reply(prediction: str | None) -> tuple[str, list[Predicted]]:
         backend.reset()
         loop = EngineLoop(
-            backend, chunk=256, step_seconds=1.0, speculator=PricedSpeculator(LookupDrafter(), free, most=8)
+            backend, prefill_chunk=256, step_seconds=1.0, speculator=PricedSpeculator(LookupDrafter(), free, most=8)
         )
         sampling = Sampling(temperature=0.0)
         sequence = prepare(
@@ -133,7 +133,7 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
         assert isinstance(sequence, Sequence)
         loop.inbox.put(sequence)
         told: list[Predicted] = []
-        while not loop.idle:
+        while loop.has_work:
             loop.take()
             if (step := loop.step()) is not None:
                 told += step.predicted

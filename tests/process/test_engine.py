@@ -86,7 +86,7 @@ class Replies:
 
     def __init__(self, backend: LlamaBackend) -> None:
         self.backend = backend
-        self.loop = EngineLoop(backend, chunk=128, step_seconds=0.05, keep_tokens=4000)
+        self.loop = EngineLoop(backend, prefill_chunk=128, step_seconds=0.05, host_cache_tokens=4000)
         self.prompts: dict[int, list[int]] = {}
         self.tokens: dict[int, list[int]] = {}
         self.cached: dict[int, int] = {}
@@ -111,7 +111,7 @@ class Replies:
             self.finished.update({finished.id: finished for finished in step.finished})
 
     def finish(self) -> None:
-        while not self.loop.idle:
+        while self.loop.has_work:
             self.step()
 
     def worst_shortfall(self) -> float:
@@ -217,7 +217,9 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
 
 
 @pytest.mark.parametrize("always_shared", [False, True], ids=["streams", "pool"])
-def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(backend: LlamaBackend, always_shared: bool) -> None:
+def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
+    backend: LlamaBackend, always_shared: bool
+) -> None:
     policy = backend.policy
     backend.policy = replace(policy, always_shared=always_shared)
     backend.kv_layout(Layout(0, 512) if always_shared else Layout(2, 512), [])

@@ -54,7 +54,7 @@ class Replies:
 
     def __init__(self, backend: LlamaBackend) -> None:
         self.backend = backend
-        self.loop = EngineLoop(backend, chunk=128, step_seconds=0.05)
+        self.loop = EngineLoop(backend, prefill_chunk=128, step_seconds=0.05)
         self.sequences: list[Sequence] = []
         self.most_at_once = 0
         tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_inside)
@@ -107,7 +107,7 @@ def test_forced_tokens_in_company_leave_every_reply_a_true_greedy_decode(backend
         replies.step()
         replies.ask(f"Tell me about {pet} number {number}.", schema=False)
         replies.step()
-    while not replies.loop.idle:
+    while replies.loop.has_work:
         replies.step()
     assert replies.most_at_once > 3
     backend.reset()

@@ -26,7 +26,7 @@ class Account:
         # Its ``decode_next`` is a ``decode`` where there is no model.
         for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_next"):
             setattr(backend, name, self._counting(getattr(backend, name)))
-        self._loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=4000)
+        self._loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=4000)
 
     def _counting(self, decode: Callable[..., Logits]) -> Callable[..., Logits]:
         def counted(tokens: list[int], *others: Any) -> Logits:
@@ -53,7 +53,7 @@ class Account:
             self._loop.inbox.put(sequence)
             self.said[submit.id] = []
         cached: dict[int, int] = {}
-        while not self._loop.idle:
+        while self._loop.has_work:
             self._loop.take()
             step = self._loop.step()
             if step is not None:

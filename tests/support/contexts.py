@@ -15,10 +15,10 @@ class ContextBackend(FakeBackend):
     """Logits are a function of the last two tokens and of how long ago the text began, in stretches of 40 tokens."""
 
     def decode(
-        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
         """See ``Backend``."""
-        logits = super().decode(tokens, positions, slots, outputs, prompts)
+        logits = super().decode(tokens, positions, slots, outputs, n_decode_tokens)
         for row, index in enumerate(outputs):
             position = positions[index]
             held = self._tokens[slots[index]][: position + 1]

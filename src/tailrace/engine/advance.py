@@ -33,7 +33,7 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
     for sequence in ready:
         end = row + 1 + len(sequence.draft)
         known = len(sequence.tokens)
-        sequence.forced = 0
+        sequence.jump_forward = 0
         try:
             for draft in (*sequence.draft, None):
                 if best is not None and sequence.logprobs is None and not _masked(sequence):
@@ -52,14 +52,14 @@ def advance(ready: list[Sequence], logits: Logits) -> Step:
         except GrammarError as error:
             step.failed.append(Failed(sequence.id, f"its grammar has become too complex: {error}"))
         row = end
-        if sequence.draft and sequence.predicted:
+        if sequence.draft and sequence.draft_from_prediction:
             right = common_prefix(sequence.draft, sequence.tokens[known:])
             step.predicted.append(Predicted(sequence.id, right, len(sequence.draft) - right))
     return step
 
 
 def _masked(sequence: Sequence) -> bool:
-    if sequence.generated < sequence.minimum:
+    if sequence.generated < sequence.min_tokens:
         return True
     constraint = sequence.constraint
     return constraint is not None and (not constraint.free or constraint.mask() is not None)
@@ -68,7 +68,7 @@ def _masked(sequence: Sequence) -> bool:
 def _choose(step: Step, sequence: Sequence, row: Row) -> int:
     constraint = sequence.constraint
     mask = None if constraint is None else constraint.mask()
-    if sequence.generated < sequence.minimum:
+    if sequence.generated < sequence.min_tokens:
         mask = _unending(sequence, mask)
     if sequence.logprobs is None:
         return sequence.sampler.sample(row, mask)
@@ -84,7 +84,7 @@ def _choose(step: Step, sequence: Sequence, row: Row) -> int:
 
 def _unending(sequence: Sequence, mask: Mask | None) -> Mask | None:
     """``mask`` without the tokens that end the reply; with them where a grammar allows nothing else."""
-    unending = sequence.unending
+    unending = sequence.min_tokens_mask
     if mask is None or unending is None:
         return unending if mask is None else mask
     both: Mask = mask & unending
@@ -97,20 +97,20 @@ def _constrain(step: Step, sequence: Sequence, constraint: Constraint, token: in
     """
     for forced in constraint.accept(token):
         sequence.sampler.accept(forced)
-        sequence.forced += 1
+        sequence.jump_forward += 1
         if not _append(step, sequence, forced):
             return False
     if constraint.finished:
         step.finished.append(Finished(sequence.id, "stop", sequence.generated))
         return False
-    return not sequence.forced
+    return not sequence.jump_forward
 
 
 def _append(step: Step, sequence: Sequence, token: int) -> bool:
     """Add the token to the sequence and the step; False when it was the last."""
     sequence.tokens.append(token)
     if not sequence.generated:
-        seconds = 0.0 if sequence.admitted is None else time.monotonic() - sequence.admitted
+        seconds = 0.0 if sequence.admitted_at is None else time.monotonic() - sequence.admitted_at
         step.started.append(Started(sequence.id, sequence.cached_tokens or 0, seconds))
     sequence.generated += 1
     if token in sequence.stop_tokens:
@@ -118,7 +118,7 @@ def _append(step: Step, sequence: Sequence, token: int) -> bool:
         return False
     step.ids.append(sequence.id)
     step.tokens.append(token)
-    if len(sequence.tokens) >= sequence.limit:
+    if len(sequence.tokens) >= sequence.max_length:
         step.finished.append(Finished(sequence.id, "length", sequence.generated))
         return False
     return True

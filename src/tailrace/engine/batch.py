@@ -18,10 +18,10 @@ class StepBatch:
         "counts",
         "decoding",
         "drafted",
+        "n_decode_tokens",
         "outputs",
         "positions",
         "ready",
-        "replies",
         "slots",
         "tokens",
     )
@@ -36,7 +36,7 @@ class StepBatch:
         self.outputs: list[int] = []
         self.ready: list[Sequence] = []  #: those that get their next token from the outputs, in the same order
         self.constraints: list[Constraint] = []  #: theirs
-        self.replies = 0  #: tokens of those that decode, in front of the prompts'
+        self.n_decode_tokens = 0  #: tokens of those that decode, in front of the prompts'
         self.decoding = 0  #: how many they are
         self.drafted = 0  #: tokens among theirs that were drafted or forced
         for sequence, count in chunks:
@@ -44,7 +44,7 @@ class StepBatch:
 
     def _add(self, sequence: Sequence, count: int) -> None:
         tokens, start = self.tokens, sequence.computed
-        in_front = sequence.decoding and self.replies == len(tokens)
+        in_front = sequence.decoding and self.n_decode_tokens == len(tokens)
         # Less than planned where content was lost on the way.
         count = min(count, sequence.pending + len(sequence.draft))
         self.decoding += sequence.decoding
@@ -58,10 +58,10 @@ class StepBatch:
                 self.outputs += range(len(tokens), len(tokens) + len(sequence.draft))
                 tokens += sequence.draft
                 self.drafted += len(sequence.draft)
-            self.drafted += sequence.forced
+            self.drafted += sequence.jump_forward
         else:
-            sequence.forced = 0  # The rest is read like a prompt.
+            sequence.jump_forward = 0  # The rest is read like a prompt.
         self.positions += range(start, start + count)
         self.slots += [sequence.slot] * count
         if in_front:
-            self.replies = len(tokens)
+            self.n_decode_tokens = len(tokens)

@@ -1,8 +1,8 @@
 """Texts that are read and not continued, for their embedding or their tokens' probabilities.
 
-They have a context of their own (``Reader``), so that nothing of the running replies' KV is touched, and are read in
-bounded passes between the loop's steps. It owns which tokens the next pass reads, and what becomes of their rows; it
-knows no sequence and no step.
+They have a context of their own (``EmbeddingContext``), so they don't touch the running sequences' KV cache. They are
+computed in bounded passes between the loop's steps. This module plans a pass and turns its rows into answers. It knows
+no sequence and no step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tailrace.engine.backends.base import Backend, Reader, Rows
+from tailrace.engine.backends.base import Backend, EmbeddingContext, HiddenStates
 from tailrace.engine.sampling.sampler import SamplingError, logprobs
 from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.errors import ModelError
@@ -31,7 +31,7 @@ _FIRST = 16
 _FIRST_CELLS = 512
 
 
-class Text:
+class EmbeddingJob:
     """One text in the making. ``pooling`` None: its tokens are scored."""
 
     __slots__ = ("computed", "id", "index", "logprobs", "pooled", "pooling", "slot", "tokens", "top")
@@ -44,7 +44,7 @@ class Text:
         self.top = top
         self.computed = 0
         self.slot = -1
-        self.pooled: Rows | None = None  #: the sum of its rows so far, or the one that counts
+        self.pooled: HiddenStates | None = None  #: the sum of its rows so far, or the one that counts
         self.logprobs: list[TokenLogprobs] = []
 
     @property
@@ -53,33 +53,33 @@ class Text:
         return len(self.tokens) - self.computed
 
 
-def to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[PromptText] | Refused:
-    """The texts whose tokens ``texts_of`` needs, or why ``inquiry`` can't be answered."""
+def texts_to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[PromptText] | Refused:
+    """The texts whose tokens ``make_jobs`` needs, or why ``inquiry`` can't be answered."""
     texts: list[PromptText] = []
     for index, given in enumerate(_inputs(inquiry)):
         if isinstance(given, str):
             least = len(given.encode()) // backend.longest_token
             if least > backend.info.context:
                 return _too_long(inquiry.id, _place(inquiry, index), backend.info.context, least, f"at least {least}")
-            # Text to embed is plain; a prompt is read as the generation reads it.
+            # Special tokens are text in an input to embed; a prompt is read as the generation reads it.
             embed = isinstance(inquiry, Embed)
             texts.append(PromptText(given, special=not embed, start=True if embed else None))
     return texts
 
 
-def texts_of(backend: Backend, inquiry: Embed | Score, tokenised: Iterable[list[int]]) -> list[Text] | Refused:
+def make_jobs(backend: Backend, inquiry: Embed | Score, tokenised: Iterable[list[int]]) -> list[EmbeddingJob] | Refused:
     """What has to be read to answer ``inquiry``, or why that can't be. ``tokenised``: the tokens of its texts."""
-    reader = backend.reader
-    if reader is None:
+    context = backend.embedding_context
+    if context is None:
         return Refused(inquiry.id, "unsupported", "this model gives no embeddings and no probabilities of a prompt")
     embed = isinstance(inquiry, Embed)
     if not embed and not backend.info.generates:
         return Refused(inquiry.id, "unsupported", "this model makes embeddings alone")
-    pooling = (inquiry.pooling or reader.pooling) if isinstance(inquiry, Embed) else None
+    pooling = (inquiry.pooling or context.pooling) if isinstance(inquiry, Embed) else None
     of_texts = iter(tokenised)
     top = inquiry.top if isinstance(inquiry, Score) else 0
-    context, size = backend.info.context, len(backend.vocabulary)
-    texts: list[Text] = []
+    max_tokens, size = backend.info.context, len(backend.vocabulary)
+    texts: list[EmbeddingJob] = []
     for index, given in enumerate(_inputs(inquiry)):
         where = _place(inquiry, index)
         tokens = next(of_texts) if isinstance(given, str) else given
@@ -87,9 +87,9 @@ def texts_of(backend: Backend, inquiry: Embed | Score, tokenised: Iterable[list[
             return Refused(inquiry.id, "invalid_prompt", f"{where} is empty")
         if not all(0 <= token < size for token in tokens):
             return Refused(inquiry.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}")
-        if len(tokens) > context:
-            return _too_long(inquiry.id, where, context, len(tokens), str(len(tokens)))
-        texts.append(Text(inquiry.id, index, tokens, pooling, top))
+        if len(tokens) > max_tokens:
+            return _too_long(inquiry.id, where, max_tokens, len(tokens), str(len(tokens)))
+        texts.append(EmbeddingJob(inquiry.id, index, tokens, pooling, top))
     return texts
 
 
@@ -114,23 +114,23 @@ def _too_long(identity: int, where: str, context: int, tokens: int, shown: str) 
     )
 
 
-class ReadingQueue:
+class EmbeddingQueue:
     """The texts of one connection, first come first read."""
 
-    def __init__(self, reader: Reader | None, chunk: int) -> None:
+    def __init__(self, context: EmbeddingContext | None, chunk: int) -> None:
         """``chunk``: tokens of a pass at most."""
-        self._reader = reader
+        self._context = context
         self._chunk = chunk
         self._token_seconds: float | None = None  #: what a token of a pass takes, as the passes so far have shown
         self._next = 0.0  #: when the next pass may begin beside replies
-        self._waiting: deque[Text] = deque()
-        self._active: list[Text] = []
+        self._waiting: deque[EmbeddingJob] = deque()
+        self._active: list[EmbeddingJob] = []
 
     def __bool__(self) -> bool:
         """Whether there is anything to read."""
         return bool(self._waiting or self._active)
 
-    def add(self, texts: list[Text]) -> None:
+    def add(self, texts: list[EmbeddingJob]) -> None:
         """Queue the texts of one inquiry."""
         self._waiting += texts
 
@@ -150,11 +150,11 @@ class ReadingQueue:
         """One pass, and the answers that it completes. ``beside`` replies that wait for their next step it is short,
         and as long as it was nothing is read then, so that they get at least half of the time.
         """
-        reader = self._reader
-        if reader is None or not self or (beside and time.monotonic() < self._next):
+        context = self._context
+        if context is None or not self or (beside and time.monotonic() < self._next):
             return
         try:
-            chunks = self._plan(reader, self._budget(_BESIDE_SECONDS if beside else _ALONE_SECONDS))
+            chunks = self._plan(context, self._budget(_BESIDE_SECONDS if beside else _ALONE_SECONDS))
         except ModelError as error:
             text = self._waiting[0]
             self.cancel(text.id)
@@ -170,7 +170,7 @@ class ReadingQueue:
             slots += [text.slot] * count
         embeds = chunks[0][0].pooling is not None
         begun = time.monotonic()
-        rows = (reader.embed if embeds else reader.score)(tokens, positions, slots)
+        rows = (context.embed if embeds else context.score)(tokens, positions, slots)
         now = time.monotonic()
         self._next = now + min(now - begun, _BESIDE_SECONDS)
         self._token_seconds = (now - begun) / len(tokens)
@@ -193,25 +193,25 @@ class ReadingQueue:
             return min(self._chunk, _FIRST)
         return max(1, min(self._chunk, int(seconds / self._token_seconds)))
 
-    def _plan(self, reader: Reader, budget: int) -> list[tuple[Text, int]]:
+    def _plan(self, context: EmbeddingContext, budget: int) -> list[tuple[EmbeddingJob, int]]:
         """Which tokens the pass reads: those of texts that have begun, then of others that fit beside them."""
         first = self._active[0] if self._active else self._waiting[0]
         embeds = first.pooling is not None
-        room = min(budget, reader.most if embeds else _MOST_SCORED)
-        if not self._active and len(first.tokens) > reader.cells:
-            reader.reserve(max(_FIRST_CELLS, len(first.tokens)))
-        if not reader.causal:
+        room = min(budget, context.max_pass_tokens if embeds else _MOST_SCORED)
+        if not self._active and len(first.tokens) > context.cells:
+            context.reserve(max(_FIRST_CELLS, len(first.tokens)))
+        if not context.causal:
             room = max(room, len(first.tokens))
-        chunks: list[tuple[Text, int]] = []
+        chunks: list[tuple[EmbeddingJob, int]] = []
         for text in self._active:
             if room > 0:
                 chunks.append((text, min(room, text.pending)))
                 room -= chunks[-1][1]
-        cells = reader.cells - sum(len(text.tokens) for text in self._active)
-        free = [slot for slot in range(reader.slots) if all(text.slot != slot for text in self._active)]
+        cells = context.cells - sum(len(text.tokens) for text in self._active)
+        free = [slot for slot in range(context.slots) if all(text.slot != slot for text in self._active)]
         while self._waiting and free and room > 0:
             text = self._waiting[0]
-            fits = len(text.tokens) <= cells and (reader.causal or len(text.tokens) <= room)
+            fits = len(text.tokens) <= cells and (context.causal or len(text.tokens) <= room)
             if not fits or (text.pooling is not None) != embeds:
                 break  # Nobody overtakes it: what is in progress ends, and then it is the first.
             text.slot = free.pop(0)
@@ -222,14 +222,14 @@ class ReadingQueue:
             cells -= len(text.tokens)
         return chunks
 
-    def _leave(self, text: Text) -> None:
-        assert self._reader is not None
+    def _leave(self, text: EmbeddingJob) -> None:
+        assert self._context is not None
         self._active.remove(text)
-        self._reader.clear(text.slot)
+        self._context.clear(text.slot)
         text.slot = -1
 
 
-def _pool(text: Text, rows: Rows) -> Embedded | Failed | None:
+def _pool(text: EmbeddingJob, rows: HiddenStates) -> Embedded | Failed | None:
     """Take the text's next rows; its vector when they were the last."""
     text.computed += len(rows)
     if text.pooling == "mean":
@@ -246,7 +246,7 @@ def _pool(text: Text, rows: Rows) -> Embedded | Failed | None:
     return Embedded(text.id, text.index, len(text.tokens), vector.astype("<f4").tobytes())
 
 
-def _score(text: Text, rows: Rows) -> Scored | Failed | None:
+def _score(text: EmbeddingJob, rows: HiddenStates) -> Scored | Failed | None:
     """Take the logits of the text's next tokens, each of which says how likely the one after it was."""
     following = text.tokens[text.computed + 1 : text.computed + 1 + len(rows)]
     text.computed += len(rows)

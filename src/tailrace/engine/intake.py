@@ -13,9 +13,9 @@ from functools import partial
 
 import structlog
 
-from tailrace.engine import embeddings as reading
+from tailrace.engine import embeddings
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.embeddings import Text
+from tailrace.engine.embeddings import EmbeddingJob
 from tailrace.engine.kv_cache.disk_tier import Fetched
 from tailrace.engine.sampling.logits_ops import all_but
 from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
@@ -42,7 +42,7 @@ from tailrace.protocol import (
 
 #: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, texts to read, or None: the
 #: connection is gone.
-Inbox = queue.SimpleQueue[Sequence | int | Fetched | list[Text] | None]
+Inbox = queue.SimpleQueue[Sequence | int | Fetched | list[EmbeddingJob] | None]
 
 
 #: Bytes of text beyond which a hopeless prompt is refused by its size.
@@ -121,7 +121,7 @@ def sequence_of(backend: Backend, submit: Submit, tokenised: list[list[int]]) ->
     prediction = next(of_texts)[:context] if submit.prediction else None
     sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
     if submit.min_tokens:
-        sequence.unending = all_but(backend.end_tokens.union(submit.stop_tokens), size)
+        sequence.min_tokens_mask = all_but(backend.end_tokens.union(submit.stop_tokens), size)
     return sequence
 
 
@@ -215,7 +215,7 @@ class Intake(threading.Thread):
         if isinstance(asked, Submit):
             return to_tokenise(self._backend, asked)
         if not isinstance(asked, Tokenize):
-            return reading.to_tokenise(self._backend, asked)
+            return embeddings.texts_to_tokenise(self._backend, asked)
         size = len(asked.text.encode())
         if size > max(_MUCH_TEXT, self._backend.info.context * self._backend.longest_token):
             return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
@@ -236,7 +236,7 @@ class Intake(threading.Thread):
                 elif isinstance(asked, Tokenize):
                     self._channel.send(Tokenized(identity, result[0]))
                 else:
-                    texts = reading.texts_of(self._backend, asked, result)
+                    texts = embeddings.make_jobs(self._backend, asked, result)
                     if isinstance(texts, Refused):
                         self._channel.send(texts)
                     else:

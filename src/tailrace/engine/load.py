@@ -93,9 +93,9 @@ def make_loop(
     """
     return EngineLoop(
         backend,
-        chunk=settings.prefill_chunk,
+        prefill_chunk=settings.prefill_chunk,
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
-        keep_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
+        host_cache_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
         disk=_disk_options(model, settings) if model is not None else None,
         cpus=cpus,
         speculator=_speculator(backend, settings, draft),

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from tailrace.engine.advance import advance
 from tailrace.engine.backends.base import Backend, KVState
 from tailrace.engine.batch import StepBatch
-from tailrace.engine.embeddings import ReadingQueue, Text
+from tailrace.engine.embeddings import EmbeddingJob, EmbeddingQueue
 from tailrace.engine.intake import Inbox
 from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Placement, Relayout, Swap
 from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fetched
 from tailrace.engine.kv_cache.prefix_store import Kept
-from tailrace.engine.scheduler.prefill_budget import PrefillPace
+from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import DraftCounters, Speculator
@@ -39,29 +39,31 @@ class EngineLoop:
         self,
         backend: Backend,
         *,
-        chunk: int,
+        prefill_chunk: int,
         step_seconds: float | None,
-        keep_tokens: int = 0,
+        host_cache_tokens: int = 0,
         disk: DiskOptions | None = None,
         cpus: frozenset[int] = frozenset(),
         speculator: Speculator | None = None,
     ) -> None:
-        """``chunk``: prompt tokens a step at most; ``step_seconds``: what a step may last when others wait for it, None
-        in proportion to what it lasts without prompts; ``keep_tokens``: how many tokens of finished sequences may be
-        kept in host memory; ``disk``: where those go for which there is no room there; ``cpus``: where the thread that
-        computes masks may run (none named: where the loop does); ``speculator``: drafts tokens, which takes a backend
-        that ``cuts``.
+        """Set up an empty loop.
+
+        ``prefill_chunk``: prompt tokens of a step, at most. ``step_seconds``: how long a step may take while sequences
+        decode; None: in proportion to a step without prompts. ``host_cache_tokens``: tokens of finished sequences that
+        the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there. ``cpus``: where
+        the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
+        must be able to truncate slots (``cuts``).
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        self._cache = KVCache(backend.policy, backend.layout, keep_tokens)
+        self._cache = KVCache(backend.policy, backend.layout, host_cache_tokens)
         self._scheduler = Scheduler(
             self._cache,
             parallel=backend.info.parallel,
             max_batch=backend.max_batch,
-            chunk=chunk,
+            chunk=prefill_chunk,
         )
-        self._pace = PrefillPace(chunk, step_seconds)
+        self._pace = PrefillBudget(prefill_chunk, step_seconds)
         self._masks = MaskThread(cpus)
         self._speculator = speculator
         self._kept: dict[int, KVState] = {}  #: states of finished sequences, by the cache's keys
@@ -69,7 +71,7 @@ class EngineLoop:
         self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
         self._sequences: dict[int, Sequence] = {}
         self._progressing: set[int] = set()  #: those whose prompt's progress is reported
-        self._readings = ReadingQueue(backend.reader, chunk)
+        self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._queue = (0, 0)  #: sequences that ran and waited when that was last published
         self._steps = 0
@@ -77,9 +79,9 @@ class EngineLoop:
         self._decode_tokens = 0
 
     @property
-    def idle(self) -> bool:
-        """Nothing runs, waits or lies in the inbox."""
-        return self._scheduler.idle and self.inbox.empty() and not self._fetching and not self._readings
+    def has_work(self) -> bool:
+        """Whether anything runs, waits or lies in the inbox."""
+        return self._scheduler.has_work or not self.inbox.empty() or bool(self._fetching) or bool(self._embeddings)
 
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
@@ -91,9 +93,9 @@ class EngineLoop:
                 self._masks.close()
                 return
             self.step(publish)
-            if self._readings:
+            if self._embeddings:
                 self._read(publish)
-            rested, rests = rests, self._scheduler.idle and not self._readings
+            rested, rests = rests, not (self._scheduler.has_work or self._embeddings)
             now = time.monotonic()
             # That nothing runs any more is told at once: it stays so.
             if now >= next_beat or (rests and not rested):
@@ -141,7 +143,9 @@ class EngineLoop:
         if again:
             logits = self._backend.decode_next([sequence.tokens[-1] for sequence in batch.ready])
         else:
-            logits = self._backend.decode(batch.tokens, batch.positions, batch.slots, batch.outputs, batch.replies)
+            logits = self._backend.decode(
+                batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
+            )
         self._masks.wait()
         seconds = time.perf_counter() - begun
         known = [len(sequence.tokens) for sequence in batch.ready]
@@ -185,13 +189,13 @@ class EngineLoop:
 
     def _admitted(self, plan: Plan, publish: Callable[[Step], None] | None) -> None:
         """Note when the plan's new sequences were admitted, and report the progress of those that want it reported."""
-        new = [move[0] for move in plan.moves if isinstance(move, tuple) and move[0].admitted is None]
+        new = [move[0] for move in plan.moves if isinstance(move, tuple) and move[0].admitted_at is None]
         if not new:
             return
         now = time.monotonic()
         for sequence in new:
-            sequence.admitted = now
-        wanted = [sequence for sequence in new if sequence.progress]
+            sequence.admitted_at = now
+        wanted = [sequence for sequence in new if sequence.report_progress]
         if wanted and publish is not None:
             self._progressing.update(sequence.id for sequence in wanted)
             step = Step([], [], [], [], {})
@@ -211,7 +215,7 @@ class EngineLoop:
 
     def _read(self, publish: Publish) -> None:
         """A pass over texts that are only read, if it is time for one."""
-        for answer in self._readings.step(beside=not self._scheduler.idle):
+        for answer in self._embeddings.step(beside=self._scheduler.has_work):
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
 
     def _propose(self, speculator: Speculator) -> None:
@@ -231,7 +235,7 @@ class EngineLoop:
         start = sequence.computed
         # The token chosen last, and those forced behind it, haven't been computed; drafted ones that weren't chosen
         # aren't the sequence's.
-        end = min(start + count, len(sequence.tokens) - 1 - sequence.forced)
+        end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
         self._cache.append(sequence.slot, sequence.tokens[start:end])
         sequence.computed = end
         if end < start + count:
@@ -316,7 +320,7 @@ class EngineLoop:
             done = backend.kv_truncate(slot, length)
         return done or not length
 
-    def _receive(self, item: Sequence | int | Fetched | list[Text] | None) -> bool:
+    def _receive(self, item: Sequence | int | Fetched | list[EmbeddingJob] | None) -> bool:
         if isinstance(item, Sequence):
             self._sequences[item.id] = item
             if self._speculator is not None:
@@ -330,17 +334,17 @@ class EngineLoop:
             if (sequence := self._fetching.pop(item.id, None)) is not None:
                 self._scheduler.add(sequence)
         elif isinstance(item, list):
-            self._readings.add(item)
+            self._embeddings.add(item)
         elif item is not None:
             if (sequence := self._sequences.get(item)) is not None:
                 self._drop(sequence)
             else:
-                self._readings.cancel(item)  # Harmless for what ended while its cancel was on the way.
+                self._embeddings.cancel(item)  # Harmless for what ended while its cancel was on the way.
         return item is not None
 
     def _fetch(self, sequence: Sequence) -> bool:
         """Have the sequence's beginning read from the disk, if more of it is there than in memory."""
-        if self._disk is None or not sequence.reuses or (found := self._disk.find(sequence.tokens)) is None:
+        if self._disk is None or not sequence.reuse_prefix or (found := self._disk.find(sequence.tokens)) is None:
             return False
         name, length = found
         if length < self._cache.ready(sequence.tokens) + LEAST:
@@ -352,11 +356,11 @@ class EngineLoop:
     def _cancel_all(self) -> None:
         for sequence in list(self._sequences.values()):
             self._drop(sequence)
-        self._readings.clear()
+        self._embeddings.clear()
 
 
 def _progress(sequence: Sequence, computed: int, now: float) -> Progress:
     """The report for a sequence of whose prompt so many tokens are computed, at ``now`` of the monotonic clock."""
     processed = min(computed, sequence.prompt_length)
-    seconds = 0.0 if sequence.admitted is None else now - sequence.admitted
+    seconds = 0.0 if sequence.admitted_at is None else now - sequence.admitted_at
     return Progress(sequence.id, sequence.prompt_length, sequence.cached_tokens or 0, processed, seconds)

@@ -20,30 +20,30 @@ class Sequence:
     """
 
     __slots__ = (
-        "admitted",
+        "admitted_at",
         "cached_tokens",
         "computed",
         "constraint",
         "draft",
-        "forced",
+        "draft_from_prediction",
         "generated",
         "id",
         "ignore_eos",
-        "limit",
+        "jump_forward",
         "logprobs",
         "logprobs_after_sampling",
-        "minimum",
-        "predicted",
+        "max_length",
+        "min_tokens",
+        "min_tokens_mask",
         "prediction",
         "priority",
-        "progress",
         "prompt_length",
-        "reuses",
+        "report_progress",
+        "reuse_prefix",
         "sampler",
         "slot",
         "stop_tokens",
         "tokens",
-        "unending",
     )
 
     def __init__(
@@ -59,17 +59,17 @@ class Sequence:
         self.tokens = tokens
         self.prompt_length = len(tokens)
         #: Length of ``tokens`` at which the generation ends with reason length. It reserves nothing.
-        self.limit = min(context, self.prompt_length + (submit.max_tokens or context))
+        self.max_length = min(context, self.prompt_length + (submit.max_tokens or context))
         self.sampler = Sampler(submit.sampling, tokens, vocabulary)
         self.logprobs = submit.logprobs
         self.logprobs_after_sampling = submit.logprobs_after_sampling
         self.priority = submit.priority
         self.ignore_eos = submit.ignore_eos
         #: Until so many tokens are chosen, ``unending`` says which may be: all but those that end the reply.
-        self.minimum = submit.min_tokens
-        self.unending: Mask | None = None
+        self.min_tokens = submit.min_tokens
+        self.min_tokens_mask: Mask | None = None
         #: Whether what was computed of its tokens for others may be used.
-        self.reuses = submit.reuse_prefix
+        self.reuse_prefix = submit.reuse_prefix
         # A grammar says where a reply may end, and can only say it with an end token.
         free = submit.grammar is None or submit.grammar.watch is not None
         ends = frozenset() if submit.ignore_eos and free else end_tokens
@@ -78,12 +78,12 @@ class Sequence:
         #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.
         self.draft: list[int] = []
         #: Whether the draft comes from ``prediction``.
-        self.predicted = False
+        self.draft_from_prediction = False
         #: What the reply may still say; None: anything.
         self.constraint: Constraint | None = None
         #: How many tokens at the end of ``tokens``, behind the one chosen last, were appended because the grammar
         #: allows nothing else. They are computed together with it.
-        self.forced = 0
+        self.jump_forward = 0
         #: Tokens that the client expects in the reply: where guesses may come from.
         self.prediction = prediction or []
         self.generated = 0
@@ -91,9 +91,9 @@ class Sequence:
         #: Prompt tokens found ready in the KV cache when first admitted; None before.
         self.cached_tokens: int | None = None
         #: When it was first admitted, in seconds of the monotonic clock; None before.
-        self.admitted: float | None = None
+        self.admitted_at: float | None = None
         #: Whether the client wants to know how far its prompt has been computed.
-        self.progress = submit.progress
+        self.report_progress = submit.progress
 
     @property
     def pending(self) -> int:
@@ -103,9 +103,9 @@ class Sequence:
     @property
     def decoding(self) -> bool:
         """Whether all that is to compute is what the last step brought, and the draft."""
-        return self.pending == 1 + self.forced
+        return self.pending == 1 + self.jump_forward
 
     @property
-    def width(self) -> int:
+    def step_tokens(self) -> int:
         """Tokens that a step computes for it when it is decoding."""
-        return 1 + self.forced + len(self.draft)
+        return 1 + self.jump_forward + len(self.draft)

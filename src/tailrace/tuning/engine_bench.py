@@ -63,7 +63,7 @@ class EngineTurn:
                 raise TailraceError(sequence.message)
             self._loop.inbox.put(sequence)
             timed.append(Timed(asked, [], "", sequence.prompt_length))
-        while not self._loop.idle:
+        while self._loop.has_work:
             self._loop.take()
             step = self._loop.step()
             now = time.perf_counter()

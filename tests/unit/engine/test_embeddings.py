@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from tailrace.engine.backends.base import Rows
-from tailrace.engine.backends.fake import FakeBackend, FakeReader
-from tailrace.engine.embeddings import ReadingQueue, Text, texts_of, to_tokenise
+from tailrace.engine.backends.base import HiddenStates
+from tailrace.engine.backends.fake import FakeBackend, FakeEmbeddingContext
+from tailrace.engine.embeddings import EmbeddingJob, EmbeddingQueue, make_jobs, texts_to_tokenise
 from tailrace.errors import ModelError
 from tailrace.protocol import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored
 
 
-class Watched(FakeReader):
+class Watched(FakeEmbeddingContext):
     """Remembers its passes."""
 
     def __init__(self, *, causal: bool = True) -> None:
@@ -27,37 +27,37 @@ class Watched(FakeReader):
         super().reserve(cells)
         self.reserved.append(cells)
 
-    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
         self.passes.append(tokens)
         return super().embed(tokens, positions, slots)
 
 
-def read(queue: ReadingQueue, *, beside: bool = False) -> list[Reading | Failed]:
+def read(queue: EmbeddingQueue, *, beside: bool = False) -> list[Reading | Failed]:
     answers: list[Reading | Failed] = []
     while queue:
         answers += queue.step(beside=beside)
     return answers
 
 
-def vector(answer: object) -> Rows:
+def vector(answer: object) -> HiddenStates:
     assert isinstance(answer, Embedded)
     return np.frombuffer(answer.vector, "<f4")
 
 
-def unit(tokens: list[int]) -> Rows:
+def unit(tokens: list[int]) -> HiddenStates:
     counts = np.bincount(np.array(tokens) % 16, minlength=16).astype(float)
-    found: Rows = (counts / np.linalg.norm(counts)).astype(np.float32)
+    found: HiddenStates = (counts / np.linalg.norm(counts)).astype(np.float32)
     return found
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 64])
 def test_the_mean_does_not_depend_on_the_passes(chunk: int) -> None:
-    reader = Watched()
-    queue = ReadingQueue(reader, chunk)
-    texts = [Text(7, index, list(range(index, index + 5 + index)), "mean") for index in range(6)]
+    context = Watched()
+    queue = EmbeddingQueue(context, chunk)
+    texts = [EmbeddingJob(7, index, list(range(index, index + 5 + index)), "mean") for index in range(6)]
     queue.add(texts)
     answers = read(queue)
-    assert all(len(tokens) <= chunk for tokens in reader.passes)
+    assert all(len(tokens) <= chunk for tokens in context.passes)
     assert sorted(answer.index for answer in answers if isinstance(answer, Embedded)) == list(range(6))
     for answer in answers:
         assert isinstance(answer, Embedded)
@@ -67,31 +67,41 @@ def test_the_mean_does_not_depend_on_the_passes(chunk: int) -> None:
 
 @pytest.mark.parametrize(("pooling", "counts"), [("cls", 3), ("last", 9)])
 def test_the_row_that_counts(pooling: Pooling, counts: int) -> None:
-    queue = ReadingQueue(FakeReader(), 2)
-    queue.add([Text(1, 0, [3, 4, 5, 9], pooling)])
+    queue = EmbeddingQueue(FakeEmbeddingContext(), 2)
+    queue.add([EmbeddingJob(1, 0, [3, 4, 5, 9], pooling)])
     (answer,) = read(queue)
     assert vector(answer).tolist() == np.eye(16)[counts].tolist()
 
 
 def test_room_is_made_for_the_longest_and_nobody_overtakes_it() -> None:
-    reader = Watched()
-    queue = ReadingQueue(reader, 64)
-    queue.add([Text(1, 0, [1] * 100, "mean"), Text(2, 0, [2] * 900, "mean"), Text(3, 0, [3], "mean")])
+    context = Watched()
+    queue = EmbeddingQueue(context, 64)
+    queue.add(
+        [EmbeddingJob(1, 0, [1] * 100, "mean"), EmbeddingJob(2, 0, [2] * 900, "mean"), EmbeddingJob(3, 0, [3], "mean")]
+    )
     assert [answer.id for answer in read(queue)] == [1, 2, 3]
-    assert reader.reserved == [512, 900]
+    assert context.reserved == [512, 900]
 
 
 def test_a_text_that_can_not_be_cut_is_read_at_once() -> None:
-    reader = Watched(causal=False)
-    queue = ReadingQueue(reader, 4)
-    queue.add([Text(1, 0, [1] * 9, "mean"), Text(1, 1, [2] * 3, "mean"), Text(1, 2, [3], "mean")])
+    context = Watched(causal=False)
+    queue = EmbeddingQueue(context, 4)
+    queue.add(
+        [EmbeddingJob(1, 0, [1] * 9, "mean"), EmbeddingJob(1, 1, [2] * 3, "mean"), EmbeddingJob(1, 2, [3], "mean")]
+    )
     read(queue)
-    assert reader.passes == [[1] * 9, [2, 2, 2, 3]]
+    assert context.passes == [[1] * 9, [2, 2, 2, 3]]
 
 
 def test_scores_and_embeddings_take_turns() -> None:
-    queue = ReadingQueue(FakeReader(), 64)
-    queue.add([Text(1, 0, [1, 2, 3], "mean"), Text(2, 0, [1, 2, 3], None, top=2), Text(3, 0, [1], "mean")])
+    queue = EmbeddingQueue(FakeEmbeddingContext(), 64)
+    queue.add(
+        [
+            EmbeddingJob(1, 0, [1, 2, 3], "mean"),
+            EmbeddingJob(2, 0, [1, 2, 3], None, top=2),
+            EmbeddingJob(3, 0, [1], "mean"),
+        ]
+    )
     one, two, three = read(queue)
     assert (one.id, three.id) == (1, 3)
     assert isinstance(two, Scored)
@@ -101,60 +111,67 @@ def test_scores_and_embeddings_take_turns() -> None:
 
 
 def test_what_is_cancelled_leaves_at_any_time() -> None:
-    reader = Watched()
-    queue = ReadingQueue(reader, 2)
-    queue.add([Text(1, index, [1] * 4, "mean") for index in range(9)])
-    queue.add([Text(2, 0, [2] * 4, "mean")])
+    context = Watched()
+    queue = EmbeddingQueue(context, 2)
+    queue.add([EmbeddingJob(1, index, [1] * 4, "mean") for index in range(9)])
+    queue.add([EmbeddingJob(2, 0, [2] * 4, "mean")])
     assert list(queue.step(beside=False)) == []
     queue.cancel(1)
     assert [answer.id for answer in read(queue)] == [2]
-    queue.add([Text(3, 0, [1] * 4, "mean")])
+    queue.add([EmbeddingJob(3, 0, [1] * 4, "mean")])
     assert list(queue.step(beside=False)) == []
     queue.clear()
     assert not queue
 
 
 def test_numbers_that_are_none_fail_their_own_inquiry_alone() -> None:
-    class Broken(FakeReader):
-        def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+    class Broken(FakeEmbeddingContext):
+        def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
             rows = super().embed(tokens, positions, slots)
             rows[np.array(tokens) == 13] = np.nan
             return rows
 
-        def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+        def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
             return np.full((len(tokens), 261), np.nan, np.float32)
 
-    queue = ReadingQueue(Broken(), 64)
-    queue.add([Text(1, 0, [13], "mean"), Text(1, 1, [2], "mean"), Text(2, 0, [3], "mean"), Text(3, 0, [1, 2], None)])
+    queue = EmbeddingQueue(Broken(), 64)
+    queue.add(
+        [
+            EmbeddingJob(1, 0, [13], "mean"),
+            EmbeddingJob(1, 1, [2], "mean"),
+            EmbeddingJob(2, 0, [3], "mean"),
+            EmbeddingJob(3, 0, [1, 2], None),
+        ]
+    )
     answers = read(queue)
     assert [(type(answer), answer.id) for answer in answers] == [(Failed, 1), (Embedded, 2), (Failed, 3)]
 
 
 def test_no_memory_for_a_long_text_fails_it_alone() -> None:
-    class Small(FakeReader):
+    class Small(FakeEmbeddingContext):
         def reserve(self, cells: int) -> None:
             if cells > 512:
                 raise ModelError("too large")
             super().reserve(cells)
 
-    queue = ReadingQueue(Small(), 64)
-    queue.add([Text(1, 0, [1] * 600, "mean"), Text(2, 0, [1], "mean")])
+    queue = EmbeddingQueue(Small(), 64)
+    queue.add([EmbeddingJob(1, 0, [1] * 600, "mean"), EmbeddingJob(2, 0, [1], "mean")])
     first, second = read(queue)
     assert first == Failed(1, "too large")
     assert second.id == 2
 
 
 def test_beside_replies_a_pass_is_followed_by_a_pause() -> None:
-    queue = ReadingQueue(FakeReader(), 1)
+    queue = EmbeddingQueue(FakeEmbeddingContext(), 1)
     queue._next = math.inf
-    queue.add([Text(1, 0, [1], "mean")])
+    queue.add([EmbeddingJob(1, 0, [1], "mean")])
     assert list(queue.step(beside=True)) == []
     assert len(list(queue.step(beside=False))) == 1
 
 
-def tokenised(backend: FakeBackend, inquiry: Embed | Score) -> list[Text] | Refused:
-    texts = to_tokenise(backend, inquiry)
-    return texts if isinstance(texts, Refused) else texts_of(backend, inquiry, map(backend.tokens_of, texts))
+def tokenised(backend: FakeBackend, inquiry: Embed | Score) -> list[EmbeddingJob] | Refused:
+    texts = texts_to_tokenise(backend, inquiry)
+    return texts if isinstance(texts, Refused) else make_jobs(backend, inquiry, map(backend.tokens_of, texts))
 
 
 def test_inquiries_become_texts() -> None:
@@ -186,7 +203,7 @@ def test_what_can_not_be_read_is_refused(inputs: list[str | list[int]], code: st
 
 def test_a_model_without_embeddings_refuses() -> None:
     backend = FakeBackend(ctx=8, parallel=1, kv_tokens=0, batch=8)
-    backend.reader = None
+    backend.embedding_context = None
     refused = tokenised(backend, Embed(id=1, inputs=["a"]))
     assert isinstance(refused, Refused)
     assert refused.code == "unsupported"

@@ -32,7 +32,7 @@ def _submit(identity: int, prompt: str | list[int], **options: object) -> Submit
 class Runner:
     def __init__(self, backend: FakeBackend) -> None:
         self.backend = backend
-        self.loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+        self.loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
         self.steps: list[Step] = []
 
     def ask(self, submit: Submit) -> None:
@@ -46,7 +46,7 @@ class Runner:
             self.steps.append(step)
 
     def finish(self) -> None:
-        while not self.loop.idle:
+        while self.loop.has_work:
             self.step()
 
     def said(self, identity: int) -> bytes:
@@ -133,7 +133,7 @@ def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> 
         if isinstance(message, Step):
             told.append((message, loop.beat()))
 
-    while not loop.idle:
+    while loop.has_work:
         loop.take()
         step = loop.step(publish)
         assert step is told[-1][0]
@@ -184,7 +184,10 @@ def test_replies_are_the_same_when_every_step_is_planned_anew() -> None:
     @given(st.lists(_SCRIPTS, min_size=1, max_size=6), st.sampled_from([512, 1024, 4096]), st.booleans(), st.booleans())
     def run(scripts: list[_Script], kv_tokens: int, always_shared: bool, drafts: bool) -> None:
         nonlocal repeated
-        usual, anew = (_replies(scripts, kv_tokens, always_shared=always_shared, drafts=drafts, anew=anew) for anew in (False, True))
+        usual, anew = (
+            _replies(scripts, kv_tokens, always_shared=always_shared, drafts=drafts, anew=anew)
+            for anew in (False, True)
+        )
         assert usual[:2] == anew[:2]
         assert anew[2] == 0
         repeated += usual[2]
@@ -199,7 +202,7 @@ def _replies(
     """What each says until it ends or is cancelled, who ended how, and how many steps weren't planned."""
     backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64, always_shared=always_shared)
     speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
-    loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=300, speculator=speculator)
+    loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=300, speculator=speculator)
     repeated = 0
 
     def again() -> bool:
@@ -229,9 +232,9 @@ def _replies(
                 loop.inbox.put(identity)
         loop.take()
         loop.step(publish)
-        if loop.idle and number > 40:
+        if not loop.has_work and number > 40:
             break
-    assert loop.idle
+    assert not loop.has_work
     # A draft may bring more than was waited for.
     whole = {identity: tokens[: scripts[identity][3]] for identity, tokens in said.items()}
     ended = sorted((one for one in finished if scripts[one.id][3] is None), key=lambda one: one.id)
@@ -277,7 +280,7 @@ def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> N
 
 
 def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
-    loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+    loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
     published: list[Step | Beat] = []
     beaten = threading.Event()
 
@@ -295,13 +298,13 @@ def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBac
     thread.join(10)
     assert not thread.is_alive()
     assert isinstance(published[0], Beat)
-    assert loop.idle, "a sequence whose client is gone is dropped"
+    assert not loop.has_work, "a sequence whose client is gone is dropped"
 
 
 def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks whether a reply has ended or a cancel has worked isn't told of a time before."""
     monkeypatch.setattr("tailrace.engine.loop.BEAT_SECONDS", 1000.0)
-    loop = EngineLoop(backend, chunk=64, step_seconds=1.0)
+    loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
     beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
 
     def publish(message: Step | Beat | Reading) -> None:
@@ -330,7 +333,7 @@ def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backe
     published: list[Step | Beat | Reading] = []
     for identity in (1, 2, 3):
         runner.ask(_submit(identity, f"<say>{'x' * 5 * identity}</say>"))
-    while not runner.loop.idle:
+    while runner.loop.has_work:
         runner.loop.take()
         runner.loop.step(published.append)
     beats = [(place, item) for place, item in enumerate(published) if isinstance(item, Beat)]

@@ -15,7 +15,7 @@ from tailrace.errors import TailraceError
 from tailrace.protocol import ModelInfo, Pooling
 
 Logits = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.float32]
+HiddenStates = npt.NDArray[np.float32]
 #: A slot's KV outside of the cache, as bytes.
 KVState = npt.NDArray[np.uint8]
 
@@ -24,26 +24,26 @@ class BackendError(TailraceError):
     """The model's computation failed in a way that leaves its state unknown; the process has to end."""
 
 
-class Reader(Protocol):
+class EmbeddingContext(Protocol):
     """A context of its own beside the cache, for texts that are read and not continued: a row for each of their tokens.
 
     It takes no memory before the first ``reserve``.
     """
 
-    width: int  #: numbers of an embedding
+    n_embd: int  #: numbers of an embedding
     pooling: Pooling  #: the model's own
     causal: bool  #: else a token's row depends on those after it too: each text has to be read in one pass
     slots: int  #: texts that may be in progress at the same time
-    most: int  #: tokens of one pass
+    max_pass_tokens: int  #: tokens of one pass
     cells: int  #: tokens that the texts in progress may have together, as reserved
 
     def reserve(self, cells: int) -> None:
         """Have room for at least so many tokens; every slot becomes empty. Raises ModelError without the memory."""
         ...
 
-    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
         """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]``; the model's last hidden state at each, shape
-        (len(tokens), width), valid until the next call. Raises BackendError.
+        (len(tokens), n_embd), valid until the next call. Raises BackendError.
         """
         ...
 
@@ -80,7 +80,7 @@ class Backend(Protocol):
     infill: tuple[int, int, int] | None  #: the tokens before a prefix, a suffix and the middle that is to be filled in
 
     @property
-    def reader(self) -> Reader | None:
+    def embedding_context(self) -> EmbeddingContext | None:
         """None where texts can't be embedded."""
         ...
 
@@ -113,14 +113,13 @@ class Backend(Protocol):
         ...
 
     def decode(
-        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
         """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]`` and return a row of logits for each batch index in
         ``outputs`` (rising): shape (len(outputs), vocabulary), valid and writable until the next call.
 
-        Tokens before the index ``prompts`` are replies', those from there on prompts'. They may be computed in passes
-        of their own, and a prompt's less exactly: a reply's logits are not to depend on how many of its tokens come at
-        once.
+        The first ``n_decode_tokens`` tokens are replies', the others prompts'. The two may be computed in separate
+        passes, and prompts less exactly: a reply's logits must not depend on how many of its tokens come at once.
 
         Raises BackendError.
         """

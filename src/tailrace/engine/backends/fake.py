@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import KVState, Logits, Reader, Rows
+from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
@@ -76,7 +76,7 @@ class FakeBackend:
         self.strips_space = False
         self.start_token: int | None = None
         self.infill: tuple[int, int, int] | None = INFILL
-        self.reader: Reader | None = FakeReader()
+        self.embedding_context: EmbeddingContext | None = FakeEmbeddingContext()
         self.step_seconds = step_seconds
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
         self.info = ModelInfo(
@@ -94,7 +94,7 @@ class FakeBackend:
             infill=True,
             end_tokens=(END,),
             infill_tokens=dict(zip(("prefix", "suffix", "middle"), INFILL, strict=True)),
-            embedding_width=FakeReader.width,
+            embedding_width=FakeEmbeddingContext.n_embd,
             special_tokens=_NAMES,
         )
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
@@ -122,7 +122,7 @@ class FakeBackend:
         return list(text.encode("utf-8"))
 
     def decode(
-        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
         """See ``Backend``. The script's next byte is certain at any temperature that a request may have."""
         if self.step_seconds:
@@ -224,37 +224,37 @@ class FakeBackend:
         """See ``Backend``: there is nothing to give back."""
 
 
-class FakeReader:
-    """See ``Reader``. Each token's hidden state is its own: one of 16 places, by the token's last four bits."""
+class FakeEmbeddingContext:
+    """See ``EmbeddingContext``. A token's hidden state is one of 16 unit vectors, by the token's last four bits."""
 
-    width = 16
+    n_embd = 16
     pooling: Pooling = "mean"
     causal = True
     slots = 4
-    most = 64
+    max_pass_tokens = 64
 
     def __init__(self) -> None:
         self.cells = 0
         self._held = [0] * self.slots
 
     def reserve(self, cells: int) -> None:
-        """See ``Reader``."""
+        """See ``EmbeddingContext``."""
         self.cells = cells
         self._held = [0] * self.slots
 
-    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
-        """See ``Reader``."""
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
+        """See ``EmbeddingContext``."""
         self._append(positions, slots)
-        rows: Rows = np.eye(self.width, dtype=np.float32)[np.array(tokens) % self.width]
+        rows: HiddenStates = np.eye(self.n_embd, dtype=np.float32)[np.array(tokens) % self.n_embd]
         return rows
 
     def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
-        """See ``Reader``. Every next token is as likely as any other."""
+        """See ``EmbeddingContext``. Every next token is as likely as any other."""
         self._append(positions, slots)
         return np.zeros((len(tokens), _VOCABULARY), np.float32)
 
     def clear(self, slot: int) -> None:
-        """See ``Reader``."""
+        """See ``EmbeddingContext``."""
         self._held[slot] = 0
 
     def _append(self, positions: list[int], slots: list[int]) -> None:

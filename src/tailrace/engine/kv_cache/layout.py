@@ -1,14 +1,16 @@
-"""How the KV cache is cut, and which cut a load asks for. Pure policy: it knows lengths and a limit, no tokens.
+"""How the KV cache's cells are divided among slots, and which layout a load needs. Pure policy over lengths and limits.
 
-*Pool*: all slots share the cells. One long context may take nearly all of them, and sequences of every kind, prompts
-and replies, are computed in one pass over the weights. *Streams*: every slot has cells of its own, each stream as large
-as the longest has to be, and llama.cpp computes in one pass only what has as many tokens in each.
+*Shared*: all slots share the cells. One long context may take nearly all of them. Sequences of every kind, prompts and
+replies, are computed in one pass over the weights. llama.cpp calls this a unified KV cache.
 
-Which is better depends on the attention. llama.cpp's goes past everybody's cells in a pool and looks at the mask of
-each: eight contexts of 1,000 tokens of the starter model, a step takes 50 ms in the pool and 40 in partitions. Our own
-reads what a token sees and nothing else: 20.4 in the pool and 21.1 in partitions. So where it is at work there is a pool
-that grows with what it holds. Elsewhere the layout follows the load: partitions as long as they fit into the limit, few
-and long ones for few and long contexts, the pool when they don't.
+*Partitioned*: every slot has cells of its own, and every partition is as large as the longest sequence needs.
+llama.cpp computes sequences in one pass only where they have the same number of tokens. llama.cpp calls the partitions
+streams.
+
+Which is better depends on the attention. llama.cpp's attention visits every cell of a shared cache, masked or not: with
+eight contexts of 1,000 tokens a step takes a quarter longer than partitioned. Tailrace's own attention reads visible
+cells only, so sharing costs nothing: there the cache is always shared and grows with its content. Elsewhere the layout
+follows the load: partitions while they fit into the limit, shared when they don't.
 """
 
 from __future__ import annotations
@@ -47,9 +49,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class LayoutPolicy:
-    """``slots``: sequences that may run at once; ``limit``: cells that there may be (a multiple of GRAIN);
-    ``context``: tokens that one sequence may have; ``always_shared``: in a pool nobody pays for others' cells, so there is
-    nothing else, of ``start`` cells at first; ``fixed``: the model allows no other layout than the whole pool.
+    """Which layouts a model and the memory allow.
+
+    ``slots``: sequences that may run at once. ``max_cells``: the limit of all cells, a multiple of GRAIN. ``context``:
+    tokens that one sequence may have. ``always_shared``: unseen cells cost no time, so the layout is always shared, of
+    ``initial_cells`` at first. ``fixed``: the model allows the full shared layout only.
     """
 
     slots: int

@@ -26,7 +26,7 @@ _WEIGHT = 0.3
 _BELIEVED = 1.3
 
 
-class PrefillPace:
+class PrefillBudget:
     """The chunk for a step beside running streams.
 
     A step with n streams and c prompt tokens is taken to last ``decode(n) + c * token``; both are learned. The chunk is

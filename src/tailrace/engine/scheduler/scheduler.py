@@ -82,9 +82,9 @@ class Scheduler:
         self._repeats = 0
 
     @property
-    def idle(self) -> bool:
-        """Nothing to do until somebody submits."""
-        return not self.running and not self.waiting
+    def has_work(self) -> bool:
+        """Whether any sequence runs or waits."""
+        return bool(self.running or self.waiting)
 
     @property
     def decoding(self) -> list[Sequence]:
@@ -119,7 +119,7 @@ class Scheduler:
             sequence.computed = 0
             sequence.draft = []
             if sequence.cached_tokens and not sequence.generated:
-                if sequence.admitted is None:
+                if sequence.admitted_at is None:
                     # It has come with this plan. Later, the counters have been read, and never fall.
                     self.counters.prefix_hits -= sequence.cached_tokens
                 sequence.cached_tokens = 0
@@ -145,9 +145,9 @@ class Scheduler:
         """
         plan = Plan()
         self._leave_pool(plan)
-        while not plan.chunks and not self.idle:
+        while not plan.chunks and self.has_work:
             decoding = self.decoding
-            if not self._make_room(plan, [(one.slot, one.width) for one in decoding]):
+            if not self._make_room(plan, [(one.slot, one.step_tokens) for one in decoding]):
                 continue
             plan.chunks = self._decode(decoding)
             self._admit_all(plan)
@@ -177,10 +177,10 @@ class Scheduler:
         spare = self._max_batch - sum(1 + len(sequence.draft) for sequence in decoding)
         chunks: list[tuple[Sequence, int]] = []
         for sequence in decoding:
-            forced = min(sequence.forced, max(0, spare))
+            forced = min(sequence.jump_forward, max(0, spare))
             spare -= forced
             # The draft stands behind all that is forced.
-            chunks.append((sequence, sequence.width if forced == sequence.forced else 1 + forced))
+            chunks.append((sequence, sequence.step_tokens if forced == sequence.jump_forward else 1 + forced))
         return chunks
 
     # Room
@@ -235,7 +235,7 @@ class Scheduler:
         sequence.slot = NO_SLOT
         sequence.computed = 0
         sequence.draft = []
-        sequence.forced = 0
+        sequence.jump_forward = 0
         self.add(sequence)
         self.counters.preemptions += 1
 
@@ -280,7 +280,7 @@ class Scheduler:
         if self._short_of_cells:
             return False
         cache = self._cache
-        placement = cache.place(sequence.tokens, reuse=sequence.reuses)
+        placement = cache.place(sequence.tokens, reuse=sequence.reuse_prefix)
         if self._is_being_read(sequence, placement.length if placement else 0):
             return False  # A later one may start: it doesn't take anything from this one.
         placement = self._find_room(plan, sequence, placement)
@@ -293,7 +293,7 @@ class Scheduler:
         sequence.computed = placement.length
         if sequence.cached_tokens is None:
             sequence.cached_tokens = placement.length
-            self.counters.prefix_queries += len(sequence.tokens) if sequence.reuses else 0
+            self.counters.prefix_queries += len(sequence.tokens) if sequence.reuse_prefix else 0
             self.counters.prefix_hits += placement.length
         self.running.append(sequence)
         plan.moves.append((sequence, placement))
@@ -301,7 +301,7 @@ class Scheduler:
 
     def _is_being_read(self, sequence: Sequence, ready: int) -> bool:
         """Whether a running sequence is about to have far more of this prompt ready than is ready now."""
-        return sequence.reuses and any(
+        return sequence.reuse_prefix and any(
             common_prefix(other.tokens, sequence.tokens) > max(ready, other.computed) + _WORTH_SHARING
             for other in self.running
             if other.pending > 1
@@ -340,12 +340,12 @@ class Scheduler:
         # What is reused of another slot needs no cells, and what is reused of the slot itself has them.
         found = placement.length if placement.kept is None else 0
         needed = self._cache.needs(placement, len(sequence.tokens)) - found
-        return needed + sum(other.width for other in self.running)
+        return needed + sum(other.step_tokens for other in self.running)
 
     def _empty_target(self, plan: Plan, sequence: Sequence) -> Placement | None:
         """Where the sequence goes, with nothing there but what it reuses; what was is kept first, if it is worth it."""
         cache = self._cache
-        placement = cache.place(sequence.tokens, reuse=sequence.reuses)
+        placement = cache.place(sequence.tokens, reuse=sequence.reuse_prefix)
         if placement is None:
             return None
         target = cache.slots[placement.slot]

@@ -129,7 +129,7 @@ class LookupDrafter:
         for sequence, length in wanted:
             lookup = self._lookups[sequence.id]
             sequence.draft = lookup.draft(length)
-            sequence.predicted = lookup.predicted
+            sequence.draft_from_prediction = lookup.predicted
 
     def seconds(self, drafting: int, length: int) -> float:
         """See ``Drafter``: microseconds."""

@@ -218,7 +218,7 @@ class Speculator:
             if not trial and record.acceptance.chance(run) < _HOPELESS:
                 continue
             # The last token before the limit is chosen from the row of the token before it.
-            length = min(self._lengths[-1], sequence.limit - len(sequence.tokens) - 1, room(sequence))
+            length = min(self._lengths[-1], sequence.max_length - len(sequence.tokens) - 1, room(sequence))
             if length <= 0:
                 continue
             if trial:

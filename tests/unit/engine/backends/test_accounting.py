@@ -13,7 +13,9 @@ MEMORIES = get_args(Memory)
 
 
 def _account(memory: Memory, *, parallel: int = 2, always_shared: bool = False) -> Account:
-    return Account(FakeBackend(ctx=512, parallel=parallel, kv_tokens=0, batch=64, memory=memory, always_shared=always_shared))
+    return Account(
+        FakeBackend(ctx=512, parallel=parallel, kv_tokens=0, batch=64, memory=memory, always_shared=always_shared)
+    )
 
 
 def _prompt(text: str) -> list[int]:

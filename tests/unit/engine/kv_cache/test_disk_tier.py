@@ -105,7 +105,7 @@ class Talk:
     def __init__(self, folder: Path) -> None:
         self.backend = FakeBackend(ctx=512, parallel=1, kv_tokens=512, batch=64)
         disk = DiskOptions(folder, 1_000_000)
-        self.loop = EngineLoop(self.backend, chunk=64, step_seconds=1.0, keep_tokens=200, disk=disk)
+        self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=200, disk=disk)
 
     def ask(self, identity: int, text: str) -> tuple[bytes, int]:
         """The reply, and how many of the prompt's tokens were found ready."""
@@ -113,7 +113,7 @@ class Talk:
         assert isinstance(sequence, Sequence)
         self.loop.inbox.put(sequence)
         said, cached = b"", 0
-        while not self.loop.idle:
+        while self.loop.has_work:
             assert self.loop.take(0.05)
             if (step := self.loop.step()) is not None:
                 said += bytes(step.tokens)

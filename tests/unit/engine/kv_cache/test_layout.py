@@ -21,7 +21,9 @@ def test_a_pool_has_room_for_a_few_conversations_from_the_start_and_grows_beyond
     assert always_shared.initial() == Layout(0, 16_384)
     assert always_shared.choose([2_000] * 6, always_shared.initial()) == always_shared.initial()
     assert always_shared.choose([2_000] * 10, always_shared.initial()) == Layout(0, 32_768)
-    assert LayoutPolicy(slots=8, max_cells=4096, context=4096, always_shared=True, initial_cells=16_384).initial() == Layout(0, 4096)
+    assert LayoutPolicy(
+        slots=8, max_cells=4096, context=4096, always_shared=True, initial_cells=16_384
+    ).initial() == Layout(0, 4096)
 
 
 def test_many_contexts_get_a_stream_each_and_one_long_one_can_have_everything() -> None:

@@ -347,10 +347,10 @@ def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
     assert not machine.scheduler.again()
     first.draft = []
     first.tokens.append(5)  # as a grammar does
-    first.forced = 1
+    first.jump_forward = 1
     assert not machine.scheduler.again()
     del first.tokens[-1]
-    first.forced = 0
+    first.jump_forward = 0
     assert machine.scheduler.again()
     machine.scheduler.add(second := _sequence(2, _unlike(2, 4)))
     assert not machine.scheduler.again()
@@ -411,7 +411,7 @@ def _run_to_the_end(loads: list[tuple[int, int, bool, int]], grains: int, slots:
         if identity % 3 == 0:
             _step_and_end(machine, pending)
     for _ in range(20_000):
-        if machine.scheduler.idle:
+        if not machine.scheduler.has_work:
             break
         _step_and_end(machine, pending)
     assert not pending

@@ -30,7 +30,9 @@ class Run:
 
     def __init__(self, backend: FakeBackend, speculator: Speculator | None) -> None:
         self.backend = backend
-        self.loop = EngineLoop(backend, chunk=64, step_seconds=1.0, keep_tokens=1000, speculator=speculator)
+        self.loop = EngineLoop(
+            backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=1000, speculator=speculator
+        )
         self.tokens: dict[int, list[int]] = {}
         self.logprobs: dict[int, list[TokenLogprobs]] = {}
         self.finished: dict[int, Finished] = {}
@@ -59,7 +61,7 @@ class Run:
             self.finished[finished.id] = finished
 
     def finish(self) -> Beat:
-        while not self.loop.idle:
+        while self.loop.has_work:
             self.step()
         return self.loop.beat()
 
@@ -316,9 +318,14 @@ def test_a_draft_model_that_is_the_model_itself_is_always_right() -> None:
 def test_a_draft_model_that_is_always_wrong_is_left_alone() -> None:
     class Wrong(ContextBackend):
         def decode(
-            self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+            self,
+            tokens: list[int],
+            positions: list[int],
+            slots: list[int],
+            outputs: list[int],
+            n_decode_tokens: int = 0,
         ) -> Logits:
-            return -super().decode(tokens, positions, slots, outputs, prompts)
+            return -super().decode(tokens, positions, slots, outputs, n_decode_tokens)
 
     plain, drafting = Run(contexts(), None), Wrong(ctx=400, parallel=4, kv_tokens=0, batch=64)
     drafted = Run(contexts(), PricedSpeculator(DraftModel(drafting, drafting.vocabulary), free, most=8))

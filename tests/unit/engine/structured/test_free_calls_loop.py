@@ -39,7 +39,7 @@ class Runner:
     def __init__(self, *, drafts: bool = False) -> None:
         self.backend = FakeBackend(ctx=2048, parallel=4, kv_tokens=0, batch=64)
         speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
-        self.loop = EngineLoop(self.backend, chunk=64, step_seconds=1.0, speculator=speculator)
+        self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0, speculator=speculator)
         self.compiler = Compiler(self.backend)
         self.steps: list[Step] = []
 
@@ -67,7 +67,7 @@ class Runner:
         self.sequence = sequence
         self.loop.inbox.put(sequence)
         first = len(self.steps)
-        while not self.loop.idle:
+        while self.loop.has_work:
             self.loop.take()
             if (step := self.loop.step()) is not None:
                 self.steps.append(step)

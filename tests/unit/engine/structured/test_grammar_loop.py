@@ -30,7 +30,7 @@ class Runner:
 
     def __init__(self) -> None:
         self.backend = FakeBackend(ctx=256, parallel=4, kv_tokens=0, batch=64)
-        self.loop = EngineLoop(self.backend, chunk=64, step_seconds=1.0)
+        self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0)
         self.steps: list[Step] = []
         self._tokenizer = make_tokenizer(self.backend.vocabulary, [END], self.backend.tokenize_inside)
 
@@ -47,7 +47,7 @@ class Runner:
         return sequence
 
     def finish(self) -> None:
-        while not self.loop.idle:
+        while self.loop.has_work:
             self.loop.take()
             if (step := self.loop.step()) is not None:
                 self.steps.append(step)

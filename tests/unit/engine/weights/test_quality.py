@@ -51,9 +51,14 @@ def test_every_position_of_the_text_is_read_once_in_windows() -> None:
 
     class Watching(FakeBackend):
         def decode(
-            self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+            self,
+            tokens: list[int],
+            positions: list[int],
+            slots: list[int],
+            outputs: list[int],
+            n_decode_tokens: int = 0,
         ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-            rows = super().decode(tokens, positions, slots, outputs, prompts)
+            rows = super().decode(tokens, positions, slots, outputs, n_decode_tokens)
             seen.extend(zip(positions, tokens, strict=True))
             # Each row tells where it is from.
             rows[:, 0] = [positions[index] for index in outputs]

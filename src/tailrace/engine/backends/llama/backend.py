@@ -14,9 +14,9 @@ import numpy as np
 from tailrace.engine.backends.base import BackendError, KVState, Logits
 from tailrace.engine.backends.llama import memory_budget as memory
 from tailrace.engine.backends.llama.batch import make_batch
+from tailrace.engine.backends.llama.embedding_context import POOLINGS, LlamaEmbeddingContext
 from tailrace.engine.backends.llama.library import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.options import LlamaOptions
-from tailrace.engine.backends.llama.reader import POOLINGS, LlamaReader
 from tailrace.engine.backends.llama.state import with_streams
 from tailrace.engine.backends.llama.threads import ThreadPools
 from tailrace.engine.backends.llama.vocab import LlamaVocab
@@ -80,7 +80,7 @@ class LlamaBackend:
             context,
             always_shared=own_attention,
             fixed=self._rope_follows_context(),
-            start=memory.at_start(self.cell_bytes),
+            initial_cells=memory.at_start(self.cell_bytes),
         )
         self.layout = self.policy.initial()
         self.max_batch = max(options.batch, options.parallel)
@@ -95,7 +95,7 @@ class LlamaBackend:
             self.policy = replace(self.policy, always_shared=False)
             self.kv_layout(self.policy.initial(), [])
         self.infill = self._infill_tokens()
-        self.reader = self._make_reader(context)
+        self.embedding_context = self._make_embedding_context(context)
         self.vocabulary = [self._words.piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
         special = {token: self._words.special(token) for token, piece in enumerate(self.vocabulary) if not piece}
@@ -125,7 +125,7 @@ class LlamaBackend:
             infill_tokens=self._named_infill_tokens(),
             end_tokens=tuple(sorted(self.end_tokens)),
             start_token=start if start >= 0 and llama.llama_vocab_get_add_bos(self._vocab) else None,
-            embedding_width=self.reader.width if self.reader is not None else 0,
+            embedding_width=self.embedding_context.n_embd if self.embedding_context is not None else 0,
             special_tokens={token: text for token, text in special.items() if text},
         )
 
@@ -139,10 +139,10 @@ class LlamaBackend:
             if self.info.generates:
                 self._decode([start], [0], [0], [0])
                 self.reset()
-            elif self.reader is not None:
-                self.reader.reserve(1)
-                self.reader.embed([start], [0], [0])
-                self.reader.close()
+            elif self.embedding_context is not None:
+                self.embedding_context.reserve(1)
+                self.embedding_context.embed([start], [0], [0])
+                self.embedding_context.close()
 
     @property
     def copied(self) -> int:
@@ -170,23 +170,23 @@ class LlamaBackend:
         return self.tokenize(text.text, special=text.special, start=text.start)
 
     def decode(
-        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], prompts: int = 0
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
         """See ``Backend``."""
-        if self.layout.shared or not 0 < prompts < len(tokens):
-            return self._decode(tokens, positions, slots, outputs, replies=prompts)
+        if self.layout.shared or not 0 < n_decode_tokens < len(tokens):
+            return self._decode(tokens, positions, slots, outputs, n_decode_tokens=n_decode_tokens)
         # In one batch, the prompt's first token would be computed together with the replies', and each of those would
         # attend as far as the prompt reaches.
-        last = [output - prompts for output in outputs if output >= prompts]
-        of_prompts = self._decode(tokens[prompts:], positions[prompts:], slots[prompts:], last)
+        last = [output - n_decode_tokens for output in outputs if output >= n_decode_tokens]
+        of_prompts = self._decode(tokens[n_decode_tokens:], positions[n_decode_tokens:], slots[n_decode_tokens:], last)
         if last:
             of_prompts = of_prompts.copy()  # The next call writes where it lies.
         of_replies = self._decode(
-            tokens[:prompts],
-            positions[:prompts],
-            slots[:prompts],
+            tokens[:n_decode_tokens],
+            positions[:n_decode_tokens],
+            slots[:n_decode_tokens],
             outputs[: len(outputs) - len(last)],
-            replies=prompts,
+            n_decode_tokens=n_decode_tokens,
         )
         return np.concatenate((of_replies, of_prompts)) if last else of_replies
 
@@ -196,10 +196,10 @@ class LlamaBackend:
         self._views.tokens[:count] = tokens
         positions = self._views.positions[:count]
         positions += 1
-        return self._compute(count, count, replies=count)
+        return self._compute(count, count, n_decode_tokens=count)
 
     def _decode(
-        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], *, replies: int = 0
+        self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], *, n_decode_tokens: int = 0
     ) -> Logits:
         count = len(tokens)
         views = self._views
@@ -211,13 +211,13 @@ class LlamaBackend:
         views.outputs[outputs] = 1
         self._batch.n_tokens = count
         self._pools.use(self._context, prefill=count > len(outputs))
-        return self._compute(count, len(outputs), replies=replies)
+        return self._compute(count, len(outputs), n_decode_tokens=n_decode_tokens)
 
-    def _compute(self, count: int, rows: int, *, replies: int) -> Logits:
+    def _compute(self, count: int, rows: int, *, n_decode_tokens: int) -> Logits:
         """Compute the batch as it stands, of ``count`` tokens with so many rows of logits; its first ``replies`` tokens
         are replies'.
         """
-        force.replies(replies)
+        force.replies(n_decode_tokens)
         code = llama.llama_decode(self._context, self._batch)
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
@@ -285,8 +285,8 @@ class LlamaBackend:
     def close(self) -> None:
         """See ``Backend``."""
         if self._context is not None:
-            if self.reader is not None:
-                self.reader.close()
+            if self.embedding_context is not None:
+                self.embedding_context.close()
             llama.llama_free(self._context)
             self._copies.forget()
             llama.llama_model_free(self._model)
@@ -370,14 +370,14 @@ class LlamaBackend:
         }
         return {name: token for name, token in found.items() if token >= 0}
 
-    def _make_reader(self, context: int) -> LlamaReader | None:
+    def _make_embedding_context(self, context: int) -> LlamaEmbeddingContext | None:
         """None for models whose pooling gives a rank and no vector."""
         architecture = self._metadata("general.architecture")
         pooling = POOLINGS.get(self._metadata(f"{architecture}.pooling_type"))
         if pooling is None:
             return None
         causal = self._metadata(f"{architecture}.attention.causal") != "false"
-        return LlamaReader(self._model, self._pools, context=context, pooling=pooling, causal=causal)
+        return LlamaEmbeddingContext(self._model, self._pools, context=context, pooling=pooling, causal=causal)
 
     def _metadata(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(256)

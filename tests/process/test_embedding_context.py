@@ -1,4 +1,4 @@
-"""The reader's numbers against llama.cpp's own pooling, for a model that writes and for one that only embeds."""
+"""The context's numbers against llama.cpp's own pooling, for a model that writes and for one that only embeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model_files import with_pairs, write_bert
 from servers import serving
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.backends.open_llama import open_llama
-from tailrace.engine.embeddings import ReadingQueue, texts_of, to_tokenise
+from tailrace.engine.embeddings import EmbeddingQueue, make_jobs, texts_to_tokenise
 from tailrace.models.reference import resolve
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings
@@ -41,11 +41,11 @@ def backend(request: pytest.FixtureRequest, bert: Path) -> Iterator[LlamaBackend
 
 
 def ours(backend: LlamaBackend, chunk: int, pooling: Pooling) -> dict[int, list[float]]:
-    queue = ReadingQueue(backend.reader, chunk)
+    queue = EmbeddingQueue(backend.embedding_context, chunk)
     inquiry = Embed(id=1, inputs=[*TEXTS], pooling=pooling)
-    prompts = to_tokenise(backend, inquiry)
+    prompts = texts_to_tokenise(backend, inquiry)
     assert isinstance(prompts, list)
-    texts = texts_of(backend, inquiry, map(backend.tokens_of, prompts))
+    texts = make_jobs(backend, inquiry, map(backend.tokens_of, prompts))
     assert isinstance(texts, list)
     queue.add(texts)
     found: dict[int, list[float]] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from tailrace.engine.backends.base import BackendError, Logits, Rows
+from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
 from tailrace.engine.backends.llama.threads import ThreadPools
 from tailrace.engine.kernels import force
@@ -25,8 +25,8 @@ _LOGITS_BYTES = 64 * 1024**2
 _SLOTS = 8
 
 
-class LlamaReader:
-    """See ``Reader``."""
+class LlamaEmbeddingContext:
+    """See ``EmbeddingContext``."""
 
     def __init__(
         self, model: llama.llama_model_p, pools: ThreadPools, *, context: int, pooling: Pooling, causal: bool
@@ -36,11 +36,11 @@ class LlamaReader:
         self._pools = pools
         self._limit = context
         self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
-        self.width = llama.llama_model_n_embd_out(model)
+        self.n_embd = llama.llama_model_n_embd_out(model)
         self.pooling = pooling
         self.causal = causal
         self.slots = _SLOTS
-        self.most = max(32, min(512, _LOGITS_BYTES // (4 * self._vocab_size)))
+        self.max_pass_tokens = max(32, min(512, _LOGITS_BYTES // (4 * self._vocab_size)))
         self.cells = 0
         self._context: llama.llama_context_p | None = None
         self._memory: llama.llama_memory_t | None = None
@@ -48,16 +48,16 @@ class LlamaReader:
         self._views: BatchViews | None = None
 
     def reserve(self, cells: int) -> None:
-        """See ``Reader``. Powers of two, because llama.cpp makes everything anew."""
+        """See ``EmbeddingContext``. Powers of two, because llama.cpp makes everything anew."""
         self.close()
         size = 512
         while size < cells:
             size *= 2
         if not self.causal:
-            self.most = size  # A text is read at once, and others beside it.
+            self.max_pass_tokens = size  # A text is read at once, and others beside it.
         params = llama.llama_context_default_params()
         params.n_ctx = size
-        params.n_batch = params.n_ubatch = self.most
+        params.n_batch = params.n_ubatch = self.max_pass_tokens
         params.n_seq_max = self.slots
         params.kv_unified = True
         params.embeddings = True
@@ -68,23 +68,23 @@ class LlamaReader:
             raise ModelError(f"llama.cpp can't make a context for reading texts of {size} tokens; send shorter ones")
         self._pools.attach(self._context, prefill=True)
         self._memory = llama.llama_get_memory(self._context)
-        self._batch, self._views = make_batch(self.most)
+        self._batch, self._views = make_batch(self.max_pass_tokens)
         self.cells = size
 
-    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> Rows:
-        """See ``Reader``."""
+    def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
+        """See ``EmbeddingContext``."""
         self._decode(tokens, positions, slots, embeddings=True)
         pointer = llama.llama_get_embeddings(self._context)
-        return np.ctypeslib.as_array(pointer, (len(tokens), self.width))
+        return np.ctypeslib.as_array(pointer, (len(tokens), self.n_embd))
 
     def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
-        """See ``Reader``."""
+        """See ``EmbeddingContext``."""
         self._decode(tokens, positions, slots, embeddings=False)
         pointer = llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (len(tokens), self._vocab_size))
 
     def clear(self, slot: int) -> None:
-        """See ``Reader``."""
+        """See ``EmbeddingContext``."""
         if self._memory is not None:
             llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
