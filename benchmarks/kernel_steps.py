@@ -29,11 +29,11 @@ _STEPS = 8
 
 def _serve(path: Path, choice: str) -> None:
     """Measure for each line of standard input: milliseconds of a step of each number of streams, and of a prompt."""
-    from tailrace.engine.kernels import force
+    from tailrace.engine.kernels import loader
     from tailrace.observe import logs
 
     logs.configure("steps", level="warning", form="console")
-    force.want(choice)
+    loader.choose(choice)
     # Here, because kernels become active before llama.cpp is loaded.
     from tailrace.engine.backends.open_llama import open_llama
 

@@ -18,7 +18,7 @@ import pytest
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.backends.llama import memory_budget as memory
 from tailrace.engine.intake import prepare
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
@@ -67,7 +67,7 @@ def backend(loaded: LlamaBackend) -> LlamaBackend:
     return loaded
 
 
-@pytest.mark.skipif(force.state() != "on", reason="copies are the kernels'")
+@pytest.mark.skipif(loader.status() != "on", reason="copies are the kernels'")
 @pytest.mark.parametrize(("available", "copied"), [(120_000_000, False), (150_000_000, True)])
 def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_or_less(
     monkeypatch: pytest.MonkeyPatch, available: int, copied: bool
@@ -240,12 +240,12 @@ def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
 
 def test_the_pool_is_for_attention_that_reads_only_what_a_token_sees(backend: LlamaBackend) -> None:
     """Asked of the kernels, which know what they computed; elsewhere every sequence has cells of its own."""
-    assert backend.policy.always_shared == (force.state() == "on")
-    here, them = force.attended()
+    assert backend.policy.always_shared == (loader.status() == "on")
+    here, them = loader.attention_counts()
     backend.decode([1], [0], [0], [0])
     backend.reset()
     layers = 30
-    assert force.attended() == ((here + layers, them) if backend.policy.always_shared else (0, 0))
+    assert loader.attention_counts() == ((here + layers, them) if backend.policy.always_shared else (0, 0))
 
 
 def test_a_reply_that_reaches_the_context_ends_with_length() -> None:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sampling import logits_ops as rows
@@ -133,7 +133,7 @@ def load_llama(
     It is one of ``replicas`` that share the machine, placed as ``replica`` says (as the machine's plan says for None).
     Raises ModelError and ConfigurationError.
     """
-    force.want(settings.kernels)
+    loader.choose(settings.kernels)
     # Before the first token is chosen: making them takes seconds where nobody has yet.
     rows.put_in_force(settings.kernels)
     # Here, because the scripted backend can do without, also where the binding can't be loaded.

@@ -13,7 +13,7 @@ import sys
 import structlog
 
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, wished
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.applied_placement import is_placement_required
 from tailrace.machine.binding import bind_cpus, bind_memory
@@ -30,7 +30,7 @@ def main() -> None:
     log = structlog.get_logger()
     # Before OpenMP is loaded with the binding, which is when it reads this.
     set_spin_count(start.plan.replicas[start.replica].decode.poll)
-    force.want(start.settings.kernels)
+    loader.choose(start.settings.kernels)
     try:
         _bind(start)
         # Only now, because numpy makes threads while it is imported, and they have to inherit the binding.

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tailrace.child import die_with_parent
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.planner import make_plan
@@ -87,7 +87,7 @@ def main() -> None:
     logs.configure("probe", level="warning", form="console")
     replica = make_plan(read_topology(), settings).replicas[0]
     set_spin_count(replica.decode.poll)
-    force.want(settings.kernels)
+    loader.choose(settings.kernels)
     # Here, because OpenMP reads how long to spin when it is loaded.
     from tailrace.engine.backends.open_llama import open_llama
     from tailrace.engine.weights.speed import measure, measure_layouts

@@ -1,5 +1,5 @@
 /* What llama.cpp hands to its CPU kernels: the heads of ggml_compute_params and ggml_tensor. Not a public interface, so
- * force.py loads the kernels beside known versions alone. */
+ * loader.py loads the kernels beside known versions alone. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

@@ -12,13 +12,13 @@ from __future__ import annotations
 import atexit
 import sys
 
-from tailrace.engine.kernels.force import put_in_force
+from tailrace.engine.kernels import loader
 from tailrace.machine.openmp_spin import set_spin_count
 
 # OpenMP reads it when it is loaded: before the imports below. The engine process has set what its plan says by now.
 set_spin_count(1)
 # And the linker prefers what is loaded first.
-put_in_force()
+loader.load()
 
 from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402
 from tailrace.engine.backends.llama.library import LogSink, Progress  # noqa: E402

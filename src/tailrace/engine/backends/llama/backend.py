@@ -20,8 +20,8 @@ from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.state import with_streams
 from tailrace.engine.backends.llama.threads import ThreadPools
 from tailrace.engine.backends.llama.vocab import LlamaVocab
-from tailrace.engine.kernels import force
-from tailrace.engine.kernels.copies import Copies
+from tailrace.engine.kernels import loader
+from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.sampling.logits_ops import Kept, keep
 from tailrace.engine.tokenising.prompt_text import PromptText
@@ -46,12 +46,12 @@ class LlamaBackend:
         llama.llama_backend_init()
         self._options = options
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
-        self._copies = Copies(memory.for_copies(path, options))
+        self._repacked = RepackedWeights(memory.for_copies(path, options))
         self._model, self.products = load_model(
             path,
             gpu_layers=options.gpu_layers,
             own_weights=options.own_weights,
-            copies=self._copies.budget > 0,
+            copies=self._repacked.budget > 0,
             offloads=memory.offloads(options),
             progress=progress,
         )
@@ -65,7 +65,7 @@ class LlamaBackend:
         width = llama.llama_model_n_embd(self._model) // heads * llama.llama_model_n_head_kv(self._model)
         # K and V, two bytes a number.
         self.cell_bytes = max(1, 2 * 2 * width * llama.llama_model_n_layer(self._model))
-        limit = options.kv_tokens or memory.for_cells(context, self.cell_bytes, options, copies=self._copies.budget)
+        limit = options.kv_tokens or memory.for_cells(context, self.cell_bytes, options, copies=self._repacked.budget)
         if limit < context:
             raise ConfigurationError(
                 f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
@@ -73,7 +73,7 @@ class LlamaBackend:
         limit = -(-limit // GRAIN) * GRAIN
         slots = min(llama.llama_max_parallel_sequences(), options.parallel)
         self.cuts = not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
-        own_attention = self.cuts and force.state() == "on" and not memory.offloads(options)
+        own_attention = self.cuts and loader.status() == "on" and not memory.offloads(options)
         self.policy = LayoutPolicy(
             slots,
             limit,
@@ -134,7 +134,7 @@ class LlamaBackend:
         first request doesn't pay for it.
         """
         self._words.warm_up()
-        with self._copies.made():
+        with self._repacked.repacking():
             start = self.start_token or 0
             if self.info.generates:
                 self._decode([start], [0], [0], [0])
@@ -147,7 +147,7 @@ class LlamaBackend:
     @property
     def copied(self) -> int:
         """Bytes of weights that the kernels have a copy of."""
-        return self._copies.bytes
+        return self._repacked.bytes
 
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
         """See ``Backend``. The start token isn't added when the text already begins with it (templates write it)."""
@@ -217,7 +217,7 @@ class LlamaBackend:
         """Compute the batch as it stands, of ``count`` tokens with so many rows of logits; its first ``replies`` tokens
         are replies'.
         """
-        force.replies(n_decode_tokens)
+        loader.set_exact_tokens(n_decode_tokens)
         code = llama.llama_decode(self._context, self._batch)
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
@@ -226,7 +226,7 @@ class LlamaBackend:
         if (address, rows) != self._logits_at:
             self._logits = _floats(address, rows, self._vocab_size)
             self._logits_at = address, rows
-        maxima = force.kept(rows, self._vocab_size)
+        maxima = loader.take_row_maxima(rows, self._vocab_size)
         keep(Kept(address, rows, self._vocab_size, maxima) if address and maxima else None)
         return self._logits
 
@@ -288,7 +288,7 @@ class LlamaBackend:
             if self.embedding_context is not None:
                 self.embedding_context.close()
             llama.llama_free(self._context)
-            self._copies.forget()
+            self._repacked.free()
             llama.llama_model_free(self._model)
             self._pools.close()
             self._context = None
@@ -297,10 +297,10 @@ class LlamaBackend:
         """Whether attention takes no time for what a token doesn't see: whether the kernels of our own compute it. They
         know which models they can do, so one token is computed and they are asked.
         """
-        before = force.attended()
+        before = loader.attention_counts()
         self._decode([0], [0], [0], [0])
         self.reset()
-        here, them = (after - count for after, count in zip(force.attended(), before, strict=True))
+        here, them = (after - count for after, count in zip(loader.attention_counts(), before, strict=True))
         return here > 0 and not them
 
     def _rope_follows_context(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
 from tailrace.engine.backends.llama.threads import ThreadPools
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.protocol import Pooling
 
@@ -105,7 +105,7 @@ class LlamaEmbeddingContext:
         self._views.outputs[:count] = 1
         self._batch.n_tokens = count
         llama.llama_set_embeddings(self._context, embeddings)
-        force.replies(0)
+        loader.set_exact_tokens(0)
         code = llama.llama_decode(self._context, self._batch)
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on {count} tokens of texts to read")

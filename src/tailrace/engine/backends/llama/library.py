@@ -10,7 +10,7 @@ import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.llama.orders import order_for
 from tailrace.engine.backends.llama.placement import Kernels, Placed, overrides, place
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.layouts import LAYOUTS
 from tailrace.errors import ModelError
@@ -73,7 +73,7 @@ def products_of(path: Path, *, copies: bool, upstream: bool) -> list[Placed]:
     """What computes each product of the model at ``path`` on the CPU, where our kernels make ``copies`` of weights or
     not, and llama.cpp puts all that it can in its orders (``upstream``) or not. Raises ModelError.
     """
-    active = force.state() == "on"
+    active = loader.status() == "on"
     kernels = Kernels(
         formats=frozenset(map(int, LAYOUTS)) if active else frozenset(),
         repacked=frozenset(map(int, KINDS)) if active and copies else frozenset(),
@@ -89,7 +89,7 @@ def _better_unordered(path: Path) -> bool:
     Q4_K is faster with ours and with llama.cpp's tiles, which want it so: layers 2048 wide in Q4_K_M, 2 cores (Zen 5):
     1.0 times at one stream, 1.6 at 4, 1.5 at 8, 1.75 for a prompt of 256 tokens. AMX needs its own order.
     """
-    if force.state() != "on" or "AMX INT8" in read_isa().sets:
+    if loader.status() != "on" or "AMX INT8" in read_isa().sets:
         return False
     return (read_facts(path).quantisation or "").startswith("Q4_K")
 

@@ -8,7 +8,7 @@ import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.llama.library import is_interleaved
 from tailrace.engine.backends.llama.options import LlamaOptions
-from tailrace.engine.kernels import force
+from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import GRAIN
 from tailrace.machine.free_memory import available_memory, node_memory
 from tailrace.models.shards import total_bytes
@@ -39,7 +39,7 @@ def for_copies(path: Path, options: LlamaOptions) -> int:
 
     The weights themselves count only where they are this process's: of a file nobody reads the pages any more.
     """
-    if force.state() != "on" or offloads(options) or not is_interleaved(path):
+    if loader.status() != "on" or offloads(options) or not is_interleaved(path):
         return 0
     # A copy of super-blocks is up to a 36th larger, whose scales are bytes in it.
     weights = total_bytes(path) * 37 // 36

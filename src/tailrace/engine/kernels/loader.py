@@ -38,38 +38,38 @@ _THEIRS = (
 #: OpenMP's, which follows them. A llama.cpp that is built without it has a barrier that is as fast as ours.
 _THREADS = "omp_get_num_threads"
 
-#: What became of it in this process; None before ``put_in_force``.
-_state: str | None = None
+#: What became of it in this process; None before ``load``.
+_status: str | None = None
 _kernels: ctypes.CDLL | None = None
 
 
-def want(choice: str) -> None:
-    """Have ``put_in_force`` do so (``on``, without AMX: ``avx512``) or not (``off``), here and in child processes."""
+def choose(choice: str) -> None:
+    """Have ``load`` do so (``on``, without AMX: ``avx512``) or not (``off``), here and in child processes."""
     os.environ[_VARIABLE] = choice
 
 
-def put_in_force() -> None:
+def load() -> None:
     """Load the kernels so that llama.cpp, loaded after this, finds them. Where that can't be, llama.cpp's own do the
-    work, and ``state`` says why.
+    work, and ``status`` says why.
     """
-    global _state
-    if _state is not None:
+    global _status
+    if _status is not None:
         return
     choice = os.environ.get(_VARIABLE, "on")
     if choice == "off":
-        _state = "off"
+        _status = "off"
         return
     try:
         _load("avx512" if choice == "avx512" else None)
-        _state = "on"
+        _status = "on"
     except KernelsUnavailable as error:
-        _state = str(error)
-        structlog.get_logger().info("llama.cpp's own matrix kernels are used", why=_state)
+        _status = str(error)
+        structlog.get_logger().info("llama.cpp's own matrix kernels are used", why=_status)
 
 
-def state() -> str:
+def status() -> str:
     """``on``, ``off``, or why there are none."""
-    return _state or "not loaded"
+    return _status or "not loaded"
 
 
 def library() -> ctypes.CDLL | None:
@@ -77,7 +77,7 @@ def library() -> ctypes.CDLL | None:
     return _kernels
 
 
-def kept(columns: int, rows: int) -> int | None:
+def take_row_maxima(columns: int, rows: int) -> int | None:
     """The address of what has been kept of the last logits (kept.h), once, where these had so many columns and rows;
     None where nothing has. It is good until logits are made again.
     """
@@ -91,7 +91,7 @@ _columns, _rows = ctypes.c_int64(), ctypes.c_int64()
 _columns_at, _rows_at = ctypes.byref(_columns), ctypes.byref(_rows)
 
 
-def attended() -> tuple[int, int]:
+def attention_counts() -> tuple[int, int]:
     """How many attentions this process has computed with the kernels, and how many came to them and were handed on to
     llama.cpp's. A model has one a layer and pass; those that a GPU computes are in neither.
     """
@@ -102,7 +102,7 @@ def attended() -> tuple[int, int]:
     return here.value, them.value
 
 
-def replies(tokens: int) -> None:
+def set_exact_tokens(tokens: int) -> None:
     """So many tokens of the coming passes, the first ones, are replies': the attention of each is what it is of one
     after the other, to the last bit. The others' may be computed in tiles, which round: good enough for prompts, and
     faster.
