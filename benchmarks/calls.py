@@ -34,7 +34,7 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.trigger_watcher import Tokens
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
-from tailrace.protocol import Refused, Sampling, Submit
+from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
 _STREAMS = 8
@@ -121,7 +121,9 @@ class Bench:
         for number, prompt in enumerate(prompts):
             self._next += 1
             submit = Submit(
-                id=self._next, prompt=prompt, max_tokens=tokens, sampling=Sampling(temperature=1.5, seed=number)
+                id=self._next,
+                prompt=prompt,
+                params=GenerationParams(max_tokens=tokens, sampling=Sampling(temperature=1.5, seed=number)),
             )
             reply = prepare(self._backend, submit)
             if isinstance(reply, Refused):
@@ -144,7 +146,11 @@ class Bench:
                     f"<|im_start|>user\nTell a story of village {number}-{stream}.<|im_end|>\n<|im_start|>assistant\n"
                 )
                 sampling = Sampling(temperature=0.0)
-                submit = Submit(id=self._next, prompt=text, max_tokens=tokens, sampling=sampling, ignore_eos=True)
+                submit = Submit(
+                    id=self._next,
+                    prompt=text,
+                    params=GenerationParams(max_tokens=tokens, sampling=sampling, ignore_eos=True),
+                )
                 reply = prepare(self._backend, submit)
                 assert isinstance(reply, Reply)
                 if calls is not None:

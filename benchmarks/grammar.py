@@ -21,7 +21,7 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
-from tailrace.protocol import Grammar, Refused, Sampling, Submit
+from tailrace.protocol import GenerationParams, Grammar, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
 _STREAMS = (1, 8)
@@ -90,7 +90,9 @@ class Bench:
     def _sequence(self, identity: int, prompt: str, tokens: int) -> Sequence:
         text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
         submit = Submit(
-            id=identity, prompt=text, max_tokens=tokens, sampling=Sampling(temperature=0.0), ignore_eos=True
+            id=identity,
+            prompt=text,
+            params=GenerationParams(max_tokens=tokens, sampling=Sampling(temperature=0.0), ignore_eos=True),
         )
         sequence = prepare(self._backend, submit)
         if isinstance(sequence, Refused):

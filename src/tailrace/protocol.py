@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
@@ -141,29 +141,35 @@ class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     simpler: str | None = None
 
 
-class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
-    """Ask for one generation. ``id`` is unique among all that the HTTP process has in flight.
+class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The parameters of one generation, all but its prompt. A dialect sets those that its API has; the HTTP process
+    passes the struct on to the engine as it is.
+    """
 
-    ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids. ``max_tokens`` None means
-    until the model stops or the context is full. ``logprobs`` None sends none, k sends the chosen token's and the k
-    likeliest. Of what waits, the smallest ``priority`` is taken first, and what came first among equals.
+    max_tokens: int | None = None  #: None: until the model stops or the context is full
+    min_tokens: int = 0  #: the reply can't end before it has this number of tokens
+    sampling: Sampling = Sampling()
+    stop_tokens: tuple[int, ...] = ()  #: token ids that end the reply, beside the model's own end tokens
+    ignore_eos: bool = False  #: the model's own end tokens don't end the reply
+    priority: int = 0  #: requests with a smaller number start first; equal ones in order of arrival
+    logprobs: int | None = None  #: None: none; k: those of each chosen token and of the k likeliest tokens
+    logprobs_after_sampling: bool = False  #: take them after penalties and filters instead of before
+    grammar: Grammar | None = None  #: what the reply must look like
+    prediction: str | None = None  #: text that the reply is likely to repeat: draft tokens come from it
+    suffix: str | None = None  #: the text after the reply, for models with fill-in-the-middle tokens
+    reuse_prefix: bool = True  #: whether the prompt may be taken from the prefix cache
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
+    """Ask for one generation. ``id`` is unique among all requests that the HTTP process has in flight.
+
+    ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids.
     """
 
     id: int
     prompt: str | list[int]
-    max_tokens: int | None = None
-    sampling: Sampling = Sampling()
-    stop_tokens: tuple[int, ...] = ()
-    min_tokens: int = 0  #: so many are chosen before one that ends the reply may be
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    logprobs_after_sampling: bool = False  #: of what a token was drawn from, filters and all, in the model's own place
-    priority: int = 0
-    grammar: Grammar | None = None
-    prediction: str | None = None  #: text that the reply is likely to repeat: a hint for speed
-    suffix: str | None = None  #: what follows the reply, which the model's fill-in-the-middle tokens tell it
+    params: GenerationParams = GenerationParams()
     plain: tuple[tuple[int, int], ...] = ()  #: ranges of the prompt's characters where no special token is recognised
-    reuse_prefix: bool = True  #: whether what was computed of the prompt before may be used again
     progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
 
 

@@ -18,7 +18,7 @@ from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.machine.isa import read_isa
 from tailrace.models.reference import resolve
-from tailrace.protocol import Beat, Predicted, Sampling, Submit
+from tailrace.protocol import Beat, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings
 from teacher import shortfalls
 
@@ -62,7 +62,10 @@ def replies(
     for identity, text in enumerate(prompts):
         prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         sequence = prepare(
-            backend, Submit(id=identity, prompt=prompt, max_tokens=64, sampling=Sampling(temperature=0.0))
+            backend,
+            Submit(
+                id=identity, prompt=prompt, params=GenerationParams(max_tokens=64, sampling=Sampling(temperature=0.0))
+            ),
         )
         assert isinstance(sequence, Sequence)
         sequences.append(sequence)
@@ -128,7 +131,10 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
         )
         sampling = Sampling(temperature=0.0)
         sequence = prepare(
-            backend, Submit(id=7, prompt=prompt, max_tokens=64, sampling=sampling, prediction=prediction)
+            backend,
+            Submit(
+                id=7, prompt=prompt, params=GenerationParams(max_tokens=64, sampling=sampling, prediction=prediction)
+            ),
         )
         assert isinstance(sequence, Sequence)
         loop.inbox.put(sequence)

@@ -24,7 +24,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.reference import resolve
-from tailrace.protocol import Finished, Sampling, Submit
+from tailrace.protocol import Finished, GenerationParams, Sampling, Submit
 from teacher import shortfalls
 
 NOISE = 0.6
@@ -94,7 +94,11 @@ class Replies:
 
     def ask(self, identity: int, text: str, max_tokens: int | None = 48) -> None:
         prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-        submit = Submit(id=identity, prompt=prompt, max_tokens=max_tokens, sampling=Sampling(temperature=0.0))
+        submit = Submit(
+            id=identity,
+            prompt=prompt,
+            params=GenerationParams(max_tokens=max_tokens, sampling=Sampling(temperature=0.0)),
+        )
         sequence = prepare(self.backend, submit)
         assert isinstance(sequence, Sequence)
         self.prompts[identity] = list(sequence.tokens)

@@ -22,7 +22,7 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.reference import resolve
-from tailrace.protocol import Grammar, Sampling, Submit
+from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
 from teacher import rows
 
 NOISE = 0.6
@@ -65,7 +65,11 @@ class Replies:
 
     def ask(self, text: str, *, schema: bool) -> None:
         prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-        submit = Submit(id=len(self.sequences), prompt=prompt, max_tokens=200, sampling=Sampling(temperature=0.0))
+        submit = Submit(
+            id=len(self.sequences),
+            prompt=prompt,
+            params=GenerationParams(max_tokens=200, sampling=Sampling(temperature=0.0)),
+        )
         sequence = prepare(self.backend, submit)
         assert isinstance(sequence, Sequence)
         if schema:

@@ -10,7 +10,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
-from tailrace.protocol import Beat, Sampling, Submit
+from tailrace.protocol import Beat, GenerationParams, Sampling, Submit
 
 #: Tokens of each reply.
 REPLY = 8
@@ -44,9 +44,7 @@ class Account:
             submit = Submit(
                 id=len(self.said),
                 prompt=list(prompt),
-                max_tokens=REPLY,
-                ignore_eos=True,
-                sampling=Sampling(temperature=0.0),
+                params=GenerationParams(max_tokens=REPLY, ignore_eos=True, sampling=Sampling(temperature=0.0)),
             )
             sequence = prepare(self._backend, submit)
             assert isinstance(sequence, Sequence)

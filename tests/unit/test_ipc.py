@@ -21,6 +21,7 @@ from tailrace.protocol import (
     Cancel,
     Finished,
     FromEngine,
+    GenerationParams,
     Refused,
     Sampling,
     Started,
@@ -35,16 +36,19 @@ SUBMITS = st.builds(
     Submit,
     id=NUMBER,
     prompt=st.text(max_size=50) | st.lists(NUMBER, max_size=5),
-    max_tokens=st.none() | NUMBER,
-    sampling=st.builds(
-        Sampling,
-        temperature=st.floats(0, 2),
-        seed=st.none() | st.integers(0, 2**64 - 1),
-        logit_bias=st.dictionaries(NUMBER, st.floats(-100, 100), max_size=3),
+    params=st.builds(
+        GenerationParams,
+        max_tokens=st.none() | NUMBER,
+        sampling=st.builds(
+            Sampling,
+            temperature=st.floats(0, 2),
+            seed=st.none() | st.integers(0, 2**64 - 1),
+            logit_bias=st.dictionaries(NUMBER, st.floats(-100, 100), max_size=3),
+        ),
+        stop_tokens=st.lists(NUMBER, max_size=3).map(tuple),
+        ignore_eos=st.booleans(),
+        logprobs=st.none() | st.integers(0, 20),
     ),
-    stop_tokens=st.lists(NUMBER, max_size=3).map(tuple),
-    ignore_eos=st.booleans(),
-    logprobs=st.none() | st.integers(0, 20),
 )
 TO_ENGINE = st.lists(SUBMITS | st.builds(Cancel, NUMBER), max_size=6)
 LOGPROBS = st.builds(

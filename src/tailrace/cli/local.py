@@ -25,7 +25,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
-from tailrace.protocol import Refused, Submit
+from tailrace.protocol import GenerationParams, Refused, Submit
 from tailrace.settings import Settings
 
 
@@ -80,8 +80,7 @@ class LocalModel:
             id=next(self._ids),
             prompt=str(prompt),
             plain=prompt.plain,
-            max_tokens=parameters.max_tokens,
-            sampling=parameters.sampling,
+            params=GenerationParams(max_tokens=parameters.max_tokens, sampling=parameters.sampling),
         )
         begun = time.monotonic()
         sequence = self._sequence(submit)

@@ -70,7 +70,7 @@ def to_tokenise(backend: Backend, submit: Submit) -> list[PromptText] | Refused:
     context = backend.info.context
     if not backend.info.generates:
         return Refused(submit.id, "unsupported", "this model makes embeddings and no text")
-    if submit.suffix is not None and backend.infill is None:
+    if submit.params.suffix is not None and backend.infill is None:
         return Refused(submit.id, "unsupported", "this model has no tokens for filling in the middle")
     texts: list[PromptText] = []
     if isinstance(submit.prompt, str):
@@ -81,16 +81,16 @@ def to_tokenise(backend: Backend, submit: Submit) -> list[PromptText] | Refused:
             return _too_long(submit.id, context, least, f"at least {least}")
         texts.append(
             PromptText(submit.prompt, plain=submit.plain)
-            if submit.suffix is None
+            if submit.params.suffix is None
             else PromptText(submit.prompt, special=False, start=False)
         )
-    if submit.suffix is not None:
-        least = len(submit.suffix.encode()) // backend.longest_token
+    if submit.params.suffix is not None:
+        least = len(submit.params.suffix.encode()) // backend.longest_token
         if least >= context:
             return _too_long(submit.id, context, least, f"at least {least}", "suffix")
-        texts.append(PromptText(submit.suffix, "suffix", special=False, start=False))
-    if submit.prediction:
-        texts.append(PromptText(submit.prediction[: context * _HINT_CHARACTERS], "prediction"))
+        texts.append(PromptText(submit.params.suffix, "suffix", special=False, start=False))
+    if submit.params.prediction:
+        texts.append(PromptText(submit.params.prediction[: context * _HINT_CHARACTERS], "prediction"))
     return texts
 
 
@@ -107,7 +107,7 @@ def sequence_of(backend: Backend, submit: Submit, tokenised: list[list[int]]) ->
         tokens = submit.prompt
         if not all(0 <= token < size for token in tokens):
             return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}")
-    if submit.suffix is not None:
+    if submit.params.suffix is not None:
         tokens = _infill(backend, tokens, next(of_texts))
     if not tokens:
         if backend.start_token is None:
@@ -115,13 +115,13 @@ def sequence_of(backend: Backend, submit: Submit, tokenised: list[list[int]]) ->
         tokens = [backend.start_token]
     if len(tokens) >= context:
         return _too_long(submit.id, context, len(tokens), str(len(tokens)))
-    bias = submit.sampling.logit_bias
+    bias = submit.params.sampling.logit_bias
     if not all(0 <= token < size for token in bias):
         return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}", field="logit_bias")
-    prediction = next(of_texts)[:context] if submit.prediction else None
+    prediction = next(of_texts)[:context] if submit.params.prediction else None
     sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
-    if submit.min_tokens:
-        sequence.min_tokens_mask = all_but(backend.end_tokens.union(submit.stop_tokens), size)
+    if submit.params.min_tokens:
+        sequence.min_tokens_mask = all_but(backend.end_tokens.union(submit.params.stop_tokens), size)
     return sequence
 
 
@@ -248,12 +248,12 @@ class Intake(threading.Thread):
         sequence = sequence_of(self._backend, submit, tokenised)
         if isinstance(sequence, Refused):
             self._channel.send(sequence)
-        elif submit.grammar is None:
+        elif submit.params.grammar is None:
             self._accept(sequence)
         else:
             self._compiling[submit.id] = sequence
-            done = partial(self._compiled, submit.id, submit.grammar.watch)
-            self._compiler.request(submit.grammar, done, partial(self._compiling.__contains__, submit.id))
+            done = partial(self._compiled, submit.id, submit.params.grammar.watch)
+            self._compiler.request(submit.params.grammar, done, partial(self._compiling.__contains__, submit.id))
 
     def _compiled(self, identity: int, watch: Watch | None, result: Result) -> None:
         """The sequence's grammar is there, or refused; one whose ``watch`` is optional is then done without."""

@@ -55,25 +55,26 @@ class Sequence:
         prediction: list[int] | None = None,
         vocabulary: SamplingVocabulary | None = None,
     ) -> None:
+        params = submit.params
         self.id = submit.id
         self.tokens = tokens
         self.prompt_length = len(tokens)
         #: Length of ``tokens`` at which the generation ends with reason length. It reserves nothing.
-        self.max_length = min(context, self.prompt_length + (submit.max_tokens or context))
-        self.sampler = Sampler(submit.sampling, tokens, vocabulary)
-        self.logprobs = submit.logprobs
-        self.logprobs_after_sampling = submit.logprobs_after_sampling
-        self.priority = submit.priority
-        self.ignore_eos = submit.ignore_eos
+        self.max_length = min(context, self.prompt_length + (params.max_tokens or context))
+        self.sampler = Sampler(params.sampling, tokens, vocabulary)
+        self.logprobs = params.logprobs
+        self.logprobs_after_sampling = params.logprobs_after_sampling
+        self.priority = params.priority
+        self.ignore_eos = params.ignore_eos
         #: Until so many tokens are chosen, ``unending`` says which may be: all but those that end the reply.
-        self.min_tokens = submit.min_tokens
+        self.min_tokens = params.min_tokens
         self.min_tokens_mask: Mask | None = None
         #: Whether what was computed of its tokens for others may be used.
-        self.reuse_prefix = submit.reuse_prefix
+        self.reuse_prefix = params.reuse_prefix
         # A grammar says where a reply may end, and can only say it with an end token.
-        free = submit.grammar is None or submit.grammar.watch is not None
-        ends = frozenset() if submit.ignore_eos and free else end_tokens
-        self.stop_tokens = ends.union(submit.stop_tokens)
+        free = params.grammar is None or params.grammar.watch is not None
+        ends = frozenset() if params.ignore_eos and free else end_tokens
+        self.stop_tokens = ends.union(params.stop_tokens)
         self.computed = 0
         #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.
         self.draft: list[int] = []

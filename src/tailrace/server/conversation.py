@@ -1,8 +1,8 @@
 """A conversation as every dialect has it, messages, tools and all, to the generation that it asks for.
 
 A dialect translates its own request into the template's messages (see ``Message``) and ``Function``s, calls
-``converse``, and fills in what is no business of the conversation: ``msgspec.structs.replace(converse(...),
-max_tokens=..., sampling=..., stops=...)``.
+``converse`` with the generation's parameters, and adds what is no business of the conversation:
+``msgspec.structs.replace(converse(...), stops=...)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tailrace.chat.template_capabilities import joined
 from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Grammar
+from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
@@ -32,6 +32,7 @@ ToolChoice = Literal["none", "auto", "required"]
 Continued = bool | Literal["content", "reasoning_content"]
 
 _AS_IT_LIKES = Thinking()
+_DEFAULTS = GenerationParams()
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +57,7 @@ def converse(
     only: str | None = None,
     parallel: bool = True,
     form: Grammar | None = None,
+    params: GenerationParams = _DEFAULTS,
     thinking: Thinking = _AS_IT_LIKES,
     variables: dict[str, Any] | None = None,
     opening: bool = True,
@@ -69,8 +71,9 @@ def converse(
     where they apply ``name``, ``tool_call_id``, ``reasoning_content`` and ``tool_calls`` (each ``{"id": str | None,
     "type": "function", "function": {"name": str, "arguments": dict | str}}``, see ``read_arguments``). ``only`` is the
     one function that has to be called; without ``parallel`` the reply ends after the first call. ``form`` is what a
-    reply without a call has to look like. ``thinking`` goes to the template under the names that templates know, as do
-    ``variables``, which win. ``content`` may also be a list of text parts.
+    reply without a call has to look like; the request's ``params`` get the grammar made of it and of the tools.
+    ``thinking`` goes to the template under the names that templates know, as do ``variables``, which win. ``content``
+    may also be a list of text parts.
 
     Without ``opening`` the prompt ends behind the last message. ``continues`` ends it within the last message, whose
     text is the beginning of the reply.
@@ -141,7 +144,7 @@ def converse(
     return GenerationRequest(
         prompts=[prompt],
         prompt_param=fields.prompt,
-        grammar=grammar,
+        params=msgspec.structs.replace(params, grammar=grammar),
         grammar_param=param,
         chat=True,
         tools=offered,

@@ -21,7 +21,7 @@ from tailrace.chat.stop_strings import StopTable
 from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import Accepted, Grammar, Refused, Sampling, Submit
+from tailrace.protocol import Accepted, GenerationParams, Refused, Submit
 from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient
 from tailrace.server.engine_query import too_long
@@ -38,25 +38,14 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompts: list[str | list[int]]
     prompt_param: str  #: the field to name when the prompt is at fault
     choices: int = 1
-    max_tokens: int | None = None
-    sampling: Sampling = Sampling()
+    params: GenerationParams = GenerationParams()
     stops: tuple[str, ...] = ()
-    min_tokens: int = 0  #: so many tokens come before anything ends a reply
     keep_stop: bool = False  #: the stop string that ends a reply is part of it
-    stop_tokens: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    priority: int = 0  #: the smaller, the sooner it is taken from the queue
-    logprobs: int | None = None
-    logprobs_after_sampling: bool = False  #: they are of what was drawn from, not the model's own
-    grammar: Grammar | None = None  #: what every reply must look like
     grammar_param: str = "grammar"  #: the field to name when the grammar is at fault
-    prediction: str | None = None  #: what the replies may repeat
-    suffix: str | None = None  #: what comes after the replies, for models with tokens for filling in the middle
     chat: bool = False  #: whether reasoning and tool calls are told apart from text
     tools: tuple[Function, ...] = ()  #: what may be called
     max_tool_calls: int = 2**31  #: the reply ends after so many
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
-    reuse_prefix: bool = True  #: False: the prompts are computed anew, whatever was computed before
     tracking: Tracking | None = None  #: what the client wants to know of the choices' tokens and times
     prompt_text: str | None = None  #: what the only prompt says, where it is given as tokens: the parser looks at it
     window: Window | None = None  #: how the only choice's context moves; its prompt is given as tokens
@@ -106,7 +95,7 @@ class Generation:
         """
         model = await engine.ready()
         size = len(model.vocabulary)
-        if not all(0 <= token < size for token in request.stop_tokens):
+        if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, request)
         generation._stops = await stop_table(request.stops)
@@ -200,23 +189,19 @@ class Generation:
 
     def resume(self, choice: WindowedChoice, prompt: list[int], max_tokens: int) -> None:
         """See ``Resuming``. Each round draws other numbers: the same ones would often say the same again."""
-        request = self._request
-        sampling = request.sampling
-        if sampling.seed is not None:
-            sampling = msgspec.structs.replace(sampling, seed=(sampling.seed + choice.rounds) % 2**64)
+        # A round has neither grammar nor prediction: both are for a reply from its beginning.
+        params = msgspec.structs.replace(
+            _with_seed(self._request.params, choice.rounds),
+            max_tokens=max_tokens,
+            min_tokens=0,
+            logprobs_after_sampling=False,
+            grammar=None,
+            prediction=None,
+            suffix=None,
+        )
 
         def make(identity: int) -> Submit:
-            return Submit(
-                id=identity,
-                prompt=prompt,
-                max_tokens=max_tokens,
-                sampling=sampling,
-                stop_tokens=request.stop_tokens,
-                ignore_eos=request.ignore_eos,
-                priority=request.priority,
-                logprobs=request.logprobs,
-                reuse_prefix=request.reuse_prefix,
-            )
+            return Submit(id=identity, prompt=prompt, params=params)
 
         choice.identity = self._engine.submit(make, choice)
 
@@ -243,7 +228,7 @@ class Generation:
     def _usage(self) -> Usage:
         """What the choices that have been counted have used."""
         used = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
-        if self._request.prediction is None:
+        if self._request.params.prediction is None:
             return used
         return msgspec.structs.replace(
             used, accepted_tokens=self._accepted_tokens, rejected_tokens=self._rejected_tokens
@@ -290,36 +275,26 @@ class Generation:
         functions = {function.name: function for function in request.tools}
         vocabulary = self._model.vocabulary
         tracking = request.tracking
+        params = request.params
+        if tracking is not None and tracking.silent:
+            params = msgspec.structs.replace(params, max_tokens=1)
         if request.chat:
             vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
         for prompt in request.prompts:
             for number in range(request.choices):
                 index = len(self._open)
-                sampling = request.sampling
-                if sampling.seed is not None and number:
-                    sampling = msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
+                own_params = _with_seed(params, number)
 
                 def make(
                     identity: int,
                     prompt: str | list[int] = prompt,
-                    sampling: Sampling = sampling,
+                    params: GenerationParams = own_params,
                 ) -> Submit:
                     return Submit(
                         id=identity,
                         prompt=str(prompt) if isinstance(prompt, str) else prompt,
-                        max_tokens=1 if tracking is not None and tracking.silent else request.max_tokens,
-                        sampling=sampling,
-                        stop_tokens=request.stop_tokens,
-                        min_tokens=request.min_tokens,
-                        ignore_eos=request.ignore_eos,
-                        priority=request.priority,
-                        logprobs=request.logprobs,
-                        logprobs_after_sampling=request.logprobs_after_sampling,
-                        grammar=request.grammar,
-                        prediction=request.prediction,
-                        suffix=request.suffix,
+                        params=params,
                         plain=plain_ranges(prompt),
-                        reuse_prefix=request.reuse_prefix,
                         progress=tracking is not None and tracking.progress,
                     )
 
@@ -328,7 +303,7 @@ class Generation:
                 if request.chat and text is not None:
                     parser = self._model.family.parser(text, functions)
                 pipeline = ReplyPipeline(
-                    vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=request.min_tokens
+                    vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=params.min_tokens
                 )
                 choice = self._choice(index, vocabulary, pipeline, prompt)
                 choice.identity = self._engine.submit(make, choice)
@@ -364,3 +339,13 @@ class Generation:
         if refused.code == "unavailable":
             return EngineUnavailable(f"The engine can't take this request now: {refused.message}. Try again.")
         return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)
+
+
+def _with_seed(params: GenerationParams, number: int) -> GenerationParams:
+    """The parameters with the seed of choice, or round, ``number``."""
+    sampling = params.sampling
+    if sampling.seed is None or not number:
+        return params
+    return msgspec.structs.replace(
+        params, sampling=msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
+    )

@@ -18,7 +18,7 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.errors import TailraceError
-from tailrace.protocol import Refused, Sampling, Submit
+from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
 
@@ -54,9 +54,7 @@ class EngineTurn:
             submit = Submit(
                 id=first + number,
                 prompt=text,
-                max_tokens=output_tokens,
-                sampling=Sampling(temperature=0.0),
-                ignore_eos=True,
+                params=GenerationParams(max_tokens=output_tokens, sampling=Sampling(temperature=0.0), ignore_eos=True),
             )
             sequence = prepare(self._backend, submit)
             if isinstance(sequence, Refused):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
-from tailrace.protocol import Beat, Finished, Reading, Refused, Sampling, Step, Submit
+from tailrace.protocol import Beat, Finished, GenerationParams, Reading, Refused, Sampling, Step, Submit
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def backend() -> FakeBackend:
     return FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
 
 
-def _submit(identity: int, prompt: str | list[int], **options: object) -> Submit:
-    return Submit(id=identity, prompt=prompt, sampling=Sampling(temperature=0.0), **options)  # type: ignore[arg-type]
+def _submit(identity: int, prompt: str | list[int], **options: Any) -> Submit:
+    return Submit(id=identity, prompt=prompt, params=GenerationParams(sampling=Sampling(temperature=0.0), **options))
 
 
 class Runner:
@@ -225,7 +226,10 @@ def _replies(
         for identity, (prompt, most, begins, cancelled, temperature) in enumerate(scripts):
             if number == begins:
                 sampling = Sampling(temperature=temperature, seed=identity)
-                sequence = prepare(backend, Submit(id=identity, prompt=[*prompt], max_tokens=most, sampling=sampling))
+                sequence = prepare(
+                    backend,
+                    Submit(id=identity, prompt=[*prompt], params=GenerationParams(max_tokens=most, sampling=sampling)),
+                )
                 assert isinstance(sequence, Sequence)
                 loop.inbox.put(sequence)
             if cancelled is not None and len(said[identity]) >= cancelled:

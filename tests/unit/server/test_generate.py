@@ -16,6 +16,7 @@ from tailrace.protocol import (
     Beat,
     Cancel,
     Finished,
+    GenerationParams,
     Predicted,
     Refused,
     Started,
@@ -261,7 +262,8 @@ def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_repl
 
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         for prediction, counts in (("abcdef", (4, 3)), (None, (None, None))):
-            generation, identity = await accepted(client, metrics, engine, prediction=prediction, stops=("de",))
+            params = GenerationParams(prediction=prediction)
+            generation, identity = await accepted(client, metrics, engine, params=params, stops=("de",))
             listener = Listener()
             generation.listen(listener)
             if prediction is None:

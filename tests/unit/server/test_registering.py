@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import Accepted, Cancel, Refused, Sampling, Submit, Tokenize
+from tailrace.protocol import Accepted, Cancel, GenerationParams, Refused, Sampling, Submit, Tokenize
 from tailrace.server.client import EngineClient
 from tailrace.server.generate import Generation, GenerationRequest
 
@@ -51,7 +51,12 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
 
         def submit(make: Callable[[int], Submit], receiver: Any) -> int:
             if next(calls) == 1:  # The second has a number that no message can carry.
-                return made(lambda identity: Submit(id=identity, prompt="p", sampling=Sampling(seed=2**64)), receiver)
+                return made(
+                    lambda identity: Submit(
+                        id=identity, prompt="p", params=GenerationParams(sampling=Sampling(seed=2**64))
+                    ),
+                    receiver,
+                )
             return made(make, receiver)
 
         client.submit = submit  # type: ignore[method-assign]
@@ -95,13 +100,13 @@ def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path:
 def test_every_choice_has_a_seed_that_can_be_sent(tmp_path: Path, seed: int) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         starting = asyncio.create_task(
-            Generation.start(client, metrics, wanted(choices=3, sampling=Sampling(seed=seed)))
+            Generation.start(client, metrics, wanted(choices=3, params=GenerationParams(sampling=Sampling(seed=seed))))
         )
         seeds = []
         for _ in range(3):
             submit = await engine.heard()
             assert isinstance(submit, Submit)
-            seeds.append(submit.sampling.seed)
+            seeds.append(submit.params.sampling.seed)
             engine.say(Accepted(submit.id, 1))
         assert seeds == [seed, (seed + 1) % 2**64, (seed + 2) % 2**64]
         generation = await starting

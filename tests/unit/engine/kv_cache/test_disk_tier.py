@@ -13,7 +13,7 @@ from tailrace.engine.intake import prepare
 from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fetched
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
-from tailrace.protocol import Sampling, Submit
+from tailrace.protocol import GenerationParams, Sampling, Submit
 
 
 class Tier:
@@ -109,7 +109,9 @@ class Talk:
 
     def ask(self, identity: int, text: str) -> tuple[bytes, int]:
         """The reply, and how many of the prompt's tokens were found ready."""
-        sequence = prepare(self.backend, Submit(id=identity, prompt=text, sampling=Sampling(temperature=0.0)))
+        sequence = prepare(
+            self.backend, Submit(id=identity, prompt=text, params=GenerationParams(sampling=Sampling(temperature=0.0)))
+        )
         assert isinstance(sequence, Sequence)
         self.loop.inbox.put(sequence)
         said, cached = b"", 0

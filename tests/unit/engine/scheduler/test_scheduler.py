@@ -10,14 +10,16 @@ from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Relayout, Swap
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.scheduler.scheduler import Move, Plan, Scheduler
 from tailrace.engine.sequence import NO_SLOT, Sequence
-from tailrace.protocol import Sampling, Submit
+from tailrace.protocol import GenerationParams, Sampling, Submit
 
 BUSY = 16
 
 
 def _sequence(identity: int, tokens: list[int], max_tokens: int | None = None, priority: int = 0) -> Sequence:
     submit = Submit(
-        id=identity, prompt=tokens, max_tokens=max_tokens, sampling=Sampling(temperature=0.0), priority=priority
+        id=identity,
+        prompt=tokens,
+        params=GenerationParams(max_tokens=max_tokens, sampling=Sampling(temperature=0.0), priority=priority),
     )
     return Sequence(submit, list(tokens), 1000, frozenset())
 

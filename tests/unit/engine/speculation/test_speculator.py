@@ -22,7 +22,7 @@ from tailrace.engine.speculation.pass_cost import PassCost
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.errors import ConfigurationError
-from tailrace.protocol import Beat, Finished, Predicted, Sampling, Submit, TokenLogprobs
+from tailrace.protocol import Beat, Finished, GenerationParams, Predicted, Sampling, Submit, TokenLogprobs
 
 
 class Run:
@@ -115,12 +115,13 @@ SUBMITS = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(SUBMITS, st.sampled_from([free, dear]), st.integers(0, 30))
 def test_every_reply_is_the_same_with_and_without_drafts(
-    submits: list[dict[str, object]], price: Price, cancelled_after: int
+    submits: list[dict[str, Any]], price: Price, cancelled_after: int
 ) -> None:
     plain, drafted = Run(contexts(), None), Run(contexts(), lookup(price))
     for run in (plain, drafted):
         for identity, fields in enumerate(submits):
-            run.ask(Submit(id=identity, **deepcopy(fields)))  # type: ignore[arg-type]
+            params = deepcopy(fields)
+            run.ask(Submit(id=identity, prompt=params.pop("prompt"), params=GenerationParams(**params)))
         for _ in range(cancelled_after):
             run.step()
         run.loop.inbox.put(0)
@@ -141,7 +142,13 @@ def test_right_guesses_leave_a_samplers_state_as_single_steps_do(samplers: dict[
     for run in (plain, drafted):
         for identity in range(3):
             prompt = [97, 98, 99, 100 + identity] * 12
-            run.ask(Submit(id=identity, prompt=prompt, max_tokens=300, ignore_eos=True, sampling=Sampling(**drawn)))
+            run.ask(
+                Submit(
+                    id=identity,
+                    prompt=prompt,
+                    params=GenerationParams(max_tokens=300, ignore_eos=True, sampling=Sampling(**drawn)),
+                )
+            )
     plain.finish()
     assert drafted.finish().accepted_tokens > 5
     assert drafted.tokens == plain.tokens
@@ -156,9 +163,7 @@ def test_replies_stay_the_same_when_sequences_are_paused(kv_tokens: int) -> None
                 Submit(
                     id=identity,
                     prompt=[97, 98, 99 + identity] * 20,
-                    max_tokens=250,
-                    ignore_eos=True,
-                    sampling=Sampling(temperature=0.0),
+                    params=GenerationParams(max_tokens=250, ignore_eos=True, sampling=Sampling(temperature=0.0)),
                 )
             )
         run.finish()
@@ -172,7 +177,7 @@ def echo(price: Price, *, streams: int = 1) -> tuple[Run, Beat]:
     run = Run(FakeBackend(ctx=2048, parallel=8, kv_tokens=0, batch=512), lookup(price))
     for identity in range(streams):
         text = "".join(f"line {number} of {identity}; " for number in range(30))
-        run.ask(Submit(id=identity, prompt=text, sampling=Sampling(temperature=0.0)))
+        run.ask(Submit(id=identity, prompt=text, params=GenerationParams(sampling=Sampling(temperature=0.0))))
     return run, run.finish()
 
 
@@ -282,7 +287,11 @@ def test_a_prediction_is_where_guesses_come_from() -> None:
         # Written as escapes, so that the prompt doesn't contain the reply.
         script = "".join(f"\\x{ord(letter):02x}" for letter in reply)
         prompt = f"<say>{script}</say>"
-        run.ask(Submit(id=1, prompt=prompt, prediction=prediction, sampling=Sampling(temperature=0.0)))
+        run.ask(
+            Submit(
+                id=1, prompt=prompt, params=GenerationParams(prediction=prediction, sampling=Sampling(temperature=0.0))
+            )
+        )
         beat = run.finish()
         assert bytes(run.tokens[1]).decode() == reply
         # The alphabet comes again and again, so there are guesses from the reply itself too.
@@ -303,9 +312,7 @@ def test_a_draft_model_that_is_the_model_itself_is_always_right() -> None:
                 Submit(
                     id=identity,
                     prompt=[97 + identity] * 90,
-                    max_tokens=120,
-                    sampling=Sampling(temperature=0.0),
-                    ignore_eos=True,
+                    params=GenerationParams(max_tokens=120, sampling=Sampling(temperature=0.0), ignore_eos=True),
                 )
             )
         run.finish()
@@ -331,7 +338,13 @@ def test_a_draft_model_that_is_always_wrong_is_left_alone() -> None:
     drafted = Run(contexts(), PricedSpeculator(DraftModel(drafting, drafting.vocabulary), free, most=8))
     for run in (plain, drafted):
         for identity in range(8):
-            run.ask(Submit(id=identity, prompt=[97] * 20, max_tokens=200, ignore_eos=True, sampling=Sampling(seed=3)))
+            run.ask(
+                Submit(
+                    id=identity,
+                    prompt=[97] * 20,
+                    params=GenerationParams(max_tokens=200, ignore_eos=True, sampling=Sampling(seed=3)),
+                )
+            )
         run.finish()
     assert drafted.tokens == plain.tokens
     assert drafted.loop.beat().accepted_tokens == 0

@@ -22,7 +22,7 @@ from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
-from tailrace.protocol import Grammar, Sampling, Step, Submit
+from tailrace.protocol import GenerationParams, Grammar, Sampling, Step, Submit
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
 WEATHER = Function(name="weather", parameters=CITY)
@@ -55,8 +55,7 @@ class Runner:
         submit = Submit(
             id=identity,
             prompt=options.pop("prompt", "") + f"<say>{script}</say>",
-            grammar=asked,
-            **{"sampling": Sampling(temperature=0.0), **options},
+            params=GenerationParams(grammar=asked, **{"sampling": Sampling(temperature=0.0), **options}),
         )
         sequence = prepare(self.backend, submit)
         assert isinstance(sequence, Sequence)

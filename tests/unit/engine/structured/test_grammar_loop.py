@@ -6,6 +6,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,18 @@ from tailrace.engine.structured.mask_thread import MaskThread
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.ipc import Channel
-from tailrace.protocol import Accepted, Cancel, FromEngine, Grammar, Refused, Sampling, Step, Submit, ToEngine
+from tailrace.protocol import (
+    Accepted,
+    Cancel,
+    FromEngine,
+    GenerationParams,
+    Grammar,
+    Refused,
+    Sampling,
+    Step,
+    Submit,
+    ToEngine,
+)
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -34,8 +46,12 @@ class Runner:
         self.steps: list[Step] = []
         self._tokenizer = make_tokenizer(self.backend.vocabulary, [END], self.backend.tokenize_inside)
 
-    def ask(self, identity: int, script: str, grammar: Grammar | None, **options: object) -> Sequence:
-        submit = Submit(id=identity, prompt=f"<say>{script}</say>", sampling=GREEDY, grammar=grammar, **options)  # type: ignore[arg-type]
+    def ask(self, identity: int, script: str, grammar: Grammar | None, **options: Any) -> Sequence:
+        submit = Submit(
+            id=identity,
+            prompt=f"<say>{script}</say>",
+            params=GenerationParams(sampling=GREEDY, grammar=grammar, **options),
+        )
         sequence = prepare(self.backend, submit)
         assert isinstance(sequence, Sequence)
         if grammar is not None:
@@ -187,7 +203,7 @@ def engine() -> Iterator[Engine]:
 
 
 def _submit(identity: int, grammar: Grammar | None) -> Submit:
-    return Submit(id=identity, prompt="<say>yes</say>", grammar=grammar)
+    return Submit(id=identity, prompt="<say>yes</say>", params=GenerationParams(grammar=grammar))
 
 
 def test_others_are_accepted_while_a_grammar_is_compiled(engine: Engine) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Grammar, Sampling
+from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.conversation import Fields, ToolChoice, converse
 from tailrace.server.dialects.anthropic.history import History, continues, system_text
 from tailrace.server.dialects.anthropic.request import (
@@ -33,20 +33,21 @@ from tailrace.server.stopping import stop_strings
 from tailrace.server.thinking import ThinkingSwitch, wished
 
 _DEFAULTS = Sampling()
+_NO_PARAMS = GenerationParams()
 
 
 def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
     """A generation for ``POST /v1/messages``. Raises InvalidRequest."""
-    return msgspec.structs.replace(
-        conversed(request, model),
+    params = GenerationParams(
         max_tokens=_limit(request),
         sampling=Sampling(
             temperature=_DEFAULTS.temperature if request.temperature is None else request.temperature,
             top_k=_DEFAULTS.top_k if request.top_k is None else request.top_k,
             top_p=_DEFAULTS.top_p if request.top_p is None else request.top_p,
         ),
-        stops=stop_strings(request.stop_sequences, "stop_sequences"),
     )
+    stops = stop_strings(request.stop_sequences, "stop_sequences")
+    return msgspec.structs.replace(conversed(request, model, params), stops=stops)
 
 
 def _limit(request: MessagesRequest) -> int | None:
@@ -63,7 +64,7 @@ def prompt_text(request: Conversation, model: ServedModel) -> str:
     return prompt
 
 
-def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
+def conversed(request: Conversation, model: ServedModel, params: GenerationParams = _NO_PARAMS) -> GenerationRequest:
     """All of a generation that the conversation decides, its prompt above all. Raises InvalidRequest."""
     refuse(request)
     last = len(request.messages) - 1
@@ -89,6 +90,7 @@ def conversed(request: Conversation, model: ServedModel) -> GenerationRequest:
         or isinstance(request.tool_choice, NoChoice)
         or not request.tool_choice.disable_parallel_tool_use,
         form=form,
+        params=params,
         thinking=_thinking(request),
         variables=request.chat_template_kwargs,
         continues=begun,

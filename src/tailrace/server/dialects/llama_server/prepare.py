@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Grammar, Sampling
+from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
 from tailrace.server.dialects.llama_server.tokens import Tokens
@@ -37,15 +37,17 @@ async def prepare(
         prompts=prompts,
         prompt_param=prompt_param,
         choices=choices,
-        max_tokens=limit or None,
-        sampling=await sampling_of(request, tokens, banned),
+        params=GenerationParams(
+            max_tokens=limit or None,
+            sampling=await sampling_of(request, tokens, banned),
+            ignore_eos=bool(request.ignore_eos),
+            priority=request.priority or 0,
+            reuse_prefix=request.cache_prompt is not False,
+            logprobs=probabilities or None,
+            logprobs_after_sampling=bool(request.post_sampling_probs),
+            grammar=form,
+        ),
         stops=stop_strings(request.stop, "stop"),
-        ignore_eos=bool(request.ignore_eos),
-        priority=request.priority or 0,
-        reuse_prefix=request.cache_prompt is not False,
-        logprobs=probabilities or None,
-        logprobs_after_sampling=bool(request.post_sampling_probs),
-        grammar=form,
         grammar_param=form_field,
         tracking=Tracking(
             tokens=bool(request.stream or request.return_tokens or probabilities),
@@ -102,14 +104,14 @@ def settings_object(request: NativeFields, wanted: GenerationRequest) -> dict[st
     """``generation_settings``."""
     limit = limit_of(request)
     tracking = wanted.tracking or Tracking()
-    form = wanted.grammar
+    form = wanted.params.grammar
     return {
-        **sampling_object(wanted.sampling),
+        **sampling_object(wanted.params.sampling),
         "stop": list(wanted.stops),
         **_limits(-1 if limit is None else limit),
-        "ignore_eos": wanted.ignore_eos,
+        "ignore_eos": wanted.params.ignore_eos,
         "stream": bool(request.stream),
-        "n_probs": wanted.logprobs or 0,
+        "n_probs": wanted.params.logprobs or 0,
         "grammar": form.text if form is not None else "",
         "timings_per_token": bool(request.timings_per_token),
         "post_sampling_probs": bool(request.post_sampling_probs),

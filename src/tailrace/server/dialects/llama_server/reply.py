@@ -41,7 +41,7 @@ class Reporter:
         self._wanted = wanted
         self._model = model
         self._model_name = model_name
-        self._after_sampling = wanted.logprobs_after_sampling
+        self._after_sampling = wanted.params.logprobs_after_sampling
         self._settings = settings_object(request, wanted)
         self._slot = -1 if request.id_slot is None else request.id_slot
 

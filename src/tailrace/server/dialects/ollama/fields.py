@@ -11,7 +11,7 @@ from msgspec import Meta
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Grammar
+from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options
@@ -102,6 +102,7 @@ def conversation(
         messages,
         tools=tools,
         form=grammar(fields),
+        params=_params(fields),
         thinking=wished(
             enable=fields.think if isinstance(fields.think, bool) else None,
             effort=fields.think if isinstance(fields.think, str) else fields.reasoning_effort,
@@ -112,24 +113,31 @@ def conversation(
         inline_reasoning=inline_reasoning,
         fields=Fields(prompt=prompt_param, form="format"),
     )
-    return _optioned(fields, wanted)
+    return _stopped(fields, wanted)
 
 
-def raw(fields: SharedFields, prompt: str) -> GenerationRequest:
+def raw(fields: SharedFields, prompt: str, suffix: str | None = None) -> GenerationRequest:
     """The same for a prompt that goes to the model as it is. Raises InvalidRequest."""
-    wanted = GenerationRequest(prompts=[prompt], prompt_param="prompt", grammar=grammar(fields), grammar_param="format")
-    return _optioned(fields, wanted)
+    wanted = GenerationRequest(
+        prompts=[prompt],
+        prompt_param="prompt",
+        params=msgspec.structs.replace(_params(fields), grammar=grammar(fields), suffix=suffix or None),
+        grammar_param="format",
+    )
+    return _stopped(fields, wanted)
 
 
-def _optioned(fields: SharedFields, wanted: GenerationRequest) -> GenerationRequest:
+def _params(fields: SharedFields) -> GenerationParams:
     options = fields.options or Options()
-    return msgspec.structs.replace(
-        wanted,
+    return GenerationParams(
         max_tokens=option.max_tokens(options),
         sampling=option.sampling(options),
-        stops=option.stops(options),
         logprobs=(fields.top_logprobs or 0) if fields.logprobs else None,
     )
+
+
+def _stopped(fields: SharedFields, wanted: GenerationRequest) -> GenerationRequest:
+    return msgspec.structs.replace(wanted, stops=option.stops(fields.options or Options()))
 
 
 def _unsupported(name: str, why: str) -> InvalidRequest:

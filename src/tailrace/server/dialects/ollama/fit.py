@@ -79,13 +79,16 @@ class Fitting:
                 raise self._too_long(wanted.prompt_param, len(tokens))
             tokens = [*tokens[:kept], *tokens[kept - self._context + 1 :]]
         (text,) = wanted.prompts
-        limit = wanted.max_tokens or _CONTEXTS * self._context
+        limit = wanted.params.max_tokens or _CONTEXTS * self._context
+        params = wanted.params
+        if params.max_tokens is None and shifts:
+            params = msgspec.structs.replace(params, max_tokens=limit)
         return msgspec.structs.replace(
             wanted,
             prompts=[tokens],
             prompt_text=text if isinstance(text, str) else None,
-            max_tokens=wanted.max_tokens if wanted.max_tokens is not None or not shifts else limit,
-            window=Window(context=self._context, keep=kept, limit=limit, shifts=shifts and wanted.grammar is None),
+            params=params,
+            window=Window(context=self._context, keep=kept, limit=limit, shifts=shifts and params.grammar is None),
         )
 
     async def _made(self, make: Callable[[int], GenerationRequest], start: int) -> GenerationRequest:

@@ -68,7 +68,7 @@ def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: b
             raise InvalidRequest(f"'system' has no place in {kind}; put it into the prompt.", param="system")
         if request.suffix and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
-        return msgspec.structs.replace(raw(request, prompt), suffix=request.suffix or None)
+        return raw(request, prompt, request.suffix)
     messages: list[Message] = [{"role": "user", "content": prompt}]
     if request.system:
         messages.insert(0, {"role": "system", "content": request.system})

@@ -126,7 +126,7 @@ class _Replies:
         generate.check_context(asked, len(model.vocabulary))
         make = partial(generate.prepare, asked, model, inline_reasoning=self._inline)
         wanted = await server.apart(make, request.state.size)
-        if wanted.suffix is not None:
+        if wanted.params.suffix is not None:
             return await self._reply(request, head, asked, wanted)
         head.remembers = not asked.raw
         fitted = await self._fitted(request, asked, lambda _: wanted, model, before=asked.context or ())

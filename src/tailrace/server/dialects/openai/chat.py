@@ -33,7 +33,7 @@ from tailrace.server.dialects.openai.extensions import (
 )
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
-from tailrace.server.dialects.openai.sampling import Limit, least, limit, refuse, sampling, stops
+from tailrace.server.dialects.openai.sampling import Limit, generation_params, limit, refuse, stops
 from tailrace.server.dialects.openai.tools import OfferedFunction, Tool, Toolset, legacy_toolset, toolset
 from tailrace.server.events import (
     Event,
@@ -173,6 +173,11 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
     form, form_field = grammar(request)
     tools = offered(request)
+    params = msgspec.structs.replace(
+        generation_params(request, limit(request, "n_predict", "max_completion_tokens", "max_tokens")),
+        logprobs=(request.top_logprobs or 0) if request.logprobs else request.n_probs or None,
+        prediction=_predicted(request.prediction),
+    )
     conversation = converse(
         model,
         join_results([_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]),
@@ -181,6 +186,7 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         only=tools.only,
         parallel=request.parallel_tool_calls is not False and not tools.legacy,
         form=form,
+        params=params,
         thinking=thinking_of(request),
         variables={**template_variables(request, model), **(request.chat_template_kwargs or {})},
         opening=request.add_generation_prompt is not False,
@@ -193,17 +199,8 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
     return msgspec.structs.replace(
         conversation,
         choices=request.n or request.n_cmpl or 1,
-        max_tokens=limit(request, "n_predict", "max_completion_tokens", "max_tokens"),
-        sampling=sampling(request),
         stops=stops(request),
-        stop_tokens=tuple(request.stop_token_ids or ()),
-        ignore_eos=bool(request.ignore_eos),
-        priority=request.priority or 0,
-        logprobs=(request.top_logprobs or 0) if request.logprobs else request.n_probs or None,
         keep_stop=bool(request.include_stop_str_in_output),
-        min_tokens=least(request, limit(request, "n_predict", "max_completion_tokens", "max_tokens")),
-        reuse_prefix=request.cache_prompt is not False,
-        prediction=_predicted(request.prediction),
     )
 
 

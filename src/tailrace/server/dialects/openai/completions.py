@@ -17,7 +17,7 @@ from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, least, limit, refuse, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, generation_params, limit, refuse, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generate import GenerationRequest
 from tailrace.server.transcript import Reply, Transcript
@@ -97,19 +97,15 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
         prompts=prompts,
         prompt_param="prompt",
         choices=request.tried,
-        max_tokens=most,
-        min_tokens=least(request, most),
-        sampling=sampling(request),
+        params=msgspec.structs.replace(
+            generation_params(request, most),
+            logprobs=0 if request.wanted_logprobs is None and request.chooses else request.wanted_logprobs,
+            grammar=form,
+            suffix=request.suffix or None,
+        ),
         stops=stops(request),
-        stop_tokens=tuple(request.stop_token_ids or ()),
-        ignore_eos=bool(request.ignore_eos),
-        priority=request.priority or 0,
-        logprobs=0 if request.wanted_logprobs is None and request.chooses else request.wanted_logprobs,
         keep_stop=bool(request.include_stop_str_in_output),
-        reuse_prefix=request.cache_prompt is not False,
-        grammar=form,
         grammar_param=form_field,
-        suffix=request.suffix or None,
     )
 
 

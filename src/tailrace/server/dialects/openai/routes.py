@@ -170,7 +170,7 @@ class _OpenAI:
         asked = decode(await server.body(request), completions.decoder)
         model = await server.model_for(asked.model, asked)
         wanted = completions.prepare(asked)
-        if wanted.suffix is not None and not model.info.infill:
+        if wanted.params.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
         if asked.add_special_tokens is False:
             bare = [await self._bare(request, prompt) for prompt in wanted.prompts]

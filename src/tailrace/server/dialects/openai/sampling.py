@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import Sampling
+from tailrace.protocol import GenerationParams, Sampling
 from tailrace.server.dialects.openai.grammar import GrammarParameters
 from tailrace.server.dialects.openai.peers import PeerParameters
 from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields
@@ -84,6 +84,19 @@ class SharedParameters(GrammarParameters, kw_only=True):
     def wants_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+def generation_params(parameters: SharedParameters, max_tokens: int | None) -> GenerationParams:
+    """The engine's parameters that all of OpenAI's text dialects offer. Raises InvalidRequest."""
+    return GenerationParams(
+        max_tokens=max_tokens,
+        min_tokens=least(parameters, max_tokens),
+        sampling=sampling(parameters),
+        stop_tokens=tuple(parameters.stop_token_ids or ()),
+        ignore_eos=bool(parameters.ignore_eos),
+        priority=parameters.priority or 0,
+        reuse_prefix=parameters.cache_prompt is not False,
+    )
 
 
 def sampling(parameters: SharedParameters) -> Sampling:

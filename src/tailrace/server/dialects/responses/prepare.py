@@ -10,7 +10,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
-from tailrace.server.dialects.openai.sampling import SharedParameters, least, limit, sampling, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, generation_params, limit, stops
 from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.telemetry import tracking
@@ -29,6 +29,10 @@ def prepare(
     """What the request asks of the engine. Raises InvalidRequest."""
     shared = shared_parameters(request)
     reasoning = ReasoningSwitch(effort=request.reasoning.effort) if request.reasoning is not None else None
+    params = msgspec.structs.replace(
+        generation_params(shared, limit(request, "n_predict", "max_output_tokens")),
+        logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
+    )
     wanted = converse(
         model,
         conversation.messages,
@@ -37,6 +41,7 @@ def prepare(
         only=tools.only,
         parallel=request.parallel_tool_calls is not False,
         form=_form(request),
+        params=params,
         thinking=wished(
             enable=request.enable_thinking,
             thinking=request.thinking,
@@ -49,17 +54,9 @@ def prepare(
     )
     return msgspec.structs.replace(
         wanted,
-        max_tokens=limit(request, "n_predict", "max_output_tokens"),
-        sampling=sampling(shared),
         stops=stops(shared),
-        stop_tokens=tuple(request.stop_token_ids or ()),
-        ignore_eos=bool(request.ignore_eos),
-        priority=request.priority or 0,
-        logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
         keep_stop=bool(request.include_stop_str_in_output),
-        min_tokens=least(request, limit(request, "n_predict", "max_output_tokens")),
         tracking=tracking(request),
-        reuse_prefix=request.cache_prompt is not False,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
-from tailrace.protocol import PROTOCOL_VERSION, Hello
+from tailrace.protocol import PROTOCOL_VERSION, Hello, Sampling
 from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.generate import GenerationRequest
@@ -231,12 +231,12 @@ def test_earlier_thoughts_are_cleared(keep: object, kept: str) -> None:
 
 def test_the_form_of_the_reply() -> None:
     for fields in ({"output_config": {"format": FORMAT}}, {"output_format": FORMAT}):
-        given = asked(tools=[TOOL], tool_choice={"type": "none"}, **fields).grammar
+        given = asked(tools=[TOOL], tool_choice={"type": "none"}, **fields).params.grammar
         assert given is not None
         assert (given.kind, given.text) == ("json_schema", '{"type":"object"}')
-    assert asked().grammar is None
+    assert asked().params.grammar is None
     assert refused(output_config={"format": FORMAT}, output_format=FORMAT) == "output_format"
-    with_tools = asked(output_format=FORMAT, tools=[TOOL]).grammar
+    with_tools = asked(output_format=FORMAT, tools=[TOOL]).params.grammar
     assert with_tools is not None
     assert with_tools.frame is not None, "a call may come instead"
     assert refused(USER, assistant(text("{")), output_config={"format": FORMAT}) == "output_config.format.schema"
@@ -244,10 +244,11 @@ def test_the_form_of_the_reply() -> None:
 
 def test_sampling() -> None:
     given = asked(temperature=0.5, top_p=0.3, top_k=0, stop_sequences=["a", "b"])
-    assert (given.sampling.temperature, given.sampling.top_p, given.sampling.top_k) == (0.5, 0.3, 0)
-    assert (given.stops, given.max_tokens) == (("a", "b"), 9)
-    default = asked(temperature=None, top_p=None, top_k=None, stop_sequences=None).sampling
-    assert default == GenerationRequest(prompts=[], prompt_param="").sampling
+    sampling = given.params.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.3, 0)
+    assert (given.stops, given.params.max_tokens) == (("a", "b"), 9)
+    default = asked(temperature=None, top_p=None, top_k=None, stop_sequences=None).params
+    assert default.sampling == Sampling()
 
 
 @pytest.mark.parametrize(
