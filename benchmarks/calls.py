@@ -25,13 +25,13 @@ from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart
 from tailrace.chat.reply_parts import Part as ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
-from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence as Reply
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.lazy_grammar import Calls
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.trigger_watcher import Tokens
+from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
 from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
@@ -125,7 +125,7 @@ class Bench:
                 prompt=prompt,
                 params=GenerationParams(max_tokens=tokens, sampling=Sampling(temperature=1.5, seed=number)),
             )
-            reply = prepare(self._backend, submit)
+            reply = prepare_sequence(self._backend, submit)
             if isinstance(reply, Refused):
                 raise TailraceError(reply.message)
             if calls is not None:
@@ -151,7 +151,7 @@ class Bench:
                     prompt=text,
                     params=GenerationParams(max_tokens=tokens, sampling=sampling, ignore_eos=True),
                 )
-                reply = prepare(self._backend, submit)
+                reply = prepare_sequence(self._backend, submit)
                 assert isinstance(reply, Reply)
                 if calls is not None:
                     reply.constraint = calls.constraint(fast_forward=True)

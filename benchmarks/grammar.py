@@ -13,12 +13,12 @@ from collections.abc import Callable
 from benchmarks.harness.pairs import in_turns, ratios
 from benchmarks.harness.part import Findings, Options, Part, standalone
 from benchmarks.harness.results import figure
-from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
 from tailrace.protocol import GenerationParams, Grammar, Refused, Sampling, Submit
@@ -94,7 +94,7 @@ class Bench:
             prompt=text,
             params=GenerationParams(max_tokens=tokens, sampling=Sampling(temperature=0.0), ignore_eos=True),
         )
-        sequence = prepare(self._backend, submit)
+        sequence = prepare_sequence(self._backend, submit)
         if isinstance(sequence, Refused):
             raise TailraceError(sequence.message)
         return sequence

@@ -8,7 +8,6 @@ import pytest
 
 from pricing import PricedSpeculator, free
 from tailrace.engine.backends.llama import LlamaBackend
-from tailrace.engine.intake import prepare
 from tailrace.engine.kernels import build
 from tailrace.engine.load import load_llama
 from tailrace.engine.loop import EngineLoop
@@ -16,6 +15,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.isa import read_isa
 from tailrace.models.reference import resolve
 from tailrace.protocol import Beat, GenerationParams, Predicted, Sampling, Submit
@@ -61,7 +61,7 @@ def replies(
     sequences: list[Sequence] = []
     for identity, text in enumerate(prompts):
         prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
-        sequence = prepare(
+        sequence = prepare_sequence(
             backend,
             Submit(
                 id=identity, prompt=prompt, params=GenerationParams(max_tokens=64, sampling=Sampling(temperature=0.0))
@@ -130,7 +130,7 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
             backend, prefill_chunk=256, step_seconds=1.0, speculator=PricedSpeculator(LookupDrafter(), free, most=8)
         )
         sampling = Sampling(temperature=0.0)
-        sequence = prepare(
+        sequence = prepare_sequence(
             backend,
             Submit(
                 id=7, prompt=prompt, params=GenerationParams(max_tokens=64, sampling=sampling, prediction=prediction)

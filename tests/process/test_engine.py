@@ -17,11 +17,11 @@ import pytest
 
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.backends.llama import memory_budget as memory
-from tailrace.engine.intake import prepare
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.reference import resolve
 from tailrace.protocol import Finished, GenerationParams, Sampling, Submit
@@ -99,7 +99,7 @@ class Replies:
             prompt=prompt,
             params=GenerationParams(max_tokens=max_tokens, sampling=Sampling(temperature=0.0)),
         )
-        sequence = prepare(self.backend, submit)
+        sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
         self.prompts[identity] = list(sequence.tokens)
         self.tokens[identity] = []

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
-from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.reference import resolve
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
@@ -70,7 +70,7 @@ class Replies:
             prompt=prompt,
             params=GenerationParams(max_tokens=200, sampling=Sampling(temperature=0.0)),
         )
-        sequence = prepare(self.backend, submit)
+        sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
         if schema:
             sequence.constraint = self.constraint()

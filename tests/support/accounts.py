@@ -7,9 +7,9 @@ from typing import Any
 
 from tailrace.engine.backends.base import Backend, Logits
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.submission import prepare_sequence
 from tailrace.protocol import Beat, GenerationParams, Sampling, Submit
 
 #: Tokens of each reply.
@@ -46,7 +46,7 @@ class Account:
                 prompt=list(prompt),
                 params=GenerationParams(max_tokens=REPLY, ignore_eos=True, sampling=Sampling(temperature=0.0)),
             )
-            sequence = prepare(self._backend, submit)
+            sequence = prepare_sequence(self._backend, submit)
             assert isinstance(sequence, Sequence)
             self._loop.inbox.put(sequence)
             self.said[submit.id] = []

@@ -19,10 +19,10 @@ from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.cli.conversation import Conversation
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.intake import sequence_of, to_tokenise
 from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.submission import build_sequence, prompt_texts
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
 from tailrace.protocol import GenerationParams, Refused, Submit
@@ -92,11 +92,11 @@ class LocalModel:
         return LocalReply(self._loop, sequence, pipeline, begun, max_tokens=parameters.max_tokens)
 
     def _sequence(self, submit: Submit) -> Sequence | Refused:
-        texts = to_tokenise(self._backend, submit)
+        texts = prompt_texts(self._backend, submit)
         if isinstance(texts, Refused):
             return texts
         try:
-            return sequence_of(self._backend, submit, self._tokenizer.tokens_of(texts))
+            return build_sequence(self._backend, submit, self._tokenizer.tokens_of(texts))
         except Unreadable as error:
             return error.refusal(submit.id)
 

@@ -17,11 +17,10 @@ from tailrace.engine import embeddings
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.embeddings import EmbeddingJob
 from tailrace.engine.kv_cache.disk_tier import Fetched
-from tailrace.engine.sampling.logits_ops import all_but
-from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.grammar_compiler import Compiler, Result
 from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequence, prompt_texts
 from tailrace.engine.tokenising import tokenizer as tokenising
 from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
@@ -31,7 +30,6 @@ from tailrace.protocol import (
     Cancel,
     Embed,
     Refused,
-    RefusedField,
     Score,
     Submit,
     ToEngine,
@@ -45,105 +43,10 @@ from tailrace.protocol import (
 Inbox = queue.SimpleQueue[Sequence | int | Fetched | list[EmbeddingJob] | None]
 
 
-#: Bytes of text beyond which a hopeless prompt is refused by its size.
-_MUCH_TEXT = 1_000_000
-#: Of a prediction at most so many characters are read for each token of the context: a reply can't be longer.
-_HINT_CHARACTERS = 8
 #: What short texts are tokenised on takes up to 3 MB; only what is used takes memory.
 _STACK = 32 * 1024**2
 
 Asked = Submit | Tokenize | Embed | Score
-
-
-def prepare(backend: Backend, submit: Submit) -> Sequence | Refused:
-    """A sequence ready to run, or why the submit can't be run. Its texts are the caller's own: they are tokenised here,
-    whatever that takes.
-    """
-    texts = to_tokenise(backend, submit)
-    if isinstance(texts, Refused):
-        return texts
-    return sequence_of(backend, submit, [backend.tokens_of(text) for text in texts])
-
-
-def to_tokenise(backend: Backend, submit: Submit) -> list[PromptText] | Refused:
-    """The texts whose tokens ``sequence_of`` needs, or why the submit can't be run."""
-    context = backend.info.context
-    if not backend.info.generates:
-        return Refused(submit.id, "unsupported", "this model makes embeddings and no text")
-    if submit.params.suffix is not None and backend.infill is None:
-        return Refused(submit.id, "unsupported", "this model has no tokens for filling in the middle")
-    texts: list[PromptText] = []
-    if isinstance(submit.prompt, str):
-        # Tokenising 30 MB takes seconds, in which nobody else is accepted; below a megabyte the true number is told.
-        size_bytes = len(submit.prompt.encode())
-        least = size_bytes // backend.longest_token
-        if size_bytes > _MUCH_TEXT and least >= context:
-            return _too_long(submit.id, context, least, f"at least {least}")
-        texts.append(
-            PromptText(submit.prompt, plain=submit.plain)
-            if submit.params.suffix is None
-            else PromptText(submit.prompt, special=False, start=False)
-        )
-    if submit.params.suffix is not None:
-        least = len(submit.params.suffix.encode()) // backend.longest_token
-        if least >= context:
-            return _too_long(submit.id, context, least, f"at least {least}", "suffix")
-        texts.append(PromptText(submit.params.suffix, "suffix", special=False, start=False))
-    if submit.params.prediction:
-        texts.append(PromptText(submit.params.prediction[: context * _HINT_CHARACTERS], "prediction"))
-    return texts
-
-
-def sequence_of(backend: Backend, submit: Submit, tokenised: list[list[int]]) -> Sequence | Refused:
-    """A sequence ready to run, or why the submit can't be run. ``tokenised`` has the tokens of ``to_tokenise``'s texts,
-    which become the sequence's own.
-    """
-    context = backend.info.context
-    size = len(backend.vocabulary)
-    of_texts = iter(tokenised)
-    if isinstance(submit.prompt, str):
-        tokens = next(of_texts)
-    else:
-        tokens = submit.prompt
-        if not all(0 <= token < size for token in tokens):
-            return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}")
-    if submit.params.suffix is not None:
-        tokens = _infill(backend, tokens, next(of_texts))
-    if not tokens:
-        if backend.start_token is None:
-            return Refused(submit.id, "invalid_prompt", "the prompt is empty, and this model has no start token")
-        tokens = [backend.start_token]
-    if len(tokens) >= context:
-        return _too_long(submit.id, context, len(tokens), str(len(tokens)))
-    bias = submit.params.sampling.logit_bias
-    if not all(0 <= token < size for token in bias):
-        return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}", field="logit_bias")
-    prediction = next(of_texts)[:context] if submit.params.prediction else None
-    sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
-    if submit.params.min_tokens:
-        sequence.min_tokens_mask = all_but(backend.end_tokens.union(submit.params.stop_tokens), size)
-    return sequence
-
-
-def _infill(backend: Backend, prefix: list[int], suffix: list[int]) -> list[int]:
-    """The order that models are trained on most: the text before, the text after, and then what stands between."""
-    assert backend.infill is not None, "it has been looked at before the texts were tokenised"
-    before, after, middle = backend.infill
-    start = backend.tokenize("", start=True)[:1]  # Some models want an end token around a text, too.
-    start = start if start == [backend.start_token] else []
-    return [*start, before, *prefix, after, *suffix, middle]
-
-
-def _too_long(identity: int, context: int, tokens: int, shown: str, field: RefusedField = "prompt") -> Refused:
-    return Refused(
-        identity,
-        "context_length_exceeded",
-        f"This model's maximum context length is {context} tokens, but the {field} has {shown} tokens; "
-        f"one must be left for the reply. Shorten the {field}.",
-        tokens,
-        context,
-        field,
-    )
 
 
 class Intake(threading.Thread):
@@ -203,7 +106,7 @@ class Intake(threading.Thread):
             elif compiling is None:
                 self._inbox.put(message.id)
             return
-        texts = self._to_tokenise(message)
+        texts = self._texts_of(message)
         if isinstance(texts, Refused):
             self._channel.send(texts)
             return
@@ -211,13 +114,13 @@ class Intake(threading.Thread):
             self._tokenising[message.id] = message
         self._tokenizer.request(message.id, texts, partial(self._tokenised, message.id))
 
-    def _to_tokenise(self, asked: Asked) -> list[PromptText] | Refused:
+    def _texts_of(self, asked: Asked) -> list[PromptText] | Refused:
         if isinstance(asked, Submit):
-            return to_tokenise(self._backend, asked)
+            return prompt_texts(self._backend, asked)
         if not isinstance(asked, Tokenize):
             return embeddings.texts_to_tokenise(self._backend, asked)
         size = len(asked.text.encode())
-        if size > max(_MUCH_TEXT, self._backend.info.context * self._backend.longest_token):
+        if size > max(LARGE_TEXT_BYTES, self._backend.info.context * self._backend.longest_token):
             return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
         return [PromptText(asked.text, special=asked.special, start=asked.start, plain=asked.plain)]
 
@@ -245,7 +148,7 @@ class Intake(threading.Thread):
                 self._log.warning("connection to the HTTP process broke", error=str(error))
 
     def _take_submit(self, submit: Submit, tokenised: list[list[int]]) -> None:
-        sequence = sequence_of(self._backend, submit, tokenised)
+        sequence = build_sequence(self._backend, submit, tokenised)
         if isinstance(sequence, Refused):
             self._channel.send(sequence)
         elif submit.params.grammar is None:

@@ -15,8 +15,8 @@ import msgspec
 from tailrace.chat.detokenize import Detokenizer, Vocabulary
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.intake import prepare
 from tailrace.engine.load import load_llama, make_loop
+from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
 from tailrace.settings import Settings
@@ -56,7 +56,7 @@ class EngineTurn:
                 prompt=text,
                 params=GenerationParams(max_tokens=output_tokens, sampling=Sampling(temperature=0.0), ignore_eos=True),
             )
-            sequence = prepare(self._backend, submit)
+            sequence = prepare_sequence(self._backend, submit)
             if isinstance(sequence, Refused):
                 raise TailraceError(sequence.message)
             self._loop.inbox.put(sequence)

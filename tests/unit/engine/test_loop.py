@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from contexts import ContextBackend
 from pricing import PricedSpeculator, free
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
+from tailrace.engine.submission import prepare_sequence
 from tailrace.protocol import Beat, Finished, GenerationParams, Reading, Refused, Sampling, Step, Submit
 
 
@@ -37,7 +37,7 @@ class Runner:
         self.steps: list[Step] = []
 
     def ask(self, submit: Submit) -> None:
-        sequence = prepare(self.backend, submit)
+        sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
         self.loop.inbox.put(sequence)
 
@@ -226,7 +226,7 @@ def _replies(
         for identity, (prompt, most, begins, cancelled, temperature) in enumerate(scripts):
             if number == begins:
                 sampling = Sampling(temperature=temperature, seed=identity)
-                sequence = prepare(
+                sequence = prepare_sequence(
                     backend,
                     Submit(id=identity, prompt=[*prompt], params=GenerationParams(max_tokens=most, sampling=sampling)),
                 )
@@ -274,13 +274,13 @@ def test_a_broken_row_ends_its_own_sequence_and_is_not_kept_for_reuse(backend: F
 
 
 def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
-    refused = prepare(backend, _submit(1, "x" * 300))
+    refused = prepare_sequence(backend, _submit(1, "x" * 300))
     assert isinstance(refused, Refused)
     assert refused.code == "context_length_exceeded"
     assert "256" in refused.message
     assert "301" in refused.message
-    assert isinstance(prepare(backend, _submit(1, [5, 1000])), Refused)
-    assert isinstance(prepare(backend, _submit(1, [])), Refused)
+    assert isinstance(prepare_sequence(backend, _submit(1, [5, 1000])), Refused)
+    assert isinstance(prepare_sequence(backend, _submit(1, [])), Refused)
 
 
 def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
@@ -295,7 +295,7 @@ def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBac
     thread = threading.Thread(target=loop.run, args=(publish,))
     thread.start()
     assert beaten.wait(10)
-    sequence = prepare(backend, _submit(1, f"<say>{'x' * 200}</say>"))
+    sequence = prepare_sequence(backend, _submit(1, f"<say>{'x' * 200}</say>"))
     assert isinstance(sequence, Sequence)
     loop.inbox.put(sequence)
     loop.inbox.put(None)
@@ -319,7 +319,7 @@ def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, m
     thread.start()
     try:
         assert beats.get(timeout=10).steps == 0
-        sequence = prepare(backend, _submit(1, "<say>hello</say>"))
+        sequence = prepare_sequence(backend, _submit(1, "<say>hello</say>"))
         assert isinstance(sequence, Sequence)
         loop.inbox.put(sequence)
         assert beats.get(timeout=10).running == 1

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.intake import prepare
 from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fetched
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
+from tailrace.engine.submission import prepare_sequence
 from tailrace.protocol import GenerationParams, Sampling, Submit
 
 
@@ -109,7 +109,7 @@ class Talk:
 
     def ask(self, identity: int, text: str) -> tuple[bytes, int]:
         """The reply, and how many of the prompt's tokens were found ready."""
-        sequence = prepare(
+        sequence = prepare_sequence(
             self.backend, Submit(id=identity, prompt=text, params=GenerationParams(sampling=Sampling(temperature=0.0)))
         )
         assert isinstance(sequence, Sequence)

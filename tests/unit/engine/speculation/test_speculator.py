@@ -13,7 +13,6 @@ from contexts import ContextBackend
 from pricing import Price, PricedSpeculator, dear, free, slowly
 from tailrace.engine.backends.base import Logits
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import LEVELS, Acceptance
@@ -21,6 +20,7 @@ from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.pass_cost import PassCost
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import ConfigurationError
 from tailrace.protocol import Beat, Finished, GenerationParams, Predicted, Sampling, Submit, TokenLogprobs
 
@@ -40,7 +40,7 @@ class Run:
         self.steps = 0
 
     def ask(self, submit: Submit) -> None:
-        sequence = prepare(self.backend, submit)
+        sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
         self.tokens[submit.id] = []
         self.logprobs[submit.id] = []

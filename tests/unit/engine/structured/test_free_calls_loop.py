@@ -14,7 +14,6 @@ from tailrace.chat.families import hermes
 from tailrace.chat.reply_grammar import Setting, free_or_calls
 from tailrace.chat.tools import Function
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.intake import prepare
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
@@ -22,6 +21,7 @@ from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
+from tailrace.engine.submission import prepare_sequence
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Step, Submit
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
@@ -57,7 +57,7 @@ class Runner:
             prompt=options.pop("prompt", "") + f"<say>{script}</say>",
             params=GenerationParams(grammar=asked, **{"sampling": Sampling(temperature=0.0), **options}),
         )
-        sequence = prepare(self.backend, submit)
+        sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
         assert asked.watch is not None
         sequence.constraint = self.compiler.constraint(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.intake import Inbox, Intake, prepare
+from tailrace.engine.intake import Inbox, Intake
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
@@ -19,6 +19,7 @@ from tailrace.engine.structured.grammar_compiler import Compiler, Done, Wanted
 from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.mask_thread import MaskThread
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.engine.submission import prepare_sequence
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.ipc import Channel
 from tailrace.protocol import (
@@ -52,7 +53,7 @@ class Runner:
             prompt=f"<say>{script}</say>",
             params=GenerationParams(sampling=GREEDY, grammar=grammar, **options),
         )
-        sequence = prepare(self.backend, submit)
+        sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
         if grammar is not None:
             matcher = compile_grammar(self._tokenizer, translate(grammar))
