@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.harness.llama_samplers import LlamaChain
 from tailrace.engine.kernels.interleaved_proof import maxima_of
-from tailrace.engine.sampling import logits_ops as passes
-from tailrace.engine.sampling.logits_ops import Kept, Mask, Row
+from tailrace.engine.sampling import logits_ops
+from tailrace.engine.sampling.logits_ops import LogitsRow, Mask, RowMaxima
 from tailrace.engine.sampling.sampler import Sampler, greedy_tokens, logprobs
 from tailrace.protocol import Sampling
 
@@ -32,13 +32,13 @@ _ROWS = 8
 _HISTORY = 1500
 
 
-def rows(vocabulary: int) -> Row:
+def rows(vocabulary: int) -> LogitsRow:
     """Rows like a model's: nearly all tokens far below the best, and some hundred that compete with it."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 2.0, (_ROWS, vocabulary))
     for number in range(_ROWS):
         logits[number, random.integers(0, vocabulary, 300)] += random.exponential(3.5, 300)
-    single: Row = logits.astype(np.float32)
+    single: LogitsRow = logits.astype(np.float32)
     return single
 
 
@@ -50,15 +50,15 @@ def mask(vocabulary: int, part: float) -> Mask:
     return words
 
 
-def cases(logits: Row) -> dict[str, tuple[int, Callable[[], object]]]:
+def cases(logits: LogitsRow) -> dict[str, tuple[int, Callable[[], object]]]:
     """For each name: how many sequences one call serves, and the call."""
     vocabulary = logits.shape[1]
     history = np.random.default_rng(2).integers(0, vocabulary, _HISTORY).tolist()
     turn = [0]
 
-    def row() -> Row:
+    def row() -> LogitsRow:
         turn[0] = (turn[0] + 1) % _ROWS
-        chosen: Row = logits[turn[0]]
+        chosen: LogitsRow = logits[turn[0]]
         return chosen
 
     def ours(params: Sampling, allowed: Mask | None = None) -> Callable[[], object]:
@@ -144,7 +144,7 @@ def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, kept: bool)
     logits = fresh.copy()
     fresh_maxima = maxima_of(fresh)
     maxima = fresh_maxima.copy()
-    passes.keep(Kept(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if kept else None)
+    logits_ops.set_row_maxima(RowMaxima(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if kept else None)
     calls = {name: case for name, case in cases(logits).items() if only in name}
     times: dict[str, list[float]] = {name: [] for name in calls}
     turns = list(calls) * rounds
@@ -157,7 +157,7 @@ def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, kept: bool)
             call()
         seconds = time.perf_counter() - begun
         times[name].append(1e6 * seconds / (1 if "a step" in name else _ROWS))
-    passes.keep(None)
+    logits_ops.set_row_maxima(None)
     return times
 
 
@@ -170,9 +170,9 @@ def main() -> None:
     parser.add_argument("--maxima", default="kept", choices=("kept", "none"), help="of rows, by who computed them")
     parser.add_argument("--only", default="", help="cases with this in their name")
     options = parser.parse_args()
-    passes.put_in_force(options.kernels)
+    logits_ops.enable_native(options.kernels)
     kept = options.maxima == "kept"
-    print(f"passes over rows in C: {passes.state()}; maxima: {options.maxima}")
+    print(f"passes over rows in C: {logits_ops.status()}; maxima: {options.maxima}")
     for vocabulary in (int(size) for size in options.vocabularies.split(",")):
         print(f"{f'vocabulary {vocabulary}':58} {'mixed':>18} {'in a row':>18}")
         mixed, alone = (

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from altered import altered
 from tailrace.engine.kernels import KernelsUnavailable
-from tailrace.engine.sampling import logits_ops as rows
-from tailrace.engine.sampling.logits_ops import Changes, Mask, Row, build, proof
+from tailrace.engine.sampling import logits_ops
+from tailrace.engine.sampling.logits_ops import Changes, LogitsRow, Mask, build, proof
 from tailrace.engine.sampling.logits_ops import numpy_impl as plain
 from tailrace.engine.sampling.logits_ops.native import Native
 from tailrace.machine import isa
@@ -33,13 +33,13 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
 def restored() -> Iterator[None]:
     """NumPy answers again after the test, as it does in all others."""
     yield
-    rows.put_in_force("off")
+    logits_ops.enable_native("off")
 
 
-def _row(seed: int, size: int, spread: float, levels: int, odd: list[float]) -> Row:
+def _row(seed: int, size: int, spread: float, levels: int, odd: list[float]) -> LogitsRow:
     """Random logits: ``levels`` rounds them so that many are equal, ``odd`` ones stand somewhere among them."""
     random = np.random.default_rng(seed)
-    row: Row = random.normal(0, 1, size).astype(np.float32)
+    row: LogitsRow = random.normal(0, 1, size).astype(np.float32)
     if levels:
         row = np.round(row * np.float32(levels), out=row) / np.float32(levels)
     row *= np.float32(spread)
@@ -68,7 +68,7 @@ some_rows = st.builds(
 @needs_c
 @settings(max_examples=150, deadline=None)
 @given(row=some_rows, part=st.sampled_from([None, 0.0, 0.002, 0.5, 0.97, 1.0]), seed=st.integers(0, 2**32))
-def test_c_answers_every_question_as_numpy_does(native: Native, row: Row, part: float | None, seed: int) -> None:
+def test_c_answers_every_question_as_numpy_does(native: Native, row: LogitsRow, part: float | None, seed: int) -> None:
     mask = None if part is None else _mask(seed, len(row), part)
     before = row.tobytes()
     assert list(proof.differences(native, row, mask)) == []
@@ -85,7 +85,7 @@ def test_c_answers_every_question_as_numpy_does(native: Native, row: Row, part: 
     seed=st.integers(0, 2**32),
 )
 def test_c_changes_logits_to_the_last_bit_as_numpy_does(
-    native: Native, row: Row, repeat: float, frequency: float, presence: float, seed: int
+    native: Native, row: LogitsRow, repeat: float, frequency: float, presence: float, seed: int
 ) -> None:
     changes = _changes(len(row), repeat, frequency, presence, seed)
     assert list(proof.changed_differently(native, row, changes)) == []
@@ -107,13 +107,13 @@ def _changes(size: int, repeat: float, frequency: float, presence: float, seed: 
 @pytest.mark.parametrize("choice", [pytest.param("on", marks=needs_c), "off"])
 @pytest.mark.usefixtures("restored")
 def test_a_token_that_the_row_hasn_t_is_refused_and_changes_nothing(choice: str) -> None:
-    rows.put_in_force(choice)
+    logits_ops.enable_native(choice)
     row = np.arange(5000, dtype=np.float32)
     changes = Changes(presence=1.0)
     changes.biased, changes.bias = np.array([3]), np.ones(1, np.float32)
     changes.reply, changes.counts = np.array([4, 5000]), np.ones(2, np.float32)
     with pytest.raises(IndexError):
-        rows.apply(row, changes)
+        logits_ops.apply(row, changes)
     assert (row == np.arange(5000)).all()
 
 
@@ -121,7 +121,7 @@ def test_a_token_that_the_row_hasn_t_is_refused_and_changes_nothing(choice: str)
 @pytest.mark.parametrize("part", [0.001, 0.9])
 @pytest.mark.usefixtures("restored")
 def test_what_a_mask_hides_may_be_anything(choice: str, part: float) -> None:
-    rows.put_in_force(choice)
+    logits_ops.enable_native(choice)
     mask = _mask(1, 50_000, part)
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:50_000].astype(bool)
     row = np.random.default_rng(2).normal(0, 1, 50_000).astype(np.float32)
@@ -129,23 +129,23 @@ def test_what_a_mask_hides_may_be_anything(choice: str, part: float) -> None:
     expected = int(np.where(allowed, row, -np.inf).argmax())
     for value in (np.nan, np.inf):
         row[hidden[:3]] = value
-        assert rows.best(row, mask) == expected
-        assert rows.scan(row, mask).best == row[expected]
+        assert logits_ops.best(row, mask) == expected
+        assert logits_ops.scan(row, mask).best == row[expected]
 
 
 @needs_c
 @pytest.mark.usefixtures("restored")
 def test_rows_of_other_kinds_are_numpy_s() -> None:
-    rows.put_in_force("on")
+    logits_ops.enable_native("on")
     table: Any = np.random.default_rng(3).normal(0, 1, (5000, 2))
-    single: Row = table.astype(np.float32)
+    single: LogitsRow = table.astype(np.float32)
     fixed = single[:, 0].copy()
     fixed.flags.writeable = False
     for row in (table[:, 0].copy(), single[:, 0], fixed):
-        assert rows.best(row) == int(row.argmax())
-        assert isinstance(rows.scan(row), plain.Scan)
-    assert not isinstance(rows.scan(single[:, 0].copy()), plain.Scan)
-    assert rows.best_of_each(single[:0]) == []
+        assert logits_ops.best(row) == int(row.argmax())
+        assert isinstance(logits_ops.scan(row), plain.LogitsView)
+    assert not isinstance(logits_ops.scan(single[:, 0].copy()), plain.LogitsView)
+    assert logits_ops.best_of_each(single[:0]) == []
 
 
 @needs_c
@@ -205,11 +205,11 @@ def test_every_question_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: p
 @pytest.mark.usefixtures("restored")
 def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", ("AVX2",), ()))
-    rows.put_in_force("on")
-    assert rows.state() == "this CPU has no AVX-512"
-    assert isinstance(rows.scan(np.zeros(5000, np.float32)), plain.Scan)
-    rows.put_in_force("off")
-    assert rows.state() == "off"
+    logits_ops.enable_native("on")
+    assert logits_ops.status() == "this CPU has no AVX-512"
+    assert isinstance(logits_ops.scan(np.zeros(5000, np.float32)), plain.LogitsView)
+    logits_ops.enable_native("off")
+    assert logits_ops.status() == "off"
 
 
 @pytest.mark.usefixtures("restored")
@@ -218,5 +218,5 @@ def test_without_a_compiler_there_is_no_c(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", (build.NEEDED,), ()))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    rows.put_in_force("on")
-    assert "no C compiler" in rows.state()
+    logits_ops.enable_native("on")
+    assert "no C compiler" in logits_ops.status()

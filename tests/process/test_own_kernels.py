@@ -17,7 +17,7 @@ from tiers import CHOICES, TIERS
 _PROGRAM = """
 import ctypes, json, sys
 import numpy as np
-from tailrace.engine.sampling import logits_ops as passes
+from tailrace.engine.sampling import logits_ops
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import loader
 from tailrace.models.reference import resolve
@@ -39,7 +39,7 @@ rows = decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) 
 rows += decode([260], [len(prompt)], [0], [0])
 backend.reset()
 rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
-print(json.dumps({"state": loader.status(), "sampling": passes.state(), "rows": rows, "kept": kept,
+print(json.dumps({"state": loader.status(), "sampling": logits_ops.status(), "rows": rows, "kept": kept,
                   "copied": backend.copied}))
 """
 CAN = bool(TIERS)

@@ -17,7 +17,7 @@ from tailrace.machine.plan import PoolPlan
 from tailrace.models.reference import resolve
 from tailrace.protocol import SamplerName, Sampling
 
-Row = npt.NDArray[np.float32]
+LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
 #: Everything off.
@@ -36,7 +36,9 @@ def backend() -> Iterator[LlamaBackend]:
     loaded.close()
 
 
-def _ours(params: Sampling, row: Row, prompt: list[int], reply: list[int], known: SamplingVocabulary) -> Probabilities:
+def _ours(
+    params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], known: SamplingVocabulary
+) -> Probabilities:
     sampler = Sampler(params, prompt, known)
     for token in reply:
         sampler.accept(token)
@@ -46,13 +48,15 @@ def _ours(params: Sampling, row: Row, prompt: list[int], reply: list[int], known
     return probabilities
 
 
-def _theirs(params: Sampling, row: Row, prompt: list[int], reply: list[int], backend: LlamaBackend) -> Probabilities:
+def _theirs(
+    params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], backend: LlamaBackend
+) -> Probabilities:
     with LlamaChain(len(row), params, [*prompt, *reply], reply, backend._vocab) as chain:
         return chain.distribution(row)
 
 
-def _row(random: np.random.Generator, size: int) -> Row:
-    row: Row = random.normal(0, 1.0, size).astype(np.float32)
+def _row(random: np.random.Generator, size: int) -> LogitsRow:
+    row: LogitsRow = random.normal(0, 1.0, size).astype(np.float32)
     return row
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.logits_ops import build
 from tailrace.machine.isa import read_isa
 
@@ -23,8 +23,8 @@ def passes_in(language: str) -> Iterator[None]:
     """The passes are in ``language``, in C for rows of any length; afterwards in NumPy, as in all other tests."""
     choice = "on" if language == "C" else "off"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_SHORT", 1)
-        rows.put_in_force(choice)
-        assert rows.state() == choice
+        patch.setattr(logits_ops, "_SHORT", 1)
+        logits_ops.enable_native(choice)
+        assert logits_ops.status() == choice
         yield
-    rows.put_in_force("off")
+    logits_ops.enable_native("off")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.sampling.logits_ops import Row
+from tailrace.engine.sampling.logits_ops import LogitsRow
 
 
-def rows(backend: Backend, prompt: list[int], reply: list[int]) -> list[Row]:
+def rows(backend: Backend, prompt: list[int], reply: list[int]) -> list[LogitsRow]:
     """For each token of ``reply`` the logits that it was chosen from, the prompt and the tokens before it as given.
 
     The backend must be empty.
     """
-    found: list[Row] = []
+    found: list[LogitsRow] = []
     tokens = prompt + reply[:-1]
     first = len(prompt) - 1
     for start in range(0, len(tokens), backend.max_batch):

@@ -10,7 +10,7 @@ import time
 
 from tailrace.engine.backends.base import Logits
 from tailrace.engine.kv_cache.prefix_store import common_prefix
-from tailrace.engine.sampling.logits_ops import Mask, Row
+from tailrace.engine.sampling.logits_ops import LogitsRow, Mask
 from tailrace.engine.sampling.sampler import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
@@ -65,7 +65,7 @@ def _masked(sequence: Sequence) -> bool:
     return constraint is not None and (not constraint.free or constraint.mask() is not None)
 
 
-def _choose(step: Step, sequence: Sequence, row: Row) -> int:
+def _choose(step: Step, sequence: Sequence, row: LogitsRow) -> int:
     constraint = sequence.constraint
     mask = None if constraint is None else constraint.mask()
     if sequence.generated < sequence.min_tokens:

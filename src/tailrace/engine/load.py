@@ -21,7 +21,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.loop import EngineLoop
-from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.sampling import logits_ops
 from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
@@ -135,7 +135,7 @@ def load_llama(
     """
     loader.choose(settings.kernels)
     # Before the first token is chosen: making them takes seconds where nobody has yet.
-    rows.put_in_force(settings.kernels)
+    logits_ops.enable_native(settings.kernels)
     # Here, because the scripted backend can do without, also where the binding can't be loaded.
     from tailrace.engine.backends.open_llama import open_llama
     from tailrace.engine.weights.choice import chosen_file

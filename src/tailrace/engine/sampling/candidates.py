@@ -1,7 +1,7 @@
 """The tokens that samplers have left so far: the whole vocabulary until one of them makes a list of it.
 
-Most questions to the whole vocabulary are a pass in C (``rows``); a list is in falling order, and ``rows.narrow`` takes
-many samplers in one call.
+A sampler over the whole vocabulary is one pass in C (``logits_ops``). A list is in falling order, and one call of
+``logits_ops.narrow`` applies many samplers to it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine.sampling import logits_ops as rows
-from tailrace.engine.sampling.logits_ops import Changes, Ids, Mask, Numbers, Row, Steps
+from tailrace.engine.sampling import logits_ops
+from tailrace.engine.sampling.logits_ops import Changes, Ids, LogitsRow, Mask, Numbers, Steps
 from tailrace.engine.sampling.logits_ops.narrowing import (
     LEAST,
     MIN_P,
@@ -52,11 +52,11 @@ _LOWEST = float(np.finfo(np.float32).min)
 class Change(Protocol):
     """What changes logits of a row, and puts them back."""
 
-    def apply(self, row: Row, scale: float = 1.0) -> None:
+    def apply(self, row: LogitsRow, scale: float = 1.0) -> None:
         """Change ``row``, until ``undo``; ``scale``: what its logits will be divided by and the changes are not."""
         ...
 
-    def undo(self, row: Row) -> None:
+    def undo(self, row: LogitsRow) -> None:
         """Put ``row`` back as it was before ``apply``."""
         ...
 
@@ -75,7 +75,7 @@ def check(best: float) -> None:
         )
 
 
-def head(row: Row, scan: rows.Scan, wanted: float, temperature: float = 1.0) -> Ids:
+def head(row: LogitsRow, scan: logits_ops.LogitsView, wanted: float, temperature: float = 1.0) -> Ids:
     """The likeliest tokens, best first, enough of them to hold ``wanted`` of probability over the best one's."""
     count = _FIRST_HEAD
     while count < len(row):
@@ -91,16 +91,16 @@ class Candidates:
 
     __slots__ = ("_bound", "_changes", "_mask", "ids", "logits", "row", "scan", "size", "temperature")
 
-    def __init__(self, row: Row, mask: Mask | None, scan: rows.Scan) -> None:
+    def __init__(self, row: LogitsRow, mask: Mask | None, scan: logits_ops.LogitsView) -> None:
         self.row, self._mask, self.scan = row, mask, scan
-        self.size = len(row) if mask is None else rows.many_allowed(mask, len(row))
+        self.size = len(row) if mask is None else logits_ops.many_allowed(mask, len(row))
         #: What logits are to be divided by.
         self.temperature = 1.0
         #: The list, in falling order, and its logits; None: everything in the row from ``_bound`` on.
         self.ids: Ids | None = None
         self.logits: Numbers = np.empty(0)
         self._bound = -math.inf
-        self._changes: list[Callable[[Row], None]] = []  #: what undoes them
+        self._changes: list[Callable[[LogitsRow], None]] = []  #: what undoes them
 
     def undo(self) -> None:
         """Put the row back as it was."""
@@ -111,7 +111,7 @@ class Candidates:
     def take(self, steps: Steps) -> None:
         """Apply samplers to the list."""
         assert self.ids is not None
-        left = rows.narrow(self.logits, self.size, self.temperature, steps)
+        left = logits_ops.narrow(self.logits, self.size, self.temperature, steps)
         self.ids, self.logits = self.ids[left.begin : left.end], self.logits[left.begin : left.end]
         self.size, self.temperature = left.size, left.temperature
 
@@ -120,7 +120,7 @@ class Candidates:
         self._settle()
         if self.ids is None:
             return self.scan.weights(self.temperature)
-        left = rows.narrow(self.logits, self.size, self.temperature, steps)
+        left = logits_ops.narrow(self.logits, self.size, self.temperature, steps)
         return self.ids[left.begin : left.end], left.weights
 
     def everything(self) -> tuple[Ids, Weights]:
@@ -205,12 +205,12 @@ class Candidates:
         """These tokens are no candidates any more."""
         changes = Changes()
         changes.biased, changes.bias = ids, np.full(len(ids), -np.inf, np.float32)
-        rows.apply(self.row, changes)
-        self._changes.append(lambda row: rows.undo(row, changes))
+        logits_ops.apply(self.row, changes)
+        self._changes.append(lambda row: logits_ops.undo(row, changes))
         self._scan()
 
     def _scan(self) -> None:
-        self.scan = rows.scan(self.row, self._mask)
+        self.scan = logits_ops.scan(self.row, self._mask)
         check(self.scan.best)
 
     # Samplers over the whole vocabulary, with the arguments of their step

@@ -15,12 +15,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tailrace.engine.sampling import dry
-from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.sampling import dry, logits_ops
 from tailrace.engine.sampling.adaptive_p import AdaptiveP
 from tailrace.engine.sampling.candidates import Candidates, Change, Weights
 from tailrace.engine.sampling.infill import Infill
-from tailrace.engine.sampling.logits_ops import Ids, Mask, Row
+from tailrace.engine.sampling.logits_ops import Ids, LogitsRow, Mask
 from tailrace.engine.sampling.logits_ops import narrowing as kinds
 from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
 
@@ -133,7 +132,7 @@ class Chain:
         self._xtc = np.flatnonzero(self._steps["kind"] == kinds.XTC).tolist()
 
     def weigh(
-        self, row: Row, mask: Mask | None, scan: rows.Scan, random: np.random.Generator
+        self, row: LogitsRow, mask: Mask | None, scan: logits_ops.LogitsView, random: np.random.Generator
     ) -> tuple[Ids | None, Weights]:
         """The tokens that can be drawn (None: all) and their probabilities over the likeliest one's. ``row`` is left as
         it was. Raises SamplingError.

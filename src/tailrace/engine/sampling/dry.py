@@ -1,6 +1,6 @@
 """DRY: a token that would go on repeating what has been said is the less likely, the longer the repetition is already.
 
-The history follows the tokens one by one: ``rows.extend`` takes one pass over the window whatever it holds, so no
+The history follows the tokens one by one: ``logits_ops.extend`` takes one pass over the window whatever it holds, so no
 history is dearer than another.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence as Seq
 
 import numpy as np
 
-from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.dry_breakers import Breakers
-from tailrace.engine.sampling.logits_ops import Changes, Lengths, Row, Tokens
+from tailrace.engine.sampling.logits_ops import Changes, Lengths, LogitsRow, Tokens
 from tailrace.protocol import Sampling
 
 #: The exponent is bounded so that the penalty is a single-precision number: its greatest logarithm, as llama.cpp has
@@ -66,7 +66,7 @@ class Dry:
         self._tokens: Tokens = np.zeros(capacity, np.int32)
         self._tokens[: self._size] = kept
         self._lengths: Lengths = np.zeros(capacity, np.int32)
-        rows.measure(self._tokens[: self._size], self._lengths[: self._size])
+        logits_ops.measure(self._tokens[: self._size], self._lengths[: self._size])
         self._found, self._longest = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
         self._seen = np.zeros(1 + max(kept, default=0), np.int32)
         #: Where the last breaker begins, counted from the first token of all, and how many tokens it has behind that.
@@ -83,30 +83,30 @@ class Dry:
             self._make_room()
         self._tokens[self._size] = token
         self._size += 1
-        rows.extend(self._tokens, self._lengths, self._size)
+        logits_ops.extend(self._tokens, self._lengths, self._size)
         if token >= len(self._seen):
             self._seen = np.zeros(2 * token + 1, np.int32)
         if self._breakers is not None:
             self._note(self._breakers, self._size)
 
-    def apply(self, row: Row, scale: float = 1.0) -> None:
+    def apply(self, row: LogitsRow, scale: float = 1.0) -> None:
         """Change ``row``, until ``undo``. ``scale``: what its logits will be divided by afterwards and the penalties
         are not.
         """
         self.apply_with(self._changes, row, scale)
 
-    def undo(self, row: Row) -> None:
+    def undo(self, row: LogitsRow) -> None:
         """Put ``row`` back as it was before ``apply``."""
-        rows.undo(row, self._changes)
+        logits_ops.undo(row, self._changes)
 
-    def apply_with(self, changes: Changes, row: Row, scale: float) -> None:
+    def apply_with(self, changes: Changes, row: LogitsRow, scale: float) -> None:
         """The same; ``changes`` is what it takes to undo it."""
         changes.reply, changes.counts = self._penalised()
         if scale != 1.0:
             changes.counts = changes.counts * np.float32(scale)
-        rows.apply(row, changes)
+        logits_ops.apply(row, changes)
 
-    def _penalised(self) -> tuple[rows.Ids, Row]:
+    def _penalised(self) -> tuple[logits_ops.Ids, LogitsRow]:
         """The tokens that would go on repeating, and what their logits lose."""
         params, end = self._params, self._size
         size = end if self._window is None else min(end, self._window)
@@ -119,7 +119,7 @@ class Dry:
             limit = away - self._break_tail
             if limit < params.dry_allowed_length:
                 return none
-        many = rows.followers(
+        many = logits_ops.followers(
             self._tokens,
             self._lengths,
             end - size,
@@ -187,10 +187,10 @@ class DryAgain:
         self._first = first
         self._changes = Changes(frequency=1.0)
 
-    def apply(self, row: Row, scale: float = 1.0) -> None:
+    def apply(self, row: LogitsRow, scale: float = 1.0) -> None:
         """As ``Dry.apply``."""
         self._first.apply_with(self._changes, row, scale)
 
-    def undo(self, row: Row) -> None:
+    def undo(self, row: LogitsRow) -> None:
         """As ``Dry.undo``."""
-        rows.undo(row, self._changes)
+        logits_ops.undo(row, self._changes)

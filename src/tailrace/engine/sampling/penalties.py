@@ -14,8 +14,8 @@ from copy import copy
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine.sampling import logits_ops as rows
-from tailrace.engine.sampling.logits_ops import Changes, Ids, Row
+from tailrace.engine.sampling import logits_ops
+from tailrace.engine.sampling.logits_ops import Changes, Ids, LogitsRow
 from tailrace.protocol import Sampling
 
 
@@ -115,7 +115,7 @@ class Penalties:
         """Whether they can ever change a logit."""
         return len(self._changes.biased) > 0 or self._recent is not None or self._reply is not None
 
-    def apply(self, row: Row, scale: float = 1.0) -> None:
+    def apply(self, row: LogitsRow, scale: float = 1.0) -> None:
         """Change ``row``, until ``undo``. ``scale``: what its logits will be divided by afterwards and the penalties
         are not.
         """
@@ -129,12 +129,12 @@ class Penalties:
         if scale != 1.0:
             changes.frequency, changes.presence = params.frequency_penalty * scale, params.presence_penalty * scale
             changes.record = None  # Which has taken over the former ones.
-        rows.apply(row, changes)
+        logits_ops.apply(row, changes)
 
-    def undo(self, row: Row) -> None:
+    def undo(self, row: LogitsRow) -> None:
         """Put ``row`` back as it was before ``apply``."""
         if self:
-            rows.undo(row, self._changes)
+            logits_ops.undo(row, self._changes)
 
     def accept(self, token: int) -> None:
         """``token`` has become part of the reply."""

@@ -2,8 +2,8 @@
 
 The samplers, their order and their meaning are llama.cpp's (bias, penalties, filters, temperature, draw), except that
 frequency and presence penalties count the whole reply and not the prompt, as OpenAI defines them. What is forbidden by
-a mask (structured output) is as if the vocabulary didn't have it. ``rows`` has the passes over a row, ``penalties`` and
-``dry`` the history, ``chain`` what goes beyond the usual filters in the usual order.
+a mask (structured output) is as if the vocabulary didn't have it. ``logits_ops`` has the passes over a row,
+``penalties`` and ``dry`` the history, ``chain`` what goes beyond the usual filters in the usual order.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailrace.engine.sampling import chain
-from tailrace.engine.sampling import logits_ops as rows
+from tailrace.engine.sampling import chain, logits_ops
 from tailrace.engine.sampling.candidates import Change, SamplingError, Weights, check, head
 from tailrace.engine.sampling.dry import Dry
 from tailrace.engine.sampling.infill import Infill
-from tailrace.engine.sampling.logits_ops import Ids, Mask, Row, Scan
+from tailrace.engine.sampling.logits_ops import Ids, LogitsRow, LogitsView, Mask
 from tailrace.engine.sampling.penalties import Penalties
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.protocol import SamplerName, Sampling, TokenLogprobs
@@ -83,7 +82,7 @@ class Sampler:
         self._histories[name] = made
         return made
 
-    def sample(self, logits: Row, mask: Mask | None = None) -> int:
+    def sample(self, logits: LogitsRow, mask: Mask | None = None) -> int:
         """The next token, which becomes part of the history. ``logits`` is the vocabulary's row and left as it was.
 
         With ``mask``, uint32 of shape (ceil(vocabulary / 32),), only tokens whose bit (t % 32 of word t // 32) is set
@@ -105,7 +104,7 @@ class Sampler:
         for history in self._histories.values():
             history.accept(token)
 
-    def distribution(self, logits: Row, mask: Mask | None = None) -> tuple[Ids, npt.NDArray[np.float64]]:
+    def distribution(self, logits: LogitsRow, mask: Mask | None = None) -> tuple[Ids, npt.NDArray[np.float64]]:
         """The tokens that ``sample`` draws from, and their probabilities. Nothing changes. Raises SamplingError."""
         random = self._random
         state = {} if random is None else random.bit_generator.state
@@ -119,7 +118,7 @@ class Sampler:
         found = np.arange(len(weights)) if ids is None else ids
         return found, weights / weights.sum(dtype=np.float64)
 
-    def _apply(self, logits: Row) -> list[Change]:
+    def _apply(self, logits: LogitsRow) -> list[Change]:
         """Change the row; what ``_undo`` needs."""
         done: list[Change] = []
         try:
@@ -131,28 +130,28 @@ class Sampler:
             raise
         return done
 
-    def _choose(self, logits: Row, mask: Mask | None) -> int:
+    def _choose(self, logits: LogitsRow, mask: Mask | None) -> int:
         if self._random is not None:
             ids, weights = self._weigh(logits, mask)
             place = _draw(weights, self._random.random())
             if self._chain is not None:
                 self._chain.choose(weights, place)
             return place if ids is None else int(ids[place])
-        token = rows.best(logits, mask)
+        token = logits_ops.best(logits, mask)
         check(float(logits[token]) if token >= 0 else -math.inf)
         return token
 
-    def _weigh(self, logits: Row, mask: Mask | None) -> tuple[Ids | None, Weights]:
+    def _weigh(self, logits: LogitsRow, mask: Mask | None) -> tuple[Ids | None, Weights]:
         """The tokens that can be drawn (None: all) and their probabilities over the likeliest one's."""
         if self._random is None:
             return np.array([self._choose(logits, mask)]), np.ones(1)
-        scan = rows.scan(logits, mask)
+        scan = logits_ops.scan(logits, mask)
         check(scan.best)
         if self._chain is not None:
             return self._chain.weigh(logits, mask, scan, self._random)
         return self._filter(logits, scan)
 
-    def _filter(self, row: Row, scan: Scan) -> tuple[Ids | None, Weights]:
+    def _filter(self, row: LogitsRow, scan: LogitsView) -> tuple[Ids | None, Weights]:
         """The same of a row that has a best token.
 
         Each filter keeps a beginning of the tokens in falling order, so all of them together keep the shortest one.
@@ -170,23 +169,23 @@ class Sampler:
             ids = head(row, scan, top_p * whole)
         else:
             return scan.weights(temperature)
-        weights = rows.narrowed(row[ids], best, top_p=top_p, whole=whole, temperature=temperature)
+        weights = logits_ops.narrowed(row[ids], best, top_p=top_p, whole=whole, temperature=temperature)
         return ids[: len(weights)], weights
 
 
-def greedy_tokens(logits: Row) -> list[int] | None:
+def greedy_tokens(logits: LogitsRow) -> list[int] | None:
     """The best token of each row of ``logits``, shape (sequences, vocabulary), in one call; None when a row has none
     (then ``sample`` tells which).
     """
-    return rows.best_of_each(logits)
+    return logits_ops.best_of_each(logits)
 
 
-def logprobs(logits: Row, token: int, top: int) -> TokenLogprobs:
+def logprobs(logits: LogitsRow, token: int, top: int) -> TokenLogprobs:
     """The token's log probability and the ``top`` likeliest ones', from a row that nothing has changed.
 
     Raises SamplingError when the row has no finite logit or a NaN.
     """
-    scan = rows.scan(logits)
+    scan = logits_ops.scan(logits)
     check(scan.best)
     normaliser = scan.best + math.log(scan.total())
     likeliest = [(i, float(logits[i]) - normaliser) for i in scan.top(top).tolist()] if top else []
@@ -201,20 +200,22 @@ def logprobs_of(ids: Ids, probabilities: npt.NDArray[np.float64], token: int, to
     return TokenLogprobs(math.log(chosen) if chosen > 0 else -math.inf, likeliest)
 
 
-def _undo(done: list[Change], logits: Row) -> None:
+def _undo(done: list[Change], logits: LogitsRow) -> None:
     for change in reversed(done):
         change.undo(logits)
 
 
 def _draw(weights: Weights, number: float) -> int:
     """Where ``number``, from [0, 1), falls among ``weights``."""
-    if len(weights) <= 2 * rows.BLOCK:
-        return rows.place(weights, number)
+    if len(weights) <= 2 * logits_ops.BLOCK:
+        return logits_ops.place(weights, number)
     # First the block, then the place in it: a tenth of the time of summing all of them up.
-    cumulative = np.cumsum(rows.sums(weights))
+    cumulative = np.cumsum(logits_ops.sums(weights))
     target = number * cumulative[-1]
-    block = rows.first_above(cumulative, target)
-    start = block * rows.BLOCK
+    block = logits_ops.first_above(cumulative, target)
+    start = block * logits_ops.BLOCK
     if block:
         target -= cumulative[block - 1]
-    return start + rows.first_above(np.cumsum(weights[start : start + rows.BLOCK], dtype=np.float64), target)
+    return start + logits_ops.first_above(
+        np.cumsum(weights[start : start + logits_ops.BLOCK], dtype=np.float64), target
+    )

@@ -18,7 +18,7 @@ from tailrace.engine.sampling.sampler import Sampler
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
 
-Row = npt.NDArray[np.float32]
+LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
 _ALL: tuple[SamplerName, ...] = (*SAMPLER_ORDER, "adaptive_p")
@@ -35,7 +35,7 @@ def language(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def _ours(params: Sampling, row: Row, prompt: list[int], reply: list[int], known: Any = None) -> Probabilities:
+def _ours(params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], known: Any = None) -> Probabilities:
     sampler = Sampler(params, prompt, known)
     for token in reply:
         sampler.accept(token)
@@ -49,7 +49,7 @@ def _ours(params: Sampling, row: Row, prompt: list[int], reply: list[int], known
     return probabilities
 
 
-def _theirs(params: Sampling, row: Row, prompt: list[int], reply: list[int], vocab: Any = None) -> Probabilities:
+def _theirs(params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocab: Any = None) -> Probabilities:
     if params.samplers is None:
         params = msgspec.structs.replace(params, samplers=SAMPLER_ORDER)  # Not the greedy one.
     with LlamaChain(len(row), params, [*prompt, *reply], reply, vocab) as chain:
@@ -71,8 +71,8 @@ def _agree(ours: Probabilities, theirs: Probabilities, what: object) -> None:
         assert np.abs(ours - theirs).sum() < 0.01, (kept, what)
 
 
-def _row(random: np.random.Generator, size: int, spread: float) -> Row:
-    row: Row = random.normal(0, spread, size).astype(np.float32)
+def _row(random: np.random.Generator, size: int, spread: float) -> LogitsRow:
+    row: LogitsRow = random.normal(0, spread, size).astype(np.float32)
     row[random.integers(size)] = np.float32(3 * spread)
     return row
 

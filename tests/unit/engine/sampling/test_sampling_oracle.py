@@ -16,7 +16,7 @@ from passes import LANGUAGES, passes_in
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.protocol import Sampling
 
-Row = npt.NDArray[np.float32]
+LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
 #: Beyond 3e8 llama.cpp's own sort overflows; what ours does there is tested in test_sampling.
@@ -32,10 +32,10 @@ def language(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def _row(seed: int, size: int, spread: float, levels: int, forbidden: float) -> Row:
+def _row(seed: int, size: int, spread: float, levels: int, forbidden: float) -> LogitsRow:
     """A row of random logits: ``levels`` rounds them so that many are equal, ``forbidden`` of them are -inf."""
     random = np.random.default_rng(seed)
-    row: Row = random.normal(0, spread, size).astype(np.float32)
+    row: LogitsRow = random.normal(0, spread, size).astype(np.float32)
     if levels:
         row = np.round(row * np.float32(levels / spread), out=row) / np.float32(levels / spread)
     row[random.random(size) < forbidden] = -np.inf
@@ -61,7 +61,7 @@ filters = st.builds(
 )
 
 
-def _ours(sampler: Sampler, row: Row) -> Probabilities:
+def _ours(sampler: Sampler, row: LogitsRow) -> Probabilities:
     probabilities = np.zeros(len(row))
     ids, found = sampler.distribution(row)
     probabilities[ids] = found
@@ -79,7 +79,7 @@ def _sampler(params: Sampling, prompt: Seq[int], reply: Seq[int], size: int) -> 
     return sampler
 
 
-def _agree(params: Sampling, row: Row, ours: Probabilities, theirs: Probabilities) -> None:
+def _agree(params: Sampling, row: LogitsRow, ours: Probabilities, theirs: Probabilities) -> None:
     """Equal within float32's precision.
 
     Where a filter's border falls between equal logits, or within rounding of it, which of them stay isn't defined:
@@ -91,20 +91,20 @@ def _agree(params: Sampling, row: Row, ours: Probabilities, theirs: Probabilitie
     if kept[0] == kept[1]:
         assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE)
         return
-    # A border that float32 sums put elsewhere: only top_p adds up, and only the last of its tokens may differ.
+    # float32 sums put the border elsewhere. Only top_p adds up. One token of any size may differ, or many tiny ones.
     assert params.top_p < 1.0, (kept, params)
     mass = np.exp(np.sort(row.astype(np.float64))[::-1] - np.max(row))
     if 0 < params.top_k < len(mass):
         mass = mass[: params.top_k]
     reached = np.cumsum(mass) / mass.sum()
     low, high = sorted(kept)
-    assert reached[high - 1] - reached[low - 1] <= 50 * _TOLERANCE, (kept, params)
+    assert reached[high - 2] - reached[low - 1] <= 50 * _TOLERANCE, (kept, params)
     assert np.abs(reached[low - 1 : high] - params.top_p).min() <= 50 * _TOLERANCE, (kept, params)
 
 
 @settings(max_examples=150, deadline=None)
 @given(rows, filters)
-def test_filters_leave_llama_cpp_s_distribution(row: Row, params: Sampling) -> None:
+def test_filters_leave_llama_cpp_s_distribution(row: LogitsRow, params: Sampling) -> None:
     with LlamaChain(len(row), params) as chain:
         theirs = chain.distribution(row)
     _agree(params, row, _ours(Sampler(params, []), row), theirs)
@@ -121,7 +121,7 @@ def test_filters_leave_llama_cpp_s_distribution(row: Row, params: Sampling) -> N
     st.integers(0, 2**32),
 )
 def test_penalties_and_bias_change_logits_as_llama_cpp_does(
-    row: Row, repeat: float, last: int, frequency: float, presence: float, biased: bool, seed: int
+    row: LogitsRow, repeat: float, last: int, frequency: float, presence: float, biased: bool, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     tokens = random.integers(0, len(row), 60) % random.integers(1, len(row) + 1)

@@ -23,7 +23,7 @@ from tailrace.engine.backends.llama.vocab import LlamaVocab
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
-from tailrace.engine.sampling.logits_ops import Kept, keep
+from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
 from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError, ModelError
@@ -227,7 +227,7 @@ class LlamaBackend:
             self._logits = _floats(address, rows, self._vocab_size)
             self._logits_at = address, rows
         maxima = loader.take_row_maxima(rows, self._vocab_size)
-        keep(Kept(address, rows, self._vocab_size, maxima) if address and maxima else None)
+        set_row_maxima(RowMaxima(address, rows, self._vocab_size, maxima) if address and maxima else None)
         return self._logits
 
     def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:

@@ -23,14 +23,14 @@ from tailrace.engine.sampling.logits_ops import repeats as _repeats
 from tailrace.engine.sampling.logits_ops.build import built
 from tailrace.engine.sampling.logits_ops.changes import Changes
 from tailrace.engine.sampling.logits_ops.narrowing import Narrowed, Steps
-from tailrace.engine.sampling.logits_ops.native import Kept, Native
-from tailrace.engine.sampling.logits_ops.native import Scan as NativeScan
+from tailrace.engine.sampling.logits_ops.native import LogitsView as NativeLogitsView
+from tailrace.engine.sampling.logits_ops.native import Native, RowMaxima
 from tailrace.engine.sampling.logits_ops.numpy_impl import (
     BLOCK,
     Ids,
+    LogitsRow,
     Mask,
     Numbers,
-    Row,
     all_but,
     first_above,
     many_allowed,
@@ -42,87 +42,87 @@ __all__ = [
     "BLOCK",
     "Changes",
     "Ids",
-    "Kept",
     "Lengths",
+    "LogitsRow",
+    "LogitsView",
     "Mask",
     "Narrowed",
     "Numbers",
-    "Row",
-    "Scan",
+    "RowMaxima",
     "Steps",
     "Tokens",
     "all_but",
     "apply",
     "best",
     "best_of_each",
+    "enable_native",
     "extend",
     "first_above",
     "followers",
-    "keep",
     "many_allowed",
     "measure",
     "narrow",
     "narrowed",
     "place",
-    "put_in_force",
     "scan",
-    "state",
+    "set_row_maxima",
+    "status",
     "sums",
     "undo",
 ]
 
-Scan = plain.Scan | NativeScan
+LogitsView = plain.LogitsView | NativeLogitsView
 
 #: NumPy is as fast with rows shorter than this.
 _SHORT = 2048
 _FLOAT, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 _native: Native | None = None
-_state = "not loaded"
+_status = "not loaded"
 
 
-def put_in_force(choice: str) -> None:
+def enable_native(choice: str) -> None:
     """Answer in C from now on (``on``, ``avx512``) or in NumPy (``off``), in this process. Where there can be no C,
-    NumPy does it, and ``state`` says why. The first time on a machine it takes some seconds.
+    NumPy does it, and ``status`` says why. The first time on a machine it takes some seconds.
     """
-    global _native, _state
-    _native, _state = None, "off"
+    global _native, _status
+    _native, _status = None, "off"
     if choice == "off":
         return
     try:
         # The GIL is kept: see ``native``.
         _native = Native(ctypes.PyDLL(str(built())))
-        _state = "on"
+        _status = "on"
     except KernelsUnavailable as error:
-        _state = str(error)
-        structlog.get_logger().info("tokens are chosen in NumPy", why=_state)
+        _status = str(error)
+        structlog.get_logger().info("tokens are chosen in NumPy", why=_status)
 
 
-def state() -> str:
+def status() -> str:
     """``on``, ``off``, or why there is no C."""
-    return _state
+    return _status
 
 
-def keep(kept: Kept | None) -> None:
+def set_row_maxima(maxima: RowMaxima | None) -> None:
     """Tell what whoever computed the present rows has kept of them (None: nothing). It holds until this is called
     again, which has to be before other rows lie there.
     """
     if _native is not None:
-        _native.keep(kept)
+        _native.set_row_maxima(maxima)
 
 
-def _c(row: Row) -> Native | None:
+def _c(row: LogitsRow) -> Native | None:
     """What answers for ``row``, if it isn't NumPy."""
     return _native if row.shape[-1] >= _SHORT and row.flags.carray and row.dtype is _FLOAT else None
 
 
-def scan(row: Row, mask: Mask | None = None) -> Scan:
+def scan(row: LogitsRow, mask: Mask | None = None) -> LogitsView:
     """Look at ``row``, or at what ``mask`` allows of it. What is found lasts until the next scan."""
     native = _c(row)
-    return plain.Scan(row, mask) if native is None else native.scan(row, mask)
+    return plain.LogitsView(row, mask) if native is None else native.scan(row, mask)
 
 
-def best(row: Row, mask: Mask | None = None) -> int:
+def best(row: LogitsRow, mask: Mask | None = None) -> int:
     """The likeliest token that ``mask`` allows, of equals the lowest, before all one that is NaN; -1 where every one is
     -inf.
     """
@@ -130,13 +130,13 @@ def best(row: Row, mask: Mask | None = None) -> int:
     return plain.best(row, mask) if native is None else native.best(row, mask)
 
 
-def best_of_each(rows: Row) -> list[int] | None:
+def best_of_each(rows: LogitsRow) -> list[int] | None:
     """``best`` of each row of ``rows``; None when the logit of one isn't finite."""
     native = _c(rows) if len(rows) else None
     return plain.best_of_each(rows) if native is None else native.best_of_each(rows)
 
 
-def sums(weights: Row) -> Numbers:
+def sums(weights: LogitsRow) -> Numbers:
     """Sums of consecutive blocks of ``BLOCK`` weights, the last one shorter."""
     native = _c(weights)
     return plain.sums(weights) if native is None else native.sums(weights)
@@ -189,7 +189,7 @@ def followers(
     return answers.followers(tokens, lengths, begin, end, limit, least, seen, found, longest)
 
 
-def apply(row: Row, changes: Changes) -> None:
+def apply(row: LogitsRow, changes: Changes) -> None:
     """Change ``row``. Raises IndexError, with the row as it was, for a token that it hasn't."""
     native = _c(row)
     if native is None:
@@ -198,7 +198,7 @@ def apply(row: Row, changes: Changes) -> None:
         native.apply(row, changes)
 
 
-def undo(row: Row, changes: Changes) -> None:
+def undo(row: LogitsRow, changes: Changes) -> None:
     """Put ``row`` back as it was before ``apply``."""
     native = _c(row)
     if native is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tailrace.engine.sampling.logits_ops.numpy_impl import Ids, Row
+from tailrace.engine.sampling.logits_ops.numpy_impl import Ids, LogitsRow
 
 _NO_IDS = np.zeros(0, np.intp)
 _NO_NUMBERS = np.zeros(0, np.float32)
@@ -17,20 +17,20 @@ class Changes:
 
     def __init__(self, *, repeat: float = 1.0, frequency: float = 0.0, presence: float = 0.0) -> None:
         self.biased: Ids = _NO_IDS  #: get ``bias`` added
-        self.bias: Row = _NO_NUMBERS
+        self.bias: LogitsRow = _NO_NUMBERS
         self.recent: Ids = _NO_IDS  #: are divided by ``repeat`` or, under 0, multiplied with it
         self.repeat = repeat
         self.reply: Ids = _NO_IDS  #: lose ``frequency`` times ``counts`` and ``presence``
-        self.counts: Row = _NO_NUMBERS
+        self.counts: LogitsRow = _NO_NUMBERS
         self.frequency = frequency
         self.presence = presence
         #: What ``undo`` puts back, which belongs to whoever applied them.
-        self.before: list[tuple[Ids, Row]] = []
+        self.before: list[tuple[Ids, LogitsRow]] = []
         #: The same for C, made when first needed.
         self.record: object = None
 
 
-def apply(row: Row, changes: Changes) -> None:
+def apply(row: LogitsRow, changes: Changes) -> None:
     """Change ``row``. Raises IndexError, with the row as it was, for a token that it hasn't."""
     changes.before = []
     if len(changes.biased):
@@ -48,7 +48,7 @@ def apply(row: Row, changes: Changes) -> None:
         row[changes.reply] = before - (changes.counts * changes.frequency + changes.presence)
 
 
-def _take(row: Row, ids: Ids, changes: Changes) -> Row:
+def _take(row: LogitsRow, ids: Ids, changes: Changes) -> LogitsRow:
     try:
         before = row.take(ids)
     except IndexError:
@@ -58,7 +58,7 @@ def _take(row: Row, ids: Ids, changes: Changes) -> Row:
     return before
 
 
-def undo(row: Row, changes: Changes) -> None:
+def undo(row: LogitsRow, changes: Changes) -> None:
     """Put ``row`` back as it was before ``apply``."""
     for ids, before in reversed(changes.before):
         row[ids] = before

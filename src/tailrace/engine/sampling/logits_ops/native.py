@@ -16,7 +16,7 @@ import numpy as np
 
 from tailrace.engine.sampling.logits_ops.changes import Changes
 from tailrace.engine.sampling.logits_ops.narrowing import Narrowed, Steps
-from tailrace.engine.sampling.logits_ops.numpy_impl import BLOCK, COLDEST, Ids, Mask, Numbers, Row
+from tailrace.engine.sampling.logits_ops.numpy_impl import BLOCK, COLDEST, Ids, LogitsRow, Mask, Numbers
 from tailrace.engine.sampling.logits_ops.repeats import Lengths, Tokens
 
 _Address = ctypes.c_void_p
@@ -32,7 +32,7 @@ def _address(array: Any) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(array))
 
 
-class Kept:
+class RowMaxima:
     """What has been kept of ``many`` rows of ``size`` logits that lie one behind the other from the address ``rows``
     on: of each, from the address ``maxima`` on, ceil(size / 256) times 16 float32, of which lane t % 16 of vector
     t // 256 is the greatest of its 16 logits t. No row has a NaN. Who changes a row otherwise than with ``apply`` has
@@ -54,7 +54,7 @@ class Kept:
         return None if rest else self._maxima + number * self._maxima_bytes
 
 
-_NOTHING = Kept(1, 0, 1, 0)
+_NO_MAXIMA = RowMaxima(1, 0, 1, 0)
 
 
 class _Room:
@@ -66,7 +66,7 @@ class _Room:
 
     def __init__(self, size: int, maxima: int) -> None:
         self.ids: Ids = np.empty(size, np.intp)
-        self.weights: Row = np.empty(size, np.float32)
+        self.weights: LogitsRow = np.empty(size, np.float32)
         self._kept = np.empty(size, np.int64), np.empty(maxima, np.float32)
         self.ids_at, self.weights_at = _address(self.ids), _address(self.weights)
         self.other_at, self.maxima_at = map(_address, self._kept)
@@ -124,15 +124,15 @@ class Native:
         self.spread: Callable[[int, int | None, int, float, int], None]
         self.spread = function("spread", None, *row, _Float, _Address)
         self._scratch = _Scratch()
-        self._kept = _NOTHING
+        self._row_maxima = _NO_MAXIMA
 
-    def keep(self, kept: Kept | None) -> None:
+    def set_row_maxima(self, maxima: RowMaxima | None) -> None:
         """What is kept of rows from now on, in place of what was."""
-        self._kept = kept or _NOTHING
+        self._row_maxima = maxima or _NO_MAXIMA
 
-    def kept_at(self, row: int) -> int | None:
+    def maxima_at(self, row: int) -> int | None:
         """Where the maxima of the row that lies there are kept, if they are."""
-        return self._kept.at(row)
+        return self._row_maxima.at(row)
 
     def room(self, size: int) -> _Room:
         """This thread's arrays for rows of ``size``."""
@@ -142,26 +142,26 @@ class Native:
             rooms[size] = _Room(size, self._room(size))
         return rooms[size]
 
-    def scan(self, row: Row, mask: Mask | None = None) -> Scan:
-        """As ``plain.Scan``."""
-        return Scan(self, row, mask)
+    def scan(self, row: LogitsRow, mask: Mask | None = None) -> LogitsView:
+        """As ``plain.LogitsView``."""
+        return LogitsView(self, row, mask)
 
-    def best(self, row: Row, mask: Mask | None = None) -> int:
+    def best(self, row: LogitsRow, mask: Mask | None = None) -> int:
         """As ``plain.best``."""
         at = _address(row)
-        return self._best(at, _mask_address(mask, len(row)), len(row), self._kept.at(at))
+        return self._best(at, _mask_address(mask, len(row)), len(row), self._row_maxima.at(at))
 
-    def best_of_each(self, rows: Row) -> list[int] | None:
+    def best_of_each(self, rows: LogitsRow) -> list[int] | None:
         """As ``plain.best_of_each``."""
         many, size = rows.shape
         tokens = np.empty(many, np.int64)
         at = _address(rows)
-        if not self._best_of_each(at, many, size, self._kept.at(at, many), _address(tokens)):
+        if not self._best_of_each(at, many, size, self._row_maxima.at(at, many), _address(tokens)):
             return None
         chosen: list[int] = tokens.tolist()
         return chosen
 
-    def sums(self, weights: Row) -> Numbers:
+    def sums(self, weights: LogitsRow) -> Numbers:
         """As ``plain.sums``."""
         sums = np.empty(-(-len(weights) // BLOCK))
         self._sums(_address(weights), len(weights), _address(sums))
@@ -204,39 +204,39 @@ class Native:
         arrays = map(_address, (seen, found, longest))
         return self._followers(_address(tokens), _address(lengths), begin, end, limit, least, *arrays)
 
-    def apply(self, row: Row, changes: Changes) -> None:
+    def apply(self, row: LogitsRow, changes: Changes) -> None:
         """As ``changes.apply``."""
         record = changes.record
         if not isinstance(record, _Record):
             record = changes.record = _Record(changes)
         record.renew(changes)
         at = _address(row)
-        if not self._apply(at, len(row), record.at, self._kept.at(at)):
+        if not self._apply(at, len(row), record.at, self._row_maxima.at(at)):
             raise IndexError(f"a token that is to be changed isn't among {len(row)}")
 
-    def undo(self, row: Row, changes: Changes) -> None:
+    def undo(self, row: LogitsRow, changes: Changes) -> None:
         """As ``changes.undo``."""
         record = changes.record
         assert isinstance(record, _Record)
         at = _address(row)
-        self._undo(at, record.at, self._kept.at(at))
+        self._undo(at, record.at, self._row_maxima.at(at))
 
 
-class Scan:
-    """As ``plain.Scan``."""
+class LogitsView:
+    """As ``plain.LogitsView``."""
 
     __slots__ = ("_mask", "_mask_at", "_native", "_room", "_row", "_row_at", "best")
 
-    def __init__(self, native: Native, row: Row, mask: Mask | None) -> None:
+    def __init__(self, native: Native, row: LogitsRow, mask: Mask | None) -> None:
         size = len(row)
         self._native, self._row, self._mask = native, row, mask
         self._room = native.room(size)
         self._row_at, self._mask_at = _address(row), _mask_address(mask, size)
-        kept = native.kept_at(self._row_at)
+        kept = native.maxima_at(self._row_at)
         self.best = native.scanned(self._row_at, self._mask_at, size, kept, self._room.maxima_at)
 
     def top(self, count: int) -> Ids:
-        """As ``plain.Scan.top``."""
+        """As ``plain.LogitsView.top``."""
         room, size = self._room, len(self._row)
         found = self._native.top(
             self._row_at,
@@ -251,7 +251,7 @@ class Scan:
         return room.ids[:found].copy()
 
     def filtered(self, top_k: int, top_p: float, min_p: float, temperature: float) -> tuple[Ids, Numbers]:
-        """As ``plain.Scan.filtered``."""
+        """As ``plain.LogitsView.filtered``."""
         room, size = self._room, len(self._row)
         count = min(top_k, size)
         weights = np.empty(count)
@@ -269,15 +269,15 @@ class Scan:
         return room.ids[:kept].copy(), weights[:kept]
 
     def above(self, bound: float) -> Ids:
-        """As ``plain.Scan.above``."""
+        """As ``plain.LogitsView.above``."""
         room = self._room
         found = self._native.above(
             self._row_at, self._mask_at, len(self._row), room.maxima_at, max(bound, _LOWEST), room.ids_at
         )
         return room.ids[:found].copy()
 
-    def weights(self, temperature: float = 1.0) -> tuple[Ids | None, Row]:
-        """As ``plain.Scan.weights``."""
+    def weights(self, temperature: float = 1.0) -> tuple[Ids | None, LogitsRow]:
+        """As ``plain.LogitsView.weights``."""
         room = self._room
         self._native.weights(
             self._row_at,
@@ -290,18 +290,18 @@ class Scan:
         return None, room.weights
 
     def total(self) -> float:
-        """As ``plain.Scan.total``."""
+        """As ``plain.LogitsView.total``."""
         return self._native.total(self._row_at, self._mask_at, len(self._row), self.best)
 
     def entropy(self, temperature: float = 1.0) -> tuple[float, float]:
-        """As ``plain.Scan.entropy``."""
+        """As ``plain.LogitsView.entropy``."""
         sums = (ctypes.c_double * 2)()
         factor = min(1.0 / temperature, COLDEST)
         self._native.surprise(self._row_at, self._mask_at, len(self._row), self.best, factor, ctypes.addressof(sums))
         return sums[0], math.log(sums[0]) - sums[1] / sums[0]
 
     def spread(self) -> tuple[float, float]:
-        """As ``plain.Scan.spread``."""
+        """As ``plain.LogitsView.spread``."""
         both = (ctypes.c_double * 2)()
         self._native.spread(self._row_at, self._mask_at, len(self._row), self.best, ctypes.addressof(both))
         return both[0], both[1]
@@ -347,7 +347,7 @@ class _Record(ctypes.Structure):
         super().__init__()
         self.at = ctypes.addressof(self)
         self.repeat, self.frequency, self.presence = changes.repeat, changes.frequency, changes.presence
-        self._replaced: Row = np.empty(0, np.float32)
+        self._replaced: LogitsRow = np.empty(0, np.float32)
         self._seen: tuple[Ids, Ids] | None = None
 
     def renew(self, changes: Changes) -> None:

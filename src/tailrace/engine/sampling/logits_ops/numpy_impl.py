@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-Row = npt.NDArray[np.float32]
+LogitsRow = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.float64]
 #: Allowed tokens: bit t % 32 of word t // 32 stands for token t.
@@ -40,9 +40,9 @@ class _Scratch(threading.local):
     """Arrays as large as a row that are used again: fresh ones cost 30 µs each, for their pages."""
 
     def __init__(self) -> None:
-        self._arrays: dict[str, Row] = {}
+        self._arrays: dict[str, LogitsRow] = {}
 
-    def floats(self, use: str, size: int) -> Row:
+    def floats(self, use: str, size: int) -> LogitsRow:
         """This thread's array for ``use``, whose content lasts until it is asked for again."""
         array = self._arrays.get(use)
         if array is None or len(array) != size:
@@ -53,7 +53,7 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-class Scan:
+class LogitsView:
     """One row with its column maxima, which is all that most questions read. Lasts until the next one is made.
 
     With a mask, only what it allows is there: the rest may be anything. Tokens are always the whole vocabulary's.
@@ -61,7 +61,7 @@ class Scan:
 
     __slots__ = ("_columns", "_ids", "_maxima", "_row", "best")
 
-    def __init__(self, row: Row, mask: Mask | None = None) -> None:
+    def __init__(self, row: LogitsRow, mask: Mask | None = None) -> None:
         #: What the places of ``_row`` stand for; None: for themselves.
         self._ids: Ids | None = None
         if mask is not None:
@@ -111,7 +111,7 @@ class Scan:
         weights = narrowed(logits, self.best, top_p=top_p, distance=distance, temperature=temperature)
         return self._tokens(places[: len(weights)]), weights
 
-    def weights(self, temperature: float = 1.0) -> tuple[Ids | None, Row]:
+    def weights(self, temperature: float = 1.0) -> tuple[Ids | None, LogitsRow]:
         """Tokens (None: all in order), and their probabilities at ``temperature`` over the best one's."""
         row = self._row
         weights = _scratch.floats("weights", len(row))
@@ -162,7 +162,7 @@ class Scan:
 
 
 def narrowed(
-    logits: Row,
+    logits: LogitsRow,
     best: float,
     *,
     temperature: float,
@@ -197,7 +197,7 @@ def first_above(cumulative: Numbers, target: float) -> int:
     return place if place < len(cumulative) else int(cumulative.searchsorted(cumulative[-1]))
 
 
-def best(row: Row, mask: Mask | None = None) -> int:
+def best(row: LogitsRow, mask: Mask | None = None) -> int:
     """The likeliest token that ``mask`` allows, of equals the lowest, before all one that is NaN; -1 where every one is
     -inf.
     """
@@ -211,7 +211,7 @@ def best(row: Row, mask: Mask | None = None) -> int:
     return -1 if row[token] == -np.inf else token
 
 
-def best_of_each(rows: Row) -> list[int] | None:
+def best_of_each(rows: LogitsRow) -> list[int] | None:
     """``best`` of each row of ``rows``; None when one isn't finite."""
     tokens: Ids = rows.argmax(axis=1)
     # argmax finds a NaN before anything else.
@@ -221,10 +221,10 @@ def best_of_each(rows: Row) -> list[int] | None:
     return chosen
 
 
-def sums(weights: Row) -> Numbers:
+def sums(weights: LogitsRow) -> Numbers:
     """Sums of consecutive blocks of ``BLOCK`` weights, the last one shorter."""
     whole = len(weights) - len(weights) % BLOCK
-    blocks: Row = np.add.reduce(weights[:whole].reshape(-1, BLOCK), axis=1)  # pairwise, so float32 is enough
+    blocks: LogitsRow = np.add.reduce(weights[:whole].reshape(-1, BLOCK), axis=1)  # pairwise, so float32 is enough
     if whole < len(weights):
         blocks = np.append(blocks, np.add.reduce(weights[whole:]))
     exact: Numbers = blocks.astype(np.float64)
@@ -266,7 +266,7 @@ def allowed(mask: Mask, size: int) -> Ids:
     return ids[: np.searchsorted(ids, size)]
 
 
-def _restrict(row: Row, mask: Mask) -> tuple[Row, Ids | None]:
+def _restrict(row: LogitsRow, mask: Mask) -> tuple[LogitsRow, Ids | None]:
     """A row of what ``mask`` allows, and the tokens it stands for (None: all, the forbidden ones being -inf)."""
     if np.count_nonzero(mask) <= _FEW_WORDS:
         ids = allowed(mask, len(row))
@@ -274,7 +274,7 @@ def _restrict(row: Row, mask: Mask) -> tuple[Row, Ids | None]:
     return masked(row, mask), None
 
 
-def masked(row: Row, mask: Mask) -> Row:
+def masked(row: LogitsRow, mask: Mask) -> LogitsRow:
     """``row`` with -inf for every token that ``mask`` doesn't allow, and +inf for NaN that it does. Lasts until the
     next call.
     """

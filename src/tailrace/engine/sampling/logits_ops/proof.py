@@ -12,8 +12,8 @@ from tailrace.engine.sampling.logits_ops import changes as plain_changes
 from tailrace.engine.sampling.logits_ops import narrowing, repeats
 from tailrace.engine.sampling.logits_ops import numpy_impl as plain
 from tailrace.engine.sampling.logits_ops.changes import Changes
-from tailrace.engine.sampling.logits_ops.native import Kept, Native
-from tailrace.engine.sampling.logits_ops.numpy_impl import Mask, Numbers, Row
+from tailrace.engine.sampling.logits_ops.native import Native, RowMaxima
+from tailrace.engine.sampling.logits_ops.numpy_impl import LogitsRow, Mask, Numbers
 
 #: Lengths with rests of every kind: of a vector, of 256 and of 4096 tokens.
 _SIZES = (1, 17, 255, 4096, 4097, 20_003, 49_152)
@@ -78,7 +78,7 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
     return list(wrong)
 
 
-def differences(native: Native, row: Row, mask: Mask | None) -> Iterator[str]:
+def differences(native: Native, row: LogitsRow, mask: Mask | None) -> Iterator[str]:
     """The questions to ``row`` that ``native`` answers otherwise than NumPy, or to ``row`` as two rows."""
     expected, found = plain.best(row, mask), native.best(row, mask)
     # NumPy takes the first that is NaN or infinite where there are several of them: either is an error.
@@ -88,7 +88,7 @@ def differences(native: Native, row: Row, mask: Mask | None) -> Iterator[str]:
         both = np.stack((row, row[::-1]))
         if plain.best_of_each(both) != native.best_of_each(both):
             yield "best of each"
-    theirs, ours = plain.Scan(row, mask), native.scan(row, mask)
+    theirs, ours = plain.LogitsView(row, mask), native.scan(row, mask)
     if not np.isfinite(theirs.best):
         if np.isfinite(ours.best) or (ours.best == -np.inf) != (theirs.best == -np.inf):
             yield "scan"
@@ -166,7 +166,7 @@ def repeated_differently(native: Native, tokens: repeats.Tokens) -> Iterator[str
             yield "followers"
 
 
-def changed_differently(native: Native, row: Row, changes: Changes) -> Iterator[str]:
+def changed_differently(native: Native, row: LogitsRow, changes: Changes) -> Iterator[str]:
     """What ``native`` does otherwise than NumPy when ``changes`` are applied and undone."""
     theirs, ours = row.copy(), row.copy()
     plain_changes.apply(theirs, changes)
@@ -178,7 +178,7 @@ def changed_differently(native: Native, row: Row, changes: Changes) -> Iterator[
         yield "undo"
 
 
-def kept_differently(native: Native, row: Row, changes: Changes) -> Iterator[str]:
+def kept_differently(native: Native, row: LogitsRow, changes: Changes) -> Iterator[str]:
     """What ``native`` answers otherwise than NumPy to a row whose maxima are kept, before, while and after ``changes``
     are applied; or when they are kept of another row.
     """
@@ -186,7 +186,7 @@ def kept_differently(native: Native, row: Row, changes: Changes) -> Iterator[str
     kept = maxima_of(row)
     before = kept.copy()
     address = row.ctypes.data
-    native.keep(Kept(address, 1, len(row), kept.ctypes.data))
+    native.set_row_maxima(RowMaxima(address, 1, len(row), kept.ctypes.data))
     try:
         yield from (f"{name} of what is kept" for name in differences(native, row, None))
         native.apply(row, changes)
@@ -200,16 +200,16 @@ def kept_differently(native: Native, row: Row, changes: Changes) -> Iterator[str
         np.nextafter(kept, np.float32(np.inf), out=kept)
         yield from (f"{name} of what isn't its own" for name in differences(native, row, None))
     finally:
-        native.keep(None)
+        native.set_row_maxima(None)
 
 
-def _same(row: Row, expected: int, found: int) -> bool:
+def _same(row: LogitsRow, expected: int, found: int) -> bool:
     if expected >= 0 and not np.isfinite(row[expected]):
         return found >= 0 and not np.isfinite(row[found])
     return expected == found
 
 
-def _rows(random: np.random.Generator, size: int) -> Iterator[Row]:
+def _rows(random: np.random.Generator, size: int) -> Iterator[LogitsRow]:
     """Distinct logits, many equal ones, zeros of both signs, some that are -inf, huge ones, and a NaN or an infinity
     somewhere.
     """
