@@ -14,7 +14,7 @@ from faults import FAULTS
 from good_dialects import respond
 from model_server import Answer, Asked, ModelServer
 from servers import ServerProcess
-from tailrace.conformance.table import RULES
+from tailrace.conformance.registry import RULES
 
 CHECK = [sys.executable, "-c", "from tailrace.cli.app import main; main()", "check"]
 #: What a server without a key and a model that thinks of nothing needn't show. Ollama's API can't force calls, and a

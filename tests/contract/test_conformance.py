@@ -8,15 +8,16 @@ from faults import FAULTS, LONG, Fault, failing
 from good_dialects import respond
 from model_server import Alter, ModelServer
 from tailrace.conformance import runner
+from tailrace.conformance.outcome import Verdict
+from tailrace.conformance.registry import RULES
 from tailrace.conformance.report import Report
-from tailrace.conformance.rule import ANY, Rule, Verdict
+from tailrace.conformance.rule import ANY, Rule
 from tailrace.conformance.session import Limits
-from tailrace.conformance.table import RULES
 from tailrace.conformance.target import parse
 
 KEY = "s3cret"
 #: Patient where time is no matter; signs of life have to come within half a second.
-LIMITS: dict[str, float] = {"silence": 0.3, "timeout": 20, "promptly": 10, "long_prompt": 32}
+LIMITS: dict[str, float] = {"max_silence": 0.3, "timeout": 20, "max_delay": 10, "long_prompt_words": 32}
 #: What can't be seen on a server without a key that never fails.
 UNSEEN = {"wrong-key", "either-header", "error-in-stream"}
 #: It waits for a reply that is long on purpose.
@@ -47,17 +48,17 @@ def named(report: Report, verdict: Verdict) -> dict[str, str]:
 
 
 def test_a_server_that_keeps_every_rule_passes_every_rule() -> None:
-    report = examine(long_prompt=LONG)
+    report = examine(long_prompt_words=LONG)
     assert not named(report, Verdict.FAIL)
-    assert set(named(report, Verdict.NOT_SEEN)) == UNSEEN
+    assert set(named(report, Verdict.NOT_OBSERVED)) == UNSEEN
     assert {result.id for result in report.results} == set(RULES)
     assert report.exit_status == 0
 
 
 def test_with_a_key_its_rules_pass_too() -> None:
-    report = examine(key=KEY, rule="wrong-key", long_prompt=LONG)
+    report = examine(key=KEY, rule="wrong-key", long_prompt_words=LONG)
     assert not named(report, Verdict.FAIL)
-    assert set(named(report, Verdict.NOT_SEEN)) == {"any-key", "error-in-stream"}
+    assert set(named(report, Verdict.NOT_OBSERVED)) == {"any-key", "error-in-stream"}
 
 
 def test_a_stream_that_fails_as_it_should_passes() -> None:

@@ -659,20 +659,20 @@ def _slow_head(answer: Answer) -> None:
 
 fault("concurrent", "mixed", _mixes)
 fault("cancel", "goes on", _goes_on)
-fault("headers-soon", "late", answer_if(is_long(CHAT), _slow_head), promptly=0.3, long_prompt=LONG)
+fault("headers-soon", "late", answer_if(is_long(CHAT), _slow_head), max_delay=0.3, long_prompt_words=LONG)
 fault(
     "models-busy",
     "late",
     answer_if(lambda asked: asked.path == "/v1/models", _slow_head),
-    promptly=0.3,
-    long_prompt=LONG,
+    max_delay=0.3,
+    long_prompt_words=LONG,
 )
-fault("keep-alive", "silent", _silent(CHAT, b'"delta": {"content": ""}'), long_prompt=LONG)
+fault("keep-alive", "silent", _silent(CHAT, b'"delta": {"content": ""}'), long_prompt_words=LONG)
 fault(
     "keep-alive-form",
     "comments",
     each(is_long(CHAT), lambda piece: b": keep-alive\n\n" if b'"delta": {"content": ""}' in piece else piece),
-    long_prompt=LONG,
+    long_prompt_words=LONG,
 )
 
 # Text completions
@@ -842,7 +842,10 @@ fault(
     ),
 )
 fault(
-    "responses-keep-alive", "silent", renumbered(_silent(RESPONSES, b"event: response.in_progress")), long_prompt=LONG
+    "responses-keep-alive",
+    "silent",
+    renumbered(_silent(RESPONSES, b"event: response.in_progress")),
+    long_prompt_words=LONG,
 )
 fault("responses-unknown", "400", refuse(has(RESPONSES, lambda body: "another_unknown_field" in body)))
 
@@ -928,12 +931,12 @@ fault(
         message_tool, of_type("message_delta", lambda value: put(value["delta"], "stop_reason", "end_turn") and value)
     ),
 )
-fault("anthropic-ping", "silent", _silent(MESSAGES, b"event: ping"), long_prompt=LONG)
+fault("anthropic-ping", "silent", _silent(MESSAGES, b"event: ping"), long_prompt_words=LONG)
 fault(
     "anthropic-ping",
     "comments",
     each(is_long(MESSAGES), lambda piece: b": ping\n\n" if b"ping" in piece else piece),
-    long_prompt=LONG,
+    long_prompt_words=LONG,
 )
 fault("anthropic-unknown", "400", refuse_message(has(MESSAGES, lambda body: "another_unknown_field" in body)))
 
@@ -1003,4 +1006,4 @@ def _as_text(value: Json) -> Json:
 
 fault("ollama-tool", "a string", objects(has(OLLAMA, lambda body: body.get("tools")), _as_text))
 fault("ollama-embed", "one", whole(at("/api/embed"), lambda body: body["embeddings"].pop()))
-fault("ollama-keep-alive", "silent", _silent(OLLAMA, b'"content": ""'), long_prompt=LONG)
+fault("ollama-keep-alive", "silent", _silent(OLLAMA, b'"content": ""'), long_prompt_words=LONG)

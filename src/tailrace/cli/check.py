@@ -16,11 +16,12 @@ from tailrace import __version__
 from tailrace.cli import output
 from tailrace.conformance import runner
 from tailrace.conformance.dialects import DIALECTS
-from tailrace.conformance.report import UNCHECKED, Report, Result
-from tailrace.conformance.rule import Rule, Severity, Verdict
+from tailrace.conformance.outcome import Severity, Verdict
+from tailrace.conformance.registry import RULES
+from tailrace.conformance.report import EXIT_NOT_CHECKED, Report, Result
+from tailrace.conformance.rule import Rule
 from tailrace.conformance.session import Limits
-from tailrace.conformance.table import RULES
-from tailrace.conformance.target import CheckError, WrongOption, parse
+from tailrace.conformance.target import CheckError, InvalidOption, parse
 from tailrace.errors import ConfigurationError, TailraceError
 
 #: How a broken rule is called, by its severity.
@@ -70,17 +71,17 @@ def check(
         return
     if json_to == "-" and junit_to == "-":
         raise ConfigurationError("--json and --junit can't both go to standard output")
-    limits = Limits(tokens=tokens, timeout=timeout, long_prompt=long_prompt)
+    limits = Limits(max_tokens=tokens, timeout=timeout, long_prompt_words=long_prompt)
     try:
         target = parse(url, key=key or None, verify=not insecure)
         report = _run(
             target=target, dialects=dialect or (), model=model, limits=limits, only=rule or (), skip=skip or ()
         )
-    except WrongOption as error:
+    except InvalidOption as error:
         raise ConfigurationError(str(error)) from error
     except CheckError as error:
         output.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(UNCHECKED) from error
+        raise typer.Exit(EXIT_NOT_CHECKED) from error
     for where, data in ((json_to, report.json(__version__)), (junit_to, report.junit())):
         if where is not None:
             _write(where, data)
@@ -145,7 +146,7 @@ def _table(theme: str, results: list[Result]) -> Table:
 def _verdict(result: Result) -> str:
     if result.verdict is Verdict.PASS:
         return "[green]pass[/green]"
-    if result.verdict is Verdict.NOT_SEEN:
+    if result.verdict is Verdict.NOT_OBSERVED:
         return "[dim]not seen[/dim]"
     return _BROKEN[result.severity]
 

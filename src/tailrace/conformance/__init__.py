@@ -1,6 +1,6 @@
-"""Holds any server against the wire rules that clients depend on: what ``tailrace check`` runs.
+"""The conformance checker behind ``tailrace check``: tests any server against the wire rules that clients depend on.
 
-It reaches the server over raw sockets, because much of what breaks clients is below what HTTP libraries show: where a
-chunk ends, how a header is spelt, what stands behind the last byte. It needs no fixture on the server and no
-particular model; what a server gave no occasion to see is "not seen", never passed.
+It uses raw sockets, because HTTP libraries hide much of what breaks clients: where a chunk ends, how a header is spelt,
+which bytes follow the last one. It needs no fixture on the server and no particular model. A rule that could not be
+observed is reported as "not seen", never as passed.
 """

@@ -1,7 +1,7 @@
-"""A raw HTTP/1.1 client that hides nothing: exact bytes, chunk by chunk, and when each of them came.
+"""A raw HTTP/1.1 client that hides nothing: the exact bytes of a response, chunk by chunk, and each chunk's time.
 
-It judges nothing: what is odd about a response is kept for the rules to look at. Everything it reads is bounded, in
-time and in size.
+It judges nothing: oddities of a response are stored for the rules. Everything that it reads is bounded, in time and in
+size.
 """
 
 from __future__ import annotations
@@ -16,56 +16,54 @@ from typing import Any, Literal
 
 from tailrace.conformance.target import CheckError, Target
 
-#: More than any answer to the small requests that are made.
-_MOST_BYTES = 16_000_000
-_MOST_HEAD = 256_000
-#: How long a server that was asked to close after its answer may take for it.
+#: Above the size of any response to the checker's small requests.
+_MAX_BODY_BYTES = 16_000_000
+_MAX_HEAD_BYTES = 256_000
+#: Time for a server to close the connection after a response to ``Connection: close``.
 _CLOSING_SECONDS = 0.5
 
 Framing = Literal["chunked", "length", "close", "none"]
 
 
-class WireError(Exception):
-    """What came was no whole HTTP response; says what was missing or wrong."""
+class ProtocolError(Exception):
+    """The response is no complete HTTP message; the text says what is missing or wrong."""
 
 
-class Closed(WireError):
+class ConnectionClosed(ProtocolError):
     """The server closed the connection instead of answering."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a body: one chunk of the transfer encoding, or what one read brought where there is none."""
+    """A piece of a body: one chunk of the transfer encoding, or the bytes of one read where there is none."""
 
-    at: float  #: when its last byte came, in seconds of ``time.perf_counter``
+    received_at: float  #: time of its last byte, in seconds of ``time.perf_counter``
     data: bytes
 
 
 @dataclass
-class Reply:
+class Response:
     """A response as it was on the wire."""
 
     status: int
     headers: list[tuple[str, str]]  #: names as written
-    asked_at: float
-    head_at: float
+    sent_at: float
+    headers_at: float
     framing: Framing = "none"
     chunks: list[Chunk] = field(default_factory=list)
-    #: Whether the body came to the end that its framing promised.
-    whole: bool = False
-    #: What stood behind the body's end.
-    rest: bytes = b""
-    #: Why the body never came to its end, for who keeps what came.
-    broken: str = ""
+    #: The bytes behind the body's end.
+    trailing: bytes = b""
+    #: The reason why the body is incomplete, empty for a complete one.
+    truncated: str = ""
     ended_at: float = 0.0
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         return b"".join(chunk.data for chunk in self.chunks)
 
     def header(self, name: str) -> str | None:
-        """The header's value, whatever the case of its name; several are joined with commas, as HTTP has it."""
+        """The header's value. ``name`` is in lower case; repeated headers are joined with commas."""
         found = [value for known, value in self.headers if known.lower() == name]
         return ", ".join(found) if found else None
 
@@ -75,7 +73,7 @@ class Reply:
         return (self.header("content-type") or "").partition(";")[0].strip()
 
     def json(self) -> Any:
-        """The body as JSON, or None when it is none."""
+        """The body as JSON, None for any other body."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -101,7 +99,7 @@ class Connection:
                 raw.close()
                 raise CheckError(f"no TLS with {target.host}:{target.port}: {error}") from error
         self._buffer = b""
-        self._asked_at = 0.0
+        self._sent_at = 0.0
         self._method = ""
 
     def __enter__(self) -> Connection:
@@ -111,7 +109,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Go away, whatever is still to come."""
+        """Close the connection, even in the middle of a response."""
         self._socket.close()
 
     def send(
@@ -121,164 +119,171 @@ class Connection:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        pieces: int = 0,
+        chunk_size: int = 0,
         version: str = "1.1",
     ) -> None:
-        """Write a request. ``pieces`` sends the body chunked, in chunks of that size; ``version`` is HTTP's."""
+        """Write a request. ``chunk_size`` sends the body in chunks of that many bytes; ``version`` is HTTP's."""
         lines = {"Host": self._target.authority, **(headers or {})}
         if body is not None:
-            lines |= {"Transfer-Encoding": "chunked"} if pieces else {"Content-Length": str(len(body))}
+            lines |= {"Transfer-Encoding": "chunked"} if chunk_size else {"Content-Length": str(len(body))}
         head = f"{method} {path} HTTP/{version}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         data = head.encode("latin-1") + b"\r\n"
-        if body is not None and pieces:
-            for start in range(0, len(body), pieces):
-                piece = body[start : start + pieces]
+        if body is not None and chunk_size:
+            for start in range(0, len(body), chunk_size):
+                piece = body[start : start + chunk_size]
                 data += b"%x\r\n%b\r\n" % (len(piece), piece)
             data += b"0\r\n\r\n"
         else:
             data += body or b""
         self._method = method
-        self._asked_at = time.perf_counter()
+        self._sent_at = time.perf_counter()
         try:
             self._socket.sendall(data)
         except OSError as error:
-            # The answer may be there already: a refusal that the server sent before it had read everything.
+            # The response may be there already: a server may refuse a request before it has read the whole body.
             if not isinstance(error, BrokenPipeError | ConnectionResetError):
-                raise WireError(f"the request couldn't be sent: {error}") from error
+                raise ProtocolError(f"the request couldn't be sent: {error}") from error
 
-    def head(self) -> Reply:
-        """The status line and headers of the next response; informational ones (1xx) are passed over."""
+    def read_head(self) -> Response:
+        """The status line and headers of the next response; informational responses (1xx) are skipped."""
         while True:
             while b"\r\n\r\n" not in self._buffer:
-                if len(self._buffer) > _MOST_HEAD:
-                    raise WireError("the response's head doesn't end")
-                if not self._more():
+                if len(self._buffer) > _MAX_HEAD_BYTES:
+                    raise ProtocolError("the response's head doesn't end")
+                if not self._receive():
                     if not self._buffer:
-                        raise Closed("the server closed the connection without an answer")
-                    raise WireError(f"the server closed the connection after {self._buffer[:60]!r}")
+                        raise ConnectionClosed("the server closed the connection without an answer")
+                    raise ProtocolError(f"the server closed the connection after {self._buffer[:60]!r}")
             head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
             status, *lines = head.decode("latin-1").split("\r\n")
             version, _, rest = status.partition(" ")
             code = rest[:3]
             if not version.startswith("HTTP/1.") or not code.isdigit():
-                raise WireError(f"no HTTP response, but {status[:60]!r}")
+                raise ProtocolError(f"no HTTP response, but {status[:60]!r}")
             if not code.startswith("1"):
                 break
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-        reply = Reply(int(code), headers, self._asked_at, time.perf_counter())
+        reply = Response(int(code), headers, self._sent_at, time.perf_counter())
         reply.framing = self._framing(reply)
         return reply
 
-    def chunks(self, reply: Reply) -> Iterator[Chunk]:
-        """The body of ``reply`` as it comes; each piece is also kept there. Raises WireError when it breaks off."""
-        pieces = {"chunked": self._chunked, "length": self._counted, "close": self._until_close, "none": _nothing}
+    def read_body(self, reply: Response) -> Iterator[Chunk]:
+        """The chunks of the body as they arrive; each is also appended to ``reply.chunks``.
+
+        Raises ProtocolError when the body ends too early.
+        """
+        readers = {
+            "chunked": self._chunked_body,
+            "length": self._length_body,
+            "close": self._until_close_body,
+            "none": _empty_body,
+        }
         size = 0
-        for chunk in pieces[reply.framing](reply):
+        for chunk in readers[reply.framing](reply):
             size += len(chunk.data)
-            if size > _MOST_BYTES:
-                raise WireError(f"the body is over {_MOST_BYTES} bytes")
+            if size > _MAX_BODY_BYTES:
+                raise ProtocolError(f"the body is over {_MAX_BODY_BYTES} bytes")
             reply.chunks.append(chunk)
             yield chunk
-        reply.whole = True
         reply.ended_at = time.perf_counter()
 
-    def read(self) -> Reply:
-        """A whole response. Raises WireError when none comes or it breaks off."""
-        reply = self.head()
-        for _ in self.chunks(reply):
+    def read(self) -> Response:
+        """A complete response. Raises ProtocolError when there is none, or when it ends too early."""
+        reply = self.read_head()
+        for _ in self.read_body(reply):
             pass
         return reply
 
-    def rest(self) -> bytes:
-        """What else comes until the server closes, or until it has had the time for it."""
+    def read_trailing(self) -> bytes:
+        """All bytes until the server closes, or until ``_CLOSING_SECONDS`` without one."""
         self._socket.settimeout(_CLOSING_SECONDS)
         try:
             while data := self._socket.recv(65536):
                 self._buffer += data
-                if len(self._buffer) > _MOST_HEAD:
+                if len(self._buffer) > _MAX_HEAD_BYTES:
                     break
         except OSError:
-            pass  # It keeps the connection open, or has reset it: nothing more comes.
-        rest, self._buffer = self._buffer, b""
-        return rest
+            pass  # The server keeps the connection open, or has reset it: there are no more bytes.
+        trailing, self._buffer = self._buffer, b""
+        return trailing
 
-    def _framing(self, reply: Reply) -> Framing:
+    def _framing(self, reply: Response) -> Framing:
         if self._method == "HEAD" or reply.status in (204, 304):
             return "none"
         if "chunked" in (reply.header("transfer-encoding") or "").lower():
             return "chunked"
         return "length" if reply.header("content-length") is not None else "close"
 
-    def _chunked(self, _: Reply) -> Iterator[Chunk]:
+    def _chunked_body(self, _: Response) -> Iterator[Chunk]:
         while True:
             line = self._line()
             try:
                 size = int(line.partition(b";")[0], 16)
             except ValueError:
-                raise WireError(f"no size of a chunk, but {line[:60]!r}") from None
+                raise ProtocolError(f"no size of a chunk, but {line[:60]!r}") from None
             if size == 0:
                 while self._line():
                     pass  # trailers
                 return
-            if size > _MOST_BYTES:
-                raise WireError(f"a chunk of {size} bytes")
+            if size > _MAX_BODY_BYTES:
+                raise ProtocolError(f"a chunk of {size} bytes")
             self._fill(size + 2, "in the middle of a chunk")
             data, end, self._buffer = self._buffer[:size], self._buffer[size : size + 2], self._buffer[size + 2 :]
             if end != b"\r\n":
-                raise WireError(f"a chunk of {size} bytes is longer than it says")
+                raise ProtocolError(f"a chunk of {size} bytes is longer than it says")
             yield Chunk(time.perf_counter(), data)
 
-    def _counted(self, reply: Reply) -> Iterator[Chunk]:
+    def _length_body(self, reply: Response) -> Iterator[Chunk]:
         value = reply.header("content-length") or ""
         if not (value.isascii() and value.isdigit()):
-            raise WireError(f"Content-Length is {value[:60]!r}")
+            raise ProtocolError(f"Content-Length is {value[:60]!r}")
         size = int(value)
-        if size > _MOST_BYTES:
-            raise WireError(f"a body of {size} bytes")
+        if size > _MAX_BODY_BYTES:
+            raise ProtocolError(f"a body of {size} bytes")
         self._fill(size, f"before the {size} bytes that Content-Length promised")
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         yield Chunk(time.perf_counter(), data)
 
-    def _until_close(self, _: Reply) -> Iterator[Chunk]:
+    def _until_close_body(self, _: Response) -> Iterator[Chunk]:
         while True:
             if self._buffer:
                 data, self._buffer = self._buffer, b""
                 yield Chunk(time.perf_counter(), data)
-            if not self._more():
+            if not self._receive():
                 return
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._buffer:
-            if len(self._buffer) > _MOST_HEAD:
-                raise WireError("the line of a chunk's size doesn't end")
-            if not self._more():
-                raise WireError("the server closed the connection before the terminating chunk")
+            if len(self._buffer) > _MAX_HEAD_BYTES:
+                raise ProtocolError("the line of a chunk's size doesn't end")
+            if not self._receive():
+                raise ProtocolError("the server closed the connection before the terminating chunk")
         line, self._buffer = self._buffer.split(b"\r\n", 1)
         return line
 
     def _fill(self, size: int, where: str) -> None:
         while len(self._buffer) < size:
-            if not self._more():
-                raise WireError(f"the server closed the connection {where}")
+            if not self._receive():
+                raise ProtocolError(f"the server closed the connection {where}")
 
-    def _more(self) -> bool:
-        """Read once more; False at the end. Raises WireError when nothing comes for too long."""
-        waited = time.perf_counter() - self._asked_at
+    def _receive(self) -> bool:
+        """Read once more; False at the end of the connection. Raises ProtocolError at a timeout."""
+        waited = time.perf_counter() - self._sent_at
         if waited > 10 * self._timeout:
-            raise WireError(f"no end within {waited:.0f} s")
+            raise ProtocolError(f"no end within {waited:.0f} s")
         try:
             data = self._socket.recv(65536)
         except TimeoutError:
-            raise WireError(f"nothing came for {self._timeout:g} s (--timeout)") from None
+            raise ProtocolError(f"nothing came for {self._timeout:g} s (--timeout)") from None
         except ConnectionResetError:
             return False
         except OSError as error:
-            raise WireError(f"the connection broke: {error}") from error
+            raise ProtocolError(f"the connection broke: {error}") from error
         self._buffer += data
         return bool(data)
 
 
-def _nothing(_: Reply) -> Iterator[Chunk]:
+def _empty_body(_: Response) -> Iterator[Chunk]:
     return iter(())
 
 

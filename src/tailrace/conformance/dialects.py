@@ -1,4 +1,4 @@
-"""What each dialect's smallest question looks like, where it goes, and how its answer and its errors are read."""
+"""The dialects that are checked: each one's route, its smallest request, and how its replies and errors are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tailrace.conformance.connection import Reply
+from tailrace.conformance.connection import Response
 from tailrace.conformance.target import Target
 
 Json = dict[str, Any]
@@ -14,45 +14,47 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Dialect:
-    """One API. ``question`` makes the body of a request from (model, text, most tokens); ``text`` finds an answer's
-    text, None when the answer hasn't the dialect's shape; ``fault`` says what is wrong with an error's body.
+    """One API.
+
+    ``request_body`` makes a request's body from (model, text, max tokens). ``reply_text`` finds a reply's text; None
+    means that the reply hasn't the dialect's shape. ``error_fault`` says what is wrong with an error's body.
     """
 
     name: str
-    route: str  #: behind the base URL, or behind the server's root when it begins with ``/api`` or ``/v1``
-    question: Callable[[str, str, int], Json]
-    text: Callable[[Any], str | None]
-    fault: Callable[[Any], str | None]
-    streams: bool = True
+    route: str  #: below the base URL, or below the server's root when it begins with ``/api`` or ``/v1``
+    request_body: Callable[[str, str, int], Json]
+    reply_text: Callable[[Any], str | None]
+    error_fault: Callable[[Any], str | None]
+    can_stream: bool = True
     media_type: str = "text/event-stream"
 
     def path(self, target: Target) -> str:
-        """The path of its main route on that server."""
+        """The path of the main route on that server."""
         base = target.root if self.route.startswith(("/api", "/v1")) else target.api
         return base + self.route
 
     def headers(self, key: str | None) -> dict[str, str]:
-        """What every request of it carries."""
+        """The headers of every request."""
         if self.name == "anthropic":
             return {"anthropic-version": "2023-06-01", **({"x-api-key": key} if key else {})}
         return {"Authorization": f"Bearer {key}"} if key else {}
 
-    def stream(self, body: Json) -> Json:
-        """The same question, to be answered by a stream."""
+    def streamed(self, body: Json) -> Json:
+        """The same request with a streamed reply."""
         return body | {"stream": True}
 
-    def says_that_the_model_is_unknown(self, reply: Reply) -> bool:
-        """Whether a 404 is about the model and not about the route."""
+    def reports_unknown_model(self, reply: Response) -> bool:
+        """Whether a 404 means the model and not the route."""
         return reply.status == 404 and b"model" in reply.body.lower()
 
 
 def find(value: Any, *path: str | int) -> Any:
-    """The value at that path of keys and indexes, None where there is none."""
-    for step in path:
-        if isinstance(step, int):
-            value = value[step] if isinstance(value, list) and -len(value) <= step < len(value) else None
+    """The value at a path of keys and indexes, None where there is none."""
+    for key in path:
+        if isinstance(key, int):
+            value = value[key] if isinstance(value, list) and -len(value) <= key < len(value) else None
         else:
-            value = value.get(step) if isinstance(value, dict) else None
+            value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
@@ -149,7 +151,7 @@ DIALECTS: dict[str, Dialect] = {
             lambda body: _string(find(body, "choices", 0, "text")),
             _openai_fault,
         ),
-        Dialect("embeddings", "/embeddings", _embedding, _embedding_text, _openai_fault, streams=False),
+        Dialect("embeddings", "/embeddings", _embedding, _embedding_text, _openai_fault, can_stream=False),
         Dialect("responses", "/responses", _response, _response_text, _openai_fault),
         Dialect("anthropic", "/v1/messages", _chat, _anthropic_text, _anthropic_fault),
         Dialect(

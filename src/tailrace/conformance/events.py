@@ -1,7 +1,7 @@
-"""An event stream taken apart, by someone who forgives everything and remembers where it was odd.
+"""Parses a streamed body into events, as the WHATWG's rules for server-sent events say.
 
-Read as the WHATWG's rules say, so that a rule that looks at one oddity isn't blinded by another: any line end, an
-optional space, any field.
+The parser accepts every form (any line end, an optional space, any field) and keeps the raw bytes. So one oddity of a
+stream doesn't hide another from the rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailrace.conformance.connection import Reply
+from tailrace.conformance.connection import Response
 
 _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2,}")
 _NEWLINE = re.compile(rb"\n")
@@ -20,20 +20,20 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
-class Event:
-    """One block of lines up to a blank one, and all blank ones behind it."""
+class StreamEvent:
+    """One block of lines up to a blank line, with all blank lines that follow it."""
 
-    raw: bytes  #: with the blank lines
+    raw: bytes  #: its bytes, blank lines included
     start: int  #: offset in the body
-    at: float  #: when its last byte came
+    received_at: float  #: time of its last byte
 
     @property
     def lines(self) -> list[bytes]:
-        """Its lines, without their ends."""
+        """The lines that aren't blank, without their line ends."""
         return [line for line in _LINE_END.split(self.raw) if line]
 
     def fields(self, name: bytes) -> list[bytes]:
-        """The values of its lines of that field."""
+        """The values of all lines of the field ``name``."""
         found = []
         for line in self.lines:
             field, colon, value = line.partition(b":")
@@ -49,13 +49,13 @@ class Event:
 
     @property
     def data(self) -> str | None:
-        """The data, None when it has none (a comment)."""
+        """The joined ``data:`` lines, None for an event without any (a comment)."""
         found = self.fields(b"data")
         return b"\n".join(found).decode("utf-8", "replace") if found else None
 
     @property
     def object(self) -> dict[str, Any] | None:
-        """The data as a JSON object, None when it is none."""
+        """The data as a JSON object, None for any other data."""
         try:
             value = json.loads(self.data or "")
         except ValueError:
@@ -63,55 +63,56 @@ class Event:
         return value if isinstance(value, dict) else None
 
 
-class Line(Event):
-    """A line of a stream that is JSON line by line: all of it is data."""
+class JsonLine(StreamEvent):
+    """A line of an NDJSON stream: the whole line is data."""
 
     @property
     def data(self) -> str | None:
-        """The line, None when there is nothing in it."""
+        """The line, None for a blank one."""
         return self.raw.strip().decode("utf-8", "replace") or None
 
 
-class Stream:
-    """A streamed reply's events, or its lines."""
+class RecordedStream:
+    """A streamed response, parsed into server-sent events, or with ``ndjson`` into lines."""
 
-    def __init__(self, label: str, reply: Reply, *, lines: bool = False) -> None:
-        self.label = label  #: what was asked, for the report
+    def __init__(self, label: str, reply: Response, *, ndjson: bool = False) -> None:
+        self.label = label  #: names the request in the report
         self.reply = reply
-        self.events: Sequence[Event] = _split(reply, Line, _NEWLINE) if lines else _split(reply, Event, _BLANK)
-        #: The JSON objects, in order. (The list, not the events: parsing is done once.)
+        kind, separator = (JsonLine, _NEWLINE) if ndjson else (StreamEvent, _BLANK)
+        self.events: Sequence[StreamEvent] = _split(reply, kind, separator)
+        #: The JSON objects of the events, in order, parsed once.
         self.objects: list[dict[str, Any]] = []
-        self.times: list[float] = []  #: when each of them came
-        self.names: list[str | None] = []  #: the name of each one's event
+        self.received_at: list[float] = []  #: the time of each object
+        self.event_names: list[str | None] = []  #: the ``event:`` field of each object
         for event in self.events:
             if (value := event.object) is not None:
                 self.objects.append(value)
-                self.times.append(event.at)
-                self.names.append(event.name)
+                self.received_at.append(event.received_at)
+                self.event_names.append(event.name)
 
     @property
-    def done(self) -> int:
-        """How many ``[DONE]`` it had."""
+    def done_count(self) -> int:
+        """The number of ``[DONE]`` events."""
         return sum(event.data == "[DONE]" for event in self.events)
 
     @property
-    def failed(self) -> dict[str, Any] | None:
-        """The event that told an error, if there was one."""
+    def error(self) -> dict[str, Any] | None:
+        """The first object with an error, None without one."""
         return next((value for value in self.objects if "error" in value and value["error"] is not None), None)
 
 
-def _split(reply: Reply, kind: type[Event], end_mark: re.Pattern[bytes]) -> list[Event]:
+def _split(reply: Response, kind: type[StreamEvent], separator: re.Pattern[bytes]) -> list[StreamEvent]:
     body = reply.body
     arrived: list[tuple[int, float]] = []
     position = 0
     for chunk in reply.chunks:
         position += len(chunk.data)
-        arrived.append((position, chunk.at))
-    found: list[Event] = []
+        arrived.append((position, chunk.received_at))
+    found: list[StreamEvent] = []
     start = index = 0
-    ends = [match.end() for match in end_mark.finditer(body)]
+    ends = [match.end() for match in separator.finditer(body)]
     if not ends or ends[-1] < len(body):
-        ends.append(len(body))  # What never got its blank line.
+        ends.append(len(body))  # The last event may lack its blank line.
     for end in ends:
         if start < end:
             while arrived[index][0] < end:

@@ -1,4 +1,4 @@
-"""What came of a check: counted, graded, written as JSON or as JUnit's XML. The table is the command's."""
+"""The report of a check: its counts and exit status, as JSON or as JUnit's XML. ``cli/check.py`` prints the table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from tailrace.conformance.rule import Severity, Verdict
+from tailrace.conformance.outcome import Severity, Verdict
 
-#: Exit statuses. 2 is a wrong command line, as everywhere.
-CLEAN, BROKEN, WARNED, UNCHECKED = 0, 1, 3, 4
+#: Exit statuses; 2 is a wrong command line.
+EXIT_OK, EXIT_ERRORS, EXIT_WARNINGS, EXIT_NOT_CHECKED = 0, 1, 3, 4
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one rule. The fields are those of the rule, and what was seen."""
+    """The result of one rule: the rule's own fields, the verdict and the observation (``seen``)."""
 
     id: str
     wire: int | None
@@ -38,27 +38,27 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     results: list[Result]
 
     def count(self, verdict: Verdict, severity: Severity | None = None) -> int:
-        """How many rules had that verdict (and are so severe)."""
+        """The number of rules with that verdict (and that severity)."""
         return sum(
             result.verdict is verdict and (severity is None or result.severity is severity) for result in self.results
         )
 
     @property
     def exit_status(self) -> int:
-        """1 for a broken rule of severity error, 3 where only warnings are, 0 otherwise."""
+        """1 for a broken rule of severity error, 3 for warnings alone, 0 otherwise."""
         if self.count(Verdict.FAIL, Severity.ERROR):
-            return BROKEN
-        return WARNED if self.count(Verdict.FAIL, Severity.WARNING) else CLEAN
+            return EXIT_ERRORS
+        return EXIT_WARNINGS if self.count(Verdict.FAIL, Severity.WARNING) else EXIT_OK
 
     @property
     def summary(self) -> dict[str, int]:
-        """The counts, by what they are called."""
+        """The counts by name."""
         return {
             "passed": self.count(Verdict.PASS),
             "errors": self.count(Verdict.FAIL, Severity.ERROR),
             "warnings": self.count(Verdict.FAIL, Severity.WARNING),
             "notes": self.count(Verdict.FAIL, Severity.NOTE),
-            "not_seen": self.count(Verdict.NOT_SEEN),
+            "not_seen": self.count(Verdict.NOT_OBSERVED),
         }
 
     def json(self, version: str) -> bytes:
@@ -69,7 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
     def junit(self) -> bytes:
-        """The report as JUnit's XML: a suite a theme. What wasn't seen is skipped; broken notes are, too."""
+        """The report as JUnit's XML, one suite per theme. Broken notes, and rules not seen, are skipped cases."""
         root = ElementTree.Element("testsuites", name="tailrace check", time=f"{self.seconds:.3f}")
         for theme in dict.fromkeys(result.theme for result in self.results):
             results = [result for result in self.results if result.theme == theme]

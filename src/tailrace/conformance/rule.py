@@ -1,50 +1,27 @@
-"""What a rule is, and what came of it. The rules themselves stand in ``rules/``, by theme."""
+"""A rule, and the themes that group rules. The rules themselves are in ``rules/``, one module a theme."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tailrace.conformance.session import Session
+from tailrace.conformance.outcome import Severity
+from tailrace.conformance.session import Session
 
-#: What is checked where no dialect is meant: it runs with the first dialect that the server has.
+#: The dialect of rules that hold for all of them. They run with the first dialect that the server has.
 ANY = "any"
 
 
-class Severity(StrEnum):
-    """How bad it is to break a rule."""
-
-    ERROR = "error"  #: a client shows nothing, fails or hangs
-    WARNING = "warning"  #: it works, but worse: something is late, lost or wrong for some
-    NOTE = "note"  #: advice; changes no exit status
-
-
-class Verdict(StrEnum):
-    """What came of a rule."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    NOT_SEEN = "not seen"  #: there was no occasion to see it: the model made no tool call, no key is set, ...
-
-
-class Broken(Exception):
-    """The rule is broken; the text says what was seen."""
-
-
-class NotSeen(Exception):
-    """The rule couldn't be observed; the text says why."""
-
-
-Check = Callable[["Session"], str]
+Check = Callable[[Session], str]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. ``wire`` is its number in docs/wire.md, None where the dialect's own API has it; ``breaks`` says whom
-    a violation hurts, and how. ``check`` says what it saw when the rule holds, and raises Broken or NotSeen.
+    """One rule.
+
+    ``wire`` is its number in docs/wire.md, None for a rule of the dialect's own API. ``breaks`` says which clients a
+    violation hurts, and how. ``check`` returns the observation when the rule holds, else it raises RuleBroken or
+    NotObserved.
     """
 
     id: str
@@ -68,16 +45,10 @@ class Theme:
     def rule(
         self, name: str, wire: int | None, title: str, severity: Severity, breaks: str
     ) -> Callable[[Check], Check]:
-        """Enter the decorated check."""
+        """Add the decorated check to the theme."""
 
-        def enter(check: Check) -> Check:
+        def add(check: Check) -> Check:
             self.rules.append(Rule(name, wire, title, severity, breaks, self.name, self.dialect, check))
             return check
 
-        return enter
-
-
-def expect(holds: object, seen: str) -> None:
-    """Raises Broken with what was seen unless ``holds``."""
-    if not holds:
-        raise Broken(seen)
+        return add

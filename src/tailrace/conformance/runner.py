@@ -1,4 +1,4 @@
-"""Finds out what a server speaks, and holds it against the rules, one after the other."""
+"""Finds the dialects and models of a server, and checks the rules one after the other."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tailrace.conformance.connection import Reply, WireError
+from tailrace.conformance.connection import ProtocolError, Response
 from tailrace.conformance.dialects import DIALECTS, OLLAMA, OPENAI, Dialect, find
+from tailrace.conformance.outcome import NotObserved, RuleBroken, Verdict
+from tailrace.conformance.registry import select_rules
 from tailrace.conformance.report import Report, Result
-from tailrace.conformance.rule import Broken, NotSeen, Rule, Verdict
-from tailrace.conformance.session import Limits, Session, summary
-from tailrace.conformance.table import choose
-from tailrace.conformance.target import CheckError, Target, WrongOption
+from tailrace.conformance.rule import Rule
+from tailrace.conformance.session import Limits, Session, describe
+from tailrace.conformance.target import CheckError, InvalidOption, Target
 
-#: Most characters of what was seen.
-_MOST_SEEN = 300
+#: Longest observation in a report, in characters.
+_MAX_OBSERVATION = 300
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run: the session, the rules, and what became of each dialect (``checked`` or ``not there``)."""
+class CheckPlan:
+    """A planned check: the session, the rules, and the state of each dialect.
+
+    The states are ``checked``, ``not there`` and ``not asked for``.
+    """
 
     session: Session
     rules: list[Rule]
@@ -36,16 +40,16 @@ def plan(
     limits: Limits | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-) -> Plan:
-    """Look what the server has. ``dialects`` are checked even where they aren't there; without them all that are.
+) -> CheckPlan:
+    """Find what the server offers. Without ``dialects``, all that it has are checked; named ones are always checked.
 
-    Raises WrongOption for a dialect or rule that doesn't exist, and CheckError when there is no server, no model, or
-    none of the dialects.
+    Raises InvalidOption for an unknown dialect or rule, and CheckError when there is no server, no model, or none of
+    the dialects.
     """
     for name in dialects:
         if name not in DIALECTS:
-            raise WrongOption(f"there is no dialect {name!r}; there are {', '.join(DIALECTS)}")
-    choose(list(DIALECTS), only, skip)  # Ids that there aren't are told before anything is asked.
+            raise InvalidOption(f"there is no dialect {name!r}; there are {', '.join(DIALECTS)}")
+    select_rules(list(DIALECTS), only, skip)  # An unknown id fails before the first request.
     limits = limits or Limits()
     target, listed = _find_api(target, limits)
     ollama = model or _ollama_model(target, limits)
@@ -53,26 +57,24 @@ def plan(
     if not isinstance(served, str):
         raise CheckError("the server lists no models; name one with --model")
     probe = Session(target, served, OPENAI, limits, ollama)
-    found = {name: "checked" if name in dialects or (not dialects and _is_there(probe, DIALECTS[name])) else ""
+    found = {name: "checked" if name in dialects or (not dialects and _has_route(probe, DIALECTS[name])) else ""
              for name in DIALECTS}  # fmt: skip
     checked = [name for name, state in found.items() if state]
     if not checked:
         raise CheckError(f"none of the dialects is there ({', '.join(DIALECTS)}); is the address a base URL?")
     states = {name: state or ("not asked for" if dialects else "not there") for name, state in found.items()}
     session = Session(target, served, DIALECTS[checked[0]], limits, ollama, [DIALECTS[name] for name in checked])
-    return Plan(session, choose(checked, only, skip), states)
+    return CheckPlan(session, select_rules(checked, only, skip), states)
 
 
-def run(planned: Plan, before: Callable[[Rule], None] = lambda rule: None) -> Report:
-    """Hold the server against every rule of the plan; ``before`` is called ahead of each. Raises CheckError when the
-    server is gone.
-    """
+def run(planned: CheckPlan, before: Callable[[Rule], None] = lambda rule: None) -> Report:
+    """Check every rule of the plan; ``before`` is called ahead of each. Raises CheckError when the server is gone."""
     started = datetime.now(UTC)
     begun = time.perf_counter()
     results = []
     for rule in planned.rules:
         before(rule)
-        results.append(_judge(rule, planned.session))
+        results.append(_run_rule(rule, planned.session))
     session = planned.session
     return Report(
         url=session.target.url,
@@ -84,15 +86,15 @@ def run(planned: Plan, before: Callable[[Rule], None] = lambda rule: None) -> Re
     )
 
 
-def _judge(rule: Rule, session: Session) -> Result:
+def _run_rule(rule: Rule, session: Session) -> Result:
     begun = time.perf_counter()
     try:
         verdict, seen = Verdict.PASS, rule.check(session)
-    except Broken as broken:
+    except RuleBroken as broken:
         verdict, seen = Verdict.FAIL, str(broken)
-    except NotSeen as reason:
-        verdict, seen = Verdict.NOT_SEEN, str(reason)
-    except WireError as error:
+    except NotObserved as reason:
+        verdict, seen = Verdict.NOT_OBSERVED, str(reason)
+    except ProtocolError as error:
         verdict, seen = Verdict.FAIL, str(error)
     return Result(
         id=rule.id,
@@ -102,30 +104,30 @@ def _judge(rule: Rule, session: Session) -> Result:
         dialect=rule.dialect,
         severity=rule.severity,
         verdict=verdict,
-        seen=_harmless(seen, session.target.key),
+        seen=_sanitise(seen, session.target.key),
         breaks=rule.breaks,
         seconds=round(time.perf_counter() - begun, 3),
     )
 
 
-def _harmless(seen: str, key: str | None) -> str:
-    """What a server said, without the key, without control characters, and no longer than anyone reads."""
+def _sanitise(seen: str, key: str | None) -> str:
+    """An observation without the API key and without control characters, cut to ``_MAX_OBSERVATION``."""
     if key:
         seen = seen.replace(key, "***")
     seen = "".join(letter if letter.isprintable() else "·" for letter in seen)
-    return seen if len(seen) <= _MOST_SEEN else f"{seen[:_MOST_SEEN]}…"
+    return seen if len(seen) <= _MAX_OBSERVATION else f"{seen[:_MAX_OBSERVATION]}…"
 
 
 def _find_api(target: Target, limits: Limits) -> tuple[Target, object]:
-    """The target with OpenAI's paths where they are, and its list of models (None without one)."""
-    for candidate in dict.fromkeys((target.api, target.root)):
-        there = target.with_api(candidate)
-        reply = _get(there, f"{candidate}/models", limits)
+    """The target with the right prefix of OpenAI's paths, and its list of models (None without one)."""
+    for prefix in dict.fromkeys((target.api, target.root)):
+        candidate = target.with_api(prefix)
+        reply = _get(candidate, f"{prefix}/models", limits)
         if reply.status in (401, 403):
-            raise CheckError(f"the server wants {'another' if target.key else 'a'} key (--key): {summary(reply)}")
+            raise CheckError(f"the server wants {'another' if target.key else 'a'} key (--key): {describe(reply)}")
         body = reply.json()
         if reply.status == 200 and isinstance(body, dict):
-            return there, body
+            return candidate, body
     return target, None
 
 
@@ -135,19 +137,19 @@ def _ollama_model(target: Target, limits: Limits) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _get(target: Target, path: str, limits: Limits) -> Reply:
+def _get(target: Target, path: str, limits: Limits) -> Response:
     try:
-        return Session(target, "", OPENAI, limits).ask("GET", path)
-    except WireError as error:
+        return Session(target, "", OPENAI, limits).request("GET", path)
+    except ProtocolError as error:
         raise CheckError(f"{target.url}: {error}") from error
 
 
-def _is_there(session: Session, dialect: Dialect) -> bool:
-    """Whether the dialect's route exists: an empty request gets another answer than that there is none."""
+def _has_route(session: Session, dialect: Dialect) -> bool:
+    """Whether the dialect's route exists: a request without a prompt gets no "unknown route"."""
     try:
         if dialect is OLLAMA:
-            return session.ask("GET", f"{session.target.root}/api/version", dialect=dialect).status == 200
+            return session.request("GET", f"{session.target.root}/api/version", dialect=dialect).status == 200
         reply = session.post(dialect, {"model": session.model})
-    except WireError:
-        return True  # It does something; the rules tell what.
-    return reply.status not in (404, 405, 501) or dialect.says_that_the_model_is_unknown(reply)
+    except ProtocolError:
+        return True  # The route does something; the rules report what.
+    return reply.status not in (404, 405, 501) or dialect.reports_unknown_model(reply)

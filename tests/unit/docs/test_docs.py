@@ -10,7 +10,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from tailrace.conformance.table import RULES
+from tailrace.conformance.registry import RULES
 from tailrace.server.dialects.anthropic.blocks import Block
 from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputConfig, ThinkingEnabled, Tool
 from tailrace.server.dialects.llama_server import fields as llama_server

@@ -1,1 +1,1 @@
-"""The rules, a module a theme. Each asks through the session, judges, and says what it saw."""
+"""The rules, one module a theme. A rule sends requests through the session, judges, and returns its observation."""

@@ -1,41 +1,42 @@
-"""The chunks of OpenAI's chat stream, what ends it, reasoning."""
+"""The JSON of OpenAI's chat chunks: ids, deltas, finish reasons, usage, the stream's end, reasoning."""
 
 from __future__ import annotations
 
 import json
 
-from tailrace.conformance import judge
+from tailrace.conformance.assertions import chunk_fields, http_bodies, sse_events
 from tailrace.conformance.dialects import OPENAI, find
-from tailrace.conformance.events import Stream
-from tailrace.conformance.rule import NotSeen, Severity, Theme, expect
-from tailrace.conformance.rules.chat import plain, streams, with_usage
-from tailrace.conformance.session import Session, shown
+from tailrace.conformance.events import RecordedStream
+from tailrace.conformance.outcome import NotObserved, Severity, require
+from tailrace.conformance.rule import Theme
+from tailrace.conformance.rules.chat_stream import plain, streams, with_usage
+from tailrace.conformance.session import Session, excerpt
 
 THEME = Theme("Chat chunks", OPENAI.name)
 rule = THEME.rule
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 _REASONS = ("stop", "length", "tool_calls", "content_filter")
-#: Null in OpenAI's own streams, which clients therefore know.
+#: Fields that are null in OpenAI's own streams, so clients accept null there.
 _NULLS_OF_OPENAI = {"usage", "logprobs", "system_fingerprint", "refusal", "service_tier", "obfuscation"}
 
 
 @rule("same-id", 17, "one id, a string, in every chunk", ERROR, "clients that gather by id show pieces")
 def same_id(session: Session) -> str:
-    return judge.one_value(streams(session), "id", str)
+    return chunk_fields.expect_constant(streams(session), "id", str)
 
 
 @rule("created", 17, "created is an integer in every chunk", ERROR, "typed clients fail on another type")
 def created(session: Session) -> str:
     for stream in streams(session):
-        for value in judge.chunks(stream):
-            expect(type(value.get("created")) is int, f"created is {value.get('created')!r}")
+        for value in chunk_fields.chunks_of(stream):
+            require(type(value.get("created")) is int, f"created is {value.get('created')!r}")
     return str(plain(session).objects[0]["created"])
 
 
 @rule("same-model", 17, "model is the same string in every chunk", WARNING, "relays that price by it")
 def same_model(session: Session) -> str:
-    return judge.one_value(streams(session), "model", str)
+    return chunk_fields.expect_constant(streams(session), "model", str)
 
 
 @rule(
@@ -47,8 +48,8 @@ def same_model(session: Session) -> str:
 )
 def object_name(session: Session) -> str:
     for stream in streams(session):
-        for value in judge.chunks(stream):
-            expect(value.get("object") == "chat.completion.chunk", f"object is {value.get('object')!r}")
+        for value in chunk_fields.chunks_of(stream):
+            require(value.get("object") == "chat.completion.chunk", f"object is {value.get('object')!r}")
     return "everywhere"
 
 
@@ -62,7 +63,7 @@ def object_name(session: Session) -> str:
 def first_chunk(session: Session) -> str:
     for stream in streams(session):
         delta = find(stream.objects[0], "choices", 0, "delta")
-        expect(delta == {"role": "assistant", "content": ""}, f"delta is {shown(json.dumps(delta))}")
+        require(delta == {"role": "assistant", "content": ""}, f"delta is {excerpt(json.dumps(delta))}")
     return '{"role": "assistant", "content": ""}'
 
 
@@ -70,8 +71,8 @@ def first_chunk(session: Session) -> str:
 def delta_object(session: Session) -> str:
     count = 0
     for stream in streams(session):
-        for choice in judge.choices(stream):
-            expect(isinstance(choice.get("delta"), dict), f"delta is {choice.get('delta')!r}")
+        for choice in chunk_fields.choices_of(stream):
+            require(isinstance(choice.get("delta"), dict), f"delta is {choice.get('delta')!r}")
             count += 1
     return f"{count} times"
 
@@ -79,18 +80,18 @@ def delta_object(session: Session) -> str:
 @rule("content-null", 18, "content is never null behind the first chunk", WARNING, "clients that append it show 'null'")
 def content_null(session: Session) -> str:
     for stream in streams(session):
-        for choice in judge.choices(stream)[1:]:
+        for choice in chunk_fields.choices_of(stream)[1:]:
             delta = choice.get("delta")
-            expect(not isinstance(delta, dict) or delta.get("content", "") is not None, "content: null")
+            require(not isinstance(delta, dict) or delta.get("content", "") is not None, "content: null")
     return "never"
 
 
 @rule("content", 18, "there is text in content (or reasoning_content)", ERROR, "every client shows nothing")
 def content(session: Session) -> str:
-    deltas = [choice.get("delta") for choice in judge.choices(plain(session))]
+    deltas = [choice.get("delta") for choice in chunk_fields.choices_of(plain(session))]
     parts = [find(delta, name) for delta in deltas for name in ("content", "reasoning_content")]
     text = "".join(part for part in parts if isinstance(part, str))
-    expect(text.strip(), "none")
+    require(text.strip(), "none")
     return repr(text[:40])
 
 
@@ -102,21 +103,21 @@ def content(session: Session) -> str:
     "clients that look it up without asking crash",
 )
 def finish_key(session: Session) -> str:
-    return judge.finish_key(streams(session))
+    return chunk_fields.expect_finish_key(streams(session))
 
 
 @rule("one-finish", 19, "exactly one final chunk has a finish_reason", ERROR, "clients that wait for it never finish")
 def one_finish(session: Session) -> str:
-    return judge.one_finish(streams(session))
+    return chunk_fields.expect_one_finish(streams(session))
 
 
 @rule("finish-alone", 19, "the final chunk's delta is {}", WARNING, "clients that stop at the reason lose its text")
 def finish_alone(session: Session) -> str:
     for stream in streams(session):
-        for choice in judge.choices(stream):
+        for choice in chunk_fields.choices_of(stream):
             if choice.get("finish_reason") is not None:
-                # Not an object at all is another rule's matter.
-                expect(choice.get("delta") in ({}, None), f"delta is {shown(json.dumps(choice.get('delta')))}")
+                # Another rule checks that the delta is an object.
+                require(choice.get("delta") in ({}, None), f"delta is {excerpt(json.dumps(choice.get('delta')))}")
     return "{}"
 
 
@@ -128,12 +129,12 @@ def finish_alone(session: Session) -> str:
     "typed clients refuse others; agents loop on them",
 )
 def finish_values(session: Session) -> str:
-    return judge.finish_values(streams(session), _REASONS)
+    return chunk_fields.expect_known_finish(streams(session), _REASONS)
 
 
-@rule("no-usage-unasked", 21, "usage that nobody asked for isn't sent", NOTE, "relays that count it twice")
+@rule("no-usage-unasked", 21, "usage is sent only when the request asks for it", NOTE, "relays that count it twice")
 def no_usage_unasked(session: Session) -> str:
-    return judge.no_usage_unasked(plain(session))
+    return chunk_fields.expect_no_usage(plain(session))
 
 
 @rule(
@@ -144,7 +145,7 @@ def no_usage_unasked(session: Session) -> str:
     "new-api drops a finish that shares its chunk with usage, and reads usage from the last event alone",
 )
 def usage_chunk(session: Session) -> str:
-    return judge.usage_chunk(with_usage(session))
+    return chunk_fields.expect_usage_chunk(with_usage(session))
 
 
 @rule(
@@ -155,28 +156,28 @@ def usage_chunk(session: Session) -> str:
     "one-api and new-api bill zero",
 )
 def usage_sums(session: Session) -> str:
-    return judge.total(judge.usage_of(with_usage(session)))
+    return http_bodies.expect_usage_sum(chunk_fields.usage_of(with_usage(session)))
 
 
 @rule("no-null-extras", 22, "no keys that are null, but those of OpenAI's own", WARNING, "Open WebUI skips such chunks")
 def no_null_extras(session: Session) -> str:
     names = _nulls(streams(session)) - _NULLS_OF_OPENAI
-    expect(not names, ", ".join(f"{name}: null" for name in sorted(names)))
+    require(not names, ", ".join(f"{name}: null" for name in sorted(names)))
     return "none"
 
 
 @rule("no-nulls", 22, "finish_reason is the only null there is", NOTE, "clients that ask whether a key is there")
 def no_nulls(session: Session) -> str:
     names = _nulls(streams(session)) & _NULLS_OF_OPENAI
-    expect(not names, ", ".join(f"{name}: null" for name in sorted(names)))
+    require(not names, ", ".join(f"{name}: null" for name in sorted(names)))
     return "none"
 
 
-def _nulls(found: list[Stream]) -> set[str]:
-    """The keys that are null, but for those that other rules are about."""
+def _nulls(found: list[RecordedStream]) -> set[str]:
+    """The keys with a null value, without those that other rules check."""
     names: set[str] = set()
     for stream in found:
-        stack: list[object] = list(judge.chunks(stream))
+        stack: list[object] = list(chunk_fields.chunks_of(stream))
         while stack:
             value = stack.pop()
             if isinstance(value, dict):
@@ -191,7 +192,7 @@ def _nulls(found: list[Stream]) -> set[str]:
     "done", 25, "exactly one 'data: [DONE]', then the end", ERROR, "relays and SDKs wait for it; text behind it is lost"
 )
 def done(session: Session) -> str:
-    return judge.done(streams(session))
+    return sse_events.expect_one_done(streams(session))
 
 
 @rule(
@@ -203,11 +204,11 @@ def done(session: Session) -> str:
 )
 def error_in_stream(session: Session) -> str:
     plain(session)
-    return judge.error_in_stream([stream for stream in session.streams if _is_chat(stream)])
+    return chunk_fields.expect_error_chunk([stream for stream in session.streams if _is_chat(stream)])
 
 
-def _is_chat(stream: Stream) -> bool:
-    return any("delta" in choice for choice in judge.choices(stream))
+def _is_chat(stream: RecordedStream) -> bool:
+    return any("delta" in choice for choice in chunk_fields.choices_of(stream))
 
 
 # Reasoning
@@ -223,15 +224,15 @@ def _is_chat(stream: Stream) -> bool:
 def reasoning_apart(session: Session) -> str:
     count = 0
     for stream in streams(session):
-        for choice in judge.choices(stream):
+        for choice in chunk_fields.choices_of(stream):
             delta = choice.get("delta")
             if not isinstance(delta, dict) or "reasoning_content" not in delta:
                 continue
-            expect(delta["reasoning_content"], "an empty reasoning_content")
-            expect(not delta.get("content"), f"both in one chunk: {shown(json.dumps(delta))}")
+            require(delta["reasoning_content"], "an empty reasoning_content")
+            require(not delta.get("content"), f"both in one chunk: {excerpt(json.dumps(delta))}")
             count += 1
     if not count:
-        raise NotSeen("the model gave no reasoning_content")
+        raise NotObserved("the model gave no reasoning_content")
     return f"{count} chunks"
 
 
@@ -245,12 +246,12 @@ def reasoning_apart(session: Session) -> str:
 def think_tags(session: Session) -> str:
     count = 0
     for stream in streams(session):
-        for choice in judge.choices(stream):
+        for choice in chunk_fields.choices_of(stream):
             text = find(choice, "delta", "content")
             for tag in ("<think>", "</think>"):
                 if isinstance(text, str) and tag in text:
-                    expect(text.strip() == tag, f"a tag within {shown(text)!r}")
+                    require(text.strip() == tag, f"a tag within {excerpt(text)!r}")
                     count += 1
     if not count:
-        raise NotSeen("no <think> in the content")
+        raise NotObserved("no <think> in the content")
     return f"{count} tags"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from tailrace.conformance import judge
+from tailrace.conformance.assertions import chunk_fields, http_bodies, sse_events, stream_heads
 from tailrace.conformance.dialects import COMPLETIONS, find
-from tailrace.conformance.events import Stream
-from tailrace.conformance.rule import NotSeen, Severity, Theme, expect
+from tailrace.conformance.events import RecordedStream
+from tailrace.conformance.outcome import NotObserved, Severity, require
+from tailrace.conformance.rule import Theme
 from tailrace.conformance.session import Session
 
 THEME = Theme("Text completions", COMPLETIONS.name)
@@ -13,22 +14,22 @@ rule = THEME.rule
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 
-def _streams(session: Session) -> list[Stream]:
-    found = [session.streamed(COMPLETIONS)]
+def _streams(session: Session) -> list[RecordedStream]:
+    found = [session.streamed_answer(COMPLETIONS)]
     try:
         found.append(_with_usage(session))
-    except NotSeen:
-        pass  # completions-usage-chunk tells it.
+    except NotObserved:
+        pass  # The rule completions-usage-chunk reports it.
     return found
 
 
-def _with_usage(session: Session) -> Stream:
-    return session.streamed(COMPLETIONS, "usage", stream_options={"include_usage": True})
+def _with_usage(session: Session) -> RecordedStream:
+    return session.streamed_answer(COMPLETIONS, "usage", stream_options={"include_usage": True})
 
 
 @rule("completions-answers", 27, "a completion is answered with 200 and text", ERROR, "editors' completion")
 def answers(session: Session) -> str:
-    return judge.answers(session, COMPLETIONS)
+    return http_bodies.expect_answer(session, COMPLETIONS)
 
 
 @rule(
@@ -39,16 +40,16 @@ def answers(session: Session) -> str:
     "typed clients fail to read it",
 )
 def whole(session: Session) -> str:
-    body = session.answered(COMPLETIONS)
-    expect(body.get("object") == "text_completion", f"object is {body.get('object')!r}")
+    body = session.plain_answer(COMPLETIONS)
+    require(body.get("object") == "text_completion", f"object is {body.get('object')!r}")
     reason = find(body, "choices", 0, "finish_reason")
-    expect(reason in ("stop", "length"), f"finish_reason is {reason!r}")
-    return judge.total(body.get("usage"))
+    require(reason in ("stop", "length"), f"finish_reason is {reason!r}")
+    return http_bodies.expect_usage_sum(body.get("usage"))
 
 
 @rule("completions-errors", 7, "a broken body is a 4xx with the error as JSON", ERROR, "clients show no reason")
 def errors(session: Session) -> str:
-    return judge.refused(COMPLETIONS, session.post(COMPLETIONS, b'{"broken"'), (400, 422))
+    return http_bodies.expect_error(COMPLETIONS, session.post(COMPLETIONS, b'{"broken"'), (400, 422))
 
 
 @rule(
@@ -59,7 +60,7 @@ def errors(session: Session) -> str:
     "clients wait for ever or show raw text",
 )
 def head(session: Session) -> str:
-    return judge.head(session.stream(COMPLETIONS), COMPLETIONS)
+    return stream_heads.expect_stream_head(session.stream_response(COMPLETIONS), COMPLETIONS)
 
 
 @rule(
@@ -70,7 +71,7 @@ def head(session: Session) -> str:
     "proxies in between hold the stream back",
 )
 def proxies(session: Session) -> str:
-    return judge.proxies(session.streamed(COMPLETIONS))
+    return stream_heads.expect_proxy_headers(session.streamed_answer(COMPLETIONS))
 
 
 @rule(
@@ -78,10 +79,10 @@ def proxies(session: Session) -> str:
 )
 def events(session: Session) -> str:
     found = _streams(session)
-    judge.line_feeds(found)
-    judge.one_data_line(found)
-    judge.no_other_fields(found)
-    return judge.prefix(found)
+    sse_events.expect_line_feeds(found)
+    sse_events.expect_one_data_line(found)
+    sse_events.expect_only_data_fields(found)
+    return sse_events.expect_data_prefix(found)
 
 
 @rule(
@@ -94,11 +95,11 @@ def events(session: Session) -> str:
 def chunks(session: Session) -> str:
     found = _streams(session)
     for stream in found:
-        for value in judge.chunks(stream):
-            expect(value.get("object") == "text_completion", f"object is {value.get('object')!r}")
-        for choice in judge.choices(stream):
-            expect(isinstance(choice.get("text"), str), f"text is {choice.get('text')!r}")
-    return f"id {judge.one_value(found, 'id', str)}"
+        for value in chunk_fields.chunks_of(stream):
+            require(value.get("object") == "text_completion", f"object is {value.get('object')!r}")
+        for choice in chunk_fields.choices_of(stream):
+            require(isinstance(choice.get("text"), str), f"text is {choice.get('text')!r}")
+    return f"id {chunk_fields.expect_constant(found, 'id', str)}"
 
 
 @rule(
@@ -110,9 +111,9 @@ def chunks(session: Session) -> str:
 )
 def finish(session: Session) -> str:
     found = _streams(session)
-    judge.finish_key(found)
-    judge.one_finish(found)
-    return judge.finish_values(found, ("stop", "length", "content_filter"))
+    chunk_fields.expect_finish_key(found)
+    chunk_fields.expect_one_finish(found)
+    return chunk_fields.expect_known_finish(found, ("stop", "length", "content_filter"))
 
 
 @rule(
@@ -124,10 +125,10 @@ def finish(session: Session) -> str:
 )
 def usage_chunk(session: Session) -> str:
     stream = _with_usage(session)
-    judge.usage_chunk(stream)
-    return judge.total(judge.usage_of(stream))
+    chunk_fields.expect_usage_chunk(stream)
+    return http_bodies.expect_usage_sum(chunk_fields.usage_of(stream))
 
 
 @rule("completions-done", 27, "exactly one 'data: [DONE]', then the end", ERROR, "relays and SDKs wait for it")
 def done(session: Session) -> str:
-    return judge.done(_streams(session))
+    return sse_events.expect_one_done(_streams(session))

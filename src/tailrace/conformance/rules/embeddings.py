@@ -6,10 +6,11 @@ import base64
 import struct
 from typing import Any
 
-from tailrace.conformance import judge
+from tailrace.conformance.assertions import http_bodies
 from tailrace.conformance.dialects import EMBEDDINGS, find
-from tailrace.conformance.rule import NotSeen, Severity, Theme, expect
-from tailrace.conformance.session import Session, shown, summary
+from tailrace.conformance.outcome import NotObserved, Severity, require
+from tailrace.conformance.rule import Theme
+from tailrace.conformance.session import Session, describe, excerpt
 
 THEME = Theme("Embeddings", EMBEDDINGS.name)
 rule = THEME.rule
@@ -18,7 +19,7 @@ ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 @rule("embeddings-answers", None, "an embedding is answered with 200", ERROR, "every client")
 def answers(session: Session) -> str:
-    return judge.answers(session, EMBEDDINGS)
+    return http_bodies.expect_answer(session, EMBEDDINGS)
 
 
 @rule(
@@ -29,12 +30,12 @@ def answers(session: Session) -> str:
     "typed clients fail to read it",
 )
 def shape(session: Session) -> str:
-    body = session.answered(EMBEDDINGS)
-    expect(body.get("object") == "list", f"object is {body.get('object')!r}")
-    expect(isinstance(body.get("model"), str), f"model is {body.get('model')!r}")
-    expect(find(body, "data", 0, "object") == "embedding", f"object is {find(body, 'data', 0, 'object')!r}")
+    body = session.plain_answer(EMBEDDINGS)
+    require(body.get("object") == "list", f"object is {body.get('object')!r}")
+    require(isinstance(body.get("model"), str), f"model is {body.get('model')!r}")
+    require(find(body, "data", 0, "object") == "embedding", f"object is {find(body, 'data', 0, 'object')!r}")
     vector = _vector(find(body, "data", 0, "embedding"))
-    judge.counts(body.get("usage"), "prompt_tokens", "total_tokens")
+    http_bodies.expect_positive_counts(body.get("usage"), "prompt_tokens", "total_tokens")
     return f"{len(vector)} numbers"
 
 
@@ -47,13 +48,13 @@ def shape(session: Session) -> str:
 )
 def order(session: Session) -> str:
     texts = ["The sea.", "A bicycle pump.", "The sea."]
-    reply = session.post(EMBEDDINGS, session.question(EMBEDDINGS, input=texts))
-    expect(reply.status == 200, summary(reply))
+    reply = session.post(EMBEDDINGS, session.question_body(EMBEDDINGS, input=texts))
+    require(reply.status == 200, describe(reply))
     rows = find(reply.json(), "data")
-    expect(isinstance(rows, list) and len(rows) == len(texts), f"data is {shown(str(rows))}")
-    expect([find(row, "index") for row in rows] == [0, 1, 2], f"index: {[find(row, 'index') for row in rows]}")
+    require(isinstance(rows, list) and len(rows) == len(texts), f"data is {excerpt(str(rows))}")
+    require([find(row, "index") for row in rows] == [0, 1, 2], f"index: {[find(row, 'index') for row in rows]}")
     first, second, third = (_vector(find(row, "embedding")) for row in rows)
-    expect(_alike(first, third) and not _alike(first, second), "equal texts have other vectors, or others equal ones")
+    require(_alike(first, third) and not _alike(first, second), "equal texts have other vectors, or others equal ones")
     return "3 rows"
 
 
@@ -65,42 +66,42 @@ def order(session: Session) -> str:
     "openai-python asks for base64 by itself",
 )
 def in_base64(session: Session) -> str:
-    floats = _vector(find(session.answered(EMBEDDINGS), "data", 0, "embedding"))
-    reply = session.post(EMBEDDINGS, session.question(EMBEDDINGS, encoding_format="base64"))
-    expect(reply.status == 200, summary(reply))
+    floats = _vector(find(session.plain_answer(EMBEDDINGS), "data", 0, "embedding"))
+    reply = session.post(EMBEDDINGS, session.question_body(EMBEDDINGS, encoding_format="base64"))
+    require(reply.status == 200, describe(reply))
     text = find(reply.json(), "data", 0, "embedding")
-    expect(isinstance(text, str), f"embedding is {shown(str(text))}")
+    require(isinstance(text, str), f"embedding is {excerpt(str(text))}")
     try:
         raw = base64.b64decode(text, validate=True)
         packed = list(struct.unpack(f"<{len(raw) // 4}f", raw))
     except (ValueError, struct.error):
         packed = []
-    expect(_alike(packed, floats), f"other numbers than without it: {shown(str(packed))}")
+    require(_alike(packed, floats), f"other numbers than without it: {excerpt(str(packed))}")
     return f"{len(packed)} numbers"
 
 
 @rule("embeddings-tokens", None, "the input may be token ids", WARNING, "langchain-openai sends them by itself")
 def tokens(session: Session) -> str:
-    reply = session.post(EMBEDDINGS, session.question(EMBEDDINGS, input=[[1, 2, 3], [4, 5]]))
-    expect(reply.status == 200, summary(reply))
+    reply = session.post(EMBEDDINGS, session.question_body(EMBEDDINGS, input=[[1, 2, 3], [4, 5]]))
+    require(reply.status == 200, describe(reply))
     rows = find(reply.json(), "data")
-    expect(isinstance(rows, list) and len(rows) == 2, f"data is {shown(str(rows))}")
+    require(isinstance(rows, list) and len(rows) == 2, f"data is {excerpt(str(rows))}")
     return "2 rows"
 
 
 @rule(
     "embeddings-dimensions",
     None,
-    "dimensions is kept or refused by name",
+    "dimensions is obeyed, or refused by name",
     WARNING,
     "stores of vectors refuse other lengths",
 )
 def dimensions(session: Session) -> str:
-    reply = session.post(EMBEDDINGS, session.question(EMBEDDINGS, dimensions=8))
+    reply = session.post(EMBEDDINGS, session.question_body(EMBEDDINGS, dimensions=8))
     if reply.status != 200:
-        return judge.named(reply, "dimensions", "8")
+        return http_bodies.expect_error_naming(reply, "dimensions", "8")
     length = len(_vector(find(reply.json(), "data", 0, "embedding")))
-    expect(length == 8, f"8 gave {length} numbers")
+    require(length == 8, f"8 gave {length} numbers")
     return "8 gave 8 numbers"
 
 
@@ -112,15 +113,15 @@ def dimensions(session: Session) -> str:
     "clients show no reason",
 )
 def errors(session: Session) -> str:
-    judge.refused(EMBEDDINGS, session.post(EMBEDDINGS, b'{"broken"'), (400, 422))
-    return judge.named(session.post(EMBEDDINGS, {"model": session.model}), "input", "left out")
+    http_bodies.expect_error(EMBEDDINGS, session.post(EMBEDDINGS, b'{"broken"'), (400, 422))
+    return http_bodies.expect_error_naming(session.post(EMBEDDINGS, {"model": session.model}), "input", "left out")
 
 
 def _vector(value: Any) -> list[float]:
     if value is None:
-        raise NotSeen("no embedding to look at")
+        raise NotObserved("no embedding to look at")
     holds = isinstance(value, list) and value and all(isinstance(number, int | float) for number in value)
-    expect(holds, f"embedding is {shown(str(value))}")
+    require(holds, f"embedding is {excerpt(str(value))}")
     return [float(number) for number in value]
 
 

@@ -1,18 +1,19 @@
-"""Ollama's API: JSON line by line, and the routes that its clients ask before they chat."""
+"""Ollama's API: its NDJSON streams, and the routes that its clients request before they chat."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from tailrace.conformance import judge
-from tailrace.conformance.connection import Reply
+from tailrace.conformance.assertions import http_bodies, silences, stream_heads
+from tailrace.conformance.connection import Response
 from tailrace.conformance.dialects import OLLAMA, OPENAI, Json, find
-from tailrace.conformance.events import Event, Stream
-from tailrace.conformance.rule import NotSeen, Severity, Theme, expect
-from tailrace.conformance.rules.tools import TEXT, TOKENS, TOOL
-from tailrace.conformance.rules.waits import long_text
-from tailrace.conformance.session import QUESTION, Session, shown, summary
+from tailrace.conformance.events import RecordedStream, StreamEvent
+from tailrace.conformance.outcome import NotObserved, Severity, require
+from tailrace.conformance.rule import Theme
+from tailrace.conformance.rules.latency import long_text
+from tailrace.conformance.rules.tool_calls import CALL_TOKENS, TOOL, TOOL_PROMPT
+from tailrace.conformance.session import QUESTION, Session, describe, excerpt
 
 THEME = Theme("Ollama", OLLAMA.name)
 rule = THEME.rule
@@ -23,20 +24,20 @@ _COUNTS = ("prompt_eval_count", "eval_count")
 _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
 
-def _plain(session: Session) -> Stream:
-    return session.streamed(OLLAMA)
+def _plain(session: Session) -> RecordedStream:
+    return session.streamed_answer(OLLAMA)
 
 
-def _api(session: Session, method: str, route: str, body: Json | None = None) -> Reply:
-    return session.ask(method, f"{session.target.root}/api{route}", body, dialect=OLLAMA)
+def _api(session: Session, method: str, route: str, body: Json | None = None) -> Response:
+    return session.request(method, f"{session.target.root}/api{route}", body, dialect=OLLAMA)
 
 
 @rule("ollama-version", 33, "/api/version answers", ERROR, "Open WebUI takes the server for gone")
 def version(session: Session) -> str:
     reply = _api(session, "GET", "/version")
-    expect(reply.status == 200, summary(reply))
+    require(reply.status == 200, describe(reply))
     value = find(reply.json(), "version")
-    expect(isinstance(value, str) and re.match(r"\d+\.\d+\.\d+", value), f"version is {value!r}")
+    require(isinstance(value, str) and re.match(r"\d+\.\d+\.\d+", value), f"version is {value!r}")
     return str(value)
 
 
@@ -44,8 +45,8 @@ def version(session: Session) -> str:
 def version_alone(session: Session) -> str:
     body = _api(session, "GET", "/version").json()
     if not isinstance(body, dict):
-        raise NotSeen("there is no version")
-    expect(set(body) == {"version"}, f"the keys are {sorted(body)}")
+        raise NotObserved("there is no version")
+    require(set(body) == {"version"}, f"the keys are {sorted(body)}")
     return "version"
 
 
@@ -58,15 +59,15 @@ def version_alone(session: Session) -> str:
 )
 def tags(session: Session) -> str:
     reply = _api(session, "GET", "/tags")
-    expect(reply.status == 200, summary(reply))
+    require(reply.status == 200, describe(reply))
     rows = find(reply.json(), "models")
-    expect(isinstance(rows, list) and rows, f"models is {shown(str(rows))}")
+    require(isinstance(rows, list) and rows, f"models is {excerpt(str(rows))}")
     for row in rows:
         for name in ("name", "model", "modified_at", "digest"):
-            expect(isinstance(find(row, name), str) and row[name], f"{name} is {find(row, name)!r}")
-        expect(_RFC3339.fullmatch(row["modified_at"]), f"modified_at is {row['modified_at']!r}")
-        expect(type(find(row, "size")) is int, f"size is {find(row, 'size')!r}")
-        expect(isinstance(find(row, "details"), dict), f"details are {find(row, 'details')!r}")
+            require(isinstance(find(row, name), str) and row[name], f"{name} is {find(row, name)!r}")
+        require(_RFC3339.fullmatch(row["modified_at"]), f"modified_at is {row['modified_at']!r}")
+        require(type(find(row, "size")) is int, f"size is {find(row, 'size')!r}")
+        require(isinstance(find(row, "details"), dict), f"details are {find(row, 'details')!r}")
     return f"{len(rows)} models"
 
 
@@ -79,24 +80,24 @@ def tags(session: Session) -> str:
 )
 def show(session: Session) -> str:
     reply = _api(session, "POST", "/show", {"model": session.ollama_model})
-    expect(reply.status == 200, summary(reply))
+    require(reply.status == 200, describe(reply))
     for name, kind in (("details", dict), ("model_info", dict), ("capabilities", list)):
-        expect(isinstance(find(reply.json(), name), kind), f"{name} is {find(reply.json(), name)!r}")
+        require(isinstance(find(reply.json(), name), kind), f"{name} is {find(reply.json(), name)!r}")
     return ", ".join(map(str, reply.json()["capabilities"]))
 
 
 @rule("ollama-ps", 33, "/api/ps lists what is loaded", WARNING, "clients show no loaded model")
 def ps(session: Session) -> str:
     reply = _api(session, "GET", "/ps")
-    expect(reply.status == 200, summary(reply))
+    require(reply.status == 200, describe(reply))
     rows = find(reply.json(), "models")
-    expect(isinstance(rows, list), f"models is {rows!r}")
+    require(isinstance(rows, list), f"models is {rows!r}")
     return f"{len(rows)} models"
 
 
 @rule("ollama-answers", 33, "a chat is answered with 200 and a message", ERROR, "every client")
 def answers(session: Session) -> str:
-    return judge.answers(session, OLLAMA)
+    return http_bodies.expect_answer(session, OLLAMA)
 
 
 @rule(
@@ -107,29 +108,34 @@ def answers(session: Session) -> str:
     "ollama-python fails to read it",
 )
 def whole(session: Session) -> str:
-    body = session.answered(OLLAMA)
-    expect(isinstance(body.get("model"), str), f"model is {body.get('model')!r}")
-    expect(_RFC3339.fullmatch(str(body.get("created_at"))), f"created_at is {body.get('created_at')!r}")
+    body = session.plain_answer(OLLAMA)
+    require(isinstance(body.get("model"), str), f"model is {body.get('model')!r}")
+    require(_RFC3339.fullmatch(str(body.get("created_at"))), f"created_at is {body.get('created_at')!r}")
     return _last(body)
 
 
 def _last(value: Json) -> str:
-    expect(value.get("done") is True, f"done is {value.get('done')!r}")
-    expect(value.get("done_reason") in ("stop", "length"), f"done_reason is {value.get('done_reason')!r}")
+    require(value.get("done") is True, f"done is {value.get('done')!r}")
+    require(value.get("done_reason") in ("stop", "length"), f"done_reason is {value.get('done_reason')!r}")
     for name in _COUNTS:
-        # An Ollama server that found the whole prompt in its cache leaves the first out.
-        expect(type(value.get(name, 0)) is int, f"{name} is {value.get(name)!r}")
-    expect(value.get("eval_count"), "no eval_count")
+        # Ollama leaves out prompt_eval_count when the whole prompt was cached.
+        require(type(value.get(name, 0)) is int, f"{name} is {value.get(name)!r}")
+    require(value.get("eval_count"), "no eval_count")
     for name in _DURATIONS:
-        expect(type(value.get(name)) is int, f"{name} is {value.get(name)!r}")
+        require(type(value.get(name)) is int, f"{name} is {value.get(name)!r}")
     return f"done_reason {value['done_reason']}, eval_count {value['eval_count']}"
 
 
 @rule("ollama-head", 33, "the stream is application/x-ndjson, chunked, with one end", ERROR, "clients wait for ever")
 def head(session: Session) -> str:
-    stream = session.stream(OLLAMA)
+    stream = session.stream_response(OLLAMA)
     return ", ".join(
-        [judge.status(stream), judge.media_type(stream, OLLAMA), judge.uncompressed(stream), judge.end(stream)]
+        [
+            stream_heads.expect_ok(stream),
+            stream_heads.expect_media_type(stream, OLLAMA),
+            stream_heads.expect_uncompressed(stream),
+            stream_heads.expect_one_end(stream),
+        ]
     )
 
 
@@ -143,9 +149,9 @@ def head(session: Session) -> str:
 def lines(session: Session) -> str:
     stream = _plain(session)
     for event in stream.events:
-        expect(event.raw.strip(), "a blank line")
-        expect(event.raw.endswith(b"\n") and b"\r" not in event.raw, f"a line's end: {shown(event.raw[-12:])}")
-        expect(event.object is not None, f"no object: {shown(event.raw)}")
+        require(event.raw.strip(), "a blank line")
+        require(event.raw.endswith(b"\n") and b"\r" not in event.raw, f"a line's end: {excerpt(event.raw[-12:])}")
+        require(event.object is not None, f"no object: {excerpt(event.raw)}")
     return f"{len(stream.events)} lines"
 
 
@@ -157,10 +163,10 @@ def lines(session: Session) -> str:
     "Ollama's command shows nothing until the end",
 )
 def default(session: Session) -> str:
-    reply = session.post(OLLAMA, session.question(OLLAMA, limit=4, stream=None))
-    expect(reply.status == 200, summary(reply))
-    found = Stream("default", reply, lines=True)
-    expect(len(found.objects) >= 2 and found.objects[0].get("done") is False, shown(reply.body))
+    reply = session.post(OLLAMA, session.question_body(OLLAMA, limit=4, stream=None))
+    require(reply.status == 200, describe(reply))
+    found = RecordedStream("default", reply, ndjson=True)
+    require(len(found.objects) >= 2 and found.objects[0].get("done") is False, excerpt(reply.body))
     return f"{len(found.objects)} lines"
 
 
@@ -173,8 +179,8 @@ def default(session: Session) -> str:
 )
 def times(session: Session) -> str:
     for value in _plain(session).objects:
-        expect(isinstance(value.get("model"), str), f"model is {value.get('model')!r}")
-        expect(_RFC3339.fullmatch(str(value.get("created_at"))), f"created_at is {value.get('created_at')!r}")
+        require(isinstance(value.get("model"), str), f"model is {value.get('model')!r}")
+        require(_RFC3339.fullmatch(str(value.get("created_at"))), f"created_at is {value.get('created_at')!r}")
     return str(_plain(session).objects[0]["created_at"])
 
 
@@ -184,13 +190,13 @@ def times(session: Session) -> str:
 def message(session: Session) -> str:
     text = ""
     for value in _plain(session).objects:
-        expect(find(value, "message", "role") == "assistant", f"message is {value.get('message')!r}")
+        require(find(value, "message", "role") == "assistant", f"message is {value.get('message')!r}")
         content = find(value, "message", "content")
-        expect(isinstance(content, str), f"content is {content!r}")
+        require(isinstance(content, str), f"content is {content!r}")
         thought = find(value, "message", "thinking")
         text += content + (thought if isinstance(thought, str) else "")
-    expect(text.strip(), "no text")
-    return repr(shown(text, 40))
+    require(text.strip(), "no text")
+    return repr(excerpt(text, 40))
 
 
 @rule(
@@ -202,11 +208,11 @@ def message(session: Session) -> str:
 )
 def nulls(session: Session) -> str:
     for value in _plain(session).objects:
-        # What the last line has to have is the next rule's matter.
+        # The next rule checks the fields of the last line.
         names = [
             name for name, inner in value.items() if inner is None and name not in ("message", "created_at", "model")
         ]
-        expect(not names, f"{', '.join(names)}: null")
+        require(not names, f"{', '.join(names)}: null")
     return "none"
 
 
@@ -220,7 +226,7 @@ def nulls(session: Session) -> str:
 def done(session: Session) -> str:
     objects = _plain(session).objects
     for value in objects[:-1]:
-        expect(value.get("done") is False, f"done is {value.get('done')!r} before the last line")
+        require(value.get("done") is False, f"done is {value.get('done')!r} before the last line")
     return _last({name: value for name, value in objects[-1].items() if value is not None})
 
 
@@ -234,10 +240,10 @@ def done(session: Session) -> str:
 def generate(session: Session) -> str:
     body = {"model": session.ollama_model, "prompt": QUESTION, "options": {"num_predict": 8, "temperature": 0}}
     reply = _api(session, "POST", "/generate", body)
-    expect(reply.status == 200, summary(reply))
-    objects = Stream("generate", reply, lines=True).objects
-    expect(objects and all(isinstance(value.get("response"), str) for value in objects), shown(reply.body))
-    expect([value.get("done") for value in objects] == [False] * (len(objects) - 1) + [True], shown(reply.body))
+    require(reply.status == 200, describe(reply))
+    objects = RecordedStream("generate", reply, ndjson=True).objects
+    require(objects and all(isinstance(value.get("response"), str) for value in objects), excerpt(reply.body))
+    require([value.get("done") for value in objects] == [False] * (len(objects) - 1) + [True], excerpt(reply.body))
     return repr("".join(value["response"] for value in objects))
 
 
@@ -249,24 +255,24 @@ def generate(session: Session) -> str:
     "clients show no reason; on a 404 they offer to pull the model",
 )
 def errors(session: Session) -> str:
-    judge.refused(OLLAMA, session.post(OLLAMA, b'{"broken"'), (400,))
-    reply = session.post(OLLAMA, session.question(OLLAMA, limit=4, model="no-such-model-1b"))
+    http_bodies.expect_error(OLLAMA, session.post(OLLAMA, b'{"broken"'), (400,))
+    reply = session.post(OLLAMA, session.question_body(OLLAMA, limit=4, model="no-such-model-1b"))
     if reply.status == 200:
         return "400; any model's name is taken"
-    return f"400, {judge.refused(OLLAMA, reply, (404,))}"
+    return f"400, {http_bodies.expect_error(OLLAMA, reply, (404,))}"
 
 
 @rule("ollama-tool", 33, "a tool call's arguments are an object", ERROR, "ollama-python fails on a string")
 def tool(session: Session) -> str:
-    fields: dict[str, Any] = {"tools": [TOOL], "options": {"num_predict": TOKENS, "temperature": 0}}
-    stream = session.streamed(OLLAMA, "tool", TEXT, **fields)
+    fields: dict[str, Any] = {"tools": [TOOL], "options": {"num_predict": CALL_TOKENS, "temperature": 0}}
+    stream = session.streamed_answer(OLLAMA, "tool", TOOL_PROMPT, **fields)
     calls = [call for value in stream.objects for call in find(value, "message", "tool_calls") or []]
     if not calls:
-        raise NotSeen("the model called no tool")
+        raise NotObserved("the model called no tool")
     for call in calls:
-        expect(isinstance(find(call, "function", "name"), str), f"name is {find(call, 'function', 'name')!r}")
+        require(isinstance(find(call, "function", "name"), str), f"name is {find(call, 'function', 'name')!r}")
         arguments = find(call, "function", "arguments")
-        expect(isinstance(arguments, dict), f"arguments are {arguments!r}")
+        require(isinstance(arguments, dict), f"arguments are {arguments!r}")
     return f"{len(calls)} calls"
 
 
@@ -274,11 +280,12 @@ def tool(session: Session) -> str:
 def embed(session: Session) -> str:
     reply = _api(session, "POST", "/embed", {"model": session.ollama_model, "input": ["The sea.", "A pump."]})
     if reply.status in (400, 404, 501):
-        raise NotSeen(f"the model gives none: {summary(reply)}")
-    expect(reply.status == 200, summary(reply))
+        raise NotObserved(f"the model gives none: {describe(reply)}")
+    require(reply.status == 200, describe(reply))
     rows = find(reply.json(), "embeddings")
-    expect(
-        isinstance(rows, list) and len(rows) == 2 and find(rows, 0, 0) is not None, f"embeddings are {shown(str(rows))}"
+    require(
+        isinstance(rows, list) and len(rows) == 2 and find(rows, 0, 0) is not None,
+        f"embeddings are {excerpt(str(rows))}",
     )
     return f"2 vectors of {len(rows[0])} numbers"
 
@@ -291,12 +298,12 @@ def embed(session: Session) -> str:
     "clients give up on long prompts",
 )
 def keep_alive(session: Session) -> str:
-    text = long_text(session.limits.long_prompt, 33)
-    stream = session.streamed(OLLAMA, "long prompt", text, options={"num_predict": 4, "temperature": 0})
-    return judge.silences([_plain(session), stream], session.limits.silence, _is_sign)
+    text = long_text(session.limits.long_prompt_words, 33)
+    stream = session.streamed_answer(OLLAMA, "long prompt", text, options={"num_predict": 4, "temperature": 0})
+    return silences.expect_no_long_silence([_plain(session), stream], session.limits.max_silence, _is_sign)
 
 
-def _is_sign(event: Event) -> bool:
+def _is_sign(event: StreamEvent) -> bool:
     value = event.object
     return find(value, "done") is False and find(value, "message", "content") == "" and len(value["message"]) == 2  # type: ignore[index]
 
@@ -310,7 +317,7 @@ def _is_sign(event: Event) -> bool:
 )
 def float_options(session: Session) -> str:
     options = {"num_predict": 4.0, "num_ctx": 2048.0, "top_k": 20.0, "seed": 7.0, "temperature": 0}
-    return judge.accepted(session, session.post(OLLAMA, session.question(OLLAMA, options=options)))
+    return http_bodies.expect_ok(session.post(OLLAMA, session.question_body(OLLAMA, options=options)))
 
 
 @rule(
@@ -322,13 +329,13 @@ def float_options(session: Session) -> str:
 )
 def names(session: Session) -> str:
     if OPENAI not in session.dialects:
-        raise NotSeen("OpenAI's API isn't checked")
+        raise NotObserved("OpenAI's API isn't checked")
     name = find(_api(session, "GET", "/tags").json(), "models", 0, "name")
     if not isinstance(name, str):
-        raise NotSeen("no model is listed")
+        raise NotObserved("no model is listed")
     name += "" if ":" in name else ":latest"  # To Ollama the same.
-    reply = session.post(OPENAI, session.question(OPENAI, limit=4, model=name))
-    expect(reply.status == 200, f"{name}: {summary(reply)}")
+    reply = session.post(OPENAI, session.question_body(OPENAI, limit=4, model=name))
+    require(reply.status == 200, f"{name}: {describe(reply)}")
     return name
 
 
@@ -340,11 +347,11 @@ def names(session: Session) -> str:
     "llm-ollama and others don't offer tools to the model",
 )
 def capabilities(session: Session) -> str:
-    taken = session.post(OLLAMA, session.question(OLLAMA, limit=4, tools=[TOOL]))
+    taken = session.post(OLLAMA, session.question_body(OLLAMA, limit=4, tools=[TOOL]))
     if taken.status != 200:
-        raise NotSeen(f"tools aren't taken: {summary(taken)}")
+        raise NotObserved(f"tools aren't taken: {describe(taken)}")
     found = find(_api(session, "POST", "/show", {"model": session.ollama_model}).json(), "capabilities")
     if not isinstance(found, list):
-        raise NotSeen("no capabilities are shown")
-    expect("tools" in found, f"capabilities are {found!r}")
+        raise NotObserved("no capabilities are shown")
+    require("tools" in found, f"capabilities are {found!r}")
     return ", ".join(found)

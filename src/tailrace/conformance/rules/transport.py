@@ -1,26 +1,27 @@
-"""Below the dialects: bodies, paths, methods, keys, CORS, errors. Whatever the server speaks, these hold."""
+"""HTTP below the dialects: bodies, paths, methods, keys, CORS, errors, connections. Holds for every dialect."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from tailrace.conformance import judge
-from tailrace.conformance.connection import Closed, Reply, WireError
+from tailrace.conformance.assertions import http_bodies
+from tailrace.conformance.connection import ConnectionClosed, ProtocolError, Response
 from tailrace.conformance.dialects import find
-from tailrace.conformance.rule import ANY, Broken, NotSeen, Severity, Theme, expect
-from tailrace.conformance.session import Session, summary
+from tailrace.conformance.outcome import NotObserved, RuleBroken, Severity, require
+from tailrace.conformance.rule import ANY, Theme
+from tailrace.conformance.session import Session, describe
 
 THEME = Theme("Transport", ANY)
 rule = THEME.rule
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 _ORIGIN = "http://localhost:3000"
-_ASKED = ("authorization", "content-type", "x-api-key", "anthropic-version", "x-stainless-os")
+_REQUESTED_HEADERS = ("authorization", "content-type", "x-api-key", "anthropic-version", "x-stainless-os")
 
 
-def _small(session: Session, headers: dict[str, str] | None = None, **more: Any) -> Reply:
-    return session.post(session.main, session.question(session.main, limit=4, **more), headers)
+def _small_request(session: Session, headers: dict[str, str] | None = None, **more: Any) -> Response:
+    return session.post(session.main_dialect, session.question_body(session.main_dialect, limit=4, **more), headers)
 
 
 # Bodies
@@ -28,14 +29,14 @@ def _small(session: Session, headers: dict[str, str] | None = None, **more: Any)
 
 @rule("chunked-upload", 1, "a body may come in chunks", ERROR, "one-api, new-api and other relays in Go send so")
 def chunked_upload(session: Session) -> str:
-    body = session.question(session.main, limit=4)
-    reply = session.ask("POST", session.main.path(session.target), body, pieces=16)
-    return judge.accepted(session, reply)
+    body = session.question_body(session.main_dialect, limit=4)
+    reply = session.request("POST", session.main_dialect.path(session.target), body, chunk_size=16)
+    return http_bodies.expect_ok(reply)
 
 
 @rule("charset", 1, "Content-Type may name a charset", ERROR, "Java's and .NET's HTTP clients add one")
 def charset(session: Session) -> str:
-    return judge.accepted(session, _small(session, {"Content-Type": "application/json; charset=utf-8"}))
+    return http_bodies.expect_ok(_small_request(session, {"Content-Type": "application/json; charset=utf-8"}))
 
 
 @rule(
@@ -43,8 +44,8 @@ def charset(session: Session) -> str:
 )
 def accept(session: Session) -> str:
     for value in ("text/event-stream", "*/*", "text/html"):
-        reply = _small(session, {"Accept": value})
-        expect(reply.status == 200, f"Accept: {value} gives {summary(reply)}")
+        reply = _small_request(session, {"Accept": value})
+        require(reply.status == 200, f"Accept: {value} gives {describe(reply)}")
     return "text/event-stream, */*, text/html, none"
 
 
@@ -52,8 +53,8 @@ def accept(session: Session) -> str:
 
 
 def _spellings(session: Session) -> list[str]:
-    """The main route in other spellings, the one without /v1 apart."""
-    path = session.main.path(session.target)
+    """The other spellings of the main route, but for the one without /v1."""
+    path = session.main_dialect.path(session.target)
     below = path.removeprefix(session.target.root)
     spellings = [path + "/", session.target.root + below.replace("/", "//")]
     return [*spellings, session.target.root + "/v1" + below] if below.startswith("/v1/") else spellings
@@ -61,13 +62,13 @@ def _spellings(session: Session) -> list[str]:
 
 @rule("without-v1", 2, "routes answer without /v1 too", WARNING, "clients whose base URL was set without it: 404")
 def without_v1(session: Session) -> str:
-    below = session.main.path(session.target).removeprefix(session.target.root)
+    below = session.main_dialect.path(session.target).removeprefix(session.target.root)
     if not below.startswith("/v1/"):
-        raise NotSeen("the paths here have no /v1")
+        raise NotObserved("the paths here have no /v1")
     path = session.target.root + below.removeprefix("/v1")
-    reply = session.ask("POST", path, session.question(session.main, limit=4))
-    expect(reply.status < 300 or reply.status >= 400, "a redirect")
-    expect(reply.status == 200, f"POST {path} gives {summary(reply)}")
+    reply = session.request("POST", path, session.question_body(session.main_dialect, limit=4))
+    require(reply.status < 300 or reply.status >= 400, "a redirect")
+    require(reply.status == 200, f"POST {path} gives {describe(reply)}")
     return f"POST {path} answers"
 
 
@@ -76,9 +77,9 @@ def without_v1(session: Session) -> str:
 )
 def slashes(session: Session) -> str:
     for path in _spellings(session):
-        reply = session.ask("POST", path, session.question(session.main, limit=4))
-        # A redirect is the next rule's matter.
-        expect(reply.status == 200 or 300 <= reply.status < 400, f"POST {path} gives {summary(reply)}")
+        reply = session.request("POST", path, session.question_body(session.main_dialect, limit=4))
+        # The next rule checks redirects.
+        require(reply.status == 200 or 300 <= reply.status < 400, f"POST {path} gives {describe(reply)}")
     return ", ".join(_spellings(session))
 
 
@@ -90,9 +91,9 @@ def slashes(session: Session) -> str:
     "most clients send a GET after a 301 or 302, without the body",
 )
 def no_redirect(session: Session) -> str:
-    for path in [session.main.path(session.target), *_spellings(session)]:
-        reply = session.ask("POST", path, session.question(session.main, limit=4))
-        expect(not 300 <= reply.status < 400, f"POST {path} gives {reply.status} to {reply.header('location')}")
+    for path in [session.main_dialect.path(session.target), *_spellings(session)]:
+        reply = session.request("POST", path, session.question_body(session.main_dialect, limit=4))
+        require(not 300 <= reply.status < 400, f"POST {path} gives {reply.status} to {reply.header('location')}")
     return "no 3xx on any spelling of the path"
 
 
@@ -102,7 +103,7 @@ def no_redirect(session: Session) -> str:
 @rule(
     "preflight",
     3,
-    "OPTIONS answers 2xx without a key, with the headers asked for",
+    "OPTIONS answers 2xx without a key, and allows the requested headers",
     WARNING,
     "clients in a browser (NextChat, LobeChat) can't send a request",
 )
@@ -110,15 +111,17 @@ def preflight(session: Session) -> str:
     headers = {
         "Origin": _ORIGIN,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": ",".join(_ASKED),
+        "Access-Control-Request-Headers": ",".join(_REQUESTED_HEADERS),
     }
-    reply = session.ask("OPTIONS", session.main.path(session.target), headers=headers, key=False)
-    expect(200 <= reply.status < 300, summary(reply))
-    _let_in(reply)
+    reply = session.request("OPTIONS", session.main_dialect.path(session.target), headers=headers, key=False)
+    require(200 <= reply.status < 300, describe(reply))
+    _expect_cors(reply)
     allowed = (reply.header("access-control-allow-headers") or "").lower()
-    # A star stands for every header but this one.
-    missing = [name for name in _ASKED if name not in allowed and ("*" not in allowed or name == "authorization")]
-    expect(not missing, f"access-control-allow-headers lacks {', '.join(missing)}")
+    # A star allows every header but Authorization.
+    missing = [
+        name for name in _REQUESTED_HEADERS if name not in allowed and ("*" not in allowed or name == "authorization")
+    ]
+    require(not missing, f"access-control-allow-headers lacks {', '.join(missing)}")
     return f"{reply.status}, the headers asked for"
 
 
@@ -130,22 +133,22 @@ def preflight(session: Session) -> str:
     "a client in a browser shows 'Failed to fetch' instead",
 )
 def cors_on_errors(session: Session) -> str:
-    reply = session.post(session.main, b"{", {"Origin": _ORIGIN})
-    return _let_in(reply)
+    reply = session.post(session.main_dialect, b"{", {"Origin": _ORIGIN})
+    return _expect_cors(reply)
 
 
 @rule("cors-on-streams", 3, "streams have CORS headers too", WARNING, "a client in a browser shows nothing")
 def cors_on_streams(session: Session) -> str:
-    if not session.main.streams:
-        raise NotSeen("this dialect has no streams")
-    body = session.question(session.main, limit=4)
-    stream = session.read_stream(session.main, "CORS", body, {"Origin": _ORIGIN})
-    return _let_in(stream.reply)
+    if not session.main_dialect.can_stream:
+        raise NotObserved("this dialect has no streams")
+    body = session.question_body(session.main_dialect, limit=4)
+    stream = session.read_stream(session.main_dialect, "CORS", body, {"Origin": _ORIGIN})
+    return _expect_cors(stream.reply)
 
 
-def _let_in(reply: Reply) -> str:
+def _expect_cors(reply: Response) -> str:
     allowed = reply.header("access-control-allow-origin")
-    expect(allowed in ("*", _ORIGIN), f"{reply.status}, access-control-allow-origin: {allowed}")
+    require(allowed in ("*", _ORIGIN), f"{reply.status}, access-control-allow-origin: {allowed}")
     return f"access-control-allow-origin: {allowed}"
 
 
@@ -159,8 +162,8 @@ def _let_in(reply: Reply) -> str:
 def liveness(session: Session) -> str:
     for path in (f"{session.target.root}/", f"{session.target.root}/health"):
         for method in ("GET", "HEAD"):
-            reply = session.ask(method, path)
-            expect(reply.status == 200, f"{method} {path} gives {reply.status}")
+            reply = session.request(method, path)
+            require(reply.status == 200, f"{method} {path} gives {reply.status}")
     return "200 four times"
 
 
@@ -170,10 +173,10 @@ def liveness(session: Session) -> str:
 @rule("any-key", 5, "without a key set, any or none will do", ERROR, "most clients insist on sending one: 401")
 def any_key(session: Session) -> str:
     if session.target.key is not None:
-        raise NotSeen("a key was given with --key")
+        raise NotObserved("a key was given with --key")
     for headers in ({"Authorization": "Bearer sk-any"}, {"x-api-key": "any"}):
-        reply = _small(session, headers)
-        expect(reply.status == 200, f"{next(iter(headers))} gives {summary(reply)}")
+        reply = _small_request(session, headers)
+        require(reply.status == 200, f"{next(iter(headers))} gives {describe(reply)}")
     return "Authorization and x-api-key are let pass"
 
 
@@ -186,15 +189,15 @@ def any_key(session: Session) -> str:
 )
 def wrong_key(session: Session) -> str:
     if session.target.key is None:
-        raise NotSeen("no --key was given")
+        raise NotObserved("no --key was given")
     wrong = {"Authorization": "Bearer wrong", "x-api-key": "wrong"}
     for dialect in session.dialects:
-        reply = session.post(dialect, session.question(dialect, limit=4), wrong)
+        reply = session.post(dialect, session.question_body(dialect, limit=4), wrong)
         if reply.status == 200:
-            raise NotSeen(f"{dialect.path(session.target)} asks for no key")
-        judge.refused(dialect, reply, (401,))
-    listed = session.ask("GET", f"{session.target.api}/models", headers=wrong)
-    expect(listed.status in (401, 404), f"the list of models gives {listed.status} with a wrong key")
+            raise NotObserved(f"{dialect.path(session.target)} asks for no key")
+        http_bodies.expect_error(dialect, reply, (401,))
+    listed = session.request("GET", f"{session.target.api}/models", headers=wrong)
+    require(listed.status in (401, 404), f"the list of models gives {listed.status} with a wrong key")
     return f"401 in {', '.join(dialect.name for dialect in session.dialects)}"
 
 
@@ -208,16 +211,12 @@ def wrong_key(session: Session) -> str:
 def either_header(session: Session) -> str:
     key = session.target.key
     if key is None:
-        raise NotSeen("no --key was given")
-    path, body = session.main.path(session.target), session.question(session.main, limit=4)
+        raise NotObserved("no --key was given")
+    path, body = session.main_dialect.path(session.target), session.question_body(session.main_dialect, limit=4)
     for headers in ({"Authorization": f"Bearer {key}"}, {"x-api-key": key}):
-        reply = session.ask("POST", path, body, {**headers, **_version(session)}, key=False)
-        expect(reply.status == 200, f"{next(iter(headers))} alone gives {summary(reply)}")
+        reply = session.request("POST", path, body, {**headers, **session.main_dialect.headers(None)}, key=False)
+        require(reply.status == 200, f"{next(iter(headers))} alone gives {describe(reply)}")
     return "both"
-
-
-def _version(session: Session) -> dict[str, str]:
-    return session.main.headers(None)
 
 
 # Errors before the headers
@@ -231,7 +230,7 @@ def _version(session: Session) -> dict[str, str]:
     "clients show no reason, or fail while they read it",
 )
 def error_shape(session: Session) -> str:
-    return judge.refused(session.main, session.post(session.main, b'{"broken"'), (400, 422))
+    return http_bodies.expect_error(session.main_dialect, session.post(session.main_dialect, b'{"broken"'), (400, 422))
 
 
 @rule(
@@ -239,24 +238,24 @@ def error_shape(session: Session) -> str:
     7,
     "an unknown route is a 404 with JSON",
     WARNING,
-    "a wrong base URL isn't told from a broken server",
+    "a wrong base URL looks like a broken server",
 )
 def unknown_route(session: Session) -> str:
-    # Outside of any dialect's paths, so of whatever shape.
-    reply = session.ask("POST", f"{session.target.api}/no-such-route", {})
-    expect(reply.status == 404, summary(reply))
-    expect(find(reply.json(), "error") is not None, f"404 without an error: {summary(reply)}")
+    # The path belongs to no dialect, so the error may have any shape.
+    reply = session.request("POST", f"{session.target.api}/no-such-route", {})
+    require(reply.status == 404, describe(reply))
+    require(find(reply.json(), "error") is not None, f"404 without an error: {describe(reply)}")
     return "404 with an error"
 
 
 @rule("unknown-model", 7, "an unknown model is a 404 or 400 that says so", WARNING, "the user sees no reason")
 def unknown_model(session: Session) -> str:
     name = "no-such-model-1b"
-    reply = _small(session, model=name)
+    reply = _small_request(session, model=name)
     if reply.status == 200:
-        raise NotSeen("the server takes any model's name")
-    judge.refused(session.main, reply, (400, 404))
-    expect(name.encode() in reply.body, f"the error doesn't name it: {summary(reply)}")
+        raise NotObserved("the server takes any model's name")
+    http_bodies.expect_error(session.main_dialect, reply, (400, 404))
+    require(name.encode() in reply.body, f"the error doesn't name it: {describe(reply)}")
     return f"{reply.status}, and it is named"
 
 
@@ -269,15 +268,17 @@ def unknown_model(session: Session) -> str:
 )
 def not_401(session: Session) -> str:
     replies = [
-        session.post(session.main, b'{"broken"'),
-        session.post(session.main, {}),
-        session.ask("POST", f"{session.target.api}/no-such-route", {}),
-        _small(session, model="no-such-model-1b"),
+        session.post(session.main_dialect, b'{"broken"'),
+        session.post(session.main_dialect, {}),
+        session.request("POST", f"{session.target.api}/no-such-route", {}),
+        _small_request(session, model="no-such-model-1b"),
     ]
     for reply in replies:
-        expect(reply.status not in (401, 403), summary(reply))
-        words = [word.decode() for word in judge.DISABLING if reply.status >= 400 and word in reply.body.lower()]
-        expect(not words, f"an error says {words[0] if words else ''!r}: {summary(reply)}")
+        require(reply.status not in (401, 403), describe(reply))
+        words = [
+            word.decode() for word in http_bodies.DISABLING_WORDS if reply.status >= 400 and word in reply.body.lower()
+        ]
+        require(not words, f"an error says {words[0] if words else ''!r}: {describe(reply)}")
     return ", ".join(str(reply.status) for reply in replies)
 
 
@@ -294,7 +295,7 @@ def not_401(session: Session) -> str:
 def connection_reuse(session: Session) -> str:
     outcome = _second_question(session)
     if outcome is not None:
-        raise NotSeen(f"the server closes the connection after each stream{outcome}")
+        raise NotObserved(f"the server closes the connection after each stream{outcome}")
     return "two questions on one connection"
 
 
@@ -308,34 +309,35 @@ def connection_reuse(session: Session) -> str:
 def connection_close(session: Session) -> str:
     try:
         outcome = _second_question(session)
-    except (Broken, WireError) as error:
-        raise NotSeen(f"the connection is left in a state of its own: {error}") from None
-    expect(not outcome, f"the connection is closed{outcome}")
+    except (RuleBroken, ProtocolError) as error:
+        raise NotObserved(f"the connection is left in a state of its own: {error}") from None
+    require(not outcome, f"the connection is closed{outcome}")
     return "the connection goes on" if outcome is None else "it says so"
 
 
 def _second_question(session: Session) -> str | None:
-    """Ask twice on one connection. None when both were answered, else how the connection was closed after the first:
-    ``""`` when that was said. Raises Broken and WireError for a connection that is left in a state of its own.
+    """Send two requests on one connection. None when both get a reply, else how the server closed it after the first.
+
+    ``""`` means that the server announced it. Raises RuleBroken and ProtocolError when the second reply is broken.
     """
-    return session.once("second question", lambda: _ask_twice(session))
+    return session.observe_once("second question", lambda: _ask_twice(session))
 
 
 def _ask_twice(session: Session) -> str | None:
-    dialect = session.main
-    body = session.question(dialect, limit=4)
-    data = json.dumps(dialect.stream(body) if dialect.streams else body).encode()
+    dialect = session.main_dialect
+    body = session.question_body(dialect, limit=4)
+    data = json.dumps(dialect.streamed(body) if dialect.can_stream else body).encode()
     headers = {"Content-Type": "application/json", **dialect.headers(session.target.key)}
     with session.open() as connection:
         for turn in range(2):
             connection.send("POST", dialect.path(session.target), data, headers)
             try:
                 reply = connection.read()
-            except Closed:
+            except ConnectionClosed:
                 if turn == 0:
                     raise
                 return " without having said so"
-            expect(reply.status == 200, f"request {turn + 1} on the connection gives {summary(reply)}")
+            require(reply.status == 200, f"request {turn + 1} on the connection gives {describe(reply)}")
             if turn == 0 and ((reply.header("connection") or "").lower() == "close" or reply.framing == "close"):
                 return ""
     return None

@@ -1,25 +1,26 @@
-"""Requests in unusual forms that clients and proxies do send. Whatever the server speaks, these hold."""
+"""Requests in unusual forms that clients and proxies do send. The rules hold for every dialect."""
 
 from __future__ import annotations
 
 import gzip
 import json
 
-from tailrace.conformance import judge
-from tailrace.conformance.connection import Reply
-from tailrace.conformance.rule import ANY, NotSeen, Severity, Theme, expect
-from tailrace.conformance.session import QUESTION, Session, summary
+from tailrace.conformance.assertions import http_bodies
+from tailrace.conformance.connection import Response
+from tailrace.conformance.outcome import NotObserved, Severity, require
+from tailrace.conformance.rule import ANY, Theme
+from tailrace.conformance.session import QUESTION, Session, describe
 
 THEME = Theme("Unusual forms", ANY)
 rule = THEME.rule
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
-#: The first half of an emoji, as JSON writes it.
-_HALF = r"\ud83d"
+#: The first half of a surrogate pair, as JSON escapes it.
+_HALF_PAIR = r"\ud83d"
 
 
 def _question(session: Session, text: str = QUESTION) -> bytes:
-    return json.dumps(session.question(session.main, text, limit=4)).encode()
+    return json.dumps(session.question_body(session.main_dialect, text, limit=4)).encode()
 
 
 @rule(
@@ -30,13 +31,13 @@ def _question(session: Session, text: str = QUESTION) -> bytes:
     "clients that cut texts by length: the conversation fails for ever",
 )
 def half_emoji(session: Session) -> str:
-    body = _question(session, f"{QUESTION} HALF").replace(b"HALF", _HALF.encode())
-    return judge.accepted(session, session.post(session.main, body))
+    body = _question(session, f"{QUESTION} HALF").replace(b"HALF", _HALF_PAIR.encode())
+    return http_bodies.expect_ok(session.post(session.main_dialect, body))
 
 
 @rule("byte-order-mark", 1, "a byte order mark before the body is skipped", NOTE, "scripts on Windows: no answer")
 def byte_order_mark(session: Session) -> str:
-    return judge.accepted(session, session.post(session.main, b"\xef\xbb\xbf" + _question(session)))
+    return http_bodies.expect_ok(session.post(session.main_dialect, b"\xef\xbb\xbf" + _question(session)))
 
 
 @rule(
@@ -47,8 +48,8 @@ def byte_order_mark(session: Session) -> str:
     "Codex compresses its requests",
 )
 def compressed_body(session: Session) -> str:
-    reply = session.post(session.main, gzip.compress(_question(session)), {"Content-Encoding": "gzip"})
-    expect(reply.status in (200, 415), summary(reply))
+    reply = session.post(session.main_dialect, gzip.compress(_question(session)), {"Content-Encoding": "gzip"})
+    require(reply.status in (200, 415), describe(reply))
     return str(reply.status)
 
 
@@ -60,16 +61,16 @@ def compressed_body(session: Session) -> str:
     "nginx in front, as it is set by default: sizes of chunks within the text",
 )
 def http_1_0(session: Session) -> str:
-    dialect = session.main
-    if not dialect.streams:
-        raise NotSeen("nothing is streamed")
-    body = json.dumps(dialect.stream(session.question(dialect, limit=4))).encode()
+    dialect = session.main_dialect
+    if not dialect.can_stream:
+        raise NotObserved("nothing is streamed")
+    body = json.dumps(dialect.streamed(session.question_body(dialect, limit=4))).encode()
     headers = {"Content-Type": "application/json", **dialect.headers(session.target.key)}
     with session.open() as connection:
         connection.send("POST", dialect.path(session.target), body, headers, version="1.0")
         reply = connection.read()
-    expect(reply.status == 200, summary(reply))
-    expect(reply.framing != "chunked", "the stream is chunked")
+    require(reply.status == 200, describe(reply))
+    require(reply.framing != "chunked", "the stream is chunked")
     return f"{reply.status}, ended by the {'connection' if reply.framing == 'close' else 'length'}"
 
 
@@ -81,18 +82,18 @@ def http_1_0(session: Session) -> str:
     "proxies' probes: errors in the log",
 )
 def server_wide(session: Session) -> str:
-    replies = {method: _star(session, method) for method in ("OPTIONS", "GET")}
+    replies = {method: _request_star(session, method) for method in ("OPTIONS", "GET")}
     for method, reply in replies.items():
-        expect(reply.status < 500, f"{method} * gives {summary(reply)}")
+        require(reply.status < 500, f"{method} * gives {describe(reply)}")
     return ", ".join(f"{method} * gives {reply.status}" for method, reply in replies.items())
 
 
-def _star(session: Session, method: str) -> Reply:
-    return session.ask(method, "*")
+def _request_star(session: Session, method: str) -> Response:
+    return session.request(method, "*")
 
 
 @rule("request-id", None, "responses have an x-request-id", NOTE, "a report can't be found in the server's log")
 def request_id(session: Session) -> str:
-    value = session.answer(session.main).header("x-request-id")
-    expect(value, "none")
+    value = session.plain_response(session.main_dialect).header("x-request-id")
+    require(value, "none")
     return str(value)

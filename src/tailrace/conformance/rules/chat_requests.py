@@ -1,31 +1,32 @@
-"""What OpenAI's chat has to take, and what it has to refuse; whole replies."""
+"""Requests that OpenAI's chat must take or refuse, whole replies, and the list of models."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tailrace.conformance import judge
+from tailrace.conformance.assertions import http_bodies
 from tailrace.conformance.dialects import OPENAI, find
-from tailrace.conformance.rule import NotSeen, Severity, Theme, expect
-from tailrace.conformance.rules.tools import TOOL
-from tailrace.conformance.session import QUESTION, Session, shown, summary
+from tailrace.conformance.outcome import NotObserved, Severity, require
+from tailrace.conformance.rule import Theme
+from tailrace.conformance.rules.tool_calls import TOOL
+from tailrace.conformance.session import QUESTION, Session, describe, excerpt
 
 THEME = Theme("Chat requests", OPENAI.name)
 rule = THEME.rule
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
-#: Optional fields, of which every one may come as null.
+#: Optional fields; each may be null.
 _OPTIONAL = (
     "temperature", "top_p", "n", "stop", "max_completion_tokens", "presence_penalty", "frequency_penalty", "logit_bias",
     "user", "tools", "tool_choice", "response_format", "seed", "logprobs", "top_logprobs", "stream_options", "stream",
 )  # fmt: skip
 
 
-def _take(session: Session, **more: Any) -> str:
-    """The plain question with those fields is answered."""
-    # Fields that are null are meant here; elsewhere None takes a field out.
-    body = session.question(OPENAI, limit=4) | more
-    return judge.accepted(session, session.post(OPENAI, body))
+def _expect_taken(session: Session, **more: Any) -> str:
+    """The plain question with those fields gets a 200."""
+    # None means null here; ``question_body`` would remove the field.
+    body = session.question_body(OPENAI, limit=4) | more
+    return http_bodies.expect_ok(session.post(OPENAI, body))
 
 
 def _user(content: Any = QUESTION) -> dict[str, Any]:
@@ -34,12 +35,12 @@ def _user(content: Any = QUESTION) -> dict[str, Any]:
 
 @rule("unknown-fields", 11, "unknown fields are ignored", ERROR, "clients with parameters of their own get no answer")
 def unknown_fields(session: Session) -> str:
-    return _take(session, x_check={"a": [1]}, another_unknown_field=True)
+    return _expect_taken(session, x_check={"a": [1]}, another_unknown_field=True)
 
 
 @rule("null-fields", 11, "null equals absent", ERROR, "clients that send every field: no answer")
 def null_fields(session: Session) -> str:
-    return _take(session, **dict.fromkeys(_OPTIONAL))
+    return _expect_taken(session, **dict.fromkeys(_OPTIONAL))
 
 
 @rule(
@@ -52,8 +53,8 @@ def null_fields(session: Session) -> str:
 def wrong_type(session: Session) -> str:
     seen = []
     for field, value in (("temperature", "hot"), ("stream", "perhaps"), ("max_tokens", "many")):
-        body = session.question(OPENAI, limit=4) | {field: value}
-        seen.append(judge.named(session.post(OPENAI, body), field, f'"{value}"'))
+        body = session.question_body(OPENAI, limit=4) | {field: value}
+        seen.append(http_bodies.expect_error_naming(session.post(OPENAI, body), field, f'"{value}"'))
     return ", ".join(seen)
 
 
@@ -67,55 +68,55 @@ def wrong_type(session: Session) -> str:
 def out_of_range(session: Session) -> str:
     seen = []
     for field, value in (("temperature", -1), ("top_p", 7), ("n", 0)):
-        body = session.question(OPENAI, limit=4) | {field: value}
-        seen.append(judge.named(session.post(OPENAI, body), field, str(value)))
+        body = session.question_body(OPENAI, limit=4) | {field: value}
+        seen.append(http_bodies.expect_error_naming(session.post(OPENAI, body), field, str(value)))
     return ", ".join(seen)
 
 
 @rule("no-messages", 11, "a request without messages is a 400 that names them", WARNING, "a mistake has no reason")
 def no_messages(session: Session) -> str:
     reply = session.post(OPENAI, {"model": session.model, "max_tokens": 4})
-    return judge.named(reply, "messages", "left out")
+    return http_bodies.expect_error_naming(reply, "messages", "left out")
 
 
-@rule("max-tokens", 12, "max_tokens is kept", ERROR, "replies without end")
+@rule("max-tokens", 12, "max_tokens is obeyed", ERROR, "replies without end")
 def max_tokens(session: Session) -> str:
-    return _kept(session, "max_tokens")
+    return _expect_limit(session, "max_tokens")
 
 
 @rule(
     "max-completion-tokens",
     12,
-    "max_completion_tokens is kept",
+    "max_completion_tokens is obeyed",
     ERROR,
     "newer clients send this alone: replies without end",
 )
 def max_completion_tokens(session: Session) -> str:
-    return _kept(session, "max_completion_tokens")
+    return _expect_limit(session, "max_completion_tokens")
 
 
-def _kept(session: Session, field: str) -> str:
-    body = session.question(OPENAI, "Count from one to fifty in words.", **{"max_tokens": None, field: 5})
+def _expect_limit(session: Session, field: str) -> str:
+    body = session.question_body(OPENAI, "Count from one to fifty in words.", **{"max_tokens": None, field: 5})
     reply = session.post(OPENAI, body)
-    expect(reply.status == 200, summary(reply))
+    require(reply.status == 200, describe(reply))
     count = find(reply.json(), "usage", "completion_tokens")
     if type(count) is not int:
-        raise NotSeen("the reply tells no completion_tokens")
-    expect(count <= 5, f"{field} 5 gave {count} tokens")
+        raise NotObserved("the reply tells no completion_tokens")
+    require(count <= 5, f"{field} 5 gave {count} tokens")
     reason = find(reply.json(), "choices", 0, "finish_reason")
-    expect(count < 5 or reason == "length", f"finish_reason {reason!r} at the limit")
+    require(count < 5 or reason == "length", f"finish_reason {reason!r} at the limit")
     return f"5 gave {count}, finish_reason {reason}"
 
 
 @rule("stream-options", 12, "stream_options is taken in any request", ERROR, "clients that always send it: no answer")
 def stream_options(session: Session) -> str:
-    return _take(session, stream_options={"include_usage": True})
+    return _expect_taken(session, stream_options={"include_usage": True})
 
 
 @rule("content-parts", 12, "content may be a list of parts", ERROR, "clients that send lists alone get no answer")
 def content_parts(session: Session) -> str:
     parts = [{"type": "text", "text": "Write one short sentence"}, {"type": "text", "text": " about the sea."}]
-    return _take(session, messages=[_user(parts)])
+    return _expect_taken(session, messages=[_user(parts)])
 
 
 @rule(
@@ -132,17 +133,17 @@ def content_null_in(session: Session) -> str:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "Sunny, 21 degrees."},
     ]
-    return _take(session, messages=history, tools=[TOOL])
+    return _expect_taken(session, messages=history, tools=[TOOL])
 
 
 @rule("developer-role", 12, "the role developer is known", WARNING, "clients made for OpenAI's newer models: no answer")
 def developer_role(session: Session) -> str:
-    return _take(session, messages=[{"role": "developer", "content": "Be brief."}, _user()])
+    return _expect_taken(session, messages=[{"role": "developer", "content": "Be brief."}, _user()])
 
 
 @rule("empty-tools", 12, "tools may be an empty list", WARNING, "clients without a tool switched on: no answer")
 def empty_tools(session: Session) -> str:
-    return _take(session, tools=[])
+    return _expect_taken(session, tools=[])
 
 
 @rule(
@@ -155,7 +156,7 @@ def empty_tools(session: Session) -> str:
 def system_anywhere(session: Session) -> str:
     system = {"role": "system", "content": "Be brief."}
     turns = [_user("Hello."), {"role": "assistant", "content": "Hello!"}, system, _user()]
-    return _take(session, messages=[system, system, *turns])
+    return _expect_taken(session, messages=[system, system, *turns])
 
 
 # Whole replies
@@ -163,10 +164,10 @@ def system_anywhere(session: Session) -> str:
 
 @rule("chat-answers", 26, "a chat is answered with 200 and JSON", ERROR, "every client")
 def chat_answers(session: Session) -> str:
-    reply = session.answer(OPENAI)
-    expect(reply.status == 200, summary(reply))
-    expect(reply.media_type.lower() == "application/json", f"content-type: {reply.header('content-type')}")
-    expect(isinstance(reply.json(), dict), f"no JSON object: {shown(reply.body)}")
+    reply = session.plain_response(OPENAI)
+    require(reply.status == 200, describe(reply))
+    require(reply.media_type.lower() == "application/json", f"content-type: {reply.header('content-type')}")
+    require(isinstance(reply.json(), dict), f"no JSON object: {excerpt(reply.body)}")
     return "200"
 
 
@@ -178,24 +179,24 @@ def chat_answers(session: Session) -> str:
     "typed clients fail to read it",
 )
 def chat_whole(session: Session) -> str:
-    body = session.answered(OPENAI)
-    expect(body.get("object") == "chat.completion", f"object is {body.get('object')!r}")
+    body = session.plain_answer(OPENAI)
+    require(body.get("object") == "chat.completion", f"object is {body.get('object')!r}")
     for name, kind in (("id", str), ("created", int), ("model", str)):
-        expect(type(body.get(name)) is kind, f"{name} is {body.get(name)!r}")
+        require(type(body.get(name)) is kind, f"{name} is {body.get(name)!r}")
     choices = body.get("choices")
-    expect(isinstance(choices, list) and len(choices) == 1, f"choices: {shown(str(choices))}")
-    expect(find(body, "choices", 0, "index") == 0, f"index is {find(body, 'choices', 0, 'index')!r}")
+    require(isinstance(choices, list) and len(choices) == 1, f"choices: {excerpt(str(choices))}")
+    require(find(body, "choices", 0, "index") == 0, f"index is {find(body, 'choices', 0, 'index')!r}")
     role = find(body, "choices", 0, "message", "role")
-    expect(role == "assistant", f"role is {role!r}")
+    require(role == "assistant", f"role is {role!r}")
     reason = find(body, "choices", 0, "finish_reason")
-    expect(reason in ("stop", "length"), f"finish_reason is {reason!r}")
+    require(reason in ("stop", "length"), f"finish_reason is {reason!r}")
     return f"finish_reason {reason}"
 
 
 @rule("chat-content", 26, "message.content is a string", ERROR, "clients that measure or show it crash")
 def chat_content(session: Session) -> str:
-    content = find(session.answered(OPENAI), "choices", 0, "message", "content")
-    expect(isinstance(content, str), f"content is {content!r}")
+    content = find(session.plain_answer(OPENAI), "choices", 0, "message", "content")
+    require(isinstance(content, str), f"content is {content!r}")
     return repr(content[:40])
 
 
@@ -207,7 +208,7 @@ def chat_content(session: Session) -> str:
     "relays bill zero; clients can't show the context's use",
 )
 def chat_usage(session: Session) -> str:
-    return judge.total(session.answered(OPENAI).get("usage"))
+    return http_bodies.expect_usage_sum(session.plain_answer(OPENAI).get("usage"))
 
 
 # The list of models
@@ -215,16 +216,16 @@ def chat_usage(session: Session) -> str:
 
 @rule("models", 8, "the list of models has its shape", ERROR, "clients have no model to choose")
 def models(session: Session) -> str:
-    reply = session.ask("GET", f"{session.target.api}/models", dialect=OPENAI)
-    expect(reply.status == 200, summary(reply))
+    reply = session.request("GET", f"{session.target.api}/models", dialect=OPENAI)
+    require(reply.status == 200, describe(reply))
     body = reply.json()
-    expect(find(body, "object") == "list", f"object is {find(body, 'object')!r}")
+    require(find(body, "object") == "list", f"object is {find(body, 'object')!r}")
     data = find(body, "data")
-    expect(isinstance(data, list) and data, f"data is {shown(str(data))}")
+    require(isinstance(data, list) and data, f"data is {excerpt(str(data))}")
     for model in data:
         for name, kind in (("id", str), ("created", int), ("owned_by", str)):
-            expect(type(find(model, name)) is kind, f"{name} is {find(model, name)!r}")
-        expect(find(model, "object") == "model", f"object is {find(model, 'object')!r}")
+            require(type(find(model, name)) is kind, f"{name} is {find(model, name)!r}")
+        require(find(model, "object") == "model", f"object is {find(model, 'object')!r}")
     return f"{len(data)} models"
 
 
@@ -236,7 +237,7 @@ def models(session: Session) -> str:
     "clients that check their model's name say that there is none",
 )
 def model_by_id(session: Session) -> str:
-    reply = session.ask("GET", f"{session.target.api}/models/{session.model}", dialect=OPENAI)
-    expect(reply.status == 200, summary(reply))
-    expect(find(reply.json(), "id") == session.model, f"id is {find(reply.json(), 'id')!r}")
+    reply = session.request("GET", f"{session.target.api}/models/{session.model}", dialect=OPENAI)
+    require(reply.status == 200, describe(reply))
+    require(find(reply.json(), "id") == session.model, f"id is {find(reply.json(), 'id')!r}")
     return "200"

@@ -1,0 +1,1 @@
+"""Assertions that several dialects' rules share. Each returns the observation, and raises RuleBroken when it fails."""
