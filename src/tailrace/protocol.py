@@ -1,9 +1,9 @@
 """The contract between the HTTP process and the engine process, and nothing else.
 
 The HTTP process sends ``Submit`` and ``Cancel``; an engine sends ``Hello`` once, then ``Accepted`` or ``Refused`` for
-each submit, one ``Step`` for each engine step (it carries every request's new tokens) and a ``Beat`` at least once a
-second. All are msgpack on the wire (``ipc`` frames them). There may be several engines, replicas of each other, with a
-connection each.
+each submit, one ``Step`` for each engine step (it carries every request's new tokens) and a ``Heartbeat`` at least once
+a second. All are msgpack on the wire (``ipc`` frames them). There may be several engines, replicas of each other, with
+a connection each.
 
 A submitted id ends in exactly one of: ``Refused``, a ``Finished`` or a ``Failed`` inside a ``Step``, the client's own
 ``Cancel`` (which is not answered), or the end of the connection.
@@ -14,6 +14,7 @@ Texts that are only read need no generation: ``Tokenize`` is answered with ``Tok
 
 from __future__ import annotations
 
+from operator import add
 from typing import Literal
 
 import msgspec
@@ -330,21 +331,32 @@ class Step(msgspec.Struct, tag="step", frozen=True, array_like=True):
     progress: list[Progress] = []
 
 
-class Beat(msgspec.Struct, tag="beat", frozen=True, array_like=True):
-    """A sign of life from the loop itself, with its counters since the start and its gauges now."""
+class EngineCounters(msgspec.Struct, array_like=True):
+    """An engine's totals since its start. Each part of the engine counts in a struct of its own; the loop adds them
+    up, and the HTTP process adds up those of all replicas.
+    """
+
+    steps: int = 0
+    prefill_tokens: int = 0  #: prompt tokens computed
+    decode_tokens: int = 0  #: tokens sampled
+    prefix_queries: int = 0  #: prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0  #: of them found
+    preemptions: int = 0  #: sequences paused because there were no free cells
+    drafts: int = 0  #: times that draft tokens were checked for a sequence
+    draft_tokens: int = 0  #: draft tokens that were checked
+    accepted_tokens: int = 0  #: of them those that were equal to the sampled token
+
+    def __add__(self, other: EngineCounters) -> EngineCounters:
+        return EngineCounters(*map(add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
+
+
+class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
+    """A sign of life from the loop itself, with its gauges now and its counters since the start."""
 
     running: int
     waiting: int
     kv_cells_used: int
-    steps: int
-    prefill_tokens: int
-    decode_tokens: int
-    prefix_queries: int  #: prompt tokens looked up in the prefix cache
-    prefix_hits: int  #: of them found
-    preemptions: int
-    drafts: int = 0  #: times that drafted tokens were checked for a sequence
-    draft_tokens: int = 0  #: tokens that were drafted for these
-    accepted_tokens: int = 0  #: of them those that turned out to be the choice
+    counters: EngineCounters = msgspec.field(default_factory=EngineCounters)
 
 
 class Tokenized(msgspec.Struct, tag="tokenized", frozen=True, array_like=True):
@@ -374,4 +386,4 @@ class Scored(msgspec.Struct, tag="scored", frozen=True, array_like=True):
 Inquiry = Tokenize | Embed | Score
 Reading = Embedded | Scored
 ToEngine = Submit | Cancel | Tokenize | Embed | Score
-FromEngine = Hello | Accepted | Refused | Step | Beat | Tokenized | Embedded | Scored
+FromEngine = Hello | Accepted | Refused | Step | Heartbeat | Tokenized | Embedded | Scored

@@ -18,7 +18,7 @@ from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.isa import read_isa
 from tailrace.models.reference import resolve
-from tailrace.protocol import Beat, GenerationParams, Predicted, Sampling, Submit
+from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings
 from teacher import shortfalls
 
@@ -55,7 +55,7 @@ def backend(loaded: LlamaBackend) -> LlamaBackend:
 
 def replies(
     backend: LlamaBackend, speculator: Speculator | None, prompts: tuple[str, ...], *, together: bool
-) -> tuple[list[Sequence], Beat]:
+) -> tuple[list[Sequence], EngineCounters]:
     """Greedy replies to all prompts, together or one after the other."""
     loop = EngineLoop(backend, prefill_chunk=256, step_seconds=1.0, host_cache_tokens=4000, speculator=speculator)
     sequences: list[Sequence] = []
@@ -76,7 +76,7 @@ def replies(
     while loop.has_work:
         loop.take()
         loop.step()
-    return sequences, loop.beat()
+    return sequences, loop.heartbeat().counters
 
 
 def worst_shortfall(backend: LlamaBackend, sequences: list[Sequence]) -> float:
@@ -90,20 +90,20 @@ def worst_shortfall(backend: LlamaBackend, sequences: list[Sequence]) -> float:
 @pytest.mark.parametrize("together", [False, True])
 def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBackend, together: bool) -> None:
     # At this price every likely guess is checked, so wrong ones are taken back all the time.
-    sequences, beat = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=together)
+    sequences, counters = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=together)
     if not together:
-        assert beat.accepted_tokens > 60
-        assert beat.accepted_tokens < beat.draft_tokens
+        assert counters.accepted_tokens > 60
+        assert counters.accepted_tokens < counters.draft_tokens
     assert worst_shortfall(backend, sequences) < NOISE
 
 
 @pytest.mark.skipif(not set(read_isa().sets) >= build.NEEDED, reason="without our kernels rounding decides ties")
 def test_a_reply_is_the_same_with_guesses_and_without(backend: LlamaBackend) -> None:
-    guessed, beat = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=False)
-    assert beat.accepted_tokens > 60
+    guessed, counters = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=False)
+    assert counters.accepted_tokens > 60
     backend.reset()
-    plain, beat = replies(backend, None, _PROMPTS, together=False)
-    assert beat.draft_tokens == 0
+    plain, counters = replies(backend, None, _PROMPTS, together=False)
+    assert counters.draft_tokens == 0
     assert [one.tokens for one in guessed] == [one.tokens for one in plain]
 
 
@@ -111,12 +111,12 @@ def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:
     drafting = _load()
     try:
         speculator = PricedSpeculator(DraftModel(drafting, backend.vocabulary), free, most=6)
-        sequences, beat = replies(backend, speculator, _PROMPTS, together=True)
+        sequences, counters = replies(backend, speculator, _PROMPTS, together=True)
     finally:
         drafting.close()
-    assert beat.draft_tokens > 100
+    assert counters.draft_tokens > 100
     # Rounding decides a tie now and then.
-    assert beat.accepted_tokens > 0.85 * beat.draft_tokens
+    assert counters.accepted_tokens > 0.85 * counters.draft_tokens
     assert worst_shortfall(backend, sequences) < NOISE
 
 

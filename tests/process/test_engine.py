@@ -171,7 +171,7 @@ def test_a_conversation_that_was_moved_out_comes_back_true(backend: LlamaBackend
         replies.ask(number, f"{_TASKS[number]} {number}.", max_tokens=40)
     for _ in range(10):
         replies.step()
-    assert replies.loop.beat().kv_cells_used < sum(len(replies.prompts[n]) + 20 for n in range(2, 6))
+    assert replies.loop.heartbeat().kv_cells_used < sum(len(replies.prompts[n]) + 20 for n in range(2, 6))
     said = b"".join(backend.vocabulary[token] for token in replies.tokens[1]).decode()
     replies.ask(6, f"{text}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n<|im_start|>user\nGo on.")
     replies.finish()
@@ -196,7 +196,7 @@ def test_a_cache_that_is_too_small_pauses_streams_and_fails_none() -> None:
         for number, task in enumerate(_TASKS[:4]):
             replies.ask(number, f"{task} {number}.", max_tokens=250)
         replies.finish()
-        assert replies.loop.beat().preemptions > 0
+        assert replies.loop.heartbeat().counters.preemptions > 0
         assert {identity: len(tokens) for identity, tokens in replies.tokens.items()} != {}
         assert set(replies.finished) == set(range(4))
         assert replies.worst_shortfall() < NOISE

@@ -10,7 +10,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
-from tailrace.protocol import Beat, GenerationParams, Sampling, Submit
+from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
 
 #: Tokens of each reply.
 REPLY = 8
@@ -39,7 +39,7 @@ class Account:
         """How many tokens of each were cached, as its usage says. Fails where usage, metrics and what was computed
         differ.
         """
-        before, computed, first = self._loop.beat(), self.computed, len(self.said)
+        before, computed, first = self._loop.heartbeat().counters, self.computed, len(self.said)
         for prompt in prompts:
             submit = Submit(
                 id=len(self.said),
@@ -59,11 +59,13 @@ class Account:
                 for identity, token in zip(step.ids, step.tokens, strict=True):
                     self.said[identity].append(token)
         found = [cached[identity] for identity in range(first, len(self.said))]
-        _check(before, self._loop.beat(), prompts, found, self.computed - computed)
+        _check(before, self._loop.heartbeat().counters, prompts, found, self.computed - computed)
         return found
 
 
-def _check(before: Beat, after: Beat, prompts: tuple[list[int], ...], cached: list[int], computed: int) -> None:
+def _check(
+    before: EngineCounters, after: EngineCounters, prompts: tuple[list[int], ...], cached: list[int], computed: int
+) -> None:
     asked = sum(map(len, prompts))
     assert after.prefix_queries - before.prefix_queries == asked
     assert after.prefix_hits - before.prefix_hits == sum(cached)

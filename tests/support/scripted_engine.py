@@ -10,7 +10,7 @@ from pathlib import Path
 from tailrace import ipc
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import PROTOCOL_VERSION, Accepted, Beat, Hello, Refused, Step, Submit, ToEngine
+from tailrace.protocol import PROTOCOL_VERSION, Accepted, Heartbeat, Hello, Refused, Step, Submit, ToEngine
 from tailrace.server.client import EngineClient
 
 BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
@@ -25,7 +25,7 @@ class Engine:
         self._frames: ipc.FrameDecoder[ToEngine] = ipc.FrameDecoder(ToEngine)
         self._messages: list[ToEngine] = []
 
-    def say(self, *messages: Hello | Accepted | Refused | Step | Beat) -> None:
+    def say(self, *messages: Hello | Accepted | Refused | Step | Heartbeat) -> None:
         """Send them in one piece."""
         self._writer.write(b"".join(ipc.frame(message) for message in messages))
 

@@ -17,11 +17,12 @@ from tailrace.errors import ProtocolError
 from tailrace.ipc import MAX_FRAME, Channel, FrameDecoder, connect, frame, listen
 from tailrace.protocol import (
     Accepted,
-    Beat,
     Cancel,
+    EngineCounters,
     Finished,
     FromEngine,
     GenerationParams,
+    Heartbeat,
     Refused,
     Sampling,
     Started,
@@ -65,7 +66,7 @@ STEPS = st.builds(
 ANSWERS = st.builds(Accepted, NUMBER, NUMBER) | st.builds(
     Refused, NUMBER, st.just("context_length_exceeded"), st.text(max_size=20)
 )
-FROM_ENGINE = st.lists(STEPS | ANSWERS | st.just(Beat(1, 2, 3, 4, 5, 6, 7, 8, 9)), max_size=6)
+FROM_ENGINE = st.lists(STEPS | ANSWERS | st.just(Heartbeat(1, 2, 3, EngineCounters(4, 5, 6, 7, 8, 9))), max_size=6)
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:

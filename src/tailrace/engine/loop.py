@@ -1,8 +1,9 @@
 """The engine loop: take → schedule → decode → sample → publish.
 
 It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences, cancels and what
-was read from the disk, ``publish`` takes one ``Step`` a step and a ``Beat`` at least once a second. The beat comes from
-the loop itself, so that a loop that hangs is seen to hang. Texts that are only read have passes between steps.
+was read from the disk, ``publish`` takes one ``Step`` a step and a ``Heartbeat`` at least once a second. The heartbeat
+comes from the loop itself, so that a loop that hangs is seen to hang. Texts that are only read have passes between
+steps.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from tailrace.engine.kv_cache.prefix_store import Kept
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Plan, Scheduler
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.speculation.speculator import DraftCounters, Speculator
+from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.structured.mask_thread import MaskThread
-from tailrace.protocol import Beat, Failed, Progress, Reading, Step
+from tailrace.protocol import EngineCounters, Failed, Heartbeat, Progress, Reading, Step
 
-#: Seconds between beats.
-BEAT_SECONDS = 0.5
+#: Seconds between heartbeats.
+HEARTBEAT_SECONDS = 0.5
 
-Publish = Callable[[Step | Beat | Reading], None]
+Publish = Callable[[Step | Heartbeat | Reading], None]
 
 
 class EngineLoop:
@@ -74,9 +75,7 @@ class EngineLoop:
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._queue = (0, 0)  #: sequences that ran and waited when that was last published
-        self._steps = 0
-        self._prefill_tokens = 0
-        self._decode_tokens = 0
+        self._counters = EngineCounters()  #: of what the loop itself counts
 
     @property
     def has_work(self) -> bool:
@@ -85,10 +84,10 @@ class EngineLoop:
 
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
-        next_beat = time.monotonic()
+        next_heartbeat = time.monotonic()
         rests = True
         while True:
-            if not self.take(next_beat - time.monotonic() if rests else 0.0):
+            if not self.take(next_heartbeat - time.monotonic() if rests else 0.0):
                 self._cancel_all()
                 self._masks.close()
                 return
@@ -98,10 +97,10 @@ class EngineLoop:
             rested, rests = rests, not (self._scheduler.has_work or self._embeddings)
             now = time.monotonic()
             # That nothing runs any more is told at once: it stays so.
-            if now >= next_beat or (rests and not rested):
+            if now >= next_heartbeat or (rests and not rested):
                 self._queue = (len(self._scheduler.running), len(self._scheduler.waiting))
-                publish(self.beat())
-                next_beat = now + BEAT_SECONDS
+                publish(self.heartbeat())
+                next_heartbeat = now + HEARTBEAT_SECONDS
 
     def take(self, wait: float = 0.0) -> bool:
         """Take everything that lies in the inbox, after waiting up to ``wait`` seconds for the first item.
@@ -166,20 +165,20 @@ class EngineLoop:
         return step
 
     def _report_queue(self, publish: Publish) -> None:
-        """Publish a beat where a sequence has begun to run or to wait: the step that comes may take long."""
+        """Publish a heartbeat where a sequence has begun to run or to wait: the step that comes may take long."""
         queue = (len(self._scheduler.running), len(self._scheduler.waiting))
         if queue != self._queue:
             self._queue = queue
-            publish(self.beat())
+            publish(self.heartbeat())
 
     def _keep_books(self, batch: StepBatch, known: list[int], seconds: float) -> None:
         """A step has computed ``batch`` in so many seconds; ``known``: how many tokens those that have chosen had."""
         tokens = len(batch.tokens)
         if not batch.drafted:
             self._pace.observe(batch.decoding, tokens - batch.decoding, seconds)
-        self._steps += 1
-        self._prefill_tokens += tokens - len(batch.outputs)
-        self._decode_tokens += sum(len(sequence.tokens) for sequence in batch.ready) - sum(known)
+        self._counters.steps += 1
+        self._counters.prefill_tokens += tokens - len(batch.outputs)
+        self._counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.ready) - sum(known)
         for sequence, count in batch.chunks:
             self._account(sequence, count)
         if self._speculator is not None:
@@ -246,23 +245,16 @@ class EngineLoop:
         if self._disk is not None:
             self._disk.close()
 
-    def beat(self) -> Beat:
+    def heartbeat(self) -> Heartbeat:
         """The counters and gauges now."""
-        counters = self._scheduler.counters
-        drafts = self._speculator.counters if self._speculator is not None else DraftCounters()
-        return Beat(
+        counters = self._counters + self._scheduler.counters
+        if self._speculator is not None:
+            counters += self._speculator.counters
+        return Heartbeat(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             kv_cells_used=self._cache.used,
-            steps=self._steps,
-            prefill_tokens=self._prefill_tokens,
-            decode_tokens=self._decode_tokens,
-            prefix_queries=counters.prefix_queries,
-            prefix_hits=counters.prefix_hits,
-            preemptions=counters.preemptions,
-            drafts=drafts.drafts,
-            draft_tokens=drafts.tokens,
-            accepted_tokens=drafts.accepted,
+            counters=counters,
         )
 
     def _drop(self, sequence: Sequence) -> None:

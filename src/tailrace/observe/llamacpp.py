@@ -13,14 +13,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tailrace.protocol import Beat
+from tailrace.protocol import EngineCounters
 
 
 class Load(Protocol):
     """What is read of the engines at a scrape."""
 
     @property
-    def beat(self) -> Beat | None: ...
+    def counters(self) -> EngineCounters: ...
     @property
     def running(self) -> int: ...
     @property
@@ -64,19 +64,19 @@ class LlamaCppCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called at each scrape."""
-        beat = self._engine.beat or Beat(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        engine = self._engine.counters
         counters = (
             ("prompt_tokens", "Number of prompt tokens processed.", self.prompt.tokens),
             ("prompt_tokens_cached", "Number of prompt tokens found in the cache.", self.cached),
             ("prompt_seconds", "Prompt process time.", self.prompt.seconds),
             ("tokens_predicted", "Number of generation tokens processed.", self.generated.tokens),
             ("tokens_predicted_seconds", "Predict process time.", self.generated.seconds),
-            ("n_decode", "Total number of engine steps.", beat.steps),
-            ("spec_decode_num_drafts", "Drafts that were checked.", beat.drafts),
-            ("spec_decode_num_draft_tokens", "Drafted tokens that were checked.", beat.draft_tokens),
-            ("spec_decode_num_accepted_tokens", "Drafted tokens that were kept.", beat.accepted_tokens),
+            ("n_decode", "Total number of engine steps.", engine.steps),
+            ("spec_decode_num_drafts", "Drafts that were checked.", engine.drafts),
+            ("spec_decode_num_draft_tokens", "Drafted tokens that were checked.", engine.draft_tokens),
+            ("spec_decode_num_accepted_tokens", "Drafted tokens that were kept.", engine.accepted_tokens),
         )
-        busy = beat.decode_tokens / beat.steps if beat.steps else 0.0
+        busy = engine.decode_tokens / engine.steps if engine.steps else 0.0
         gauges = (
             ("prompt_tokens_seconds", "Average prompt throughput in tokens/s.", self.prompt.since_last()),
             ("predicted_tokens_seconds", "Average generation throughput in tokens/s.", self.generated.since_last()),

@@ -1,7 +1,7 @@
 """Counters and histograms in Prometheus' text format, under the names that vLLM's dashboards ask for.
 
 Nothing here is touched once a token: a request is counted when it ends, however it ends, and the engine's own counters
-come with its beat and are read at the scrape.
+come with its heartbeats and are read at the scrape.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tailrace.observe.llamacpp import LlamaCppCollector
-from tailrace.protocol import Beat
+from tailrace.protocol import EngineCounters
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -37,7 +37,9 @@ class EngineState(Protocol):
     """What is read of the engines at a scrape: of all of them together where there are several."""
 
     @property
-    def beat(self) -> Beat | None: ...
+    def counters(self) -> EngineCounters: ...
+    @property
+    def kv_cells_used(self) -> int: ...
     @property
     def running(self) -> int: ...
     @property
@@ -116,7 +118,9 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    """The engine's counters as of its last beat, and how many requests this process knows to be running and waiting."""
+    """The engines' counters as of their last heartbeats, and the numbers of requests that run and wait, which this
+    process knows itself.
+    """
 
     def __init__(self, model_name: str, engine: EngineState) -> None:
         self._model = model_name
@@ -124,7 +128,7 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called at each scrape."""
-        beat = self._engine.beat or Beat(0, 0, 0, 0, 0, 0, 0, 0, 0)
+        engine = self._engine.counters
         cells = self._engine.kv_cells
         gauges = (
             ("vllm:num_requests_running", "Sequences in the running set", self._engine.running),
@@ -132,20 +136,20 @@ class _EngineCollector(Collector):
             (
                 "vllm:kv_cache_usage_perc",
                 "Used part of the KV cache, 0 to 1",
-                beat.kv_cells_used / cells if cells else 0,
+                self._engine.kv_cells_used / cells if cells else 0,
             ),
         )
         counters = (
             ("tailrace:engine_starts", "Engines that have connected", self._engine.engine_starts),
-            ("tailrace:engine_steps", "Engine steps (of this engine)", beat.steps),
-            ("tailrace:engine_prefill_tokens", "Prompt tokens computed (by this engine)", beat.prefill_tokens),
-            ("tailrace:engine_decode_tokens", "Tokens sampled (by this engine)", beat.decode_tokens),
-            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", beat.prefix_queries),
-            ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", beat.prefix_hits),
-            ("vllm:num_preemptions", "Sequences paused for want of KV cells", beat.preemptions),
-            ("vllm:spec_decode_num_drafts", "Drafts that were checked", beat.drafts),
-            ("vllm:spec_decode_num_draft_tokens", "Drafted tokens that were checked", beat.draft_tokens),
-            ("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that were kept", beat.accepted_tokens),
+            ("tailrace:engine_steps", "Engine steps (of this engine)", engine.steps),
+            ("tailrace:engine_prefill_tokens", "Prompt tokens computed (by this engine)", engine.prefill_tokens),
+            ("tailrace:engine_decode_tokens", "Tokens sampled (by this engine)", engine.decode_tokens),
+            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries),
+            ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", engine.prefix_hits),
+            ("vllm:num_preemptions", "Sequences paused for want of KV cells", engine.preemptions),
+            ("vllm:spec_decode_num_drafts", "Drafts that were checked", engine.drafts),
+            ("vllm:spec_decode_num_draft_tokens", "Drafted tokens that were checked", engine.draft_tokens),
+            ("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that were kept", engine.accepted_tokens),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(name, text, labels=("model_name",))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-import msgspec
 import structlog
 
 from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
@@ -21,10 +20,11 @@ from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import (
     PROTOCOL_VERSION,
     Accepted,
-    Beat,
     Cancel,
     Embedded,
+    EngineCounters,
     FromEngine,
+    Heartbeat,
     Hello,
     Refused,
     Scored,
@@ -81,17 +81,25 @@ class EngineClient:
         return len(self._alive())
 
     @property
-    def beat(self) -> Beat | None:
-        """The last beats of all engines, added up; None before the first."""
-        beats = [connection.beat for connection in self._connections.values() if connection.beat is not None]
-        return Beat(*map(sum, zip(*map(msgspec.structs.astuple, beats), strict=True))) if beats else None
+    def counters(self) -> EngineCounters:
+        """The counters of all engines, added up, as of their last heartbeats."""
+        return sum((beat.counters for beat in self._heartbeats()), EngineCounters())
+
+    @property
+    def kv_cells_used(self) -> int:
+        """How many KV cells of all engines hold tokens, as of their last heartbeats."""
+        return sum(beat.kv_cells_used for beat in self._heartbeats())
+
+    def _heartbeats(self) -> list[Heartbeat]:
+        beats = [connection.heartbeat for connection in self._connections.values()]
+        return [beat for beat in beats if beat is not None]
 
     @property
     def running(self) -> int:
         """How many generations the engines work on.
 
-        An engine's beat comes when its queue changes, but not while a step lasts. What has been accepted is known here
-        at once, so it counts as running, unless the last beat said that so many wait, up to what an engine can run.
+        An engine sends a heartbeat when its queue changes, but not while a step lasts. So accepted requests count as
+        running, up to what an engine can run, except for as many as the last heartbeat reported as waiting.
         """
         accepted = dict.fromkeys(self._connections.values(), 0)
         for receiver, connection in self._requests.values():
@@ -191,7 +199,7 @@ class EngineClient:
         connections = self._connections
         if len(connections) == 1:
             return next(iter(connections.values()))
-        # What is in flight is known here at once and exactly; beats tell the same up to half a second later.
+        # What is in flight is known here at once and exactly; heartbeats tell the same up to half a second later.
         able = self._alive() or connections.values()
         return connections[self._router.choose(submit.prompt, {entry.replica: entry.load for entry in able})]
 
@@ -321,7 +329,7 @@ class _Connection(asyncio.Protocol):
         self._frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
         self._transport: asyncio.Transport | None = None
         self.heard = time.monotonic()
-        self.beat: Beat | None = None
+        self.heartbeat: Heartbeat | None = None
         self.replica = -1  #: known from Hello on
         self.kv_cells = 0
         self.in_flight = 0  #: requests that haven't ended
@@ -334,9 +342,9 @@ class _Connection(asyncio.Protocol):
 
     def running(self, accepted: int) -> int:
         """How many generations run, of which so many that haven't ended have been accepted."""
-        if self.beat is None:
+        if self.heartbeat is None:
             return min(accepted, self._parallel)
-        return max(self.beat.running, min(accepted - self.beat.waiting, self._parallel))
+        return max(self.heartbeat.running, min(accepted - self.heartbeat.waiting, self._parallel))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -367,8 +375,8 @@ class _Connection(asyncio.Protocol):
     def _receive(self, message: FromEngine) -> None:
         if isinstance(message, Step):
             self._client._step(message)
-        elif isinstance(message, Beat):
-            self.beat = message
+        elif isinstance(message, Heartbeat):
+            self.heartbeat = message
         elif isinstance(message, Hello):
             self.replica = message.replica
             self.kv_cells = message.model.kv_cells

@@ -18,7 +18,7 @@ from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.submission import prepare_sequence
-from tailrace.protocol import Beat, Finished, GenerationParams, Reading, Refused, Sampling, Step, Submit
+from tailrace.protocol import Finished, GenerationParams, Heartbeat, Reading, Refused, Sampling, Step, Submit
 
 
 @pytest.fixture
@@ -101,10 +101,10 @@ def test_a_cancelled_sequence_frees_its_slot_for_the_next_in_the_next_step(backe
         runner.ask(_submit(identity, f"<say>{'x' * 100}</say>"))
     for _ in range(5):
         runner.step()
-    assert runner.loop.beat().waiting == 1
+    assert runner.loop.heartbeat().waiting == 1
     runner.loop.inbox.put(1)
     runner.step()
-    assert (runner.loop.beat().running, runner.loop.beat().waiting) == (2, 0)
+    assert (runner.loop.heartbeat().running, runner.loop.heartbeat().waiting) == (2, 0)
     assert 1 not in runner.steps[-1].ids
     runner.loop.inbox.put(1)
     runner.loop.inbox.put(99)
@@ -128,18 +128,18 @@ def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> 
     loop = runner.loop
     runner.ask(_submit(1, "<say>ab</say>"))
     runner.ask(_submit(2, "<say>a<nan></say>"))
-    told: list[tuple[Step, Beat]] = []
+    told: list[tuple[Step, Heartbeat]] = []
 
-    def publish(message: Step | Beat | Reading) -> None:
+    def publish(message: Step | Heartbeat | Reading) -> None:
         if isinstance(message, Step):
-            told.append((message, loop.beat()))
+            told.append((message, loop.heartbeat()))
 
     while loop.has_work:
         loop.take()
         step = loop.step(publish)
         assert step is told[-1][0]
-        after = loop.beat()
-        assert (told[-1][1].steps, after.steps) == (len(told) - 1, len(told))
+        after = loop.heartbeat()
+        assert (told[-1][1].counters.steps, after.counters.steps) == (len(told) - 1, len(told))
         assert after.kv_cells_used != told[-1][1].kv_cells_used
         ended = len(step.finished) + len(step.failed)
         assert told[-1][1].running - after.running == ended, "who has ended leaves behind it"
@@ -150,12 +150,12 @@ def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> 
 def test_when_the_message_cannot_go_out_the_loop_ends_and_the_next_one_starts_afresh(backend: FakeBackend) -> None:
     runner = Runner(backend)
     runner.ask(_submit(1, "<say>abcd</say>"))
-    published: list[Step | Beat] = []
+    published: list[Step | Heartbeat] = []
 
-    def publish(message: Step | Beat | Reading) -> None:
+    def publish(message: Step | Heartbeat | Reading) -> None:
         if len(published) == 3:
             raise BrokenPipeError
-        assert isinstance(message, Step | Beat)
+        assert isinstance(message, Step | Heartbeat)
         published.append(message)
 
     with pytest.raises(BrokenPipeError):
@@ -216,7 +216,7 @@ def _replies(
     said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
     finished: list[Finished] = []
 
-    def publish(message: Step | Beat | Reading) -> None:
+    def publish(message: Step | Heartbeat | Reading) -> None:
         if isinstance(message, Step):
             for identity, token in zip(message.ids, message.tokens, strict=True):
                 said[identity].append(token)
@@ -285,10 +285,10 @@ def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> N
 
 def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
-    published: list[Step | Beat] = []
+    published: list[Step | Heartbeat] = []
     beaten = threading.Event()
 
-    def publish(message: Step | Beat) -> None:
+    def publish(message: Step | Heartbeat) -> None:
         published.append(message)
         beaten.set()
 
@@ -301,31 +301,31 @@ def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBac
     loop.inbox.put(None)
     thread.join(10)
     assert not thread.is_alive()
-    assert isinstance(published[0], Beat)
+    assert isinstance(published[0], Heartbeat)
     assert not loop.has_work, "a sequence whose client is gone is dropped"
 
 
 def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks whether a reply has ended or a cancel has worked isn't told of a time before."""
-    monkeypatch.setattr("tailrace.engine.loop.BEAT_SECONDS", 1000.0)
+    monkeypatch.setattr("tailrace.engine.loop.HEARTBEAT_SECONDS", 1000.0)
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
-    beats: queue.SimpleQueue[Beat] = queue.SimpleQueue()
+    beats: queue.SimpleQueue[Heartbeat] = queue.SimpleQueue()
 
-    def publish(message: Step | Beat | Reading) -> None:
-        if isinstance(message, Beat):
+    def publish(message: Step | Heartbeat | Reading) -> None:
+        if isinstance(message, Heartbeat):
             beats.put(message)
 
     thread = threading.Thread(target=loop.run, args=(publish,))
     thread.start()
     try:
-        assert beats.get(timeout=10).steps == 0
+        assert beats.get(timeout=10).counters.steps == 0
         sequence = prepare_sequence(backend, _submit(1, "<say>hello</say>"))
         assert isinstance(sequence, Sequence)
         loop.inbox.put(sequence)
         assert beats.get(timeout=10).running == 1
         last = beats.get(timeout=10)
         assert last.running == 0
-        assert last.decode_tokens >= len("hello")
+        assert last.counters.decode_tokens >= len("hello")
     finally:
         loop.inbox.put(None)
         thread.join(10)
@@ -334,13 +334,13 @@ def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, m
 def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backend: FakeBackend) -> None:
     """A step may read a long prompt, and steps that repeat each other publish nothing but tokens."""
     runner = Runner(backend)
-    published: list[Step | Beat | Reading] = []
+    published: list[Step | Heartbeat | Reading] = []
     for identity in (1, 2, 3):
         runner.ask(_submit(identity, f"<say>{'x' * 5 * identity}</say>"))
     while runner.loop.has_work:
         runner.loop.take()
         runner.loop.step(published.append)
-    beats = [(place, item) for place, item in enumerate(published) if isinstance(item, Beat)]
+    beats = [(place, item) for place, item in enumerate(published) if isinstance(item, Heartbeat)]
     assert [(beat.running, beat.waiting) for _, beat in beats] == [(2, 1), (2, 0), (1, 0)]
     assert beats[0][0] == 0
     for place, beat in beats:

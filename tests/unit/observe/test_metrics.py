@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import Beat
+from tailrace.protocol import EngineCounters
 
 
 @dataclass
 class Engine:
-    beat: Beat | None = None
+    counters: EngineCounters = field(default_factory=EngineCounters)
+    kv_cells_used: int = 0
     engine_starts: int = 1
     kv_cells: int = 0
     running: int = 0
@@ -46,10 +47,7 @@ def test_before_anything_has_happened() -> None:
 
 
 def test_what_has_happened() -> None:
-    beat = Beat(
-        running=2,
-        waiting=3,
-        kv_cells_used=25,
+    counters = EngineCounters(
         steps=7,
         prefill_tokens=11,
         decode_tokens=13,
@@ -60,7 +58,7 @@ def test_what_has_happened() -> None:
         draft_tokens=190,
         accepted_tokens=133,
     )
-    metrics = Metrics('a "model"\n', Engine(beat, 2, 100, running=4, waiting=6))
+    metrics = Metrics('a "model"\n', Engine(counters, 25, 2, 100, running=4, waiting=6))
     metrics.responded("/chat/completions", 200)
     metrics.responded("/chat/completions", 200)
     metrics.responded("other", 404)
@@ -106,7 +104,7 @@ def test_llama_servers_names() -> None:
     metrics.prompt_read(0.5)
     metrics.replied(2.0)
     metrics.used(Counts())
-    engine.beat = Beat(2, 1, 0, 4, 11, 10, 0, 0, 0)
+    engine.counters = EngineCounters(steps=4, prefill_tokens=11, decode_tokens=10)
     found = samples(metrics)
     assert found["llamacpp:prompt_tokens_total[]"] == 7
     assert found["llamacpp:prompt_tokens_cached_total[]"] == 3

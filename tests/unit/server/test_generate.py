@@ -13,10 +13,10 @@ from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import (
     Accepted,
-    Beat,
     Cancel,
     Finished,
     GenerationParams,
+    Heartbeat,
     Predicted,
     Refused,
     Started,
@@ -308,12 +308,12 @@ def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenari
         second = asyncio.create_task(Generation.start(client, metrics, request))
         other = await engine.submitted()
         assert queue_of(metrics) == (1, 1)
-        engine.say(Beat(1, 1, 0, 0, 0, 0, 0, 0, 0), Accepted(other, 1))
+        engine.say(Heartbeat(1, 1, 0), Accepted(other, 1))
         await second
         assert queue_of(metrics) == (1, 1), "the engine has said that one waits"
         generation.cancel()
         assert queue_of(metrics)[0] == 1, "it runs until the engine says otherwise"
-        engine.say(Beat(1, 0, 0, 0, 0, 0, 0, 0, 0), *tokens(other, b"a"))
+        engine.say(Heartbeat(1, 0, 0), *tokens(other, b"a"))
         while metric(metrics, "vllm:num_requests_waiting"):
             await asyncio.sleep(0.001)
         assert queue_of(metrics) == (1, 0)

@@ -27,6 +27,7 @@ from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Placement, Relayout
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import NO_SLOT, Sequence
+from tailrace.protocol import EngineCounters
 
 #: A shared beginning shorter than this isn't worth waiting for.
 _WORTH_SHARING = 32
@@ -48,15 +49,6 @@ class Plan:
     )  #: sequence, tokens to compute: those that decode, then those that read prompts, by rising slot each
 
 
-@dataclass(slots=True)
-class Counters:
-    """What the scheduler has done since the start."""
-
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    preemptions: int = 0
-
-
 def _urgency(sequence: Sequence) -> tuple[int, int]:
     """What comes first: the smaller priority, then whoever came first. Connections number requests as they come."""
     return sequence.priority, sequence.id
@@ -68,7 +60,7 @@ class Scheduler:
     def __init__(self, cache: KVCache, *, parallel: int, max_batch: int, chunk: int) -> None:
         self.waiting: list[Sequence] = []  #: the most urgent first
         self.running: list[Sequence] = []  #: in order of admission
-        self.counters = Counters()
+        self.counters = EngineCounters()
         self._cache = cache
         self._parallel = parallel
         self._max_batch = max_batch

@@ -20,6 +20,7 @@ from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import Acceptance
 from tailrace.engine.speculation.pass_cost import PassCost
+from tailrace.protocol import EngineCounters
 
 #: Draft lengths that are weighed against each other.
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -87,15 +88,6 @@ class Drafter(Protocol):
 
 
 @dataclass(slots=True)
-class DraftCounters:
-    """What drafting has brought since the start."""
-
-    drafts: int = 0
-    tokens: int = 0
-    accepted: int = 0
-
-
-@dataclass(slots=True)
 class _Record:
     """How one sequence's drafts have fared."""
 
@@ -124,7 +116,7 @@ class Speculator:
     """
 
     def __init__(self, drafter: Drafter, *, most: int) -> None:
-        self.counters = DraftCounters()
+        self.counters = EngineCounters()
         self._drafter = drafter
         self._lengths = [length for length in _LENGTHS if length < most] + [most]
         self._cost = PassCost()
@@ -193,8 +185,8 @@ class Speculator:
             return
         accepted = common_prefix(sequence.draft, chosen)
         self.counters.drafts += 1
-        self.counters.tokens += len(sequence.draft)
-        self.counters.accepted += accepted
+        self.counters.draft_tokens += len(sequence.draft)
+        self.counters.accepted_tokens += accepted
         record.credit = min(_MOST_CREDIT, record.credit + len(chosen) - self._slower)
         record.untested = 0
 

@@ -22,7 +22,7 @@ from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import ConfigurationError
-from tailrace.protocol import Beat, Finished, GenerationParams, Predicted, Sampling, Submit, TokenLogprobs
+from tailrace.protocol import EngineCounters, Finished, GenerationParams, Predicted, Sampling, Submit, TokenLogprobs
 
 
 class Run:
@@ -60,10 +60,10 @@ class Run:
             assert finished.id not in self.finished
             self.finished[finished.id] = finished
 
-    def finish(self) -> Beat:
+    def finish(self) -> EngineCounters:
         while self.loop.has_work:
             self.step()
-        return self.loop.beat()
+        return self.loop.heartbeat().counters
 
 
 def lookup(price: Price = free) -> Speculator:
@@ -168,11 +168,11 @@ def test_replies_stay_the_same_when_sequences_are_paused(kv_tokens: int) -> None
             )
         run.finish()
     assert drafted.tokens == plain.tokens
-    assert drafted.loop.beat().accepted_tokens > 0
-    assert (drafted.loop.beat().preemptions > 0) == (kv_tokens == 400)
+    assert drafted.loop.heartbeat().counters.accepted_tokens > 0
+    assert (drafted.loop.heartbeat().counters.preemptions > 0) == (kv_tokens == 400)
 
 
-def echo(price: Price, *, streams: int = 1) -> tuple[Run, Beat]:
+def echo(price: Price, *, streams: int = 1) -> tuple[Run, EngineCounters]:
     """A backend that says its prompt again."""
     run = Run(FakeBackend(ctx=2048, parallel=8, kv_tokens=0, batch=512), lookup(price))
     for identity in range(streams):
@@ -182,23 +182,23 @@ def echo(price: Price, *, streams: int = 1) -> tuple[Run, Beat]:
 
 
 def test_a_copy_takes_a_fraction_of_the_steps_and_is_counted() -> None:
-    run, beat = echo(free)
+    run, counters = echo(free)
     assert len(run.tokens[0]) > 400
     assert run.steps < len(run.tokens[0]) / 5
-    assert beat.accepted_tokens > 0.8 * len(run.tokens[0])
-    assert beat.accepted_tokens <= beat.draft_tokens <= 16 * beat.drafts
-    assert beat.decode_tokens == len(run.tokens[0]) + 1
+    assert counters.accepted_tokens > 0.8 * len(run.tokens[0])
+    assert counters.accepted_tokens <= counters.draft_tokens <= 16 * counters.drafts
+    assert counters.decode_tokens == len(run.tokens[0]) + 1
 
 
 def test_nothing_is_drafted_where_tokens_cost_what_they_bring() -> None:
-    _, beat = echo(dear)
+    _, counters = echo(dear)
     # What is unknown is tried: each length may be, once.
-    assert beat.draft_tokens < 60
+    assert counters.draft_tokens < 60
 
 
 def test_all_copies_draft_together() -> None:
-    run, beat = echo(free, streams=4)
-    assert beat.accepted_tokens > 0.8 * sum(map(len, run.tokens.values()))
+    run, counters = echo(free, streams=4)
+    assert counters.accepted_tokens > 0.8 * sum(map(len, run.tokens.values()))
 
 
 class Sure:
@@ -292,11 +292,11 @@ def test_a_prediction_is_where_guesses_come_from() -> None:
                 id=1, prompt=prompt, params=GenerationParams(prediction=prediction, sampling=Sampling(temperature=0.0))
             )
         )
-        beat = run.finish()
+        counters = run.finish()
         assert bytes(run.tokens[1]).decode() == reply
         # The alphabet comes again and again, so there are guesses from the reply itself too.
         told = sum(predicted.accepted for predicted in run.predicted)
-        assert least <= told <= min(beat.accepted_tokens, 400 if prediction else 0)
+        assert least <= told <= min(counters.accepted_tokens, 400 if prediction else 0)
         missed = sum(predicted.rejected for predicted in run.predicted)
         assert (missed > 0) == (prediction is not None), "where the one letter differs, a guess was wrong"
         assert all(predicted.id == 1 for predicted in run.predicted)
@@ -317,8 +317,8 @@ def test_a_draft_model_that_is_the_model_itself_is_always_right() -> None:
             )
         run.finish()
     assert drafted.tokens == plain.tokens
-    beat = drafted.loop.beat()
-    assert beat.accepted_tokens == beat.draft_tokens > 200
+    counters = drafted.loop.heartbeat().counters
+    assert counters.accepted_tokens == counters.draft_tokens > 200
     assert drafted.steps < plain.steps / 3
 
 
@@ -347,8 +347,8 @@ def test_a_draft_model_that_is_always_wrong_is_left_alone() -> None:
             )
         run.finish()
     assert drafted.tokens == plain.tokens
-    assert drafted.loop.beat().accepted_tokens == 0
-    assert drafted.loop.beat().draft_tokens < 0.25 * 8 * 200
+    assert drafted.loop.heartbeat().counters.accepted_tokens == 0
+    assert drafted.loop.heartbeat().counters.draft_tokens < 0.25 * 8 * 200
 
 
 def test_a_draft_model_with_another_vocabulary_is_refused() -> None:

@@ -172,8 +172,8 @@ def test_free_text_is_drafted_and_a_call_is_not_harmed_by_drafts() -> None:
     script = f"{story}{story}{CALL}{story}"
     runner = Runner(drafts=True)
     assert runner.reply(script, prompt=story) == (script, "stop")
-    beat = runner.loop.beat()
-    assert beat.accepted_tokens > 50
+    counters = runner.loop.heartbeat().counters
+    assert counters.accepted_tokens > 50
 
 
 class Broken(Constraint):

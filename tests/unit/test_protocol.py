@@ -1,0 +1,15 @@
+"""The messages between the processes: what their structs compute."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tailrace.protocol import EngineCounters
+
+
+def test_every_counter_is_added() -> None:
+    """A counter that is new is added as well: no list of names has to grow with the struct."""
+    count = len(EngineCounters.__struct_fields__)
+    one, other = EngineCounters(*range(count)), EngineCounters(*range(100, 100 + count))
+    assert msgspec.structs.astuple(one + other) == tuple(range(100, 100 + 2 * count, 2))
+    assert msgspec.structs.astuple(one) == tuple(range(count)), "the sum is a struct of its own"
