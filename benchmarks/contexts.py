@@ -13,7 +13,7 @@ from benchmarks.harness.results import figure
 from benchmarks.harness.worker import working
 from tailrace.loadtest.client import BenchClient
 from tailrace.loadtest.load import Load, StreamTiming
-from tailrace.models.gguf import read_facts
+from tailrace.models.model_header import read_facts
 from tailrace.settings import Settings
 
 _STREAMS = 8

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.synthetic import SHAPES, synthetic
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL, Settings
 
 _STREAMS = (1, 4, 8)

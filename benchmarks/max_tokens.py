@@ -13,7 +13,7 @@ from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
 from benchmarks.harness.results import figure
 from tailrace.loadtest.client import BenchClient
 from tailrace.loadtest.load import Ask, StreamTiming
-from tailrace.models.gguf import read_facts
+from tailrace.models.model_header import read_facts
 
 _SMALL = 64
 _BOUND = 1.01

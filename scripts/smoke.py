@@ -11,7 +11,7 @@ import sys
 import llama_cpp
 
 from tailrace.errors import ModelError
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 
 #: The exit code when there is no such model, as ``setup.py`` knows it: then nothing is said about llama.cpp.
 NO_MODEL = 3

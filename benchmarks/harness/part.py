@@ -22,7 +22,7 @@ from tailrace.errors import TailraceError
 from tailrace.loadtest.client import BenchError
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL, Settings
 
 

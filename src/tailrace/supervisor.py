@@ -32,7 +32,7 @@ from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import SOCKET, ServerState, write_state
 from tailrace.machine.topology import read_topology
-from tailrace.models.gguf import read_facts
+from tailrace.models.model_header import read_facts
 from tailrace.models.shards import total_bytes
 from tailrace.settings import Settings
 
@@ -222,7 +222,7 @@ def model_needs(path: Path, settings: Settings) -> ModelNeeds:
     """What a replica that serves the file takes, with a KV cache for one whole context. Raises ModelError."""
     facts = read_facts(path)
     tokens = settings.kv_tokens or settings.ctx or facts.context or 0
-    return ModelNeeds(weights=total_bytes(path), kv=tokens * (facts.token_bytes or 0))
+    return ModelNeeds(weights=total_bytes(path), kv=tokens * (facts.kv_bytes_per_token or 0))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -17,7 +17,7 @@ from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.isa import read_isa
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings
 from teacher import shortfalls

@@ -14,7 +14,7 @@ from servers import serving
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.backends.open_llama import open_llama
 from tailrace.engine.embeddings import EmbeddingQueue, make_jobs, texts_to_tokenise
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings
 from wire import ask, chat

@@ -23,7 +23,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.protocol import Finished, GenerationParams, Sampling, Submit
 from teacher import shortfalls
 

@@ -14,7 +14,7 @@ import pytest
 
 from model_files import with_pairs
 from servers import ServerProcess, serving, wait_for
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL
 from wire import Connection, ask
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from servers import PATIENCE, ServerProcess, alive, fake, serving, wait_for
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL
 from wire import Connection, ask, chat, chat_stream, failed_stream, metric
 

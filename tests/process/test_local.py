@@ -12,7 +12,7 @@ from tailrace.cli.local import LocalModel
 from tailrace.engine.load import load_draft, load_llama
 from tailrace.engine.speculation.speculator import Drafter
 from tailrace.errors import ContextLengthExceeded
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import Settings
 
 _QUESTION = (

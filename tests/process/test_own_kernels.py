@@ -20,7 +20,7 @@ import numpy as np
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import loader
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.engine.kernels.interleaved_proof import maxima_of
 from tailrace.settings import Settings
 told, kept = [], []
@@ -96,7 +96,7 @@ _TOGETHER = """
 import json, sys
 import numpy as np
 from tailrace.engine.load import load_llama
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import Settings
 backend = load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2, kernels=sys.argv[2]))
 of = sys.argv[1]

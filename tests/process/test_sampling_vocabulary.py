@@ -14,7 +14,7 @@ from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.protocol import SamplerName, Sampling
 
 LogitsRow = npt.NDArray[np.float32]

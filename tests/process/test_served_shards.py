@@ -8,7 +8,7 @@ import httpx
 
 from model_files import hub_cache, split
 from servers import serving
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL
 
 

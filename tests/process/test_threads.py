@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 
 #: Decodes greedily with the pools of its orders, and prints the tokens and its threads' CPUs after each kind of step.
 _CHILD = """

@@ -20,7 +20,7 @@ from tailrace.engine.backends.llama.vocab import LlamaVocab, load_vocab
 from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox
 from tailrace.engine.tokenising.vocab import tokens_of
-from tailrace.models.reference import resolve
+from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6

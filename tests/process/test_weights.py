@@ -17,18 +17,18 @@ import pytest
 from model_files import tiny_gguf
 from servers import ServerProcess, serving
 from tailrace.engine.backends.open_llama import open_llama
-from tailrace.engine.weights import choice as weights
+from tailrace.engine.weights import file_choice as weights
 from tailrace.engine.weights import quality, speed
 from tailrace.errors import ModelError
 from tailrace.machine.tuning_record import TuningRecord
-from tailrace.models.convert import Conversion, Conversions
-from tailrace.models.gguf import read_facts
-from tailrace.models.recipes import RECIPES
-from tailrace.models.reference import resolve
+from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
+from tailrace.models.locate import resolve
+from tailrace.models.model_header import read_facts
+from tailrace.models.weight_formats import WEIGHT_FORMATS
 from tailrace.settings import Settings
 
 MODEL = resolve("smollm2-135m").path
-FAST = RECIPES["Q4_0-KV8"]
+FAST = WEIGHT_FORMATS["Q4_0-KV8"]
 SETTINGS = Settings(ctx=1024, parallel=2, gpu_layers=0)
 
 
@@ -50,19 +50,19 @@ def command(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def converted(store: Path) -> tuple[str, Conversion]:
+def converted(store: Path) -> tuple[str, ConvertedFile]:
     """What ``tailrace convert`` said of the starter model, and the conversion that it left."""
     done = command(store, "convert", str(MODEL), "--to", "fast", "--output", str(store / "copy.gguf"))
     assert done.returncode == 0, done.stderr
-    found = Conversions(store / ".converted").find(MODEL, FAST)
+    found = ConvertedFiles(store / ".converted").find(MODEL, FAST)
     assert found is not None
     return done.stdout, found
 
 
-def test_convert_measures_what_it_made(converted: tuple[str, Conversion], store: Path) -> None:
+def test_convert_measures_what_it_made(converted: tuple[str, ConvertedFile], store: Path) -> None:
     said, made = converted
-    assert made.measures is not None
-    lost = made.measures.quality
+    assert made.comparison is not None
+    lost = made.comparison.quality
     assert lost.tokens > 1500
     # 0.18 nats on the machine where it was first measured; another CPU's kernels move the third digit.
     assert 0.05 < lost.divergence < 0.4
@@ -75,7 +75,7 @@ def test_convert_measures_what_it_made(converted: tuple[str, Conversion], store:
     assert (store / "copy.gguf").stat().st_size == made.bytes
 
 
-def test_a_second_convert_finds_it(converted: tuple[str, Conversion], store: Path) -> None:
+def test_a_second_convert_finds_it(converted: tuple[str, ConvertedFile], store: Path) -> None:
     written = converted[1].path.stat()
     done = command(store, "convert", str(MODEL), "--to", "q4_0-kv8")
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def test_a_second_convert_finds_it(converted: tuple[str, Conversion], store: Pat
     assert converted[1].path.stat().st_ino == written.st_ino
 
 
-def test_convert_overwrites_nothing(converted: tuple[str, Conversion], store: Path) -> None:
+def test_convert_overwrites_nothing(converted: tuple[str, ConvertedFile], store: Path) -> None:
     done = command(store, "convert", str(MODEL), "--output", str(store / "copy.gguf"))
     assert done.returncode == 1
     assert "is there already" in done.stderr
@@ -95,33 +95,33 @@ def test_an_unknown_format_is_one_line(store: Path) -> None:
     assert done.stderr.startswith("error: there is no weight format 'Q9'")
 
 
-def test_what_the_file_is_already_is_kept(tmp_path: Path, converted: tuple[str, Conversion]) -> None:
+def test_what_the_file_is_already_is_kept(tmp_path: Path, converted: tuple[str, ConvertedFile]) -> None:
     settings = msgspec.structs.replace(SETTINGS, weights="fast")
-    file = weights.chosen_file(converted[1].path, settings, lambda _, __: None, None, Conversions(tmp_path))
+    file = weights.select_weights_file(converted[1].path, settings, lambda _, __: None, None, ConvertedFiles(tmp_path))
     assert file == converted[1].path
     assert list(tmp_path.iterdir()) == []
 
 
 def test_as_is_never_touches_anything(tmp_path: Path) -> None:
-    assert weights.chosen_file(MODEL, SETTINGS, lambda _, __: None, None, Conversions(tmp_path)) == MODEL
+    assert weights.select_weights_file(MODEL, SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path)) == MODEL
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
-def server(store: Path, converted: tuple[str, Conversion]) -> Iterator[ServerProcess]:
+def server(store: Path, converted: tuple[str, ConvertedFile]) -> Iterator[ServerProcess]:
     environment = {"TAILRACE_MODELS": str(store)}
     with serving(str(MODEL), "--weights", "fast", "--ctx", "1024", environment=environment) as running:
         yield running
 
 
-def test_serve_uses_it_and_says_so(server: ServerProcess, converted: tuple[str, Conversion]) -> None:
-    measures = converted[1].measures
-    assert measures is not None
+def test_serve_uses_it_and_says_so(server: ServerProcess, converted: tuple[str, ConvertedFile]) -> None:
+    comparison = converted[1].comparison
+    assert comparison is not None
     # What the measuring found decides; both outcomes have to be told with their figures.
-    used = measures.objection("fast") is None
+    used = comparison.rejection_reason("fast") is None
     assert ("weights converted" if used else "weights as they are") in server.log
-    assert f"{measures.quality.divergence:.4f} nats" in server.log
-    assert f"{measures.quality.perplexity:.2f}" in server.log
+    assert f"{comparison.quality.divergence:.4f} nats" in server.log
+    assert f"{comparison.quality.perplexity:.2f}" in server.log
 
 
 def test_serve_answers_with_it(server: ServerProcess) -> None:
@@ -141,7 +141,7 @@ def test_a_model_against_itself_loses_nothing() -> None:
     backend = open_llama(MODEL, SETTINGS)
     try:
         text = quality.fixed_text()[:1500]
-        first, second = quality.read(backend, text), quality.read(backend, text)
+        first, second = quality.predict(backend, text), quality.predict(backend, text)
     finally:
         backend.close()
     found = quality.compare(first, second)
@@ -157,17 +157,20 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
     monkeypatch.setattr(speed, "_READING", 0.1)
     told: list[str] = []
-    kept = Conversions(tmp_path)
-    made, _ = weights.convert(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
+    kept = ConvertedFiles(tmp_path)
+    made, _ = weights.convert_weights(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
     whole = made.path.read_bytes()
     made.path.write_bytes(whole[: len(whole) // 2])
     told.clear()
-    again, measures = weights.convert(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
+    again, comparison = weights.convert_weights(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
     assert "converting to Q4_0-KV8" in told
     assert again.path.read_bytes() == whole
-    assert measures.quality.divergence > 0
+    assert comparison.quality.divergence > 0
     told.clear()
-    assert weights.convert(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept) == (again, measures)
+    assert weights.convert_weights(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept) == (
+        again,
+        comparison,
+    )
     assert told == []
 
 
@@ -175,10 +178,12 @@ def test_a_file_that_llama_cpp_cannot_convert_says_why(tmp_path: Path) -> None:
     broken = tmp_path / "tiny.gguf"
     broken.write_bytes(tiny_gguf())
     with pytest.raises(ModelError, match=r"llama.cpp can't write tiny.gguf as Q8_0: \S"):
-        weights.convert(broken, RECIPES["Q8_0"], SETTINGS, lambda _, __: None, None, Conversions(tmp_path / "kept"))
+        weights.convert_weights(
+            broken, WEIGHT_FORMATS["Q8_0"], SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path / "kept")
+        )
 
 
-def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, Conversion]) -> None:
+def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, ConvertedFile]) -> None:
     done = command(store, "tune", str(MODEL), "--quick", "--only", "threads", "--only", "weights", "--json")
     assert done.returncode == 0, done.stderr
     tuned = msgspec.json.decode(done.stdout, type=TuningRecord)
@@ -188,9 +193,9 @@ def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, 
     assert [row.ratio for row in threads if row.usual] == [1.0]
     # Only what was measured, and of the weights only the aim that the quick formats speak to.
     assert set(tuned.settings) == {"threads", "threads_prefill"}
-    measures = converted[1].measures
-    assert measures is not None
-    assert tuned.weights == {"fast": FAST.name if measures.objection("fast") is None else "as-is"}
+    comparison = converted[1].comparison
+    assert comparison is not None
+    assert tuned.weights == {"fast": FAST.name if comparison.rejection_reason("fast") is None else "as-is"}
     settings = store / "settings.toml"
     settings.write_text(f'model = "{MODEL}"\nthreads_prefill = 1\n')
     shown = command(store, "config", "show", "--config", str(settings)).stdout

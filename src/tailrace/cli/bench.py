@@ -22,7 +22,7 @@ from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import TailraceError
 from tailrace.loadtest.client import BenchClient, BenchError
 from tailrace.loadtest.load import Figures, Load, StreamTiming, figures, middle
-from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.locate import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.settings import Settings
 from tailrace.tuning.engine_bench import EngineTurn

@@ -16,13 +16,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from tailrace.cli import output
-from tailrace.engine.weights.choice import Tell, recipe_for
-from tailrace.engine.weights.choice import convert as convert_model
+from tailrace.engine.weights.file_choice import ReportProgress, convert_weights, format_for_aim
 from tailrace.errors import ModelError
-from tailrace.models.convert import Conversion
-from tailrace.models.measures import Measures
-from tailrace.models.recipes import AIMS, find_recipe
-from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.converted_files import ConvertedFile
+from tailrace.models.format_comparison import FormatComparison
+from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.weight_formats import AIMS, find_weight_format
 from tailrace.observe import logs
 from tailrace.settings import resolve
 
@@ -48,19 +47,19 @@ def convert(
     if target is not None and target.exists():
         raise ModelError(f"{target} is there already. Name another --output, or remove it")
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
-    recipe = recipe_for(path, to) if to in AIMS else find_recipe(to)
-    if recipe is None:
+    weight_format = format_for_aim(path, to) if to in AIMS else find_weight_format(to)
+    if weight_format is None:
         output.stdout().print(f"serve --weights {to} keeps the file as it is: tailrace tune found no better format")
         return
     with _progress() as tell:
-        made, measures = convert_model(path, recipe, settings, tell)
+        made, comparison = convert_weights(path, weight_format, settings, tell)
         if target is not None:
             tell(f"copying to {target.name}", 0.0)
             _copy(made.path, target)
-    _show(made, measures)
+    _show(made, comparison)
     console = output.stdout()
     if to in AIMS:
-        why = measures.objection(to)
+        why = comparison.rejection_reason(to)
         console.print(
             f"serve --weights {to} uses it" if why is None else f"serve --weights {to} keeps the file as it is: {why}",
             soft_wrap=True,
@@ -68,10 +67,10 @@ def convert(
     console.print(str(target or made.path), soft_wrap=True)
 
 
-def _show(made: Conversion, measures: Measures) -> None:
-    lost, before, after = measures.quality, measures.before, measures.after
+def _show(made: ConvertedFile, comparison: FormatComparison) -> None:
+    lost, before, after = comparison.quality, comparison.before, comparison.after
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "ORIGINAL", made.recipe.name.upper(), ""):
+    for heading in ("", "ORIGINAL", made.weight_format.name.upper(), ""):
         table.add_column(heading, justify="left" if heading == "" else "right")
     table.add_row("size", output.size(made.bytes_before), output.size(made.bytes), "")
     table.add_row("perplexity", f"{lost.perplexity_before:.2f}", f"{lost.perplexity:.2f}", f"{lost.tokens} tokens")
@@ -81,7 +80,7 @@ def _show(made: Conversion, measures: Measures) -> None:
     figures = zip(
         (before.prefill, before.decode, before.decode_many),
         (after.prefill, after.decode, after.decode_many),
-        after.over(before),
+        after.ratios_to(before),
         strict=True,
     )
     for name, (old, new, ratio) in zip(rows, figures, strict=True):
@@ -102,7 +101,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Tell]:
+def _progress() -> Iterator[ReportProgress]:
     console = output.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -21,7 +21,7 @@ from tailrace.machine.bandwidth import measure_bandwidth
 from tailrace.machine.plan import MachinePlan, PoolPlan
 from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
-from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.locate import resolve as resolve_model
 from tailrace.models.store import Store
 from tailrace.supervisor import model_needs
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tailrace.cli import output
 from tailrace.errors import ModelError
-from tailrace.models.gguf import read_facts
+from tailrace.models.model_header import read_facts
 from tailrace.models.store import Store, StoredModel
 
 

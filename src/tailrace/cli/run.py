@@ -25,7 +25,7 @@ from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
-from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.locate import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved
 

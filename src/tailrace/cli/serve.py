@@ -10,7 +10,7 @@ import typer
 
 from tailrace.cli.templates import check_chat_template
 from tailrace.cli.tuned_settings import resolve_tuned
-from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.locate import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.supervisor import Supervisor
 

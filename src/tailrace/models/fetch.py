@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from tailrace.errors import ModelError
-from tailrace.models.catalogue import Entry, Part
+from tailrace.models.catalogue import CatalogueModel, Part
 from tailrace.models.store import Store, StoredModel
 
 Stage = Literal["download", "verify"]
@@ -36,7 +36,7 @@ def silent(stage: Stage, done: int, total: int) -> None:
     """The progress callback for callers who don't want to know."""
 
 
-def fetch(entry: Entry, store: Store, progress: Progress = silent) -> StoredModel:
+def fetch(entry: CatalogueModel, store: Store, progress: Progress = silent) -> StoredModel:
     """Download, take out, verify and store a model. Returns the stored one, at once when it is there already.
 
     Raises ModelError, saying what to do, when the download fails, the file isn't the right one or the disk is full, and

@@ -26,7 +26,7 @@ class Shards(msgspec.Struct, frozen=True):
     tensors: tuple[Tensor, ...]  #: of all
 
 
-def shards_of(path: Path) -> tuple[Path, ...]:
+def shard_paths(path: Path) -> tuple[Path, ...]:
     """The files, in order, of the model that ``path`` is the file of, or any shard, as the name says: whether they are
     there, and what they are, isn't looked at.
     """
@@ -49,7 +49,7 @@ def total_bytes(path: Path) -> int:
     """The size of all files that are there of the model that ``path`` is the file of, or any shard. Raises OSError when
     ``path`` itself can't be looked at.
     """
-    return sum(shard.stat().st_size for shard in shards_of(path) if shard == path or shard.exists())
+    return sum(shard.stat().st_size for shard in shard_paths(path) if shard == path or shard.exists())
 
 
 def read_shards(path: Path) -> Shards:
@@ -63,7 +63,7 @@ def read_shards(path: Path) -> Shards:
         return Shards((path,), own.values, own.tensors)
     number = own.values.get("split.no")
     number = number + 1 if isinstance(number, int) else 0
-    paths = shards_of(path)
+    paths = shard_paths(path)
     if len(paths) != count or not 1 <= number <= count or paths[number - 1] != path:
         raise ModelError(
             f"{path} says that it is shard {number} of {count}, and its name doesn't: the others are found by names "

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.errors import ModelNotFound
-from tailrace.models.entries import Entries, Entry
+from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.server import sse
@@ -62,7 +62,7 @@ class Server:
         self.metrics = Metrics(model_name, self.engine)
         self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
         store = default_folder()
-        self.entries = Entries(store)
+        self.derived_models = DerivedModels(store)
         #: The served model's name in the store, where it is there: entries know it by that.
         self.store_name = (
             model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
@@ -153,9 +153,9 @@ class Server:
             for known in {name, name.removesuffix(LATEST), f"{name}{LATEST}"}
         )
 
-    def entry(self, name: str | None) -> Entry | None:
+    def entry(self, name: str | None) -> DerivedModel | None:
         """What clients have made of the served model under this name."""
-        found = self.entries.get(name.removesuffix(LATEST)) if name else None
+        found = self.derived_models.get(name.removesuffix(LATEST)) if name else None
         return found if found is not None and self.is_base(found.base) else None
 
     def is_base(self, base: str) -> bool:
@@ -165,7 +165,7 @@ class Server:
     @property
     def made_names(self) -> list[str]:
         """The names that clients have made of the served model."""
-        return [name for name, entry in self.entries.items() if self.is_base(entry.base)]
+        return [name for name, entry in self.derived_models.items() if self.is_base(entry.base)]
 
     def listed_name(self, name: str) -> str:
         """The name that a list has for the model of this name. Raises ModelNotFound."""

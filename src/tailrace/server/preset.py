@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from tailrace.chat.template import ChatTemplate, Message
-from tailrace.models.entries import Entry
+from tailrace.models.derived_models import DerivedModel
 from tailrace.server.served_model import ServedModel
 
 #: What the dialects call Ollama's options. The first field that a request has is filled in.
@@ -30,7 +30,7 @@ _SAME: tuple[tuple[str, ...], ...] = (
 class Preset:
     """See the module."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: DerivedModel) -> None:
         self.entry = entry
 
     def begin(self, messages: Sequence[Message]) -> list[Message]:
@@ -56,9 +56,9 @@ class Derived:
     """The models of the entries, each made once for each model that an engine has loaded."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[int, int], tuple[ServedModel, Entry, ServedModel]] = {}
+        self._made: dict[tuple[int, int], tuple[ServedModel, DerivedModel, ServedModel]] = {}
 
-    def model(self, model: ServedModel, entry: Entry) -> ServedModel:
+    def model(self, model: ServedModel, entry: DerivedModel) -> ServedModel:
         """``model`` with the entry's preset, and its template where it has one."""
         key = id(model), id(entry)
         known = self._made.get(key)
@@ -68,7 +68,7 @@ class Derived:
         return known[2]
 
 
-def _derived(model: ServedModel, entry: Entry) -> ServedModel:
+def _derived(model: ServedModel, entry: DerivedModel) -> ServedModel:
     made = copy.copy(model)
     made.preset = Preset(entry)
     if entry.template:

@@ -18,7 +18,7 @@ from tailrace.errors import ModelError
 from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.models.measures import Speed
+from tailrace.models.format_comparison import Speed
 from tailrace.observe import logs
 from tailrace.settings import Settings
 

@@ -1,1 +1,1 @@
-"""Which file a model's weights are loaded from: quality and speed of the formats, measured, and the choice."""
+"""Selects the weights file that is loaded: converts a model to a faster format, and measures its quality and speed."""

@@ -1,7 +1,7 @@
-"""How far a model's predictions are from another's, over a fixed text that comes with the package.
+"""Measures how far a model's predictions are from another's, over a fixed text that comes with the package.
 
-It works through the backend's protocol and knows nothing of files or formats. One model is in memory at a time: the
-original's logits are kept instead, within a bound.
+It works through the backend protocol and knows no files or formats. Only one model is in memory at a time: the first
+model's logits are held instead, within a bound.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from tailrace.engine.backends.base import Backend
-from tailrace.models.measures import Quality
+from tailrace.models.format_comparison import Quality
 
-#: Tokens that are read in a row: a model's own context may be no longer, and it is enough to settle.
+#: Tokens in one context window of the text. Some models have no longer context, and predictions settle within it.
 WINDOW = 512
-#: Memory for the original's logits. 2,700 positions of a vocabulary of 49k, 500 of one of 262k.
-_KEPT_BYTES = 512 * 1024 * 1024
+#: Memory for the first model's logits: 2,700 positions with a vocabulary of 49k.
+_LOGITS_BYTES = 512 * 1024 * 1024
 #: Memory for the logits of one decode.
 _STEP_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a model predicted at each position of the text."""
+class Predictions:
+    """A model's logits at each position of the text."""
 
     logits: npt.NDArray[np.float32]  #: (positions, vocabulary)
-    following: npt.NDArray[np.int64]  #: the token that the text goes on with at each position
+    following: npt.NDArray[np.int64]  #: the text's next token at each position
 
 
 def fixed_text() -> str:
@@ -36,20 +36,20 @@ def fixed_text() -> str:
     return files("tailrace.engine.weights").joinpath("quality.txt").read_text(encoding="utf-8")
 
 
-def read(backend: Backend, text: str | None = None) -> Reading:
-    """Have the model read the text (None: ``fixed_text``), in windows that begin anew. Empties the backend's slots.
+def predict(backend: Backend, text: str | None = None) -> Predictions:
+    """Run the model over the text (None: ``fixed_text``), in windows that each start with an empty context.
 
-    Raises BackendError.
+    The backend's slots are empty afterwards. Raises BackendError.
     """
     tokens = backend.tokenize(fixed_text() if text is None else text)
     start = [backend.start_token] if backend.start_token is not None and tokens[0] == backend.start_token else []
     vocabulary = len(backend.vocabulary)
-    positions = max(1, min(len(tokens) - 1, _KEPT_BYTES // (4 * vocabulary)))
+    positions = max(1, min(len(tokens) - 1, _LOGITS_BYTES // (4 * vocabulary)))
     logits = np.empty((positions, vocabulary), np.float32)
     window = min(WINDOW, backend.info.context, backend.layout.cells)
     step = max(1, min(backend.max_batch, _STEP_BYTES // (4 * vocabulary)))
     for first in range(0, positions, window - len(start)):
-        # The token at ``first`` is predicted from the window's own only, as everywhere in a text that is read anew.
+        # Each window is predicted from its own tokens only, behind a start token where the model has one.
         part = (start if first else []) + tokens[first : min(positions, first + window - len(start))]
         skipped = len(start) if first else 0
         backend.reset()
@@ -60,22 +60,22 @@ def read(backend: Backend, text: str | None = None) -> Reading:
             at = first + begin + (outputs[0] if outputs else 0) - skipped
             logits[at : at + len(outputs)] = rows
     backend.reset()
-    return Reading(logits, np.asarray(tokens[1 : positions + 1], np.int64))
+    return Predictions(logits, np.asarray(tokens[1 : positions + 1], np.int64))
 
 
-def compare(original: Reading, other: Reading) -> Quality:
-    """The difference between two models' readings of the same text.
+def compare(original: Predictions, other: Predictions) -> Quality:
+    """The difference between two models' predictions for the same text.
 
     The Kullback-Leibler divergence from P (the original's next-token distribution) to Q (the other's) is
     sum_i P(i) (ln P(i) - ln Q(i)), in nats (Kullback and Leibler, On information and sufficiency, 1951); it is 0 where
     both are the same. Perplexity is exp of the mean of -ln Q(next token) (Jelinek et al., 1977). Both in float64.
-    Raises ValueError when the readings aren't of the same text and vocabulary.
+    Raises ValueError when the predictions aren't for the same text and vocabulary.
     """
     if not np.array_equal(original.following, other.following) or original.logits.shape != other.logits.shape:
         raise ValueError("the two models didn't read the same tokens")
     count = len(original.following)
     divergence, surprise, same = np.empty(count), np.empty((2, count)), 0
-    # A row at a time: in one piece the float64 values would take four times the kept logits.
+    # One row at a time: float64 values of all rows would take twice the memory of both models' logits.
     for row in range(count):
         p, q = _log_softmax(original.logits[row]), _log_softmax(other.logits[row])
         following = original.following[row]
@@ -85,7 +85,7 @@ def compare(original: Reading, other: Reading) -> Quality:
     before, after = np.exp(surprise.mean(axis=1))
     return Quality(
         tokens=count,
-        # Rounding can take it below zero by an ulp or two.
+        # Rounding can make it negative by an ulp or two.
         divergence=max(0.0, float(divergence.mean())),
         divergence_p99=max(0.0, float(np.quantile(divergence, 0.99))),
         same_top=same / count,

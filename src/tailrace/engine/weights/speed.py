@@ -7,7 +7,7 @@ import time
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.kv_cache.layout import Layout
-from tailrace.models.measures import Speed
+from tailrace.models.format_comparison import Speed
 
 #: Tokens in each slot before its decode steps are timed; for comparing layouts, whose cost grows with them.
 _DEPTH = 64

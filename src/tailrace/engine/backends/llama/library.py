@@ -15,7 +15,7 @@ from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.layouts import LAYOUTS
 from tailrace.errors import ModelError
 from tailrace.machine.isa import read_isa
-from tailrace.models.gguf import read_facts, read_header
+from tailrace.models.model_header import read_facts, read_header
 
 #: Receives (level, line) of llama.cpp's log; level is a structlog method name.
 LogSink = Callable[[str, str], None]

@@ -13,7 +13,7 @@ from typing import Any
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from llama_cpp._ggml import libggml as ggml
 
-from tailrace.models.gguf import Tensor
+from tailrace.models.model_header import Tensor
 
 #: ``GGML_BACKEND_DEVICE_TYPE_CPU``, ``GGML_TYPE_F32`` and ``GGML_TYPE_I32``.
 _CPU, _F32, _I32 = 0, 0, 26

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from tailrace.models.gguf import Tensor
+from tailrace.models.model_header import Tensor
 
 OWN_REPACKED = "own kernels, repacked"
 OWN = "own kernels, as in the file"

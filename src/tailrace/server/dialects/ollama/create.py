@@ -13,7 +13,7 @@ import msgspec
 
 from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest, ModelError
-from tailrace.models.entries import Entry
+from tailrace.models.derived_models import DerivedModel
 from tailrace.server.dialects.ollama import modelfile
 from tailrace.server.dialects.ollama.chat import ChatMessage
 from tailrace.server.dialects.ollama.options import TRUNCATED, Options, refuse_unsupported
@@ -93,11 +93,11 @@ def written_out(request: CreateRequest) -> CreateRequest:
     )
 
 
-def entry(request: CreateRequest, base: str, under: Entry | None) -> Entry:
+def entry(request: CreateRequest, base: str, under: DerivedModel | None) -> DerivedModel:
     """The entry of a model that is made of ``base``, or of the entry ``under``, which is. Raises InvalidRequest."""
-    inherited = under or Entry(base=base)
+    inherited = under or DerivedModel(base=base)
     licenses = [request.license] if isinstance(request.license, str) else request.license
-    return Entry(
+    return DerivedModel(
         base=base,
         system=inherited.system if request.system is None else request.system,
         template=inherited.template if not request.template else _template(request.template),

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, NotSupported
-from tailrace.models.entries import Entry
+from tailrace.models.derived_models import DerivedModel
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.app_state import Server
@@ -138,9 +138,9 @@ class Management:
         if names.is_own(self._server, name):
             raise Forbidden("The served model can't be deleted while it is served.")
         wanted = names.stored(name)
-        if self._server.entries.get(wanted) is not None:
+        if self._server.derived_models.get(wanted) is not None:
             try:
-                await asyncio.to_thread(self._server.entries.remove, wanted)
+                await asyncio.to_thread(self._server.derived_models.remove, wanted)
             except ModelError as error:
                 raise Forbidden(str(error)) from error
             return Response(status_code=200)
@@ -149,7 +149,7 @@ class Management:
             raise names.not_found(name, "the store has no such model")
         if self._shelf.is_served(stored):
             raise Forbidden("The served model can't be deleted while it is served.")
-        if made := self._server.entries.of(wanted):
+        if made := self._server.derived_models.of(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
             await asyncio.to_thread(self._store.remove, wanted)
@@ -180,14 +180,14 @@ class Management:
                 raise InvalidRequest(f"'{field}' is missing: name a model.", param=field)
         self._allow("copying models")
         base, under = await asyncio.to_thread(self._based, asked.source or "", "source")
-        copied = msgspec.structs.replace(under or Entry(base=base), modified=now())
+        copied = msgspec.structs.replace(under or DerivedModel(base=base), modified=now())
         await self._put(names.stored(asked.destination or ""), copied)
         return Response(status_code=200)
 
-    def _based(self, name: str, param: str) -> tuple[str, Entry | None]:
+    def _based(self, name: str, param: str) -> tuple[str, DerivedModel | None]:
         """The model of this name, by the store's name for it; and the entry that it is, where it is one."""
         server, wanted = self._server, names.stored(name)
-        if (under := server.entries.get(wanted)) is not None:
+        if (under := server.derived_models.get(wanted)) is not None:
             return under.base, under
         if names.is_own(server, name):
             return server.store_name or server.model_name, None
@@ -197,13 +197,13 @@ class Management:
             return server.store_name or server.model_name, None
         raise names.not_found(name, f"'{param}' has to name the served model or one of the store")
 
-    async def _put(self, name: str, made: Entry) -> None:
+    async def _put(self, name: str, made: DerivedModel) -> None:
         server = self._server
         taken = names.is_own(server, name) or name in (server.store_name, server.model_name)
         if taken or (is_name(name) and await asyncio.to_thread(self._store.find, name) is not None):
             raise Forbidden("A model of this name is there already, with weights of its own; choose another name.")
         try:
-            await asyncio.to_thread(server.entries.put, name, made)
+            await asyncio.to_thread(server.derived_models.put, name, made)
         except ModelError as error:
             raise InvalidRequest(f"{error}.", param="model") from None
 

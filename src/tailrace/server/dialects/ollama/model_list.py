@@ -17,9 +17,9 @@ import structlog
 from tailrace.chat.families import FAMILIES
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
-from tailrace.models.entries import Entry
-from tailrace.models.gguf import GgufHeader, Value, read_header
-from tailrace.models.identity import fingerprint
+from tailrace.models.derived_models import DerivedModel
+from tailrace.models.fingerprint import fingerprint
+from tailrace.models.model_header import ModelHeader, Value, read_header
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
 from tailrace.protocol import ModelInfo, Sampling
@@ -46,7 +46,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     quantisation: str | None
     values: dict[str, Value]
-    entry: Entry | None = None  #: where it is made of another one: what that says
+    entry: DerivedModel | None = None  #: where it is made of another one: what that says
     parent: str = ""  #: and the other one's name
 
     @property
@@ -81,7 +81,7 @@ class Shelf:
         self._server = server
         self._store = store
         #: What was read of a file, as long as it is the same one.
-        self._read: dict[tuple[Path, int, int], tuple[GgufHeader, str]] = {}
+        self._read: dict[tuple[Path, int, int], tuple[ModelHeader, str]] = {}
 
     def models(self, info: ModelInfo | None) -> list[Shown]:
         """Every model, the served one first; ``info`` is what its engine has told, if one has."""
@@ -89,7 +89,7 @@ class Shelf:
         if self._server.settings.manage_models:
             shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
         bases = {model.name: model for model in shown}
-        for name, entry in self._server.entries.items():
+        for name, entry in self._server.derived_models.items():
             if self._server.is_base(entry.base):
                 shown.append(_made(name, entry, shown[0]))
             elif (base := bases.get(names.tagged(entry.base))) is not None:
@@ -101,7 +101,7 @@ class Shelf:
         if not name or names.is_own(self._server, name):
             return self._served(info)
         wanted = names.stored(name)
-        if (entry := self._server.entries.get(wanted)) is not None:
+        if (entry := self._server.derived_models.get(wanted)) is not None:
             base = None if self._server.is_base(entry.base) else entry.base
             return _made(wanted, entry, self.find(base, info))
         if self._server.settings.manage_models and is_name(wanted):
@@ -172,7 +172,7 @@ class Shelf:
         )
 
 
-def _made(name: str, entry: Entry, base: Shown) -> Shown:
+def _made(name: str, entry: DerivedModel, base: Shown) -> Shown:
     """A model that is made of ``base``."""
     digest = hashlib.sha256(base.digest.encode() + msgspec.json.encode(entry)).hexdigest()
     values = {**base.values, _TEMPLATE: entry.template} if entry.template else base.values
@@ -193,7 +193,7 @@ def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
     defaults = {
         name: getattr(Sampling(), name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
     }
-    entry = model.entry or Entry(base="")
+    entry = model.entry or DerivedModel(base="")
     parameters = {**({"num_ctx": info.context} if info is not None else {}), **defaults, **entry.parameters}
     told = [
         (name, held) for name, value in parameters.items() for held in (value if isinstance(value, list) else [value])

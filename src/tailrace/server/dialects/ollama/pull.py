@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from tailrace.errors import FetchFailed, ModelError, RequestError
-from tailrace.models.catalogue import CATALOGUE, Entry
+from tailrace.models.catalogue import CATALOGUE, CatalogueModel
 from tailrace.models.fetch import Stage, fetch
 from tailrace.models.store import Store
 from tailrace.server.dialects.ollama import names
@@ -36,7 +36,7 @@ class Fetches:
         self._store = store
         self._running: dict[str, _Fetch] = {}
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> CatalogueModel:
         """The catalogue's entry. Raises ModelNotFound, naming those that there are."""
         entry = CATALOGUE.get(names.stored(name))
         if entry is None:
@@ -44,12 +44,12 @@ class Fetches:
             raise names.not_found(name, f"the catalogue has {known}; put other GGUF files into the store by hand")
         return entry
 
-    def present(self, entry: Entry) -> bool:
+    def present(self, entry: CatalogueModel) -> bool:
         """Whether the model is in the store already. Reads the disk."""
         stored = self._store.find(entry.name)
         return stored is not None and (stored.path.name, stored.bytes) == (entry.file, entry.bytes)
 
-    def follow(self, entry: Entry, keepalive_seconds: float) -> AsyncIterator[Status]:
+    def follow(self, entry: CatalogueModel, keepalive_seconds: float) -> AsyncIterator[Status]:
         """Join the model's fetch, or begin it: what it says until it is done, and its last word again in long silences.
 
         Raises FetchFailed.
@@ -69,7 +69,7 @@ class Fetches:
 class _Fetch:
     """One fetch. Its thread reports to the event loop, where everything else of it happens."""
 
-    def __init__(self, entry: Entry, store: Store) -> None:
+    def __init__(self, entry: CatalogueModel, store: Store) -> None:
         self._entry = entry
         self._store = store
         self._loop = asyncio.get_running_loop()

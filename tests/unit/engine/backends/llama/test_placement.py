@@ -18,7 +18,7 @@ from tailrace.engine.backends.llama.placement import (
     place,
     summary,
 )
-from tailrace.models.gguf import Tensor
+from tailrace.models.model_header import Tensor
 
 NONE = Kernels(frozenset(), frozenset())
 OURS = Kernels(frozenset({Kind.Q4_0, Kind.Q5_0, Kind.Q4_K}), frozenset({Kind.Q4_0}))

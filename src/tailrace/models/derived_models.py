@@ -20,12 +20,12 @@ from tailrace.errors import ModelError
 
 _FOLDER = ".entries"
 #: Clients can't fill a disk, or a list, with entries.
-MOST = 1000
-_LONGEST_NAME = 200
-_LARGEST = 1_000_000  #: bytes of an entry
+MAX_MODELS = 1000
+_MAX_NAME_LENGTH = 200
+_MAX_BYTES = 1_000_000  #: bytes of an entry
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DerivedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a name stands for. ``base`` is the model under it, ``parameters`` are Ollama's options."""
 
     base: str
@@ -37,37 +37,39 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     modified: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-_decoder = msgspec.json.Decoder(Entry)
+_decoder = msgspec.json.Decoder(DerivedModel)
 
 
-class Entries:
+class DerivedModels:
     """The entries of one store, by name. Names have no tag ``latest``."""
 
     def __init__(self, store: Path) -> None:
         self._folder = store / _FOLDER
-        self._entries = self._read()
+        self._models = self._read()
 
-    def get(self, name: str) -> Entry | None:
+    def get(self, name: str) -> DerivedModel | None:
         """The entry of this name."""
-        return self._entries.get(name)
+        return self._models.get(name)
 
-    def items(self) -> list[tuple[str, Entry]]:
+    def items(self) -> list[tuple[str, DerivedModel]]:
         """Every entry and its name, by name."""
-        return sorted(self._entries.items())
+        return sorted(self._models.items())
 
     def of(self, base: str) -> list[str]:
         """Names of the entries that are made of this model."""
         return [name for name, entry in self.items() if entry.base == base]
 
-    def put(self, name: str, entry: Entry) -> None:
+    def put(self, name: str, entry: DerivedModel) -> None:
         """Keep an entry; an older one of the name is replaced. Raises ModelError when it can't be."""
-        if not is_entry_name(name):
-            raise ModelError(f"{name[:_LONGEST_NAME]!r} can't be a model's name: use letters, digits, dots and dashes")
-        if name not in self._entries and len(self._entries) >= MOST:
-            raise ModelError(f"there are {MOST} entries already; delete some")
+        if not is_derived_model_name(name):
+            raise ModelError(
+                f"{name[:_MAX_NAME_LENGTH]!r} can't be a model's name: use letters, digits, dots and dashes"
+            )
+        if name not in self._models and len(self._models) >= MAX_MODELS:
+            raise ModelError(f"there are {MAX_MODELS} entries already; delete some")
         data = msgspec.json.encode(entry)
-        if len(data) > _LARGEST:
-            raise ModelError(f"an entry may have {_LARGEST:,} bytes, and this one has {len(data):,}")
+        if len(data) > _MAX_BYTES:
+            raise ModelError(f"an entry may have {_MAX_BYTES:,} bytes, and this one has {len(data):,}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as file:
@@ -75,29 +77,29 @@ class Entries:
             os.replace(file.name, self._path(name))
         except OSError as error:
             raise ModelError(f"{self._folder} can't be written: {error}. Make room or correct its rights") from error
-        self._entries[name] = entry
+        self._models[name] = entry
 
     def remove(self, name: str) -> bool:
         """Forget an entry; False when there is none of the name. Raises ModelError when the disk doesn't let it."""
-        if name not in self._entries:
+        if name not in self._models:
             return False
         try:
             self._path(name).unlink(missing_ok=True)
         except OSError as error:
             raise ModelError(f"{self._path(name)} can't be deleted: {error}. Correct its rights") from error
-        del self._entries[name]
+        del self._models[name]
         return True
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{quote(name, safe='')}.json"
 
-    def _read(self) -> dict[str, Entry]:
-        found: dict[str, Entry] = {}
+    def _read(self) -> dict[str, DerivedModel]:
+        found: dict[str, DerivedModel] = {}
         try:
             files = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
         except OSError:
             files = []
-        for file in files[:MOST]:
+        for file in files[:MAX_MODELS]:
             try:
                 found[unquote(file.stem)] = _decoder.decode(file.read_bytes())
             except (OSError, msgspec.DecodeError) as error:
@@ -105,11 +107,11 @@ class Entries:
         return found
 
 
-def is_entry_name(name: str) -> bool:
+def is_derived_model_name(name: str) -> bool:
     """Whether an entry may have this name: as Ollama's names, with a tag and folders of users."""
     parts = name.split("/")
     return (
-        0 < len(name) <= _LONGEST_NAME
+        0 < len(name) <= _MAX_NAME_LENGTH
         and len(parts) <= 3
         and all(part and part[0].isalnum() and part.isascii() for part in parts)
         and all(character.isalnum() or character in "._-:/" for character in name)

@@ -13,26 +13,26 @@ from hypothesis import strategies as st
 
 from model_files import ARRAY, STRING, UINT32, pair, text, tiny_gguf
 from tailrace.errors import ModelError
-from tailrace.models.gguf import GgufFacts, read_facts, read_header
+from tailrace.models.model_header import ModelFacts, read_facts, read_header
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 
 
-def facts_of(folder: Path, data: bytes) -> GgufFacts:
+def facts_of(folder: Path, data: bytes) -> ModelFacts:
     path = folder / "m.gguf"
     path.write_bytes(data)
     return read_facts(path)
 
 
 def test_the_facts_of_a_file(tmp_path: Path) -> None:
-    assert facts_of(tmp_path, tiny_gguf()) == GgufFacts(
+    assert facts_of(tmp_path, tiny_gguf()) == ModelFacts(
         architecture="llama",
         name="Tiny",
         quantisation="Q4_K_M",
         parameters=24,
         context=2048,
         chat_template=False,
-        token_bytes=None,
+        kv_bytes_per_token=None,
     )
 
 
@@ -71,14 +71,14 @@ def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    assert read_facts(path) == GgufFacts(
+    assert read_facts(path) == ModelFacts(
         architecture="gemma3",
         name=None,
         quantisation="BF16",
         parameters=22,
         context=4096,
         chat_template=True,
-        token_bytes=2 * 3 * (256 + 128),
+        kv_bytes_per_token=2 * 3 * (256 + 128),
     )
 
 
@@ -90,7 +90,7 @@ def test_the_starter_model() -> None:
     assert facts.parameters == 134_515_008
     assert facts.chat_template
     # 30 layers, 3 heads of 64 for K and V each.
-    assert facts.token_bytes == 2 * 30 * 3 * (64 + 64)
+    assert facts.kv_bytes_per_token == 2 * 30 * 3 * (64 + 64)
 
 
 @pytest.mark.parametrize(

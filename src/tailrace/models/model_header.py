@@ -10,10 +10,10 @@ from tailrace.errors import ModelError
 from tailrace.models.gguf_file import Tensor, Value
 from tailrace.models.shards import read_shards
 
-__all__ = ["GgufFacts", "GgufHeader", "Tensor", "Value", "read_facts", "read_header"]
+__all__ = ["ModelFacts", "ModelHeader", "Tensor", "Value", "read_facts", "read_header"]
 
 
-class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of one model; None where its files don't say."""
 
     architecture: str
@@ -22,23 +22,23 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     context: int | None  #: tokens that it was trained for
     chat_template: bool  #: whether it has one
-    token_bytes: int | None  #: of KV cache for each token, K and V at two bytes a number
+    kv_bytes_per_token: int | None  #: of KV cache for each token, K and V at two bytes a number
 
 
-class GgufHeader(msgspec.Struct, frozen=True, kw_only=True):
+class ModelHeader(msgspec.Struct, frozen=True, kw_only=True):
     """What a model's header says."""
 
-    facts: GgufFacts
+    facts: ModelFacts
     values: dict[str, Value]  #: by key, except for arrays
     tensors: tuple[Tensor, ...]  #: of all shards
 
 
-def read_facts(path: Path) -> GgufFacts:
+def read_facts(path: Path) -> ModelFacts:
     """The facts of a model. Raises ModelError when a file of it can't be read or isn't a whole GGUF header."""
     return read_header(path).facts
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path) -> ModelHeader:
     """The header of the model that ``path`` is the file of, or any shard. Raises ModelError when a file of it can't be
     read or isn't a whole GGUF header, and when a shard is missing.
     """
@@ -48,16 +48,16 @@ def read_header(path: Path) -> GgufHeader:
     if not isinstance(architecture, str):
         raise ModelError(f"{path} isn't a whole GGUF file (it names no architecture). Fetch or copy it again")
     name, context = values.get("general.name"), values.get(f"{architecture}.context_length")
-    facts = GgufFacts(
+    facts = ModelFacts(
         architecture=architecture,
         name=name if isinstance(name, str) else None,
         quantisation=_quantisation(values.get("general.file_type")),
         parameters=sum(tensor.weights for tensor in tensors),
         context=context if isinstance(context, int) else None,
         chat_template="tokenizer.chat_template" in values,
-        token_bytes=_token_bytes(values, architecture),
+        kv_bytes_per_token=_token_bytes(values, architecture),
     )
-    return GgufHeader(facts=facts, values=values, tensors=tensors)
+    return ModelHeader(facts=facts, values=values, tensors=tensors)
 
 
 def _token_bytes(values: dict[str, Value], architecture: str) -> int | None:

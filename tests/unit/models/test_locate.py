@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import ModelError
-from tailrace.models.reference import ModelFile, resolve
+from tailrace.models.locate import ModelFile, resolve
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 

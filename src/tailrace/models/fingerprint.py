@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tailrace.errors import ModelError
-from tailrace.models.shards import shards_of
+from tailrace.models.shards import shard_paths
 
 #: How many places of a file are looked at, spread evenly from its first byte to its last, and bytes at each.
 _PLACES = 64
@@ -29,7 +29,7 @@ def fingerprint(path: Path) -> str:
     Raises ModelError when the file can't be read.
     """
     try:
-        shards = [shard for shard in shards_of(path) if shard == path or shard.exists()]
+        shards = [shard for shard in shard_paths(path) if shard == path or shard.exists()]
         sizes = [shard.stat().st_size for shard in shards]
         digest = hashlib.sha256(str(sum(sizes)).encode())
         with contextlib.ExitStack() as stack:

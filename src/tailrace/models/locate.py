@@ -8,7 +8,7 @@ import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
-from tailrace.models.shards import model_name, read_shards, shards_of
+from tailrace.models.shards import model_name, read_shards, shard_paths
 from tailrace.models.store import Store, is_name
 
 
@@ -32,7 +32,7 @@ def resolve(model: str, store: Store | None = None) -> ModelFile:
             raise ModelError(f"there is no file {path}. {_choices(store)}")
         # The link's own name, where it is one: a hub's cache links shards to files that are named otherwise.
         path = path.parent.resolve() / path.name
-        files = read_shards(path).paths if len(shards_of(path)) > 1 else (path,)
+        files = read_shards(path).paths if len(shard_paths(path)) > 1 else (path,)
         return ModelFile(path=files[0], name=model_name(path) if len(files) > 1 else path.stem)
     if path.is_file():
         raise ModelError(f"{path} isn't a model: its name has to end in .gguf")
