@@ -104,7 +104,7 @@ class Bench:
         self._backend = load_llama(options.model, settings)
         self._loop = make_loop(self._backend, settings)
         ends = sorted(self._backend.end_tokens)
-        self._tokenizer = make_tokenizer(self._backend.vocabulary, ends, self._backend.tokenize_inside)
+        self._tokenizer = make_tokenizer(self._backend.vocabulary, ends, self._backend.tokenize_fragment)
         self._tokens = Tokens(self._backend.vocabulary)
         self._vocabulary = Vocabulary(self._backend.vocabulary)
         self._next = 0

@@ -49,7 +49,7 @@ class Bench:
         self._backend = load_llama(options.model, settings)
         self._loop = make_loop(self._backend, settings)
         tokenizer = make_tokenizer(
-            self._backend.vocabulary, sorted(self._backend.end_tokens), self._backend.tokenize_inside
+            self._backend.vocabulary, sorted(self._backend.end_tokens), self._backend.tokenize_fragment
         )
         self._matcher = compile_grammar(tokenizer, translate(Grammar(kind="json_schema", text=_SCHEMA)))
         self._next = 0

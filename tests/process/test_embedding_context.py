@@ -45,7 +45,7 @@ def ours(backend: LlamaBackend, chunk: int, pooling: Pooling) -> dict[int, list[
     inquiry = Embed(id=1, inputs=[*TEXTS], pooling=pooling)
     prompts = texts_to_tokenise(backend, inquiry)
     assert isinstance(prompts, list)
-    texts = make_jobs(backend, inquiry, map(backend.tokens_of, prompts))
+    texts = make_jobs(backend, inquiry, map(backend.tokenize_prompt, prompts))
     assert isinstance(texts, list)
     queue.add(texts)
     found: dict[int, list[float]] = {}

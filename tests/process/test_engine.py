@@ -74,11 +74,11 @@ def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_
 ) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: available)
     backend = _load()
-    assert backend.copied == 0
+    assert backend.repacked_bytes == 0
     backend.warm_up()
-    assert (backend.copied > 90_000_000) == copied
+    assert (backend.repacked_bytes > 90_000_000) == copied
     backend.close()
-    assert backend.copied == 0
+    assert backend.repacked_bytes == 0
 
 
 class Replies:
@@ -213,7 +213,7 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
             replies.step()
         if layout is not None:
             # As the scheduler does it: both books are changed alike.
-            backend.kv_layout(layout, replies.loop._cache.relayout(layout).moves)
+            backend.kv_relayout(layout, replies.loop._cache.relayout(layout).moves)
         replies.finish()
         texts.append(replies.tokens[1])
         backend.reset()
@@ -224,9 +224,9 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
 def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
     backend: LlamaBackend, always_shared: bool
 ) -> None:
-    policy = backend.policy
-    backend.policy = replace(policy, always_shared=always_shared)
-    backend.kv_layout(Layout(0, 512) if always_shared else Layout(2, 512), [])
+    policy = backend.layout_policy
+    backend.layout_policy = replace(policy, always_shared=always_shared)
+    backend.kv_relayout(Layout(0, 512) if always_shared else Layout(2, 512), [])
     replies = Replies(backend)
     layouts = set()
     for number, task in enumerate(_TASKS * 2):
@@ -236,7 +236,7 @@ def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
             replies.step()
             layouts.add(backend.layout)
     replies.finish()
-    backend.policy = policy
+    backend.layout_policy = policy
     assert len(layouts) > 1
     assert {layout.shared for layout in layouts} == {always_shared}
     assert replies.worst_shortfall() < NOISE
@@ -244,12 +244,12 @@ def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
 
 def test_the_pool_is_for_attention_that_reads_only_what_a_token_sees(backend: LlamaBackend) -> None:
     """Asked of the kernels, which know what they computed; elsewhere every sequence has cells of its own."""
-    assert backend.policy.always_shared == (loader.status() == "on")
+    assert backend.layout_policy.always_shared == (loader.status() == "on")
     here, them = loader.attention_counts()
     backend.decode([1], [0], [0], [0])
     backend.reset()
     layers = 30
-    assert loader.attention_counts() == ((here + layers, them) if backend.policy.always_shared else (0, 0))
+    assert loader.attention_counts() == ((here + layers, them) if backend.layout_policy.always_shared else (0, 0))
 
 
 def test_a_reply_that_reaches_the_context_ends_with_length() -> None:

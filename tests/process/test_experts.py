@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from architectures import tiny_experts
-from tailrace.engine.backends.llama.placement import OWN_REPACKED, UPSTREAM, UPSTREAM_REPACKED
+from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, UPSTREAM, UPSTREAM_REPACKED
 from tiers import CHOICES, TIERS
 
 _PROGRAM = """
@@ -24,8 +24,8 @@ backend = load_llama(Path(sys.argv[1]), Settings(kernels=sys.argv[2], threads=2,
 tokens = [3 + 7 * place % 200 for place in range(48)]
 rows = backend.decode(tokens, list(range(48)), [0] * 48, [5, 47]).tolist()
 rows += backend.decode([9, 11], [48, 0], [0, 1], [0, 1], 2).tolist()
-ways = {each.tensor.name: each.way for each in backend.products}
-print(json.dumps({"rows": rows, "ways": ways, "copied": backend.copied}))
+ways = {each.tensor.name: each.way for each in backend.assignments}
+print(json.dumps({"rows": rows, "ways": ways, "copied": backend.repacked_bytes}))
 """
 
 

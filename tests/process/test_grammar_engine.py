@@ -57,7 +57,7 @@ class Replies:
         self.loop = EngineLoop(backend, prefill_chunk=128, step_seconds=0.05)
         self.sequences: list[Sequence] = []
         self.most_at_once = 0
-        tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_inside)
+        tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_fragment)
         self._matcher = compile_grammar(tokenizer, translate(Grammar(kind="json_schema", text=json.dumps(_SCHEMA))))
 
     def constraint(self) -> Constraint:
@@ -126,10 +126,10 @@ def test_a_grammar_may_ask_for_a_control_token(backend: LlamaBackend) -> None:
     """Each is a token of its own: neither another one nor an end may stand in its place."""
     start = next(token for token, text in backend.info.special_tokens.items() if text == "<|im_start|>")
     assert backend.vocabulary[start] == b""
-    tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_inside)
+    tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_fragment)
     grammar = Grammar(kind="lark", text=f'start: "a" <[{start}]> "b"')
     constraint = Constraint(compile_grammar(tokenizer, translate(grammar)), len(backend.vocabulary), fast_forward=False)
-    (letter,) = backend.tokenize_inside("a")
+    (letter,) = backend.tokenize_fragment("a")
     constraint.accept(letter)
     mask = constraint.mask()
     assert mask is not None, "the grammar leaves nothing free"

@@ -40,7 +40,7 @@ rows += decode([260], [len(prompt)], [0], [0])
 backend.reset()
 rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
 print(json.dumps({"state": loader.status(), "sampling": logits_ops.status(), "rows": rows, "kept": kept,
-                  "copied": backend.copied}))
+                  "copied": backend.repacked_bytes}))
 """
 CAN = bool(TIERS)
 

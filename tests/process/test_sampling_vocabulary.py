@@ -106,7 +106,9 @@ def test_infill_keeps_what_llama_cpp_does(backend: LlamaBackend, order: tuple[Sa
     size = len(backend.vocabulary)
     params = Sampling(**{**_OFF, "top_k": 40, "top_p": 0.95, "samplers": order})
     known = SamplingVocabulary(backend)
-    prefixes = [backend.tokenize_inside(word)[0] for word in ("re", "return", "r", "ret", " re", " return", "x", "xs")]
+    prefixes = [
+        backend.tokenize_fragment(word)[0] for word in ("re", "return", "r", "ret", " re", " return", "x", "xs")
+    ]
     ends = sorted(backend.end_tokens)
     outcomes = set()
     for _ in range(25):

@@ -39,7 +39,7 @@ chosen = [run(0, prompt, 0)]
 look("prefill")
 for number in range(8):
     if number == 4:
-        backend.kv_layout(Layout(2, 512), [])
+        backend.kv_relayout(Layout(2, 512), [])
     chosen.append(run(0, [chosen[-1]], len(prompt) + number))
     look("grown" if number >= 4 else "decode")
 run(1, prompt, 0)

@@ -15,8 +15,8 @@ import pytest
 
 from model_files import with_pre, write_bert, write_vocab
 from servers import wait_for
-from tailrace.engine.backends.llama.library import redirect_log
-from tailrace.engine.backends.llama.vocab import LlamaVocab, load_vocab
+from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
+from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.prompt_text import PromptText
 from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox
 from tailrace.engine.tokenising.vocab import tokens_of
@@ -212,8 +212,8 @@ def _children(process: int) -> list[str]:
 _SHORT = """
 import os, sys, threading
 from pathlib import Path
-from tailrace.engine.backends.llama.library import redirect_log
-from tailrace.engine.backends.llama.vocab import load_vocab
+from tailrace.engine.backends.llama.model_loader import redirect_log
+from tailrace.engine.backends.llama.llama_vocab import load_vocab
 from tailrace.engine.tokenising.prompt_text import PromptText
 redirect_log(None)
 runs = [character * 4096 for character in "A-\\n 漢1\\u0301\\t'a\\x00\\U0001f389"]
@@ -221,9 +221,9 @@ runs += ["aA" * 2048, " " * 4095 + "1", "a " * 2048]
 texts = [PromptText(run) for run in runs]
 threading.stack_size(8 * 1024**2)  # A quarter of what the intake has.
 def work(vocab):
-    assert not vocab.are_short([PromptText("a" * 4097)])
-    assert not vocab.are_short([PromptText("<|im_end|>" * 65)])
-    print(Path(path).stem, sum(len(vocab.stretch(text.text)) for text in texts if vocab.are_short([text])), flush=True)
+    assert not vocab.can_tokenize_inline([PromptText("a" * 4097)])
+    assert not vocab.can_tokenize_inline([PromptText("<|im_end|>" * 65)])
+    print(Path(path).stem, sum(len(vocab.stretch(text.text)) for text in texts if vocab.can_tokenize_inline([text])), flush=True)
 for path in sys.argv[1:]:
     if not (child := os.fork()):
         thread = threading.Thread(target=work, args=(load_vocab(Path(path)),))

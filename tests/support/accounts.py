@@ -23,8 +23,8 @@ class Account:
         self.computed = 0
         self.said: dict[int, list[int]] = {}
         self._backend = backend
-        # Its ``decode_next`` is a ``decode`` where there is no model.
-        for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_next"):
+        # Its ``decode_repeat`` is a ``decode`` where there is no model.
+        for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_repeat"):
             setattr(backend, name, self._counting(getattr(backend, name)))
         self._loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=4000)
 

@@ -58,7 +58,7 @@ def texts_to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[PromptTe
     texts: list[PromptText] = []
     for index, given in enumerate(_inputs(inquiry)):
         if isinstance(given, str):
-            least = len(given.encode()) // backend.longest_token
+            least = len(given.encode()) // backend.max_token_bytes
             if least > backend.info.context:
                 return _too_long(inquiry.id, _place(inquiry, index), backend.info.context, least, f"at least {least}")
             # Special tokens are text in an input to embed; a prompt is read as the generation reads it.

@@ -120,7 +120,7 @@ class Intake(threading.Thread):
         if not isinstance(asked, Tokenize):
             return embeddings.texts_to_tokenise(self._backend, asked)
         size = len(asked.text.encode())
-        if size > max(LARGE_TEXT_BYTES, self._backend.info.context * self._backend.longest_token):
+        if size > max(LARGE_TEXT_BYTES, self._backend.info.context * self._backend.max_token_bytes):
             return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
         return [PromptText(asked.text, special=asked.special, start=asked.start, plain=asked.plain)]
 

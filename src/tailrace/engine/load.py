@@ -95,7 +95,7 @@ def make_loop(
         backend,
         prefill_chunk=settings.prefill_chunk,
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
-        host_cache_tokens=settings.keep_mb * 1_000_000 // backend.cell_bytes,
+        host_cache_tokens=settings.keep_mb * 1_000_000 // backend.bytes_per_cell,
         disk=_disk_options(model, settings) if model is not None else None,
         cpus=cpus,
         speculator=_speculator(backend, settings, draft),
@@ -106,7 +106,7 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
     # The scripted backend is for the front end's ceiling, a token a step.
     if settings.speculate == "off" or settings.backend == "fake":
         return None
-    if not backend.cuts:
+    if not backend.can_truncate:
         structlog.get_logger().info("no speculation: this model's memory can't take tokens back")
         return None
     if draft is None:
@@ -161,7 +161,7 @@ def load_llama(
         seconds=round(time.monotonic() - begun, 2),
         threads=replica.decode.threads,
         context=info.context,
-        interleaved=f"{backend.copied / 1e6:.0f} MB",
+        interleaved=f"{backend.repacked_bytes / 1e6:.0f} MB",
         kv_cells=f"{backend.layout.total} to {info.kv_cells}",
         parallel=info.parallel,
     )
@@ -170,20 +170,20 @@ def load_llama(
 
 def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
     """Log what the model's products are computed by, and whether the kernels have copied what they were to copy."""
-    from tailrace.engine.backends.llama.placement import OWN_REPACKED, summary
+    from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, summary
 
-    found = summary(backend.products)
+    found = summary(backend.assignments)
     if not found:
         return
     log.info("products computed by", **{way: f"{count} ({size / 1e6:.0f} MB)" for way, (count, size) in found.items()})
-    for each in backend.products:
+    for each in backend.assignments:
         log.debug("product computed by", tensor=each.tensor.name, way=each.way)
     _, expected = found.get(OWN_REPACKED, (0, 0))
-    if backend.copied < expected:
+    if backend.repacked_bytes < expected:
         log.warning(
             "weights that should be repacked are computed as the file has them",
             expected=f"{expected / 1e6:.0f} MB",
-            repacked=f"{backend.copied / 1e6:.0f} MB",
+            repacked=f"{backend.repacked_bytes / 1e6:.0f} MB",
         )
 
 

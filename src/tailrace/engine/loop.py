@@ -57,7 +57,7 @@ class EngineLoop:
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        self._cache = KVCache(backend.policy, backend.layout, host_cache_tokens)
+        self._cache = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
         self._scheduler = Scheduler(
             self._cache,
             parallel=backend.info.parallel,
@@ -140,7 +140,7 @@ class EngineLoop:
         begun = time.perf_counter()
         self._masks.start([constraint for constraint in batch.constraints if not constraint.free])
         if again:
-            logits = self._backend.decode_next([sequence.tokens[-1] for sequence in batch.ready])
+            logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.ready])
         else:
             logits = self._backend.decode(
                 batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
@@ -279,7 +279,7 @@ class EngineLoop:
             elif isinstance(move, Relayout):
                 places = dict(move.moves)
                 lost = {places[slot] for slot in lost if slot in places}
-                lost.update(self._backend.kv_layout(move.layout, move.moves))
+                lost.update(self._backend.kv_relayout(move.layout, move.moves))
             elif not self._place(move[1]):
                 lost.add(move[1].slot)
         if lost:

@@ -25,7 +25,7 @@ def prepare_sequence(backend: Backend, submit: Submit) -> Sequence | Refused:
     texts = prompt_texts(backend, submit)
     if isinstance(texts, Refused):
         return texts
-    return build_sequence(backend, submit, [backend.tokens_of(text) for text in texts])
+    return build_sequence(backend, submit, [backend.tokenize_prompt(text) for text in texts])
 
 
 def prompt_texts(backend: Backend, submit: Submit) -> list[PromptText] | Refused:
@@ -33,13 +33,13 @@ def prompt_texts(backend: Backend, submit: Submit) -> list[PromptText] | Refused
     context = backend.info.context
     if not backend.info.generates:
         return Refused(submit.id, "unsupported", "this model makes embeddings and no text")
-    if submit.params.suffix is not None and backend.infill is None:
+    if submit.params.suffix is not None and backend.fim_tokens is None:
         return Refused(submit.id, "unsupported", "this model has no tokens for filling in the middle")
     texts: list[PromptText] = []
     if isinstance(submit.prompt, str):
         # Tokenising 30 MB takes seconds. Below a megabyte the refusal names the exact number of tokens.
         size_bytes = len(submit.prompt.encode())
-        min_tokens = size_bytes // backend.longest_token
+        min_tokens = size_bytes // backend.max_token_bytes
         if size_bytes > LARGE_TEXT_BYTES and min_tokens >= context:
             return _too_long(submit.id, context, min_tokens, f"at least {min_tokens}")
         texts.append(
@@ -48,7 +48,7 @@ def prompt_texts(backend: Backend, submit: Submit) -> list[PromptText] | Refused
             else PromptText(submit.prompt, special=False, start=False)
         )
     if submit.params.suffix is not None:
-        min_tokens = len(submit.params.suffix.encode()) // backend.longest_token
+        min_tokens = len(submit.params.suffix.encode()) // backend.max_token_bytes
         if min_tokens >= context:
             return _too_long(submit.id, context, min_tokens, f"at least {min_tokens}", "suffix")
         texts.append(PromptText(submit.params.suffix, "suffix", special=False, start=False))
@@ -91,8 +91,8 @@ def build_sequence(backend: Backend, submit: Submit, tokenised: list[list[int]])
 
 def _infill(backend: Backend, prefix: list[int], suffix: list[int]) -> list[int]:
     """Prefix, suffix, middle: the order that most models are trained on."""
-    assert backend.infill is not None, "prompt_texts refuses a suffix otherwise"
-    before, after, middle = backend.infill
+    assert backend.fim_tokens is not None, "prompt_texts refuses a suffix otherwise"
+    before, after, middle = backend.fim_tokens
     start = backend.tokenize("", start=True)[:1]  # Some models want an end token around a text, too.
     start = start if start == [backend.start_token] else []
     return [*start, before, *prefix, after, *suffix, middle]

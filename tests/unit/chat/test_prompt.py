@@ -69,6 +69,8 @@ def test_what_is_nested_too_deeply_is_refused_or_left_alone() -> None:
 def test_ranges_are_tokenised_as_text() -> None:
     backend = FakeBackend(ctx=64, parallel=1, kv_tokens=0, batch=8)
     prompt = "<prefix>a<end><middle>"
-    assert backend.tokens_of(PromptText(prompt, plain=((9, 14),))) == [258, *b"a<end>", 260]
-    assert backend.tokens_of(PromptText(prompt, plain=((0, 8),))) == [*b"<prefix>a", 256, 260]
-    assert backend.tokens_of(PromptText(prompt, plain=((8, 9),))) == backend.tokenize(prompt), "no name stands there"
+    assert backend.tokenize_prompt(PromptText(prompt, plain=((9, 14),))) == [258, *b"a<end>", 260]
+    assert backend.tokenize_prompt(PromptText(prompt, plain=((0, 8),))) == [*b"<prefix>a", 256, 260]
+    assert backend.tokenize_prompt(PromptText(prompt, plain=((8, 9),))) == backend.tokenize(prompt), (
+        "no name stands there"
+    )

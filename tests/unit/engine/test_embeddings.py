@@ -171,7 +171,7 @@ def test_beside_replies_a_pass_is_followed_by_a_pause() -> None:
 
 def tokenised(backend: FakeBackend, inquiry: Embed | Score) -> list[EmbeddingJob] | Refused:
     texts = texts_to_tokenise(backend, inquiry)
-    return texts if isinstance(texts, Refused) else make_jobs(backend, inquiry, map(backend.tokens_of, texts))
+    return texts if isinstance(texts, Refused) else make_jobs(backend, inquiry, map(backend.tokenize_prompt, texts))
 
 
 def test_inquiries_become_texts() -> None:

@@ -64,20 +64,18 @@ class Backend(Protocol):
 
     info: ModelInfo
     vocabulary: list[bytes]  #: bytes of each token as they appear in text; empty for control tokens
-    longest_token: int  #: bytes of text that one token stands for at most
+    max_token_bytes: int  #: bytes of text that one token stands for at most
     end_tokens: frozenset[int]  #: end-of-generation tokens
-    end_of_turn: (
-        int | None
-    )  #: the end token that a turn of a conversation ends with, else the text's; None: it has none
+    eot_token: int | None  #: the end token that a turn of a conversation ends with, else the text's; None: it has none
     newline_token: int | None  #: the line break's; None: there is none alone
-    strips_space: bool  #: whether a text's first token is shown without the space in front of it
+    strips_leading_space: bool  #: whether a text's first token is shown without the space in front of it
     start_token: int | None  #: what an empty prompt becomes; None where the model has none
-    cell_bytes: int  #: memory that one cell takes, about
-    policy: LayoutPolicy  #: which layouts this model and memory allow
+    bytes_per_cell: int  #: memory that one cell takes, about
+    layout_policy: LayoutPolicy  #: which layouts this model and memory allow
     layout: Layout  #: how the cache is cut now
-    cuts: bool  #: whether a slot's beginning can be kept without its end (recurrent memories can't)
+    can_truncate: bool  #: whether a slot's beginning can be kept without its end (recurrent memories can't)
     max_batch: int  #: tokens that one ``decode`` takes at most
-    infill: tuple[int, int, int] | None  #: the tokens before a prefix, a suffix and the middle that is to be filled in
+    fim_tokens: tuple[int, int, int] | None  #: markers before a prefix, a suffix and the middle to fill in
 
     @property
     def embedding_context(self) -> EmbeddingContext | None:
@@ -85,15 +83,15 @@ class Backend(Protocol):
         ...
 
     @property
-    def model(self) -> Path | None:
+    def model_path(self) -> Path | None:
         """The file whose vocabulary tokenises; None where tokenising needs no file, and no protection."""
         ...
 
-    def are_short(self, texts: Seq[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Seq[PromptText]) -> bool:
         """Whether these texts of one request may be tokenised here. Others can end the process, or take long."""
         ...
 
-    def tokens_of(self, text: PromptText) -> list[int]:
+    def tokenize_prompt(self, text: PromptText) -> list[int]:
         """The text's tokens. Safe to call from another thread while ``decode`` runs, if the text is short."""
         ...
 
@@ -105,7 +103,7 @@ class Backend(Protocol):
         """
         ...
 
-    def tokenize_inside(self, text: str) -> list[int]:
+    def tokenize_fragment(self, text: str) -> list[int]:
         """Tokens of ``text`` as it stands within a reply: no start token, special tokens' names are plain text.
 
         Safe to call from another thread as ``tokenize`` is. Some models' tokenizers put a space in front.
@@ -125,13 +123,13 @@ class Backend(Protocol):
         """
         ...
 
-    def decode_next(self, tokens: list[int]) -> Logits:
+    def decode_repeat(self, tokens: list[int]) -> Logits:
         """The same again, one position further: ``tokens[i]`` goes behind token i of the last ``decode``, which had one
         token a slot and wanted a row of each. What these slots hold is still what it left. Else as ``decode``.
         """
         ...
 
-    def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+    def kv_relayout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
         """Cut the cache anew: slot ``moves[i][0]``'s content goes to slot ``moves[i][1]``, other slots become empty.
 
         The new slots whose content couldn't be taken along (they are empty, too). Raises BackendError.

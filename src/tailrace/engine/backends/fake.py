@@ -60,22 +60,22 @@ class FakeBackend:
         """``always_shared``: the KV cache is one pool that grows, as it is with our own attention."""
         context = ctx or 8192
         limit = kv_tokens or context * 4
-        self.policy = LayoutPolicy(parallel, limit, context, always_shared=always_shared)
-        self.layout = self.policy.initial()
-        self.cuts = memory == "dense"
+        self.layout_policy = LayoutPolicy(parallel, limit, context, always_shared=always_shared)
+        self.layout = self.layout_policy.initial()
+        self.can_truncate = memory == "dense"
         self._memory = memory
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
-        self.longest_token = 1
-        self.model: Path | None = None
+        self.max_token_bytes = 1
+        self.model_path: Path | None = None
         self._names = Specials(SpecialToken(token, name) for token, name in _NAMES.items())
-        self.cell_bytes = 4
+        self.bytes_per_cell = 4
         self.end_tokens = frozenset({END})
-        self.end_of_turn: int | None = END
+        self.eot_token: int | None = END
         self.newline_token: int | None = ord("\n")
-        self.strips_space = False
+        self.strips_leading_space = False
         self.start_token: int | None = None
-        self.infill: tuple[int, int, int] | None = INFILL
+        self.fim_tokens: tuple[int, int, int] | None = INFILL
         self.embedding_context: EmbeddingContext | None = FakeEmbeddingContext()
         self.step_seconds = step_seconds
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
@@ -106,18 +106,18 @@ class FakeBackend:
         """See ``Backend``."""
         return [*text.encode("utf-8"), START] if start is None else list(text.encode("utf-8"))
 
-    def are_short(self, texts: Seq[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Seq[PromptText]) -> bool:
         """See ``Backend``: all are."""
         return True
 
-    def tokens_of(self, text: PromptText) -> list[int]:
+    def tokenize_prompt(self, text: PromptText) -> list[int]:
         """See ``Backend``. Names of special tokens are known only in texts that have one which is plain."""
         pieces = self._names.split(text.text, special=text.special, plain=text.plain)
         if not text.plain or pieces == self._names.split(text.text, special=text.special):
             return self.tokenize(text.text, special=text.special, start=text.start)
         return [token for piece in pieces for token in ([piece] if isinstance(piece, int) else piece.encode())]
 
-    def tokenize_inside(self, text: str) -> list[int]:
+    def tokenize_fragment(self, text: str) -> list[int]:
         """See ``Backend``."""
         return list(text.encode("utf-8"))
 
@@ -143,7 +143,7 @@ class FakeBackend:
                 logits[row, said] = _CERTAIN
         return logits
 
-    def decode_next(self, tokens: list[int]) -> Logits:
+    def decode_repeat(self, tokens: list[int]) -> Logits:
         """See ``Backend``."""
         positions, slots = self._last
         if len(set(slots)) != len(tokens) or len(slots) != len(tokens):
@@ -169,7 +169,7 @@ class FakeBackend:
             return None
         return script[said] if said < len(script) else END
 
-    def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+    def kv_relayout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
         held = {new: self._tokens[old] for old, new in moves}
         self.layout = layout

@@ -42,7 +42,7 @@ class Infill:
         kept = (parts >= _LIKELY) | ending
         texts = int(np.count_nonzero(kept & ~ending))
         if not texts:
-            candidates.replace(self._vocabulary.end_of_turn)
+            candidates.replace(self._vocabulary.eot_token)
             return
         parts = parts / parts[kept].sum()
         candidates.keep(kept & ((parts >= 1.0 / (texts + 1)) | ending))

@@ -19,9 +19,7 @@ class SamplingVocabulary:
         self.pieces: Seq[bytes] = backend.vocabulary  #: each token's text; empty for control tokens
         self.end_tokens = backend.end_tokens
         #: The token that a reply ends with.
-        self.end_of_turn = (
-            backend.end_of_turn if backend.end_of_turn is not None else min(backend.end_tokens, default=0)
-        )
+        self.eot_token = backend.eot_token if backend.eot_token is not None else min(backend.end_tokens, default=0)
         self.newline = backend.newline_token
 
     def breakers(self, texts: tuple[str, ...]) -> Breakers:
@@ -32,20 +30,20 @@ class SamplingVocabulary:
     def _index(self) -> BreakerIndex:
         backend, names = self._backend, self._backend.info.special_tokens
         texts = [piece or names.get(token, "").encode() for token, piece in enumerate(backend.vocabulary)]
-        if backend.strips_space:
+        if backend.strips_leading_space:
             texts = [text.removeprefix(b" ") for text in texts]
         return BreakerIndex(texts, self._cut)
 
     def _cut(self, text: str) -> list[int]:
         """The tokens of a breaker's rest, cut as the model does, or where that isn't safe into the longest."""
-        if self._backend.are_short([PromptText(text, special=False, start=False)]):
-            return self._backend.tokenize_inside(text)
+        if self._backend.can_tokenize_inline([PromptText(text, special=False, start=False)]):
+            return self._backend.tokenize_fragment(text)
         data = text.encode("utf-8", "replace")
         tokens: list[int] = []
         start = 0
         while start < len(data):
             stop = next((end for end in range(len(data), start, -1) if data[start:end] in self._by_piece), start + 1)
-            tokens.append(self._by_piece.get(data[start:stop], self.end_of_turn))
+            tokens.append(self._by_piece.get(data[start:stop], self.eot_token))
             start = stop
         return tokens
 

@@ -43,7 +43,7 @@ class DraftModel:
         """``vocabulary``: the large model's. Raises ConfigurationError when the draft model's is another one."""
         check_vocabulary(backend.vocabulary, vocabulary)
         self._backend = backend
-        self._free = list(range(backend.policy.slots - 1, -1, -1))
+        self._free = list(range(backend.layout_policy.slots - 1, -1, -1))
         self._slots: dict[int, _Slot] = {}  #: by the sequence's id
         self._cost = PassCost()
 
@@ -134,11 +134,11 @@ class DraftModel:
             fits = len(lengths) <= layout.partitions and max(lengths) <= layout.cells
         if fits:
             return True
-        larger = self._backend.policy.choose(lengths, layout)
+        larger = self._backend.layout_policy.choose(lengths, layout)
         if larger is None:
             return False
         places = [(other.index, other.index) for other in self._slots.values() if other.held]
-        lost = self._backend.kv_layout(larger, places)
+        lost = self._backend.kv_relayout(larger, places)
         for other in self._slots.values():
             if other.index in lost:
                 other.held, other.sure = [], 0

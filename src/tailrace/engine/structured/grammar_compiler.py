@@ -137,8 +137,8 @@ class Compiler:
 
     def _cut(self, text: str) -> list[int]:
         """Text that a grammar forces, as the model's own tokenizer cuts it; nothing where that isn't safe."""
-        short = self._backend.are_short([PromptText(text, special=False, start=False)])
-        return self._backend.tokenize_inside(text) if short else []
+        short = self._backend.can_tokenize_inline([PromptText(text, special=False, start=False)])
+        return self._backend.tokenize_fragment(text) if short else []
 
     def _known_tokens(self) -> Tokens:
         if self._tokens is None:

@@ -57,7 +57,7 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._sandbox = Sandbox(backend.model) if backend.model is not None else None
+        self._sandbox = Sandbox(backend.model_path) if backend.model_path is not None else None
         self._numbers = count(1)
         self._lock = threading.Condition()
         self._jobs: dict[tuple[PromptText, ...], _Job] = {}  #: all of them, oldest first
@@ -69,8 +69,8 @@ class Tokenizer:
 
     def request(self, identity: int, texts: Sequence[PromptText], done: Done) -> None:
         """Call ``done`` with what becomes of the texts: at once where they are short, else later on another thread."""
-        if self._sandbox is None or self._backend.are_short(texts):
-            done([self._backend.tokens_of(text) for text in texts])
+        if self._sandbox is None or self._backend.can_tokenize_inline(texts):
+            done([self._backend.tokenize_prompt(text) for text in texts])
             return
         key = tuple(texts)
         with self._lock:

@@ -28,7 +28,7 @@ def measure(backend: Backend, *, prompt: int = 512) -> Speed:
     Medians of single steps: one that the machine's other work held up doesn't count. Two seconds for a small model.
     Raises BackendError.
     """
-    streams = min(backend.policy.slots, 8)
+    streams = min(backend.layout_policy.slots, 8)
     _make_room(backend, streams)
     text = _text(backend, prompt)
     # Two pieces: the first use of a batch's size makes buffers.
@@ -60,13 +60,13 @@ def measure_layouts(backend: Backend) -> dict[str, Speed]:
 
     Empties the slots. Raises BackendError.
     """
-    streams = min(backend.policy.slots, 8)
+    streams = min(backend.layout_policy.slots, 8)
     found: dict[str, Speed] = {}
     layouts = {"streams": Layout(streams, _CELLS // 2), "pool": Layout(0, streams * _CELLS // 2)}
-    for name in sorted(layouts, reverse=not backend.policy.always_shared):
+    for name in sorted(layouts, reverse=not backend.layout_policy.always_shared):
         layout = layouts[name]
         backend.reset()
-        backend.kv_layout(layout, [])
+        backend.kv_relayout(layout, [])
         one, many = _decode(backend, 1, _LAYOUT_DEPTH), _decode(backend, streams, _LAYOUT_DEPTH)
         found[name] = Speed(prefill=0.0, decode=one, decode_many=many, streams=streams)
     return found
@@ -74,10 +74,10 @@ def measure_layouts(backend: Backend) -> dict[str, Speed]:
 
 def _make_room(backend: Backend, streams: int) -> None:
     """Cells for a prompt in every slot, where the model and the limit allow more than there are."""
-    wanted = backend.policy.choose([min(_CELLS - 128, backend.info.context)] * streams, backend.layout)
+    wanted = backend.layout_policy.choose([min(_CELLS - 128, backend.info.context)] * streams, backend.layout)
     backend.reset()
     if wanted is not None and wanted != backend.layout:
-        backend.kv_layout(wanted, [])
+        backend.kv_relayout(wanted, [])
 
 
 def _text(backend: Backend, length: int) -> list[int]:

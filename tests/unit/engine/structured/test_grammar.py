@@ -28,7 +28,7 @@ PERSON = {
 
 @pytest.fixture(scope="module")
 def tokenizer() -> LLTokenizer:
-    return make_tokenizer(BACKEND.vocabulary, [END], BACKEND.tokenize_inside)
+    return make_tokenizer(BACKEND.vocabulary, [END], BACKEND.tokenize_fragment)
 
 
 def constraint(tokenizer: LLTokenizer, grammar: Grammar, *, fast_forward: bool = True) -> Constraint:

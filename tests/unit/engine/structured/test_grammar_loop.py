@@ -45,7 +45,7 @@ class Runner:
         self.backend = FakeBackend(ctx=256, parallel=4, kv_tokens=0, batch=64)
         self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0)
         self.steps: list[Step] = []
-        self._tokenizer = make_tokenizer(self.backend.vocabulary, [END], self.backend.tokenize_inside)
+        self._tokenizer = make_tokenizer(self.backend.vocabulary, [END], self.backend.tokenize_fragment)
 
     def ask(self, identity: int, script: str, grammar: Grammar | None, **options: Any) -> Sequence:
         submit = Submit(

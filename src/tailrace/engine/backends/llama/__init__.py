@@ -21,7 +21,7 @@ set_spin_count(1)
 loader.load()
 
 from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402
-from tailrace.engine.backends.llama.library import LogSink, Progress  # noqa: E402
+from tailrace.engine.backends.llama.model_loader import LogSink, Progress  # noqa: E402
 from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402
 
 # The binding opens /dev/null twice when it is imported, for calls that aren't used here, and never closes it.

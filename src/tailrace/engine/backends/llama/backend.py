@@ -15,11 +15,11 @@ from tailrace.engine.backends.base import BackendError, KVState, Logits
 from tailrace.engine.backends.llama import memory_budget as memory
 from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.embedding_context import POOLINGS, LlamaEmbeddingContext
-from tailrace.engine.backends.llama.library import LogSink, Progress, load_model, redirect_log
+from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
+from tailrace.engine.backends.llama.model_loader import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.options import LlamaOptions
-from tailrace.engine.backends.llama.state import with_streams
-from tailrace.engine.backends.llama.threads import ThreadPools
-from tailrace.engine.backends.llama.vocab import LlamaVocab
+from tailrace.engine.backends.llama.sequence_state import with_streams
+from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
@@ -47,7 +47,7 @@ class LlamaBackend:
         self._options = options
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
         self._repacked = RepackedWeights(memory.for_copies(path, options))
-        self._model, self.products = load_model(
+        self._model, self.assignments = load_model(
             path,
             gpu_layers=options.gpu_layers,
             own_weights=options.own_weights,
@@ -55,7 +55,7 @@ class LlamaBackend:
             offloads=memory.offloads(options),
             progress=progress,
         )
-        self.model = path
+        self.model_path = path
         self._words = LlamaVocab(self._model)
         self._vocab = self._words.pointer
         self._vocab_size = self._words.size
@@ -64,25 +64,29 @@ class LlamaBackend:
         heads = max(1, llama.llama_model_n_head(self._model))
         width = llama.llama_model_n_embd(self._model) // heads * llama.llama_model_n_head_kv(self._model)
         # K and V, two bytes a number.
-        self.cell_bytes = max(1, 2 * 2 * width * llama.llama_model_n_layer(self._model))
-        limit = options.kv_tokens or memory.for_cells(context, self.cell_bytes, options, copies=self._repacked.budget)
+        self.bytes_per_cell = max(1, 2 * 2 * width * llama.llama_model_n_layer(self._model))
+        limit = options.kv_tokens or memory.for_cells(
+            context, self.bytes_per_cell, options, copies=self._repacked.budget
+        )
         if limit < context:
             raise ConfigurationError(
                 f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
             )
         limit = -(-limit // GRAIN) * GRAIN
         slots = min(llama.llama_max_parallel_sequences(), options.parallel)
-        self.cuts = not (llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model))
-        own_attention = self.cuts and loader.status() == "on" and not memory.offloads(options)
-        self.policy = LayoutPolicy(
+        self.can_truncate = not (
+            llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+        )
+        own_attention = self.can_truncate and loader.status() == "on" and not memory.offloads(options)
+        self.layout_policy = LayoutPolicy(
             slots,
             limit,
             context,
             always_shared=own_attention,
             fixed=self._rope_follows_context(),
-            initial_cells=memory.at_start(self.cell_bytes),
+            initial_cells=memory.at_start(self.bytes_per_cell),
         )
-        self.layout = self.policy.initial()
+        self.layout = self.layout_policy.initial()
         self.max_batch = max(options.batch, options.parallel)
         self._context = self._make_context(self.layout)
         self._memory = llama.llama_get_memory(self._context)
@@ -90,22 +94,22 @@ class LlamaBackend:
         #: Where the logits of the last batch lie, and how many rows: a new view of them costs 20 µs of a step.
         self._logits_at: tuple[int | None, int] = (0, 0)
         self._logits = np.empty((0, self._vocab_size), np.float32)
-        always_shared = self._memory is not None and self.policy.always_shared and not self.policy.fixed
+        always_shared = self._memory is not None and self.layout_policy.always_shared and not self.layout_policy.fixed
         if always_shared and not self._attends_past_nothing():
-            self.policy = replace(self.policy, always_shared=False)
-            self.kv_layout(self.policy.initial(), [])
-        self.infill = self._infill_tokens()
+            self.layout_policy = replace(self.layout_policy, always_shared=False)
+            self.kv_relayout(self.layout_policy.initial(), [])
+        self.fim_tokens = self._fim_tokens()
         self.embedding_context = self._make_embedding_context(context)
         self.vocabulary = [self._words.piece(token, special=False) for token in range(self._vocab_size)]
         # Special tokens' own text isn't in the vocabulary, but can stand in a prompt.
         special = {token: self._words.special(token) for token, piece in enumerate(self.vocabulary) if not piece}
-        self.longest_token = max(map(len, (*self.vocabulary, *(text.encode() for text in special.values()))))
+        self.max_token_bytes = max(map(len, (*self.vocabulary, *(text.encode() for text in special.values()))))
         self.end_tokens = frozenset(t for t in range(self._vocab_size) if llama.llama_vocab_is_eog(self._vocab, t))
         ends = llama.llama_vocab_eot(self._vocab), llama.llama_vocab_eos(self._vocab)
-        self.end_of_turn: int | None = next((token for token in ends if token >= 0), None)
+        self.eot_token: int | None = next((token for token in ends if token >= 0), None)
         newline = llama.llama_vocab_nl(self._vocab)
         self.newline_token = newline if newline >= 0 else None
-        self.strips_space = self._strips_space()
+        self.strips_leading_space = self._strips_space()
         start = llama.llama_vocab_bos(self._vocab)
         self.start_token = start if start >= 0 else None
         self.info = ModelInfo(
@@ -121,7 +125,7 @@ class LlamaBackend:
             bos_token=self._words.bos_text,
             eos_token=self._words.special(llama.llama_vocab_eos(self._vocab)),
             generates=self._memory is not None,
-            infill=self.infill is not None,
+            infill=self.fim_tokens is not None,
             infill_tokens=self._named_infill_tokens(),
             end_tokens=tuple(sorted(self.end_tokens)),
             start_token=start if start >= 0 and llama.llama_vocab_get_add_bos(self._vocab) else None,
@@ -145,7 +149,7 @@ class LlamaBackend:
                 self.embedding_context.close()
 
     @property
-    def copied(self) -> int:
+    def repacked_bytes(self) -> int:
         """Bytes of weights that the kernels have a copy of."""
         return self._repacked.bytes
 
@@ -155,15 +159,15 @@ class LlamaBackend:
         start = not (bos and text.startswith(bos)) if start is None else start
         return self._words.tokenize(text, start=start, special=special)
 
-    def tokenize_inside(self, text: str) -> list[int]:
+    def tokenize_fragment(self, text: str) -> list[int]:
         """See ``Backend``."""
         return self._words.stretch(text)
 
-    def are_short(self, texts: Seq[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Seq[PromptText]) -> bool:
         """See ``Backend``."""
-        return self._words.are_short(texts)
+        return self._words.can_tokenize_inline(texts)
 
-    def tokens_of(self, text: PromptText) -> list[int]:
+    def tokenize_prompt(self, text: PromptText) -> list[int]:
         """See ``Backend``. What has no plain ranges is llama.cpp's own work, which is faster for short texts."""
         if text.plain:
             return tokens_of(self._words, text)
@@ -190,7 +194,7 @@ class LlamaBackend:
         )
         return np.concatenate((of_replies, of_prompts)) if last else of_replies
 
-    def decode_next(self, tokens: list[int]) -> Logits:
+    def decode_repeat(self, tokens: list[int]) -> Logits:
         """See ``Backend``. What the batch has of the last call stays where it is."""
         count = len(tokens)
         self._views.tokens[:count] = tokens
@@ -230,7 +234,7 @@ class LlamaBackend:
         set_row_maxima(RowMaxima(address, rows, self._vocab_size, maxima) if address and maxima else None)
         return self._logits
 
-    def kv_layout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+    def kv_relayout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``. Milliseconds, and 25 ms more for each 1,000 tokens of the starter model that move."""
         states = [(new, self.kv_save(old)) for old, new in moves if self._holds_any(old)]
         # The old context goes first, so that there is never memory for two.
@@ -313,7 +317,7 @@ class LlamaBackend:
         params.n_ctx = layout.total
         params.n_batch = self.max_batch
         params.n_ubatch = min(512, self.max_batch)
-        params.n_seq_max = layout.partitions or self.policy.slots
+        params.n_seq_max = layout.partitions or self.layout_policy.slots
         params.kv_unified = layout.shared
         params.no_perf = True
         context = llama.llama_init_from_model(self._model, params)
@@ -326,7 +330,7 @@ class LlamaBackend:
         return context
 
     def _holds_any(self, slot: int) -> bool:
-        if slot >= (self.layout.partitions or self.policy.slots):
+        if slot >= (self.layout.partitions or self.layout_policy.slots):
             return False
         return bool(llama.llama_memory_seq_pos_max(self._memory, slot) >= 0)
 
@@ -354,7 +358,7 @@ class LlamaBackend:
         length = llama.llama_detokenize(self._vocab, tokens, 1, buffer, len(buffer), False, True)
         return length > 0 and buffer.raw[:1] != b" "
 
-    def _infill_tokens(self) -> tuple[int, int, int] | None:
+    def _fim_tokens(self) -> tuple[int, int, int] | None:
         vocab = self._vocab
         marks = (llama.llama_vocab_fim_pre(vocab), llama.llama_vocab_fim_suf(vocab), llama.llama_vocab_fim_mid(vocab))
         return marks if min(marks) >= 0 else None

@@ -12,7 +12,7 @@ import numpy as np
 
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
-from tailrace.engine.backends.llama.threads import ThreadPools
+from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.protocol import Pooling

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.backends.llama.library import is_interleaved
+from tailrace.engine.backends.llama.model_loader import is_interleaved
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import GRAIN
@@ -47,17 +47,17 @@ def for_copies(path: Path, options: LlamaOptions) -> int:
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 
 
-def for_cells(context: int, cell_bytes: int, options: LlamaOptions, *, copies: int) -> int:
-    """Cells of the KV cache, of ``cell_bytes`` each, beside so many bytes of copies: a whole ``context`` for each
+def for_cells(context: int, bytes_per_cell: int, options: LlamaOptions, *, copies: int) -> int:
+    """Cells of the KV cache, of ``bytes_per_cell`` each, beside so many bytes of copies: a whole ``context`` for each
     parallel request, if memory allows, and at least one.
     """
-    affordable = int(_MEMORY_PART * (_available(options) - copies) / cell_bytes)
+    affordable = int(_MEMORY_PART * (_available(options) - copies) / bytes_per_cell)
     return max(context, min(options.parallel * context, affordable))
 
 
-def at_start(cell_bytes: int) -> int:
-    """Cells that a pool has from the start, of ``cell_bytes`` each."""
-    cells = _START_BYTES // cell_bytes // GRAIN * GRAIN
+def at_start(bytes_per_cell: int) -> int:
+    """Cells that a pool has from the start, of ``bytes_per_cell`` each."""
+    cells = _START_BYTES // bytes_per_cell // GRAIN * GRAIN
     return max(_START_LEAST, min(cells, _START_MOST))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.backends.llama.library import Progress, redirect_log
+from tailrace.engine.backends.llama.model_loader import Progress, redirect_log
 from tailrace.errors import ModelError
 from tailrace.models.weight_formats import WeightFormat
 

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tailrace.child import die_with_parent
-from tailrace.engine.backends.llama.library import redirect_log
-from tailrace.engine.backends.llama.vocab import LlamaVocab, load_vocab
+from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
+from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
 from tailrace.engine.tokenising.prompt_text import Job, Tokens, size_of
 from tailrace.engine.tokenising.vocab import tokens_of

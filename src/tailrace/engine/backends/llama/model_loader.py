@@ -8,8 +8,8 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.backends.llama.orders import order_for
-from tailrace.engine.backends.llama.placement import Kernels, Placed, overrides, place
+from tailrace.engine.backends.llama.kernel_assignment import Kernels, Placed, overrides, place
+from tailrace.engine.backends.llama.upstream_repack import order_for
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.layouts import LAYOUTS

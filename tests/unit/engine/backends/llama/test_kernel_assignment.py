@@ -6,7 +6,7 @@ import re
 
 from gguf import GGMLQuantizationType as Kind
 
-from tailrace.engine.backends.llama.placement import (
+from tailrace.engine.backends.llama.kernel_assignment import (
     OWN,
     OWN_REPACKED,
     UPSTREAM,

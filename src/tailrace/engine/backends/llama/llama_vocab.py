@@ -101,7 +101,7 @@ class LlamaVocab:
                 return before, behind
         raise ModelError("the tokens around a text can't be told from its own")
 
-    def are_short(self, texts: Sequence[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Sequence[PromptText]) -> bool:
         """Whether these texts of one request can be tokenised in any process: whatever they say, it takes little time
         and stack, and nothing that llama.cpp asserts fails.
         """
