@@ -223,7 +223,8 @@ threading.stack_size(8 * 1024**2)  # A quarter of what the intake has.
 def work(vocab):
     assert not vocab.can_tokenize_inline([PromptText("a" * 4097)])
     assert not vocab.can_tokenize_inline([PromptText("<|im_end|>" * 65)])
-    print(Path(path).stem, sum(len(vocab.stretch(text.text)) for text in texts if vocab.can_tokenize_inline([text])), flush=True)
+    short = [text for text in texts if vocab.can_tokenize_inline([text])]
+    print(Path(path).stem, sum(len(vocab.stretch(text.text)) for text in short), flush=True)
 for path in sys.argv[1:]:
     if not (child := os.fork()):
         thread = threading.Thread(target=work, args=(load_vocab(Path(path)),))
