@@ -34,6 +34,7 @@ from tailrace.engine.structured.trigger_watcher import Tokens
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
@@ -122,7 +123,7 @@ class Bench:
             self._next += 1
             submit = Submit(
                 id=self._next,
-                prompt=prompt,
+                prompt=PromptText(prompt),
                 params=GenerationParams(max_tokens=tokens, sampling=Sampling(temperature=1.5, seed=number)),
             )
             reply = prepare_sequence(self._backend, submit)
@@ -148,7 +149,7 @@ class Bench:
                 sampling = Sampling(temperature=0.0)
                 submit = Submit(
                     id=self._next,
-                    prompt=text,
+                    prompt=PromptText(text),
                     params=GenerationParams(max_tokens=tokens, sampling=sampling, ignore_eos=True),
                 )
                 reply = prepare_sequence(self._backend, submit)
@@ -165,7 +166,7 @@ class Bench:
     def read(self, family: Family, tokens: Sequence[int]) -> tuple[Tally, list[ReplyPart]]:
         """What the family's parser finds in a reply."""
         pipeline = ReplyPipeline(
-            self._vocabulary, (), family.parser("", {function.name: function for function in _TOOLS})
+            self._vocabulary, (), family.parser(PromptText(""), {function.name: function for function in _TOOLS})
         )
         text = [token for token in tokens if token not in self._backend.end_tokens]
         parts = [part for token in text for part in pipeline.feed(token)]

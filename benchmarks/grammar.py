@@ -21,6 +21,7 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
@@ -91,7 +92,7 @@ class Bench:
         text = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
         submit = Submit(
             id=identity,
-            prompt=text,
+            prompt=PromptText(text),
             params=GenerationParams(max_tokens=tokens, sampling=Sampling(temperature=0.0), ignore_eos=True),
         )
         sequence = prepare_sequence(self._backend, submit)

@@ -62,7 +62,7 @@ class RawEngine:
         timings: list[StreamTiming] = []
         chosen: list[list[int]] = []
         for stream, prompt in enumerate(prompts):
-            tokens = self._tokens(self._template.render([{"role": "user", "content": prompt}]))
+            tokens = self._tokens(self._template.render([{"role": "user", "content": prompt}]).text)
             chosen.append([self._read(stream, tokens)])
             timings.append(StreamTiming(asked, [time.perf_counter()], prompt_tokens=len(tokens)))
         count = len(prompts)

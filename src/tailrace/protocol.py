@@ -19,8 +19,10 @@ from typing import Literal
 
 import msgspec
 
+from tailrace.prompt_text import PromptText
+
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
@@ -164,26 +166,24 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
     """Ask for one generation. ``id`` is unique among all requests that the HTTP process has in flight.
 
-    ``prompt`` is text (tokenised by the engine, special tokens recognised) or token ids.
+    ``prompt`` is text (tokenised by the engine) or token ids.
     """
 
     id: int
-    prompt: str | list[int]
+    prompt: PromptText | list[int]
     params: GenerationParams = GenerationParams()
-    plain: tuple[tuple[int, int], ...] = ()  #: ranges of the prompt's characters where no special token is recognised
     progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_defaults=True):
-    """Ask for the tokens of ``text``. ``special``: special tokens are recognised by their names. ``start``: with the
-    tokens that the model wants around a text; None is as in a ``Submit``'s prompt.
+    """Ask for the tokens of ``text``. ``parse_special``: special tokens are recognised by their names. ``add_special``:
+    with the tokens that the model wants around a text; None is as in a ``Submit``'s prompt.
     """
 
     id: int
-    text: str
-    special: bool = True
-    start: bool | None = None
-    plain: tuple[tuple[int, int], ...] = ()  #: as in a ``Submit``
+    text: PromptText
+    parse_special: bool = True
+    add_special: bool | None = None
 
 
 class Embed(msgspec.Struct, tag="embed", frozen=True, kw_only=True, omit_defaults=True):

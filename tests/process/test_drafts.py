@@ -18,6 +18,7 @@ from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.isa import read_isa
 from tailrace.models.locate import resolve
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings
 from teacher import shortfalls
@@ -60,7 +61,7 @@ def replies(
     loop = EngineLoop(backend, prefill_chunk=256, step_seconds=1.0, host_cache_tokens=4000, speculator=speculator)
     sequences: list[Sequence] = []
     for identity, text in enumerate(prompts):
-        prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
         sequence = prepare_sequence(
             backend,
             Submit(
@@ -133,7 +134,9 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
         sequence = prepare_sequence(
             backend,
             Submit(
-                id=7, prompt=prompt, params=GenerationParams(max_tokens=64, sampling=sampling, prediction=prediction)
+                id=7,
+                prompt=PromptText(prompt),
+                params=GenerationParams(max_tokens=64, sampling=sampling, prediction=prediction),
             ),
         )
         assert isinstance(sequence, Sequence)

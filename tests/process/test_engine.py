@@ -24,6 +24,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.locate import resolve
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Finished, GenerationParams, Sampling, Submit
 from teacher import shortfalls
 
@@ -93,7 +94,7 @@ class Replies:
         self.finished: dict[int, Finished] = {}
 
     def ask(self, identity: int, text: str, max_tokens: int | None = 48) -> None:
-        prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
         submit = Submit(
             id=identity,
             prompt=prompt,

@@ -22,6 +22,7 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.locate import resolve
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
 from teacher import rows
 
@@ -64,7 +65,7 @@ class Replies:
         return Constraint(self._matcher.deep_copy(), len(self.backend.vocabulary))
 
     def ask(self, text: str, *, schema: bool) -> None:
-        prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
         submit = Submit(
             id=len(self.sequences),
             prompt=prompt,

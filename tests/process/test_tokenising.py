@@ -1,4 +1,4 @@
-"""Tokens are llama.cpp's own, and no text harms the process that runs the model, whatever llama.cpp does with it."""
+"""TokenIds are llama.cpp's own, and no text harms the process that runs the model, whatever llama.cpp does with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model_files import with_pre, write_bert, write_vocab
 from servers import wait_for
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.models.locate import resolve
@@ -107,7 +107,7 @@ def test_tokens_are_llama_cpps_own(vocab: LlamaVocab) -> None:
         for special in (False, True):
             for start in (False, True):
                 theirs = vocab.tokenize(text, special=special, start=start)
-                assert tokens_of(vocab, PromptText(text, special=special, start=start)) == theirs, (
+                assert tokens_of(vocab, TokenizerInput(text, parse_special=special, add_special=start)) == theirs, (
                     text,
                     special,
                     start,
@@ -121,13 +121,13 @@ def test_a_plain_range_is_text(vocab: LlamaVocab) -> None:
     token = vocab.tokenize(name, special=True, start=False)
     text = f"a {name}b{name} ab"
     begin = text.index(name)
-    found = tokens_of(vocab, PromptText(text, start=False, plain=((begin, begin + len(name)),)))
+    found = tokens_of(vocab, TokenizerInput(text, add_special=False, literal_spans=((begin, begin + len(name)),)))
     head = vocab.tokenize(f"a {name}b", special=False, start=False)
     tail = text[text.rindex(name) + len(name) :]
-    rest = tokens_of(vocab, PromptText(name + tail, start=False))
+    rest = tokens_of(vocab, TokenizerInput(name + tail, add_special=False))
     assert found == head + rest
     assert rest[: len(token)] == token
-    every = tokens_of(vocab, PromptText(text, start=False, plain=((0, len(text)),)))
+    every = tokens_of(vocab, TokenizerInput(text, add_special=False, literal_spans=((0, len(text)),)))
     assert every == vocab.tokenize(text, special=False, start=False)
 
 
@@ -140,7 +140,7 @@ def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_long_runs_are_tokenised(sandbox: Sandbox) -> None:
     for number, (name, text) in enumerate(LONG.items()):
-        (tokens,) = sandbox.run(number, [PromptText(text)])
+        (tokens,) = sandbox.run(number, [TokenizerInput(text)])
         assert tokens, name
 
 
@@ -149,9 +149,9 @@ def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
     broken = Sandbox(with_pre(resolve(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
     try:
         with pytest.raises(CannotTokenise) as caught:
-            broken.run(1, [PromptText("well"), PromptText("a  b", "suffix")])
+            broken.run(1, [TokenizerInput("well"), TokenizerInput("a  b", "suffix")])
         assert caught.value.field == "suffix"
-        assert broken.run(2, [PromptText("ab")])
+        assert broken.run(2, [TokenizerInput("ab")])
     finally:
         broken.close()
 
@@ -160,24 +160,24 @@ def test_quadratic_time_is_bounded(tmp_path: Path) -> None:
     slow = Sandbox(with_pre(resolve(STARTER_MODEL).path, tmp_path / "superbpe.gguf", "superbpe"))
     try:
         with pytest.raises(CannotTokenise, match="more than 2 s"):
-            slow.run(1, [PromptText("1" * 40_000)])
-        assert slow.run(2, [PromptText("ab")])
+            slow.run(1, [TokenizerInput("1" * 40_000)])
+        assert slow.run(2, [TokenizerInput("ab")])
     finally:
         slow.close()
 
 
 def test_special_tokens_take_linear_time(sandbox: Sandbox) -> None:
     """960 KB, of which llama.cpp's own search makes minutes: the process may take 10 s."""
-    (tokens,) = sandbox.run(1, [PromptText("<|im_start|>" * 80_000)])
+    (tokens,) = sandbox.run(1, [TokenizerInput("<|im_start|>" * 80_000)])
     assert tokens == [1] * 80_000
 
 
 def test_a_job_can_be_ended_and_so_can_the_process() -> None:
     vocabulary = resolve(STARTER_MODEL).path
     sandbox = Sandbox(vocabulary)
-    text = PromptText("The tide comes in twice a day. " * 60_000)  # Seconds of work.
+    text = TokenizerInput("The tide comes in twice a day. " * 60_000)  # Seconds of work.
     try:
-        assert sandbox.run(1, [PromptText("ab")]) == [[369]]
+        assert sandbox.run(1, [TokenizerInput("ab")]) == [[369]]
         assert sandbox._process is not None
         program = sandbox._process.pid
         caught: list[CannotTokenise] = []
@@ -195,9 +195,9 @@ def test_a_job_can_be_ended_and_so_can_the_process() -> None:
             sandbox.kill(2)
             thread.join(0.01)
         assert caught
-        assert sandbox.run(3, [PromptText("ab")]) == [[369]]
+        assert sandbox.run(3, [TokenizerInput("ab")]) == [[369]]
         os.kill(program, signal.SIGKILL)
-        assert sandbox.run(4, [PromptText("ab")]) == [[369]]
+        assert sandbox.run(4, [TokenizerInput("ab")]) == [[369]]
         assert sandbox._process.pid != program
         wait_for("its workers' end", lambda: not _children(program))
     finally:
@@ -214,15 +214,15 @@ import os, sys, threading
 from pathlib import Path
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.backends.llama.llama_vocab import load_vocab
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 redirect_log(None)
 runs = [character * 4096 for character in "A-\\n 漢1\\u0301\\t'a\\x00\\U0001f389"]
 runs += ["aA" * 2048, " " * 4095 + "1", "a " * 2048]
-texts = [PromptText(run) for run in runs]
+texts = [TokenizerInput(run) for run in runs]
 threading.stack_size(8 * 1024**2)  # A quarter of what the intake has.
 def work(vocab):
-    assert not vocab.can_tokenize_inline([PromptText("a" * 4097)])
-    assert not vocab.can_tokenize_inline([PromptText("<|im_end|>" * 65)])
+    assert not vocab.can_tokenize_inline([TokenizerInput("a" * 4097)])
+    assert not vocab.can_tokenize_inline([TokenizerInput("<|im_end|>" * 65)])
     short = [text for text in texts if vocab.can_tokenize_inline([text])]
     print(Path(path).stem, sum(len(vocab.stretch(text.text)) for text in short), flush=True)
 for path in sys.argv[1:]:

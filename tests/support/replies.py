@@ -9,6 +9,7 @@ from typing import Any
 from tailrace.chat.families.family import Family
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
 from tailrace.chat.tools import Function
+from tailrace.prompt_text import PromptText
 
 
 @dataclass
@@ -30,7 +31,7 @@ def parse(
     family: Family, pieces: Sequence[str], *, prompt: str = "", functions: Sequence[str] | Mapping[str, Any] = ()
 ) -> list[Part]:
     """All parts, as they come."""
-    parser = family.parser(prompt, offered(functions))
+    parser = family.parser(PromptText(prompt), offered(functions))
     return [part for piece in pieces for part in parser.feed(piece)] + parser.finish()
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tailrace.errors import ProtocolError
 from tailrace.ipc import MAX_FRAME, Channel, FrameDecoder, connect, frame, listen
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
     Cancel,
@@ -36,7 +37,8 @@ NUMBER = st.integers(0, 2**40)
 SUBMITS = st.builds(
     Submit,
     id=NUMBER,
-    prompt=st.text(max_size=50) | st.lists(NUMBER, max_size=5),
+    prompt=st.builds(PromptText, st.text(max_size=50), st.lists(st.tuples(NUMBER, NUMBER), max_size=3).map(tuple))
+    | st.lists(NUMBER, max_size=5),
     params=st.builds(
         GenerationParams,
         max_tokens=st.none() | NUMBER,

@@ -12,77 +12,61 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText, Span
 
 #: Around what stands for a name while the template is rendered: characters for private use, which no model's text has.
 _OPEN, _CLOSE = "\ue000", "\ue001"
 
 
-class Prompt(str):
-    """A prompt's text. ``plain`` has the ranges of characters, rising, that no special token may be found in. The last
-    ``begun`` characters are the beginning of the reply, which the model continues; of them, the last ``said`` are the
-    message's own text, and those before are what the template puts before it.
+class RenderedPrompt(PromptText, frozen=True, omit_defaults=True):
+    """A prompt that a chat template has made. From ``reply_start`` on it is the beginning of the reply, which the model
+    continues: what the template puts before the message's own text, and from ``message_start`` on that text. Both are
+    characters; None where the reply hasn't begun.
     """
 
-    __slots__ = ("begun", "plain", "said")
+    reply_start: int | None = None
+    message_start: int | None = None
 
-    plain: tuple[tuple[int, int], ...]
-    begun: int
-    said: int
-
-    def __new__(
-        cls, text: str, plain: Iterable[tuple[int, int]] = (), begun: int = 0, said: int | None = None
-    ) -> Prompt:
-        made = super().__new__(cls, text)
-        made.plain = tuple(plain)
-        made.begun = begun
-        made.said = begun if said is None else said
-        return made
-
-    def __add__(self, text: str) -> Prompt:
-        """What is put behind a prompt is the client's, and text."""
-        return Prompt(str(self) + text, [*self.plain, (len(self), len(self) + len(text))], self.begun)
-
-    def marked(self, text: str) -> Prompt:
-        """With ``text`` of the model's family behind it, in which special tokens are what they are."""
-        return Prompt(str(self) + text, self.plain, self.begun)
-
-    def begun_at(self, position: int, said_at: int | None = None) -> Prompt:
-        """The same, in which the reply begins at ``position``, and the message's own text at ``said_at``."""
-        said = None if said_at is None else len(self) - said_at
-        return Prompt(str(self), self.plain, len(self) - position, said)
+    def continued_at(self, reply_start: int, message_start: int | None = None) -> RenderedPrompt:
+        """The same prompt, in which the reply begins at ``reply_start`` and the message's text at ``message_start``
+        (None: there as well).
+        """
+        message_start = reply_start if message_start is None else message_start
+        return msgspec.structs.replace(self, reply_start=reply_start, message_start=message_start)
 
     @property
-    def head(self) -> Prompt:
-        """What stands before the reply."""
-        end = len(self) - self.begun
-        return Prompt(str(self)[:end], [(start, stop) for start, stop in self.plain if stop <= end])
+    def head(self) -> PromptText:
+        """The prompt before the reply."""
+        return self.slice(0, self.reply_start)
 
     @property
     def reply(self) -> str:
-        """The reply so far."""
-        return str(self)[len(self) - self.begun :]
+        """The reply so far; empty where it hasn't begun."""
+        return "" if self.reply_start is None else self.text[self.reply_start :]
+
+    @property
+    def reply_markup(self) -> str:
+        """What the template has put between the reply's start and the message's own text."""
+        return "" if self.reply_start is None else self.text[self.reply_start : self.message_start]
 
 
-def plain_ranges(prompt: str | list[int]) -> tuple[tuple[int, int], ...]:
-    """The prompt's ``plain``; empty for what no template has made."""
-    return prompt.plain if isinstance(prompt, Prompt) else ()
-
-
-class Names:
+class SpecialTokenNames:
     """The names of a model's special tokens."""
 
     def __init__(self, names: Iterable[str]) -> None:
         found = sorted((name for name in names if name), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, found))) if found else None
 
-    def hide(self, value: Any) -> tuple[Any, Hidden | None]:
+    def hide(self, value: Any) -> tuple[Any, HiddenNames | None]:
         """``value`` (messages, tools: JSON) without special tokens' names, and what puts them back: None where none
         is, nearly always. Raises InvalidRequest for what is nested too deeply.
         """
         if self._pattern is None or not self._has_any(value):
             return value, None
-        hidden = Hidden()
+        hidden = HiddenNames()
         try:
             return self._hide(value, hidden), hidden
         except RecursionError:
@@ -103,7 +87,7 @@ class Names:
                 stack += inner
         return False
 
-    def _hide(self, value: Any, hidden: Hidden) -> Any:
+    def _hide(self, value: Any, hidden: HiddenNames) -> Any:
         assert self._pattern is not None
         if isinstance(value, str):
             return self._pattern.sub(lambda found: hidden.token(found[0]), value)
@@ -114,7 +98,7 @@ class Names:
         return value
 
 
-class Hidden:
+class HiddenNames:
     """Names that were taken out of one conversation."""
 
     def __init__(self) -> None:
@@ -131,16 +115,16 @@ class Hidden:
         opens = text.rfind(_OPEN, 0, position)
         return opens if opens > text.rfind(_CLOSE, 0, position) else position
 
-    def reveal(self, text: str) -> Prompt:
-        """The rendered text with the names back in their places."""
+    def reveal(self, text: str) -> RenderedPrompt:
+        """The rendered text with the names back in their places, which are its literal spans."""
         pieces: list[str] = []
-        plain: list[tuple[int, int]] = []
+        spans: list[Span] = []
         length = end = 0
         for found in re.finditer(f"{_OPEN}{self._nonce}([0-9]+){_CLOSE}", text):
             name = self._names[int(found[1])]
             pieces += [text[end : found.start()], name]
             length += found.start() - end
-            plain.append((length, length + len(name)))
+            spans.append((length, length + len(name)))
             length += len(name)
             end = found.end()
-        return Prompt("".join([*pieces, text[end:]]), plain)
+        return RenderedPrompt("".join([*pieces, text[end:]]), tuple(spans))

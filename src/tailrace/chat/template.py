@@ -17,7 +17,7 @@ from tailrace.chat import final_message, template_budget
 from tailrace.chat.dropped_messages import lacking
 from tailrace.chat.history_calls import expected
 from tailrace.chat.message_fallbacks import forms
-from tailrace.chat.prompt import Hidden, Names, Prompt
+from tailrace.chat.prompt import HiddenNames, RenderedPrompt, SpecialTokenNames
 from tailrace.chat.template_capabilities import Message, Reading, joined, read
 from tailrace.chat.template_environment import ChatEnvironment
 from tailrace.errors import InvalidRequest, ModelError
@@ -56,7 +56,7 @@ class ChatTemplate:
         """Raises ModelError when ``source`` is no valid template; None is ChatML. ``special_tokens`` are the names that
         the template alone may write so that they mean something.
         """
-        self._special = Names(special_tokens)
+        self._special = SpecialTokenNames(special_tokens)
         self.source = source or CHATML
         self._knows_developer = "developer" in self.source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -122,7 +122,7 @@ class ChatTemplate:
         *,
         opening: bool = True,
         continued: str | None = None,
-    ) -> Prompt:
+    ) -> RenderedPrompt:
         """The prompt that asks for the next assistant message; ``variables`` are the template's own extras, such as
         ``enable_thinking``. Without ``opening`` it ends behind the last message; ``continued`` is the field of the last
         message (``content`` or ``reasoning_content``) within which it ends.
@@ -148,8 +148,8 @@ class ChatTemplate:
             template_budget.current.reset(budget)
 
     def _rendered(
-        self, call: _Call, messages: list[Message], hidden: Hidden | None, opening: bool, continued: str | None
-    ) -> Prompt:
+        self, call: _Call, messages: list[Message], hidden: HiddenNames | None, opening: bool, continued: str | None
+    ) -> RenderedPrompt:
         left_out: Message | None = None
         for form in forms(messages):
             form = self._reading.fit(form)
@@ -215,12 +215,12 @@ class _Call:
             return None
 
 
-def _revealed(text: str, begun: tuple[int, int] | None, hidden: Hidden | None) -> Prompt:
+def _revealed(text: str, begun: tuple[int, int] | None, hidden: HiddenNames | None) -> RenderedPrompt:
     """The text with special tokens' names back in it. ``begun``: where its reply and the text of that begin."""
-    prompt = Prompt(text) if hidden is None else hidden.reveal(text)
+    prompt = RenderedPrompt(text) if hidden is None else hidden.reveal(text)
     if begun is None:
         return prompt
     if hidden is not None:
-        reply, said = (len(hidden.reveal(text[: hidden.whole(text, position)])) for position in begun)
-        begun = reply, said
-    return prompt.begun_at(*begun)
+        reply, message = (len(hidden.reveal(text[: hidden.whole(text, position)]).text) for position in begun)
+        begun = reply, message
+    return prompt.continued_at(*begun)

@@ -78,8 +78,7 @@ class LocalModel:
         parameters = conversation.parameters
         submit = Submit(
             id=next(self._ids),
-            prompt=str(prompt),
-            plain=prompt.plain,
+            prompt=prompt,
             params=GenerationParams(max_tokens=parameters.max_tokens, sampling=parameters.sampling),
         )
         begun = time.monotonic()

@@ -15,7 +15,7 @@ import numpy as np
 
 from tailrace.engine.backends.base import Backend, EmbeddingContext, HiddenStates
 from tailrace.engine.sampling.sampler import SamplingError, logprobs
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import ModelError
 from tailrace.protocol import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored, TokenLogprobs
 
@@ -53,9 +53,9 @@ class EmbeddingJob:
         return len(self.tokens) - self.computed
 
 
-def texts_to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[PromptText] | Refused:
+def texts_to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[TokenizerInput] | Refused:
     """The texts whose tokens ``make_jobs`` needs, or why ``inquiry`` can't be answered."""
-    texts: list[PromptText] = []
+    texts: list[TokenizerInput] = []
     for index, given in enumerate(_inputs(inquiry)):
         if isinstance(given, str):
             least = len(given.encode()) // backend.max_token_bytes
@@ -63,7 +63,7 @@ def texts_to_tokenise(backend: Backend, inquiry: Embed | Score) -> list[PromptTe
                 return _too_long(inquiry.id, _place(inquiry, index), backend.info.context, least, f"at least {least}")
             # Special tokens are text in an input to embed; a prompt is read as the generation reads it.
             embed = isinstance(inquiry, Embed)
-            texts.append(PromptText(given, special=not embed, start=True if embed else None))
+            texts.append(TokenizerInput(given, parse_special=not embed, add_special=True if embed else None))
     return texts
 
 

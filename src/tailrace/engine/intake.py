@@ -22,7 +22,7 @@ from tailrace.engine.structured.grammar_compiler import Compiler, Result
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequence, prompt_texts
 from tailrace.engine.tokenising import tokenizer as tokenising
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
 from tailrace.ipc import Channel
 from tailrace.protocol import (
@@ -114,15 +114,15 @@ class Intake(threading.Thread):
             self._tokenising[message.id] = message
         self._tokenizer.request(message.id, texts, partial(self._tokenised, message.id))
 
-    def _texts_of(self, asked: Asked) -> list[PromptText] | Refused:
+    def _texts_of(self, asked: Asked) -> list[TokenizerInput] | Refused:
         if isinstance(asked, Submit):
             return prompt_texts(self._backend, asked)
         if not isinstance(asked, Tokenize):
             return embeddings.texts_to_tokenise(self._backend, asked)
-        size = len(asked.text.encode())
+        size = len(asked.text.text.encode())
         if size > max(LARGE_TEXT_BYTES, self._backend.info.context * self._backend.max_token_bytes):
             return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
-        return [PromptText(asked.text, special=asked.special, start=asked.start, plain=asked.plain)]
+        return [TokenizerInput.of_prompt(asked.text, parse_special=asked.parse_special, add_special=asked.add_special)]
 
     def _tokenised(self, identity: int, result: tokenising.Result) -> None:
         """What was to be tokenised has been, on whatever thread; or it can't be."""

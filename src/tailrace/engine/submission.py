@@ -9,7 +9,8 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.sampling.logits_ops import all_but
 from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Refused, RefusedField, Submit
 
 #: Bytes of text beyond which a prompt that can't fit is refused by its size, without tokenising it.
@@ -28,32 +29,32 @@ def prepare_sequence(backend: Backend, submit: Submit) -> Sequence | Refused:
     return build_sequence(backend, submit, [backend.tokenize_prompt(text) for text in texts])
 
 
-def prompt_texts(backend: Backend, submit: Submit) -> list[PromptText] | Refused:
+def prompt_texts(backend: Backend, submit: Submit) -> list[TokenizerInput] | Refused:
     """The texts whose tokens ``build_sequence`` needs, or why the submit can't be run."""
     context = backend.info.context
     if not backend.info.generates:
         return Refused(submit.id, "unsupported", "this model makes embeddings and no text")
     if submit.params.suffix is not None and backend.fim_tokens is None:
         return Refused(submit.id, "unsupported", "this model has no tokens for filling in the middle")
-    texts: list[PromptText] = []
-    if isinstance(submit.prompt, str):
+    texts: list[TokenizerInput] = []
+    if isinstance(submit.prompt, PromptText):
         # Tokenising 30 MB takes seconds. Below a megabyte the refusal names the exact number of tokens.
-        size_bytes = len(submit.prompt.encode())
+        size_bytes = len(submit.prompt.text.encode())
         min_tokens = size_bytes // backend.max_token_bytes
         if size_bytes > LARGE_TEXT_BYTES and min_tokens >= context:
             return _too_long(submit.id, context, min_tokens, f"at least {min_tokens}")
         texts.append(
-            PromptText(submit.prompt, plain=submit.plain)
+            TokenizerInput.of_prompt(submit.prompt)
             if submit.params.suffix is None
-            else PromptText(submit.prompt, special=False, start=False)
+            else TokenizerInput(submit.prompt.text, parse_special=False, add_special=False)
         )
     if submit.params.suffix is not None:
         min_tokens = len(submit.params.suffix.encode()) // backend.max_token_bytes
         if min_tokens >= context:
             return _too_long(submit.id, context, min_tokens, f"at least {min_tokens}", "suffix")
-        texts.append(PromptText(submit.params.suffix, "suffix", special=False, start=False))
+        texts.append(TokenizerInput(submit.params.suffix, "suffix", parse_special=False, add_special=False))
     if submit.params.prediction:
-        texts.append(PromptText(submit.params.prediction[: context * _PREDICTION_CHARACTERS], "prediction"))
+        texts.append(TokenizerInput(submit.params.prediction[: context * _PREDICTION_CHARACTERS], "prediction"))
     return texts
 
 
@@ -65,7 +66,7 @@ def build_sequence(backend: Backend, submit: Submit, tokenised: list[list[int]])
     context = backend.info.context
     size = len(backend.vocabulary)
     remaining = iter(tokenised)
-    if isinstance(submit.prompt, str):
+    if isinstance(submit.prompt, PromptText):
         tokens = next(remaining)
     else:
         tokens = submit.prompt

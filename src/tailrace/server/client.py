@@ -199,9 +199,10 @@ class EngineClient:
         connections = self._connections
         if len(connections) == 1:
             return next(iter(connections.values()))
+        prompt = submit.prompt if isinstance(submit.prompt, list) else submit.prompt.text
         # What is in flight is known here at once and exactly; heartbeats tell the same up to half a second later.
         able = self._alive() or connections.values()
-        return connections[self._router.choose(submit.prompt, {entry.replica: entry.load for entry in able})]
+        return connections[self._router.choose(prompt, {entry.replica: entry.load for entry in able})]
 
     def watch(self, request: Watched) -> None:
         """Have ``request`` looked at from now on."""

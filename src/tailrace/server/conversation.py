@@ -15,7 +15,7 @@ import msgspec
 from tailrace.chat import final_message, thinking_kwargs
 from tailrace.chat import tool_prompting as untaught
 from tailrace.chat.families.family import Family
-from tailrace.chat.prompt import Prompt
+from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_grammar import Setting, calls_only, form_or_calls, free_or_calls
 from tailrace.chat.template import Message
 from tailrace.chat.template_capabilities import joined
@@ -101,7 +101,7 @@ def converse(
     if family.call_id is not None:
         told = _with_call_ids(told, family.call_id)
 
-    def render(messages: list[Message], opening: bool, field: str | None) -> Prompt:
+    def render(messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
         # A template that shows no tools may fail on them: it has been told in another way.
         offers = [function.offered() for function in offered if template.knows_tools] or None
         given = {**thinking_kwargs.variables(template, thinking), **(variables or {})}
@@ -129,7 +129,7 @@ def converse(
         prompt = render(told, opening, None)
         if opening and _wants_no_thought(thinking, variables or {}):
             prompt = model.without_thought(prompt)
-    setting = Setting(family, template.source, model.controls, prompt)
+    setting = Setting(family, template.source, model.controls, prompt.text)
     grammar, param = form, fields.form
     if must_call:
         callable_ = [function for function in offered if only in (None, function.name)]
@@ -138,7 +138,7 @@ def converse(
         grammar = form_or_calls(setting, form, offered, several=parallel)
     elif offered:
         # A reply that has begun may stand within a thought or a call: the watch reads what there is of it.
-        before = Setting(family, template.source, model.controls, prompt.head)
+        before = Setting(family, template.source, model.controls, prompt.head.text)
         grammar = free_or_calls(before, offered, several=parallel, begun=prompt.reply)
         param = fields.tools
     return GenerationRequest(
@@ -180,9 +180,9 @@ def _continued(
     messages: list[Message],
     continues: Continued,
     family: Family,
-    render: Callable[[list[Message], bool, str | None], Prompt],
+    render: Callable[[list[Message], bool, str | None], RenderedPrompt],
     fields: Fields,
-) -> Prompt:
+) -> RenderedPrompt:
     """The prompt that ends within the last message. Where the template can't show it so, its text stands behind the
     beginning of a reply.
     """
@@ -198,5 +198,5 @@ def _continued(
             raise
         opened = render(messages[:-1], True, None)
     # What is continued is the reply: a thought that the template has begun for it is over.
-    prompt = opened.marked(family.reply_head(opened))
-    return (prompt + joined(last["content"])).begun_at(len(prompt))
+    prompt = opened.append_markup(family.reply_head(opened.text))
+    return prompt.append_literal(joined(last["content"])).continued_at(len(prompt.text))

@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.prompt import plain_ranges
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.stop_strings import StopTable
 from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, GenerationParams, Refused, Submit
 from tailrace.server.choice import Choice
 from tailrace.server.client import EngineClient
@@ -35,7 +35,7 @@ from tailrace.server.window import Window, WindowedChoice
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a dialect asks for: ``choices`` replies to each of ``prompts``, in that order."""
 
-    prompts: list[str | list[int]]
+    prompts: list[PromptText | list[int]]
     prompt_param: str  #: the field to name when the prompt is at fault
     choices: int = 1
     params: GenerationParams = GenerationParams()
@@ -47,7 +47,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_calls: int = 2**31  #: the reply ends after so many
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
     tracking: Tracking | None = None  #: what the client wants to know of the choices' tokens and times
-    prompt_text: str | None = None  #: what the only prompt says, where it is given as tokens: the parser looks at it
+    prompt_text: PromptText | None = None  #: the only prompt's text for the parser, where it is given as tokens
     window: Window | None = None  #: how the only choice's context moves; its prompt is given as tokens
 
 
@@ -287,19 +287,18 @@ class Generation:
 
                 def make(
                     identity: int,
-                    prompt: str | list[int] = prompt,
+                    prompt: PromptText | list[int] = prompt,
                     params: GenerationParams = own_params,
                 ) -> Submit:
                     return Submit(
                         id=identity,
-                        prompt=str(prompt) if isinstance(prompt, str) else prompt,
+                        prompt=prompt,
                         params=params,
-                        plain=plain_ranges(prompt),
                         progress=tracking is not None and tracking.progress,
                     )
 
                 parser = None
-                text = prompt if isinstance(prompt, str) else request.prompt_text
+                text = request.prompt_text if isinstance(prompt, list) else prompt
                 if request.chat and text is not None:
                     parser = self._model.family.parser(text, functions)
                 pipeline = ReplyPipeline(
@@ -310,7 +309,9 @@ class Generation:
                 self._open[index] = choice
                 self._unanswered += 1
 
-    def _choice(self, index: int, vocabulary: Vocabulary, pipeline: ReplyPipeline, prompt: str | list[int]) -> Choice:
+    def _choice(
+        self, index: int, vocabulary: Vocabulary, pipeline: ReplyPipeline, prompt: PromptText | list[int]
+    ) -> Choice:
         most_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
         if (window := self._request.window) is not None:
             assert isinstance(prompt, list), "a window counts tokens"

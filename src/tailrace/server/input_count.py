@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from tailrace.chat.prompt import plain_ranges
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.generate import GenerationRequest
@@ -15,10 +15,10 @@ from tailrace.server.generate import GenerationRequest
 async def count_input(server: Server, request: Request, wanted: GenerationRequest) -> dict[str, Any]:
     """The reply to ``request``, which asks for the tokens of the one prompt of ``wanted``. Raises RequestError."""
     (prompt,) = wanted.prompts
-    assert isinstance(prompt, str), "a conversation's prompt is text"
+    assert isinstance(prompt, PromptText), "a conversation's prompt is text"
     (tokenized,) = await server.ask(
         request,
-        lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),
+        lambda identity: Tokenize(id=identity, text=prompt),
         param=wanted.prompt_param,
     )
     assert isinstance(tokenized, Tokenized)

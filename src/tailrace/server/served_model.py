@@ -8,7 +8,7 @@ from typing import Protocol
 from tailrace.chat import thinking_kwargs
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import recognise
-from tailrace.chat.prompt import Prompt
+from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_parser import opened
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.protocol import Hello, ModelInfo
@@ -46,17 +46,17 @@ class ServedModel:
         self.family = recognise(template)
         self._switches = thinking_kwargs.has_any(template)
 
-    def without_thought(self, prompt: Prompt) -> Prompt:
+    def without_thought(self, prompt: RenderedPrompt) -> RenderedPrompt:
         """The prompt of a reply that shall begin without a thought. What the template has opened is closed. A template
         that has no switch for it, though its model thinks, gets an empty thought behind it.
         """
         thoughts = self.family.markup({}).thoughts
-        if opened(prompt, thoughts) is not None:
-            return prompt.marked(self.family.reply_head(prompt))
-        end = prompt.rstrip()
+        if opened(prompt.text, thoughts) is not None:
+            return prompt.append_markup(self.family.reply_head(prompt.text))
+        end = prompt.text.rstrip()
         for thought in () if self._switches else thoughts:
             if thought.opens in self.template.source and not end.endswith(thought.ends):
-                return prompt.marked(f"{thought.opens}\n\n{thought.ends}\n\n")
+                return prompt.append_markup(f"{thought.opens}\n\n{thought.ends}\n\n")
         return prompt
 
     def vocabulary_showing(self, markers: frozenset[str]) -> Vocabulary:

@@ -14,6 +14,7 @@ from tailrace.chat.families import recognise
 from tailrace.chat.families.family import Family
 from tailrace.chat.reply_parts import CallArguments
 from tailrace.chat.template import ChatTemplate
+from tailrace.prompt_text import PromptText
 
 TEXT = {"type": "string"}
 NULL = {"type": "null"}
@@ -194,7 +195,7 @@ def test_arguments_that_the_schema_does_not_name(name: str) -> None:
 
 def test_text_comes_as_it_is_written_where_only_a_null_could_be_meant() -> None:
     parameters = {"type": "object", "properties": {"a": {"anyOf": [TEXT, NULL]}}}
-    parser = family("qwen_coder").parser("", offered({"f": parameters}))
+    parser = family("qwen_coder").parser(PromptText(""), offered({"f": parameters}))
     parser.feed("<tool_call>\n<function=f>\n<parameter=a>\n")
     parts = parser.feed("line one\nline")
     assert "".join(part.text for part in parts if isinstance(part, CallArguments)) == '"a": "line one\\nline'

@@ -23,6 +23,7 @@ from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Grammar
 
 by_family = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.family)
@@ -102,7 +103,7 @@ def test_from_tokens_to_parts(sample: Sample, data: st.DataObject) -> None:
         marker = next((token for token, text in controls.items() if rest.startswith(text)), None)
         tokens += list(rest[0].encode()) if marker is None else [marker]
         rest = rest[1 if marker is None else len(controls[marker]) :]
-    pipeline = ReplyPipeline(vocabulary, (), family.parser("", functions))
+    pipeline = ReplyPipeline(vocabulary, (), family.parser(PromptText(""), functions))
     assert joined([part for token in tokens for part in pipeline.feed(token)] + pipeline.finish()) == expected
 
 

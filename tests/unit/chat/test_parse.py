@@ -13,6 +13,7 @@ from replies import Call, joined, parse, split_anywhere
 from tailrace.chat.families import hermes
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
 from tailrace.chat.tools import Function
+from tailrace.prompt_text import PromptText
 
 FAMILY = hermes.FAMILY
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": [1, "</think>", null]}}\n</tool_call>'
@@ -103,7 +104,7 @@ def test_text_around_tool_calls() -> None:
 
 def test_arguments_come_as_they_are_written() -> None:
     """From the arguments' first character on, nothing waits."""
-    parser = FAMILY.parser("", {"f": Function(name="f")})
+    parser = FAMILY.parser(PromptText(""), {"f": Function(name="f")})
     assert parser.feed('<tool_call>{"name": "f", "arguments": ') == []
     assert parser.feed('{"a": "x') == [CallStart("f"), CallArguments('{"a": "x')]
     assert parser.feed("yz") == [CallArguments("yz")]

@@ -12,6 +12,7 @@ from tailrace.chat.families.harmony import make_parser
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Text
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
+from tailrace.prompt_text import PromptText
 
 #: Whole characters, halves of some, rubbish, tags and the text around them.
 PIECES = [
@@ -35,7 +36,9 @@ def joined(parts: list[Part]) -> list[Part]:
 
 
 def pipeline(chat: bool, tools: bool, stops: tuple[str, ...]) -> ReplyPipeline:
-    return ReplyPipeline(VOCABULARY, stops, hermes.FAMILY.parser("", FUNCTIONS if tools else {}) if chat else None)
+    return ReplyPipeline(
+        VOCABULARY, stops, hermes.FAMILY.parser(PromptText(""), FUNCTIONS if tools else {}) if chat else None
+    )
 
 
 @given(

@@ -12,7 +12,7 @@ USER: Message = {"role": "user", "content": "U"}
 
 
 def rendered(source: str, *messages: Message, **variables: object) -> str:
-    return str(ChatTemplate(source, bos_token="", eos_token="").render(list(messages), None, dict(variables)))
+    return ChatTemplate(source, bos_token="", eos_token="").render(list(messages), None, dict(variables)).text
 
 
 # What transformers has

@@ -19,34 +19,35 @@ def template(source: str | None) -> ChatTemplate:
 
 
 def test_without_a_template_chatml() -> None:
-    rendered = template(None).render([SYSTEM, USER])
+    rendered = template(None).render([SYSTEM, USER]).text
     assert rendered == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_what_a_template_is_given() -> None:
     source = "{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ tools }}{{ mine }}{{ messages[0].content }}"
-    assert template(source).render([USER], [1], {"mine": "m"}) == "<s></s>True[1]mU"
-    assert template("{{ tools is none }}").render([]) == "True"
+    assert template(source).render([USER], [1], {"mine": "m"}).text == "<s></s>True[1]mU"
+    assert template("{{ tools is none }}").render([]).text == "True"
 
 
 def test_a_requests_variables_cannot_replace_what_the_server_gives() -> None:
-    rendered = template("{{ bos_token }}{{ messages[0].content }}").render(
-        [USER], None, {"messages": [], "bos_token": "", "tools": 1}
+    rendered = (
+        template("{{ bos_token }}{{ messages[0].content }}")
+        .render([USER], None, {"messages": [], "bos_token": "", "tools": 1})
+        .text
     )
     assert rendered == "<s>U"
 
 
 def test_blocks_are_trimmed_as_transformers_does() -> None:
-    assert template("{% if true %}\n  {% if true %}\nx\n  {% endif %}\n{% endif %}").render([]) == "x\n"
+    assert template("{% if true %}\n  {% if true %}\nx\n  {% endif %}\n{% endif %}").render([]).text == "x\n"
 
 
 def test_helpers_that_templates_use() -> None:
-    assert template("{{ messages | tojson }}").render([USER]) == '[{"role": "user", "content": "U"}]'
-    assert template("{{ '<é>' | tojson }}").render([]) == '"<é>"'
-    assert len(template("{{ strftime_now('%Y-%m-%d') }}").render([])) == 10
-    assert (
-        template("{% for i in range(5) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").render([]) == "01"
-    )
+    assert template("{{ messages | tojson }}").render([USER]).text == '[{"role": "user", "content": "U"}]'
+    assert template("{{ '<é>' | tojson }}").render([]).text == '"<é>"'
+    assert len(template("{{ strftime_now('%Y-%m-%d') }}").render([]).text) == 10
+    loop = "{% for i in range(5) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+    assert template(loop).render([]).text == "01"
 
 
 # Roles
@@ -54,12 +55,12 @@ def test_helpers_that_templates_use() -> None:
 
 def test_developer_is_system_where_the_template_does_not_know_it() -> None:
     developer: Message = {"role": "developer", "content": "D"}
-    assert template(LIST).render([developer, USER]) == "[system]D[user]U"
-    assert template(LIST + "{# developer #}").render([developer, USER]) == "[developer]D[user]U"
+    assert template(LIST).render([developer, USER]).text == "[system]D[user]U"
+    assert template(LIST + "{# developer #}").render([developer, USER]).text == "[developer]D[user]U"
 
 
 def test_system_messages_stay_where_they_are_when_the_template_bears_it() -> None:
-    assert template(LIST).render([USER, LATE, SYSTEM]) == "[user]U[system]T[system]S"
+    assert template(LIST).render([USER, LATE, SYSTEM]).text == "[user]U[system]T[system]S"
 
 
 FIRST_ONLY = (
@@ -73,11 +74,11 @@ NO_SYSTEM = (
 
 
 def test_system_messages_are_joined_at_the_start_where_they_must_be_first() -> None:
-    assert template(FIRST_ONLY).render([SYSTEM, USER, LATE, REPLY]) == "[system]S\n\nT[user]U[assistant]A"
+    assert template(FIRST_ONLY).render([SYSTEM, USER, LATE, REPLY]).text == "[system]S\n\nT[user]U[assistant]A"
 
 
 def test_system_text_goes_into_the_first_user_message_where_there_is_no_system_role() -> None:
-    assert template(NO_SYSTEM).render([SYSTEM, REPLY, USER, LATE, USER]) == "[assistant]A[user]S\n\nT\n\nU[user]U"
+    assert template(NO_SYSTEM).render([SYSTEM, REPLY, USER, LATE, USER]).text == "[assistant]A[user]S\n\nT\n\nU[user]U"
 
 
 def test_the_messages_are_left_as_they_were() -> None:
@@ -155,7 +156,7 @@ def test_a_template_that_is_none_is_the_models_fault() -> None:
 )
 def test_templates_come_with_downloaded_models_and_reach_nothing_outside(source: str) -> None:
     try:
-        shown = template(source).render([])
+        shown = template(source).render([]).text
     except InvalidRequest:
         return
     assert "class" not in shown

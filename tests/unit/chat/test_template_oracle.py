@@ -30,7 +30,7 @@ def test_prompts_are_those_of_transformers(name: str) -> None:
             if wanted is None:
                 continue
             tools = TOOLS if offers else None
-            prompt = template.render(messages, tools, variables, opening=continued is None, continued=continued)
+            prompt = template.render(messages, tools, variables, opening=continued is None, continued=continued).text
             assert prompt == wanted, (conversation, variables)
             compared.add(conversation)
     assert compared.issuperset(COMMON)
@@ -50,5 +50,5 @@ def test_every_conversation_is_rendered_or_refused(name: str) -> None:
     template = ChatTemplate(TEMPLATES[name], **TOKENS)
     for messages, offers, continued in CONVERSATIONS.values():
         if continued is None:
-            prompt = template.render(messages, TOOLS if offers and template.knows_tools else None)
+            prompt = template.render(messages, TOOLS if offers and template.knows_tools else None).text
             assert messages[-1]["content"] == "" or prompt

@@ -56,11 +56,11 @@ def message(role: str, content: Any) -> Message:
     ],
 )
 def test_content_has_the_form_that_the_template_reads(source: str, content: Any, prompt: str) -> None:
-    assert template(source).render([message("user", content)]) == prompt
+    assert template(source).render([message("user", content)]).text == prompt
 
 
 def test_each_role_has_its_own_form() -> None:
-    prompt = template(MIXED).render([message("system", "Be brief."), message("user", "Hello.")])
+    prompt = template(MIXED).render([message("system", "Be brief."), message("user", "Hello.")]).text
     assert prompt == "[system]Be brief.[user]Hello."
 
 
@@ -72,7 +72,7 @@ def test_whole_conversations_are_shown(source: str) -> None:
         message("assistant", "A third text"),
         message("user", "A fourth text"),
     ]
-    prompt = template(source).render(told)
+    prompt = template(source).render(told).text
     assert all(m["content"] in prompt for m in told)
 
 
@@ -91,7 +91,7 @@ LAST_ONLY = "{{ messages[-1].content }}"
 
 @pytest.mark.parametrize("said", ["no", "Be as brief as you possibly can."])
 def test_a_system_message_that_would_be_left_out_goes_to_the_start(said: str) -> None:
-    prompt = template(ONLY_FIRST_SYSTEM).render([message("user", "Hello."), message("system", said)])
+    prompt = template(ONLY_FIRST_SYSTEM).render([message("user", "Hello."), message("system", said)]).text
     assert prompt == f"[system]{said}[user]Hello."
 
 
@@ -104,7 +104,7 @@ def test_results_that_would_be_left_out_are_told_as_text() -> None:
     ]
     knowing = template(NO_TOOL_ROLE)
     assert not knowing.knows_calls
-    assert "sunny" in knowing.render(told, [{"type": "function", "function": {"name": "weather"}}])
+    assert "sunny" in knowing.render(told, [{"type": "function", "function": {"name": "weather"}}]).text
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
@@ -119,7 +119,7 @@ def test_what_no_form_shows_is_refused_and_not_left_out(role: str, said: str) ->
 
 def test_parts_are_not_left_out_either() -> None:
     source = "{% for m in messages %}{{ m.content if m.content is string else m.content[-1].text }}{% endfor %}"
-    prompt = template(source).render([message("user", parts("first", "second"))])
+    prompt = template(source).render([message("user", parts("first", "second"))]).text
     assert prompt == "first\nsecond"
 
 
@@ -166,7 +166,7 @@ def test_parts_are_not_left_out_either() -> None:
     ],
 )
 def test_what_templates_change_on_purpose_is_no_loss(source: str, told: list[Message]) -> None:
-    assert template(source).render(told) is not None
+    template(source).render(told)  # Raises where a text is lost.
 
 
 def test_texts_that_are_not_where_they_are_looked_for_cost_one_more_rendering() -> None:
@@ -196,7 +196,7 @@ def test_single_calls_are_told_one_after_another_where_a_template_wants_that() -
         {**message("tool", "first result"), "tool_call_id": "now"},
         {**message("tool", "second result"), "tool_call_id": "then"},
     ]
-    assert template(source).render(told) == "[Both.]<now>[first result]<then>[second result]"
+    assert template(source).render(told).text == "[Both.]<now>[first result]<then>[second result]"
 
 
 def test_neighbours_of_one_role_are_joined_where_roles_must_alternate() -> None:
@@ -205,12 +205,12 @@ def test_neighbours_of_one_role_are_joined_where_roles_must_alternate() -> None:
         "{{ raise_exception('Conversation roles must alternate') }}{% endif %}[{{ m.content }}]{% endfor %}"
     )
     told = [message("user", "One."), message("user", "Two."), message("assistant", "Three."), message("user", "Four.")]
-    assert template(source).render(told) == "[One.\n\nTwo.][Three.][Four.]"
+    assert template(source).render(told).text == "[One.\n\nTwo.][Three.][Four.]"
 
 
 def test_a_template_that_needs_a_list_of_tools_gets_one() -> None:
     source = "{% for tool in tools %}{{ tool }}{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert template(source).render([message("user", "Hello.")]) == "Hello."
+    assert template(source).render([message("user", "Hello.")]).text == "Hello."
 
 
 def test_tools_under_smollm3s_name_are_given() -> None:
@@ -221,7 +221,7 @@ def test_tools_under_smollm3s_name_are_given() -> None:
     made = template(source)
     assert made.knows_tools
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
-    assert made.render([message("user", "Hello.")], [tool]) == f"<tools>{tool}</tools>Hello."
+    assert made.render([message("user", "Hello.")], [tool]).text == f"<tools>{tool}</tools>Hello."
 
 
 def test_a_template_that_has_the_word_and_shows_no_tools_knows_none() -> None:
@@ -232,4 +232,4 @@ def test_a_template_that_has_the_word_and_shows_no_tools_knows_none() -> None:
 def test_thoughts_have_the_names_that_templates_know() -> None:
     source = "{% for m in messages %}{{ m.thinking }}{{ m.reasoning_content }}{{ m.content }}{% endfor %}"
     told: list[Message] = [{"role": "assistant", "content": "C", "reasoning_content": "T"}]
-    assert template(source).render(told) == "TTC"
+    assert template(source).render(told).text == "TTC"

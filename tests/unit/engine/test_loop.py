@@ -18,6 +18,7 @@ from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.submission import prepare_sequence
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Finished, GenerationParams, Heartbeat, Reading, Refused, Sampling, Step, Submit
 
 
@@ -27,7 +28,8 @@ def backend() -> FakeBackend:
 
 
 def _submit(identity: int, prompt: str | list[int], **options: Any) -> Submit:
-    return Submit(id=identity, prompt=prompt, params=GenerationParams(sampling=Sampling(temperature=0.0), **options))
+    given = PromptText(prompt) if isinstance(prompt, str) else prompt
+    return Submit(id=identity, prompt=given, params=GenerationParams(sampling=Sampling(temperature=0.0), **options))
 
 
 class Runner:

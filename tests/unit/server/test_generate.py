@@ -11,6 +11,7 @@ import pytest
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
 from tailrace.observe.metrics import Metrics
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
     Cancel,
@@ -76,7 +77,7 @@ def play(tmp_path: Path) -> Callable[[Scenario], None]:
 
 async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fields: object) -> tuple[Generation, int]:
     """A generation with one choice that the engine has accepted, and its id."""
-    request = GenerationRequest(prompts=["p"], prompt_param="prompt", **fields)  # type: ignore[arg-type]
+    request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", **fields)  # type: ignore[arg-type]
     starting = asyncio.create_task(Generation.start(client, metrics, request))
     identity = await engine.submitted()
     engine.say(Accepted(identity, 1))
@@ -86,7 +87,7 @@ async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fie
 def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         first = asyncio.create_task(
-            Generation.start(client, metrics, GenerationRequest(prompts=["p"], prompt_param="prompt"))
+            Generation.start(client, metrics, GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt"))
         )
         identity = await engine.submitted()
         engine.say(Accepted(identity, 7), Step([], [], [Started(identity, 3)], [], {}), *tokens(identity, b"ab"))
@@ -104,7 +105,7 @@ def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenari
 
 def test_a_whole_generation_may_be_over_before_anybody_listens(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        request = GenerationRequest(prompts=["p"], prompt_param="prompt")
+        request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt")
         first = asyncio.create_task(Generation.start(client, metrics, request))
         identity = await engine.submitted()
         engine.say(Accepted(identity, 1), *tokens(identity, b"ab"), end(identity, 3))
@@ -200,7 +201,7 @@ def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> Non
 
 def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        request = GenerationRequest(prompts=["p"], prompt_param="prompt", choices=3)
+        request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=3)
         starting = asyncio.create_task(Generation.start(client, metrics, request))
         ids = [await engine.submitted() for _ in range(3)]
         engine.say(*(Accepted(identity, 1) for identity in ids))
@@ -218,7 +219,7 @@ def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(pla
 
 def test_a_refusal_of_one_reply_cancels_the_others(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        request = GenerationRequest(prompts=["p", "q"], prompt_param="prompt")
+        request = GenerationRequest(prompts=[PromptText("p"), PromptText("q")], prompt_param="prompt")
         starting = asyncio.create_task(Generation.start(client, metrics, request))
         first, second = await engine.submitted(), await engine.submitted()
         engine.say(Accepted(first, 1), Refused(second, "context_length_exceeded", "too long"))
@@ -304,7 +305,7 @@ def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenari
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, _ = await accepted(client, metrics, engine)
         assert queue_of(metrics) == (1, 0)
-        request = GenerationRequest(prompts=["q"], prompt_param="prompt")
+        request = GenerationRequest(prompts=[PromptText("q")], prompt_param="prompt")
         second = asyncio.create_task(Generation.start(client, metrics, request))
         other = await engine.submitted()
         assert queue_of(metrics) == (1, 1)
@@ -325,7 +326,9 @@ def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenari
 def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scenario], None], end_by: str) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         starting = asyncio.create_task(
-            Generation.start(client, metrics, GenerationRequest(prompts=["p"], prompt_param="prompt", choices=2))
+            Generation.start(
+                client, metrics, GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=2)
+            )
         )
         one, two = await engine.submitted(), await engine.submitted()
         engine.say(Accepted(one, 7), Accepted(two, 7))

@@ -11,7 +11,7 @@ from families import FUNCTIONS
 from replies import Call, joined, offered
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
-from tailrace.chat.prompt import Prompt
+from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_parts import Part, Reasoning, Text
 from tailrace.chat.template import Message
 from tailrace.engine.backends.fake import FakeBackend
@@ -35,9 +35,11 @@ def served(template: str, *special: str) -> ServedModel:
     return ServedModel(Hello(PROTOCOL_VERSION, 1, 0, info, backend.vocabulary))
 
 
-def prompt(template: str, *messages: Message, continues: Continued = True, special: tuple[str, ...] = ()) -> Prompt:
+def prompt(
+    template: str, *messages: Message, continues: Continued = True, special: tuple[str, ...] = ()
+) -> RenderedPrompt:
     (made,) = converse(served(template, *special), list(messages), continues=continues).prompts
-    assert isinstance(made, Prompt)
+    assert isinstance(made, RenderedPrompt)
     return made
 
 
@@ -47,7 +49,7 @@ def begun(content: str, **more: Any) -> Message:
 
 def test_the_prompt_ends_within_the_last_message() -> None:
     made = prompt(CHATML, ASKED, begun("I am "))
-    assert made == "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\nI am "
+    assert made.text == "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\nI am "
     assert made.reply == "I am "
 
 
@@ -58,7 +60,7 @@ def test_white_space_goes_where_the_template_trims_it() -> None:
 def test_what_the_template_puts_before_a_text_is_part_of_the_reply() -> None:
     source = FETCHED.joinpath("Qwen-Qwen3-0.6B.jinja").read_text(encoding="utf-8")
     made = prompt(source, ASKED, begun("I am"))
-    assert made.head.endswith("<|im_start|>assistant\n")
+    assert made.head.text.endswith("<|im_start|>assistant\n")
     assert made.reply == "<think>\n\n</think>\n\nI am"
 
 
@@ -75,17 +77,17 @@ def test_a_template_that_shows_no_such_message_gets_the_text_behind_the_head_of_
         "[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
     )
     made = prompt(source, ASKED, begun("I am "))
-    assert made == "[How are you?]<think>\n\n</think>\n\nI am "
+    assert made.text == "[How are you?]<think>\n\n</think>\n\nI am "
     assert made.reply == "I am "
 
 
 def test_special_tokens_in_a_beginning_are_text() -> None:
     made = prompt(CHATML, ASKED, begun("a<|im_end|>b<think>"), special=("<|im_end|>", "<think>"))
-    assert [made[start:end] for start, end in made.plain] == ["<|im_end|>", "<think>"]
+    assert [made.text[start:end] for start, end in made.literal_spans] == ["<|im_end|>", "<think>"]
 
 
 def test_any_message_can_be_continued() -> None:
-    assert prompt(CHATML, {"role": "user", "content": "How a"}) == "<|im_start|>user\nHow a"
+    assert prompt(CHATML, {"role": "user", "content": "How a"}).text == "<|im_start|>user\nHow a"
 
 
 @pytest.mark.parametrize(
@@ -161,8 +163,9 @@ QWEN_CODER = next(family for family in FAMILIES if family.name == "qwen_coder")
 def test_the_parser_knows_where_the_beginning_stands(
     family: Family, start: str, rest: str, expected: list[Text | Reasoning | Call]
 ) -> None:
+    head = "<|im_start|>assistant\n"
     for size in (1, 3, len(rest)):
-        parser = family.parser(Prompt("<|im_start|>assistant\n" + start, (), len(start)), offered(FUNCTIONS))
+        parser = family.parser(RenderedPrompt(head + start).continued_at(len(head)), offered(FUNCTIONS))
         parts: list[Part] = []
         for position in range(0, len(rest), size):
             parts += parser.feed(rest[position : position + size])

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded
 from tailrace.observe.metrics import Metrics
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, Cancel, GenerationParams, Refused, Sampling, Submit, Tokenize
 from tailrace.server.client import EngineClient
 from tailrace.server.generate import Generation, GenerationRequest
@@ -40,10 +41,10 @@ def run(folder: Path, scene: Scene) -> None:
 
 
 def wanted(**fields: Any) -> GenerationRequest:
-    return GenerationRequest(**{"prompts": ["p"], "prompt_param": "prompt", **fields})
+    return GenerationRequest(**{"prompts": [PromptText("p")], "prompt_param": "prompt", **fields})
 
 
-@pytest.mark.parametrize("fields", [{"choices": 3}, {"prompts": ["a", "b"], "choices": 2}])
+@pytest.mark.parametrize("fields", [{"choices": 3}, {"prompts": [PromptText("a"), PromptText("b")], "choices": 2}])
 def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fields: dict[str, Any]) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         made = client.submit
@@ -53,7 +54,7 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
             if next(calls) == 1:  # The second has a number that no message can carry.
                 return made(
                     lambda identity: Submit(
-                        id=identity, prompt="p", params=GenerationParams(sampling=Sampling(seed=2**64))
+                        id=identity, prompt=PromptText("p"), params=GenerationParams(sampling=Sampling(seed=2**64))
                     ),
                     receiver,
                 )
@@ -71,9 +72,9 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
 def test_an_inquiry_that_can_not_be_sent_is_forgotten(tmp_path: Path) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         with pytest.raises(OverflowError):
-            client.ask(lambda identity: Tokenize(id=2**64 + identity, text="x"), 1, param="prompt")
+            client.ask(lambda identity: Tokenize(id=2**64 + identity, text=PromptText("x")), 1, param="prompt")
         with pytest.raises(UnicodeEncodeError):
-            client.ask(lambda identity: Tokenize(id=identity, text="\ud800"), 1, param="prompt")
+            client.ask(lambda identity: Tokenize(id=identity, text=PromptText("\ud800")), 1, param="prompt")
 
     run(tmp_path, scene)
 
@@ -90,7 +91,7 @@ def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path:
         with pytest.raises(MemoryError):
             await Generation.start(client, metrics, wanted())
         with pytest.raises(MemoryError):
-            client.ask(lambda identity: Tokenize(id=identity, text="x"), 1, param="prompt")
+            client.ask(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
         connection.write = right  # type: ignore[method-assign]
 
     run(tmp_path, scene)
@@ -146,7 +147,7 @@ def test_a_refusal_and_a_task_that_is_cancelled_leave_nothing(tmp_path: Path) ->
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        inquiring = client.ask(lambda identity: Tokenize(id=identity, text="x"), 1, param="prompt")
+        inquiring = client.ask(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
         waiting = asyncio.create_task(inquiring.answers())
         await asyncio.sleep(0)
         waiting.cancel()

@@ -10,6 +10,7 @@ import pytest
 from tailrace.chat.template import ChatTemplate
 from tailrace.chat.thinking_kwargs import Thinking, variables
 from tailrace.engine.backends.fake import FakeBackend
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello
 from tailrace.server.conversation import converse
 from tailrace.server.served_model import ServedModel
@@ -106,7 +107,8 @@ def prompt(source: str, thinking: Thinking = UNSAID, **template_variables: Any) 
     model = ServedModel(Hello(PROTOCOL_VERSION, 1, 0, info, backend.vocabulary))
     asked = [{"role": "user", "content": "How are you?"}]
     (made,) = converse(model, asked, thinking=thinking, variables=template_variables).prompts
-    return str(made)
+    assert isinstance(made, PromptText)
+    return made.text
 
 
 #: Ends of prompts: with thinking off, and with it on.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from tailrace.chat.lark_builder import Lark
 from tailrace.chat.markup import Markup
-from tailrace.chat.prompt import Prompt
+from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_parser import Parser, ReplyParser, opened
 from tailrace.chat.resumed_parser import ResumedParser
 from tailrace.chat.tools import Function
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Trigger
 
 #: Offered functions by name; empty where no calls are looked for.
@@ -91,21 +92,20 @@ class Family:
     #: Ids of earlier calls as the template wants them.
     call_id: Callable[[str], str] | None = None
 
-    def parser(self, prompt: str, functions: Functions) -> Parser:
+    def parser(self, prompt: PromptText, functions: Functions) -> Parser:
         """A parser for the reply to ``prompt``, which may have begun it."""
-        if isinstance(prompt, Prompt) and prompt.begun:
+        if isinstance(prompt, RenderedPrompt) and prompt.reply:
             head = prompt.head
             return ResumedParser(lambda: self.parser(head, functions), self._begun(prompt))
         if self.make_parser is not None:
-            return self.make_parser(prompt, functions)
-        return ReplyParser(prompt, self.markup(functions))
+            return self.make_parser(prompt.text, functions)
+        return ReplyParser(prompt.text, self.markup(functions))
 
-    def _begun(self, prompt: Prompt) -> str:
+    def _begun(self, prompt: RenderedPrompt) -> str:
         """The reply so far, from the first marker on that the template has put before its text, if there is one."""
-        reply = prompt.reply
-        said = len(reply) - prompt.said
-        places = [place for marker in self.markup({}).markers if (place := reply.find(marker, 0, said)) >= 0]
-        return reply[min(places, default=said) :]
+        before = prompt.reply_markup
+        places = [place for marker in self.markup({}).markers if (place := before.find(marker)) >= 0]
+        return prompt.reply[min(places, default=len(before)) :]
 
     def reply_head(self, prompt: str) -> str:
         """What has to stand between the prompt and the text of a reply: the end of a thought that it has begun, say."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import TailraceError
 from tailrace.protocol import ModelInfo, Pooling
 
@@ -87,11 +87,11 @@ class Backend(Protocol):
         """The file whose vocabulary tokenises; None where tokenising needs no file, and no protection."""
         ...
 
-    def can_tokenize_inline(self, texts: Seq[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Seq[TokenizerInput]) -> bool:
         """Whether these texts of one request may be tokenised here. Others can end the process, or take long."""
         ...
 
-    def tokenize_prompt(self, text: PromptText) -> list[int]:
+    def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
         """The text's tokens. Safe to call from another thread while ``decode`` runs, if the text is short."""
         ...
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
 from tailrace.protocol import ModelInfo, Pooling
 
@@ -106,15 +106,15 @@ class FakeBackend:
         """See ``Backend``."""
         return [*text.encode("utf-8"), START] if start is None else list(text.encode("utf-8"))
 
-    def can_tokenize_inline(self, texts: Seq[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Seq[TokenizerInput]) -> bool:
         """See ``Backend``: all are."""
         return True
 
-    def tokenize_prompt(self, text: PromptText) -> list[int]:
+    def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
         """See ``Backend``. Names of special tokens are known only in texts that have one which is plain."""
-        pieces = self._names.split(text.text, special=text.special, plain=text.plain)
-        if not text.plain or pieces == self._names.split(text.text, special=text.special):
-            return self.tokenize(text.text, special=text.special, start=text.start)
+        pieces = self._names.split(text.text, special=text.parse_special, literal_spans=text.literal_spans)
+        if not text.literal_spans or pieces == self._names.split(text.text, special=text.parse_special):
+            return self.tokenize(text.text, special=text.parse_special, start=text.add_special)
         return [token for piece in pieces for token in ([piece] if isinstance(piece, int) else piece.encode())]
 
     def tokenize_fragment(self, text: str) -> list[int]:

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.sampling.dry_breakers import BreakerIndex, Breakers
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 
 
 class SamplingVocabulary:
@@ -36,7 +36,7 @@ class SamplingVocabulary:
 
     def _cut(self, text: str) -> list[int]:
         """The tokens of a breaker's rest, cut as the model does, or where that isn't safe into the longest."""
-        if self._backend.can_tokenize_inline([PromptText(text, special=False, start=False)]):
+        if self._backend.can_tokenize_inline([TokenizerInput(text, parse_special=False, add_special=False)]):
             return self._backend.tokenize_fragment(text)
         data = text.encode("utf-8", "replace")
         tokens: list[int] = []

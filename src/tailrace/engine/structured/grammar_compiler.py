@@ -22,7 +22,7 @@ from tailrace.engine.structured.lazy_grammar import Calls
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.trigger_watcher import Tokens
 from tailrace.engine.structured.unique_keys import Keys, Vocabulary, is_open
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.protocol import Grammar
 
 #: Bytes of a grammar's text.
@@ -137,7 +137,7 @@ class Compiler:
 
     def _cut(self, text: str) -> list[int]:
         """Text that a grammar forces, as the model's own tokenizer cuts it; nothing where that isn't safe."""
-        short = self._backend.can_tokenize_inline([PromptText(text, special=False, start=False)])
+        short = self._backend.can_tokenize_inline([TokenizerInput(text, parse_special=False, add_special=False)])
         return self._backend.tokenize_fragment(text) if short else []
 
     def _known_tokens(self) -> Tokens:

@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tailrace.prompt_text import Span
+
 #: What ``isspace`` is true for in C: it is stripped beside tokens that want it so.
 _SPACES = frozenset(" \t\n\v\f\r")
 
 #: A text's parts in order: ids of special tokens, and the stretches between them.
 Pieces = list[int | str]
-Ranges = tuple[tuple[int, int], ...]
 
 
 class SpecialToken(NamedTuple):
@@ -39,10 +40,10 @@ class Specials:
         self._all = _Table(ordered)
         self._always = _Table([token for token in ordered if not token.control])
 
-    def split(self, text: str, *, special: bool = True, plain: Ranges = ()) -> Pieces:
-        """The text's parts. ``special``: control tokens are recognised, but for the ranges ``plain`` of characters."""
+    def split(self, text: str, *, special: bool = True, literal_spans: tuple[Span, ...] = ()) -> Pieces:
+        """The text's parts. ``special``: control tokens are recognised, except within ``literal_spans``."""
         table = self._all if special else self._always
-        return table.split(text, plain) if text else []
+        return table.split(text, literal_spans) if text else []
 
     def count(self, text: str) -> int:
         """At how many places of the text a special token may stand."""
@@ -62,12 +63,12 @@ class _Table:
     def _begins(self, text: str) -> int:
         return next((rank for end in range(len(text) - 1, 0, -1) if (rank := self._ranks.get(text[:end], -1)) >= 0), -1)
 
-    def split(self, text: str, plain: Ranges) -> Pieces:
+    def split(self, text: str, literal_spans: tuple[Span, ...]) -> Pieces:
         """See ``Specials``."""
         found = self._candidates(text)
         if not found:
             return [text]
-        taken = self._give_out(text, plain, found)
+        taken = self._give_out(text, literal_spans, found)
         pieces: Pieces = []
         end = 0
         for start, stop, token in sorted(taken):
@@ -99,11 +100,13 @@ class _Table:
                 found[rank] = [start]
         return found
 
-    def _give_out(self, text: str, plain: Ranges, found: dict[int, list[int]]) -> list[tuple[int, int, int]]:
+    def _give_out(
+        self, text: str, literal_spans: tuple[Span, ...], found: dict[int, list[int]]
+    ) -> list[tuple[int, int, int]]:
         """Start, end and id of what stands where; the id is -1 for white space that is stripped."""
         used = bytearray(len(text))
         shut = bytearray(used)  #: where no control token can stand
-        for start, stop in plain:
+        for start, stop in literal_spans:
             shut[start:stop] = b"\1" * (stop - start)
         taken: list[tuple[int, int, int]] = []
         ranks = list(found)

@@ -14,7 +14,7 @@ from itertools import count
 import structlog
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.tokenising.prompt_text import PromptText, size_of
+from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox, TokeniserUnavailable
 from tailrace.protocol import RefusalCode, Refused, RefusedField
 
@@ -45,10 +45,10 @@ Done = Callable[[Result], None]
 class _Job:
     """Texts that wait for the sandbox or are in it; requests with the same texts share one."""
 
-    def __init__(self, number: int, texts: tuple[PromptText, ...]) -> None:
+    def __init__(self, number: int, texts: tuple[TokenizerInput, ...]) -> None:
         self.number = number
         self.texts = texts
-        self.size = size_of(texts)
+        self.size = total_characters(texts)
         self.takers: dict[int, Done] = {}  #: by the request's id
 
 
@@ -60,14 +60,14 @@ class Tokenizer:
         self._sandbox = Sandbox(backend.model_path) if backend.model_path is not None else None
         self._numbers = count(1)
         self._lock = threading.Condition()
-        self._jobs: dict[tuple[PromptText, ...], _Job] = {}  #: all of them, oldest first
+        self._jobs: dict[tuple[TokenizerInput, ...], _Job] = {}  #: all of them, oldest first
         self._waiting: list[_Job] = []  #: those that haven't begun
         self._long = 0  #: runners that have a long job
         self._shortest_next = False
         self._runners: list[threading.Thread] = []
         self._closed = False
 
-    def request(self, identity: int, texts: Sequence[PromptText], done: Done) -> None:
+    def request(self, identity: int, texts: Sequence[TokenizerInput], done: Done) -> None:
         """Call ``done`` with what becomes of the texts: at once where they are short, else later on another thread."""
         if self._sandbox is None or self._backend.can_tokenize_inline(texts):
             done([self._backend.tokenize_prompt(text) for text in texts])
@@ -101,7 +101,7 @@ class Tokenizer:
             elif self._sandbox is not None:
                 self._sandbox.kill(job.number)
 
-    def tokens_of(self, texts: Sequence[PromptText]) -> list[list[int]]:
+    def tokens_of(self, texts: Sequence[TokenizerInput]) -> list[list[int]]:
         """The tokens of each text, waited for. Raises Unreadable. Whatever else it raises cancels."""
         results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         identity = -next(self._numbers)  # Requests have positive ones.

@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
-from tailrace.engine.tokenising.prompt_text import Job, PromptText, Tokens, size_of
+from tailrace.engine.tokenising.jobs import Job, TokenIds, TokenizerInput, total_characters
 from tailrace.engine.tokenising.worker_limits import cpu_seconds
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import RefusedField
@@ -35,7 +35,7 @@ _MODULE = "tailrace.engine.backends.llama.tokenize_worker"
 class CannotTokenise(Exception):
     """A text takes more than a text may. ``field`` says which one of the job's."""
 
-    def __init__(self, text: PromptText, size: int) -> None:
+    def __init__(self, text: TokenizerInput, size: int) -> None:
         """``text`` is of a job of ``size`` characters."""
         super().__init__(
             f"its {len(text.text)} characters can't be tokenised: that takes more than {cpu_seconds(size):.0f} s, more "
@@ -59,7 +59,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._log = structlog.get_logger()
 
-    def run(self, number: int, texts: Sequence[PromptText]) -> list[list[int]]:
+    def run(self, number: int, texts: Sequence[TokenizerInput]) -> list[list[int]]:
         """The tokens of each text. ``number`` is the job's own, for ``kill``.
 
         Raises CannotTokenise and TokeniserUnavailable; either when it was killed.
@@ -74,7 +74,7 @@ class Sandbox:
             self._log.warning("the process that tokenises has ended", attempt=attempt, status=process.returncode)
         else:
             raise TokeniserUnavailable("the process that tokenises can't be started; the log says why")
-        raise CannotTokenise(texts[len(found)], size_of(texts))
+        raise CannotTokenise(texts[len(found)], total_characters(texts))
 
     def kill(self, number: int) -> None:
         """End the job, if it runs."""
@@ -104,14 +104,14 @@ class Sandbox:
             return False
         return True
 
-    def _run(self, number: int, texts: Sequence[PromptText]) -> tuple[list[list[int]], subprocess.Popen[bytes]]:
+    def _run(self, number: int, texts: Sequence[TokenizerInput]) -> tuple[list[list[int]], subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs, self._lock:
                 process, control = self._started()
                 with contextlib.suppress(OSError):
                     socket.send_fds(control, [RECORD.pack(TOKENISE, number)], [theirs.fileno()])
-            deadline = time.monotonic() + _START_SECONDS + _PATIENCE * cpu_seconds(size_of(texts))
+            deadline = time.monotonic() + _START_SECONDS + _PATIENCE * cpu_seconds(total_characters(texts))
             try:
                 return self._exchange(ours, Job(texts), deadline), process
             except TimeoutError:
@@ -121,7 +121,7 @@ class Sandbox:
     def _exchange(self, ours: socket.socket, job: Job, deadline: float) -> list[list[int]]:
         """Answers, until there are no more. Raises TimeoutError."""
         found: list[list[int]] = []
-        frames: FrameDecoder[Tokens] = FrameDecoder(Tokens)
+        frames: FrameDecoder[TokenIds] = FrameDecoder(TokenIds)
         try:
             ours.settimeout(max(0.01, deadline - time.monotonic()))
             ours.sendall(frame(job))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import Specials
 
 
@@ -33,23 +33,23 @@ class Vocab(Protocol):
         ...
 
 
-def wants_around(bos_text: str, text: PromptText) -> bool:
+def wants_around(bos_text: str, text: TokenizerInput) -> bool:
     """Whether ``text`` gets the tokens that the model wants around one: not if it begins with the start token, unless
     it says so.
     """
-    if text.start is not None:
-        return text.start
+    if text.add_special is not None:
+        return text.add_special
     written = bool(bos_text) and text.text.startswith(bos_text)
-    return not (written and not any(start < len(bos_text) for start, _ in text.plain))
+    return not (written and not any(start < len(bos_text) for start, _ in text.literal_spans))
 
 
-def tokens_of(vocab: Vocab, text: PromptText) -> list[int]:
+def tokens_of(vocab: Vocab, text: TokenizerInput) -> list[int]:
     """The text's tokens. Takes a time that is linear in the text, as long as ``vocab.stretch`` does."""
     before, behind = vocab.around if wants_around(vocab.bos_text, text) else ([], [])
     tokens = [*before]
     #: Templates write the same between special tokens over and over ("user\\n", "\\n").
     known: dict[str, list[int]] = {}
-    for piece in vocab.specials.split(text.text, special=text.special, plain=text.plain):
+    for piece in vocab.specials.split(text.text, special=text.parse_special, literal_spans=text.literal_spans):
         if isinstance(piece, int):
             tokens.append(piece)
             continue

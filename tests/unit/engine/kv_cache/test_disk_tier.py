@@ -13,6 +13,7 @@ from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fet
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Sampling, Submit
 
 
@@ -110,7 +111,8 @@ class Talk:
     def ask(self, identity: int, text: str) -> tuple[bytes, int]:
         """The reply, and how many of the prompt's tokens were found ready."""
         sequence = prepare_sequence(
-            self.backend, Submit(id=identity, prompt=text, params=GenerationParams(sampling=Sampling(temperature=0.0)))
+            self.backend,
+            Submit(id=identity, prompt=PromptText(text), params=GenerationParams(sampling=Sampling(temperature=0.0))),
         )
         assert isinstance(sequence, Sequence)
         self.loop.inbox.put(sequence)

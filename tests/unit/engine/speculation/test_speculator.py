@@ -22,6 +22,7 @@ from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import ConfigurationError
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, Finished, GenerationParams, Predicted, Sampling, Submit, TokenLogprobs
 
 
@@ -177,7 +178,9 @@ def echo(price: Price, *, streams: int = 1) -> tuple[Run, EngineCounters]:
     run = Run(FakeBackend(ctx=2048, parallel=8, kv_tokens=0, batch=512), lookup(price))
     for identity in range(streams):
         text = "".join(f"line {number} of {identity}; " for number in range(30))
-        run.ask(Submit(id=identity, prompt=text, params=GenerationParams(sampling=Sampling(temperature=0.0))))
+        run.ask(
+            Submit(id=identity, prompt=PromptText(text), params=GenerationParams(sampling=Sampling(temperature=0.0)))
+        )
     return run, run.finish()
 
 
@@ -286,7 +289,7 @@ def test_a_prediction_is_where_guesses_come_from() -> None:
         run = Run(FakeBackend(ctx=2048, parallel=1, kv_tokens=0, batch=512), lookup())
         # Written as escapes, so that the prompt doesn't contain the reply.
         script = "".join(f"\\x{ord(letter):02x}" for letter in reply)
-        prompt = f"<say>{script}</say>"
+        prompt = PromptText(f"<say>{script}</say>")
         run.ask(
             Submit(
                 id=1, prompt=prompt, params=GenerationParams(prediction=prediction, sampling=Sampling(temperature=0.0))

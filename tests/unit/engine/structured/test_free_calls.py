@@ -29,6 +29,7 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.trigger_watcher import Tokens
+from tailrace.prompt_text import PromptText
 
 TOOLS = (
     Function(
@@ -155,7 +156,7 @@ class Setup:
         return tokens
 
     def parse(self, tokens: Sequence[int]) -> list[Any]:
-        pipeline = ReplyPipeline(self.vocabulary, (), self.family.parser(self.prompt, self.functions))
+        pipeline = ReplyPipeline(self.vocabulary, (), self.family.parser(PromptText(self.prompt), self.functions))
         return joined([part for token in tokens for part in pipeline.feed(token)] + pipeline.finish())
 
     def said(self, tokens: Sequence[int]) -> str:

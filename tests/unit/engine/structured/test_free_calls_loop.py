@@ -22,6 +22,7 @@ from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
 from tailrace.engine.submission import prepare_sequence
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Step, Submit
 
 CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
@@ -54,7 +55,7 @@ class Runner:
         identity = len(self.steps) + 1
         submit = Submit(
             id=identity,
-            prompt=options.pop("prompt", "") + f"<say>{script}</say>",
+            prompt=PromptText(options.pop("prompt", "") + f"<say>{script}</say>"),
             params=GenerationParams(grammar=asked, **{"sampling": Sampling(temperature=0.0), **options}),
         )
         sequence = prepare_sequence(self.backend, submit)

@@ -22,6 +22,7 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.ipc import Channel
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
     Cancel,
@@ -50,7 +51,7 @@ class Runner:
     def ask(self, identity: int, script: str, grammar: Grammar | None, **options: Any) -> Sequence:
         submit = Submit(
             id=identity,
-            prompt=f"<say>{script}</say>",
+            prompt=PromptText(f"<say>{script}</say>"),
             params=GenerationParams(sampling=GREEDY, grammar=grammar, **options),
         )
         sequence = prepare_sequence(self.backend, submit)
@@ -204,7 +205,7 @@ def engine() -> Iterator[Engine]:
 
 
 def _submit(identity: int, grammar: Grammar | None) -> Submit:
-    return Submit(id=identity, prompt="<say>yes</say>", params=GenerationParams(grammar=grammar))
+    return Submit(id=identity, prompt=PromptText("<say>yes</say>"), params=GenerationParams(grammar=grammar))
 
 
 def test_others_are_accepted_while_a_grammar_is_compiled(engine: Engine) -> None:

@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.tokenising.special_tokens import Pieces, Ranges, Specials, SpecialToken
+from tailrace.engine.tokenising.special_tokens import Pieces, Specials, SpecialToken
+from tailrace.prompt_text import Span
 
 Free = tuple[int, int] | int  #: a stretch of text, or a token
 
 
-def one_after_the_other(tokens: list[SpecialToken], text: str, *, special: bool, plain: Ranges) -> Pieces:
+def one_after_the_other(
+    tokens: list[SpecialToken], text: str, *, special: bool, literal_spans: tuple[Span, ...]
+) -> Pieces:
     """What llama.cpp does, in the time that it takes."""
     parts: list[Free] = [(0, len(text))] if text else []
     for token in sorted(tokens, key=lambda token: -len(token.text.encode())):
@@ -19,18 +22,18 @@ def one_after_the_other(tokens: list[SpecialToken], text: str, *, special: bool,
             continue
         done: list[Free] = []
         for part in parts:
-            done += [part] if isinstance(part, int) else _looked_for(token, text, part, plain)
+            done += [part] if isinstance(part, int) else _looked_for(token, text, part, literal_spans)
         parts = done
     return [part if isinstance(part, int) else text[slice(*part)] for part in parts]
 
 
-def _looked_for(token: SpecialToken, text: str, part: tuple[int, int], plain: Ranges) -> list[Free]:
+def _looked_for(token: SpecialToken, text: str, part: tuple[int, int], literal_spans: tuple[Span, ...]) -> list[Free]:
     start, stop = part
     found: list[Free] = []
     at = start
     while (at := text.find(token.text, at, stop)) >= 0:
         end = at + len(token.text)
-        if token.control and any(begin < end and at < last for begin, last in plain):
+        if token.control and any(begin < end and at < last for begin, last in literal_spans):
             at += 1
             continue
         left = at
@@ -57,9 +60,9 @@ def test_every_place_is_given_to_the_token_that_llama_cpp_gives_it_to(
 ) -> None:
     tokens = [SpecialToken(number, *entry) for number, entry in enumerate(vocabulary)]
     places = sorted(min(bound, len(text)) for bound in bounds)
-    plain = tuple(zip(places[::2], places[1::2], strict=False))
-    found = Specials(tokens).split(text, special=special, plain=plain)
-    assert found == one_after_the_other(tokens, text, special=special, plain=plain)
+    literal_spans = tuple(zip(places[::2], places[1::2], strict=False))
+    found = Specials(tokens).split(text, special=special, literal_spans=literal_spans)
+    assert found == one_after_the_other(tokens, text, special=special, literal_spans=literal_spans)
 
 
 def test_what_is_text_and_what_means_something() -> None:
@@ -67,7 +70,7 @@ def test_what_is_text_and_what_means_something() -> None:
     assert specials.split("") == []
     assert specials.split("x<ab>y<a>  z") == ["x", 2, "y", 1, 3, "z"]
     assert specials.split("x<ab>y<a>  z", special=False) == ["x<ab>y<a>", 3, "z"]
-    assert specials.split("<a><a>", plain=((3, 6),)) == [1, "<a>"]
+    assert specials.split("<a><a>", literal_spans=((3, 6),)) == [1, "<a>"]
     assert specials.count("<a> <ab><b>") == 2
 
 

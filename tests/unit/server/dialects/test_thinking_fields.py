@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello
 from tailrace.server.dialects.anthropic import prepare as anthropic
 from tailrace.server.dialects.anthropic.request import MessagesRequest
@@ -15,6 +16,7 @@ from tailrace.server.dialects.responses import prepare as responses
 from tailrace.server.dialects.responses.conversation import conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import toolset
+from tailrace.server.generate import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}={{ enable_thinking }},{{ reasoning_effort }},{{ mine }}"
@@ -28,25 +30,31 @@ def served() -> ServedModel:
     return ServedModel(Hello(PROTOCOL_VERSION, 1, 0, info, backend.vocabulary))
 
 
-def of_chat(fields: dict[str, object]) -> object:
+def text_of(request: GenerationRequest) -> str:
+    (made,) = request.prompts
+    assert isinstance(made, PromptText)
+    return made.text
+
+
+def of_chat(fields: dict[str, object]) -> str:
     body = msgspec.json.encode({"messages": MESSAGES, **fields})
-    return openai.prepare(openai.decoder.decode(body), served(), inline_reasoning=False).prompts[0]
+    return text_of(openai.prepare(openai.decoder.decode(body), served(), inline_reasoning=False))
 
 
-def of_messages(fields: dict[str, object]) -> object:
+def of_messages(fields: dict[str, object]) -> str:
     body = msgspec.json.encode({"model": "m", "max_tokens": 9, "messages": MESSAGES, **fields})
-    return anthropic.prepare(msgspec.json.decode(body, type=MessagesRequest), served()).prompts[0]
+    return text_of(anthropic.prepare(msgspec.json.decode(body, type=MessagesRequest), served()))
 
 
-def of_ollama(fields: dict[str, object]) -> object:
+def of_ollama(fields: dict[str, object]) -> str:
     body = msgspec.json.encode({"messages": MESSAGES, **fields})
-    return ollama.prepare(ollama.decoder.decode(body), served(), inline_reasoning=False).prompts[0]
+    return text_of(ollama.prepare(ollama.decoder.decode(body), served(), inline_reasoning=False))
 
 
-def of_responses(fields: dict[str, object]) -> object:
+def of_responses(fields: dict[str, object]) -> str:
     request = msgspec.convert({"input": "Hi", **fields}, ResponsesRequest)
     said = conversation(None, [({"role": "user", "content": "Hi"}, "input")])
-    return responses.prepare(request, said, toolset(None, None), served()).prompts[0]
+    return text_of(responses.prepare(request, said, toolset(None, None), served()))
 
 
 OFF = "Hi=False,,"

@@ -24,7 +24,7 @@ from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
 from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
-from tailrace.engine.tokenising.prompt_text import PromptText
+from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.protocol import ModelInfo
@@ -163,15 +163,15 @@ class LlamaBackend:
         """See ``Backend``."""
         return self._words.stretch(text)
 
-    def can_tokenize_inline(self, texts: Seq[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Seq[TokenizerInput]) -> bool:
         """See ``Backend``."""
         return self._words.can_tokenize_inline(texts)
 
-    def tokenize_prompt(self, text: PromptText) -> list[int]:
+    def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
         """See ``Backend``. What has no plain ranges is llama.cpp's own work, which is faster for short texts."""
-        if text.plain:
+        if text.literal_spans:
             return tokens_of(self._words, text)
-        return self.tokenize(text.text, special=text.special, start=text.start)
+        return self.tokenize(text.text, special=text.parse_special, start=text.add_special)
 
     def decode(
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0

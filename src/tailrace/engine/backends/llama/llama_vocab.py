@@ -10,7 +10,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.tokenising.prompt_text import PromptText, size_of
+from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
 from tailrace.errors import ModelError
 
@@ -101,11 +101,11 @@ class LlamaVocab:
                 return before, behind
         raise ModelError("the tokens around a text can't be told from its own")
 
-    def can_tokenize_inline(self, texts: Sequence[PromptText]) -> bool:
+    def can_tokenize_inline(self, texts: Sequence[TokenizerInput]) -> bool:
         """Whether these texts of one request can be tokenised in any process: whatever they say, it takes little time
         and stack, and nothing that llama.cpp asserts fails.
         """
-        if not self._is_safe or size_of(texts) > _SHORT:
+        if not self._is_safe or total_characters(texts) > _SHORT:
             return False
         return sum(self.specials.count(text.text) for text in texts) <= _FEW
 

@@ -6,7 +6,7 @@ It takes 6 ms to make, so one that has done a job of usual size waits for the ne
 
 Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL`` with a socket as its standard input. On it
 come records of ``RECORD``; ``TOKENISE`` brings the job's own socket with it, from which its process reads a ``Job`` and
-on which it answers with one ``Tokens`` for each text. A job whose process ends early has as many answers as it got to.
+on which it answers with one ``TokenIds`` for each text. A job whose process ends early has fewer answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tailrace.child import die_with_parent
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
-from tailrace.engine.tokenising.prompt_text import Job, Tokens, size_of
+from tailrace.engine.tokenising.jobs import Job, TokenIds, total_characters
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.engine.tokenising.worker_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.ipc import FrameDecoder, frame
@@ -156,7 +156,7 @@ def _work(answers: socket.socket, vocab: LlamaVocab) -> int:
     job = _read(answers)
     if job is None:
         return 0  # Cancelled before it began.
-    size = size_of(job.texts)
+    size = total_characters(job.texts)
     if size > _KEPT:
         os.nice(_NICE)
     stack = stack_bytes(size)
@@ -177,7 +177,7 @@ def _tokenise(answers: socket.socket, vocab: LlamaVocab, job: Job) -> None:
         if not all(0 <= token < vocab.size for token in tokens):
             raise ValueError("the tokenizer has made tokens that the vocabulary doesn't have")
         try:
-            answers.sendall(frame(Tokens(array.array("i", tokens).tobytes())))
+            answers.sendall(frame(TokenIds(array.array("i", tokens).tobytes())))
         except (BrokenPipeError, ConnectionResetError):
             return  # Nobody waits for it any more.
 

@@ -9,6 +9,7 @@ import msgspec
 from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.conversation import Fields, ToolChoice, converse
 from tailrace.server.dialects.anthropic.history import History, continues, system_text
@@ -57,10 +58,10 @@ def _limit(request: MessagesRequest) -> int | None:
     return None if request.max_tokens < 0 else request.max_tokens
 
 
-def prompt_text(request: Conversation, model: ServedModel) -> str:
+def prompt_text(request: Conversation, model: ServedModel) -> PromptText:
     """The prompt whose tokens are counted. Raises InvalidRequest."""
     (prompt,) = conversed(request, model).prompts
-    assert isinstance(prompt, str)
+    assert isinstance(prompt, PromptText)
     return prompt
 
 

@@ -8,7 +8,6 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tailrace.chat.prompt import plain_ranges
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
@@ -91,7 +90,7 @@ class _Anthropic:
         prompt = await server.apart(make, request.state.size)
         (tokenized,) = await server.ask(
             request,
-            lambda identity: Tokenize(id=identity, text=str(prompt), plain=plain_ranges(prompt)),
+            lambda identity: Tokenize(id=identity, text=prompt),
             param="messages",
         )
         assert isinstance(tokenized, Tokenized)

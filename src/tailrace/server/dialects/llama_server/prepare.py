@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
@@ -34,7 +35,7 @@ async def prepare(
     banned = model.info.end_tokens if request.ignore_eos and form is None else ()
     probabilities = request.n_probs if request.n_probs is not None else request.logprobs
     return GenerationRequest(
-        prompts=prompts,
+        prompts=[prompt if isinstance(prompt, list) else PromptText(prompt) for prompt in prompts],
         prompt_param=prompt_param,
         choices=choices,
         params=GenerationParams(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import TokenLogprobs
 from tailrace.server import sse
 from tailrace.server.dialects.llama_server.errors import error_object
@@ -116,10 +117,10 @@ class Reporter:
     def _prompt(self, index: int) -> str:
         number, again = divmod(index, self._wanted.choices)
         prompt = self._wanted.prompts[number]
-        if again and len(prompt) > _REPEATED:
+        if again and len(prompt if isinstance(prompt, list) else prompt.text) > _REPEATED:
             return ""
-        if isinstance(prompt, str):
-            return prompt
+        if isinstance(prompt, PromptText):
+            return prompt.text
         return text_of(prompt, self._model.vocabulary, self._model.info, param=self._wanted.prompt_param)
 
 

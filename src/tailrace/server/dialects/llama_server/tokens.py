@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.engine_query import Asked, Inquiring
@@ -71,4 +72,5 @@ class _Asked(NamedTuple):
 
 
 def _question(text: Text) -> Callable[[int], Asked]:
-    return lambda identity: Tokenize(id=identity, text=text.text, special=text.special, start=text.start)
+    given = PromptText(text.text)
+    return lambda identity: Tokenize(id=identity, text=given, parse_special=text.special, add_special=text.start)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embed, Embedded, Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
@@ -114,7 +115,7 @@ class Embeddings:
         for text in texts:
 
             def make(identity: int, text: str = text) -> Tokenize:
-                return Tokenize(id=identity, text=text, special=False, start=True)
+                return Tokenize(id=identity, text=PromptText(text), parse_special=False, add_special=True)
 
             (tokenized,) = await self._server.ask(request, make, param=param)
             assert isinstance(tokenized, Tokenized), "a text's tokens were asked for"

@@ -11,6 +11,7 @@ from msgspec import Meta
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.conversation import Fields, converse
 from tailrace.server.dialects.ollama import options as option
@@ -119,7 +120,7 @@ def conversation(
 def raw(fields: SharedFields, prompt: str, suffix: str | None = None) -> GenerationRequest:
     """The same for a prompt that goes to the model as it is. Raises InvalidRequest."""
     wanted = GenerationRequest(
-        prompts=[prompt],
+        prompts=[PromptText(prompt)],
         prompt_param="prompt",
         params=msgspec.structs.replace(_params(fields), grammar=grammar(fields), suffix=suffix or None),
         grammar_param="format",

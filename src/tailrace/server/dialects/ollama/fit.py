@@ -13,8 +13,8 @@ from typing import NamedTuple
 import msgspec
 from starlette.requests import Request
 
-from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import ContextLengthExceeded
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.generate import GenerationRequest
@@ -86,7 +86,7 @@ class Fitting:
         return msgspec.structs.replace(
             wanted,
             prompts=[tokens],
-            prompt_text=text if isinstance(text, str) else None,
+            prompt_text=text if isinstance(text, PromptText) else None,
             params=params,
             window=Window(context=self._context, keep=kept, limit=limit, shifts=shifts and params.grammar is None),
         )
@@ -130,19 +130,12 @@ class Fitting:
     async def _tokens(self, wanted: GenerationRequest) -> list[int]:
         """The prompt's tokens; of one that is far too long those of its beginning and its end, more than fit."""
         (prompt,) = wanted.prompts
-        assert isinstance(prompt, str), "a prompt is text until it is fitted"
-        text, plain = str(prompt), plain_ranges(prompt)
-        if (left_out := len(text) - self._most - _HEAD) > 0:
-            text = text[:_HEAD] + text[_HEAD + left_out :]
-            plain = tuple(
-                (start - (start >= _HEAD) * left_out, end - (start >= _HEAD) * left_out)
-                for start, end in plain
-                if end <= _HEAD or start >= _HEAD + left_out
-            )
+        assert isinstance(prompt, PromptText), "a prompt is text until it is fitted"
+        shown = prompt
+        if (left_out := len(prompt.text) - self._most - _HEAD) > 0:
+            shown = prompt.slice(0, _HEAD).concat(prompt.slice(_HEAD + left_out))
         (told,) = await self._server.ask(
-            self._request,
-            lambda identity: Tokenize(id=identity, text=text, plain=plain),
-            param=wanted.prompt_param,
+            self._request, lambda identity: Tokenize(id=identity, text=shown), param=wanted.prompt_param
         )
         assert isinstance(told, Tokenized), "a prompt's tokens were asked for"
         return told.tokens

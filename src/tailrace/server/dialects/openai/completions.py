@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
@@ -109,16 +110,16 @@ def prepare(request: CompletionRequest) -> GenerationRequest:
     )
 
 
-def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[PromptText | list[int]]:
     """One or several prompts, as text or token ids: the four forms of the API."""
     if isinstance(prompt, str):
-        return [prompt]
+        return [PromptText(prompt)]
     if all(isinstance(item, int) for item in prompt):
         return [[item for item in prompt if isinstance(item, int)]]
     texts = [item for item in prompt if isinstance(item, str)]
     lists = [item for item in prompt if isinstance(item, list)]
     if len(texts) == len(prompt):
-        return [*texts]
+        return [PromptText(text) for text in texts]
     if len(lists) == len(prompt):
         return [*lists]
     raise InvalidRequest("'prompt' must be a string, strings, token ids or lists of token ids.", param="prompt")

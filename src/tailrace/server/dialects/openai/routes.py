@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.decode import decode
@@ -195,34 +196,38 @@ class _OpenAI:
 
         return server.whole(transcript.complete, body)
 
-    async def _bare(self, request: Request, prompt: str | list[int]) -> str | list[int]:
+    async def _bare(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
         """The prompt as tokens, without those that the model wants around a text."""
-        if not isinstance(prompt, str):
+        if isinstance(prompt, list):
             return prompt
         (told,) = await self._server.ask(
-            request, lambda identity: Tokenize(id=identity, text=str(prompt), start=False), param="prompt"
+            request, lambda identity: Tokenize(id=identity, text=prompt, add_special=False), param="prompt"
         )
         assert isinstance(told, Tokenized)
         return told.tokens
 
     async def _echo(
-        self, request: Request, asked: CompletionRequest, prompt: str | list[int], model: ServedModel
+        self, request: Request, asked: CompletionRequest, prompt: PromptText | list[int], model: ServedModel
     ) -> Echo:
         """The prompt as it is repeated; its tokens are scored or counted where that is asked for."""
-        text = prompt
-        if not isinstance(text, str):
-            text = tokens.text_of(text, model.vocabulary, model.info, param="prompt")
+        if isinstance(prompt, list):
+            text = tokens.text_of(prompt, model.vocabulary, model.info, param="prompt")
+        else:
+            text = prompt.text
+        given = prompt if isinstance(prompt, list) else text
         if (top := asked.wanted_logprobs) is not None:
             (told,) = await self._server.ask(
-                request, lambda identity: Score(id=identity, prompt=prompt, top=top), param="prompt"
+                request, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
             )
             assert isinstance(told, Scored)
             return scored_echo(text, told, model.vocabulary, model.info)
-        if asked.max_tokens == 0 and isinstance(prompt, str):
-            (told,) = await self._server.ask(request, lambda identity: Tokenize(id=identity, text=text), param="prompt")
+        if asked.max_tokens == 0 and isinstance(prompt, PromptText):
+            (told,) = await self._server.ask(
+                request, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
+            )
             assert isinstance(told, Tokenized)
             return Echo(text, len(told.tokens))
-        return Echo(text, len(prompt))
+        return Echo(text, len(given))
 
     async def embeddings(self, request: Request) -> Response:
         server = self._server
@@ -260,12 +265,12 @@ class _OpenAI:
         server = self._server
         asked = decode(await server.body(request), tokens.template_decoder)
         model = await server.model_for(asked.model, asked)
-        return json_response({"prompt": str(await self._render(request, asked, model))})
+        return json_response({"prompt": (await self._render(request, asked, model)).text})
 
-    async def _render(self, request: Request, asked: tokens.TemplateRequest, model: ServedModel) -> str:
+    async def _render(self, request: Request, asked: tokens.TemplateRequest, model: ServedModel) -> PromptText:
         make = partial(chat.prepare, tokens.as_chat(asked), model, inline_reasoning=False)
         (prompt,) = (await self._server.apart(make, request.state.size)).prompts
-        assert isinstance(prompt, str), "a template makes text"
+        assert isinstance(prompt, PromptText), "a template makes text"
         return prompt
 
     async def models(self, request: Request) -> Response:

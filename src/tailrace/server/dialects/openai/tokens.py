@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.prompt import plain_ranges
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import ModelInfo, Tokenize
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
 from tailrace.server.dialects.openai.sampling import TokenId
@@ -92,16 +92,15 @@ def as_chat(request: TemplateRequest) -> ChatRequest:
     return ChatRequest(**{name: getattr(request, name) for name in TemplateRequest.__struct_fields__})
 
 
-def inquiry(identity: int, request: TokenizeRequest, rendered: str | None) -> Tokenize:
+def inquiry(identity: int, request: TokenizeRequest, rendered: PromptText | None) -> Tokenize:
     """What the request asks of the engine; ``rendered`` is what the template has made of its messages."""
     start = request.add_special if request.add_special is not None else request.add_special_tokens
     special = request.parse_special is not False
     if rendered is not None:  # As a chat completion is read, unless something else is wanted.
-        plain = plain_ranges(rendered)
-        return Tokenize(id=identity, text=str(rendered), special=special, start=start, plain=plain)
+        return Tokenize(id=identity, text=rendered, parse_special=special, add_special=start)
     if request.content is not None:
-        return Tokenize(id=identity, text=request.content, special=special, start=bool(start))
-    return Tokenize(id=identity, text=request.prompt or "", special=special, start=start)
+        return Tokenize(id=identity, text=PromptText(request.content), parse_special=special, add_special=bool(start))
+    return Tokenize(id=identity, text=PromptText(request.prompt or ""), parse_special=special, add_special=start)
 
 
 def text_param(request: TokenizeRequest) -> str:

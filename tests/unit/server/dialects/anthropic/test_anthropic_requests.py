@@ -9,6 +9,7 @@ import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello, Sampling
 from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
@@ -45,8 +46,14 @@ def asked(*messages: object, template: str = TEMPLATE, **fields: object) -> Gene
     return prepare(request, served(template))
 
 
-def prompt(*messages: object, **fields: Any) -> object:
-    return asked(*messages, **fields).prompts[0]
+def text_of(request: GenerationRequest) -> str:
+    (made,) = request.prompts
+    assert isinstance(made, PromptText)
+    return made.text
+
+
+def prompt(*messages: object, **fields: Any) -> str:
+    return text_of(asked(*messages, **fields))
 
 
 def refused(*messages: object, **fields: Any) -> str | None:
@@ -119,7 +126,7 @@ def test_calls_of_neighbouring_messages_are_one_turns() -> None:
     ],
 )
 def test_what_a_tool_may_answer(content: object, told: str) -> None:
-    assert prompt(USER, assistant(CALL), user({**RESULT, "content": content})).endswith(f"[tool|{told}|of a f]>")  # type: ignore[attr-defined]
+    assert prompt(USER, assistant(CALL), user({**RESULT, "content": content})).endswith(f"[tool|{told}|of a f]>")
 
 
 def test_a_tools_error_is_told() -> None:
@@ -167,16 +174,16 @@ def test_the_reply_goes_on_with_the_last_messages_text() -> None:
 def test_tools() -> None:
     tool = {**TOOL, "type": "custom", "description": "d", "input_examples": [{"x": 1}], "allowed_callers": ["direct"]}
     given = asked(tools=[tool, {**TOOL, "name": "g", "type": None, "defer_loading": True, "strict": True}])
-    assert given.prompts == [
+    assert text_of(given) == (
         '[user|hi]{"type": "function", "function": {"name": "f", "description": "d", "parameters": '
         '{"type": "object", "examples": [{"x": 1}]}}}'
         '{"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}>'
-    ]
+    )
     assert given.tools
     assert given.max_tool_calls > 1
     assert asked(tools=[TOOL], tool_choice={"type": "auto", "disable_parallel_tool_use": True}).max_tool_calls == 1
     none = asked(tools=[TOOL], tool_choice={"type": "none"})
-    assert (none.prompts, none.tools) == (["[user|hi]>"], ())
+    assert (text_of(none), none.tools) == ("[user|hi]>", ())
     assert not asked(tools=[]).tools
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import Server
 from tailrace.server.dialects.ollama.fit import Fitting, Shorter
@@ -30,8 +31,8 @@ class Counting:
 
     async def ask(self, request: object, make: Callable[[int], Tokenize], *, param: str) -> list[Tokenized]:
         asked = make(1)
-        self.sizes.append(len(asked.text))
-        return [Tokenized(1, list(map(ord, asked.text)))]
+        self.sizes.append(len(asked.text.text))
+        return [Tokenized(1, list(map(ord, asked.text.text)))]
 
 
 def model() -> ServedModel:
@@ -45,7 +46,7 @@ def fitted(messages: list[str], **fields: Any) -> tuple[GenerationRequest, list[
     rest = [sum(map(len, messages[start:])) for start in range(len(messages) + 1)]
 
     def make(start: int) -> GenerationRequest:
-        return GenerationRequest(prompts=["".join(messages[start:])], prompt_param="messages")
+        return GenerationRequest(prompts=[PromptText("".join(messages[start:]))], prompt_param="messages")
 
     request = SimpleNamespace(state=SimpleNamespace(size=0))
     fitting = Fitting(cast(Server, server), cast(Any, request), model())
@@ -85,4 +86,5 @@ def test_what_is_kept_leaves_room(keep: int | None, kept: int) -> None:
     assert wanted.window is not None
     assert wanted.window.keep == kept
     (tokens,) = wanted.prompts
+    assert isinstance(tokens, list)
     assert len(tokens) == CONTEXT - 1
