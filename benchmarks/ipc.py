@@ -57,7 +57,7 @@ async def receive_unix(path: Path, steps: int) -> None:
     """Receive as the HTTP process does."""
     done = asyncio.Event()
 
-    class Receiver(asyncio.Protocol):
+    class GenerationCallbacks(asyncio.Protocol):
         def __init__(self) -> None:
             self.frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
             self.left = steps
@@ -67,7 +67,7 @@ async def receive_unix(path: Path, steps: int) -> None:
             if self.left <= 0:
                 done.set()
 
-    server = await asyncio.get_running_loop().create_unix_server(Receiver, sock=listen(path))
+    server = await asyncio.get_running_loop().create_unix_server(GenerationCallbacks, sock=listen(path))
     await done.wait()
     server.close()
 

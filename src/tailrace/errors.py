@@ -11,7 +11,7 @@
     │   ├── ModelNotFound           404  no such model
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
     │   ├── BodyTooLarge            413  the body is over the limit
-    │   ├── UnsupportedCoding       415  the body is compressed in a way that isn't decoded here
+    │   ├── UnsupportedContentEncoding       415  the body is compressed in a way that isn't decoded here
     │   ├── SlowReader              500  the client reads far slower than the engine writes
     │   ├── GenerationFailed        500  the model can't go on with this reply; others can
     │   ├── InternalError           500  a defect of ours; the log has the details
@@ -118,7 +118,7 @@ class BodyTooLarge(RequestError):
     code = "body_too_large"
 
 
-class UnsupportedCoding(RequestError):
+class UnsupportedContentEncoding(RequestError):
     """The request's body has a content coding that isn't decoded here. The response's head says which are (RFC 9110,
     section 15.5.16).
     """

@@ -21,11 +21,11 @@ from schemathesis.specs.openapi.checks import (
 
 from servers import ServerProcess
 from tailrace.server.app import endpoints
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.server.openapi import document
 from tailrace.settings import Settings
 
-ENDPOINTS = endpoints(Server(Settings(), "m"))
+ENDPOINTS = endpoints(AppState(Settings(), "m"))
 FOUND = list(schemathesis.openapi.from_dict(document(ENDPOINTS)).get_all_operations())
 OPERATIONS = {found.ok().label: found.ok() for found in FOUND if isinstance(found, Ok)}
 BODIES = {f"{e.method} {re.sub(':[a-z]+}', '}', e.shown or '/v1' + e.path)}": e.body for e in ENDPOINTS}

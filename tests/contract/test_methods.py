@@ -8,12 +8,12 @@ import pytest
 
 from servers import ServerProcess
 from tailrace.server.app import endpoints
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.settings import Settings
 from wire import ask
 
 METHODS: dict[str, set[str]] = {}
-for endpoint in endpoints(Server(Settings(), "m")):
+for endpoint in endpoints(AppState(Settings(), "m")):
     METHODS.setdefault(endpoint.path, set()).add(endpoint.method)
     if endpoint.method == "GET":
         METHODS[endpoint.path].add("HEAD")

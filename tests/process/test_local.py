@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 
 from pricing import PricedSpeculator, free
-from tailrace.cli.conversation import Conversation, Parameters
-from tailrace.cli.local import LocalModel
+from tailrace.cli.chat_history import Conversation, Parameters
+from tailrace.cli.local_model import LocalModel
 from tailrace.engine.load import load_draft, load_llama
 from tailrace.engine.speculation.speculator import Drafter
 from tailrace.errors import ContextLengthExceeded

@@ -11,7 +11,7 @@ from tailrace import ipc
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import PROTOCOL_VERSION, Accepted, Heartbeat, Hello, Refused, Step, Submit, ToEngine
-from tailrace.server.client import EngineClient
+from tailrace.server.engine_client import EngineClient
 
 BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
 

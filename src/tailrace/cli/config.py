@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tailrace.cli import output
+from tailrace.cli import consoles
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.settings import FIELDS
 
@@ -35,7 +35,7 @@ def show(
         value, origin = getattr(resolved.settings, name), resolved.origins[name]
         style = "dim" if origin == "default" else "bold"
         table.add_row(name, escape(_shown(name, value)), origin, style=style)
-    output.stdout().print(table)
+    consoles.stdout().print(table)
 
 
 def _shown(name: str, value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tailrace.cli import output
+from tailrace.cli import consoles
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.fetch import Stage, fetch
@@ -33,7 +33,7 @@ def pull(
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=output.stderr(),
+        console=consoles.stderr(),
     )
     tasks = {stage: bar.add_task(stage, total=None, visible=False) for stage in ("download", "verify")}
 
@@ -48,4 +48,6 @@ def pull(
         if bar.live.is_started:
             bar.stop()
     verb = "is here" if before == stored else "fetched"
-    output.stdout().print(f"{name} {verb}: {output.size(stored.bytes)}, {entry.licence}, {stored.path}", soft_wrap=True)
+    consoles.stdout().print(
+        f"{name} {verb}: {consoles.size(stored.bytes)}, {entry.licence}, {stored.path}", soft_wrap=True
+    )

@@ -16,10 +16,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tailrace.cli import output
-from tailrace.cli.conversation import Conversation, Parameters
-from tailrace.cli.local import LocalModel
-from tailrace.cli.talk import described, show_reply, talk
+from tailrace.cli import consoles
+from tailrace.cli.chat_history import Conversation, Parameters
+from tailrace.cli.chat_session import described, show_reply, talk
+from tailrace.cli.local_model import LocalModel
 from tailrace.cli.templates import check_chat_template
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
@@ -152,7 +152,7 @@ def _one_shot(
     conversation.ask(question)
     _, stats = show_reply(local, conversation, terminal, interrupts)
     if verbose:
-        output.stderr().print(described(stats), style="dim", soft_wrap=True)
+        consoles.stderr().print(described(stats), style="dim", soft_wrap=True)
     return _INTERRUPTED if stats.ended == "cancelled" else 0
 
 

@@ -7,14 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.observe.metrics import CONTENT_TYPE
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.server.endpoint import Endpoint
-from tailrace.server.respond import json_response
+from tailrace.server.json_response import json_response
 
 
-def routes(server: Server) -> list[Endpoint]:
+def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    admin = _Admin(server)
+    admin = _Admin(app)
     return [
         Endpoint("GET", "/", admin.root, "What this is", statuses=frozenset(), hidden=True),
         Endpoint(
@@ -41,8 +41,8 @@ class Status(msgspec.Struct, omit_defaults=True):
 
 
 class _Admin:
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, app: AppState) -> None:
+        self._app = app
 
     async def root(self, request: Request) -> Response:
         return json_response({"name": "tailrace", **msgspec.to_builtins(self._status())})
@@ -52,12 +52,12 @@ class _Admin:
         return json_response(status, 200 if status.status == "ok" else 503)
 
     async def metrics(self, request: Request) -> Response:
-        started = {"process-start-time-unix": str(self._server.created)}  # llama-server's
-        return Response(self._server.metrics.render(), headers={"content-type": CONTENT_TYPE, **started})
+        started = {"process-start-time-unix": str(self._app.created)}  # llama-server's
+        return Response(self._app.metrics.render(), headers={"content-type": CONTENT_TYPE, **started})
 
     def _status(self) -> Status:
-        server = self._server
-        status = Status(server.engine.state, None if server.settings.api_key else server.model_name)
-        if server.replicas > 1:
-            status.replicas, status.replicas_ready = server.replicas, server.engine.replicas_ready
+        app = self._app
+        status = Status(app.engine.state, None if app.settings.api_key else app.model_name)
+        if app.replicas > 1:
+            status.replicas, status.replicas_ready = app.replicas, app.engine.replicas_ready
         return status

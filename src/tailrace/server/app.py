@@ -10,27 +10,27 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from tailrace.server import admin
-from tailrace.server.app_state import STARTED, Server
+from tailrace.server.app_state import STARTED, AppState
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
 from tailrace.server.dialects.ollama import routes as ollama
 from tailrace.server.dialects.openai import routes as openai
 from tailrace.server.dialects.responses import routes as responses
 from tailrace.server.endpoint import Endpoint, Handler
-from tailrace.server.guard import Guard
+from tailrace.server.json_response import json_response
+from tailrace.server.middleware import RequestMiddleware
 from tailrace.server.openapi import document
-from tailrace.server.respond import json_response
 
 
-def endpoints(server: Server) -> list[Endpoint]:
+def endpoints(app: AppState) -> list[Endpoint]:
     """Every route there is."""
     known = [
-        *admin.routes(server),
-        *openai.routes(server),
-        *llama_server.routes(server),
-        *responses.routes(server),
-        *anthropic.routes(server),
-        *ollama.routes(server),
+        *admin.routes(app),
+        *openai.routes(app),
+        *llama_server.routes(app),
+        *responses.routes(app),
+        *anthropic.routes(app),
+        *ollama.routes(app),
     ]
 
     async def openapi(request: Request) -> Response:
@@ -41,9 +41,9 @@ def endpoints(server: Server) -> list[Endpoint]:
     return [*known, own]
 
 
-def make_app(server: Server) -> ASGIApp:
+def make_app(app: AppState) -> ASGIApp:
     """The app around ``server``. Paths stand here without ``/v1``: the guard takes it off."""
-    known = endpoints(server)
+    known = endpoints(app)
     paths: dict[str, dict[str, list[Endpoint]]] = {}
     for endpoint in known:
         paths.setdefault(endpoint.path, {}).setdefault(endpoint.method, []).append(endpoint)
@@ -51,7 +51,7 @@ def make_app(server: Server) -> ASGIApp:
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
     routes = [Route(path, _by_method(methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
-    return Guard(router, server.settings, known, server.metrics.responded)
+    return RequestMiddleware(router, app.settings, known, app.metrics.responded)
 
 
 def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:

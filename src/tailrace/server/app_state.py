@@ -18,13 +18,13 @@ from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.server import sse
-from tailrace.server.body import read_body
-from tailrace.server.client import EngineClient
-from tailrace.server.engine_query import Answer, Asked
+from tailrace.server.engine_client import EngineClient
+from tailrace.server.engine_query import EngineQuery, QueryAnswer
 from tailrace.server.fingerprint import file_identity, system_fingerprint
-from tailrace.server.generate import Generation, GenerationRequest
-from tailrace.server.preset import Derived, Preset
-from tailrace.server.respond import json_response
+from tailrace.server.generation import Generation, GenerationRequest
+from tailrace.server.json_response import json_response
+from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
+from tailrace.server.request_body import read_body
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.settings import Settings
@@ -42,7 +42,7 @@ LATEST = ":latest"
 STARTED = "tailrace.generation"
 
 
-class Server:
+class AppState:
     """The process's one of each."""
 
     def __init__(
@@ -60,14 +60,14 @@ class Server:
             silence_seconds=settings.keepalive_seconds,
         )
         self.metrics = Metrics(model_name, self.engine)
-        self.at_stop: list[Callable[[], None]] = []  #: called when the process ends
+        self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         store = default_folder()
         self.derived_models = DerivedModels(store)
         #: The served model's name in the store, where it is there: entries know it by that.
         self.store_name = (
             model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
         )
-        self._derived = Derived()
+        self._derived = DerivedModelCache()
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._file = file_identity(model_path)
         self._fingerprinted: tuple[ServedModel, str] | None = None
@@ -78,13 +78,13 @@ class Server:
             self._fingerprinted = (model, system_fingerprint(self.settings, model.info, self._file))
         return self._fingerprinted[1]
 
-    async def body(self, request: Request) -> bytes:
+    async def read_body(self, request: Request) -> bytes:
         """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
         body = await read_body(request, self.settings.max_body_mb * 1_000_000)
         request.state.size = len(body)
         return body
 
-    async def apart(self, make: Callable[[], Made], size: int) -> Made:
+    async def run_large(self, make: Callable[[], Made], size: int) -> Made:
         """What ``make`` makes of a request of that many bytes, its prompt above all. Rendering a large conversation
         takes up to seconds: then it runs on a thread, so that other replies' tokens go on.
         """
@@ -93,7 +93,7 @@ class Server:
         async with self._large:
             return await asyncio.to_thread(make)
 
-    async def start(self, request: Request, wanted: GenerationRequest) -> Generation:
+    async def start_generation(self, request: Request, wanted: GenerationRequest) -> Generation:
         """Begin a generation, which is cancelled should the request's handler fail. Raises RequestError when it can't
         be, and ClientDisconnect when nobody waits any more.
         """
@@ -101,7 +101,7 @@ class Server:
         request.scope[STARTED] = generation
         return generation
 
-    def stream(
+    def stream_response(
         self,
         generation: Generation,
         encoder: Encoder,
@@ -119,15 +119,15 @@ class Server:
             headers=headers,
         )
 
-    def whole(self, complete: bool, body: Callable[[], object]) -> Response:
+    def full_response(self, complete: bool, body: Callable[[], object]) -> Response:
         """The response for a client that doesn't stream; ``complete`` is the transcript's."""
         if not complete:
             raise ClientDisconnect  # Nobody is there to read a response.
         return json_response(body())
 
-    async def ask(
-        self, request: Request, make: Callable[[int], Asked], answers: int = 1, *, param: str
-    ) -> list[Answer]:
+    async def query_engine(
+        self, request: Request, make: Callable[[int], EngineQuery], answers: int = 1, *, param: str
+    ) -> list[QueryAnswer]:
         """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
         refuses, and ClientDisconnect when nobody waits any more.
         """
@@ -145,7 +145,7 @@ class Server:
         """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
         its lists show it, and its clients send it to every dialect.
         """
-        return self._answers(name) or self.entry(name) is not None
+        return self._answers(name) or self.derived_model(name) is not None
 
     def _answers(self, name: str) -> bool:
         return any(
@@ -153,7 +153,7 @@ class Server:
             for known in {name, name.removesuffix(LATEST), f"{name}{LATEST}"}
         )
 
-    def entry(self, name: str | None) -> DerivedModel | None:
+    def derived_model(self, name: str | None) -> DerivedModel | None:
         """What clients have made of the served model under this name."""
         found = self.derived_models.get(name.removesuffix(LATEST)) if name else None
         return found if found is not None and self.is_base(found.base) else None
@@ -163,14 +163,14 @@ class Server:
         return base in (self.store_name, self.model_name) or self._answers(base)
 
     @property
-    def made_names(self) -> list[str]:
+    def derived_names(self) -> list[str]:
         """The names that clients have made of the served model."""
         return [name for name, entry in self.derived_models.items() if self.is_base(entry.base)]
 
     def listed_name(self, name: str) -> str:
         """The name that a list has for the model of this name. Raises ModelNotFound."""
         self.check_model(name)
-        return name.removesuffix(LATEST) if self.entry(name) is not None else self.model_name
+        return name.removesuffix(LATEST) if self.derived_model(name) is not None else self.model_name
 
     async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
         """The model of this name, once it is there. What a name that clients have made says of it is in it, and in the
@@ -178,11 +178,11 @@ class Server:
         """
         self.check_model(name)
         model = await self.engine.ready()
-        entry = self.entry(name)
+        entry = self.derived_model(name)
         if entry is None:
             return model
         derived = self._derived.model(model, entry)
-        Preset(entry).fill(request)
+        ModelOverrides(entry).fill(request)
         return derived
 
     def check_model(self, name: str | None) -> None:

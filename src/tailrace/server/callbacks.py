@@ -16,7 +16,7 @@ from tailrace.protocol import Accepted, Finished, Predicted, Progress, Refused, 
 ReceiverState = Literal["inquiry", "submitted", "accepted"]
 
 
-class Receiver(Protocol):
+class GenerationCallbacks(Protocol):
     """One submitted id's ear."""
 
     @property

@@ -1,6 +1,6 @@
 """One reply in the making: the engine's tokens in, events out, each before the next token is looked at.
 
-It knows one choice and nothing of the others; what concerns the whole request it leaves to its ``Request``.
+It knows one choice and nothing of the others; what concerns the whole request it leaves to its ``ChoiceOwner``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tailrace.server.events import (
 
 #: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
 #: one-api's scanner silently ends a stream at 64 KiB.
-MOST_CHARACTERS = 8192
-MOST_BYTES = 55_000
+MAX_EVENT_CHARACTERS = 8192
+MAX_EVENT_BYTES = 55_000
 
 
-class Request(Protocol):
+class ChoiceOwner(Protocol):
     """What a choice needs of the request that it belongs to."""
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Pass an event on."""
         ...
 
@@ -63,7 +63,7 @@ class Request(Protocol):
 
 
 class Choice:
-    """One reply, and the engine's ``Receiver`` for it."""
+    """One reply, and the engine's ``GenerationCallbacks`` for it."""
 
     __slots__ = (
         "_calling",
@@ -88,7 +88,7 @@ class Choice:
 
     def __init__(
         self,
-        request: Request,
+        request: ChoiceOwner,
         index: int,
         vocabulary: Vocabulary,
         pipeline: ReplyPipeline,
@@ -119,26 +119,26 @@ class Choice:
     # What the engine's client calls
 
     def answered(self, answer: Accepted | Refused) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         if isinstance(answer, Accepted):
             self.state = "accepted"
         self._request.answered(self, answer)
 
     def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self._request.begun(self, cached_tokens, prompt_seconds)
 
     def progressed(self, progress: Progress) -> None:
-        """See ``Receiver``: only a ``TrackedChoice`` asks for it."""
+        """See ``GenerationCallbacks``: only a ``TrackedChoice`` asks for it."""
         raise AssertionError("nobody asked for the prompt's progress")
 
     def predicted(self, predicted: Predicted) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self.accepted += predicted.accepted
         self.rejected += predicted.rejected
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         if not self.seen:
             self._request.first_token()
         self.seen += 1
@@ -148,7 +148,7 @@ class Choice:
             text = self._pipeline.plain(token)
             if text is not None:
                 if text:
-                    self._request.tell(TextDelta(self.index, text))
+                    self._request.emit(TextDelta(self.index, text))
                 return
         else:
             self._logprobs.append(self._logprob(token, logprobs))
@@ -160,15 +160,15 @@ class Choice:
             self._finish("stop", self.seen)
 
     def ended(self, finished: Finished) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self._finish(finished.reason, finished.completion_tokens)
 
     def failed(self, error: RequestError) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self._request.failed(error)
 
     def broke(self, error: Exception) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self._request.broke(error)
 
     # What the request calls
@@ -177,7 +177,7 @@ class Choice:
         """End an inline thought that is open."""
         if self._thinking:
             self._thinking = False
-            self._request.tell(TextDelta(self.index, "</think>"))
+            self._request.emit(TextDelta(self.index, "</think>"))
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
         parts = self._pipeline.finish(cut=reason == "length")
@@ -188,7 +188,7 @@ class Choice:
             self._tell_text("")
         if self._tool_calls and not self._calling:
             reason = "tool_calls"
-        self._request.tell(Finish(self.index, reason, self._pipeline.stop_string))
+        self._request.emit(Finish(self.index, reason, self._pipeline.stop_string))
         self._request.closed(self, reason, completion_tokens)
 
     def _count(self, parts: list[Part]) -> None:
@@ -215,33 +215,33 @@ class Choice:
 
     def _tell_text(self, text: str) -> None:
         for piece in pieces(text):
-            fits = fitting(self._logprobs, MOST_BYTES - 6 * len(piece)) if self._logprobs else 0
+            fits = fitting(self._logprobs, MAX_EVENT_BYTES - 6 * len(piece)) if self._logprobs else 0
             if not piece:
                 fits = max(1, fits)  # They must go out somewhere.
             held = self._logprobs[:fits] or None
             del self._logprobs[:fits]
-            self._request.tell(TextDelta(self.index, piece, held))
+            self._request.emit(TextDelta(self.index, piece, held))
 
     def _tell_reasoning(self, text: str) -> None:
         if not self._inline:
             for piece in pieces(text):
-                self._request.tell(ReasoningDelta(self.index, piece))
+                self._request.emit(ReasoningDelta(self.index, piece))
             return
         if not self._thinking:
             self._thinking = True
-            self._request.tell(TextDelta(self.index, "<think>"))
+            self._request.emit(TextDelta(self.index, "<think>"))
         for piece in pieces(text):
-            self._request.tell(TextDelta(self.index, piece))
+            self._request.emit(TextDelta(self.index, piece))
 
     def _begin_call(self, name: str) -> None:
         number = self._tool_calls
         self._tool_calls += 1
         self._calling = True
-        self._request.tell(ToolCallDelta(self.index, number, id=f"call_{secrets.token_hex(12)}", name=name))
+        self._request.emit(ToolCallDelta(self.index, number, id=f"call_{secrets.token_hex(12)}", name=name))
 
     def _tell_arguments(self, arguments: str) -> None:
         for piece in pieces(arguments):
-            self._request.tell(ToolCallDelta(self.index, self._tool_calls - 1, arguments=piece))
+            self._request.emit(ToolCallDelta(self.index, self._tool_calls - 1, arguments=piece))
         while self._logprobs:
             self._tell_text("")
 
@@ -272,6 +272,6 @@ def fitting(entries: list[TokenLogprob], room: int) -> int:
 
 def pieces(text: str) -> list[str]:
     """``text`` cut to the size of an event."""
-    if len(text) <= MOST_CHARACTERS:
+    if len(text) <= MAX_EVENT_CHARACTERS:
         return [text]
-    return [text[start : start + MOST_CHARACTERS] for start in range(0, len(text), MOST_CHARACTERS)]
+    return [text[start : start + MAX_EVENT_CHARACTERS] for start in range(0, len(text), MAX_EVENT_CHARACTERS)]

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import RequestError
-from tailrace.server.respond import ErrorEnvelope, error_response
+from tailrace.server.json_response import ErrorEnvelope, error_response
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -19,7 +19,7 @@ GENERATION_ERRORS = frozenset({400, 401, 404, 413, 415, 500, 503})
 
 
 @dataclass(frozen=True)
-class ErrorShape:
+class ErrorFormat:
     """How a dialect reports an error: ``respond`` makes the response of the error and the request's id, and ``body`` is
     the struct of its JSON. The guard adds the headers that every response has.
     """
@@ -28,7 +28,7 @@ class ErrorShape:
     body: type
 
 
-OPENAI_ERRORS = ErrorShape(error_response, ErrorEnvelope)
+OPENAI_ERRORS = ErrorFormat(error_response, ErrorEnvelope)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Endpoint:
     replies: Mapping[int, type] = field(
         default_factory=dict
     )  #: structs of bodies, by status, where it isn't ``errors``
-    errors: ErrorShape = field(default=OPENAI_ERRORS)
+    errors: ErrorFormat = field(default=OPENAI_ERRORS)
     shown: str | None = None
     hidden: bool = False  #: not in the document
     header: str | None = None  #: in lower case

@@ -25,8 +25,8 @@ from tailrace.protocol import (
 )
 from tailrace.server.callbacks import ReceiverState
 
-Asked = Tokenize | Embed | Score
-Answer = Tokenized | Embedded | Scored
+EngineQuery = Tokenize | Embed | Score
+QueryAnswer = Tokenized | Embedded | Scored
 
 
 def too_long(refused: Refused, param: str, message: str | None = None) -> ContextLengthExceeded:
@@ -36,18 +36,18 @@ def too_long(refused: Refused, param: str, message: str | None = None) -> Contex
     return error
 
 
-class Inquiring:
-    """One question on its way, and the ``Receiver`` of what comes back."""
+class PendingQuery:
+    """One question on its way, and the ``GenerationCallbacks`` of what comes back."""
 
     def __init__(self, answers: int, param: str, withdraw: Callable[[], None]) -> None:
         """``answers``: how many there will be; ``param``: the field to name when it is refused."""
         self._missing = answers
         self._param = param
         self._withdraw = withdraw
-        self._answers: list[Answer] = []
+        self._answers: list[QueryAnswer] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def answers(self) -> list[Answer] | None:
+    async def answers(self) -> list[QueryAnswer] | None:
         """All of them as they came; None after ``cancel``. Raises RequestError when there are none to be had."""
         try:
             await self._done
@@ -67,7 +67,7 @@ class Inquiring:
             self._done.exception()  # It has been seen: else asyncio complains that nobody has.
         self._withdraw()
 
-    def told(self, answer: Answer) -> bool:
+    def told(self, answer: QueryAnswer) -> bool:
         """An answer has come; True when it was the last."""
         self._answers.append(answer)
         self._missing -= 1
@@ -75,15 +75,15 @@ class Inquiring:
             self.cancel()
         return not self._missing
 
-    # What a Receiver has
+    # What a GenerationCallbacks has
 
     @property
     def state(self) -> ReceiverState:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         return "inquiry"
 
     def answered(self, answer: Accepted | Refused) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         assert isinstance(answer, Refused), "an inquiry is answered or refused"
         message = f"Invalid value for '{self._param}': {answer.message}"
         if answer.code == "unavailable":
@@ -94,30 +94,30 @@ class Inquiring:
             self.failed(InvalidRequest(message, param=self._param))
 
     def failed(self, error: RequestError) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self.broke(error)
 
     def broke(self, error: Exception) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         if not self._done.done():
             self._done.set_exception(error)
 
     def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
-        """See ``Receiver``: nothing is generated."""
+        """See ``GenerationCallbacks``: nothing is generated."""
         raise AssertionError("an inquiry has no reply")
 
     def progressed(self, progress: Progress) -> None:
-        """See ``Receiver``: nothing is generated."""
+        """See ``GenerationCallbacks``: nothing is generated."""
         raise AssertionError("an inquiry has no reply")
 
     def predicted(self, predicted: Predicted) -> None:
-        """See ``Receiver``: nothing is generated."""
+        """See ``GenerationCallbacks``: nothing is generated."""
         raise AssertionError("an inquiry has no reply")
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """See ``Receiver``: nothing is generated."""
+        """See ``GenerationCallbacks``: nothing is generated."""
         raise AssertionError("an inquiry has no tokens")
 
     def ended(self, finished: Finished) -> None:
-        """See ``Receiver``: nothing is generated."""
+        """See ``GenerationCallbacks``: nothing is generated."""
         raise AssertionError("an inquiry has no reply")

@@ -108,10 +108,10 @@ class Failure(msgspec.Struct, frozen=True):
 Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | PromptProgress | Timed | KeepAlive | Failure
 
 
-class Listener(Protocol):
+class EventSink(Protocol):
     """Who is told the events of one generation, each as it happens: ``tell`` must not block or wait."""
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """One event."""
         ...
 
@@ -120,15 +120,15 @@ class Listener(Protocol):
         ...
 
 
-class Early:
+class EventBuffer:
     """Keeps what happens before anybody listens."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def tell(self, event: Event) -> None:
-        """See ``Listener``."""
+    def emit(self, event: Event) -> None:
+        """See ``EventSink``."""
         self.events.append(event)
 
     def tick(self, seconds: float) -> None:
-        """See ``Listener``."""
+        """See ``EventSink``."""

@@ -17,10 +17,10 @@ import uvloop
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory, settle_on
 from tailrace.errors import ModelError
 from tailrace.observe import logs
-from tailrace.server.announce import announce
 from tailrace.server.app import make_app
-from tailrace.server.app_state import Server
-from tailrace.server.http import HttpProtocol
+from tailrace.server.app_state import AppState
+from tailrace.server.http_protocol import HttpProtocol
+from tailrace.server.startup_message import announce
 
 
 def main() -> None:
@@ -37,13 +37,13 @@ async def _serve(start: Start) -> None:
     settings = start.settings
     http = socket.socket(fileno=start.http_fd)
     path = Path(start.model_path) if start.model_path is not None else None
-    server = Server(settings, start.model_name, len(start.plan.replicas), model_path=path)
+    app = AppState(settings, start.model_name, len(start.plan.replicas), model_path=path)
     if start.announce:
-        server.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
-    server.engine.on_unusable = _give_up
-    await server.engine.start(socket.socket(fileno=start.ipc_fd))
+        app.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
+    app.engine.on_unusable = _give_up
+    await app.engine.start(socket.socket(fileno=start.ipc_fd))
     config = uvicorn.Config(
-        make_app(server),
+        make_app(app),
         loop="none",
         http=HttpProtocol,
         ws="none",
@@ -60,9 +60,9 @@ async def _serve(start: Start) -> None:
     settle_memory()
     async with _stopping_on_signals(uvicorn_server := _Server(config)):
         await uvicorn_server.serve(sockets=[http])
-    for stop in server.at_stop:
+    for stop in app.on_shutdown:
         stop()
-    await server.engine.stop()
+    await app.engine.stop()
     structlog.get_logger().info("stopped")
 
 

@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 from tailrace.errors import SlowReader
 from tailrace.server import sse
 from tailrace.server.events import Event, KeepAlive
-from tailrace.server.generate import Generation
-from tailrace.server.http import CHUNKED_BODY, ChunkedBody
+from tailrace.server.generation import Generation
+from tailrace.server.http_protocol import CHUNKED_BODY, ChunkedBody
 
 
 class Encoder(Protocol):
@@ -41,7 +41,7 @@ class Encoder(Protocol):
 class EventStream(Response):
     """The streamed response. Headers and the first chunk go out at once: the request is known to be valid.
 
-    It is the generation's ``Listener``.
+    It is the generation's ``EventSink``.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class EventStream(Response):
             await self._generation.finished()
             await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
 
-    def tell(self, event: Event) -> None:
-        """See ``Listener``."""
+    def emit(self, event: Event) -> None:
+        """See ``EventSink``."""
         for piece in self._encoder.encode(event):
             self.chunks.write(piece)
 
     def tick(self, seconds: float) -> None:
-        """See ``Listener``."""
+        """See ``EventSink``."""
         self._silence = self._silence + seconds if self.chunks.pieces == self._told else 0.0
         if self._silence >= self._keepalive_seconds:
             self._silence = 0.0
-            self.tell(KeepAlive())
+            self.emit(KeepAlive())
         self._told = self.chunks.pieces
         # A burst from a fast engine isn't the client's fault: it may be as far behind as it likes while it catches up.
         before, self._behind = self._behind, self.chunks.waiting

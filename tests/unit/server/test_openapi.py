@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 
 from tailrace.server.app import endpoints
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
-from tailrace.server.guard import canonical
+from tailrace.server.middleware import canonical
 from tailrace.server.openapi import document
 from tailrace.settings import Settings
 
 #: As a client gets it.
-ENDPOINTS = endpoints(Server(Settings(), "m"))
+ENDPOINTS = endpoints(AppState(Settings(), "m"))
 DOCUMENT: dict[str, Any] = json.loads(msgspec.json.encode(document(ENDPOINTS)))
 
 

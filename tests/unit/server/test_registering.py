@@ -15,8 +15,8 @@ from tailrace.errors import ContextLengthExceeded
 from tailrace.observe.metrics import Metrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, Cancel, GenerationParams, Refused, Sampling, Submit, Tokenize
-from tailrace.server.client import EngineClient
-from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.engine_client import EngineClient
+from tailrace.server.generation import Generation, GenerationRequest
 
 Scene = Callable[[EngineClient, Metrics, Engine], Any]
 

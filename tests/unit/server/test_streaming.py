@@ -8,8 +8,8 @@ from tailrace.errors import RequestError, SlowReader
 from tailrace.server.dialects.openai.chat import ChatStream
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.events import TextDelta
-from tailrace.server.generate import Generation
-from tailrace.server.http import ChunkedBody
+from tailrace.server.generation import Generation
+from tailrace.server.http_protocol import ChunkedBody
 from tailrace.server.streaming import EventStream
 
 
@@ -45,7 +45,7 @@ def stream(bound: int = 10) -> tuple[EventStream, Body, Failing]:
 
 def say(events: EventStream, count: int) -> None:
     for _ in range(count):
-        events.tell(TextDelta(0, "x"))
+        events.emit(TextDelta(0, "x"))
 
 
 def test_a_burst_is_no_slow_reader_while_it_is_being_read() -> None:

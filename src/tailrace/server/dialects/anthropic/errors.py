@@ -6,8 +6,8 @@ import msgspec
 from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, RequestError
-from tailrace.server.endpoint import ErrorShape
-from tailrace.server.respond import json_response
+from tailrace.server.endpoint import ErrorFormat
+from tailrace.server.json_response import json_response
 
 #: The header that tells a response's request id.
 REQUEST_ID = "request-id"
@@ -54,4 +54,4 @@ def error_response(error: RequestError, identity: str) -> Response:
     return json_response(error_object(error, identity), error.status, {REQUEST_ID: identity})
 
 
-ERRORS = ErrorShape(error_response, AnthropicError)
+ERRORS = ErrorFormat(error_response, AnthropicError)

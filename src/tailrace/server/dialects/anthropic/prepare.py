@@ -11,7 +11,7 @@ from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling
-from tailrace.server.conversation import Fields, ToolChoice, converse
+from tailrace.server.chat_request import FieldNames, ToolChoice, chat_request
 from tailrace.server.dialects.anthropic.history import History, continues, system_text
 from tailrace.server.dialects.anthropic.request import (
     AnyChoice,
@@ -28,10 +28,10 @@ from tailrace.server.dialects.anthropic.request import (
     Tool,
     refuse,
 )
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.stopping import stop_strings
-from tailrace.server.thinking import ThinkingSwitch, wished
+from tailrace.server.stop_fields import stop_strings
+from tailrace.server.thinking_fields import ThinkingSwitch, merge_thinking
 
 _DEFAULTS = Sampling()
 _NO_PARAMS = GenerationParams()
@@ -81,7 +81,7 @@ def conversed(request: Conversation, model: ServedModel, params: GenerationParam
     if begun and form is not None:
         where = form_field
         raise InvalidRequest(f"'{where}' can't be held to in a reply that the last message has begun.", param=where)
-    return converse(
+    return chat_request(
         model,
         history.messages,
         tools=[_function(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())],
@@ -95,7 +95,7 @@ def conversed(request: Conversation, model: ServedModel, params: GenerationParam
         thinking=_thinking(request),
         variables=request.chat_template_kwargs,
         continues=begun,
-        fields=Fields(messages=history.places, form=form_field),
+        fields=FieldNames(messages=history.places, form=form_field),
     )
 
 
@@ -148,7 +148,7 @@ def _thinking(request: Conversation) -> Thinking:
         kind: Literal["disabled", "enabled"] = "disabled" if isinstance(thinking, ThinkingDisabled) else "enabled"
         switch = ThinkingSwitch(type=kind, budget_tokens=budget)
     effort = request.output_config.effort if request.output_config is not None else None
-    return wished(enable=request.enable_thinking, thinking=switch, effort=effort or request.reasoning_effort)
+    return merge_thinking(enable=request.enable_thinking, thinking=switch, effort=effort or request.reasoning_effort)
 
 
 def _form(request: Conversation) -> tuple[Grammar | None, str]:

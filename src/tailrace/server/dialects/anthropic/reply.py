@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.events import FinishReason, Usage
-from tailrace.server.transcript import Reply, Transcript
 
 #: A thought's signature. Anthropic's proves where the thought comes from; here nobody looks at it when it comes back,
 #: but clients keep a thought only when it has one.
@@ -68,7 +68,7 @@ def text_block(text: str) -> dict[str, Any]:
 
 
 def whole(
-    head: MessageHead, transcript: Transcript, *, hides_thinking: bool, split_usage: bool = False
+    head: MessageHead, transcript: CollectedReply, *, hides_thinking: bool, split_usage: bool = False
 ) -> dict[str, Any]:
     """The message of a complete transcript. For ``split_usage`` see ``usage_object``."""
     assert transcript.usage is not None, "only a complete transcript is told"
@@ -77,7 +77,7 @@ def whole(
     return head.message(_content(reply, hides_thinking), ending_object(reply.finish_reason, reply.stop), usage)
 
 
-def _content(reply: Reply, hides_thinking: bool) -> list[dict[str, Any]]:
+def _content(reply: CollectedChoice, hides_thinking: bool) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     if reply.reasoning:
         thought = "" if hides_thinking else reply.reasoning

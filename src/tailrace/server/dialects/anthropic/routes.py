@@ -9,17 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.protocol import Tokenize, Tokenized
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
+from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.anthropic import models, reply
 from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID
 from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare, prompt_text
 from tailrace.server.dialects.anthropic.request import CountRequest, MessagesRequest
 from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 from tailrace.server.request_id import request_id
-from tailrace.server.respond import json_response
-from tailrace.server.transcript import transcribe
 
 #: Every client of Anthropic's sends it, and nobody else does.
 VERSION = "anthropic-version"
@@ -28,9 +28,9 @@ _messages_decoder = msgspec.json.Decoder(MessagesRequest)
 _count_decoder = msgspec.json.Decoder(CountRequest)
 
 
-def routes(server: Server) -> list[Endpoint]:
+def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``. The model list is OpenAI's too: the version's header tells them apart."""
-    anthropic = _Anthropic(server)
+    anthropic = _Anthropic(app)
     return [
         Endpoint(
             "POST",
@@ -57,25 +57,25 @@ def routes(server: Server) -> list[Endpoint]:
 
 
 class _Anthropic:
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, app: AppState) -> None:
+        self._app = app
 
     async def messages(self, request: Request) -> Response:
-        server = self._server
+        app = self._app
         identity = request_id(request.scope)
-        asked = decode(await server.body(request), _messages_decoder)
-        model = await server.model_for(asked.model, asked)
-        wanted = await server.apart(partial(prepare, asked, model), request.state.size)
-        generation = await server.start(request, wanted)
-        head = reply.MessageHead(server.model_name)
+        asked = decode(await app.read_body(request), _messages_decoder)
+        model = await app.model_for(asked.model, asked)
+        wanted = await app.run_large(partial(prepare, asked, model), request.state.size)
+        generation = await app.start_generation(request, wanted)
+        head = reply.MessageHead(app.model_name)
         hides = hides_thinking(asked)
         if asked.stream:
             encoder = MessageStream(head, identity, generation.prompt_tokens, hides_thinking=hides)
-            stream = server.stream(generation, encoder)
+            stream = app.stream_response(generation, encoder)
             stream.raw_headers.append((REQUEST_ID.encode(), identity.encode()))
             return stream
-        transcript = await transcribe(generation, 1, request.receive)
-        response = server.whole(
+        transcript = await collect_reply(generation, 1, request.receive)
+        response = app.full_response(
             transcript.complete,
             lambda: reply.whole(head, transcript, hides_thinking=hides, split_usage=asked.marks_cache),
         )
@@ -84,11 +84,11 @@ class _Anthropic:
 
     async def count_tokens(self, request: Request) -> Response:
         """The same prompt as a message's, counted by the engine as it would read it."""
-        server = self._server
-        asked = decode(await server.body(request), _count_decoder)
-        make = partial(prompt_text, asked, await server.model_for(asked.model, asked))
-        prompt = await server.apart(make, request.state.size)
-        (tokenized,) = await server.ask(
+        app = self._app
+        asked = decode(await app.read_body(request), _count_decoder)
+        make = partial(prompt_text, asked, await app.model_for(asked.model, asked))
+        prompt = await app.run_large(make, request.state.size)
+        (tokenized,) = await app.query_engine(
             request,
             lambda identity: Tokenize(id=identity, text=prompt),
             param="messages",
@@ -98,12 +98,12 @@ class _Anthropic:
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
-        server = self._server
-        return self._told(request, models.model_list([server.model_name, *server.made_names], server.created))
+        app = self._app
+        return self._told(request, models.model_list([app.model_name, *app.derived_names], app.created))
 
     async def model(self, request: Request) -> Response:
-        name = self._server.listed_name(request.path_params["id"])
-        return self._told(request, models.model_object(name, self._server.created))
+        name = self._app.listed_name(request.path_params["id"])
+        return self._told(request, models.model_object(name, self._app.created))
 
     def _told(self, request: Request, body: object) -> Response:
         return json_response(body, headers={REQUEST_ID: request_id(request.scope)})

@@ -10,7 +10,7 @@ import msgspec
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Embedded
 from tailrace.server.dialects.llama_server.fields import Prompts
-from tailrace.server.vector import vector_of
+from tailrace.server.embedding_vector import vector_of
 
 #: Of one request, as in OpenAI's.
 _MOST_TEXTS = 2048

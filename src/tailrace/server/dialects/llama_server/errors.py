@@ -6,8 +6,8 @@ import msgspec
 from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, RequestError
-from tailrace.server.endpoint import ErrorShape
-from tailrace.server.respond import json_response
+from tailrace.server.endpoint import ErrorFormat
+from tailrace.server.json_response import json_response
 
 _TYPES = {
     401: "authentication_error",
@@ -57,4 +57,4 @@ def error_response(error: RequestError, identity: str) -> Response:
     return json_response(error_object(error), error.status)
 
 
-ERRORS = ErrorShape(error_response, LlamaError)
+ERRORS = ErrorFormat(error_response, LlamaError)

@@ -14,7 +14,7 @@ from msgspec import Meta
 from tailrace.server.dialects.openai.grammar import Schema
 from tailrace.server.dialects.openai.samplers import SamplerParameters
 from tailrace.server.dialects.openai.sampling import Repeat, StreamOptions, TokenId
-from tailrace.server.stopping import Stops
+from tailrace.server.stop_fields import Stops
 
 #: Tokens; -1 is without a limit.
 _Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]

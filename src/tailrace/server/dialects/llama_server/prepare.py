@@ -11,10 +11,10 @@ from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
 from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.stopping import stop_strings
-from tailrace.server.tracked import Tracking
+from tailrace.server.stop_fields import stop_strings
+from tailrace.server.tracked_choice import TrackingOptions
 
 #: Replies of one request: prompts times n.
 _MOST_CHOICES = 128
@@ -50,7 +50,7 @@ async def prepare(
         ),
         stops=stop_strings(request.stop, "stop"),
         grammar_param=form_field,
-        tracking=Tracking(
+        tracking=TrackingOptions(
             tokens=bool(request.stream or request.return_tokens or probabilities),
             progress=bool(request.stream and request.return_progress),
             timings=bool(request.stream and request.timings_per_token),
@@ -104,7 +104,7 @@ def _form(request: NativeFields) -> tuple[Grammar | None, str]:
 def settings_object(request: NativeFields, wanted: GenerationRequest) -> dict[str, Any]:
     """``generation_settings``."""
     limit = limit_of(request)
-    tracking = wanted.tracking or Tracking()
+    tracking = wanted.tracking or TrackingOptions()
     form = wanted.params.grammar
     return {
         **sampling_object(wanted.params.sampling),

@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from tailrace import __version__
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.server.choice import Choice
 from tailrace.server.dialects.llama_server.prepare import default_settings
 from tailrace.server.served_model import ServedModel
 
 
-def props(server: Server, model: ServedModel) -> dict[str, Any]:
+def props(app: AppState, model: ServedModel) -> dict[str, Any]:
     """The body of ``/props``. ``model_path`` is the file's name: where it lies concerns nobody."""
     info = model.info
     return {
         "default_generation_settings": {"params": default_settings(), "n_ctx": info.context},
-        "total_slots": total_slots(server, model),
-        "model_alias": server.model_name,
-        "model_path": Path(server.model_path).name if server.model_path is not None else "",
+        "total_slots": total_slots(app, model),
+        "model_alias": app.model_name,
+        "model_path": Path(app.model_path).name if app.model_path is not None else "",
         "modalities": {"vision": False, "audio": False, "video": False},
         "endpoint_slots": True,
         "endpoint_props": False,
@@ -33,20 +33,20 @@ def props(server: Server, model: ServedModel) -> dict[str, Any]:
     }
 
 
-def total_slots(server: Server, model: ServedModel) -> int:
+def total_slots(app: AppState, model: ServedModel) -> int:
     """Requests that are decoded at the same time, by all replicas."""
-    return model.info.parallel * server.replicas
+    return model.info.parallel * app.replicas
 
 
-def slots(server: Server, model: ServedModel) -> list[dict[str, Any]]:
+def slots(app: AppState, model: ServedModel) -> list[dict[str, Any]]:
     """The body of ``/slots``. Places aren't bound to requests here, so those that run come first."""
     told: list[dict[str, Any]] = []
-    busy = [receiver.seen for receiver in server.engine.accepted() if isinstance(receiver, Choice)]
-    for number in range(total_slots(server, model)):
+    busy = [receiver.seen for receiver in app.engine.accepted() if isinstance(receiver, Choice)]
+    for number in range(total_slots(app, model)):
         slot: dict[str, Any] = {
             "id": number,
             "n_ctx": model.info.context,
-            "speculative": server.settings.speculate != "off",
+            "speculative": app.settings.speculate != "off",
             "is_processing": number < len(busy),
         }
         if number < len(busy):
@@ -55,12 +55,12 @@ def slots(server: Server, model: ServedModel) -> list[dict[str, Any]]:
     return told
 
 
-def listed(server: Server, model: ServedModel | None) -> dict[str, Any]:
+def listed(app: AppState, model: ServedModel | None) -> dict[str, Any]:
     """The model as llama-server has it in ``models``, beside OpenAI's ``data``."""
     generates = model is None or model.info.generates
     return {
-        "name": server.model_name,
-        "model": server.model_name,
+        "name": app.model_name,
+        "model": app.model_name,
         "modified_at": "",
         "size": "",
         "digest": "",

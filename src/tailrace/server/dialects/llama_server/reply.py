@@ -11,16 +11,16 @@ import msgspec
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import TokenLogprobs
 from tailrace.server import sse
+from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.llama_server.errors import error_object
 from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.prepare import settings_object
 from tailrace.server.dialects.openai.telemetry import progress_object
 from tailrace.server.dialects.openai.tokens import piece_of, text_of
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Timed, Usage
-from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.generation import Generation, GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.tracked import TrackedChoice
-from tailrace.server.transcript import Transcript
+from tailrace.server.tracked_choice import TrackedChoice
 
 #: A prompt of more characters or tokens is told with the first of several replies to it alone.
 _REPEATED = 16_384
@@ -124,7 +124,7 @@ class Reporter:
         return text_of(prompt, self._model.vocabulary, self._model.info, param=self._wanted.prompt_param)
 
 
-def whole(reporter: Reporter, transcript: Transcript, *, tokens: bool) -> Any:
+def whole(reporter: Reporter, transcript: CollectedReply, *, tokens: bool) -> Any:
     """The body for a client that doesn't stream: an object, or a list of them; ``tokens``: with the replies' ids."""
     bodies = [
         reporter.final(

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from tailrace.errors import EngineUnavailable, InvalidRequest, NotSupported
 from tailrace.protocol import Embed, Embedded
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
+from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.llama_server import embedding, fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
 from tailrace.server.dialects.llama_server.fields import AdapterScale, NativeFields
@@ -22,9 +22,9 @@ from tailrace.server.dialects.llama_server.props import props, slots
 from tailrace.server.dialects.llama_server.reply import NativeStream, Reporter, whole
 from tailrace.server.dialects.llama_server.tokens import Tokens
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
-from tailrace.server.respond import json_response
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.transcript import transcribe
 
 _STREAM = "text/event-stream"
 #: A reply; a list where there are several.
@@ -38,9 +38,9 @@ class SlotsQuery(msgspec.Struct):
     fail_on_no_slot: str | None = None
 
 
-def routes(server: Server) -> list[Endpoint]:
+def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    native = _LlamaServer(server)
+    native = _LlamaServer(app)
     unsupported = {
         "/rerank": "reranking",
         "/reranking": "reranking",
@@ -134,22 +134,22 @@ def _silence(asked: NativeFields) -> float | None:
 
 
 class _LlamaServer:
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, app: AppState) -> None:
+        self._app = app
 
     async def completion(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), fields.completion_decoder)
-        model = await server.engine.ready()
-        tokens = Tokens(server, request)
+        app = self._app
+        asked = decode(await app.read_body(request), fields.completion_decoder)
+        model = await app.engine.ready()
+        tokens = Tokens(app, request)
         prompts = await prompts_of(asked.prompt, tokens, "prompt")
         return await self._reply(request, asked, prompts, model, tokens, "prompt")
 
     async def infill(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), fields.infill_decoder)
-        model = await server.engine.ready()
-        tokens = Tokens(server, request)
+        app = self._app
+        asked = decode(await app.read_body(request), fields.infill_decoder)
+        model = await app.engine.ready()
+        tokens = Tokens(app, request)
         prompt = await infill_prompt(asked, model.info, tokens, limit_of(asked))
         return await self._reply(request, asked, [prompt], model, tokens, "input_prefix")
 
@@ -162,34 +162,38 @@ class _LlamaServer:
         tokens: Tokens,
         prompt_param: str,
     ) -> Response:
-        server = self._server
+        app = self._app
         wanted = await prepare(asked, prompts, model, tokens, prompt_param=prompt_param)
-        generation = await server.start(request, wanted)
-        reporter = Reporter(asked, wanted, generation, model, server.model_name)
+        generation = await app.start_generation(request, wanted)
+        reporter = Reporter(asked, wanted, generation, model, app.model_name)
         if asked.stream:
-            return server.stream(
+            return app.stream_response(
                 generation,
                 NativeStream(reporter),
                 keepalive_seconds=_silence(asked),
             )
-        transcript = await transcribe(generation, len(prompts) * wanted.choices, request.receive)
-        return server.whole(transcript.complete, lambda: whole(reporter, transcript, tokens=bool(asked.return_tokens)))
+        transcript = await collect_reply(generation, len(prompts) * wanted.choices, request.receive)
+        return app.full_response(
+            transcript.complete, lambda: whole(reporter, transcript, tokens=bool(asked.return_tokens))
+        )
 
     async def embedding(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), embedding.decoder)
+        app = self._app
+        asked = decode(await app.read_body(request), embedding.decoder)
         given, param = embedding.texts_of(asked)
-        await server.engine.ready()
-        texts = await prompts_of(given, Tokens(server, request), param)
+        await app.engine.ready()
+        texts = await prompts_of(given, Tokens(app, request), param)
         embedding.check(texts, param)
-        told = await server.ask(request, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param)
+        told = await app.query_engine(
+            request, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param
+        )
         return json_response(embedding.embedded([answer for answer in told if isinstance(answer, Embedded)]))
 
     async def props(self, request: Request) -> Response:
-        return json_response(props(self._server, await self._server.engine.ready()))
+        return json_response(props(self._app, await self._app.engine.ready()))
 
     async def slots(self, request: Request) -> Response:
-        told = slots(self._server, await self._server.engine.ready())
+        told = slots(self._app, await self._app.engine.ready())
         if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in told):
             raise EngineUnavailable("No slot is available: all are processing.")
         return json_response(told)
@@ -198,6 +202,6 @@ class _LlamaServer:
         return json_response([])
 
     async def set_adapters(self, request: Request) -> Response:
-        if decode(await self._server.body(request), _adapters):
+        if decode(await self._app.read_body(request), _adapters):
             raise InvalidRequest("No LoRA adapter is loaded, so none can be scaled.")
         return json_response({"success": True})

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
-from tailrace.server.app_state import Server
-from tailrace.server.engine_query import Asked, Inquiring
+from tailrace.server.app_state import AppState
+from tailrace.server.engine_query import EngineQuery, PendingQuery
 from tailrace.server.streaming import cancelled_on_disconnect
 
 #: Texts of one request that are tokenised by themselves.
@@ -30,8 +30,8 @@ class Text(msgspec.Struct, frozen=True):
 class Tokens:
     """The tokens of the texts of one request, each asked for once."""
 
-    def __init__(self, server: Server, request: Request) -> None:
-        self._server = server
+    def __init__(self, app: AppState, request: Request) -> None:
+        self._app = app
         self._request = request
         self._known: dict[Text, list[int]] = {}
 
@@ -43,7 +43,7 @@ class Tokens:
         asked = _Asked([])
         try:
             for text in new:
-                asked.inquiries.append(self._server.engine.ask(_question(text), 1, param=param))
+                asked.inquiries.append(self._app.engine.ask(_question(text), 1, param=param))
             async with cancelled_on_disconnect(asked, self._request.receive):
                 for text, inquiring in zip(new, asked.inquiries, strict=True):
                     answers = await inquiring.answers()
@@ -63,7 +63,7 @@ class Tokens:
 class _Asked(NamedTuple):
     """Several inquiries that are cancelled together."""
 
-    inquiries: list[Inquiring]
+    inquiries: list[PendingQuery]
 
     def cancel(self) -> None:
         """See ``Cancellable``."""
@@ -71,6 +71,6 @@ class _Asked(NamedTuple):
             inquiring.withdraw()
 
 
-def _question(text: Text) -> Callable[[int], Asked]:
+def _question(text: Text) -> Callable[[int], EngineQuery]:
     given = PromptText(text.text)
     return lambda identity: Tokenize(id=identity, text=given, parse_special=text.special, add_special=text.start)

@@ -13,7 +13,7 @@ from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images
 from tailrace.server.dialects.ollama.reply import Form
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 

@@ -12,13 +12,13 @@ from starlette.responses import Response
 from tailrace.errors import ContextLengthExceeded, InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embed, Embedded, Tokenize, Tokenized
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import fields, names, options
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.ollama.reply import Stopwatch
-from tailrace.server.respond import json_response
-from tailrace.server.vector import vector_of
+from tailrace.server.embedding_vector import vector_of
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 
 #: As in OpenAI's dialect.
 _MOST_INPUTS = 2048
@@ -51,13 +51,13 @@ _embeddings = msgspec.json.Decoder(EmbeddingsRequest)
 class Embeddings:
     """The handlers."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, app: AppState) -> None:
+        self._app = app
 
     async def embed(self, request: Request) -> Response:
         """Vectors of several texts, and what that took."""
         watch = Stopwatch()
-        asked = decode(await self._server.body(request), _embed, truncated=options.TRUNCATED)
+        asked = decode(await self._app.read_body(request), _embed, truncated=options.TRUNCATED)
         name = await self._ready(asked)
         watch.loaded()
         texts = [asked.input] if isinstance(asked.input, str) and asked.input else asked.input or []
@@ -67,7 +67,7 @@ class Embeddings:
 
     async def embeddings(self, request: Request) -> Response:
         """One text's vector."""
-        asked = decode(await self._server.body(request), _embeddings, truncated=options.TRUNCATED)
+        asked = decode(await self._app.read_body(request), _embeddings, truncated=options.TRUNCATED)
         await self._ready(asked)
         texts = [asked.prompt] if asked.prompt else []
         told = await self._vectors(request, texts, True, None, "prompt")
@@ -75,10 +75,10 @@ class Embeddings:
 
     async def _ready(self, asked: EmbedRequest | EmbeddingsRequest) -> str:
         """The name to repeat, once the model is there. Raises RequestError."""
-        name = names.check(self._server, asked.model)
+        name = names.check(self._app, asked.model)
         fields.unloads(asked.keep_alive)
         options.refuse_unsupported(asked.options or Options())
-        await self._server.engine.ready()
+        await self._app.engine.ready()
         return name
 
     async def _vectors(
@@ -87,7 +87,7 @@ class Embeddings:
         """Each text's vector and how many tokens it was read as. Raises InvalidRequest, naming ``param``."""
         if not texts:
             return []
-        info = (await self._server.engine.ready()).info
+        info = (await self._app.engine.ready()).info
         if dimensions is not None and dimensions > info.embedding_width > 0:
             raise InvalidRequest(
                 f"'dimensions' must be at most {info.embedding_width}, this model's own.", param="dimensions"
@@ -104,7 +104,7 @@ class Embeddings:
         ]
 
     async def _embedded(self, request: Request, inputs: list[str | list[int]], param: str) -> list[Embedded]:
-        told = await self._server.ask(
+        told = await self._app.query_engine(
             request, lambda identity: Embed(id=identity, inputs=inputs), len(inputs), param=param
         )
         return [answer for answer in told if isinstance(answer, Embedded)]
@@ -117,7 +117,7 @@ class Embeddings:
             def make(identity: int, text: str = text) -> Tokenize:
                 return Tokenize(id=identity, text=PromptText(text), parse_special=False, add_special=True)
 
-            (tokenized,) = await self._server.ask(request, make, param=param)
+            (tokenized,) = await self._app.query_engine(request, make, param=param)
             assert isinstance(tokenized, Tokenized), "a text's tokens were asked for"
             cut.append(tokenized.tokens[:context])
         return cut

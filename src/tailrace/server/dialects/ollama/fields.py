@@ -13,12 +13,12 @@ from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar
-from tailrace.server.conversation import Fields, converse
+from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.thinking import wished
+from tailrace.server.thinking_fields import merge_thinking
 
 _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')
 #: A duration as Go writes it, or a plain number of seconds.
@@ -27,7 +27,7 @@ _DURATIONS = re.compile(r"[-+]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+")
 
 
 class SharedFields(msgspec.Struct, kw_only=True):
-    """Fields of both requests; null equals absent everywhere. Streaming is the default."""
+    """FieldNames of both requests; null equals absent everywhere. Streaming is the default."""
 
     model: str | None = None
     stream: bool | None = None
@@ -98,13 +98,13 @@ def conversation(
     inline_reasoning: bool,
 ) -> GenerationRequest:
     """What the fields ask of the engine for these messages. Raises InvalidRequest."""
-    wanted = converse(
+    wanted = chat_request(
         model,
         messages,
         tools=tools,
         form=grammar(fields),
         params=_params(fields),
-        thinking=wished(
+        thinking=merge_thinking(
             enable=fields.think if isinstance(fields.think, bool) else None,
             effort=fields.think if isinstance(fields.think, str) else fields.reasoning_effort,
         ),
@@ -112,7 +112,7 @@ def conversation(
         # As in Ollama, the reply goes on where the last message ends.
         continues=bool(messages) and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"),
         inline_reasoning=inline_reasoning,
-        fields=Fields(prompt=prompt_param, form="format"),
+        fields=FieldNames(prompt=prompt_param, form="format"),
     )
     return _stopped(fields, wanted)
 

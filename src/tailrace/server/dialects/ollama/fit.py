@@ -16,10 +16,10 @@ from starlette.requests import Request
 from tailrace.errors import ContextLengthExceeded
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
-from tailrace.server.app_state import Server
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.app_state import AppState
+from tailrace.server.context_shift import ContextShift
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.window import Window
 
 #: What Ollama keeps of a prompt's start where a request doesn't say.
 _KEEP = 4
@@ -39,9 +39,9 @@ class Shorter(NamedTuple):
 class Fitting:
     """What is looked at for one request."""
 
-    def __init__(self, server: Server, request: Request, model: ServedModel) -> None:
+    def __init__(self, app: AppState, request: Request, model: ServedModel) -> None:
         """One token of the model's context is left for the reply."""
-        self._server = server
+        self._app = app
         self._request = request
         info = model.info
         self._context = info.context
@@ -88,11 +88,13 @@ class Fitting:
             prompts=[tokens],
             prompt_text=text if isinstance(text, PromptText) else None,
             params=params,
-            window=Window(context=self._context, keep=kept, limit=limit, shifts=shifts and params.grammar is None),
+            window=ContextShift(
+                context=self._context, keep=kept, limit=limit, shifts=shifts and params.grammar is None
+            ),
         )
 
     async def _made(self, make: Callable[[int], GenerationRequest], start: int) -> GenerationRequest:
-        return await self._server.apart(partial(make, start), self._request.state.size)
+        return await self._app.run_large(partial(make, start), self._request.state.size)
 
     async def _shortest(
         self,
@@ -134,7 +136,7 @@ class Fitting:
         shown = prompt
         if (left_out := len(prompt.text) - self._most - _HEAD) > 0:
             shown = prompt.slice(0, _HEAD).concat(prompt.slice(_HEAD + left_out))
-        (told,) = await self._server.ask(
+        (told,) = await self._app.query_engine(
             self._request, lambda identity: Tokenize(id=identity, text=shown), param=wanted.prompt_param
         )
         assert isinstance(told, Tokenized), "a prompt's tokens were asked for"

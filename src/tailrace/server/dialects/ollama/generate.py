@@ -10,7 +10,7 @@ from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, raw, refuse_images
 from tailrace.server.dialects.ollama.reply import Form
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 

@@ -18,14 +18,14 @@ from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, 
 from tailrace.models.derived_models import DerivedModel
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import names
 from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest, entry, written_out
 from tailrace.server.dialects.ollama.model_list import Shelf, description
 from tailrace.server.dialects.ollama.pull import Fetches, Status
 from tailrace.server.dialects.ollama.reply import OllamaError, now
-from tailrace.server.respond import json_response
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 
 #: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
 API_VERSION = "0.12.11"
@@ -72,12 +72,12 @@ _copy = msgspec.json.Decoder(CopyRequest)
 class Management:
     """The handlers."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, app: AppState) -> None:
+        self._app = app
         self._store = Store()
-        self._shelf = Shelf(server, self._store)
+        self._shelf = Shelf(app, self._store)
         self._fetches = Fetches(self._store)
-        server.at_stop.append(self._fetches.stop)
+        app.on_shutdown.append(self._fetches.stop)
 
     async def version(self, request: Request) -> Response:
         """The API's version, alone: ollama4j refuses an object with another key."""
@@ -90,10 +90,10 @@ class Management:
 
     async def running(self, request: Request) -> Response:
         """The served model, once an engine has loaded it."""
-        server = self._server
-        if server.engine.model is None or server.engine.state == "loading":
+        app = self._app
+        if app.engine.model is None or app.engine.state == "loading":
             return json_response({"models": []})
-        info = server.engine.model.info
+        info = app.engine.model.info
         model = await asyncio.to_thread(self._shelf.find, None, info)
         row = {name: value for name, value in model.row.items() if name != "modified_at"}
         # How much of it lies on a GPU is known to the engine alone.
@@ -102,7 +102,7 @@ class Management:
 
     async def show(self, request: Request) -> Response:
         """What a model's file says of it."""
-        asked = decode(await self._server.body(request), _show)
+        asked = decode(await self._app.read_body(request), _show)
         name = _name(asked.model, asked.name)
         for field, what in (("system", asked.system), ("template", asked.template), ("options", asked.options)):
             if what:
@@ -111,13 +111,13 @@ class Management:
             raise InvalidRequest("'verbose': the vocabulary's arrays aren't told; leave it out.", param="verbose")
         info = self._info
         model = await asyncio.to_thread(self._shelf.find, name, info)
-        served = names.tagged(self._server.model_name)
+        served = names.tagged(self._app.model_name)
         shows_served = served in (model.name, model.parent)
         return json_response(description(model, info if shows_served else None))
 
     async def pull(self, request: Request) -> Response:
         """Fetch a model of the catalogue. What is there already needs no permission."""
-        asked = decode(await self._server.body(request), _pull)
+        asked = decode(await self._app.read_body(request), _pull)
         name = _name(asked.model, asked.name)
         for field, what in (("username", asked.username), ("password", asked.password)):
             if what:
@@ -132,15 +132,15 @@ class Management:
 
     async def delete(self, request: Request) -> Response:
         """Delete a model from the store; never the one that is served."""
-        asked = decode(await self._server.body(request), _delete)
+        asked = decode(await self._app.read_body(request), _delete)
         name = _name(asked.model, asked.name)
         self._allow("deleting models")
-        if names.is_own(self._server, name):
+        if names.is_own(self._app, name):
             raise Forbidden("The served model can't be deleted while it is served.")
         wanted = names.stored(name)
-        if self._server.derived_models.get(wanted) is not None:
+        if self._app.derived_models.get(wanted) is not None:
             try:
-                await asyncio.to_thread(self._server.derived_models.remove, wanted)
+                await asyncio.to_thread(self._app.derived_models.remove, wanted)
             except ModelError as error:
                 raise Forbidden(str(error)) from error
             return Response(status_code=200)
@@ -149,7 +149,7 @@ class Management:
             raise names.not_found(name, "the store has no such model")
         if self._shelf.is_served(stored):
             raise Forbidden("The served model can't be deleted while it is served.")
-        if made := self._server.derived_models.of(wanted):
+        if made := self._app.derived_models.of(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
             await asyncio.to_thread(self._store.remove, wanted)
@@ -159,7 +159,7 @@ class Management:
 
     async def create(self, request: Request) -> Response:
         """Make a model of another one."""
-        asked = written_out(decode(await self._server.body(request), _create))
+        asked = written_out(decode(await self._app.read_body(request), _create))
         name = names.stored(_name(asked.model, asked.name))
         self._allow("making models")
         if not asked.from_:
@@ -174,7 +174,7 @@ class Management:
 
     async def copy(self, request: Request) -> Response:
         """Give a model another name."""
-        asked = decode(await self._server.body(request), _copy)
+        asked = decode(await self._app.read_body(request), _copy)
         for field in ("source", "destination"):
             if not getattr(asked, field):
                 raise InvalidRequest(f"'{field}' is missing: name a model.", param=field)
@@ -186,24 +186,24 @@ class Management:
 
     def _based(self, name: str, param: str) -> tuple[str, DerivedModel | None]:
         """The model of this name, by the store's name for it; and the entry that it is, where it is one."""
-        server, wanted = self._server, names.stored(name)
-        if (under := server.derived_models.get(wanted)) is not None:
+        app, wanted = self._app, names.stored(name)
+        if (under := app.derived_models.get(wanted)) is not None:
             return under.base, under
-        if names.is_own(server, name):
-            return server.store_name or server.model_name, None
+        if names.is_own(app, name):
+            return app.store_name or app.model_name, None
         if is_name(wanted) and self._store.find(wanted) is not None:
             return wanted, None
-        if server.serves(name):
-            return server.store_name or server.model_name, None
+        if app.serves(name):
+            return app.store_name or app.model_name, None
         raise names.not_found(name, f"'{param}' has to name the served model or one of the store")
 
     async def _put(self, name: str, made: DerivedModel) -> None:
-        server = self._server
-        taken = names.is_own(server, name) or name in (server.store_name, server.model_name)
+        app = self._app
+        taken = names.is_own(app, name) or name in (app.store_name, app.model_name)
         if taken or (is_name(name) and await asyncio.to_thread(self._store.find, name) is not None):
             raise Forbidden("A model of this name is there already, with weights of its own; choose another name.")
         try:
-            await asyncio.to_thread(server.derived_models.put, name, made)
+            await asyncio.to_thread(app.derived_models.put, name, made)
         except ModelError as error:
             raise InvalidRequest(f"{error}.", param="model") from None
 
@@ -216,22 +216,22 @@ class Management:
 
     @property
     def _info(self) -> Any:
-        model = self._server.engine.model
+        model = self._app.engine.model
         return model.info if model is not None else None
 
     def _allow(self, what: str) -> None:
-        if not self._server.settings.manage_models:
+        if not self._app.settings.manage_models:
             raise Forbidden(f"This server doesn't allow {what}; start it with --manage-models to allow it.")
 
     async def _pulling(self, name: str) -> AsyncIterator[Status]:
         """What there is to tell. Raises RequestError before anything is fetched."""
-        if names.is_own(self._server, name):
+        if names.is_own(self._app, name):
             return _present()
         entry = self._fetches.entry(name)
         if await asyncio.to_thread(self._fetches.present, entry):
             return _present()
         self._allow("fetching models")
-        return self._fetches.follow(entry, self._server.settings.keepalive_seconds)
+        return self._fetches.follow(entry, self._app.settings.keepalive_seconds)
 
 
 async def _present() -> AsyncIterator[Status]:

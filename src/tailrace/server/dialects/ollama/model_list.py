@@ -23,7 +23,7 @@ from tailrace.models.model_header import ModelHeader, Value, read_header
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
 from tailrace.protocol import ModelInfo, Sampling
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import names
 from tailrace.server.dialects.ollama.modelfile import quoted
 
@@ -77,8 +77,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 class Shelf:
     """See the module. ``store`` is the one that clients may manage."""
 
-    def __init__(self, server: Server, store: Store) -> None:
-        self._server = server
+    def __init__(self, app: AppState, store: Store) -> None:
+        self._app = app
         self._store = store
         #: What was read of a file, as long as it is the same one.
         self._read: dict[tuple[Path, int, int], tuple[ModelHeader, str]] = {}
@@ -86,11 +86,11 @@ class Shelf:
     def models(self, info: ModelInfo | None) -> list[Shown]:
         """Every model, the served one first; ``info`` is what its engine has told, if one has."""
         shown = [self._served(info)]
-        if self._server.settings.manage_models:
+        if self._app.settings.manage_models:
             shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
         bases = {model.name: model for model in shown}
-        for name, entry in self._server.derived_models.items():
-            if self._server.is_base(entry.base):
+        for name, entry in self._app.derived_models.items():
+            if self._app.is_base(entry.base):
                 shown.append(_made(name, entry, shown[0]))
             elif (base := bases.get(names.tagged(entry.base))) is not None:
                 shown.append(_made(name, entry, base))
@@ -98,33 +98,33 @@ class Shelf:
 
     def find(self, name: str | None, info: ModelInfo | None) -> Shown:
         """The model of this name. Raises ModelNotFound."""
-        if not name or names.is_own(self._server, name):
+        if not name or names.is_own(self._app, name):
             return self._served(info)
         wanted = names.stored(name)
-        if (entry := self._server.derived_models.get(wanted)) is not None:
-            base = None if self._server.is_base(entry.base) else entry.base
+        if (entry := self._app.derived_models.get(wanted)) is not None:
+            base = None if self._app.is_base(entry.base) else entry.base
             return _made(wanted, entry, self.find(base, info))
-        if self._server.settings.manage_models and is_name(wanted):
+        if self._app.settings.manage_models and is_name(wanted):
             stored = self._store.find(wanted)
             if stored is not None and (shown := self._stored(stored)) is not None:
                 return shown
-        if names.answers(self._server, name):
+        if names.answers(self._app, name):
             return self._served(info)
-        raise names.not_found(name, f"this server serves '{self._server.model_name}'")
+        raise names.not_found(name, f"this server serves '{self._app.model_name}'")
 
     def is_served(self, stored: StoredModel) -> bool:
         """Whether the running engines have this model's folder open, under whatever name."""
-        used = [Path(path) for path in (self._server.model_path, self._server.settings.draft_model) if path is not None]
+        used = [Path(path) for path in (self._app.model_path, self._app.settings.draft_model) if path is not None]
         file, folder = stored.path.resolve(), stored.path.parent.resolve()
         return any(path.resolve() == file or path.parent.resolve() == folder for path in used)
 
     def _served(self, info: ModelInfo | None) -> Shown:
-        name = names.tagged(self._server.model_name)
-        path = self._server.model_path
+        name = names.tagged(self._app.model_name)
+        path = self._app.model_path
         if path is not None:
             try:
                 shown = self._of_file(name, path, total_bytes(path))
-                if info is None or self._server.settings.chat_template is None:
+                if info is None or self._app.settings.chat_template is None:
                     return shown
                 # What is used is shown, and not what the file has.
                 return msgspec.structs.replace(shown, values={**shown.values, _TEMPLATE: info.chat_template or ""})
@@ -135,7 +135,7 @@ class Shelf:
             name=name,
             path=None,
             bytes=info.size_bytes if info is not None else 0,
-            modified=datetime.fromtimestamp(self._server.created, UTC),
+            modified=datetime.fromtimestamp(self._app.created, UTC),
             digest=hashlib.sha256(name.encode()).hexdigest(),
             architecture=info.architecture if info is not None else "unknown",
             parameters=info.parameters if info is not None else 0,
@@ -145,7 +145,7 @@ class Shelf:
 
     def _stored(self, model: StoredModel) -> Shown | None:
         """None for the served model, which is shown already, and for one that can't be read."""
-        if self._server.model_path is not None and model.path.resolve() == self._server.model_path.resolve():
+        if self._app.model_path is not None and model.path.resolve() == self._app.model_path.resolve():
             return None
         try:
             return self._of_file(names.tagged(model.name), model.path, model.bytes)

@@ -6,7 +6,7 @@ Lists show names with their tags, because Open WebUI adds ``:latest`` to what it
 from __future__ import annotations
 
 from tailrace.errors import ModelNotFound
-from tailrace.server.app_state import LATEST, Server
+from tailrace.server.app_state import LATEST, AppState
 
 #: So much of a wrong name is repeated.
 _SHOWN = 200
@@ -22,21 +22,21 @@ def stored(name: str) -> str:
     return name.removesuffix(LATEST)
 
 
-def is_own(server: Server, name: str | None) -> bool:
+def is_own(app: AppState, name: str | None) -> bool:
     """Whether ``name`` is the served model's own; absent and empty it is."""
-    return not name or tagged(name) == tagged(server.model_name)
+    return not name or tagged(name) == tagged(app.model_name)
 
 
-def answers(server: Server, name: str) -> bool:
+def answers(app: AppState, name: str) -> bool:
     """Whether ``name``, with or without its tag, is one that the served model answers to."""
-    return is_own(server, name) or server.serves(name)
+    return is_own(app, name) or app.serves(name)
 
 
-def check(server: Server, name: str | None) -> str:
+def check(app: AppState, name: str | None) -> str:
     """The name to repeat in replies. Raises ModelNotFound when the served model doesn't answer to it."""
-    if not name or answers(server, name):
-        return name or tagged(server.model_name)
-    raise not_found(name, f"this server serves '{server.model_name}'")
+    if not name or answers(app, name):
+        return name or tagged(app.model_name)
+    raise not_found(name, f"this server serves '{app.model_name}'")
 
 
 def not_found(name: str, why: str) -> ModelNotFound:

@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Sampling
-from tailrace.server.decode import Truncated
 from tailrace.server.dialects.openai.samplers import LastTokens, SamplerParameters, Temperature, sampler_fields
-from tailrace.server.stopping import Stops, stop_strings
+from tailrace.server.json_body import Truncated
+from tailrace.server.stop_fields import Stops, stop_strings
 
 _Probability = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]

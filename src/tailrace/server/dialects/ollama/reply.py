@@ -17,7 +17,8 @@ from starlette.responses import Response
 
 from tailrace.errors import RequestError
 from tailrace.server import ndjson
-from tailrace.server.endpoint import ErrorShape
+from tailrace.server.collected_reply import CollectedChoice, CollectedReply, ToolCall
+from tailrace.server.endpoint import ErrorFormat
 from tailrace.server.events import (
     Event,
     Failure,
@@ -30,9 +31,8 @@ from tailrace.server.events import (
     ToolCallDelta,
     Usage,
 )
-from tailrace.server.generate import Generation
-from tailrace.server.respond import json_response
-from tailrace.server.transcript import Reply, ToolCall, Transcript
+from tailrace.server.generation import Generation
+from tailrace.server.json_response import json_response
 
 
 class OllamaError(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ def _respond(error: RequestError, identity: str) -> Response:
     return json_response(OllamaError(error.message), error.status)
 
 
-ERRORS = ErrorShape(_respond, OllamaError)
+ERRORS = ErrorFormat(_respond, OllamaError)
 
 
 class Stopwatch:
@@ -149,7 +149,7 @@ class ReplyHead:
         return last
 
 
-def whole(head: ReplyHead, transcript: Transcript) -> dict[str, Any]:
+def whole(head: ReplyHead, transcript: CollectedReply) -> dict[str, Any]:
     """The one object for a client that doesn't stream."""
     assert transcript.usage is not None, "only a complete transcript is told"
     (reply,) = transcript.replies
@@ -239,7 +239,7 @@ class ReplyStream:
         return [ndjson.line(self._head.object(calls=[told]))]
 
 
-def _whole_calls(reply: Reply) -> tuple[str, list[dict[str, Any]]]:
+def _whole_calls(reply: CollectedChoice) -> tuple[str, list[dict[str, Any]]]:
     text = reply.text
     calls: list[dict[str, Any]] = []
     for call in reply.tool_calls:

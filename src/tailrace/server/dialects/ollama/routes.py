@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.server import ndjson
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
+from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.ollama import chat, fields, generate, names
 from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest
 from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest, EmbedRequest
@@ -20,10 +20,10 @@ from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, Pu
 from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
-from tailrace.server.generate import GenerationRequest
-from tailrace.server.respond import json_response
+from tailrace.server.generation import GenerationRequest
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
-from tailrace.server.transcript import transcribe
 
 #: A prompt that is no conversation has no shorter form.
 _AS_IT_IS = Shorter()
@@ -32,9 +32,9 @@ _STORE_ERRORS = _ABOUT_MODELS | {403}
 _UNSUPPORTED = ("/api/push", "/api/blobs/{digest}")
 
 
-def routes(server: Server) -> list[Endpoint]:
+def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    replies, vectors, models = _Replies(server), Embeddings(server), Management(server)
+    replies, vectors, models = _Replies(app), Embeddings(app), Management(app)
 
     def get(path: str, handler: Handler, summary: str) -> Endpoint:
         return Endpoint("GET", path, handler, summary, errors=ERRORS, shown=path)
@@ -86,18 +86,18 @@ def routes(server: Server) -> list[Endpoint]:
 
 
 class _Replies:
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._inline = server.settings.reasoning == "inline"
+    def __init__(self, app: AppState) -> None:
+        self._app = app
+        self._inline = app.settings.reasoning == "inline"
 
     async def chat(self, request: Request) -> Response:
         watch = Stopwatch()
-        server = self._server
-        asked = decode(await server.body(request), chat.decoder, truncated=TRUNCATED)
-        name = names.check(server, asked.model)
+        app = self._app
+        asked = decode(await app.read_body(request), chat.decoder, truncated=TRUNCATED)
+        name = names.check(app, asked.model)
         fields.check(asked)
-        model = await server.model_for(asked.model or None, asked)
-        if (entry := server.entry(asked.model)) is not None:
+        model = await app.model_for(asked.model or None, asked)
+        if (entry := app.derived_model(asked.model)) is not None:
             asked.options = with_defaults(asked.options, entry.parameters)
         watch.loaded()
         head = ReplyHead(name, watch, chat.FORM)
@@ -112,12 +112,12 @@ class _Replies:
 
     async def generate(self, request: Request) -> Response:
         watch = Stopwatch()
-        server = self._server
-        asked = decode(await server.body(request), generate.decoder, truncated=TRUNCATED)
-        name = names.check(server, asked.model)
+        app = self._app
+        asked = decode(await app.read_body(request), generate.decoder, truncated=TRUNCATED)
+        name = names.check(app, asked.model)
         fields.check(asked)
-        model = await server.model_for(asked.model or None, asked)
-        if (entry := server.entry(asked.model)) is not None:
+        model = await app.model_for(asked.model or None, asked)
+        if (entry := app.derived_model(asked.model)) is not None:
             asked.options = with_defaults(asked.options, entry.parameters)
         watch.loaded()
         head = ReplyHead(name, watch, generate.FORM)
@@ -125,7 +125,7 @@ class _Replies:
             return _only_loaded(head, asked)
         generate.check_context(asked, len(model.vocabulary))
         make = partial(generate.prepare, asked, model, inline_reasoning=self._inline)
-        wanted = await server.apart(make, request.state.size)
+        wanted = await app.run_large(make, request.state.size)
         if wanted.params.suffix is not None:
             return await self._reply(request, head, asked, wanted)
         head.remembers = not asked.raw
@@ -141,7 +141,7 @@ class _Replies:
         shorter: Shorter = _AS_IT_IS,
         before: Sequence[int] = (),
     ) -> GenerationRequest:
-        return await Fitting(self._server, request, model).fitted(
+        return await Fitting(self._app, request, model).fitted(
             make,
             shorter,
             truncates=asked.truncate is not False,
@@ -153,13 +153,13 @@ class _Replies:
     async def _reply(
         self, request: Request, head: ReplyHead, asked: fields.SharedFields, wanted: GenerationRequest
     ) -> Response:
-        server = self._server
-        generation = await server.start(request, wanted)
+        app = self._app
+        generation = await app.start_generation(request, wanted)
         head.follow(generation)
         if asked.streams:
-            return server.stream(generation, ReplyStream(head), ndjson.HEADERS)
-        transcript = await transcribe(generation, 1, request.receive)
-        return server.whole(transcript.complete, lambda: whole(head, transcript))
+            return app.stream_response(generation, ReplyStream(head), ndjson.HEADERS)
+        transcript = await collect_reply(generation, 1, request.receive)
+        return app.full_response(transcript.complete, lambda: whole(head, transcript))
 
 
 def _only_loaded(head: ReplyHead, asked: fields.SharedFields) -> Response:

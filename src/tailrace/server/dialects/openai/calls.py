@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tailrace.server.collected_reply import ToolCall
 from tailrace.server.custom_tools import custom_input
 from tailrace.server.dialects.openai.tools import Toolset
 from tailrace.server.events import FinishReason, ToolCallDelta
-from tailrace.server.transcript import ToolCall
 
 
 def message_fields(calls: list[ToolCall], tools: Toolset) -> dict[str, Any]:

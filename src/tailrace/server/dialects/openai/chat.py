@@ -15,7 +15,8 @@ from msgspec import Meta
 from tailrace.chat.template import Message
 from tailrace.chat.template_capabilities import text_part
 from tailrace.errors import InvalidRequest
-from tailrace.server.conversation import Continued, Fields, converse
+from tailrace.server.chat_request import Continued, FieldNames, chat_request
+from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields
 from tailrace.server.dialects.openai.earlier_calls import (
     CalledFunction,
@@ -47,9 +48,8 @@ from tailrace.server.events import (
     ToolCallDelta,
     Usage,
 )
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.transcript import Reply, Transcript
 
 # Request
 
@@ -150,7 +150,7 @@ class ChatRequest(ChatExtensions):
     function_call: str | dict[str, Any] | None = None
 
 
-#: Fields of which only some values can be honoured.
+#: FieldNames of which only some values can be honoured.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
@@ -178,7 +178,7 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         logprobs=(request.top_logprobs or 0) if request.logprobs else request.n_probs or None,
         prediction=_predicted(request.prediction),
     )
-    conversation = converse(
+    conversation = chat_request(
         model,
         join_results([_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]),
         tools=tools.functions,
@@ -192,9 +192,9 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
         opening=request.add_generation_prompt is not False,
         continues=_continues(request),
         inline_reasoning=tells_inline(request, default=inline_reasoning),
-        fields=Fields(form=form_field, tools="functions", tool_choice="function_call")
+        fields=FieldNames(form=form_field, tools="functions", tool_choice="function_call")
         if tools.legacy
-        else Fields(form=form_field),
+        else FieldNames(form=form_field),
     )
     return msgspec.structs.replace(
         conversation,
@@ -279,11 +279,11 @@ def _content(content: str | list[Part] | None, path: str) -> str | list[dict[str
     return [text_part(text) for text in texts]
 
 
-# Reply
+# CollectedChoice
 
 
 def completion(
-    head: ReplyHead, transcript: Transcript, tools: Toolset, *, hides_thoughts: bool = False
+    head: ReplyHead, transcript: CollectedReply, tools: Toolset, *, hides_thoughts: bool = False
 ) -> dict[str, Any]:
     """The body for a client that doesn't stream."""
     body = completion_object(head, "chat.completion", transcript, partial(_whole, tools))
@@ -293,7 +293,7 @@ def completion(
     return body
 
 
-def _whole(tools: Toolset, index: int, reply: Reply) -> dict[str, Any]:
+def _whole(tools: Toolset, index: int, reply: CollectedChoice) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning

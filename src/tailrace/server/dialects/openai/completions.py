@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
+from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
@@ -20,8 +21,7 @@ from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_ob
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, generation_params, limit, refuse, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
-from tailrace.server.generate import GenerationRequest
-from tailrace.server.transcript import Reply, Transcript
+from tailrace.server.generation import GenerationRequest
 
 #: Replies of one request: prompts times n, or times best_of.
 _MOST_CHOICES = 128
@@ -126,12 +126,12 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[PromptText | lis
 
 
 def completion(
-    head: ReplyHead, request: CompletionRequest, transcript: Transcript, echoes: list[Echo]
+    head: ReplyHead, request: CompletionRequest, transcript: CollectedReply, echoes: list[Echo]
 ) -> dict[str, Any]:
     """The body for a client that doesn't stream; ``echoes`` has each prompt's, where they are wanted."""
     shown = request.shown
 
-    def whole(index: int, reply: Reply) -> dict[str, Any]:
+    def whole(index: int, reply: CollectedChoice) -> dict[str, Any]:
         return _whole(index, reply, echoes[index // shown] if echoes else None)
 
     if request.chooses:
@@ -139,20 +139,20 @@ def completion(
     return completion_object(head, "text_completion", transcript, whole)
 
 
-def _best(replies: list[Reply], request: CompletionRequest) -> list[Reply]:
+def _best(replies: list[CollectedChoice], request: CompletionRequest) -> list[CollectedChoice]:
     """The ``n`` of each prompt's replies whose tokens are likeliest on average, best first."""
 
-    def mean(reply: Reply) -> float:
+    def mean(reply: CollectedChoice) -> float:
         return fmean(entry.logprob for entry in reply.logprobs) if reply.logprobs else -inf
 
-    best: list[Reply] = []
+    best: list[CollectedChoice] = []
     for start in range(0, len(replies), request.tried):
         tried = sorted(replies[start : start + request.tried], key=mean, reverse=True)
         best += tried[: request.shown]
     return best if request.wanted_logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
 
 
-def _whole(index: int, reply: Reply, echo: Echo | None) -> dict[str, Any]:
+def _whole(index: int, reply: CollectedChoice, echo: Echo | None) -> dict[str, Any]:
     text = reply.text if echo is None else echo.text + reply.text
     found: dict[str, Any] | None = None
     if reply.logprobs:

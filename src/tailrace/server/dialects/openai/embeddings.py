@@ -11,7 +11,7 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.server.dialects.openai.sampling import Count, TokenId, refuse
-from tailrace.server.vector import little_endian, vector_of
+from tailrace.server.embedding_vector import little_endian, vector_of
 
 #: The API's own limit.
 _MOST_INPUTS = 2048

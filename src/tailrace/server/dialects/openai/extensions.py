@@ -12,7 +12,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.sampling import SharedParameters, refuse
 from tailrace.server.served_model import ServedModel
-from tailrace.server.thinking import Budget, ReasoningSwitch, ThinkingSwitch, wished
+from tailrace.server.thinking_fields import Budget, ReasoningSwitch, ThinkingSwitch, merge_thinking
 
 
 class ChatExtensions(SharedParameters, kw_only=True):
@@ -97,7 +97,7 @@ def thinking_of(request: ChatExtensions) -> Thinking:
         request.reasoning_budget_tokens,
         request.thinking_budget_tokens,
     )
-    return wished(
+    return merge_thinking(
         enable=request.enable_thinking,
         thinking=request.thinking,
         reasoning=request.reasoning,

@@ -11,9 +11,9 @@ import msgspec
 
 from tailrace.errors import RequestError
 from tailrace.server import sse
+from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.events import TokenLogprob, Usage
-from tailrace.server.respond import error_envelope
-from tailrace.server.transcript import Reply, Transcript
+from tailrace.server.json_response import error_envelope
 
 
 class ReplyHead:
@@ -68,7 +68,7 @@ def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
 
 
 def completion_object(
-    head: ReplyHead, kind: str, transcript: Transcript, whole: Callable[[int, Reply], dict[str, Any]]
+    head: ReplyHead, kind: str, transcript: CollectedReply, whole: Callable[[int, CollectedChoice], dict[str, Any]]
 ) -> dict[str, Any]:
     """The body for a client that doesn't stream; ``whole`` makes a choice's object of its number and reply."""
     assert transcript.usage is not None, "only a complete transcript is told"

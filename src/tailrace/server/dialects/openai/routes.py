@@ -12,8 +12,8 @@ from starlette.responses import Response
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
+from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
 from tailrace.server.dialects.llama_server.props import listed
 from tailrace.server.dialects.openai import chat, completions, embeddings, extensions, stored, tokens
 from tailrace.server.dialects.openai.completion_store import CompletionStore
@@ -25,20 +25,20 @@ from tailrace.server.dialects.openai.stored import check_store, store_of
 from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
-from tailrace.server.generate import Generation
-from tailrace.server.input_count import count_input
-from tailrace.server.respond import json_response
+from tailrace.server.generation import Generation
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
+from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import Encoder
-from tailrace.server.transcript import Reply, Transcript, transcribe
 
 
-def routes(server: Server) -> list[Endpoint]:
+def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    store = store_of(server)
-    openai = _OpenAI(server, store)
+    store = store_of(app)
+    openai = _OpenAI(app, store)
     return [
-        *stored.routes(server, store),
+        *stored.routes(app, store),
         Endpoint(
             "POST",
             "/chat/completions",
@@ -106,25 +106,25 @@ def routes(server: Server) -> list[Endpoint]:
 
 
 class _OpenAI:
-    def __init__(self, server: Server, store: CompletionStore | None) -> None:
-        self._server = server
+    def __init__(self, app: AppState, store: CompletionStore | None) -> None:
+        self._app = app
         self._store = store
-        self._comments = server.settings.keepalive_style == "comment"
+        self._comments = app.settings.keepalive_style == "comment"
 
     async def chat_completions(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), chat.decoder)
+        app = self._app
+        asked = decode(await app.read_body(request), chat.decoder)
         check_store(asked, self._store)
-        model = await server.model_for(asked.model, asked)
-        inline = server.settings.reasoning == "inline"
+        model = await app.model_for(asked.model, asked)
+        inline = app.settings.reasoning == "inline"
         make = partial(chat.prepare, asked, model, inline_reasoning=inline)
-        wanted = await server.apart(make, request.state.size)
+        wanted = await app.run_large(make, request.state.size)
         wanted = tracked(asked, wanted)
-        generation = await server.start(request, wanted)
-        head = ReplyHead("chatcmpl", server.model_name, server.fingerprint(model))
+        generation = await app.start_generation(request, wanted)
+        head = ReplyHead("chatcmpl", app.model_name, app.fingerprint(model))
         hides_thoughts = extensions.hides_thoughts(asked)
 
-        def whole(transcript: Transcript) -> dict[str, Any]:
+        def whole(transcript: CollectedReply) -> dict[str, Any]:
             return chat.completion(head, transcript, chat.offered(asked), hides_thoughts=hides_thoughts)
 
         if asked.stream:
@@ -138,15 +138,15 @@ class _OpenAI:
             )
             encoder = telemetry(stream, asked, generation)
             if asked.store and self._store is not None:
-                told = Transcript([Reply() for _ in range(wanted.choices)])
+                told = CollectedReply([CollectedChoice() for _ in range(wanted.choices)])
                 encoder = stored.Keeping(encoder, told, lambda: self._kept(asked, whole(told)))
             return self._stream(generation, encoder, asked)
-        transcript = await transcribe(generation, wanted.choices, request.receive)
+        transcript = await collect_reply(generation, wanted.choices, request.receive)
 
         def body() -> dict[str, Any]:
             return with_timings(self._kept(asked, whole(transcript)), asked, generation)
 
-        return server.whole(transcript.complete, body)
+        return app.full_response(transcript.complete, body)
 
     def _kept(self, asked: chat.ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
         """The completion, which is stored where that is asked for."""
@@ -156,20 +156,20 @@ class _OpenAI:
 
     def _stream(self, generation: Generation, encoder: Encoder, asked: SharedParameters) -> Response:
         """The streamed response, with the signs of life that the request wants."""
-        return self._server.stream(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
+        return self._app.stream_response(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
 
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a reply's, counted by the engine as it would read it."""
-        server = self._server
-        asked = decode(await server.body(request), chat.decoder)
-        make = partial(chat.prepare, asked, await server.model_for(asked.model, asked), inline_reasoning=False)
-        wanted = await server.apart(make, request.state.size)
-        return json_response(await count_input(server, request, wanted))
+        app = self._app
+        asked = decode(await app.read_body(request), chat.decoder)
+        make = partial(chat.prepare, asked, await app.model_for(asked.model, asked), inline_reasoning=False)
+        wanted = await app.run_large(make, request.state.size)
+        return json_response(await count_input(app, request, wanted))
 
     async def completions(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), completions.decoder)
-        model = await server.model_for(asked.model, asked)
+        app = self._app
+        asked = decode(await app.read_body(request), completions.decoder)
+        model = await app.model_for(asked.model, asked)
         wanted = completions.prepare(asked)
         if wanted.params.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
@@ -178,29 +178,29 @@ class _OpenAI:
             wanted = msgspec.structs.replace(wanted, prompts=bare)
         echoes = [await self._echo(request, asked, prompt, model) for prompt in wanted.prompts] if asked.echo else []
         choices = len(wanted.prompts) * wanted.choices
-        head = ReplyHead("cmpl", server.model_name, server.fingerprint(model))
+        head = ReplyHead("cmpl", app.model_name, app.fingerprint(model))
         if asked.max_tokens == 0:
-            replies = [Reply(finish_reason="length") for _ in range(choices)]
-            nothing = Transcript(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
+            replies = [CollectedChoice(finish_reason="length") for _ in range(choices)]
+            nothing = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
             return json_response(completions.completion(head, asked, nothing, echoes))
-        generation = await server.start(request, tracked(asked, wanted))
+        generation = await app.start_generation(request, tracked(asked, wanted))
         if asked.stream:
             stream = completions.CompletionStream(
                 head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
             )
             return self._stream(generation, telemetry(stream, asked, generation), asked)
-        transcript = await transcribe(generation, choices, request.receive)
+        transcript = await collect_reply(generation, choices, request.receive)
 
         def body() -> dict[str, Any]:
             return with_timings(completions.completion(head, asked, transcript, echoes), asked, generation)
 
-        return server.whole(transcript.complete, body)
+        return app.full_response(transcript.complete, body)
 
     async def _bare(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
         """The prompt as tokens, without those that the model wants around a text."""
         if isinstance(prompt, list):
             return prompt
-        (told,) = await self._server.ask(
+        (told,) = await self._app.query_engine(
             request, lambda identity: Tokenize(id=identity, text=prompt, add_special=False), param="prompt"
         )
         assert isinstance(told, Tokenized)
@@ -216,13 +216,13 @@ class _OpenAI:
             text = prompt.text
         given = prompt if isinstance(prompt, list) else text
         if (top := asked.wanted_logprobs) is not None:
-            (told,) = await self._server.ask(
+            (told,) = await self._app.query_engine(
                 request, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
             )
             assert isinstance(told, Scored)
             return scored_echo(text, told, model.vocabulary, model.info)
         if asked.max_tokens == 0 and isinstance(prompt, PromptText):
-            (told,) = await self._server.ask(
+            (told,) = await self._app.query_engine(
                 request, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
             )
             assert isinstance(told, Tokenized)
@@ -230,68 +230,68 @@ class _OpenAI:
         return Echo(text, len(given))
 
     async def embeddings(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), embeddings.decoder)
-        server.check_model(asked.model)
+        app = self._app
+        asked = decode(await app.read_body(request), embeddings.decoder)
+        app.check_model(asked.model)
         texts = embeddings.inputs(asked)
-        model = await server.engine.ready()
+        model = await app.engine.ready()
         embeddings.check_dimensions(asked, model.info.embedding_width)
-        told = await server.ask(
+        told = await app.query_engine(
             request, lambda identity: embeddings.inquiry(identity, asked, texts), len(texts), param="input"
         )
         vectors = [answer for answer in told if isinstance(answer, Embedded)]
-        return json_response(embeddings.embeddings(asked, server.model_name, vectors))
+        return json_response(embeddings.embeddings(asked, app.model_name, vectors))
 
     async def tokenize(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), tokens.tokenize_decoder)
-        server.check_model(asked.model)
+        app = self._app
+        asked = decode(await app.read_body(request), tokens.tokenize_decoder)
+        app.check_model(asked.model)
         templated = tokens.template_of(asked)
-        model = await server.engine.ready()
+        model = await app.engine.ready()
         rendered = None if templated is None else await self._render(request, templated, model)
-        (told,) = await server.ask(
+        (told,) = await app.query_engine(
             request, lambda identity: tokens.inquiry(identity, asked, rendered), param=tokens.text_param(asked)
         )
         assert isinstance(told, Tokenized)
         return json_response(tokens.tokenized(asked, told.tokens, model.vocabulary, model.info))
 
     async def detokenize(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), tokens.detokenize_decoder)
-        model = await server.model_for(asked.model, asked)
+        app = self._app
+        asked = decode(await app.read_body(request), tokens.detokenize_decoder)
+        model = await app.model_for(asked.model, asked)
         return json_response(tokens.detokenized(asked, model.vocabulary, model.info))
 
     async def apply_template(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), tokens.template_decoder)
-        model = await server.model_for(asked.model, asked)
+        app = self._app
+        asked = decode(await app.read_body(request), tokens.template_decoder)
+        model = await app.model_for(asked.model, asked)
         return json_response({"prompt": (await self._render(request, asked, model)).text})
 
     async def _render(self, request: Request, asked: tokens.TemplateRequest, model: ServedModel) -> PromptText:
         make = partial(chat.prepare, tokens.as_chat(asked), model, inline_reasoning=False)
-        (prompt,) = (await self._server.apart(make, request.state.size)).prompts
+        (prompt,) = (await self._app.run_large(make, request.state.size)).prompts
         assert isinstance(prompt, PromptText), "a template makes text"
         return prompt
 
     async def models(self, request: Request) -> Response:
         """Answers whatever the engine is doing."""
-        server = self._server
-        data = [self._model_object(name) for name in (server.model_name, *server.made_names)]
-        told = {"object": "list", "data": data, "models": [listed(server, server.engine.model)]}
+        app = self._app
+        data = [self._model_object(name) for name in (app.model_name, *app.derived_names)]
+        told = {"object": "list", "data": data, "models": [listed(app, app.engine.model)]}
         return json_response(told)
 
     async def model(self, request: Request) -> Response:
-        return json_response(self._model_object(self._server.listed_name(request.path_params["id"])))
+        return json_response(self._model_object(self._app.listed_name(request.path_params["id"])))
 
     def _model_object(self, name: str) -> dict[str, object]:
-        server = self._server
+        app = self._app
         known: dict[str, object] = {
             "id": name,
             "object": "model",
-            "created": server.created,
+            "created": app.created,
             "owned_by": "tailrace",
         }
-        if (model := server.engine.model) is None:
+        if (model := app.engine.model) is None:
             return known
         info = model.info
         return {

@@ -13,7 +13,7 @@ from tailrace.protocol import GenerationParams, Sampling
 from tailrace.server.dialects.openai.grammar import GrammarParameters
 from tailrace.server.dialects.openai.peers import PeerParameters
 from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields
-from tailrace.server.stopping import Stops, stop_strings
+from tailrace.server.stop_fields import Stops, stop_strings
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 #: Logits divided by much less are no numbers any more.

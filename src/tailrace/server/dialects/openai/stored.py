@@ -12,15 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
+from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
-from tailrace.server.respond import json_response
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 from tailrace.server.streaming import Encoder
-from tailrace.server.transcript import Transcript
 
 #: Keys and values of metadata, as the API's reference bounds them.
 Metadata = Annotated[
@@ -46,9 +46,9 @@ class MessagesQuery(msgspec.Struct, kw_only=True):
 _decoder = msgspec.json.Decoder(UpdateRequest)
 
 
-def store_of(server: Server) -> CompletionStore | None:
+def store_of(app: AppState) -> CompletionStore | None:
     """The server's store; None where nothing is kept."""
-    settings = server.settings
+    settings = app.settings
     if not settings.responses_mb:
         return None
     file = default_file()
@@ -56,7 +56,7 @@ def store_of(server: Server) -> CompletionStore | None:
         given = Path(settings.responses_file).expanduser()
         file = given.with_name(f"{given.stem}-completions{given.suffix}")
     store = CompletionStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
-    server.at_stop.append(store.close)
+    app.on_shutdown.append(store.close)
     return store
 
 
@@ -90,7 +90,7 @@ def _stored_message(message: msgspec.Struct, identity: str) -> dict[str, Any]:
 class Keeping:
     """Encodes as ``stream`` does, and hands the whole completion on when it is over. See ``Encoder``."""
 
-    def __init__(self, stream: Encoder, transcript: Transcript, complete: Callable[[], object]) -> None:
+    def __init__(self, stream: Encoder, transcript: CollectedReply, complete: Callable[[], object]) -> None:
         """``complete`` is called once ``transcript`` is."""
         self._stream = stream
         self._transcript = transcript
@@ -102,7 +102,7 @@ class Keeping:
 
     def encode(self, event: Event) -> list[bytes]:
         """See ``Encoder``."""
-        self._transcript.tell(event)
+        self._transcript.emit(event)
         if self._transcript.complete:
             self._complete()
         return self._stream.encode(event)
@@ -112,9 +112,9 @@ class Keeping:
         return self._stream.end()
 
 
-def routes(server: Server, store: CompletionStore | None) -> list[Endpoint]:
+def routes(app: AppState, store: CompletionStore | None) -> list[Endpoint]:
     """The routes, answered from ``store``."""
-    stored = _Stored(server, store)
+    stored = _Stored(app, store)
     one = "/chat/completions/{id}"
     return [
         Endpoint("GET", one, stored.get, "A stored chat completion", statuses=_LOOKUP_ERRORS),
@@ -139,15 +139,15 @@ def routes(server: Server, store: CompletionStore | None) -> list[Endpoint]:
 
 
 class _Stored:
-    def __init__(self, server: Server, store: CompletionStore | None) -> None:
-        self._server = server
+    def __init__(self, app: AppState, store: CompletionStore | None) -> None:
+        self._app = app
         self._store = store
 
     async def get(self, request: Request) -> Response:
         return json_response(await self._kept(request).get(request.path_params["id"]))
 
     async def update(self, request: Request) -> Response:
-        asked = decode(await self._server.body(request), _decoder)
+        asked = decode(await self._app.read_body(request), _decoder)
         return json_response(await self._kept(request).update(request.path_params["id"], asked.metadata))
 
     async def delete(self, request: Request) -> Response:

@@ -11,10 +11,10 @@ import msgspec
 
 from tailrace.server.dialects.openai.sampling import SharedParameters
 from tailrace.server.events import Event, PromptProgress, Timed, Usage
-from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.generation import Generation, GenerationRequest
 from tailrace.server.streaming import Encoder
 from tailrace.server.timings import Timings
-from tailrace.server.tracked import Tracking
+from tailrace.server.tracked_choice import TrackingOptions
 
 _END = b"}\n\n"
 
@@ -33,7 +33,7 @@ def tracked(asked: SharedParameters, wanted: GenerationRequest) -> GenerationReq
     if not (progress or asked.timings_per_token):
         return wanted
     timings = bool(asked.timings_per_token and asked.stream)
-    return msgspec.structs.replace(wanted, tracking=Tracking(progress=progress, timings=timings))
+    return msgspec.structs.replace(wanted, tracking=TrackingOptions(progress=progress, timings=timings))
 
 
 def with_timings(body: dict[str, Any], asked: SharedParameters, generation: Generation) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tailrace.protocol import ModelInfo, Tokenize
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
 from tailrace.server.dialects.openai.sampling import TokenId
 from tailrace.server.dialects.openai.tools import Tool
-from tailrace.server.thinking import Budget, ReasoningSwitch, ThinkingSwitch
+from tailrace.server.thinking_fields import Budget, ReasoningSwitch, ThinkingSwitch
 
 
 class TemplateRequest(msgspec.Struct, kw_only=True):

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.server.conversation import ToolChoice
+from tailrace.server.chat_request import ToolChoice
 from tailrace.server.custom_tools import custom_function
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]

@@ -12,7 +12,7 @@ from tailrace.errors import InternalError
 from tailrace.server.dialects.responses.recording import Recorder, Recording
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.events import Failure
-from tailrace.server.generate import Generation
+from tailrace.server.generation import Generation
 
 #: So many may run or wait at the same time: nothing else bounds what clients leave behind.
 MOST = 256
@@ -52,7 +52,7 @@ class Background:
         def done(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (defect := task.exception()) is not None:
                 structlog.get_logger().error("a response in the background hit a defect", exc_info=defect)
-                recorder.tell(Failure(InternalError("The server hit a defect of its own; its log has the details.")))
+                recorder.emit(Failure(InternalError("The server hit a defect of its own; its log has the details.")))
             over()
 
         task = asyncio.create_task(generation.finished())

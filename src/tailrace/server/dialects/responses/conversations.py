@@ -10,8 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
 from tailrace.server.dialects.responses.hosted import is_hosted
 from tailrace.server.dialects.responses.items import Item, ReferenceItem, read, shown, stored
@@ -19,7 +18,8 @@ from tailrace.server.dialects.responses.page import Page
 from tailrace.server.dialects.responses.query import InputItemsQuery
 from tailrace.server.dialects.responses.request import Metadata
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
-from tailrace.server.respond import json_response
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 _WRITE_ERRORS = GENERATION_ERRORS - {503}
@@ -52,9 +52,9 @@ _update = msgspec.json.Decoder(ConversationUpdate)
 _add = msgspec.json.Decoder(ItemsRequest)
 
 
-def conversation_routes(server: Server, store: ConversationStore | None) -> list[Endpoint]:
+def conversation_routes(app: AppState, store: ConversationStore | None) -> list[Endpoint]:
     """The routes, answered from ``store``; None keeps nothing."""
-    answers = _Conversations(server, store)
+    answers = _Conversations(app, store)
     one = "/conversations/{id}"
     item = f"{one}/items/{{item}}"
     return [
@@ -98,19 +98,19 @@ def conversation_routes(server: Server, store: ConversationStore | None) -> list
 
 
 class _Conversations:
-    def __init__(self, server: Server, store: ConversationStore | None) -> None:
-        self._server = server
+    def __init__(self, app: AppState, store: ConversationStore | None) -> None:
+        self._app = app
         self._store = store
 
     async def create(self, request: Request) -> Response:
-        asked = decode(await self._server.body(request), _create)
+        asked = decode(await self._app.read_body(request), _create)
         return json_response(await self._kept().create(_checked(asked.items or []), asked.metadata or {}))
 
     async def get(self, request: Request) -> Response:
         return json_response(await self._kept().get(request.path_params["id"]))
 
     async def update(self, request: Request) -> Response:
-        asked = decode(await self._server.body(request), _update)
+        asked = decode(await self._app.read_body(request), _update)
         return json_response(await self._kept().update(request.path_params["id"], asked.metadata or {}))
 
     async def delete(self, request: Request) -> Response:
@@ -126,7 +126,7 @@ class _Conversations:
         return json_response(page.body())
 
     async def add(self, request: Request) -> Response:
-        asked = decode(await self._server.body(request), _add)
+        asked = decode(await self._app.read_body(request), _add)
         added = await self._kept().add(request.path_params["id"], _checked(asked.items))
         return json_response(Page(added, more=False).body())
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.decode import convert
+from tailrace.server.json_body import convert
 
 #: An item as JSON.
 Item = dict[str, Any]

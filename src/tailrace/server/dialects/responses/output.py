@@ -172,7 +172,7 @@ class CallOutput:
 
 
 class Output:
-    """One reply. It is a generation's ``Listener``.
+    """One reply. It is a generation's ``EventSink``.
 
     ``status`` is ``in_progress`` until ``Usage`` or ``Failure`` has come; a generation that was cancelled leaves it so.
     """
@@ -197,8 +197,8 @@ class Output:
             self._close("incomplete")
         return self._items
 
-    def tell(self, event: Event) -> None:
-        """See ``Listener``."""
+    def emit(self, event: Event) -> None:
+        """See ``EventSink``."""
         if isinstance(event, TextDelta):
             self._message().delta(event.text, event.logprobs)
         elif isinstance(event, ReasoningDelta):
@@ -217,7 +217,7 @@ class Output:
             self.error, self.usage, self.status = event.error, event.usage, "failed"
 
     def tick(self, seconds: float) -> None:
-        """See ``Listener``: nobody hears anything before the end."""
+        """See ``EventSink``: nobody hears anything before the end."""
 
     def _message(self) -> MessageOutput:
         if self.message is None:

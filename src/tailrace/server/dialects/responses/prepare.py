@@ -8,18 +8,18 @@ import msgspec
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar
-from tailrace.server.conversation import Fields, converse
+from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
 from tailrace.server.dialects.openai.sampling import SharedParameters, generation_params, limit, stops
 from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.telemetry import tracking
 from tailrace.server.dialects.responses.tools import Toolset
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
-from tailrace.server.thinking import ReasoningSwitch, wished
+from tailrace.server.thinking_fields import ReasoningSwitch, merge_thinking
 
-#: Fields that mean the same as in OpenAI's other dialects.
+#: FieldNames that mean the same as in OpenAI's other dialects.
 _SHARED = tuple(name for name in SharedParameters.__struct_fields__ if name in ResponsesRequest.__struct_fields__)
 
 
@@ -33,7 +33,7 @@ def prepare(
         generation_params(shared, limit(request, "n_predict", "max_output_tokens")),
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
     )
-    wanted = converse(
+    wanted = chat_request(
         model,
         conversation.messages,
         tools=tools.functions,
@@ -42,7 +42,7 @@ def prepare(
         parallel=request.parallel_tool_calls is not False,
         form=_form(request),
         params=params,
-        thinking=wished(
+        thinking=merge_thinking(
             enable=request.enable_thinking,
             thinking=request.thinking,
             reasoning=reasoning,
@@ -50,7 +50,7 @@ def prepare(
         ),
         variables={**_verbosity(request), **(request.chat_template_kwargs or {})},
         continues=conversation.continues,
-        fields=Fields(prompt="input", messages=conversation.places, form="text.format"),
+        fields=FieldNames(prompt="input", messages=conversation.places, form="text.format"),
     )
     return msgspec.structs.replace(
         wanted,

@@ -60,19 +60,19 @@ def unpacked(data: bytes) -> Recording:
 
 
 class Recorder:
-    """Encodes a generation's events into a recording. It is the generation's ``Listener``."""
+    """Encodes a generation's events into a recording. It is the generation's ``EventSink``."""
 
     def __init__(self, encoder: ResponsesStream) -> None:
         self.recording = Recording(encoder.start())
         self._encoder = encoder
 
-    def tell(self, event: Event) -> None:
-        """See ``Listener``. Signs of life are each reader's own."""
+    def emit(self, event: Event) -> None:
+        """See ``EventSink``. Signs of life are each reader's own."""
         if not isinstance(event, KeepAlive):
             self.recording.add(self._encoder.encode(event))
 
     def tick(self, seconds: float) -> None:
-        """See ``Listener``: there may be nobody to keep awake."""
+        """See ``EventSink``: there may be nobody to keep awake."""
 
     def close(self) -> None:
         """The generation is over, in one way or another."""

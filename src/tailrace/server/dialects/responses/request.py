@@ -12,8 +12,8 @@ from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.peers import PeerParameters
 from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature
 from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, Repeat, TokenId, refuse
-from tailrace.server.stopping import Stops
-from tailrace.server.thinking import ThinkingSwitch
+from tailrace.server.stop_fields import Stops
+from tailrace.server.thinking_fields import ThinkingSwitch
 
 #: Keys and values of metadata, as the API's reference bounds them.
 Metadata = Annotated[

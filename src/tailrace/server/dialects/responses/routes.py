@@ -12,8 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
-from tailrace.server.app_state import Server
-from tailrace.server.decode import decode
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MOST, Background
 from tailrace.server.dialects.responses.body import ResponseHead
@@ -33,9 +32,10 @@ from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.telemetry import telemetry, with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
-from tailrace.server.generate import Generation
-from tailrace.server.input_count import count_input
-from tailrace.server.respond import json_response
+from tailrace.server.generation import Generation
+from tailrace.server.json_body import decode
+from tailrace.server.json_response import json_response
+from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import cancelled_on_disconnect
 
@@ -51,12 +51,12 @@ register_url_convertor("response", _ResponseId())
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 
 
-def routes(server: Server) -> list[Endpoint]:
+def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    responses = _Responses(server)
+    responses = _Responses(app)
     one = "/responses/{id:response}"
     return [
-        *conversation_routes(server, responses.conversations),
+        *conversation_routes(app, responses.conversations),
         Endpoint(
             "POST",
             "/responses",
@@ -108,15 +108,15 @@ class _Input(NamedTuple):
 
 
 class _Responses:
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        settings = server.settings
+    def __init__(self, app: AppState) -> None:
+        self._app = app
+        settings = app.settings
         self._store: ResponseStore | None = None
         if settings.responses_mb:
             file = Path(settings.responses_file).expanduser() if settings.responses_file else default_file()
             self._store = ResponseStore(file, megabytes=settings.responses_mb, days=settings.responses_days)
         self._background = Background(self._recorded)
-        server.at_stop.append(self._stop)
+        app.on_shutdown.append(self._stop)
         self._comments = settings.keepalive_style == "comment"
 
     @property
@@ -125,16 +125,16 @@ class _Responses:
         return None if self._store is None else self._store.conversations
 
     async def create(self, request: Request) -> Response:
-        server = self._server
-        asked = decode(await server.body(request), body.decoder)
+        app = self._app
+        asked = decode(await app.read_body(request), body.decoder)
         body.check(asked)
-        server.check_model(asked.model)
+        app.check_model(asked.model)
         kept = self._keeps(asked)
         given = await self._input(asked)
         tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        model = await server.model_for(asked.model, asked)
+        model = await app.model_for(asked.model, asked)
         generation = await self._start(request, asked, given.conversation, tools, model)
-        head = ResponseHead(asked, tools, server.model_name, stored=kept)
+        head = ResponseHead(asked, tools, app.model_name, stored=kept)
         ended = self._keeper(asked, given.own, kept)
         if asked.stream or asked.background:
             stream = ResponsesStream(
@@ -147,7 +147,7 @@ class _Responses:
             )
             if not asked.background:
                 encoder = telemetry(stream, generation)
-                return server.stream(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
+                return app.stream_response(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
             begun = head.body("in_progress", [])
             ended(begun)
             recording = self._background.begin(head.id, generation, stream)
@@ -174,16 +174,16 @@ class _Responses:
 
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a response's, counted by the engine as it would read it."""
-        server = self._server
-        asked = decode(await server.body(request), body.decoder)
+        app = self._app
+        asked = decode(await app.read_body(request), body.decoder)
         body.check(asked)
-        server.check_model(asked.model)
+        app.check_model(asked.model)
         self._keeps(asked)
         given = await self._input(asked)
         tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        make = partial(prepare, asked, given.conversation, tools, await server.model_for(asked.model, asked))
-        wanted = await server.apart(make, given.conversation.size)
-        return json_response(await count_input(server, request, wanted))
+        make = partial(prepare, asked, given.conversation, tools, await app.model_for(asked.model, asked))
+        wanted = await app.run_large(make, given.conversation.size)
+        return json_response(await count_input(app, request, wanted))
 
     async def get(self, request: Request) -> Response:
         query = RetrieveQuery.read(request)
@@ -199,7 +199,7 @@ class _Responses:
         return self._streamed(recording, 0 if query.starting_after is None else query.starting_after + 1)
 
     def _streamed(self, recording: Recording, begin: int) -> Response:
-        return RecordedStream(recording, begin=begin, keepalive_seconds=self._server.settings.keepalive_seconds)
+        return RecordedStream(recording, begin=begin, keepalive_seconds=self._app.settings.keepalive_seconds)
 
     async def delete(self, request: Request) -> Response:
         identity = request.path_params["id"]
@@ -321,7 +321,7 @@ class _Responses:
             shortened = said if cut == 0 else said.shortened(cut)
             try:
                 make = partial(prepare, asked, shortened, tools, model)
-                return await self._server.start(request, await self._server.apart(make, shortened.size))
+                return await self._app.start_generation(request, await self._app.run_large(make, shortened.size))
             except ContextLengthExceeded:
                 if asked.truncation != "auto" or cut >= left:
                     raise

@@ -66,7 +66,7 @@ class ResponsesStream:
                 return [sse.COMMENT]
             self._lifecycle("in_progress")
             return self._taken()
-        output.tell(event)
+        output.emit(event)
         if isinstance(event, Usage):
             self._over(output.status, self._head.body(output.status, output.items(), output.usage))
         elif isinstance(event, Failure):

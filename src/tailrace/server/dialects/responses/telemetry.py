@@ -10,10 +10,10 @@ from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai.telemetry import progress_object
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.events import Event, PromptProgress, Timed, Usage
-from tailrace.server.generate import Generation
+from tailrace.server.generation import Generation
 from tailrace.server.streaming import Encoder
 from tailrace.server.timings import Timings
-from tailrace.server.tracked import Tracking
+from tailrace.server.tracked_choice import TrackingOptions
 
 _END = b"}\n\n"
 
@@ -26,7 +26,7 @@ class LifecycleStream(Encoder, Protocol):
         ...
 
 
-def tracking(request: ResponsesRequest) -> Tracking | None:
+def tracking(request: ResponsesRequest) -> TrackingOptions | None:
     """What the figures that the request wants are made of; None where it wants none. Raises InvalidRequest."""
     wanted = [name for name in ("timings_per_token", "return_progress") if getattr(request, name)]
     if not wanted:
@@ -38,7 +38,7 @@ def tracking(request: ResponsesRequest) -> Tracking | None:
             code="unsupported_value",
         )
     streams = bool(request.stream)
-    return Tracking(
+    return TrackingOptions(
         progress=streams and bool(request.return_progress), timings=streams and bool(request.timings_per_token)
     )
 

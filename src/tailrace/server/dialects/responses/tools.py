@@ -10,10 +10,10 @@ from msgspec import Meta
 
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
-from tailrace.server.conversation import ToolChoice
+from tailrace.server.chat_request import ToolChoice
 from tailrace.server.custom_tools import custom_function
-from tailrace.server.decode import convert
 from tailrace.server.dialects.responses.items import shown
+from tailrace.server.json_body import convert
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 

@@ -12,9 +12,9 @@ import pytest
 
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
-from tailrace.server.app_state import Server
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama.fit import Fitting, Shorter
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 CONTEXT = 500
@@ -26,10 +26,10 @@ class Counting:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    async def apart(self, make: Callable[[], GenerationRequest], size: int) -> GenerationRequest:
+    async def run_large(self, make: Callable[[], GenerationRequest], size: int) -> GenerationRequest:
         return make()
 
-    async def ask(self, request: object, make: Callable[[int], Tokenize], *, param: str) -> list[Tokenized]:
+    async def query_engine(self, request: object, make: Callable[[int], Tokenize], *, param: str) -> list[Tokenized]:
         asked = make(1)
         self.sizes.append(len(asked.text.text))
         return [Tokenized(1, list(map(ord, asked.text.text)))]
@@ -49,7 +49,7 @@ def fitted(messages: list[str], **fields: Any) -> tuple[GenerationRequest, list[
         return GenerationRequest(prompts=[PromptText("".join(messages[start:]))], prompt_param="messages")
 
     request = SimpleNamespace(state=SimpleNamespace(size=0))
-    fitting = Fitting(cast(Server, server), cast(Any, request), model())
+    fitting = Fitting(cast(AppState, server), cast(Any, request), model())
     settings = {"truncates": True, "shifts": True, "keep": None, **fields}
     wanted = asyncio.run(fitting.fitted(make, Shorter(range(1, len(messages)), rest), **settings))
     return wanted, server.sizes

@@ -13,8 +13,8 @@ from tailrace.server.dialects.responses.recording import Recording
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import Toolset
-from tailrace.server.events import Finish, Listener, TextDelta, Usage
-from tailrace.server.generate import Generation
+from tailrace.server.events import EventSink, Finish, TextDelta, Usage
+from tailrace.server.generation import Generation
 
 
 class Fake:
@@ -23,7 +23,7 @@ class Fake:
     def __init__(self) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: EventSink) -> None:
         self.listener = listener
 
     async def finished(self) -> None:
@@ -52,7 +52,7 @@ def test_each_end() -> None:
         (background, recorded), ended = made(), list[dict[str, Any]]()
         identity, generation = begin(background, ended)
         for event in (TextDelta(0, "a"), Finish(0, "stop"), Usage(1, 2, 0)):
-            generation.listener.tell(event)
+            generation.listener.emit(event)
         generation.done.set_result(None)
         await background.cancel(identity)
         cancelled, _ = begin(background, ended)

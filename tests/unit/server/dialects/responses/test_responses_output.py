@@ -93,7 +93,7 @@ def test_any_reply(parts: list[tuple[str, str]], summary: bool, reason: FinishRe
     gathered = Output(TOOLS, summary=summary, encrypted=False)
     for event in events:
         if not isinstance(event, KeepAlive):
-            gathered.tell(event)
+            gathered.emit(event)
     assert [without_ids(item) for item in gathered.items()] == [without_ids(item) for item in read.output]
     assert gathered.status == read.response["status"]
 
@@ -125,7 +125,7 @@ def test_what_was_written_until_a_client_went_away(parts: list[tuple[str, str]])
 )
 def test_a_custom_tools_arguments_of_another_form_are_its_input_as_they_are(arguments: str, given: str) -> None:
     output = Output(TOOLS, summary=False, encrypted=False)
-    output.tell(ToolCallDelta(0, 0, id="call_0", name="c"))
-    output.tell(ToolCallDelta(0, 0, arguments=arguments))
+    output.emit(ToolCallDelta(0, 0, id="call_0", name="c"))
+    output.emit(ToolCallDelta(0, 0, arguments=arguments))
     (item,) = output.items()
     assert item["input"] == given

@@ -23,13 +23,13 @@ from tailrace.observe.metrics import Metrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, GenerationParams, Refused, Submit
 from tailrace.server.choice import Choice
-from tailrace.server.client import EngineClient
+from tailrace.server.context_shift import ContextShift, ShiftedChoice
+from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import too_long
-from tailrace.server.events import Early, Failure, Listener, Usage
+from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
 from tailrace.server.served_model import ServedModel
-from tailrace.server.stopping import stop_table
-from tailrace.server.tracked import TrackedChoice, Tracking
-from tailrace.server.window import Window, WindowedChoice
+from tailrace.server.stop_fields import stop_table
+from tailrace.server.tracked_choice import TrackedChoice, TrackingOptions
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,9 +46,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Function, ...] = ()  #: what may be called
     max_tool_calls: int = 2**31  #: the reply ends after so many
     inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
-    tracking: Tracking | None = None  #: what the client wants to know of the choices' tokens and times
+    tracking: TrackingOptions | None = None  #: what the client wants to know of the choices' tokens and times
     prompt_text: PromptText | None = None  #: the only prompt's text for the parser, where it is given as tokens
-    window: Window | None = None  #: how the only choice's context moves; its prompt is given as tokens
+    window: ContextShift | None = None  #: how the only choice's context moves; its prompt is given as tokens
 
 
 class Generation:
@@ -62,13 +62,13 @@ class Generation:
         self._request = request
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
         self.tracked: list[TrackedChoice] = []  #: all choices, by number, where the request has ``tracking``
-        self.windowed: WindowedChoice | None = None  #: the only choice, where the request has a ``window``
+        self.windowed: ShiftedChoice | None = None  #: the only choice, where the request has a ``window``
         self._unanswered = 0
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
-        self._early = Early()
-        self._listener: Listener = self._early
+        self._early = EventBuffer()
+        self._listener: EventSink = self._early
         self._begun = time.monotonic()
         self._first_token: float | None = None
         self._completion_tokens = 0
@@ -79,7 +79,7 @@ class Generation:
         self._accepted_tokens = 0  #: of the prediction
         self._rejected_tokens = 0
         self._stops: StopTable | tuple[str, ...] = ()
-        self.tell = self._early.tell  #: the listener's own: nothing stands between a choice and it
+        self.emit = self._early.emit  #: the listener's own: nothing stands between a choice and it
 
     @property
     def first_token_at(self) -> float | None:
@@ -117,14 +117,14 @@ class Generation:
         """Tokens of all prompts."""
         return self._prompt_tokens
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: EventSink) -> None:
         """Tell ``listener`` what has happened so far and all that will: any number of events, ended by ``Usage`` or
         ``Failure``, or by nothing when the generation is cancelled.
         """
         for event in self._early.events:
-            listener.tell(event)
+            listener.emit(event)
         self._listener = listener
-        self.tell = listener.tell
+        self.emit = listener.emit
 
     async def finished(self) -> None:
         """Return when the last event has been told, or after ``cancel``. Raises what a defect raised on the way."""
@@ -141,7 +141,7 @@ class Generation:
         for choice in list(self._open.values()):
             choice.close_thought()  # Else the error would be part of it, and not be seen.
         self._release("error")
-        self.tell(Failure(error, self._usage()))
+        self.emit(Failure(error, self._usage()))
         self._end()
 
     def tick(self, seconds: float) -> None:
@@ -184,11 +184,11 @@ class Generation:
         if not self._open:
             self._metrics.completed(time.monotonic() - self._begun)
             self._book()
-            self.tell(self._usage())
+            self.emit(self._usage())
             self._end()
 
-    def resume(self, choice: WindowedChoice, prompt: list[int], max_tokens: int) -> None:
-        """See ``Resuming``. Each round draws other numbers: the same ones would often say the same again."""
+    def resume(self, choice: ShiftedChoice, prompt: list[int], max_tokens: int) -> None:
+        """See ``ShiftOwner``. Each round draws other numbers: the same ones would often say the same again."""
         # A round has neither grammar nor prediction: both are for a reply from its beginning.
         params = msgspec.structs.replace(
             _with_seed(self._request.params, choice.rounds),
@@ -315,7 +315,7 @@ class Generation:
         most_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
         if (window := self._request.window) is not None:
             assert isinstance(prompt, list), "a window counts tokens"
-            self.windowed = WindowedChoice(
+            self.windowed = ShiftedChoice(
                 self, index, vocabulary, pipeline, window, prompt, most_calls=most_calls, inline_reasoning=inline
             )
             return self.windowed

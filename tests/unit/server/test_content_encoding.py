@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tailrace.errors import InvalidRequest, UnsupportedCoding
-from tailrace.server.coding import CODINGS, PIECE, BodyDecoder, coding_of
+from tailrace.errors import InvalidRequest, UnsupportedContentEncoding
+from tailrace.server.content_encoding import CONTENT_ENCODINGS, PIECE, BodyDecoder, content_encoding
 
 if sys.version_info >= (3, 14):
     from compression.zstd import compress as zstd_compress
@@ -93,12 +93,12 @@ def test_a_zstd_window_larger_than_the_rfc_allows_is_refused() -> None:
     ],
 )
 def test_the_coding_is_named_by_the_header(header: str | None, coding: str | None) -> None:
-    assert coding_of(header) == coding
+    assert content_encoding(header) == coding
 
 
 @pytest.mark.parametrize("header", ["br", "compress", "gzip, gzip", "gzip, zstd", "rot13", "a" * 5000])
 def test_other_codings_are_refused_with_those_that_are_known(header: str) -> None:
-    with pytest.raises(UnsupportedCoding) as refused:
-        coding_of(header)
-    assert refused.value.headers["accept-encoding"] == ", ".join(CODINGS)
+    with pytest.raises(UnsupportedContentEncoding) as refused:
+        content_encoding(header)
+    assert refused.value.headers["accept-encoding"] == ", ".join(CONTENT_ENCODINGS)
     assert len(refused.value.message) < 500

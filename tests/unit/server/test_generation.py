@@ -23,12 +23,12 @@ from tailrace.protocol import (
     Started,
     Step,
 )
-from tailrace.server.client import EngineClient
+from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import Event, Failure, Finish, TextDelta, Usage
-from tailrace.server.generate import Generation, GenerationRequest
+from tailrace.server.generation import Generation, GenerationRequest
 
 
-class Listener:
+class EventSink:
     """Remembers what it is told; ``fault`` makes it fail on a text."""
 
     def __init__(self, fault: str | None = None) -> None:
@@ -36,7 +36,7 @@ class Listener:
         self.ticks = 0
         self._fault = fault
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         if isinstance(event, TextDelta) and event.text == self._fault:
             raise ZeroDivisionError(self._fault)
         self.events.append(event)
@@ -92,7 +92,7 @@ def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenari
         identity = await engine.submitted()
         engine.say(Accepted(identity, 7), Step([], [], [Started(identity, 3)], [], {}), *tokens(identity, b"ab"))
         generation = await first
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
         assert listener.text == "ab"
         engine.say(*tokens(identity, b"cd"), end(identity, 5))
@@ -110,7 +110,7 @@ def test_a_whole_generation_may_be_over_before_anybody_listens(play: Callable[[S
         identity = await engine.submitted()
         engine.say(Accepted(identity, 1), *tokens(identity, b"ab"), end(identity, 3))
         generation = await first
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
         await generation.finished()
         assert listener.events == [TextDelta(0, "a"), TextDelta(0, "b"), Finish(0, "stop"), Usage(1, 3, 0)]
@@ -122,8 +122,8 @@ def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], N
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         broken, one = await accepted(client, metrics, engine)
         whole, two = await accepted(client, metrics, engine)
-        listener = Listener()
-        broken.listen(Listener(fault="x"))
+        listener = EventSink()
+        broken.listen(EventSink(fault="x"))
         whole.listen(listener)
         for value in b"axb":
             engine.say(Step([one, two], [value, value], [], [], {}))
@@ -142,7 +142,7 @@ def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
 ) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine, stops=("END",))
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
         engine.say(*tokens(identity, b"abENDcd"))
         await generation.finished()
@@ -156,7 +156,7 @@ def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
 def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine, chat=True)
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
         said = b"<think>why?</think>so"
         engine.say(*tokens(identity, said), end(identity, len(said)))
@@ -169,7 +169,7 @@ def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> No
 def test_a_failure_tells_what_was_used_until_then(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
         engine.say(*tokens(identity, b"abc"))
         engine.die()
@@ -185,9 +185,9 @@ def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> Non
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         other, fence = await accepted(client, metrics, engine)
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
-        other.listen(Listener())
+        other.listen(EventSink())
         generation.cancel()
         generation.cancel()
         await generation.finished()
@@ -206,7 +206,7 @@ def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(pla
         ids = [await engine.submitted() for _ in range(3)]
         engine.say(*(Accepted(identity, 1) for identity in ids))
         generation = await starting
-        listener = Listener()
+        listener = EventSink()
         generation.listen(listener)
         engine.die()
         await generation.finished()
@@ -232,14 +232,14 @@ def test_a_refusal_of_one_reply_cancels_the_others(play: Callable[[Scenario], No
 
 def test_the_one_timer_ticks_for_those_that_run(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        async def ticked(listener: Listener) -> None:
+        async def ticked(listener: EventSink) -> None:
             before = listener.ticks
             while listener.ticks < before + 2:
                 await asyncio.sleep(0.001)
 
         failing, identity = await accepted(client, metrics, engine)
         running, _ = await accepted(client, metrics, engine)
-        ended, others = Listener(), Listener()
+        ended, others = EventSink(), EventSink()
         failing.listen(ended)
         running.listen(others)
         await ticked(ended)
@@ -265,7 +265,7 @@ def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_repl
         for prediction, counts in (("abcdef", (4, 3)), (None, (None, None))):
             params = GenerationParams(prediction=prediction)
             generation, identity = await accepted(client, metrics, engine, params=params, stops=("de",))
-            listener = Listener()
+            listener = EventSink()
             generation.listen(listener)
             if prediction is None:
                 engine.say(*tokens(identity, b"abcde"))
@@ -333,7 +333,7 @@ def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scena
         one, two = await engine.submitted(), await engine.submitted()
         engine.say(Accepted(one, 7), Accepted(two, 7))
         generation = await starting
-        listener = Listener(fault="z" if end_by == "defect" else None)
+        listener = EventSink(fault="z" if end_by == "defect" else None)
         generation.listen(listener)
         engine.say(Step([], [], [Started(one, 3), Started(two, 6)], [], {}))
         engine.say(*tokens(one, b"ab"), end(one, 3), *tokens(two, b"abcd"))

@@ -31,7 +31,7 @@ class ReasoningSwitch(msgspec.Struct):
     generate_summary: str | None = None
 
 
-def wished(
+def merge_thinking(
     *,
     enable: bool | None = None,
     thinking: ThinkingSwitch | bool | None = None,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.cli.conversation import Conversation, Parameters
-from tailrace.cli.slash import HELP, obey
+from tailrace.cli.chat_history import Conversation, Parameters
+from tailrace.cli.slash_commands import HELP, obey
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Sampling
 

@@ -1,7 +1,7 @@
 """What a name that clients have made of the served model changes: system text, first messages, template, defaults.
 
-A request for such a name gets a ``ServedModel`` with a ``Preset``: conversations are begun by ``converse``, and the
-fields that the request leaves out are filled in before its dialect looks at them.
+A request for such a name gets a ``ServedModel`` with ``ModelOverrides``: ``chat_request`` begins conversations with
+them, and they fill the request's empty fields before its dialect looks at them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SAME: tuple[tuple[str, ...], ...] = (
 )
 
 
-class Preset:
+class ModelOverrides:
     """See the module."""
 
     def __init__(self, entry: DerivedModel) -> None:
@@ -52,7 +52,7 @@ class Preset:
                 setattr(request, field, [value] if name == "stop" and isinstance(value, str) else value)
 
 
-class Derived:
+class DerivedModelCache:
     """The models of the entries, each made once for each model that an engine has loaded."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Derived:
 
 def _derived(model: ServedModel, entry: DerivedModel) -> ServedModel:
     made = copy.copy(model)
-    made.preset = Preset(entry)
+    made.preset = ModelOverrides(entry)
     if entry.template:
         info = model.info
         made.use_template(

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from tailrace.cli.conversation import Conversation
+from tailrace.cli.chat_history import Conversation
 from tailrace.errors import InvalidRequest
 
 

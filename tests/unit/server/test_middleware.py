@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.server.guard import canonical
+from tailrace.server.middleware import canonical
 
 
 @pytest.mark.parametrize(

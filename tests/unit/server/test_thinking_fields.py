@@ -12,9 +12,9 @@ from tailrace.chat.thinking_kwargs import Thinking, variables
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello
-from tailrace.server.conversation import converse
+from tailrace.server.chat_request import chat_request
 from tailrace.server.served_model import ServedModel
-from tailrace.server.thinking import ReasoningSwitch, ThinkingSwitch, wished
+from tailrace.server.thinking_fields import ReasoningSwitch, ThinkingSwitch, merge_thinking
 from template_oracle import FETCHED
 
 ON, OFF, UNSAID = Thinking(on=True), Thinking(on=False), Thinking()
@@ -52,7 +52,7 @@ ON, OFF, UNSAID = Thinking(on=True), Thinking(on=False), Thinking()
     ],
 )
 def test_what_the_switches_ask_for_together(switches: dict[str, Any], wish: Thinking) -> None:
-    assert wished(**switches) == wish
+    assert merge_thinking(**switches) == wish
 
 
 def told(source: str, thinking: Thinking) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def prompt(source: str, thinking: Thinking = UNSAID, **template_variables: Any) 
     info = msgspec.structs.replace(backend.info, chat_template=source)
     model = ServedModel(Hello(PROTOCOL_VERSION, 1, 0, info, backend.vocabulary))
     asked = [{"role": "user", "content": "How are you?"}]
-    (made,) = converse(model, asked, thinking=thinking, variables=template_variables).prompts
+    (made,) = chat_request(model, asked, thinking=thinking, variables=template_variables).prompts
     assert isinstance(made, PromptText)
     return made.text
 

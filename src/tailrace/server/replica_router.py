@@ -15,10 +15,10 @@ _TOKEN_BLOCK = 32
 #: Blocks that a replica would rather read than have one more request to share its steps with: some 256 tokens.
 _REQUEST_BLOCKS = 8
 #: Blocks that are remembered, the longest unused forgotten first: 8 million characters in about 10 MB.
-_MOST_BLOCKS = 65_536
+_MAX_BLOCKS = 65_536
 
 
-class Router:
+class ReplicaRouter:
     """Remembers which replicas have read which beginnings."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Router:
         # Backwards, so that of a long prompt the end is forgotten before the beginning that it depends on.
         for block in reversed(chain):
             readers[block] = readers.pop(block, 0) | 1 << replica
-        while len(readers) > _MOST_BLOCKS:
+        while len(readers) > _MAX_BLOCKS:
             readers.popitem(last=False)
 
 
@@ -72,7 +72,7 @@ def _chain(prompt: str | list[int]) -> list[int]:
     chain: list[int] = []
     last = 0
     # More blocks than are remembered would push each other out.
-    for start in range(0, min(len(prompt), size * _MOST_BLOCKS) - size + 1, size):
+    for start in range(0, min(len(prompt), size * _MAX_BLOCKS) - size + 1, size):
         block = prompt[start : start + size]
         last = hash((last, block if isinstance(block, str) else tuple(block)))
         chain.append(last)

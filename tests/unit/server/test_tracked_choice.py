@@ -13,7 +13,7 @@ from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogpro
 from tailrace.server.choice import Choice
 from tailrace.server.events import Event, Finish, PromptProgress, TextDelta, Timed
 from tailrace.server.timings import figures
-from tailrace.server.tracked import TrackedChoice, Tracking
+from tailrace.server.tracked_choice import TrackedChoice, TrackingOptions
 
 VOCABULARY = Vocabulary([bytes([value]) for value in range(256)])
 
@@ -24,7 +24,7 @@ class Request:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.counted: int | None = None
-        self.tell = self.events.append
+        self.emit = self.events.append
 
     def answered(self, choice: Choice, answer: Accepted | Refused) -> None: ...
     def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None: ...
@@ -52,7 +52,7 @@ class Request:
         return next((event for event in self.events if isinstance(event, Finish)), None)
 
 
-def begin(tracking: Tracking, stops: Sequence[str] = ()) -> tuple[TrackedChoice, Request]:
+def begin(tracking: TrackingOptions, stops: Sequence[str] = ()) -> tuple[TrackedChoice, Request]:
     request = Request()
     pipeline = ReplyPipeline(VOCABULARY, stops, None)
     choice = TrackedChoice(request, 0, VOCABULARY, pipeline, tracking, most_calls=2**31, inline_reasoning=False)
@@ -71,26 +71,26 @@ def say(choice: TrackedChoice, request: Request, text: str) -> None:
 
 
 def test_each_text_carries_the_tokens_that_it_was_made_of() -> None:
-    choice, request = begin(Tracking(tokens=True))
+    choice, request = begin(TrackingOptions(tokens=True))
     say(choice, request, "aé!")
     told = [(event.text, [token for token, _ in event.tokens or ()]) for event in request.texts]
     assert told == [("a", [97]), ("é", [0xC3, 0xA9]), ("!", [33])]
 
 
 def test_tokens_of_a_stop_string_and_of_an_unfinished_character_are_carried_at_the_end() -> None:
-    choice, request = begin(Tracking(tokens=True), stops=["END"])
+    choice, request = begin(TrackingOptions(tokens=True), stops=["END"])
     say(choice, request, "xEND")
     assert request.text == "x"
     assert [token for event in request.texts for token, _ in event.tokens or ()] == list(b"xEND")
     assert request.finish == Finish(0, "stop", "END")
-    choice, request = begin(Tracking(tokens=True))
+    choice, request = begin(TrackingOptions(tokens=True))
     choice.token(0xC3, None)
     choice.ended(Finished(1, "length", 1))
     assert [(event.text, event.tokens) for event in request.texts] == [("", [(0xC3, None)])]
 
 
 def test_an_event_of_many_probabilities_is_cut_to_its_size() -> None:
-    choice, request = begin(Tracking(tokens=True), stops=["abcdefgh!"])
+    choice, request = begin(TrackingOptions(tokens=True), stops=["abcdefgh!"])
     found = TokenLogprobs(-0.5, [(value, -1.0) for value in range(200)])
     for value in b"abcdefghi":
         choice.token(value, found)
@@ -114,7 +114,7 @@ def test_an_event_of_many_probabilities_is_cut_to_its_size() -> None:
 )
 def test_a_line_that_is_indented_too_little_ends_the_reply(reply: str, indent: int, kept: str) -> None:
     for tokens in (True, False):
-        choice, request = begin(Tracking(tokens=tokens, indent=indent))
+        choice, request = begin(TrackingOptions(tokens=tokens, indent=indent))
         say(choice, request, reply)
         assert request.text == kept
         assert request.finish is not None
@@ -123,8 +123,8 @@ def test_a_line_that_is_indented_too_little_ends_the_reply(reply: str, indent: i
 
 def test_a_time_limit_ends_the_reply_at_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("tailrace.server.tracked.time.monotonic", lambda: now)
-    choice, request = begin(Tracking(tokens=True, milliseconds=50))
+    monkeypatch.setattr("tailrace.server.tracked_choice.time.monotonic", lambda: now)
+    choice, request = begin(TrackingOptions(tokens=True, milliseconds=50))
     for value in b"a\nb":
         choice.token(value, None)
     now += 0.051
@@ -139,7 +139,7 @@ def test_a_time_limit_ends_the_reply_at_a_line_break(monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_told_of_a_silent_choice() -> None:
-    choice, request = begin(Tracking(silent=True))
+    choice, request = begin(TrackingOptions(silent=True))
     choice.token(97, None)
     choice.ended(Finished(1, "length", 1))
     assert not request.texts
@@ -149,7 +149,7 @@ def test_nothing_is_told_of_a_silent_choice() -> None:
 
 
 def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
-    choice, request = begin(Tracking(progress=True))
+    choice, request = begin(TrackingOptions(progress=True))
     choice.progressed(Progress(1, 7, 3, 3, 0.0))
     assert (choice.timings.prompt_n, choice.timings.prompt_ms) == (0, 0.0)
     choice.progressed(Progress(1, 7, 3, 5, 0.25))
@@ -158,7 +158,7 @@ def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
 
 
 def test_events_come_with_the_figures_of_their_moment() -> None:
-    choice, request = begin(Tracking(tokens=True, timings=True))
+    choice, request = begin(TrackingOptions(tokens=True, timings=True))
     say(choice, request, "ab")
     told = [event for event in request.events if isinstance(event, Timed)]
     assert len(told) == len(request.events) == 3

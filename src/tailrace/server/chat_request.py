@@ -1,8 +1,8 @@
 """A conversation as every dialect has it, messages, tools and all, to the generation that it asks for.
 
 A dialect translates its own request into the template's messages (see ``Message``) and ``Function``s, calls
-``converse`` with the generation's parameters, and adds what is no business of the conversation:
-``msgspec.structs.replace(converse(...), stops=...)``.
+``chat_request`` with the generation's parameters, and adds what is no business of the conversation:
+``msgspec.structs.replace(chat_request(...), stops=...)``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tailrace.chat.thinking_kwargs import Thinking
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import GenerationParams, Grammar
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 #: Whether the model calls: never, as it likes, or at least once.
@@ -35,7 +35,7 @@ _AS_IT_LIKES = Thinking()
 _DEFAULTS = GenerationParams()
 
 
-class Fields(msgspec.Struct, frozen=True, kw_only=True):
+class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
     """What the dialect calls the fields at fault. ``messages`` may name each message's own place."""
 
     prompt: str = "messages"
@@ -45,10 +45,10 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True):
     form: str = "response_format"
 
 
-_OPENAI = Fields()
+_OPENAI = FieldNames()
 
 
-def converse(
+def chat_request(
     model: ServedModel,
     messages: Sequence[Message],
     *,
@@ -63,7 +63,7 @@ def converse(
     opening: bool = True,
     continues: Continued = False,
     inline_reasoning: bool = False,
-    fields: Fields = _OPENAI,
+    fields: FieldNames = _OPENAI,
 ) -> GenerationRequest:
     """What the conversation asks of the engine: prompt, grammar, and what the reply's parser has to look for.
 
@@ -181,7 +181,7 @@ def _continued(
     continues: Continued,
     family: Family,
     render: Callable[[list[Message], bool, str | None], RenderedPrompt],
-    fields: Fields,
+    fields: FieldNames,
 ) -> RenderedPrompt:
     """The prompt that ends within the last message. Where the template can't show it so, its text stands behind the
     beginning of a reply.

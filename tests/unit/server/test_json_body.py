@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.decode import Truncated, convert, decode
+from tailrace.server.json_body import Truncated, convert, decode
 
 
 class Inner(msgspec.Struct):

@@ -11,9 +11,9 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from tailrace.errors import InvalidRequest
+from tailrace.server.json_response import error_envelope
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import new_request_id
-from tailrace.server.respond import error_envelope
 
 #: Bytes of request line and headers together. Cookies of a whole company's tools fit in.
 MAX_HEAD = 65_536

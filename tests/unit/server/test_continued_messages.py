@@ -17,7 +17,7 @@ from tailrace.chat.template import Message
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import PROTOCOL_VERSION, Hello
-from tailrace.server.conversation import Continued, converse
+from tailrace.server.chat_request import Continued, chat_request
 from tailrace.server.served_model import ServedModel
 from template_oracle import FETCHED
 
@@ -38,7 +38,7 @@ def served(template: str, *special: str) -> ServedModel:
 def prompt(
     template: str, *messages: Message, continues: Continued = True, special: tuple[str, ...] = ()
 ) -> RenderedPrompt:
-    (made,) = converse(served(template, *special), list(messages), continues=continues).prompts
+    (made,) = chat_request(served(template, *special), list(messages), continues=continues).prompts
     assert isinstance(made, RenderedPrompt)
     return made
 
@@ -108,7 +108,7 @@ def test_what_can_not_be_continued_is_refused(messages: list[Message]) -> None:
 def test_a_call_can_not_be_asked_for_of_a_reply_that_has_begun() -> None:
     tools = list(offered(FUNCTIONS).values())
     with pytest.raises(InvalidRequest) as caught:
-        converse(served(CHATML), [ASKED, begun("I")], tools=tools, tool_choice="required", continues=True)
+        chat_request(served(CHATML), [ASKED, begun("I")], tools=tools, tool_choice="required", continues=True)
     assert caught.value.param == "tool_choice"
 
 

@@ -19,7 +19,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
-from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorShape
+from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
 from tailrace.settings import Settings
@@ -45,7 +45,7 @@ def canonical(path: str) -> str:
     return path.rstrip("/") or "/"
 
 
-class Guard:
+class RequestMiddleware:
     """The layer. ``responded`` is called with route and status of every response."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Guard:
                 raise  # The stream is broken: the server closes the connection without its terminator.
             await refuse(InternalError("The server hit a defect of its own on this request; its log has the details."))
 
-    def _route(self, path: str) -> tuple[str, ErrorShape]:
+    def _route(self, path: str) -> tuple[str, ErrorFormat]:
         """The path as the route names it, and how errors on it are told."""
         if (errors := self._routes.get(path)) is not None:
             return path, errors

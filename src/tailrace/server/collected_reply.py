@@ -19,7 +19,7 @@ from tailrace.server.events import (
     ToolCallDelta,
     Usage,
 )
-from tailrace.server.generate import Generation
+from tailrace.server.generation import Generation
 from tailrace.server.streaming import cancelled_on_disconnect
 
 
@@ -33,7 +33,7 @@ class ToolCall:
 
 
 @dataclass
-class Reply:
+class CollectedChoice:
     """One gathered choice."""
 
     text: str = ""
@@ -46,13 +46,13 @@ class Reply:
 
 
 @dataclass
-class Transcript:
+class CollectedReply:
     """All choices, by number, and the usage. ``complete`` is False when the client went away first.
 
-    It is a generation's ``Listener``.
+    It is a generation's ``EventSink``.
     """
 
-    replies: list[Reply]
+    replies: list[CollectedChoice]
     usage: Usage | None = None
     error: RequestError | None = None
 
@@ -60,8 +60,8 @@ class Transcript:
     def complete(self) -> bool:
         return self.usage is not None
 
-    def tell(self, event: Event) -> None:
-        """See ``Listener``."""
+    def emit(self, event: Event) -> None:
+        """See ``EventSink``."""
         if isinstance(event, TextDelta):
             reply = self.replies[event.choice]
             reply.text += event.text
@@ -80,12 +80,12 @@ class Transcript:
             self.error = event.error
 
     def tick(self, seconds: float) -> None:
-        """See ``Listener``: nobody hears anything before the end."""
+        """See ``EventSink``: nobody hears anything before the end."""
 
 
-async def transcribe(generation: Generation, choices: int, receive: Receive) -> Transcript:
+async def collect_reply(generation: Generation, choices: int, receive: Receive) -> CollectedReply:
     """Wait for the end. Raises the RequestError of a failure."""
-    transcript = Transcript([Reply() for _ in range(choices)])
+    transcript = CollectedReply([CollectedChoice() for _ in range(choices)])
     async with cancelled_on_disconnect(generation, receive):
         generation.listen(transcript)
         await generation.finished()
@@ -94,7 +94,7 @@ async def transcribe(generation: Generation, choices: int, receive: Receive) -> 
     return transcript
 
 
-def _add_call(reply: Reply, event: ToolCallDelta) -> None:
+def _add_call(reply: CollectedChoice, event: ToolCallDelta) -> None:
     if event.id is not None and event.name is not None:
         reply.tool_calls.append(ToolCall(event.id, event.name))
     reply.tool_calls[event.index].arguments += event.arguments

@@ -17,7 +17,7 @@ from tailrace.chat.families import recognise
 from tailrace.chat.reply_parts import Part
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
-from tailrace.cli.conversation import Conversation
+from tailrace.cli.chat_history import Conversation
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop

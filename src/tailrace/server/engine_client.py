@@ -1,7 +1,7 @@
 """The HTTP process's end of the socket: submit → engine messages, cancel, and what happens when an engine dies.
 
-Each replica of the engine has one connection; ``routing`` says which of them gets a request. Every submitted id's
-messages go to the ``Receiver`` it was submitted with, while they are read; when a connection ends, the receivers of its
+Each replica of the engine has one connection; ``replica_router`` chooses one for a request. An id's messages go to the
+``GenerationCallbacks`` it was submitted with, while they are read. When a connection ends, the callbacks of its
 requests learn it, so that each request ends in one terminal event whatever dies.
 """
 
@@ -33,9 +33,9 @@ from tailrace.protocol import (
     ToEngine,
     Tokenized,
 )
-from tailrace.server.callbacks import Receiver, Watched
-from tailrace.server.engine_query import Asked, Inquiring
-from tailrace.server.routing import Router
+from tailrace.server.callbacks import GenerationCallbacks, Watched
+from tailrace.server.engine_query import EngineQuery, PendingQuery
+from tailrace.server.replica_router import ReplicaRouter
 from tailrace.server.served_model import ServedModel
 
 #: How often requests are looked at, at least.
@@ -56,11 +56,11 @@ class EngineClient:
         self._stall_seconds = stall_seconds
         self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
         #: What is in flight: who hears of it, and at which engine.
-        self._requests: dict[int, tuple[Receiver, _Connection]] = {}
+        self._requests: dict[int, tuple[GenerationCallbacks, _Connection]] = {}
         self._watched: set[Watched] = set()
         self._next_id = 1
         self._connections: dict[int, _Connection] = {}  #: by replica; those that have said Hello
-        self._router = Router()
+        self._router = ReplicaRouter()
         self._ready = asyncio.Event()
         self._server: asyncio.AbstractServer | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class EngineClient:
         """How many cells the KV caches of all engines may have."""
         return sum(connection.kv_cells for connection in self._connections.values())
 
-    def accepted(self) -> list[Receiver]:
+    def accepted(self) -> list[GenerationCallbacks]:
         """The generations that have been accepted and haven't ended, oldest first."""
         return [receiver for receiver, _ in self._requests.values() if receiver.state == "accepted"]
 
@@ -146,7 +146,7 @@ class EngineClient:
                 raise EngineUnavailable("The model is still loading or its engine is restarting; try again.") from None
         return cast(ServedModel, self.model)
 
-    def submit(self, make: Callable[[int], Submit], receiver: Receiver) -> int:
+    def submit(self, make: Callable[[int], Submit], receiver: GenerationCallbacks) -> int:
         """Send the submit that ``make`` makes for a new id; its messages go to ``receiver``.
 
         Raises EngineUnavailable when no engine is connected.
@@ -160,7 +160,7 @@ class EngineClient:
         self._register(identity, receiver, self._route(submit), message)
         return identity
 
-    def ask(self, make: Callable[[int], Asked], answers: int, *, param: str) -> Inquiring:
+    def ask(self, make: Callable[[int], EngineQuery], answers: int, *, param: str) -> PendingQuery:
         """Send the inquiry that ``make`` makes for a new id, which gets so many answers; ``param`` is the field to name
         when it is refused. Raises EngineUnavailable when no engine is connected.
         """
@@ -169,12 +169,12 @@ class EngineClient:
         identity = self._next_id
         self._next_id += 1
         message = frame(make(identity))
-        inquiring = Inquiring(answers, param, lambda: self.cancel(identity))
+        inquiring = PendingQuery(answers, param, lambda: self.cancel(identity))
         able = self._alive() or self._connections.values()
         self._register(identity, inquiring, min(able, key=lambda entry: entry.load), message)
         return inquiring
 
-    def _register(self, identity: int, receiver: Receiver, connection: _Connection, message: bytes) -> None:
+    def _register(self, identity: int, receiver: GenerationCallbacks, connection: _Connection, message: bytes) -> None:
         """Send the message; what comes back goes to ``receiver``."""
         self._requests[identity] = (receiver, connection)
         connection.in_flight += 1
@@ -252,7 +252,7 @@ class EngineClient:
                 EngineDied("The engine died while it worked on this request; a new one is starting. Try again."),
             )
 
-    def _fail(self, receiver: Receiver, error: RequestError) -> None:
+    def _fail(self, receiver: GenerationCallbacks, error: RequestError) -> None:
         try:
             receiver.failed(error)
         except Exception as defect:
@@ -306,7 +306,7 @@ class EngineClient:
         # Unknown when nobody waits for it any more.
         if (entry := self._requests.get(answer.id)) is not None:
             inquiring, connection = entry
-            assert isinstance(inquiring, Inquiring), "a generation isn't answered so"
+            assert isinstance(inquiring, PendingQuery), "a generation isn't answered so"
             if inquiring.told(answer):
                 del self._requests[answer.id]
                 connection.in_flight -= 1

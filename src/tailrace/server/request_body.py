@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import Request
 
 from tailrace.errors import BodyTooLarge, RequestError
-from tailrace.server.coding import BodyDecoder, coding_of
+from tailrace.server.content_encoding import BodyDecoder, content_encoding
 
 #: A refused body is still read (and dropped) up to so many times the limit, because closing a connection under a
 #: writing client resets it before the client has read the answer.
@@ -16,7 +16,7 @@ _DRAIN_FACTOR = 8
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, decoded. Raises BodyTooLarge over ``limit`` bytes, counted as they were sent and as they were
-    decoded, UnsupportedCoding, and InvalidRequest for a body that its coding doesn't fit.
+    decoded, UnsupportedContentEncoding, and InvalidRequest for a body that its coding doesn't fit.
     """
     body = _Body(limit)
     sent = 0
@@ -24,7 +24,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
         body.refuse(_too_large(limit))
     try:
-        coding = coding_of(request.headers.get("content-encoding"))
+        coding = content_encoding(request.headers.get("content-encoding"))
         body.decoder = BodyDecoder(coding) if coding is not None else None
     except RequestError as error:
         body.refuse(error)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tailrace.chat.reply_parts import Text
-from tailrace.cli.conversation import Conversation
-from tailrace.cli.local import LocalModel, Stats
-from tailrace.cli.slash import obey
+from tailrace.cli.chat_history import Conversation
+from tailrace.cli.local_model import LocalModel, Stats
+from tailrace.cli.slash_commands import obey
 from tailrace.cli.terminal import Interrupts, Terminal, history, history_file
 from tailrace.errors import RequestError
 

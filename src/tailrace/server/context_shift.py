@@ -15,10 +15,10 @@ from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import GenerationFailed, RequestError
 from tailrace.protocol import Accepted, Finished, Refused, TokenLogprobs
-from tailrace.server.choice import Choice, Request
+from tailrace.server.choice import Choice, ChoiceOwner
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
+class ContextShift(msgspec.Struct, frozen=True, kw_only=True):
     """How a reply's context moves. The prompt is given as tokens."""
 
     context: int  #: tokens that it holds
@@ -27,26 +27,26 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     shifts: bool  #: False: the reply ends with ``length`` where the context is full
 
 
-class Resuming(Request, Protocol):
+class ShiftOwner(ChoiceOwner, Protocol):
     """What a choice with a window needs of its request."""
 
-    def resume(self, choice: WindowedChoice, prompt: list[int], max_tokens: int) -> None:
+    def resume(self, choice: ShiftedChoice, prompt: list[int], max_tokens: int) -> None:
         """Submit the choice's next round. Raises RequestError when there is no engine."""
         ...
 
 
-class WindowedChoice(Choice):
+class ShiftedChoice(Choice):
     """See the module and ``Choice``. ``tokens`` are the prompt's and the reply's."""
 
     __slots__ = ("_before", "_resuming", "_window", "rounds", "tokens")
 
     def __init__(
         self,
-        request: Resuming,
+        request: ShiftOwner,
         index: int,
         vocabulary: Vocabulary,
         pipeline: ReplyPipeline,
-        window: Window,
+        window: ContextShift,
         prompt: list[int],
         *,
         most_calls: int,
@@ -60,24 +60,24 @@ class WindowedChoice(Choice):
         self.tokens = list(prompt)
 
     def answered(self, answer: Accepted | Refused) -> None:
-        """See ``Receiver``. Only the first round's prompt is counted."""
+        """See ``GenerationCallbacks``. Only the first round's prompt is counted."""
         if not self.rounds:
             super().answered(answer)
         elif isinstance(answer, Refused):
             self.failed(GenerationFailed(f"The reply can't be continued: {answer.message}."))
 
     def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         if not self.rounds:
             super().begun(cached_tokens, prompt_seconds)
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self.tokens.append(token)
         super().token(token, logprobs)
 
     def ended(self, finished: Finished) -> None:
-        """See ``Receiver``: the context is full, or the reply is over."""
+        """See ``GenerationCallbacks``: the context is full, or the reply is over."""
         completed = self._before + finished.completion_tokens
         left = self._window.limit - completed
         if finished.reason != "length" or left <= 0 or not self._window.shifts:

@@ -12,7 +12,7 @@ import msgspec
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
-from tailrace.server.choice import MOST_BYTES, Choice, Request, pieces
+from tailrace.server.choice import MAX_EVENT_BYTES, Choice, ChoiceOwner, pieces
 from tailrace.server.events import Event, FinishReason, PromptProgress, TextDelta, Timed
 from tailrace.server.timings import Timings, figures
 
@@ -22,7 +22,7 @@ _ENTRY_BYTES = 80
 _BYTE_BYTES = 10
 
 
-class Tracking(msgspec.Struct, frozen=True, kw_only=True):
+class TrackingOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is tracked of a request's choices, beside their times."""
 
     tokens: bool = False  #: ``TextDelta``s carry their tokens
@@ -57,11 +57,11 @@ class TrackedChoice(Choice):
 
     def __init__(
         self,
-        request: Request,
+        request: ChoiceOwner,
         index: int,
         vocabulary: Vocabulary,
         pipeline: ReplyPipeline,
-        tracking: Tracking,
+        tracking: TrackingOptions,
         *,
         most_calls: int,
         inline_reasoning: bool,
@@ -95,27 +95,27 @@ class TrackedChoice(Choice):
     # What the engine's client calls
 
     def answered(self, answer: Accepted | Refused) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         if isinstance(answer, Accepted):
             self.prompt_tokens = answer.prompt_tokens
         super().answered(answer)
 
     def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self.cached_tokens = cached_tokens
         self.prompt_seconds = prompt_seconds
         super().begun(cached_tokens, prompt_seconds)
 
     def progressed(self, progress: Progress) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         self.cached_tokens, self._processed = progress.cached, progress.processed
         self.prompt_seconds = progress.seconds
-        self._request.tell(
+        self._request.emit(
             PromptProgress(self.index, progress.total, progress.cached, progress.processed, progress.seconds)
         )
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         tracking = self._tracking
         self._last_at = time.monotonic()
         if self._first_at is None:
@@ -141,7 +141,7 @@ class TrackedChoice(Choice):
             self._finish("length", self.seen)
 
     def ended(self, finished: Finished) -> None:
-        """See ``Receiver``."""
+        """See ``GenerationCallbacks``."""
         if self._tracking.silent:
             self._finish("length", 0)
             return
@@ -164,8 +164,8 @@ class TrackedChoice(Choice):
             return
         for piece in pieces(text):
             if piece or self._pending:
-                carried = self._fitting(MOST_BYTES - 6 * len(piece))
-                self._request.tell(TextDelta(self.index, piece, None, self._pending[:carried]))
+                carried = self._fitting(MAX_EVENT_BYTES - 6 * len(piece))
+                self._request.emit(TextDelta(self.index, piece, None, self._pending[:carried]))
                 del self._pending[:carried]
 
     def _limited(self, text: str) -> str:
@@ -199,19 +199,19 @@ class TrackedChoice(Choice):
 
 
 class _Timing:
-    """A choice's ``Request`` that is told each event with the figures as they are then: what comes before anybody
+    """A choice's ``ChoiceOwner`` that is told each event with the figures as they are then: what comes before anybody
     listens is passed on later.
     """
 
     __slots__ = ("_choice", "_request", "answered", "begun", "broke", "closed", "failed", "first_token")
 
-    def __init__(self, request: Request, choice: TrackedChoice) -> None:
+    def __init__(self, request: ChoiceOwner, choice: TrackedChoice) -> None:
         self._request = request
         self._choice = choice
         self.answered, self.begun = request.answered, request.begun
         self.first_token, self.closed = request.first_token, request.closed
         self.failed, self.broke = request.failed, request.broke
 
-    def tell(self, event: Event) -> None:
-        """See ``Request``."""
-        self._request.tell(Timed(event, self._choice.timings))
+    def emit(self, event: Event) -> None:
+        """See ``ChoiceOwner``."""
+        self._request.emit(Timed(event, self._choice.timings))

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from tailrace.errors import InvalidRequest, UnsupportedCoding
+from tailrace.errors import InvalidRequest, UnsupportedContentEncoding
 
 if sys.version_info >= (3, 14):
     from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
@@ -24,24 +24,24 @@ PIECE = 262_144
 _WINDOW_LOG = 23
 
 #: What is decoded, in the order of the ``accept-encoding`` that a refusal carries.
-CODINGS = ("gzip", "deflate", "zstd")
+CONTENT_ENCODINGS = ("gzip", "deflate", "zstd")
 
 
-def coding_of(header: str | None) -> str | None:
+def content_encoding(header: str | None) -> str | None:
     """The one coding that a ``content-encoding`` header names; None for a body that is sent as it is.
 
-    Raises UnsupportedCoding for a coding that isn't in ``CODINGS``, and for several at once.
+    Raises UnsupportedContentEncoding for a coding that isn't in ``CONTENT_ENCODINGS``, and for several at once.
     """
     named = [name.strip().lower() for name in (header or "").split(",")]
     named = [{"x-gzip": "gzip"}.get(name, name) for name in named if name and name != "identity"]
     if not named:
         return None
-    if len(named) > 1 or named[0] not in CODINGS:
+    if len(named) > 1 or named[0] not in CONTENT_ENCODINGS:
         shown = ", ".join(named)[:100]
-        known = ", ".join(CODINGS)
-        raise UnsupportedCoding(
+        known = ", ".join(CONTENT_ENCODINGS)
+        raise UnsupportedContentEncoding(
             f"A body with 'Content-Encoding: {shown}' can't be decoded here: send it plain, or as one of {known}.",
-            codings=CODINGS,
+            codings=CONTENT_ENCODINGS,
         )
     return named[0]
 
@@ -50,7 +50,7 @@ class BodyDecoder:
     """Decodes one body. A body of several gzip members or zstd frames is their contents joined."""
 
     def __init__(self, coding: str) -> None:
-        """``coding`` is one of ``CODINGS``."""
+        """``coding`` is one of ``CONTENT_ENCODINGS``."""
         self._coding = coding
         self._make: Callable[[], _Member] = {"gzip": _Gzip, "deflate": _Deflate, "zstd": _Zstd}[coding]
         self._member: _Member | None = None

@@ -8,15 +8,15 @@ from starlette.requests import Request
 
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
-from tailrace.server.app_state import Server
-from tailrace.server.generate import GenerationRequest
+from tailrace.server.app_state import AppState
+from tailrace.server.generation import GenerationRequest
 
 
-async def count_input(server: Server, request: Request, wanted: GenerationRequest) -> dict[str, Any]:
+async def count_input(app: AppState, request: Request, wanted: GenerationRequest) -> dict[str, Any]:
     """The reply to ``request``, which asks for the tokens of the one prompt of ``wanted``. Raises RequestError."""
     (prompt,) = wanted.prompts
     assert isinstance(prompt, PromptText), "a conversation's prompt is text"
-    (tokenized,) = await server.ask(
+    (tokenized,) = await app.query_engine(
         request,
         lambda identity: Tokenize(id=identity, text=prompt),
         param=wanted.prompt_param,

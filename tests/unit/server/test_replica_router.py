@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.server import routing
-from tailrace.server.routing import Router
+from tailrace.server import replica_router
+from tailrace.server.replica_router import ReplicaRouter
 
 IDLE = {0: 0, 1: 0}
 SYSTEM = "You are a careful assistant. " * 40
@@ -17,21 +17,21 @@ def conversation(name: str, turns: int) -> str:
 
 
 def test_unknown_prompts_go_where_least_is_to_do() -> None:
-    router = Router()
+    router = ReplicaRouter()
     assert router.choose(conversation("a", 1), {0: 2, 1: 1, 2: 4}) == 1
     assert router.choose("short", {0: 2, 1: 1, 2: 4}) == 1
     assert router.choose([], IDLE) == 0
 
 
 def test_a_conversation_stays_where_it_was_read() -> None:
-    router = Router()
+    router = ReplicaRouter()
     assert router.choose(conversation("a", 1), {0: 4, 1: 0}) == 1
     for turn in range(2, 6):
         assert router.choose(conversation("a", turn), {0: 0, 1: 2}) == 1
 
 
 def test_token_ids_are_known_again_too() -> None:
-    router = Router()
+    router = ReplicaRouter()
     prompt = list(range(1000))
     assert router.choose(prompt, {0: 4, 1: 0}) == 1
     assert router.choose([*prompt, 5, 6, 7], {0: 0, 1: 2}) == 1
@@ -39,7 +39,7 @@ def test_token_ids_are_known_again_too() -> None:
 
 
 def test_a_free_replica_takes_over_what_a_full_one_has_read() -> None:
-    router = Router()
+    router = ReplicaRouter()
     router.choose(conversation("a", 3), {0: 4, 1: 0})
     assert router.choose(conversation("a", 4), {0: 0, 1: 12}) == 0
     assert router.choose(conversation("a", 5), IDLE) == 0, "it has read more of it now"
@@ -47,7 +47,7 @@ def test_a_free_replica_takes_over_what_a_full_one_has_read() -> None:
 
 def test_a_prompt_that_all_share_does_not_draw_all_to_one() -> None:
     """Streams with the same beginning, none of which ends."""
-    router = Router()
+    router = ReplicaRouter()
     running = {0: 0, 1: 0}
     for number in range(16):
         running[router.choose(SYSTEM + f"Question {number}", running)] += 1
@@ -55,18 +55,18 @@ def test_a_prompt_that_all_share_does_not_draw_all_to_one() -> None:
 
 
 def test_a_replica_that_has_died_has_read_nothing() -> None:
-    router = Router()
+    router = ReplicaRouter()
     router.choose(conversation("a", 1), {0: 4, 1: 0})
     router.forget(1)
     assert router.choose(conversation("a", 2), {0: 0, 1: 1}) == 0
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    router = Router()
-    block = routing._TOKEN_BLOCK
+    router = ReplicaRouter()
+    block = replica_router._TOKEN_BLOCK
     router.choose([7] * block * 10, IDLE)
-    router.choose(list(range(block * routing._MOST_BLOCKS)), IDLE)
-    assert len(router._readers) == routing._MOST_BLOCKS
+    router.choose(list(range(block * replica_router._MAX_BLOCKS)), IDLE)
+    assert len(router._readers) == replica_router._MAX_BLOCKS
     assert router.choose([7] * block * 10, {0: 4, 1: 0}) == 1, "the oldest is forgotten"
 
 
@@ -79,6 +79,6 @@ def test_what_is_remembered_is_bounded() -> None:
     )
 )
 def test_only_those_that_are_there_are_chosen(asked: list[tuple[str | list[int], dict[int, int]]]) -> None:
-    router = Router()
+    router = ReplicaRouter()
     for prompt, loads in asked:
         assert router.choose(prompt, loads) in loads
