@@ -1,5 +1,5 @@
-"""How fast tailrace is, against itself, the bare engine and other servers: ``python -m benchmarks``.
+"""Benchmarks of tailrace against itself, the bare engine and other servers: ``python -m benchmarks``.
 
-One module asks one question, runs by itself (``python -m benchmarks.flood``) and is held against a bound. ``harness``
-owns what they share. Nothing here is part of the product.
+Each module answers one question, runs alone (``python -m benchmarks.flood``) and may have a bound. ``harness`` has the
+shared parts. Nothing here is part of the product.
 """

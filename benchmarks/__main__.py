@@ -1,7 +1,6 @@
-"""All benchmarks with one command: ``python -m benchmarks [--only PART,...] [--quick] [--report FOLDER]``.
+"""Runs all benchmarks: ``python -m benchmarks [--only NAME,...] [--quick] [--report FOLDER]``.
 
-Each part's result is a file in the folder, and the report is made of all files that are there: parts may be run one by
-one.
+Each result is a file in the folder, and the report has all results in the folder. So benchmarks may run one by one.
 """
 
 from __future__ import annotations
@@ -29,62 +28,62 @@ from benchmarks import (
     weights,
 )
 from benchmarks.harness import report, results
-from benchmarks.harness.part import Part, add_options, read_options, run_and_save
+from benchmarks.harness.benchmark import Benchmark, add_options, read_options, run_and_save
 from tailrace.errors import TailraceError
 
 #: In the report's order.
-PARTS: tuple[Part, ...] = (
-    api_vs_engine.PART,
-    long_steps.PART,
-    large_model.PART,
-    front_end.PART,
-    engine_vs_llama_bench.PART,
-    llama_server.PART,
-    kernels.PART,
-    weights.PART,
-    formats.PART,
-    flood.PART,
-    conversation.PART,
-    contexts.PART,
-    slots.PART,
-    max_tokens.PART,
-    speculation.PART,
-    grammar.PART,
-    calls.PART,
+BENCHMARKS: tuple[Benchmark, ...] = (
+    api_vs_engine.BENCHMARK,
+    long_steps.BENCHMARK,
+    large_model.BENCHMARK,
+    front_end.BENCHMARK,
+    engine_vs_llama_bench.BENCHMARK,
+    llama_server.BENCHMARK,
+    kernels.BENCHMARK,
+    weights.BENCHMARK,
+    formats.BENCHMARK,
+    flood.BENCHMARK,
+    conversation.BENCHMARK,
+    contexts.BENCHMARK,
+    slots.BENCHMARK,
+    max_tokens.BENCHMARK,
+    speculation.BENCHMARK,
+    grammar.BENCHMARK,
+    calls.BENCHMARK,
 )
 
 
-def chosen(names: str | None) -> list[Part]:
-    """The parts of a list separated by commas; all for None. Raises ValueError on a name that there isn't."""
+def select_benchmarks(names: str | None) -> list[Benchmark]:
+    """The benchmarks of a comma-separated list; all for None. Raises ValueError for an unknown name."""
     if names is None:
-        return list(PARTS)
+        return list(BENCHMARKS)
     wanted = [name.strip() for name in names.split(",")]
-    known = {part.name: part for part in PARTS}
+    known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
     if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"there is no part {', '.join(unknown)}; there are {', '.join(known)}")
+        raise ValueError(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     return [known[name] for name in wanted]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit code: 1 when a part failed. A missed bound is a finding, not a failure."""
+    """The command. Returns its exit status: 1 when a benchmark failed. A missed bound is a result, not a failure."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure tailrace, and write a report.",
-        epilog="Parts: " + "; ".join(f"{part.name}: {part.question}" for part in PARTS),
+        epilog="Benchmarks: " + "; ".join(f"{one.name}: {one.question}" for one in BENCHMARKS),
     )
     add_options(parser)
-    parser.add_argument("--only", metavar="PART,...", help="these parts only")
+    parser.add_argument("--only", metavar="NAME,...", help="these benchmarks only")
     parsed = parser.parse_args(arguments)
     try:
-        options, parts = read_options(parsed), chosen(parsed.only)
+        options, selected = read_options(parsed), select_benchmarks(parsed.only)
     except (TailraceError, ValueError) as error:
         parser.error(str(error))
-    failed = run_and_save(parts, options, parsed.report)
-    found = results.load(parsed.report, [part.name for part in PARTS])
+    failed = run_and_save(selected, options, parsed.report)
+    found = results.load(parsed.report, [benchmark.name for benchmark in BENCHMARKS])
     if found:
         path = parsed.report / "report.html"
         report.write(found, path)
-        print(f"{path}: {len(found)} of {len(PARTS)} parts")
+        print(f"{path}: {len(found)} of {len(BENCHMARKS)} benchmarks")
     return 1 if failed else 0
 
 

@@ -1,8 +1,8 @@
-"""Whether every call under ``tool_choice`` auto is valid, in each family's form, and what watching costs free text.
+"""Checks that every call under ``tool_choice`` auto is valid in each family's format, and the cost for free text.
 
-The starter model writes at temperature 1.5 behind examples in a family's form. Its replies are read by the family's
-parser: each call has to have an offered name and arguments that fit the schema, by another validator. Some replies are
-written alone, with and without the grammar and with the same seed: up to the first call they have to be the same.
+The starter model samples at temperature 1.5 after examples in a family's format. The family's parser reads its replies:
+each call needs an offered name, and arguments that fit the schema by another validator. Some replies are generated one
+at a time, with and without the grammar and with the same seed: they must be equal up to the first call.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jsonschema
 
-from benchmarks.harness.pairs import in_turns, ratios
-from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
+from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import figure
 from tailrace.chat.detokenize import Vocabulary
 from tailrace.chat.families import FAMILIES
@@ -40,7 +40,7 @@ from tailrace.settings import Settings
 
 _STREAMS = 8
 _REPLIES = 300
-#: Of a family's replies, those that are compared with free ones.
+#: Replies of a family that are compared with free ones.
 _COMPARED = 10
 _TOKENS = 96
 _BOUND = 0.9
@@ -85,7 +85,7 @@ _CITIES = ("Oslo", "Lima", "Kyoto", "Quito", "Accra", "Turin", "Perth", "Dakar")
 
 
 class Tally(NamedTuple):
-    """What was in replies: calls of which so many were invalid, and calls that the end of the reply cut."""
+    """Counts over replies: calls, invalid calls, and calls that the end of the reply cut."""
 
     replies: int = 0
     calls: int = 0
@@ -93,11 +93,11 @@ class Tally(NamedTuple):
     cut: int = 0
 
     def plus(self, other: Tally) -> Tally:
-        """Both together."""
-        return Tally(*(mine + others for mine, others in zip(self, other, strict=True)))
+        """The sum."""
+        return Tally(*(own + added for own, added in zip(self, other, strict=True)))
 
 
-class Bench:
+class EngineUnderTest:
     """One loaded model and loop."""
 
     def __init__(self, options: Options) -> None:
@@ -138,7 +138,7 @@ class Bench:
         return [reply.tokens[reply.prompt_length :] for reply in made]
 
     def rate(self, calls: Calls | None, tokens: int, streams: int) -> Callable[[int], float]:
-        """A turn: tokens a second of free greedy text."""
+        """One turn: tokens a second of free greedy text."""
 
         def turn(number: int) -> float:
             for stream in range(streams):
@@ -163,8 +163,8 @@ class Bench:
 
         return turn
 
-    def read(self, family: Family, tokens: Sequence[int]) -> tuple[Tally, list[ReplyPart]]:
-        """What the family's parser finds in a reply."""
+    def parse(self, family: Family, tokens: Sequence[int]) -> tuple[Tally, list[ReplyPart]]:
+        """The tally and the parts of one reply, by the family's parser."""
         pipeline = ReplyPipeline(
             self._vocabulary, (), family.parser(PromptText(""), {function.name: function for function in _TOOLS})
         )
@@ -174,7 +174,7 @@ class Bench:
         return _tally(parts), parts
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the model."""
         self._backend.close()
 
     def _run(self) -> None:
@@ -217,9 +217,9 @@ def _prompt(family: str, number: int) -> str:
     return "".join(turns) + last + "<|im_start|>assistant\n"
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     logs.configure("engine", level="warning", form="console")
-    bench = Bench(options)
+    bench = EngineUnderTest(options)
     figures, notes = [], []
     replies, tokens = (2 if options.quick else _REPLIES), 24 if options.quick else _TOKENS
     try:
@@ -227,9 +227,9 @@ def _measure(options: Options) -> Findings:
             calls = bench.calls(family)
             prompts = [_prompt(family.name, number) for number in range(replies)]
             counted = {True: Tally(), False: Tally()}
-            for held in (True, False):
-                for reply in bench.replies(calls if held else None, prompts, tokens=tokens, together=_STREAMS):
-                    counted[held] = counted[held].plus(bench.read(family, reply)[0])
+            for constrained in (True, False):
+                for reply in bench.replies(calls if constrained else None, prompts, tokens=tokens, together=_STREAMS):
+                    counted[constrained] = counted[constrained].plus(bench.parse(family, reply)[0])
             few = prompts[: min(replies // 2, _COMPARED)]
             pairs = list(
                 zip(
@@ -238,18 +238,22 @@ def _measure(options: Options) -> Findings:
                     strict=True,
                 )
             )
-            differing = sum(not _agrees(calls, held, free) for held, free in pairs)
+            differing = sum(not _agrees(calls, constrained, free) for constrained, free in pairs)
             found, without = counted[True], counted[False]
             figures += [
                 figure(
-                    f"{family.name}: invalid calls of {found.calls}", [found.invalid], unit="", bound=0, at_most=True
+                    f"{family.name}: invalid calls of {found.calls}",
+                    [found.invalid],
+                    unit="",
+                    bound=0,
+                    is_upper_bound=True,
                 ),
                 figure(
                     f"{family.name}: of {len(pairs)} replies, those that differ before a call",
                     [differing],
                     unit="",
                     bound=0,
-                    at_most=True,
+                    is_upper_bound=True,
                 ),
             ]
             notes.append(
@@ -258,7 +262,7 @@ def _measure(options: Options) -> Findings:
             )
         watched = bench.calls(FAMILIES[-1])
         for streams in options.streams((1, _STREAMS)):
-            rates = in_turns(
+            rates = run_interleaved(
                 {
                     "without": bench.rate(None, options.tokens(128), streams),
                     "with": bench.rate(watched, options.tokens(128), streams),
@@ -267,26 +271,30 @@ def _measure(options: Options) -> Findings:
             )
             many = f"{streams} stream{'s' if streams > 1 else ''}"
             figures.append(
-                figure(f"{many}: free text with tools ÷ without", ratios(rates["with"], rates["without"]), bound=_BOUND)
+                figure(
+                    f"{many}: free text with tools ÷ without",
+                    paired_ratios(rates["with"], rates["without"]),
+                    bound=_BOUND,
+                )
             )
     finally:
         bench.close()
-    return Findings(figures=figures, notes=notes)
+    return Measurements(figures=figures, notes=notes)
 
 
-def _agrees(calls: Calls, held: list[int], free: list[int]) -> bool:
+def _agrees(calls: Calls, constrained: list[int], free: list[int]) -> bool:
     """Whether the reply with the grammar is the free one up to where a call begins."""
     constraint = calls.constraint(fast_forward=False)
-    for mine, others in zip(held, free, strict=False):
+    for mine, others in zip(constrained, free, strict=False):
         if mine != others:
             return constraint.mask() is not None
         if not constraint.free:
             return True
         constraint.accept(mine)
-    return len(held) == len(free) or not constraint.free
+    return len(constrained) == len(free) or not constraint.free
 
 
-PART = Part("calls", "Is every call that a model writes valid, and what does that cost?", _measure)
+BENCHMARK = Benchmark("calls", "Is every call that a model writes valid, and what does that cost?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

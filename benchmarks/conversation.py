@@ -1,4 +1,4 @@
-"""What the second turn of a long conversation waits for its first token, against the first turn."""
+"""Measures prefix reuse: the time to the first token of a conversation's second turn, over the first turn's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from benchmarks.harness import servers
-from benchmarks.harness.pairs import in_turns
-from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, Unavailable, run_alone
+from benchmarks.harness.paired_runs import run_interleaved
 from benchmarks.harness.results import Curve, Plot, figure
 from benchmarks.llama_server import peer_server
-from tailrace.loadtest.client import BenchClient
-from tailrace.loadtest.load import Ask, Load
+from tailrace.loadtest.bench_client import BenchClient
+from tailrace.loadtest.load_profile import BenchRequest, LoadProfile
 
 _PROMPT = 2000
 _TURNS = 4
@@ -22,59 +22,63 @@ _BOUND = 0.10
 _QUESTIONS = ("Go on.", "Why is that so?", "Tell me more about the people in it.", "How does it end?")
 
 
-def talk(client: BenchClient, turn: int, prompt_tokens: int, *, others: int) -> list[float]:
-    """Milliseconds to the first token of each turn of one conversation; between two turns ``others`` ask something."""
-    (opening,) = Load(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(turn)
+def converse(client: BenchClient, turn: int, prompt_tokens: int, *, others: int) -> list[float]:
+    """Milliseconds to the first token of each turn of one conversation, with ``others`` requests between two turns."""
+    (opening,) = LoadProfile(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(turn)
     messages: list[dict[str, Any]] = [{"role": "user", "content": opening}]
     waits: list[float] = []
     for number in range(_TURNS):
-        (timing,) = client.exchange([Ask(messages=messages, max_tokens=_REPLY)])
-        waits.append(1e3 * (timing.first - timing.asked))
+        (timing,) = client.exchange([BenchRequest(messages=messages, max_tokens=_REPLY)])
+        waits.append(1e3 * (timing.first_token_at - timing.sent_at))
         messages = [
             *messages,
             {"role": "assistant", "content": timing.text},
             {"role": "user", "content": _QUESTIONS[number % len(_QUESTIONS)]},
         ]
         if others:
-            client.run(Load(streams=others, prompt_tokens=200, output_tokens=16), 10_000 + _TURNS * turn + number)
+            client.run(
+                LoadProfile(streams=others, prompt_tokens=200, output_tokens=16), 10_000 + _TURNS * turn + number
+            )
     return waits
 
 
 def shared_system(client: BenchClient, turn: int, prompt_tokens: int) -> float:
-    """Time to the first token of a question under a system text that another question has had, over that one's."""
-    (text,) = Load(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(20_000 + turn)
+    """The time to the first token of the second question under one system prompt, over that of the first question."""
+    (text,) = LoadProfile(streams=1, prompt_tokens=prompt_tokens, output_tokens=_REPLY).prompts(20_000 + turn)
     waits: list[float] = []
     for question in _QUESTIONS[:2]:
         messages = [{"role": "system", "content": text}, {"role": "user", "content": question}]
-        (timing,) = client.exchange([Ask(messages=messages, max_tokens=_REPLY)])
-        waits.append(timing.first - timing.asked)
+        (timing,) = client.exchange([BenchRequest(messages=messages, max_tokens=_REPLY)])
+        waits.append(timing.first_token_at - timing.sent_at)
     return waits[1] / waits[0]
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     size = 300 if options.quick else _PROMPT
     turns = min(options.turns, 5)
-    found = Findings(notes=[f"An opening of about {size} tokens, replies of {_REPLY}, short questions after it."])
+    found = Measurements(notes=[f"An opening of about {size} tokens, replies of {_REPLY}, short questions after it."])
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(servers.tailrace(options.model, options.threads))
         sides = {
-            "tailrace": lambda turn: talk(ours, turn, size, others=0),
-            "tailrace, 8 others between turns": lambda turn: talk(ours, 1000 + turn, size, others=8),
+            "tailrace": lambda turn: converse(ours, turn, size, others=0),
+            "tailrace, 8 other requests between turns": lambda turn: converse(ours, 1000 + turn, size, others=8),
         }
         try:
             peer = stack.enter_context(peer_server(options))
-            sides["llama-server"] = lambda turn: talk(peer, turn, size, others=0)
-        except NotHere as error:
+            sides["llama-server"] = lambda turn: converse(peer, turn, size, others=0)
+        except Unavailable as error:
             found.notes.append(f"{error}: nothing to compare with.")
-        runs = in_turns(sides, turns)
-        shared = in_turns({"tailrace": partial(shared_system, ours, prompt_tokens=size)}, turns, warm_up=0)
+        runs = run_interleaved(sides, turns)
+        shared = run_interleaved({"tailrace": partial(shared_system, ours, prompt_tokens=size)}, turns, warm_up=0)
     for name, waits in runs.items():
         bound = None if name == "llama-server" else _BOUND
         relative = [wait[1] / wait[0] for wait in waits]
-        found.figures.append(figure(f"{name}: TTFT of turn 2 ÷ turn 1", relative, bound=bound, at_most=True))
+        found.figures.append(figure(f"{name}: TTFT of turn 2 ÷ turn 1", relative, bound=bound, is_upper_bound=True))
         found.figures.append(figure(f"{name}: TTFT of turn 1", [wait[0] for wait in waits], unit="ms"))
         found.figures.append(figure(f"{name}: TTFT of turn 2", [wait[1] for wait in waits], unit="ms"))
-    found.figures.append(figure("tailrace: a second question under one system text ÷ the first", shared["tailrace"]))
+    found.figures.append(
+        figure("tailrace: TTFT of the second question under one system prompt ÷ of the first", shared["tailrace"])
+    )
     turn_names = [f"turn {number + 1}" for number in range(_TURNS)]
     curves = [
         Curve(
@@ -99,7 +103,7 @@ def _measure(options: Options) -> Findings:
     return found
 
 
-PART = Part("conversation", "What does a conversation's next turn wait for its first token?", _measure)
+BENCHMARK = Benchmark("conversation", "What does a conversation's next turn wait for its first token?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

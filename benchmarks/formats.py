@@ -1,15 +1,15 @@
-"""How fast the model is in each weight format that ``--weights`` knows."""
+"""Measures the model's speed in each weight format of ``--weights``."""
 
 from __future__ import annotations
 
-from benchmarks.harness.part import Findings, Options, Part, standalone
-from benchmarks.harness.settings import compare_values
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
+from benchmarks.harness.option_values import compare_values
 
 FORMATS = ("as-is", "near-lossless", "fast")
 _STREAMS = (1, 8)
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     turns = min(options.turns, 5)
     found = compare_values(options, "--weights", FORMATS, "as-is", _STREAMS, turns=turns, title="Weight formats")
     found.notes.append(
@@ -18,7 +18,7 @@ def _measure(options: Options) -> Findings:
     return found
 
 
-PART = Part("formats", "How fast is the model in each weight format?", _measure)
+BENCHMARK = Benchmark("formats", "How fast is the model in each weight format?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

@@ -10,8 +10,8 @@ import json
 import time
 from collections.abc import Callable
 
-from benchmarks.harness.pairs import in_turns, ratios
-from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
+from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import figure
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence
@@ -42,7 +42,7 @@ _PERSON = {
 _SCHEMA = json.dumps({"type": "array", "items": _PERSON, "minItems": 200})
 
 
-class Bench:
+class EngineUnderTest:
     """One loaded model and loop."""
 
     def __init__(self, options: Options) -> None:
@@ -54,17 +54,17 @@ class Bench:
         )
         self._matcher = compile_grammar(tokenizer, translate(Grammar(kind="json_schema", text=_SCHEMA)))
         self._next = 0
-        self.forced = 0.0  #: part of the tokens that was forced in the last turn that may force any
+        self.forced = 0.0  #: fraction of jump-forward tokens in the last turn with them
 
     def side(self, streams: int, tokens: int, *, grammar: bool, forced: bool = False) -> Callable[[int], float]:
-        """A turn: decoded tokens a second of ``streams`` greedy replies, while all of them run."""
+        """One turn: decoded tokens a second of ``streams`` greedy replies, while all of them run."""
 
         def turn(number: int) -> float:
-            moments: dict[int, list[float]] = {}
+            token_times: dict[int, list[float]] = {}
             steps = 0
             for stream in range(streams):
                 identity = self._next = self._next + 1
-                moments[identity] = []
+                token_times[identity] = []
                 sequence = self._sequence(identity, f"List people of village {number}-{stream} as JSON.", tokens)
                 if grammar:
                     matcher = self._matcher.deep_copy()
@@ -75,17 +75,20 @@ class Bench:
                 step = self._loop.step()
                 now = time.perf_counter()
                 for identity in step.ids if step is not None else ():
-                    moments[identity].append(now)
+                    token_times[identity].append(now)
                 steps += len(set(step.ids)) if step is not None else 0
             if forced:
-                self.forced = 1 - steps / sum(map(len, moments.values()))
-            start, end = max(times[0] for times in moments.values()), min(times[-1] for times in moments.values())
-            return sum(start < moment <= end for times in moments.values() for moment in times) / (end - start)
+                self.forced = 1 - steps / sum(map(len, token_times.values()))
+            start, end = (
+                max(times[0] for times in token_times.values()),
+                min(times[-1] for times in token_times.values()),
+            )
+            return sum(start < at <= end for times in token_times.values() for at in times) / (end - start)
 
         return turn
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the model."""
         self._backend.close()
 
     def _sequence(self, identity: int, prompt: str, tokens: int) -> Sequence:
@@ -101,14 +104,14 @@ class Bench:
         return sequence
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     logs.configure("engine", level="warning", form="console")
-    bench = Bench(options)
+    bench = EngineUnderTest(options)
     figures, notes = [], []
     tokens = options.tokens(128)
     try:
         for streams in options.streams(_STREAMS):
-            rates = in_turns(
+            rates = run_interleaved(
                 {
                     "none": bench.side(streams, tokens, grammar=False),
                     "chosen": bench.side(streams, tokens, grammar=True),
@@ -118,9 +121,11 @@ def _measure(options: Options) -> Findings:
             )
             many = f"{streams} stream{'s' if streams > 1 else ''}"
             figures += [
-                figure(f"{many}: with a schema ÷ without", ratios(rates["forced"], rates["none"]), bound=_BOUND),
+                figure(f"{many}: with a schema ÷ without", paired_ratios(rates["forced"], rates["none"]), bound=_BOUND),
                 figure(
-                    f"{many}: with every token chosen ÷ without", ratios(rates["chosen"], rates["none"]), bound=_BOUND
+                    f"{many}: with every token chosen ÷ without",
+                    paired_ratios(rates["chosen"], rates["none"]),
+                    bound=_BOUND,
                 ),
                 figure(f"{many}: without", rates["none"], unit="tok/s"),
                 figure(f"{many}: with a schema", rates["forced"], unit="tok/s"),
@@ -128,10 +133,10 @@ def _measure(options: Options) -> Findings:
             notes.append(f"{many}: {bench.forced:.0%} of the tokens with a schema were forced.")
     finally:
         bench.close()
-    return Findings(figures=figures, notes=notes)
+    return Measurements(figures=figures, notes=notes)
 
 
-PART = Part("grammar", "What does structured output cost?", _measure)
+BENCHMARK = Benchmark("grammar", "What does structured output cost?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

@@ -94,10 +94,10 @@ def measure(kind: str, steps: int, seconds: float) -> float:
             uvloop.run(receive_unix(path, steps))
         elif kind == "zeromq":
             uvloop.run(receive_zeromq(path, steps))
-        theirs = report.get()
-        ours = cpu() - begun
+        sender_seconds = report.get()
+        receiver_seconds = cpu() - begun
         process.join()
-    return theirs + (ours if kind != "nothing" else 0.0)
+    return sender_seconds + (receiver_seconds if kind != "nothing" else 0.0)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""What the kernels of our own give against llama.cpp's, the same file on either side: no model may be slower with them.
+"""Compares tailrace's kernels with llama.cpp's on the same model file: no model may be slower with them.
 
-Besides the model that is asked for, one of each shape: dense and larger than caches, a mixture of experts, and a
+Besides the given model there is one of each shape: dense and larger than the caches, a mixture of experts, and a
 vocabulary of 262k.
 """
 
@@ -8,35 +8,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.harness.part import Findings, Options, Part, standalone
-from benchmarks.harness.settings import compare_values
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
+from benchmarks.harness.option_values import compare_values
 from benchmarks.synthetic import synthetic
 
 _STREAMS = (1, 4, 8)
-#: Shape, and the small one that takes its place where it is only to be seen that all runs.
+#: The model of each shape, and the small model that replaces it with ``--quick``.
 _SHAPES = {
     "dense": ("steps", "tiny"),
     "experts": ("experts", "tiny-experts"),
     "vocabulary": ("vocabulary", "tiny-vocabulary"),
 }
-#: Level, but for what a turn's figures differ by anyway.
+#: Equal, within the noise of a turn.
 _BOUND = 0.97
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     found = _compare(options, "", options.turns)
     for shape, (usual, quick) in _SHAPES.items():
         model = synthetic(quick if options.quick else usual, options.model)
-        # Their steps are long: half as many turns say as much.
+        # Long steps vary less, so half the turns suffice.
         more = _compare(replace(options, model=model), f"{shape}, ", max(1, options.turns // 2))
         found.figures += more.figures
         found.plots += more.plots
         found.notes.append(f"{shape} has random weights in Q4_0: {model.name}, {model.stat().st_size / 1e6:.0f} MB.")
-    found.notes.append("tailrace serve --kernels on and off; tailrace doctor tells for which formats there are any.")
+    found.notes.append("tailrace serve --kernels on and off; tailrace doctor lists the formats with kernels.")
     return found
 
 
-def _compare(options: Options, of: str, turns: int) -> Findings:
+def _compare(options: Options, of: str, turns: int) -> Measurements:
     return compare_values(
         options,
         "--kernels",
@@ -44,13 +44,13 @@ def _compare(options: Options, of: str, turns: int) -> Findings:
         "off",
         options.streams(_STREAMS),
         turns=turns,
-        title=f"Kernels of our own: {of.rstrip(', ') or options.model.stem}",
+        title=f"tailrace's kernels: {of.rstrip(', ') or options.model.stem}",
         bound=_BOUND,
         of=of,
     )
 
 
-PART = Part("kernels", "What do the kernels of our own give, and is no model slower with them?", _measure)
+BENCHMARK = Benchmark("kernels", "What do tailrace's kernels gain, and is no model slower with them?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

@@ -1,9 +1,9 @@
-"""How much of llama.cpp's speed arrives at a client with a model that no cache holds: 2.4 GB."""
+"""Compares API and engine with a model larger than the CPU's caches: 2.4 GB."""
 
 from __future__ import annotations
 
 from benchmarks.api_vs_engine import findings, run_sides
-from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
 from benchmarks.synthetic import synthetic
 
 _STREAMS = (1, 4)
@@ -12,7 +12,7 @@ _TOKENS = 24
 _BOUNDS = dict.fromkeys(_STREAMS, 0.98)
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     model = synthetic("tiny" if options.quick else "large", options.model)
     tokens = options.tokens(_TOKENS)
     runs = run_sides(model, options, _STREAMS, tokens, prompt=_PROMPT)
@@ -21,7 +21,9 @@ def _measure(options: Options) -> Findings:
     return found
 
 
-PART = Part("large_model", "How much of llama.cpp's speed arrives with a model of several gigabytes?", _measure)
+BENCHMARK = Benchmark(
+    "large_model", "How much of llama.cpp's speed arrives with a model of several gigabytes?", _measure
+)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

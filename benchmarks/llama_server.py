@@ -1,4 +1,4 @@
-"""tailrace against llama-server of the same llama.cpp generation, in pairs, with the model file as it is."""
+"""Compares tailrace with llama-server of the same llama.cpp generation, in pairs, with the same model file."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import contextlib
 from functools import partial
 
 from benchmarks.harness import servers
-from benchmarks.harness.pairs import in_turns, ratios
-from benchmarks.harness.part import Findings, NotHere, Options, Part, standalone
-from benchmarks.harness.rates import PREFILL_PROMPT, Runs, decode, measure, prefill, rate_curve
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, Unavailable, run_alone
+from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
+from benchmarks.harness.rates import PREFILL_PROMPT, StatsBySide, decode_rates, measure, prefill_rate, rate_curve
 from benchmarks.harness.results import Figure, Plot, figure
-from tailrace.loadtest.client import BenchClient
-from tailrace.loadtest.load import Load
+from tailrace.loadtest.bench_client import BenchClient
+from tailrace.loadtest.load_profile import LoadProfile
 
 STREAMS = (1, 4, 8)
-#: Eight slots, each with room for the longest prompt of any part.
+#: Eight slots, each with a context for the longest prompt of any benchmark.
 PEER_FLAGS = ("-np", "8", "-c", "65536")
 _BOUNDS = {1: 1.03, 4: 1.08, 8: 1.08}
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(servers.tailrace(options.model, options.threads))
         peer = stack.enter_context(peer_server(options))
@@ -29,9 +29,9 @@ def _measure(options: Options) -> Findings:
 
 
 def peer_server(options: Options) -> contextlib.AbstractContextManager[BenchClient]:
-    """llama-server with as many slots as tailrace has. Raises NotHere."""
+    """llama-server with as many slots as tailrace has. Raises Unavailable."""
     if not servers.has_llama_server():
-        raise NotHere("there is no llama-server on the path")
+        raise Unavailable("there is no llama-server on the path")
     return servers.llama_server(options.model, options.threads, *PEER_FLAGS)
 
 
@@ -43,18 +43,18 @@ def compare(
     bounds: dict[int, float],
     prefill_bound: float | None = None,
     name: str = "tailrace",
-) -> Findings:
-    """Decoding at 1, 4 and 8 streams and reading a prompt, in turns."""
+) -> Measurements:
+    """Compare decoding at 1, 4 and 8 streams, and prefill, interleaved."""
     tokens = options.tokens(128)
-    loads = [Load(streams=n, prompt_tokens=32, output_tokens=tokens) for n in options.streams(STREAMS)]
+    loads = [LoadProfile(streams=n, prompt_tokens=32, output_tokens=tokens) for n in options.streams(STREAMS)]
     runs = measure({name: ours.run, "llama-server": peer.run}, loads, options.turns)
-    found = Findings(figures=_decode_figures(runs, name, bounds))
+    found = Measurements(figures=_decode_figures(runs, name, bounds))
     sides = {name: ours, "llama-server": peer}
-    reads = in_turns({side: partial(prefill, client) for side, client in sides.items()}, options.turns)
+    reads = run_interleaved({side: partial(prefill_rate, client) for side, client in sides.items()}, options.turns)
     found.figures.append(
         figure(
             f"{name} ÷ llama-server, reading a prompt of {PREFILL_PROMPT} tokens",
-            ratios(reads[name], reads["llama-server"]),
+            paired_ratios(reads[name], reads["llama-server"]),
             bound=prefill_bound,
         )
     )
@@ -64,19 +64,19 @@ def compare(
     return found
 
 
-def _decode_figures(runs: Runs, name: str, bounds: dict[int, float]) -> list[Figure]:
+def _decode_figures(runs: StatsBySide, name: str, bounds: dict[int, float]) -> list[Figure]:
     peer = runs["llama-server"]
     return [
         figure(
             f"{name} ÷ llama-server, decoding, {count} stream{'s' if count > 1 else ''}",
-            ratios(decode(entries), decode(peer[count])),
+            paired_ratios(decode_rates(entries), decode_rates(peer[count])),
             bound=bounds.get(count),
         )
         for count, entries in runs[name].items()
     ]
 
 
-PART = Part("llama_server", "How does it compare with llama-server of the same llama.cpp?", _measure)
+BENCHMARK = Benchmark("llama_server", "How does it compare with llama-server of the same llama.cpp?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

@@ -1,13 +1,13 @@
-"""How much of the engine's speed arrives at a client where a step takes 20 ms or more: a model of 825 MB.
+"""Compares API and engine where a step takes 20 ms or more: a model of 825 MB.
 
-Such a step reads prompts slowly too: with prompts as long as elsewhere most of the time would go by before all streams
-run. So they are short, and llama.cpp alone, which nothing is claimed about here, takes no part.
+Such a model also prefills slowly, so prompts are short: else most of the time would pass before all streams run.
+llama.cpp alone isn't measured here.
 """
 
 from __future__ import annotations
 
 from benchmarks.api_vs_engine import STREAMS, findings, run_sides
-from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
 from benchmarks.synthetic import synthetic
 
 _PROMPT = 12
@@ -15,7 +15,7 @@ _TOKENS = 24
 _BOUNDS = dict.fromkeys(STREAMS, 0.98)
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     model = synthetic("tiny" if options.quick else "steps", options.model)
     tokens = options.tokens(_TOKENS)
     runs = run_sides(model, options, options.streams(STREAMS), tokens, prompt=_PROMPT, others=("engine",))
@@ -24,7 +24,9 @@ def _measure(options: Options) -> Findings:
     return found
 
 
-PART = Part("long_steps", "How much of the engine's speed arrives where a step takes 20 ms or more?", _measure)
+BENCHMARK = Benchmark(
+    "long_steps", "How much of the engine's speed arrives where a step takes 20 ms or more?", _measure
+)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

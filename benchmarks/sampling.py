@@ -1,14 +1,14 @@
-"""What choosing tokens costs: µs a step for 8 greedy sequences, µs a sequence for everything else.
+"""Measures the time of sampling: µs a step for 8 greedy sequences, µs a sequence for everything else.
 
     python -m benchmarks.sampling [--vocabularies 49152,262144] [--rounds 15] [--kernels on] [--maxima kept]
 
-Against llama.cpp's own sampler chain on the same rows. Before each turn the eight rows are written anew, as llama.cpp
-copies them at a step's end, and each is used once. Medians, with the least in brackets: "mixed" where all cases take
-turns, so that each finds code and caches as others have left them, and "in a row" where one case's turns follow each
-other. A real step is between the two.
+The comparison is llama.cpp's own sampler chain on the same rows. Before each turn the eight rows are copied again, as
+llama.cpp does at the end of a step, and each is used once. Figures are medians, with the minimum in brackets. "mixed"
+interleaves the cases, so each finds the caches as another left them; "in a row" repeats one case. A real step is
+between the two.
 
-Our own products of the output matrix (engine/kernels) keep the greatest logits of each row while they compute them; so
-these rows have them, too, unless ``--maxima none`` says that another kernel has computed them.
+tailrace's kernel of the output matrix (engine/kernels) records the maxima of each row, so these rows have them, too.
+``--maxima none`` measures rows without them, as from llama.cpp's kernel.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HISTORY = 1500
 
 
 def rows(vocabulary: int) -> LogitsRow:
-    """Rows like a model's: nearly all tokens far below the best, and some hundred that compete with it."""
+    """Rows like a model's: nearly all tokens are far below the best one, and some hundred are close."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 2.0, (_ROWS, vocabulary))
     for number in range(_ROWS):
@@ -42,16 +42,16 @@ def rows(vocabulary: int) -> LogitsRow:
     return single
 
 
-def mask(vocabulary: int, part: float) -> Mask:
-    """A mask that allows this part of the tokens."""
-    bits = np.random.default_rng(1).random(-(-vocabulary // 32) * 32) < part
+def mask(vocabulary: int, fraction: float) -> Mask:
+    """A mask that allows that fraction of the tokens."""
+    bits = np.random.default_rng(1).random(-(-vocabulary // 32) * 32) < fraction
     bits[7] = True
     words: Mask = np.packbits(bits, bitorder="little").view(np.uint32)
     return words
 
 
 def cases(logits: LogitsRow) -> dict[str, tuple[int, Callable[[], object]]]:
-    """For each name: how many sequences one call serves, and the call."""
+    """The cases: name → (sequences of one call, call)."""
     vocabulary = logits.shape[1]
     history = np.random.default_rng(2).integers(0, vocabulary, _HISTORY).tolist()
     turn = [0]
@@ -61,13 +61,13 @@ def cases(logits: LogitsRow) -> dict[str, tuple[int, Callable[[], object]]]:
         chosen: LogitsRow = logits[turn[0]]
         return chosen
 
-    def ours(params: Sampling, allowed: Mask | None = None) -> Callable[[], object]:
+    def tailrace(params: Sampling, allowed: Mask | None = None) -> Callable[[], object]:
         sampler = Sampler(params, history)
-        for token in history:  # Makes them the reply, too.
+        for token in history:  # Part of the reply, too.
             sampler.accept(token)
         return lambda: sampler.sample(row(), allowed)
 
-    def theirs(params: Sampling) -> Callable[[], object]:
+    def llama_cpp(params: Sampling) -> Callable[[], object]:
         chain = LlamaChain(vocabulary, params, history, history)
         return lambda: chain.sample(row())
 
@@ -110,41 +110,45 @@ def cases(logits: LogitsRow) -> dict[str, tuple[int, Callable[[], object]]]:
             top_n_sigma=2.0,
         ),
     }
-    few, half, most = (mask(vocabulary, part) for part in (20 / vocabulary, 0.5, 0.98))
+    few, half, nearly_all = (mask(vocabulary, part) for part in (20 / vocabulary, 0.5, 0.98))
     return {
         "8 greedy, a step": (_ROWS, lambda: greedy_tokens(logits)),
-        "8 greedy, a step: llama.cpp": (1, theirs(greedy)),
-        "temperature, top_k, top_p, min_p": (1, ours(plain)),
-        "temperature, top_k, top_p, min_p: llama.cpp": (1, theirs(plain)),
-        f"the same, penalties ({_HISTORY} tokens), bias": (1, ours(chain)),
-        f"the same, penalties ({_HISTORY} tokens), bias: llama.cpp": (1, theirs(chain)),
-        "top_p over the whole vocabulary": (1, ours(all_top_p)),
-        "top_p over the whole vocabulary: llama.cpp": (1, theirs(all_top_p)),
-        "temperature alone": (1, ours(everything)),
-        "temperature alone: llama.cpp": (1, theirs(everything)),
-        "mask of 20 tokens, greedy": (1, ours(greedy, few)),
-        "mask of 20 tokens": (1, ours(plain, few)),
-        "mask of half, greedy": (1, ours(greedy, half)),
-        "mask of half": (1, ours(plain, half)),
-        "mask of 98 %, greedy": (1, ours(greedy, most)),
-        "mask of 98 %": (1, ours(plain, most)),
-        **{name: (1, ours(params)) for name, params in more.items()},
-        **{f"{name}: llama.cpp": (1, theirs(params)) for name, params in more.items()},
+        "8 greedy, a step: llama.cpp": (1, llama_cpp(greedy)),
+        "temperature, top_k, top_p, min_p": (1, tailrace(plain)),
+        "temperature, top_k, top_p, min_p: llama.cpp": (1, llama_cpp(plain)),
+        f"the same, penalties ({_HISTORY} tokens), bias": (1, tailrace(chain)),
+        f"the same, penalties ({_HISTORY} tokens), bias: llama.cpp": (1, llama_cpp(chain)),
+        "top_p over the whole vocabulary": (1, tailrace(all_top_p)),
+        "top_p over the whole vocabulary: llama.cpp": (1, llama_cpp(all_top_p)),
+        "temperature alone": (1, tailrace(everything)),
+        "temperature alone: llama.cpp": (1, llama_cpp(everything)),
+        "mask of 20 tokens, greedy": (1, tailrace(greedy, few)),
+        "mask of 20 tokens": (1, tailrace(plain, few)),
+        "mask of half, greedy": (1, tailrace(greedy, half)),
+        "mask of half": (1, tailrace(plain, half)),
+        "mask of 98 %, greedy": (1, tailrace(greedy, nearly_all)),
+        "mask of 98 %": (1, tailrace(plain, nearly_all)),
+        **{name: (1, tailrace(params)) for name, params in more.items()},
+        **{f"{name}: llama.cpp": (1, llama_cpp(params)) for name, params in more.items()},
         "log probability": (1, lambda: logprobs(row(), 7, 0)),
         "log probability and top 5": (1, lambda: logprobs(row(), 7, 5)),
         "log probability and top 20": (1, lambda: logprobs(row(), 7, 20)),
     }
 
 
-def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, kept: bool) -> dict[str, list[float]]:
-    """µs of each turn for each case with ``only`` in its name: ``mixed`` with those of the others, or in a row; with
-    maxima ``kept`` or not.
+def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, row_maxima: bool) -> dict[str, list[float]]:
+    """µs of each turn, for each case with ``only`` in its name.
+
+    ``mixed`` interleaves the cases; otherwise all turns of a case follow each other. ``row_maxima`` gives the sampler
+    the maxima of the rows, as the output matrix's kernel does.
     """
     fresh = rows(vocabulary)
     logits = fresh.copy()
     fresh_maxima = maxima_of(fresh)
     maxima = fresh_maxima.copy()
-    logits_ops.set_row_maxima(RowMaxima(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if kept else None)
+    logits_ops.set_row_maxima(
+        RowMaxima(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if row_maxima else None
+    )
     calls = {name: case for name, case in cases(logits).items() if only in name}
     times: dict[str, list[float]] = {name: [] for name in calls}
     turns = list(calls) * rounds
@@ -167,19 +171,22 @@ def main() -> None:
     parser.add_argument("--vocabularies", default="49152,262144")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--kernels", default="on", choices=("on", "off"), help="passes over rows in C, or in NumPy")
-    parser.add_argument("--maxima", default="kept", choices=("kept", "none"), help="of rows, by who computed them")
+    parser.add_argument(
+        "--maxima", default="kept", choices=("kept", "none"), help="row maxima from the output kernel, or none"
+    )
     parser.add_argument("--only", default="", help="cases with this in their name")
     options = parser.parse_args()
     logits_ops.enable_native(options.kernels)
-    kept = options.maxima == "kept"
+    row_maxima = options.maxima == "kept"
     print(f"passes over rows in C: {logits_ops.status()}; maxima: {options.maxima}")
     for vocabulary in (int(size) for size in options.vocabularies.split(",")):
         print(f"{f'vocabulary {vocabulary}':58} {'mixed':>18} {'in a row':>18}")
-        mixed, alone = (
-            measure(vocabulary, options.rounds, options.only, mixed=mixed, kept=kept) for mixed in (True, False)
+        mixed, in_a_row = (
+            measure(vocabulary, options.rounds, options.only, mixed=mixed, row_maxima=row_maxima)
+            for mixed in (True, False)
         )
         for name in mixed:
-            both = "".join(f"{median(times):11.1f} ({min(times):6.1f})" for times in (mixed[name], alone[name]))
+            both = "".join(f"{median(times):11.1f} ({min(times):6.1f})" for times in (mixed[name], in_a_row[name]))
             print(f"  {name:56}{both}")
 
 

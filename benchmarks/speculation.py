@@ -1,4 +1,4 @@
-"""What guessing tokens ahead is worth: replies that copy, and replies that don't, with and without prompt lookup."""
+"""Measures speculation by prompt lookup: replies that copy text, and replies that don't, with and without it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Callable
 
 from benchmarks.harness import servers
-from benchmarks.harness.pairs import in_turns, ratios
-from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
+from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import figure
-from tailrace.loadtest.client import BenchClient
-from tailrace.loadtest.load import Ask
+from tailrace.loadtest.bench_client import BenchClient
+from tailrace.loadtest.load_profile import BenchRequest
 
-_COPIED = 1.5
-_OTHER = 0.98
+_COPIES_BOUND = 1.5
+_OTHERS_BOUND = 0.98
 _LENGTH = 128
-#: A text in which each turn has names and numbers of its own, so that no turn finds the one before.
+#: A text with other names and numbers in each turn, so that a turn doesn't find the text of an earlier one.
 _TEXT = (
     "The lighthouse at Cape {place} was built in {year} by two brothers from {town}, who had never seen the northern "
     "sea before. They carried the granite up the cliff with mules and a crane of their own design, and lost a winter's "
@@ -57,16 +57,20 @@ def _rate(client: BenchClient, prompts: list[str], *, length: int, temperature: 
     more = {"temperature": temperature, "seed": seed}
     timings = client.exchange(
         [
-            Ask(messages=[{"role": "user", "content": prompt}], max_tokens=length, exact=False, more=more)
+            BenchRequest(
+                messages=[{"role": "user", "content": prompt}], max_tokens=length, exact_length=False, extra_fields=more
+            )
             for prompt in prompts
         ]
     )
     tokens = sum(timing.reply_tokens - 1 for timing in timings)
-    return tokens / (max(timing.tokens[-1] for timing in timings) - min(timing.tokens[0] for timing in timings))
+    return tokens / (
+        max(timing.token_times[-1] for timing in timings) - min(timing.token_times[0] for timing in timings)
+    )
 
 
-def _measure(options: Options) -> Findings:
-    found = Findings(
+def _measure(options: Options) -> Measurements:
+    found = Measurements(
         notes=[
             "Copied: greedy, 'repeat the following text word for word'. Others: stories, explanations, letters, drawn "
             "at temperature 0.8 with a seed, because this model's greedy replies soon repeat themselves."
@@ -88,15 +92,15 @@ def _measure(options: Options) -> Findings:
                     seed=turn,
                 )
 
-            rates = in_turns({name: side(client) for name, client in clients.items()}, options.turns)
-            return ratios(rates["lookup"], rates["off"])
+            rates = run_interleaved({name: side(client) for name, client in clients.items()}, options.turns)
+            return paired_ratios(rates["lookup"], rates["off"])
 
         for streams in options.streams((1, 4)):
             found.figures.append(
                 figure(
                     f"copied replies with lookup ÷ without, {streams} at once",
                     sides(_copies, streams, 0.0),
-                    bound=_COPIED if streams == 1 else None,
+                    bound=_COPIES_BOUND if streams == 1 else None,
                 )
             )
         for streams in options.streams((1, 4, 8)):
@@ -104,13 +108,15 @@ def _measure(options: Options) -> Findings:
                 figure(
                     f"other replies with lookup ÷ without, {streams} at once",
                     sides(_stories, streams, 0.8),
-                    bound=_OTHER,
+                    bound=_OTHERS_BOUND,
                 )
             )
     return found
 
 
-PART = Part("speculation", "What does guessing tokens ahead bring where replies copy, and cost elsewhere?", _measure)
+BENCHMARK = Benchmark(
+    "speculation", "What does speculation gain where replies copy, and what does it cost elsewhere?", _measure
+)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 
 from benchmarks.harness import servers
-from benchmarks.harness.part import Findings, Options, Part, standalone
+from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
 from benchmarks.llama_server import PEER_FLAGS, STREAMS, compare, peer_server
 
 
-def _measure(options: Options) -> Findings:
+def _measure(options: Options) -> Measurements:
     with contextlib.ExitStack() as stack:
         peer = stack.enter_context(peer_server(options))
         # The first start converts and measures, which is over before the server says that it is ready.
@@ -20,7 +20,7 @@ def _measure(options: Options) -> Findings:
     return found
 
 
-PART = Part("weights", "What do fast weights give against llama-server with the file as it is?", _measure)
+BENCHMARK = Benchmark("weights", "What do fast weights give against llama-server with the file as it is?", _measure)
 
 if __name__ == "__main__":
-    standalone(PART)
+    run_alone(BENCHMARK)

@@ -1,1 +1,1 @@
-"""What the benchmarks share: sides that take turns, the arithmetic of their ratios, servers, models and the report."""
+"""The parts that benchmarks share: interleaved runs, statistics, servers, side processes and the report."""

@@ -1,4 +1,4 @@
-"""What a report has to say of the machine, so that its figures can be read elsewhere."""
+"""Describes the machine in a report, so that its figures can be compared elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEATURES = ("amx_int8", "avx512_vnni", "avx512_bf16", "avx512f", "avx_vnni", "a
 
 
 def describe(model: Path, threads: int) -> dict[str, str]:
-    """The machine, the versions and the settings that all sides share, by what a reader calls them."""
+    """The machine, the versions and the settings that all sides share, by label."""
     return {
         "CPU": _processor(),
         "cores that may be used": str(len(read_topology().usable_cores)),

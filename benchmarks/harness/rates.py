@@ -1,70 +1,72 @@
-"""Several sides under the same loads: their rates, their ratios and the curves of both."""
+"""Measures several sides under the same loads, and takes rates and curves from the statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.harness.pairs import in_turns
+from benchmarks.harness.paired_runs import run_interleaved
 from benchmarks.harness.results import Curve
-from tailrace.loadtest.client import BenchClient, BenchError
-from tailrace.loadtest.load import Figures, Load, StreamTiming, figures
+from tailrace.loadtest.bench_client import BenchClient, BenchError
+from tailrace.loadtest.load_profile import LoadProfile
+from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats
 
 PREFILL_PROMPT = 1000
 
-Runs = dict[str, dict[int, list[Figures]]]  #: side → streams → one entry a turn
+StatsBySide = dict[str, dict[int, list[LoadStats]]]  #: side → streams → the statistics of each turn
 
 
 def measure(
-    sides: Mapping[str, Callable[[Load, int], list[StreamTiming]]],
-    loads: Sequence[Load],
+    sides: Mapping[str, Callable[[LoadProfile, int], list[StreamTiming]]],
+    loads: Sequence[LoadProfile],
     turns: int,
     *,
     same_prompts: bool = False,
-) -> Runs:
-    """Every side under every load, in turns. ``same_prompts`` in all turns: who keeps prefixes reads them once."""
-    runs: Runs = {name: {} for name in sides}
+) -> StatsBySide:
+    """Measure every side under every load, interleaved.
+
+    With ``same_prompts`` all turns have the same prompts, so a prefix cache leaves almost only decoding.
+    """
+    runs: StatsBySide = {name: {} for name in sides}
     for load in loads:
         calls = {name: _turn(side, load, same_prompts=same_prompts) for name, side in sides.items()}
-        for name, entries in in_turns(calls, turns).items():
+        for name, entries in run_interleaved(calls, turns).items():
             runs[name][load.streams] = entries
     return runs
 
 
 def _turn(
-    side: Callable[[Load, int], list[StreamTiming]], load: Load, *, same_prompts: bool
-) -> Callable[[int], Figures]:
-    # A turn's number makes its prompts: those of two loads must not begin alike.
-    return lambda turn: figures(side(load, 1000 * load.streams + (0 if same_prompts else turn)))
+    side: Callable[[LoadProfile, int], list[StreamTiming]], load: LoadProfile, *, same_prompts: bool
+) -> Callable[[int], LoadStats]:
+    # The turn's number seeds the prompts: two loads must not share prefixes.
+    return lambda turn: load_stats(side(load, 1000 * load.streams + (0 if same_prompts else turn)))
 
 
-def decode(entries: Sequence[Figures]) -> list[float]:
-    """Tokens a second while every stream runs, turn by turn. Raises BenchError when they never ran together."""
+def decode_rates(entries: Sequence[LoadStats]) -> list[float]:
+    """Tokens a second while every stream decodes, for each turn. Raises BenchError when there is no such time."""
     if not all(entry.decode_rate for entry in entries):
         raise BenchError(f"{entries[0].streams} streams never ran together: longer replies are needed")
     return [entry.decode_rate for entry in entries]
 
 
-def quick_steps(entries: Sequence[Figures]) -> list[float]:
-    """Steps a second by the gap that a quarter of all is shorter than, turn by turn: what takes the machine away for a
-    moment lengthens others.
-    """
+def quartile_step_rates(entries: Sequence[LoadStats]) -> list[float]:
+    """Steps a second by the lower quartile of the gaps, for each turn. Other processes lengthen the longer gaps."""
     return [1e3 / entry.gap_low for entry in entries]
 
 
-def total(entries: Sequence[Figures]) -> list[float]:
-    """Tokens a second from the first question to the last token, turn by turn."""
+def total_rates(entries: Sequence[LoadStats]) -> list[float]:
+    """Tokens a second from the first request to the last token, for each turn."""
     return [entry.total_rate for entry in entries]
 
 
-def prefill(client: BenchClient, turn: int) -> float:
+def prefill_rate(client: BenchClient, turn: int) -> float:
     """Prompt tokens a second of one prompt of PREFILL_PROMPT tokens, by its first token."""
-    (timing,) = client.run(Load(streams=1, prompt_tokens=PREFILL_PROMPT, output_tokens=2), 50_000 + turn)
-    return timing.prompt_tokens / (timing.first - timing.asked)
+    (timing,) = client.run(LoadProfile(streams=1, prompt_tokens=PREFILL_PROMPT, output_tokens=2), 50_000 + turn)
+    return timing.prompt_tokens / (timing.first_token_at - timing.sent_at)
 
 
-def rate_curve(label: str, runs: Mapping[int, Sequence[Figures]]) -> Curve:
+def rate_curve(label: str, runs: Mapping[int, Sequence[LoadStats]]) -> Curve:
     """Decoding speed against the number of streams."""
-    return curve(label, {streams: decode(entries) for streams, entries in runs.items()})
+    return curve(label, {streams: decode_rates(entries) for streams, entries in runs.items()})
 
 
 def curve(label: str, values: Mapping[int, Sequence[float]]) -> Curve:

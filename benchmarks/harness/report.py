@@ -1,4 +1,4 @@
-"""Results as one HTML file that needs nothing else: no script, no address, the pictures inside."""
+"""Writes results as one self-contained HTML file: no script, no external address, inline plots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from benchmarks.harness import plots
-from benchmarks.harness.part import number, span
+from benchmarks.harness.number_format import number, span
 from benchmarks.harness.results import Figure, Result
 
 _STYLE = """
@@ -29,7 +29,7 @@ def write(results: Sequence[Result], path: Path) -> None:
     """Write the report. Raises ValueError without results."""
     if not results:
         raise ValueError("there are no results to report")
-    body = [_opening(results), _summary(results), *(_part(result) for result in results)]
+    body = [_opening(results), _summary(results), *(_section(result) for result in results)]
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -39,7 +39,7 @@ def write(results: Sequence[Result], path: Path) -> None:
 
 
 def _opening(results: Sequence[Result]) -> str:
-    """The machine of the last result; where a part's differs, the part says so."""
+    """The introduction, and what all results have in common of the machine."""
     machine = _common_machine(results)
     rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in machine.items())
     return (
@@ -57,29 +57,29 @@ def _common_machine(results: Sequence[Result]) -> dict[str, str]:
 
 def _summary(results: Sequence[Result]) -> str:
     rows = [
-        f'<tr><td><a href="#{result.part}">{result.part}</a></td>{_cells(one)}</tr>'
+        f'<tr><td><a href="#{result.benchmark}">{result.benchmark}</a></td>{_cells(one)}</tr>'
         for result in results
         for one in result.figures
         if one.bound is not None
     ]
     if not rows:
         return ""
-    return f"<h2>What is held against a bound</h2>\n<table>{_head('part')}{''.join(rows)}</table>"
+    return f"<h2>Figures with a bound</h2>\n<table>{_head('part')}{''.join(rows)}</table>"
 
 
-def _part(result: Result) -> str:
-    pieces = [
-        f'<h2 id="{result.part}">{escape(result.question)}</h2>',
+def _section(result: Result) -> str:
+    blocks = [
+        f'<h2 id="{result.benchmark}">{escape(result.question)}</h2>',
         f"<p><code>{escape(result.command)}</code></p>",
         f"<table>{_head()}{''.join(f'<tr>{_cells(one)}</tr>' for one in result.figures)}</table>",
     ]
-    pieces += [
+    blocks += [
         f"<figure><figcaption>{escape(plot.title)}</figcaption>{plots.draw(plot)}</figure>" for plot in result.plots
     ]
-    pieces += [f'<p class="dim">{escape(note)}</p>' for note in result.notes]
+    blocks += [f'<p class="dim">{escape(note)}</p>' for note in result.notes]
     took = f"{result.machine.get('date', '')}, {result.seconds:.0f} s, {result.machine.get('tailrace', '')}"
-    pieces.append(f'<p class="dim">{escape(took)}</p>')
-    return "\n".join(pieces)
+    blocks.append(f'<p class="dim">{escape(took)}</p>')
+    return "\n".join(blocks)
 
 
 def _head(first: str | None = None) -> str:
@@ -89,11 +89,12 @@ def _head(first: str | None = None) -> str:
 
 
 def _cells(one: Figure) -> str:
-    bound = "" if one.bound is None else f"{'≤' if one.at_most else '≥'} {one.bound:g}"
+    bound = "" if one.bound is None else f"{'≤' if one.is_upper_bound else '≥'} {one.bound:g}"
     word = one.verdict
-    sure = span(one.between)
+    interval = span(one.interval)
     limits = span((one.low, one.high)) if one.turns > 1 else ""
     return (
-        f'<td>{escape(one.what)}</td><td class="n">{number(one.median)} {escape(one.unit)}</td>'
-        f'<td class="n">{sure}</td><td class="n">{limits}</td><td class="n">{bound}</td><td class="{word}">{word}</td>'
+        f'<td>{escape(one.label)}</td><td class="n">{number(one.median)} {escape(one.unit)}</td>'
+        f'<td class="n">{interval}</td><td class="n">{limits}</td><td class="n">{bound}</td>'
+        f'<td class="{word}">{word}</td>'
     )

@@ -1,4 +1,4 @@
-"""Starts servers to measure, each in a process of its own on a free port: tailrace, and llama-server where it is."""
+"""Starts the servers to measure, each in its own process on a free port: tailrace, and llama-server if installed."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tailrace.loadtest.client import BenchClient
+from tailrace.loadtest.bench_client import BenchClient
 
-#: A multi-gigabyte model may have to come from a slow disk first.
+#: A multi-gigabyte model may come from a slow disk.
 _START_SECONDS = 300.0
 
 
 class ServerError(Exception):
-    """A server didn't start; says what it wrote."""
+    """A server didn't start; the text has its output."""
 
 
 @contextlib.contextmanager
 def tailrace(
     model: Path | None, threads: int, *options: str, tuned: bool = False, **settings: str
 ) -> Iterator[BenchClient]:
-    """``tailrace serve MODEL`` (None: the scripted backend) with default settings but for ``options``, ``settings``
-    that go by environment, and with ``tuned`` what ``tailrace tune`` remembers of the model. Without speculation: test
-    models' greedy replies repeat themselves, and what that wins would hide what is measured.
+    """Run ``tailrace serve MODEL`` (None: the scripted backend) until the block ends.
+
+    ``options`` are command-line options; ``settings`` are set by environment variables; ``tuned`` applies the settings
+    that ``tailrace tune`` saved for the model. Speculation is off by default: greedy replies of test models repeat
+    themselves, and the gain would hide other effects.
     """
     command = [str(Path(sys.executable).with_name("tailrace")), "serve"]
     command += [str(model)] if model is not None else ["--backend", "fake"]
     command += ["--threads", str(threads), *options]
-    # Nothing of the settings of the person who measures.
+    # The user's own settings must not apply.
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
         clean |= {"XDG_CONFIG_HOME": folder, "TAILRACE_LOG_LEVEL": "warning", "TAILRACE_SPECULATE": "off"}
@@ -49,7 +51,7 @@ def tailrace(
 
 @contextlib.contextmanager
 def llama_server(model: Path, threads: int, *options: str) -> Iterator[BenchClient]:
-    """The llama-server that is on the path, with its defaults but for threads and ``options``."""
+    """Run the llama-server on the path, with default settings except for threads and ``options``."""
     program = shutil.which("llama-server")
     assert program is not None, "ask has_llama_server first"
     command = [program, "-m", str(model), "-t", str(threads), "--host", "127.0.0.1", *options]
@@ -58,12 +60,12 @@ def llama_server(model: Path, threads: int, *options: str) -> Iterator[BenchClie
 
 
 def has_llama_server() -> bool:
-    """Whether there is one on the path."""
+    """Whether llama-server is on the path."""
     return shutil.which("llama-server") is not None
 
 
 def version_of(program: str) -> str:
-    """What a llama.cpp program on the path says of itself, in one line."""
+    """The version line of a llama.cpp program on the path."""
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("version")]
     return lines[0] if lines else "version unknown"
@@ -97,7 +99,7 @@ def _started(command: Sequence[str], environment: dict[str, str], health: str) -
 
 
 def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    """Wait for a 200; False when the process ends first or the time is over."""
+    """Wait for a 200. False when the process ends first, or after ``_START_SECONDS``."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -20,8 +20,9 @@ from rich.table import Table
 from tailrace.child import die_with_parent
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import TailraceError
-from tailrace.loadtest.client import BenchClient, BenchError
-from tailrace.loadtest.load import Figures, Load, StreamTiming, figures, middle
+from tailrace.loadtest.bench_client import BenchClient, BenchError
+from tailrace.loadtest.load_profile import LoadProfile
+from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats, median_stats
 from tailrace.models.locate import resolve as resolve_model
 from tailrace.observe import logs
 from tailrace.settings import Settings
@@ -31,8 +32,8 @@ from tailrace.tuning.engine_bench import EngineTurn
 class Comparison(msgspec.Struct, frozen=True):
     """API and engine under the same load, in turns; ratios are medians over the pairs."""
 
-    api: Figures
-    engine: Figures
+    api: LoadStats
+    engine: LoadStats
     total_ratio: float
     decode_ratio: float
     pair_ratios: list[float]  #: of the total rates
@@ -46,7 +47,9 @@ def bench(
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Length of each prompt, about.")] = 32,
     output_tokens: Annotated[int, typer.Option(help="Length of each reply, exactly.")] = 128,
-    max_tokens: Annotated[int | None, typer.Option(help="Ask for more than --output-tokens, then hang up.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="BenchRequest for more than --output-tokens, then hang up.")
+    ] = None,
     turns: Annotated[int, typer.Option(help="Turns (or pairs) after one to warm up; medians are shown.")] = 5,
     engine: Annotated[bool, typer.Option("--engine", help="Measure the engine loop in process instead.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Measure both in turns and show the ratio.")] = False,
@@ -61,11 +64,11 @@ def bench(
     """Measure tokens a second, time to first token and the gaps between tokens."""
     settings = resolve_tuned({"threads": threads, "model": model, "weights": weights}).settings
     loads = [
-        Load(streams=count, prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_tokens=max_tokens)
+        LoadProfile(streams=count, prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_tokens=max_tokens)
         for count in streams or [1, 4, 8]
     ]
     client = None if engine else _client(url, model if not compare else None, key)
-    results: list[Figures | Comparison] = []
+    results: list[LoadStats | Comparison] = []
     with contextlib.ExitStack() as stack:
         alone = stack.enter_context(_engine_process(settings)) if engine or compare else None
         progress = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
@@ -85,24 +88,26 @@ def bench(
         _show(results, engine=engine)
 
 
-def _result(pairs: list[tuple[list[StreamTiming] | None, list[StreamTiming] | None]]) -> Figures | Comparison:
-    api = [figures(pair[0]) for pair in pairs if pair[0] is not None]
-    engine = [figures(pair[1]) for pair in pairs if pair[1] is not None]
+def _result(pairs: list[tuple[list[StreamTiming] | None, list[StreamTiming] | None]]) -> LoadStats | Comparison:
+    api = [load_stats(pair[0]) for pair in pairs if pair[0] is not None]
+    engine = [load_stats(pair[1]) for pair in pairs if pair[1] is not None]
     if not api or not engine:
-        return middle(api or engine)
+        return median_stats(api or engine)
     ratios = [a.total_rate / b.total_rate for a, b in zip(api, engine, strict=True)]
     decode = [a.decode_rate / b.decode_rate for a, b in zip(api, engine, strict=True)]
     same = all(a.text == b.text for left, right in pairs if left and right for a, b in zip(left, right, strict=True))
-    return Comparison(middle(api), middle(engine), statistics.median(ratios), statistics.median(decode), ratios, same)
+    return Comparison(
+        median_stats(api), median_stats(engine), statistics.median(ratios), statistics.median(decode), ratios, same
+    )
 
 
-def _show(results: list[Figures | Comparison], *, engine: bool) -> None:
+def _show(results: list[LoadStats | Comparison], *, engine: bool) -> None:
     console = Console()
     table = Table(box=None, header_style="bold")
     for heading in ("streams", "", "tok/s", "decode tok/s", "TTFT ms", "gap ms", "p99", "max"):
         table.add_column(heading, justify="left" if heading == "" else "right")
     for result in results:
-        if isinstance(result, Figures):
+        if isinstance(result, LoadStats):
             _row(table, "engine" if engine else "API", result)
         else:
             _row(table, "API", result.api)
@@ -111,7 +116,7 @@ def _show(results: list[Figures | Comparison], *, engine: bool) -> None:
     console.print(table)
 
 
-def _row(table: Table, side: str, shown: Figures) -> None:
+def _row(table: Table, side: str, shown: LoadStats) -> None:
     values = (shown.total_rate, shown.decode_rate, shown.ttft_median, shown.gap_median, shown.gap_p99, shown.gap_max)
     table.add_row(str(shown.streams), side, *(f"{value:.1f}" for value in values))
 
@@ -123,7 +128,7 @@ def _client(url: str, model: str | None, key: str | None) -> BenchClient:
         raise TailraceError(str(error)) from error
 
 
-def _api_turn(client: BenchClient | None, load: Load, turn: int) -> list[StreamTiming] | None:
+def _api_turn(client: BenchClient | None, load: LoadProfile, turn: int) -> list[StreamTiming] | None:
     if client is None:
         return None
     try:
@@ -132,7 +137,7 @@ def _api_turn(client: BenchClient | None, load: Load, turn: int) -> list[StreamT
         raise TailraceError(str(error)) from error
 
 
-def _engine_turn(process: subprocess.Popen[bytes] | None, load: Load, turn: int) -> list[StreamTiming] | None:
+def _engine_turn(process: subprocess.Popen[bytes] | None, load: LoadProfile, turn: int) -> list[StreamTiming] | None:
     if process is None:
         return None
     assert process.stdin is not None

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import PARTS, chosen
+from benchmarks.__main__ import BENCHMARKS, select_benchmarks
 from benchmarks.flood import evaluate
 from benchmarks.harness import report, results
-from benchmarks.harness.pairs import in_turns, percentile, ratios
-from benchmarks.harness.part import number
-from benchmarks.harness.rates import decode, measure
-from benchmarks.harness.results import Curve, Plot, Result, figure, interval
-from benchmarks.slots import asks, steady_rate
-from tailrace.loadtest.client import BenchError
-from tailrace.loadtest.load import Load, StreamTiming, figures
+from benchmarks.harness.number_format import number
+from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
+from benchmarks.harness.rates import decode_rates, measure
+from benchmarks.harness.results import Curve, Plot, Result, figure, median_interval
+from benchmarks.slots import make_requests, steady_rate
+from tailrace.loadtest.bench_client import BenchError
+from tailrace.loadtest.load_profile import LoadProfile
+from tailrace.loadtest.load_stats import StreamTiming, load_stats, percentile
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,7 +28,7 @@ def test_sides_take_turns_and_change_who_goes_first() -> None:
         calls.append(f"{name}{turn}")
         return turn
 
-    found = in_turns({"a": lambda turn: side("a", turn), "b": lambda turn: side("b", turn)}, 2)
+    found = run_interleaved({"a": lambda turn: side("a", turn), "b": lambda turn: side("b", turn)}, 2)
     assert calls == ["a0", "b0", "b1", "a1", "a2", "b2"]
     assert found == {"a": [1, 2], "b": [1, 2]}
 
@@ -35,7 +36,7 @@ def test_sides_take_turns_and_change_who_goes_first() -> None:
 def test_what_stands_between_two_sides_follows_or_precedes_either() -> None:
     calls: list[str] = []
     sides = {name: lambda _, name=name: calls.append(name) for name in "abc"}
-    in_turns(sides, 2, warm_up=0)
+    run_interleaved(sides, 2, warm_up=0)
     assert "".join(calls) == "abccba"
 
 
@@ -43,11 +44,11 @@ def test_prompts_are_others_each_turn_unless_they_are_to_be_the_same() -> None:
     def prompts(*, same: bool) -> list[list[str]]:
         seen: list[list[str]] = []
 
-        def side(load: Load, turn: int) -> list[StreamTiming]:
+        def side(load: LoadProfile, turn: int) -> list[StreamTiming]:
             seen.append(load.prompts(turn))
             return [StreamTiming(0.0, [1.0, 2.0])]
 
-        measure({"a": side}, [Load(streams=1, prompt_tokens=20, output_tokens=2)], 2, same_prompts=same)
+        measure({"a": side}, [LoadProfile(streams=1, prompt_tokens=20, output_tokens=2)], 2, same_prompts=same)
         return seen
 
     first, *others = prompts(same=True)
@@ -56,9 +57,9 @@ def test_prompts_are_others_each_turn_unless_they_are_to_be_the_same() -> None:
 
 
 def test_a_ratio_is_of_turns_of_the_same_number() -> None:
-    assert ratios([2.0, 9.0], [4.0, 3.0]) == [0.5, 3.0]
+    assert paired_ratios([2.0, 9.0], [4.0, 3.0]) == [0.5, 3.0]
     with pytest.raises(ValueError, match="longer"):
-        ratios([1.0], [1.0, 2.0])
+        paired_ratios([1.0], [1.0, 2.0])
 
 
 @pytest.mark.parametrize(("part", "value"), [(0.0, 0), (0.5, 50), (0.99, 99), (1.0, 100)])
@@ -69,7 +70,7 @@ def test_percentiles_are_of_the_nearest_rank(part: float, value: int) -> None:
 def test_a_figure_is_held_against_its_bound_on_the_right_side() -> None:
     least = figure("speed", [0.96, 0.99, 0.98], bound=0.97)
     assert (least.median, least.low, least.high, least.turns, least.met) == (0.98, 0.96, 0.99, 3, True)
-    most = figure("wait", [0.2, 0.3], bound=0.1, at_most=True)
+    most = figure("wait", [0.2, 0.3], bound=0.1, is_upper_bound=True)
     assert most.met is False
     assert figure("speed", [1.0]).met is None
     with pytest.raises(ValueError, match="nothing was measured"):
@@ -81,22 +82,22 @@ def test_a_flood_s_gaps_are_told_apart_by_the_prompt_s_time() -> None:
     second = StreamTiming(0.0, [1.005, 1.015, 1.025, 1.125, 1.225, 1.235])
     found = evaluate([first, second, StreamTiming(1.1, [1.222, 1.3])])
     # The first stream's gap before the second one ran counts for neither.
-    assert found.calm == pytest.approx([10.0, 10.0, 10.0])
-    assert found.during == pytest.approx([100.0, 100.0, 10.0, 100.0, 100.0])
-    assert found.seconds == pytest.approx(0.122)
-    assert found.tokens == 5
+    assert found.gaps_before == pytest.approx([10.0, 10.0, 10.0])
+    assert found.gaps_during == pytest.approx([100.0, 100.0, 10.0, 100.0, 100.0])
+    assert found.prefill_seconds == pytest.approx(0.122)
+    assert found.max_reply_tokens == 5
 
 
 def test_the_same_requests_stay_in_both_sides_of_a_turn_and_begin_among_others() -> None:
-    mixed, alone = asks(3, 120)
+    mixed, alone = make_requests(3, 120)
     assert [ask.messages for ask in mixed[-4:]] == [ask.messages for ask in alone]
-    assert all(ask.after is None for ask in alone)
+    assert all(ask.start_after is None for ask in alone)
     # Whoever waits for somebody waits for one who writes more than that, else it would wait for ever.
     for ask in mixed:
-        if ask.after is not None:
-            other, events = ask.after
+        if ask.start_after is not None:
+            other, events = ask.start_after
             assert mixed[other].max_tokens >= events
-    assert asks(3, 120) == (mixed, alone)
+    assert make_requests(3, 120) == (mixed, alone)
 
 
 def test_a_steady_rate_counts_from_where_all_have_come_so_far() -> None:
@@ -108,15 +109,15 @@ def test_a_steady_rate_counts_from_where_all_have_come_so_far() -> None:
 
 
 def test_parts_are_chosen_by_name_and_a_wrong_one_is_told() -> None:
-    assert [part.name for part in chosen("flood, slots")] == ["flood", "slots"]
-    assert chosen(None) == list(PARTS)
-    with pytest.raises(ValueError, match=r"there is no part floods; there are .*flood"):
-        chosen("floods")
+    assert [part.name for part in select_benchmarks("flood, slots")] == ["flood", "slots"]
+    assert select_benchmarks(None) == list(BENCHMARKS)
+    with pytest.raises(ValueError, match=r"there is no benchmark floods; there are .*flood"):
+        select_benchmarks("floods")
 
 
 def test_every_part_is_a_module_with_a_row_in_the_documentation() -> None:
     rows = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-    for part in PARTS:
+    for part in BENCHMARKS:
         assert (ROOT / "benchmarks" / f"{part.name}.py").exists()
         assert f"| `{part.name}`" in rows
 
@@ -126,7 +127,7 @@ def test_every_part_is_a_module_with_a_row_in_the_documentation() -> None:
 )
 def test_the_median_s_interval_is_the_sign_test_s(count: int, ends: tuple[int, int] | None) -> None:
     # As in any table of the sign test, two-sided, at 5 %.
-    assert interval([float(value) for value in range(count, 0, -1)]) == ends
+    assert median_interval([float(value) for value in range(count, 0, -1)]) == ends
 
 
 def test_a_bound_within_the_interval_is_undecided() -> None:
@@ -137,7 +138,7 @@ def test_a_bound_within_the_interval_is_undecided() -> None:
         "undecided",
         "missed",
     ]
-    assert [figure("a", ratios, bound=bound, at_most=True).verdict for bound in (0.96, 0.97, 1.02)] == [
+    assert [figure("a", ratios, bound=bound, is_upper_bound=True).verdict for bound in (0.96, 0.97, 1.02)] == [
         "missed",
         "undecided",
         "met",
@@ -156,7 +157,7 @@ def _result(part: str) -> Result:
     curve = Curve(label="A & B", x=[1.0, 4.0], y=[10.0, 20.0], low=[9.0, 19.0], high=[11.0, 21.0])
     named = Curve(label="bars", x=["turn 1", "turn 2"], y=[3.0, 4.0], low=[2.0, 3.0], high=[4.0, 5.0])
     return Result(
-        part=part,
+        benchmark=part,
         question="Is a < b?",
         command=f"python -m benchmarks.{part}",
         figures=[figure("a ÷ b", [0.5, 0.6], bound=0.97), figure("rate", [100.0], unit="tok/s")],
@@ -192,8 +193,8 @@ def test_a_report_needs_nothing_but_itself_and_shows_what_was_missed(tmp_path: P
 
 
 def test_streams_that_never_ran_together_are_no_rate() -> None:
-    apart = figures([StreamTiming(0.0, [1.0, 1.1]), StreamTiming(0.0, [2.0, 2.1])])
-    together = figures([StreamTiming(0.0, [1.0, 1.1]), StreamTiming(0.0, [1.0, 1.1])])
-    assert decode([together]) == pytest.approx([20.0])
+    apart = load_stats([StreamTiming(0.0, [1.0, 1.1]), StreamTiming(0.0, [2.0, 2.1])])
+    together = load_stats([StreamTiming(0.0, [1.0, 1.1]), StreamTiming(0.0, [1.0, 1.1])])
+    assert decode_rates([together]) == pytest.approx([20.0])
     with pytest.raises(BenchError, match="2 streams never ran together"):
-        decode([together, apart])
+        decode_rates([together, apart])

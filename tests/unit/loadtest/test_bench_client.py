@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tailrace.loadtest.client import BenchClient, BenchError
-from tailrace.loadtest.load import Ask, Load
+from tailrace.loadtest.bench_client import BenchClient, BenchError
+from tailrace.loadtest.load_profile import BenchRequest, LoadProfile
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
@@ -77,17 +77,19 @@ def answering(
         listening.close()
 
 
-def ask(tokens: int, *, after: tuple[int, int] | None = None, exact: bool = True) -> Ask:
-    return Ask(messages=[{"role": "user", "content": "x"}], max_tokens=tokens, after=after, exact=exact)
+def ask(tokens: int, *, after: tuple[int, int] | None = None, exact: bool = True) -> BenchRequest:
+    return BenchRequest(
+        messages=[{"role": "user", "content": "x"}], max_tokens=tokens, start_after=after, exact_length=exact
+    )
 
 
 def test_every_stream_s_texts_come_in_order_with_the_server_s_count() -> None:
     with answering(reply("a", "b"), reply("c", "d")) as client:
-        timings = client.run(Load(streams=2, prompt_tokens=9, output_tokens=2), 0)
+        timings = client.run(LoadProfile(streams=2, prompt_tokens=9, output_tokens=2), 0)
     assert [timing.text for timing in timings] == ["ab", "cd"]
     for timing in timings:
-        assert (timing.prompt_tokens, timing.reply_tokens, len(timing.tokens)) == (7, 2, 2)
-        assert timing.asked < timing.tokens[0] <= timing.tokens[1] <= timing.ended
+        assert (timing.prompt_tokens, timing.reply_tokens, len(timing.token_times)) == (7, 2, 2)
+        assert timing.sent_at < timing.token_times[0] <= timing.token_times[1] <= timing.ended_at
 
 
 @pytest.mark.parametrize(
@@ -126,25 +128,25 @@ def test_a_header_that_ends_in_0_is_not_the_last_chunk() -> None:
 def test_a_reply_is_left_after_the_tokens_wanted() -> None:
     # The server doesn't end it: the client has to.
     with answering(HEAD + text("") + text("a") + text("b") + text("c"), hold=1) as client:
-        (timing,) = client.run(Load(streams=1, prompt_tokens=9, output_tokens=2, max_tokens=99), 0)
-    assert len(timing.tokens) == 2
-    assert timing.ended == 0.0
+        (timing,) = client.run(LoadProfile(streams=1, prompt_tokens=9, output_tokens=2, max_tokens=99), 0)
+    assert len(timing.token_times) == 2
+    assert timing.ended_at == 0.0
 
 
 def test_a_reply_is_not_left_in_the_middle_of_the_last_token_wanted() -> None:
     begun, colon, rest = text("b").partition(b"data:")
     with answering([HEAD + text("") + text("a") + begun + colon, rest, text("c")], hold=1, pause=0.2) as client:
-        (timing,) = client.run(Load(streams=1, prompt_tokens=9, output_tokens=2, max_tokens=99), 0)
+        (timing,) = client.run(LoadProfile(streams=1, prompt_tokens=9, output_tokens=2, max_tokens=99), 0)
     assert timing.text.startswith("ab")
-    assert len(timing.tokens) == 2
+    assert len(timing.token_times) == 2
 
 
 def test_a_request_follows_another_one_s_tokens_and_its_end_ends_all() -> None:
     # The first is still open when the second is asked for and has ended.
     with answering(HEAD + text("") + text("a"), reply("b", "c"), hold=1) as client:
         first, second = client.exchange([ask(2), ask(2, after=(0, 2))], until=1)
-    assert (first.text, first.ended, second.text) == ("a", 0.0, "bc")
-    assert second.asked >= first.tokens[0]
+    assert (first.text, first.ended_at, second.text) == ("a", 0.0, "bc")
+    assert second.sent_at >= first.token_times[0]
 
 
 def test_a_request_that_follows_too_short_a_reply_is_told() -> None:

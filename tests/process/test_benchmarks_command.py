@@ -33,4 +33,4 @@ def test_a_part_is_measured_saved_and_reported(tmp_path: Path) -> None:
 def test_a_part_that_does_not_exist_is_one_line_with_those_that_do() -> None:
     done = _run("--only", "speed")
     assert done.returncode == 2
-    assert "there is no part speed; there are api_vs_engine" in done.stderr
+    assert "there is no benchmark speed; there are api_vs_engine" in done.stderr

@@ -17,16 +17,19 @@ import numpy as np
 
 from tailrace.chat.detokenize import Detokenizer, Vocabulary
 from tailrace.chat.template import ChatTemplate
-from tailrace.loadtest.load import StreamTiming
+from tailrace.loadtest.load_stats import StreamTiming
 
 _BATCH = 512
 
 
-class RawEngine:
-    """One model with room for ``streams`` sequences of ``context`` tokens."""
+class BareLlama:
+    """One model with a context for ``streams`` sequences of ``context`` tokens; ``unified`` shares one KV cache.
+
+    Raises RuntimeError when llama.cpp can't load it.
+    """
 
     def __init__(self, model: Path, *, threads: int, streams: int, context: int, unified: bool) -> None:
-        # Nobody wants its log between the figures; a failure is told by what returns None.
+        # llama.cpp's log would mix with the figures. A failure shows in the returned None.
         self._silence = llama.llama_log_callback(lambda *_: None)
         llama.llama_log_set(self._silence, ctypes.c_void_p())
         llama.llama_backend_init()
@@ -50,21 +53,24 @@ class RawEngine:
         self._template = ChatTemplate(template.decode() if template else "", bos_token="", eos_token="")
         self._batch = llama.llama_batch_init(_BATCH, 0, 1)
         seq_ids = np.arange(streams, dtype=np.int32)
-        self._seq_ids = [seq_ids[stream : stream + 1] for stream in range(streams)]  # kept: C points into it
+        self._seq_ids = [
+            seq_ids[stream : stream + 1] for stream in range(streams)
+        ]  # stored, because llama.cpp's batch points into it
         self._pointers = [ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)) for ids in self._seq_ids]
 
     def run(self, prompts: Sequence[str], output_tokens: int) -> list[StreamTiming]:
-        """One turn: a reply of exactly ``output_tokens`` to each user message; prompts are read one after the other,
-        then all are decoded together.
+        """One turn: a reply of exactly ``output_tokens`` to each user message.
+
+        Prompts are prefilled one after the other, then all streams decode in one batch.
         """
         llama.llama_memory_clear(self._memory, False)
-        asked = time.perf_counter()
+        started = time.perf_counter()
         timings: list[StreamTiming] = []
         chosen: list[list[int]] = []
         for stream, prompt in enumerate(prompts):
             tokens = self._tokens(self._template.render([{"role": "user", "content": prompt}]).text)
-            chosen.append([self._read(stream, tokens)])
-            timings.append(StreamTiming(asked, [time.perf_counter()], prompt_tokens=len(tokens)))
+            chosen.append([self._prefill(stream, tokens)])
+            timings.append(StreamTiming(started, [time.perf_counter()], prompt_tokens=len(tokens)))
         count = len(prompts)
         batch = self._batch
         batch.n_tokens = count
@@ -76,24 +82,24 @@ class RawEngine:
             batch.n_seq_id[stream] = 1
             batch.seq_id[stream] = self._pointers[stream]
         token_view[:] = [tokens[0] for tokens in chosen]
-        moments: list[float] = []
+        step_times: list[float] = []
         steps: list[list[int]] = []
         for _ in range(output_tokens - 1):
             self._decode()
             logits = np.ctypeslib.as_array(llama.llama_get_logits(self._context), (count, self._size))
             token_view[:] = best = logits.argmax(axis=1)
-            moments.append(time.perf_counter())
+            step_times.append(time.perf_counter())
             steps.append(best.tolist())
             position_view += 1
         for stream, timing in enumerate(timings):
-            timing.tokens += moments
+            timing.token_times += step_times
             detokenizer = Detokenizer(self._vocabulary)
             tokens = chosen[stream] + [step[stream] for step in steps]
             timing.text = "".join(detokenizer.feed(token) for token in tokens)
         return timings
 
-    def _read(self, stream: int, tokens: list[int]) -> int:
-        """Read a prompt into an empty stream; the reply's first token."""
+    def _prefill(self, stream: int, tokens: list[int]) -> int:
+        """Prefill a prompt into an empty stream. Returns the reply's first token."""
         batch = self._batch
         for start in range(0, len(tokens), _BATCH):
             part = tokens[start : start + _BATCH]

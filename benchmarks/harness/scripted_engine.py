@@ -1,6 +1,6 @@
-"""The HTTP process alone, fed by a scripted engine at the other end of its socket: what one process can carry.
+"""Measures the capacity of the HTTP process, with a scripted engine at the other end of its socket.
 
-Engine and client are one process on a core of its own, so that neither limits the HTTP process, which has another.
+The scripted engine and the client are one process on one core; the HTTP process has another core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.harness.reader import Reader, ReaderError, Spent, spent
+from benchmarks.harness.event_counter import CounterError, CpuPerToken, EventCounter, cpu_per_token
 from tailrace import ipc
 from tailrace.child import Start
 from tailrace.engine.backends.fake import FakeBackend
@@ -28,34 +28,35 @@ from tailrace.machine.topology import read_topology
 from tailrace.protocol import PROTOCOL_VERSION, Accepted, Cancel, Hello, Started, Step, Submit, ToEngine
 from tailrace.settings import Settings
 
-#: Steps that may be under way while the slowest stream reads: one is read, one is sent. More would be read together,
-#: and a stream's events written together, which costs less than it would in earnest.
-_AHEAD = 2
+#: Steps in flight while the slowest stream reads. The HTTP process would read more of them at once, and write several
+#: events together, which costs less than real steps do.
+_STEPS_IN_FLIGHT = 2
 _TEXT = b"time and the river "
 
 
-def flat_out(streams: int, seconds: float) -> Spent:
-    """As many tokens as go through; ``cpu`` is the HTTP process's. Its inverse is what the process can carry: engine
-    and client take turns with it, so the rate is lower.
+def measure_capacity(streams: int, seconds: float) -> CpuPerToken:
+    """The HTTP process's CPU time of a token at full load. Its inverse is the capacity of the process.
+
+    The measured rate is lower, because engine and client wait for each other.
     """
     with tempfile.TemporaryDirectory() as folder, _http_process(Path(folder) / "engine.sock") as (pid, port):
-        ours, theirs = multiprocessing.Pipe()
-        arguments = (theirs, Path(folder) / "engine.sock", port, pid, streams, seconds)
+        parent_end, child_end = multiprocessing.Pipe()
+        arguments = (child_end, Path(folder) / "engine.sock", port, pid, streams, seconds)
         process = multiprocessing.Process(target=_feed, args=arguments)
         process.start()
-        theirs.close()
+        child_end.close()
         try:
-            before, after = ours.recv()
+            before, after = parent_end.recv()
         except EOFError:
-            raise ReaderError("the scripted engine has ended; what it said stands above") from None
+            raise CounterError("the scripted engine has ended; its messages are above") from None
         finally:
             process.join()
-    return spent(before, after)
+    return cpu_per_token(before, after)
 
 
 @contextlib.contextmanager
 def _http_process(path: Path) -> Iterator[tuple[int, int]]:
-    """Started as the supervisor starts it: its process id and port."""
+    """Start the HTTP process as the supervisor does. Gives its process id and its port."""
     with ipc.listen(path) as unix, socket.create_server(("127.0.0.1", 0), backlog=512) as tcp:
         settings = Settings(backend="fake", log_level="error")
         start = Start(
@@ -84,7 +85,7 @@ def _http_process(path: Path) -> Iterator[tuple[int, int]]:
 def _feed(
     pipe: multiprocessing.connection.Connection, path: Path, port: int, http: int, streams: int, seconds: float
 ) -> None:
-    """Engine and client: a step is sent as soon as the slowest stream is near enough."""
+    """Run engine and client: the next step is sent when the slowest stream is ``_STEPS_IN_FLIGHT`` behind."""
     backend = FakeBackend(ctx=1_000_000, parallel=streams, kv_tokens=0, batch=streams)
     sock = ipc.connect(path, 10.0)
     channel: ipc.Channel[ToEngine] = ipc.Channel(sock, ToEngine)
@@ -92,7 +93,7 @@ def _feed(
         protocol=PROTOCOL_VERSION, pid=os.getpid(), replica=0, model=backend.info, vocabulary=backend.vocabulary
     )
     channel.send(hello)
-    reader = Reader(port, streams, "hello", 900_000)
+    reader = EventCounter(port, streams, "hello", 900_000)
     ids: list[int] = []
     while len(ids) < streams:
         for message in channel.receive() or []:
@@ -109,19 +110,19 @@ def _feed(
     def run(until: float) -> None:
         nonlocal sent
         while time.perf_counter() < until:
-            # The first event is the role's.
-            while sent + 1 < min(reader.events) + _AHEAD:
+            # The first event has the role alone.
+            while sent + 1 < min(reader.events) + _STEPS_IN_FLIGHT:
                 sock.sendall(frames[sent % len(frames)])
                 sent += 1
             reader.read()
 
     run(time.perf_counter() + 0.5)
-    before = reader.stamp([http])
+    before = reader.sample([http])
     run(before.time + seconds)
-    pipe.send((before, reader.stamp([http])))
+    pipe.send((before, reader.sample([http])))
     reader.close()
-    # The engine stays until the HTTP process has let go of every stream: it would report them as lost.
-    gone = 0
-    while gone < streams and (messages := channel.receive()) is not None:
-        gone += sum(isinstance(message, Cancel) for message in messages)
+    # The HTTP process would report streams as lost if the engine ended before it has cancelled all of them.
+    cancelled = 0
+    while cancelled < streams and (messages := channel.receive()) is not None:
+        cancelled += sum(isinstance(message, Cancel) for message in messages)
     channel.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.loadtest.answer import Answer
+from tailrace.loadtest.response_parser import ParsedResponse
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -14,8 +14,8 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def read(*parts: bytes) -> Answer:
-    return Answer(parts, [float(index) for index in range(len(parts))])
+def read(*parts: bytes) -> ParsedResponse:
+    return ParsedResponse(parts, [float(index) for index in range(len(parts))])
 
 
 def test_an_event_was_there_when_its_last_piece_came() -> None:

@@ -1,4 +1,4 @@
-"""``tailrace serve`` with several values of one option, the file the same: how fast it decodes and reads with each."""
+"""Compares several values of one option of ``tailrace serve``: decode and prefill rates with the same model file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks.harness import servers
-from benchmarks.harness.pairs import in_turns, ratios
-from benchmarks.harness.part import Findings, Options
-from benchmarks.harness.rates import decode, measure, prefill
+from benchmarks.harness.benchmark import Measurements, Options
+from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
+from benchmarks.harness.rates import decode_rates, measure, prefill_rate
 from benchmarks.harness.results import Curve, Plot, figure
-from tailrace.loadtest.load import Load
+from tailrace.loadtest.load_profile import LoadProfile
 
 
 def compare_values(
@@ -25,10 +25,11 @@ def compare_values(
     title: str,
     bound: float | None = None,
     of: str = "",
-) -> Findings:
-    """A figure for every value but ``usual`` ÷ that, at each number of streams and reading a prompt, each of at least
-    ``bound``, and a plot of all values' rates. Decoding is measured in ``turns`` turns. ``of`` is what figures are said
-    to be of, where there are several models.
+) -> Measurements:
+    """The rate of every other value ÷ the rate of ``usual``, for each number of streams and for prefill.
+
+    ``bound`` is the lower bound of each figure. Decoding is measured in ``turns`` turns. ``of`` begins the figures'
+    labels, where several models are compared.
     """
     with contextlib.ExitStack() as stack:
         clients = {
@@ -36,17 +37,19 @@ def compare_values(
             for value in values
         }
         tokens = options.tokens(96)
-        loads = [Load(streams=count, prompt_tokens=32, output_tokens=tokens) for count in streams]
+        loads = [LoadProfile(streams=count, prompt_tokens=32, output_tokens=tokens) for count in streams]
         runs = measure({value: client.run for value, client in clients.items()}, loads, turns)
-        reads = in_turns({value: partial(prefill, client) for value, client in clients.items()}, options.turns)
-    rates = {f"decoding, {count}": {value: decode(runs[value][count]) for value in values} for count in streams}
+        reads = run_interleaved(
+            {value: partial(prefill_rate, client) for value, client in clients.items()}, options.turns
+        )
+    rates = {f"decoding, {count}": {value: decode_rates(runs[value][count]) for value in values} for count in streams}
     rates["reading a prompt"] = reads
-    found = Findings()
+    found = Measurements()
     for what, rate in rates.items():
         for value in values:
             if value != usual:
                 said = f"{value} ÷ {usual}, {of}{what}"
-                found.figures.append(figure(said, ratios(rate[value], rate[usual]), bound=bound))
+                found.figures.append(figure(said, paired_ratios(rate[value], rate[usual]), bound=bound))
     curves = [
         Curve(
             label=value,

@@ -1,6 +1,7 @@
-"""Drives a running server, any that speaks OpenAI's chat stream, and notes when each token arrives.
+"""Sends a load to any server with OpenAI's chat stream, and reports the time of each token.
 
-What was received is read afterwards (see ``receiver``), and has to be what was asked for: else there is no figure.
+The received bytes are parsed after the last one (see ``stream_receiver``). A reply that differs from its request raises
+BenchError, so no statistic is made of it.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from tailrace.loadtest.answer import Answer
-from tailrace.loadtest.load import Ask, Load, StreamTiming
-from tailrace.loadtest.receiver import SILENCE_SECONDS, Stream, exchange
+from tailrace.loadtest.load_profile import BenchRequest, LoadProfile
+from tailrace.loadtest.load_stats import StreamTiming
+from tailrace.loadtest.response_parser import ParsedResponse
+from tailrace.loadtest.stream_receiver import SILENCE_SECONDS, RawStream, exchange
 
 
 class BenchError(Exception):
-    """The server can't be measured; says why."""
+    """The server can't be measured; the text says why."""
 
 
 class BenchClient:
-    """Measures the server at ``url`` (its root, or with ``/v1``). ``model`` None asks the server for its first."""
+    """Measures the server at ``url`` (its root, or with ``/v1``). Without ``model`` the server's first one is used."""
 
     def __init__(self, url: str, *, model: str | None = None, key: str | None = None) -> None:
         self._url: SplitResult = urlsplit(url if "//" in url else f"http://{url}")
@@ -33,32 +35,33 @@ class BenchClient:
 
     @property
     def port(self) -> int:
-        """Where the server listens."""
+        """The server's port."""
         return self._address[1]
 
-    def run(self, load: Load, turn: int) -> list[StreamTiming]:
-        """One turn of ``load``. Raises BenchError when a reply isn't what was asked for."""
-        return self.exchange(load.asks(turn))
+    def run(self, load: LoadProfile, turn: int) -> list[StreamTiming]:
+        """One turn of ``load``. Raises BenchError when a reply differs from its request."""
+        return self.exchange(load.requests(turn))
 
-    def exchange(self, asks: Sequence[Ask], *, until: int | None = None) -> list[StreamTiming]:
-        """Send all of ``asks``, each in its time, and receive every reply, or, with ``until``, leave them all when the
-        one at that place has ended. Raises BenchError as ``run`` does.
+    def exchange(self, requests: Sequence[BenchRequest], *, until: int | None = None) -> list[StreamTiming]:
+        """Send all requests, each at its time, and receive every reply.
+
+        With ``until``, leave all streams when the one with that index has ended. Raises BenchError as ``run`` does.
         """
         streams = [
-            Stream(
-                self._request("POST", "/chat/completions", self._body(ask)),
-                after=ask.after,
-                # The first event is the role's.
-                hang_up_after=None if ask.hang_up_after is None else ask.hang_up_after + 1,
+            RawStream(
+                self._request("POST", "/chat/completions", self._body(request)),
+                start_after=request.start_after,
+                # The first event has the role alone.
+                disconnect_after=None if request.disconnect_after is None else request.disconnect_after + 1,
             )
-            for ask in asks
+            for request in requests
         ]
-        self._exchange(streams, until)
-        if not all(stream.asked for stream in (streams if until is None else [streams[until]])):
+        self._send_all(streams, until)
+        if not all(stream.sent_at for stream in (streams if until is None else [streams[until]])):
             raise BenchError("a request was to follow another one's tokens, which was too short for that")
-        return [_timing(ask, stream) for ask, stream in zip(asks, streams, strict=True)]
+        return [_timing(request, stream) for request, stream in zip(requests, streams, strict=True)]
 
-    def _exchange(self, streams: Sequence[Stream], until: int | None) -> None:
+    def _send_all(self, streams: Sequence[RawStream], until: int | None) -> None:
         try:
             exchange(self._address, streams, until=until)
         except BlockingIOError:
@@ -69,28 +72,28 @@ class BenchClient:
             host, port = self._address
             raise BenchError(f"no server at {host}:{port}: {error}") from error
 
-    def _body(self, ask: Ask) -> bytes:
+    def _body(self, request: BenchRequest) -> bytes:
         return msgspec.json.encode(
             {
                 "model": self.model,
-                "messages": ask.messages,
+                "messages": request.messages,
                 "stream": True,
                 "stream_options": {"include_usage": True},
                 "temperature": 0,
-                "max_tokens": ask.max_tokens,
-                "ignore_eos": ask.exact,
-                **ask.more,
+                "max_tokens": request.max_tokens,
+                "ignore_eos": request.exact_length,
+                **request.extra_fields,
             }
         )
 
     def _first_model(self) -> str:
-        stream = Stream(self._request("GET", "/models", b""))
-        self._exchange([stream], None)
-        answer = _answer(stream)
-        if not answer.ok:
-            raise BenchError(f"the server doesn't list its models: {answer.status_line}")
+        stream = RawStream(self._request("GET", "/models", b""))
+        self._send_all([stream], None)
+        response = _parse(stream)
+        if not response.ok:
+            raise BenchError(f"the server doesn't list its models: {response.status_line}")
         try:
-            return str(msgspec.json.decode(answer.body)["data"][0]["id"])
+            return str(msgspec.json.decode(response.body)["data"][0]["id"])
         except (msgspec.DecodeError, LookupError, TypeError) as error:
             raise BenchError("the server's list of models can't be read; name one with --model") from error
 
@@ -127,25 +130,25 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-def _answer(stream: Stream) -> Answer:
+def _parse(stream: RawStream) -> ParsedResponse:
     try:
-        return Answer(stream.parts, stream.moments)
+        return ParsedResponse(stream.parts, stream.part_times)
     except ValueError as error:
         raise BenchError(f"the server's chunks can't be read: {error}") from error
 
 
-def _timing(ask: Ask, stream: Stream) -> StreamTiming:
-    """The moments at which the stream's texts came, each counted as one token."""
-    timing = StreamTiming(stream.asked, [])
+def _timing(request: BenchRequest, stream: RawStream) -> StreamTiming:
+    """The times of the stream's texts, each counted as one token. Raises BenchError for a failed or wrong reply."""
+    timing = StreamTiming(stream.sent_at, [])
     if not stream.parts:
         return timing
-    answer = _answer(stream)
-    if not answer.ok:
-        body = answer.body[:500].decode("utf-8", "replace")
-        raise BenchError(f"the server answered: {answer.status_line or 'nothing'} {body}".strip())
-    for moment, data in answer.events():
+    response = _parse(stream)
+    if not response.ok:
+        body = response.body[:500].decode("utf-8", "replace")
+        raise BenchError(f"the server answered: {response.status_line or 'nothing'} {body}".strip())
+    for time, data in response.events():
         if data == b"[DONE]":
-            timing.ended = moment
+            timing.ended_at = time
             break
         try:
             chunk = msgspec.json.decode(data, type=_Chunk)
@@ -157,14 +160,16 @@ def _timing(ask: Ask, stream: Stream) -> StreamTiming:
             timing.prompt_tokens = usage.prompt_tokens
             timing.cached_tokens = (usage.prompt_tokens_details or _Details()).cached_tokens or 0
             timing.reply_tokens = usage.completion_tokens
-            if ask.exact and timing.reply_tokens != ask.max_tokens:
-                raise BenchError(f"a reply had {timing.reply_tokens} tokens instead of {ask.max_tokens}: no comparison")
+            if request.exact_length and timing.reply_tokens != request.max_tokens:
+                raise BenchError(
+                    f"a reply had {timing.reply_tokens} tokens instead of {request.max_tokens}: no comparison"
+                )
         for choice in chunk.choices:
             if choice.delta.content:
                 timing.text += choice.delta.content
-                timing.tokens.append(moment)
-    if stream.ended and not timing.ended:
+                timing.token_times.append(time)
+    if stream.completed and not timing.ended_at:
         raise BenchError("the server broke a reply off: its stream ended without [DONE]")
-    if ask.hang_up_after is not None:
-        del timing.tokens[ask.hang_up_after :]
+    if request.disconnect_after is not None:
+        del timing.token_times[request.disconnect_after :]
     return timing
