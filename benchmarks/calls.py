@@ -17,20 +17,20 @@ import jsonschema
 from benchmarks.harness.benchmark import Benchmark, Measurements, Options, run_alone
 from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import figure
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
-from tailrace.chat.reply_grammar import Setting, free_or_calls
+from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart
-from tailrace.chat.reply_parts import Part as ReplyPart
+from tailrace.chat.reply_parts import ReplyPart as ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.sequence import Sequence as Reply
 from tailrace.engine.structured.grammar_translation import translate
-from tailrace.engine.structured.lazy_grammar import Calls
+from tailrace.engine.structured.lazy_grammar import LazyGrammar
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.trigger_watcher import Tokens
+from tailrace.engine.structured.trigger_watcher import TokenIndex
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
@@ -106,17 +106,21 @@ class EngineUnderTest:
         self._loop = make_loop(self._backend, settings)
         ends = sorted(self._backend.end_tokens)
         self._tokenizer = make_tokenizer(self._backend.vocabulary, ends, self._backend.tokenize_fragment)
-        self._tokens = Tokens(self._backend.vocabulary)
-        self._vocabulary = Vocabulary(self._backend.vocabulary)
+        self._tokens = TokenIndex(self._backend.vocabulary)
+        self._vocabulary = PieceTable(self._backend.vocabulary)
         self._next = 0
 
-    def calls(self, family: Family) -> Calls:
+    def calls(self, family: Family) -> LazyGrammar:
         """The compiled grammar of the family's calls. The model's vocabulary has none of its markers as tokens."""
-        grammar = free_or_calls(Setting(family, "", {}, ""), _TOOLS, several=True)
+        grammar = lazy_calls(GrammarContext(family, "", {}, ""), _TOOLS, several=True)
         assert grammar.watch is not None
-        return Calls(compile_grammar(self._tokenizer, translate(grammar)), self._tokenizer, grammar.watch, self._tokens)
+        return LazyGrammar(
+            compile_grammar(self._tokenizer, translate(grammar)), self._tokenizer, grammar.watch, self._tokens
+        )
 
-    def replies(self, calls: Calls | None, prompts: Sequence[str], *, tokens: int, together: int) -> list[list[int]]:
+    def replies(
+        self, calls: LazyGrammar | None, prompts: Sequence[str], *, tokens: int, together: int
+    ) -> list[list[int]]:
         """Tokens of a reply to each prompt, ``together`` at a time; the seed is the prompt's number."""
         made: list[Reply] = []
         for number, prompt in enumerate(prompts):
@@ -137,7 +141,7 @@ class EngineUnderTest:
                 self._run()
         return [reply.tokens[reply.prompt_length :] for reply in made]
 
-    def rate(self, calls: Calls | None, tokens: int, streams: int) -> Callable[[int], float]:
+    def rate(self, calls: LazyGrammar | None, tokens: int, streams: int) -> Callable[[int], float]:
         """One turn: tokens a second of free greedy text."""
 
         def turn(number: int) -> float:
@@ -282,7 +286,7 @@ def _measure(options: Options) -> Measurements:
     return Measurements(figures=figures, notes=notes)
 
 
-def _agrees(calls: Calls, constrained: list[int], free: list[int]) -> bool:
+def _agrees(calls: LazyGrammar, constrained: list[int], free: list[int]) -> bool:
     """Whether the reply with the grammar is the free one up to where a call begins."""
     constraint = calls.constraint(fast_forward=False)
     for mine, others in zip(constrained, free, strict=False):

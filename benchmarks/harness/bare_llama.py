@@ -15,7 +15,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from tailrace.chat.detokenize import Detokenizer, Vocabulary
+from tailrace.chat.detokenize import Detokenizer, PieceTable
 from tailrace.chat.template import ChatTemplate
 from tailrace.loadtest.load_stats import StreamTiming
 
@@ -48,7 +48,7 @@ class BareLlama:
         self._memory = llama.llama_get_memory(self._context)
         self._vocab = llama.llama_model_get_vocab(self._model)
         self._size = llama.llama_vocab_n_tokens(self._vocab)
-        self._vocabulary = Vocabulary([self._piece(token) for token in range(self._size)])
+        self._vocabulary = PieceTable([self._piece(token) for token in range(self._size)])
         template = llama.llama_model_chat_template(self._model, None)
         self._template = ChatTemplate(template.decode() if template else "", bos_token="", eos_token="")
         self._batch = llama.llama_batch_init(_BATCH, 0, 1)

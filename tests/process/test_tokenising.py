@@ -18,7 +18,7 @@ from servers import wait_for
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox
+from tailrace.engine.tokenising.tokenizer_process import TextNotTokenizable, TokenizerProcess
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.models.locate import resolve
 from tailrace.settings import STARTER_MODEL
@@ -132,13 +132,13 @@ def test_a_plain_range_is_text(vocab: LlamaVocab) -> None:
 
 
 @pytest.fixture(scope="module", params=["smollm", "gpt-4o", "tekken", "deepseek-v3"])
-def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    made = Sandbox(VOCABULARIES[request.param](tmp_path_factory.mktemp("vocab") / f"{request.param}.gguf"))
+def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenizerProcess]:
+    made = TokenizerProcess(VOCABULARIES[request.param](tmp_path_factory.mktemp("vocab") / f"{request.param}.gguf"))
     yield made
     made.close()
 
 
-def test_long_runs_are_tokenised(sandbox: Sandbox) -> None:
+def test_long_runs_are_tokenised(sandbox: TokenizerProcess) -> None:
     for number, (name, text) in enumerate(LONG.items()):
         (tokens,) = sandbox.run(number, [TokenizerInput(text)])
         assert tokens, name
@@ -146,9 +146,9 @@ def test_long_runs_are_tokenised(sandbox: Sandbox) -> None:
 
 def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
     """Without byte encoding, llama.cpp asserts that no two spaces meet; on other things it takes quadratic time."""
-    broken = Sandbox(with_pre(resolve(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
+    broken = TokenizerProcess(with_pre(resolve(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
     try:
-        with pytest.raises(CannotTokenise) as caught:
+        with pytest.raises(TextNotTokenizable) as caught:
             broken.run(1, [TokenizerInput("well"), TokenizerInput("a  b", "suffix")])
         assert caught.value.field == "suffix"
         assert broken.run(2, [TokenizerInput("ab")])
@@ -157,16 +157,16 @@ def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
 
 
 def test_quadratic_time_is_bounded(tmp_path: Path) -> None:
-    slow = Sandbox(with_pre(resolve(STARTER_MODEL).path, tmp_path / "superbpe.gguf", "superbpe"))
+    slow = TokenizerProcess(with_pre(resolve(STARTER_MODEL).path, tmp_path / "superbpe.gguf", "superbpe"))
     try:
-        with pytest.raises(CannotTokenise, match="more than 2 s"):
+        with pytest.raises(TextNotTokenizable, match="more than 2 s"):
             slow.run(1, [TokenizerInput("1" * 40_000)])
         assert slow.run(2, [TokenizerInput("ab")])
     finally:
         slow.close()
 
 
-def test_special_tokens_take_linear_time(sandbox: Sandbox) -> None:
+def test_special_tokens_take_linear_time(sandbox: TokenizerProcess) -> None:
     """960 KB, of which llama.cpp's own search makes minutes: the process may take 10 s."""
     (tokens,) = sandbox.run(1, [TokenizerInput("<|im_start|>" * 80_000)])
     assert tokens == [1] * 80_000
@@ -174,18 +174,18 @@ def test_special_tokens_take_linear_time(sandbox: Sandbox) -> None:
 
 def test_a_job_can_be_ended_and_so_can_the_process() -> None:
     vocabulary = resolve(STARTER_MODEL).path
-    sandbox = Sandbox(vocabulary)
+    sandbox = TokenizerProcess(vocabulary)
     text = TokenizerInput("The tide comes in twice a day. " * 60_000)  # Seconds of work.
     try:
         assert sandbox.run(1, [TokenizerInput("ab")]) == [[369]]
         assert sandbox._process is not None
         program = sandbox._process.pid
-        caught: list[CannotTokenise] = []
+        caught: list[TextNotTokenizable] = []
 
         def work() -> None:
             try:
                 sandbox.run(2, [text])
-            except CannotTokenise as error:
+            except TextNotTokenizable as error:
                 caught.append(error)
 
         thread = threading.Thread(target=work)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from replies import Call
-from tailrace.chat.reply_parts import Reasoning, Text
+from tailrace.chat.reply_parts import ReasoningPart, TextPart
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
     "weather": {
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
     family: str
     template: str
-    replies: list[tuple[str, list[Text | Reasoning | Call]]]
+    replies: list[tuple[str, list[TextPart | ReasoningPart | Call]]]
 
 
 _LOOP = "{% for m in messages %}{{ m.content }}{% for t in m.tool_calls or [] %}"
@@ -48,10 +48,10 @@ SAMPLES = [
                 "<think>\nThe user asks.\n</think>\n\nLet me look.\n<tool_call>\n"
                 '{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>\n<tool_call>\n'
                 '{"name": "weather", "arguments": {"city": "京都 ⛩️", "days": 2}}\n</tool_call>',
-                [Reasoning("The user asks."), Text("Let me look."), ROME, KYOTO],
+                [ReasoningPart("The user asks."), TextPart("Let me look."), ROME, KYOTO],
             ),
             ('<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>', [NOW]),
-            ("It is sunny in Rome ☀️.", [Text("It is sunny in Rome ☀️.")]),
+            ("It is sunny in Rome ☀️.", [TextPart("It is sunny in Rome ☀️.")]),
         ],
     ),
     Sample(
@@ -63,7 +63,7 @@ SAMPLES = [
                 "I look.\n<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n"
                 "</tool_call>\n<tool_call>\n<function=weather>\n<parameter=city>\n京都 ⛩️\n</parameter>\n"
                 "<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
-                [Text("I look."), ROME, KYOTO],
+                [TextPart("I look."), ROME, KYOTO],
             ),
             ("<tool_call>\n<function=now>\n</function>\n</tool_call>", [NOW]),
             ("<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>", [ROME]),
@@ -82,7 +82,7 @@ SAMPLES = [
                 "<think>Look.</think>I look.\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Rome</arg_value>\n"
                 "</tool_call>\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>京都 ⛩️</arg_value>\n"
                 "<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n</tool_call>",
-                [Reasoning("Look."), Text("I look."), ROME, KYOTO],
+                [ReasoningPart("Look."), TextPart("I look."), ROME, KYOTO],
             ),
             ("<tool_call>now\n</tool_call>", [NOW]),
             ("<tool_call>now</tool_call>", [NOW]),
@@ -93,7 +93,7 @@ SAMPLES = [
         "[gMASK]<sop>{% if tools %}{{ tools }}{% endif %}" + _LOOP + _END + "<|observation|><|assistant|>{% endif %}",
         [
             ('weather\n{"city": "Rome"}', [ROME]),
-            ("weather is fine", [Text("weather is fine")]),
+            ("weather is fine", [TextPart("weather is fine")]),
         ],
     ),
     Sample(
@@ -112,8 +112,8 @@ SAMPLES = [
                 [ROME, KYOTO],
             ),
             ('<function=weather>{"city": "Rome"}</function>', [ROME]),
-            ('{"answer": 42}', [Text('{"answer": 42}')]),
-            ('{"name": "Anna", "parameters": {}}', [Text('{"name": "Anna", "parameters": {}}')]),
+            ('{"answer": 42}', [TextPart('{"answer": 42}')]),
+            ('{"name": "Anna", "parameters": {}}', [TextPart('{"name": "Anna", "parameters": {}}')]),
         ],
     ),
     Sample(
@@ -143,9 +143,9 @@ SAMPLES = [
             (
                 '[THINK]I look.[/THINK]Yes.[TOOL_CALLS]weather[ARGS]{"city": "Rome"}'
                 '[TOOL_CALLS]weather[CALL_ID]123456789[ARGS]{"city": "京都 ⛩️", "days": 2}',
-                [Reasoning("I look."), Text("Yes."), ROME, KYOTO],
+                [ReasoningPart("I look."), TextPart("Yes."), ROME, KYOTO],
             ),
-            ("[THINK]I look.[TOOL_CALLS]now{}", [Reasoning("I look."), NOW]),
+            ("[THINK]I look.[TOOL_CALLS]now{}", [ReasoningPart("I look."), NOW]),
         ],
     ),
     Sample(
@@ -159,7 +159,7 @@ SAMPLES = [
                 "<think>\nHm.\n</think>\n\nI look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n"
                 '```json\n{"city": "Rome"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n'
                 '```json\n{"city": "京都 ⛩️", "days": 2}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
-                [Reasoning("Hm."), Text("I look."), ROME, KYOTO],
+                [ReasoningPart("Hm."), TextPart("I look."), ROME, KYOTO],
             ),
         ],
     ),
@@ -174,7 +174,7 @@ SAMPLES = [
                 "I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"
                 '{"city": "Rome"}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜>'
                 "<｜tool▁calls▁end｜>",
-                [Text("I look."), ROME, NOW],
+                [TextPart("I look."), ROME, NOW],
             ),
         ],
     ),
@@ -190,7 +190,7 @@ SAMPLES = [
                 "<think>Hm.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0"
                 '<|tool_call_argument_begin|>{"city": "Rome"}<|tool_call_end|><|tool_call_begin|>functions.now:1'
                 "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
-                [Reasoning("Hm."), ROME, NOW],
+                [ReasoningPart("Hm."), ROME, NOW],
             ),
         ],
     ),
@@ -217,19 +217,19 @@ SAMPLES = [
                 "<|channel|>analysis<|message|>The user asks.<|end|><|start|>assistant<|channel|>commentary<|message|>"
                 "I look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
                 '{"city": "Rome"}<|call|>',
-                [Reasoning("The user asks."), Text("I look."), ROME],
+                [ReasoningPart("The user asks."), TextPart("I look."), ROME],
             ),
             (" to=functions.now<|channel|>commentary json<|message|>{}", [NOW]),
             ("<|channel|>commentary to=functions.now<|message|>", [NOW]),
-            ("<|channel|>final<|message|>Sunny ☀️.<|return|>", [Text("Sunny ☀️.")]),
-            ("Sunny.", [Text("Sunny.")]),
+            ("<|channel|>final<|message|>Sunny ☀️.<|return|>", [TextPart("Sunny ☀️.")]),
+            ("Sunny.", [TextPart("Sunny.")]),
         ],
     ),
     Sample(
         "gemma",
         "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>{% endfor %}",
         [
-            ("<think> is text here", [Text("<think> is text here")]),
+            ("<think> is text here", [TextPart("<think> is text here")]),
             ('<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>', [ROME]),
         ],
     ),
@@ -237,11 +237,11 @@ SAMPLES = [
         "generic",
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
         [
-            ("<think>Hm.</think>Yes.", [Reasoning("Hm."), Text("Yes.")]),
+            ("<think>Hm.</think>Yes.", [ReasoningPart("Hm."), TextPart("Yes.")]),
             ('<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>', [ROME]),
             ('{"name": "weather", "arguments": {"city": "Rome"}}', [ROME]),
             ('[{"name": "weather", "arguments": {"city": "Rome"}}, {"name": "now"}]', [ROME, NOW]),
-            ("[a link](b)", [Text("[a link](b)")]),
+            ("[a link](b)", [TextPart("[a link](b)")]),
         ],
     ),
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tailrace.chat.families.family import Family
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText
 
@@ -29,21 +29,21 @@ def offered(functions: Sequence[str] | Mapping[str, Any]) -> dict[str, Function]
 
 def parse(
     family: Family, pieces: Sequence[str], *, prompt: str = "", functions: Sequence[str] | Mapping[str, Any] = ()
-) -> list[Part]:
+) -> list[ReplyPart]:
     """All parts, as they come."""
     parser = family.parser(PromptText(prompt), offered(functions))
     return [part for piece in pieces for part in parser.feed(piece)] + parser.finish()
 
 
-def joined(parts: Sequence[Part]) -> list[Text | Reasoning | Call]:
+def joined(parts: Sequence[ReplyPart]) -> list[TextPart | ReasoningPart | Call]:
     """Neighbours of a kind, and what belongs to a call, as one. Fails on parts in an order that can't be."""
-    out: list[Text | Reasoning | Call] = []
+    out: list[TextPart | ReasoningPart | Call] = []
     for part in parts:
         last = out[-1] if out else None
-        if isinstance(part, Text):
-            out[-1:] = [Text(last.text + part.text)] if isinstance(last, Text) else [*out[-1:], part]
-        elif isinstance(part, Reasoning):
-            out[-1:] = [Reasoning(last.text + part.text)] if isinstance(last, Reasoning) else [*out[-1:], part]
+        if isinstance(part, TextPart):
+            out[-1:] = [TextPart(last.text + part.text)] if isinstance(last, TextPart) else [*out[-1:], part]
+        elif isinstance(part, ReasoningPart):
+            out[-1:] = [ReasoningPart(last.text + part.text)] if isinstance(last, ReasoningPart) else [*out[-1:], part]
         elif isinstance(part, CallStart):
             out.append(Call(part.name))
         else:
@@ -58,7 +58,7 @@ def joined(parts: Sequence[Part]) -> list[Text | Reasoning | Call]:
 
 def split_anywhere(
     family: Family, reply: str, *, prompt: str = "", functions: Sequence[str] | Mapping[str, Any] = ()
-) -> Iterator[list[Text | Reasoning | Call]]:
+) -> Iterator[list[TextPart | ReasoningPart | Call]]:
     """What comes of the reply in one piece, in single characters, and in two pieces split at every place."""
     for pieces in ([reply], list(reply), *([reply[:at], reply[at:]] for at in range(1, len(reply)))):
         yield joined(parse(family, pieces, prompt=prompt, functions=functions))

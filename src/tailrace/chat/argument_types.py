@@ -14,10 +14,10 @@ import msgspec
 from tailrace.chat.schemas.json_pointer import at_pointer
 
 #: Every JSON type. An integer is a number too.
-ALL = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
+ALL_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 #: Schemas that are looked at for one argument: references may lead anywhere.
-_MOST_SCHEMAS = 2000
-_MOST_LEVELS = 64
+_MAX_SCHEMAS = 2000
+_MAX_LEVELS = 64
 
 #: Types as JSON Schema and as tools' authors write them, by their beginnings.
 _WORDS = (
@@ -45,14 +45,14 @@ _WORDS = (
 )
 
 
-class Argument(msgspec.Struct, frozen=True):
+class ArgumentSchema(msgspec.Struct, frozen=True):
     """What an argument may be. ``choices`` are the values that the schema lists, wherever in it."""
 
-    types: frozenset[str] = ALL
+    types: frozenset[str] = ALL_TYPES
     choices: tuple[Any, ...] = ()
 
 
-def type_of(value: object) -> str:
+def json_type_of(value: object) -> str:
     """The JSON type of a decoded value; an integer for a number without a fraction."""
     if value is None:
         return "null"
@@ -67,7 +67,7 @@ def type_of(value: object) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-class Arguments:
+class FunctionSchema:
     """The arguments of one function, by its schema."""
 
     def __init__(self, parameters: Mapping[str, Any] | None) -> None:
@@ -84,19 +84,19 @@ class Arguments:
         """The names that the schema knows."""
         return frozenset(self._properties)
 
-    def argument(self, name: str) -> Argument:
+    def argument(self, name: str) -> ArgumentSchema:
         """What the argument of this name may be."""
         schemas = self._properties.get(name) or [other for other in self._others if isinstance(other, dict)]
         if not schemas:
-            return Argument()
+            return ArgumentSchema()
         self._visited, self._choices, self._types = 0, [], {}
         types = frozenset[str]().union(*(self._admitted(schema, 0) for schema in schemas))
-        return Argument(types or ALL, tuple(self._choices))
+        return ArgumentSchema(types or ALL_TYPES, tuple(self._choices))
 
     def _gather(self, schema: Any, level: int) -> None:
         """The properties of the object, also where it is put together of others."""
         self._visited += 1
-        if not isinstance(schema, Mapping) or level > _MOST_LEVELS or self._visited > _MOST_SCHEMAS:
+        if not isinstance(schema, Mapping) or level > _MAX_LEVELS or self._visited > _MAX_SCHEMAS:
             return
         properties = schema.get("properties")
         for name, value in properties.items() if isinstance(properties, dict) else ():
@@ -113,13 +113,13 @@ class Arguments:
 
     def _admitted(self, schema: Any, level: int) -> frozenset[str]:
         self._visited += 1
-        if not isinstance(schema, dict) or level > _MOST_LEVELS or self._visited > _MOST_SCHEMAS:
-            return ALL
+        if not isinstance(schema, dict) or level > _MAX_LEVELS or self._visited > _MAX_SCHEMAS:
+            return ALL_TYPES
         types = _named(schema.get("type"))
         listed = schema["enum"] if isinstance(schema.get("enum"), list) else []
         listed = [*listed, schema["const"]] if "const" in schema else listed
         if listed:
-            types &= frozenset(map(type_of, listed))
+            types &= frozenset(map(json_type_of, listed))
             self._choices += listed
         if isinstance(reference := schema.get("$ref"), str):
             types &= self._referred(reference, level)
@@ -148,7 +148,7 @@ def _named(given: object) -> frozenset[str]:
     for name in names:
         word = name.strip().lower() if isinstance(name, str) else ""
         types.update(next((kinds for begins, kinds in _WORDS if word.startswith(begins)), ()))
-    return frozenset(types) or ALL
+    return frozenset(types) or ALL_TYPES
 
 
 def _list(value: object) -> list[Any]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.json_depth import too_deep
+from tailrace.chat.json_depth import is_too_deep
 
 
-def read_arguments(given: object) -> dict[str, Any] | str:
+def decode_arguments(given: object) -> dict[str, Any] | str:
     """The arguments as an object where they are one, decoded or as JSON text that isn't nested too deeply; else their
     text. What is absent, null or blank is an empty object.
     """
@@ -22,7 +22,7 @@ def read_arguments(given: object) -> dict[str, Any] | str:
         text = given
         if not given.strip():
             return {}
-        if too_deep(given):
+        if is_too_deep(given):
             return given
         try:
             decoded = msgspec.json.decode(given)

@@ -12,12 +12,12 @@ import msgspec
 
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.schemas.normalize import SchemaError
 from tailrace.chat.tools import Function
 
 
-class Description(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CallGrammarSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a grammar of calls depends on. ``free``: calls begin where the model likes, as the family's openings say."""
 
     family: str
@@ -27,12 +27,12 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     free: bool = False
 
 
-def describe(
+def make_spec(
     family: Family, controls: Mapping[str, int], functions: Sequence[Function], *, several: bool, free: bool = False
-) -> Description:
+) -> CallGrammarSpec:
     """The description of calls of these functions in the family's form."""
     markers = family.markup({function.name: function for function in functions}).markers
-    return Description(
+    return CallGrammarSpec(
         family=family.name,
         functions=tuple(functions),
         controls={marker: controls[marker] for marker in sorted(markers) if marker in controls},
@@ -41,7 +41,7 @@ def describe(
     )
 
 
-def with_names_alone(description: Description) -> Description:
+def without_schemas(description: CallGrammarSpec) -> CallGrammarSpec:
     """The same without the arguments' schemas, but for ``strict`` functions."""
     functions = tuple(function if function.strict else function.open() for function in description.functions)
     return msgspec.structs.replace(description, functions=functions)
@@ -49,9 +49,9 @@ def with_names_alone(description: Description) -> Description:
 
 def call_grammar(text: str) -> str:
     """The Lark grammar of a description's JSON text. Raises SchemaError where ``strict`` arguments can't be held."""
-    described = msgspec.json.decode(text, type=Description)
+    described = msgspec.json.decode(text, type=CallGrammarSpec)
     form = next(family.form for family in FAMILIES if family.name == described.family)
-    lark = Lark(described.controls, loose=described.free)
+    lark = LarkBuilder(described.controls, loose=described.free)
     if not described.free:
         return lark.text(start=form.rule(described.functions, lark, several=described.several))
     openings = form.openings(form, described.functions, described.several)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tailrace.chat.families.family import Family, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, Family
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.reply_parser import opened
+from tailrace.chat.reply_parser import open_thought
 from tailrace.chat.tools import Function
 from tailrace.protocol import Trigger, Watch
 
@@ -16,12 +16,12 @@ _START, _REPLY, _TEXT, _CALLED = range(4)
 _THOUGHTS = 4
 
 
-def watch(
+def make_triggers(
     family: Family,
     prompt: str,
     controls: Mapping[str, int],
     functions: Sequence[Function],
-    openings: Sequence[Opening],
+    openings: Sequence[CallOpening],
     *,
     optional: bool,
 ) -> Watch:
@@ -30,7 +30,7 @@ def watch(
     ``controls``: the model's control tokens, by their text. ``optional`` as in ``Watch``.
     """
     markup = family.markup({function.name: function for function in functions})
-    lark = Lark(controls)
+    lark = LarkBuilder(controls)
 
     def triggers(goes: int) -> list[Trigger]:
         return [
@@ -48,7 +48,7 @@ def watch(
         modes = family.make_modes(triggers)
     else:
         modes = _modes(markup, triggers(_TEXT), further=any(opening.further for opening in openings))
-        thought = opened(prompt, markup.thoughts)
+        thought = open_thought(prompt, markup.thoughts)
         first = _START if thought is None else _THOUGHTS + markup.thoughts.index(thought)
     shown = {controls[marker]: marker for marker in markup.markers if marker in controls}
     shown |= {controls[trigger.text]: trigger.text for mode in modes for trigger in mode if trigger.text in controls}

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 #: Longer tokens are decoded each time: whoever takes a text from the table needn't look at its length.
-_MOST_CHARACTERS = 4096
+_MAX_TABLE_CHARACTERS = 4096
 
 
-class Vocabulary:
+class PieceTable:
     """Each token's bytes, and its text where those bytes are whole characters by themselves, not too many."""
 
     def __init__(self, pieces: Sequence[bytes], names: Mapping[int, str] | None = None) -> None:
@@ -28,9 +28,9 @@ class Vocabulary:
         """Bytes that one token of a text stands for, at most."""
         return max(map(len, (*self.pieces, *(name.encode() for name in self.names.values()))), default=1)
 
-    def showing(self, texts: Mapping[int, str]) -> Vocabulary:
+    def showing(self, texts: Mapping[int, str]) -> PieceTable:
         """The same with these tokens, which are no text otherwise, as text."""
-        shown = Vocabulary((), self.names)
+        shown = PieceTable((), self.names)
         shown.pieces, shown.texts = list(self.pieces), list(self.texts)
         for token, text in texts.items():
             shown.pieces[token], shown.texts[token] = text.encode(), text
@@ -45,7 +45,7 @@ class Detokenizer:
 
     __slots__ = ("_decoder", "_vocabulary", "pending")
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: PieceTable) -> None:
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pending = False  #: the bytes of an unfinished character wait
@@ -63,7 +63,7 @@ class Detokenizer:
 
 
 def _whole(piece: bytes) -> str | None:
-    if len(piece) > _MOST_CHARACTERS:
+    if len(piece) > _MAX_TABLE_CHARACTERS:
         return None
     try:
         return piece.decode("utf-8")

@@ -22,7 +22,7 @@ _MOVED = 8
 _THOUGHT_ENDS = ("</think>", "[/THINK]")
 
 
-def lacking(prompt: str, messages: list[Message], render: Callable[[list[Message]], str | None]) -> int | None:
+def first_dropped(prompt: str, messages: list[Message], render: Callable[[list[Message]], str | None]) -> int | None:
     """The first message whose text the prompt lacks; None where it has all. ``render`` renders other messages in the
     same way, None where the template refuses.
 

@@ -16,13 +16,13 @@ from tailrace.chat.template_capabilities import Message
 _BETWEEN = 1024
 
 
-def field_of(message: Message) -> str:
+def continued_field(message: Message) -> str:
     """What is continued: the content, or the thought of a message that has nothing else."""
     thought = message.get("reasoning_content")
     return "reasoning_content" if thought and not _last_text(message["content"]).strip() else "content"
 
 
-def continued(messages: list[Message], field: str, render: Callable[[list[Message]], str | None]) -> str | None:
+def render_continued(messages: list[Message], field: str, render: Callable[[list[Message]], str | None]) -> str | None:
     """The prompt that ends within ``field`` of the last message, which ``render`` renders without the head of a further
     message. None where the template doesn't show the text, or refuses.
     """
@@ -38,10 +38,10 @@ def continued(messages: list[Message], field: str, render: Callable[[list[Messag
     return text[:at].rstrip()
 
 
-def begun(prompt: str, opening: str | None, message: Message, field: str) -> tuple[int, int]:
-    """Where the reply so far begins in the prompt that ``continued`` has made, and where the message's own text does.
-    The reply begins behind what the template would have put before a new one (``opening`` is that prompt; None where
-    the template refuses it).
+def reply_position(prompt: str, opening: str | None, message: Message, field: str) -> tuple[int, int]:
+    """Where in the prompt of ``render_continued`` the reply begins, and where the message's own text begins. The reply
+    begins behind the text that the template puts before a new reply (``opening`` is that prompt; None where the
+    template refuses it).
     """
     text = _last_text(message.get(field) or "").strip()
     said = prompt.rfind(text) if text else len(prompt)

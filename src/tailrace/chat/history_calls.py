@@ -42,7 +42,7 @@ class _Arguments(dict[str, Any]):
         return text + str(self)
 
 
-def expected(message: Message) -> Message:
+def as_templates_expect(message: Message) -> Message:
     """The message with the names that templates know its thought by, and arguments that are object and text."""
     thought = message.get("reasoning_content")
     if thought is not None:
@@ -52,7 +52,7 @@ def expected(message: Message) -> Message:
     return {**message, "tool_calls": [_with(call, _wrapped(_arguments(call))) for call in message["tool_calls"]]}
 
 
-def sound(messages: list[Message]) -> list[Message]:
+def with_object_arguments(messages: list[Message]) -> list[Message]:
     """The messages with an empty object for arguments that are none, for templates that fail on text."""
     return [
         {

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 #: Levels of objects and lists that JSON may have. Python's recursion ends at 1,000 frames, of which a walk takes up to
 #: three a level.
-DEEPEST = 256
+MAX_JSON_DEPTH = 256
 
 _KEPT = b'{}[]"'
 _DROPPED = bytes(byte for byte in range(256) if byte not in _KEPT)
@@ -22,17 +22,17 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 _LOOKED_THROUGH = 4_000_000
 
 
-def too_deep(text: str | bytes) -> bool:
-    """Whether ``text``, if it is JSON, has more than ``DEEPEST`` levels. Takes about 3 ns a byte."""
+def is_too_deep(text: str | bytes) -> bool:
+    """Whether ``text``, if it is JSON, has more than ``MAX_JSON_DEPTH`` levels. Takes about 3 ns a byte."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if data.count(b"{") + data.count(b"[") <= DEEPEST:
+    if data.count(b"{") + data.count(b"[") <= MAX_JSON_DEPTH:
         return False
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _DROPPED)
     outside = b"".join(bare.split(b'"')[::2])
-    return max(accumulate(memoryview(outside.translate(_CHANGES)).cast("b")), default=0) > DEEPEST
+    return max(accumulate(memoryview(outside.translate(_CHANGES)).cast("b")), default=0) > MAX_JSON_DEPTH
 
 
-def deep_path(data: bytes, levels: int = 5) -> str:
+def path_of_excess(data: bytes, levels: int = 5) -> str:
     """Where in ``data`` the bound is exceeded: the path of the value's first ``levels``, such as ``tools[0].function``.
     "" when that isn't in a field, or not within the first megabytes.
     """
@@ -44,7 +44,7 @@ def deep_path(data: bytes, levels: int = 5) -> str:
         if found in (b"{", b"["):
             is_list.append(found == b"[")
             path.append(0 if found == b"[" else "")
-            if len(is_list) > DEEPEST:
+            if len(is_list) > MAX_JSON_DEPTH:
                 return _written(path[:levels])
         elif found in (b"}", b"]"):
             if is_list:

@@ -16,10 +16,10 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]')
 #: Keywords without which an object may be empty.
 _NEEDED = frozenset({"required", "minProperties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const"})
 #: Text up to what follows in the grammar.
-ANY = r"/(.|\n)*/"
+ANY_TEXT = r"/(.|\n)*/"
 
 
-class Lark:
+class LarkBuilder:
     """Gathers rules. Names are made here, so that several pieces fit into one grammar."""
 
     def __init__(self, controls: Mapping[str, int], *, loose: bool = False) -> None:
@@ -84,11 +84,11 @@ class Lark:
 
     def until(self, end: str, without: Iterable[str] = (), *, not_begun: str | None = None) -> str:
         """Free text, up to and including ``end`` at its first occurrence. What matches one of the regular expressions
-        ``without`` can't be in it: see ``pattern``; nor may it begin with what ``not_begun`` matches.
+        ``without`` can't be in it: see ``escape_regex``; nor may it begin with what ``not_begun`` matches.
         """
-        text = ANY
+        text = ANY_TEXT
         if barred := "|".join(without):
-            text = f"{ANY} & ~/(.|\\n)*({barred})(.|\\n)*/"
+            text = f"{ANY_TEXT} & ~/(.|\\n)*({barred})(.|\\n)*/"
         if not_begun is not None:
             text += f" & ~/{not_begun}(.|\\n)*/"
         if end in self._controls:
@@ -111,7 +111,7 @@ class Lark:
         return self._known[known]
 
 
-def pattern(text: str) -> str:
+def escape_regex(text: str) -> str:
     """The regular expression of a text."""
     return "".join(
         character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):x}}}" for character in text

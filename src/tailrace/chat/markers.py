@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def partial(text: str, markers: Iterable[str]) -> int:
+def partial_marker_length(text: str, markers: Iterable[str]) -> int:
     """Length of the longest end of ``text`` with which one of ``markers`` could begin (and isn't whole)."""
     longest = 0
     for marker in markers:
@@ -18,6 +18,6 @@ def partial(text: str, markers: Iterable[str]) -> int:
     return longest
 
 
-def begins(text: str, markers: Iterable[str]) -> bool:
+def is_marker_prefix(text: str, markers: Iterable[str]) -> bool:
     """Whether ``text`` is the beginning of one of ``markers``, or empty."""
     return any(marker.startswith(text) for marker in markers)

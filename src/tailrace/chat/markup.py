@@ -6,31 +6,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tailrace.chat.tool_parsers.base import Reader
+from tailrace.chat.tool_parsers.base import CallParser
 
 
-class Thought(NamedTuple):
+class ThoughtMarkers(NamedTuple):
     """What stands around a thought."""
 
     opens: str
     ends: str
 
 
-THINK = Thought("<think>", "</think>")
+THINK = ThoughtMarkers("<think>", "</think>")
 
 #: Makes the reader of what follows an opening marker.
-MakeReader = Callable[[], Reader]
+MakeCallParser = Callable[[], CallParser]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Markup:
     """See the module. Without offered tools there are no calls, and everything but thoughts is empty."""
 
-    thoughts: tuple[Thought, ...] = (THINK,)
+    thoughts: tuple[ThoughtMarkers, ...] = (THINK,)
     #: Markers that begin calls, wherever they stand.
-    calls: Mapping[str, MakeReader] = field(default_factory=dict)
+    calls: Mapping[str, MakeCallParser] = field(default_factory=dict)
     #: Beginnings of calls that are known as such at the reply's start alone; the reader gets them, too.
-    bare_calls: Mapping[str, MakeReader] = field(default_factory=dict)
+    bare_calls: Mapping[str, MakeCallParser] = field(default_factory=dict)
     #: Markers around calls that say nothing.
     noise: tuple[str, ...] = ()
     #: Markers that readers look for.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tailrace.chat import tool_prompting as untaught
-from tailrace.chat.history_calls import sound
-from tailrace.chat.template_capabilities import Message, joined
+from tailrace.chat.history_calls import with_object_arguments
+from tailrace.chat.template_capabilities import Message, joined_text
 
 
-def forms(messages: list[Message]) -> Iterator[list[Message]]:
+def fallbacks(messages: list[Message]) -> Iterator[list[Message]]:
     """The messages, then what says the same in ways that more templates know, each once."""
     tried: list[list[Message]] = []
     for change in _CHANGES:
@@ -26,18 +26,18 @@ def _as_they_are(messages: list[Message]) -> list[Message]:
 
 def _system_first(messages: list[Message]) -> list[Message]:
     """All system messages joined into one at the start."""
-    system = [joined(m["content"]) for m in messages if m["role"] == "system"]
+    system = [joined_text(m["content"]) for m in messages if m["role"] == "system"]
     rest = [m for m in messages if m["role"] != "system"]
     return [{"role": "system", "content": "\n\n".join(system)}, *rest] if system else rest
 
 
 def _system_in_user(messages: list[Message]) -> list[Message]:
     """The system text at the head of the first user message, for templates without a system role."""
-    system = [joined(m["content"]) for m in messages if m["role"] == "system"]
+    system = [joined_text(m["content"]) for m in messages if m["role"] == "system"]
     rest = [m for m in messages if m["role"] != "system"]
     for position, message in enumerate(rest):
         if message["role"] == "user" and system:
-            text = "\n\n".join([*system, joined(message["content"])])
+            text = "\n\n".join([*system, joined_text(message["content"])])
             return [*rest[:position], {**message, "content": text}, *rest[position + 1 :]]
     return rest
 
@@ -69,7 +69,9 @@ def _merged(messages: list[Message]) -> list[Message]:
 
 def _without_calls(messages: list[Message]) -> list[Message]:
     """Calls and results as texts, for templates that leave them out."""
-    return _merge(_system_in_user(untaught.rewrite([{**m, "content": joined(m["content"])} for m in messages])))
+    return _merge(
+        _system_in_user(untaught.calls_to_text([{**m, "content": joined_text(m["content"])} for m in messages]))
+    )
 
 
 def _merge(messages: list[Message]) -> list[Message]:
@@ -77,7 +79,7 @@ def _merge(messages: list[Message]) -> list[Message]:
     for message in messages:
         last = made[-1] if made else None
         if last is not None and last["role"] == message["role"] and _plain(last) and _plain(message):
-            texts = [text for m in (last, message) if (text := joined(m["content"]))]
+            texts = [text for m in (last, message) if (text := joined_text(m["content"]))]
             made[-1] = {**last, **message, "content": "\n\n".join(texts)}
         else:
             made.append(message)
@@ -92,10 +94,10 @@ _CHANGES: tuple[Callable[[list[Message]], list[Message]], ...] = (
     _as_they_are,
     _system_first,
     _system_in_user,
-    sound,
-    lambda messages: sound(_system_first(messages)),
-    lambda messages: sound(_system_in_user(messages)),
-    lambda messages: sound(_single_calls(messages)),
-    lambda messages: sound(_merged(messages)),
+    with_object_arguments,
+    lambda messages: with_object_arguments(_system_first(messages)),
+    lambda messages: with_object_arguments(_system_in_user(messages)),
+    lambda messages: with_object_arguments(_single_calls(messages)),
+    lambda messages: with_object_arguments(_merged(messages)),
     _without_calls,
 )

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from tailrace.chat.markers import begins, partial
-from tailrace.chat.markup import Markup, Thought
-from tailrace.chat.reply_parts import CallEnd, Part, Reasoning, Text
-from tailrace.chat.tool_parsers.base import Over, Reader
+from tailrace.chat.markers import is_marker_prefix, partial_marker_length
+from tailrace.chat.markup import Markup, ThoughtMarkers
+from tailrace.chat.reply_parts import CallEnd, ReasoningPart, ReplyPart, TextPart
+from tailrace.chat.tool_parsers.base import CallParser, CallsEnded
 
 
-class Parser(Protocol):
+class ReplyParser(Protocol):
     """Splits one reply."""
 
     @property
@@ -25,29 +25,29 @@ class Parser(Protocol):
         """Whether any text that is fed from now on is text, as it is."""
         ...
 
-    def feed(self, text: str) -> list[Part]:
+    def feed(self, text: str) -> list[ReplyPart]:
         """The parts that ``text`` completes."""
         ...
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
+    def finish(self, *, cut: bool = False) -> list[ReplyPart]:
         """What was held back, as what it then is. ``cut``: the reply has come to its limit, not to its own end."""
         ...
 
 
-def opened(prompt: str, thoughts: Iterable[Thought]) -> Thought | None:
+def open_thought(prompt: str, thoughts: Iterable[ThoughtMarkers]) -> ThoughtMarkers | None:
     """The thought within which the reply to this prompt begins: its template has opened it."""
     end = prompt.rstrip()
     return next((thought for thought in thoughts if end.endswith(thought.opens)), None)
 
 
-class ReplyParser:
+class MarkupParser:
     """See the module. ``prompt`` tells whether the template has opened a thought."""
 
     def __init__(self, prompt: str, markup: Markup) -> None:
         self._markup = markup
         self._markers = (*markup.calls, *markup.noise)
         self._in_text = _any_of(self._markers)
-        self._thought = opened(prompt, markup.thoughts)
+        self._thought = open_thought(prompt, markup.thoughts)
         self._in_thought = self._pattern_in_thought()
         self._opens = tuple(thought.opens for thought in markup.thoughts)
         self._buffer = ""
@@ -56,36 +56,36 @@ class ReplyParser:
         )
         #: Drop white space until the next text: it belongs to the markup.
         self._trim = self._thought is not None
-        self._reader: Reader | None = None
+        self._reader: CallParser | None = None
         self._called = False  #: a whole call has been read
 
     @property
     def passes_all(self) -> bool:
-        """See ``Parser``."""
+        """See ``MarkupParser``."""
         return self._state == "text" and not (self._markers or self._trim or self._buffer)
 
-    def feed(self, text: str) -> list[Part]:
-        """See ``Parser``."""
+    def feed(self, text: str) -> list[ReplyPart]:
+        """See ``MarkupParser``."""
         self._buffer += text
-        parts: list[Part] = []
+        parts: list[ReplyPart] = []
         while self._advance(parts):
             pass
         return parts
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
-        """See ``Parser``. Here marks within the text end everything."""
-        parts: list[Part] = []
+    def finish(self, *, cut: bool = False) -> list[ReplyPart]:
+        """See ``MarkupParser``. Here marks within the text end everything."""
+        parts: list[ReplyPart] = []
         if self._reader is not None:
             failed = self._reader.finish(parts)
             self._reader, self._state = None, "text"
             if failed and not self._called:
                 self._emit(parts, failed)
         rest, self._buffer = self._buffer, ""
-        if not (self._called and self._trim and begins(rest.strip(), self._markers)):
+        if not (self._called and self._trim and is_marker_prefix(rest.strip(), self._markers)):
             self._emit(parts, rest)
         return parts
 
-    def _advance(self, parts: list[Part]) -> bool:
+    def _advance(self, parts: list[ReplyPart]) -> bool:
         """Take one step; True when there may be another."""
         if self._state == "text":
             return self._read_text(parts)
@@ -106,7 +106,7 @@ class ReplyParser:
                 self._in_thought = self._pattern_in_thought()
                 self._state, self._trim = "reasoning", True
                 return True
-        if begins(stripped, self._opens):
+        if is_marker_prefix(stripped, self._opens):
             return False  # Still possibly the beginning of a marker.
         self._state = "reply"
         return True
@@ -119,12 +119,12 @@ class ReplyParser:
                 if stripped.startswith(marker):
                     self._state, self._reader = "call", make()
                     return True
-            if begins(stripped, bare):
+            if is_marker_prefix(stripped, bare):
                 return False
         self._state = "text"
         return True
 
-    def _read_text(self, parts: list[Part]) -> bool:
+    def _read_text(self, parts: list[ReplyPart]) -> bool:
         if self._in_text is None:
             self._emit(parts, self._buffer)
             self._buffer = ""
@@ -136,14 +136,14 @@ class ReplyParser:
         self._marker(parts, found)
         return True
 
-    def _read_thought(self, parts: list[Part]) -> bool:
+    def _read_thought(self, parts: list[ReplyPart]) -> bool:
         assert self._thought is not None
         if self._trim:  # At its start. Some models open again what their template has opened.
             stripped = self._buffer.lstrip()
             if stripped.startswith(self._thought.opens):
                 self._buffer = stripped[len(self._thought.opens) :]
                 return True
-            if begins(stripped, (self._thought.opens,)):
+            if is_marker_prefix(stripped, (self._thought.opens,)):
                 return False
         found = self._in_thought.search(self._buffer)
         if found is None:
@@ -157,13 +157,13 @@ class ReplyParser:
             self._marker(parts, found)
         return True
 
-    def _read_call(self, parts: list[Part]) -> bool:
+    def _read_call(self, parts: list[ReplyPart]) -> bool:
         assert self._reader is not None
         text, self._buffer = self._buffer, ""
         before = len(parts)
         try:
             self._reader.feed(text, parts)
-        except Over as over:
+        except CallsEnded as over:
             self._called = self._called or _whole_call(parts, before)
             self._reader, self._state = None, "text"
             self._buffer = over.rest
@@ -173,7 +173,7 @@ class ReplyParser:
         self._called = self._called or _whole_call(parts, before)
         return False
 
-    def _marker(self, parts: list[Part], found: re.Match[str]) -> None:
+    def _marker(self, parts: list[ReplyPart], found: re.Match[str]) -> None:
         """A call, or noise, begins."""
         self._emit(parts, self._buffer[: found.start()].rstrip())
         self._buffer = self._buffer[found.end() :]
@@ -183,18 +183,18 @@ class ReplyParser:
         else:
             self._state, self._reader = "call", make()
 
-    def _emit_up_to(self, parts: list[Part], markers: Iterable[str]) -> None:
+    def _emit_up_to(self, parts: list[ReplyPart], markers: Iterable[str]) -> None:
         """Let out the buffer, but for what may be a marker's beginning, and the white space before that."""
-        out = self._buffer[: len(self._buffer) - partial(self._buffer, markers)].rstrip()
+        out = self._buffer[: len(self._buffer) - partial_marker_length(self._buffer, markers)].rstrip()
         self._emit(parts, out)
         self._buffer = self._buffer[len(out) :]
 
-    def _emit(self, parts: list[Part], text: str) -> None:
+    def _emit(self, parts: list[ReplyPart], text: str) -> None:
         if self._trim:
             text = text.lstrip()
         if text:
             self._trim = False
-            parts.append(Reasoning(text) if self._state == "reasoning" else Text(text))
+            parts.append(ReasoningPart(text) if self._state == "reasoning" else TextPart(text))
 
     def _thought_markers(self) -> tuple[str, ...]:
         assert self._thought is not None
@@ -206,7 +206,7 @@ class ReplyParser:
         return pattern if pattern is not None else re.compile("")
 
 
-def _whole_call(parts: list[Part], start: int) -> bool:
+def _whole_call(parts: list[ReplyPart], start: int) -> bool:
     return any(isinstance(part, CallEnd) for part in parts[start:])
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 
 
-class Text(msgspec.Struct, frozen=True):
+class TextPart(msgspec.Struct, frozen=True):
     """A piece of the visible reply."""
 
     text: str
 
 
-class Reasoning(msgspec.Struct, frozen=True):
+class ReasoningPart(msgspec.Struct, frozen=True):
     """A piece of what the model thinks before it replies."""
 
     text: str
@@ -33,4 +33,4 @@ class CallEnd(msgspec.Struct, frozen=True):
     """The call is whole. Without it, the call has broken off: the reply was cut, or its arguments aren't JSON."""
 
 
-Part = Text | Reasoning | CallStart | CallArguments | CallEnd
+ReplyPart = TextPart | ReasoningPart | CallStart | CallArguments | CallEnd

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.chat.detokenize import Detokenizer, Vocabulary
-from tailrace.chat.reply_parser import Parser
-from tailrace.chat.reply_parts import Part, Text
-from tailrace.chat.stop_strings import StopMatcher, StopTable
+from tailrace.chat.detokenize import Detokenizer, PieceTable
+from tailrace.chat.reply_parser import ReplyParser
+from tailrace.chat.reply_parts import ReplyPart, TextPart
+from tailrace.chat.stop_strings import StopAutomaton, StopMatcher
 
 
 class ReplyPipeline:
@@ -17,9 +17,9 @@ class ReplyPipeline:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
-        stops: StopTable | Sequence[str],
-        parser: Parser | None,
+        vocabulary: PieceTable,
+        stops: StopAutomaton | Sequence[str],
+        parser: ReplyParser | None,
         *,
         keep_stop: bool = False,
         min_tokens: int = 0,
@@ -47,7 +47,7 @@ class ReplyPipeline:
         """
         return self._texts[token] if self._plain else None
 
-    def feed(self, token: int) -> list[Part]:
+    def feed(self, token: int) -> list[ReplyPart]:
         """The parts that this token completes."""
         text = self._detokenizer.feed(token)
         if self._early:
@@ -56,17 +56,17 @@ class ReplyPipeline:
             text, self.stopped = self._stops.feed(text)
             if self.stopped and self._keep_stop:
                 text += self._stops.found or ""
-        parts: list[Part] = []
+        parts: list[ReplyPart] = []
         if text:
-            parts = [Text(text)] if self._parser is None else self._parser.feed(text)
+            parts = [TextPart(text)] if self._parser is None else self._parser.feed(text)
         self._plain = self._passes_all()
         return parts
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
-        """What was held back, after the last token; ``cut`` as in ``Parser``."""
+    def finish(self, *, cut: bool = False) -> list[ReplyPart]:
+        """What was held back, after the last token; ``cut`` as in ``ReplyParser``."""
         text = self._stops.finish() if self._stops is not None and not self.stopped else ""
         if self._parser is None:
-            return [Text(text)] if text else []
+            return [TextPart(text)] if text else []
         return [*(self._parser.feed(text) if text else []), *self._parser.finish(cut=cut)]
 
     def _passes_all(self) -> bool:

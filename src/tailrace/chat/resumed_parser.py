@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tailrace.chat.reply_parser import Parser
-from tailrace.chat.reply_parts import CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_parser import ReplyParser
+from tailrace.chat.reply_parts import CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
 
 
 class ResumedParser:
     """See the module."""
 
-    def __init__(self, make: Callable[[], Parser], begun: str) -> None:
+    def __init__(self, make: Callable[[], ReplyParser], begun: str) -> None:
         """``make`` makes a parser of the whole reply, which begins with ``begun``."""
         self._parser = make()
         self._call = _open_call(self._parser.feed(begun))
@@ -24,27 +24,27 @@ class ResumedParser:
 
     @property
     def passes_all(self) -> bool:
-        """See ``Parser``."""
+        """See ``ReplyParser``."""
         return not (self._call or self._held) and self._parser.passes_all
 
-    def feed(self, text: str) -> list[Part]:
-        """See ``Parser``."""
+    def feed(self, text: str) -> list[ReplyPart]:
+        """See ``ReplyParser``."""
         return self._new(self._parser.feed(text))
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
-        """See ``Parser``."""
+    def finish(self, *, cut: bool = False) -> list[ReplyPart]:
+        """See ``ReplyParser``."""
         return self._new(self._parser.finish(cut=cut))
 
-    def _new(self, parts: list[Part]) -> list[Part]:
+    def _new(self, parts: list[ReplyPart]) -> list[ReplyPart]:
         if not parts:
             return parts
         if self._call:
             parts, self._call = [*self._call, *parts], []
         if not self._held:
             return parts
-        told: list[Part] = []
+        told: list[ReplyPart] = []
         for part in parts:
-            if not self._held or not isinstance(part, Text | Reasoning):
+            if not self._held or not isinstance(part, TextPart | ReasoningPart):
                 self._held = ""
                 told.append(part)
                 continue
@@ -55,17 +55,17 @@ class ResumedParser:
         return told
 
 
-def _open_call(parts: list[Part]) -> list[Part]:
+def _open_call(parts: list[ReplyPart]) -> list[ReplyPart]:
     """The parts of a call that has begun and isn't whole; empty where there is none."""
     start = next((i for i in reversed(range(len(parts))) if isinstance(parts[i], CallStart)), None)
-    if start is None or any(isinstance(part, CallEnd | Text) for part in parts[start:]):
+    if start is None or any(isinstance(part, CallEnd | TextPart) for part in parts[start:]):
         return []
     return parts[start:]
 
 
-def _held(parser: Parser, begun: str) -> str:
+def _held(parser: ReplyParser, begun: str) -> str:
     parser.feed(begun)
-    return "".join(part.text for part in parser.finish() if isinstance(part, Text | Reasoning))
+    return "".join(part.text for part in parser.finish() if isinstance(part, TextPart | ReasoningPart))
 
 
 def _shared(left: str, right: str) -> int:

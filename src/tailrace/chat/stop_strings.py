@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 
-class StopTable:
+class StopAutomaton:
     """Stop strings (non-empty) made ready to be looked for all at once: the automaton of Aho and Corasick.
 
     Looking costs one step for each character of the text, however many strings there are; making it costs one for each
@@ -68,8 +68,8 @@ class StopMatcher:
 
     __slots__ = ("_held", "_state", "_table", "found")
 
-    def __init__(self, stops: StopTable | Sequence[str]) -> None:
-        self._table = stops if isinstance(stops, StopTable) else StopTable(stops)
+    def __init__(self, stops: StopAutomaton | Sequence[str]) -> None:
+        self._table = stops if isinstance(stops, StopAutomaton) else StopAutomaton(stops)
         self._state = 0
         self._held = ""
         self.found: str | None = None  #: the stop string that came first

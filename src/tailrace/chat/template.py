@@ -14,11 +14,11 @@ import jinja2
 from jinja2 import meta, nodes
 
 from tailrace.chat import final_message, template_budget
-from tailrace.chat.dropped_messages import lacking
-from tailrace.chat.history_calls import expected
-from tailrace.chat.message_fallbacks import forms
+from tailrace.chat.dropped_messages import first_dropped
+from tailrace.chat.history_calls import as_templates_expect
+from tailrace.chat.message_fallbacks import fallbacks
 from tailrace.chat.prompt import HiddenNames, RenderedPrompt, SpecialTokenNames
-from tailrace.chat.template_capabilities import Message, Reading, joined, read
+from tailrace.chat.template_capabilities import Message, TemplateCapabilities, detect_capabilities, joined_text
 from tailrace.chat.template_environment import ChatEnvironment
 from tailrace.errors import InvalidRequest, ModelError
 
@@ -30,10 +30,10 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 #: Characters of a template; the longest that is known has 30,000.
-LONGEST = 1_000_000
+MAX_TEMPLATE_CHARACTERS = 1_000_000
 #: The names that templates know tools by: the last is SmolLM3's.
 _TOOLS = frozenset({"tools", "xml_tools"})
-_NOTHING = Reading(forms={}, tools=False, calls=False, no_tools=None)
+_NOTHING = TemplateCapabilities(forms={}, tools=False, calls=False, no_tools=None)
 #: What templates raise on messages that they don't expect: they are programs, and fail like any other.
 _FAILURES = (
     jinja2.TemplateError,
@@ -67,9 +67,9 @@ class ChatTemplate:
         self.literals: frozenset[str] = frozenset()
         self._reading = _NOTHING
         self._template = self._compiled()
-        budget = template_budget.current.set(template_budget.Budget(0))
+        budget = template_budget.current.set(template_budget.RenderBudget(0))
         try:
-            self._reading = read(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
+            self._reading = detect_capabilities(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
         finally:
             template_budget.current.reset(budget)
 
@@ -89,8 +89,8 @@ class ChatTemplate:
             return broken
 
     def _compiled(self) -> jinja2.Template:
-        if len(self.source) > LONGEST:
-            raise ModelError(f"the model's chat template has more than {LONGEST} characters")
+        if len(self.source) > MAX_TEMPLATE_CHARACTERS:
+            raise ModelError(f"the model's chat template has more than {MAX_TEMPLATE_CHARACTERS} characters")
         environment = ChatEnvironment()
         try:
             parsed = environment.parse(self.source)
@@ -140,7 +140,7 @@ class ChatTemplate:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         (messages, tools, variables), hidden = self._special.hide((messages, tools, variables))
         budget = template_budget.current.set(
-            template_budget.Budget(sum(len(joined(message["content"])) for message in messages))
+            template_budget.RenderBudget(sum(len(joined_text(message["content"])) for message in messages))
         )
         try:
             return self._rendered(_Call(self, tools, variables or {}), messages, hidden, opening, continued)
@@ -151,19 +151,23 @@ class ChatTemplate:
         self, call: _Call, messages: list[Message], hidden: HiddenNames | None, opening: bool, continued: str | None
     ) -> RenderedPrompt:
         left_out: Message | None = None
-        for form in forms(messages):
+        for form in fallbacks(messages):
             form = self._reading.fit(form)
             begun: tuple[int, int] | None = None
             if continued is None:
                 text = call.render(form, opening=opening)
             else:
-                text = final_message.continued(form, continued, lambda tagged: call.render(tagged, opening=False))
+                text = final_message.render_continued(
+                    form, continued, lambda tagged: call.render(tagged, opening=False)
+                )
                 if text is not None:
-                    begun = final_message.begun(text, call.render(form[:-1], opening=True), form[-1], continued)
+                    begun = final_message.reply_position(
+                        text, call.render(form[:-1], opening=True), form[-1], continued
+                    )
             if text is None:
                 continue
             seen = form if continued is None else form[:-1]
-            lacks = lacking(text, seen, lambda marked: call.render(marked, opening=opening))
+            lacks = first_dropped(text, seen, lambda marked: call.render(marked, opening=opening))
             if lacks is None:
                 return _revealed(text, begun, hidden)
             left_out = left_out or seen[lacks]
@@ -206,7 +210,7 @@ class _Call:
             return self._template._template.render(
                 {
                     **self._variables,
-                    "messages": [expected(message) for message in messages],
+                    "messages": [as_templates_expect(message) for message in messages],
                     "add_generation_prompt": opening,
                 }
             )

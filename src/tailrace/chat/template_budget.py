@@ -1,7 +1,7 @@
 """How much a chat template may compute: it comes with a downloaded model, and clients write what it loops over.
 
-One rendering has a ``Budget`` of processor time and of characters. Loops, calls and outputs take from it; what makes a
-large value of a small one (``'a' * 10**9``, a width, a power) is refused before it is computed.
+One rendering has a ``RenderBudget`` of CPU time and characters. Loops, calls and outputs use it up. An operation that
+makes a large value of a small one (``'a' * 10**9``, a width, a power) is refused before it is computed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from jinja2.filters import FILTERS
 from jinja2.visitor import NodeTransformer
 
 #: Processor seconds of one rendering. The largest conversation of a context of 131,072 tokens takes about 0.1 s.
-SECONDS = 5.0
-#: Characters that one rendering may write (into the prompt or into variables) beside ``TIMES`` what the messages have.
-CHARACTERS = 32_000_000
-TIMES = 16
+MAX_CPU_SECONDS = 5.0
+#: Characters that one rendering may write into the prompt or into variables, beside ``MAX_EXPANSION`` times the
+#: messages' own.
+MAX_CHARACTERS = 32_000_000
+MAX_EXPANSION = 16
 #: Characters of one text, and members of one list, that an operator, a method or a filter makes.
-TEXT = 64_000_000
-MEMBERS = 1_000_000
+MAX_TEXT = 64_000_000
+MAX_MEMBERS = 1_000_000
 #: The widest padding: no real template's is more than a line.
-WIDTH = 10_000
+MAX_WIDTH = 10_000
 #: The clock is read once in so many loops, calls and outputs.
 _STRIDE = 256
 _LARGEST_BITS = 4096
@@ -39,22 +40,22 @@ class TemplateTooCostly(jinja2.TemplateError):
     """The template takes more than a rendering may."""
 
 
-class Budget:
+class RenderBudget:
     """What one rendering may still take."""
 
     __slots__ = ("_characters", "_deadline", "_ticks")
 
     def __init__(self, characters: int) -> None:
         """``characters``: those of the conversation."""
-        self._characters = CHARACTERS + TIMES * characters
-        self._deadline = time.thread_time() + SECONDS
+        self._characters = MAX_CHARACTERS + MAX_EXPANSION * characters
+        self._deadline = time.thread_time() + MAX_CPU_SECONDS
         self._ticks = 0
 
     def tick(self) -> None:
         """One more loop, call or output. Raises TemplateTooCostly."""
         self._ticks += 1
         if not self._ticks % _STRIDE and time.thread_time() > self._deadline:
-            raise TemplateTooCostly(f"it computes for more than {SECONDS:g} s")
+            raise TemplateTooCostly(f"it computes for more than {MAX_CPU_SECONDS:g} s")
 
     def write(self, characters: int) -> None:
         """So many characters are written. Raises TemplateTooCostly."""
@@ -65,7 +66,7 @@ class Budget:
 
 
 #: That of the rendering in this thread; None while a template is compiled.
-current: ContextVar[Budget | None] = ContextVar("template_budget", default=None)
+current: ContextVar[RenderBudget | None] = ContextVar("template_budget", default=None)
 
 
 def tick() -> None:
@@ -74,14 +75,14 @@ def tick() -> None:
         budget.tick()
 
 
-def written(value: Any) -> Any:
+def count_written(value: Any) -> Any:
     """``value`` itself, which is about to be written: jinja2's ``finalize``."""
     if (budget := current.get()) is not None:
         budget.write(len(value) if isinstance(value, str) else 0)
     return value
 
 
-class Ticked:
+class TickedLoop:
     """What a loop goes over, each step of which takes from the budget."""
 
     __slots__ = ("_values",)
@@ -98,7 +99,7 @@ class Ticked:
             yield value
 
 
-def joined(values: Iterable[Any]) -> str:
+def bounded_concat(values: Iterable[Any]) -> str:
     """What ``~`` makes. Raises TemplateTooCostly."""
     texts = [str(value) for value in values]
     _check(sum(map(len, texts)))
@@ -191,8 +192,8 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
 
 
 def _check_widths(values: Iterable[Any]) -> None:
-    if any(isinstance(value, int) and abs(value) > WIDTH for value in values):
-        raise TemplateTooCostly(f"a width is over {WIDTH}")
+    if any(isinstance(value, int) and abs(value) > MAX_WIDTH for value in values):
+        raise TemplateTooCostly(f"a width is over {MAX_WIDTH}")
 
 
 def _check_bits(bits: int) -> None:
@@ -201,11 +202,11 @@ def _check_bits(bits: int) -> None:
 
 
 def _check_replaced(text: str, old: str, new: str) -> None:
-    if (len(text) + 1) * len(new) > TEXT:  # Seldom, so that the places are seldom counted.
+    if (len(text) + 1) * len(new) > MAX_TEXT:  # Seldom, so that the places are seldom counted.
         _check(text.count(old) * len(new))
 
 
 def _check(elements: int, kind: str | list[Any] | tuple[Any, ...] = "") -> None:
     """Raise TemplateTooCostly for more elements than a value of that kind may have."""
-    if elements > (TEXT if isinstance(kind, str) else MEMBERS):
+    if elements > (MAX_TEXT if isinstance(kind, str) else MAX_MEMBERS):
         raise TemplateTooCostly(f"a value has {elements} elements")

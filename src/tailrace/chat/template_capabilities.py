@@ -28,10 +28,10 @@ _TOOL = {
 _PRINTED = tuple(f"{q}text{q}: {q}{_FIRST}" for q in "'\"")
 
 #: Renders messages with tools. Raises what a template raises.
-Try = Callable[[list[Message], "list[Any] | None"], str | None]
+TryRender = Callable[[list[Message], "list[Any] | None"], str | None]
 
 
-class Form(msgspec.Struct, frozen=True):
+class ContentFormat(msgspec.Struct, frozen=True):
     """What the content of one role may be."""
 
     strings: bool = True
@@ -43,7 +43,7 @@ class Form(msgspec.Struct, frozen=True):
             return content if self.strings else [text_part(content)]
         if self.parts and content:
             return content
-        text = joined(content)
+        text = joined_text(content)
         return text if self.strings else [text_part(text)]
 
 
@@ -52,15 +52,15 @@ def text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def joined(content: Any) -> str:
+def joined_text(content: Any) -> str:
     """The content as one string; its parts are lines."""
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())
 
 
-class Reading(msgspec.Struct, frozen=True):
+class TemplateCapabilities(msgspec.Struct, frozen=True):
     """What a template reads of a conversation."""
 
-    forms: dict[str, Form]  #: by role
+    forms: dict[str, ContentFormat]  #: by role
     tools: bool  #: the tools on offer
     calls: bool  #: calls in the history and their results
     no_tools: list[Any] | None  #: what ``tools`` has to be where there are none
@@ -73,14 +73,14 @@ class Reading(msgspec.Struct, frozen=True):
         ]
 
 
-_BOTH_WAYS = Form()
+_BOTH_WAYS = ContentFormat()
 
 
-def read(attempt: Try, *, names_tools: bool) -> Reading:
+def detect_capabilities(attempt: TryRender, *, names_tools: bool) -> TemplateCapabilities:
     """Find out what the template that ``attempt`` renders with reads; None from it is a failure. ``names_tools``:
     whether it has a variable of that name.
     """
-    forms: dict[str, Form] = {}
+    forms: dict[str, ContentFormat] = {}
     no_tools: list[Any] | None = None
 
     def shows(messages: list[Message], tools: list[Any] | None, *wanted: str) -> bool:
@@ -92,7 +92,7 @@ def read(attempt: Try, *, names_tools: bool) -> Reading:
         parts = shows(conversation([text_part(_FIRST), text_part(_SECOND)]), tools, _FIRST, _SECOND)
         if not (strings or parts) and not shows(conversation([text_part(_FIRST)]), tools, _FIRST):
             return False
-        forms[role] = Form(strings=strings, parts=parts)
+        forms[role] = ContentFormat(strings=strings, parts=parts)
         return True
 
     def said(role: str, content: Any) -> Message:
@@ -116,4 +116,4 @@ def read(attempt: Try, *, names_tools: bool) -> Reading:
 
     tools = [_TOOL] if offered else no_tools
     calls = form_of("tool", answered, tools) and shows(answered(forms["tool"].fit(_FIRST)), tools, "kx0q7zname")
-    return Reading(forms=forms, tools=offered, calls=calls, no_tools=no_tools)
+    return TemplateCapabilities(forms=forms, tools=offered, calls=calls, no_tools=no_tools)

@@ -35,10 +35,14 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
-            finalize=template_budget.written,
+            finalize=template_budget.count_written,
         )
         self.filters |= template_budget.bounded_filters()
-        self.filters |= {"tojson": to_json, "ticked": template_budget.Ticked, "joined": template_budget.joined}
+        self.filters |= {
+            "tojson": to_json,
+            "ticked": template_budget.TickedLoop,
+            "joined": template_budget.bounded_concat,
+        }
         self.globals |= {
             "raise_exception": _refuse,
             "strftime_now": _now,
@@ -111,8 +115,8 @@ def to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter ``tojson``. jinja2's own escapes for HTML, and models were trained on plain JSON."""
-    if isinstance(indent, int) and indent > template_budget.WIDTH:
-        raise template_budget.TemplateTooCostly(f"a width is over {template_budget.WIDTH}")
+    if isinstance(indent, int) and indent > template_budget.MAX_WIDTH:
+        raise template_budget.TemplateTooCostly(f"a width is over {template_budget.MAX_WIDTH}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -25,7 +25,7 @@ _SWITCHES = frozenset({"enable_thinking", "thinking", "reasoning", "thinking_mod
 _NO_EFFORT = ("none", "no_think", "minimal")
 
 
-class Thinking(msgspec.Struct, frozen=True):
+class ThinkingOptions(msgspec.Struct, frozen=True):
     """What a request says of thinking; None is the model's own way."""
 
     on: bool | None = None
@@ -33,7 +33,7 @@ class Thinking(msgspec.Struct, frozen=True):
     budget: int | None = None  #: tokens that the thought shall have
 
 
-def variables(template: ChatTemplate, thinking: Thinking) -> dict[str, Any]:
+def template_kwargs(template: ChatTemplate, thinking: ThinkingOptions) -> dict[str, Any]:
     """The template's variables that say so."""
     said: dict[str, Any] = {}
     if thinking.on is not None:
@@ -59,12 +59,12 @@ def variables(template: ChatTemplate, thinking: Thinking) -> dict[str, Any]:
     return said
 
 
-def has_any(template: ChatTemplate) -> bool:
+def has_thinking_switch(template: ChatTemplate) -> bool:
     """Whether the template makes another prompt where the model shall not think."""
     question = [{"role": "user", "content": "Hello."}]
     try:
-        off = template.render(question, None, variables(template, Thinking(on=False)))
-        return off != template.render(question, None, variables(template, Thinking(on=True)))
+        off = template.render(question, None, template_kwargs(template, ThinkingOptions(on=False)))
+        return off != template.render(question, None, template_kwargs(template, ThinkingOptions(on=True)))
     except InvalidRequest:
         return False
 

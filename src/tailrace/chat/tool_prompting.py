@@ -21,7 +21,7 @@ _TOLD = (
 )
 
 
-def tell(messages: Sequence[dict[str, Any]], functions: Sequence[Function]) -> list[dict[str, Any]]:
+def add_functions(messages: Sequence[dict[str, Any]], functions: Sequence[Function]) -> list[dict[str, Any]]:
     """The messages with the functions in the first system message, or in one of their own."""
     told = _TOLD.format(functions="\n".join(_dumps(function.offered()) for function in functions))
     for position, message in enumerate(messages):
@@ -31,7 +31,7 @@ def tell(messages: Sequence[dict[str, Any]], functions: Sequence[Function]) -> l
     return [{"role": "system", "content": told}, *messages]
 
 
-def rewrite(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def calls_to_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages without tool calls and tools' results; neighbouring results make one message."""
     written: list[dict[str, Any]] = []
     answering = False
@@ -53,12 +53,12 @@ def rewrite(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return written
 
 
-def as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def calls_to_alternating_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same, with neighbouring messages of the user joined: templates that are strict about calls want roles to
     alternate too.
     """
     joined: list[dict[str, Any]] = []
-    for message in rewrite(messages):
+    for message in calls_to_text(messages):
         if joined and message["role"] == joined[-1]["role"] == "user":
             joined[-1] = {**joined[-1], "content": f"{joined[-1]['content']}\n{message['content']}"}
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.schemas.normalize import SchemaError, hold
+from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         """What the arguments of a call that a grammar holds have to fit. Raises SchemaError when no grammar can."""
         given = {"properties": {}} if self.parameters is None else self.parameters
         try:
-            schema: dict[str, Any] = hold({"type": "object", **given}, strict=self.strict)
+            schema: dict[str, Any] = normalize_schema({"type": "object", **given}, strict=self.strict)
         except SchemaError as error:
             raise SchemaError(f"the parameters of '{self.name}': {error}") from None
         return schema

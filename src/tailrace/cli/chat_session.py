@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tailrace.chat.reply_parts import Text
+from tailrace.chat.reply_parts import TextPart
 from tailrace.cli.chat_history import Conversation
 from tailrace.cli.local_model import LocalModel, Stats
 from tailrace.cli.slash_commands import obey
@@ -76,7 +76,7 @@ def show_reply(
     texts: list[str] = []
     for parts in reply:
         for part in parts:
-            if isinstance(part, Text):
+            if isinstance(part, TextPart):
                 texts.append(part.text)
             terminal.part(part)
         if interrupts.pending:

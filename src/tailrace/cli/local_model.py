@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.families import recognise
-from tailrace.chat.reply_parts import Part
+from tailrace.chat.detokenize import PieceTable
+from tailrace.chat.families import family_of
+from tailrace.chat.reply_parts import ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.cli.chat_history import Conversation
@@ -23,7 +23,7 @@ from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import build_sequence, prompt_texts
-from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
+from tailrace.engine.tokenising.tokenizer import TokenizationFailed, Tokenizer
 from tailrace.errors import ContextLengthExceeded, GenerationFailed, InvalidRequest
 from tailrace.protocol import GenerationParams, Refused, Submit
 from tailrace.settings import Settings
@@ -63,10 +63,10 @@ class LocalModel:
             eos_token=info.eos_token,
             special_tokens=info.special_tokens.values(),
         )
-        self._family = recognise(self._template)
+        self._family = family_of(self._template)
         markers = self._family.markup({}).markers
         shown = {token: text for token, text in info.special_tokens.items() if text in markers}
-        self._vocabulary = Vocabulary(backend.vocabulary).showing(shown)
+        self._vocabulary = PieceTable(backend.vocabulary).showing(shown)
         self._ids = count(1)
 
     def reply(self, conversation: Conversation) -> LocalReply:
@@ -96,7 +96,7 @@ class LocalModel:
             return texts
         try:
             return build_sequence(self._backend, submit, self._tokenizer.tokens_of(texts))
-        except Unreadable as error:
+        except TokenizationFailed as error:
             return error.refusal(submit.id)
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class LocalReply:
         self._cancelled = False
         loop.inbox.put(sequence)
 
-    def __iter__(self) -> Iterator[list[Part]]:
+    def __iter__(self) -> Iterator[list[ReplyPart]]:
         finished = False
         while not finished:
             self._loop.take()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from tailrace.chat.reply_parts import Part, Reasoning, Text
+from tailrace.chat.reply_parts import ReasoningPart, ReplyPart, TextPart
 from tailrace.folders import state_folder
 
 _readline: ModuleType | None
@@ -66,16 +66,16 @@ class Terminal:
 
     # Out
 
-    def part(self, part: Part) -> None:
+    def part(self, part: ReplyPart) -> None:
         """Show a piece of the reply: text plainly, reasoning dimly and only to a person."""
-        if isinstance(part, Reasoning):
+        if isinstance(part, ReasoningPart):
             if not self.tty:
                 return
             if not self._thinking:
                 self._style("2")
                 self._thinking = True
             self._write(part.text)
-        elif isinstance(part, Text):
+        elif isinstance(part, TextPart):
             if self._thinking:
                 self._end_thought()
                 self._write("\n\n")

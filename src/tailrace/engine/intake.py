@@ -18,12 +18,12 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.embeddings import EmbeddingJob
 from tailrace.engine.kv_cache.disk_tier import Fetched
 from tailrace.engine.sequence import Sequence
-from tailrace.engine.structured.grammar_compiler import Compiler, Result
+from tailrace.engine.structured.grammar_compiler import CompileOutcome, GrammarCompiler
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequence, prompt_texts
 from tailrace.engine.tokenising import tokenizer as tokenising
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.engine.tokenising.tokenizer import Tokenizer, Unreadable
+from tailrace.engine.tokenising.tokenizer import TokenizationFailed, Tokenizer
 from tailrace.ipc import Channel
 from tailrace.protocol import (
     Accepted,
@@ -57,7 +57,7 @@ class Intake(threading.Thread):
         channel: Channel[ToEngine],
         backend: Backend,
         inbox: Inbox,
-        compiler: Compiler,
+        compiler: GrammarCompiler,
         tokenizer: Tokenizer,
     ) -> None:
         super().__init__(name="intake", daemon=True)
@@ -124,7 +124,7 @@ class Intake(threading.Thread):
             return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
         return [TokenizerInput.of_prompt(asked.text, parse_special=asked.parse_special, add_special=asked.add_special)]
 
-    def _tokenised(self, identity: int, result: tokenising.Result) -> None:
+    def _tokenised(self, identity: int, result: tokenising.TokenizeOutcome) -> None:
         """What was to be tokenised has been, on whatever thread; or it can't be."""
         # The lock is held to the end, so that a cancel finds the request either here or where it goes from here.
         with self._lock:
@@ -132,7 +132,7 @@ class Intake(threading.Thread):
             if asked is None:
                 return
             try:
-                if isinstance(result, Unreadable):
+                if isinstance(result, TokenizationFailed):
                     self._channel.send(result.refusal(identity))
                 elif isinstance(asked, Submit):
                     self._take_submit(asked, result)
@@ -158,7 +158,7 @@ class Intake(threading.Thread):
             done = partial(self._compiled, submit.id, submit.params.grammar.watch)
             self._compiler.request(submit.params.grammar, done, partial(self._compiling.__contains__, submit.id))
 
-    def _compiled(self, identity: int, watch: Watch | None, result: Result) -> None:
+    def _compiled(self, identity: int, watch: Watch | None, result: CompileOutcome) -> None:
         """The sequence's grammar is there, or refused; one whose ``watch`` is optional is then done without."""
         # The lock is held to the end, so that a cancel finds the sequence either here or in the inbox.
         with self._lock:

@@ -12,7 +12,7 @@ from tailrace.child import Start, settle_memory, settle_on
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
-from tailrace.engine.structured.grammar_compiler import Compiler
+from tailrace.engine.structured.grammar_compiler import GrammarCompiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
@@ -38,7 +38,7 @@ def serve(start: Start) -> None:
     backend = load_backend(path, start.settings, replicas[start.replica], replicas=len(replicas))
     draft = load_draft(backend, start.settings, replicas[start.replica], replicas=len(replicas))
     _check(start)
-    compiler = Compiler(backend)
+    compiler = GrammarCompiler(backend)
     tokenizer = Tokenizer(backend)
     settle_memory()
     cpus = replicas[start.replica].cpus or bound_cpus()
@@ -71,7 +71,7 @@ def _connect(
     backend: Backend,
     draft: Backend | None,
     model: Path | None,
-    compiler: Compiler,
+    compiler: GrammarCompiler,
     tokenizer: Tokenizer,
     cpus: frozenset[int],
 ) -> None:

@@ -16,10 +16,10 @@ from tailrace.chat import final_message, thinking_kwargs
 from tailrace.chat import tool_prompting as untaught
 from tailrace.chat.families.family import Family
 from tailrace.chat.prompt import RenderedPrompt
-from tailrace.chat.reply_grammar import Setting, calls_only, form_or_calls, free_or_calls
+from tailrace.chat.reply_grammar import GrammarContext, format_or_calls, lazy_calls, required_calls
 from tailrace.chat.template import Message
-from tailrace.chat.template_capabilities import joined
-from tailrace.chat.thinking_kwargs import Thinking
+from tailrace.chat.template_capabilities import joined_text
+from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import GenerationParams, Grammar
@@ -31,7 +31,7 @@ ToolChoice = Literal["none", "auto", "required"]
 #: Whether the last message is continued, or which of its fields is; True is the content, or a thought without one.
 Continued = bool | Literal["content", "reasoning_content"]
 
-_AS_IT_LIKES = Thinking()
+_AS_IT_LIKES = ThinkingOptions()
 _DEFAULTS = GenerationParams()
 
 
@@ -58,7 +58,7 @@ def chat_request(
     parallel: bool = True,
     form: Grammar | None = None,
     params: GenerationParams = _DEFAULTS,
-    thinking: Thinking = _AS_IT_LIKES,
+    thinking: ThinkingOptions = _AS_IT_LIKES,
     variables: dict[str, Any] | None = None,
     opening: bool = True,
     continues: Continued = False,
@@ -95,23 +95,25 @@ def chat_request(
     template, family = model.template, model.family
     told = list(messages) if model.preset is None else model.preset.begin(messages)
     if not (template.knows_tools and template.knows_calls):
-        told = untaught.rewrite([{**message, "content": joined(message["content"])} for message in told])
+        told = untaught.calls_to_text([{**message, "content": joined_text(message["content"])} for message in told])
     if offered and not template.knows_tools:
-        told = untaught.tell(told, offered)
+        told = untaught.add_functions(told, offered)
     if family.call_id is not None:
         told = _with_call_ids(told, family.call_id)
 
     def render(messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
         # A template that shows no tools may fail on them: it has been told in another way.
         offers = [function.offered() for function in offered if template.knows_tools] or None
-        given = {**thinking_kwargs.variables(template, thinking), **(variables or {})}
+        given = {**thinking_kwargs.template_kwargs(template, thinking), **(variables or {})}
         try:
             return template.render(messages, offers, given, opening=opening, continued=field)
         except InvalidRequest as refusal:
             if template.defect is not None or not any(_is_about_calls(message) for message in messages):
                 raise
             # Mistral's templates want each call to have its result: a shortened conversation is told as text.
-            plain = untaught.as_text([{**message, "content": joined(message["content"])} for message in messages])
+            plain = untaught.calls_to_alternating_text(
+                [{**message, "content": joined_text(message["content"])} for message in messages]
+            )
             try:
                 return template.render(plain, offers, given, opening=opening, continued=field)
             except InvalidRequest:
@@ -129,17 +131,17 @@ def chat_request(
         prompt = render(told, opening, None)
         if opening and _wants_no_thought(thinking, variables or {}):
             prompt = model.without_thought(prompt)
-    setting = Setting(family, template.source, model.controls, prompt.text)
+    setting = GrammarContext(family, template.source, model.controls, prompt.text)
     grammar, param = form, fields.form
     if must_call:
         callable_ = [function for function in offered if only in (None, function.name)]
-        grammar, param = calls_only(setting, callable_, several=parallel and only is None), fields.tools
+        grammar, param = required_calls(setting, callable_, several=parallel and only is None), fields.tools
     elif form is not None:
-        grammar = form_or_calls(setting, form, offered, several=parallel)
+        grammar = format_or_calls(setting, form, offered, several=parallel)
     elif offered:
         # A reply that has begun may stand within a thought or a call: the watch reads what there is of it.
-        before = Setting(family, template.source, model.controls, prompt.head.text)
-        grammar = free_or_calls(before, offered, several=parallel, begun=prompt.reply)
+        before = GrammarContext(family, template.source, model.controls, prompt.head.text)
+        grammar = lazy_calls(before, offered, several=parallel, begun=prompt.reply)
         param = fields.tools
     return GenerationRequest(
         prompts=[prompt],
@@ -170,7 +172,7 @@ def _is_about_calls(message: Message) -> bool:
     return message["role"] == "tool" or bool(message.get("tool_calls"))
 
 
-def _wants_no_thought(thinking: Thinking, variables: dict[str, Any]) -> bool:
+def _wants_no_thought(thinking: ThinkingOptions, variables: dict[str, Any]) -> bool:
     """Whether the model shall not think: ``variables`` of the client's own win."""
     said = (variables.get("enable_thinking"), variables.get("thinking"), thinking.on)
     return next((value for value in said if isinstance(value, bool)), True) is False
@@ -187,7 +189,7 @@ def _continued(
     beginning of a reply.
     """
     last = messages[-1]
-    field = continues if isinstance(continues, str) else final_message.field_of(last)
+    field = continues if isinstance(continues, str) else final_message.continued_field(last)
     if not last.get(field) and field != "content":
         message = f"'{fields.prompt}': the last message has no '{field}' that could be continued."
         raise InvalidRequest(message, param=fields.prompt)
@@ -199,4 +201,4 @@ def _continued(
         opened = render(messages[:-1], True, None)
     # What is continued is the reply: a thought that the template has begun for it is over.
     prompt = opened.append_markup(family.reply_head(opened.text))
-    return prompt.append_literal(joined(last["content"])).continued_at(len(prompt.text))
+    return prompt.append_literal(joined_text(last["content"])).continued_at(len(prompt.text))

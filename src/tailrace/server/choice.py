@@ -8,8 +8,8 @@ from __future__ import annotations
 import secrets
 from typing import Protocol
 
-from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.reply_parts import CallArguments, CallStart, Part, Reasoning, Text
+from tailrace.chat.detokenize import PieceTable
+from tailrace.chat.reply_parts import CallArguments, CallStart, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
@@ -90,7 +90,7 @@ class Choice:
         self,
         request: ChoiceOwner,
         index: int,
-        vocabulary: Vocabulary,
+        vocabulary: PieceTable,
         pipeline: ReplyPipeline,
         *,
         most_calls: int,
@@ -191,17 +191,17 @@ class Choice:
         self._request.emit(Finish(self.index, reason, self._pipeline.stop_string))
         self._request.closed(self, reason, completion_tokens)
 
-    def _count(self, parts: list[Part]) -> None:
-        if any(isinstance(part, Reasoning) for part in parts):
+    def _count(self, parts: list[ReplyPart]) -> None:
+        if any(isinstance(part, ReasoningPart) for part in parts):
             self.reasoning_tokens += self._silent
         self._silent = 0
 
-    def _tell(self, parts: list[Part]) -> None:
+    def _tell(self, parts: list[ReplyPart]) -> None:
         for part in parts:
-            if isinstance(part, Text):
+            if isinstance(part, TextPart):
                 self.close_thought()
                 self._tell_text(part.text)
-            elif isinstance(part, Reasoning):
+            elif isinstance(part, ReasoningPart):
                 self._tell_reasoning(part.text)
             elif isinstance(part, CallStart):
                 self.close_thought()

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import GenerationFailed, RequestError
 from tailrace.protocol import Accepted, Finished, Refused, TokenLogprobs
@@ -44,7 +44,7 @@ class ShiftedChoice(Choice):
         self,
         request: ShiftOwner,
         index: int,
-        vocabulary: Vocabulary,
+        vocabulary: PieceTable,
         pipeline: ReplyPipeline,
         window: ContextShift,
         prompt: list[int],

@@ -14,9 +14,9 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
-from tailrace.chat.stop_strings import StopTable
+from tailrace.chat.stop_strings import StopAutomaton
 from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
@@ -78,7 +78,7 @@ class Generation:
         self._reasoning_tokens = 0
         self._accepted_tokens = 0  #: of the prediction
         self._rejected_tokens = 0
-        self._stops: StopTable | tuple[str, ...] = ()
+        self._stops: StopAutomaton | tuple[str, ...] = ()
         self.emit = self._early.emit  #: the listener's own: nothing stands between a choice and it
 
     @property
@@ -310,7 +310,7 @@ class Generation:
                 self._unanswered += 1
 
     def _choice(
-        self, index: int, vocabulary: Vocabulary, pipeline: ReplyPipeline, prompt: PromptText | list[int]
+        self, index: int, vocabulary: PieceTable, pipeline: ReplyPipeline, prompt: PromptText | list[int]
     ) -> Choice:
         most_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
         if (window := self._request.window) is not None:

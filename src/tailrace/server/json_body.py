@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from tailrace.chat.json_depth import DEEPEST, deep_path, too_deep
+from tailrace.chat.json_depth import MAX_JSON_DEPTH, is_too_deep, path_of_excess
 from tailrace.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, truncated: Truncate
     """``body`` as the decoder's struct. A float with a whole value is an integer where one is wanted, and any float is
     one in the fields that are ``truncated``.
 
-    What comes out is nested ``DEEPEST`` levels at most, so that everything behind may walk it.
+    What comes out is nested ``MAX_JSON_DEPTH`` levels at most, so that everything behind may walk it.
 
     A lone surrogate, which is half of a character that was cut in two, is read as U+FFFD, as Ollama's parser does: a
     client that has such a string in its history can't get rid of it. A byte order mark is skipped.
@@ -106,11 +106,11 @@ def convert(value: Any, kind: type[T], path: str) -> T:
 
 
 def _check_depth(body: bytes) -> None:
-    if too_deep(body):
-        path = deep_path(body)
+    if is_too_deep(body):
+        path = path_of_excess(body)
         what = f"'{path}'" if path else "The request's body"
         raise InvalidRequest(
-            f"{what} is nested too deeply: a body may have {DEEPEST} levels of objects and lists.",
+            f"{what} is nested too deeply: a body may have {MAX_JSON_DEPTH} levels of objects and lists.",
             param=path or None,
             code=None if path else "invalid_json",
         )

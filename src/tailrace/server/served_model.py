@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tailrace.chat import thinking_kwargs
-from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.families import recognise
+from tailrace.chat.detokenize import PieceTable
+from tailrace.chat.families import family_of
 from tailrace.chat.prompt import RenderedPrompt
-from tailrace.chat.reply_parser import opened
+from tailrace.chat.reply_parser import open_thought
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.protocol import Hello, ModelInfo
 
@@ -27,31 +27,31 @@ class ServedModel:
 
     def __init__(self, hello: Hello) -> None:
         self.info: ModelInfo = hello.model
-        self.vocabulary = Vocabulary(hello.vocabulary, hello.model.special_tokens)
+        self.vocabulary = PieceTable(hello.vocabulary, hello.model.special_tokens)
         self.template = ChatTemplate.of_model(
             hello.model.chat_template,
             bos_token=hello.model.bos_token,
             eos_token=hello.model.eos_token,
             special_tokens=hello.model.special_tokens.values(),
         )
-        self.family = recognise(self.template)
-        self._switches = thinking_kwargs.has_any(self.template)
+        self.family = family_of(self.template)
+        self._switches = thinking_kwargs.has_thinking_switch(self.template)
         self.controls = {text: token for token, text in hello.model.special_tokens.items()}
         self.preset: Beginning | None = None  #: what a name that was made of this model changes
-        self._shown: dict[frozenset[str], Vocabulary] = {}
+        self._shown: dict[frozenset[str], PieceTable] = {}
 
     def use_template(self, template: ChatTemplate) -> None:
         """Render conversations with another template, whose family reads the replies."""
         self.template = template
-        self.family = recognise(template)
-        self._switches = thinking_kwargs.has_any(template)
+        self.family = family_of(template)
+        self._switches = thinking_kwargs.has_thinking_switch(template)
 
     def without_thought(self, prompt: RenderedPrompt) -> RenderedPrompt:
         """The prompt of a reply that shall begin without a thought. What the template has opened is closed. A template
         that has no switch for it, though its model thinks, gets an empty thought behind it.
         """
         thoughts = self.family.markup({}).thoughts
-        if opened(prompt.text, thoughts) is not None:
+        if open_thought(prompt.text, thoughts) is not None:
             return prompt.append_markup(self.family.reply_head(prompt.text))
         end = prompt.text.rstrip()
         for thought in () if self._switches else thoughts:
@@ -59,7 +59,7 @@ class ServedModel:
                 return prompt.append_markup(f"{thought.opens}\n\n{thought.ends}\n\n")
         return prompt
 
-    def vocabulary_showing(self, markers: frozenset[str]) -> Vocabulary:
+    def vocabulary_showing(self, markers: frozenset[str]) -> PieceTable:
         """The vocabulary in which those of the markers that are control tokens are text: a parser looks for them."""
         markers = markers.intersection(self.controls)
         if not markers:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from tailrace.chat.stop_strings import StopTable
+from tailrace.chat.stop_strings import StopAutomaton
 from tailrace.errors import InvalidRequest
 
 #: Text that may begin a stop string is held back: a longer one would delay the reply by as much.
@@ -32,10 +32,10 @@ def stop_strings(given: str | Sequence[str] | None, param: str) -> tuple[str, ..
     return found
 
 
-async def stop_table(stops: Sequence[str]) -> StopTable | tuple[str, ...]:
+async def stop_table(stops: Sequence[str]) -> StopAutomaton | tuple[str, ...]:
     """The strings made ready to be looked for; empty where there are none."""
     if not stops:
         return ()
     if sum(map(len, stops)) <= _FEW_CHARACTERS:
-        return StopTable(stops)
-    return await asyncio.to_thread(StopTable, stops)
+        return StopAutomaton(stops)
+    return await asyncio.to_thread(StopAutomaton, stops)

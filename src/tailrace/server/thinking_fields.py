@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.thinking_kwargs import Thinking
+from tailrace.chat.thinking_kwargs import ThinkingOptions
 
 #: Tokens of a thought: 0 is none, -1 as many as the model likes.
 Budget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
@@ -38,7 +38,7 @@ def merge_thinking(
     reasoning: ReasoningSwitch | None = None,
     effort: str | None = None,
     budget: int | None = None,
-) -> Thinking:
+) -> ThinkingOptions:
     """What the switches ask for together. Whether the model thinks is decided by the first that says so, in this
     order: ``enable``, ``thinking``, ``reasoning.enabled``, a budget, an effort. An effort beside a switch that is off
     is nothing.
@@ -58,4 +58,4 @@ def merge_thinking(
         None if effort is None else effort != "none",
     )
     on = next((value for value in decided if value is not None), None)
-    return Thinking(on=on, effort=None if effort == "none" else effort, budget=budget or None)
+    return ThinkingOptions(on=on, effort=None if effort == "none" else effort, budget=budget or None)

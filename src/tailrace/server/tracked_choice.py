@@ -9,7 +9,7 @@ import time
 
 import msgspec
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import MAX_EVENT_BYTES, Choice, ChoiceOwner, pieces
@@ -59,7 +59,7 @@ class TrackedChoice(Choice):
         self,
         request: ChoiceOwner,
         index: int,
-        vocabulary: Vocabulary,
+        vocabulary: PieceTable,
         pipeline: ReplyPipeline,
         tracking: TrackingOptions,
         *,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.chat.detokenize import Detokenizer, Vocabulary
+from tailrace.chat.detokenize import Detokenizer, PieceTable
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import load_llama, make_loop
@@ -39,7 +39,7 @@ class EngineTurn:
         self._loop = make_loop(self._backend, settings)
         info = self._backend.info
         self._template = ChatTemplate.of_model(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
-        self._vocabulary = Vocabulary(self._backend.vocabulary)
+        self._vocabulary = PieceTable(self._backend.vocabulary)
         self._next_id = 0
 
     def run(self, prompts: Seq[str], output_tokens: int) -> list[Timed]:

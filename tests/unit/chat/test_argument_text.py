@@ -9,8 +9,8 @@ import pytest
 
 from families import SAMPLES
 from replies import Call, joined, offered, parse, split_anywhere
-from tailrace.chat.argument_types import ALL, Arguments
-from tailrace.chat.families import recognise
+from tailrace.chat.argument_types import ALL_TYPES, FunctionSchema
+from tailrace.chat.families import family_of
 from tailrace.chat.families.family import Family
 from tailrace.chat.reply_parts import CallArguments
 from tailrace.chat.template import ChatTemplate
@@ -29,7 +29,7 @@ DEFS = {
 
 def family(name: str) -> Family:
     (sample,) = [sample for sample in SAMPLES if sample.family == name]
-    return recognise(ChatTemplate(sample.template, bos_token="", eos_token=""))
+    return family_of(ChatTemplate(sample.template, bos_token="", eos_token=""))
 
 
 def written(name: str, key: str, text: str) -> str:
@@ -250,17 +250,17 @@ def test_types_are_bounded_however_a_schema_refers_to_itself() -> None:
     """A chain of references that doubles with each step, one that leads to itself, and ones that lead nowhere."""
     steps = {f"s{n}": {"anyOf": [{"$ref": f"#/$defs/s{n + 1}"}] * 2} for n in range(25)}
     schema = {"properties": {"a": {"$ref": "#/$defs/s0"}}, "$defs": {**steps, "s25": TEXT}}
-    assert Arguments(schema).argument("a").types == {"string"}
+    assert FunctionSchema(schema).argument("a").types == {"string"}
     for reference in ("#/$defs/none", "other.json", "#/$defs/s0/anyOf/7", "#/properties/a", "#"):
-        Arguments({"properties": {"a": {"$ref": reference}}, "allOf": [{"$ref": reference}]}).argument("a")
-    assert Arguments({"properties": {"a": {"$ref": "#/properties/a"}}}).argument("a").types == ALL
-    assert Arguments({"properties": {"a/b~c": TEXT, "d": {"$ref": "#/properties/a~1b~0c"}}}).argument("d").types == {
-        "string"
-    }
+        FunctionSchema({"properties": {"a": {"$ref": reference}}, "allOf": [{"$ref": reference}]}).argument("a")
+    assert FunctionSchema({"properties": {"a": {"$ref": "#/properties/a"}}}).argument("a").types == ALL_TYPES
+    assert FunctionSchema({"properties": {"a/b~c": TEXT, "d": {"$ref": "#/properties/a~1b~0c"}}}).argument(
+        "d"
+    ).types == {"string"}
     deep: dict[str, Any] = TEXT
     for _ in range(200):
         deep = {"anyOf": [deep]}
-    assert Arguments({"properties": {"a": deep}}).argument("a").types == ALL
+    assert FunctionSchema({"properties": {"a": deep}}).argument("a").types == ALL_TYPES
 
 
 # Calls as JSON

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.chat.call_arguments import read_arguments
+from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.template import ChatTemplate
 
 CUT = '{"city": "Ro'
@@ -29,14 +29,14 @@ CUT = '{"city": "Ro'
     ],
 )
 def test_an_object_where_it_is_one_and_the_text_where_not(given: object, read: object) -> None:
-    assert read_arguments(given) == read
+    assert decode_arguments(given) == read
 
 
 @pytest.mark.parametrize("depth", [257, 400, 100_000])
 def test_what_is_nested_deeply_is_text(depth: int) -> None:
     text = '{"a":' * depth + "1" + "}" * depth
-    assert read_arguments(text) == text
-    assert isinstance(read_arguments('{"a":' * 200 + "1" + "}" * 200), dict)
+    assert decode_arguments(text) == text
+    assert isinstance(decode_arguments('{"a":' * 200 + "1" + "}" * 200), dict)
 
 
 #: What templates do with arguments, and what comes of an object and of a text that is none.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.chat.detokenize import Detokenizer, Vocabulary
+from tailrace.chat.detokenize import Detokenizer, PieceTable
 
 #: Text without lone surrogates, which aren't text, and without the replacement character, which is looked for.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"))
@@ -16,7 +16,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\uff
 
 def told(pieces: list[bytes]) -> list[str]:
     """What each of the tokens with these bytes brings."""
-    detokenizer = Detokenizer(Vocabulary(pieces))
+    detokenizer = Detokenizer(PieceTable(pieces))
     return [detokenizer.feed(token) for token in range(len(pieces))]
 
 

@@ -15,10 +15,10 @@ from llguidance import LLMatcher, LLTokenizer
 
 from families import FUNCTIONS, SAMPLES, Sample
 from replies import Call, joined, offered, parse, split_anywhere
-from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.families import FAMILIES, recognise
+from tailrace.chat.detokenize import PieceTable
+from tailrace.chat.families import FAMILIES, family_of
 from tailrace.chat.families.family import Family
-from tailrace.chat.reply_grammar import Setting, calls_only, form_or_calls
+from tailrace.chat.reply_grammar import GrammarContext, format_or_calls, required_calls
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.engine.structured.grammar_translation import translate
@@ -33,13 +33,13 @@ def template(sample: Sample) -> ChatTemplate:
     return ChatTemplate(sample.template, bos_token="", eos_token="")
 
 
-def family_of(sample: Sample) -> Family:
-    return recognise(template(sample))
+def family_of_sample(sample: Sample) -> Family:
+    return family_of(template(sample))
 
 
 @by_family
 def test_a_family_is_known_by_its_template(sample: Sample) -> None:
-    assert family_of(sample).name == sample.family
+    assert family_of_sample(sample).name == sample.family
 
 
 def test_there_is_a_sample_of_each_family() -> None:
@@ -49,23 +49,23 @@ def test_there_is_a_sample_of_each_family() -> None:
 @by_family
 def test_replies_are_understood_wherever_they_are_split(sample: Sample) -> None:
     for reply, expected in sample.replies:
-        for parts in split_anywhere(family_of(sample), reply, functions=FUNCTIONS):
+        for parts in split_anywhere(family_of_sample(sample), reply, functions=FUNCTIONS):
             assert parts == expected
 
 
 @by_family
 def test_without_tools_there_are_no_calls(sample: Sample) -> None:
     for reply, _ in sample.replies:
-        whole = joined(parse(family_of(sample), [reply]))
+        whole = joined(parse(family_of_sample(sample), [reply]))
         assert not any(isinstance(part, Call) for part in whole)
-        assert all(parts == whole for parts in split_anywhere(family_of(sample), reply))
+        assert all(parts == whole for parts in split_anywhere(family_of_sample(sample), reply))
 
 
 @by_family
 @given(st.data())
 def test_any_mixture_of_markup_is_the_same_in_any_pieces(sample: Sample, data: st.DataObject) -> None:
     """Replies cut up and put together anew: broken markup, and every token's end anywhere."""
-    family = family_of(sample)
+    family = family_of_sample(sample)
     markers = sorted(family.markup(offered(FUNCTIONS)).markers)
     texts = [reply for reply, _ in sample.replies]
     part = st.one_of(
@@ -90,12 +90,12 @@ def test_any_mixture_of_markup_is_the_same_in_any_pieces(sample: Sample, data: s
 @given(st.data())
 def test_from_tokens_to_parts(sample: Sample, data: st.DataObject) -> None:
     """Tokens that end within characters, and markers that are control tokens: nothing is lost, doubled or replaced."""
-    family = family_of(sample)
+    family = family_of_sample(sample)
     functions = offered(FUNCTIONS)
     markers = sorted(family.markup(functions).markers)
     pieces = [bytes([value]) for value in range(256)]
     controls = {256 + number: marker for number, marker in enumerate(markers)}
-    vocabulary = Vocabulary([*pieces, *(b"" for _ in markers)]).showing(controls)
+    vocabulary = PieceTable([*pieces, *(b"" for _ in markers)]).showing(controls)
     reply, expected = data.draw(st.sampled_from(sample.replies))
     tokens: list[int] = []
     rest = reply
@@ -159,12 +159,12 @@ IN_TEXT = ("hermes", "qwen_coder", "glm", "glm4", "llama", "gemma", "generic")
     ids=lambda value: getattr(value, "family", value),
 )
 def test_what_a_grammar_lets_through_is_read_as_calls_that_fit(sample: Sample, with_controls: bool) -> None:
-    family, known = family_of(sample), template(sample)
+    family, known = family_of_sample(sample), template(sample)
     tokens = Bytes(family, control=with_controls)
-    setting = Setting(family, known.source, tokens.controls if with_controls else {}, "")
+    setting = GrammarContext(family, known.source, tokens.controls if with_controls else {}, "")
     dice = random.Random(1)
     for several in (False, True):
-        grammar = calls_only(setting, list(offered(FUNCTIONS).values()), several=several)
+        grammar = required_calls(setting, list(offered(FUNCTIONS).values()), several=several)
         for _ in range(6):
             reply = tokens.write(grammar, dice)
             calls = [part for part in joined(parse(family, [reply], functions=FUNCTIONS)) if isinstance(part, Call)]
@@ -180,11 +180,14 @@ def test_what_a_grammar_lets_through_is_read_as_calls_that_fit(sample: Sample, w
 
 @by_family
 def test_a_form_or_calls(sample: Sample) -> None:
-    family, known = family_of(sample), template(sample)
+    family, known = family_of_sample(sample), template(sample)
     tokens = Bytes(family, control=True)
     form = Grammar(kind="choice", text='["yes", "no"]')
-    grammar = form_or_calls(
-        Setting(family, known.source, tokens.controls, ""), form, list(offered(FUNCTIONS).values()), several=False
+    grammar = format_or_calls(
+        GrammarContext(family, known.source, tokens.controls, ""),
+        form,
+        list(offered(FUNCTIONS).values()),
+        several=False,
     )
     dice = random.Random(2)
     kinds = set()
@@ -229,11 +232,11 @@ RICH: dict[str, Any] = {
 @pytest.mark.parametrize("name", ["qwen_coder", "glm"])
 def test_text_arguments_that_a_grammar_lets_through_are_valid_when_they_are_read(name: str, control: bool) -> None:
     (sample,) = [sample for sample in SAMPLES if sample.family == name]
-    family, known = family_of(sample), template(sample)
+    family, known = family_of_sample(sample), template(sample)
     tokens = Bytes(family, control=control)
     functions = {"f": RICH}
-    grammar = calls_only(
-        Setting(family, known.source, tokens.controls if control else {}, ""),
+    grammar = required_calls(
+        GrammarContext(family, known.source, tokens.controls if control else {}, ""),
         list(offered(functions).values()),
         several=False,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.reply_parts import Text
+from tailrace.chat.detokenize import PieceTable
+from tailrace.chat.reply_parts import TextPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.engine.sampling.logits_ops import all_but
 from tailrace.engine.sampling.logits_ops.numpy_impl import allows
@@ -19,11 +19,11 @@ def test_the_mask_allows_all_but_these(size: int) -> None:
 
 
 def test_stop_strings_are_looked_for_behind_the_first_tokens() -> None:
-    pipeline = ReplyPipeline(Vocabulary([bytes([value]) for value in range(256)]), ["ab"], None, min_tokens=3)
+    pipeline = ReplyPipeline(PieceTable([bytes([value]) for value in range(256)]), ["ab"], None, min_tokens=3)
     said = []
     for value in b"abaabx":
         said += pipeline.feed(value)
         if pipeline.stopped:
             break
-    assert "".join(part.text for part in said if isinstance(part, Text)) == "aba"
+    assert "".join(part.text for part in said if isinstance(part, TextPart)) == "aba"
     assert pipeline.stop_string == "ab"

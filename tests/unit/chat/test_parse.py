@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from replies import Call, joined, parse, split_anywhere
 from tailrace.chat.families import hermes
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText
 
@@ -25,7 +25,7 @@ BITS = st.sampled_from(
 REPLIES = st.lists(BITS, max_size=10).map("".join)
 
 
-def said(pieces: list[str], *, prompt: str = "", tools: bool = True) -> list[Text | Reasoning | Call]:
+def said(pieces: list[str], *, prompt: str = "", tools: bool = True) -> list[TextPart | ReasoningPart | Call]:
     return joined(parse(FAMILY, pieces, prompt=prompt, functions=("f", "g") if tools else ()))
 
 
@@ -63,30 +63,30 @@ def test_nothing_is_lost_but_markup_and_the_space_around_it(reply: str, tools: b
 @given(st.text())
 def test_plain_text_is_text(text: str) -> None:
     """What has no markup comes out as it is, space and all."""
-    expected = [Text(text)] if text else []
+    expected = [TextPart(text)] if text else []
     if "<" not in text:
         assert said([text]) == expected
-    assert said(["x" + text], tools=False) == [Text("x" + text)]
+    assert said(["x" + text], tools=False) == [TextPart("x" + text)]
 
 
 def test_a_think_block_and_the_reply() -> None:
-    assert said(["<think>\nwhy\n</think>\n\nbecause"]) == [Reasoning("why"), Text("because")]
-    assert said(["  <think>why"]) == [Reasoning("why")]
-    assert said(["<think></think>x"]) == [Text("x")]
+    assert said(["<think>\nwhy\n</think>\n\nbecause"]) == [ReasoningPart("why"), TextPart("because")]
+    assert said(["  <think>why"]) == [ReasoningPart("why")]
+    assert said(["<think></think>x"]) == [TextPart("x")]
 
 
 @pytest.mark.parametrize("prompt", ["<think>", "...<|im_start|>assistant\n<think>\n"])
 def test_a_think_block_that_the_template_has_opened(prompt: str) -> None:
-    assert said(["why</think>because"], prompt=prompt) == [Reasoning("why"), Text("because")]
-    assert said(["<think>\nwhy</think>because"], prompt=prompt) == [Reasoning("why"), Text("because")]
+    assert said(["why</think>because"], prompt=prompt) == [ReasoningPart("why"), TextPart("because")]
+    assert said(["<think>\nwhy</think>because"], prompt=prompt) == [ReasoningPart("why"), TextPart("because")]
 
 
 def test_a_think_block_that_the_template_has_closed_again() -> None:
-    assert said(["because"], prompt="<think>\n\n</think>\n\n") == [Text("because")]
+    assert said(["because"], prompt="<think>\n\n</think>\n\n") == [TextPart("because")]
 
 
 def test_a_tag_within_the_reply_is_text() -> None:
-    assert said(["I <think> so"]) == [Text("I <think> so")]
+    assert said(["I <think> so"]) == [TextPart("I <think> so")]
 
 
 def test_tool_calls() -> None:
@@ -98,7 +98,7 @@ def test_tool_calls() -> None:
 
 def test_text_around_tool_calls() -> None:
     before, call, after = said(["Look: ", CALL, " Done."])
-    assert (before, after) == (Text("Look:"), Text("Done."))
+    assert (before, after) == (TextPart("Look:"), TextPart("Done."))
     assert isinstance(call, Call)
 
 
@@ -148,13 +148,13 @@ def test_the_beginning_of_a_further_call_is_dropped(cut: str) -> None:
     first = '<tool_call>{"name": "f"}</tool_call>'
     for parts in split_anywhere(FAMILY, f"{first}\n{cut}", functions=("f", "g")):
         assert parts == [whole]
-    assert said([cut]) == [Text(cut)], "without a call before it nothing is lost"
+    assert said([cut]) == [TextPart(cut)], "without a call before it nothing is lost"
 
 
 def test_text_behind_a_call_stays() -> None:
     whole = Call("f", "{}", whole=True)
-    assert said(['<tool_call>{"name": "f"}</tool_call> Done. <tool_call>']) == [whole, Text("Done.")]
-    assert said(['<tool_call>{"name": "f"}</tool_call> a <']) == [whole, Text("a <")]
+    assert said(['<tool_call>{"name": "f"}</tool_call> Done. <tool_call>']) == [whole, TextPart("Done.")]
+    assert said(['<tool_call>{"name": "f"}</tool_call> a <']) == [whole, TextPart("a <")]
 
 
 def test_a_line_break_within_a_string_is_escaped() -> None:
@@ -181,7 +181,7 @@ def test_a_line_break_within_a_string_is_escaped() -> None:
 )
 def test_what_turns_out_to_be_no_call_is_text(broken: str) -> None:
     for parts in split_anywhere(FAMILY, broken, functions=("f",)) if len(broken) < 1000 else [said([broken])]:
-        assert parts == [Text(broken)]
+        assert parts == [TextPart(broken)]
 
 
 @pytest.mark.parametrize(
@@ -200,11 +200,11 @@ def test_a_call_that_breaks_off_is_not_whole_and_its_rest_is_text(
     written: str, arguments: str, text: str | None
 ) -> None:
     said_whole = '<tool_call>{"name": "f", "arguments": ' + written
-    expected: list[Part | Call] = [Call("f", arguments, whole=False), *([Text(text)] if text else [])]
+    expected: list[ReplyPart | Call] = [Call("f", arguments, whole=False), *([TextPart(text)] if text else [])]
     runs = split_anywhere(FAMILY, said_whole, functions=("f",)) if len(written) < 1000 else [said([said_whole])]
     for parts in runs:
         assert parts == expected
 
 
 def test_a_tool_call_without_tools_is_text() -> None:
-    assert said([CALL], tools=False) == [Text(CALL)]
+    assert said([CALL], tools=False) == [TextPart(CALL)]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import hermes
 from tailrace.chat.families.harmony import make_parser
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Text
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart, TextPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText
@@ -20,16 +20,16 @@ PIECES = [
     *("é".encode()[:1], "é".encode()[1:], "😀".encode()[:2], "😀".encode()[2:], b"\xff"),
     *(b"<think>", b"</think>", b"<th", b"ink>", b"<tool_call>", b'{"name": "f"}', b"</tool_call>", b"stop"),
 ]
-VOCABULARY = Vocabulary(PIECES)
+VOCABULARY = PieceTable(PIECES)
 FUNCTIONS = {"f": Function(name="f")}
 
 
-def joined(parts: list[Part]) -> list[Part]:
+def joined(parts: list[ReplyPart]) -> list[ReplyPart]:
     """The same with neighbouring texts as one: where they are cut is each token's business."""
-    out: list[Part] = []
+    out: list[ReplyPart] = []
     for part in parts:
-        if out and isinstance(part, Text) and isinstance(out[-1], Text):
-            out[-1] = Text(out[-1].text + part.text)
+        if out and isinstance(part, TextPart) and isinstance(out[-1], TextPart):
+            out[-1] = TextPart(out[-1].text + part.text)
         else:
             out.append(part)
     return out
@@ -54,7 +54,7 @@ def test_both_ways_say_the_same_token_by_token(
     for token in tokens:
         expected = long.feed(token)
         text = short.plain(token)
-        told: list[Part] = short.feed(token) if text is None else [Text(text)] if text else []
+        told: list[ReplyPart] = short.feed(token) if text is None else [TextPart(text)] if text else []
         assert joined(told) == joined(expected)
         assert short.stopped == long.stopped
         if long.stopped:

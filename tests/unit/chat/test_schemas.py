@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from llguidance import LLTokenizer
 
-from tailrace.chat.schemas.normalize import SchemaError, hold
+from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
@@ -190,7 +190,7 @@ def test_what_constrains_and_cannot_be_held_is_refused_under_strict_alone(
     tokenizer: LLTokenizer, schema: dict[str, Any], keyword: str
 ) -> None:
     with pytest.raises(SchemaError, match=f"'{keyword.replace('$', chr(92) + '$')}'"):
-        hold(schema, strict=True)
+        normalize_schema(schema, strict=True)
     with pytest.raises(GrammarError, match=keyword.replace("$", r"\$")):
         allows(tokenizer, schema, "1", strict=True)
     translate(Grammar(kind="json_schema", text=json.dumps(schema)))
@@ -282,4 +282,4 @@ def test_alternatives_that_multiply_are_bounded() -> None:
             "anyOf": [{"required": [f"p{level}"]}, {"properties": {"q": {}}}, {"properties": {"r": {}}}],
         }
     with pytest.raises(SchemaError, match="complex"):
-        hold(schema)
+        normalize_schema(schema)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.chat.dropped_messages import lacking
+from tailrace.chat.dropped_messages import first_dropped
 from tailrace.chat.template import ChatTemplate, Message
 from tailrace.errors import InvalidRequest
 
@@ -177,7 +177,7 @@ def test_texts_that_are_not_where_they_are_looked_for_cost_one_more_rendering() 
         rendered.append("".join(m["content"] for m in reversed(messages)))
         return rendered[-1]
 
-    assert lacking(render(told), told, render) is None
+    assert first_dropped(render(told), told, render) is None
     assert len(rendered) == 2
 
 

@@ -12,7 +12,7 @@ from replies import Call, joined, offered
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
 from tailrace.chat.prompt import RenderedPrompt
-from tailrace.chat.reply_parts import Part, Reasoning, Text
+from tailrace.chat.reply_parts import ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.template import Message
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
@@ -122,16 +122,16 @@ QWEN_CODER = next(family for family in FAMILIES if family.name == "qwen_coder")
 @pytest.mark.parametrize(
     ("family", "start", "rest", "expected"),
     [
-        (HERMES, "Hello", " world", [Text(" world")]),
-        (HERMES, "Hello ", "world", [Text("world")]),
-        (HERMES, "Hello\n\n", "  world", [Text("  world")]),
-        (HERMES, "a <", "b> c", [Text("b> c")]),
-        (HERMES, "a <tool_", "x", [Text("x")]),
-        (HERMES, "<think>\nWe", "ll.\n</think>\n\nYes.", [Reasoning("ll."), Text("Yes.")]),
-        (HERMES, "<think>", "Well.</think>Yes.", [Reasoning("Well."), Text("Yes.")]),
-        (HERMES, "<think>\nWell.\n</th", "ink>\n\nYes.", [Text("Yes.")]),
-        (HERMES, "<think>Well.</think>\n\nYes", ", no.", [Text(", no.")]),
-        (HERMES, "<think>\nWell <thi", "s>.", [Reasoning("s>.")]),
+        (HERMES, "Hello", " world", [TextPart(" world")]),
+        (HERMES, "Hello ", "world", [TextPart("world")]),
+        (HERMES, "Hello\n\n", "  world", [TextPart("  world")]),
+        (HERMES, "a <", "b> c", [TextPart("b> c")]),
+        (HERMES, "a <tool_", "x", [TextPart("x")]),
+        (HERMES, "<think>\nWe", "ll.\n</think>\n\nYes.", [ReasoningPart("ll."), TextPart("Yes.")]),
+        (HERMES, "<think>", "Well.</think>Yes.", [ReasoningPart("Well."), TextPart("Yes.")]),
+        (HERMES, "<think>\nWell.\n</th", "ink>\n\nYes.", [TextPart("Yes.")]),
+        (HERMES, "<think>Well.</think>\n\nYes", ", no.", [TextPart(", no.")]),
+        (HERMES, "<think>\nWell <thi", "s>.", [ReasoningPart("s>.")]),
         (
             HERMES,
             'Look: <tool_call>\n{"name": "weather", "arguments": {"ci',
@@ -155,18 +155,18 @@ QWEN_CODER = next(family for family in FAMILIES if family.name == "qwen_coder")
             HARMONY,
             "<|channel|>analysis<|message|>We",
             "ll.<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
-            [Reasoning("ll."), Text("Yes.")],
+            [ReasoningPart("ll."), TextPart("Yes.")],
         ),
-        (HARMONY, "<|channel|>final<|message|>Yes", ", no.", [Text(", no.")]),
+        (HARMONY, "<|channel|>final<|message|>Yes", ", no.", [TextPart(", no.")]),
     ],
 )
 def test_the_parser_knows_where_the_beginning_stands(
-    family: Family, start: str, rest: str, expected: list[Text | Reasoning | Call]
+    family: Family, start: str, rest: str, expected: list[TextPart | ReasoningPart | Call]
 ) -> None:
     head = "<|im_start|>assistant\n"
     for size in (1, 3, len(rest)):
         parser = family.parser(RenderedPrompt(head + start).continued_at(len(head)), offered(FUNCTIONS))
-        parts: list[Part] = []
+        parts: list[ReplyPart] = []
         for position in range(0, len(rest), size):
             parts += parser.feed(rest[position : position + size])
         parts += parser.finish()

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tailrace.chat.template import ChatTemplate
-from tailrace.chat.thinking_kwargs import Thinking, variables
+from tailrace.chat.thinking_kwargs import ThinkingOptions, template_kwargs
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello
@@ -17,46 +17,46 @@ from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import ReasoningSwitch, ThinkingSwitch, merge_thinking
 from template_oracle import FETCHED
 
-ON, OFF, UNSAID = Thinking(on=True), Thinking(on=False), Thinking()
+ON, OFF, UNSAID = ThinkingOptions(on=True), ThinkingOptions(on=False), ThinkingOptions()
 
 
 @pytest.mark.parametrize(
     ("switches", "wish"),
     [
-        ({}, Thinking()),
+        ({}, ThinkingOptions()),
         ({"enable": False}, OFF),
         ({"enable": True}, ON),
         ({"thinking": ThinkingSwitch(type="disabled")}, OFF),
-        ({"thinking": ThinkingSwitch(type="enabled", budget_tokens=2000)}, Thinking(on=True, budget=2000)),
+        ({"thinking": ThinkingSwitch(type="enabled", budget_tokens=2000)}, ThinkingOptions(on=True, budget=2000)),
         ({"thinking": ThinkingSwitch(type="adaptive")}, ON),
         ({"thinking": ThinkingSwitch(type="auto")}, ON),
         ({"thinking": False}, OFF),
-        ({"thinking": ThinkingSwitch()}, Thinking()),
-        ({"reasoning": ReasoningSwitch(effort="high")}, Thinking(on=True, effort="high")),
+        ({"thinking": ThinkingSwitch()}, ThinkingOptions()),
+        ({"reasoning": ReasoningSwitch(effort="high")}, ThinkingOptions(on=True, effort="high")),
         ({"reasoning": ReasoningSwitch(effort="none")}, OFF),
         ({"reasoning": ReasoningSwitch(enabled=False)}, OFF),
         ({"reasoning": ReasoningSwitch(max_tokens=0)}, OFF),
-        ({"reasoning": ReasoningSwitch(summary="auto")}, Thinking()),
-        ({"effort": "minimal"}, Thinking(on=True, effort="minimal")),
+        ({"reasoning": ReasoningSwitch(summary="auto")}, ThinkingOptions()),
+        ({"effort": "minimal"}, ThinkingOptions(on=True, effort="minimal")),
         ({"effort": "NONE"}, OFF),
-        ({"effort": ""}, Thinking()),
+        ({"effort": ""}, ThinkingOptions()),
         ({"budget": 0}, OFF),
-        ({"budget": -1}, Thinking()),
-        ({"budget": 100}, Thinking(on=True, budget=100)),
+        ({"budget": -1}, ThinkingOptions()),
+        ({"budget": 100}, ThinkingOptions(on=True, budget=100)),
         # Where they contradict each other
         ({"enable": True, "thinking": ThinkingSwitch(type="disabled"), "effort": "none"}, ON),
-        ({"enable": False, "effort": "high"}, Thinking(on=False, effort="high")),
-        ({"thinking": ThinkingSwitch(type="disabled"), "effort": "high"}, Thinking(on=False, effort="high")),
-        ({"reasoning": ReasoningSwitch(effort="low"), "effort": "high"}, Thinking(on=True, effort="high")),
-        ({"budget": 0, "effort": "high"}, Thinking(on=False, effort="high")),
+        ({"enable": False, "effort": "high"}, ThinkingOptions(on=False, effort="high")),
+        ({"thinking": ThinkingSwitch(type="disabled"), "effort": "high"}, ThinkingOptions(on=False, effort="high")),
+        ({"reasoning": ReasoningSwitch(effort="low"), "effort": "high"}, ThinkingOptions(on=True, effort="high")),
+        ({"budget": 0, "effort": "high"}, ThinkingOptions(on=False, effort="high")),
     ],
 )
-def test_what_the_switches_ask_for_together(switches: dict[str, Any], wish: Thinking) -> None:
+def test_what_the_switches_ask_for_together(switches: dict[str, Any], wish: ThinkingOptions) -> None:
     assert merge_thinking(**switches) == wish
 
 
-def told(source: str, thinking: Thinking) -> dict[str, Any]:
-    return variables(ChatTemplate(source, bos_token="", eos_token=""), thinking)
+def told(source: str, thinking: ThinkingOptions) -> dict[str, Any]:
+    return template_kwargs(ChatTemplate(source, bos_token="", eos_token=""), thinking)
 
 
 SAYS = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -67,31 +67,33 @@ KIMI = "{% if thinking_effort in ['low', 'high', 'max'] %}{{ thinking_effort }}{
 @pytest.mark.parametrize(
     ("source", "thinking", "expected"),
     [
-        (SAYS, Thinking(), {}),
+        (SAYS, ThinkingOptions(), {}),
         (SAYS, ON, {"enable_thinking": True, "thinking": True}),
         (SAYS, OFF, {"enable_thinking": False, "thinking": False, "reasoning_effort": "low"}),
-        ("{{ enable_thinking }}" + SAYS, Thinking(on=False, effort="high"), {"enable_thinking": False}),
+        ("{{ enable_thinking }}" + SAYS, ThinkingOptions(on=False, effort="high"), {"enable_thinking": False}),
         ("{{ thinking_budget }}" + SAYS, OFF, {"thinking_budget": 0}),
         ("{{ thinking_mode }}" + SAYS, OFF, {"thinking_mode": "disabled"}),
         ("{{ thinking_mode }}" + SAYS, ON, {"thinking_mode": "enabled"}),
         ("{{ reasoning }}" + SAYS, OFF, {"reasoning": False}),
         (HUNYUAN, OFF, {"reasoning_effort": "no_think"}),
         (HUNYUAN, ON, {"reasoning_effort": "high"}),
-        (KIMI, Thinking(on=True, effort="medium"), {"thinking_effort": "high", "reasoning_effort": "medium"}),
-        (KIMI, Thinking(on=True, effort="max"), {"thinking_effort": "max"}),
-        (SAYS, Thinking(on=True, effort="minimal"), {"reasoning_effort": "low"}),
-        (SAYS, Thinking(on=True, effort="xhigh"), {"reasoning_effort": "high"}),
-        (SAYS, Thinking(on=True, effort="max"), {"reasoning_effort": "high"}),
+        (KIMI, ThinkingOptions(on=True, effort="medium"), {"thinking_effort": "high", "reasoning_effort": "medium"}),
+        (KIMI, ThinkingOptions(on=True, effort="max"), {"thinking_effort": "max"}),
+        (SAYS, ThinkingOptions(on=True, effort="minimal"), {"reasoning_effort": "low"}),
+        (SAYS, ThinkingOptions(on=True, effort="xhigh"), {"reasoning_effort": "high"}),
+        (SAYS, ThinkingOptions(on=True, effort="max"), {"reasoning_effort": "high"}),
         (
             "{{ 'max' if reasoning_effort == 'max' }}" + SAYS,
-            Thinking(on=True, effort="max"),
+            ThinkingOptions(on=True, effort="max"),
             {"reasoning_effort": "max"},
         ),
-        (SAYS, Thinking(on=True, effort="heroic"), {"reasoning_effort": "heroic"}),
-        (SAYS, Thinking(on=True, budget=512), {"thinking_budget": 512}),
+        (SAYS, ThinkingOptions(on=True, effort="heroic"), {"reasoning_effort": "heroic"}),
+        (SAYS, ThinkingOptions(on=True, budget=512), {"thinking_budget": 512}),
     ],
 )
-def test_the_template_is_told_in_its_own_words(source: str, thinking: Thinking, expected: dict[str, Any]) -> None:
+def test_the_template_is_told_in_its_own_words(
+    source: str, thinking: ThinkingOptions, expected: dict[str, Any]
+) -> None:
     given = told(source, thinking)
     assert given.items() >= expected.items()
     if thinking.on is False and "reasoning_effort" not in expected:
@@ -101,7 +103,7 @@ def test_the_template_is_told_in_its_own_words(source: str, thinking: Thinking, 
 # Prompts
 
 
-def prompt(source: str, thinking: Thinking = UNSAID, **template_variables: Any) -> str:
+def prompt(source: str, thinking: ThinkingOptions = UNSAID, **template_variables: Any) -> str:
     backend = FakeBackend(ctx=0, parallel=1, kv_tokens=0, batch=1)
     info = msgspec.structs.replace(backend.info, chat_template=source)
     model = ServedModel(Hello(PROTOCOL_VERSION, 1, 0, info, backend.vocabulary))
@@ -139,8 +141,8 @@ def test_gpt_oss_is_told_how_much() -> None:
     source = FETCHED.joinpath("openai-gpt-oss-120b.jinja").read_text(encoding="utf-8")
     assert "Reasoning: low" in prompt(source, OFF)
     assert "Reasoning: medium" in prompt(source)
-    assert "Reasoning: high" in prompt(source, Thinking(on=True, effort="high"))
-    assert "Reasoning: high" in prompt(source, Thinking(on=True, effort="xhigh"))
+    assert "Reasoning: high" in prompt(source, ThinkingOptions(on=True, effort="high"))
+    assert "Reasoning: high" in prompt(source, ThinkingOptions(on=True, effort="xhigh"))
 
 
 def test_a_model_that_thinks_without_being_asked_gets_an_empty_thought() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
@@ -15,7 +15,7 @@ from tailrace.server.events import Event, Finish, PromptProgress, TextDelta, Tim
 from tailrace.server.timings import figures
 from tailrace.server.tracked_choice import TrackedChoice, TrackingOptions
 
-VOCABULARY = Vocabulary([bytes([value]) for value in range(256)])
+VOCABULARY = PieceTable([bytes([value]) for value in range(256)])
 
 
 class Request:

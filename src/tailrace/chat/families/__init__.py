@@ -1,6 +1,6 @@
 """Families of models, a module each, and which one a chat template belongs to.
 
-A module has ``recognise`` (the template's text → whether it is this family's), ``markup`` (what its parser looks for),
+A module has ``family_of`` (the template's text → whether it is this family's), ``markup`` (what its parser looks for),
 ``call`` (how a grammar writes one call) and ``FAMILY``, which joins them.
 """
 
@@ -24,7 +24,7 @@ from tailrace.chat.families import (
     qwen_coder,
 )
 from tailrace.chat.families.family import Family, Functions
-from tailrace.chat.markup import Markup, Thought
+from tailrace.chat.markup import Markup, ThoughtMarkers
 from tailrace.chat.template import ChatTemplate
 
 #: The first that recognises a template has it: the more particular markers stand first.
@@ -46,7 +46,7 @@ FAMILIES = (
 )
 
 
-def recognise(template: ChatTemplate) -> Family:
+def family_of(template: ChatTemplate) -> Family:
     """The family of a chat template. One that doesn't know tools gets them told in the generic way."""
     family = next(family for family in FAMILIES if family.recognise(template.source))
     if template.knows_tools or family is gemma.FAMILY:
@@ -54,5 +54,5 @@ def recognise(template: ChatTemplate) -> Family:
     return dataclasses.replace(generic.FAMILY, markup=partial(_generic_markup, family.markup({}).thoughts))
 
 
-def _generic_markup(thoughts: tuple[Thought, ...], functions: Functions) -> Markup:
+def _generic_markup(thoughts: tuple[ThoughtMarkers, ...], functions: Functions) -> Markup:
     return dataclasses.replace(generic.markup(functions), thoughts=thoughts)

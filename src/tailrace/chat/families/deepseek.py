@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.named_call import NamedCall
+from tailrace.chat.tool_parsers.named_call import NamedCallParser
 from tailrace.chat.tools import Function
 
 _SECTION = "<｜tool▁calls▁begin｜>"
@@ -43,25 +43,25 @@ def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
     return Markup(
-        calls={_CALL: lambda: NamedCall(_CALL, _HEAD, _CALL_ENDS, closing=f"{_FENCE}")},
+        calls={_CALL: lambda: NamedCallParser(_CALL, _HEAD, _CALL_ENDS, closing=f"{_FENCE}")},
         noise=(_SECTION, _SECTION_ENDS),
         inner=(_SEPARATOR, _CALL_ENDS),
         calls_end_thoughts=True,
     )
 
 
-def _fenced_call(function: Function, lark: Lark) -> str:
+def _fenced_call(function: Function, lark: LarkBuilder) -> str:
     head = lark.literal(f"{_CALL}function{_SEPARATOR}{function.name}\n{_FENCE}json\n")
     return f"{head} {lark.schema(function.schema())} {lark.gap(chr(10))} {lark.literal(_FENCE + _CALL_ENDS)}"
 
 
-def _plain_call(function: Function, lark: Lark) -> str:
+def _plain_call(function: Function, lark: LarkBuilder) -> str:
     head = lark.literal(f"{_CALL}{function.name}{_SEPARATOR}")
     return f"{head} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    return [form.block(several=several), Opening(text=_CALL, rule=form.one)]
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [form.block(several=several), CallOpening(text=_CALL, rule=form.one)]
 
 
 #: V3 and R1.
@@ -69,11 +69,11 @@ FAMILY = Family(
     name="deepseek",
     recognise=lambda template: recognise(template) and _fenced(template),
     markup=markup,
-    form=CallForm(call=_fenced_call, before=_SECTION, after=_SECTION_ENDS, openings=openings),
+    form=CallSyntax(call=_fenced_call, before=_SECTION, after=_SECTION_ENDS, openings=openings),
 )
 V3_1 = Family(
     name="deepseek_v3.1",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=_plain_call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
+    form=CallSyntax(call=_plain_call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
 )

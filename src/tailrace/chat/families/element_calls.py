@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tailrace.chat.argument_types import Argument, Arguments
-from tailrace.chat.families.element_strings import text_terminal
-from tailrace.chat.lark_builder import Lark, pattern
-from tailrace.chat.schemas.keywords import ARRAY, NUMBER, OBJECT, STRING, Schema
-from tailrace.chat.tool_parsers.call_tags import Tags
-from tailrace.chat.tool_parsers.value_scanner import early_ends
+from tailrace.chat.argument_types import ArgumentSchema, FunctionSchema
+from tailrace.chat.families.element_strings import string_terminal
+from tailrace.chat.lark_builder import LarkBuilder, escape_regex
+from tailrace.chat.schemas.keywords import ARRAY_KEYWORDS, NUMBER_KEYWORDS, OBJECT_KEYWORDS, STRING_KEYWORDS, Schema
+from tailrace.chat.tool_parsers.call_tags import CallTags
+from tailrace.chat.tool_parsers.value_scanner import early_end_patterns
 from tailrace.chat.tools import Function
 
 #: What may stand in an object's schema for its members to be elements.
@@ -24,7 +24,9 @@ _OTHER_NAME = "[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 _NO_NAME = "\0"
 
 
-def element_call(function: Function, lark: Lark, tags: Tags, heads: Sequence[str], tails: Sequence[str]) -> str | None:
+def element_call(
+    function: Function, lark: LarkBuilder, tags: CallTags, heads: Sequence[str], tails: Sequence[str]
+) -> str | None:
     """The call, ``heads`` before its first argument and ``tails`` behind its last, on lines of their own. None where
     the schema says more than elements can be held to: then the call has to be JSON.
     """
@@ -33,7 +35,7 @@ def element_call(function: Function, lark: Lark, tags: Tags, heads: Sequence[str
     if "$ref" in schema:
         schema = _target(schema, definitions) or {}
     alternatives = next((schema[key] for key in ("anyOf", "oneOf") if key in schema), [schema])
-    elements = _Elements(Arguments(function.parameters), definitions, lark, tags)
+    elements = _Elements(FunctionSchema(function.parameters), definitions, lark, tags)
     rows: dict[str, None] = {}
     for alternative in alternatives:
         row = elements.of(alternative) if isinstance(alternative, dict) else None
@@ -48,7 +50,7 @@ def element_call(function: Function, lark: Lark, tags: Tags, heads: Sequence[str
 class _Elements:
     """Writes the elements of one function's arguments."""
 
-    def __init__(self, arguments: Arguments, definitions: Schema, lark: Lark, tags: Tags) -> None:
+    def __init__(self, arguments: FunctionSchema, definitions: Schema, lark: LarkBuilder, tags: CallTags) -> None:
         self._arguments = arguments
         self._definitions = definitions
         self._lark = lark
@@ -79,7 +81,7 @@ class _Elements:
                 return None
             names = f"/{_OTHER_NAME}/"
             if self._arguments.names:
-                names += f" & ~/({'|'.join(map(pattern, sorted(self._arguments.names)))})/"
+                names += f" & ~/({'|'.join(map(escape_regex, sorted(self._arguments.names)))})/"
             row.append(f"({self._element(self._lark.terminal('name', names), inner)}){{0,{_MOST_OTHERS}}}")
         return " ".join(row)
 
@@ -114,7 +116,7 @@ class _Elements:
             found += [written] if written else []
         return f"({' | '.join(dict.fromkeys(found))})" if found else None
 
-    def _text(self, schema: Schema, argument: Argument, name: str) -> str | None:
+    def _text(self, schema: Schema, argument: ArgumentSchema, name: str) -> str | None:
         """A string without quotes and its closing tag; "" for one that can't be written so, None where the words of its
         schema can't be held so.
         """
@@ -127,9 +129,9 @@ class _Elements:
         containers = bool(argument.types & {"array", "object"})
         if set(schema) == {"type"}:
             begun = r"[ \t\r\n]*[\[{]" if containers else None
-            barred = early_ends(tags, sorted(self._arguments.names - {name}))
+            barred = early_end_patterns(tags, sorted(self._arguments.names - {name}))
             return lark.until(tags.value_ends, barred, not_begun=begun)
-        terminal = text_terminal(schema, containers=containers)
+        terminal = string_terminal(schema, containers=containers)
         return None if terminal is None else f"{lark.terminal('text', terminal)} {ends}"
 
     def _json(self, schema: Schema) -> str:
@@ -176,11 +178,11 @@ def _listed(values: list[Any]) -> list[Schema]:
 
 #: Words that say something about values of one type.
 _WORDS = {
-    "string": STRING,
-    "object": OBJECT,
-    "array": ARRAY,
-    "integer": NUMBER,
-    "number": NUMBER,
+    "string": STRING_KEYWORDS,
+    "object": OBJECT_KEYWORDS,
+    "array": ARRAY_KEYWORDS,
+    "integer": NUMBER_KEYWORDS,
+    "number": NUMBER_KEYWORDS,
 }
 
 
@@ -188,6 +190,6 @@ def _of_type(schema: Schema, kind: str) -> Schema:
     return {"type": kind, **{key: schema[key] for key in _WORDS.get(kind, ()) if key in schema}}
 
 
-def _is_ambiguous(value: str, tags: Tags) -> bool:
+def _is_ambiguous(value: str, tags: CallTags) -> bool:
     """Whether a listed text can't be written as it is, or would be read as another."""
     return not value or value != value.strip() or tags.value_ends in value or value in ("null", "None")

@@ -21,7 +21,7 @@ _UNUSUAL = re.compile(r"\\[bBAzZpPkK]|\(\?(?!:)|(?<!\\)(?:\\\\)*[$^](?!\])")
 _IN_CLASS = re.compile(r"\[(?:[^\]\\]|\\.)*\]")
 
 
-def text_terminal(schema: dict[str, Any], *, containers: bool) -> str | None:
+def string_terminal(schema: dict[str, Any], *, containers: bool) -> str | None:
     """A terminal for such strings; None where a grammar can't hold them without quotes. ``containers``: strings that
     begin as a list or an object are kept out.
     """

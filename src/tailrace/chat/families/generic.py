@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tailrace.chat.families import hermes
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tools import Function
 
 _PIPED = "<|tool_call|>"
@@ -28,37 +28,37 @@ def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
 
-    def bare() -> JsonCalls:
-        return JsonCalls("", None, functions.__contains__)
+    def bare() -> JsonCallParser:
+        return JsonCallParser("", None, functions.__contains__)
 
     return Markup(
         calls={
-            hermes.OPENS: lambda: JsonCalls(hermes.OPENS, hermes.ENDS),
-            _PIPED: lambda: JsonCalls(_PIPED, None),
+            hermes.OPENS: lambda: JsonCallParser(hermes.OPENS, hermes.ENDS),
+            _PIPED: lambda: JsonCallParser(_PIPED, None),
         },
         bare_calls={"{": bare, "[": bare},
         inner=(hermes.ENDS,),
     )
 
 
-def _object(function: Function, lark: Lark) -> str:
+def _object(function: Function, lark: LarkBuilder) -> str:
     return lark.call(function.name, "arguments", function.schema())
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     """Bare JSON is held once it names an offered function: until then it may be an answer."""
-    one = CallForm(call=_object, between=", ", openings=openings)
-    listed = CallForm(call=_object, before="[", between=", ", after="]", openings=openings)
-    piped = CallForm(call=_object, before=_PIPED, between=None, openings=openings)
+    one = CallSyntax(call=_object, between=", ", openings=openings)
+    listed = CallSyntax(call=_object, before="[", between=", ", after="]", openings=openings)
+    piped = CallSyntax(call=_object, before=_PIPED, between=None, openings=openings)
     block = listed.block(several=several)
-    found = [Opening(text=hermes.OPENS, rule=form.one), replace(piped.block(several=False), further=one.one)]
+    found = [CallOpening(text=hermes.OPENS, rule=form.one), replace(piped.block(several=False), further=one.one)]
     for function in functions:
         name = json.dumps(function.name)
         pieces = ("{", '"name"', ":", name, ",")
-        found.append(Opening(text=f'{{"name": {name},', rule=one.one, pieces=pieces, further=one.one))
-        found.append(Opening(text=f'[{{"name": {name},', rule=block.rule, pieces=("[", *pieces)))
+        found.append(CallOpening(text=f'{{"name": {name},', rule=one.one, pieces=pieces, further=one.one))
+        found.append(CallOpening(text=f'[{{"name": {name},', rule=block.rule, pieces=("[", *pieces)))
     return found
 
 
-FORM = CallForm(call=hermes.call, openings=openings)
+FORM = CallSyntax(call=hermes.call, openings=openings)
 FAMILY = Family(name="generic", recognise=recognise, markup=markup, form=FORM)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from tailrace.chat.families import hermes
 from tailrace.chat.families.element_calls import element_call
-from tailrace.chat.families.family import CallForm, Family, Functions
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.call_tags import Tags
-from tailrace.chat.tool_parsers.tagged_call import TaggedCall
+from tailrace.chat.tool_parsers.call_tags import CallTags
+from tailrace.chat.tool_parsers.tagged_call import TaggedCallParser
 from tailrace.chat.tools import Function
 
-TAGS = Tags(
+TAGS = CallTags(
     name_opens="",
     name_ends="",
     key_opens="<arg_key>",
@@ -38,12 +38,12 @@ def recognise(template: str) -> bool:
 def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
-    return Markup(calls={hermes.OPENS: lambda: TaggedCall(hermes.OPENS, TAGS, functions)}, inner=_PLACES)
+    return Markup(calls={hermes.OPENS: lambda: TaggedCallParser(hermes.OPENS, TAGS, functions)}, inner=_PLACES)
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     heads = (f"{hermes.OPENS}{function.name}",)
     return element_call(function, lark, TAGS, heads, (hermes.ENDS,)) or hermes.call(function, lark)
 
 
-FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallForm(call=call, openings=hermes.openings))
+FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallSyntax(call=call, openings=hermes.openings))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.named_call import NamedCall
+from tailrace.chat.tool_parsers.named_call import NamedCallParser
 from tailrace.chat.tools import Function
 
 _HEAD = re.compile(r"\s*(?P<name>\S+)[ \t]*\n\s*")
@@ -23,18 +23,18 @@ def recognise(template: str) -> bool:
 
 
 def markup(functions: Functions) -> Markup:
-    return Markup(bare_calls={f"{name}\n{{": lambda: NamedCall("", _HEAD, None) for name in functions})
+    return Markup(bare_calls={f"{name}\n{{": lambda: NamedCallParser("", _HEAD, None) for name in functions})
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     return f"{lark.literal(function.name + chr(10))} {lark.schema(function.schema())}"
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     heads = [f"{function.name}\n{{" for function in functions]
-    return [Opening(text=head, rule=form.one, pieces=(head,)) for head in heads]
+    return [CallOpening(text=head, rule=form.one, pieces=(head,)) for head in heads]
 
 
 FAMILY = Family(
-    name="glm4", recognise=recognise, markup=markup, form=CallForm(call=call, between=None, openings=openings)
+    name="glm4", recognise=recognise, markup=markup, form=CallSyntax(call=call, between=None, openings=openings)
 )

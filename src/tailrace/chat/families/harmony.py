@@ -11,14 +11,14 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from tailrace.chat.families.family import CallForm, CallTriggers, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
-from tailrace.chat.markers import begins, partial
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions, TriggersForMode
+from tailrace.chat.lark_builder import LarkBuilder
+from tailrace.chat.markers import is_marker_prefix, partial_marker_length
 from tailrace.chat.markup import Markup
-from tailrace.chat.reply_parser import Parser
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part, Reasoning, Text
-from tailrace.chat.tool_parsers.base import fits
-from tailrace.chat.tool_parsers.json_scanner import JsonText
+from tailrace.chat.reply_parser import ReplyParser
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
+from tailrace.chat.tool_parsers.base import is_valid_name
+from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 from tailrace.chat.tools import Function
 from tailrace.protocol import Trigger
 
@@ -38,31 +38,31 @@ _LONGEST_HEAD = 512
 
 
 class HarmonyParser:
-    """Splits one reply. See ``Parser``."""
+    """Splits one reply. See ``ReplyParser``."""
 
     def __init__(self, functions: Functions) -> None:
         self._calls = bool(functions)
         self._buffer = ""
         self._state: Literal["start", "head", "final", "analysis", "call", "arguments", "called"] = "start"
         self._name = ""
-        self._arguments = JsonText()
+        self._arguments = JsonScanner()
 
     @property
     def passes_all(self) -> bool:
         """Another message may always come."""
         return False
 
-    def feed(self, text: str) -> list[Part]:
-        """See ``Parser``."""
+    def feed(self, text: str) -> list[ReplyPart]:
+        """See ``ReplyParser``."""
         self._buffer += text
-        parts: list[Part] = []
+        parts: list[ReplyPart] = []
         while self._advance(parts):
             pass
         return parts
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
-        """See ``Parser``. The token that ends a call ends the reply and isn't in its text."""
-        parts: list[Part] = []
+    def finish(self, *, cut: bool = False) -> list[ReplyPart]:
+        """See ``ReplyParser``. The token that ends a call ends the reply and isn't in its text."""
+        parts: list[ReplyPart] = []
         rest, self._buffer = self._buffer, ""
         if self._state == "call" and not rest.strip():
             parts += [CallStart(self._name)] if cut else [CallStart(self._name), CallArguments("{}"), CallEnd()]
@@ -73,7 +73,7 @@ class HarmonyParser:
             self._emit(parts, rest)
         return parts
 
-    def _advance(self, parts: list[Part]) -> bool:
+    def _advance(self, parts: list[ReplyPart]) -> bool:
         """Take one step; True when there may be another."""
         if self._state == "start":
             return self._start()
@@ -90,7 +90,7 @@ class HarmonyParser:
         stripped = self._buffer.lstrip()
         if stripped.startswith((*_HEADS, "to=")):
             self._state = "head"
-        elif begins(stripped, (*_HEADS, "to=")):
+        elif is_marker_prefix(stripped, (*_HEADS, "to=")):
             return False
         else:
             self._state = "final"
@@ -107,14 +107,14 @@ class HarmonyParser:
         self._buffer = self._buffer[end + len(_MESSAGE) :]
         channel = _CHANNEL_NAME.search(head)
         function = _FUNCTION.search(head)
-        if function is not None and self._calls and fits(function[1]):
-            self._name, self._arguments = function[1], JsonText()
+        if function is not None and self._calls and is_valid_name(function[1]):
+            self._name, self._arguments = function[1], JsonScanner()
             self._state = "call"
         else:
             self._state = "analysis" if channel is not None and channel[1] == "analysis" else "final"
         return True
 
-    def _begin_call(self, parts: list[Part]) -> bool:
+    def _begin_call(self, parts: list[ReplyPart]) -> bool:
         rest = self._buffer.lstrip()
         if not rest:
             return False
@@ -126,12 +126,12 @@ class HarmonyParser:
             parts += [CallStart(self._name), CallArguments("{}"), CallEnd()]
             self._state = "called"
             return True
-        if begins(rest, _ENDS):
+        if is_marker_prefix(rest, _ENDS):
             return False
         self._state = "final"  # No arguments: what it is instead is shown.
         return True
 
-    def _read_arguments(self, parts: list[Part]) -> bool:
+    def _read_arguments(self, parts: list[ReplyPart]) -> bool:
         taken, self._buffer = self._arguments.feed(self._buffer)
         if taken:
             parts.append(CallArguments(taken))
@@ -144,10 +144,10 @@ class HarmonyParser:
             return True
         return False
 
-    def _read_body(self, parts: list[Part]) -> bool:
+    def _read_body(self, parts: list[ReplyPart]) -> bool:
         found = _AT_END.search(self._buffer)
         if found is None:
-            out = self._buffer[: len(self._buffer) - partial(self._buffer, _ENDS)]
+            out = self._buffer[: len(self._buffer) - partial_marker_length(self._buffer, _ENDS)]
             self._emit(parts, out)
             self._buffer = self._buffer[len(out) :]
             return False
@@ -157,13 +157,13 @@ class HarmonyParser:
         self._state = "head" if head_follows else "start"
         return True
 
-    def _emit(self, parts: list[Part], text: str) -> None:
+    def _emit(self, parts: list[ReplyPart], text: str) -> None:
         if self._state == "called":
             text = text.lstrip()
             if text:
                 self._state = "final"
         if text:
-            parts.append(Reasoning(text) if self._state == "analysis" else Text(text))
+            parts.append(ReasoningPart(text) if self._state == "analysis" else TextPart(text))
 
 
 def recognise(template: str) -> bool:
@@ -175,16 +175,16 @@ def markup(functions: Functions) -> Markup:
     return Markup(thoughts=(), inner=(*_HEADS, _MESSAGE, _CONSTRAIN, _END))
 
 
-def make_parser(prompt: str, functions: Functions) -> Parser:
+def make_parser(prompt: str, functions: Functions) -> ReplyParser:
     return HarmonyParser(functions)
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     head = lark.literal(f"{_CHANNEL}commentary to=functions.{function.name} {_CONSTRAIN}json{_MESSAGE}")
     return f"{head} {lark.schema(function.schema())}"
 
 
-def _addressed(functions: Sequence[Function], lark: Lark) -> str:
+def _addressed(functions: Sequence[Function], lark: LarkBuilder) -> str:
     """A call from its recipient on, which may stand before or behind the channel."""
     channel, form = lark.literal(f"{_CHANNEL}commentary"), lark.literal(_CONSTRAIN)
     head = lark.rule("head", f'({channel})? (" "? {form} "json"? | " json")? {lark.literal(_MESSAGE)}')
@@ -195,11 +195,11 @@ def _addressed(functions: Sequence[Function], lark: Lark) -> str:
     return lark.rule("call", " | ".join(calls))
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    return [Opening(text=_RECIPIENT, rule=_addressed)]
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=_RECIPIENT, rule=_addressed)]
 
 
-def make_modes(call: CallTriggers) -> tuple[tuple[Trigger, ...], ...]:
+def make_modes(call: TriggersForMode) -> tuple[tuple[Trigger, ...], ...]:
     """Where recipients count: in a message's head, which begins at the reply's start or behind a message."""
 
     def head(text: str) -> Trigger:
@@ -215,7 +215,7 @@ def make_modes(call: CallTriggers) -> tuple[tuple[Trigger, ...], ...]:
     )
 
 
-def make_lead(prompt: str, template: str, lark: Lark) -> str:
+def make_lead(prompt: str, template: str, lark: LarkBuilder) -> str:
     thought = f"{lark.literal(f'{_CHANNEL}analysis{_MESSAGE}')} {lark.until(_END)} {lark.literal(f'{_START}assistant')}"
     return f"({thought})?"
 
@@ -228,6 +228,6 @@ FAMILY = Family(
     make_lead=make_lead,
     make_modes=make_modes,
     # A call ends the message, so a reply has one.
-    form=CallForm(call=call, between=None, openings=openings),
+    form=CallSyntax(call=call, between=None, openings=openings),
     text_head=f"{_CHANNEL}final{_MESSAGE}",
 )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tools import Function
 
 OPENS = "<tool_call>"
@@ -26,18 +26,18 @@ def recognise(template: str) -> bool:
 def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
-    return Markup(calls={OPENS: lambda: JsonCalls(OPENS, ENDS)}, inner=(ENDS,))
+    return Markup(calls={OPENS: lambda: JsonCallParser(OPENS, ENDS)}, inner=(ENDS,))
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     gap = lark.gap("\n")
     called = lark.call(function.name, "arguments", function.schema())
     return f"{lark.literal(OPENS)} {gap} {called} {gap} {lark.literal(ENDS)}"
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    return [Opening(text=OPENS, rule=form.one)]
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=OPENS, rule=form.one)]
 
 
-FORM = CallForm(call=call, openings=openings)
+FORM = CallSyntax(call=call, openings=openings)
 FAMILY = Family(name="hermes", recognise=recognise, markup=markup, form=FORM)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.named_call import NamedCall
+from tailrace.chat.tool_parsers.named_call import NamedCallParser
 from tailrace.chat.tools import Function
 
 _SECTION = "<|tool_calls_section_begin|>"
@@ -31,26 +31,26 @@ def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
     return Markup(
-        calls={_CALL: lambda: NamedCall(_CALL, _HEAD, _CALL_ENDS)},
+        calls={_CALL: lambda: NamedCallParser(_CALL, _HEAD, _CALL_ENDS)},
         noise=(_SECTION, _SECTION_ENDS),
         inner=(_ARGUMENTS, _CALL_ENDS),
         calls_end_thoughts=True,
     )
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     number = lark.terminal("number", "/[0-9]{1,4}/")
     head = lark.literal(f"{_CALL}functions.{function.name}:")
     return f"{head} {number} {lark.literal(_ARGUMENTS)} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    return [form.block(several=several), Opening(text=_CALL, rule=form.one)]
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [form.block(several=several), CallOpening(text=_CALL, rule=form.one)]
 
 
 FAMILY = Family(
     name="kimi",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
+    form=CallSyntax(call=call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
 )

@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.json_calls import JsonCalls
-from tailrace.chat.tool_parsers.named_call import NamedCall
+from tailrace.chat.tool_parsers.json_calls import JsonCallParser
+from tailrace.chat.tool_parsers.named_call import NamedCallParser
 from tailrace.chat.tools import Function
 
 _PYTHON = "<|python_tag|>"
@@ -33,19 +33,19 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={
-            _PYTHON: lambda: JsonCalls(_PYTHON, None),
-            _FUNCTION: lambda: NamedCall(_FUNCTION, _HEAD, _FUNCTION_ENDS),
+            _PYTHON: lambda: JsonCallParser(_PYTHON, None),
+            _FUNCTION: lambda: NamedCallParser(_FUNCTION, _HEAD, _FUNCTION_ENDS),
         },
         # Any JSON may be a reply: only what names an offered function is a call.
-        bare_calls={"{": lambda: JsonCalls("", None, functions.__contains__)},
+        bare_calls={"{": lambda: JsonCallParser("", None, functions.__contains__)},
     )
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     return lark.call(function.name, "parameters", function.schema())
 
 
-def _named_call(functions: Sequence[Function], lark: Lark) -> str:
+def _named_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
     ends = lark.literal(_FUNCTION_ENDS)
     calls = [
         f"{lark.literal(f'{_FUNCTION}{function.name}>')} {lark.schema(function.schema())} {ends}"
@@ -54,16 +54,16 @@ def _named_call(functions: Sequence[Function], lark: Lark) -> str:
     return lark.rule("call", " | ".join(calls))
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     """A bare object is held from its name on, as llama-server does: the template asks for calls in this form."""
     name = ('"name"', ":", '"')
     return [
-        Opening(
+        CallOpening(
             text=_PYTHON, rule=replace(form, before=_PYTHON, between=None).block(several=False).rule, further=form.one
         ),
-        Opening(text=_FUNCTION, rule=_named_call),
-        Opening(text='{"name": "', rule=form.one, pieces=("{", *name), further=form.one),
-        Opening(
+        CallOpening(text=_FUNCTION, rule=_named_call),
+        CallOpening(text='{"name": "', rule=form.one, pieces=("{", *name), further=form.one),
+        CallOpening(
             text='{"name": "', rule=form.one, pieces=("{", '"type"', ":", '"function"', ",", *name), further=form.one
         ),
     ]
@@ -73,5 +73,5 @@ FAMILY = Family(
     name="llama",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=call, between="; ", openings=openings),
+    form=CallSyntax(call=call, between="; ", openings=openings),
 )

@@ -11,20 +11,20 @@ import json
 import re
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
-from tailrace.chat.markup import THINK, Markup, Thought
-from tailrace.chat.reply_parts import Part
-from tailrace.chat.tool_parsers.base import Reader
-from tailrace.chat.tool_parsers.json_calls import JsonCalls
-from tailrace.chat.tool_parsers.named_call import NamedCall
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
+from tailrace.chat.markup import THINK, Markup, ThoughtMarkers
+from tailrace.chat.reply_parts import ReplyPart
+from tailrace.chat.tool_parsers.base import CallParser
+from tailrace.chat.tool_parsers.json_calls import JsonCallParser
+from tailrace.chat.tool_parsers.named_call import NamedCallParser
 from tailrace.chat.tools import Function
 
 _CALLS = "[TOOL_CALLS]"
 _ID = "[CALL_ID]"
 _ARGUMENTS = "[ARGS]"
 _HEAD = re.compile(r"\s*(?P<name>[^\s\[\]{}]+)\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?\s*")
-_THOUGHTS = (Thought("[THINK]", "[/THINK]"), THINK)
+_THOUGHTS = (ThoughtMarkers("[THINK]", "[/THINK]"), THINK)
 #: What the templates accept as the id of a call.
 _CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
@@ -38,22 +38,22 @@ class _Calls:
 
     def __init__(self) -> None:
         self._before = _CALLS
-        self._reader: Reader | None = None
+        self._reader: CallParser | None = None
 
-    def feed(self, text: str, parts: list[Part]) -> None:
-        """See ``Reader``."""
+    def feed(self, text: str, parts: list[ReplyPart]) -> None:
+        """See ``CallParser``."""
         if self._reader is None:
             rest = text.lstrip()
             self._before += text[: len(text) - len(rest)]
             if not rest:
                 return
             listed = rest[0] in "[{"
-            self._reader = JsonCalls(self._before, None) if listed else NamedCall(self._before, _HEAD, None)
+            self._reader = JsonCallParser(self._before, None) if listed else NamedCallParser(self._before, _HEAD, None)
             text = rest
         self._reader.feed(text, parts)
 
-    def finish(self, parts: list[Part]) -> str:
-        """See ``Reader``."""
+    def finish(self, parts: list[ReplyPart]) -> str:
+        """See ``CallParser``."""
         return self._before if self._reader is None else self._reader.finish(parts)
 
 
@@ -70,7 +70,7 @@ def call_id(identity: str) -> str:
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
-def _listed_call(function: Function, lark: Lark) -> str:
+def _listed_call(function: Function, lark: LarkBuilder) -> str:
     identity = lark.terminal("id", "/[A-Za-z0-9]{9}/")
     head = f"{lark.json(', ' + json.dumps('id') + ':')} {lark.gap(' ')}"
     more = f"{head} {lark.literal(chr(34))} {identity} {lark.literal(chr(34))}"
@@ -78,17 +78,17 @@ def _listed_call(function: Function, lark: Lark) -> str:
     return lark.call(function.name, "arguments", function.schema(), lark.optional(more))
 
 
-def _named_call(function: Function, lark: Lark) -> str:
+def _named_call(function: Function, lark: LarkBuilder) -> str:
     return f"{lark.literal(_CALLS + function.name + _ARGUMENTS)} {lark.schema(function.schema())}"
 
 
-def _listed_openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
+def _listed_openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     block = form.block(several=several)
-    return [Opening(text=_CALLS, rule=block.rule)]
+    return [CallOpening(text=_CALLS, rule=block.rule)]
 
 
-def _named_openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    return [Opening(text=_CALLS, rule=form.one)]
+def _named_openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=_CALLS, rule=form.one)]
 
 
 #: With ``[ARGS]``.
@@ -96,13 +96,13 @@ NAMED = Family(
     name="mistral_args",
     recognise=lambda template: recognise(template) and _ARGUMENTS in template,
     markup=markup,
-    form=CallForm(call=_named_call, between="", openings=_named_openings),
+    form=CallSyntax(call=_named_call, between="", openings=_named_openings),
     call_id=call_id,
 )
 FAMILY = Family(
     name="mistral",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]", openings=_listed_openings),
+    form=CallSyntax(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]", openings=_listed_openings),
     call_id=call_id,
 )

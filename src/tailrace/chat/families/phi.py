@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.json_calls import JsonCalls
+from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tools import Function
 
 _OPENS = "<|tool_call|>"
@@ -27,24 +27,24 @@ def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
     return Markup(
-        calls={_OPENS: lambda: JsonCalls(_OPENS, _ENDS), _WORD: lambda: JsonCalls(_WORD, None, listed=True)},
+        calls={_OPENS: lambda: JsonCallParser(_OPENS, _ENDS), _WORD: lambda: JsonCallParser(_WORD, None, listed=True)},
         inner=(_ENDS,),
     )
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     return lark.call(function.name, "arguments", function.schema())
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    listed = CallForm(call=form.call, before=_WORD, between=form.between, after="]", openings=form.openings)
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    listed = CallSyntax(call=form.call, before=_WORD, between=form.between, after="]", openings=form.openings)
     block = form.block(several=several)
-    return [Opening(text=_OPENS, rule=block.rule), listed.block(several=several)]
+    return [CallOpening(text=_OPENS, rule=block.rule), listed.block(several=several)]
 
 
 FAMILY = Family(
     name="phi",
     recognise=recognise,
     markup=markup,
-    form=CallForm(call=call, before=f"{_OPENS}[", between=", ", after=f"]{_ENDS}", openings=openings),
+    form=CallSyntax(call=call, before=f"{_OPENS}[", between=", ", after=f"]{_ENDS}", openings=openings),
 )

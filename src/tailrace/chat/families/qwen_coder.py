@@ -15,15 +15,15 @@ from collections.abc import Sequence
 
 from tailrace.chat.families import hermes
 from tailrace.chat.families.element_calls import element_call
-from tailrace.chat.families.family import CallForm, Family, Functions, Opening
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
-from tailrace.chat.tool_parsers.call_tags import Tags
-from tailrace.chat.tool_parsers.tagged_call import TaggedCall
+from tailrace.chat.tool_parsers.call_tags import CallTags
+from tailrace.chat.tool_parsers.tagged_call import TaggedCallParser
 from tailrace.chat.tools import Function
 
 _FUNCTION = "<function="
-TAGS = Tags(
+TAGS = CallTags(
     name_opens=_FUNCTION,
     name_ends=">",
     key_opens="<parameter=",
@@ -47,20 +47,20 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={
-            hermes.OPENS: lambda: TaggedCall(hermes.OPENS, TAGS, functions),
+            hermes.OPENS: lambda: TaggedCallParser(hermes.OPENS, TAGS, functions),
             # Where the model leaves the outer tag out.
-            _FUNCTION: lambda: TaggedCall(_FUNCTION, TAGS, functions, named=True),
+            _FUNCTION: lambda: TaggedCallParser(_FUNCTION, TAGS, functions, named=True),
         },
         inner=(TAGS.value_ends, TAGS.call_ends, hermes.ENDS),
     )
 
 
-def call(function: Function, lark: Lark) -> str:
+def call(function: Function, lark: LarkBuilder) -> str:
     heads = (hermes.OPENS, f"{_FUNCTION}{function.name}>")
     return element_call(function, lark, TAGS, heads, ("</function>", hermes.ENDS)) or hermes.call(function, lark)
 
 
-def _bare_call(functions: Sequence[Function], lark: Lark) -> str:
+def _bare_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
     """A call without the outer tag, where JSON can't stand in for elements: functions that need it aren't called so."""
     calls = [
         element_call(function, lark, TAGS, (f"{_FUNCTION}{function.name}>",), ("</function>",))
@@ -69,8 +69,8 @@ def _bare_call(functions: Sequence[Function], lark: Lark) -> str:
     return lark.rule("call", " | ".join(call for call in calls if call is not None) or lark.literal(f"{_FUNCTION}>"))
 
 
-def openings(form: CallForm, functions: Sequence[Function], several: bool) -> list[Opening]:
-    return [Opening(text=hermes.OPENS, rule=form.one), Opening(text=_FUNCTION, rule=_bare_call)]
+def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=hermes.OPENS, rule=form.one), CallOpening(text=_FUNCTION, rule=_bare_call)]
 
 
-FAMILY = Family(name="qwen_coder", recognise=recognise, markup=markup, form=CallForm(call=call, openings=openings))
+FAMILY = Family(name="qwen_coder", recognise=recognise, markup=markup, form=CallSyntax(call=call, openings=openings))

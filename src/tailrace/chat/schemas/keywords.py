@@ -7,17 +7,24 @@ from typing import Any
 
 Schema = dict[str, Any]
 
-OBJECT = frozenset(
+OBJECT_KEYWORDS = frozenset(
     {"properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"}
 )
-ARRAY = frozenset({"items", "prefixItems", "minItems", "maxItems"})
-STRING = frozenset({"pattern", "format", "minLength", "maxLength"})
-NUMBER = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-CHOICE = frozenset({"anyOf", "oneOf"})
+ARRAY_KEYWORDS = frozenset({"items", "prefixItems", "minItems", "maxItems"})
+STRING_KEYWORDS = frozenset({"pattern", "format", "minLength", "maxLength"})
+NUMBER_KEYWORDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+CHOICE_KEYWORDS = frozenset({"anyOf", "oneOf"})
 #: What a grammar holds.
-HELD = OBJECT | ARRAY | STRING | NUMBER | CHOICE | {"type", "enum", "const", "$ref", "allOf"}
+SUPPORTED = (
+    OBJECT_KEYWORDS
+    | ARRAY_KEYWORDS
+    | STRING_KEYWORDS
+    | NUMBER_KEYWORDS
+    | CHOICE_KEYWORDS
+    | {"type", "enum", "const", "$ref", "allOf"}
+)
 #: What constrains and no grammar holds.
-NOT_HELD = frozenset(
+UNSUPPORTED = frozenset(
     {
         "not",
         "if",
@@ -43,7 +50,7 @@ _COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minPrope
 
 
 def constrains(keyword: str, schema: Schema) -> bool:
-    """Whether a keyword of ``NOT_HELD`` rules anything out in this schema."""
+    """Whether a keyword of ``UNSUPPORTED`` rules anything out in this schema."""
     value = schema[keyword]
     if keyword == "if":
         return "then" in schema or "else" in schema
@@ -65,14 +72,14 @@ def is_regular(pattern: object) -> bool:
 _SHAPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("properties", "patternProperties"), dict),
     **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems", "enum"), list),
-    **dict.fromkeys(NUMBER | _COUNTS, (int, float)),
+    **dict.fromkeys(NUMBER_KEYWORDS | _COUNTS, (int, float)),
     **dict.fromkeys(("items", "additionalProperties"), (dict, bool)),
     **dict.fromkeys(("pattern", "$ref"), str),
     "type": (str, list),
 }
 
 
-def misshapen(schema: Schema) -> str | None:
+def invalid_keyword(schema: Schema) -> str | None:
     """The keyword whose value can't be what it has to be."""
     for key, value in schema.items():
         if key in _SHAPES and not isinstance(value, _SHAPES[key]):
@@ -82,7 +89,7 @@ def misshapen(schema: Schema) -> str | None:
     return None
 
 
-def modern(schema: Schema) -> Schema:
+def to_current_draft(schema: Schema) -> Schema:
     """The schema in the words of draft 2020-12, where older drafts' differ."""
     changed = dict(schema)
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
@@ -108,7 +115,7 @@ def _named_keys(schema: Schema) -> Schema:
     value = schema.get("additionalProperties", True)
     if value is False:
         return schema
-    said = {key for key in names if key in HELD or key in NOT_HELD} - {"type"}
+    said = {key for key in names if key in SUPPORTED or key in UNSUPPORTED} - {"type"}
     known = schema.get("properties") or {}
     if said == {"pattern"} and is_regular(names["pattern"]) and not known:
         more: Schema = {"patternProperties": {names["pattern"]: value}}

@@ -11,7 +11,7 @@ _LESSER = frozenset({"maximum", "exclusiveMaximum", "maxLength", "maxItems", "ma
 _MEMBERS = ("properties", "additionalProperties", "patternProperties")
 
 
-def merged(first: Schema, second: Schema) -> Schema:
+def merge_schemas(first: Schema, second: Schema) -> Schema:
     """A schema that allows what both allow. What can't be joined stays beside the rest, in ``allOf``."""
     result = {**first}
     beside: list[Schema] = list(first.get("allOf") or ())
@@ -41,7 +41,7 @@ def _joined(key: str, first: Any, second: Any) -> tuple[Any] | None:
     if key == "enum":
         return ([value for value in first if value in second],)
     if key == "items":
-        return (both(first, second),)
+        return (schema_of_both(first, second),)
     numbers = isinstance(first, int | float) and isinstance(second, int | float)
     if key in _GREATER and numbers:
         return (max(first, second),)
@@ -64,7 +64,7 @@ def _members(first: Schema, second: Schema) -> Schema:
     result: Schema = {}
     names = {**(first.get("properties") or {}), **(second.get("properties") or {})}
     properties = {
-        name: both(_member(first, name), _member(second, name))
+        name: schema_of_both(_member(first, name), _member(second, name))
         for name in names
         if not (_excludes(first, name) or _excludes(second, name))
     }
@@ -72,12 +72,12 @@ def _members(first: Schema, second: Schema) -> Schema:
         result["properties"] = properties
     patterns = dict(first.get("patternProperties") or {})
     for pattern, value in (second.get("patternProperties") or {}).items():
-        patterns[pattern] = both(patterns[pattern], value) if pattern in patterns else value
+        patterns[pattern] = schema_of_both(patterns[pattern], value) if pattern in patterns else value
     if patterns:
         result["patternProperties"] = patterns
     others = [schema["additionalProperties"] for schema in (first, second) if "additionalProperties" in schema]
     if others:
-        result["additionalProperties"] = others[0] if len(others) == 1 else both(*others)
+        result["additionalProperties"] = others[0] if len(others) == 1 else schema_of_both(*others)
     return result
 
 
@@ -96,7 +96,7 @@ def _excludes(schema: Schema, name: str) -> bool:
     )
 
 
-def both(first: Any, second: Any) -> Any:
+def schema_of_both(first: Any, second: Any) -> Any:
     """A schema of what both allow, which nothing has looked into yet."""
     if first == second or second in (True, {}):
         return first

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailrace.chat.json_depth import DEEPEST
+from tailrace.chat.json_depth import MAX_JSON_DEPTH
 from tailrace.chat.schemas.json_pointer import at_pointer
 from tailrace.chat.schemas.keywords import (
-    ARRAY,
-    CHOICE,
+    ARRAY_KEYWORDS,
+    CHOICE_KEYWORDS,
     FORMATS,
-    HELD,
-    NOT_HELD,
-    NUMBER,
-    OBJECT,
-    STRING,
+    NUMBER_KEYWORDS,
+    OBJECT_KEYWORDS,
+    STRING_KEYWORDS,
+    SUPPORTED,
+    UNSUPPORTED,
     Schema,
     constrains,
+    invalid_keyword,
     is_regular,
-    misshapen,
-    modern,
+    to_current_draft,
 )
-from tailrace.chat.schemas.merge_schemas import merged
+from tailrace.chat.schemas.merge_schemas import merge_schemas
 from tailrace.errors import TailraceError
 
 #: The largest number of 16 digits, and the finest step that the grammar library takes.
@@ -44,7 +44,7 @@ class SchemaError(TailraceError):
     """The schema can't be held; the message says why, for the schema's author."""
 
 
-def hold(schema: Any, *, strict: bool = False) -> Any:
+def normalize_schema(schema: Any, *, strict: bool = False) -> Any:
     """The form of ``schema`` that a grammar holds. Raises SchemaError: with ``strict`` for what constrains and can't be
     held, always for what is too large.
     """
@@ -84,7 +84,7 @@ class _Holder:
 
     def _schema(self, schema: Any, depth: int = 0) -> Any:
         self._count += 1
-        if self._count > _MOST or depth > DEEPEST:
+        if self._count > _MOST or depth > MAX_JSON_DEPTH:
             raise SchemaError("it is too complex: its parts and alternatives are too many, or nested too deeply")
         if schema is True or schema == {}:
             return self._anything()
@@ -95,7 +95,7 @@ class _Holder:
         flat = self._flat(schema, ())
         for choice in ("anyOf", "oneOf"):
             branches = flat.get(choice)
-            if isinstance(branches, list) and OBJECT.intersection(flat):
+            if isinstance(branches, list) and OBJECT_KEYWORDS.intersection(flat):
                 base = {key: value for key, value in flat.items() if key != choice}
                 apart = [self._with(base, branch) for branch in branches]
                 return {self._choice(choice): [self._schema(branch, depth + 1) for branch in apart]}
@@ -108,7 +108,7 @@ class _Holder:
             # Everything that evaluates properties is merged: here both are the same.
             flat = {**flat, "additionalProperties": flat["unevaluatedProperties"]}
         for key, value in flat.items():
-            if key in NOT_HELD:
+            if key in UNSUPPORTED:
                 self._leave_out(key, flat)
             elif key == "format":
                 if isinstance(value, str) and value in FORMATS:
@@ -128,7 +128,7 @@ class _Holder:
                     alternative = self._schema(inner, depth + 1)
                     if key != "allOf" or alternative != self._anything():
                         held.append(alternative)
-            elif key in HELD:
+            elif key in SUPPORTED:
                 out[key] = value
         if out.get("allOf") == []:
             del out["allOf"]
@@ -170,7 +170,9 @@ class _Holder:
     def _alone(self, schema: Schema) -> Schema | None:
         """A reference without constraining words beside it, by the name that its target has here."""
         reference = schema.get("$ref")
-        if not isinstance(reference, str) or any(key in HELD or key in NOT_HELD for key in schema if key != "$ref"):
+        if not isinstance(reference, str) or any(
+            key in SUPPORTED or key in UNSUPPORTED for key in schema if key != "$ref"
+        ):
             return None
         target = self._target(reference)
         if target is None:
@@ -216,8 +218,8 @@ class _Holder:
         self._count += 1
         if self._count > _MOST:
             raise SchemaError("it is too complex: its parts and alternatives are too many")
-        flat = modern({key: value for key, value in schema.items() if key not in ("$ref", "allOf")})
-        if (wrong := misshapen(flat)) is not None:
+        flat = to_current_draft({key: value for key, value in schema.items() if key not in ("$ref", "allOf")})
+        if (wrong := invalid_keyword(flat)) is not None:
             raise SchemaError(f"the value of '{wrong}' has a type that it can't have in a schema")
         parts: list[Any] = []
         reference = schema.get("$ref")
@@ -231,16 +233,16 @@ class _Holder:
         parts += beside if isinstance(beside, list) else []
         for part in parts:
             if isinstance(part, dict):
-                flat = merged(flat, self._flat(part, (*within, id(schema))))
+                flat = merge_schemas(flat, self._flat(part, (*within, id(schema))))
             elif part is False:
-                flat = merged(flat, {"enum": []})
+                flat = merge_schemas(flat, {"enum": []})
         return flat
 
     def _with(self, base: Schema, branch: Any) -> Any:
         """An alternative together with what stands beside the alternatives."""
         if not isinstance(branch, dict):
             return base if branch is True else branch
-        return merged(base, self._flat(branch, ()))
+        return merge_schemas(base, self._flat(branch, ()))
 
     def _anything(self) -> Schema:
         self._any_wanted = True
@@ -263,9 +265,14 @@ def _any_value() -> Schema:
 
 def _infer_type(out: Schema) -> None:
     """Say the type that the other words are about, where the schema doesn't."""
-    if "type" in out or CHOICE.intersection(out) or {"enum", "const", "$ref", "allOf"}.intersection(out):
+    if "type" in out or CHOICE_KEYWORDS.intersection(out) or {"enum", "const", "$ref", "allOf"}.intersection(out):
         return
-    for words, kind in ((OBJECT, "object"), (ARRAY, "array"), (STRING, "string"), (NUMBER, "number")):
+    for words, kind in (
+        (OBJECT_KEYWORDS, "object"),
+        (ARRAY_KEYWORDS, "array"),
+        (STRING_KEYWORDS, "string"),
+        (NUMBER_KEYWORDS, "number"),
+    ):
         if words.intersection(out):
             out["type"] = kind
             return

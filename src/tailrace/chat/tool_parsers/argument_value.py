@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat.argument_types import ALL, Argument, type_of
-from tailrace.chat.json_depth import too_deep
+from tailrace.chat.argument_types import ALL_TYPES, ArgumentSchema, json_type_of
+from tailrace.chat.json_depth import is_too_deep
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,4000}")
@@ -27,11 +27,11 @@ _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
 
 
-def undecided(text: str, argument: Argument) -> Literal["text", "whole", "undecided"]:
+def streaming_mode(text: str, argument: ArgumentSchema) -> Literal["text", "whole", "undecided"]:
     """What a value that begins so is read as: text as it comes, or a value once it is whole; more may have to come
     before that is known.
     """
-    if argument.choices or "string" not in argument.types or argument.types == ALL:
+    if argument.choices or "string" not in argument.types or argument.types == ALL_TYPES:
         return "whole"
     begun = text.strip()
     if argument.types & _CONTAINERS and begun[:1] in ("[", "{"):
@@ -41,7 +41,7 @@ def undecided(text: str, argument: Argument) -> Literal["text", "whole", "undeci
     return "undecided" if not begun and argument.types & _CONTAINERS else "text"
 
 
-def value_json(text: str, argument: Argument) -> str:
+def value_to_json(text: str, argument: ArgumentSchema) -> str:
     """The JSON of the value that is written as ``text``."""
     bare = text.strip()
     strings = [choice for choice in argument.choices if isinstance(choice, str)]
@@ -49,7 +49,7 @@ def value_json(text: str, argument: Argument) -> str:
         if candidate in strings:
             return _string(candidate)
     types = argument.types
-    if types == ALL:
+    if types == ALL_TYPES:
         return bare if _decoded(bare) is not _NOTHING else _string(text)
     if "string" not in types:
         found = _other(bare, types)
@@ -74,7 +74,7 @@ def _other(text: str, types: frozenset[str], *, quoted: bool = False) -> str | N
     """The JSON of a value that is no string; None where the text is none of the types and no JSON either."""
     decoded = _decoded(text)
     if decoded is not _NOTHING:
-        kind = type_of(decoded)
+        kind = json_type_of(decoded)
         if kind == "integer" and types & {"integer", "number"}:
             return text if isinstance(decoded, int) or "number" in types else str(int(decoded))
         if kind in types:
@@ -114,7 +114,7 @@ def _container(text: str, types: frozenset[str]) -> str | None:
         written = _python(text)
         decoded = _NOTHING if written is None else _decoded(written)
         text = written or text
-    return text if decoded is not _NOTHING and type_of(decoded) in types & _CONTAINERS else None
+    return text if decoded is not _NOTHING and json_type_of(decoded) in types & _CONTAINERS else None
 
 
 def _python(text: str) -> str | None:
@@ -155,7 +155,7 @@ def _is_null(text: str) -> bool:
 
 
 def _decoded(text: str) -> Any:
-    if too_deep(text):
+    if is_too_deep(text):
         return _NOTHING
     try:
         return msgspec.json.decode(text)

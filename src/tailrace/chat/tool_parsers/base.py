@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tailrace.chat.reply_parts import Part
+from tailrace.chat.reply_parts import ReplyPart
 
 #: Names of the length that requests may define; a longer one would not fit into an event.
-LONGEST_NAME = 256
+MAX_NAME_CHARACTERS = 256
 
 
-class Over(Exception):
+class CallsEnded(Exception):
     """The calls are over. ``failed`` is text that turned out to be none of a call, and goes out as it is; ``rest`` is
     what stands behind. White space before that belongs to the markup, unless a call has ``broken`` off there.
     """
@@ -22,18 +22,18 @@ class Over(Exception):
         self.broken = broken
 
 
-class Reader(Protocol):
+class CallParser(Protocol):
     """Reads what follows an opening marker, in whatever pieces it comes."""
 
-    def feed(self, text: str, parts: list[Part]) -> None:
-        """Append the parts that ``text`` completes. Raises Over where the calls end."""
+    def feed(self, text: str, parts: list[ReplyPart]) -> None:
+        """Append the parts that ``text`` completes. Raises CallsEnded where the calls end."""
         ...
 
-    def finish(self, parts: list[Part]) -> str:
+    def finish(self, parts: list[ReplyPart]) -> str:
         """The reply is at its end; the text that turned out to be none of a call."""
         ...
 
 
-def fits(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """Whether a call may have this name."""
-    return 0 < len(name) <= LONGEST_NAME
+    return 0 < len(name) <= MAX_NAME_CHARACTERS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tags:
+class CallTags:
     """See the module."""
 
     name_opens: str  #: "" where the name follows at once

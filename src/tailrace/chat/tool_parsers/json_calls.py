@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part
-from tailrace.chat.tool_parsers.base import Over, fits
-from tailrace.chat.tool_parsers.json_scanner import JsonText
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart
+from tailrace.chat.tool_parsers.base import CallsEnded, is_valid_name
+from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 
 _KEYS = ("arguments", "parameters")
 #: An object up to its arguments, in the order in which nearly every model writes it: they stream from here on.
@@ -25,11 +25,11 @@ _CALL_KEYS = frozenset({"name", "type", "id", "function", *_KEYS})
 _BETWEEN = ",;"
 
 
-class JsonCalls:
+class JsonCallParser:
     """See the module. An object that is no call, or no JSON, is text, with what stands in the way before it."""
 
     def __init__(
-        self, opening: str, end: str | None, known: Callable[[str], bool] = fits, *, listed: bool = False
+        self, opening: str, end: str | None, known: Callable[[str], bool] = is_valid_name, *, listed: bool = False
     ) -> None:
         """``opening`` is the marker that came before, with ``listed`` a list's bracket as well. ``end`` is the marker
         behind the last call, which may be missing; None where there is none. ``known`` tells the names that make an
@@ -41,13 +41,13 @@ class JsonCalls:
         self._known = known
         self._buffer = ""
         self._listed = listed
-        self._object: JsonText | None = None
+        self._object: JsonScanner | None = None
         self._raw = ""  #: the object, while it isn't known to be a call, as JSON
         self._source = ""  #: and as it was written
-        self._arguments: JsonText | None = None
-        self._tail: JsonText | None = None  #: what stands behind the arguments in the object
+        self._arguments: JsonScanner | None = None
+        self._tail: JsonScanner | None = None  #: what stands behind the arguments in the object
 
-    def feed(self, text: str, parts: list[Part]) -> None:
+    def feed(self, text: str, parts: list[ReplyPart]) -> None:
         """See ``Reader``."""
         while text or self._buffer:
             if self._arguments is not None:
@@ -61,7 +61,7 @@ class JsonCalls:
             else:
                 text = after
 
-    def finish(self, parts: list[Part]) -> str:
+    def finish(self, parts: list[ReplyPart]) -> str:
         """See ``Reader``."""
         if self._arguments is not None and self._arguments.held:
             parts.append(CallArguments(self._arguments.held))
@@ -82,7 +82,7 @@ class JsonCalls:
         if following.startswith("{"):
             self._unused += "" if self._called else before
             self._buffer = ""
-            self._object = JsonText()
+            self._object = JsonScanner()
             return following
         if rest.startswith("[") and not (self._listed or self._called):
             self._listed = True
@@ -92,16 +92,16 @@ class JsonCalls:
         if rest.startswith("]") and self._listed and self._called:
             self._listed = False
             if end is None:
-                raise Over(rest=rest[1:])
+                raise CallsEnded(rest=rest[1:])
             self._buffer = ""
             return rest[1:]
         if end is not None and end.startswith(rest) and rest != end:
             return None
         if not self._called:
-            raise Over(failed=self._unused + before, rest=rest)
-        raise Over(rest=rest.removeprefix(end) if end is not None else rest)
+            raise CallsEnded(failed=self._unused + before, rest=rest)
+        raise CallsEnded(rest=rest.removeprefix(end) if end is not None else rest)
 
-    def _in_object(self, value: JsonText, text: str, parts: list[Part]) -> str:
+    def _in_object(self, value: JsonScanner, text: str, parts: list[ReplyPart]) -> str:
         taken, rest = value.feed(text)
         self._raw += taken
         self._source += text
@@ -109,14 +109,14 @@ class JsonCalls:
         head = _HEAD.match(self._raw, 0, _HEAD_WITHIN)
         if head is not None:
             name = _string(head[1])
-            if name is not None and fits(name) and self._known(name):
+            if name is not None and is_valid_name(name) and self._known(name):
                 parts.append(CallStart(name))
                 after = self._raw[head.end() :] + value.held + rest
                 self._called, self._unused, self._raw, self._source = True, "", "", ""
-                self._object, self._arguments = None, JsonText()
+                self._object, self._arguments = None, JsonScanner()
                 return after
         if end := self._something_else():
-            raise Over(failed=self._unused + self._source[:end], rest=self._source[end:] + rest)
+            raise CallsEnded(failed=self._unused + self._source[:end], rest=self._source[end:] + rest)
         if value.done:
             call = self._decoded(self._raw)
             if call is None:
@@ -136,27 +136,27 @@ class JsonCalls:
         key = _FIRST_KEY.match(self._source)
         return key.end() if key is not None and key[1] not in _CALL_KEYS else 0
 
-    def _failure(self, rest: str) -> Over:
-        return Over(failed=self._unused + self._source, rest=rest)
+    def _failure(self, rest: str) -> CallsEnded:
+        return CallsEnded(failed=self._unused + self._source, rest=rest)
 
-    def _in_arguments(self, value: JsonText, text: str, parts: list[Part]) -> str:
+    def _in_arguments(self, value: JsonScanner, text: str, parts: list[ReplyPart]) -> str:
         taken, rest = value.feed(text)
         if taken:
             parts.append(CallArguments(taken))
         if value.broken:
-            raise Over(rest=rest, broken=True)
+            raise CallsEnded(rest=rest, broken=True)
         if value.done:
-            self._arguments, self._tail = None, JsonText(within=True)
+            self._arguments, self._tail = None, JsonScanner(within=True)
         return rest
 
-    def _in_tail(self, value: JsonText, text: str, parts: list[Part]) -> str:
+    def _in_tail(self, value: JsonScanner, text: str, parts: list[ReplyPart]) -> str:
         _, rest = value.feed(text)
         if value.done or value.broken:
             # The arguments are whole, whatever is wrong behind them.
             parts.append(CallEnd())
             self._tail = None
             if value.broken:
-                raise Over(rest=rest, broken=True)
+                raise CallsEnded(rest=rest, broken=True)
         return rest
 
     def _decoded(self, raw: str) -> tuple[str, str] | None:
@@ -171,7 +171,12 @@ class JsonCalls:
         arguments: Any = next((decoded[key] for key in _KEYS if decoded.get(key) is not None), {})
         if isinstance(arguments, str):  # Encoded twice. Models write "" and "null" for a function without parameters.
             arguments = _object(arguments) if arguments.strip() not in ("", "null") else {}
-        if not isinstance(name, str) or not fits(name) or not self._known(name) or not isinstance(arguments, dict):
+        if (
+            not isinstance(name, str)
+            or not is_valid_name(name)
+            or not self._known(name)
+            or not isinstance(arguments, dict)
+        ):
             return None
         return name, msgspec.json.encode(arguments).decode()
 

@@ -26,7 +26,7 @@ _LONGEST_ESCAPE = 12
 _State = Literal["value", "first key", "key", "colon", "first item", "next", "string", "escape", "literal"]
 
 
-class JsonText:
+class JsonScanner:
     """One value. ``done`` when it has ended, ``broken`` when it is no JSON."""
 
     __slots__ = ("_literal", "_stack", "_state", "_string_is_key", "broken", "done", "held")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part
-from tailrace.chat.tool_parsers.base import Over, fits
-from tailrace.chat.tool_parsers.json_scanner import JsonText
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart
+from tailrace.chat.tool_parsers.base import CallsEnded, is_valid_name
+from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 
 #: Characters that may stand before the arguments.
 _LONGEST_HEAD = 1024
 
 
-class NamedCall:
+class NamedCallParser:
     """See the module. What has no name that can be read is text."""
 
     def __init__(self, opening: str, head: re.Pattern[str], end: str | None, *, closing: str = "") -> None:
@@ -24,10 +24,10 @@ class NamedCall:
         self._ends = tuple(marker for marker in (closing + (end or ""), end) if marker)
         self._end = end
         self._buffer = ""
-        self._arguments: JsonText | None = None
+        self._arguments: JsonScanner | None = None
         self._called = False
 
-    def feed(self, text: str, parts: list[Part]) -> None:
+    def feed(self, text: str, parts: list[ReplyPart]) -> None:
         """See ``Reader``."""
         if not self._called and self._arguments is None:
             self._buffer += text
@@ -37,16 +37,16 @@ class NamedCall:
             if taken:
                 parts.append(CallArguments(taken))
             if self._arguments.broken:
-                raise Over(rest=text, broken=True)
+                raise CallsEnded(rest=text, broken=True)
             if self._arguments.done:
                 self._arguments, self._called = None, True
                 parts.append(CallEnd())
                 if not self._ends:
-                    raise Over(rest=text)
+                    raise CallsEnded(rest=text)
         if self._called:
             self._behind(text)
 
-    def finish(self, parts: list[Part]) -> str:
+    def finish(self, parts: list[ReplyPart]) -> str:
         """See ``Reader``."""
         if self._arguments is not None:
             if self._arguments.held:
@@ -54,7 +54,7 @@ class NamedCall:
             return ""
         return "" if self._called else self._opening + self._buffer
 
-    def _in_head(self, parts: list[Part]) -> str:
+    def _in_head(self, parts: list[ReplyPart]) -> str:
         """What follows the head once it is whole."""
         brace = self._buffer.find("{")
         end = self._buffer.find(self._end) if self._end else -1
@@ -63,24 +63,24 @@ class NamedCall:
             name = self._name(self._buffer[:end])
             rest = self._buffer[end + len(self._end or "") :]
             if name is None:
-                raise Over(failed=self._opening + self._buffer[:end] + (self._end or ""), rest=rest)
+                raise CallsEnded(failed=self._opening + self._buffer[:end] + (self._end or ""), rest=rest)
             parts += [CallStart(name), CallArguments("{}"), CallEnd()]
-            raise Over(rest=rest)
+            raise CallsEnded(rest=rest)
         if brace > _LONGEST_HEAD or (brace < 0 and len(self._buffer) > _LONGEST_HEAD + len(self._end or "")):
-            raise Over(failed=self._opening + self._buffer[:_LONGEST_HEAD], rest=self._buffer[_LONGEST_HEAD:])
+            raise CallsEnded(failed=self._opening + self._buffer[:_LONGEST_HEAD], rest=self._buffer[_LONGEST_HEAD:])
         if brace < 0:
             return ""
         name = self._name(self._buffer[:brace])
         if name is None:
-            raise Over(failed=self._opening + self._buffer[:brace], rest=self._buffer[brace:])
+            raise CallsEnded(failed=self._opening + self._buffer[:brace], rest=self._buffer[brace:])
         parts.append(CallStart(name))
-        self._arguments = JsonText()
+        self._arguments = JsonScanner()
         rest, self._buffer = self._buffer[brace:], ""
         return rest
 
     def _name(self, head: str) -> str | None:
         found = self._head.fullmatch(head)
-        return found["name"] if found is not None and fits(found["name"]) else None
+        return found["name"] if found is not None and is_valid_name(found["name"]) else None
 
     def _behind(self, text: str) -> None:
         """Wait for the end marker, and do without it when something else comes."""
@@ -88,6 +88,6 @@ class NamedCall:
         rest = self._buffer.lstrip()
         for marker in self._ends:
             if rest.startswith(marker):
-                raise Over(rest=rest[len(marker) :])
+                raise CallsEnded(rest=rest[len(marker) :])
         if rest and not any(marker.startswith(rest) for marker in self._ends):
-            raise Over(rest=rest)
+            raise CallsEnded(rest=rest)

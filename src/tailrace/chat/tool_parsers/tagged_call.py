@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from tailrace.chat.argument_types import ALL, Argument, Arguments
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, Part
-from tailrace.chat.tool_parsers.argument_value import undecided, value_json
-from tailrace.chat.tool_parsers.base import Over, fits
-from tailrace.chat.tool_parsers.call_tags import Tags
-from tailrace.chat.tool_parsers.json_calls import JsonCalls
-from tailrace.chat.tool_parsers.value_scanner import ValueText
+from tailrace.chat.argument_types import ALL_TYPES, ArgumentSchema, FunctionSchema
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart
+from tailrace.chat.tool_parsers.argument_value import streaming_mode, value_to_json
+from tailrace.chat.tool_parsers.base import CallsEnded, is_valid_name
+from tailrace.chat.tool_parsers.call_tags import CallTags
+from tailrace.chat.tool_parsers.json_calls import JsonCallParser
+from tailrace.chat.tool_parsers.value_scanner import ValueScanner
 from tailrace.chat.tools import Function
 
 _NAME = re.compile(r"[^\s<>{}\"]+")
@@ -24,10 +24,10 @@ _LONGEST_KEY = 1024
 UNTYPED = frozenset({"string", "null"})
 
 
-class TaggedCall:
+class TaggedCallParser:
     """See the module. A call as a JSON object is read as well."""
 
-    def __init__(self, opening: str, tags: Tags, functions: Mapping[str, Function], *, named: bool = False) -> None:
+    def __init__(self, opening: str, tags: CallTags, functions: Mapping[str, Function], *, named: bool = False) -> None:
         """``opening`` is the marker that came before; with ``named`` it is what opens the name."""
         self._opening = opening
         self._tags = tags
@@ -36,16 +36,16 @@ class TaggedCall:
         self._state: Literal["opened", "name", "between", "key", "value opens", "value", "json"] = (
             "name" if named else "opened"
         )
-        self._arguments = Arguments(None)
+        self._arguments = FunctionSchema(None)
         self._given: set[str] = set()  #: names of the arguments so far
         self._key = ""
         self._first = True  #: no argument has been passed on
-        self._value: ValueText | None = None  #: the value that is being read
+        self._value: ValueScanner | None = None  #: the value that is being read
         self._mode: Literal["text", "whole", "undecided"] = "undecided"  #: how it is passed on
         self._held: list[str] = []  #: what of it hasn't been
-        self._json: JsonCalls | None = None
+        self._json: JsonCallParser | None = None
 
-    def feed(self, text: str, parts: list[Part]) -> None:
+    def feed(self, text: str, parts: list[ReplyPart]) -> None:
         """See ``Reader``."""
         if self._json is not None:
             self._json.feed(text, parts)
@@ -58,7 +58,7 @@ class TaggedCall:
         while self._advance(parts):
             pass
 
-    def finish(self, parts: list[Part]) -> str:
+    def finish(self, parts: list[ReplyPart]) -> str:
         """See ``Reader``."""
         if self._json is not None:
             return self._json.finish(parts)
@@ -74,7 +74,7 @@ class TaggedCall:
                 parts += [CallArguments("}"), CallEnd()]  # The reply ends before what stands around the call does.
         return ""
 
-    def _finish_value(self, value: ValueText, parts: list[Part]) -> None:
+    def _finish_value(self, value: ValueScanner, parts: list[ReplyPart]) -> None:
         """The reply ends within a value: the call is whole where its own end stands there, and else is cut."""
         rest, ended = value.finish()
         held = self._all_held() + rest
@@ -85,13 +85,13 @@ class TaggedCall:
         if self._mode == "text":
             parts.append(CallArguments(_escaped(held) + ('"' if ended else "")))
         elif ended:
-            parts.append(CallArguments(self._separator() + value_json(held, value.argument)))
+            parts.append(CallArguments(self._separator() + value_to_json(held, value.argument)))
         else:
             parts.append(CallArguments(self._separator() + held))
         if ended:
             parts += [CallArguments("}"), CallEnd()]
 
-    def _advance(self, parts: list[Part]) -> bool:
+    def _advance(self, parts: list[ReplyPart]) -> bool:
         """Take one step; True when there may be another."""
         if self._state == "opened":
             return self._open(parts)
@@ -103,12 +103,12 @@ class TaggedCall:
             return self._read_key()
         return self._open_value(parts) if self._state == "value opens" else False
 
-    def _open(self, parts: list[Part]) -> bool:
+    def _open(self, parts: list[ReplyPart]) -> bool:
         rest = self._buffer.lstrip()
         if not rest:
             return False
         if rest.startswith("{"):
-            self._json = JsonCalls(self._opening + self._buffer[: len(self._buffer) - len(rest)], self._tags.end)
+            self._json = JsonCallParser(self._opening + self._buffer[: len(self._buffer) - len(rest)], self._tags.end)
             self._json.feed(rest, parts)
             return False
         opens = self._tags.name_opens
@@ -119,27 +119,27 @@ class TaggedCall:
             return True
         if opens.startswith(rest):
             return False
-        raise Over(failed=self._opening, rest=self._buffer)
+        raise CallsEnded(failed=self._opening, rest=self._buffer)
 
-    def _name(self, parts: list[Part]) -> bool:
+    def _name(self, parts: list[ReplyPart]) -> bool:
         tags = self._tags
         ends = (tags.name_ends,) if tags.name_ends else (tags.key_opens, tags.end)
         found = [position for end in ends if (position := self._buffer.find(end)) >= 0]
         if not found:
             if len(self._buffer) > _LONGEST_KEY:
-                raise Over(failed=self._opening, rest=self._buffer)
+                raise CallsEnded(failed=self._opening, rest=self._buffer)
             return False
         name = self._buffer[: min(found)].strip()
-        if not _NAME.fullmatch(name) or not fits(name):
-            raise Over(failed=self._opening, rest=self._buffer)
+        if not _NAME.fullmatch(name) or not is_valid_name(name):
+            raise CallsEnded(failed=self._opening, rest=self._buffer)
         self._buffer = self._buffer[min(found) + len(tags.name_ends) :]
         function = self._functions.get(name)
-        self._arguments = Arguments(function.parameters if function is not None else None)
+        self._arguments = FunctionSchema(function.parameters if function is not None else None)
         parts += [CallStart(name), CallArguments("{")]
         self._state = "between"
         return True
 
-    def _between(self, parts: list[Part]) -> bool:
+    def _between(self, parts: list[ReplyPart]) -> bool:
         tags = self._tags
         rest = self._buffer.lstrip()
         if rest.startswith(tags.key_opens):
@@ -153,44 +153,44 @@ class TaggedCall:
             or (not ended and (tags.key_opens.startswith(rest) or tags.call_ends.startswith(rest)))
         ):
             parts += [CallArguments("}"), CallEnd()]
-            raise Over(rest=after.removeprefix(tags.end))
+            raise CallsEnded(rest=after.removeprefix(tags.end))
         return False
 
     def _read_key(self) -> bool:
         end = self._buffer.find(self._tags.key_ends)
         if end < 0:
             if len(self._buffer) > _LONGEST_KEY:
-                raise Over(rest=self._buffer, broken=True)
+                raise CallsEnded(rest=self._buffer, broken=True)
             return False
         self._key = self._buffer[:end].strip()
         self._buffer = self._buffer[end + len(self._tags.key_ends) :]
         self._state = "value opens"
         return True
 
-    def _open_value(self, parts: list[Part]) -> bool:
+    def _open_value(self, parts: list[ReplyPart]) -> bool:
         opens = self._tags.value_opens
         rest = self._buffer.lstrip() if opens else self._buffer
         if not rest.startswith(opens):
             if opens.startswith(rest):
                 return False
-            raise Over(rest=rest, broken=True)
+            raise CallsEnded(rest=rest, broken=True)
         self._given.add(self._key)
         argument = self._arguments.argument(self._key)
-        if self._tags.untyped_text and argument.types == ALL:
-            argument = Argument(UNTYPED, argument.choices)
+        if self._tags.untyped_text and argument.types == ALL_TYPES:
+            argument = ArgumentSchema(UNTYPED, argument.choices)
         names = self._arguments.names
-        self._value = ValueText(self._tags, argument, names - self._given if names else None)
+        self._value = ValueScanner(self._tags, argument, names - self._given if names else None)
         self._mode = "undecided"
         text, self._buffer = rest[len(opens) :], ""
         self._state = "value"
         return self._in_value(text, parts)
 
-    def _in_value(self, text: str, parts: list[Part]) -> bool:
+    def _in_value(self, text: str, parts: list[ReplyPart]) -> bool:
         assert self._value is not None
         taken, rest, ended = self._value.feed(text)
         self._held.append(taken)
         if self._mode == "undecided":
-            self._mode = undecided("".join(self._held), self._value.argument)
+            self._mode = streaming_mode("".join(self._held), self._value.argument)
             if self._mode == "undecided" and ended:
                 self._mode = "whole"
             if self._mode == "text":
@@ -202,7 +202,7 @@ class TaggedCall:
         if self._mode == "text":
             parts.append(CallArguments('"'))
         else:
-            parts.append(CallArguments(self._separator() + value_json(self._all_held(), self._value.argument)))
+            parts.append(CallArguments(self._separator() + value_to_json(self._all_held(), self._value.argument)))
         self._value = None
         self._buffer, self._state = rest, "between"
         return True

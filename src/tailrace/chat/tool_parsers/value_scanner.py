@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-from tailrace.chat.argument_types import Argument
-from tailrace.chat.lark_builder import pattern
-from tailrace.chat.markers import partial
-from tailrace.chat.tool_parsers.call_tags import Tags
-from tailrace.chat.tool_parsers.json_scanner import JsonText
+from tailrace.chat.argument_types import ArgumentSchema
+from tailrace.chat.lark_builder import escape_regex
+from tailrace.chat.markers import partial_marker_length
+from tailrace.chat.tool_parsers.call_tags import CallTags
+from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 
 _CONTAINERS = frozenset({"array", "object"})
 _LONGEST_NAME = 256
@@ -23,7 +23,7 @@ _LONGEST_NAME = 256
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
-class Taken(NamedTuple):
+class ScannedValue(NamedTuple):
     """``text`` belongs to the value; behind its end comes ``rest``."""
 
     text: str
@@ -31,10 +31,10 @@ class Taken(NamedTuple):
     ended: bool
 
 
-class ValueText:
+class ValueScanner:
     """See the module. Line breaks around the value that belong to the markup are left out."""
 
-    def __init__(self, tags: Tags, argument: Argument, names: frozenset[str] | None) -> None:
+    def __init__(self, tags: CallTags, argument: ArgumentSchema, names: frozenset[str] | None) -> None:
         """``names`` are the arguments that may still follow; None where the schema names none at all."""
         self.argument = argument
         self._tags = tags
@@ -44,35 +44,35 @@ class ValueText:
         self._searched = 0  #: no end begins before this
         self._begun = not tags.lines
         #: Follows a value that may be a JSON object or list, as long as it is one.
-        self._json = JsonText() if argument.types & _CONTAINERS and not argument.choices else None
+        self._json = JsonScanner() if argument.types & _CONTAINERS and not argument.choices else None
         self._inside = False  #: that one has begun
         self._fed = 0  #: characters at the buffer's start that are part of it, perhaps
 
-    def feed(self, text: str) -> Taken:
+    def feed(self, text: str) -> ScannedValue:
         """What ``text`` adds."""
         self._buffer += text
         if not self._begun:
             if not self._buffer:
-                return Taken("", "", ended=False)
+                return ScannedValue("", "", ended=False)
             self._buffer = self._buffer.removeprefix("\n")
             self._begun = True
         json = self._in_json()
         if self._inside:
-            return Taken(json, "", ended=False)
+            return ScannedValue(json, "", ended=False)
         found = self._end()
         if found is not None:
             start, behind = found
             value, rest = json + self._buffer[:start], self._buffer[behind:]
             self._buffer = ""
-            return Taken(value.removesuffix("\n") if self._tags.lines else value, rest, ended=True)
+            return ScannedValue(value.removesuffix("\n") if self._tags.lines else value, rest, ended=True)
         held = self._tags.lines and self._buffer[: self._searched].endswith("\n")
         return self._take(json, self._searched - held)
 
-    def _take(self, json: str, out: int) -> Taken:
+    def _take(self, json: str, out: int) -> ScannedValue:
         """Let out ``json`` and so much of the buffer."""
         taken, self._buffer = json + self._buffer[:out], self._buffer[out:]
         self._searched = max(0, self._searched - out)
-        return Taken(taken, "", ended=False)
+        return ScannedValue(taken, "", ended=False)
 
     def finish(self) -> tuple[str, bool]:
         """What is left at the reply's end, and whether the call ends there."""
@@ -118,7 +118,7 @@ class ValueText:
             if follows:
                 return start, start
             self._searched = behind
-        self._searched = max(self._searched, len(buffer) - partial(buffer, self._markers))
+        self._searched = max(self._searched, len(buffer) - partial_marker_length(buffer, self._markers))
         return None
 
     def _another(self, position: int) -> bool | None:
@@ -148,7 +148,7 @@ class ValueText:
         return None if end.startswith(rest) else False
 
 
-def early_ends(tags: Tags, names: Iterable[str]) -> list[str]:
+def early_end_patterns(tags: CallTags, names: Iterable[str]) -> list[str]:
     """What ends a value without its end tag, as regular expressions; ``names`` are the arguments that may follow. A
     grammar keeps it out of texts: what a model writes under it has to be read as it was meant.
     """
@@ -156,14 +156,17 @@ def early_ends(tags: Tags, names: Iterable[str]) -> list[str]:
         return []
     space = r"[ \n\r\t]*"
     return [
-        f"{pattern(tags.call_ends)}{space}{pattern(tags.end)}",
-        pattern(f"\n{tags.end}"),
-        *(f"{pattern(tags.key_opens)}{space}{pattern(name)}{space}{pattern(tags.key_ends)}" for name in names),
+        f"{escape_regex(tags.call_ends)}{space}{escape_regex(tags.end)}",
+        escape_regex(f"\n{tags.end}"),
+        *(
+            f"{escape_regex(tags.key_opens)}{space}{escape_regex(name)}{space}{escape_regex(tags.key_ends)}"
+            for name in names
+        ),
     ]
 
 
 @cache
-def _markers(tags: Tags) -> tuple[re.Pattern[str], tuple[str, ...]]:
+def _markers(tags: CallTags) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """What to look for in a value."""
     markers = [tags.value_ends]
     if tags.ends_missing:

@@ -21,7 +21,7 @@ import numpy as np
 from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
+from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
 from tailrace.protocol import ModelInfo, Pooling
 
 END = 256
@@ -68,7 +68,7 @@ class FakeBackend:
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.max_token_bytes = 1
         self.model_path: Path | None = None
-        self._names = Specials(SpecialToken(token, name) for token, name in _NAMES.items())
+        self._names = SpecialTokens(SpecialToken(token, name) for token, name in _NAMES.items())
         self.bytes_per_cell = 4
         self.end_tokens = frozenset({END})
         self.eot_token: int | None = END

@@ -15,7 +15,7 @@ from tailrace.engine.structured.matcher import check
 Mask = npt.NDArray[np.uint32]
 
 
-class KeyWatch(Protocol):
+class KeyFilter(Protocol):
     """See ``keys``."""
 
     def narrow(self, mask: Mask) -> Mask:
@@ -33,7 +33,7 @@ class Constraint:
     __slots__ = ("_address", "_bits", "_forced", "_keys", "_matcher", "_ready", "finished")
 
     def __init__(
-        self, matcher: LLMatcher, vocabulary_size: int, *, fast_forward: bool = True, keys: KeyWatch | None = None
+        self, matcher: LLMatcher, vocabulary_size: int, *, fast_forward: bool = True, keys: KeyFilter | None = None
     ) -> None:
         """``matcher`` is this reply's own. With ``fast_forward`` false nothing is forced: each token is chosen.
         ``keys`` keeps objects that are open from having a key twice; it is this reply's own as well.

@@ -16,17 +16,17 @@ from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_sandbox import Sandbox
+from tailrace.engine.structured.grammar_sandbox import GrammarSandbox
 from tailrace.engine.structured.grammar_translation import GrammarError
-from tailrace.engine.structured.lazy_grammar import Calls
+from tailrace.engine.structured.lazy_grammar import LazyGrammar
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.trigger_watcher import Tokens
-from tailrace.engine.structured.unique_keys import Keys, Vocabulary, is_open
+from tailrace.engine.structured.trigger_watcher import TokenIndex
+from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.protocol import Grammar
 
 #: Bytes of a grammar's text.
-MOST_BYTES = 262_144
+MAX_GRAMMAR_BYTES = 262_144
 #: Grammars, and refusals, that are remembered. Most take less than a megabyte; the sandbox lets none take over 64.
 _REMEMBERED = 32
 #: The compiling thread's stack. The sandbox has the usual 8 MB: what passes there has room here.
@@ -37,36 +37,36 @@ _STACK = 64 * 1024**2
 _BYTES_A_SECOND = 50_000
 
 
-class Whole(NamedTuple):
+class ReplyGrammar(NamedTuple):
     """A compiled grammar of a whole reply; ``vocabulary`` where its objects may be open."""
 
     matcher: LLMatcher
-    vocabulary: Vocabulary | None
+    vocabulary: KeyTokens | None
 
 
 #: A compiled grammar, or why there is none.
-Result = Whole | Calls | GrammarError
-Done = Callable[[Result], None]
-Wanted = Callable[[], bool]
+CompileOutcome = ReplyGrammar | LazyGrammar | GrammarError
+OnCompiled = Callable[[CompileOutcome], None]
+IsWanted = Callable[[], bool]
 
 
-class Compiler:
+class GrammarCompiler:
     """One for a model. ``request`` may be called by any thread; compiling has a thread of its own."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._end_tokens = sorted(backend.end_tokens)
-        self._sandbox = Sandbox(backend.vocabulary, self._end_tokens)
+        self._sandbox = GrammarSandbox(backend.vocabulary, self._end_tokens)
         self._tokenizer: LLTokenizer | None = None
-        self._tokens: Tokens | None = None
-        self._vocabulary: Vocabulary | None = None
-        self._known: OrderedDict[Grammar, Result] = OrderedDict()  #: least recently used first
+        self._tokens: TokenIndex | None = None
+        self._vocabulary: KeyTokens | None = None
+        self._known: OrderedDict[Grammar, CompileOutcome] = OrderedDict()  #: least recently used first
         self._lock = threading.Lock()
-        self._work: queue.PriorityQueue[tuple[float, int, Grammar, Done, Wanted]] = queue.PriorityQueue()
+        self._work: queue.PriorityQueue[tuple[float, int, Grammar, OnCompiled, IsWanted]] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
-    def request(self, grammar: Grammar, done: Done, wanted: Wanted = lambda: True) -> None:
+    def request(self, grammar: Grammar, done: OnCompiled, wanted: IsWanted = lambda: True) -> None:
         """Call ``done`` with the grammar's matcher or with why there is none: at once when that is known, else later on
         the compiling thread, unless it isn't ``wanted`` any more when its turn comes.
 
@@ -74,8 +74,8 @@ class Compiler:
         """
         grammar = _without_beginning(grammar)
         known = self._recall(grammar)
-        if known is None and grammar.watch is None and len(grammar.text.encode()) > MOST_BYTES:
-            known = GrammarError(f"it is longer than {MOST_BYTES} bytes")
+        if known is None and grammar.watch is None and len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
+            known = GrammarError(f"it is longer than {MAX_GRAMMAR_BYTES} bytes")
         if known is None and not self._end_tokens:
             known = GrammarError("this model has no end token, without which no grammar can be kept to")
         if known is not None:
@@ -90,11 +90,11 @@ class Compiler:
         turn = time.monotonic() + len(grammar.text) / _BYTES_A_SECOND
         self._work.put((turn, next(self._numbers), grammar, done, wanted))
 
-    def constraint(self, compiled: Whole | Calls, *, fast_forward: bool, begun: str = "") -> Constraint:
+    def constraint(self, compiled: ReplyGrammar | LazyGrammar, *, fast_forward: bool, begun: str = "") -> Constraint:
         """A reply's own state, at the grammar's start, or behind what the prompt has ``begun`` of a watched reply."""
-        if isinstance(compiled, Calls):
+        if isinstance(compiled, LazyGrammar):
             return compiled.constraint(fast_forward=fast_forward, begun=begun)
-        keys = None if compiled.vocabulary is None else Keys(compiled.vocabulary)
+        keys = None if compiled.vocabulary is None else UniqueKeys(compiled.vocabulary)
         matcher = compiled.matcher.deep_copy()
         return Constraint(matcher, len(self._backend.vocabulary), fast_forward=fast_forward, keys=keys)
 
@@ -109,19 +109,19 @@ class Compiler:
                 self._remember(grammar, result)
             done(result)
 
-    def _compile(self, grammar: Grammar) -> Result:
+    def _compile(self, grammar: Grammar) -> CompileOutcome:
         if grammar.simpler is None:
             return self._compiled(grammar)
         # What calls may be worth holding to is tried in turn: their schemas, then their names alone.
-        result: Result = GrammarError(f"it is longer than {MOST_BYTES} bytes")
+        result: CompileOutcome = GrammarError(f"it is longer than {MAX_GRAMMAR_BYTES} bytes")
         for text in (grammar.text, grammar.simpler):
-            if len(text.encode()) <= MOST_BYTES:
+            if len(text.encode()) <= MAX_GRAMMAR_BYTES:
                 result = self._compiled(msgspec.structs.replace(grammar, text=text, simpler=None))
             if not isinstance(result, GrammarError):
                 break
         return result
 
-    def _compiled(self, grammar: Grammar) -> Result:
+    def _compiled(self, grammar: Grammar) -> CompileOutcome:
         try:
             document = self._sandbox.document(grammar)
             if self._tokenizer is None:
@@ -129,8 +129,8 @@ class Compiler:
             matcher = compile_grammar(self._tokenizer, document)
             vocabulary = self._key_vocabulary() if _writes_open_json(grammar, document) else None
             if grammar.watch is None:
-                return Whole(matcher, vocabulary)
-            return Calls(matcher, self._tokenizer, grammar.watch, self._known_tokens(), vocabulary)
+                return ReplyGrammar(matcher, vocabulary)
+            return LazyGrammar(matcher, self._tokenizer, grammar.watch, self._known_tokens(), vocabulary)
         except GrammarError as error:
             structlog.get_logger().debug("a grammar was refused", kind=grammar.kind, error=str(error))
             return error
@@ -140,24 +140,24 @@ class Compiler:
         short = self._backend.can_tokenize_inline([TokenizerInput(text, parse_special=False, add_special=False)])
         return self._backend.tokenize_fragment(text) if short else []
 
-    def _known_tokens(self) -> Tokens:
+    def _known_tokens(self) -> TokenIndex:
         if self._tokens is None:
-            self._tokens = Tokens(self._backend.vocabulary)
+            self._tokens = TokenIndex(self._backend.vocabulary)
         return self._tokens
 
-    def _key_vocabulary(self) -> Vocabulary:
+    def _key_vocabulary(self) -> KeyTokens:
         if self._vocabulary is None:
-            self._vocabulary = Vocabulary(self._known_tokens())
+            self._vocabulary = KeyTokens(self._known_tokens())
         return self._vocabulary
 
-    def _recall(self, grammar: Grammar) -> Result | None:
+    def _recall(self, grammar: Grammar) -> CompileOutcome | None:
         with self._lock:
             known = self._known.get(grammar)
             if known is not None:
                 self._known.move_to_end(grammar)
             return known
 
-    def _remember(self, grammar: Grammar, result: Result) -> None:
+    def _remember(self, grammar: Grammar, result: CompileOutcome) -> None:
         with self._lock:
             self._known[grammar] = result
             if len(self._known) > _REMEMBERED:
@@ -170,7 +170,7 @@ def _writes_open_json(grammar: Grammar, document: str) -> bool:
     """
     if grammar.kind not in ("json_schema", "calls") or "until_" in document or "[suffix=" in document:
         return False
-    return is_open(document)
+    return has_open_objects(document)
 
 
 def _without_beginning(grammar: Grammar) -> Grammar:

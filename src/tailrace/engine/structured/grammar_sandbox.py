@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import structlog
 
 from tailrace.engine.structured.grammar_translation import GrammarError
-from tailrace.engine.structured.sandbox_worker import CPU_SECONDS, Trial, Verdict, Vocabulary
+from tailrace.engine.structured.sandbox_worker import CPU_SECONDS, SandboxVocabulary, TryGrammar, TryResult
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import Grammar
 
@@ -22,13 +22,13 @@ from tailrace.protocol import Grammar
 _PATIENCE = 20.0
 
 
-class Sandbox:
+class GrammarSandbox:
     """Used by one thread at a time."""
 
     def __init__(self, vocabulary: Sequence[bytes], end_tokens: Sequence[int]) -> None:
-        self._vocabulary = Vocabulary(list(vocabulary), list(end_tokens))
+        self._vocabulary = SandboxVocabulary(list(vocabulary), list(end_tokens))
         self._process: subprocess.Popen[bytes] | None = None
-        self._frames: FrameDecoder[Verdict] = FrameDecoder(Verdict)
+        self._frames: FrameDecoder[TryResult] = FrameDecoder(TryResult)
 
     def document(self, grammar: Grammar) -> str:
         """The grammar in llguidance's form, after it has been compiled and followed. Raises GrammarError."""
@@ -60,11 +60,11 @@ class Sandbox:
                     pipe.close()
         return status
 
-    def _ask(self, grammar: Grammar, deadline: float) -> Verdict | None:
+    def _ask(self, grammar: Grammar, deadline: float) -> TryResult | None:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(frame(Trial(grammar)))
+        process.stdin.write(frame(TryGrammar(grammar)))
         process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -79,7 +79,7 @@ class Sandbox:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._frames = FrameDecoder(Verdict)
+            self._frames = FrameDecoder(TryResult)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tailrace.engine.structured.sandbox_worker"],
                 stdin=subprocess.PIPE,

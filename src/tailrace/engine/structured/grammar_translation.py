@@ -12,8 +12,8 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from tailrace.chat.call_grammar import call_grammar
-from tailrace.chat.json_depth import too_deep
-from tailrace.chat.schemas.normalize import SchemaError, hold
+from tailrace.chat.json_depth import is_too_deep
+from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
 from tailrace.errors import TailraceError
 from tailrace.protocol import Grammar
 
@@ -69,14 +69,14 @@ def _calls(text: str) -> str:
 
 
 def _schema(text: str, *, strict: bool) -> Any:
-    if too_deep(text):
+    if is_too_deep(text):
         raise GrammarError("it is nested too deeply")
     try:
         schema = json.loads(text)
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
     try:
-        held = hold(schema, strict=strict)
+        held = normalize_schema(schema, strict=strict)
     except SchemaError as error:
         raise GrammarError(str(error)) from None
     return guided(held)

@@ -8,12 +8,12 @@ from llguidance import LLMatcher, LLTokenizer
 from tailrace.engine.structured.constraint import Constraint, Mask
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.structured.matcher import check
-from tailrace.engine.structured.trigger_watcher import Hit, State, Tokens, Watcher
-from tailrace.engine.structured.unique_keys import Keys, Vocabulary
+from tailrace.engine.structured.trigger_watcher import TokenIndex, TriggerHit, TriggerWatcher, WatcherState
+from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys
 from tailrace.protocol import Watch
 
 
-class Calls:
+class LazyGrammar:
     """A compiled grammar of calls with its watch. Replies have copies of their own of what changes."""
 
     def __init__(
@@ -21,8 +21,8 @@ class Calls:
         matcher: LLMatcher,
         tokenizer: LLTokenizer,
         watch: Watch,
-        tokens: Tokens,
-        vocabulary: Vocabulary | None = None,
+        tokens: TokenIndex,
+        vocabulary: KeyTokens | None = None,
     ) -> None:
         """``vocabulary``: where arguments' objects may be open."""
         self._vocabulary = vocabulary
@@ -31,7 +31,7 @@ class Calls:
         self.optional = watch.optional
         self._matcher = matcher
         self._begun: dict[tuple[str | int, ...], LLMatcher] = {}  #: by what has been written of the call
-        self.watcher = Watcher(watch, tokens, self._accepts)
+        self.watcher = TriggerWatcher(watch, tokens, self._accepts)
         self.watcher.prepare()
 
     def constraint(self, *, fast_forward: bool, begun: str = "") -> LazyConstraint:
@@ -41,14 +41,14 @@ class Calls:
             constraint.resume(begun.encode("utf-8", "surrogatepass"))
         return constraint
 
-    def begun(self, hit: Hit, *, fast_forward: bool) -> tuple[Constraint, list[int]]:
+    def begun(self, hit: TriggerHit, *, fast_forward: bool) -> tuple[Constraint, list[int]]:
         """The constraint of the call that ``hit`` has begun, and the tokens that must follow."""
         constraint, taken = self.entered(hit, fast_forward=fast_forward)
         if taken != len(hit.rest):
             raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
         return constraint, constraint.force()
 
-    def entered(self, hit: Hit, *, fast_forward: bool) -> tuple[Constraint, int]:
+    def entered(self, hit: TriggerHit, *, fast_forward: bool) -> tuple[Constraint, int]:
         """The same behind so many bytes of ``hit.rest`` as the grammar allows. Nothing is forced."""
         matcher = self._begin(hit.trigger).deep_copy()
         rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
@@ -56,7 +56,7 @@ class Calls:
         taken = len(self._tokenizer.decode_bytes(rest[:count]))
         keys = None
         if self._vocabulary is not None:
-            keys = Keys(self._vocabulary)
+            keys = UniqueKeys(self._vocabulary)
             for piece in self.watcher.triggers[hit.trigger].opens:
                 keys.feed(piece.encode() if isinstance(piece, str) else b"")
             keys.feed(hit.rest[:taken])
@@ -90,11 +90,11 @@ class LazyConstraint(Constraint):
 
     __slots__ = ("_after", "_call", "_calls", "_fast_forward", "_state")
 
-    def __init__(self, calls: Calls, *, fast_forward: bool) -> None:
+    def __init__(self, calls: LazyGrammar, *, fast_forward: bool) -> None:
         self._calls = calls
         self._fast_forward = fast_forward
-        self._state: State = calls.watcher.first
-        self._after: State = calls.watcher.first
+        self._state: WatcherState = calls.watcher.first
+        self._after: WatcherState = calls.watcher.first
         self._call: Constraint | None = None
         self.finished = False
 
@@ -129,7 +129,7 @@ class LazyConstraint(Constraint):
                 return []
         else:
             found = self._calls.watcher.step(self._state, token)
-            if isinstance(found, State):
+            if isinstance(found, WatcherState):
                 self._state = found
                 return forced
             self._after = self._calls.watcher.start(self._calls.watcher.triggers[found.trigger].goes)
@@ -144,7 +144,7 @@ class LazyConstraint(Constraint):
         watcher = self._calls.watcher
         while begun:
             found = watcher.read(self._state, begun)
-            if isinstance(found, State):
+            if isinstance(found, WatcherState):
                 self._state = found
                 return
             self._after = watcher.start(watcher.triggers[found.trigger].goes)

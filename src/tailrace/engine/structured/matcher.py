@@ -8,7 +8,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from tailrace.engine.structured.grammar_translation import GrammarError
 
-Cut = Callable[[str], list[int]]
+TokenizeForced = Callable[[str], list[int]]
 
 #: Characters of the library's messages that are passed on: they quote what they complain about.
 _MESSAGE_LENGTH = 400
@@ -22,7 +22,7 @@ class _Tokens:
 
     bos_token_id = None
 
-    def __init__(self, vocabulary: Sequence[bytes], end_tokens: Sequence[int], cut: Cut | None) -> None:
+    def __init__(self, vocabulary: Sequence[bytes], end_tokens: Sequence[int], cut: TokenizeForced | None) -> None:
         self.eos_token_id = end_tokens[0]
         self.special_token_ids = [token for token, piece in enumerate(vocabulary) if not piece]
         # Tokens of equal bytes are one to the library, and control tokens have none: it has to tell them apart.
@@ -39,7 +39,7 @@ class _Tokens:
         return self.tokenizer.greedy_tokenize(text.decode("utf-8"))
 
 
-def make_tokenizer(vocabulary: Sequence[bytes], end_tokens: Sequence[int], cut: Cut | None) -> LLTokenizer:
+def make_tokenizer(vocabulary: Sequence[bytes], end_tokens: Sequence[int], cut: TokenizeForced | None) -> LLTokenizer:
     """A tokenizer for grammars. ``vocabulary`` as in ``Backend``; ``cut`` is how the model's own tokenizer cuts text
     within a reply (None: into the longest tokens). Takes 0.13 s for 49k tokens.
     """

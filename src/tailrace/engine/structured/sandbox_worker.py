@@ -4,8 +4,8 @@ Compiling can take unbounded time and memory, or the whole stack, whatever llgui
 (``multipleOf`` a large prime) or a chain of rules is enough. So it is first done here, where the kernel ends it. What
 passes is compiled again in the engine, at the same cost.
 
-Standard input brings a ``Vocabulary`` and then ``Grammar`` messages, framed as in ``ipc``; each grammar is answered on
-standard output with a ``Verdict``.
+Standard input brings a ``SandboxVocabulary`` and then ``TryGrammar`` messages, framed as in ``ipc``. Standard output
+gets a ``TryResult`` for each grammar.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ _TOKENS = 32
 _STACK = 1024**2
 
 
-class Vocabulary(msgspec.Struct, tag="vocabulary", frozen=True, array_like=True):
+class SandboxVocabulary(msgspec.Struct, tag="vocabulary", frozen=True, array_like=True):
     """The first message: the model's tokens as in ``Backend``."""
 
     pieces: list[bytes]
     end_tokens: list[int]
 
 
-class Trial(msgspec.Struct, tag="trial", frozen=True, array_like=True):
+class TryGrammar(msgspec.Struct, tag="trial", frozen=True, array_like=True):
     """Try a grammar."""
 
     grammar: Grammar
 
 
-class Verdict(msgspec.Struct, frozen=True, array_like=True):
+class TryResult(msgspec.Struct, frozen=True, array_like=True):
     """What came of a trial: llguidance's form of the grammar, or what is wrong with it."""
 
     document: str | None = None
@@ -61,15 +61,15 @@ def main() -> None:
     """Try until standard input ends."""
     die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    frames: FrameDecoder[Vocabulary | Trial] = FrameDecoder(Vocabulary | Trial)
+    frames: FrameDecoder[SandboxVocabulary | TryGrammar] = FrameDecoder(SandboxVocabulary | TryGrammar)
     tokenizer: LLTokenizer | None = None
     while data := os.read(sys.stdin.fileno(), 1 << 20):
         for message in frames.feed(data):
-            if isinstance(message, Vocabulary):
+            if isinstance(message, SandboxVocabulary):
                 tokenizer = make_tokenizer(message.pieces, message.end_tokens, None)
                 _limit_memory()
             elif tokenizer is not None:
-                sys.stdout.buffer.write(frame(judge(message.grammar, tokenizer)))
+                sys.stdout.buffer.write(frame(try_grammar(message.grammar, tokenizer)))
                 sys.stdout.buffer.flush()
 
 
@@ -81,7 +81,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def judge(grammar: Grammar, tokenizer: LLTokenizer) -> Verdict:
+def try_grammar(grammar: Grammar, tokenizer: LLTokenizer) -> TryResult:
     """Compile the grammar and follow it for a while; the kernel ends this process when that takes too long."""
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
@@ -90,10 +90,10 @@ def judge(grammar: Grammar, tokenizer: LLTokenizer) -> Verdict:
         _on_small_stack(matcher)
         check(matcher)
     except GrammarError as error:
-        return Verdict(error=str(error))
+        return TryResult(error=str(error))
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-    return Verdict(document=document)
+    return TryResult(document=document)
 
 
 def _on_small_stack(matcher: LLMatcher) -> None:

@@ -21,24 +21,24 @@ _NO_SPACE = (None, _SPACE)
 #: Triggers of a mode whose states are checked beforehand; a state takes up to a millisecond.
 _PREPARED = 8
 #: Texts for which the tokens that contain them are remembered.
-_MOST_TEXTS = 1024
+_MAX_CACHED_TEXTS = 1024
 
 
-class Hit(NamedTuple):
+class TriggerHit(NamedTuple):
     """A marker that begins a call has ended: the trigger's number, and what the token has beyond it."""
 
     trigger: int
     rest: bytes
 
 
-class State:
+class WatcherState:
     """A point in a watched reply."""
 
     __slots__ = ("checked", "forbidden", "key", "next")
 
     def __init__(self, key: _Key) -> None:
         self.key = key
-        self.next: dict[int, State | Hit] = {}
+        self.next: dict[int, WatcherState | TriggerHit] = {}
         #: The tokens that may come next as a mask; None: all. Known once ``checked``.
         self.forbidden: Mask | None = None
         self.checked = False
@@ -58,10 +58,10 @@ class _Key(NamedTuple):
     tail: bytes  #: what may be the beginning of a trigger that counts anywhere
 
 
-class Watcher:
+class TriggerWatcher:
     """One for a compiled grammar, shared by its replies, which one thread reads."""
 
-    def __init__(self, watch: Watch, tokens: Tokens, accepts: Callable[[int, bytes], bool]) -> None:
+    def __init__(self, watch: Watch, tokens: TokenIndex, accepts: Callable[[int, bytes], bool]) -> None:
         """``accepts``: whether the grammar of a call that the trigger of that number has
         begun can go on with these bytes.
         """
@@ -82,7 +82,7 @@ class Watcher:
                     self._anywhere[-1].append((number, trigger.text.encode()))
                 number += 1
         self._pieces_of = {number: pieces for mode in self._anchored for number, pieces in mode}
-        self._states: dict[_Key, State] = {}
+        self._states: dict[_Key, WatcherState] = {}
         #: Tokens that contain all of a marker, beyond which they may reach.
         self._whole = {
             token
@@ -91,23 +91,23 @@ class Watcher:
         }
         self.first = self.start(watch.first)
 
-    def start(self, mode: int) -> State:
+    def start(self, mode: int) -> WatcherState:
         """The state at the beginning of ``mode``."""
         return self._state(self._start_key(mode))
 
-    def step(self, state: State, token: int) -> State | Hit:
+    def step(self, state: WatcherState, token: int) -> WatcherState | TriggerHit:
         """Where ``token`` leads."""
         found = state.next.get(token)
         if found is None:
             found = state.next[token] = self._step(state, token)
         return found
 
-    def read(self, state: State, text: bytes) -> State | Hit:
+    def read(self, state: WatcherState, text: bytes) -> WatcherState | TriggerHit:
         """Where a text of several tokens leads; a call in it ends the reading."""
         reached = self._through(state.key, text)
-        return reached if isinstance(reached, Hit) else self._state(reached)
+        return reached if isinstance(reached, TriggerHit) else self._state(reached)
 
-    def mask(self, state: State) -> Mask | None:
+    def mask(self, state: WatcherState) -> Mask | None:
         """The tokens that may come next; None: all of them."""
         if not state.checked:
             state.forbidden = self._forbidden(state)
@@ -122,7 +122,7 @@ class Watcher:
                 state = self.start(mode)
                 for place in range(len(text) - 1):
                     key = self._through(state.key, text[place : place + 1])
-                    if isinstance(key, Hit):
+                    if isinstance(key, TriggerHit):
                         break
                     state = self._state(key)
                     self.mask(state)
@@ -135,17 +135,17 @@ class Watcher:
     def _start_key(self, mode: int) -> _Key:
         return _Key(mode, tuple(_Live(number, 0, 0) for number, _ in self._anchored[mode]), b"")
 
-    def _state(self, key: _Key) -> State:
+    def _state(self, key: _Key) -> WatcherState:
         state = self._states.get(key)
         if state is None:
-            state = self._states[key] = State(key)
+            state = self._states[key] = WatcherState(key)
         return state
 
-    def _step(self, state: State, token: int) -> State | Hit:
+    def _step(self, state: WatcherState, token: int) -> WatcherState | TriggerHit:
         reached = self._through(state.key, self._shown.get(token) or self._tokens.pieces[token])
-        return reached if isinstance(reached, Hit) else self._state(reached)
+        return reached if isinstance(reached, TriggerHit) else self._state(reached)
 
-    def _through(self, key: _Key, text: bytes) -> _Key | Hit:
+    def _through(self, key: _Key, text: bytes) -> _Key | TriggerHit:
         """Follow ``text`` byte by byte."""
         for place in range(len(text)):
             found = self._byte(key, text[place])
@@ -154,7 +154,7 @@ class Watcher:
                 continue
             trigger = self.triggers[found]
             if trigger.opens:
-                return Hit(found, text[place + 1 :])
+                return TriggerHit(found, text[place + 1 :])
             key = self._start_key(trigger.goes)
         return key
 
@@ -184,12 +184,12 @@ class Watcher:
             tail = tail[1:]
         return _Key(key.mode, tuple(live), tail)
 
-    def _forbidden(self, state: State) -> Mask | None:
+    def _forbidden(self, state: WatcherState) -> Mask | None:
         """All tokens but those that end a marker and go on with what the call's grammar doesn't allow."""
         wrong = [
             token
             for token in self._candidates(state.key)
-            if isinstance(reached := self.step(state, token), Hit)
+            if isinstance(reached := self.step(state, token), TriggerHit)
             and reached.rest
             and not self._accepts(reached.trigger, reached.rest)
         ]
@@ -215,7 +215,7 @@ class Watcher:
         return found
 
 
-class Tokens:
+class TokenIndex:
     """A vocabulary's tokens by their bytes, in which white space is passed over."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
@@ -239,7 +239,7 @@ class Tokens:
     def containing(self, text: bytes) -> list[int]:
         """Tokens that ``text`` stands in."""
         text = text.translate(*_NO_SPACE)
-        if len(self._containing) > _MOST_TEXTS:
+        if len(self._containing) > _MAX_CACHED_TEXTS:
             self._containing.clear()
         found = self._containing.get(text)
         if found is None:

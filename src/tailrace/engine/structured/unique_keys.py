@@ -8,22 +8,22 @@ import re
 import numpy as np
 
 from tailrace.engine.structured.constraint import Mask
-from tailrace.engine.structured.trigger_watcher import Tokens
+from tailrace.engine.structured.trigger_watcher import TokenIndex
 
 #: Objects of a grammar that may have members which it doesn't name.
 _OPEN = re.compile(r'additionalProperties\\*": *(?!false)|patternProperties')
 _QUOTED = re.compile(rb'"([^"\\]+)"')
 
 
-def is_open(document: str) -> bool:
+def has_open_objects(document: str) -> bool:
     """Whether objects of a compiled grammar's document may have other members than it names."""
     return _OPEN.search(document) is not None
 
 
-class Vocabulary:
+class KeyTokens:
     """The tokens that may end a key."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: TokenIndex) -> None:
         self.tokens = tokens
         #: Tokens that may end a key behind an escape.
         self.escaping = [token for token in tokens.containing(b"\\u") if tokens.pieces[token].endswith(b'"')]
@@ -38,12 +38,12 @@ class Vocabulary:
         return [token for token in self.tokens.beginning(text) if self.tokens.pieces[token].startswith(text)]
 
 
-class Keys:
+class UniqueKeys:
     """The keys of the objects in which one reply is. What isn't within a list or an object is passed over."""
 
     __slots__ = ("_escaped", "_expects_key", "_in_string", "_key", "_stack", "_vocabulary", "repeated")
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: KeyTokens) -> None:
         self._vocabulary = vocabulary
         self._stack: list[set[bytes] | None] = []  #: an object's keys, None for a list
         self._in_string = False
@@ -126,7 +126,7 @@ class Keys:
 
     def _repeats(self, text: bytes) -> bool:
         """Whether ``text`` would write a key again."""
-        ahead = Keys(self._vocabulary)
+        ahead = UniqueKeys(self._vocabulary)
         ahead._stack = [None if keys is None else set(keys) for keys in self._stack]
         ahead._in_string, ahead._escaped, ahead._expects_key = self._in_string, self._escaped, self._expects_key
         ahead._key = None if self._key is None else bytearray(self._key)

@@ -29,7 +29,7 @@ class TokenizerInput(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Job(msgspec.Struct, frozen=True, array_like=True):
+class TokenizeJob(msgspec.Struct, frozen=True, array_like=True):
     """Tokenise these, in order."""
 
     texts: Sequence[TokenizerInput]

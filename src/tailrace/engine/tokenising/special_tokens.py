@@ -31,7 +31,7 @@ class SpecialToken(NamedTuple):
     rstrip: bool = False  #: whether it takes the white space behind it
 
 
-class Specials:
+class SpecialTokens:
     """A vocabulary's special tokens."""
 
     def __init__(self, tokens: Iterable[SpecialToken]) -> None:
@@ -64,7 +64,7 @@ class _Table:
         return next((rank for end in range(len(text) - 1, 0, -1) if (rank := self._ranks.get(text[:end], -1)) >= 0), -1)
 
     def split(self, text: str, literal_spans: tuple[Span, ...]) -> Pieces:
-        """See ``Specials``."""
+        """See ``SpecialTokens``."""
         found = self._candidates(text)
         if not found:
             return [text]
@@ -82,7 +82,7 @@ class _Table:
         return pieces
 
     def count(self, text: str) -> int:
-        """See ``Specials``."""
+        """See ``SpecialTokens``."""
         return len(self._pattern.findall(text)) if self._pattern is not None else 0
 
     def _candidates(self, text: str) -> dict[int, list[int]]:

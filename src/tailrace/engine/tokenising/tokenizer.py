@@ -15,7 +15,7 @@ import structlog
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
-from tailrace.engine.tokenising.tokenizer_process import CannotTokenise, Sandbox, TokeniserUnavailable
+from tailrace.engine.tokenising.tokenizer_process import TextNotTokenizable, TokenizerProcess, TokenizerUnavailable
 from tailrace.protocol import RefusalCode, Refused, RefusedField
 
 #: Jobs in the sandbox at the same time, and how many of them may have more characters than this.
@@ -24,7 +24,7 @@ _LONG_RUNNERS = 2
 _LONG = 65_536
 
 
-class Unreadable(Exception):
+class TokenizationFailed(Exception):
     """A request's texts can't be tokenised."""
 
     def __init__(self, message: str, code: RefusalCode, field: RefusedField) -> None:
@@ -38,8 +38,8 @@ class Unreadable(Exception):
 
 
 #: The tokens of each text, or why there are none.
-Result = list[list[int]] | Unreadable
-Done = Callable[[Result], None]
+TokenizeOutcome = list[list[int]] | TokenizationFailed
+OnTokenized = Callable[[TokenizeOutcome], None]
 
 
 class _Job:
@@ -49,7 +49,7 @@ class _Job:
         self.number = number
         self.texts = texts
         self.size = total_characters(texts)
-        self.takers: dict[int, Done] = {}  #: by the request's id
+        self.takers: dict[int, OnTokenized] = {}  #: by the request's id
 
 
 class Tokenizer:
@@ -57,7 +57,7 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._sandbox = Sandbox(backend.model_path) if backend.model_path is not None else None
+        self._sandbox = TokenizerProcess(backend.model_path) if backend.model_path is not None else None
         self._numbers = count(1)
         self._lock = threading.Condition()
         self._jobs: dict[tuple[TokenizerInput, ...], _Job] = {}  #: all of them, oldest first
@@ -67,7 +67,7 @@ class Tokenizer:
         self._runners: list[threading.Thread] = []
         self._closed = False
 
-    def request(self, identity: int, texts: Sequence[TokenizerInput], done: Done) -> None:
+    def request(self, identity: int, texts: Sequence[TokenizerInput], done: OnTokenized) -> None:
         """Call ``done`` with what becomes of the texts: at once where they are short, else later on another thread."""
         if self._sandbox is None or self._backend.can_tokenize_inline(texts):
             done([self._backend.tokenize_prompt(text) for text in texts])
@@ -102,15 +102,15 @@ class Tokenizer:
                 self._sandbox.kill(job.number)
 
     def tokens_of(self, texts: Sequence[TokenizerInput]) -> list[list[int]]:
-        """The tokens of each text, waited for. Raises Unreadable. Whatever else it raises cancels."""
-        results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        """The tokens of each text, waited for. Raises TokenizationFailed. Whatever else it raises cancels."""
+        results: queue.SimpleQueue[TokenizeOutcome] = queue.SimpleQueue()
         identity = -next(self._numbers)  # Requests have positive ones.
         try:
             self.request(identity, texts, results.put)
             result = results.get()
         finally:
             self.cancel(identity)
-        if isinstance(result, Unreadable):
+        if isinstance(result, TokenizationFailed):
             raise result
         return result
 
@@ -136,7 +136,7 @@ class Tokenizer:
                 takers = list(job.takers.values())
                 self._lock.notify()
             for done in takers:
-                done(result if isinstance(result, Unreadable) else [[*tokens] for tokens in result])
+                done(result if isinstance(result, TokenizationFailed) else [[*tokens] for tokens in result])
 
     def _take(self) -> _Job | None:
         """The next job, waited for; None at the end."""
@@ -152,13 +152,13 @@ class Tokenizer:
                 self._lock.wait()
         return None
 
-    def _tokenise(self, job: _Job) -> Result:
+    def _tokenise(self, job: _Job) -> TokenizeOutcome:
         assert self._sandbox is not None
         try:
             return self._sandbox.run(job.number, job.texts)
-        except CannotTokenise as error:
+        except TextNotTokenizable as error:
             if job.takers:  # Else it was cancelled.
                 structlog.get_logger().warning("a text can't be tokenised", field=error.field, characters=job.size)
-            return Unreadable(str(error), "invalid_prompt", error.field)
-        except TokeniserUnavailable as error:
-            return Unreadable(str(error), "unavailable", "prompt")
+            return TokenizationFailed(str(error), "invalid_prompt", error.field)
+        except TokenizerUnavailable as error:
+            return TokenizationFailed(str(error), "unavailable", "prompt")

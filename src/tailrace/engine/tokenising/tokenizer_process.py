@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
-from tailrace.engine.tokenising.jobs import Job, TokenIds, TokenizerInput, total_characters
+from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, TokenizerInput, total_characters
 from tailrace.engine.tokenising.worker_limits import cpu_seconds
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import RefusedField
@@ -32,7 +32,7 @@ _END_SECONDS = 0.1
 _MODULE = "tailrace.engine.backends.llama.tokenize_worker"
 
 
-class CannotTokenise(Exception):
+class TextNotTokenizable(Exception):
     """A text takes more than a text may. ``field`` says which one of the job's."""
 
     def __init__(self, text: TokenizerInput, size: int) -> None:
@@ -45,11 +45,11 @@ class CannotTokenise(Exception):
         self.field: RefusedField = text.field
 
 
-class TokeniserUnavailable(Exception):
+class TokenizerUnavailable(Exception):
     """The process can't be had, or is too slow on a machine this busy. No text is to blame."""
 
 
-class Sandbox:
+class TokenizerProcess:
     """One for a model. Any thread may use it; jobs run side by side."""
 
     def __init__(self, model: Path) -> None:
@@ -62,7 +62,7 @@ class Sandbox:
     def run(self, number: int, texts: Sequence[TokenizerInput]) -> list[list[int]]:
         """The tokens of each text. ``number`` is the job's own, for ``kill``.
 
-        Raises CannotTokenise and TokeniserUnavailable; either when it was killed.
+        Raises TextNotTokenizable and TokeniserUnavailable; either when it was killed.
         """
         for attempt in (1, 2):
             found, process = self._run(number, texts)
@@ -73,8 +73,8 @@ class Sandbox:
             # Not by the text's fault: that ends the job's own process.
             self._log.warning("the process that tokenises has ended", attempt=attempt, status=process.returncode)
         else:
-            raise TokeniserUnavailable("the process that tokenises can't be started; the log says why")
-        raise CannotTokenise(texts[len(found)], total_characters(texts))
+            raise TokenizerUnavailable("the process that tokenises can't be started; the log says why")
+        raise TextNotTokenizable(texts[len(found)], total_characters(texts))
 
     def kill(self, number: int) -> None:
         """End the job, if it runs."""
@@ -113,12 +113,12 @@ class Sandbox:
                     socket.send_fds(control, [RECORD.pack(TOKENISE, number)], [theirs.fileno()])
             deadline = time.monotonic() + _START_SECONDS + _PATIENCE * cpu_seconds(total_characters(texts))
             try:
-                return self._exchange(ours, Job(texts), deadline), process
+                return self._exchange(ours, TokenizeJob(texts), deadline), process
             except TimeoutError:
                 self.kill(number)
-                raise TokeniserUnavailable("tokenising takes too long on this busy machine") from None
+                raise TokenizerUnavailable("tokenising takes too long on this busy machine") from None
 
-    def _exchange(self, ours: socket.socket, job: Job, deadline: float) -> list[list[int]]:
+    def _exchange(self, ours: socket.socket, job: TokenizeJob, deadline: float) -> list[list[int]]:
         """Answers, until there are no more. Raises TimeoutError."""
         found: list[list[int]] = []
         frames: FrameDecoder[TokenIds] = FrameDecoder(TokenIds)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.engine.tokenising.special_tokens import Specials
+from tailrace.engine.tokenising.special_tokens import SpecialTokens
 
 
 class Vocab(Protocol):
     """A model's vocabulary."""
 
     @property
-    def specials(self) -> Specials:
+    def specials(self) -> SpecialTokens:
         """Its special tokens."""
         ...
 
@@ -33,7 +33,7 @@ class Vocab(Protocol):
         ...
 
 
-def wants_around(bos_text: str, text: TokenizerInput) -> bool:
+def adds_affixes(bos_text: str, text: TokenizerInput) -> bool:
     """Whether ``text`` gets the tokens that the model wants around one: not if it begins with the start token, unless
     it says so.
     """
@@ -45,7 +45,7 @@ def wants_around(bos_text: str, text: TokenizerInput) -> bool:
 
 def tokens_of(vocab: Vocab, text: TokenizerInput) -> list[int]:
     """The text's tokens. Takes a time that is linear in the text, as long as ``vocab.stretch`` does."""
-    before, behind = vocab.around if wants_around(vocab.bos_text, text) else ([], [])
+    before, behind = vocab.around if adds_affixes(vocab.bos_text, text) else ([], [])
     tokens = [*before]
     #: Templates write the same between special tokens over and over ("user\\n", "\\n").
     known: dict[str, list[int]] = {}

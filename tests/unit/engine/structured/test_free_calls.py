@@ -18,17 +18,17 @@ import pytest
 
 from families import SAMPLES, Sample
 from replies import Call, joined
-from tailrace.chat.detokenize import Vocabulary
-from tailrace.chat.families import recognise
+from tailrace.chat.detokenize import PieceTable
+from tailrace.chat.families import family_of
 from tailrace.chat.families.family import Family
-from tailrace.chat.reply_grammar import Setting, free_or_calls
+from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate
 from tailrace.chat.tools import Function
 from tailrace.engine.structured.grammar_translation import translate
-from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
+from tailrace.engine.structured.lazy_grammar import LazyConstraint, LazyGrammar
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.trigger_watcher import Tokens
+from tailrace.engine.structured.trigger_watcher import TokenIndex
 from tailrace.prompt_text import PromptText
 
 TOOLS = (
@@ -127,7 +127,7 @@ class Setup:
 
     def __init__(self, sample: Sample, *, control: bool, prompt: str = "", tools: Sequence[Function] = TOOLS) -> None:
         template = ChatTemplate(sample.template, bos_token="", eos_token="")
-        self.family: Family = recognise(template)
+        self.family: Family = family_of(template)
         self.functions = {function.name: function for function in tools}
         self.markers = sorted(self.family.markup(self.functions).markers)
         pieces = [bytes([value]) for value in range(256)] + [b""] * (FIRST - 256) + sorted(set(LONG))
@@ -138,13 +138,13 @@ class Setup:
         self.controls = controls
         self.pieces = pieces
         self.prompt = prompt
-        self.vocabulary = Vocabulary(pieces).showing({token: marker for marker, token in controls.items()})
-        setting = Setting(self.family, sample.template, controls, prompt)
-        grammar = free_or_calls(setting, tools, several=True)
+        self.vocabulary = PieceTable(pieces).showing({token: marker for marker, token in controls.items()})
+        setting = GrammarContext(self.family, sample.template, controls, prompt)
+        grammar = lazy_calls(setting, tools, several=True)
         assert grammar.watch is not None
         tokenizer = make_tokenizer(pieces, [END], None)
         matcher = compile_grammar(tokenizer, translate(grammar))
-        self.calls = Calls(matcher, tokenizer, grammar.watch, Tokens(pieces))
+        self.calls = LazyGrammar(matcher, tokenizer, grammar.watch, TokenIndex(pieces))
 
     def encode(self, text: str) -> list[int]:
         """The text's bytes, and its control tokens."""

@@ -11,16 +11,16 @@ import pytest
 
 from pricing import PricedSpeculator, free
 from tailrace.chat.families import hermes
-from tailrace.chat.reply_grammar import Setting, free_or_calls
+from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.tools import Function
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler
+from tailrace.engine.structured.grammar_compiler import MAX_GRAMMAR_BYTES, GrammarCompiler
 from tailrace.engine.structured.grammar_translation import GrammarError
-from tailrace.engine.structured.lazy_grammar import Calls, LazyConstraint
+from tailrace.engine.structured.lazy_grammar import LazyConstraint, LazyGrammar
 from tailrace.engine.submission import prepare_sequence
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Step, Submit
@@ -31,7 +31,7 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_
 
 
 def grammar(*functions: Function, prompt: str = "") -> Grammar:
-    return free_or_calls(Setting(hermes.FAMILY, "", {}, prompt), functions or (WEATHER,), several=True)
+    return lazy_calls(GrammarContext(hermes.FAMILY, "", {}, prompt), functions or (WEATHER,), several=True)
 
 
 class Runner:
@@ -41,7 +41,7 @@ class Runner:
         self.backend = FakeBackend(ctx=2048, parallel=4, kv_tokens=0, batch=64)
         speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
         self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0, speculator=speculator)
-        self.compiler = Compiler(self.backend)
+        self.compiler = GrammarCompiler(self.backend)
         self.steps: list[Step] = []
 
     def compiled(self, asked: Grammar) -> Any:
@@ -191,14 +191,14 @@ def test_a_grammar_that_gives_up_within_a_call_fails_strict_replies_alone(
     monkeypatch: pytest.MonkeyPatch, strict: bool, end: str
 ) -> None:
     runner = Runner()
-    begun = Calls.begun
+    begun = LazyGrammar.begun
 
-    def breaks(self: Calls, *arguments: Any, **more: Any) -> Any:
+    def breaks(self: LazyGrammar, *arguments: Any, **more: Any) -> Any:
         call, forced = begun(self, *arguments, **more)
         call.__class__ = Broken
         return call, forced
 
-    monkeypatch.setattr(Calls, "begun", breaks)
+    monkeypatch.setattr(LazyGrammar, "begun", breaks)
     asked = grammar(msgspec.structs.replace(WEATHER, strict=strict))
     said, ended = runner.reply(f"x{CALL}", asked)
     assert ended == end
@@ -210,7 +210,7 @@ def test_a_grammar_that_gives_up_within_a_call_fails_strict_replies_alone(
 
 def many(count: int, **more: Any) -> list[Function]:
     """Functions whose schemas together are more than is compiled."""
-    text = {"type": "string", "description": "d" * (MOST_BYTES // count)}
+    text = {"type": "string", "description": "d" * (MAX_GRAMMAR_BYTES // count)}
     return [
         Function(name=f"f{number}", parameters={"type": "object", "properties": {"a": text}, "required": ["a"]}, **more)
         for number in range(count)
@@ -219,7 +219,7 @@ def many(count: int, **more: Any) -> list[Function]:
 
 def test_names_are_held_where_schemas_are_too_many(runner: Runner) -> None:
     asked = grammar(*many(20))
-    assert isinstance(runner.compiled(asked), Calls)
+    assert isinstance(runner.compiled(asked), LazyGrammar)
     anything = '<tool_call>{"name": "f7", "arguments": {"b": [1]}}</tool_call>'
     assert runner.reply(anything, asked) == (anything, "stop")
     assert '"f1' in runner.reply(anything.replace("f7", "f1x"), asked)[0]
@@ -238,7 +238,7 @@ def test_a_strict_schema_that_cannot_be_held_is_refused(runner: Runner) -> None:
     assert isinstance(refused, GrammarError)
     assert "'odd'" in str(refused)
     assert "'uniqueItems'" in str(refused)
-    assert isinstance(runner.compiled(grammar(Function(name="odd", parameters=unique))), Calls)
+    assert isinstance(runner.compiled(grammar(Function(name="odd", parameters=unique))), LazyGrammar)
 
 
 def test_the_same_tools_are_compiled_once(runner: Runner) -> None:
@@ -251,7 +251,7 @@ def test_the_same_tools_are_compiled_once(runner: Runner) -> None:
 
 
 def test_grammars_that_nobody_waits_for_are_not_compiled_and_small_ones_pass_large_ones() -> None:
-    compiler = Compiler(FakeBackend(ctx=256, parallel=1, kv_tokens=0, batch=64))
+    compiler = GrammarCompiler(FakeBackend(ctx=256, parallel=1, kv_tokens=0, batch=64))
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
 

@@ -8,11 +8,11 @@ import queue
 import pytest
 from llguidance import LLTokenizer
 
-from tailrace.chat.lark_builder import Lark
+from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_compiler import MOST_BYTES, Compiler, Result
-from tailrace.engine.structured.grammar_sandbox import Sandbox
+from tailrace.engine.structured.grammar_compiler import MAX_GRAMMAR_BYTES, CompileOutcome, GrammarCompiler
+from tailrace.engine.structured.grammar_sandbox import GrammarSandbox
 from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.protocol import Grammar, GrammarKind
@@ -73,7 +73,7 @@ def test_each_kind_allows_what_it_says(
 
 
 def test_a_thought_may_come_before_the_grammar_but_not_instead_of_it(tokenizer: LLTokenizer) -> None:
-    lark = Lark({})
+    lark = LarkBuilder({})
     frame = lark.text(start=f"{lark.until('</think>')} WS @body", WS=r"/[ \n]*/")
     grammar = Grammar(kind="choice", text='["yes", "no"]', frame=frame)
     assert says(constraint(tokenizer, grammar, fast_forward=False), "so <or> so\n</think>\n\nyes")
@@ -134,7 +134,7 @@ def test_what_cannot_be_kept_to_is_refused_by_name(
 
 
 def test_a_grammar_that_takes_too_much_ends_the_sandbox_and_not_the_engine() -> None:
-    sandbox = Sandbox(BACKEND.vocabulary, [END])
+    sandbox = GrammarSandbox(BACKEND.vocabulary, [END])
     # Deeper than any stack, and larger than any memory.
     chain = "start: r0\n" + "\n".join(f'r{i}: "x" r{i + 1}' for i in range(9000)) + '\nr9000: "z"'
     both = "start: A\nA: " + " & ".join(f"/(.*a{i}.{{0,12}}b.*)/" for i in range(50))
@@ -148,7 +148,7 @@ def test_a_grammar_that_takes_too_much_ends_the_sandbox_and_not_the_engine() -> 
 
 
 def test_a_grammar_that_cannot_be_followed_is_refused() -> None:
-    sandbox = Sandbox(BACKEND.vocabulary, [END])
+    sandbox = GrammarSandbox(BACKEND.vocabulary, [END])
     properties = {f"p{number}": {"type": "string"} for number in range(1000)}
     try:
         with pytest.raises(GrammarError, match=r"\d{4} items"):
@@ -160,17 +160,17 @@ def test_a_grammar_that_cannot_be_followed_is_refused() -> None:
 class Asker:
     """Asks a compiler and waits for its answers."""
 
-    def __init__(self, compiler: Compiler) -> None:
+    def __init__(self, compiler: GrammarCompiler) -> None:
         self.compiler = compiler
 
-    def ask(self, grammar: Grammar) -> Result:
-        answers: queue.SimpleQueue[Result] = queue.SimpleQueue()
+    def ask(self, grammar: Grammar) -> CompileOutcome:
+        answers: queue.SimpleQueue[CompileOutcome] = queue.SimpleQueue()
         self.compiler.request(grammar, answers.put)
         return answers.get(timeout=60)
 
 
 def test_grammars_and_refusals_are_remembered() -> None:
-    asker = Asker(Compiler(BACKEND))
+    asker = Asker(GrammarCompiler(BACKEND))
     good, wrong = Grammar(kind="choice", text='["yes"]'), Grammar(kind="regex", text="(")
     assert asker.ask(good) is asker.ask(good)
     refusal = asker.ask(wrong)
@@ -182,7 +182,7 @@ def test_grammars_and_refusals_are_remembered() -> None:
 
 
 def test_replies_of_one_grammar_share_no_state() -> None:
-    compiler = Compiler(BACKEND)
+    compiler = GrammarCompiler(BACKEND)
     matcher = Asker(compiler).ask(Grammar(kind="regex", text="ab|cd"))
     assert not isinstance(matcher, GrammarError)
     first, second = (compiler.constraint(matcher, fast_forward=False) for _ in range(2))
@@ -192,6 +192,6 @@ def test_replies_of_one_grammar_share_no_state() -> None:
 
 
 def test_a_text_that_is_too_long_is_refused_at_once() -> None:
-    refusal = Asker(Compiler(BACKEND)).ask(Grammar(kind="regex", text="a" * (MOST_BYTES + 1)))
+    refusal = Asker(GrammarCompiler(BACKEND)).ask(Grammar(kind="regex", text="a" * (MAX_GRAMMAR_BYTES + 1)))
     assert isinstance(refusal, GrammarError)
-    assert str(MOST_BYTES) in str(refusal)
+    assert str(MAX_GRAMMAR_BYTES) in str(refusal)

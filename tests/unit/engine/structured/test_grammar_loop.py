@@ -15,7 +15,7 @@ from tailrace.engine.intake import Inbox, Intake
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_compiler import Compiler, Done, Wanted
+from tailrace.engine.structured.grammar_compiler import GrammarCompiler, IsWanted, OnCompiled
 from tailrace.engine.structured.grammar_translation import GrammarError, translate
 from tailrace.engine.structured.mask_thread import MaskThread
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
@@ -162,15 +162,15 @@ def test_a_reply_whose_grammar_gives_up_fails_alone() -> None:
     assert runner.said(2) == "bb"
 
 
-class Slow(Compiler):
+class Slow(GrammarCompiler):
     """A compiler that answers when the test says so."""
 
     def __init__(self, backend: FakeBackend) -> None:
         super().__init__(backend)
         self.asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def request(self, grammar: Grammar, done: Done, wanted: Wanted = lambda: True) -> None:
-        self.asked.put(lambda: Compiler.request(self, grammar, done, wanted))
+    def request(self, grammar: Grammar, done: OnCompiled, wanted: IsWanted = lambda: True) -> None:
+        self.asked.put(lambda: GrammarCompiler.request(self, grammar, done, wanted))
 
 
 class Engine:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tailrace.chat.families import hermes
-from tailrace.chat.reply_grammar import Setting, free_or_calls
+from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.tools import Function
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_compiler import Compiler
+from tailrace.engine.structured.grammar_compiler import GrammarCompiler
 from tailrace.protocol import Grammar
 
 INTEGER = {"type": "integer", "minimum": 0, "maximum": 9}
@@ -47,11 +47,11 @@ class Letters(FakeBackend):
 
 
 @pytest.fixture(scope="module")
-def compiler() -> Compiler:
-    return Compiler(Letters())
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(Letters())
 
 
-def constraint(compiler: Compiler, grammar: Grammar, *, fast_forward: bool) -> Constraint:
+def constraint(compiler: GrammarCompiler, grammar: Grammar, *, fast_forward: bool) -> Constraint:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     compiler.request(grammar, answers.put)
     return compiler.constraint(answers.get(timeout=60), fast_forward=fast_forward)
@@ -106,7 +106,7 @@ def repeated(text: str) -> list[str]:
     ],
     ids=["map", "beside", "patterns", "list", "nested"],
 )
-def test_no_key_is_written_twice(compiler: Compiler, schema: dict[str, Any], fast_forward: bool) -> None:
+def test_no_key_is_written_twice(compiler: GrammarCompiler, schema: dict[str, Any], fast_forward: bool) -> None:
     grammar = Grammar(kind="json_schema", text=json.dumps(schema))
     sizes = []
     for seed in range(25):
@@ -116,9 +116,9 @@ def test_no_key_is_written_twice(compiler: Compiler, schema: dict[str, Any], fas
     assert max(sizes) > 2
 
 
-def test_no_argument_of_a_call_is_written_twice(compiler: Compiler) -> None:
+def test_no_argument_of_a_call_is_written_twice(compiler: GrammarCompiler) -> None:
     tool = Function(name="f", parameters={"type": "object", "additionalProperties": INTEGER})
-    grammar = free_or_calls(Setting(hermes.FAMILY, "", {}, ""), [tool], several=True)
+    grammar = lazy_calls(GrammarContext(hermes.FAMILY, "", {}, ""), [tool], several=True)
     for seed in range(20):
         held = constraint(compiler, grammar, fast_forward=False)
         text = write(held, random.Random(seed), b'<tool_call>{"name": "f", "arguments": {')
@@ -126,7 +126,7 @@ def test_no_argument_of_a_call_is_written_twice(compiler: Compiler) -> None:
         assert repeated(call) == [], call
 
 
-def test_a_key_that_is_the_only_one_may_come_again(compiler: Compiler) -> None:
+def test_a_key_that_is_the_only_one_may_come_again(compiler: GrammarCompiler) -> None:
     """A schema may ask for more members than it has keys for: the reply goes on."""
     schema = {"type": "object", "patternProperties": {"^a$": INTEGER}, "minProperties": 2}
     held = constraint(compiler, Grammar(kind="json_schema", text=json.dumps(schema)), fast_forward=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.tokenising.special_tokens import Pieces, Specials, SpecialToken
+from tailrace.engine.tokenising.special_tokens import Pieces, SpecialToken, SpecialTokens
 from tailrace.prompt_text import Span
 
 Free = tuple[int, int] | int  #: a stretch of text, or a token
@@ -61,12 +61,12 @@ def test_every_place_is_given_to_the_token_that_llama_cpp_gives_it_to(
     tokens = [SpecialToken(number, *entry) for number, entry in enumerate(vocabulary)]
     places = sorted(min(bound, len(text)) for bound in bounds)
     literal_spans = tuple(zip(places[::2], places[1::2], strict=False))
-    found = Specials(tokens).split(text, special=special, literal_spans=literal_spans)
+    found = SpecialTokens(tokens).split(text, special=special, literal_spans=literal_spans)
     assert found == one_after_the_other(tokens, text, special=special, literal_spans=literal_spans)
 
 
 def test_what_is_text_and_what_means_something() -> None:
-    specials = Specials([SpecialToken(1, "<a>"), SpecialToken(2, "<ab>"), SpecialToken(3, "  ", control=False)])
+    specials = SpecialTokens([SpecialToken(1, "<a>"), SpecialToken(2, "<ab>"), SpecialToken(3, "  ", control=False)])
     assert specials.split("") == []
     assert specials.split("x<ab>y<a>  z") == ["x", 2, "y", 1, 3, "z"]
     assert specials.split("x<ab>y<a>  z", special=False) == ["x<ab>y<a>", 3, "z"]
@@ -77,6 +77,6 @@ def test_what_is_text_and_what_means_something() -> None:
 @pytest.mark.parametrize("count", [0, 1, 300])
 def test_any_number_of_tokens_makes_a_pattern(count: int) -> None:
     names = [f"<|token_{number}|>" for number in range(count)]
-    specials = Specials(SpecialToken(number, name) for number, name in enumerate(names))
+    specials = SpecialTokens(SpecialToken(number, name) for number, name in enumerate(names))
     assert specials.split("".join(names)) == list(range(count))
     assert specials.split("x") == ["x"]

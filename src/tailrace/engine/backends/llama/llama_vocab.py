@@ -11,7 +11,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
-from tailrace.engine.tokenising.special_tokens import Specials, SpecialToken
+from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
 from tailrace.errors import ModelError
 
 _CONTROL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -72,7 +72,7 @@ class LlamaVocab:
         self.stretch("It's 1.\n")
 
     @cached_property
-    def specials(self) -> Specials:
+    def specials(self) -> SpecialTokens:
         """See ``Vocab``."""
         found: list[SpecialToken] = []
         for token in range(self.size):
@@ -87,7 +87,7 @@ class LlamaVocab:
                         rstrip=bool(kind & llama.LLAMA_TOKEN_ATTR_RSTRIP),
                     )
                 )
-        return Specials(found)
+        return SpecialTokens(found)
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:

@@ -5,8 +5,8 @@ the one process which does that prompt, and nothing else. Such a process shares 
 It takes 6 ms to make, so one that has done a job of usual size waits for the next.
 
 Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL`` with a socket as its standard input. On it
-come records of ``RECORD``; ``TOKENISE`` brings the job's own socket with it, from which its process reads a ``Job`` and
-on which it answers with one ``TokenIds`` for each text. A job whose process ends early has fewer answers.
+come records of ``RECORD``. ``TOKENISE`` brings the job's own socket with it: the job's process reads a ``TokenizeJob``
+from it and answers with one ``TokenIds`` for each text. A job whose process ends early has fewer answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tailrace.child import die_with_parent
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
-from tailrace.engine.tokenising.jobs import Job, TokenIds, total_characters
+from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, total_characters
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.engine.tokenising.worker_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.ipc import FrameDecoder, frame
@@ -171,7 +171,7 @@ def _work(answers: socket.socket, vocab: LlamaVocab) -> int:
     return size
 
 
-def _tokenise(answers: socket.socket, vocab: LlamaVocab, job: Job) -> None:
+def _tokenise(answers: socket.socket, vocab: LlamaVocab, job: TokenizeJob) -> None:
     for text in job.texts:
         tokens = tokens_of(vocab, text)
         if not all(0 <= token < vocab.size for token in tokens):
@@ -182,8 +182,8 @@ def _tokenise(answers: socket.socket, vocab: LlamaVocab, job: Job) -> None:
             return  # Nobody waits for it any more.
 
 
-def _read(answers: socket.socket) -> Job | None:
-    frames: FrameDecoder[Job] = FrameDecoder(Job)
+def _read(answers: socket.socket) -> TokenizeJob | None:
+    frames: FrameDecoder[TokenizeJob] = FrameDecoder(TokenizeJob)
     while data := answers.recv(1 << 20):
         for job in frames.feed(data):
             return job

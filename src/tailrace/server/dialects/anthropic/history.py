@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tailrace.chat.call_arguments import read_arguments
+from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.anthropic.blocks import (
@@ -85,7 +85,7 @@ class History:
         for block, where in _blocks(message, path):
             if isinstance(block, ToolUseBlock):
                 self._called[block.id] = block.name
-                function = {"name": block.name, "arguments": read_arguments(block.input)}
+                function = {"name": block.name, "arguments": decode_arguments(block.input)}
                 calls.append({"id": block.id, "type": "function", "function": function})
             elif isinstance(block, ThinkingBlock):
                 thoughts.append(block.thinking)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from tailrace.chat.thinking_kwargs import Thinking
+from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
@@ -140,7 +140,7 @@ def _function(tool: Tool, path: str) -> Function:
     return Function(name=tool.name, description=tool.description, parameters=parameters, strict=bool(tool.strict))
 
 
-def _thinking(request: Conversation) -> Thinking:
+def _thinking(request: Conversation) -> ThinkingOptions:
     thinking = request.thinking
     switch = None
     if thinking is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.call_arguments import read_arguments
+from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.template import Message
 from tailrace.chat.tools import Function
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images
@@ -121,7 +121,7 @@ def _message(message: ChatMessage, path: str) -> Message:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": read_arguments(call.function.arguments)},
+                "function": {"name": call.function.name, "arguments": decode_arguments(call.function.arguments)},
             }
             for call in message.tool_calls
         ]

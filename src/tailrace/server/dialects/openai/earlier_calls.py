@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.call_arguments import read_arguments
+from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.template import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.custom_tools import custom_arguments
@@ -38,7 +38,7 @@ class EarlierCall(msgspec.Struct):
 def earlier_call(call: EarlierCall, path: str) -> dict[str, Any]:
     """The call at ``path`` in the template's form. Raises InvalidRequest."""
     if call.function is not None:
-        return _object(call.id, call.function.name, read_arguments(call.function.arguments))
+        return _object(call.id, call.function.name, decode_arguments(call.function.arguments))
     if call.custom is not None:
         return _object(call.id, call.custom.name, custom_arguments(call.custom.input))
     raise InvalidRequest(f"'{path}.function' is missing.", param=f"{path}.function")
@@ -46,7 +46,7 @@ def earlier_call(call: EarlierCall, path: str) -> dict[str, Any]:
 
 def legacy_call(call: CalledFunction) -> dict[str, Any]:
     """A message's ``function_call`` in the template's form. ``join_results`` gives it its id."""
-    return _object(None, call.name, read_arguments(call.arguments))
+    return _object(None, call.name, decode_arguments(call.arguments))
 
 
 def join_results(messages: list[Message]) -> list[Message]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.protocol import ModelInfo, Scored, TokenLogprobs
 from tailrace.server.choice import MAX_EVENT_BYTES, fitting, pieces
 from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
@@ -39,7 +39,7 @@ class Echo(msgspec.Struct, frozen=True):
         return parts
 
 
-def scored_echo(text: str, scored: Scored, vocabulary: Vocabulary, info: ModelInfo) -> Echo:
+def scored_echo(text: str, scored: Scored, vocabulary: PieceTable, info: ModelInfo) -> Echo:
     """The echo of a prompt whose tokens have been scored."""
 
     def entry(token: int, found: TokenLogprobs) -> TokenLogprob:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tailrace.chat.thinking_kwargs import Thinking
+from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai import peers
 from tailrace.server.dialects.openai.sampling import SharedParameters, refuse
@@ -89,7 +89,7 @@ def template_variables(request: ChatExtensions, model: ServedModel) -> dict[str,
     return variables
 
 
-def thinking_of(request: ChatExtensions) -> Thinking:
+def thinking_of(request: ChatExtensions) -> ThinkingOptions:
     """Whether and how much the model shall think."""
     budgets = (
         request.thinking_budget,

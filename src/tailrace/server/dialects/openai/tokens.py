@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.detokenize import Vocabulary
+from tailrace.chat.detokenize import PieceTable
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import ModelInfo, Tokenize
@@ -108,7 +108,7 @@ def text_param(request: TokenizeRequest) -> str:
     return next(name for name in ("messages", "content", "prompt") if getattr(request, name) is not None)
 
 
-def tokenized(request: TokenizeRequest, tokens: list[int], vocabulary: Vocabulary, info: ModelInfo) -> dict[str, Any]:
+def tokenized(request: TokenizeRequest, tokens: list[int], vocabulary: PieceTable, info: ModelInfo) -> dict[str, Any]:
     """The body of ``/tokenize``'s reply."""
     pieces = [piece_of(token, vocabulary, info) for token in tokens]
     body: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": info.context}
@@ -119,13 +119,13 @@ def tokenized(request: TokenizeRequest, tokens: list[int], vocabulary: Vocabular
     return body
 
 
-def detokenized(request: DetokenizeRequest, vocabulary: Vocabulary, info: ModelInfo) -> dict[str, Any]:
+def detokenized(request: DetokenizeRequest, vocabulary: PieceTable, info: ModelInfo) -> dict[str, Any]:
     """The body of ``/detokenize``'s reply. Raises InvalidRequest."""
     text = text_of(request.tokens, vocabulary, info, param="tokens")
     return {"content": text, "prompt": text}
 
 
-def text_of(tokens: list[int], vocabulary: Vocabulary, info: ModelInfo, *, param: str) -> str:
+def text_of(tokens: list[int], vocabulary: PieceTable, info: ModelInfo, *, param: str) -> str:
     """The tokens' text, special tokens by their names. Raises InvalidRequest for an id that is none."""
     size = len(vocabulary)
     if not all(0 <= token < size for token in tokens):
@@ -133,7 +133,7 @@ def text_of(tokens: list[int], vocabulary: Vocabulary, info: ModelInfo, *, param
     return b"".join(piece_of(token, vocabulary, info) for token in tokens).decode("utf-8", "replace")
 
 
-def piece_of(token: int, vocabulary: Vocabulary, info: ModelInfo) -> bytes:
+def piece_of(token: int, vocabulary: PieceTable, info: ModelInfo) -> bytes:
     """The token's bytes; a special token's name."""
     name = info.special_tokens.get(token)
     return vocabulary.pieces[token] if name is None else name.encode()

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.call_arguments import read_arguments
+from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.template import Message
 from tailrace.server.custom_tools import custom_arguments
 from tailrace.server.dialects.responses.hosted import HostedCall, HostedResult, hosted, is_hosted
@@ -81,7 +81,7 @@ def conversation(instructions: str | None, items: Sequence[tuple[Item, str]]) ->
         return turn
 
     def call(place: str, identity: str, name: str, arguments: Any) -> None:
-        function = {"name": name, "arguments": read_arguments(arguments)}
+        function = {"name": name, "arguments": decode_arguments(arguments)}
         made_call = {"id": identity, "type": "function", "function": function}
         of_model(place, fresh=False).setdefault("tool_calls", []).append(made_call)
 
