@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.harness.llama_samplers import LlamaChain
 from tailrace.engine.kernels.interleaved_proof import maxima_of
 from tailrace.engine.sampling import logits_ops
-from tailrace.engine.sampling.logits_ops import LogitsRow, Mask, RowMaxima
+from tailrace.engine.sampling.logits_ops import RowMaxima
+from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
 from tailrace.engine.sampling.sampler import Sampler, greedy_tokens, logprobs
 from tailrace.protocol import Sampling
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from altered import altered
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.sampling import logits_ops
-from tailrace.engine.sampling.logits_ops import Changes, LogitsRow, Mask, build, proof
-from tailrace.engine.sampling.logits_ops import numpy_impl as plain
-from tailrace.engine.sampling.logits_ops.native import Native
+from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
+from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
+from tailrace.engine.sampling.logits_ops.native import build, proof
+from tailrace.engine.sampling.logits_ops.native.ops import NativeOps
+from tailrace.engine.sampling.logits_ops.numpy_impl.view import NumpyView
 from tailrace.machine import isa
 
 CAN = build.NEEDED in isa.read_isa().sets
@@ -25,8 +27,8 @@ needs_c = pytest.mark.skipif(not CAN, reason="this CPU can't run it: a test belo
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
-    return Native(ctypes.PyDLL(str(build.built(tmp_path_factory.mktemp("kept")))))
+def native(tmp_path_factory: pytest.TempPathFactory) -> NativeOps:
+    return NativeOps(ctypes.PyDLL(str(build.built(tmp_path_factory.mktemp("kept")))))
 
 
 @pytest.fixture
@@ -68,10 +70,10 @@ some_rows = st.builds(
 @needs_c
 @settings(max_examples=150, deadline=None)
 @given(row=some_rows, part=st.sampled_from([None, 0.0, 0.002, 0.5, 0.97, 1.0]), seed=st.integers(0, 2**32))
-def test_c_answers_every_question_as_numpy_does(native: Native, row: LogitsRow, part: float | None, seed: int) -> None:
+def test_c_computes_every_pass_as_numpy_does(native: NativeOps, row: LogitsRow, part: float | None, seed: int) -> None:
     mask = None if part is None else _mask(seed, len(row), part)
     before = row.tobytes()
-    assert list(proof.differences(native, row, mask)) == []
+    assert list(proof.row_differences(native, row, mask)) == []
     assert row.tobytes() == before
 
 
@@ -85,23 +87,23 @@ def test_c_answers_every_question_as_numpy_does(native: Native, row: LogitsRow, 
     seed=st.integers(0, 2**32),
 )
 def test_c_changes_logits_to_the_last_bit_as_numpy_does(
-    native: Native, row: LogitsRow, repeat: float, frequency: float, presence: float, seed: int
+    native: NativeOps, row: LogitsRow, repeat: float, frequency: float, presence: float, seed: int
 ) -> None:
-    changes = _changes(len(row), repeat, frequency, presence, seed)
-    assert list(proof.changed_differently(native, row, changes)) == []
+    adjustment = _adjustment(len(row), repeat, frequency, presence, seed)
+    assert list(proof.adjustment_differences(native, row, adjustment)) == []
     if not np.isnan(row).any():
-        assert list(proof.kept_differently(native, row, changes)) == []
+        assert list(proof.row_maxima_differences(native, row, adjustment)) == []
 
 
-def _changes(size: int, repeat: float, frequency: float, presence: float, seed: int) -> Changes:
+def _adjustment(size: int, repeat: float, frequency: float, presence: float, seed: int) -> LogitAdjustment:
     random = np.random.default_rng(seed)
-    changes = Changes(repeat=repeat, frequency=frequency, presence=presence)
-    changes.biased, changes.recent, changes.reply = (
+    adjustment = LogitAdjustment(repeat_penalty=repeat, frequency_penalty=frequency, presence_penalty=presence)
+    adjustment.bias_tokens, adjustment.repeat_tokens, adjustment.count_tokens = (
         random.permutation(size)[: random.integers(0, min(size, 1300) + 1)] for _ in range(3)
     )
-    changes.bias = random.normal(0, 30, len(changes.biased)).astype(np.float32)
-    changes.counts = random.integers(1, 40, len(changes.reply)).astype(np.float32)
-    return changes
+    adjustment.bias = random.normal(0, 30, len(adjustment.bias_tokens)).astype(np.float32)
+    adjustment.counts = random.integers(1, 40, len(adjustment.count_tokens)).astype(np.float32)
+    return adjustment
 
 
 @pytest.mark.parametrize("choice", [pytest.param("on", marks=needs_c), "off"])
@@ -109,11 +111,11 @@ def _changes(size: int, repeat: float, frequency: float, presence: float, seed: 
 def test_a_token_that_the_row_hasn_t_is_refused_and_changes_nothing(choice: str) -> None:
     logits_ops.enable_native(choice)
     row = np.arange(5000, dtype=np.float32)
-    changes = Changes(presence=1.0)
-    changes.biased, changes.bias = np.array([3]), np.ones(1, np.float32)
-    changes.reply, changes.counts = np.array([4, 5000]), np.ones(2, np.float32)
+    adjustment = LogitAdjustment(presence_penalty=1.0)
+    adjustment.bias_tokens, adjustment.bias = np.array([3]), np.ones(1, np.float32)
+    adjustment.count_tokens, adjustment.counts = np.array([4, 5000]), np.ones(2, np.float32)
     with pytest.raises(IndexError):
-        logits_ops.apply(row, changes)
+        logits_ops.for_row(row).apply(row, adjustment)
     assert (row == np.arange(5000)).all()
 
 
@@ -129,77 +131,87 @@ def test_what_a_mask_hides_may_be_anything(choice: str, part: float) -> None:
     expected = int(np.where(allowed, row, -np.inf).argmax())
     for value in (np.nan, np.inf):
         row[hidden[:3]] = value
-        assert logits_ops.best(row, mask) == expected
-        assert logits_ops.scan(row, mask).best == row[expected]
+        assert logits_ops.for_row(row).argmax(row, mask) == expected
+        assert logits_ops.for_row(row).view(row, mask).max_logit == row[expected]
 
 
 @needs_c
 @pytest.mark.usefixtures("restored")
-def test_rows_of_other_kinds_are_numpy_s() -> None:
+def test_numpy_takes_short_strided_and_read_only_rows() -> None:
     logits_ops.enable_native("on")
     table: Any = np.random.default_rng(3).normal(0, 1, (5000, 2))
     single: LogitsRow = table.astype(np.float32)
     fixed = single[:, 0].copy()
     fixed.flags.writeable = False
     for row in (table[:, 0].copy(), single[:, 0], fixed):
-        assert logits_ops.best(row) == int(row.argmax())
-        assert isinstance(logits_ops.scan(row), plain.LogitsView)
-    assert not isinstance(logits_ops.scan(single[:, 0].copy()), plain.LogitsView)
-    assert logits_ops.best_of_each(single[:0]) == []
+        assert logits_ops.for_row(row).argmax(row) == int(row.argmax())
+        assert isinstance(logits_ops.for_row(row).view(row), NumpyView)
+    row = single[:, 0].copy()
+    assert not isinstance(logits_ops.for_row(row).view(row), NumpyView)
+    for empty in (single[:0], np.zeros((0, 5000), np.float32)):
+        assert logits_ops.for_row(empty).argmax_of_rows(empty) == []
 
 
 @needs_c
-def test_a_mask_that_is_too_short_is_refused(native: Native) -> None:
+def test_a_mask_that_is_too_short_is_refused(native: NativeOps) -> None:
     with pytest.raises(ValueError, match="a mask of 3 words for 97 tokens"):
-        native.best(np.zeros(97, np.float32), np.ones(3, np.uint32))
+        native.argmax(np.zeros(97, np.float32), np.ones(3, np.uint32))
 
 
 @needs_c
 @pytest.mark.parametrize(
-    ("right", "wrong", "question"),
+    ("right", "wrong", "failed"),
     [
-        ("fine[i % 2] = _mm512_mask_cmp_ps_mask(fine[i % 2], a, b, _CMP_ORD_Q);", "", "scan"),
-        ("if (here > best) {", "if (here >= best) {", "best"),
-        ("mask[2 * i + 1], p + LANES", "mask[2 * i], p + LANES", "scan"),
-        ("row_of(logits + i * size, 0, size)", "row_of(logits, 0, size)", "best of each"),
-        ("for (; hits_; hits_ &= hits_ - 1)", "if (hits_)", "above"),
-        ("keys[j - 1] > key", "keys[j - 1] < key", "top"),
-        ("kept = first + 1", "kept = first", "filtered"),
-        ("const double target = number * total;", "const double target = total;", "place"),
-        ("1.0f / 24", "1.0f / 25", "total"),
-        ("1.0f / 24", "1.0f / 25", "weights"),
-        ("c.repeat > 1.0f ?", "c.repeat < 1.0f ?", "apply"),
-        ("write(row, c.recent, c.before + c.biases, c.recents);", "", "undo"),
+        ("no_nan[i % 2] = _mm512_mask_cmp_ps_mask(no_nan[i % 2], a, b, _CMP_ORD_Q);", "", "view"),
+        ("if (block_max > max_logit) {", "if (block_max >= max_logit) {", "argmax"),
+        ("mask[2 * i + 1], p + LANES", "mask[2 * i], p + LANES", "view"),
+        ("make_row(logits + i * size, 0, size)", "make_row(logits, 0, size)", "argmax of rows"),
+        ("for (; hits_; hits_ &= hits_ - 1)", "if (hits_)", "tokens above"),
+        ("keys[j - 1] > key", "keys[j - 1] < key", "top_k"),
+        ("left = first + 1", "left = first", "filter"),
+        ("const double target = number * total;", "const double target = total;", "draw index"),
+        ("1.0f / 24", "1.0f / 25", "sum of exponentials"),
+        ("1.0f / 24", "1.0f / 25", "probabilities"),
+        ("c.repeat_penalty > 1.0f ?", "c.repeat_penalty < 1.0f ?", "apply"),
+        ("scatter(row, c.repeat_tokens, c.saved_logits + c.n_bias, c.n_repeat);", "", "undo"),
     ],
 )
-def test_a_library_that_answers_wrongly_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, question: str
+def test_a_library_with_wrong_results_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, failed: str
 ) -> None:
-    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "rows", right, wrong))
+    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "logits_ops", right, wrong))
     kept = tmp_path / "kept"
-    with pytest.raises(KernelsUnavailable, match=f"computes (.*, )?{question}(, .*)? wrongly"):
+    with pytest.raises(KernelsUnavailable, match=f"computes (.*, )?{failed}(, .*)? wrongly"):
         build.built(kept)
     assert list(kept.iterdir()) == []
 
 
 @needs_c
-def test_every_question_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a mistake of its own in one library: compiling takes seconds."""
     mistakes = [
-        ("sums[1] = whole(weighted);", "sums[1] = whole(total);", "entropy"),
-        ("both[1] = sqrt(squares / (double)many);", "both[1] = squares / (double)many;", "spread"),
-        ("<= centre - distance(logits, r, next)", ">= centre - distance(logits, r, next)", "narrow"),
-        ("found[-place] = (int32_t)length;", "found[-place] = (int32_t)length + 1;", "measure"),
-        ("_mm512_loadu_si512(lengths + end - LANES - 1)", "_mm512_loadu_si512(lengths + end - LANES)", "extend"),
-        ("if (length > limit) length = limit;", "", "followers"),
+        ("sums[1] = sum_value(weighted);", "sums[1] = sum_value(total);", "entropy"),
+        (
+            "mean_and_deviation[1] = sqrt(squares / (double)count);",
+            "mean_and_deviation[1] = squares / (double)count;",
+            "mean and deviation",
+        ),
+        ("- mean_distance <=", "- mean_distance >=", "samplers"),
+        ("z[-at] = (int32_t)length;", "z[-at] = (int32_t)length + 1;", "match lengths"),
+        (
+            "_mm512_loadu_si512(lengths + end - LANES - 1)",
+            "_mm512_loadu_si512(lengths + end - LANES)",
+            "extended match lengths",
+        ),
+        ("if (length > max_length) length = max_length;", "", "continuations"),
     ]
     folder = build.FOLDER
-    for right, wrong, question in mistakes:
-        folder = altered(folder, tmp_path / question, right, wrong)
+    for right, wrong, failed in mistakes:
+        folder = altered(folder, tmp_path / failed, right, wrong)
     monkeypatch.setattr(build, "FOLDER", folder)
     with pytest.raises(KernelsUnavailable) as raised:
         build.built(tmp_path / "kept")
-    assert all(question in str(raised.value) for _, _, question in mistakes), raised.value
+    assert all(failed in str(raised.value) for _, _, failed in mistakes), raised.value
 
 
 @pytest.mark.usefixtures("restored")
@@ -207,7 +219,8 @@ def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pyte
     monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", ("AVX2",), ()))
     logits_ops.enable_native("on")
     assert logits_ops.status() == "this CPU has no AVX-512"
-    assert isinstance(logits_ops.scan(np.zeros(5000, np.float32)), plain.LogitsView)
+    row = np.zeros(5000, np.float32)
+    assert isinstance(logits_ops.for_row(row).view(row), NumpyView)
     logits_ops.enable_native("off")
     assert logits_ops.status() == "off"
 

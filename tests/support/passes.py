@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tailrace.engine.sampling import logits_ops
-from tailrace.engine.sampling.logits_ops import build
+from tailrace.engine.sampling.logits_ops.native import build
 from tailrace.machine.isa import read_isa
 
 #: A fixture's params.
@@ -23,7 +23,7 @@ def passes_in(language: str) -> Iterator[None]:
     """The passes are in ``language``, in C for rows of any length; afterwards in NumPy, as in all other tests."""
     choice = "on" if language == "C" else "off"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logits_ops, "_SHORT", 1)
+        patch.setattr(logits_ops, "_MIN_NATIVE_SIZE", 1)
         logits_ops.enable_native(choice)
         assert logits_ops.status() == choice
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.sampling.logits_ops import LogitsRow
+from tailrace.engine.sampling.logits_ops.arrays import LogitsRow
 
 
 def rows(backend: Backend, prompt: list[int], reply: list[int]) -> list[LogitsRow]:

@@ -14,7 +14,7 @@ from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.kernels.build import built
 from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.proof import PARTNERS
-from tailrace.engine.sampling.logits_ops.build import built as built_rows
+from tailrace.engine.sampling.logits_ops.native.build import built as built_logits_ops
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.applied_placement import (
@@ -173,7 +173,7 @@ def _sampling(settings: Settings) -> str:
     if settings.kernels == "off":
         return "in NumPy: kernels are switched off"
     try:
-        built_rows()
+        built_logits_ops()
     except KernelsUnavailable as error:
         return f"in NumPy: {error}"
     return "in C"

@@ -10,7 +10,7 @@ import time
 
 from tailrace.engine.backends.base import Logits
 from tailrace.engine.kv_cache.prefix_store import common_prefix
-from tailrace.engine.sampling.logits_ops import LogitsRow, Mask
+from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
 from tailrace.engine.sampling.sampler import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint

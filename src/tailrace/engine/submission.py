@@ -6,7 +6,7 @@ Pure functions over the message and the backend. The intake tokenises between th
 from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.sampling.logits_ops import all_but
+from tailrace.engine.sampling.logits_ops.masks import allow_all_but
 from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.tokenising.jobs import TokenizerInput
@@ -86,7 +86,7 @@ def build_sequence(backend: Backend, submit: Submit, tokenised: list[list[int]])
     prediction = next(remaining)[:context] if submit.params.prediction else None
     sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
     if submit.params.min_tokens:
-        sequence.min_tokens_mask = all_but(backend.end_tokens.union(submit.params.stop_tokens), size)
+        sequence.min_tokens_mask = allow_all_but(backend.end_tokens.union(submit.params.stop_tokens), size)
     return sequence
 
 

@@ -11,7 +11,7 @@ import pytest
 from machines import machine
 from tailrace.cli.diagnosis import check, diagnose
 from tailrace.cli.doctor import _processes
-from tailrace.engine.sampling.logits_ops.build import NEEDED
+from tailrace.engine.sampling.logits_ops.native.build import NEEDED
 from tailrace.machine.isa import read_isa
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan

@@ -1,7 +1,6 @@
-"""DRY: a token that would go on repeating what has been said is the less likely, the longer the repetition is already.
+"""DRY: a token that would go on repeating earlier text gets a penalty, which grows with the length of the repetition.
 
-The history follows the tokens one by one: ``logits_ops.extend`` takes one pass over the window whatever it holds, so no
-history is dearer than another.
+The history follows the tokens one by one: a new token costs one pass over the window, whatever tokens are in it.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ import numpy as np
 
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.dry_breakers import Breakers
-from tailrace.engine.sampling.logits_ops import Changes, Lengths, LogitsRow, Tokens
+from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
+from tailrace.engine.sampling.logits_ops.arrays import Float32Array, Int32Array, LogitsRow, TokenIds
 from tailrace.protocol import Sampling
 
-#: The exponent is bounded so that the penalty is a single-precision number: its greatest logarithm, as llama.cpp has
-#: it.
-_MAX_LOG = 88.7228391
-#: A base nearer to 1 has no bound: its powers stay small.
-_LEAST_BASE = 1.000001
-#: How far back in a prompt a breaker is looked for. One that is further away would bound longer repetitions alone.
-_LOOK_BACK = 4096
+#: llama.cpp's limit for the penalty's logarithm, so that the penalty is a finite single-precision number.
+_MAX_LOG_PENALTY = 88.7228391
+#: With a base nearer to 1 the exponent needs no limit: its powers stay small.
+_MIN_LIMITED_BASE = 1.000001
+#: How many tokens back in a prompt a breaker is searched. A breaker further away limits only longer repetitions.
+_BREAKER_SEARCH = 4096
 
 
 def is_on(params: Sampling) -> bool:
@@ -31,166 +30,164 @@ def is_on(params: Sampling) -> bool:
 
 
 class Dry:
-    """One sequence's history of the last ``dry_penalty_last_n`` tokens of prompt and reply, and what it forbids."""
+    """A logits processor over one sequence's last ``dry_penalty_last_n`` tokens of prompt and reply."""
 
     __slots__ = (
-        "_break_at",
-        "_break_tail",
+        "_adjustment",
+        "_breaker_start",
+        "_breaker_tail",
         "_breakers",
-        "_changes",
         "_found",
         "_lengths",
         "_longest",
         "_max_exponent",
+        "_n_dropped",
+        "_n_tokens",
         "_params",
-        "_seen",
-        "_shifted",
-        "_size",
+        "_slot_of",
         "_tokens",
         "_window",
     )
 
     def __init__(self, params: Sampling, prompt: Seq[int], breakers: Breakers | None = None) -> None:
-        """``params`` have it on."""
+        """DRY must be on in ``params`` (see ``is_on``)."""
         self._params = params
         self._breakers = breakers
         base = params.dry_base
-        self._max_exponent = int(_MAX_LOG / math.log(base)) if base > _LEAST_BASE else 0
-        self._changes = Changes(frequency=1.0)
-        last = params.dry_penalty_last_n
-        self._window: int | None = last if last > 0 else None
-        kept = prompt if self._window is None else prompt[-self._window :]
-        self._size = len(kept)  #: tokens in the arrays
-        self._shifted = 0  #: tokens that were in front of them
-        capacity = max(64, 2 * self._size)
-        self._tokens: Tokens = np.zeros(capacity, np.int32)
-        self._tokens[: self._size] = kept
-        self._lengths: Lengths = np.zeros(capacity, np.int32)
-        logits_ops.measure(self._tokens[: self._size], self._lengths[: self._size])
+        self._max_exponent = int(_MAX_LOG_PENALTY / math.log(base)) if base > _MIN_LIMITED_BASE else 0
+        self._adjustment = LogitAdjustment(frequency_penalty=1.0)
+        last_n = params.dry_penalty_last_n
+        self._window: int | None = last_n if last_n > 0 else None
+        history = prompt if self._window is None else prompt[-self._window :]
+        self._n_tokens = len(history)  #: tokens in the arrays
+        self._n_dropped = 0  #: earlier tokens that are no longer in the arrays
+        capacity = max(64, 2 * self._n_tokens)
+        self._tokens: Int32Array = np.zeros(capacity, np.int32)
+        self._tokens[: self._n_tokens] = history
+        self._lengths: Int32Array = np.zeros(capacity, np.int32)
+        logits_ops.active().match_lengths(self._tokens[: self._n_tokens], self._lengths[: self._n_tokens])
         self._found, self._longest = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-        self._seen = np.zeros(1 + max(kept, default=0), np.int32)
-        #: Where the last breaker begins, counted from the first token of all, and how many tokens it has behind that.
-        self._break_at, self._break_tail = -1, 0
-        self._find_breaker()
+        self._slot_of = np.zeros(1 + max(history, default=0), np.int32)
+        #: The position of the last breaker's first token, counted from the first token of all, and how many tokens the
+        #: breaker has behind that.
+        self._breaker_start, self._breaker_tail = -1, 0
+        self._find_breaker_in_prompt()
 
-    def again(self) -> DryAgain:
-        """The same history for one more place in a chain."""
-        return DryAgain(self)
+    def share(self) -> SharedDry:
+        """Another processor over the same history."""
+        return SharedDry(self)
 
     def accept(self, token: int) -> None:
         """``token`` has become part of the reply."""
-        if self._size == len(self._tokens):
-            self._make_room()
-        self._tokens[self._size] = token
-        self._size += 1
-        logits_ops.extend(self._tokens, self._lengths, self._size)
-        if token >= len(self._seen):
-            self._seen = np.zeros(2 * token + 1, np.int32)
+        if self._n_tokens == len(self._tokens):
+            self._reallocate()
+        self._tokens[self._n_tokens] = token
+        self._n_tokens += 1
+        logits_ops.active().extend_match_lengths(self._tokens, self._lengths, self._n_tokens)
+        if token >= len(self._slot_of):
+            self._slot_of = np.zeros(2 * token + 1, np.int32)
         if self._breakers is not None:
-            self._note(self._breakers, self._size)
+            self._note_breaker(self._breakers, self._n_tokens)
 
     def apply(self, row: LogitsRow, scale: float = 1.0) -> None:
-        """Change ``row``, until ``undo``. ``scale``: what its logits will be divided by afterwards and the penalties
-        are not.
-        """
-        self.apply_with(self._changes, row, scale)
+        """See ``LogitsProcessor``."""
+        self.apply_with(self._adjustment, row, scale)
 
     def undo(self, row: LogitsRow) -> None:
-        """Put ``row`` back as it was before ``apply``."""
-        logits_ops.undo(row, self._changes)
+        """See ``LogitsProcessor``."""
+        logits_ops.for_row(row).undo(row, self._adjustment)
 
-    def apply_with(self, changes: Changes, row: LogitsRow, scale: float) -> None:
-        """The same; ``changes`` is what it takes to undo it."""
-        changes.reply, changes.counts = self._penalised()
+    def apply_with(self, adjustment: LogitAdjustment, row: LogitsRow, scale: float) -> None:
+        """``apply``, with ``adjustment`` as what ``undo`` needs."""
+        adjustment.count_tokens, adjustment.counts = self._penalties()
         if scale != 1.0:
-            changes.counts = changes.counts * np.float32(scale)
-        logits_ops.apply(row, changes)
+            adjustment.counts = adjustment.counts * np.float32(scale)
+        logits_ops.for_row(row).apply(row, adjustment)
 
-    def _penalised(self) -> tuple[logits_ops.Ids, LogitsRow]:
-        """The tokens that would go on repeating, and what their logits lose."""
-        params, end = self._params, self._size
-        size = end if self._window is None else min(end, self._window)
+    def _penalties(self) -> tuple[TokenIds, Float32Array]:
+        """The tokens that would go on repeating, and the penalty of each."""
+        params, end = self._params, self._n_tokens
+        n_window = end if self._window is None else min(end, self._window)
         none = np.zeros(0, np.intp), np.zeros(0, np.float32)
-        if size <= params.dry_allowed_length:
+        if n_window <= params.dry_allowed_length:
             return none
-        limit = size
-        away = self._shifted + end - 1 - self._break_at
-        if self._break_at >= 0 and away < size:
-            limit = away - self._break_tail
-            if limit < params.dry_allowed_length:
+        max_length = n_window
+        since_breaker = self._n_dropped + end - 1 - self._breaker_start
+        if self._breaker_start >= 0 and since_breaker < n_window:
+            max_length = since_breaker - self._breaker_tail
+            if max_length < params.dry_allowed_length:
                 return none
-        many = logits_ops.followers(
+        count = logits_ops.active().find_continuations(
             self._tokens,
             self._lengths,
-            end - size,
+            end - n_window,
             end,
-            limit,
+            max_length,
             params.dry_allowed_length,
-            self._seen,
+            self._slot_of,
             self._found,
             self._longest,
         )
-        if not many:
+        if not count:
             return none
-        tokens, longest = self._found[:many].astype(np.intp), self._longest[:many]
+        tokens, longest = self._found[:count].astype(np.intp), self._longest[:count]
         if self._breakers is not None:
-            penalised = ~self._breakers.single[tokens]
-            tokens, longest = tokens[penalised], longest[penalised]
+            is_penalised = ~self._breakers.single[tokens]
+            tokens, longest = tokens[is_penalised], longest[is_penalised]
         exponents = longest - params.dry_allowed_length
         if self._max_exponent:
             exponents = np.minimum(exponents, self._max_exponent)
         with np.errstate(over="ignore"):
-            losses = params.dry_multiplier * np.power(params.dry_base, exponents.astype(np.float64))
-            return tokens, losses.astype(np.float32)
+            penalties = params.dry_multiplier * np.power(params.dry_base, exponents.astype(np.float64))
+            return tokens, penalties.astype(np.float32)
 
-    def _make_room(self) -> None:
-        """What has left the window goes, or the arrays become twice as long."""
-        kept = self._size if self._window is None else min(self._size, self._window)
-        capacity = max(64, 2 * kept)
-        gone = self._size - kept
+    def _reallocate(self) -> None:
+        """Drop the tokens before the window and double the arrays where they are still full."""
+        n_left = self._n_tokens if self._window is None else min(self._n_tokens, self._window)
+        capacity = max(64, 2 * n_left)
+        n_dropped = self._n_tokens - n_left
         for name in ("_tokens", "_lengths"):
             longer = np.zeros(capacity, np.int32)
-            longer[:kept] = getattr(self, name)[gone : self._size]
+            longer[:n_left] = getattr(self, name)[n_dropped : self._n_tokens]
             setattr(self, name, longer)
         if len(self._found) < capacity:
             self._found, self._longest = np.empty(capacity, np.int32), np.empty(capacity, np.int32)
-        self._shifted += gone
-        self._size = kept
+        self._n_dropped += n_dropped
+        self._n_tokens = n_left
 
-    def _find_breaker(self) -> None:
-        """Look for the last breaker in the prompt."""
+    def _find_breaker_in_prompt(self) -> None:
         if self._breakers is None:
             return
-        begin = max(0, self._size - _LOOK_BACK)
-        for place in self._breakers.ends(self._tokens[begin : self._size]):
-            # A breaker that ends here begins here at the latest.
-            if self._break_at >= begin + place:
+        begin = max(0, self._n_tokens - _BREAKER_SEARCH)
+        for position in self._breakers.possible_ends(self._tokens[begin : self._n_tokens]):
+            # A breaker that ends at this position begins there at the latest.
+            if self._breaker_start >= begin + position:
                 return
-            self._note(self._breakers, begin + place + 1)
+            self._note_breaker(self._breakers, begin + position + 1)
 
-    def _note(self, breakers: Breakers, size: int) -> None:
-        """A breaker may end with token ``size - 1``."""
-        tail = breakers.ending(self._tokens[:size])
+    def _note_breaker(self, breakers: Breakers, n_tokens: int) -> None:
+        """Remember the breaker that ends with token ``n_tokens - 1``, if one does."""
+        tail = breakers.tail_at_end(self._tokens[:n_tokens])
         if tail < 0:
             return
-        begin = self._shifted + size - 1 - tail
-        if begin > self._break_at or (begin == self._break_at and tail > self._break_tail):
-            self._break_at, self._break_tail = begin, tail
+        start = self._n_dropped + n_tokens - 1 - tail
+        if start > self._breaker_start or (start == self._breaker_start and tail > self._breaker_tail):
+            self._breaker_start, self._breaker_tail = start, tail
 
 
-class DryAgain:
-    """DRY that acts once more."""
+class SharedDry:
+    """A logits processor over another ``Dry``'s history: DRY that a request names twice in its samplers."""
 
-    __slots__ = ("_changes", "_first")
+    __slots__ = ("_adjustment", "_dry")
 
-    def __init__(self, first: Dry) -> None:
-        self._first = first
-        self._changes = Changes(frequency=1.0)
+    def __init__(self, dry: Dry) -> None:
+        self._dry = dry
+        self._adjustment = LogitAdjustment(frequency_penalty=1.0)
 
     def apply(self, row: LogitsRow, scale: float = 1.0) -> None:
-        """As ``Dry.apply``."""
-        self._first.apply_with(self._changes, row, scale)
+        """See ``LogitsProcessor``."""
+        self._dry.apply_with(self._adjustment, row, scale)
 
     def undo(self, row: LogitsRow) -> None:
-        """As ``Dry.undo``."""
-        logits_ops.undo(row, self._changes)
+        """See ``LogitsProcessor``."""
+        logits_ops.for_row(row).undo(row, self._adjustment)

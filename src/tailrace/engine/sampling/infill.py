@@ -1,7 +1,7 @@
-"""llama.cpp's infill sampler: a completion in an editor ends rather than going on with what the model isn't sure of.
+"""llama.cpp's infill sampler: a completion in an editor ends when the model isn't sure how it goes on.
 
-It asks how likely any end is against any text, puts tokens together of which one begins with the other, and keeps those
-that are likely enough.
+It compares the probability of the end tokens with that of text. It merges tokens whose text begins with another
+candidate's text, and keeps those that are likely enough.
 """
 
 from __future__ import annotations
@@ -9,66 +9,66 @@ from __future__ import annotations
 import numpy as np
 
 from tailrace.engine.sampling.candidates import Candidates
-from tailrace.engine.sampling.logits_ops import Ids, Numbers
+from tailrace.engine.sampling.logits_ops.arrays import Float64Array, TokenIds
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 
-#: Candidates that are looked at, beside all that end the reply: each is compared with the beginnings of the others.
-#: Those beyond are far too unlikely to be kept, and add to what is only by their sum.
-_MANY = 1024
-#: Tokens whose probability is less are dropped, unless they end the reply.
-_LIKELY = 0.2
-#: How many times likelier text has to be than an end, for each candidate.
-_RATIO = 3.0
+#: The number of candidates that are compared, beside all end tokens: each one's text is compared with the others'. The
+#: candidates beyond are too unlikely to be kept.
+_MAX_CANDIDATES = 1024
+#: Tokens with a lower probability are dropped, unless they are end tokens.
+_MIN_PROBABILITY = 0.2
+#: How many times likelier than the end text must be, for each candidate.
+_TEXT_TO_END_RATIO = 3.0
 
 
 class Infill:
-    """For the vocabulary of one model; it has no state."""
+    """The sampler for one model's vocabulary. It has no state."""
 
-    __slots__ = ("_ends", "_vocabulary")
+    __slots__ = ("_end_tokens", "_vocabulary")
 
     def __init__(self, vocabulary: SamplingVocabulary) -> None:
         self._vocabulary = vocabulary
-        self._ends: Ids = np.array(sorted(vocabulary.end_tokens), np.intp)
+        self._end_tokens: TokenIds = np.array(sorted(vocabulary.end_tokens), np.intp)
 
     def apply(self, candidates: Candidates) -> None:
         """Narrow ``candidates`` down to those that llama.cpp keeps."""
-        ids, parts, size = candidates.likeliest(_MANY, self._ends)
-        ending = np.isin(ids, self._ends)
-        ended = float(parts[ending].sum())
-        if _RATIO * ended * size > 1.0 - ended:
-            candidates.keep(ending)
+        ids, probs, n_candidates = candidates.likeliest(_MAX_CANDIDATES, self._end_tokens)
+        is_end = np.isin(ids, self._end_tokens)
+        end_prob = float(probs[is_end].sum())
+        if _TEXT_TO_END_RATIO * end_prob * n_candidates > 1.0 - end_prob:
+            candidates.keep(is_end)
             return
-        parts = self._merged(ids.tolist(), parts)
-        kept = (parts >= _LIKELY) | ending
-        texts = int(np.count_nonzero(kept & ~ending))
-        if not texts:
+        probs = self._merge_prefixes(ids.tolist(), probs)
+        keep = (probs >= _MIN_PROBABILITY) | is_end
+        n_texts = int(np.count_nonzero(keep & ~is_end))
+        if not n_texts:
             candidates.replace(self._vocabulary.eot_token)
             return
-        parts = parts / parts[kept].sum()
-        candidates.keep(kept & ((parts >= 1.0 / (texts + 1)) | ending))
+        probs = probs / probs[keep].sum()
+        candidates.keep(keep & ((probs >= 1.0 / (n_texts + 1)) | is_end))
 
-    def _merged(self, ids: list[int], parts: Numbers) -> Numbers:
-        """Probabilities after each candidate has taken over those of less likely ones that begin with it, or it has
-        been taken over.
+    def _merge_prefixes(self, ids: list[int], probs: Float64Array) -> Float64Array:
+        """Probabilities after the merge: of two candidates of which one's text begins with the other's, the likelier
+        one gets both probabilities.
         """
         pieces = [self._vocabulary.pieces[token] for token in ids]
-        places: dict[bytes, list[int]] = {}
-        for place, piece in enumerate(pieces):
+        indexes: dict[bytes, list[int]] = {}
+        for index, piece in enumerate(pieces):
             if piece:
-                places.setdefault(piece, []).append(place)
+                indexes.setdefault(piece, []).append(index)
         pairs = sorted(
             (shorter, longer)
             for longer, piece in enumerate(pieces)
             for length in range(1, len(piece) + 1)
-            for shorter in places.get(piece[:length], ())
+            for shorter in indexes.get(piece[:length], ())
             if shorter != longer
         )
-        merged = parts.tolist()
-        gone = [False] * len(ids)
+        merged = probs.tolist()
+        is_merged = [False] * len(ids)
         for shorter, longer in pairs:
-            if gone[shorter] or gone[longer]:
+            if is_merged[shorter] or is_merged[longer]:
                 continue
             into, out = (longer, shorter) if merged[longer] > merged[shorter] else (shorter, longer)
             merged[into] += merged[out]
-            merged[out], gone[out] = 0.0, True
+            merged[out], is_merged[out] = 0.0, True
         return np.array(merged)

@@ -1,9 +1,8 @@
-"""How the next token is chosen from a row of logits.
+"""Chooses the next token from a row of logits.
 
-The samplers, their order and their meaning are llama.cpp's (bias, penalties, filters, temperature, draw), except that
-frequency and presence penalties count the whole reply and not the prompt, as OpenAI defines them. What is forbidden by
-a mask (structured output) is as if the vocabulary didn't have it. ``logits_ops`` has the passes over a row,
-``penalties`` and ``dry`` the history, ``chain`` what goes beyond the usual filters in the usual order.
+The samplers, their order and their meaning are llama.cpp's (bias, penalties, filters, temperature, draw). One thing
+differs: frequency and presence penalties count the whole reply and not the prompt, as OpenAI defines them. A token that
+a mask (structured output) forbids is treated as if the vocabulary didn't have it.
 """
 
 from __future__ import annotations
@@ -13,66 +12,72 @@ from collections.abc import Sequence as Seq
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from tailrace.engine.sampling import chain, logits_ops
-from tailrace.engine.sampling.candidates import Change, SamplingError, Weights, check, head
+from tailrace.engine.sampling import logits_ops
+from tailrace.engine.sampling.candidates import LogitsProcessor, SamplingError, check_max_logit, tokens_covering
+from tailrace.engine.sampling.chain import Chain
 from tailrace.engine.sampling.dry import Dry
 from tailrace.engine.sampling.infill import Infill
-from tailrace.engine.sampling.logits_ops import Ids, LogitsRow, LogitsView, Mask
+from tailrace.engine.sampling.logits_ops.arrays import BLOCK, Float64Array, LogitsRow, Mask, Probabilities, TokenIds
+from tailrace.engine.sampling.logits_ops.interface import LogitsView
+from tailrace.engine.sampling.logits_ops.numpy_impl.draw import filtered_probs, first_above
 from tailrace.engine.sampling.penalties import Penalties
+from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS, plan_samplers
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.protocol import SamplerName, Sampling, TokenLogprobs
 
-__all__ = ["Sampler", "SamplingError", "greedy_tokens", "logprobs"]
+__all__ = ["Sampler", "SamplingError", "greedy_tokens", "logprobs", "logprobs_of"]
 
-#: What leaves bias as all that changes a logit.
+#: Parameters that leave logit_bias alone.
 _NO_PENALTIES = {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
 class Sampler:
-    """Chooses one sequence's tokens. ``prompt`` is what penalties look back on before the first token."""
+    """Chooses one sequence's tokens, and keeps its random numbers and histories."""
 
-    __slots__ = ("_chain", "_changes", "_histories", "_params", "_random", "greedy")
+    __slots__ = ("_chain", "_histories", "_params", "_processors", "_random", "greedy")
 
     def __init__(self, params: Sampling, prompt: Seq[int], vocabulary: SamplingVocabulary | None = None) -> None:
-        """``vocabulary``: what DRY's breakers, the infill sampler and ``penalize_nl`` are about."""
-        plan = chain.plan(params)
-        #: What follows the tokens.
+        """``prompt`` begins the histories of penalties and DRY. ``vocabulary`` is for DRY's breakers, the infill
+        sampler and ``penalize_nl``.
+        """
+        plan = plan_samplers(params)
         self._histories: dict[SamplerName, Penalties | Dry] = {}
-        #: What changes the row before anything else.
-        self._changes = self._leading(params, plan.leading, prompt, vocabulary)
-        self._params = params if plan.plain is None else plan.plain
-        self._chain: chain.Chain | None = None
+        #: The logits processors before all other samplers.
+        self._processors = self._leading_processors(params, plan.leading, prompt, vocabulary)
+        self._params = params if plan.fast_path is None else plan.fast_path
+        self._chain: Chain | None = None
         self._random: np.random.Generator | None = None
         if not plan.greedy:
             self._random = np.random.default_rng(params.seed)
-            if plan.plain is None:
-                changes = [
-                    self._change(params, name, prompt, vocabulary) for name in plan.rest if name in chain.CHANGES
-                ]
+            if plan.fast_path is None:
+                names = [name for name in plan.rest if name in LOGITS_PROCESSORS]
+                processors = [self._processor(params, name, prompt, vocabulary) for name in names]
                 infill = Infill(vocabulary) if "infill" in plan.rest and vocabulary is not None else None
-                self._chain = chain.Chain(params, plan.rest, changes, infill)
-        #: Without a mask the plain argmax is this sampler's choice: see ``greedy_tokens``.
-        self.greedy = self._random is None and not self._changes
+                self._chain = Chain(params, plan.rest, processors, infill)
+        #: Without a mask, the argmax of the row is this sampler's choice: see ``greedy_tokens``.
+        self.greedy = self._random is None and not self._processors
 
-    def _leading(
+    def _leading_processors(
         self, params: Sampling, names: list[SamplerName], prompt: Seq[int], vocabulary: SamplingVocabulary | None
-    ) -> list[Change]:
-        """Bias first, in one with the penalties where they follow."""
+    ) -> list[LogitsProcessor]:
+        """The bias, in one processor with the penalties if they come next, and the processors of ``names``."""
         newline = None if vocabulary is None else vocabulary.newline
-        together = names[:1] == ["penalties"]
-        first = Penalties(params if together else msgspec.structs.replace(params, **_NO_PENALTIES), prompt, newline)
-        if together:
+        penalties_first = names[:1] == ["penalties"]
+        first_params = params if penalties_first else msgspec.structs.replace(params, **_NO_PENALTIES)
+        first = Penalties(first_params, prompt, newline)
+        if penalties_first:
             self._histories["penalties"] = first
-        rest = [self._change(params, name, prompt, vocabulary) for name in names[1 if together else 0 :]]
+            names = names[1:]
+        rest = [self._processor(params, name, prompt, vocabulary) for name in names]
         return [first, *rest] if first else rest
 
-    def _change(
+    def _processor(
         self, params: Sampling, name: SamplerName, prompt: Seq[int], vocabulary: SamplingVocabulary | None
-    ) -> Change:
+    ) -> LogitsProcessor:
+        """A penalties or DRY processor. All processors of one name share a history."""
         if (known := self._histories.get(name)) is not None:
-            return known.again()
+            return known.share()
         made: Penalties | Dry
         if name == "penalties":
             made = Penalties(params, prompt, None if vocabulary is None else vocabulary.newline, bias=False)
@@ -83,139 +88,137 @@ class Sampler:
         return made
 
     def sample(self, logits: LogitsRow, mask: Mask | None = None) -> int:
-        """The next token, which becomes part of the history. ``logits`` is the vocabulary's row and left as it was.
+        """Choose the next token and add it to the histories. ``logits`` is unchanged afterwards.
 
-        With ``mask``, uint32 of shape (ceil(vocabulary / 32),), only tokens whose bit (t % 32 of word t // 32) is set
-        can be chosen. Raises SamplingError.
+        With ``mask``, uint32 of shape (ceil(vocabulary / 32),), a token can be chosen only if its bit (t % 32 of word
+        t // 32) is set. Raises SamplingError.
         """
-        if self._changes:
-            done = self._apply(logits)
+        if self._processors:
+            applied = self._apply_processors(logits)
             try:
                 token = self._choose(logits, mask)
             finally:
-                _undo(done, logits)
+                _undo(applied, logits)
         else:
             token = self._choose(logits, mask)
         self.accept(token)
         return token
 
     def accept(self, token: int) -> None:
-        """A token that was not for this sampler to choose becomes part of the history."""
+        """Add ``token``, which this sampler or a grammar has chosen, to the histories."""
         for history in self._histories.values():
             history.accept(token)
 
-    def distribution(self, logits: LogitsRow, mask: Mask | None = None) -> tuple[Ids, npt.NDArray[np.float64]]:
-        """The tokens that ``sample`` draws from, and their probabilities. Nothing changes. Raises SamplingError."""
+    def distribution(self, logits: LogitsRow, mask: Mask | None = None) -> tuple[TokenIds, Float64Array]:
+        """The tokens that ``sample`` draws from, and their probabilities. No state changes. Raises SamplingError."""
         random = self._random
         state = {} if random is None else random.bit_generator.state
-        done = self._apply(logits)
+        applied = self._apply_processors(logits)
         try:
-            ids, weights = self._weigh(logits, mask)
+            ids, probs = self._probabilities(logits, mask)
         finally:
-            _undo(done, logits)
+            _undo(applied, logits)
             if random is not None:
                 random.bit_generator.state = state
-        found = np.arange(len(weights)) if ids is None else ids
-        return found, weights / weights.sum(dtype=np.float64)
+        return np.arange(len(probs)) if ids is None else ids, probs / probs.sum(dtype=np.float64)
 
-    def _apply(self, logits: LogitsRow) -> list[Change]:
-        """Change the row; what ``_undo`` needs."""
-        done: list[Change] = []
+    def _apply_processors(self, logits: LogitsRow) -> list[LogitsProcessor]:
+        """Change the row; returns what ``_undo`` needs."""
+        applied: list[LogitsProcessor] = []
         try:
-            for change in self._changes:
-                change.apply(logits)
-                done.append(change)
+            for processor in self._processors:
+                processor.apply(logits)
+                applied.append(processor)
         except IndexError:
-            _undo(done, logits)
+            _undo(applied, logits)
             raise
-        return done
+        return applied
 
     def _choose(self, logits: LogitsRow, mask: Mask | None) -> int:
         if self._random is not None:
-            ids, weights = self._weigh(logits, mask)
-            place = _draw(weights, self._random.random())
+            ids, probs = self._probabilities(logits, mask)
+            index = _draw(probs, self._random.random())
             if self._chain is not None:
-                self._chain.choose(weights, place)
-            return place if ids is None else int(ids[place])
-        token = logits_ops.best(logits, mask)
-        check(float(logits[token]) if token >= 0 else -math.inf)
+                self._chain.accept(probs, index)
+            return index if ids is None else int(ids[index])
+        token = logits_ops.for_row(logits).argmax(logits, mask)
+        check_max_logit(float(logits[token]) if token >= 0 else -math.inf)
         return token
 
-    def _weigh(self, logits: LogitsRow, mask: Mask | None) -> tuple[Ids | None, Weights]:
-        """The tokens that can be drawn (None: all) and their probabilities over the likeliest one's."""
+    def _probabilities(self, logits: LogitsRow, mask: Mask | None) -> tuple[TokenIds | None, Probabilities]:
+        """The tokens that can be drawn (None: all) and their relative probabilities."""
         if self._random is None:
             return np.array([self._choose(logits, mask)]), np.ones(1)
-        scan = logits_ops.scan(logits, mask)
-        check(scan.best)
+        view = logits_ops.for_row(logits).view(logits, mask)
+        check_max_logit(view.max_logit)
         if self._chain is not None:
-            return self._chain.weigh(logits, mask, scan, self._random)
-        return self._filter(logits, scan)
+            return self._chain.probabilities(logits, mask, view, self._random)
+        return self._filter(logits, view)
 
-    def _filter(self, row: LogitsRow, scan: LogitsView) -> tuple[Ids | None, Weights]:
-        """The same of a row that has a best token.
-
-        Each filter keeps a beginning of the tokens in falling order, so all of them together keep the shortest one.
+    def _filter(self, row: LogitsRow, view: LogitsView) -> tuple[TokenIds | None, Probabilities]:
+        """The usual filters in the usual order. Each keeps a beginning of the tokens in falling order, so together they
+        keep the shortest beginning.
         """
-        params, best = self._params, scan.best
+        params, max_logit = self._params, view.max_logit
         top_p, min_p, temperature = params.top_p, params.min_p, params.temperature
         if 0 < params.top_k < len(row):
-            return scan.filtered(params.top_k, top_p, min_p, temperature)
-        whole = scan.total() if top_p < 1.0 else None
+            return view.filter(params.top_k, top_p, min_p, temperature)
+        sum_exp = view.sum_exp() if top_p < 1.0 else None
         if min_p > 0.0:
-            ids = scan.above(best + math.log(min_p))
+            ids = view.tokens_above(max_logit + math.log(min_p))
             if top_p < 1.0:
                 ids = ids[np.argsort(-row[ids], kind="stable")]
-        elif whole is not None:
-            ids = head(row, scan, top_p * whole)
+        elif sum_exp is not None:
+            ids = tokens_covering(row, view, top_p * sum_exp)
         else:
-            return scan.weights(temperature)
-        weights = logits_ops.narrowed(row[ids], best, top_p=top_p, whole=whole, temperature=temperature)
-        return ids[: len(weights)], weights
+            return view.probabilities(temperature)
+        probs = filtered_probs(row[ids], max_logit, top_p=top_p, sum_exp=sum_exp, temperature=temperature)
+        return ids[: len(probs)], probs
 
 
 def greedy_tokens(logits: LogitsRow) -> list[int] | None:
-    """The best token of each row of ``logits``, shape (sequences, vocabulary), in one call; None when a row has none
-    (then ``sample`` tells which).
+    """The best token of each row of ``logits``, shape (sequences, vocabulary), in one call. None if a row has none:
+    then ``sample`` finds which.
     """
-    return logits_ops.best_of_each(logits)
+    return logits_ops.for_row(logits).argmax_of_rows(logits)
 
 
 def logprobs(logits: LogitsRow, token: int, top: int) -> TokenLogprobs:
-    """The token's log probability and the ``top`` likeliest ones', from a row that nothing has changed.
+    """The token's log probability and those of the ``top`` likeliest tokens, from a row before any sampler.
 
-    Raises SamplingError when the row has no finite logit or a NaN.
+    Raises SamplingError if the row has no finite logit or a NaN.
     """
-    scan = logits_ops.scan(logits)
-    check(scan.best)
-    normaliser = scan.best + math.log(scan.total())
-    likeliest = [(i, float(logits[i]) - normaliser) for i in scan.top(top).tolist()] if top else []
-    return TokenLogprobs(float(logits[token]) - normaliser, likeliest)
+    view = logits_ops.for_row(logits).view(logits)
+    check_max_logit(view.max_logit)
+    log_sum_exp = view.max_logit + math.log(view.sum_exp())
+    likeliest = [(i, float(logits[i]) - log_sum_exp) for i in view.top_k(top).tolist()] if top else []
+    return TokenLogprobs(float(logits[token]) - log_sum_exp, likeliest)
 
 
-def logprobs_of(ids: Ids, probabilities: npt.NDArray[np.float64], token: int, top: int) -> TokenLogprobs:
-    """The same of a ``distribution``, in which ``token`` was drawn; of the likeliest those that can be drawn at all."""
+def logprobs_of(ids: TokenIds, probabilities: Float64Array, token: int, top: int) -> TokenLogprobs:
+    """The same after all samplers: ``ids`` and ``probabilities`` are the ``distribution`` that ``token`` was drawn
+    from. The likeliest tokens are those that can be drawn.
+    """
     order = np.argsort(-probabilities, kind="stable")[:top]
     likeliest = [(int(ids[i]), math.log(probabilities[i])) for i in order if probabilities[i] > 0]
     chosen = float(probabilities[ids == token].sum())
     return TokenLogprobs(math.log(chosen) if chosen > 0 else -math.inf, likeliest)
 
 
-def _undo(done: list[Change], logits: LogitsRow) -> None:
-    for change in reversed(done):
-        change.undo(logits)
+def _undo(applied: list[LogitsProcessor], logits: LogitsRow) -> None:
+    for processor in reversed(applied):
+        processor.undo(logits)
 
 
-def _draw(weights: Weights, number: float) -> int:
-    """Where ``number``, from [0, 1), falls among ``weights``."""
-    if len(weights) <= 2 * logits_ops.BLOCK:
-        return logits_ops.place(weights, number)
-    # First the block, then the place in it: a tenth of the time of summing all of them up.
-    cumulative = np.cumsum(logits_ops.sums(weights))
+def _draw(probs: Probabilities, number: float) -> int:
+    """See ``LogitsOps.draw_index``."""
+    if len(probs) <= 2 * BLOCK:
+        return logits_ops.active().draw_index(probs, number)
+    # First the block, then the index in it: a tenth of the time of adding up all of them.
+    cumulative = np.cumsum(logits_ops.for_row(probs).block_sums(probs))
     target = number * cumulative[-1]
-    block = logits_ops.first_above(cumulative, target)
-    start = block * logits_ops.BLOCK
+    block = first_above(cumulative, target)
+    start = block * BLOCK
     if block:
         target -= cumulative[block - 1]
-    return start + logits_ops.first_above(
-        np.cumsum(weights[start : start + logits_ops.BLOCK], dtype=np.float64), target
-    )
+    return start + first_above(np.cumsum(probs[start : start + BLOCK], dtype=np.float64), target)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.harness.llama_samplers import LlamaChain
 from passes import LANGUAGES, passes_in
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.sampling import candidates
+from tailrace.engine.sampling.candidates import Candidates
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
@@ -267,7 +267,7 @@ def test_a_list_that_would_be_long_stays_the_vocabulary(seed: int, monkeypatch: 
     params = _draw(random)
     tokens = random.integers(0, 7, 60).tolist()
     expected = _ours(params, row, tokens[:30], tokens[30:])
-    monkeypatch.setattr(candidates, "_LONG_LIST", 20)
+    monkeypatch.setattr(Candidates, "MAX_LIST", 20)
     assert _ours(params, row, tokens[:30], tokens[30:]) == pytest.approx(expected, rel=1e-4, abs=1e-6), params
 
 

@@ -1,4 +1,4 @@
-"""The library of passes over rows for this CPU, or why there is none."""
+"""The compiled library for this CPU, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tailrace.engine.kernels import KernelsUnavailable
 from tailrace.engine.kernels.compile import compiled
-from tailrace.engine.sampling.logits_ops.proof import wrong_results
+from tailrace.engine.sampling.logits_ops.native.proof import wrong_results
 from tailrace.machine.isa import read_isa
 
 FOLDER = Path(__file__).parent
-#: What the code is written for.
+#: The instruction set that the C code is written for.
 NEEDED = "AVX-512"
 
 
