@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
-from tailrace.chat.detokenize import PieceTable
-from tailrace.chat.families import family_of
+from tailrace.chat.chat_format import ChatFormat
 from tailrace.chat.reply_parts import ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
-from tailrace.chat.template import ChatTemplate
 from tailrace.cli.chat_history import Conversation
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import make_loop
@@ -56,17 +54,8 @@ class LocalModel:
         self._draft = draft
         self._loop = make_loop(backend, settings, draft=draft)
         self._tokenizer = Tokenizer(backend)
-        info = backend.info
-        self._template = ChatTemplate.of_model(
-            info.chat_template,
-            bos_token=info.bos_token,
-            eos_token=info.eos_token,
-            special_tokens=info.special_tokens.values(),
-        )
-        self._family = family_of(self._template)
-        markers = self._family.markup({}).markers
-        shown = {token: text for token, text in info.special_tokens.items() if text in markers}
-        self._vocabulary = PieceTable(backend.vocabulary).showing(shown)
+        self._format = ChatFormat(backend.info, backend.vocabulary)
+        self._vocabulary = self._format.vocabulary_showing(self._format.family.markup({}).markers)
         self._ids = count(1)
 
     def reply(self, conversation: Conversation) -> LocalReply:
@@ -74,7 +63,7 @@ class LocalModel:
 
         Raises ContextLengthExceeded, naming both numbers, and InvalidRequest when the template refuses.
         """
-        prompt = self._template.render(conversation.messages)
+        prompt = self._format.template.render(conversation.messages)
         parameters = conversation.parameters
         submit = Submit(
             id=next(self._ids),
@@ -87,7 +76,7 @@ class LocalModel:
             if sequence.code == "context_length_exceeded":
                 raise ContextLengthExceeded(sequence.message)
             raise InvalidRequest(sequence.message)
-        pipeline = ReplyPipeline(self._vocabulary, (), self._family.parser(prompt, {}))
+        pipeline = ReplyPipeline(self._vocabulary, (), self._format.family.parser(prompt, {}))
         return LocalReply(self._loop, sequence, pipeline, begun, max_tokens=parameters.max_tokens)
 
     def _sequence(self, submit: Submit) -> Sequence | Refused:

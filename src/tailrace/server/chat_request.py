@@ -93,7 +93,7 @@ def chat_request(
             message = f"'{fields.tools}': the parameters of '{function.name}' must be an object."
             raise InvalidRequest(message, param=fields.tools)
     template, family = model.template, model.family
-    told = list(messages) if model.preset is None else model.preset.begin(messages)
+    told = list(messages) if model.overrides is None else model.overrides.begin(messages)
     if not (template.knows_tools and template.knows_calls):
         told = untaught.calls_to_text([{**message, "content": joined_text(message["content"])} for message in told])
     if offered and not template.knows_tools:
@@ -131,7 +131,7 @@ def chat_request(
         prompt = render(told, opening, None)
         if opening and _wants_no_thought(thinking, variables or {}):
             prompt = model.without_thought(prompt)
-    setting = GrammarContext(family, template.source, model.controls, prompt.text)
+    setting = GrammarContext(family, template.source, model.control_tokens, prompt.text)
     grammar, param = form, fields.form
     if must_call:
         callable_ = [function for function in offered if only in (None, function.name)]
@@ -140,7 +140,7 @@ def chat_request(
         grammar = format_or_calls(setting, form, offered, several=parallel)
     elif offered:
         # A reply that has begun may stand within a thought or a call: the watch reads what there is of it.
-        before = GrammarContext(family, template.source, model.controls, prompt.head.text)
+        before = GrammarContext(family, template.source, model.control_tokens, prompt.head.text)
         grammar = lazy_calls(before, offered, several=parallel, begun=prompt.reply)
         param = fields.tools
     return GenerationRequest(

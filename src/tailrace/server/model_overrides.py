@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tailrace.chat.template import ChatTemplate, Message
+from tailrace.chat.template import Message
 from tailrace.models.derived_models import DerivedModel
 from tailrace.server.served_model import ServedModel
 
@@ -59,7 +59,7 @@ class DerivedModelCache:
         self._made: dict[tuple[int, int], tuple[ServedModel, DerivedModel, ServedModel]] = {}
 
     def model(self, model: ServedModel, entry: DerivedModel) -> ServedModel:
-        """``model`` with the entry's preset, and its template where it has one."""
+        """``model`` with the entry's overrides, and its template where it has one."""
         key = id(model), id(entry)
         known = self._made.get(key)
         if known is None or known[0] is not model or known[1] is not entry:
@@ -69,16 +69,6 @@ class DerivedModelCache:
 
 
 def _derived(model: ServedModel, entry: DerivedModel) -> ServedModel:
-    made = copy.copy(model)
-    made.preset = ModelOverrides(entry)
-    if entry.template:
-        info = model.info
-        made.use_template(
-            ChatTemplate.of_model(
-                entry.template,
-                bos_token=info.bos_token,
-                eos_token=info.eos_token,
-                special_tokens=info.special_tokens.values(),
-            )
-        )
+    made = model.with_template(entry.template) if entry.template else copy.copy(model)
+    made.overrides = ModelOverrides(entry)
     return made

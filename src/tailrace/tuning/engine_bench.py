@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.chat.detokenize import Detokenizer, PieceTable
-from tailrace.chat.template import ChatTemplate
+from tailrace.chat.chat_format import ChatFormat
+from tailrace.chat.detokenize import Detokenizer
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import load_llama, make_loop
 from tailrace.engine.submission import prepare_sequence
@@ -22,11 +22,11 @@ from tailrace.protocol import GenerationParams, Refused, Sampling, Submit
 from tailrace.settings import Settings
 
 
-class Timed(msgspec.Struct):
-    """One stream: when it was asked for, when each token was there, and the text."""
+class EngineStreamTiming(msgspec.Struct):
+    """One stream's times in seconds, with the keys of the load test's ``StreamTiming``."""
 
-    asked: float
-    tokens: list[float]
+    sent_at: float
+    token_times: list[float]
     text: str
     prompt_tokens: int
 
@@ -37,20 +37,18 @@ class EngineTurn:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._backend: Backend = load_llama(path, settings)
         self._loop = make_loop(self._backend, settings)
-        info = self._backend.info
-        self._template = ChatTemplate.of_model(info.chat_template, bos_token=info.bos_token, eos_token=info.eos_token)
-        self._vocabulary = PieceTable(self._backend.vocabulary)
+        self._format = ChatFormat(self._backend.info, self._backend.vocabulary)
         self._next_id = 0
 
-    def run(self, prompts: Seq[str], output_tokens: int) -> list[Timed]:
+    def run(self, prompts: Seq[str], output_tokens: int) -> list[EngineStreamTiming]:
         """One turn: a reply of exactly ``output_tokens`` to each user message, all at once."""
         first = self._next_id
         self._next_id += len(prompts)
-        timed: list[Timed] = []
+        timed: list[EngineStreamTiming] = []
         tokens: list[list[int]] = [[] for _ in prompts]
         for number, prompt in enumerate(prompts):
-            asked = time.perf_counter()
-            text = self._template.render([{"role": "user", "content": prompt}])
+            sent_at = time.perf_counter()
+            text = self._format.template.render([{"role": "user", "content": prompt}])
             submit = Submit(
                 id=first + number,
                 prompt=text,
@@ -60,7 +58,7 @@ class EngineTurn:
             if isinstance(sequence, Refused):
                 raise TailraceError(sequence.message)
             self._loop.inbox.put(sequence)
-            timed.append(Timed(asked, [], "", sequence.prompt_length))
+            timed.append(EngineStreamTiming(sent_at, [], "", sequence.prompt_length))
         while self._loop.has_work:
             self._loop.take()
             step = self._loop.step()
@@ -69,9 +67,9 @@ class EngineTurn:
                 if step.failed:
                     raise TailraceError(step.failed[0].message)
                 for identity, token in zip(step.ids, step.tokens, strict=True):
-                    timed[identity - first].tokens.append(now)
+                    timed[identity - first].token_times.append(now)
                     tokens[identity - first].append(token)
         for entry, chosen in zip(timed, tokens, strict=True):
-            detokenizer = Detokenizer(self._vocabulary)
+            detokenizer = Detokenizer(self._format.vocabulary)
             entry.text = "".join(detokenizer.feed(token) for token in chosen)
         return timed
