@@ -15,7 +15,7 @@ Texts that are only read need no generation: ``Tokenize`` is answered with ``Tok
 from __future__ import annotations
 
 from operator import add
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -33,7 +33,7 @@ Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
 
 
-#: What ``Sampling.samplers`` can name, and ``SAMPLER_ORDER``: what acts, and in which order, where it says nothing.
+#: The samplers that ``Sampling.samplers`` can name, in the order in which they act by default.
 SamplerName = Literal[
     "penalties",
     "dry",
@@ -47,17 +47,10 @@ SamplerName = Literal[
     "infill",
     "adaptive_p",
 ]
-SAMPLER_ORDER: tuple[SamplerName, ...] = (
-    "penalties",
-    "dry",
-    "top_n_sigma",
-    "top_k",
-    "typ_p",
-    "top_p",
-    "min_p",
-    "xtc",
-    "temperature",
-)
+#: Samplers that act only if a request names them.
+_ONLY_IF_NAMED: frozenset[SamplerName] = frozenset({"infill", "adaptive_p"})
+#: The samplers that act if ``Sampling.samplers`` is None, in order.
+SAMPLER_ORDER: tuple[SamplerName, ...] = tuple(name for name in get_args(SamplerName) if name not in _ONLY_IF_NAMED)
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
