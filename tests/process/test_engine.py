@@ -214,7 +214,7 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
             replies.step()
         if layout is not None:
             # As the scheduler does it: both books are changed alike.
-            backend.kv_relayout(layout, replies.loop._cache.relayout(layout).moves)
+            backend.kv_relayout(layout, replies.loop._cache.relayout(layout).slot_map)
         replies.finish()
         texts.append(replies.tokens[1])
         backend.reset()

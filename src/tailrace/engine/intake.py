@@ -7,7 +7,6 @@ reading on. It decides nothing about scheduling and touches no sequence that the
 
 from __future__ import annotations
 
-import queue
 import threading
 from functools import partial
 
@@ -15,8 +14,7 @@ import structlog
 
 from tailrace.engine import embeddings
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.embeddings import EmbeddingJob
-from tailrace.engine.kv_cache.disk_tier import Fetched
+from tailrace.engine.inbox import Inbox
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.grammar_compiler import CompileOutcome, GrammarCompiler
 from tailrace.engine.structured.grammar_translation import GrammarError
@@ -37,11 +35,6 @@ from tailrace.protocol import (
     Tokenized,
     Watch,
 )
-
-#: What the loop reads: a sequence to run, an id to cancel, a kept state from the disk, texts to read, or None: the
-#: connection is gone.
-Inbox = queue.SimpleQueue[Sequence | int | Fetched | list[EmbeddingJob] | None]
-
 
 #: What short texts are tokenised on takes up to 3 MB; only what is used takes memory.
 _STACK = 32 * 1024**2

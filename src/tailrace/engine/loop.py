@@ -1,9 +1,8 @@
 """The engine loop: take → schedule → decode → sample → publish.
 
-It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences, cancels and what
-was read from the disk, ``publish`` takes one ``Step`` a step and a ``Heartbeat`` at least once a second. The heartbeat
-comes from the loop itself, so that a loop that hangs is seen to hang. Texts that are only read have passes between
-steps.
+It owns the sequences and the model's cache. It does no I/O of its own: ``inbox`` brings sequences, cancels and states
+from the disk tier; ``publish`` takes one ``Step`` a step and a ``Heartbeat`` at least once a second. The heartbeat
+comes from the loop itself, so a loop that hangs is noticed. Embedding passes run between the steps.
 """
 
 from __future__ import annotations
@@ -12,20 +11,23 @@ import queue
 import time
 from collections.abc import Callable
 
-from tailrace.engine.advance import advance
-from tailrace.engine.backends.base import Backend, KVState
-from tailrace.engine.batch import StepBatch
-from tailrace.engine.embeddings import EmbeddingJob, EmbeddingQueue
-from tailrace.engine.intake import Inbox
-from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Placement, Relayout, Swap
-from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fetched
-from tailrace.engine.kv_cache.prefix_store import Kept
+import structlog
+
+from tailrace.engine.backends.base import Backend, Logits
+from tailrace.engine.embeddings import EmbeddingQueue
+from tailrace.engine.inbox import Inbox, InboxItem
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
+from tailrace.engine.kv_cache.executor import Applied, CacheExecutor
+from tailrace.engine.progress import PromptProgress
+from tailrace.engine.scheduler.plan import Plan
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
-from tailrace.engine.scheduler.scheduler import Plan, Scheduler
+from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.structured.mask_thread import MaskThread
-from tailrace.protocol import EngineCounters, Failed, Heartbeat, Progress, Reading, Step
+from tailrace.protocol import EngineCounters, Failed, Heartbeat, Reading, Step
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
@@ -53,29 +55,25 @@ class EngineLoop:
         decode; None: in proportion to a step without prompts. ``host_cache_tokens``: tokens of finished sequences that
         the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there. ``cpus``: where
         the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
-        must be able to truncate slots (``cuts``).
+        must be able to truncate slots (``can_truncate``).
         """
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
         self._cache = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
+        self._executor = CacheExecutor(backend, self._cache, disk, self.inbox.put)
         self._scheduler = Scheduler(
-            self._cache,
-            parallel=backend.info.parallel,
-            max_batch=backend.max_batch,
-            chunk=prefill_chunk,
+            self._cache, parallel=backend.info.parallel, max_batch=backend.max_batch, prefill_chunk=prefill_chunk
         )
-        self._pace = PrefillBudget(prefill_chunk, step_seconds)
+        self._prefill_budget = PrefillBudget(prefill_chunk, step_seconds)
         self._masks = MaskThread(cpus)
         self._speculator = speculator
-        self._kept: dict[int, KVState] = {}  #: states of finished sequences, by the cache's keys
-        self._disk = DiskTier(disk.folder, disk.limit, self.inbox.put) if disk is not None else None
-        self._fetching: dict[int, Sequence] = {}  #: sequences whose beginning is being read from the disk
         self._sequences: dict[int, Sequence] = {}
-        self._progressing: set[int] = set()  #: those whose prompt's progress is reported
+        self._fetching: dict[int, Sequence] = {}  #: sequences that wait for a prefix from the disk tier
+        self._progress = PromptProgress()
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
-        self._queue = (0, 0)  #: sequences that ran and waited when that was last published
-        self._counters = EngineCounters()  #: of what the loop itself counts
+        self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
+        self._counters = EngineCounters()  #: steps, prefill_tokens and decode_tokens
 
     @property
     def has_work(self) -> bool:
@@ -83,29 +81,31 @@ class EngineLoop:
         return self._scheduler.has_work or not self.inbox.empty() or bool(self._fetching) or bool(self._embeddings)
 
     def run(self, publish: Publish) -> None:
-        """Step until the inbox brings None (the connection is gone); then every sequence is dropped."""
+        """Step until the inbox brings None (the connection has ended); then drop every sequence.
+
+        Raises BackendError, and OSError of ``publish``.
+        """
         next_heartbeat = time.monotonic()
-        rests = True
+        idle = True
         while True:
-            if not self.take(next_heartbeat - time.monotonic() if rests else 0.0):
-                self._cancel_all()
+            if not self.take(next_heartbeat - time.monotonic() if idle else 0.0):
+                self._drop_all()
                 self._masks.close()
                 return
             self.step(publish)
             if self._embeddings:
-                self._read(publish)
-            rested, rests = rests, not (self._scheduler.has_work or self._embeddings)
+                self._embed(publish)
+            was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
             now = time.monotonic()
-            # That nothing runs any more is told at once: it stays so.
-            if now >= next_heartbeat or (rests and not rested):
-                self._queue = (len(self._scheduler.running), len(self._scheduler.waiting))
-                publish(self.heartbeat())
+            # The change to idle is published at once: no step would do it.
+            if now >= next_heartbeat or (idle and not was_idle):
+                self._publish_heartbeat(publish)
                 next_heartbeat = now + HEARTBEAT_SECONDS
 
     def take(self, wait: float = 0.0) -> bool:
         """Take everything that lies in the inbox, after waiting up to ``wait`` seconds for the first item.
 
-        False when the connection is gone.
+        False when the connection has ended.
         """
         while wait > 0.0 or not self.inbox.empty():
             try:
@@ -118,211 +118,72 @@ class EngineLoop:
         return True
 
     def step(self, publish: Publish | None = None) -> Step | None:
-        """One engine step: None when there was nothing to compute.
+        """One engine step: None when there was nothing to compute. Raises BackendError.
 
-        ``publish`` is called with it as soon as its tokens are chosen: what the books need of it is done while they are
-        on their way. Who has ended in it is still there during that call.
+        ``publish`` is called with it as soon as its tokens are sampled, and before the accounting, which then runs
+        while the message is on its way. Sequences that finish in it are still there during that call.
         """
         if self._speculator is not None:
-            self._propose(self._speculator)
-        again = self._scheduler.again()
-        if not again:
-            streams = len(self._scheduler.decoding)
-            plan = self._scheduler.plan(self._pace.chunk(streams), self._pace.finish(streams))
-            self._move(plan)
-            self._admitted(plan, publish)
-            if not plan.chunks:
+            self._propose_drafts(self._speculator)
+        reuse_plan = self._scheduler.can_reuse_plan()
+        if not reuse_plan:
+            failed = self._schedule(publish)
+            if failed is not None:
+                return self._fail(failed, publish)
+            if not self._batch.scheduled:
                 return None
-            self._batch = StepBatch(plan.chunks)
-            if publish is not None:
-                self._report_queue(publish)
         batch = self._batch
         begun = time.perf_counter()
-        self._masks.start([constraint for constraint in batch.constraints if not constraint.free])
-        if again:
-            logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.ready])
-        else:
-            logits = self._backend.decode(
-                batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
-            )
-        self._masks.wait()
+        logits = self._decode(batch, reuse_plan=reuse_plan)
         seconds = time.perf_counter() - begun
-        known = [len(sequence.tokens) for sequence in batch.ready]
-        step = advance(batch.ready, logits)
-        if self._progressing:
-            step.progress.extend(self._progress(batch))
+        lengths = [len(sequence.tokens) for sequence in batch.sampled]
+        step = sample_step(batch.sampled, logits)
+        if self._progress:
+            step.progress.extend(self._progress.after(batch.scheduled))
         if publish is not None:
             publish(step)
-        self._keep_books(batch, known, seconds)
-        for failed in step.failed:
-            # What is broken may be what this sequence has computed: nobody shall find it again.
-            slot = self._sequences[failed.id].slot
-            self._cache.truncate(slot, 0)
-            self._backend.kv_truncate(slot, 0)
-            self._drop(self._sequences[failed.id])
+        self._account(batch, lengths, seconds)
+        for failure in step.failed:
+            # The sequence's own KV may be broken: no other one may find it as a prefix.
+            sequence = self._sequences[failure.id]
+            self._cache.truncate(sequence.slot, 0)
+            self._backend.kv_truncate(sequence.slot, 0)
+            self._drop(sequence)
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
         return step
 
-    def _report_queue(self, publish: Publish) -> None:
-        """Publish a heartbeat where a sequence has begun to run or to wait: the step that comes may take long."""
-        queue = (len(self._scheduler.running), len(self._scheduler.waiting))
-        if queue != self._queue:
-            self._queue = queue
-            publish(self.heartbeat())
-
-    def _keep_books(self, batch: StepBatch, known: list[int], seconds: float) -> None:
-        """A step has computed ``batch`` in so many seconds; ``known``: how many tokens those that have chosen had."""
-        tokens = len(batch.tokens)
-        if not batch.drafted:
-            self._pace.observe(batch.decoding, tokens - batch.decoding, seconds)
-        self._counters.steps += 1
-        self._counters.prefill_tokens += tokens - len(batch.outputs)
-        self._counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.ready) - sum(known)
-        for sequence, count in batch.chunks:
-            self._account(sequence, count)
-        if self._speculator is not None:
-            self._speculator.observe(batch.counts, batch.decoding, seconds)
-            for sequence, before in zip(batch.ready, known, strict=True):
-                self._speculator.learn(sequence, sequence.tokens[before:])
-
-    def _admitted(self, plan: Plan, publish: Callable[[Step], None] | None) -> None:
-        """Note when the plan's new sequences were admitted, and report the progress of those that want it reported."""
-        new = [move[0] for move in plan.moves if isinstance(move, tuple) and move[0].admitted_at is None]
-        if not new:
-            return
-        now = time.monotonic()
-        for sequence in new:
-            sequence.admitted_at = now
-        wanted = [sequence for sequence in new if sequence.report_progress]
-        if wanted and publish is not None:
-            self._progressing.update(sequence.id for sequence in wanted)
-            step = Step([], [], [], [], {})
-            step.progress.extend(_progress(sequence, sequence.computed, now) for sequence in wanted)
-            publish(step)
-
-    def _progress(self, batch: StepBatch) -> list[Progress]:
-        """What the step has computed of the prompts whose progress is reported."""
-        now = time.monotonic()
-        reports: list[Progress] = []
-        for sequence, count in batch.chunks:
-            if sequence.id in self._progressing:
-                reports.append(_progress(sequence, sequence.computed + count, now))
-                if reports[-1].processed >= sequence.prompt_length:
-                    self._progressing.discard(sequence.id)
-        return reports
-
-    def _read(self, publish: Publish) -> None:
-        """A pass over texts that are only read, if it is time for one."""
-        for answer in self._embeddings.step(beside=self._scheduler.has_work):
-            publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
-
-    def _propose(self, speculator: Speculator) -> None:
-        """Set the drafts that the coming step checks."""
-        cache, running = self._cache, self._scheduler.running
-        shared = cache.layout.shared
-        total = min(self._backend.max_batch, cache.room(0) if shared else self._backend.max_batch) - len(running)
-        busy = bool(self._scheduler.waiting)
-        speculator.propose(running, self._room, total, busy=busy, equal_split=not shared)
-
-    def _room(self, sequence: Sequence) -> int:
-        """Tokens that may be added behind the sequence's last one."""
-        return self._cache.room(sequence.slot) - 1
-
-    def _account(self, sequence: Sequence, count: int) -> None:
-        """``count`` tokens of the sequence were computed, of which those that are its own stay."""
-        start = sequence.computed
-        # The token chosen last, and those forced behind it, haven't been computed; drafted ones that weren't chosen
-        # aren't the sequence's.
-        end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
-        self._cache.append(sequence.slot, sequence.tokens[start:end])
-        sequence.computed = end
-        if end < start + count:
-            self._backend.kv_truncate(sequence.slot, end)
-
-    def close(self) -> None:
-        """Finish what is being written to the disk."""
-        if self._disk is not None:
-            self._disk.close()
-
     def heartbeat(self) -> Heartbeat:
-        """The counters and gauges now."""
+        """The gauges now, and the counters since the start."""
         counters = self._counters + self._scheduler.counters
         if self._speculator is not None:
             counters += self._speculator.counters
         return Heartbeat(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            kv_cells_used=self._cache.used,
+            kv_cells_used=self._cache.used_cells,
             counters=counters,
         )
 
-    def _drop(self, sequence: Sequence) -> None:
-        del self._sequences[sequence.id]
-        self._progressing.discard(sequence.id)
-        if self._fetching.pop(sequence.id, None) is None:
-            self._scheduler.remove(sequence)
-        if self._speculator is not None:
-            self._speculator.end(sequence)
+    def close(self) -> None:
+        """Finish writing to the disk tier."""
+        self._executor.close()
 
-    def _move(self, plan: Plan) -> None:
-        """Let the model's cache follow the plan's moves."""
-        #: Slots whose content was lost on the way: this model's memory can't be cut or moved, or has no room in one
-        #: piece. The books are already where the last move leaves them, so these are followed until then.
-        lost: set[int] = set()
-        for move in plan.moves:
-            if isinstance(move, MoveOut):
-                self._move_out(move)
-            elif isinstance(move, Swap):
-                self._backend.kv_swap(move.one, move.other)
-                lost = {{move.one: move.other, move.other: move.one}.get(slot, slot) for slot in lost}
-            elif isinstance(move, Relayout):
-                places = dict(move.moves)
-                lost = {places[slot] for slot in lost if slot in places}
-                lost.update(self._backend.kv_relayout(move.layout, move.moves))
-            elif not self._place(move[1]):
-                lost.add(move[1].slot)
-        if lost:
-            self._scheduler.lose(lost)
+    # Take
 
-    def _move_out(self, move: MoveOut) -> None:
-        if move.kept.key is not None:
-            self._keep(move.kept, self._backend.kv_save(move.slot))
-        self._backend.kv_truncate(move.slot, 0)
-
-    def _keep(self, kept: Kept, state: KVState) -> None:
-        """Do with states outside of the cache what the books say."""
-        if kept.key is not None:
-            self._kept[kept.key] = state
-        for key in kept.dropped:
-            del self._kept[key]
-        for key, tokens in kept.spilled:
-            spilled = self._kept.pop(key)
-            if self._disk is not None:
-                self._disk.write(tokens, spilled)
-
-    def _place(self, placement: Placement) -> bool:
-        """Have the slot hold what the placement says; False when it holds nothing instead."""
-        backend, slot, length = self._backend, placement.slot, placement.length
-        if placement.source is not None:
-            done = backend.kv_copy(placement.source, slot, length)
-        elif placement.kept is not None:
-            done = backend.kv_load(slot, self._kept[placement.kept], length)
-        else:
-            done = backend.kv_truncate(slot, length)
-        return done or not length
-
-    def _receive(self, item: Sequence | int | Fetched | list[EmbeddingJob] | None) -> bool:
+    def _receive(self, item: InboxItem) -> bool:
+        """Take in one item; False when the connection has ended."""
         if isinstance(item, Sequence):
             self._sequences[item.id] = item
             if self._speculator is not None:
                 self._speculator.begin(item)
-            if not self._fetch(item):
+            if item.reuse_prefix and self._executor.fetch(item.tokens, item.id):
+                self._fetching[item.id] = item
+            else:
                 self._scheduler.add(item)
         elif isinstance(item, Fetched):
-            if item.state is not None:
-                self._keep(self._cache.kept.keep(item.tokens), item.state)
-            # The id is unknown when it was cancelled meanwhile.
+            self._executor.store(item)
+            # The id is unknown if it was cancelled meanwhile.
             if (sequence := self._fetching.pop(item.id, None)) is not None:
                 self._scheduler.add(sequence)
         elif isinstance(item, list):
@@ -331,28 +192,143 @@ class EngineLoop:
             if (sequence := self._sequences.get(item)) is not None:
                 self._drop(sequence)
             else:
-                self._embeddings.cancel(item)  # Harmless for what ended while its cancel was on the way.
+                self._embeddings.cancel(item)  # Without effect if the request ended while its cancel was on the way.
         return item is not None
 
-    def _fetch(self, sequence: Sequence) -> bool:
-        """Have the sequence's beginning read from the disk, if more of it is there than in memory."""
-        if self._disk is None or not sequence.reuse_prefix or (found := self._disk.find(sequence.tokens)) is None:
-            return False
-        name, length = found
-        if length < self._cache.ready(sequence.tokens) + LEAST:
-            return False
-        self._fetching[sequence.id] = sequence
-        self._disk.fetch(name, sequence.id)
-        return True
+    def _drop(self, sequence: Sequence) -> None:
+        """Remove a sequence that has finished, failed or been cancelled."""
+        del self._sequences[sequence.id]
+        self._progress.end(sequence)
+        if self._fetching.pop(sequence.id, None) is None:
+            self._scheduler.remove(sequence)
+        if self._speculator is not None:
+            self._speculator.end(sequence)
 
-    def _cancel_all(self) -> None:
+    def _drop_all(self) -> None:
         for sequence in list(self._sequences.values()):
             self._drop(sequence)
         self._embeddings.clear()
 
+    # Schedule
 
-def _progress(sequence: Sequence, computed: int, now: float) -> Progress:
-    """The report for a sequence of whose prompt so many tokens are computed, at ``now`` of the monotonic clock."""
-    processed = min(computed, sequence.prompt_length)
-    seconds = 0.0 if sequence.admitted_at is None else now - sequence.admitted_at
-    return Progress(sequence.id, sequence.prompt_length, sequence.cached_tokens or 0, processed, seconds)
+    def _propose_drafts(self, speculator: Speculator) -> None:
+        """Set the drafts that the coming step checks."""
+        cache, running = self._cache, self._scheduler.running
+        shared = cache.layout.shared
+        max_batch = self._backend.max_batch
+        total = (min(max_batch, cache.free_cells(0)) if shared else max_batch) - len(running)
+        has_waiting = bool(self._scheduler.waiting)
+        speculator.propose(running, self._max_draft, total, busy=has_waiting, equal_split=not shared)
+
+    def _max_draft(self, sequence: Sequence) -> int:
+        """Tokens that may be added behind the sequence's last one."""
+        return self._cache.free_cells(sequence.slot) - 1
+
+    def _schedule(self, publish: Publish | None) -> Sequence | None:
+        """Plan the coming step, apply the plan's cache ops and make its batch.
+
+        Where the model has no memory for a new layout, the step is planned again without it. A sequence that can't run
+        at all then is returned, and there is no batch.
+        """
+        while True:
+            n_decoding = len(self._scheduler.decoding)
+            plan = self._scheduler.plan(
+                self._prefill_budget.mixed(n_decoding), self._prefill_budget.last_chunk(n_decoding)
+            )
+            applied = self._executor.apply(plan.cache_ops)
+            if applied.failed is None:
+                break
+            if (failed := self._undo_relayout(plan, applied)) is not None:
+                return failed
+        if applied.lost:
+            self._scheduler.mark_lost(applied.lost)
+        self._begin(plan.admitted, publish)
+        self._batch = StepBatch(plan.scheduled)
+        if publish is not None and plan.scheduled:
+            running = (len(self._scheduler.running), len(self._scheduler.waiting))
+            if running != self._published_queue:
+                self._publish_heartbeat(publish)  # The coming step may take long.
+        return None
+
+    def _undo_relayout(self, plan: Plan, applied: Applied) -> Sequence | None:
+        """The plan's new layout has failed: all sequences wait again. The one that can't run without it, if any."""
+        assert applied.failed is not None
+        failed, emptied = self._scheduler.undo_relayout(plan, applied.failed, applied.lost)
+        self._executor.empty(emptied)
+        structlog.get_logger().warning(
+            "no memory for a larger KV cache",
+            cells=applied.failed.layout.total,
+            stays_at=applied.failed.previous.total,
+        )
+        return failed
+
+    def _fail(self, sequence: Sequence, publish: Publish | None) -> Step:
+        """End a sequence for whose tokens there is no memory."""
+        message = f"the KV cache can't grow to {len(sequence.tokens) + 1} tokens: there is not enough memory"
+        step = Step([], [], [], [], {}, failed=[Failed(sequence.id, message)])
+        if publish is not None:
+            publish(step)
+        self._drop(sequence)
+        return step
+
+    def _begin(self, admitted: list[Sequence], publish: Publish | None) -> None:
+        """Note when new sequences were admitted, and report the progress of their prompts."""
+        new = [sequence for sequence in admitted if sequence.admitted_at is None]
+        if not new:
+            return
+        now = time.monotonic()
+        for sequence in new:
+            sequence.admitted_at = now
+        if publish is not None and (reports := self._progress.begin(new)):
+            publish(Step([], [], [], [], {}, progress=reports))
+
+    # Decode
+
+    def _decode(self, batch: StepBatch, *, reuse_plan: bool) -> Logits:
+        """Compute the batch's logits, and beside them the masks of its constraints."""
+        self._masks.start([constraint for constraint in batch.constraints if not constraint.free])
+        if reuse_plan:
+            logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
+        else:
+            logits = self._backend.decode(
+                batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
+            )
+        self._masks.wait()
+        return logits
+
+    def _embed(self, publish: Publish) -> None:
+        """An embedding pass, if it is time for one."""
+        for answer in self._embeddings.step(beside=self._scheduler.has_work):
+            publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
+
+    # Publish and account
+
+    def _publish_heartbeat(self, publish: Publish) -> None:
+        self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))
+        publish(self.heartbeat())
+
+    def _account(self, batch: StepBatch, lengths: list[int], seconds: float) -> None:
+        """A step has computed ``batch`` in ``seconds``. ``lengths``: the sampled sequences' tokens before it."""
+        tokens = len(batch.tokens)
+        if not batch.n_beyond_one:
+            self._prefill_budget.observe(batch.n_decoding, tokens - batch.n_decoding, seconds)
+        self._counters.steps += 1
+        self._counters.prefill_tokens += tokens - len(batch.outputs)
+        self._counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
+        for sequence, count in batch.scheduled:
+            self._account_sequence(sequence, count)
+        if self._speculator is not None:
+            self._speculator.observe(batch.token_counts, batch.n_decoding, seconds)
+            for sequence, length in zip(batch.sampled, lengths, strict=True):
+                self._speculator.learn(sequence, sequence.tokens[length:])
+
+    def _account_sequence(self, sequence: Sequence, count: int) -> None:
+        """``count`` tokens of the sequence were computed; those that are its own stay in its slot."""
+        start = sequence.computed
+        # The token sampled last and the jump-forward tokens behind it aren't computed yet. Draft tokens that weren't
+        # accepted aren't the sequence's.
+        end = min(start + count, len(sequence.tokens) - 1 - sequence.jump_forward)
+        self._cache.append(sequence.slot, sequence.tokens[start:end])
+        sequence.computed = end
+        if end < start + count:
+            self._backend.kv_truncate(sequence.slot, end)

@@ -208,13 +208,13 @@ def _replies(
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=300, speculator=speculator)
     repeated = 0
 
-    def again() -> bool:
+    def can_reuse_plan() -> bool:
         nonlocal repeated
-        holds = not anew and Scheduler.again(loop._scheduler)
+        holds = not anew and Scheduler.can_reuse_plan(loop._scheduler)
         repeated += holds
         return holds
 
-    loop._scheduler.again = again  # type: ignore[method-assign]
+    loop._scheduler.can_reuse_plan = can_reuse_plan  # type: ignore[method-assign]
     said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
     finished: list[Finished] = []
 

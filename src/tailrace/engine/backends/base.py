@@ -24,6 +24,16 @@ class BackendError(TailraceError):
     """The model's computation failed in a way that leaves its state unknown; the process has to end."""
 
 
+class KVLayoutError(TailraceError):
+    """There is no memory for a new layout. The old one is there again, with what its slots held, except for ``lost``:
+    slots that are empty now.
+    """
+
+    def __init__(self, message: str, lost: frozenset[int] = frozenset()) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
 class EmbeddingContext(Protocol):
     """A context of its own beside the cache, for texts that are read and not continued: a row for each of their tokens.
 
@@ -129,10 +139,11 @@ class Backend(Protocol):
         """
         ...
 
-    def kv_relayout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
-        """Cut the cache anew: slot ``moves[i][0]``'s content goes to slot ``moves[i][1]``, other slots become empty.
+    def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
+        """Divide the cells anew: the content of slot ``slot_map[i][0]`` goes to slot ``slot_map[i][1]``; other slots
+        become empty. Returns the new slots whose content couldn't be moved; they are empty, too.
 
-        The new slots whose content couldn't be taken along (they are empty, too). Raises BackendError.
+        Raises KVLayoutError without the memory: the old layout is there again. Raises BackendError.
         """
         ...
 

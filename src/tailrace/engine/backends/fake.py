@@ -169,9 +169,9 @@ class FakeBackend:
             return None
         return script[said] if said < len(script) else END
 
-    def kv_relayout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+    def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
-        held = {new: self._tokens[old] for old, new in moves}
+        held = {new: self._tokens[old] for old, new in slot_map}
         self.layout = layout
         self._tokens = [held.get(slot, []) for slot in range(len(self._tokens))]
         self._scripts.clear()
@@ -179,7 +179,7 @@ class FakeBackend:
             return []
         # A state is of the layout that it comes from: nothing of it can be taken over.
         self._tokens = [[] for _ in self._tokens]
-        return [new for _, new in moves if held[new]]
+        return [new for _, new in slot_map if held[new]]
 
     def kv_swap(self, one: int, other: int) -> None:
         """See ``Backend``."""

@@ -1,183 +1,168 @@
-"""KV accounting and prefix reuse: which slot holds whose tokens, what still fits, what is kept outside.
+"""KV cache accounting: which slot holds which tokens, how many cells are free, and where a prefix is found.
 
-Pure bookkeeping: it decides nothing about who runs (the scheduler does) and touches no model. The changes that the
-model's cache must follow are returned, and the loop applies them.
+Pure accounting: it doesn't decide which sequence runs (the scheduler does) and doesn't touch a model. The changes that
+the model's cache must follow are returned as cache ops (``cache_ops``), and the executor applies them.
 
-What a finished sequence has computed is reused by whoever begins alike: the next turn of a conversation, a shared
-system prompt, a second choice of the same prompt. It stays in its slot as long as nobody else needs that. Otherwise it
-is moved out, as a state kept in host memory.
+The tokens of a finished sequence stay in its slot until the slot or its cells are needed. A sequence that starts with
+the same tokens reuses them: the next turn of a conversation, a shared system prompt, another choice of the same prompt.
+A slot that is evicted offloads its content to the prefix store in host memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from tailrace.engine.kv_cache.cache_ops import Evict, Placement, Relayout, Swap
+from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.kv_cache.prefix_store import Kept, KeptStates, common_prefix
+from tailrace.engine.kv_cache.prefix_store import PrefixStore, common_prefix
 
 
 @dataclass(slots=True)
 class Slot:
-    """One row of the KV cache: ``tokens`` are computed and held. ``cells`` are theirs in the pool, one each; empty in
-    streams, where a slot's cells are nobody else's.
+    """One sequence's part of the KV cache: ``tokens`` are computed and stored in it.
+
+    ``cells``: in a shared layout the cell of each token; empty in a partitioned one. ``occupied``: by a running
+    sequence.
     """
 
     index: int
     tokens: list[int] = field(default_factory=list)
     cells: list[int] = field(default_factory=list)
-    busy: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a sequence goes, and what it finds: ``length`` positions are ready in ``slot`` after this.
-
-    They are there already, or are copied from the slot ``source``, or come from the kept state ``kept``.
-    """
-
-    slot: int
-    length: int
-    source: int | None = None
-    kept: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MoveOut:
-    """Empty ``slot``, after keeping its state as ``kept`` says."""
-
-    slot: int
-    kept: Kept
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Exchange what two slots hold."""
-
-    one: int
-    other: int
-
-
-@dataclass(frozen=True, slots=True)
-class Relayout:
-    """Cut the cache anew; slot ``moves[i][0]``'s content goes to slot ``moves[i][1]``, all others are empty."""
-
-    layout: Layout
-    moves: tuple[tuple[int, int], ...]
+    occupied: bool = False
 
 
 class KVCache:
-    """The slots of one model's KV cache, and the states kept outside of it.
+    """The slots of one model's KV cache, and the prefix store.
 
-    In the pool, cells are reference-counted, because a copied prefix shares the cells of its source.
+    In a shared layout cells are reference-counted, because a copied prefix shares the cells of its source.
     """
 
-    def __init__(self, policy: LayoutPolicy, layout: Layout, keep: int) -> None:
-        """``layout``: how the model's cache is cut now; ``keep``: tokens that may be kept outside."""
+    def __init__(self, policy: LayoutPolicy, layout: Layout, host_tokens: int) -> None:
+        """``layout``: of the model's cache now; ``host_tokens``: tokens of prefix states that host memory may hold."""
         self.layout = layout
         self.slots = [Slot(index) for index in range(policy.slots)]
-        self.kept = KeptStates(keep)
-        self._policy = policy
+        self.prefix_store = PrefixStore(host_tokens)
+        self._full_policy = policy
+        self._policy = policy  #: the same, or with fewer cells after a layout for which there was no memory
+        self._lru: LruIndex[int] = LruIndex()  #: slots that hold tokens and aren't occupied
         self._free: list[int] = []
         self._references: list[int] = []
-        self._fill_pool()
+        self._reset_cells()
 
     @property
-    def used(self) -> int:
-        """Cells that hold something, be it for a running sequence or for reuse."""
+    def used_cells(self) -> int:
+        """Cells that hold a token, of running sequences and of cached prefixes."""
         if self.layout.shared:
             return self.layout.cells - len(self._free)
         return sum(len(slot.tokens) for slot in self.slots)
 
     @property
-    def idle(self) -> list[Slot]:
-        """Slots that hold a finished sequence's tokens."""
-        return [slot for slot in self.slots if slot.tokens and not slot.busy]
+    def cached_slots(self) -> list[Slot]:
+        """Slots that hold a prefix and no running sequence, least recently used first."""
+        return [self.slots[index] for index in self._lru]
+
+    @property
+    def always_shared(self) -> bool:
+        """Whether the layout is always shared: attention takes no time for cells of other sequences."""
+        return self._policy.always_shared
+
+    # Free cells
 
     def fits(self, additions: Iterable[tuple[int, int]]) -> bool:
-        """Whether so many tokens can be appended to each of these slots: pairs of slot and number."""
+        """Whether tokens can be appended: pairs of slot and number of tokens, all together."""
         if self.layout.shared:
             return sum(number for _, number in additions) <= len(self._free)
         cells = self.layout.cells
         return all(len(self.slots[index].tokens) + number <= cells for index, number in additions)
 
-    def room(self, index: int) -> int:
-        """Tokens that can be appended to the slot."""
+    def free_cells(self, index: int) -> int:
+        """Tokens that can be appended to the slot; in a shared layout the cells are free for all slots."""
         return len(self._free) if self.layout.shared else self.layout.cells - len(self.slots[index].tokens)
 
     @property
-    def room_without_idle(self) -> int:
-        """Tokens that can be appended in all, in the pool, when no finished sequence's are held any more."""
-        return self.layout.cells - len({cell for slot in self.slots if slot.busy for cell in slot.cells})
+    def evictable_cells(self) -> int:
+        """Free cells of a shared layout once all cached slots are evicted."""
+        return self.layout.cells - len({cell for slot in self.slots if slot.occupied for cell in slot.cells})
 
-    @property
-    def always_shared(self) -> bool:
-        """Nobody pays for others' cells, so there is a pool that grows."""
-        return self._policy.always_shared
+    # Prefixes
 
-    def target(self) -> Slot | None:
-        """The slot for a new sequence: near the busy ones, and with little in it; None when there is none."""
-        reach = len(self.slots) if self.layout.shared else self.layout.partitions
-        free = [slot for slot in self.slots[:reach] if not slot.busy]
-        if not free or self.layout.shared:
-            return min(free, key=lambda slot: len(slot.tokens), default=None)
-        busy = [slot.index for slot in self.slots if slot.busy]
-        if not busy:
-            return min(free, key=lambda slot: len(slot.tokens))
-        # Running sequences that stand side by side share one pass over the weights: a hole is filled first.
-        low, high = min(busy), max(busy)
-        return min(free, key=lambda slot: (max(low - slot.index, slot.index - high, 0), len(slot.tokens)))
+    def pick_slot(self) -> Slot | None:
+        """The slot for a new sequence; None when all are occupied.
 
-    def place(self, tokens: list[int], *, reuse: bool = True) -> Placement | None:
-        """The best place for a sequence with these tokens: the longest prefix that is anywhere, short of the last token
-        (its logits are needed), or without ``reuse`` an empty one. None when every slot is busy.
+        An empty one if there is any, else the least recently used one. In a partitioned layout a slot beside the
+        occupied ones comes first: llama.cpp computes sequences in adjacent slots in one pass over the weights.
         """
-        target = self.target()
+        reach = len(self.slots) if self.layout.shared else self.layout.partitions
+        available = [slot for slot in self.slots[:reach] if not slot.occupied]
+        if not available:
+            return None
+        age = {index: place for place, index in enumerate(self._lru)}
+        if self.layout.shared:
+            return min(available, key=lambda slot: age.get(slot.index, -1))
+        occupied = [slot.index for slot in self.slots if slot.occupied]
+        low, high = (min(occupied), max(occupied)) if occupied else (0, len(self.slots))
+        return min(available, key=lambda slot: (max(low - slot.index, slot.index - high, 0), age.get(slot.index, -1)))
+
+    def match_prefix(self, tokens: list[int], *, reuse: bool = True) -> Placement | None:
+        """The placement with the longest cached prefix of ``tokens``, short of the last one: its logits are needed.
+
+        Without ``reuse``: one that finds nothing. None when all slots are occupied.
+        """
+        target = self.pick_slot()
         if target is None:
             return None
         best = Placement(target.index, 0)
         if not reuse:
             return best
         longest = len(tokens) - 1
-        for key, held in self.kept.items():
-            length = min(common_prefix(held, tokens), longest)
-            if length > best.length:
-                best = Placement(target.index, length, kept=key)
+        for key, stored in self.prefix_store.items():
+            length = min(common_prefix(stored, tokens), longest)
+            if length > best.prefix_len:
+                best = Placement(target.index, length, offload_key=key)
         for slot in self.slots:
             length = min(common_prefix(slot.tokens, tokens), longest)
-            # At equal length what is in a slot is cheaper to have than what is kept outside.
-            if length > best.length or (length == best.length > 0 and best.kept is not None):
-                copied = Placement(target.index, length, source=slot.index)
-                best = copied if slot.busy else Placement(slot.index, length)
+            # At equal length a slot's prefix costs less than an offloaded one.
+            if length > best.prefix_len or (length == best.prefix_len > 0 and best.offload_key is not None):
+                copied = Placement(target.index, length, source_slot=slot.index)
+                best = copied if slot.occupied else Placement(slot.index, length)
         return best
 
-    def ready(self, tokens: list[int]) -> int:
-        """Length of the longest beginning of ``tokens`` that is anywhere, in a slot or kept."""
-        return max(self.kept.longest(tokens), *(common_prefix(slot.tokens, tokens) for slot in self.slots))
+    def cached_prefix_len(self, tokens: list[int]) -> int:
+        """Length of the longest prefix of ``tokens`` in any slot or in host memory."""
+        return max(
+            self.prefix_store.longest_prefix(tokens), *(common_prefix(slot.tokens, tokens) for slot in self.slots)
+        )
 
-    def in_place(self, placement: Placement) -> bool:
-        """Whether what is reused are the slot's own tokens."""
-        return placement.length > 0 and placement.source is None and placement.kept is None
+    def reuses_own_slot(self, placement: Placement) -> bool:
+        """Whether the prefix is in the placement's slot already."""
+        return placement.prefix_len > 0 and placement.source_slot is None and placement.offload_key is None
 
-    def needs(self, placement: Placement, tokens: int) -> int:
-        """Tokens that the slot must be able to hold: the sequence's, and at first the whole kept state's."""
-        return max(tokens, len(self.kept[placement.kept]) if placement.kept is not None else 0)
+    def required_cells(self, placement: Placement, tokens: int) -> int:
+        """Tokens that the slot must be able to hold: the sequence's, and the whole state that is loaded at first."""
+        key = placement.offload_key
+        return max(tokens, len(self.prefix_store[key]) if key is not None else 0)
+
+    # Changes
 
     def occupy(self, placement: Placement) -> None:
-        """Make ``placement`` true. Its slot must be empty unless its own tokens are what is reused."""
+        """A sequence takes the slot. The slot must be empty unless its own tokens are the prefix."""
         slot = self.slots[placement.slot]
-        slot.busy = True
-        if placement.source is not None:
-            source = self.slots[placement.source]
-            slot.tokens = source.tokens[: placement.length]
-            slot.cells = source.cells[: placement.length]
+        slot.occupied = True
+        if slot.index in self._lru:
+            self._lru.remove(slot.index)
+        if placement.source_slot is not None:
+            source = self.slots[placement.source_slot]
+            slot.tokens = source.tokens[: placement.prefix_len]
+            slot.cells = source.cells[: placement.prefix_len]
             for cell in slot.cells:
                 self._references[cell] += 1
-        elif placement.kept is not None:
-            self.kept.touch(placement.kept)
-            self.append(slot.index, self.kept[placement.kept][: placement.length])
+        elif placement.offload_key is not None:
+            self.prefix_store.touch(placement.offload_key)
+            self.append(slot.index, self.prefix_store[placement.offload_key][: placement.prefix_len])
         else:
-            self.truncate(slot.index, placement.length)
+            self.truncate(slot.index, placement.prefix_len)
 
     def append(self, index: int, tokens: list[int]) -> None:
         """Account for ``tokens`` computed into the slot. The caller has made sure that they fit."""
@@ -190,11 +175,14 @@ class KVCache:
                 slot.cells.append(cell)
 
     def release(self, index: int) -> None:
-        """The sequence in the slot is over; what it computed stays for reuse."""
-        self.slots[index].busy = False
+        """The slot's sequence has ended; its tokens stay for reuse, as the most recently used prefix."""
+        slot = self.slots[index]
+        slot.occupied = False
+        if slot.tokens:
+            self._lru.add(index, len(slot.tokens))
 
     def truncate(self, index: int, length: int) -> None:
-        """Forget the slot's tokens from ``length`` on."""
+        """Remove the slot's tokens from ``length`` on."""
         slot = self.slots[index]
         for cell in slot.cells[length:]:
             self._references[cell] -= 1
@@ -202,46 +190,87 @@ class KVCache:
                 self._free.append(cell)
         del slot.cells[length:], slot.tokens[length:]
 
-    def move_out(self, index: int, wanted: int | None = None) -> MoveOut:
-        """Empty an idle slot; its tokens are kept outside if there is room and nothing longer covers them.
+    def evict(self, index: int, pinned_key: int | None = None) -> Evict:
+        """Empty a cached slot; its tokens are offloaded to host memory if they fit and no stored state covers them.
 
-        The kept state ``wanted`` is about to be used and stays.
+        The offloaded state ``pinned_key`` is about to be loaded and stays.
         """
+        self._lru.remove(index)
         tokens = self.slots[index].tokens[:]
         self.truncate(index, 0)
-        return MoveOut(index, self.kept.keep(tokens, wanted))
+        return Evict(index, self.prefix_store.offload(tokens, pinned_key))
 
     def swap(self, one: int, other: int) -> Swap:
-        """Exchange what two slots hold."""
+        """Exchange the content of two slots."""
         a, b = self.slots[one], self.slots[other]
         a.tokens, b.tokens = b.tokens, a.tokens
         a.cells, b.cells = b.cells, a.cells
-        a.busy, b.busy = b.busy, a.busy
+        a.occupied, b.occupied = b.occupied, a.occupied
+        if one in self._lru or other in self._lru:
+            self._lru.rename({one: other, other: one})
         return Swap(one, other)
 
-    def larger(self, lengths: list[int]) -> Layout | None:
-        """A layout in which sequences of these lengths, and nobody else, can run; None where there is none."""
+    # Layouts
+
+    def choose_layout(self, lengths: list[int]) -> Layout | None:
+        """A layout in which sequences of these lengths, and no others, can run; None where there is none."""
         return self._policy.choose(lengths, self.layout)
 
-    def larger_pool(self, lengths: list[int]) -> Layout | None:
-        """The same, but only where there is a pool that may grow and grows by this."""
-        layout = self._policy.choose(lengths, self.layout) if self._policy.always_shared else None
-        return layout if layout is not None and layout.cells > self.layout.cells else None
+    def last_resort_layout(self, length: int) -> Layout | None:
+        """A layout for one sequence of this length, larger than the last one for which there was no memory.
+
+        None where no layout has failed: ``choose_layout`` knows all of them then.
+        """
+        return None if self._policy is self._full_policy else self._full_policy.choose_smallest(length)
 
     def relayout(self, layout: Layout) -> Relayout:
-        """Cut the cache anew: busy slots' contents go to the first slots, in order. No slot may be idle."""
-        held = [slot for slot in self.slots if slot.busy]
-        moves = tuple((slot.index, index) for index, slot in enumerate(held))
-        contents = [slot.tokens for slot in held]
+        """Divide the cells anew: the content of occupied slots goes to the first slots, in order. No slot may be
+        cached.
+        """
+        held = [slot for slot in self.slots if slot.occupied]
+        slot_map = tuple((slot.index, index) for index, slot in enumerate(held))
+        contents = {slot.index: slot.tokens for slot in held}
+        last_resort = layout.total > self._policy.max_cells
+        if last_resort:
+            self._policy = replace(self._policy, max_cells=layout.total)
+        relayout = Relayout(layout, slot_map, self.layout, contents, last_resort)
+        self._reset_slots(layout)
+        for index, slot in enumerate(held):
+            self.slots[index].occupied = True
+            self.append(index, slot.tokens)
+        return relayout
+
+    def undo_relayout(self, relayout: Relayout, lost: set[int]) -> set[int]:
+        """There was no memory for the new layout: back to the previous one, with no slot occupied.
+
+        ``lost``: slots (of the previous layout) whose content is gone. Slots whose tokens no longer fit, because a
+        shared prefix is stored twice now, are returned and have to be emptied in the model, too. From now on layouts
+        have at most as many cells as the previous one, and fewer than the one that failed.
+        """
+        self._reset_slots(relayout.previous)
+        self._policy = self._policy.after_failure(relayout.layout, relayout.previous)
+        dropped: set[int] = set()
+        for index, tokens in relayout.contents.items():
+            if index in lost or not tokens:
+                continue
+            if self.fits([(index, len(tokens))]):
+                self.append(index, tokens)
+                self.release(index)
+            else:
+                dropped.add(index)
+        return dropped
+
+    def lift_limit(self) -> None:
+        """Allow all layouts again: the memory may be there now."""
+        self._policy = self._full_policy
+
+    def _reset_slots(self, layout: Layout) -> None:
         self.layout = layout
         self.slots = [Slot(index) for index in range(len(self.slots))]
-        self._fill_pool()
-        for index, tokens in enumerate(contents):
-            self.slots[index].busy = True
-            self.append(index, tokens)
-        return Relayout(layout, moves)
+        self._lru = LruIndex()
+        self._reset_cells()
 
-    def _fill_pool(self) -> None:
+    def _reset_cells(self) -> None:
         cells = self.layout.cells if self.layout.shared else 0
         self._free = list(range(cells - 1, -1, -1))
         self._references = [0] * cells

@@ -1,10 +1,10 @@
-"""The disk tier of kept states: files that one thread writes and reads, found by the tokens they were computed of.
+"""The prefix cache's disk tier: states in files that one thread writes and reads, found by their tokens.
 
-It decides nothing about who runs. The loop asks ``find``, has a file read with ``fetch`` and gets what was in it
-through its inbox; no step waits for a disk. Files hold people's conversations: only this user can read them.
+It doesn't decide which sequence runs. The loop calls ``find``, has a file read with ``fetch``, and gets its content
+through the inbox; no step waits for a disk. Files hold people's conversations: only this user can read them.
 
 A file is a magic word, the length of its head, the head (msgpack: the tokens, the state's size and CRC-32), the state.
-One that isn't whole is treated as not there, and deleted.
+A file that isn't whole counts as missing and is deleted.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import hashlib
 import os
 import queue
 import struct
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,14 +23,16 @@ import numpy as np
 import structlog
 
 from tailrace.engine.backends.base import KVState
+from tailrace.engine.helper_thread import HelperThread
+from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 
 _MAGIC = b"tailrace-kv-1\n\0\0"
 _LENGTH = struct.Struct("<I")
-#: States that begin alike for fewer tokens aren't looked for: reading the prompt is as quick.
-LEAST = 64
-#: States that may wait to be written; more are let go, because a disk that slow helps nobody.
-_QUEUE = 8
+#: Shorter common prefixes aren't looked for: computing them is as fast as reading a file.
+MIN_PREFIX = 64
+#: States that may wait to be written. More are dropped: they would take memory and the disk can't keep up.
+_MAX_QUEUED = 8
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class Fetched(msgspec.Struct, frozen=True):
-    """A file has been read for the sequence ``id``; ``state`` is None where that wasn't possible."""
+    """A file has been read for the sequence ``id``; ``state`` is None where it couldn't be."""
 
     id: int
     tokens: list[int]
@@ -49,89 +50,87 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class DiskOptions(msgspec.Struct, frozen=True):
-    """Where states go, and how many bytes of them."""
+    """The folder for states, and how many bytes they may take."""
 
     folder: Path
-    limit: int
+    max_bytes: int
 
 
 class DiskTier:
-    """States in ``folder``, of at most ``limit`` bytes in all; the least recently used go first."""
+    """States in ``folder``, of at most ``max_bytes`` in all, least recently used out first."""
 
-    def __init__(self, folder: Path, limit: int, deliver: Callable[[Fetched], None]) -> None:
-        """``folder`` must be of this very model: a state of another would be taken for its own. What earlier runs have
-        left there is found again. ``deliver`` is called from the tier's thread.
+    def __init__(self, folder: Path, max_bytes: int, deliver: Callable[[Fetched], None]) -> None:
+        """``folder`` must be of this very model: a state of another one would be used as this model's. Files of earlier
+        runs are found again. ``deliver`` is called from the tier's thread.
         """
         self._folder = folder
-        self._limit = limit
+        self._max_bytes = max_bytes
         self._deliver = deliver
         self._log = structlog.get_logger()
-        self._index: OrderedDict[str, tuple[list[int], int]] = OrderedDict()  #: name → tokens and bytes
-        self._starts: dict[tuple[int, ...], set[str]] = {}  #: the first LEAST tokens → names
-        self._bytes = 0
+        self._tokens: dict[str, list[int]] = {}  #: by file name
+        self._lru: LruIndex[str] = LruIndex()  #: file names, with the bytes of each
+        self._by_start: dict[tuple[int, ...], set[str]] = {}  #: the first MIN_PREFIX tokens → file names
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.kv"), key=lambda path: path.stat().st_mtime):
             if (head := _read_head(path)) is None:
-                path.unlink(missing_ok=True)
+                self._delete(path)
             else:
                 self._add(path.stem, np.frombuffer(head.tokens, np.int32).tolist(), path.stat().st_size)
         self._evict()
-        self._thread = threading.Thread(target=self._work, name="kv-disk", daemon=True)
+        self._thread = HelperThread(self._work, name="kv-disk")
         self._thread.start()
 
     @property
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         """Bytes that the files take."""
-        return self._bytes
+        return self._lru.total
 
     def find(self, tokens: list[int]) -> tuple[str, int] | None:
-        """The file with the longest common beginning with ``tokens``, and how long it is."""
-        names = self._starts.get(tuple(tokens[:LEAST]), ())
-        found = [(name, common_prefix(self._index[name][0], tokens)) for name in names]
+        """The file with the longest common prefix with ``tokens``, and the length of that prefix."""
+        names = self._by_start.get(tuple(tokens[:MIN_PREFIX]), ())
+        found = [(name, common_prefix(self._tokens[name], tokens)) for name in names]
         return max(found, key=lambda pair: pair[1], default=None)
 
     def write(self, tokens: list[int], state: KVState) -> None:
-        """Have the state written, unless it is too short to be looked for, or too large."""
-        if len(tokens) < LEAST or state.size > self._limit or self._jobs.qsize() >= _QUEUE:
+        """Queue the state to be written, unless it is too short to be looked for, too large, or the disk is behind."""
+        if len(tokens) < MIN_PREFIX or state.size > self._max_bytes or self._jobs.qsize() >= _MAX_QUEUED:
             return
         packed = np.array(tokens, np.int32).tobytes()
         name = hashlib.sha256(packed).hexdigest()[:32]
-        if name in self._index:
-            self._index.move_to_end(name)
+        if name in self._tokens:
+            self._lru.touch(name)
             return
         self._add(name, tokens, state.size)
         self._evict()
-        self._jobs.put(lambda: self._write(name, packed, state))
+        self._jobs.put(partial(self._write, name, packed, state))
 
     def fetch(self, name: str, identity: int) -> None:
-        """Have the file read; a ``Fetched`` for ``identity`` is delivered in any case."""
-        tokens = self._index[name][0]
-        self._index.move_to_end(name)
-        self._jobs.put(lambda: self._deliver(Fetched(identity, tokens, self._read(name))))
+        """Have the file read. A ``Fetched`` for ``identity`` is delivered, whatever happens."""
+        tokens = self._tokens[name]
+        self._lru.touch(name)
+        self._jobs.put(partial(self._fetch, name, identity, tokens))
 
     def close(self) -> None:
-        """Finish what is being written."""
+        """Finish the queued work and end the thread."""
         self._jobs.put(None)
         self._thread.join()
 
     # In the loop's thread
 
     def _add(self, name: str, tokens: list[int], size: int) -> None:
-        self._index[name] = tokens, size
-        self._starts.setdefault(tuple(tokens[:LEAST]), set()).add(name)
-        self._bytes += size
+        self._tokens[name] = tokens
+        self._lru.add(name, size)
+        self._by_start.setdefault(tuple(tokens[:MIN_PREFIX]), set()).add(name)
 
     def _evict(self) -> None:
-        while self._bytes > self._limit:
-            name, (tokens, size) = self._index.popitem(last=False)
-            self._bytes -= size
-            start = tuple(tokens[:LEAST])
-            self._starts[start].discard(name)
-            if not self._starts[start]:
-                del self._starts[start]
-            path = self._path(name)
-            self._jobs.put(lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
+        for name in self._lru.victims(self._max_bytes):
+            self._lru.remove(name)
+            start = tuple(self._tokens.pop(name)[:MIN_PREFIX])
+            self._by_start[start].discard(name)
+            if not self._by_start[start]:
+                del self._by_start[start]
+            self._jobs.put(partial(self._delete, self._path(name)))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.kv"
@@ -140,7 +139,18 @@ class DiskTier:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception:
+                # One file's failure must not keep the next sequences waiting for theirs.
+                self._log.exception("work on a prefix file has failed")
+
+    def _fetch(self, name: str, identity: int, tokens: list[int]) -> None:
+        state: KVState | None = None
+        try:
+            state = self._read(name)
+        finally:
+            self._deliver(Fetched(identity, tokens, state))
 
     def _write(self, name: str, packed: bytes, state: KVState) -> None:
         head = msgspec.msgpack.encode(_Head(packed, state.size, zlib.crc32(state.data)))
@@ -152,9 +162,9 @@ class DiskTier:
                 file.write(state.data)
             os.replace(unfinished, path)
         except OSError as error:
-            # The state is only a shortcut: whoever looks for it computes it again.
+            # The state is a shortcut only: a sequence that looks for it computes its prompt.
             self._log.warning("a KV state can't be written", file=str(path), error=str(error))
-            unfinished.unlink(missing_ok=True)
+            self._delete(unfinished)
 
     def _read(self, name: str) -> KVState | None:
         path = self._path(name)
@@ -162,20 +172,26 @@ class DiskTier:
         if head is None:
             return None
         try:
-            os.utime(path)  # So that the next run knows which were used last.
+            os.utime(path)  # The next run takes the order of use from these times.
             state = np.fromfile(path, np.uint8, offset=path.stat().st_size - head.size)
         except (OSError, ValueError) as error:
             self._log.warning("a KV state can't be read", file=str(path), error=str(error))
             return None
         if state.size != head.size or zlib.crc32(state.data) != head.crc:
             self._log.warning("a KV state's file is damaged", file=str(path))
-            path.unlink(missing_ok=True)
+            self._delete(path)
             return None
         return state
 
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warning("a KV state's file can't be deleted", file=str(path), error=str(error))
+
 
 def _read_head(path: Path) -> _Head | None:
-    """The file's head; None when there is no whole file."""
+    """The file's head; None where the file isn't whole."""
     try:
         with open(path, "rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:

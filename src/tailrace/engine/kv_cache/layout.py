@@ -16,29 +16,29 @@ follows the load: partitions while they fit into the limit, shared when they don
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-#: llama.cpp rounds a stream's size up to this many cells.
-GRAIN = 256
-#: Cells of the smallest stream that is made.
-_LEAST = 512
-#: What a sequence can grow by before longer partitions are needed: these tokens, or this part of its length.
-_SLACK = 128
-_SLACK_PART = 4
-#: Streams at the start, at most: more come with the sequences that need them.
-_INITIAL_PARTITIONS = 8
+#: llama.cpp rounds the cells of a layout, or of each partition, up to a multiple of this.
+CELL_PADDING = 256
+#: Cells of the smallest partition.
+_MIN_PARTITION = 512
+#: Tokens that a sequence can grow by before the layout has to grow: at least these, or this part of its length.
+_MIN_SLACK = 128
+_SLACK_DIVISOR = 4
+#: Partitions at the start, at most: more come with the sequences that need them.
+_MAX_INITIAL_PARTITIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``partitions`` slots of ``cells`` each; 0 partitions: one pool of ``cells`` for every slot."""
+    """``partitions`` slots of ``cells`` each; 0 partitions: ``cells`` that all slots share."""
 
     partitions: int
     cells: int
 
     @property
     def shared(self) -> bool:
-        """Whether the slots share one pool."""
+        """Whether all slots share the cells."""
         return self.partitions == 0
 
     @property
@@ -51,9 +51,9 @@ class Layout:
 class LayoutPolicy:
     """Which layouts a model and the memory allow.
 
-    ``slots``: sequences that may run at once. ``max_cells``: the limit of all cells, a multiple of GRAIN. ``context``:
-    tokens that one sequence may have. ``always_shared``: unseen cells cost no time, so the layout is always shared, of
-    ``initial_cells`` at first. ``fixed``: the model allows the full shared layout only.
+    ``slots``: sequences that may run at once. ``max_cells``: the limit of all cells, a multiple of CELL_PADDING.
+    ``context``: tokens that one sequence may have. ``always_shared``: cells of other sequences cost no time, so the
+    layout is always shared, of ``initial_cells`` at first. ``fixed``: the model allows the full shared layout only.
     """
 
     slots: int
@@ -64,56 +64,73 @@ class LayoutPolicy:
     initial_cells: int = 4096
 
     def initial(self) -> Layout:
-        """What to start with: small, because memory follows the tokens that exist."""
+        """The first layout: small, because memory follows the tokens that exist."""
         if self.fixed:
             return self.full_shared
         if self.always_shared:
             return Layout(0, min(self.max_cells, self.initial_cells))
-        partitions = min(self.slots, _INITIAL_PARTITIONS)
-        cells = min(_LEAST, self._longest)
+        partitions = min(self.slots, _MAX_INITIAL_PARTITIONS)
+        cells = min(_MIN_PARTITION, self._max_partition)
         while partitions > 1 and partitions * cells > self.max_cells:
             partitions //= 2
         return Layout(partitions, cells)
 
     @property
     def full_shared(self) -> Layout:
-        """All cells for everybody."""
+        """All cells there may be, shared."""
         return Layout(0, self.max_cells)
 
     def choose(self, lengths: Seq[int], now: Layout) -> Layout | None:
         """A layout for sequences of these lengths at once, or None where there is none.
 
-        It has room to spare if it can, and never gives up what ``now`` has where it needn't.
+        Where the limit allows, it has cells for them to grow and is at least as large as ``now``.
         """
+        needed = sum(lengths)
         if self.fixed:
-            return self.full_shared if sum(lengths) <= self.max_cells else None
+            return self.full_shared if needed <= self.max_cells else None
         if self.always_shared:
-            needed = sum(lengths)
-            roomy = _power_of_two(_rounded(needed + sum(max(_SLACK, length // _SLACK_PART) for length in lengths)))
+            roomy = _power_of_two(_padded(needed + sum(map(_slack, lengths))))
             return Layout(0, max(now.cells, min(roomy, self.max_cells))) if needed <= self.max_cells else None
         count, longest = len(lengths), max(lengths)
         partitions = min(self.slots, _power_of_two(count))
-        roomy = _rounded(longest + max(_SLACK, longest // _SLACK_PART))
-        cells = min(max(_LEAST, roomy), self._longest)
+        cells = min(max(_MIN_PARTITION, _padded(longest + _slack(longest))), self._max_partition)
         if cells >= longest:
             for candidate in (
                 Layout(max(partitions, now.partitions), max(cells, 0 if now.shared else now.cells)),
                 Layout(max(partitions, now.partitions), cells),
                 Layout(partitions, cells),
                 Layout(count, cells),
-                Layout(count, min(_rounded(longest + _SLACK), self._longest)),
+                Layout(count, min(_padded(longest + _MIN_SLACK), self._max_partition)),
             ):
                 if candidate.total <= self.max_cells:
                     return candidate
-        return self.full_shared if sum(lengths) <= self.max_cells else None
+        return self.full_shared if needed <= self.max_cells else None
+
+    def choose_smallest(self, length: int) -> Layout | None:
+        """The smallest layout in which one sequence of this length can run; None where there is none."""
+        if self.fixed or length > self.max_cells:
+            return None
+        cells = min(_padded(length + _MIN_SLACK), self.max_cells if self.always_shared else self._max_partition)
+        return Layout(0 if self.always_shared else 1, cells) if length <= cells else None
+
+    def after_failure(self, failed: Layout, previous: Layout) -> LayoutPolicy:
+        """The policy once there was no memory for the layout ``failed``: at most as many cells as ``previous`` has,
+        which is there, and fewer than the failed one.
+        """
+        cells = min(previous.total, failed.total - 1)
+        return replace(self, max_cells=max(CELL_PADDING, cells // CELL_PADDING * CELL_PADDING))
 
     @property
-    def _longest(self) -> int:
-        return min(self.max_cells, _rounded(self.context))
+    def _max_partition(self) -> int:
+        return min(self.max_cells, _padded(self.context))
 
 
-def _rounded(cells: int) -> int:
-    return -(-cells // GRAIN) * GRAIN
+def _slack(length: int) -> int:
+    return max(_MIN_SLACK, length // _SLACK_DIVISOR)
+
+
+def _padded(cells: int) -> int:
+    return -(-cells // CELL_PADDING) * CELL_PADDING
 
 
 def _power_of_two(number: int) -> int:

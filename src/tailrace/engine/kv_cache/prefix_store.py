@@ -1,15 +1,16 @@
-"""Which states are kept outside of the KV cache, and which go when there are too many. Pure bookkeeping.
+"""The prefix cache in host memory: tokens of offloaded states by key, least recently used first. Pure accounting.
 
-A state is what a finished (or paused) sequence had computed. The states themselves are the loop's; here are their
-tokens, by which they are found again.
+A state is the KV cache content of a finished or paused sequence. The states' bytes are the executor's; this module has
+the tokens by which they are found.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import count
+
+from tailrace.engine.kv_cache.eviction import LruIndex
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
@@ -27,70 +28,79 @@ def common_prefix(a: list[int], b: list[int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A state is kept as ``key`` (None: it isn't worth it). ``dropped`` are the keys of those that it makes
-    superfluous, ``spilled`` the keys and tokens of those for which there is no room any more.
+class OffloadResult:
+    """What happens to states in host memory when one more is offered.
+
+    The new one gets ``key``; None: it isn't stored. ``superseded``: keys of states that are prefixes of the new one.
+    ``evicted``: keys and tokens of states that have to leave host memory for it.
     """
 
     key: int | None
-    dropped: tuple[int, ...] = ()
-    spilled: tuple[tuple[int, list[int]], ...] = ()
+    superseded: tuple[int, ...] = ()
+    evicted: tuple[tuple[int, list[int]], ...] = ()
 
 
-class KeptStates:
-    """Token lists by key, least recently used first, of at most ``limit`` tokens in all."""
+class PrefixStore:
+    """Token lists by key, of at most ``max_tokens`` tokens in all."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._states: OrderedDict[int, list[int]] = OrderedDict()
-        self._tokens = 0
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._tokens: dict[int, list[int]] = {}
+        self._lru: LruIndex[int] = LruIndex()
         self._keys = count(1)
 
     def __getitem__(self, key: int) -> list[int]:
-        return self._states[key]
+        return self._tokens[key]
 
     def items(self) -> Iterator[tuple[int, list[int]]]:
-        """Every key with its tokens."""
-        return iter(self._states.items())
+        """Every key with its tokens, least recently used first."""
+        return ((key, self._tokens[key]) for key in self._lru)
 
     def touch(self, key: int) -> None:
-        """The state has been used."""
-        self._states.move_to_end(key)
+        """The state was used."""
+        self._lru.touch(key)
 
-    def longest(self, tokens: list[int]) -> int:
-        """Length of the longest beginning of ``tokens`` that a state has."""
-        return max((common_prefix(held, tokens) for held in self._states.values()), default=0)
+    def longest_prefix(self, tokens: list[int]) -> int:
+        """Length of the longest prefix of ``tokens`` that a state has."""
+        return max((common_prefix(stored, tokens) for stored in self._tokens.values()), default=0)
 
-    def keep(self, tokens: list[int], wanted: int | None = None) -> Kept:
-        """Keep these tokens' state, if that is worth it.
+    def offload(self, tokens: list[int], pinned_key: int | None = None) -> OffloadResult:
+        """Store the state of these tokens, unless a stored one covers them or they are too many.
 
-        The state ``wanted`` is about to be used and stays, at the cost of what would have taken its place.
+        The state ``pinned_key`` is about to be loaded and is never evicted.
         """
         size = len(tokens)
-        covered = any(len(held) >= size and held[:size] == tokens for held in self._states.values())
-        room = self._limit - (len(self._states[wanted]) if wanted is not None else 0)
-        if covered or size > room:
-            return Kept(None)
-        if wanted is not None:
-            self._states.move_to_end(wanted)
+        covered = any(len(stored) >= size and stored[:size] == tokens for stored in self._tokens.values())
+        capacity = self._max_tokens - (len(self._tokens[pinned_key]) if pinned_key is not None else 0)
+        if covered or size > capacity:
+            return OffloadResult(None)
+        if pinned_key is not None:
+            self._lru.touch(pinned_key)
         # A conversation's next turn replaces the one before.
-        dropped = [
+        superseded = [
             key
-            for key, held in self._states.items()
-            if key != wanted and len(held) <= size and tokens[: len(held)] == held
+            for key, stored in self.items()
+            if key != pinned_key and len(stored) <= size and tokens[: len(stored)] == stored
         ]
-        for key in dropped:
-            self._forget(key)
-        spilled = []
-        while self._tokens + size > self._limit:
-            oldest = next(iter(self._states))
-            spilled.append((oldest, self._forget(oldest)))
+        for key in superseded:
+            self.forget(key)
+        evicted = tuple((key, self.forget(key)) for key in self._lru.victims(self._max_tokens - size))
         key = next(self._keys)
-        self._states[key] = tokens
-        self._tokens += size
-        return Kept(key, tuple(dropped), tuple(spilled))
+        self._tokens[key] = tokens
+        self._lru.add(key, size)
+        return OffloadResult(key, tuple(superseded), evicted)
 
-    def _forget(self, key: int) -> list[int]:
-        tokens = self._states.pop(key)
-        self._tokens -= len(tokens)
-        return tokens
+    def forget(self, key: int) -> list[int]:
+        """Remove the state; its tokens."""
+        self._lru.remove(key)
+        return self._tokens.pop(key)
+
+    def discard(self, key: int) -> None:
+        """Remove the state, if it is there."""
+        if key in self._tokens:
+            self.forget(key)
+
+    def retain(self, keys: Container[int]) -> None:
+        """Forget all states but these."""
+        for key in [key for key in self._tokens if key not in keys]:
+            self.forget(key)

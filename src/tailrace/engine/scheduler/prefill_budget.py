@@ -5,7 +5,7 @@ from __future__ import annotations
 #: Prompt tokens that any step may read: prompts go on, whatever they cost. Deep in a prompt a step's time goes into
 #: reading its cells, once for all of its tokens; and the longer a prompt takes, the longer the replies themselves have
 #: become meanwhile. In how few tokens its end is read matters less than how many its beginning is read in: see below.
-LEAST = 5
+MIN_TOKENS = 5
 #: Prompt tokens of a step while nothing is known.
 _FIRST = 16
 #: A step that reads prompts may last so many times what it would without. Streams beside a long prompt are to keep
@@ -50,7 +50,7 @@ class PrefillBudget:
             # doesn't account for is decode's.
             token = self._token if self._token is not None else seconds / (decoded + prompt_tokens)
             self._decode[decoded] = max(seconds - prompt_tokens * token, 0.1 * seconds)
-        elif prompt_tokens >= LEAST and (decoded or not self._beside):
+        elif prompt_tokens >= MIN_TOKENS and (decoded or not self._beside):
             token = (seconds - self._decode_seconds(decoded)) / prompt_tokens
             # A step that was shorter than without its prompt: what is known of decode is out of date.
             token = max(token, 0.1 * seconds / prompt_tokens)
@@ -60,11 +60,11 @@ class PrefillBudget:
             self._token = _blend(known, token)
             self._beside = bool(decoded)
 
-    def chunk(self, decoding: int) -> int:
+    def mixed(self, decoding: int) -> int:
         """Prompt tokens for a step in which so many sequences decode."""
         return self._within(self._step_seconds or _STRETCH * self._decode_seconds(decoding), decoding)
 
-    def finish(self, decoding: int) -> int:
+    def last_chunk(self, decoding: int) -> int:
         """Prompt tokens for such a step if they bring a prompt to its end."""
         return self._within(self._step_seconds or _FINISH_SECONDS, decoding)
 
@@ -73,7 +73,7 @@ class PrefillBudget:
         if self._token is None:
             return min(self._most, _FIRST)
         tokens = int((seconds - self._decode_seconds(decoding)) / self._token)
-        return max(min(LEAST, self._most), min(self._most, tokens))
+        return max(min(MIN_TOKENS, self._most), min(self._most, tokens))
 
     def _decode_seconds(self, decoding: int) -> float:
         """What a step of so many sequences takes, or of the nearest number that has been seen."""

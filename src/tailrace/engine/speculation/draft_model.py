@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from tailrace.engine.backends.base import Backend
+from tailrace.engine.backends.base import Backend, KVLayoutError
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import LEVELS, Acceptance
@@ -43,6 +43,7 @@ class DraftModel:
         """``vocabulary``: the large model's. Raises ConfigurationError when the draft model's is another one."""
         check_vocabulary(backend.vocabulary, vocabulary)
         self._backend = backend
+        self._layout_policy = backend.layout_policy  #: with fewer cells after a layout for which there was no memory
         self._free = list(range(backend.layout_policy.slots - 1, -1, -1))
         self._slots: dict[int, _Slot] = {}  #: by the sequence's id
         self._cost = PassCost()
@@ -134,15 +135,20 @@ class DraftModel:
             fits = len(lengths) <= layout.partitions and max(lengths) <= layout.cells
         if fits:
             return True
-        larger = self._backend.layout_policy.choose(lengths, layout)
+        larger = self._layout_policy.choose(lengths, layout)
         if larger is None:
             return False
         places = [(other.index, other.index) for other in self._slots.values() if other.held]
-        lost = self._backend.kv_relayout(larger, places)
+        grown = True
+        try:
+            lost = set(self._backend.kv_relayout(larger, places))
+        except KVLayoutError as error:
+            grown, lost = False, set(error.lost)
+            self._layout_policy = self._layout_policy.after_failure(larger, layout)
         for other in self._slots.values():
             if other.index in lost:
                 other.held, other.sure = [], 0
-        return True
+        return grown
 
     def _compute(self, feed: list[tuple[_Slot, list[int]]]) -> list[int]:
         """Compute the tokens behind what each slot holds; the likeliest token behind each of them."""

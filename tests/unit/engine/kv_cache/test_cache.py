@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.kv_cache.cache import KVCache, Placement
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.cache_ops import Placement
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 
@@ -29,12 +30,12 @@ def _cache(slots: int = 4, cells: int = 100, keep: int = 1000, *, streams: bool 
 
 def _run(cache: KVCache, held: list[int]) -> int:
     """A sequence with these tokens starts; its slot."""
-    placement = cache.place(held)
+    placement = cache.match_prefix(held)
     assert placement is not None
-    if cache.slots[placement.slot].tokens and not cache.in_place(placement):
-        cache.move_out(placement.slot, placement.kept)
+    if cache.slots[placement.slot].tokens and not cache.reuses_own_slot(placement):
+        cache.evict(placement.slot, placement.offload_key)
     cache.occupy(placement)
-    cache.append(placement.slot, held[placement.length :])
+    cache.append(placement.slot, held[placement.prefix_len :])
     return placement.slot
 
 
@@ -48,18 +49,18 @@ def _fill(cache: KVCache, held: list[int]) -> int:
 def test_a_finished_sequence_is_found_again_in_place() -> None:
     cache = _cache()
     slot = _fill(cache, [1, 2, 3, 4])
-    placement = cache.place([1, 2, 3, 4, 5, 6])
+    placement = cache.match_prefix([1, 2, 3, 4, 5, 6])
     assert placement == Placement(slot, 4)
     assert placement is not None
-    assert cache.in_place(placement)
+    assert cache.reuses_own_slot(placement)
 
 
 def test_the_last_token_is_never_taken_as_ready() -> None:
     cache = _cache()
     _fill(cache, [1, 2, 3, 4])
-    placement = cache.place([1, 2, 3, 4])
+    placement = cache.match_prefix([1, 2, 3, 4])
     assert placement is not None
-    assert placement.length == 3
+    assert placement.prefix_len == 3
 
 
 def test_a_sequence_that_reuses_nothing_finds_nothing_anywhere() -> None:
@@ -67,52 +68,52 @@ def test_a_sequence_that_reuses_nothing_finds_nothing_anywhere() -> None:
     idle, running, kept = _cache(), _cache(), _cache()
     _fill(idle, [1, 2, 3, 4])
     _run(running, [1, 2, 3, 4])
-    kept.move_out(_fill(kept, [1, 2, 3, 4]))
+    kept.evict(_fill(kept, [1, 2, 3, 4]))
     for cache in (idle, running, kept):
-        assert cache.place([1, 2, 3, 4, 5]).length == 4  # type: ignore[union-attr]
-        found = cache.place([1, 2, 3, 4, 5], reuse=False)
+        assert cache.match_prefix([1, 2, 3, 4, 5]).prefix_len == 4  # type: ignore[union-attr]
+        found = cache.match_prefix([1, 2, 3, 4, 5], reuse=False)
         assert found is not None
-        assert (found.length, found.source, found.kept) == (0, None, None)
+        assert (found.prefix_len, found.source_slot, found.offload_key) == (0, None, None)
 
 
 def test_a_running_sequence_is_copied_from_and_its_cells_are_shared() -> None:
     cache = _cache(slots=2, cells=10)
     first = _run(cache, [1, 2, 3, 4])
-    assert cache.place([1, 2, 3, 9]) == Placement(1 - first, 3, source=first)
+    assert cache.match_prefix([1, 2, 3, 9]) == Placement(1 - first, 3, source_slot=first)
     _run(cache, [1, 2, 3, 9])
-    assert cache.used == 5
+    assert cache.used_cells == 5
     cache.release(first)
-    cache.move_out(first)
-    assert cache.used == 4, "the three shared cells live on in the copy"
+    cache.evict(first)
+    assert cache.used_cells == 4, "the three shared cells live on in the copy"
 
 
 def test_what_was_moved_out_is_found_again() -> None:
     cache = _cache()
-    move = cache.move_out(_fill(cache, [1, 2, 3, 4]))
-    assert cache.used == 0
-    placement = cache.place([1, 2, 3, 9])
+    move = cache.evict(_fill(cache, [1, 2, 3, 4]))
+    assert cache.used_cells == 0
+    placement = cache.match_prefix([1, 2, 3, 9])
     assert placement is not None
-    assert placement.kept == move.kept.key
+    assert placement.offload_key == move.offload.key
     slot = _run(cache, [1, 2, 3, 9])
     assert cache.slots[slot].tokens == [1, 2, 3, 9]
-    assert cache.used == 4
+    assert cache.used_cells == 4
 
 
 def test_the_next_turn_replaces_the_one_before_and_a_covered_one_is_not_kept_twice() -> None:
     cache = _cache()
-    first = cache.move_out(_fill(cache, [1, 2, 3]))
-    assert first.kept.key is not None
-    second = cache.move_out(_fill(cache, [1, 2, 3, 4, 5]))
-    assert second.kept.dropped == (first.kept.key,)
-    assert cache.move_out(_fill(cache, [1, 2, 3, 4])).kept.key is None
+    first = cache.evict(_fill(cache, [1, 2, 3]))
+    assert first.offload.key is not None
+    second = cache.evict(_fill(cache, [1, 2, 3, 4, 5]))
+    assert second.offload.superseded == (first.offload.key,)
+    assert cache.evict(_fill(cache, [1, 2, 3, 4])).offload.key is None
 
 
 def test_the_least_recently_used_is_forgotten_when_there_is_no_room() -> None:
     cache = _cache(keep=7)
-    keys = [cache.move_out(_fill(cache, [start, start, start])).kept.key for start in (1, 2)]
+    keys = [cache.evict(_fill(cache, [start, start, start])).offload.key for start in (1, 2)]
     _fill(cache, [1, 1, 1, 9])  # Uses the first again.
-    assert cache.move_out(_fill(cache, [3, 3, 3])).kept.spilled == ((keys[1], [2, 2, 2]),)
-    assert cache.move_out(_fill(cache, [4] * 8)).kept.key is None, "larger than all the room there is"
+    assert cache.evict(_fill(cache, [3, 3, 3])).offload.evicted == ((keys[1], [2, 2, 2]),)
+    assert cache.evict(_fill(cache, [4] * 8)).offload.key is None, "larger than all the room there is"
 
 
 def test_a_new_sequence_fills_a_hole_before_it_goes_beside_the_others() -> None:
@@ -120,9 +121,9 @@ def test_a_new_sequence_fills_a_hole_before_it_goes_beside_the_others() -> None:
     slots = [_run(cache, [start] * 3) for start in range(3)]
     assert slots == [0, 1, 2]
     cache.release(1)
-    cache.move_out(1)
+    cache.evict(1)
     assert [_run(cache, [5]), _run(cache, [6])] == [1, 3]
-    assert cache.place([7]) is None, "every slot is busy"
+    assert cache.match_prefix([7]) is None, "every slot is busy"
 
 
 def test_streams_hold_what_is_theirs_and_swap_it() -> None:
@@ -132,19 +133,19 @@ def test_streams_hold_what_is_theirs_and_swap_it() -> None:
     cache.swap(one, other)
     assert cache.slots[one].tokens == [1, 2]
     assert cache.fits([(one, 2)])
-    assert cache.used == 5, "nothing is shared between streams"
+    assert cache.used_cells == 5, "nothing is shared between streams"
 
 
 def test_a_new_layout_takes_running_sequences_along_side_by_side() -> None:
     cache = _cache(slots=4, cells=8, streams=True)
     slots = [_run(cache, [start] * 3) for start in range(3)]
     cache.release(slots[1])
-    cache.move_out(slots[1])
+    cache.evict(slots[1])
     relayout = cache.relayout(Layout(2, 16))
-    assert relayout.moves == ((0, 0), (2, 1))
+    assert relayout.slot_map == ((0, 0), (2, 1))
     assert [slot.tokens for slot in cache.slots] == [[0, 0, 0], [2, 2, 2], [], []]
     cache.relayout(Layout(0, 32))
-    assert cache.used == 6
+    assert cache.used_cells == 6
 
 
 @given(st.lists(st.tuples(tokens.filter(bool), st.booleans()), max_size=30))
@@ -154,10 +155,10 @@ def test_cells_are_neither_lost_nor_doubled(sequences: list[tuple[list[int], boo
         slot = _fill(cache, held)
         assert cache.slots[slot].tokens == held
         if out:
-            cache.move_out(slot)
+            cache.evict(slot)
         in_use = {cell for slot in cache.slots for cell in slot.cells}
-        assert cache.used == len(in_use)
+        assert cache.used_cells == len(in_use)
         assert all(len(slot.cells) == len(slot.tokens) for slot in cache.slots)
-    for idle in cache.idle:
-        cache.move_out(idle.index)
-    assert (cache.used, cache.room(0)) == (0, 2000)
+    for idle in cache.cached_slots:
+        cache.evict(idle.index)
+    assert (cache.used_cells, cache.free_cells(0)) == (0, 2000)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.kv_cache.disk_tier import LEAST, DiskOptions, DiskTier, Fetched
+from tailrace.engine.kv_cache.disk_tier import MIN_PREFIX, DiskOptions, DiskTier, Fetched
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
@@ -62,7 +62,7 @@ def test_the_least_recently_used_goes_when_there_is_no_room(tmp_path: Path) -> N
         tier.tier.write(_tokens(1000 * number), _state(number))
     tier.fetch(_tokens(0))
     tier.tier.write(_tokens(2000), _state(2))
-    assert tier.tier.used <= 7000
+    assert tier.tier.used_bytes <= 7000
     assert [tier.tier.find(_tokens(1000 * number)) is not None for number in range(3)] == [True, False, True]
     tier.tier.close()
     assert len(list(tmp_path.glob("*.kv"))) == 2
@@ -70,7 +70,7 @@ def test_the_least_recently_used_goes_when_there_is_no_room(tmp_path: Path) -> N
 
 def test_what_is_too_short_or_too_large_is_not_written(tmp_path: Path) -> None:
     tier = Tier(tmp_path, limit=1000)
-    tier.tier.write(_tokens(0, LEAST - 1), _state(1, 10))
+    tier.tier.write(_tokens(0, MIN_PREFIX - 1), _state(1, 10))
     tier.tier.write(_tokens(0), _state(1, 1001))
     tier.tier.close()
     assert list(tmp_path.iterdir()) == []

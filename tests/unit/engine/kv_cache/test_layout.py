@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
+from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
 
 POLICY = LayoutPolicy(slots=8, max_cells=32_768, context=16_384)
 
@@ -58,8 +58,8 @@ def test_a_layout_holds_what_it_was_chosen_for(
     slots: int, grains: int, lengths: list[int], streams: int, cells: int
 ) -> None:
     lengths = lengths[:slots]
-    policy = LayoutPolicy(slots, grains * GRAIN, 4096)
-    now = Layout(min(streams, slots), cells * GRAIN)
+    policy = LayoutPolicy(slots, grains * CELL_PADDING, 4096)
+    now = Layout(min(streams, slots), cells * CELL_PADDING)
     layout = policy.choose(lengths, now)
     if layout is None:
         assert sum(lengths) > policy.max_cells

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.engine.kv_cache.cache import KVCache, MoveOut, Relayout, Swap
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Relayout, Swap
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.scheduler.scheduler import Move, Plan, Scheduler
+from tailrace.engine.scheduler.plan import Plan
+from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.protocol import GenerationParams, Sampling, Submit
 
@@ -45,36 +47,39 @@ class _Machine:
     ) -> None:
         policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool, always_shared=always_shared)
         self.cache = KVCache(policy, policy.initial(), keep)
-        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, chunk=chunk)
+        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, prefill_chunk=chunk)
         self.held: dict[int, list[int]] = {}  #: what is really in each slot
-        self.kept: dict[int, list[int]] = {}  #: the states outside
-        self.repeated = 0  #: steps that weren't planned anew
+        self.offloaded: dict[int, list[int]] = {}  #: the states in host memory, by key
+        self.reused = 0  #: steps that reused the plan before
         self._plan = Plan()
 
     def plan(self) -> Plan:
         """The last plan where it is to hold again, which is proven each time by planning all the same."""
         scheduler = self.scheduler
-        if not scheduler.again():
+        if not scheduler.can_reuse_plan():
             self._plan = scheduler.plan(BUSY)
             return self._plan
-        self.repeated += 1
-        repeats = scheduler._repeats
+        self.reused += 1
+        repeats = scheduler._reusable_steps
         planned = scheduler.plan(BUSY)
-        scheduler._repeats = repeats
-        assert (planned.moves, planned.chunks) == ([], self._plan.chunks)
+        scheduler._reusable_steps = repeats
+        assert (planned.cache_ops, planned.scheduled) == ([], self._plan.scheduled)
         return planned
 
     def step(self) -> Plan:
         plan = self.plan()
-        for move in plan.moves:
-            self._apply(move)
-        slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.chunks]
+        for op in plan.cache_ops:
+            self._apply(op)
+        for sequence in plan.admitted:
+            if sequence.slot != NO_SLOT:
+                assert self.held[sequence.slot] == sequence.tokens[: sequence.computed]
+        slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.scheduled]
         assert slots == sorted(set(slots)), "one chunk a slot, in rising order, prompts behind replies"
-        assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.chunks])
-        decoding = [sequence.slot for sequence, _ in plan.chunks if sequence.pending == 1]
+        assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.scheduled])
+        decoding = [sequence.slot for sequence, _ in plan.scheduled if sequence.pending == 1]
         if decoding and not self.cache.layout.shared:
             assert decoding == list(range(decoding[0], decoding[-1] + 1)), "one pass over the weights for all of them"
-        for sequence, count in plan.chunks:
+        for sequence, count in plan.scheduled:
             assert 0 < count <= sequence.pending
             assert self.held[sequence.slot] == sequence.tokens[: sequence.computed]
             end = sequence.computed + count
@@ -87,28 +92,26 @@ class _Machine:
                 sequence.generated += 1
         return plan
 
-    def _apply(self, move: Move) -> None:
+    def _apply(self, op: CacheOp) -> None:
         """What the model's cache would do."""
-        held = self.held
-        if isinstance(move, MoveOut):
-            if move.kept.key is not None:
-                self.kept[move.kept.key] = held[move.slot]
-            held[move.slot] = []
-            for key in (*move.kept.dropped, *(key for key, _ in move.kept.spilled)):
-                del self.kept[key]
-        elif isinstance(move, Swap):
-            held[move.one], held[move.other] = held.get(move.other, []), held.get(move.one, [])
-        elif isinstance(move, Relayout):
-            self.held = {new: held.get(old, []) for old, new in move.moves}
+        held, offloaded = self.held, self.offloaded
+        if isinstance(op, Evict):
+            if op.offload.key is not None:
+                offloaded[op.offload.key] = held[op.slot]
+            held[op.slot] = []
+            for key in (*op.offload.superseded, *(key for key, _ in op.offload.evicted)):
+                del offloaded[key]
+        elif isinstance(op, Swap):
+            held[op.one], held[op.other] = held.get(op.other, []), held.get(op.one, [])
+        elif isinstance(op, Relayout):
+            self.held = {new: held.get(old, []) for old, new in op.slot_map}
         else:
-            sequence, placement = move
-            before = held.get(placement.slot, [])
-            if placement.source is not None:
-                before = held[placement.source]
-            elif placement.kept is not None:
-                before = self.kept[placement.kept]
-            held[placement.slot] = before[: placement.length]
-            assert held[placement.slot] == sequence.tokens[: placement.length]
+            found = held.get(op.slot, [])
+            if op.source_slot is not None:
+                found = held[op.source_slot]
+            elif op.offload_key is not None:
+                found = offloaded[op.offload_key]
+            held[op.slot] = found[: op.prefix_len]
 
     def run(self, sequence: Sequence) -> Sequence:
         """The sequence alone until it has said something; then it ends."""
@@ -122,7 +125,7 @@ class _Machine:
 def test_prompts_are_read_in_chunks_and_then_decoded_a_token_a_step() -> None:
     machine = _Machine()
     machine.scheduler.add(sequence := _sequence(1, _unlike(1, 150)))
-    counts = [machine.step().chunks[0][1] for _ in range(5)]
+    counts = [machine.step().scheduled[0][1] for _ in range(5)]
     assert counts == [64, 64, 22, 1, 1]
     assert sequence.generated == 3
 
@@ -133,7 +136,7 @@ def test_a_long_prompt_beside_a_running_stream_takes_small_chunks_and_the_stream
     machine.step()
     machine.scheduler.add(reader := _sequence(2, _unlike(2, 100)))
     for _ in range(5):
-        chunks = {sequence.id: count for sequence, count in machine.step().chunks}
+        chunks = {sequence.id: count for sequence, count in machine.step().scheduled}
         assert chunks == {1: 1, 2: BUSY}
     assert stream.generated == 6
     assert reader.generated == 0
@@ -157,9 +160,9 @@ def test_a_prompt_that_is_just_being_read_is_waited_for_and_shared() -> None:
     machine.scheduler.add(_sequence(1, prompt))
     machine.scheduler.add(second := _sequence(2, prompt))
     for _ in range(2):
-        assert [sequence.id for sequence, _ in machine.step().chunks] == [1]
+        assert [sequence.id for sequence, _ in machine.step().scheduled] == [1]
     # The last 22 tokens aren't worth waiting for.
-    assert [sequence.id for sequence, _ in machine.step().chunks] == [1, 2]
+    assert [sequence.id for sequence, _ in machine.step().scheduled] == [1, 2]
     assert second.cached_tokens == 128
 
 
@@ -172,7 +175,7 @@ def test_who_comes_with_a_prompt_that_is_known_takes_part_in_the_step_that_admit
     newcomers = [_sequence(2, prompt), _sequence(3, prompt)]
     for sequence in newcomers:
         machine.scheduler.add(sequence)
-    assert sorted((sequence.id, count) for sequence, count in machine.step().chunks) == [(1, 1), (2, 1), (3, 1)]
+    assert sorted((sequence.id, count) for sequence, count in machine.step().scheduled) == [(1, 1), (2, 1), (3, 1)]
     assert [sequence.generated for sequence in newcomers] == [1, 1]
 
 
@@ -231,8 +234,8 @@ def test_sequences_that_decode_move_together_when_one_between_them_leaves() -> N
     for number in (0, 2, 5):
         machine.scheduler.remove(sequences[number])
     plan = machine.step()  # The machine checks that they stand side by side.
-    assert len([move for move in plan.moves if isinstance(move, Swap)]) in (1, 2)
-    assert len(plan.chunks) == 5
+    assert len([move for move in plan.cache_ops if isinstance(move, Swap)]) in (1, 2)
+    assert len(plan.scheduled) == 5
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
@@ -255,7 +258,7 @@ def test_a_prompt_that_can_be_brought_to_its_end_is_read_at_once() -> None:
     machine.step()
     for number, length in ((2, 900), (3, 40), (4, 30), (5, 30)):
         machine.scheduler.add(_sequence(number, _unlike(number, length)))
-    chunks = {sequence.id: count for sequence, count in machine.scheduler.plan(BUSY, finish=80).chunks}
+    chunks = {sequence.id: count for sequence, count in machine.scheduler.plan(BUSY, last_chunk_budget=80).scheduled}
     assert chunks == {1: 1, 2: BUSY, 3: 40} or chunks == {1: 1, 3: 40, 4: 30}
 
 
@@ -277,7 +280,7 @@ def test_a_finished_sequence_s_cells_go_before_a_running_one_is_paused() -> None
     machine.run(_sequence(1, _unlike(1, 150)))
     machine.scheduler.add(_sequence(2, _unlike(2, 180)))
     plan = machine.step()
-    assert any(isinstance(move, MoveOut) for move in plan.moves)
+    assert any(isinstance(move, Evict) for move in plan.cache_ops)
     assert machine.scheduler.counters.preemptions == 0
 
 
@@ -304,7 +307,7 @@ def test_in_the_pool_what_is_reused_is_moved_out_while_others_run_and_comes_back
     machine.run(_sequence(1, conversation))
     machine.scheduler.add(_sequence(2, _unlike(2, 10)))
     machine.step()
-    assert machine.cache.used == 10, "nobody attends past a conversation that waits for its next turn"
+    assert machine.cache.used_cells == 10, "nobody attends past a conversation that waits for its next turn"
     machine.scheduler.add(second := _sequence(3, [*conversation, 5, 6]))
     machine.step()
     assert second.cached_tokens == 50
@@ -336,7 +339,7 @@ def test_the_plan_holds_again_while_everybody_goes_on_with_a_token_and_cells_are
         machine.step()
         steps += 1
     # Each has 256 cells, 4 of them for the prompt. The step behind the prompts is planned, as the one without room is.
-    assert machine.repeated == 256 - 4 - 1
+    assert machine.reused == 256 - 4 - 1
 
 
 def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
@@ -344,23 +347,23 @@ def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
     machine.scheduler.add(first := _sequence(1, _unlike(1, 4)))
     for _ in range(4):
         machine.step()
-    assert machine.repeated == 2
+    assert machine.reused == 2
     first.draft = [5]
-    assert not machine.scheduler.again()
+    assert not machine.scheduler.can_reuse_plan()
     first.draft = []
     first.tokens.append(5)  # as a grammar does
     first.jump_forward = 1
-    assert not machine.scheduler.again()
+    assert not machine.scheduler.can_reuse_plan()
     del first.tokens[-1]
     first.jump_forward = 0
-    assert machine.scheduler.again()
+    assert machine.scheduler.can_reuse_plan()
     machine.scheduler.add(second := _sequence(2, _unlike(2, 4)))
-    assert not machine.scheduler.again()
+    assert not machine.scheduler.can_reuse_plan()
     for _ in range(2):
-        assert len(machine.step().chunks) == 2
-    assert machine.scheduler.again()
+        assert len(machine.step().scheduled) == 2
+    assert machine.scheduler.can_reuse_plan()
     machine.scheduler.remove(second)
-    assert not machine.scheduler.again()
+    assert not machine.scheduler.can_reuse_plan()
 
 
 def test_the_plan_holds_while_others_wait_for_a_slot() -> None:
@@ -369,7 +372,7 @@ def test_the_plan_holds_while_others_wait_for_a_slot() -> None:
         machine.scheduler.add(_sequence(number, _unlike(number, 4)))
     for _ in range(6):
         machine.step()
-    assert machine.repeated == 4
+    assert machine.reused == 4
     assert len(machine.scheduler.waiting) == 1
 
 
@@ -417,13 +420,13 @@ def _run_to_the_end(loads: list[tuple[int, int, bool, int]], grains: int, slots:
             break
         _step_and_end(machine, pending)
     assert not pending
-    return machine.repeated
+    return machine.reused
 
 
 def _step_and_end(machine: _Machine, pending: dict[int, tuple[Sequence, int]]) -> None:
     plan = machine.step()
-    assert plan.chunks, "a step with work to do makes progress"
-    for sequence, _ in plan.chunks:
+    assert plan.scheduled, "a step with work to do makes progress"
+    for sequence, _ in plan.scheduled:
         if sequence.generated >= pending[sequence.id][1]:
             machine.scheduler.remove(sequence)
             del pending[sequence.id]

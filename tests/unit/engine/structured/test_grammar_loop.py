@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.intake import Inbox, Intake
+from tailrace.engine.inbox import Inbox
+from tailrace.engine.intake import Intake
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint

@@ -11,7 +11,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from tailrace.engine.backends.base import BackendError, KVState, Logits
+from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState, Logits
 from tailrace.engine.backends.llama import memory_budget as memory
 from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.embedding_context import POOLINGS, LlamaEmbeddingContext
@@ -22,7 +22,7 @@ from tailrace.engine.backends.llama.sequence_state import with_streams
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
-from tailrace.engine.kv_cache.layout import GRAIN, Layout, LayoutPolicy
+from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
 from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
@@ -72,7 +72,7 @@ class LlamaBackend:
             raise ConfigurationError(
                 f"kv_tokens is {limit} but one request may have ctx {context} tokens: raise --kv-tokens or lower --ctx"
             )
-        limit = -(-limit // GRAIN) * GRAIN
+        limit = -(-limit // CELL_PADDING) * CELL_PADDING
         slots = min(llama.llama_max_parallel_sequences(), options.parallel)
         self.can_truncate = not (
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
@@ -97,7 +97,7 @@ class LlamaBackend:
         always_shared = self._memory is not None and self.layout_policy.always_shared and not self.layout_policy.fixed
         if always_shared and not self._attends_past_nothing():
             self.layout_policy = replace(self.layout_policy, always_shared=False)
-            self.kv_relayout(self.layout_policy.initial(), [])
+            self._replace_context(self.layout_policy.initial())
         self.fim_tokens = self._fim_tokens()
         self.embedding_context = self._make_embedding_context(context)
         self.vocabulary = [self._words.piece(token, special=False) for token in range(self._vocab_size)]
@@ -234,16 +234,20 @@ class LlamaBackend:
         set_row_maxima(RowMaxima(address, rows, self._vocab_size, maxima) if address and maxima else None)
         return self._logits
 
-    def kv_relayout(self, layout: Layout, moves: Seq[tuple[int, int]]) -> list[int]:
+    def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``. Milliseconds, and 25 ms more for each 1,000 tokens of the starter model that move."""
-        states = [(new, self.kv_save(old)) for old, new in moves if self._holds_any(old)]
-        # The old context goes first, so that there is never memory for two.
-        llama.llama_free(self._context)
-        self._context = None
-        self._context = self._make_context(layout)
-        self._memory = llama.llama_get_memory(self._context)
-        self.layout = layout
-        return [slot for slot, state in states if not self._restore(slot, state)]
+        states = {old: self.kv_save(old) for old, _ in slot_map if self._holds_any(old)}
+        previous = self.layout
+        try:
+            self._replace_context(layout)
+        except ModelError as error:
+            try:
+                self._replace_context(previous)
+            except ModelError as second:
+                raise BackendError(f"the KV cache is lost: {second}") from error
+            lost = frozenset(slot for slot, state in states.items() if not self._restore(slot, state))
+            raise KVLayoutError(str(error), lost) from error
+        return [new for old, new in slot_map if old in states and not self._restore(new, states[old])]
 
     def kv_swap(self, one: int, other: int) -> None:
         """See ``Backend``."""
@@ -311,6 +315,16 @@ class LlamaBackend:
         """Models with two sets of RoPE factors (LongRoPE) choose by the context's size: theirs must not change."""
         architecture = self._metadata("general.architecture")
         return self._metadata(f"{architecture}.rope.scaling.original_context_length") is not None
+
+    def _replace_context(self, layout: Layout) -> None:
+        """Make an empty context of this layout. Raises ModelError without the memory; there is no context then."""
+        if self._context is not None:
+            # The old one is freed first: there may not be memory for two.
+            llama.llama_free(self._context)
+            self._context = None
+        self._context = self._make_context(layout)
+        self._memory = llama.llama_get_memory(self._context)
+        self.layout = layout
 
     def _make_context(self, layout: Layout) -> llama.llama_context_p:
         params = llama.llama_context_default_params()

@@ -9,7 +9,7 @@ import llama_cpp.llama_cpp as llama
 from tailrace.engine.backends.llama.model_loader import is_interleaved
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.kernels import loader
-from tailrace.engine.kv_cache.layout import GRAIN
+from tailrace.engine.kv_cache.layout import CELL_PADDING
 from tailrace.machine.free_memory import available_memory, node_memory
 from tailrace.models.shards import total_bytes
 
@@ -57,7 +57,7 @@ def for_cells(context: int, bytes_per_cell: int, options: LlamaOptions, *, copie
 
 def at_start(bytes_per_cell: int) -> int:
     """Cells that a pool has from the start, of ``bytes_per_cell`` each."""
-    cells = _START_BYTES // bytes_per_cell // GRAIN * GRAIN
+    cells = _START_BYTES // bytes_per_cell // CELL_PADDING * CELL_PADDING
     return max(_START_LEAST, min(cells, _START_MOST))
 
 

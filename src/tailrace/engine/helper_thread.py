@@ -1,0 +1,32 @@
+"""Threads that work beside the loop and may not die unseen."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import structlog
+
+#: Exit status of a process whose helper thread died: it broke and may be started again.
+EXIT_THREAD_DIED = 70
+
+
+class HelperThread(threading.Thread):
+    """A daemon thread whose death by an exception ends the process, with the exception in the log.
+
+    The work of a dead thread would never be done: sequences would wait for a file, requests for their tokens. The
+    supervisor starts the process again. An error of one item isn't a reason to die: ``work`` handles those itself.
+    """
+
+    def __init__(self, work: Callable[[], None], *, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+
+    def run(self) -> None:
+        """The thread's body."""
+        try:
+            self._work()
+        except BaseException:
+            structlog.get_logger().critical("a helper thread has died", thread=self.name, exc_info=True)
+            os._exit(EXIT_THREAD_DIED)

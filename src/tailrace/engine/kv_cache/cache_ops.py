@@ -1,0 +1,61 @@
+"""The changes that a plan makes to the KV cache: the accounting makes them first, then the executor does in the model.
+
+They are applied in order. Each refers to slots as the changes before it have left them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tailrace.engine.kv_cache.layout import Layout
+from tailrace.engine.kv_cache.prefix_store import OffloadResult
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The slot of a new sequence, and the prefix that it finds: the first ``prefix_len`` tokens.
+
+    The prefix is in the slot already, or is copied from ``source_slot``, or is loaded from the offloaded state
+    ``offload_key``.
+    """
+
+    slot: int
+    prefix_len: int
+    source_slot: int | None = None
+    offload_key: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Empty ``slot``, after offloading its state to host memory as ``offload`` says."""
+
+    slot: int
+    offload: OffloadResult
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Exchange the content of two slots."""
+
+    one: int
+    other: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relayout:
+    """Divide the cells anew. The content of slot ``slot_map[i][0]`` goes to slot ``slot_map[i][1]``; all other slots
+    are empty then.
+
+    ``previous`` and ``contents`` (tokens by old slot) are what to go back to when there is no memory for ``layout``.
+    ``last_resort``: the layout is larger than the last one that failed, and is for one sequence, which can't run
+    otherwise.
+    """
+
+    layout: Layout
+    slot_map: tuple[tuple[int, int], ...]
+    previous: Layout
+    contents: dict[int, list[int]]
+    last_resort: bool = False
+
+
+CacheOp = Placement | Evict | Swap | Relayout

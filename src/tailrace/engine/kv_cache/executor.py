@@ -1,0 +1,140 @@
+"""Applies a plan's cache ops to the model's cache, and holds the offloaded prefix states.
+
+The accounting (``cache``) is already where the last op leaves it; the executor makes the model follow. Where the model
+can't, it reports which slots are empty instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from tailrace.engine.backends.base import Backend, KVLayoutError, KVState
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
+from tailrace.engine.kv_cache.disk_tier import MIN_PREFIX, DiskOptions, DiskTier, Fetched
+from tailrace.engine.kv_cache.prefix_store import OffloadResult
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of a plan's cache ops.
+
+    ``lost``: slots that are empty although the accounting has tokens in them. ``failed``: the layout for which there
+    was no memory; ``lost`` are slots of the previous layout then, and no later op was applied.
+    """
+
+    lost: set[int] = field(default_factory=set)
+    failed: Relayout | None = None
+
+
+class CacheExecutor:
+    """Moves states between slots, host memory and the disk tier."""
+
+    def __init__(
+        self, backend: Backend, cache: KVCache, disk: DiskOptions | None, deliver: Callable[[Fetched], None]
+    ) -> None:
+        """``deliver``: called from the disk tier's thread with each state that was read from a file."""
+        self._backend = backend
+        self._cache = cache
+        self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
+        self._disk = DiskTier(disk.folder, disk.max_bytes, deliver) if disk is not None else None
+
+    def apply(self, ops: Iterable[CacheOp]) -> Applied:
+        """Apply the ops, in order. Raises BackendError."""
+        applied = Applied()
+        lost = applied.lost
+        for op in ops:
+            if isinstance(op, Placement):
+                if self._place(op, lost):
+                    lost.discard(op.slot)
+                else:
+                    lost.add(op.slot)
+            elif isinstance(op, Evict):
+                self._evict(op, lost)
+            elif isinstance(op, Swap):
+                self._backend.kv_swap(op.one, op.other)
+                exchanged = {op.one: op.other, op.other: op.one}
+                applied.lost = lost = {exchanged.get(slot, slot) for slot in lost}
+            else:
+                try:
+                    failing = self._backend.kv_relayout(op.layout, op.slot_map)
+                except KVLayoutError as error:
+                    lost.update(error.lost)
+                    applied.failed = op
+                    self._forget_unapplied()
+                    break
+                moved = dict(op.slot_map)
+                applied.lost = lost = {moved[slot] for slot in lost if slot in moved}.union(failing)
+        return applied
+
+    def empty(self, slots: Iterable[int]) -> None:
+        """Empty slots in the model that the accounting has emptied."""
+        for slot in slots:
+            self._backend.kv_truncate(slot, 0)
+
+    def fetch(self, tokens: list[int], identity: int) -> bool:
+        """Have the prefix of ``tokens`` read from the disk tier for the sequence ``identity``, if it is much longer
+        there than in memory. Whether a ``Fetched`` will be delivered.
+        """
+        if self._disk is None or (found := self._disk.find(tokens)) is None:
+            return False
+        name, length = found
+        if length < self._cache.cached_prefix_len(tokens) + MIN_PREFIX:
+            return False
+        self._disk.fetch(name, identity)
+        return True
+
+    def store(self, fetched: Fetched) -> None:
+        """Offer a state that was read from the disk tier to the prefix store."""
+        if fetched.state is not None:
+            self._offload(self._cache.prefix_store.offload(fetched.tokens), fetched.state)
+
+    def close(self) -> None:
+        """Finish writing to the disk tier."""
+        if self._disk is not None:
+            self._disk.close()
+
+    def _place(self, op: Placement, lost: set[int]) -> bool:
+        """Make the slot hold the placement's prefix. False when it is empty instead."""
+        backend, slot, length = self._backend, op.slot, op.prefix_len
+        if op.source_slot is not None:
+            done = op.source_slot not in lost and backend.kv_copy(op.source_slot, slot, length)
+        elif op.offload_key is not None:
+            state = self._host_states.get(op.offload_key)
+            done = state is not None and backend.kv_load(slot, state, length)
+        else:
+            done = backend.kv_truncate(slot, length) and slot not in lost
+        return done or not length
+
+    def _evict(self, op: Evict, lost: set[int]) -> None:
+        key = op.offload.key
+        state = None
+        if op.slot in lost:
+            lost.remove(op.slot)
+            if key is not None:
+                self._cache.prefix_store.discard(key)
+        elif key is not None:
+            state = self._backend.kv_save(op.slot)
+        self._offload(op.offload, state)
+        self._backend.kv_truncate(op.slot, 0)
+
+    def _offload(self, offload: OffloadResult, state: KVState | None) -> None:
+        """Follow the prefix store: take the state in, drop superseded ones, write evicted ones to the disk tier."""
+        states = self._host_states
+        if offload.key is not None and state is not None:
+            states[offload.key] = state
+        # A state that was lost on the way has no bytes to drop or to write.
+        for key in offload.superseded:
+            states.pop(key, None)
+        for key, tokens in offload.evicted:
+            evicted = states.pop(key, None)
+            if evicted is not None and self._disk is not None:
+                self._disk.write(tokens, evicted)
+
+    def _forget_unapplied(self) -> None:
+        """Bring prefix store and states together again, where the ops that would have done so weren't applied."""
+        store = self._cache.prefix_store
+        store.retain(self._host_states.keys())
+        stored = {key for key, _ in store.items()}
+        self._host_states = {key: state for key, state in self._host_states.items() if key in stored}

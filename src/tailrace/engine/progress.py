@@ -1,0 +1,47 @@
+"""Reports how much of each prompt is computed, for the requests that asked for it."""
+
+from __future__ import annotations
+
+import time
+
+from tailrace.engine.sequence import Sequence
+from tailrace.protocol import Progress
+
+
+class PromptProgress:
+    """The sequences whose prompts are reported until they are computed."""
+
+    def __init__(self) -> None:
+        self._reported: set[int] = set()
+
+    def __bool__(self) -> bool:
+        """Whether any prompt is reported."""
+        return bool(self._reported)
+
+    def begin(self, sequences: list[Sequence]) -> list[Progress]:
+        """The first reports of sequences that were just admitted: what the prefix cache had of their prompts."""
+        wanted = [sequence for sequence in sequences if sequence.report_progress]
+        self._reported.update(sequence.id for sequence in wanted)
+        return [_progress(sequence, sequence.computed, sequence.admitted_at) for sequence in wanted]
+
+    def after(self, scheduled: list[tuple[Sequence, int]]) -> list[Progress]:
+        """The reports after a step that computed so many tokens of each sequence."""
+        now = time.monotonic()
+        reports: list[Progress] = []
+        for sequence, count in scheduled:
+            if sequence.id in self._reported:
+                reports.append(_progress(sequence, sequence.computed + count, now))
+                if reports[-1].processed >= sequence.prompt_length:
+                    self._reported.discard(sequence.id)
+        return reports
+
+    def end(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        self._reported.discard(sequence.id)
+
+
+def _progress(sequence: Sequence, computed: int, now: float | None) -> Progress:
+    """The report of a sequence of whose prompt ``computed`` tokens are computed, at ``now`` of the monotonic clock."""
+    processed = min(computed, sequence.prompt_length)
+    seconds = 0.0 if sequence.admitted_at is None or now is None else now - sequence.admitted_at
+    return Progress(sequence.id, sequence.prompt_length, sequence.cached_tokens or 0, processed, seconds)

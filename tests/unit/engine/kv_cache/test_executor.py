@@ -1,0 +1,79 @@
+"""Cache ops on a backend whose memory can't always follow: no slot may pass for one that holds a prefix."""
+
+from __future__ import annotations
+
+import pytest
+
+from accounts import REPLY, Account
+from tailrace.engine.backends.fake import START, FakeBackend, Memory
+from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.executor import CacheExecutor
+from tailrace.engine.kv_cache.layout import Layout
+
+
+class Machine:
+    """A cache whose executor moves tokens of a fake backend."""
+
+    def __init__(self, memory: Memory = "dense") -> None:
+        self.backend = FakeBackend(ctx=512, parallel=3, kv_tokens=0, batch=64, memory=memory)
+        self.cache = KVCache(self.backend.layout_policy, self.backend.layout, 1000)
+        self.executor = CacheExecutor(self.backend, self.cache, None, lambda fetched: None)
+
+    def run(self, tokens: list[int]) -> int:
+        """A sequence with these tokens starts and computes them; its slot."""
+        placement = self.cache.match_prefix(tokens)
+        assert placement is not None
+        self.cache.occupy(placement)
+        assert self.executor.apply([placement]).lost == set()
+        new = tokens[placement.prefix_len :]
+        self.backend.decode(new, list(range(placement.prefix_len, len(tokens))), [placement.slot] * len(new), [])
+        self.cache.append(placement.slot, new)
+        return placement.slot
+
+    def held(self, slot: int) -> list[int]:
+        """What the backend's slot really holds."""
+        return self.backend.kv_save(slot).view("i4").tolist()  # type: ignore[no-any-return]
+
+
+def test_an_evicted_prefix_comes_back_from_host_memory() -> None:
+    machine = Machine()
+    slot = machine.run([1, 2, 3, 4])
+    machine.cache.release(slot)
+    assert machine.executor.apply([machine.cache.evict(slot)]).lost == set()
+    assert machine.held(slot) == []
+    again = machine.run([1, 2, 3, 9])
+    assert machine.held(again) == [1, 2, 3, 9]
+
+
+def test_a_prefix_of_a_slot_that_was_lost_is_lost_too() -> None:
+    machine = Machine("recurrent")
+    first = machine.run([1, 2, 3, 4])
+    relayout = machine.cache.relayout(Layout(0, 1024))
+    placement = machine.cache.match_prefix([1, 2, 3, 9])
+    assert placement is not None
+    assert placement.prefix_len == 3
+    machine.cache.occupy(placement)
+    assert machine.executor.apply([relayout, placement]).lost == {first, placement.slot}
+    assert machine.held(placement.slot) == []
+
+
+def test_a_lost_slot_is_not_offloaded_as_if_it_held_its_tokens() -> None:
+    machine = Machine("recurrent")
+    slot = machine.run([1, 2, 3, 4])
+    relayout = machine.cache.relayout(Layout(0, 1024))
+    machine.cache.release(slot)
+    evict = machine.cache.evict(slot)
+    assert evict.offload.key is not None
+    assert machine.executor.apply([relayout, evict]).lost == set()
+    assert machine.cache.match_prefix([1, 2, 3, 4, 5]) is not None
+    assert machine.cache.cached_prefix_len([1, 2, 3, 4, 5]) == 0
+
+
+@pytest.mark.parametrize("memory", ["recurrent", "hybrid"])
+def test_a_prompt_that_shares_a_beginning_lost_by_a_new_layout_is_computed_whole(memory: Memory) -> None:
+    """Usage, metrics and what the backend computed agree, and the backend is never asked to go on behind nothing."""
+    account = Account(FakeBackend(ctx=512, parallel=8, kv_tokens=512, batch=64, memory=memory))
+    shared = "A beginning that is shared. "
+    prompts = [[*f"{shared * 9}{number}<say>{'x' * 20}</say>".encode(), START] for number in range(3)]
+    assert account.ask(*prompts) == [0, 0, 0]
+    assert all(len(said) == REPLY for said in account.said.values())
