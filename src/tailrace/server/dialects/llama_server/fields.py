@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from tailrace.server.dialects.openai.common_fields import Repeat, TokenId
 from tailrace.server.dialects.openai.grammar import Schema
 from tailrace.server.dialects.openai.samplers import SamplerParameters
-from tailrace.server.dialects.openai.sampling import Repeat, StreamOptions, TokenId
+from tailrace.server.dialects.openai.sampling import StreamOptions
 from tailrace.server.stop_fields import Stops
 
 #: Tokens; -1 is without a limit.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,12 +19,14 @@ from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest,
 from tailrace.server.dialects.ollama.fit import Fitting, Shorter
 from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
 from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
-from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyStream, Stopwatch, whole
+from tailrace.server.dialects.ollama.reply import ERRORS, Form, ReplyHead, ReplyStream, Stopwatch, whole
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
+
+Fields = TypeVar("Fields", bound=fields.SharedFields)
 
 #: A prompt that is no conversation has no shorter form.
 _AS_IT_IS = Shorter()
@@ -90,17 +93,23 @@ class _Replies:
         self._app = app
         self._inline = app.settings.reasoning == "inline"
 
-    async def chat(self, request: Request) -> Response:
+    async def _open(
+        self, request: Request, decoder: msgspec.json.Decoder[Fields], form: Form
+    ) -> tuple[ReplyHead, Fields, ServedModel]:
+        """The head of the reply, the request with its model's defaults, and the loaded model. Raises RequestError."""
         watch = Stopwatch()
         app = self._app
-        asked = decode(await app.read_body(request), chat.decoder, truncated=TRUNCATED)
+        asked = decode(await app.read_body(request), decoder, truncated=TRUNCATED)
         name = names.check(app, asked.model)
         fields.check(asked)
         model = await app.model_for(asked.model or None, asked)
         if (entry := app.derived_model(asked.model)) is not None:
             asked.options = with_defaults(asked.options, entry.parameters)
         watch.loaded()
-        head = ReplyHead(name, watch, chat.FORM)
+        return ReplyHead(name, watch, form), asked, model
+
+    async def chat(self, request: Request) -> Response:
+        head, asked, model = await self._open(request, chat.decoder, chat.FORM)
         if not asked.messages:
             return _only_loaded(head, asked)
 
@@ -111,21 +120,12 @@ class _Replies:
         return await self._reply(request, head, asked, await self._fitted(request, asked, make, model, shorter))
 
     async def generate(self, request: Request) -> Response:
-        watch = Stopwatch()
-        app = self._app
-        asked = decode(await app.read_body(request), generate.decoder, truncated=TRUNCATED)
-        name = names.check(app, asked.model)
-        fields.check(asked)
-        model = await app.model_for(asked.model or None, asked)
-        if (entry := app.derived_model(asked.model)) is not None:
-            asked.options = with_defaults(asked.options, entry.parameters)
-        watch.loaded()
-        head = ReplyHead(name, watch, generate.FORM)
+        head, asked, model = await self._open(request, generate.decoder, generate.FORM)
         if not asked.prompt and not asked.suffix and not asked.images:
             return _only_loaded(head, asked)
         generate.check_context(asked, len(model.vocabulary))
         make = partial(generate.prepare, asked, model, inline_reasoning=self._inline)
-        wanted = await app.run_large(make, request.state.size)
+        wanted = await self._app.run_large(make, request.state.size)
         if wanted.params.suffix is not None:
             return await self._reply(request, head, asked, wanted)
         head.remembers = not asked.raw

@@ -18,6 +18,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.server.chat_request import Continued, FieldNames, chat_request
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields
+from tailrace.server.dialects.openai.common_fields import Limit
 from tailrace.server.dialects.openai.earlier_calls import (
     CalledFunction,
     EarlierCall,
@@ -34,7 +35,7 @@ from tailrace.server.dialects.openai.extensions import (
 )
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
-from tailrace.server.dialects.openai.sampling import Limit, generation_params, limit, refuse, stops
+from tailrace.server.dialects.openai.sampling import generation_params, limit, refuse, stops
 from tailrace.server.dialects.openai.tools import OfferedFunction, Tool, Toolset, legacy_toolset, toolset
 from tailrace.server.events import (
     Event,

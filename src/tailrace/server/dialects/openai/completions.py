@@ -15,11 +15,12 @@ from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.dialects.openai import peers
+from tailrace.server.dialects.openai.common_fields import TokenId
 from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai.sampling import SharedParameters, TokenId, generation_params, limit, refuse, stops
+from tailrace.server.dialects.openai.sampling import SharedParameters, generation_params, limit, refuse, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generation import GenerationRequest
 

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Embed, Embedded, Pooling
-from tailrace.server.dialects.openai.sampling import Count, TokenId, refuse
+from tailrace.server.dialects.openai.common_fields import Count, TokenId
+from tailrace.server.dialects.openai.sampling import refuse
 from tailrace.server.embedding_vector import little_endian, vector_of
 
 #: The API's own limit.

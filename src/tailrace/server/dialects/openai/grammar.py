@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar
-from tailrace.server.dialects.openai.peers import PeerParameters
+from tailrace.server.dialects.openai.common_fields import CommonFields
 
 GrammarText = Annotated[str, Meta(min_length=1)]
 Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
@@ -57,7 +57,7 @@ class StructuredOutputs(msgspec.Struct):
     structural_tag: str | None = None
 
 
-class GrammarParameters(PeerParameters, kw_only=True):
+class GrammarParameters(CommonFields, kw_only=True):
     """Fields of both requests, of which one may be given."""
 
     response_format: ResponseFormat | None = None
@@ -73,7 +73,7 @@ class GrammarParameters(PeerParameters, kw_only=True):
 
 
 #: Of ``GrammarParameters``, those that say what the reply looks like.
-_FORMS = [name for name in GrammarParameters.__struct_fields__ if name not in PeerParameters.__struct_fields__]
+_FORMS = [name for name in GrammarParameters.__struct_fields__ if name not in CommonFields.__struct_fields__]
 
 
 def grammar(parameters: GrammarParameters) -> tuple[Grammar | None, str]:

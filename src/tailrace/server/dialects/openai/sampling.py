@@ -10,23 +10,12 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import GenerationParams, Sampling
+from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, LogitBias
 from tailrace.server.dialects.openai.grammar import GrammarParameters
 from tailrace.server.dialects.openai.peers import PeerParameters
-from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature, sampler_fields
-from tailrace.server.stop_fields import Stops, stop_strings
+from tailrace.server.dialects.openai.samplers import sampler_fields
+from tailrace.server.stop_fields import stop_strings
 
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
-#: Logits divided by much less are no numbers any more.
-Repeat = Annotated[float, Meta(ge=0.01, le=10)]
-Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-#: Whether the model has such a token is known later; this much fits into a message to the engine.
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-#: A number of tokens, or -1 for no limit. 0 is refused where the value is read: see ``limit``.
-Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-#: ``false`` bans the token.
-Bias = Annotated[float, Meta(ge=-100, le=100)] | bool
-#: By token, as OpenAI has it, or as llama-server's pairs.
-LogitBias = dict[TokenId, Bias] | list[tuple[TokenId, Bias]]
 #: What is added to a banned token's logit: far more than any logit is.
 _BAN = -1e9
 
@@ -44,34 +33,14 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class SharedParameters(GrammarParameters, kw_only=True):
-    """Fields of both requests; null equals absent everywhere."""
+    """The fields that chat and text completions share; null equals absent everywhere."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     max_tokens: Limit | None = None
-    stop: Stops | None = None
-    seed: int | None = None
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    logit_bias: LogitBias | None = None
     user: str | None = None
-    # Common extensions of local servers
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Probability | None = None
-    repeat_penalty: Repeat | None = None
-    repetition_penalty: Repeat | None = None
-    repeat_last_n: LastTokens | None = None
-    penalty_last_n: LastTokens | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
-    ignore_eos: bool | None = None
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
-    # llama-server's figures: see ``telemetry``
-    timings_per_token: bool | None = None
-    return_progress: bool | None = None
 
     def check_stream_options(self) -> None:
         """Raise InvalidRequest for vLLM's option that would have usage in every chunk: relays read it as the end."""
@@ -86,7 +55,7 @@ class SharedParameters(GrammarParameters, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-def generation_params(parameters: SharedParameters, max_tokens: int | None) -> GenerationParams:
+def generation_params(parameters: CommonFields, max_tokens: int | None) -> GenerationParams:
     """The engine's parameters that all of OpenAI's text dialects offer. Raises InvalidRequest."""
     return GenerationParams(
         max_tokens=max_tokens,
@@ -99,7 +68,7 @@ def generation_params(parameters: SharedParameters, max_tokens: int | None) -> G
     )
 
 
-def sampling(parameters: SharedParameters) -> Sampling:
+def sampling(parameters: CommonFields) -> Sampling:
     """The engine's sampling for these parameters; what is absent is the server's default."""
     repeat = _first(parameters.repeat_penalty, parameters.repetition_penalty)
     return Sampling(
@@ -126,7 +95,7 @@ def _seed(seed: int | None) -> int | None:
     return seed % 2**64
 
 
-def stops(parameters: SharedParameters) -> tuple[str, ...]:
+def stops(parameters: CommonFields) -> tuple[str, ...]:
     """The stop strings. Raises InvalidRequest."""
     return stop_strings(parameters.stop, "stop")
 

@@ -15,6 +15,7 @@ from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.openai.chat import ChatRequest
+from tailrace.server.dialects.openai.common_fields import Metadata
 from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
@@ -22,10 +23,6 @@ from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.streaming import Encoder
 
-#: Keys and values of metadata, as the API's reference bounds them.
-Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
-]
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 
 

@@ -6,7 +6,7 @@ vLLM's (``prompt``, ``add_special_tokens``, ``return_token_strs``), and their re
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -16,52 +16,68 @@ from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import ModelInfo, Tokenize
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
-from tailrace.server.dialects.openai.sampling import TokenId
+from tailrace.server.dialects.openai.common_fields import TokenId
 from tailrace.server.dialects.openai.tools import Tool
-from tailrace.server.thinking_fields import Budget, ReasoningSwitch, ThinkingSwitch
+
+#: The fields of a chat request that change its prompt. ``/tokenize`` and ``/apply-template`` have them as well.
+_PROMPT_FIELDS = (
+    "chat_template_kwargs",
+    "reasoning_effort",
+    "enable_thinking",
+    "thinking",
+    "reasoning",
+    "thinking_budget",
+    "reasoning_budget",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+)
+_PROMPT_ROWS = [
+    (field.name, field.type, field.default)
+    for field in msgspec.structs.fields(ChatRequest)
+    if field.name in _PROMPT_FIELDS
+]
 
 
-class TemplateRequest(msgspec.Struct, kw_only=True):
-    """The body of ``/apply-template``: what a chat request says of its prompt."""
-
+class _TemplateFields(msgspec.Struct, kw_only=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     model: str | None = None
     tools: list[Tool] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
-    enable_thinking: bool | None = None
-    thinking: ThinkingSwitch | bool | None = None
-    reasoning: ReasoningSwitch | None = None
-    thinking_budget: Budget | None = None
-    reasoning_budget: Budget | None = None
-    documents: list[dict[str, Any]] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
 
 
-class TokenizeRequest(msgspec.Struct, kw_only=True):
-    """The body of ``/tokenize``: a text, or messages that the template makes one of."""
-
+class _TokenizeFields(msgspec.Struct, kw_only=True):
     model: str | None = None
     prompt: str | None = None
     content: str | None = None
     messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
     tools: list[Tool] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
-    enable_thinking: bool | None = None
-    thinking: ThinkingSwitch | bool | None = None
-    reasoning: ReasoningSwitch | None = None
-    thinking_budget: Budget | None = None
-    reasoning_budget: Budget | None = None
-    documents: list[dict[str, Any]] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     add_special: bool | None = None
     add_special_tokens: bool | None = None
     parse_special: bool | None = None
     with_pieces: bool | None = None
     return_token_strs: bool | None = None
+
+
+if TYPE_CHECKING:
+    TemplateRequest = _TemplateFields
+    TokenizeRequest = _TokenizeFields
+else:
+    TemplateRequest = msgspec.defstruct(
+        "TemplateRequest",
+        _PROMPT_ROWS,
+        bases=(_TemplateFields,),
+        module=__name__,
+        namespace={"__doc__": "The body of ``/apply-template``: the fields of a chat request that change its prompt."},
+        kw_only=True,
+    )
+    TokenizeRequest = msgspec.defstruct(
+        "TokenizeRequest",
+        _PROMPT_ROWS,
+        bases=(_TokenizeFields,),
+        module=__name__,
+        namespace={"__doc__": "The body of ``/tokenize``: a text, or messages for the model's template."},
+        kw_only=True,
+    )
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):

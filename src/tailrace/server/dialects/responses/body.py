@@ -8,7 +8,6 @@ from typing import Any, Literal
 from tailrace.errors import RequestError
 from tailrace.server.dialects.openai.sampling import limit, sampling
 from tailrace.server.dialects.responses.items import Item, new_id
-from tailrace.server.dialects.responses.prepare import shared_parameters
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.events import Usage
@@ -29,7 +28,7 @@ class ResponseHead:
     def __init__(self, request: ResponsesRequest, tools: Toolset, model: str, *, stored: bool) -> None:
         self.id = new_id("resp")
         self.created = int(time.time())
-        drawn = sampling(shared_parameters(request))
+        drawn = sampling(request)
         reasoning = request.reasoning
         form = request.text.format if request.text is not None else None
         self._said: dict[str, Any] = {

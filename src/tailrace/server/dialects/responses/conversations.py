@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
+from tailrace.server.dialects.openai.common_fields import Metadata
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
 from tailrace.server.dialects.responses.hosted import is_hosted
 from tailrace.server.dialects.responses.items import Item, ReferenceItem, read, shown, stored
 from tailrace.server.dialects.responses.page import Page
 from tailrace.server.dialects.responses.query import InputItemsQuery
-from tailrace.server.dialects.responses.request import Metadata
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response

@@ -10,7 +10,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar
 from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
-from tailrace.server.dialects.openai.sampling import SharedParameters, generation_params, limit, stops
+from tailrace.server.dialects.openai.sampling import generation_params, limit, stops
 from tailrace.server.dialects.responses.conversation import Conversation
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.telemetry import tracking
@@ -19,18 +19,14 @@ from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import ReasoningSwitch, merge_thinking
 
-#: FieldNames that mean the same as in OpenAI's other dialects.
-_SHARED = tuple(name for name in SharedParameters.__struct_fields__ if name in ResponsesRequest.__struct_fields__)
-
 
 def prepare(
     request: ResponsesRequest, conversation: Conversation, tools: Toolset, model: ServedModel
 ) -> GenerationRequest:
     """What the request asks of the engine. Raises InvalidRequest."""
-    shared = shared_parameters(request)
     reasoning = ReasoningSwitch(effort=request.reasoning.effort) if request.reasoning is not None else None
     params = msgspec.structs.replace(
-        generation_params(shared, limit(request, "n_predict", "max_output_tokens")),
+        generation_params(request, limit(request, "n_predict", "max_output_tokens")),
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
     )
     wanted = chat_request(
@@ -54,7 +50,7 @@ def prepare(
     )
     return msgspec.structs.replace(
         wanted,
-        stops=stops(shared),
+        stops=stops(request),
         keep_stop=bool(request.include_stop_str_in_output),
         tracking=tracking(request),
     )
@@ -64,11 +60,6 @@ def _verbosity(request: ResponsesRequest) -> dict[str, Any]:
     """A hint that the model's template may use, as it may the effort."""
     verbosity = request.text.verbosity if request.text is not None else None
     return {} if verbosity is None else {"verbosity": verbosity}
-
-
-def shared_parameters(request: ResponsesRequest) -> SharedParameters:
-    """The request's parameters that OpenAI's other dialects have too."""
-    return SharedParameters(**{name: getattr(request, name) for name in _SHARED})
 
 
 def _form(request: ResponsesRequest) -> Grammar | None:

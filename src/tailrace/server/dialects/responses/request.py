@@ -9,16 +9,9 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.openai import peers
-from tailrace.server.dialects.openai.peers import PeerParameters
-from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature
-from tailrace.server.dialects.openai.sampling import Limit, LogitBias, Penalty, Repeat, TokenId, refuse
-from tailrace.server.stop_fields import Stops
+from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, Metadata
+from tailrace.server.dialects.openai.sampling import refuse
 from tailrace.server.thinking_fields import ThinkingSwitch
-
-#: Keys and values of metadata, as the API's reference bounds them.
-Metadata = Annotated[
-    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
-]
 
 #: What may be asked for beside the reply. Those of parts that this server never makes are honoured by their absence.
 Includable = Literal[
@@ -76,7 +69,7 @@ class ConversationReference(msgspec.Struct):
     id: str
 
 
-class ResponsesRequest(PeerParameters, kw_only=True):
+class ResponsesRequest(CommonFields, kw_only=True):
     """The body of ``POST /v1/responses``; null equals absent everywhere."""
 
     input: str | list[dict[str, Any]] | None = None
@@ -101,9 +94,6 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     tool_choice: Literal["none", "auto", "required", "any"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
-    # Sampling
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
     # What the client labels its request with
     user: str | None = None
     safety_identifier: str | None = None
@@ -118,23 +108,6 @@ class ResponsesRequest(PeerParameters, kw_only=True):
     background_options: dict[str, Any] | None = None
     access_programs: dict[str, Any] | None = None
     image: dict[str, Any] | None = None
-    # Common extensions of local servers
-    timings_per_token: bool | None = None
-    return_progress: bool | None = None
-    stop: Stops | None = None
-    seed: int | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    logit_bias: LogitBias | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Probability | None = None
-    repeat_penalty: Repeat | None = None
-    repetition_penalty: Repeat | None = None
-    repeat_last_n: LastTokens | None = None
-    penalty_last_n: LastTokens | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
-    ignore_eos: bool | None = None
-    priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
     thinking: ThinkingSwitch | bool | None = None
