@@ -15,11 +15,13 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from setup_engine import PACKAGE, Build, build_wheel, describe_build, find_wheel, usable_cores, wheel_folder
+from setup_headers import download_source, have_headers, headers_folder, keep_headers
 from setup_pip import SetupError, run_pip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,12 +120,11 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     folder = wheel_folder(build, environment)
     wheel = None if rebuild else find_wheel(folder)
     if wheel is None:
-        options = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
-        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {usable_cores()})")
-        wheel = build_wheel(build, folder, PYTHON, CONSTRAINTS, environment)
-        say(f"kept the compiled llama.cpp in {folder}")
+        wheel = compile_engine(build, folder, environment)
         stamp.pop("engine", None)
         stamp.pop("smoke", None)
+    elif not have_headers(headers_folder(build.version, environment)):
+        get_headers(build, environment)
     if stamp.get("engine") != build.key:
         # pip leaves an installed wheel alone when its version is the same, whatever it was compiled for.
         force = ["install", "--force-reinstall", "--no-deps", str(wheel)]
@@ -133,8 +134,45 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     pins = ["--constraint", str(CONSTRAINTS), "--build-constraint", str(CONSTRAINTS)]
     run_pip(PYTHON, ["install", *pins, str(wheel), "--editable", project], "installing", environment=environment)
     smoke([], build, folder)
+    build_native()
     stamp.update(key=install_key(), dev=dev, engine=build.key, cmake_args=build.user_args)
     write_stamp(stamp)
+
+
+def compile_engine(build: Build, folder: Path, environment: Mapping[str, str]) -> Path:
+    """Compile llama.cpp; returns its wheel, which stays in ``folder``. Its headers stay in the cache, too. Raises
+    SetupError.
+    """
+    with tempfile.TemporaryDirectory(prefix="tailrace-") as name:
+        say("downloading llama.cpp's source")
+        source = download_source(PACKAGE, build.version, PYTHON, CONSTRAINTS, environment, Path(name))
+        keep_headers(source, headers_folder(build.version, environment))
+        options = f" with CMAKE_ARGS {build.user_args}" if build.user_args else ""
+        say(f"compiling llama.cpp for this CPU{options}: once, about 4 minutes on 2 cores (here: {usable_cores()})")
+        wheel = build_wheel(build, source, folder, PYTHON, CONSTRAINTS, environment)
+    say(f"kept the compiled llama.cpp in {folder}")
+    return wheel
+
+
+def get_headers(build: Build, environment: Mapping[str, str]) -> None:
+    """Get llama.cpp's headers for a wheel that was compiled before set-up kept them. Raises SetupError."""
+    with tempfile.TemporaryDirectory(prefix="tailrace-") as name:
+        say("downloading llama.cpp's source, for its headers")
+        source = download_source(PACKAGE, build.version, PYTHON, CONSTRAINTS, environment, Path(name))
+        keep_headers(source, headers_folder(build.version, environment))
+
+
+def build_native() -> None:
+    """Compile and prove tailrace's own C code with ``build_native.py``. Without it tailrace works, but far slower: so a
+    failure is no error here and can't be overlooked.
+    """
+    say("compiling and proving tailrace's own kernels")
+    script = ROOT / "scripts" / "build_native.py"
+    done = subprocess.run([str(PYTHON), str(script)], capture_output=True, text=True, check=False)
+    for line in (done.stdout + done.stderr).strip().splitlines():
+        say(line)
+    if done.returncode != 0:
+        say("WARNING: tailrace will run without the kernels above, at a third of the speed or less")
 
 
 def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
@@ -174,6 +212,9 @@ def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
     current = stamp.get("key") == install_key() and stamp.get("dev") == dev and stamp.get("engine") == build.key
     if options.rebuild or not current:
         install(stamp, build, dev=dev, rebuild=options.rebuild, environment=environment)
+    elif not have_headers(headers_folder(build.version, environment)):
+        get_headers(build, environment)
+        build_native()
     if options.smoke and stamp.get("smoke") != build.key:
         say("checking that the compiled llama.cpp decodes")
         smoke([SMOKE_MODEL], build, wheel_folder(build, environment))

@@ -199,8 +199,10 @@ class ProgressLine:
             self._write("\n")
 
 
-def build_wheel(build: Build, folder: Path, python: Path, constraints: Path, environment: Mapping[str, str]) -> Path:
-    """Compile the wheel with the pip of ``python`` and put it into ``folder``.
+def build_wheel(
+    build: Build, source: Path, folder: Path, python: Path, constraints: Path, environment: Mapping[str, str]
+) -> Path:
+    """Compile the wheel of the source distribution ``source`` with the pip of ``python`` and put it into ``folder``.
 
     Raises SetupError when that fails. The log of the build stays in the folder either way.
     """
@@ -217,9 +219,9 @@ def build_wheel(build: Build, folder: Path, python: Path, constraints: Path, env
     # leaves half a wheel behind.
     with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as name:
         work = Path(name)
-        # --no-binary: a ready-made wheel would be for the least of all CPUs. --verbose: for the steps in the output.
-        pip = ["wheel", "--verbose", "--no-deps", "--no-cache-dir", "--no-binary", PACKAGE]
-        pip += ["--build-constraint", str(constraints), "--wheel-dir", str(work), f"{PACKAGE}=={build.version}"]
+        # --verbose: for the steps in the output.
+        pip = ["wheel", "--verbose", "--no-deps", "--no-cache-dir"]
+        pip += ["--build-constraint", str(constraints), "--wheel-dir", str(work), str(source)]
         args = cmake_args(build.user_args, header_here(), environment.get("CXXFLAGS", ""))
         try:
             run_pip(

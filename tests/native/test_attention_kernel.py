@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from altered import altered
-from tailrace.engine.kernels import KernelsUnavailable, attention_proof, build
+from tailrace.engine.kernels import attention_proof, build
 from tailrace.engine.kernels.attention_proof import Numbers
-from tailrace.engine.kernels.compile import compiled
 from tailrace.engine.kernels.standin import Call, Links, linked, tensor_of
+from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs.library import Source, ensure_built
+from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
 from tiers import PARAMS, TIERS
 
 TILES = "amx" in TIERS
@@ -23,7 +25,7 @@ TILES = "amx" in TIERS
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if request.param is None:
         pytest.skip("this CPU can't run them: test_kernels.py has seen that they are refused")
-    return ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"), request.param)))
+    return ctypes.CDLL(str(build.build_kernels(request.param, tmp_path_factory.mktemp("kernels"))))
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_kernels.py alters")
@@ -39,9 +41,9 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_tiles_that_compute_wrongly_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
 ) -> None:
-    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "kernels", right, wrong))
-    with pytest.raises(KernelsUnavailable, match="computes attention wrongly"):
-        build.built(tmp_path / "kept", "amx")
+    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "kernels", right, wrong))
+    with pytest.raises(NativeUnavailable, match="computes attention wrongly"):
+        build.build_kernels("amx", tmp_path / "kept")
 
 
 def _prompt(random: np.random.Generator, tokens: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
@@ -140,9 +142,10 @@ def test_attention_that_ours_does_not_know_is_llama_cpps(library: ctypes.CDLL, e
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles")
 def test_attention_leaves_tiles_configured_as_they_were(tmp_path: Path) -> None:
     """llama.cpp's own products configure them once a thread."""
-    sources = shutil.copytree(build.FOLDER, tmp_path / "kernels")
+    sources = shutil.copytree(build.SOURCES, tmp_path / "kernels")
     (sources / "look.c").write_text(_LOOK, encoding="utf-8")
-    library = ctypes.CDLL(str(compiled(sources, lambda _: [], tmp_path / "kept")))
+    source = Source("kernels", sources, lambda _: [], build.source().include)
+    library = ctypes.CDLL(str(ensure_built(source, ALL_TIERS["amx"], tmp_path / "kept")))
     theirs = bytes([1, *[0] * 15, *[32, 0] * 4, *[0] * 24, *[8] * 4, *[0] * 12])
     seen = ctypes.create_string_buffer(64)
     assert library.configure(theirs)

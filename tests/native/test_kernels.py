@@ -19,31 +19,32 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 
 from altered import altered
-from tailrace.engine.kernels import KernelsUnavailable, build, compile, interleaved_proof, proof, standin
+from tailrace.engine.kernels import build, interleaved_proof, proof, standin
 from tailrace.engine.kernels.interleaved_proof import KINDS as INTERLEAVED
 from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.engine.kernels.layouts import random_weights
-from tailrace.machine import isa
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, compiler, tiers
+from tailrace.engine.native_libs.tiers import TierName
 from tiers import PARAMS, TIERS
 
 WIDE = ", ".join(f"wide {kind.name}" for kind in interleaved_proof.KINDS)
 
 
-@pytest.mark.parametrize("tier", ["amx", "avx512"])
-def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: build.Tier) -> None:
+@pytest.mark.parametrize("tier", build.KERNEL_TIERS)
+def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: TierName) -> None:
     if tier not in TIERS:
-        with pytest.raises(KernelsUnavailable, match="this CPU has no"):
-            build.built(tmp_path, tier)
+        with pytest.raises(NativeUnavailable, match="this CPU lacks"):
+            build.build_kernels(tier, tmp_path)
         return
-    library = build.built(tmp_path, tier)
+    library = build.build_kernels(tier, tmp_path)
     loaded = ctypes.CDLL(str(library))
     loaded.amx_allowed.restype = ctypes.c_bool
     assert loaded.amx_allowed() == (tier == "amx")
     assert proof.wrong_results(loaded) == []
-    made = library.stat().st_mtime_ns
-    assert build.built(tmp_path, tier) == library
-    assert library.stat().st_mtime_ns == made
-    assert list(tmp_path.iterdir()) == [library]
+    made = library.stat().st_ino
+    assert build.build_kernels(tier, tmp_path) == library
+    assert library.stat().st_ino == made
+    assert set(tmp_path.iterdir()) == {library, library.with_suffix(".json")}
 
 
 #: One thing wrong in the code of every tier, and what is computed wrongly then.
@@ -85,25 +86,25 @@ ALTERED_TILES = [
     [(tier, *altered) for tier in TIERS for altered in ALTERED + (ALTERED_TILES if tier == "amx" else [])],
 )
 def test_a_library_that_computes_wrongly_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: build.Tier, right: str, wrong: str, formats: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, right: str, wrong: str, formats: str
 ) -> None:
-    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "kernels", right, wrong))
+    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "kernels", right, wrong))
     # In half of the time, for what is wrong is so however it is optimised.
-    monkeypatch.setattr(compile, "_FLAGS", ("-O1", *compile._FLAGS[1:]))
+    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
     kept = tmp_path / "kept"
-    with pytest.raises(KernelsUnavailable, match=f"computes {formats} wrongly"):
-        build.built(kept, tier)
+    with pytest.raises(NativeUnavailable, match=f"computes {formats} wrongly"):
+        build.build_kernels(tier, kept)
     assert list(kept.iterdir()) == []
 
 
 @pytest.mark.skipif(not TIERS, reason="this CPU can't run them: the first test has seen that they are refused")
 def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> None:
     """In a process where right kernels are in force, wrong ones would find the right ones' parts."""
-    altered(build.FOLDER, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
+    altered(build.SOURCES, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
     program = (
         "import ctypes, sys; from pathlib import Path; from tailrace.engine.kernels import build\n"
-        "ctypes.CDLL(str(build.built()), mode=ctypes.RTLD_GLOBAL)\n"
-        "build.FOLDER = Path(sys.argv[1]); build.built(Path(sys.argv[2]))"
+        "ctypes.CDLL(str(build.build_kernels(build.cpu_tiers()[0])), mode=ctypes.RTLD_GLOBAL)\n"
+        "build.SOURCES = Path(sys.argv[1]); build.build_kernels(build.cpu_tiers()[-1], Path(sys.argv[2]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "kernels"), str(tmp_path / "kept")],
@@ -119,7 +120,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The kernels of each tier, built once for all tests that only use them."""
     if request.param is None:
         pytest.skip("this CPU can't run them: the first test has seen that they are refused")
-    library = ctypes.CDLL(str(build.built(tmp_path_factory.mktemp("kernels"), request.param)))
+    library = ctypes.CDLL(str(build.build_kernels(request.param, tmp_path_factory.mktemp("kernels"))))
     library.ggml_aligned_malloc.restype = ctypes.c_void_p
     library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
     library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -363,23 +364,30 @@ def test_threads_wait_for_each_other(library: ctypes.CDLL, spins: int) -> None:
     assert early == []
 
 
+@pytest.fixture
+def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU of the lowest tier, whatever this one is."""
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512-vnni"].cpu_flags)
+
+
+@pytest.mark.usefixtures("any_cpu")
 def test_without_a_compiler_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "NEEDED", frozenset[str]())
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    with pytest.raises(KernelsUnavailable, match="no C compiler"):
-        build.built(tmp_path / "kept")
+    with pytest.raises(NativeUnavailable, match="no C compiler"):
+        build.build_kernels("avx512-vnni", tmp_path / "kept")
 
 
+@pytest.mark.usefixtures("any_cpu")
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "NEEDED", frozenset[str]())
     (tmp_path / "gemm.c").write_text("#error no good\n", encoding="utf-8")
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    with pytest.raises(KernelsUnavailable, match="no good"):
-        build.built(tmp_path / "kept")
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    with pytest.raises(NativeUnavailable, match="no good"):
+        build.build_kernels("avx512-vnni", tmp_path / "kept")
 
 
 def test_a_cpu_without_the_instructions_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", ("AVX2", "F16C"), ()))
-    with pytest.raises(KernelsUnavailable, match="no AVX-512 and no AVX-512 VNNI"):
-        build.built(tmp_path)
+    flags = tiers.TIERS["avx512-vnni"].cpu_flags - {"avx512_vnni", "f16c"}
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: flags)
+    with pytest.raises(UnsupportedCpu, match="this CPU lacks avx512_vnni, f16c"):
+        build.build_kernels("avx512-vnni", tmp_path)

@@ -13,22 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altered import altered
-from tailrace.engine.kernels import KernelsUnavailable
+from tailrace.engine.native_libs import NativeUnavailable, tiers
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
 from tailrace.engine.sampling.logits_ops.native import build, proof
 from tailrace.engine.sampling.logits_ops.native.ops import NativeOps
 from tailrace.engine.sampling.logits_ops.numpy_impl.view import NumpyView
-from tailrace.machine import isa
 
-CAN = build.NEEDED in isa.read_isa().sets
-needs_c = pytest.mark.skipif(not CAN, reason="this CPU can't run it: a test below sees that it is refused")
+needs_c = pytest.mark.skipif(
+    not tiers.TIERS["avx512"].supported, reason="this CPU can't run it: a test below sees that it is refused"
+)
 
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> NativeOps:
-    return NativeOps(ctypes.PyDLL(str(build.built(tmp_path_factory.mktemp("kept")))))
+    return NativeOps(ctypes.PyDLL(str(build.build_logits_ops(tmp_path_factory.mktemp("kept")))))
 
 
 @pytest.fixture
@@ -179,10 +179,10 @@ def test_a_mask_that_is_too_short_is_refused(native: NativeOps) -> None:
 def test_a_library_with_wrong_results_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, failed: str
 ) -> None:
-    monkeypatch.setattr(build, "FOLDER", altered(build.FOLDER, tmp_path / "logits_ops", right, wrong))
+    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "logits_ops", right, wrong))
     kept = tmp_path / "kept"
-    with pytest.raises(KernelsUnavailable, match=f"computes (.*, )?{failed}(, .*)? wrongly"):
-        build.built(kept)
+    with pytest.raises(NativeUnavailable, match=f"computes (.*, )?{failed}(, .*)? wrongly"):
+        build.build_logits_ops(kept)
     assert list(kept.iterdir()) == []
 
 
@@ -205,20 +205,20 @@ def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytes
         ),
         ("if (length > max_length) length = max_length;", "", "continuations"),
     ]
-    folder = build.FOLDER
+    folder = build.SOURCES
     for right, wrong, failed in mistakes:
         folder = altered(folder, tmp_path / failed, right, wrong)
-    monkeypatch.setattr(build, "FOLDER", folder)
-    with pytest.raises(KernelsUnavailable) as raised:
-        build.built(tmp_path / "kept")
+    monkeypatch.setattr(build, "SOURCES", folder)
+    with pytest.raises(NativeUnavailable) as raised:
+        build.build_logits_ops(tmp_path / "kept")
     assert all(failed in str(raised.value) for _, _, failed in mistakes), raised.value
 
 
 @pytest.mark.usefixtures("restored")
 def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", ("AVX2",), ()))
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512"].cpu_flags - {"avx512bw"})
     logits_ops.enable_native("on")
-    assert logits_ops.status() == "this CPU has no AVX-512"
+    assert logits_ops.status() == "this CPU lacks avx512bw"
     row = np.zeros(5000, np.float32)
     assert isinstance(logits_ops.for_row(row).view(row), NumpyView)
     logits_ops.enable_native("off")
@@ -227,8 +227,7 @@ def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pyte
 
 @pytest.mark.usefixtures("restored")
 def test_without_a_compiler_there_is_no_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "NEEDED", isa.read_isa().sets[0] if isa.read_isa().sets else "")
-    monkeypatch.setattr(build, "read_isa", lambda: isa.Isa("x86_64", (build.NEEDED,), ()))
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512"].cpu_flags)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     logits_ops.enable_native("on")

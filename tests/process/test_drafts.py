@@ -8,7 +8,7 @@ import pytest
 
 from pricing import PricedSpeculator, free
 from tailrace.engine.backends.llama import LlamaBackend
-from tailrace.engine.kernels import build
+from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.load import load_llama
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
@@ -16,7 +16,6 @@ from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
-from tailrace.machine.isa import read_isa
 from tailrace.models.locate import resolve
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
@@ -98,7 +97,7 @@ def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBac
     assert worst_shortfall(backend, sequences) < NOISE
 
 
-@pytest.mark.skipif(not set(read_isa().sets) >= build.NEEDED, reason="without our kernels rounding decides ties")
+@pytest.mark.skipif(not cpu_tiers(), reason="without our kernels rounding decides ties")
 def test_a_reply_is_the_same_with_guesses_and_without(backend: LlamaBackend) -> None:
     guessed, counters = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=False)
     assert counters.accepted_tokens > 60

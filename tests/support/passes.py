@@ -7,14 +7,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling import logits_ops
-from tailrace.engine.sampling.logits_ops.native import build
-from tailrace.machine.isa import read_isa
 
 #: A fixture's params.
 LANGUAGES = [
     "NumPy",
-    pytest.param("C", marks=pytest.mark.skipif(build.NEEDED not in read_isa().sets, reason="this CPU can't run it")),
+    pytest.param("C", marks=pytest.mark.skipif(not TIERS["avx512"].supported, reason="this CPU can't run it")),
 ]
 
 

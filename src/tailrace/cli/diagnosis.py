@@ -10,11 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.engine.kernels import KernelsUnavailable
-from tailrace.engine.kernels.build import built
+from tailrace.engine.kernels import loader
+from tailrace.engine.kernels.build import build_kernels
 from tailrace.engine.kernels.interleaved_proof import KINDS
 from tailrace.engine.kernels.proof import PARTNERS
-from tailrace.engine.sampling.logits_ops.native.build import built as built_logits_ops
+from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.applied_placement import (
@@ -162,8 +163,8 @@ def _kernels(settings: Settings) -> str:
     if settings.kernels == "off":
         return "switched off"
     try:
-        built(tier="avx512" if settings.kernels == "avx512" else None)
-    except KernelsUnavailable as error:
+        build_kernels(loader.tiers_of(settings.kernels)[0])
+    except NativeUnavailable as error:
         return f"none: {error}"
     rows = ", ".join(kind.name for kind in KINDS)
     return f"{', '.join(kind.name for kind in PARTNERS)}; {rows} sixteen rows at a time, copied where memory allows"
@@ -173,8 +174,8 @@ def _sampling(settings: Settings) -> str:
     if settings.kernels == "off":
         return "in NumPy: kernels are switched off"
     try:
-        built_logits_ops()
-    except KernelsUnavailable as error:
+        build_logits_ops()
+    except NativeUnavailable as error:
         return f"in NumPy: {error}"
     return "in C"
 

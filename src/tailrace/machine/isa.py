@@ -48,16 +48,20 @@ class Isa(msgspec.Struct, frozen=True):
     formats: tuple[str, ...]  #: weight formats with kernels that read several rows at once
 
 
-def read_isa(root: Path = Path("/")) -> Isa:
-    """This CPU, or that whose /proc/cpuinfo lies under ``root``."""
-    flags: set[str] = set()
+def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """The CPU's flags as /proc/cpuinfo under ``root`` names them; none where there is no such file."""
     cpuinfo = root / "proc/cpuinfo"
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() in {"flags", "Features"}:
-                flags.update(value.split())
-                break
+                return frozenset(value.split())
+    return frozenset()
+
+
+def read_isa(root: Path = Path("/")) -> Isa:
+    """This CPU, or that whose /proc/cpuinfo lies under ``root``."""
+    flags = read_cpu_flags(root)
     sets = tuple(name for flag, name in _NAMES.items() if flag in flags)
     formats = dict.fromkeys(format for needed, formats in _KERNELS if needed <= set(sets) for format in formats)
     return Isa(platform.machine(), sets, tuple(formats))

@@ -21,6 +21,7 @@ from setup_pip import SetupError, run_pip
 
 ROOT = Path(__file__).parents[3]
 BUILD = Build(version="0.3.36", cpu="flags: avx2", compiler="g++ 12", user_args="", header="h", variables=())
+SOURCE = Path("llama_cpp_python-0.3.36.tar.gz")
 
 
 @pytest.fixture
@@ -129,6 +130,7 @@ def test_a_valid_stamp_means_that_nothing_is_done(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(setup, "run_pip", never)
     monkeypatch.setattr(setup, "smoke", never)
     monkeypatch.setattr(setup, "install", lambda stamp, build, **options: installs.append(build.user_args))
+    monkeypatch.setattr(setup, "have_headers", lambda folder: True)
 
     def run(*words: str, **environment: str) -> list[str]:
         installs.clear()
@@ -296,7 +298,7 @@ def test_a_build_leaves_the_wheel_and_its_log(tmp_path: Path, capsys: pytest.Cap
     assert find_wheel(folder) is None
     python = script(tmp_path / "python", PIP)
     build = dataclasses.replace(BUILD, user_args="-DX=1")
-    wheel = build_wheel(build, folder, python, tmp_path / "constraints.txt", dict(os.environ))
+    wheel = build_wheel(build, SOURCE, folder, python, tmp_path / "constraints.txt", dict(os.environ))
     assert find_wheel(folder) == wheel
     assert "-DX=1" in wheel.read_text(encoding="utf-8")
     assert sorted(path.name for path in folder.iterdir()) == ["build.log", wheel.name]
@@ -308,7 +310,7 @@ def test_a_failed_build_leaves_its_log_and_names_it(tmp_path: Path) -> None:
     folder = tmp_path / "key"
     python = script(tmp_path / "python", "echo 'fatal error: no input' >&2; exit 1")
     with pytest.raises(SetupError) as caught:
-        build_wheel(BUILD, folder, python, tmp_path / "constraints.txt", dict(os.environ))
+        build_wheel(BUILD, SOURCE, folder, python, tmp_path / "constraints.txt", dict(os.environ))
     assert "compiling llama.cpp failed" in str(caught.value)
     assert "    fatal error: no input" in str(caught.value)
     assert str(folder / "build.log") in str(caught.value)
@@ -318,7 +320,7 @@ def test_a_failed_build_leaves_its_log_and_names_it(tmp_path: Path) -> None:
 def test_a_build_that_makes_nothing_is_a_failure(tmp_path: Path) -> None:
     python = script(tmp_path / "python", "exit 0")
     with pytest.raises(SetupError, match="left no wheel"):
-        build_wheel(BUILD, tmp_path / "key", python, tmp_path / "constraints.txt", dict(os.environ))
+        build_wheel(BUILD, SOURCE, tmp_path / "key", python, tmp_path / "constraints.txt", dict(os.environ))
 
 
 def test_pip_output_that_is_not_utf8_is_no_failure(tmp_path: Path) -> None:

@@ -4,11 +4,3 @@
 ``proof`` and ``*_proof`` check all results of a library before it is used; ``loader`` loads it into the process;
 ``repacked_weights`` limits and frees the repacked copy of a model's weights. Nothing here knows models or the binding.
 """
-
-from __future__ import annotations
-
-from tailrace.errors import TailraceError
-
-
-class KernelsUnavailable(TailraceError):
-    """There are no kernels here; the text says why, for people."""

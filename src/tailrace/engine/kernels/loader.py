@@ -1,28 +1,29 @@
-"""Putting the kernels in force in this process: before llama.cpp's libraries are loaded, or not at all."""
+"""Loads the kernels into this process before llama.cpp's libraries, so that llama.cpp calls them.
+
+llama.cpp calls its own functions through the dynamic linker, which takes the first definition among the libraries that
+are loaded globally. Where the kernels can't be loaded, llama.cpp keeps its own functions; ``status`` has the reason.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
-from tailrace.engine.kernels import KernelsUnavailable
+from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
+from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
+from tailrace.engine.native_libs.tiers import TIERS, TierName
 from tailrace.machine import openmp_spin
 
-if TYPE_CHECKING:
-    from tailrace.engine.kernels.build import Tier
-
-#: Versions of the binding whose llama.cpp has the interface in abi.h. It isn't a public one.
-KNOWN = frozenset({"0.3.36"})
 _VARIABLE = "TAILRACE_KERNELS"
 
 #: llama.cpp's functions that the kernels call, in the order of ``struct theirs`` (abi.h).
-_THEIRS = (
+_UPSTREAM = (
     "llamafile_sgemm",
     "ggml_compute_forward_mul_mat_tiled",
     "ggml_compute_forward_flash_attn_ext",
@@ -35,23 +36,23 @@ _THEIRS = (
     "ggml_backend_buffer_get_base",
     "ggml_backend_buffer_get_size",
 )
-#: OpenMP's, which follows them. A llama.cpp that is built without it has a barrier that is as fast as ours.
+#: OpenMP's, which follows them. A llama.cpp that is built without OpenMP has a barrier that is as fast as ours.
 _THREADS = "omp_get_num_threads"
 
-#: What became of it in this process; None before ``load``.
+#: What became of the kernels in this process; None before ``load``.
 _status: str | None = None
 _kernels: ctypes.CDLL | None = None
 
 
 def choose(choice: str) -> None:
-    """Have ``load`` do so (``on``, without AMX: ``avx512``) or not (``off``), here and in child processes."""
+    """Set what ``load`` does, here and in child processes: ``on`` loads the fastest tier that the CPU has, ``avx512``
+    the one without AMX, ``off`` none.
+    """
     os.environ[_VARIABLE] = choice
 
 
 def load() -> None:
-    """Load the kernels so that llama.cpp, loaded after this, finds them. Where that can't be, llama.cpp's own do the
-    work, and ``status`` says why.
-    """
+    """Load the kernels, unless this process has done so. It comes before llama.cpp is loaded."""
     global _status
     if _status is not None:
         return
@@ -59,27 +60,40 @@ def load() -> None:
     if choice == "off":
         _status = "off"
         return
+    log = structlog.get_logger()
     try:
-        _load("avx512" if choice == "avx512" else None)
+        _load_fastest(tiers_of(choice))
         _status = "on"
-    except KernelsUnavailable as error:
+    except UnsupportedCpu as error:
         _status = str(error)
-        structlog.get_logger().info("llama.cpp's own matrix kernels are used", why=_status)
+        log.info("llama.cpp's own kernels are used", reason=_status)
+    except NativeUnavailable as error:
+        _status = str(error)
+        log.warning("llama.cpp's own kernels are used: this can cost two thirds of the speed", reason=_status)
+
+
+def tiers_of(choice: str) -> list[TierName]:
+    """The tiers that this CPU has of those that the setting ``choice`` allows, the fastest first. Raises
+    UnsupportedCpu where there is none.
+    """
+    allowed = KERNEL_TIERS if choice == "on" else ("avx512-vnni",)
+    TIERS[KERNEL_TIERS[-1]].require()
+    return [tier for tier in cpu_tiers() if tier in allowed]
 
 
 def status() -> str:
-    """``on``, ``off``, or why there are none."""
+    """``on``, ``off``, or why there are no kernels in this process."""
     return _status or "not loaded"
 
 
 def library() -> ctypes.CDLL | None:
-    """The kernels, where they are in force."""
+    """The kernels that this process has loaded; None where llama.cpp's own are used."""
     return _kernels
 
 
 def take_row_maxima(columns: int, rows: int) -> int | None:
-    """The address of what has been kept of the last logits (kept.h), once, where these had so many columns and rows;
-    None where nothing has. It is good until logits are made again.
+    """The address of the row maxima of the last logits, where these had so many columns and rows; None where there are
+    none. Each is returned once. It is valid until the next logits are computed.
     """
     if _kernels is None:
         return None
@@ -92,50 +106,65 @@ _columns_at, _rows_at = ctypes.byref(_columns), ctypes.byref(_rows)
 
 
 def attention_counts() -> tuple[int, int]:
-    """How many attentions this process has computed with the kernels, and how many came to them and were handed on to
-    llama.cpp's. A model has one a layer and pass; those that a GPU computes are in neither.
+    """How many attention operations this process has computed with the kernels, and how many the kernels have delegated
+    to llama.cpp. A model has one for each layer and pass; those that a GPU computes are in neither number.
     """
     if _kernels is None:
         return 0, 0
-    here, them = ctypes.c_long(), ctypes.c_long()
-    _kernels.tailrace_kernels_attended(ctypes.byref(here), ctypes.byref(them))
-    return here.value, them.value
+    own, upstream = ctypes.c_long(), ctypes.c_long()
+    _kernels.tailrace_kernels_attended(ctypes.byref(own), ctypes.byref(upstream))
+    return own.value, upstream.value
 
 
-def set_exact_tokens(tokens: int) -> None:
-    """So many tokens of the coming passes, the first ones, are replies': the attention of each is what it is of one
-    after the other, to the last bit. The others' may be computed in tiles, which round: good enough for prompts, and
-    faster.
+def set_exact_tokens(count: int) -> None:
+    """In the coming passes, the first ``count`` tokens have attention that is the same to the last bit as if each were
+    computed alone. The other tokens' attention may be computed in tiles of bf16, which is faster and rounds.
     """
     if _kernels is not None:
-        _kernels.tailrace_kernels_replies(tokens)
+        _kernels.tailrace_kernels_replies(count)
 
 
-def _load(tier: Tier | None) -> None:
-    global _kernels
+def _load_fastest(tiers: list[TierName]) -> None:
+    """Load the first of ``tiers`` that can be built. Raises NativeUnavailable."""
     if sys.platform != "linux":
-        raise KernelsUnavailable("they are for Linux: elsewhere libraries aren't linked in a way that lets them in")
+        raise UnsupportedCpu("the kernels are for Linux: on other systems the linker doesn't let them take precedence")
     if "llama_cpp" in sys.modules:
-        raise KernelsUnavailable("llama.cpp was loaded before them")
-    version = metadata.version("llama-cpp-python")
-    if version not in KNOWN:
-        raise KernelsUnavailable(f"they are for llama-cpp-python {', '.join(sorted(KNOWN))}, and this is {version}")
-    theirs = _ggml()
-    # Here, because numpy makes threads while it is imported, and whoever wants kernels may not be bound yet.
-    from tailrace.engine.kernels.build import built
+        raise NativeUnavailable("llama.cpp was loaded before the kernels")
+    version, ggml = binding_version(), ggml_library()
+    log = structlog.get_logger()
+    if version not in KNOWN_VERSIONS:
+        log.warning(
+            "this version of llama-cpp-python hasn't been tested with tailrace",
+            version=version,
+            tested=", ".join(sorted(KNOWN_VERSIONS)),
+        )
+    for tier in tiers[:-1]:
+        try:
+            path = build_kernels(tier)
+            break
+        except NativeUnavailable as error:
+            log.warning("the kernels of this CPU's fastest tier can't be used", tier=tier, reason=str(error))
+    else:
+        path = build_kernels(tiers[-1])
+    _load(path, ggml)
 
+
+def _load(path: Path, ggml_path: Path) -> None:
+    global _kernels
     # Global, and first: that is how the linker comes to prefer it.
-    kernels = ctypes.CDLL(str(built(tier=tier)), mode=ctypes.RTLD_GLOBAL)
-    ggml = ctypes.CDLL(str(theirs))
+    kernels = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    ggml = ctypes.CDLL(str(ggml_path))
     try:
         # A library's own symbols come first where it is asked for them itself.
-        functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _THEIRS]
+        functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _UPSTREAM]
     except AttributeError as error:
-        raise KernelsUnavailable(f"{theirs.name} hasn't what they need: {error}") from error
+        raise NativeUnavailable(f"{ggml_path.name} hasn't what they need: {error}") from error
     if hasattr(ggml, _THREADS):
         functions.append(ctypes.cast(getattr(ggml, _THREADS), ctypes.c_void_p))
     kernels.tailrace_kernels_theirs.restype = None
-    kernels.tailrace_kernels_theirs((ctypes.c_void_p * (len(_THEIRS) + 1))(*[function.value for function in functions]))
+    kernels.tailrace_kernels_theirs(
+        (ctypes.c_void_p * (len(_UPSTREAM) + 1))(*[function.value for function in functions])
+    )
     kernels.tailrace_kernels_interleaved.restype = ctypes.c_int64
     kernels.tailrace_kernels_kept.restype = ctypes.c_void_p
     kernels.tailrace_kernels_replies.restype = None
@@ -145,12 +174,12 @@ def _load(tier: Tier | None) -> None:
     _kernels = kernels
 
 
-def _ggml() -> Path:
-    """llama.cpp's library of CPU kernels, without importing the binding, which would load it."""
+def ggml_library() -> Path:
+    """llama.cpp's library of CPU kernels, found without loading it. Raises NativeUnavailable."""
     spec = util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
-        raise KernelsUnavailable("llama-cpp-python isn't installed")
+        raise NativeUnavailable("llama-cpp-python isn't installed")
     library = Path(spec.origin).parent / "lib" / "libggml-cpu.so"
     if not library.is_file():
-        raise KernelsUnavailable(f"{library} isn't there: this llama.cpp was built in another way")
+        raise NativeUnavailable(f"{library} doesn't exist: this llama.cpp isn't built as shared libraries")
     return library

@@ -12,10 +12,10 @@ import ctypes
 import numpy as np
 import structlog
 
-from tailrace.engine.kernels import KernelsUnavailable
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow
 from tailrace.engine.sampling.logits_ops.interface import LogitsOps
-from tailrace.engine.sampling.logits_ops.native.build import built
+from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
 from tailrace.engine.sampling.logits_ops.native.ops import NativeOps
 from tailrace.engine.sampling.logits_ops.native.row_maxima import RowMaxima
 from tailrace.engine.sampling.logits_ops.numpy_impl import NumpyOps
@@ -44,11 +44,14 @@ def enable_native(choice: str) -> None:
         return
     try:
         # PyDLL keeps the GIL: see ``NativeOps``.
-        _active = _native = NativeOps(ctypes.PyDLL(str(built())))
+        _active = _native = NativeOps(ctypes.PyDLL(str(build_logits_ops())))
         _status = "on"
-    except KernelsUnavailable as error:
+    except UnsupportedCpu as error:
         _status = str(error)
-        structlog.get_logger().info("tokens are chosen in NumPy", why=_status)
+        structlog.get_logger().info("tokens are chosen in NumPy", reason=_status)
+    except NativeUnavailable as error:
+        _status = str(error)
+        structlog.get_logger().warning("tokens are chosen in NumPy, which is slower", reason=_status)
 
 
 def status() -> str:

@@ -1,21 +1,23 @@
-"""The compiled library for this CPU, or the reason why there is none."""
+"""Builds the library of passes over logits rows."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
-from tailrace.engine.kernels import KernelsUnavailable
-from tailrace.engine.kernels.compile import compiled
-from tailrace.engine.sampling.logits_ops.native.proof import wrong_results
-from tailrace.machine.isa import read_isa
+from tailrace.engine.native_libs.library import Source, ensure_built
+from tailrace.engine.native_libs.tiers import TIERS
 
-FOLDER = Path(__file__).parent
-#: The instruction set that the C code is written for.
-NEEDED = "AVX-512"
+SOURCES = Path(__file__).parent
 
 
-def built(folder: Path | None = None) -> Path:
-    """The proved library, made if need be and kept in ``folder`` (see ``compiled``). Raises KernelsUnavailable."""
-    if NEEDED not in read_isa().sets:
-        raise KernelsUnavailable(f"this CPU has no {NEEDED}")
-    return compiled(FOLDER, wrong_results, folder)
+def build_logits_ops(cache: Path | None = None) -> Path:
+    """The proved library, see ``ensure_built``. Raises NativeUnavailable."""
+    return ensure_built(Source("logits-ops", SOURCES, _prove), TIERS["avx512"], cache)
+
+
+def _prove(library: ctypes.CDLL) -> list[str]:
+    # Here, because the proof isn't needed where the library is built already.
+    from tailrace.engine.sampling.logits_ops.native.proof import wrong_results
+
+    return wrong_results(library)

@@ -1,0 +1,43 @@
+"""Compiles and proves tailrace's own C code for this CPU, with the Python of ``.venv``: ``setup.py`` runs it.
+
+Prints a line for each library, and one with the reason for each that can't be made. Exit status 1: the CPU could run
+one that couldn't be made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
+from tailrace.engine.native_libs.tiers import TIERS
+from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
+
+
+def main() -> int:
+    """Build all; the exit status."""
+    failed = False
+    builds: list[tuple[str, Callable[[], Path]]] = [
+        (f"kernels for {tier}", partial(build_kernels, tier)) for tier in cpu_tiers()
+    ]
+    builds.append(("logits operations", build_logits_ops))
+    try:
+        TIERS[KERNEL_TIERS[-1]].require()
+    except UnsupportedCpu as error:
+        print(f"no kernels of tailrace's own: {error}")
+    for name, build in builds:
+        try:
+            print(f"{name}: {build()}")
+        except UnsupportedCpu as error:
+            print(f"{name}: none, {error}")
+        except NativeUnavailable as error:
+            failed = True
+            print(f"{name}: FAILED: {error}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Builds a C library once for a tier, proves it, and caches it in the user's folder.
+
+A library's file name holds a digest of all that its code depends on: sources, headers, compiler, flags and tier. So a
+file that exists is right, and machines that share the folder never load each other's code by mistake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs.compiler import COMPILE_FLAGS, LINK_FLAGS, Compiler, find_compiler
+from tailrace.engine.native_libs.tiers import Tier
+from tailrace.folders import cache_folder
+
+#: A build that no process has loaded for so long is deleted when another one is made.
+PRUNE_AFTER_SECONDS = 30 * 24 * 3600.0
+
+#: Proves a library: the names of the results that are wrong, none where all are right.
+Proof = Callable[[ctypes.CDLL], list[str]]
+
+
+class BuildRecord(msgspec.Struct, frozen=True):
+    """What is written beside a library, for people and for ``tailrace doctor``."""
+
+    name: str
+    tier: str
+    compiler: str  #: the first line of its version
+    proved: str  #: when, in UTC
+
+
+@dataclass(frozen=True)
+class Source:
+    """The C code of one library."""
+
+    name: str  #: begins the names of its files in the cache
+    folder: Path  #: all ``*.c`` in it and below are compiled, and it is on the include path
+    proof: Proof
+    #: Folders with others' headers, in the order of the include path. The digest has all headers in them and below.
+    include: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """One source, compiled for one tier by one compiler: a file in the cache, whether it exists or not."""
+
+    source: Source
+    tier: Tier
+    compiler: Compiler
+    cache: Path
+
+    @cached_property
+    def path(self) -> Path:
+        """The library's file."""
+        return self.cache / f"{self.source.name}-{self.tier.name}-{self._digest()}.so"
+
+    def _digest(self) -> str:
+        flags = (COMPILE_FLAGS, self.tier.compiler_flags, LINK_FLAGS, self.tier.name)
+        digest = hashlib.sha256(repr((flags, self.compiler.version, platform.machine(), platform.libc_ver())).encode())
+        for folder in (self.source.folder, *self.source.include):
+            for path in sorted(folder.rglob("*.[ch]")):
+                text = path.read_bytes()
+                digest.update(f"{path.relative_to(folder)}\0{len(text)}\0".encode() + text)
+        return digest.hexdigest()[:24]
+
+    def make(self) -> None:
+        """Compile the library, prove it, and put it into the cache. Raises NativeUnavailable."""
+        path = self.path
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # In a folder of its own first: a library gets its final name when it has been proved.
+            with tempfile.TemporaryDirectory(prefix="building-", dir=self.cache) as work:
+                draft = Path(work) / path.name
+                self.compiler.build(self._objects(), self._flags(), draft)
+                if wrong := self.source.proof(ctypes.CDLL(str(draft))):
+                    raise NativeUnavailable(f"{self.compiler.path} makes code that computes {', '.join(wrong)} wrongly")
+                record = BuildRecord(
+                    self.source.name,
+                    self.tier.name,
+                    self.compiler.version.splitlines()[0],
+                    time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+                )
+                path.with_suffix(".json").write_bytes(msgspec.json.encode(record))
+                os.replace(draft, path)
+        except OSError as error:
+            raise NativeUnavailable(f"{self.cache} can't be written: {error}") from error
+
+    def _objects(self) -> list[tuple[str, Path]]:
+        folder = self.source.folder
+        return [
+            ("-".join(path.relative_to(folder).with_suffix("").parts), path) for path in sorted(folder.rglob("*.c"))
+        ]
+
+    def _flags(self) -> list[str]:
+        return [*self.tier.compiler_flags, *(f"-I{folder}" for folder in (self.source.folder, *self.source.include))]
+
+
+def ensure_built(source: Source, tier: Tier, cache: Path | None = None) -> Path:
+    """The proved library of ``source`` for ``tier``, which is compiled where the cache hasn't got it: in ``cache``, by
+    default ``$XDG_CACHE_HOME/tailrace/kernels`` or the same under ``~/.cache``. Raises NativeUnavailable.
+    """
+    tier.require()
+    build = Build(source, tier, find_compiler(), cache or cache_folder() / "kernels")
+    path = build.path
+    if path.is_file():
+        # The time of the last use, by which ``prune`` decides. A cache that can't be written is still good to read.
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
+    build.make()
+    prune(build.cache)
+    return path
+
+
+def read_record(library: Path) -> BuildRecord | None:
+    """What is written beside ``library``; None where nothing can be read."""
+    try:
+        return msgspec.json.decode(library.with_suffix(".json").read_bytes(), type=BuildRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def prune(cache: Path) -> None:
+    """Delete builds that no process has loaded for 30 days, what is written beside them, and interrupted builds."""
+    for path in _unused(cache):
+        with contextlib.suppress(OSError):  # Another process prunes at the same time, or the file isn't ours.
+            if path.is_dir():
+                for part in path.iterdir():
+                    part.unlink()
+                path.rmdir()
+            else:
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink()
+
+
+def _unused(cache: Path) -> Iterator[Path]:
+    limit = time.time() - PRUNE_AFTER_SECONDS
+    for pattern in ("*.so", "building-*"):
+        for path in cache.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    yield path
