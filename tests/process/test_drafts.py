@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pricing import PricedSpeculator, free
+from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.load import load_llama
@@ -90,7 +90,9 @@ def worst_shortfall(backend: LlamaBackend, sequences: list[Sequence]) -> float:
 @pytest.mark.parametrize("together", [False, True])
 def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBackend, together: bool) -> None:
     # At this price every likely guess is checked, so wrong ones are taken back all the time.
-    sequences, counters = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=together)
+    sequences, counters = replies(
+        backend, SimulatedSpeculator(LookupDrafter(), memory_bound), _PROMPTS, together=together
+    )
     if not together:
         assert counters.accepted_tokens > 60
         assert counters.accepted_tokens < counters.draft_tokens
@@ -99,7 +101,7 @@ def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBac
 
 @pytest.mark.skipif(not cpu_tiers(), reason="without our kernels rounding decides ties")
 def test_a_reply_is_the_same_with_guesses_and_without(backend: LlamaBackend) -> None:
-    guessed, counters = replies(backend, PricedSpeculator(LookupDrafter(), free), _PROMPTS, together=False)
+    guessed, counters = replies(backend, SimulatedSpeculator(LookupDrafter(), memory_bound), _PROMPTS, together=False)
     assert counters.accepted_tokens > 60
     backend.reset()
     plain, counters = replies(backend, None, _PROMPTS, together=False)
@@ -110,7 +112,7 @@ def test_a_reply_is_the_same_with_guesses_and_without(backend: LlamaBackend) -> 
 def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:
     drafting = _load()
     try:
-        speculator = PricedSpeculator(DraftModel(drafting, backend.vocabulary), free, most=6)
+        speculator = SimulatedSpeculator(DraftModel(drafting, backend.vocabulary), memory_bound, n_draft_max=6)
         sequences, counters = replies(backend, speculator, _PROMPTS, together=True)
     finally:
         drafting.close()
@@ -127,7 +129,10 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
     def reply(prediction: str | None) -> tuple[str, list[Predicted]]:
         backend.reset()
         loop = EngineLoop(
-            backend, prefill_chunk=256, step_seconds=1.0, speculator=PricedSpeculator(LookupDrafter(), free, most=8)
+            backend,
+            prefill_chunk=256,
+            step_seconds=1.0,
+            speculator=SimulatedSpeculator(LookupDrafter(), memory_bound, n_draft_max=8),
         )
         sampling = Sampling(temperature=0.0)
         sequence = prepare_sequence(

@@ -6,11 +6,11 @@ from typing import Literal
 
 import pytest
 
-from pricing import PricedSpeculator, free
+from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.cli.chat_history import Conversation, Parameters
 from tailrace.cli.local_model import LocalModel
 from tailrace.engine.load import load_draft, load_llama
-from tailrace.engine.speculation.speculator import Drafter
+from tailrace.engine.speculation.drafter import Drafter
 from tailrace.errors import ContextLengthExceeded
 from tailrace.models.locate import resolve
 from tailrace.settings import Settings
@@ -20,15 +20,15 @@ _QUESTION = (
 )
 
 
-def _free(drafter: Drafter, *, most: int) -> PricedSpeculator:
-    return PricedSpeculator(drafter, free, most=most)
+def _memory_bound(drafter: Drafter, *, n_draft_max: int) -> SimulatedSpeculator:
+    return SimulatedSpeculator(drafter, memory_bound, n_draft_max=n_draft_max)
 
 
 @pytest.mark.parametrize("speculate", ["off", "lookup", "draft"])
 def test_it_guesses_ahead_as_the_settings_say(
     speculate: Literal["off", "lookup", "draft"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tailrace.engine.load.Speculator", _free)
+    monkeypatch.setattr("tailrace.engine.load.Speculator", _memory_bound)
     settings = Settings(threads=2, ctx=1024, parallel=1, speculate=speculate, draft_model="smollm2-135m")
     backend = load_llama(resolve("smollm2-135m").path, settings)
     local = LocalModel(backend, settings, load_draft(backend, settings))

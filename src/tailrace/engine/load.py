@@ -110,9 +110,9 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
         structlog.get_logger().info("no speculation: this model's memory can't take tokens back")
         return None
     if draft is None:
-        return Speculator(LookupDrafter(), most=settings.draft_tokens)
+        return Speculator(LookupDrafter(), n_draft_max=settings.draft_tokens)
     draft.reset()
-    return Speculator(DraftModel(draft, backend.vocabulary), most=settings.draft_tokens)
+    return Speculator(DraftModel(draft, backend.vocabulary), n_draft_max=settings.draft_tokens)
 
 
 def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:

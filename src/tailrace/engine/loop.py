@@ -218,7 +218,7 @@ class EngineLoop:
         max_batch = self._backend.max_batch
         total = (min(max_batch, cache.free_cells(0)) if shared else max_batch) - len(running)
         has_waiting = bool(self._scheduler.waiting)
-        speculator.propose(running, self._max_draft, total, busy=has_waiting, equal_split=not shared)
+        speculator.propose(running, self._max_draft, total, has_waiting=has_waiting, equal_split=not shared)
 
     def _max_draft(self, sequence: Sequence) -> int:
         """Tokens that may be added behind the sequence's last one."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contexts import ContextBackend
-from pricing import PricedSpeculator, free
+from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.scheduler.scheduler import Scheduler
@@ -204,7 +204,7 @@ def _replies(
 ) -> tuple[dict[int, list[int]], list[Finished], int]:
     """What each says until it ends or is cancelled, who ended how, and how many steps weren't planned."""
     backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64, always_shared=always_shared)
-    speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
+    speculator = SimulatedSpeculator(LookupDrafter(), memory_bound) if drafts else None
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=300, speculator=speculator)
     repeated = 0
 

@@ -1,7 +1,7 @@
-"""A small model that drafts for a large one: a second backend with a KV cache of its own.
+"""A small model that drafts for the target model: a second backend with a KV cache of its own.
 
-It owns the draft backend's slots: which sequence has which, and which tokens it holds. The large model checks what it
-guesses, so it may be wrong but never changes a reply. It decides nothing about when drafting pays (``speculate`` does).
+It owns the draft backend's slots: which sequence has which, and which tokens are in it. The target model verifies the
+draft tokens, so a wrong one never changes a reply. It must not decide when drafting pays: ``speculator`` does.
 """
 
 from __future__ import annotations
@@ -16,82 +16,82 @@ from tailrace.engine.speculation.acceptance import LEVELS, Acceptance
 from tailrace.engine.speculation.pass_cost import PassCost
 from tailrace.errors import ConfigurationError
 
-#: Tokens that a sequence may be behind in the draft model when it drafts. One that is further behind (its prompt, say)
-#: is first brought nearer, so many tokens a step.
-_BEHIND = 64
-_CATCH_UP = 256
+#: A sequence gets a draft if at most so many of its tokens aren't in the draft model's KV cache yet.
+_MAX_LAG = 64
+#: Until then (during its prompt, say) the draft model computes so many of its tokens each step.
+_CATCH_UP_TOKENS = 256
 
 
 @dataclass(slots=True)
-class _Slot:
-    """A sequence's place in the draft backend."""
+class _DraftSlot:
+    """A sequence's slot in the draft backend."""
 
     index: int
-    run: int = 0  #: right guesses in a row; a wrong one leaves a quarter
-    held: list[int] = field(default_factory=list)  #: tokens computed in the draft model; the last ones may be wrong
-    sure: int = 0  #: so many of them are the sequence's
+    run: int = 0  #: draft tokens in a row that were right; a wrong one leaves a quarter
+    cached: list[int] = field(default_factory=list)  #: the tokens in the KV cache; the last ones may be rejected
+    n_verified: int = 0  #: so many of them are the sequence's own
 
 
 class DraftModel:
-    """See ``Drafter``. Guesses are the draft model's greedy choices."""
+    """See ``Drafter``. Its draft tokens are the draft model's greedy choices."""
 
-    watches: bool = False
+    learns_without_draft: bool = False
     #: Small models of a family agree with the large one on two thirds to four fifths of the tokens.
-    belief: tuple[float, ...] = (0.7,) * LEVELS
+    prior: tuple[float, ...] = (0.7,) * LEVELS
 
-    def __init__(self, backend: Backend, vocabulary: list[bytes]) -> None:
-        """``vocabulary``: the large model's. Raises ConfigurationError when the draft model's is another one."""
-        check_vocabulary(backend.vocabulary, vocabulary)
+    def __init__(self, backend: Backend, target_vocabulary: list[bytes]) -> None:
+        """Raises ConfigurationError if the draft model's vocabulary isn't the target model's."""
+        check_vocabulary(backend.vocabulary, target_vocabulary)
         self._backend = backend
         self._layout_policy = backend.layout_policy  #: with fewer cells after a layout for which there was no memory
-        self._free = list(range(backend.layout_policy.slots - 1, -1, -1))
-        self._slots: dict[int, _Slot] = {}  #: by the sequence's id
-        self._cost = PassCost()
+        self._free_slots = list(range(backend.layout_policy.slots - 1, -1, -1))
+        self._slots: dict[int, _DraftSlot] = {}  #: by the sequence's id
+        self._pass_cost = PassCost()
 
     def begin(self, sequence: Sequence) -> None:
-        """See ``Drafter``: a slot is taken when it is needed."""
+        """See ``Drafter``. A slot is taken when it is needed."""
 
     def prepare(self, sequence: Sequence) -> int | None:
-        """See ``Drafter``. None as well when the draft model's cache has no room."""
+        """See ``Drafter``. None also if the draft model's cache has no free cells."""
         slot = self._slots.get(sequence.id)
         if slot is None:
-            if not self._free:
+            if not self._free_slots:
                 return None
-            slot = self._slots[sequence.id] = _Slot(self._free.pop())
-        behind = len(sequence.tokens) - len(slot.held)
-        if behind <= _BEHIND:
-            return slot.run if self._has_room(slot, len(sequence.tokens) + _BEHIND) else None
-        self._rewind(sequence, slot)
-        piece = sequence.tokens[len(slot.held) :][:_CATCH_UP]
-        if self._has_room(slot, len(slot.held) + len(piece)):
-            self._compute([(slot, piece)])
+            slot = self._slots[sequence.id] = _DraftSlot(self._free_slots.pop())
+        lag = len(sequence.tokens) - len(slot.cached)
+        if lag <= _MAX_LAG:
+            return slot.run if self._ensure_cells(slot, len(sequence.tokens) + _MAX_LAG) else None
+        self._drop_rejected(sequence, slot)
+        tokens = sequence.tokens[len(slot.cached) :][:_CATCH_UP_TOKENS]
+        if self._ensure_cells(slot, len(slot.cached) + len(tokens)):
+            self._decode([(slot, tokens)])
         return None
 
-    def draft(self, wanted: list[tuple[Sequence, int]]) -> None:
+    def draft(self, requests: list[tuple[Sequence, int]]) -> None:
         """See ``Drafter``."""
-        places = sorted(
-            ((self._slots[sequence.id], sequence, length) for sequence, length in wanted),
-            key=lambda place: place[0].index,
+        jobs = sorted(
+            ((self._slots[sequence.id], sequence, length) for sequence, length in requests),
+            key=lambda job: job[0].index,
         )
-        for slot, sequence, _ in places:
-            self._rewind(sequence, slot)
-        feed = {sequence.id: sequence.tokens[len(slot.held) :] for slot, sequence, _ in places}
-        while places:
+        for slot, sequence, _ in jobs:
+            self._drop_rejected(sequence, slot)
+        new_tokens = {sequence.id: sequence.tokens[len(slot.cached) :] for slot, sequence, _ in jobs}
+        while jobs:
             begun = time.perf_counter()
-            guesses = self._compute([(slot, feed[sequence.id]) for slot, sequence, _ in places])
-            self._cost.observe(len(places), time.perf_counter() - begun)
-            for (_, sequence, _), guess in zip(places, guesses, strict=True):
-                sequence.draft.append(guess)
-                feed[sequence.id] = [guess]
-            places = [place for place in places if len(place[1].draft) < place[2]]
+            drafted = self._decode([(slot, new_tokens[sequence.id]) for slot, sequence, _ in jobs])
+            self._pass_cost.observe(len(jobs), time.perf_counter() - begun)
+            for (_, sequence, _), token in zip(jobs, drafted, strict=True):
+                sequence.draft.append(token)
+                new_tokens[sequence.id] = [token]
+            jobs = [job for job in jobs if len(job[1].draft) < job[2]]
 
-    def seconds(self, drafting: int, length: int) -> float:
-        """See ``Drafter``: a pass for each token of the longest draft. 0 until a pass has been seen."""
-        return length * self._cost.seconds(drafting) if self._cost.known else 0.0
+    def draft_seconds(self, n_sequences: int, length: int) -> float:
+        """See ``Drafter``: a pass for each token of the longest draft. 0 until a pass has been observed."""
+        return length * self._pass_cost.seconds(n_sequences) if self._pass_cost.has_observations else 0.0
 
-    def learn(self, sequence: Sequence, chosen: list[int], acceptance: Acceptance) -> None:
+    def learn(self, sequence: Sequence, sampled: list[int], acceptance: Acceptance) -> None:
         """See ``Drafter``."""
-        for drafted, token in zip(sequence.draft, chosen, strict=False):
+        for drafted, token in zip(sequence.draft, sampled, strict=False):
             slot = self._slots[sequence.id]
             acceptance.observe(slot.run, drafted == token)
             if drafted != token:
@@ -103,31 +103,33 @@ class DraftModel:
         """See ``Drafter``."""
         slot = self._slots.pop(sequence.id, None)
         if slot is not None:
-            self._cut(slot, 0)
-            self._free.append(slot.index)
+            self._truncate(slot, 0)
+            self._free_slots.append(slot.index)
 
-    def _rewind(self, sequence: Sequence, slot: _Slot) -> None:
-        """Drop what the slot holds of guesses that weren't chosen. The sequence's last token is to be computed again if
-        it is held already: the next guess comes from its logits.
+    def _drop_rejected(self, sequence: Sequence, slot: _DraftSlot) -> None:
+        """Drop rejected draft tokens from the cache. The sequence's last token is dropped, too: it must be computed
+        again, because the next draft token comes from its logits.
         """
-        held, tokens = slot.held, sequence.tokens
-        length = slot.sure + common_prefix(held[slot.sure :], tokens[slot.sure : len(held)])
+        cached, tokens = slot.cached, sequence.tokens
+        length = slot.n_verified + common_prefix(cached[slot.n_verified :], tokens[slot.n_verified : len(cached)])
         length = min(length, len(tokens) - 1)
-        if length < len(held):
-            self._cut(slot, length)
-        slot.sure = length
+        if length < len(cached):
+            self._truncate(slot, length)
+        slot.n_verified = length
 
-    def _cut(self, slot: _Slot, length: int) -> None:
+    def _truncate(self, slot: _DraftSlot, length: int) -> None:
         if not self._backend.kv_truncate(slot.index, length):
             length = 0
-        del slot.held[length:]
+        del slot.cached[length:]
 
-    def _has_room(self, slot: _Slot, length: int) -> bool:
-        """Have room for so many tokens in the slot, beside what others hold and may draft; False when there is none."""
+    def _ensure_cells(self, slot: _DraftSlot, length: int) -> bool:
+        """Make the layout large enough for ``length`` tokens in the slot, beside the other slots' tokens and drafts.
+        False if that fails.
+        """
         layout = self._backend.layout
         lengths = [0] * (1 + max(other.index for other in self._slots.values()))
         for other in self._slots.values():
-            lengths[other.index] = len(other.held) + _BEHIND
+            lengths[other.index] = len(other.cached) + _MAX_LAG
         lengths[slot.index] = max(length, lengths[slot.index])
         if layout.shared:
             fits = sum(lengths) <= layout.cells
@@ -138,47 +140,48 @@ class DraftModel:
         larger = self._layout_policy.choose(lengths, layout)
         if larger is None:
             return False
-        places = [(other.index, other.index) for other in self._slots.values() if other.held]
+        slot_map = [(other.index, other.index) for other in self._slots.values() if other.cached]
         grown = True
         try:
-            lost = set(self._backend.kv_relayout(larger, places))
+            lost = set(self._backend.kv_relayout(larger, slot_map))
         except KVLayoutError as error:
             grown, lost = False, set(error.lost)
             self._layout_policy = self._layout_policy.after_failure(larger, layout)
         for other in self._slots.values():
             if other.index in lost:
-                other.held, other.sure = [], 0
+                other.cached, other.n_verified = [], 0
         return grown
 
-    def _compute(self, feed: list[tuple[_Slot, list[int]]]) -> list[int]:
-        """Compute the tokens behind what each slot holds; the likeliest token behind each of them."""
-        guesses: list[int] = []
+    def _decode(self, new_tokens: list[tuple[_DraftSlot, list[int]]]) -> list[int]:
+        """Compute each slot's new tokens. Returns the likeliest next token of each slot."""
+        drafted: list[int] = []
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         outputs: list[int] = []
-        for number, (slot, new) in enumerate(feed):
+        for number, (slot, new) in enumerate(new_tokens):
             tokens += new
-            positions += range(len(slot.held), len(slot.held) + len(new))
+            positions += range(len(slot.cached), len(slot.cached) + len(new))
             slots += [slot.index] * len(new)
             outputs.append(len(tokens) - 1)
-            slot.held += new
-            if number + 1 == len(feed) or len(tokens) + len(feed[number + 1][1]) > self._backend.max_batch:
+            slot.cached += new
+            is_last = number + 1 == len(new_tokens)
+            if is_last or len(tokens) + len(new_tokens[number + 1][1]) > self._backend.max_batch:
                 logits = self._backend.decode(tokens, positions, slots, outputs)
-                guesses += logits.argmax(axis=1).tolist()
+                drafted += logits.argmax(axis=1).tolist()
                 tokens, positions, slots, outputs = [], [], [], []
-        return guesses
+        return drafted
 
 
-def check_vocabulary(draft: list[bytes], large: list[bytes]) -> None:
-    """Raises ConfigurationError unless token ids mean the same in both models."""
-    if draft == large:
+def check_vocabulary(draft: list[bytes], target: list[bytes]) -> None:
+    """Raises ConfigurationError unless token ids mean the same in the draft and the target model."""
+    if draft == target:
         return
-    if len(draft) != len(large):
-        why = f"its vocabulary has {len(draft)} tokens, the model's {len(large)}"
+    if len(draft) != len(target):
+        why = f"its vocabulary has {len(draft)} tokens, the model's {len(target)}"
     else:
-        token = next(token for token, piece in enumerate(draft) if piece != large[token])
-        why = f"token {token} is {draft[token]!r} in its vocabulary and {large[token]!r} in the model's"
+        token = next(token for token, piece in enumerate(draft) if piece != target[token])
+        why = f"token {token} is {draft[token]!r} in its vocabulary and {target[token]!r} in the model's"
     raise ConfigurationError(
         f"draft_model can't draft for this model: {why}. Take a smaller model of the same family, or set speculate "
         "to lookup or off."

@@ -1,78 +1,79 @@
-"""What a pass over the model costs by the number of its tokens: learned from the steps themselves.
+"""The pass cost model: seconds of a pass over the model by its number of tokens, learned from the steps themselves.
 
-Whether checking 16 drafted tokens costs a tenth of a step (memory-bound: a large model on many cores, a GPU) or seven
-steps (compute-bound: a small one on two) decides whether drafting pays, and can't be known beforehand.
+A step that verifies 16 draft tokens may cost a tenth more (memory-bound: a large model on many cores, a GPU) or seven
+times as much (compute-bound: a small model on two cores). That decides whether drafting pays.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-#: Sizes at which a cost is kept; between them it is interpolated. Close together where drafts move a step's size.
+#: Numbers of tokens whose cost is remembered; between them it is interpolated. They are close together where drafts
+#: change a step's size.
 _SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 24, 28, 33, 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
-#: Part of a one-token pass that one more token costs until it has been seen: low, so that it gets tried.
-_GUESS = 0.1
-#: Weights of the newest observation: of the machine's speed now, and of one size's cost beside the others'. Speed moves
-#: faster: a neighbour that comes or goes, or a context that grows, changes all sizes alike.
-_SPEED_WEIGHT = 0.1
-_SHAPE_WEIGHT = 0.2
-#: One observation counts as no more than so many times (or parts) of what was expected: a step in which the process
-#: lost its core says nothing.
-_OUTLIER = 4.0
+#: The part of a one-token pass that another token costs until it has been observed: low, so that it gets tried.
+_PRIOR_TOKEN_COST = 0.1
+#: Weights of the newest observation, for all sizes together and for its own size. All sizes change together when the
+#: machine's load or the contexts' lengths change.
+_COMMON_WEIGHT = 0.1
+_SIZE_WEIGHT = 0.2
+#: An observation counts as at most so many times the expected seconds, and at least as this part of them: a step in
+#: which the process lost its core says nothing.
+_MAX_RATIO = 4.0
 
 
 class PassCost:
-    """Seconds of a pass by its tokens, as ``speed`` times a shape that is known at the sizes that were seen."""
+    """Seconds of a pass: a common factor times the relative cost of its size."""
 
-    __slots__ = ("_known", "_shape", "_speed")
+    __slots__ = ("_common_factor", "_observed_sizes", "_relative_costs")
 
     def __init__(self) -> None:
-        self._known: list[int] = []  #: rising
-        self._shape: dict[int, float] = {}
-        self._speed = 1.0
+        self._observed_sizes: list[int] = []  #: rising
+        self._relative_costs: dict[int, float] = {}
+        self._common_factor = 1.0
 
     @property
-    def known(self) -> bool:
-        """Whether anything has been observed."""
-        return bool(self._known)
+    def has_observations(self) -> bool:
+        """Whether any pass has been observed."""
+        return bool(self._observed_sizes)
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        """A pass of so many tokens took so long."""
-        if seconds <= 0.0 or tokens > _SIZES[-1]:
+    def observe(self, n_tokens: int, seconds: float) -> None:
+        """A pass of ``n_tokens`` took ``seconds``."""
+        if seconds <= 0.0 or n_tokens > _SIZES[-1]:
             return
-        size = _nearest(tokens)
-        if size != tokens and self._known:
-            seconds *= self._expected(size) / self._expected(tokens)
-        if size not in self._shape:
-            self._known.insert(bisect_left(self._known, size), size)
-            self._shape[size] = seconds / self._speed
+        size = _nearest_size(n_tokens)
+        if size != n_tokens and self._observed_sizes:
+            seconds *= self._relative_cost(size) / self._relative_cost(n_tokens)
+        if size not in self._relative_costs:
+            self._observed_sizes.insert(bisect_left(self._observed_sizes, size), size)
+            self._relative_costs[size] = seconds / self._common_factor
             return
-        ratio = min(_OUTLIER, max(1.0 / _OUTLIER, seconds / (self._speed * self._shape[size])))
-        self._speed *= ratio**_SPEED_WEIGHT
-        self._shape[size] *= ratio**_SHAPE_WEIGHT
+        ratio = seconds / (self._common_factor * self._relative_costs[size])
+        ratio = min(_MAX_RATIO, max(1.0 / _MAX_RATIO, ratio))
+        self._common_factor *= ratio**_COMMON_WEIGHT
+        self._relative_costs[size] *= ratio**_SIZE_WEIGHT
 
-    def seconds(self, tokens: int) -> float:
-        """What a pass of so many tokens is expected to take. Something must have been observed."""
-        return self._speed * self._expected(tokens)
+    def seconds(self, n_tokens: int) -> float:
+        """The expected seconds of a pass of ``n_tokens``. There must be observations."""
+        return self._common_factor * self._relative_cost(n_tokens)
 
-    def _expected(self, tokens: int) -> float:
-        known, shape = self._known, self._shape
-        if tokens in shape:
-            return shape[tokens]
-        above = bisect_left(known, tokens)
+    def _relative_cost(self, n_tokens: int) -> float:
+        sizes, costs = self._observed_sizes, self._relative_costs
+        if n_tokens in costs:
+            return costs[n_tokens]
+        above = bisect_left(sizes, n_tokens)
         if above == 0:
-            # Smaller than all that was seen.
-            first = known[0]
-            return shape[first] * (1.0 + _GUESS * tokens) / (1.0 + _GUESS * first)
-        if above == len(known):
-            last = known[-1]
-            return shape[last] * (1.0 + _GUESS * tokens) / (1.0 + _GUESS * last)
-        low, high = known[above - 1], known[above]
-        return shape[low] + (shape[high] - shape[low]) * (tokens - low) / (high - low)
+            smallest = sizes[0]
+            return costs[smallest] * (1.0 + _PRIOR_TOKEN_COST * n_tokens) / (1.0 + _PRIOR_TOKEN_COST * smallest)
+        if above == len(sizes):
+            largest = sizes[-1]
+            return costs[largest] * (1.0 + _PRIOR_TOKEN_COST * n_tokens) / (1.0 + _PRIOR_TOKEN_COST * largest)
+        low, high = sizes[above - 1], sizes[above]
+        return costs[low] + (costs[high] - costs[low]) * (n_tokens - low) / (high - low)
 
 
-def _nearest(tokens: int) -> int:
-    above = bisect_left(_SIZES, tokens)
-    if above and tokens - _SIZES[above - 1] < _SIZES[above] - tokens:
+def _nearest_size(n_tokens: int) -> int:
+    above = bisect_left(_SIZES, n_tokens)
+    if above and n_tokens - _SIZES[above - 1] < _SIZES[above] - n_tokens:
         return _SIZES[above - 1]
     return _SIZES[above]

@@ -1,7 +1,7 @@
-"""Prompt lookup: guesses a sequence's next tokens by finding its last ones earlier in the prompt and reply.
+"""Prompt lookup: finds a sequence's last tokens earlier in prompt and reply, and drafts what followed them there.
 
-Pure bookkeeping over one sequence's tokens: it knows nothing of models, costs or whether a guess is worth checking. It
-watches every token, drafted or not, so that how well it guesses is known before a guess has cost anything.
+It works on the tokens of one sequence, and knows nothing of models, costs, or whether a draft pays. It follows every
+token, drafted or not, so its acceptance rate is known before a draft has cost anything.
 """
 
 from __future__ import annotations
@@ -11,138 +11,138 @@ from collections.abc import Sequence as Seq
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import Acceptance
 
-#: Tokens that must agree for a place to be found.
-_GRAM = 3
-#: Prompt tokens indexed in one call: half a millisecond. All of a prompt of 100,000 would hold up a step for 25.
-_SLICE = 4096
-#: Stands between texts: no token, so that nothing is found across it.
+#: Tokens that must agree for a match.
+_NGRAM_SIZE = 3
+#: Prompt tokens indexed in one call, in half a millisecond. A whole prompt of 100,000 would delay a step by 25 ms.
+_INDEX_CHUNK = 4096
+#: Separates prediction and prompt: no token's id, so no match reaches across it.
 _BOUNDARY = -1
 
-Gram = tuple[int, int, int]
+NGram = tuple[int, int, int]
 
 
 class PromptLookup:
-    """One sequence's index. ``run`` says how many guesses have been right lately."""
+    """One sequence's index of its tokens."""
 
-    __slots__ = ("_at", "_index", "_indexed", "_predicted", "_ready", "_text", "run")
+    __slots__ = ("_index", "_is_indexed", "_match", "_n_indexed", "_n_prediction", "_tokens", "run")
 
     def __init__(self, tokens: Seq[int], prediction: Seq[int] = ()) -> None:
-        """``prediction``: tokens that the client expects in the reply; the first guess is that it begins with them."""
-        self._text: list[int] = [*prediction, _BOUNDARY, *tokens] if prediction else list(tokens)
-        self._predicted = len(prediction)
-        self._index: dict[Gram, int] = {}  #: three tokens → the position behind their last occurrence
-        self._indexed = 0  #: three tokens of the prompt that begin before this position are in the index
-        #: Nothing is left to be prepared: all but the text's last three tokens are in the index, and stay so.
-        self._ready = len(self._text) <= _GRAM
-        #: Position in the text of the token that comes next if the copying goes on; -1 is nowhere.
-        self._at = 0 if prediction else -1
-        #: Right guesses in a row; a wrong one leaves a quarter, because a copy with one change mostly goes on.
+        """``prediction``: tokens that the client expects in the reply. The first draft is their beginning."""
+        self._tokens: list[int] = [*prediction, _BOUNDARY, *tokens] if prediction else list(tokens)
+        self._n_prediction = len(prediction)
+        self._index: dict[NGram, int] = {}  #: three tokens → the position behind their last occurrence
+        self._n_indexed = 0  #: n-grams of the prompt that begin before this position are in the index
+        #: Whether all tokens but the last three are in the index.
+        self._is_indexed = len(self._tokens) <= _NGRAM_SIZE
+        #: The position of the next draft token in ``_tokens``; -1: there is no match.
+        self._match = 0 if prediction else -1
+        #: Draft tokens in a row that were right. A wrong one leaves a quarter: a copy with one change mostly goes on.
         self.run = 0
 
     @property
-    def found(self) -> bool:
-        """Whether there is a guess."""
-        return self._at >= 0
+    def has_match(self) -> bool:
+        """Whether there is a draft."""
+        return self._match >= 0
 
     @property
-    def predicted(self) -> bool:
-        """Whether the guess comes from the prediction."""
-        return 0 <= self._at < self._predicted
+    def matches_prediction(self) -> bool:
+        """Whether the draft comes from the prediction."""
+        return 0 <= self._match < self._n_prediction
 
-    def prepare(self) -> bool:
-        """Index some more of the text; True when nothing is left to do. Not before then are there guesses."""
-        if self._ready:
+    def index_more(self) -> bool:
+        """Index another chunk of the tokens. True if all are indexed; before, there is no draft."""
+        if self._is_indexed:
             return True
-        text, start = self._text, self._indexed
-        # The text's last three tokens are left out: they would find themselves.
-        end = min(start + _SLICE, len(text) - _GRAM)
+        tokens, start = self._tokens, self._n_indexed
+        # The last n-gram is left out: it would find itself.
+        end = min(start + _INDEX_CHUNK, len(tokens) - _NGRAM_SIZE)
         if start < end:
-            grams = zip(text[start:end], text[start + 1 : end + 1], text[start + 2 : end + 2], strict=True)
-            self._index.update(zip(grams, range(start + _GRAM, end + _GRAM), strict=True))
-            self._indexed = end
-            if end == len(text) - _GRAM and self._at < 0:
-                self._find()
-        self._ready = self._indexed >= len(text) - _GRAM
-        return self._ready
+            ngrams = zip(tokens[start:end], tokens[start + 1 : end + 1], tokens[start + 2 : end + 2], strict=True)
+            self._index.update(zip(ngrams, range(start + _NGRAM_SIZE, end + _NGRAM_SIZE), strict=True))
+            self._n_indexed = end
+            if end == len(tokens) - _NGRAM_SIZE and self._match < 0:
+                self._find_match()
+        self._is_indexed = self._n_indexed >= len(tokens) - _NGRAM_SIZE
+        return self._is_indexed
 
     def append(self, token: int) -> bool | None:
-        """The next token is known. Returns whether it was guessed; None when there was no guess. About 0.4 µs."""
-        text = self._text
-        if not self._ready:
-            text.append(token)
+        """Add the next token. Returns whether the draft token for it was right; None without one. About 0.4 µs."""
+        tokens = self._tokens
+        if not self._is_indexed:
+            tokens.append(token)
             return None
-        if len(text) >= _GRAM:
-            self._index[text[-3], text[-2], text[-1]] = len(text)
-        at = self._at
-        text.append(token)
-        if at < 0:
-            self._find()
+        if len(tokens) >= _NGRAM_SIZE:
+            self._index[tokens[-3], tokens[-2], tokens[-1]] = len(tokens)
+        match = self._match
+        tokens.append(token)
+        if match < 0:
+            self._find_match()
             return None
-        self._at = at + 1
-        if text[at] == token:
+        self._match = match + 1
+        if tokens[match] == token:
             self.run += 1
             return True
         self.run //= 4
-        # Where nothing better is found the place is kept, one token on: one word may have been changed for another.
-        self._find()
+        # Without a better match the old one goes on behind the changed token.
+        self._find_match()
         return False
 
     def draft(self, count: int) -> list[int]:
-        """The next ``count`` tokens as guessed; fewer at the end of a prediction."""
-        if self._at < 0:
+        """The next ``count`` draft tokens; fewer at the end of a prediction."""
+        if self._match < 0:
             return []
-        drafted = self._text[self._at : self._at + count]
+        drafted = self._tokens[self._match : self._match + count]
         if 0 < len(drafted) < count:
-            # The place runs into the reply's own end: what repeats itself is guessed to go on repeating itself.
+            # The match runs into the reply's own end: a loop is drafted to go on.
             drafted = (drafted * (count // len(drafted) + 1))[:count]
         if _BOUNDARY in drafted:
             del drafted[drafted.index(_BOUNDARY) :]
         return drafted
 
-    def _find(self) -> None:
-        text = self._text
-        if len(text) >= _GRAM:
-            self._at = self._index.get((text[-3], text[-2], text[-1]), self._at)
+    def _find_match(self) -> None:
+        tokens = self._tokens
+        if len(tokens) >= _NGRAM_SIZE:
+            self._match = self._index.get((tokens[-3], tokens[-2], tokens[-1]), self._match)
 
 
 class LookupDrafter:
     """Prompt lookup for every running sequence. See ``Drafter``."""
 
-    watches: bool = True
-    #: The starter model's copies and other replies, together.
-    belief: tuple[float, ...] = (0.15, 0.6, 0.8, 0.8, 0.85, 0.88, 0.9, 0.95, 0.98, 0.99)
+    learns_without_draft: bool = True
+    #: Of the starter model: copies and other replies together.
+    prior: tuple[float, ...] = (0.15, 0.6, 0.8, 0.8, 0.85, 0.88, 0.9, 0.95, 0.98, 0.99)
 
     def __init__(self) -> None:
-        self._lookups: dict[int, PromptLookup] = {}
+        self._lookups: dict[int, PromptLookup] = {}  #: by the sequence's id
 
     def begin(self, sequence: Sequence) -> None:
         """See ``Drafter``."""
         self._lookups[sequence.id] = PromptLookup(sequence.tokens, sequence.prediction)
 
     def prepare(self, sequence: Sequence) -> int | None:
-        """See ``Drafter``. A long prompt is indexed over several steps, while it is read."""
+        """See ``Drafter``. A long prompt is indexed over several steps, during its prefill."""
         lookup = self._lookups[sequence.id]
-        return lookup.run if lookup.prepare() and lookup.found else None
+        return lookup.run if lookup.index_more() and lookup.has_match else None
 
-    def draft(self, wanted: list[tuple[Sequence, int]]) -> None:
+    def draft(self, requests: list[tuple[Sequence, int]]) -> None:
         """See ``Drafter``."""
-        for sequence, length in wanted:
+        for sequence, length in requests:
             lookup = self._lookups[sequence.id]
             sequence.draft = lookup.draft(length)
-            sequence.draft_from_prediction = lookup.predicted
+            sequence.draft_from_prediction = lookup.matches_prediction
 
-    def seconds(self, drafting: int, length: int) -> float:
-        """See ``Drafter``: microseconds."""
+    def draft_seconds(self, n_sequences: int, length: int) -> float:
+        """See ``Drafter``. A draft takes microseconds, which count as 0."""
         return 0.0
 
-    def learn(self, sequence: Sequence, chosen: list[int], acceptance: Acceptance) -> None:
+    def learn(self, sequence: Sequence, sampled: list[int], acceptance: Acceptance) -> None:
         """See ``Drafter``."""
         lookup = self._lookups[sequence.id]
-        for token in chosen:
+        for token in sampled:
             run = lookup.run
-            hit = lookup.append(token)
-            if hit is not None:
-                acceptance.observe(run, hit)
+            was_right = lookup.append(token)
+            if was_right is not None:
+                acceptance.observe(run, was_right)
 
     def end(self, sequence: Sequence) -> None:
         """See ``Drafter``."""

@@ -1,11 +1,10 @@
-"""Which running sequences have how many guessed tokens checked in the next step. Pure policy: no model, no clock.
+"""Decides which running sequences get how many draft tokens in the next step. Pure policy: no model, no clock.
 
-A step computes a sequence's last token and, behind it, tokens that a ``Drafter`` guesses; those that turn out to be the
-choice anyway are won, the others are wasted work. Whether that pays is reckoned for each step from two things that are
-measured all the time: how often guesses have been right (``acceptance``) and what a pass of that many tokens takes
-(``cost``). A sequence whose guesses don't pay has none checked.
+A step computes a sequence's last token and the draft tokens behind it in one pass, which verifies them. Accepted draft
+tokens save steps, rejected ones are wasted work. The expected gain comes from two estimates: how often draft tokens are
+accepted (``acceptance``), and what a pass of so many tokens takes (``pass_cost``).
 
-Nobody pays for somebody else's drafts: a longer step must leave every sequence its pace.
+A sequence without a draft must not lose speed by the drafts of others.
 """
 
 from __future__ import annotations
@@ -14,192 +13,178 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import NamedTuple
 
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.acceptance import Acceptance
+from tailrace.engine.speculation.drafter import Drafter
 from tailrace.engine.speculation.pass_cost import PassCost
 from tailrace.protocol import EngineCounters
 
-#: Draft lengths that are weighed against each other.
-_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-#: A draft whose first token is less likely right than this isn't looked at.
-_HOPELESS = 0.3
-#: The part of its pace that a sequence without a draft must keep beside the others'.
-_KEEPS = 0.98
-#: A draft must promise its sequence so many times its pace: what is reckoned is uncertain ...
-_WORTH = 1.15
-#: ... and so many to one that has lost by its drafts: nothing but a long run of right guesses promises that.
-_WORTH_IN_DEBT = 1.6
-#: Part of its steps that a sequence may lose without having lost.
-_LOSS = 0.01
-#: Steps won that make up for later losses, at most.
-_MOST_CREDIT = 10.0
-#: Steps that a draft may take beyond what the sequence has won: all of them are lost when its first guess is wrong, and
-#: where passes cost nearly what they bring, long drafts promise a little and risk much. Replayed over 26 replies of the
-#: starter model with passes as dear as on 2 threads and on 1, the worst reply kept 0.984 of its pace, else 0.93.
-_RISK = 6.0
-#: After so many steps in which likely drafts were too costly, one is checked to see whether they still are.
-_DOUBT_STEPS = 256
-_DOUBT_LENGTH = 8
-_LIKELY = 0.9
-#: Where guesses cost something, only checked ones are known. A sequence that had none checked for so many tokens isn't
-#: kept ready for them, and after so many (twice as many each time) it gets a short trial.
-_ASLEEP = 64
-_FIRST_TRIAL = 128
-_LAST_TRIAL = 4096
-_TRIAL_LENGTH = 3
-
-
-class Drafter(Protocol):
-    """Guesses what sequences will say."""
-
-    #: Whether ``learn`` knows what would have been guessed when nothing was.
-    watches: bool
-    #: The chance of a right guess that is believed before any was seen, for each level of ``acceptance``.
-    belief: tuple[float, ...]
-
-    def begin(self, sequence: Sequence) -> None:
-        """A sequence has come."""
-        ...
-
-    def prepare(self, sequence: Sequence) -> int | None:
-        """Do a bounded piece of the work that is needed before it can guess. How many guesses in a row have been right
-        just now; None when it can't guess (yet).
-        """
-        ...
-
-    def draft(self, wanted: list[tuple[Sequence, int]]) -> None:
-        """Set the ``draft`` of each sequence to at most so many guesses."""
-        ...
-
-    def seconds(self, drafting: int, length: int) -> float:
-        """What drafting ``length`` tokens for so many sequences takes."""
-        ...
-
-    def learn(self, sequence: Sequence, chosen: list[int], acceptance: Acceptance) -> None:
-        """The sequence's next tokens are known; tell ``acceptance`` which guesses were right."""
-        ...
-
-    def end(self, sequence: Sequence) -> None:
-        """A sequence has gone."""
-        ...
+#: The draft lengths that are compared.
+_DRAFT_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+#: A draft is considered only if its first token has at least this acceptance rate.
+_MIN_ACCEPTANCE = 0.3
+#: The part of its speed that a sequence without a draft must keep beside the drafts of others.
+_MIN_KEPT_SPEED = 0.98
+#: The expected speedup that a draft needs: the estimates are uncertain.
+_MIN_SPEEDUP = 1.15
+#: The same for a sequence that has lost by its drafts. Only a long run of accepted tokens promises that.
+_MIN_SPEEDUP_IN_DEBT = 1.6
+#: The part of its steps that a sequence may lose without debt.
+_FREE_LOSS = 0.01
+#: Won steps that make up for later losses, at most.
+_MAX_CREDIT = 10.0
+#: Steps that a draft may take beyond the sequence's credit: all of them are lost if its first token is wrong. Where
+#: passes cost nearly what they bring, long drafts promise little and risk much; the limit keeps the worst reply at 0.98
+#: of its speed.
+_MAX_RISK = 6.0
+#: After so many steps in which likely drafts were too costly, one is verified to see whether they still are.
+_RETRY_AFTER_STEPS = 256
+_RETRY_LENGTH = 8
+_RETRY_MIN_ACCEPTANCE = 0.9
+#: For drafters that learn from drafts alone: a sequence without a draft for so many tokens isn't prepared any more.
+_PREPARE_TOKENS = 64
+#: After so many tokens (twice as many each time) it gets a short draft as a probe.
+_FIRST_PROBE_TOKENS = 128
+_MAX_PROBE_TOKENS = 4096
+_PROBE_LENGTH = 3
 
 
 @dataclass(slots=True)
-class _Record:
+class _SequenceStats:
     """How one sequence's drafts have fared."""
 
     acceptance: Acceptance
-    credit: float = 0.0  #: steps won by drafts, less those lost beyond what may be lost
-    untested: int = 0  #: tokens since the last draft
-    trial: int = _FIRST_TRIAL  #: tokens after which one is tried anyway
+    credit: float = 0.0  #: steps won by drafts, less the lost ones beyond the free loss; below 0 is debt
+    tokens_since_draft: int = 0
+    probe_after: int = _FIRST_PROBE_TOKENS  #: ``tokens_since_draft`` at which a probe is due
+
+
+class _Draftable(NamedTuple):
+    """A sequence that can get a draft in this step."""
+
+    sequence: Sequence
+    stats: _SequenceStats
+    run: int | None  #: draft tokens in a row that were right just now; None: the draft is a probe
+    max_length: int
 
 
 @dataclass(slots=True)
-class _Candidate:
+class _DraftCandidate:
+    """A draftable sequence with its expected gain."""
+
     sequence: Sequence
-    gains: list[float]  #: tokens that the step is expected to bring by the draft's length
-    worth: float  #: how many times its pace the sequence must be promised
-    slowest: float  #: how many times longer the step may take at most
+    expected_tokens: list[float]  #: tokens that the step is expected to bring, by the draft's length
+    min_speedup: float  #: expected tokens a step, divided by the step's slowdown, must reach this
+    max_slowdown: float  #: how many times longer the step may take
 
-
-#: A sequence, how many guesses have been right just now (None: it is tried whatever they were), tokens at most.
-_Hopeful = tuple[Sequence, _Record, int | None, int]
+    @property
+    def max_length(self) -> int:
+        return len(self.expected_tokens) - 1
 
 
 class Speculator:
-    """Decides about drafts of at most ``most`` tokens.
+    """Chooses drafts of at most ``n_draft_max`` tokens a sequence.
 
-    For each step ``propose`` sets drafts, ``observe`` is told what it took, then ``learn`` what it brought.
+    For each step, ``propose`` sets the drafts, ``observe`` gets the step's duration, and ``learn`` its tokens.
     """
 
-    def __init__(self, drafter: Drafter, *, most: int) -> None:
+    def __init__(self, drafter: Drafter, *, n_draft_max: int) -> None:
         self.counters = EngineCounters()
         self._drafter = drafter
-        self._lengths = [length for length in _LENGTHS if length < most] + [most]
-        self._cost = PassCost()
-        self._all = Acceptance(drafter.belief)
-        self._records: dict[int, _Record] = {}  #: of each sequence, by its id
-        self._expected = 0.0  #: seconds that the step was expected to take without drafts; 0: it has none
-        self._drafting = 0.0  #: seconds that its drafts took to be made
-        self._slower = 1.0  #: how many times longer it took
-        self._too_costly = 0  #: steps in which likely drafts were too costly, since the last one that wasn't
+        self._draft_lengths = [length for length in _DRAFT_LENGTHS if length < n_draft_max] + [n_draft_max]
+        self._pass_cost = PassCost()
+        self._overall_acceptance = Acceptance(drafter.prior)
+        self._stats: dict[int, _SequenceStats] = {}  #: by the sequence's id
+        self._seconds_without_drafts = 0.0  #: expected for the present step; 0: it has no drafts
+        self._draft_seconds = 0.0  #: expected for making the present step's drafts
+        self._slowdown = 1.0  #: how many times longer the last step with drafts took because of them
+        self._too_costly_steps = 0  #: steps in which likely drafts were too costly, since the last retry
         self._equal_split = False
 
     def begin(self, sequence: Sequence) -> None:
-        """A sequence has come."""
-        self._records[sequence.id] = _Record(Acceptance(self._all))
+        """A sequence has started."""
+        self._stats[sequence.id] = _SequenceStats(Acceptance(self._overall_acceptance))
         self._drafter.begin(sequence)
 
     def end(self, sequence: Sequence) -> None:
-        """A sequence has gone."""
-        del self._records[sequence.id]
+        """A sequence has ended."""
+        del self._stats[sequence.id]
         self._drafter.end(sequence)
 
     def propose(
-        self, running: list[Sequence], room: Callable[[Sequence], int], total: int, *, busy: bool, equal_split: bool
+        self,
+        running: list[Sequence],
+        free_cells: Callable[[Sequence], int],
+        total_free: int,
+        *,
+        has_waiting: bool,
+        equal_split: bool,
     ) -> None:
-        """Give running sequences drafts for the coming step.
+        """Give running sequences drafts for the next step.
 
-        ``room``: tokens that may be added behind a sequence's last one, ``total`` behind all of them. ``busy``: others
-        wait. ``equal_split``: the backend computes sequences that have different numbers of tokens in passes of their
-        own.
+        ``free_cells`` is how many draft tokens fit behind a sequence's last token, ``total_free`` how many fit behind
+        all sequences. ``has_waiting``: other sequences wait to start. ``equal_split``: the backend computes sequences
+        with different numbers of tokens in separate passes.
         """
-        self._expected = 0.0
+        self._seconds_without_drafts = 0.0
         self._equal_split = equal_split
-        hopeful = self._hopeful(running, room)
-        if not hopeful or not self._cost.known:
+        draftable = self._draftable(running, free_cells)
+        if not draftable or not self._pass_cost.has_observations:
             return
-        others = busy or len(hopeful) < len(running)
-        decoding = sum(sequence.decoding for sequence in running)
-        self._expected = self._cost.seconds(decoding)
-        # Where the others can't bear one token more for each, they can't bear longer drafts.
-        if others and _KEEPS * self._seconds(decoding, [1] * len(hopeful), others) > self._expected:
-            return
-        candidates = [self._candidate(*one) for one in hopeful]
-        length = self._best_length(candidates, decoding, others, total)
+        others = has_waiting or len(draftable) < len(running)
+        n_decoding = sum(sequence.decoding for sequence in running)
+        self._seconds_without_drafts = self._pass_cost.seconds(n_decoding)
+        # If the others would lose too much speed by one draft token each, they would by longer drafts, too.
+        if others:
+            shortest = self._step_seconds(n_decoding, [1] * len(draftable), others)
+            if _MIN_KEPT_SPEED * shortest > self._seconds_without_drafts:
+                return
+        candidates = [self._candidate(one) for one in draftable]
+        length = self._best_length(candidates, n_decoding, others, total_free)
         if not length:
             return
-        self._drafting = self._drafter.seconds(len(candidates), length)
-        self._drafter.draft([(candidate.sequence, min(length, len(candidate.gains) - 1)) for candidate in candidates])
+        self._draft_seconds = self._drafter.draft_seconds(len(candidates), length)
+        self._drafter.draft([(candidate.sequence, min(length, candidate.max_length)) for candidate in candidates])
 
-    def observe(self, counts: list[int], decoding: int, seconds: float) -> None:
-        """The step took so long. ``counts``: tokens of each sequence in it; ``decoding`` of them weren't in prefill."""
-        if self._expected:
-            self._slower = (seconds + self._drafting) / self._expected
-        # A step that mixes prompts and replies, or unequal sequences in streams, is more than one pass.
-        one_kind = decoding in (0, len(counts))
-        one_pass = not self._equal_split or counts.count(counts[0]) == len(counts)
+    def observe(self, token_counts: list[int], n_decoding: int, seconds: float) -> None:
+        """The step took ``seconds``. ``token_counts`` has each sequence's tokens; ``n_decoding`` of the sequences
+        weren't in prefill.
+        """
+        if self._seconds_without_drafts:
+            self._slowdown = (seconds + self._draft_seconds) / self._seconds_without_drafts
+        # A step that mixes prefill and decode, or has unequal sequences with equal_split, is more than one pass.
+        one_kind = n_decoding in (0, len(token_counts))
+        one_pass = not self._equal_split or token_counts.count(token_counts[0]) == len(token_counts)
         if one_kind and one_pass:
-            self._cost.observe(sum(counts), seconds)
+            self._pass_cost.observe(sum(token_counts), seconds)
 
-    def learn(self, sequence: Sequence, chosen: list[int]) -> None:
-        """The step brought the sequence these tokens; its draft is over."""
-        record = self._records[sequence.id]
-        self._drafter.learn(sequence, chosen, record.acceptance)
-        record.credit = min(_MOST_CREDIT, record.credit + _LOSS * len(chosen))
-        record.untested += len(chosen)
+    def learn(self, sequence: Sequence, sampled: list[int]) -> None:
+        """The step brought the sequence these tokens; its draft is verified."""
+        stats = self._stats[sequence.id]
+        self._drafter.learn(sequence, sampled, stats.acceptance)
+        stats.credit = min(_MAX_CREDIT, stats.credit + _FREE_LOSS * len(sampled))
+        stats.tokens_since_draft += len(sampled)
         if not sequence.draft:
             return
-        accepted = common_prefix(sequence.draft, chosen)
         self.counters.drafts += 1
         self.counters.draft_tokens += len(sequence.draft)
-        self.counters.accepted_tokens += accepted
-        record.credit = min(_MOST_CREDIT, record.credit + len(chosen) - self._slower)
-        record.untested = 0
+        self.counters.accepted_tokens += common_prefix(sequence.draft, sampled)
+        stats.credit = min(_MAX_CREDIT, stats.credit + len(sampled) - self._slowdown)
+        stats.tokens_since_draft = 0
 
-    def _hopeful(self, running: list[Sequence], room: Callable[[Sequence], int]) -> list[_Hopeful]:
-        """Those whose guesses have a chance. In most steps it is nobody, and that is soon told."""
-        hopeful: list[_Hopeful] = []
-        watches = self._drafter.watches
+    def _draftable(self, running: list[Sequence], free_cells: Callable[[Sequence], int]) -> list[_Draftable]:
+        """The sequences whose drafts may pay. In most steps there is none, and that is found quickly."""
+        draftable: list[_Draftable] = []
+        learns_without_draft = self._drafter.learns_without_draft
         for sequence in running:
             if sequence.draft:
                 sequence.draft = []
-            record = self._records[sequence.id]
-            trial = not watches and record.untested >= record.trial
-            if not (watches or trial or (record.untested < _ASLEEP and record.acceptance.chance(0) >= _HOPELESS)):
+            stats = self._stats[sequence.id]
+            is_probe = not learns_without_draft and stats.tokens_since_draft >= stats.probe_after
+            if not (learns_without_draft or is_probe or _is_prepared(stats)):
                 continue
             run = self._drafter.prepare(sequence)
             if run is None or sequence.pending != 1:
@@ -207,59 +192,67 @@ class Speculator:
             # A grammar's masks are computed for one row a step.
             if sequence.constraint is not None and not sequence.constraint.free:
                 continue
-            if not trial and record.acceptance.chance(run) < _HOPELESS:
+            if not is_probe and stats.acceptance.rate(run) < _MIN_ACCEPTANCE:
                 continue
-            # The last token before the limit is chosen from the row of the token before it.
-            length = min(self._lengths[-1], sequence.max_length - len(sequence.tokens) - 1, room(sequence))
-            if length <= 0:
+            # The reply's last token needs no draft token: it is sampled from the row of the token before it.
+            tokens_left = sequence.max_length - len(sequence.tokens) - 1
+            max_length = min(self._draft_lengths[-1], tokens_left, free_cells(sequence))
+            if max_length <= 0:
                 continue
-            if trial:
-                record.trial = min(_LAST_TRIAL, 2 * record.trial)
-            hopeful.append((sequence, record, None if trial else run, length))
-        return hopeful
+            if is_probe:
+                stats.probe_after = min(_MAX_PROBE_TOKENS, 2 * stats.probe_after)
+            draftable.append(_Draftable(sequence, stats, None if is_probe else run, max_length))
+        return draftable
 
-    def _candidate(self, sequence: Sequence, record: _Record, run: int | None, length: int) -> _Candidate:
-        """What a draft of at most ``length`` tokens promises after ``run`` right guesses; a trial can't but win."""
+    def _candidate(self, draftable: _Draftable) -> _DraftCandidate:
+        """The expected gain of a draft. A probe has no limits."""
+        sequence, stats, run, max_length = draftable
         if run is None:
-            return _Candidate(sequence, [1e9] * (1 + min(length, _TRIAL_LENGTH)), 0.0, math.inf)
-        gains = list(accumulate(record.acceptance.survival(run, length), initial=1.0))
-        worth = _WORTH if record.credit >= 0.0 else _WORTH_IN_DEBT
-        return _Candidate(sequence, gains, worth, 1.0 + _RISK + max(0.0, record.credit))
+            return _DraftCandidate(sequence, [1e9] * (1 + min(max_length, _PROBE_LENGTH)), 0.0, math.inf)
+        expected_tokens = list(accumulate(stats.acceptance.cumulative_rates(run, max_length), initial=1.0))
+        min_speedup = _MIN_SPEEDUP if stats.credit >= 0.0 else _MIN_SPEEDUP_IN_DEBT
+        return _DraftCandidate(sequence, expected_tokens, min_speedup, 1.0 + _MAX_RISK + max(0.0, stats.credit))
 
-    def _best_length(self, candidates: list[_Candidate], decoding: int, others: bool, total: int) -> int:
-        """The draft length with the highest product of all sequences' paces; 0 for none."""
-        best, best_worth = 0, 0.0
-        for length in self._lengths:
-            lengths = [min(length, len(candidate.gains) - 1) for candidate in candidates]
-            if sum(lengths) > total:
+    def _best_length(self, candidates: list[_DraftCandidate], n_decoding: int, others: bool, total_free: int) -> int:
+        """The draft length with the highest product of all sequences' speedups; 0 for no drafts."""
+        best_length, best_log_speedup = 0, 0.0
+        for length in self._draft_lengths:
+            lengths = [min(length, candidate.max_length) for candidate in candidates]
+            if sum(lengths) > total_free:
                 break
-            slower = self._seconds(decoding, lengths, others) / self._expected
-            if others and _KEEPS * slower > 1.0:
+            slowdown = self._step_seconds(n_decoding, lengths, others) / self._seconds_without_drafts
+            if others and _MIN_KEPT_SPEED * slowdown > 1.0:
                 continue
-            if any(slower > candidate.slowest for candidate in candidates):
+            if any(slowdown > candidate.max_slowdown for candidate in candidates):
                 continue
-            gains = [candidate.gains[count] for candidate, count in zip(candidates, lengths, strict=True)]
-            if any(gain < candidate.worth * slower for gain, candidate in zip(gains, candidates, strict=True)):
+            tokens = [one.expected_tokens[count] for one, count in zip(candidates, lengths, strict=True)]
+            if any(count < one.min_speedup * slowdown for count, one in zip(tokens, candidates, strict=True)):
                 continue
-            worth = sum(map(math.log, gains)) - decoding * math.log(slower)
-            if worth > best_worth:
-                best, best_worth = length, worth
-        return best or self._doubt(candidates, others, total)
+            log_speedup = sum(map(math.log, tokens)) - n_decoding * math.log(slowdown)
+            if log_speedup > best_log_speedup:
+                best_length, best_log_speedup = length, log_speedup
+        return best_length or self._retry_length(candidates, others, total_free)
 
-    def _doubt(self, candidates: list[_Candidate], others: bool, total: int) -> int:
-        """A cost that is never paid again is never seen to have fallen: now and then a likely draft is checked."""
-        if others or any(candidate.gains[1] - 1.0 < _LIKELY for candidate in candidates):
+    def _retry_length(self, candidates: list[_DraftCandidate], others: bool, total_free: int) -> int:
+        """The length of a draft against the estimates, now and then: a cost that is never paid is never observed again,
+        and may have fallen. 0 for no draft.
+        """
+        if others or any(one.expected_tokens[1] - 1.0 < _RETRY_MIN_ACCEPTANCE for one in candidates):
             return 0
-        self._too_costly += 1
-        if self._too_costly < _DOUBT_STEPS or _DOUBT_LENGTH * len(candidates) > total:
+        self._too_costly_steps += 1
+        if self._too_costly_steps < _RETRY_AFTER_STEPS or _RETRY_LENGTH * len(candidates) > total_free:
             return 0
-        self._too_costly = 0
-        return min(_DOUBT_LENGTH, self._lengths[-1])
+        self._too_costly_steps = 0
+        return min(_RETRY_LENGTH, self._draft_lengths[-1])
 
-    def _seconds(self, decoding: int, lengths: list[int], others: bool) -> float:
-        """A step's time with drafts of these lengths added to one token of each sequence."""
-        drafted = sum(lengths)
-        drafting = self._drafter.seconds(len(lengths), max(lengths))
+    def _step_seconds(self, n_decoding: int, lengths: list[int], others: bool) -> float:
+        """The expected seconds of a step with drafts of these lengths beside one token of each sequence."""
+        n_draft_tokens = sum(lengths)
+        draft_seconds = self._drafter.draft_seconds(len(lengths), max(lengths))
         if self._equal_split and (others or min(lengths) < max(lengths)):
-            return drafting + self._cost.seconds(decoding) + self._cost.seconds(drafted)
-        return drafting + self._cost.seconds(decoding + drafted)
+            return draft_seconds + self._pass_cost.seconds(n_decoding) + self._pass_cost.seconds(n_draft_tokens)
+        return draft_seconds + self._pass_cost.seconds(n_decoding + n_draft_tokens)
+
+
+def _is_prepared(stats: _SequenceStats) -> bool:
+    return stats.tokens_since_draft < _PREPARE_TOKENS and stats.acceptance.rate(0) >= _MIN_ACCEPTANCE

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pricing import PricedSpeculator, free
+from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.chat.families import hermes
 from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.tools import Function
@@ -39,7 +39,7 @@ class Runner:
 
     def __init__(self, *, drafts: bool = False) -> None:
         self.backend = FakeBackend(ctx=2048, parallel=4, kv_tokens=0, batch=64)
-        speculator = PricedSpeculator(LookupDrafter(), free) if drafts else None
+        speculator = SimulatedSpeculator(LookupDrafter(), memory_bound) if drafts else None
         self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0, speculator=speculator)
         self.compiler = GrammarCompiler(self.backend)
         self.steps: list[Step] = []

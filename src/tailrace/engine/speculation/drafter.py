@@ -1,0 +1,44 @@
+"""What a source of draft tokens must offer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tailrace.engine.sequence import Sequence
+from tailrace.engine.speculation.acceptance import Acceptance
+
+
+class Drafter(Protocol):
+    """Proposes draft tokens: the tokens that a sequence may get next."""
+
+    #: Whether ``learn`` observes acceptance also where nothing was drafted.
+    learns_without_draft: bool
+    #: The acceptance rates before the first observation, for each level of ``Acceptance``.
+    prior: tuple[float, ...]
+
+    def begin(self, sequence: Sequence) -> None:
+        """A sequence has started."""
+        ...
+
+    def prepare(self, sequence: Sequence) -> int | None:
+        """Do a bounded piece of the work that is needed before the sequence can get a draft.
+
+        Returns its run: how many draft tokens in a row have been right just now. None if it can't get a draft (yet).
+        """
+        ...
+
+    def draft(self, requests: list[tuple[Sequence, int]]) -> None:
+        """Set the ``draft`` of each sequence to at most so many tokens."""
+        ...
+
+    def draft_seconds(self, n_sequences: int, length: int) -> float:
+        """The expected seconds for drafts of ``length`` tokens for ``n_sequences`` sequences."""
+        ...
+
+    def learn(self, sequence: Sequence, sampled: list[int], acceptance: Acceptance) -> None:
+        """``sampled`` are the sequence's next tokens: let ``acceptance`` observe which draft tokens were right."""
+        ...
+
+    def end(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+        ...
