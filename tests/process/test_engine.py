@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+import llama_cpp.llama_cpp as llama
 import pytest
 
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
@@ -25,7 +26,7 @@ from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.locate import resolve
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Finished, GenerationParams, Sampling, Submit
+from tailrace.protocol import Failed, Finished, GenerationParams, Sampling, Submit
 from teacher import shortfalls
 
 NOISE = 0.6
@@ -92,6 +93,7 @@ class Replies:
         self.tokens: dict[int, list[int]] = {}
         self.cached: dict[int, int] = {}
         self.finished: dict[int, Finished] = {}
+        self.failed: dict[int, Failed] = {}
 
     def ask(self, identity: int, text: str, max_tokens: int | None = 48) -> None:
         prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
@@ -114,6 +116,7 @@ class Replies:
                 self.tokens[identity].append(token)
             self.cached.update({started.id: started.cached_tokens for started in step.started})
             self.finished.update({finished.id: finished for finished in step.finished})
+            self.failed.update({failed.id: failed for failed in step.failed})
 
     def finish(self) -> None:
         while self.loop.has_work:
@@ -251,6 +254,33 @@ def test_the_pool_is_for_attention_that_reads_only_what_a_token_sees(backend: Ll
     backend.reset()
     layers = 30
     assert loader.attention_counts() == ((here + layers, them) if backend.layout_policy.always_shared else (0, 0))
+
+
+@pytest.mark.parametrize("always_shared", [False, True], ids=["partitioned", "shared"])
+def test_without_memory_for_a_larger_cache_only_the_long_request_fails(
+    backend: LlamaBackend, always_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp makes no context of more than 1,024 cells here, as where the memory isn't there."""
+    make = llama.llama_init_from_model
+    monkeypatch.setattr(llama, "llama_init_from_model", lambda model, p: None if p.n_ctx > 1024 else make(model, p))
+    policy = backend.layout_policy
+    monkeypatch.setattr(backend, "layout_policy", replace(policy, always_shared=always_shared))
+    backend.kv_relayout(Layout(0, 1024) if always_shared else Layout(2, 512), [])
+    replies = Replies(backend)
+    for number in range(2):
+        replies.ask(number, f"{_TASKS[number]} {number}.", max_tokens=40)
+    for _ in range(5):
+        replies.step()
+    replies.ask(9, "Tell me everything about the sea. " * 150, max_tokens=20)
+    replies.finish()
+    assert set(replies.finished) == {0, 1}
+    assert set(replies.failed) == {9}
+    monkeypatch.setattr(llama, "llama_init_from_model", make)
+    replies.ask(10, "Tell me everything about the sea. " * 150, max_tokens=20)
+    replies.finish()
+    assert 10 in replies.finished
+    del replies.prompts[9]
+    assert replies.worst_shortfall() < NOISE
 
 
 def test_a_reply_that_reaches_the_context_ends_with_length() -> None:

@@ -1,27 +1,29 @@
-"""The engine's receiving thread: reads submits and cancels, has them tokenised, answers, and fills the loop's inbox.
+"""The engine's receiving thread: takes requests and cancels, has them tokenised, answers, and fills the loop's inbox.
 
-It runs beside the loop so that a request is accepted or refused within milliseconds even while a step reads a long
-prompt: llama.cpp's calls release the GIL. Long texts are tokenised elsewhere (``tokenising``), so nothing keeps it from
-reading on. It decides nothing about scheduling and touches no sequence that the loop owns.
+It runs beside the loop, so a request is accepted or refused within milliseconds even while a step computes a long
+prompt: llama.cpp's calls release the GIL. Long texts are tokenised elsewhere (``tokenising``), so the thread goes on
+receiving. It decides nothing about scheduling, and doesn't touch a sequence that the loop owns.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import structlog
 
 from tailrace.engine import embeddings
 from tailrace.engine.backends.base import Backend
+from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.grammar_compiler import CompileOutcome, GrammarCompiler
 from tailrace.engine.structured.grammar_translation import GrammarError
 from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequence, prompt_texts
-from tailrace.engine.tokenising import tokenizer as tokenising
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.engine.tokenising.tokenizer import TokenizationFailed, Tokenizer
+from tailrace.engine.tokenising.tokenizer import TokenizationFailed, TokenizeOutcome, Tokenizer
+from tailrace.errors import ProtocolError
 from tailrace.ipc import Channel
 from tailrace.protocol import (
     Accepted,
@@ -36,14 +38,17 @@ from tailrace.protocol import (
     Watch,
 )
 
-#: What short texts are tokenised on takes up to 3 MB; only what is used takes memory.
-_STACK = 32 * 1024**2
+#: Tokenising a short text takes up to 3 MB of stack. Only the part that is used takes memory.
+_STACK_BYTES = 32 * 1024**2
 
-Asked = Submit | Tokenize | Embed | Score
+_Request = Submit | Tokenize | Embed | Score
 
 
-class Intake(threading.Thread):
-    """Reads ``channel`` until it ends; then puts None into the inbox."""
+class Intake(HelperThread):
+    """Receives from ``channel`` until it ends; then puts None into the inbox.
+
+    An error in one request's work refuses that request; it doesn't concern the others.
+    """
 
     def __init__(
         self,
@@ -53,129 +58,154 @@ class Intake(threading.Thread):
         compiler: GrammarCompiler,
         tokenizer: Tokenizer,
     ) -> None:
-        super().__init__(name="intake", daemon=True)
+        super().__init__(self._receive_all, name="intake")
         self._channel = channel
         self._backend = backend
         self._inbox = inbox
         self._compiler = compiler
         self._tokenizer = tokenizer
-        #: What is being tokenised, on another thread: cancelling takes it out.
-        self._tokenising: dict[int, Asked] = {}
-        #: Sequences whose grammar is being compiled, on another thread: cancelling one takes it out.
+        #: Requests whose texts are being tokenised, by id. A cancel removes them.
+        self._tokenising: dict[int, _Request] = {}
+        #: Sequences whose grammar is being compiled, by id. A cancel removes them.
         self._compiling: dict[int, Sequence] = {}
-        self._lock = threading.RLock()  # What is known at once is told while it is asked for.
+        #: Reentrant: a result that is known at once is delivered during the call that asks for it.
+        self._lock = threading.RLock()
         self._log = structlog.get_logger()
 
     def start(self) -> None:
-        """See ``Thread``. Its stack has room for what any short text takes."""
-        before = threading.stack_size(_STACK)
+        """See ``Thread``. The stack is large enough to tokenise short texts on it."""
+        before = threading.stack_size(_STACK_BYTES)
         super().start()
         threading.stack_size(before)
 
-    def run(self) -> None:
-        """The thread's body."""
+    def _receive_all(self) -> None:
         try:
             while (messages := self._channel.receive()) is not None:
                 for message in messages:
-                    self._take(message)
+                    if isinstance(message, Cancel):
+                        self._cancel(message.id)
+                    else:
+                        self._guard(message.id, partial(self._tokenise, message))
         except OSError as error:
             self._log.warning("connection to the HTTP process broke", error=str(error))
+        except ProtocolError as error:
+            self._log.error("the HTTP process sent bytes that are no message", error=str(error))
         finally:
             with self._lock:
                 self._compiling.clear()
-                asked = list(self._tokenising)
+                tokenising = list(self._tokenising)
                 self._tokenising.clear()
-            for identity in asked:
+            for identity in tokenising:
                 self._tokenizer.cancel(identity)
             self._inbox.put(None)
 
-    def _take(self, message: ToEngine) -> None:
-        if isinstance(message, Cancel):
+    def _guard(self, identity: int, work: Callable[[], None]) -> None:
+        """Do a part of one request's work, on any thread. An exception in it ends the request."""
+        try:
+            work()
+        except Exception as error:
+            self._log.exception("a request can't be taken in")
             with self._lock:
-                tokenising = self._tokenising.pop(message.id, None)
-                compiling = self._compiling.pop(message.id, None)
-            if tokenising is not None:
-                self._tokenizer.cancel(message.id)
-            elif compiling is None:
-                self._inbox.put(message.id)
-            return
-        texts = self._texts_of(message)
+                self._tokenising.pop(identity, None)
+                self._compiling.pop(identity, None)
+            self._send(Refused(identity, "unavailable", f"the engine can't take the request in: {error!r}"))
+
+    def _send(self, message: Refused | Accepted | Tokenized) -> None:
+        try:
+            self._channel.send(message)
+        except OSError as error:
+            # ``receive`` ends with the connection, too, and then everything is dropped.
+            self._log.warning("connection to the HTTP process broke", error=str(error))
+
+    def _cancel(self, identity: int) -> None:
+        with self._lock:
+            tokenising = self._tokenising.pop(identity, None)
+            compiling = self._compiling.pop(identity, None)
+        if tokenising is not None:
+            self._tokenizer.cancel(identity)
+        elif compiling is None:
+            self._inbox.put(identity)
+
+    def _tokenise(self, request: _Request) -> None:
+        """Have the request's texts tokenised."""
+        texts = self._texts_of(request)
         if isinstance(texts, Refused):
-            self._channel.send(texts)
+            self._send(texts)
             return
         with self._lock:
-            self._tokenising[message.id] = message
-        self._tokenizer.request(message.id, texts, partial(self._tokenised, message.id))
+            self._tokenising[request.id] = request
+        self._tokenizer.request(request.id, texts, partial(self._on_tokenised, request.id))
 
-    def _texts_of(self, asked: Asked) -> list[TokenizerInput] | Refused:
-        if isinstance(asked, Submit):
-            return prompt_texts(self._backend, asked)
-        if not isinstance(asked, Tokenize):
-            return embeddings.texts_to_tokenise(self._backend, asked)
-        size = len(asked.text.text.encode())
+    def _texts_of(self, request: _Request) -> list[TokenizerInput] | Refused:
+        if isinstance(request, Submit):
+            return prompt_texts(self._backend, request)
+        if not isinstance(request, Tokenize):
+            return embeddings.texts_to_tokenise(self._backend, request)
+        size = len(request.text.text.encode())
         if size > max(LARGE_TEXT_BYTES, self._backend.info.context * self._backend.max_token_bytes):
-            return Refused(asked.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
-        return [TokenizerInput.of_prompt(asked.text, parse_special=asked.parse_special, add_special=asked.add_special)]
+            return Refused(request.id, "invalid_prompt", f"{size} bytes are more than any prompt may have")
+        return [
+            TokenizerInput.of_prompt(request.text, parse_special=request.parse_special, add_special=request.add_special)
+        ]
 
-    def _tokenised(self, identity: int, result: tokenising.TokenizeOutcome) -> None:
-        """What was to be tokenised has been, on whatever thread; or it can't be."""
-        # The lock is held to the end, so that a cancel finds the request either here or where it goes from here.
+    def _on_tokenised(self, identity: int, outcome: TokenizeOutcome) -> None:
+        """The request's texts are tokenised, or can't be. Called on any thread."""
+        # The lock is held to the end, so a cancel finds the request either here or where it goes next.
         with self._lock:
-            asked = self._tokenising.pop(identity, None)
-            if asked is None:
-                return
-            try:
-                if isinstance(result, TokenizationFailed):
-                    self._channel.send(result.refusal(identity))
-                elif isinstance(asked, Submit):
-                    self._take_submit(asked, result)
-                elif isinstance(asked, Tokenize):
-                    self._channel.send(Tokenized(identity, result[0]))
-                else:
-                    texts = embeddings.make_jobs(self._backend, asked, result)
-                    if isinstance(texts, Refused):
-                        self._channel.send(texts)
-                    else:
-                        self._inbox.put(texts)
-            except OSError as error:
-                self._log.warning("connection to the HTTP process broke", error=str(error))
+            request = self._tokenising.pop(identity, None)
+            if request is not None:
+                self._guard(identity, partial(self._take, request, outcome))
+
+    def _take(self, request: _Request, outcome: TokenizeOutcome) -> None:
+        """Answer the request, or hand it to the loop or to the grammar compiler."""
+        if isinstance(outcome, TokenizationFailed):
+            self._send(outcome.refusal(request.id))
+        elif isinstance(request, Submit):
+            self._take_submit(request, outcome)
+        elif isinstance(request, Tokenize):
+            self._send(Tokenized(request.id, outcome[0]))
+        else:
+            jobs = embeddings.make_jobs(self._backend, request, outcome)
+            if isinstance(jobs, Refused):
+                self._send(jobs)
+            else:
+                self._inbox.put(jobs)
 
     def _take_submit(self, submit: Submit, tokenised: list[list[int]]) -> None:
         sequence = build_sequence(self._backend, submit, tokenised)
+        grammar = submit.params.grammar
         if isinstance(sequence, Refused):
-            self._channel.send(sequence)
-        elif submit.params.grammar is None:
+            self._send(sequence)
+        elif grammar is None:
             self._accept(sequence)
         else:
             self._compiling[submit.id] = sequence
-            done = partial(self._compiled, submit.id, submit.params.grammar.watch)
-            self._compiler.request(submit.params.grammar, done, partial(self._compiling.__contains__, submit.id))
+            done = partial(self._on_compiled, submit.id, grammar.watch)
+            self._compiler.request(grammar, done, partial(self._compiling.__contains__, submit.id))
 
-    def _compiled(self, identity: int, watch: Watch | None, result: CompileOutcome) -> None:
-        """The sequence's grammar is there, or refused; one whose ``watch`` is optional is then done without."""
-        # The lock is held to the end, so that a cancel finds the sequence either here or in the inbox.
+    def _on_compiled(self, identity: int, watch: Watch | None, outcome: CompileOutcome) -> None:
+        """The sequence's grammar is compiled, or can't be. Called on any thread."""
+        # The lock is held to the end, so a cancel finds the sequence either here or in the inbox.
         with self._lock:
             sequence = self._compiling.pop(identity, None)
-            if sequence is None:
-                return
-            try:
-                if isinstance(result, GrammarError) and watch is not None and watch.optional:
-                    self._accept(sequence)
-                    return
-                if isinstance(result, GrammarError):
-                    self._channel.send(Refused(identity, "invalid_grammar", str(result)))
-                    return
-                # With log probabilities every token is told with its own, so each is chosen by itself.
-                sequence.constraint = self._compiler.constraint(
-                    result,
-                    fast_forward=sequence.logprobs is None,
-                    begun="" if watch is None else watch.begun,
-                )
-                self._accept(sequence)
-            except OSError as error:
-                self._log.warning("connection to the HTTP process broke", error=str(error))
+            if sequence is not None:
+                self._guard(identity, partial(self._take_compiled, sequence, watch, outcome))
+
+    def _take_compiled(self, sequence: Sequence, watch: Watch | None, outcome: CompileOutcome) -> None:
+        if not isinstance(outcome, GrammarError):
+            sequence.constraint = self._compiler.constraint(
+                outcome,
+                # Log probabilities are of tokens that were sampled: there are no jump-forward tokens then.
+                fast_forward=sequence.logprobs is None,
+                begun="" if watch is None else watch.begun,
+            )
+            self._accept(sequence)
+        elif watch is not None and watch.optional:
+            self._accept(sequence)
+        else:
+            self._send(Refused(sequence.id, "invalid_grammar", str(outcome)))
 
     def _accept(self, sequence: Sequence) -> None:
-        # Accepted goes out before the loop can know the sequence, so it always precedes the first token.
-        self._channel.send(Accepted(sequence.id, sequence.prompt_length))
+        # Sent before the loop can know the sequence, so it always precedes the first token.
+        self._send(Accepted(sequence.id, sequence.prompt_length))
         self._inbox.put(sequence)
