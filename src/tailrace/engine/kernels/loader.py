@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
+from tailrace.engine.kernels.symbols import exported_symbols
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
 from tailrace.engine.native_libs.tiers import TIERS, TierName
@@ -151,14 +152,12 @@ def _load_fastest(tiers: list[TierName]) -> None:
 
 def _load(path: Path, ggml_path: Path) -> None:
     global _kernels
+    _check_upstream(ggml_path)
     # Global, and first: that is how the linker comes to prefer it.
     kernels = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     ggml = ctypes.CDLL(str(ggml_path))
-    try:
-        # A library's own symbols come first where it is asked for them itself.
-        functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _UPSTREAM]
-    except AttributeError as error:
-        raise NativeUnavailable(f"{ggml_path.name} hasn't what they need: {error}") from error
+    # A library's own symbols come first where it is asked for them itself.
+    functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _UPSTREAM]
     if hasattr(ggml, _THREADS):
         functions.append(ctypes.cast(getattr(ggml, _THREADS), ctypes.c_void_p))
     kernels.tailrace_kernels_theirs.restype = None
@@ -172,6 +171,17 @@ def _load(path: Path, ggml_path: Path) -> None:
     kernels.tailrace_kernels_spin.restype = None
     kernels.tailrace_kernels_spin(openmp_spin.spin_count())
     _kernels = kernels
+
+
+def _check_upstream(ggml: Path) -> None:
+    """Raise NativeUnavailable where llama.cpp lacks a function that the kernels call. It comes before they are global:
+    from then on llama.cpp calls them, with nothing to delegate to.
+    """
+    # The backend for the CPU, and the library that it is linked to.
+    libraries = [path for path in (ggml, ggml.with_name("libggml-base.so")) if path.is_file()]
+    exported = frozenset[str]().union(*map(exported_symbols, libraries))
+    if missing := [name for name in _UPSTREAM if name not in exported]:
+        raise NativeUnavailable(f"llama.cpp has no {', no '.join(missing)}, which the kernels call")
 
 
 def ggml_library() -> Path:
