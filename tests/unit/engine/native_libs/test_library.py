@@ -1,0 +1,147 @@
+"""Building native libraries: the key of the cache, machines that share it, proofs, failures, and what is pruned."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, tiers
+from tailrace.engine.native_libs.compiler import Compiler, find_compiler
+from tailrace.engine.native_libs.library import (
+    PRUNE_AFTER_SECONDS,
+    Build,
+    Source,
+    ensure_built,
+    prune,
+    read_record,
+)
+from tailrace.engine.native_libs.tiers import TIERS, Tier
+
+#: Tiers of two made-up CPUs, whose code every machine can run.
+LOW = Tier("avx512", frozenset({"low"}), ("-DTIER=1",))
+HIGH = Tier("avx512-vnni", frozenset({"low", "high"}), ("-DTIER=2",))
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_cpu(monkeypatch, "low", "high")
+
+
+def set_cpu(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: frozenset(flags))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    folder, headers = tmp_path / "source", tmp_path / "headers"
+    (folder / "deep").mkdir(parents=True)
+    headers.mkdir()
+    (headers / "other.h").write_text("#define OTHER 10\n", encoding="utf-8")
+    (folder / "one.c").write_text('#include "other.h"\nint tier(void) { return OTHER + TIER; }\n', encoding="utf-8")
+    # As an object file it would take the place of the other one.
+    (folder / "deep" / "one.c").write_text("int deep(void) { return 7; }\n", encoding="utf-8")
+    return Source("made-up", folder, lambda library: [], (headers,))
+
+
+def tier_of(library: Path) -> int:
+    return int(ctypes.CDLL(str(library)).tier())
+
+
+def test_two_machines_with_one_cache_have_a_library_each(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    set_cpu(monkeypatch, "low", "high")
+    high = ensure_built(source, HIGH, cache)
+    set_cpu(monkeypatch, "low")
+    with pytest.raises(UnsupportedCpu, match="this CPU lacks high"):
+        ensure_built(source, HIGH, cache)
+    low = ensure_built(source, LOW, cache)
+    assert (tier_of(low), tier_of(high)) == (11, 12)
+    set_cpu(monkeypatch, "low", "high")
+    before = high.stat().st_ino
+    assert ensure_built(source, HIGH, cache) == high
+    assert high.stat().st_ino == before
+    assert {path.suffix for path in cache.iterdir()} == {".so", ".json"}
+    record = read_record(low)
+    assert record is not None
+    assert (record.name, record.tier) == ("made-up", "avx512")
+
+
+def test_all_files_of_a_source_are_in_the_library(source: Source, tmp_path: Path) -> None:
+    assert ctypes.CDLL(str(ensure_built(source, LOW, tmp_path / "cache"))).deep() == 7
+
+
+def test_the_key_has_all_that_the_code_depends_on(source: Source, tmp_path: Path) -> None:
+    compiler = find_compiler()
+
+    def path(tier: Tier = LOW, compiler: Compiler = compiler) -> Path:
+        return Build(source, tier, compiler, tmp_path).path
+
+    seen = {path(), path(HIGH), path(compiler=Compiler(compiler.path, "another version"))}
+    seen.add(path(Tier(LOW.name, LOW.cpu_flags, ("-DTIER=3",))))
+    (source.folder / "deep" / "one.c").write_text("int deep(void) { return 8; }\n", encoding="utf-8")
+    seen.add(path())
+    (source.include[0] / "other.h").write_text("#define OTHER 20\n", encoding="utf-8")
+    seen.add(path())
+    assert len(seen) == 6
+
+
+def test_no_flag_means_the_machine_that_compiles() -> None:
+    for tier in TIERS.values():
+        assert not [flag for flag in tier.compiler_flags if "native" in flag]
+
+
+def test_a_library_with_wrong_results_is_not_cached(source: Source, tmp_path: Path) -> None:
+    wrong = Source(source.name, source.folder, lambda library: ["this", "that"], source.include)
+    with pytest.raises(NativeUnavailable, match="computes this, that wrongly"):
+        ensure_built(wrong, LOW, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            '_Static_assert(sizeof(int) == 5, "ggml_tensor.ne is where it was");\n',
+            "can't compile it: static assertion failed: ggml_tensor.ne is where it was$",
+        ),
+        ('#include "missing.h"\n', r"missing\.h: No such file|'missing\.h' file not found"),
+    ],
+)
+def test_what_does_not_fit_is_named(source: Source, tmp_path: Path, text: str, reason: str) -> None:
+    (source.folder / "wrong.c").write_text(text, encoding="utf-8")
+    with pytest.raises(NativeUnavailable, match=reason):
+        ensure_built(source, LOW, tmp_path / "cache")
+
+
+def test_a_cache_that_can_not_be_written_is_named(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(NativeUnavailable, match="file/cache can't be written"):
+        ensure_built(source, LOW, tmp_path / "file" / "cache")
+
+
+def test_builds_that_no_process_has_loaded_for_long_are_pruned(source: Source, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    used, unused = ensure_built(source, LOW, cache), ensure_built(source, HIGH, cache)
+    (cache / "building-x").mkdir()
+    (cache / "building-x" / "one.o").write_text("", encoding="utf-8")
+    (cache / "0123456789abcdef.so").write_text("", encoding="utf-8")  # As earlier versions named them.
+    long_ago = time.time() - PRUNE_AFTER_SECONDS - 60
+    for path in list(cache.iterdir()):
+        os.utime(path, (long_ago, long_ago))
+    assert ensure_built(source, LOW, cache) == used  # Its use counts.
+    prune(cache)
+    assert set(cache.iterdir()) == {used, used.with_suffix(".json")}
+    assert ensure_built(source, HIGH, cache) == unused
+
+
+def test_making_a_library_prunes_the_others(source: Source, tmp_path: Path) -> None:
+    old = ensure_built(source, LOW, tmp_path)
+    os.utime(old, (0, 0))
+    ensure_built(source, HIGH, tmp_path)
+    assert not old.exists()
