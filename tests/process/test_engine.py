@@ -16,8 +16,7 @@ from dataclasses import replace
 import llama_cpp.llama_cpp as llama
 import pytest
 
-from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
-from tailrace.engine.backends.llama import memory_budget as memory
+from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions, memory_budget
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.loop import EngineLoop
@@ -74,7 +73,7 @@ def backend(loaded: LlamaBackend) -> LlamaBackend:
 def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_or_less(
     monkeypatch: pytest.MonkeyPatch, available: int, copied: bool
 ) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: available)
+    monkeypatch.setattr(memory_budget, "available_memory", lambda: available)
     backend = _load()
     assert backend.repacked_bytes == 0
     backend.warm_up()

@@ -24,7 +24,7 @@ backend = load_llama(Path(sys.argv[1]), Settings(kernels=sys.argv[2], threads=2,
 tokens = [3 + 7 * place % 200 for place in range(48)]
 rows = backend.decode(tokens, list(range(48)), [0] * 48, [5, 47]).tolist()
 rows += backend.decode([9, 11], [48, 0], [0, 1], [0, 1], 2).tolist()
-ways = {each.tensor.name: each.way for each in backend.assignments}
+ways = {each.tensor.name: each.kernels for each in backend.assignments}
 print(json.dumps({"rows": rows, "ways": ways, "copied": backend.repacked_bytes}))
 """
 

@@ -51,7 +51,7 @@ def _ours(
 def _theirs(
     params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], backend: LlamaBackend
 ) -> Probabilities:
-    with LlamaChain(len(row), params, [*prompt, *reply], reply, backend._vocab) as chain:
+    with LlamaChain(len(row), params, [*prompt, *reply], reply, backend._vocab.pointer) as chain:
         return chain.distribution(row)
 
 

@@ -161,7 +161,7 @@ def load_llama(
         seconds=round(time.monotonic() - begun, 2),
         threads=replica.decode.threads,
         context=info.context,
-        interleaved=f"{backend.repacked_bytes / 1e6:.0f} MB",
+        repacked=f"{backend.repacked_bytes / 1e6:.0f} MB",
         kv_cells=f"{backend.layout.total} to {info.kv_cells}",
         parallel=info.parallel,
     )
@@ -175,9 +175,12 @@ def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
     found = summary(backend.assignments)
     if not found:
         return
-    log.info("products computed by", **{way: f"{count} ({size / 1e6:.0f} MB)" for way, (count, size) in found.items()})
+    log.info(
+        "products computed by",
+        **{kernels: f"{count} ({size / 1e6:.0f} MB)" for kernels, (count, size) in found.items()},
+    )
     for each in backend.assignments:
-        log.debug("product computed by", tensor=each.tensor.name, way=each.way)
+        log.debug("product computed by", tensor=each.tensor.name, kernels=each.kernels)
     _, expected = found.get(OWN_REPACKED, (0, 0))
     if backend.repacked_bytes < expected:
         log.warning(

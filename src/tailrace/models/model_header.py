@@ -52,7 +52,7 @@ def read_header(path: Path) -> ModelHeader:
         architecture=architecture,
         name=name if isinstance(name, str) else None,
         quantisation=_quantisation(values.get("general.file_type")),
-        parameters=sum(tensor.weights for tensor in tensors),
+        parameters=sum(tensor.elements for tensor in tensors),
         context=context if isinstance(context, int) else None,
         chat_template="tokenizer.chat_template" in values,
         kv_bytes_per_token=_token_bytes(values, architecture),

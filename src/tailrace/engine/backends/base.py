@@ -1,4 +1,4 @@
-"""What the loop needs of a model. ``llama`` is the real one, ``fake`` the one without a model."""
+"""The interface between the engine and a loaded model: the two protocols, their array types and their errors."""
 
 from __future__ import annotations
 
@@ -14,51 +14,54 @@ from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import TailraceError
 from tailrace.protocol import ModelInfo, Pooling
 
+#: A row for each output, a column for each token of the vocabulary.
 Logits = npt.NDArray[np.float32]
+#: A row for each token, a column for each dimension of the embedding.
 HiddenStates = npt.NDArray[np.float32]
-#: A slot's KV outside of the cache, as bytes.
+#: A slot's KV entries as bytes, outside of the cache.
 KVState = npt.NDArray[np.uint8]
 
 
 class BackendError(TailraceError):
-    """The model's computation failed in a way that leaves its state unknown; the process has to end."""
+    """A computation failed and the model's state is unknown: the process has to end."""
 
 
 class KVLayoutError(TailraceError):
-    """There is no memory for a new layout. The old one is there again, with what its slots held, except for ``lost``:
-    slots that are empty now.
-    """
+    """There is no memory for the new KV layout. The backend has the previous layout again and can go on."""
 
     def __init__(self, message: str, lost: frozenset[int] = frozenset()) -> None:
+        """``lost``: slots of the previous layout that had content and are empty now."""
         super().__init__(message)
         self.lost = lost
 
 
 class EmbeddingContext(Protocol):
-    """A context of its own beside the cache, for texts that are read and not continued: a row for each of their tokens.
+    """A second context of the model, for texts that are computed and not continued: a result for each of their tokens.
 
     It takes no memory before the first ``reserve``.
     """
 
-    n_embd: int  #: numbers of an embedding
+    n_embd: int  #: dimensions of an embedding
     pooling: Pooling  #: the model's own
-    causal: bool  #: else a token's row depends on those after it too: each text has to be read in one pass
+    causal: bool  #: whether a token attends to earlier tokens only; else a text has to be computed in one pass
     slots: int  #: texts that may be in progress at the same time
-    max_pass_tokens: int  #: tokens of one pass
-    cells: int  #: tokens that the texts in progress may have together, as reserved
+    max_pass_tokens: int  #: tokens of one pass, at most
+    cells: int  #: tokens that all texts in progress may have together, as reserved
 
     def reserve(self, cells: int) -> None:
-        """Have room for at least so many tokens; every slot becomes empty. Raises ModelError without the memory."""
+        """Get memory for at least ``cells`` tokens; every slot is empty then. Raises ModelError without the memory."""
         ...
 
     def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
-        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]``; the model's last hidden state at each, shape
-        (len(tokens), n_embd), valid until the next call. Raises BackendError.
+        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]``.
+
+        Returns the model's last hidden state at each token, shape (len(tokens), n_embd), valid until the next call.
+        Raises BackendError.
         """
         ...
 
     def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
-        """As ``embed``, with the logits at each: shape (len(tokens), vocabulary)."""
+        """As ``embed``, with the logits at each token: shape (len(tokens), vocabulary)."""
         ...
 
     def clear(self, slot: int) -> None:
@@ -67,25 +70,29 @@ class EmbeddingContext(Protocol):
 
 
 class Backend(Protocol):
-    """A loaded model with a KV cache that is cut into slots (see ``layout``): one sequence's positions each.
+    """A loaded model with a KV cache that is divided into slots (see ``kv_cache.layout``). A slot holds one sequence.
 
-    In the pool ``kv_copy`` costs no cells.
+    In a shared layout ``kv_copy`` takes no additional cells.
     """
 
     info: ModelInfo
-    vocabulary: list[bytes]  #: bytes of each token as they appear in text; empty for control tokens
-    max_token_bytes: int  #: bytes of text that one token stands for at most
+    vocabulary: list[bytes]  #: each token's bytes in text; empty for control tokens
+    max_token_bytes: int  #: bytes of text that one token stands for, at most
     end_tokens: frozenset[int]  #: end-of-generation tokens
-    eot_token: int | None  #: the end token that a turn of a conversation ends with, else the text's; None: it has none
-    newline_token: int | None  #: the line break's; None: there is none alone
-    strips_leading_space: bool  #: whether a text's first token is shown without the space in front of it
-    start_token: int | None  #: what an empty prompt becomes; None where the model has none
-    bytes_per_cell: int  #: memory that one cell takes, about
-    layout_policy: LayoutPolicy  #: which layouts this model and memory allow
-    layout: Layout  #: how the cache is cut now
-    can_truncate: bool  #: whether a slot's beginning can be kept without its end (recurrent memories can't)
-    max_batch: int  #: tokens that one ``decode`` takes at most
-    fim_tokens: tuple[int, int, int] | None  #: markers before a prefix, a suffix and the middle to fill in
+    eot_token: int | None  #: ends a turn of a conversation, or else a text; None where the model has neither
+    newline_token: int | None  #: None where no token is a single line break
+    strips_leading_space: bool  #: whether detokenising leaves out the space before a text's first token
+    start_token: int | None  #: the BOS token, which an empty prompt becomes; None where the model has none
+    bytes_per_cell: int  #: memory of one cell (one token's KV), approximately
+    layout_policy: LayoutPolicy  #: the layouts that this model and the memory allow
+    can_truncate: bool  #: whether the end of a slot can be removed; recurrent models can't do that
+    max_batch: int  #: tokens of one ``decode``, at most
+    fim_tokens: tuple[int, int, int] | None  #: fill in the middle: the tokens before prefix, suffix and middle
+
+    @property
+    def layout(self) -> Layout:
+        """The current layout."""
+        ...
 
     @property
     def embedding_context(self) -> EmbeddingContext | None:
@@ -94,77 +101,78 @@ class Backend(Protocol):
 
     @property
     def model_path(self) -> Path | None:
-        """The file whose vocabulary tokenises; None where tokenising needs no file, and no protection."""
+        """The file whose vocabulary the tokenising process loads; None where tokenising needs no such process."""
         ...
 
     def can_tokenize_inline(self, texts: Seq[TokenizerInput]) -> bool:
-        """Whether these texts of one request may be tokenised here. Others can end the process, or take long."""
+        """Whether these texts of one request may be tokenised in this process. Other texts can end it, or take long."""
         ...
 
     def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
-        """The text's tokens. Safe to call from another thread while ``decode`` runs, if the text is short."""
+        """The text's tokens. Thread-safe beside ``decode`` for texts that ``can_tokenize_inline``."""
         ...
 
     def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
-        """Tokens of ``text``, special tokens recognised if ``special``, with those that the model wants around it if
-        ``start`` (None: with the start token where the model wants one and the text doesn't begin with it).
+        """The text's tokens. ``special``: special tokens are recognised.
 
-        Safe to call from another thread while ``decode`` runs.
+        ``start``: with the tokens that the model wants around a text. None: with the start token where the model wants
+        one and the text doesn't begin with it. Thread-safe beside ``decode``.
         """
         ...
 
     def tokenize_fragment(self, text: str) -> list[int]:
-        """Tokens of ``text`` as it stands within a reply: no start token, special tokens' names are plain text.
+        """Tokens of ``text`` within a reply: without a start token, and special tokens' names are ordinary text.
 
-        Safe to call from another thread as ``tokenize`` is. Some models' tokenizers put a space in front.
+        Thread-safe beside ``decode``. Some models' tokenizers put a space in front.
         """
         ...
 
     def decode(
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
-        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]`` and return a row of logits for each batch index in
-        ``outputs`` (rising): shape (len(outputs), vocabulary), valid and writable until the next call.
+        """Append ``tokens[i]`` at ``positions[i]`` of ``slots[i]``; returns logits for the batch indices ``outputs``.
 
-        The first ``n_decode_tokens`` tokens are replies', the others prompts'. The two may be computed in separate
-        passes, and prompts less exactly: a reply's logits must not depend on how many of its tokens come at once.
-
-        Raises BackendError.
+        ``outputs`` is rising. The result has the shape (len(outputs), vocabulary); it is valid and writable until the
+        next call. The first ``n_decode_tokens`` tokens are of sequences that decode, the others of prompts. The two may
+        be computed in separate passes, and prompts less exactly: a reply's logits must not depend on how many of its
+        tokens come at once. Raises BackendError.
         """
         ...
 
     def decode_repeat(self, tokens: list[int]) -> Logits:
-        """The same again, one position further: ``tokens[i]`` goes behind token i of the last ``decode``, which had one
-        token a slot and wanted a row of each. What these slots hold is still what it left. Else as ``decode``.
+        """Decode the last ``decode``'s slots one position further: ``tokens[i]`` follows that call's token i.
+
+        That call had one token and one output for each slot, and the slots are as it left them. Otherwise as
+        ``decode``.
         """
         ...
 
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
-        """Divide the cells anew: the content of slot ``slot_map[i][0]`` goes to slot ``slot_map[i][1]``; other slots
-        become empty. Returns the new slots whose content couldn't be moved; they are empty, too.
+        """Divide the cache anew: old slot ``slot_map[i][0]``'s content goes to new slot ``slot_map[i][1]``.
 
-        Raises KVLayoutError without the memory: the old layout is there again. Raises BackendError.
+        All other slots are empty then. Returns the new slots whose content couldn't be moved; they are empty, too.
+        Raises KVLayoutError without the memory, BackendError when the previous layout can't be restored either.
         """
         ...
 
-    def kv_swap(self, one: int, other: int) -> None:
-        """Exchange what two slots hold."""
+    def kv_swap(self, first: int, second: int) -> None:
+        """Exchange the content of two slots. Raises BackendError."""
         ...
 
     def kv_save(self, slot: int) -> KVState:
-        """A copy of what the slot holds."""
+        """A copy of the slot's content. Raises BackendError."""
         ...
 
     def kv_load(self, slot: int, state: KVState, length: int) -> bool:
-        """Put the first ``length`` positions of ``state`` into the (empty) slot. False as in ``kv_truncate``."""
+        """Put the first ``length`` positions of ``state`` into the empty slot. False as in ``kv_truncate``."""
         ...
 
     def kv_truncate(self, slot: int, length: int) -> bool:
-        """Keep the slot's first ``length`` positions. False when this model can't (then the slot is empty)."""
+        """Reduce the slot to its first ``length`` positions. False when this model can't: the slot is empty then."""
         ...
 
     def kv_copy(self, source: int, target: int, length: int) -> bool:
-        """Let ``target`` (empty) have the first ``length`` positions of ``source``. False as in ``kv_truncate``."""
+        """Copy ``source``'s first positions into the empty slot ``target``. False as in ``kv_truncate``."""
         ...
 
     def reset(self) -> None:
@@ -172,5 +180,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back the memory."""
+        """Free the model's memory."""
         ...

@@ -1,10 +1,8 @@
-"""A backend without a model: deterministic, instant, byte-level. For protocol edges and the front end's ceiling.
+"""A backend without a model: deterministic, instant, with bytes as tokens. Tests use it, and benchmarks of the server.
 
-Token t < 256 is the byte t, 256 ends a reply and 257 ends every tokenised prompt. The prompt scripts the reply: the
-last ``<say>...</say>`` in it is said, with ``\\xNN`` escapes for bytes; a prompt without a script is echoed. Where a
-script says ``<nan>``, the logits aren't numbers. ``step_seconds`` makes each step last as long as a model's would,
-``weights_mb`` takes as much memory as its weights. ``memory`` is what a slot's content can be cut to, as models of that
-kind allow it.
+Token t < 256 is the byte t, 256 ends a reply and 257 ends each tokenised prompt. The prompt scripts the reply: the
+text of the last ``<say>...</say>`` in it, with ``\\xNN`` escapes for bytes. A prompt without a script is echoed. At
+``<nan>`` in a script the logits are NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits
+from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVLayoutError, KVState, Logits
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
@@ -26,19 +24,20 @@ from tailrace.protocol import ModelInfo, Pooling
 
 END = 256
 START = 257
-#: The tokens around a prefix, a suffix and the middle that is to be filled in.
+#: Fill in the middle: the tokens before prefix, suffix and middle.
 INFILL = (258, 259, 260)
 _VOCABULARY = 261
 _NAMES = {END: "<end>", START: "<start>", 258: "<prefix>", 259: "<suffix>", 260: "<middle>"}
-#: A logit so far above the others' 0 that nothing else is ever drawn, and that a logit_bias of 100 still beats.
+#: The logit of the script's byte; all others are 0. No other token is ever sampled, but a logit_bias of 100 beats it.
 _CERTAIN = 90.0
 _BROKEN = b"<nan>"
-#: What a model remembers its tokens by: keys and values of all or of the last ones, one state of all, or some of both.
+#: The memory of the model that is imitated: KV of all tokens, KV of a sliding window, one recurrent state, or a hybrid.
+#: It decides which truncations succeed.
 Memory = Literal["dense", "sliding", "recurrent", "hybrid"]
-#: Tokens that a sliding window is long.
+#: Length of the sliding window, in tokens.
 _WINDOW = 32
 _SCRIPT = re.compile(rb"<say>(.*?)</say>", re.DOTALL)
-#: Writes the conversation out plainly, so that a script in any message is found.
+#: Contains every message as it is, so that a script in any message is found.
 _TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
 
 
@@ -56,14 +55,20 @@ class FakeBackend:
         weights_mb: int = 0,
         always_shared: bool = False,
         memory: Memory = "dense",
+        memory_cells: int | None = None,
     ) -> None:
-        """``always_shared``: the KV cache is one pool that grows, as it is with our own attention."""
+        """``step_seconds``: duration of each step. ``weights_mb``: memory to allocate, as a model's weights would.
+
+        ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention. ``memory_cells``: cells
+        that there is memory for; larger layouts fail.
+        """
         context = ctx or 8192
         limit = kv_tokens or context * 4
         self.layout_policy = LayoutPolicy(parallel, limit, context, always_shared=always_shared)
         self.layout = self.layout_policy.initial()
         self.can_truncate = memory == "dense"
         self._memory = memory
+        self._memory_cells = memory_cells
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.max_token_bytes = 1
@@ -98,7 +103,7 @@ class FakeBackend:
             special_tokens=_NAMES,
         )
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
-        #: For each slot the reply that its prompt asks for and the prompt's length; kept while the prompt is the same.
+        #: By slot: the scripted reply and the prompt's length, while the slot's prompt stays the same.
         self._scripts: dict[int, tuple[bytes, int]] = {}
         self._last: tuple[list[int], list[int]] = ([], [])  #: positions and slots of the last decode
 
@@ -111,7 +116,7 @@ class FakeBackend:
         return True
 
     def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
-        """See ``Backend``. Names of special tokens are known only in texts that have one which is plain."""
+        """See ``Backend``. Special tokens are recognised only in texts in which one of them is ordinary text."""
         pieces = self._names.split(text.text, special=text.parse_special, literal_spans=text.literal_spans)
         if not text.literal_spans or pieces == self._names.split(text.text, special=text.parse_special):
             return self.tokenize(text.text, special=text.parse_special, start=text.add_special)
@@ -124,7 +129,7 @@ class FakeBackend:
     def decode(
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0
     ) -> Logits:
-        """See ``Backend``. The script's next byte is certain at any temperature that a request may have."""
+        """See ``Backend``. The script's next byte is certain at each temperature that a request may have."""
         if self.step_seconds:
             time.sleep(self.step_seconds)
         self._last = positions, slots
@@ -133,14 +138,14 @@ class FakeBackend:
             if position != len(held):
                 raise AssertionError(f"slot {slot} holds {len(held)} tokens, but position {position} is written")
             held.append(token)
-        self._check_room(slots)
+        self._check_capacity(slots)
         logits = np.zeros((len(outputs), _VOCABULARY), np.float32)
         for row, index in enumerate(outputs):
-            said = self._next(slots[index], positions[index])
-            if said is None:
+            following = self._next(slots[index], positions[index])
+            if following is None:
                 logits[row] = np.nan
             else:
-                logits[row, said] = _CERTAIN
+                logits[row, following] = _CERTAIN
         return logits
 
     def decode_repeat(self, tokens: list[int]) -> Logits:
@@ -150,40 +155,44 @@ class FakeBackend:
             raise AssertionError(f"{len(tokens)} tokens can't follow those in the slots {slots}")
         return self.decode(tokens, [position + 1 for position in positions], slots, list(range(len(tokens))))
 
-    def _check_room(self, slots: list[int]) -> None:
-        """A real cache would have no cells for more than the layout says."""
+    def _check_capacity(self, slots: list[int]) -> None:
+        """Raise AssertionError where the layout has no cells for the slots' tokens."""
         layout = self.layout
         if layout.shared:
-            return  # Shared cells aren't told apart here.
+            return  # Cells of the shared layout aren't counted here.
         for slot in set(slots):
             if slot >= layout.partitions or len(self._tokens[slot]) > layout.cells:
                 raise AssertionError(f"slot {slot} with {len(self._tokens[slot])} tokens is outside of {layout}")
 
     def _next(self, slot: int, position: int) -> int | None:
-        """The token behind ``position``. What the slot holds beyond may be a draft, and no part of the prompt."""
+        """The token after ``position``; None for NaN. Later tokens of the slot may be drafts and no prompt."""
         if slot not in self._scripts:
             self._scripts[slot] = _script(self._tokens[slot][: position + 1])
         script, start = self._scripts[slot]
-        said = position + 1 - start
-        if script[said : said + len(_BROKEN)] == _BROKEN:
+        written = position + 1 - start
+        if script[written : written + len(_BROKEN)] == _BROKEN:
             return None
-        return script[said] if said < len(script) else END
+        return script[written] if written < len(script) else END
 
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend``."""
-        held = {new: self._tokens[old] for old, new in slot_map}
+        # A recurrent state belongs to the layout that it was computed in and can't be moved.
+        can_move = self._memory not in ("recurrent", "hybrid")
+        if self._memory_cells is not None and layout.total > self._memory_cells:
+            restored = {old for old, _ in slot_map} if can_move else set()
+            lost = frozenset(slot for slot, held in enumerate(self._tokens) if held and slot not in restored)
+            for slot in lost:
+                self.kv_truncate(slot, 0)
+            raise KVLayoutError(f"there is no memory for {layout.total} cells", lost)
+        content = {new: self._tokens[old] for old, new in slot_map}
         self.layout = layout
-        self._tokens = [held.get(slot, []) for slot in range(len(self._tokens))]
         self._scripts.clear()
-        if self._memory not in ("recurrent", "hybrid"):
-            return []
-        # A state is of the layout that it comes from: nothing of it can be taken over.
-        self._tokens = [[] for _ in self._tokens]
-        return [new for _, new in slot_map if held[new]]
+        self._tokens = [content.get(slot, []) if can_move else [] for slot in range(len(self._tokens))]
+        return [] if can_move else [new for new, held in content.items() if held]
 
-    def kv_swap(self, one: int, other: int) -> None:
+    def kv_swap(self, first: int, second: int) -> None:
         """See ``Backend``."""
-        self._tokens[one], self._tokens[other] = self._tokens[other], self._tokens[one]
+        self._tokens[first], self._tokens[second] = self._tokens[second], self._tokens[first]
         self._scripts.clear()
 
     def kv_save(self, slot: int) -> KVState:
@@ -198,7 +207,7 @@ class FakeBackend:
     def kv_truncate(self, slot: int, length: int) -> bool:
         """See ``Backend``."""
         held = self._tokens[slot]
-        done = self._can_cut(len(held), length)
+        done = self._can_truncate_to(len(held), length)
         del held[length if done else 0 :]
         self._scripts.pop(slot, None)
         return done
@@ -208,11 +217,11 @@ class FakeBackend:
         self._tokens[target] = self._tokens[source][:]
         return self.kv_truncate(target, length)
 
-    def _can_cut(self, held: int, length: int) -> bool:
-        """Whether a slot that holds so many tokens can go back to the first ``length``."""
+    def _can_truncate_to(self, held: int, length: int) -> bool:
+        """Whether a slot of ``held`` tokens can be reduced to the first ``length``."""
         if length >= held or self._memory == "dense":
             return True
-        # What stood in the window at ``length`` has left it since.
+        # Later tokens have pushed the window of position ``length`` out of the cache.
         return self._memory == "sliding" and held <= _WINDOW
 
     def reset(self) -> None:
@@ -221,7 +230,7 @@ class FakeBackend:
             self.kv_truncate(slot, 0)
 
     def close(self) -> None:
-        """See ``Backend``: there is nothing to give back."""
+        """See ``Backend``: there is nothing to free."""
 
 
 class FakeEmbeddingContext:
@@ -267,7 +276,7 @@ class FakeEmbeddingContext:
 
 
 def _script(tokens: list[int]) -> tuple[bytes, int]:
-    """The reply that a prompt asks for, and where it starts: after the prompt's last START token, or the middle's."""
+    """The scripted reply, and its position: after the prompt's last START token or fill-in-the-middle token."""
     ends = [place for place, token in enumerate(tokens) if token in (START, INFILL[2])]
     if not ends:
         return b"", len(tokens)

@@ -1,10 +1,13 @@
-"""The backend over llama.cpp, and the only rooms that touch its binding.
+"""The backend over llama.cpp. Only modules of this package use its Python binding.
 
-``backend`` is the backend itself, ``batch`` the arrays that a decode is fed from, ``threads`` the pools that compute,
-``library`` loads models and takes its log, ``placement`` decides what computes each product, ``orders`` asks llama.cpp
-which orders of weights it has, ``options`` is what they are told, ``memory`` what they may take. They use the binding's
-low-level module, which is llama.h in ctypes: calls release the GIL, so that other threads go on while a step is
-computed.
+``backend`` is the backend; ``context`` its KV cache, ``embedding_context`` its second context, ``llama_vocab`` its
+vocabulary, ``model_metadata`` what the model says of itself. ``model_loader`` loads the file and receives llama.cpp's
+log; ``kernel_assignment`` decides which kernels compute each weight tensor, ``upstream_repack`` asks llama.cpp which
+tensors it can repack, ``memory_budget`` how much memory to take, ``thread_pools`` makes the compute threads.
+``quantize`` writes model files; ``tokenize_worker`` is a process of its own.
+
+They use the binding's low-level module: llama.h in ctypes. Its calls release the GIL, so other threads run during a
+step.
 """
 
 from __future__ import annotations
@@ -15,16 +18,17 @@ import sys
 from tailrace.engine.kernels import loader
 from tailrace.machine.openmp_spin import set_spin_count
 
-# OpenMP reads it when it is loaded: before the imports below. The engine process has set what its plan says by now.
+# The order of this module matters. OpenMP reads the spin count when it is loaded, by the imports below. The engine
+# process has set the plan's value already; 1 is for all other programs.
 set_spin_count(1)
-# And the linker prefers what is loaded first.
+# The dynamic linker prefers symbols of the library that is loaded first: the kernels replace llama.cpp's functions.
 loader.load()
 
-from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402
-from tailrace.engine.backends.llama.model_loader import LogSink, Progress  # noqa: E402
-from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402
+from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402  # after the kernels' library
+from tailrace.engine.backends.llama.model_loader import LogSink, Progress  # noqa: E402  # the same
+from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402  # the same
 
-# The binding opens /dev/null twice when it is imported, for calls that aren't used here, and never closes it.
+# The binding opens /dev/null twice at import, for its high-level classes, and never closes it.
 for _name in ("outnull_file", "errnull_file"):
     _file = getattr(sys.modules.get("llama_cpp._utils"), _name, None)
     if _file is not None:

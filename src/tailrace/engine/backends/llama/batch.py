@@ -1,4 +1,4 @@
-"""The batch that a decode is fed from: C arrays that numpy fills."""
+"""The input of ``llama_decode``: a batch whose C arrays are NumPy arrays."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class BatchViews:
-    """numpy views of the batch's C arrays."""
+    """The batch's arrays, one element for each token."""
 
     tokens: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     slots: npt.NDArray[np.int32]
-    outputs: npt.NDArray[np.int8]
+    outputs: npt.NDArray[np.int8]  #: 1 where logits are wanted
 
 
 def make_batch(size: int) -> tuple[llama.llama_batch, BatchViews]:
-    """A batch for ``size`` tokens of one slot each. Its arrays are numpy's, which the views keep alive."""
+    """A batch for ``size`` tokens, each in one slot, and its arrays. The views have to outlive the batch."""
     batch = llama.llama_batch()
     views = BatchViews(
         tokens=np.zeros(size, np.int32),
@@ -30,11 +30,11 @@ def make_batch(size: int) -> tuple[llama.llama_batch, BatchViews]:
         outputs=np.zeros(size, np.int8),
     )
     ones = np.ones(size, np.int32)
-    pointers = views.slots.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
-    batch._keep = (ones, pointers)
+    slot_pointers = views.slots.ctypes.data + 4 * np.arange(size, dtype=np.uintp)
+    batch._arrays = (ones, slot_pointers)  # They live as long as the batch.
     batch.token = ctypes.cast(views.tokens.ctypes.data, type(batch.token))
     batch.pos = ctypes.cast(views.positions.ctypes.data, type(batch.pos))
     batch.n_seq_id = ctypes.cast(ones.ctypes.data, type(batch.n_seq_id))
-    batch.seq_id = ctypes.cast(pointers.ctypes.data, type(batch.seq_id))
+    batch.seq_id = ctypes.cast(slot_pointers.ctypes.data, type(batch.seq_id))
     batch.logits = ctypes.cast(views.outputs.ctypes.data, type(batch.logits))
     return batch, views

@@ -1,8 +1,8 @@
-"""A context of its own for texts that are read and not continued: embeddings and probabilities of prompts.
+"""A second context, for texts that are computed and not continued: embeddings, and probabilities of prompts.
 
-Rows are pooled outside of llama.cpp, so that a text may be read in several passes and each request may choose its
-pooling. The running replies' context stays as it is: switching it to embeddings would give it other graphs and, because
-llama.cpp then puts out every token, other buffers.
+Hidden states are pooled outside of llama.cpp, so a text may be computed in several passes and each request chooses its
+pooling. The replies' context isn't used for it: with embeddings on, it would have other graphs, and llama.cpp would put
+out every token of every batch.
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ import numpy as np
 
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
+from tailrace.engine.backends.llama.model_metadata import architecture_value
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.protocol import Pooling
 
-#: ``enum llama_pooling_type`` as the metadata has it; a model without one is pooled by the mean. Rank isn't among them.
-POOLINGS: dict[str | None, Pooling] = {None: "mean", "0": "mean", "1": "mean", "2": "cls", "3": "last"}
-#: Bytes of logits of one pass: llama.cpp has room for them whatever is asked for.
+#: ``enum llama_pooling_type`` as the metadata has it. Models without one are pooled by the mean. A model whose pooling
+#: is a rank makes no embeddings and isn't listed.
+_POOLINGS: dict[str | None, Pooling] = {None: "mean", "0": "mean", "1": "mean", "2": "cls", "3": "last"}
+#: Bytes of one pass's logits: llama.cpp always allocates them.
 _LOGITS_BYTES = 64 * 1024**2
-#: Texts in progress at the same time. Each attends past all cells of the others, masked.
+#: Texts in progress at the same time. Each attends over all cells of the others, masked.
 _SLOTS = 8
 
 
 class LlamaEmbeddingContext:
     """See ``EmbeddingContext``."""
 
-    def __init__(
-        self, model: llama.llama_model_p, pools: ThreadPools, *, context: int, pooling: Pooling, causal: bool
-    ) -> None:
-        """``context``: tokens that a text may have at most."""
+    @classmethod
+    def for_model(cls, model: llama.llama_model_p, pools: ThreadPools) -> LlamaEmbeddingContext | None:
+        """The model's embedding context; None for models whose pooling is a rank."""
+        pooling = _POOLINGS.get(architecture_value(model, "pooling_type"))
+        if pooling is None:
+            return None
+        causal = architecture_value(model, "attention.causal") != "false"
+        return cls(model, pools, pooling=pooling, causal=causal)
+
+    def __init__(self, model: llama.llama_model_p, pools: ThreadPools, *, pooling: Pooling, causal: bool) -> None:
         self._model = model
         self._pools = pools
-        self._limit = context
         self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
         self.n_embd = llama.llama_model_n_embd_out(model)
         self.pooling = pooling
@@ -48,13 +55,13 @@ class LlamaEmbeddingContext:
         self._views: BatchViews | None = None
 
     def reserve(self, cells: int) -> None:
-        """See ``EmbeddingContext``. Powers of two, because llama.cpp makes everything anew."""
+        """See ``EmbeddingContext``. Sizes are powers of two, because each growth makes a new context."""
         self.close()
         size = 512
         while size < cells:
             size *= 2
         if not self.causal:
-            self.max_pass_tokens = size  # A text is read at once, and others beside it.
+            self.max_pass_tokens = size  # A whole text has to fit into one pass.
         params = llama.llama_context_default_params()
         params.n_ctx = size
         params.n_batch = params.n_ubatch = self.max_pass_tokens
@@ -89,7 +96,7 @@ class LlamaEmbeddingContext:
             llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def close(self) -> None:
-        """Give back the memory. ``reserve`` takes it again."""
+        """Free the memory. ``reserve`` allocates it again."""
         if self._context is not None:
             llama.llama_free(self._context)
         self._context = self._memory = None

@@ -1,7 +1,8 @@
-"""What each of a model's products is computed by: our kernels or llama.cpp's, in another order or as the file has it.
+"""Decides which kernels compute each weight tensor: tailrace's or llama.cpp's, on repacked weights or on the file's.
 
-Pure: llama.cpp is asked by the caller. Where our kernels have their own order, llama.cpp's is switched off for the
-model; the tensors that ours can't compute (experts, formats without a kernel) get llama.cpp's order by name.
+Pure: the caller asks llama.cpp. Where tailrace's kernels have repacked weights of their own, llama.cpp's repacking is
+off for the model. Tensors that tailrace's kernels can't compute (experts, other formats) get llama.cpp's repacked
+buffer type by name.
 """
 
 from __future__ import annotations
@@ -20,99 +21,107 @@ OWN = "own kernels, as in the file"
 UPSTREAM_REPACKED = "llama.cpp, repacked"
 UPSTREAM = "llama.cpp, as in the file"
 
-#: Weights of which each token is multiplied with some matrices.
+#: Mixture of experts: each token is multiplied with some of the tensor's matrices.
 _EXPERTS = re.compile(r"_exps\.weight$")
-#: Names of matrices that are multiplied with and never looked rows up in: llama.cpp's order may be asked for.
+#: Names of matrices that are only ever multiplied with. Other tensors may also be read by row, as embeddings are, and
+#: a repacked buffer type doesn't allow that.
 _DENSE = re.compile(
     r"^(output|blk\.\d+\.(attn_(q|k|v|qkv|output|gate|q_a|q_b|kv_a_mqa|kv_b)|ffn_(gate|up|down)(_shexp)?|"
     r"ssm_(in|out)|shortconv\.(in|out)_proj))\.weight$"
 )
-#: A panel of our order.
-_ROWS = 16
+#: Rows of one group in tailrace's repacked weights.
+_ROW_GROUP = 16
 
-#: llama.cpp's order (a buffer type) for a tensor, of experts or not; None where it has none.
-Order = Callable[[Tensor, bool], int | None]
-
-
-class Kernels(NamedTuple):
-    """What our kernels can compute: formats as a file has them, and those that they have an order for."""
-
-    formats: frozenset[int]
-    repacked: frozenset[int]
+#: llama.cpp's repacked buffer type for a tensor; the flag tells whether it has experts. None where there is none.
+RepackBufferType = Callable[[Tensor, bool], int | None]
 
 
-class Placed(NamedTuple):
-    """A tensor, and what computes its products."""
+class OwnKernels(NamedTuple):
+    """The formats that tailrace's kernels can compute, by ggml's numbers."""
+
+    formats: frozenset[int]  #: as a file has them
+    repacked: frozenset[int]  #: after repacking
+
+
+class Assignment(NamedTuple):
+    """A weight tensor and the kernels that compute its products."""
 
     tensor: Tensor
-    way: str
-    order: int | None  #: llama.cpp's, where it has to be asked for by name
+    kernels: str  #: one of the four names above
+    buffer_type: int | None  #: llama.cpp's, where it has to be set by name
 
 
-def place(tensors: Iterable[Tensor], kernels: Kernels, order: Order, *, upstream: bool) -> list[Placed]:
-    """Every product of a model. ``upstream``: llama.cpp's orders are active for all tensors that have one."""
+def assign_kernels(
+    tensors: Iterable[Tensor], own: OwnKernels, repack_buffer_type: RepackBufferType, *, upstream_repacks: bool
+) -> list[Assignment]:
+    """An assignment for each weight tensor of a model that is multiplied with.
+
+    ``upstream_repacks``: llama.cpp repacks all tensors that it can.
+    """
     tensors = list(tensors)
-    # Without a matrix of its own for the output the table of embeddings is multiplied with; else it is looked up in.
-    embeddings = any(tensor.name == "output.weight" for tensor in tensors)
+    # The embeddings are also the output matrix where the model has no other one. Else they are only read by row.
+    has_output = any(tensor.name == "output.weight" for tensor in tensors)
     return [
-        _placed(tensor, kernels, order, upstream=upstream)
+        _assign(tensor, own, repack_buffer_type, upstream_repacks=upstream_repacks)
         for tensor in tensors
-        if len(tensor.sizes) > 1
+        if len(tensor.dimensions) > 1
         and tensor.name.endswith(".weight")
-        and not (embeddings and tensor.name == "token_embd.weight")
+        and not (has_output and tensor.name == "token_embd.weight")
     ]
 
 
-def _placed(tensor: Tensor, kernels: Kernels, order: Order, *, upstream: bool) -> Placed:
+def _assign(
+    tensor: Tensor, own: OwnKernels, repack_buffer_type: RepackBufferType, *, upstream_repacks: bool
+) -> Assignment:
     experts = _EXPERTS.search(tensor.name) is not None
-    by_name = experts or _DENSE.match(tensor.name) is not None
-    own = not experts and len(tensor.sizes) == 2 and tensor.kind in kernels.formats
-    if not upstream and own:
-        repacked = tensor.kind in kernels.repacked and tensor.sizes[1] % _ROWS == 0
-        return Placed(tensor, OWN_REPACKED if repacked else OWN, None)
-    found = order(tensor, experts) if by_name or upstream else None
+    can_set_by_name = experts or _DENSE.match(tensor.name) is not None
+    is_own = not experts and len(tensor.dimensions) == 2 and tensor.ggml_type in own.formats
+    if not upstream_repacks and is_own:
+        repacked = tensor.ggml_type in own.repacked and tensor.dimensions[1] % _ROW_GROUP == 0
+        return Assignment(tensor, OWN_REPACKED if repacked else OWN, None)
+    found = repack_buffer_type(tensor, experts) if can_set_by_name or upstream_repacks else None
     if found is not None:
-        return Placed(tensor, UPSTREAM_REPACKED, None if upstream else found)
-    return Placed(tensor, OWN if own else UPSTREAM, None)
+        return Assignment(tensor, UPSTREAM_REPACKED, None if upstream_repacks else found)
+    return Assignment(tensor, OWN if is_own else UPSTREAM, None)
 
 
-def overrides(placed: Sequence[Placed]) -> list[tuple[str, int]]:
-    """Regular expressions of tensors' names, each with llama.cpp's order for them.
+def buffer_type_overrides(assignments: Sequence[Assignment]) -> list[tuple[str, int]]:
+    """Regular expressions of tensor names, each with a buffer type of llama.cpp.
 
-    Few, because llama.cpp compiles all of them for each tensor: layers that are alike share one.
+    llama.cpp compiles all of them for each tensor, so there are few: equal layers share one expression.
     """
     layers: dict[str, set[str]] = defaultdict(set)
-    chosen: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for each in placed:
+    overridden: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for each in assignments:
         found = re.match(r"blk\.(\d+)\.(.*)", each.tensor.name)
         layer, name = (found[1], rf"\.{re.escape(found[2])}$") if found else ("", f"^{re.escape(each.tensor.name)}$")
         layers[name].add(layer)
-        if each.order is not None:
-            chosen[name, each.order].add(layer)
+        if each.buffer_type is not None:
+            overridden[name, each.buffer_type].add(layer)
     patterns = []
-    for (name, order), some in chosen.items():
+    for (name, buffer_type), some in overridden.items():
         if name.startswith("^"):
-            patterns.append((name, order))
+            patterns.append((name, buffer_type))
         elif some == layers[name]:
-            patterns.append((rf"^blk\.[0-9]+{name}", order))
+            patterns.append((rf"^blk\.[0-9]+{name}", buffer_type))
         else:
-            patterns.append((rf"^blk\.({'|'.join(sorted(some, key=int))}){name}", order))
+            patterns.append((rf"^blk\.({'|'.join(sorted(some, key=int))}){name}", buffer_type))
     return patterns
 
 
-def bytes_of(tensor: Tensor) -> int:
-    """Its size in the file."""
+def tensor_bytes(tensor: Tensor) -> int:
+    """The tensor's size in the file; 0 for a format that the gguf library doesn't know yet."""
     try:
-        block, size = map(int, GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)])
+        block, size = map(int, GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)])
     except (KeyError, ValueError):
-        return 0  # A format that is newer than the gguf library.
-    return tensor.weights // block * size
+        return 0
+    return tensor.elements // block * size
 
 
-def summary(placed: Iterable[Placed]) -> dict[str, tuple[int, int]]:
-    """How many tensors, and of how many bytes, each way computes; the ways that there are."""
+def summary(assignments: Iterable[Assignment]) -> dict[str, tuple[int, int]]:
+    """The number of tensors and their bytes, by the kernels that compute them."""
     found: dict[str, tuple[int, int]] = {}
-    for each in placed:
-        count, size = found.get(each.way, (0, 0))
-        found[each.way] = count + 1, size + bytes_of(each.tensor)
+    for each in assignments:
+        count, size = found.get(each.kernels, (0, 0))
+        found[each.kernels] = count + 1, size + tensor_bytes(each.tensor)
     return found

@@ -1,4 +1,4 @@
-"""A model's vocabulary in llama.cpp: texts to tokens and tokens to texts."""
+"""A model's vocabulary in llama.cpp: texts to tokens, tokens to texts, and the tokens with a special role."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
+from tailrace.engine.backends.llama.model_metadata import metadata_value
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
 from tailrace.errors import ModelError
 
 _CONTROL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
-#: Characters of a request's texts that are tokenised in the engine, where that is safe. llama.cpp's regular expressions
-#: take up to 700 bytes of stack for each, and 10 ms for them all: tests/process/test_tokenising.py.
-_SHORT = 4096
-#: Special tokens in them: behind each of them, llama.cpp makes its regular expressions anew, which takes up to 0.8 ms.
-_FEW = 64
-#: Pre-tokenizers that are safe with short texts. Those of another kind let llama.cpp abort on some characters (without
-#: byte encoding its merges must have no spaces), or take quadratic time with a large factor (deepseek-llm, superbpe).
-#: Names that aren't known here take the way that needs no such trust.
+#: Characters of a request's texts that may be tokenised in the engine. llama.cpp's regular expressions take up to 700
+#: bytes of stack for each (tests/process/test_tokenising.py).
+_MAX_INLINE_CHARACTERS = 4096
+#: Special tokens in these texts. After each, llama.cpp compiles its regular expressions again: up to 0.8 ms.
+_MAX_INLINE_SPECIALS = 64
+#: Pre-tokenizers that are safe with short texts. The others let llama.cpp abort on some characters, or take quadratic
+#: time. A name that isn't in this list counts as unsafe.
 _SAFE_PRE = frozenset(
     re.findall(
         r"\S+",
@@ -40,10 +40,10 @@ _SAFE_PRE = frozenset(
 
 
 class LlamaVocab:
-    """See ``Vocab``. It lives as long as the model that it was made of."""
+    """See ``Vocab``. It is valid until the model that it was made from is freed."""
 
     def __init__(self, model: llama.llama_model_p) -> None:
-        """Raises ModelError when the model has none."""
+        """Raises ModelError when the model has no vocabulary."""
         vocab = llama.llama_model_get_vocab(model)
         if vocab is None or llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_NONE:
             raise ModelError("the model has no vocabulary")
@@ -53,7 +53,7 @@ class LlamaVocab:
         self.bos_text = self.special(llama.llama_vocab_bos(vocab))
 
     def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
-        """As llama.cpp does it. Takes quadratic time where there are many special tokens."""
+        """Tokens of the text by llama.cpp alone. It takes quadratic time in the number of special tokens."""
         data = text.encode("utf-8")
         capacity = len(data) + 2
         while True:
@@ -68,7 +68,7 @@ class LlamaVocab:
         return self.tokenize(text, special=False, start=False)
 
     def warm_up(self) -> None:
-        """Tokenise something: the first time, llama.cpp makes tables, for up to a second."""
+        """Tokenise a few words: llama.cpp makes its tables at the first text, which takes up to a second."""
         self.stretch("It's 1.\n")
 
     @cached_property
@@ -91,7 +91,7 @@ class LlamaVocab:
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
-        """See ``Vocab``. llama.cpp has them as flags that don't hold for every kind of vocabulary: it is asked."""
+        """See ``Vocab``. llama.cpp's flags aren't right for each kind of vocabulary, so texts are compared."""
         empty = self.tokenize("", special=False, start=True)
         text = self.tokenize("a", special=False, start=False)
         whole = self.tokenize("a", special=False, start=True)
@@ -102,21 +102,21 @@ class LlamaVocab:
         raise ModelError("the tokens around a text can't be told from its own")
 
     def can_tokenize_inline(self, texts: Sequence[TokenizerInput]) -> bool:
-        """Whether these texts of one request can be tokenised in any process: whatever they say, it takes little time
-        and stack, and nothing that llama.cpp asserts fails.
+        """Whether these texts of one request can be tokenised in the engine: it takes little time and stack, and no
+        assertion of llama.cpp fails, whatever the texts say.
         """
-        if not self._is_safe or total_characters(texts) > _SHORT:
+        if not self._is_safe or total_characters(texts) > _MAX_INLINE_CHARACTERS:
             return False
-        return sum(self.specials.count(text.text) for text in texts) <= _FEW
+        return sum(self.specials.count(text.text) for text in texts) <= _MAX_INLINE_SPECIALS
 
     @cached_property
     def _is_safe(self) -> bool:
         kind = llama.llama_vocab_type(self.pointer)
         if kind == llama.LLAMA_VOCAB_TYPE_BPE:
-            byte_encoded = self._metadata("tokenizer.ggml.model") == "gpt2"
-            return byte_encoded and (self._metadata("tokenizer.ggml.pre") or "default") in _SAFE_PRE
+            byte_encoded = metadata_value(self._model, "tokenizer.ggml.model") == "gpt2"
+            return byte_encoded and (metadata_value(self._model, "tokenizer.ggml.pre") or "default") in _SAFE_PRE
         if kind == llama.LLAMA_VOCAB_TYPE_SPM:
-            # A byte that has no token is an exception there.
+            # llama.cpp throws an exception at a byte that has no token.
             names = {self.text(token) for token in range(self.size)}
             return all(
                 f"<0x{byte:02X}>" in names or bytes([byte]).decode("utf-8", "surrogateescape") in names
@@ -125,12 +125,12 @@ class LlamaVocab:
         return bool(kind == llama.LLAMA_VOCAB_TYPE_WPM)
 
     def text(self, token: int) -> str:
-        """The token's own name in the model file."""
+        """The token's name in the model file."""
         name: bytes = llama.llama_vocab_get_text(self.pointer, token)
         return name.decode("utf-8", "surrogateescape")
 
     def piece(self, token: int, *, special: bool) -> bytes:
-        """The token's bytes in a text; a control token's are empty unless ``special``."""
+        """The token's bytes in text. A control token has none unless ``special``."""
         buffer = ctypes.create_string_buffer(256)
         length = llama.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
         if length < 0:
@@ -139,17 +139,76 @@ class LlamaVocab:
         return buffer.raw[:length]
 
     def special(self, token: int) -> str:
-        """A special token's text; empty for none."""
+        """A special token's text; empty for a negative token, which stands for none."""
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
-    def _metadata(self, key: str) -> str | None:
+    def all_pieces(self) -> list[bytes]:
+        """Each token's bytes in text, by token; empty for control tokens."""
+        return [self.piece(token, special=False) for token in range(self.size)]
+
+    @property
+    def eos_text(self) -> str:
+        """The text of the token that ends a text; empty where there is none."""
+        return self.special(llama.llama_vocab_eos(self.pointer))
+
+    @property
+    def adds_start_token(self) -> bool:
+        """Whether the model wants its start token before each text."""
+        return self.start_token() is not None and bool(llama.llama_vocab_get_add_bos(self.pointer))
+
+    def end_tokens(self) -> frozenset[int]:
+        """All end-of-generation tokens."""
+        return frozenset(token for token in range(self.size) if llama.llama_vocab_is_eog(self.pointer, token))
+
+    def eot_token(self) -> int | None:
+        """The token that ends a turn, or else a text; None where the model has neither."""
+        candidates = llama.llama_vocab_eot(self.pointer), llama.llama_vocab_eos(self.pointer)
+        return next((token for token in candidates if token >= 0), None)
+
+    def newline_token(self) -> int | None:
+        """The line break's token; None where it has none."""
+        token: int = llama.llama_vocab_nl(self.pointer)
+        return token if token >= 0 else None
+
+    def start_token(self) -> int | None:
+        """The BOS token; None where the model has none."""
+        token: int = llama.llama_vocab_bos(self.pointer)
+        return token if token >= 0 else None
+
+    def named_fim_tokens(self) -> dict[str, int]:
+        """The tokens for fill in the middle that the model has, by their names in the protocol."""
+        tokens = {
+            "prefix": llama.llama_vocab_fim_pre(self.pointer),
+            "suffix": llama.llama_vocab_fim_suf(self.pointer),
+            "middle": llama.llama_vocab_fim_mid(self.pointer),
+            "repository": llama.llama_vocab_fim_rep(self.pointer),
+            "file": llama.llama_vocab_fim_sep(self.pointer),
+        }
+        return {name: token for name, token in tokens.items() if token >= 0}
+
+    def fim_tokens(self) -> tuple[int, int, int] | None:
+        """The tokens before prefix, suffix and middle; None where the model lacks one of them."""
+        tokens = self.named_fim_tokens()
+        if not {"prefix", "suffix", "middle"} <= tokens.keys():
+            return None
+        return tokens["prefix"], tokens["suffix"], tokens["middle"]
+
+    def strips_leading_space(self, pieces: Sequence[bytes]) -> bool:
+        """Whether detokenising leaves out the space before a text's first token. ``pieces``: ``all_pieces()``.
+
+        A token with a leading space is detokenised to find out: the setting's default differs by kind of tokenizer.
+        """
+        token = next((token for token, piece in enumerate(pieces) if piece[:1] == b" " and len(piece) > 1), None)
+        if token is None:
+            return False
         buffer = ctypes.create_string_buffer(256)
-        length = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+        tokens = (llama.llama_token * 1)(token)
+        length = llama.llama_detokenize(self.pointer, tokens, 1, buffer, len(buffer), False, True)
+        return length > 0 and buffer.raw[:1] != b" "
 
 
 def load_vocab(path: Path) -> LlamaVocab:
-    """The vocabulary of the model file, without its weights. Raises ModelError."""
+    """The vocabulary of the model file, loaded without the weights. Raises ModelError."""
     params = llama.llama_model_default_params()
     params.vocab_only = True
     model = llama.llama_model_load_from_file(str(path).encode(), params)

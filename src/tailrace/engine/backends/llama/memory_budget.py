@@ -1,4 +1,4 @@
-"""How much memory a model may take here: for copies of its weights, and for its KV cache."""
+"""How much memory a model may take on this machine: for repacked weights, and for its KV cache."""
 
 from __future__ import annotations
 
@@ -6,62 +6,62 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.backends.llama.model_loader import is_interleaved
+from tailrace.engine.backends.llama.model_loader import repacks_most_weights
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.layout import CELL_PADDING
 from tailrace.machine.free_memory import available_memory, node_memory
 from tailrace.models.shards import total_bytes
 
-#: Part of the machine's free memory that the KV cache may grow to where --kv-tokens doesn't say.
-_MEMORY_PART = 0.5
-#: Part of it that weights may take where the kernels have a copy of them.
+#: Part of the available memory that the KV cache may grow to where --kv-tokens isn't set.
+_KV_PART = 0.5
+#: Part of the available memory that repacked weights may take.
 _WEIGHTS_PART = 0.75
-#: Bytes of cells that a pool has from the start. One that grows holds everybody up while its content moves, and memory
-#: that is touched for the first time does where a virtual machine has to ask its host for it: 2.4 ms a MB here, 0.35 s
-#: when 5,461 cells of the starter model came to a new page in all layers at once. So these are taken at load
-#: (``kernels/memory.c``).
-_START_BYTES = 256 << 20
-#: Not more cells, however small: what finished requests leave stays in them, and a step looks at the mask of each.
-#: Eight streams of the starter model take 1.05 of the usual beside 14,000 such cells, 1.1 to 1.25 beside 28,000.
-_START_MOST = 16_384
-#: Not fewer, however large: those are not taken at load.
-_START_LEAST = 4096
+#: Bytes of a shared KV cache that are allocated and touched at load (``kernels/memory.c``). Growing later pauses all
+#: sequences: memory that is touched first costs 2.4 ms per MB in a virtual machine.
+_INITIAL_KV_BYTES = 256 << 20
+#: Upper bound of the initial cells for models with small cells. Finished requests stay in these cells, and each step
+#: visits their mask: 14,000 such cells make a step of eight sequences 1.05 times as long.
+_MAX_INITIAL_CELLS = 16_384
+#: Lower bound of the initial cells for models with large cells. These are not touched at load.
+_MIN_INITIAL_CELLS = 4096
 
 
 def offloads(options: LlamaOptions) -> bool:
-    """Whether layers lie on a GPU."""
+    """Whether layers are on a GPU."""
     return options.gpu_layers != 0 and llama.llama_supports_gpu_offload()
 
 
-def for_copies(path: Path, options: LlamaOptions) -> int:
-    """Bytes of weights that the kernels may copy: all, or none where they are of no use or would leave too little.
+def repacked_weights(path: Path, options: LlamaOptions) -> int:
+    """Bytes that repacked weights may take: enough for all of them, or 0 where they are useless or too large.
 
-    The weights themselves count only where they are this process's: of a file nobody reads the pages any more.
+    The original weights count only where they are in this process's own memory. Pages of a mapped file aren't read
+    again after repacking, so the kernel can drop them.
     """
-    if loader.status() != "on" or offloads(options) or not is_interleaved(path):
+    if loader.status() != "on" or offloads(options) or not repacks_most_weights(path):
         return 0
-    # A copy of super-blocks is up to a 36th larger, whose scales are bytes in it.
+    # Repacked super-blocks store their scales as bytes, which takes up to a 36th more.
     weights = total_bytes(path) * 37 // 36
     needed = 2 * weights if options.own_weights else weights
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 
 
-def for_cells(context: int, bytes_per_cell: int, options: LlamaOptions, *, copies: int) -> int:
-    """Cells of the KV cache, of ``bytes_per_cell`` each, beside so many bytes of copies: a whole ``context`` for each
-    parallel request, if memory allows, and at least one.
+def kv_cells(max_context: int, bytes_per_cell: int, options: LlamaOptions, *, repacked_bytes: int) -> int:
+    """Cells that the KV cache may have: ``max_context`` for each parallel request if memory allows, else fewer.
+
+    The result is at least ``max_context``. ``repacked_bytes`` are taken from the available memory first.
     """
-    affordable = int(_MEMORY_PART * (_available(options) - copies) / bytes_per_cell)
-    return max(context, min(options.parallel * context, affordable))
+    affordable = int(_KV_PART * (_available(options) - repacked_bytes) / bytes_per_cell)
+    return max(max_context, min(options.parallel * max_context, affordable))
 
 
-def at_start(bytes_per_cell: int) -> int:
-    """Cells that a pool has from the start, of ``bytes_per_cell`` each."""
-    cells = _START_BYTES // bytes_per_cell // CELL_PADDING * CELL_PADDING
-    return max(_START_LEAST, min(cells, _START_MOST))
+def initial_cells(bytes_per_cell: int) -> int:
+    """Cells that a shared KV cache has at load."""
+    cells = _INITIAL_KV_BYTES // bytes_per_cell // CELL_PADDING * CELL_PADDING
+    return max(_MIN_INITIAL_CELLS, min(cells, _MAX_INITIAL_CELLS))
 
 
 def _available(options: LlamaOptions) -> float:
-    """Bytes of memory that are this process's share of what is free."""
+    """Bytes of memory: this process's share of the machine's available memory, within its NUMA node's."""
     available = available_memory() / options.replicas
     return available if options.node is None else min(available, node_memory(options.node))

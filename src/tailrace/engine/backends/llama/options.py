@@ -1,4 +1,4 @@
-"""What a backend over llama.cpp is told when it loads a model."""
+"""The options of loading a model with llama.cpp."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tailrace.machine.plan import PoolPlan
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaOptions:
-    """How to load. Zeros mean: choose from the model and the machine."""
+    """How to load a model. ``ctx`` and ``kv_tokens`` 0 mean: choose from the model and the available memory."""
 
     decode_pool: PoolPlan
     prefill_pool: PoolPlan
-    ctx: int
-    parallel: int
-    kv_tokens: int
-    batch: int
+    ctx: int  #: tokens of one request, at most
+    parallel: int  #: requests at the same time, at most
+    kv_tokens: int  #: cells of the KV cache, at most
+    batch: int  #: tokens of one ``decode``, at most
     gpu_layers: int
-    own_weights: bool = False  #: read the weights into memory of this process instead of sharing the file's pages
-    replicas: int = 1  #: processes like this one that take memory at the same time
+    own_weights: bool = False  #: read the weights into memory of this process instead of mapping the file
+    replicas: int = 1  #: engine processes that share the machine's memory
     node: int | None = None  #: the NUMA node that memory is bound to

@@ -1,7 +1,7 @@
-"""Which orders of weights llama.cpp's own CPU kernels have for a tensor: its extra buffer types, asked one by one.
+"""Asks llama.cpp whether its CPU backend can repack a weight tensor, and into which of its extra buffer types.
 
-The conditions are llama.cpp's (format, rows, what the CPU can do), so it is asked the way it asks itself when it loads
-a model. The binding doesn't know these functions.
+The conditions are llama.cpp's (format, rows, instruction sets), so it is asked in the way in which it asks itself when
+it loads a model. The binding doesn't declare these functions.
 """
 
 from __future__ import annotations
@@ -13,62 +13,95 @@ from typing import Any
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from llama_cpp._ggml import libggml as ggml
 
+from tailrace.errors import ConfigurationError
 from tailrace.models.model_header import Tensor
 
 #: ``GGML_BACKEND_DEVICE_TYPE_CPU``, ``GGML_TYPE_F32`` and ``GGML_TYPE_I32``.
 _CPU, _F32, _I32 = 0, 0, 26
-#: Bytes of descriptions of a few tensors, and tokens of the product that is asked about, as in llama.cpp.
-_ROOM, _TOKENS = 1 << 16, 512
+#: Bytes for the descriptions of a few tensors.
+_CONTEXT_BYTES = 1 << 16
+#: Tokens of the product that llama.cpp is asked about, as in its own loader.
+_TOKENS = 512
 
 
-class _Params(ctypes.Structure):
-    """``struct ggml_init_params``."""
+class _InitParams(ctypes.Structure):
+    """``struct ggml_init_params`` of ggml.h. ``_check_structs`` compares it with the library's."""
 
     _fields_ = (("size", ctypes.c_size_t), ("memory", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
-class _Head(ctypes.Structure):
-    """The beginning of ``struct ggml_tensor``."""
+class _TensorHead(ctypes.Structure):
+    """The beginning of ``struct ggml_tensor`` of ggml.h. ``_check_structs`` compares it with the library's."""
 
     _fields_ = (("type", ctypes.c_int), ("buffer", ctypes.c_void_p))
 
 
-def order_for(tensor: Tensor, *, experts: bool) -> int | None:
-    """The buffer type that has ``tensor`` in an order of its own for products (``experts``: of some of its matrices
-    each token); None where llama.cpp computes it as the file has it.
+def repack_buffer_type(tensor: Tensor, *, experts: bool) -> int | None:
+    """llama.cpp's buffer type that repacks ``tensor`` for products; None where it computes the file's own layout.
+
+    ``experts``: each token is multiplied with some of the tensor's matrices.
     """
     try:
-        block, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+        block, _ = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.ggml_type)]
     except (KeyError, ValueError):
         return None
-    if min(tensor.sizes) < 1 or tensor.sizes[0] % block:
-        return None  # llama.cpp refuses the file; asked about it, it would end the process.
-    return _order(tensor.kind, tensor.sizes, experts)
+    if min(tensor.dimensions) < 1 or tensor.dimensions[0] % block:
+        return None  # llama.cpp refuses such a file. Asked about this tensor, it would end the process.
+    return _buffer_type(tensor.ggml_type, tensor.dimensions, experts)
 
 
 @cache
-def _order(kind: int, sizes: tuple[int, ...], experts: bool) -> int | None:
+def _check_structs() -> None:
+    """Compare the declared structs with the library's, by ggml's own functions. Raises ConfigurationError.
+
+    A context has to get the parameters' values, and a tensor that ggml puts into a buffer has to point to it.
+    """
+    context = _function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
+    size = _function("ggml_get_mem_size", ctypes.c_size_t, ctypes.c_void_p)(context)
+    no_alloc = _function("ggml_get_no_alloc", ctypes.c_bool, ctypes.c_void_p)(context)
+    tensor = _new_tensor(context, _I32, 4)
+    buffer_type = _function("ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+    buffer = _function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
+        buffer_type, 4096
+    )
+    base = _function("ggml_backend_buffer_get_base", ctypes.c_void_p, ctypes.c_void_p)(buffer)
+    put = _function("ggml_backend_tensor_alloc", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    put(buffer, tensor, base)
+    head = _TensorHead.from_address(tensor)
+    agrees = (size, no_alloc, head.type, head.buffer) == (_CONTEXT_BYTES, True, _I32, buffer)
+    _function("ggml_backend_buffer_free", None, ctypes.c_void_p)(buffer)
+    _function("ggml_free", None, ctypes.c_void_p)(context)
+    if not agrees:
+        raise ConfigurationError(
+            "this llama.cpp's ggml_init_params or ggml_tensor isn't the one that tailrace knows: "
+            "install the version of llama-cpp-python that tailrace requires"
+        )
+
+
+@cache
+def _buffer_type(ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> int | None:
+    _check_structs()
     device = _function("ggml_backend_dev_by_type", ctypes.c_void_p, ctypes.c_int)(_CPU)
     supports = _function("ggml_backend_dev_supports_op", ctypes.c_bool, ctypes.c_void_p, ctypes.c_void_p)
     allocate = _function("ggml_backend_buft_alloc_buffer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     free = _function("ggml_backend_buffer_free", None, ctypes.c_void_p)
-    for kept in _extra_types(device):
-        context = _function("ggml_init", ctypes.c_void_p, _Params)(_Params(_ROOM, None, True))
-        weights, product = _product(context, kind, sizes, experts)
-        # Of no size: only its type is looked at.
-        head = _Head.from_address(weights)
-        head.buffer = buffer = allocate(kept, 0)
-        found = supports(device, product)
+    for candidate in _extra_buffer_types(device):
+        context = _function("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(_CONTEXT_BYTES, None, True))
+        weights, product = _product(context, ggml_type, dimensions, experts)
+        # An empty buffer is enough: llama.cpp only looks at its type.
+        head = _TensorHead.from_address(weights)
+        head.buffer = buffer = allocate(candidate, 0)
+        supported = supports(device, product)
         head.buffer = None
         free(buffer)
         _function("ggml_free", None, ctypes.c_void_p)(context)
-        if found:
-            return kept
+        if supported:
+            return candidate
     return None
 
 
-def _extra_types(device: int) -> list[int]:
-    """llama.cpp's buffer types for weights in another order, in its order of preference."""
+def _extra_buffer_types(device: int) -> list[int]:
+    """The CPU backend's buffer types for repacked weights, in llama.cpp's order of preference."""
     registry = _function("ggml_backend_dev_backend_reg", ctypes.c_void_p, ctypes.c_void_p)(device)
     address = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
         registry, b"ggml_backend_dev_get_extra_bufts"
@@ -82,25 +115,27 @@ def _extra_types(device: int) -> list[int]:
     return found
 
 
-def _product(context: int, kind: int, sizes: tuple[int, ...], experts: bool) -> tuple[int, int]:
-    """A tensor of weights, and the operation that multiplies with it."""
+def _product(context: int, ggml_type: int, dimensions: tuple[int, ...], experts: bool) -> tuple[int, int]:
+    """A weight tensor and the operation that multiplies with it."""
+    weights = _new_tensor(context, ggml_type, *dimensions)
+    if not experts:
+        multiply = _function("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
+        activations = _new_tensor(context, _F32, dimensions[0], _TOKENS, *dimensions[2:])
+        return weights, multiply(context, weights, activations)
+    multiply = _function("ggml_mul_mat_id", ctypes.c_void_p, *[ctypes.c_void_p] * 4)
+    activations = _new_tensor(context, _F32, dimensions[0], 1, _TOKENS)
+    return weights, multiply(context, weights, activations, _new_tensor(context, _I32, 1, _TOKENS))
+
+
+def _new_tensor(context: int, ggml_type: int, *dimensions: int) -> int:
     new = _function(
         "ggml_new_tensor", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
     )
-
-    def tensor(kind: int, *sizes: int) -> int:
-        return int(new(context, kind, len(sizes), (ctypes.c_int64 * len(sizes))(*sizes)))
-
-    weights = tensor(kind, *sizes)
-    if not experts:
-        multiply = _function("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)
-        return weights, multiply(context, weights, tensor(_F32, sizes[0], _TOKENS, *sizes[2:]))
-    multiply = _function("ggml_mul_mat_id", ctypes.c_void_p, *[ctypes.c_void_p] * 4)
-    return weights, multiply(context, weights, tensor(_F32, sizes[0], 1, _TOKENS), tensor(_I32, 1, _TOKENS))
+    return int(new(context, ggml_type, len(dimensions), (ctypes.c_int64 * len(dimensions))(*dimensions)))
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of ggml, with its types."""
+    """A function of ggml with its types."""
     address = ctypes.cast(getattr(ggml, name), ctypes.c_void_p).value
     assert address is not None
     return ctypes.CFUNCTYPE(result, *arguments)(address)

@@ -1,4 +1,4 @@
-"""What computes each product of a model, and which orders llama.cpp is asked for by name."""
+"""Which kernels compute each weight tensor, and for which tensors a buffer type of llama.cpp is set by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tailrace.engine.backends.llama.kernel_assignment import (
     OWN_REPACKED,
     UPSTREAM,
     UPSTREAM_REPACKED,
-    Kernels,
-    Placed,
-    bytes_of,
-    overrides,
-    place,
+    Assignment,
+    OwnKernels,
+    assign_kernels,
+    buffer_type_overrides,
     summary,
+    tensor_bytes,
 )
 from tailrace.models.model_header import Tensor
 
-NONE = Kernels(frozenset(), frozenset())
-OURS = Kernels(frozenset({Kind.Q4_0, Kind.Q5_0, Kind.Q4_K}), frozenset({Kind.Q4_0}))
+NO_KERNELS = OwnKernels(frozenset(), frozenset())
+OWN_KERNELS = OwnKernels(frozenset({Kind.Q4_0, Kind.Q5_0, Kind.Q4_K}), frozenset({Kind.Q4_0}))
 REPACK = 4711
 
 
@@ -29,21 +29,23 @@ def tensor(name: str, kind: Kind = Kind.Q4_0, *sizes: int) -> Tensor:
     return Tensor(f"{name}.weight", int(kind), sizes or ((256, 512, 8) if name.endswith("_exps") else (256, 512)))
 
 
-def order(tensor: Tensor, experts: bool) -> int | None:
-    """As llama.cpp's on x86: of some formats, in matrices of their own or of experts."""
+def repack_buffer_type(tensor: Tensor, experts: bool) -> int | None:
+    """As llama.cpp answers on x86: it repacks some formats, with experts or without."""
     assert experts == tensor.name.endswith("_exps.weight")
-    return REPACK if Kind(tensor.kind) in (Kind.Q4_0, Kind.IQ4_NL, Kind.Q4_K) else None
+    return REPACK if Kind(tensor.ggml_type) in (Kind.Q4_0, Kind.IQ4_NL, Kind.Q4_K) else None
 
 
-def ways(*tensors: Tensor, kernels: Kernels = OURS, upstream: bool = False) -> dict[str, tuple[str, int | None]]:
+def assigned(
+    *tensors: Tensor, kernels: OwnKernels = OWN_KERNELS, upstream: bool = False
+) -> dict[str, tuple[str, int | None]]:
     return {
-        each.tensor.name.removesuffix(".weight"): (each.way, each.order)
-        for each in place(tensors, kernels, order, upstream=upstream)
+        each.tensor.name.removesuffix(".weight"): (each.kernels, each.buffer_type)
+        for each in assign_kernels(tensors, kernels, repack_buffer_type, upstream_repacks=upstream)
     }
 
 
-def test_experts_keep_llama_cpps_order_beside_ours() -> None:
-    found = ways(tensor("blk.0.attn_q"), tensor("blk.0.ffn_up_exps"), tensor("blk.0.ffn_down_exps", Kind.Q8_0))
+def test_experts_are_repacked_by_llama_cpp_beside_own_kernels() -> None:
+    found = assigned(tensor("blk.0.attn_q"), tensor("blk.0.ffn_up_exps"), tensor("blk.0.ffn_down_exps", Kind.Q8_0))
     assert found == {
         "blk.0.attn_q": (OWN_REPACKED, None),
         "blk.0.ffn_up_exps": (UPSTREAM_REPACKED, REPACK),
@@ -51,8 +53,8 @@ def test_experts_keep_llama_cpps_order_beside_ours() -> None:
     }
 
 
-def test_so_do_formats_and_shapes_that_ours_have_no_order_for() -> None:
-    found = ways(
+def test_so_are_formats_and_shapes_that_own_kernels_do_not_repack() -> None:
+    found = assigned(
         tensor("blk.0.attn_q", Kind.IQ4_NL),
         tensor("blk.0.attn_k", Kind.Q5_0),
         tensor("blk.0.attn_v", Kind.Q4_0, 256, 24),
@@ -66,40 +68,45 @@ def test_so_do_formats_and_shapes_that_ours_have_no_order_for() -> None:
     }
 
 
-def test_where_llama_cpp_reorders_nothing_is_asked_for_by_name() -> None:
+def test_no_buffer_type_is_set_by_name_where_llama_cpp_repacks_all() -> None:
     tensors = (tensor("blk.0.attn_q"), tensor("blk.0.attn_k", Kind.Q5_0), tensor("blk.0.ffn_up_exps"))
-    assert ways(*tensors, upstream=True) == {
+    assert assigned(*tensors, upstream=True) == {
         "blk.0.attn_q": (UPSTREAM_REPACKED, None),
         "blk.0.attn_k": (OWN, None),
         "blk.0.ffn_up_exps": (UPSTREAM_REPACKED, None),
     }
-    assert ways(*tensors, kernels=NONE, upstream=True)["blk.0.attn_k"] == (UPSTREAM, None)
+    assert assigned(*tensors, kernels=NO_KERNELS, upstream=True)["blk.0.attn_k"] == (UPSTREAM, None)
 
 
-def test_a_table_that_is_looked_up_in_is_no_product_and_never_reordered() -> None:
+def test_embeddings_that_are_read_by_row_are_never_repacked() -> None:
     table = tensor("token_embd", Kind.IQ4_NL)
-    assert ways(table, tensor("output")) == {"output": (OWN_REPACKED, None)}
-    assert ways(table) == {"token_embd": (UPSTREAM, None)}, "it is the output, too, under the same name"
-    assert ways(Tensor("blk.0.attn_norm.weight", 0, (256,)), Tensor("blk.0.attn_q.bias", 0, (256, 1))) == {}
+    assert assigned(table, tensor("output")) == {"output": (OWN_REPACKED, None)}
+    assert assigned(table) == {"token_embd": (UPSTREAM, None)}, "these embeddings are the output matrix, too"
+    assert assigned(Tensor("blk.0.attn_norm.weight", 0, (256,)), Tensor("blk.0.attn_q.bias", 0, (256, 1))) == {}
 
 
 def test_names_become_few_patterns_that_find_them_and_no_others() -> None:
-    def placed(name: str, order: int | None) -> Placed:
-        return Placed(tensor(name), UPSTREAM_REPACKED if order else UPSTREAM, order)
+    def assignment(name: str, buffer_type: int | None) -> Assignment:
+        return Assignment(tensor(name), UPSTREAM_REPACKED if buffer_type else UPSTREAM, buffer_type)
 
-    products = [placed(f"blk.{layer}.ffn_up_exps", 1) for layer in range(30)]
-    products += [placed(f"blk.{layer}.ffn_down_exps", 1 if layer % 2 else None) for layer in range(30)]
-    products += [placed("output", 2), placed("blk.3.attn_output", None)]
-    found = overrides(products)
+    assignments = [assignment(f"blk.{layer}.ffn_up_exps", 1) for layer in range(30)]
+    assignments += [assignment(f"blk.{layer}.ffn_down_exps", 1 if layer % 2 else None) for layer in range(30)]
+    assignments += [assignment("output", 2), assignment("blk.3.attn_output", None)]
+    found = buffer_type_overrides(assignments)
     assert len(found) == 3
-    for each in products:
-        orders = [order for pattern, order in found if re.search(pattern, each.tensor.name)]
-        assert orders == ([each.order] if each.order else []), each.tensor.name
-    assert overrides([placed("output", None)]) == []
+    for each in assignments:
+        types = [buffer_type for pattern, buffer_type in found if re.search(pattern, each.tensor.name)]
+        assert types == ([each.buffer_type] if each.buffer_type else []), each.tensor.name
+    assert buffer_type_overrides([assignment("output", None)]) == []
 
 
-def test_the_summary_has_counts_and_bytes_of_the_ways_that_there_are() -> None:
-    products = place([tensor("blk.0.attn_q"), tensor("blk.1.attn_q"), tensor("a_exps")], OURS, order, upstream=False)
+def test_the_summary_has_counts_and_bytes_by_kernels() -> None:
+    assignments = assign_kernels(
+        [tensor("blk.0.attn_q"), tensor("blk.1.attn_q"), tensor("a_exps")],
+        OWN_KERNELS,
+        repack_buffer_type,
+        upstream_repacks=False,
+    )
     size = 256 * 512 // 32 * 18
-    assert summary(products) == {OWN_REPACKED: (2, 2 * size), UPSTREAM_REPACKED: (1, 8 * size)}
-    assert bytes_of(Tensor("a.weight", 9999, (256, 2))) == 0, "a format that is newer than the library"
+    assert summary(assignments) == {OWN_REPACKED: (2, 2 * size), UPSTREAM_REPACKED: (1, 8 * size)}
+    assert tensor_bytes(Tensor("a.weight", 9999, (256, 2))) == 0, "a format that is newer than the library"
