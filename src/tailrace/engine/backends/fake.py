@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVLayoutError, KVState, Logits
+from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
@@ -55,12 +55,10 @@ class FakeBackend:
         weights_mb: int = 0,
         always_shared: bool = False,
         memory: Memory = "dense",
-        memory_cells: int | None = None,
     ) -> None:
         """``step_seconds``: duration of each step. ``weights_mb``: memory to allocate, as a model's weights would.
 
-        ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention. ``memory_cells``: cells
-        that there is memory for; larger layouts fail.
+        ``always_shared``: the KV cache is shared and grows, as with tailrace's own attention.
         """
         context = ctx or 8192
         limit = kv_tokens or context * 4
@@ -68,7 +66,6 @@ class FakeBackend:
         self.layout = self.layout_policy.initial()
         self.can_truncate = memory == "dense"
         self._memory = memory
-        self._memory_cells = memory_cells
         self.max_batch = max(batch, parallel)
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.max_token_bytes = 1
@@ -178,12 +175,6 @@ class FakeBackend:
         """See ``Backend``."""
         # A recurrent state belongs to the layout that it was computed in and can't be moved.
         can_move = self._memory not in ("recurrent", "hybrid")
-        if self._memory_cells is not None and layout.total > self._memory_cells:
-            restored = {old for old, _ in slot_map} if can_move else set()
-            lost = frozenset(slot for slot, held in enumerate(self._tokens) if held and slot not in restored)
-            for slot in lost:
-                self.kv_truncate(slot, 0)
-            raise KVLayoutError(f"there is no memory for {layout.total} cells", lost)
         content = {new: self._tokens[old] for old, new in slot_map}
         self.layout = layout
         self._scripts.clear()

@@ -155,7 +155,8 @@ def _struct_problem() -> str:
     ggml's own functions tell: ``init`` has to set exactly these fields to its defaults and nothing behind them, and
     ``match`` has to see a change of each field, at both ends of the CPU mask, too.
     """
-    size, guard = ctypes.sizeof(_PoolParams), 64
+    # The guard is large, so that a much larger struct of the library overwrites no other memory.
+    size, guard = ctypes.sizeof(_PoolParams), 1 << 14
     memory = ctypes.create_string_buffer(b"\xaa" * (size + guard), size + guard)
     params = _PoolParams.from_buffer(memory)
     ggml.ggml_threadpool_params_init(ctypes.byref(params), 3)
