@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
+from tailrace.engine.native_libs.ggml_layout import build_ggml_layout
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
 
@@ -21,9 +22,10 @@ def main() -> int:
     """Build all; the exit status."""
     failed = False
     builds: list[tuple[str, Callable[[], Path]]] = [
-        (f"kernels for {tier}", partial(build_kernels, tier)) for tier in cpu_tiers()
+        ("layout of ggml's structs", build_ggml_layout),
+        *((f"kernels for {tier}", partial(build_kernels, tier)) for tier in cpu_tiers()),
+        ("logits operations", build_logits_ops),
     ]
-    builds.append(("logits operations", build_logits_ops))
     try:
         TIERS[KERNEL_TIERS[-1]].require()
     except UnsupportedCpu as error:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from tailrace.machine.binding import bound_cpus
 COMPILE_FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-Wall", "-Werror=switch")
 #: With ``-Bsymbolic`` the library calls its own functions, even where the process has loaded another library that
 #: exports the same names.
-LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic")
+#: macOS's linker binds them so anyway and doesn't know the option.
+LINK_FLAGS = ("-shared",) if sys.platform == "darwin" else ("-shared", "-Wl,-Bsymbolic")
 #: For one file; the slowest takes 3 s.
 _TIMEOUT_SECONDS = 120
 #: How much of the compiler's output a message repeats.

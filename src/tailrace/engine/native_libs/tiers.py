@@ -12,7 +12,7 @@ from typing import Literal
 from tailrace.engine.native_libs import UnsupportedCpu
 from tailrace.machine.isa import read_cpu_flags
 
-TierName = Literal["amx", "avx512-vnni", "avx512"]
+TierName = Literal["amx", "avx512-vnni", "avx512", "any"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Tier:
             raise UnsupportedCpu(f"this CPU lacks {', '.join(missing)}")
 
 
+_ANY = Tier("any", frozenset(), ())
 _AVX512 = Tier(
     "avx512",
     frozenset(("avx2", "fma", "f16c", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
@@ -54,4 +55,4 @@ _AMX = Tier(
     ),
 )
 
-TIERS: dict[TierName, Tier] = {tier.name: tier for tier in (_AMX, _AVX512_VNNI, _AVX512)}
+TIERS: dict[TierName, Tier] = {tier.name: tier for tier in (_AMX, _AVX512_VNNI, _AVX512, _ANY)}
