@@ -1,4 +1,4 @@
-"""Loading a model with the settings' choices, with progress where a person watches."""
+"""Makes backend, draft backend and loop as the settings say, with a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
 def load_backend(
     path: Path | None, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
 ) -> Backend:
-    """The backend for the model at ``path``, or the fake one for None. ``load_llama`` tells the rest."""
-    backend = _backend(path, settings, replica, replicas)
+    """The backend for the model at ``path``; None: the fake one. Parameters and errors are ``load_llama``'s."""
+    backend: Backend = (
+        _fake_backend(settings) if path is None else load_llama(path, settings, replica, replicas=replicas)
+    )
     if settings.chat_template is not None:
-        own = read_chat_template(settings.chat_template)
-        backend.info = msgspec.structs.replace(backend.info, chat_template=own)
+        template = read_chat_template(settings.chat_template)
+        backend.info = msgspec.structs.replace(backend.info, chat_template=template)
     return backend
 
 
-def _backend(path: Path | None, settings: Settings, replica: ReplicaPlan | None, replicas: int) -> Backend:
-    if path is not None:
-        return load_llama(path, settings, replica, replicas=replicas)
+def _fake_backend(settings: Settings) -> FakeBackend:
     return FakeBackend(
         ctx=settings.ctx,
         parallel=settings.parallel,
@@ -75,8 +75,8 @@ def load_draft(
         return None
     if settings.draft_model is None:
         raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
-    wanted = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0)
-    draft = load_llama(resolve(settings.draft_model).path, wanted, replica, replicas=replicas)
+    draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0)
+    draft = load_llama(resolve(settings.draft_model).path, draft_settings, replica, replicas=replicas)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
     return draft
 
@@ -88,8 +88,10 @@ def make_loop(
     cpus: frozenset[int] = frozenset(),
     draft: Backend | None = None,
 ) -> EngineLoop:
-    """The loop that runs ``backend`` as the settings say. Without ``model``, its file, nothing is kept on disk; helping
-    threads run on ``cpus``, if any are named. ``draft``, which is emptied, is from ``load_draft``.
+    """The loop that runs ``backend`` as the settings say.
+
+    ``model``: its file; None: the prefix cache has no disk tier. ``cpus``: where helper threads run; empty: anywhere.
+    ``draft``: the backend from ``load_draft``, whose slots are emptied.
     """
     return EngineLoop(
         backend,
@@ -103,11 +105,11 @@ def make_loop(
 
 
 def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> Speculator | None:
-    # The scripted backend is for the front end's ceiling, a token a step.
+    # The fake backend measures the HTTP process: every step brings one token.
     if settings.speculate == "off" or settings.backend == "fake":
         return None
     if not backend.can_truncate:
-        structlog.get_logger().info("no speculation: this model's memory can't take tokens back")
+        structlog.get_logger().info("no speculation: this model's memory can't be truncated")
         return None
     if draft is None:
         return Speculator(LookupDrafter(), n_draft_max=settings.draft_tokens)
@@ -116,7 +118,7 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
 
 
 def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
-    """A folder of this model's, because one model's states mean nothing to another."""
+    """Each model has a folder of its own: its prefix states mean nothing to another one."""
     if not settings.keep_disk_mb:
         return None
     changed = max(shard.stat().st_mtime_ns for shard in shard_paths(model) if shard == model or shard.exists())
@@ -128,33 +130,33 @@ def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
 def load_llama(
     path: Path, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
 ) -> llama.LlamaBackend:
-    """The backend for the model at ``path``, in the weight format that the settings ask for.
+    """The backend for the model at ``path``, in the weight format that the settings choose.
 
-    It is one of ``replicas`` that share the machine, placed as ``replica`` says (as the machine's plan says for None).
+    It is one of ``replicas`` that share the machine. ``replica``: its placement; None: that of the machine's plan.
     Raises ModelError and ConfigurationError.
     """
     loader.choose(settings.kernels)
-    # Before the first token is chosen: making them takes seconds where nobody has yet.
+    # Compiling them takes seconds, the first time on a machine. No request should wait for that.
     logits_ops.enable_native(settings.kernels)
-    # Here, because the scripted backend can do without, also where the binding can't be loaded.
+    # Imported here, because the fake backend works without the binding, also where it can't be loaded.
     from tailrace.engine.backends.open_llama import open_llama
     from tailrace.engine.weights.file_choice import select_weights_file
 
     log = structlog.get_logger()
     replica = replica or make_plan(read_topology(), settings).replicas[0]
     begun = time.monotonic()
-    with _progress(path.name, shown=replicas == 1) as tell:
-        file = select_weights_file(path, settings, tell, replica)
+    with _progress(path.name, shown=replicas == 1) as report:
+        file = select_weights_file(path, settings, report, replica)
         backend = open_llama(
             file,
             settings,
             replica,
             replicas=replicas,
             log=lambda level, line: getattr(log, level)(line, source="llama.cpp"),
-            progress=lambda part: tell(f"loading {file.name}", part),
+            progress=lambda part: report(f"loading {file.name}", part),
         )
     info = backend.info
-    _say_products(log, backend)
+    _log_matmul_kernels(log, backend)
     log.info(
         "model loaded",
         model=info.description,
@@ -168,8 +170,8 @@ def load_llama(
     return backend
 
 
-def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
-    """Log what the model's products are computed by, and whether the kernels have copied what they were to copy."""
+def _log_matmul_kernels(log: Any, backend: llama.LlamaBackend) -> None:
+    """Log which kernels compute the model's matrix products, and whether all weights are repacked that should be."""
     from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, summary
 
     found = summary(backend.assignments)
@@ -192,7 +194,7 @@ def _say_products(log: Any, backend: llama.LlamaBackend) -> None:
 
 @contextlib.contextmanager
 def _progress(name: str, *, shown: bool) -> Iterator[ReportProgress]:
-    """A bar on a terminal; nothing in a log file, or where several processes would draw over each other's."""
+    """A progress bar on a terminal. None in a log file, or where the bars of several processes would mix."""
     console = Console(stderr=True)
     if not (shown and console.is_terminal):
         yield lambda _, __: None

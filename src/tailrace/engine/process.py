@@ -1,7 +1,7 @@
-"""The engine process's entry: its orders, its place on the machine, its exit status. ``service`` is its work.
+"""The engine process's entry: its orders, its placement on the machine, its exit status. ``service`` is its work.
 
-Started by the supervisor as ``python -m tailrace.engine.process`` with its orders on standard input. Exit status 78
-means that the settings or the model can't work, anything else but 0 that the engine broke and may be started again.
+The supervisor starts it as ``python -m tailrace.engine.process`` with its orders on standard input. Exit status 78
+means that settings or model can't work; any other status but 0 means that the engine broke and may be started again.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ def main() -> None:
     name = "engine" if len(start.plan.replicas) == 1 else f"engine {start.replica}"
     logs.configure(name, level=start.settings.log_level, form=start.settings.log_format)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    log = structlog.get_logger()
-    # Before OpenMP is loaded with the binding, which is when it reads this.
+    # OpenMP reads it when it is loaded, with the binding.
     set_spin_count(start.plan.replicas[start.replica].decode.poll)
     loader.choose(start.settings.kernels)
     try:
         _bind(start)
-        # Only now, because numpy makes threads while it is imported, and they have to inherit the binding.
-        from tailrace.engine.service import serve
+        # numpy makes threads while it is imported, and they have to inherit the binding.
+        from tailrace.engine.service import EngineService
 
-        serve(start)
+        service = EngineService(start)
     except (ModelError, ConfigurationError) as error:
-        log.error("the model can't be served", error=str(error))
+        structlog.get_logger().error("the model can't be served", error=str(error))
         sys.exit(EXIT_CONFIGURATION)
+    # From here on the model has worked: whatever ends the process, another start may help.
+    service.run()
 
 
 def _bind(start: Start) -> None:
-    """Put the plan in force for this process and for all threads that it will make."""
+    """Apply the plan to this process and to all threads that it will make."""
     replica = start.plan.replicas[start.replica]
     with contextlib.nullcontext() if is_placement_required(start.settings) else wished():
         bind_cpus(replica.cpus)

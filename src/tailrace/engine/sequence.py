@@ -1,4 +1,4 @@
-"""The state of one generation. It holds state only: policy is the scheduler's."""
+"""The state of one generation. It has no policy: that is the scheduler's."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.protocol import Submit
 
-#: The slot of a sequence that waits.
+#: The slot of a waiting sequence.
 NO_SLOT = -1
 
 
 class Sequence:
-    """A prompt and what has been generated after it.
+    """A prompt and the reply so far.
 
     ``tokens`` is prompt and reply together; the first ``computed`` of them are in the KV cache. While
-    ``computed < len(tokens) - 1`` the sequence is in prefill; afterwards each step decodes its last token.
+    ``computed < len(tokens) - 1`` the sequence is in prefill; then each step decodes its last token.
     """
 
     __slots__ = (
@@ -55,6 +55,9 @@ class Sequence:
         prediction: list[int] | None = None,
         vocabulary: SamplingVocabulary | None = None,
     ) -> None:
+        """``context``: tokens of prompt and reply together, at most. ``end_tokens``: the model's own. ``prediction``:
+        tokens that the client expects in the reply. ``vocabulary``: for samplers that need to know tokens' text.
+        """
         params = submit.params
         self.id = submit.id
         self.tokens = tokens
@@ -66,47 +69,50 @@ class Sequence:
         self.logprobs_after_sampling = params.logprobs_after_sampling
         self.priority = params.priority
         self.ignore_eos = params.ignore_eos
-        #: Until so many tokens are chosen, ``unending`` says which may be: all but those that end the reply.
+        #: Until the reply has this number of tokens, only those in ``min_tokens_mask`` are sampled: no end token.
         self.min_tokens = params.min_tokens
         self.min_tokens_mask: Mask | None = None
-        #: Whether what was computed of its tokens for others may be used.
+        #: Whether its prompt may be taken from the prefix cache.
         self.reuse_prefix = params.reuse_prefix
-        # A grammar says where a reply may end, and can only say it with an end token.
-        free = params.grammar is None or params.grammar.watch is not None
-        ends = frozenset() if params.ignore_eos and free else end_tokens
+        # A grammar for the whole reply decides where it may end, and only an end token can end it.
+        end_tokens_optional = params.grammar is None or params.grammar.watch is not None
+        ends = frozenset() if params.ignore_eos and end_tokens_optional else end_tokens
         self.stop_tokens = ends.union(params.stop_tokens)
+        #: Tokens that are in the KV cache: the first ones of ``tokens``.
         self.computed = 0
-        #: Guesses of the next tokens, to be computed together with the last one. They are no part of ``tokens``.
+        #: Draft tokens, which the next step computes together with the last token. They aren't part of ``tokens``.
         self.draft: list[int] = []
         #: Whether the draft comes from ``prediction``.
         self.draft_from_prediction = False
-        #: What the reply may still say; None: anything.
+        #: Restricts the next tokens; None: any token may follow.
         self.constraint: Constraint | None = None
-        #: How many tokens at the end of ``tokens``, behind the one chosen last, were appended because the grammar
-        #: allows nothing else. They are computed together with it.
+        #: How many jump-forward tokens there are: tokens at the end of ``tokens``, behind the one sampled last, that
+        #: were appended because the grammar allows no others. The next step computes them together with that one.
         self.jump_forward = 0
-        #: Tokens that the client expects in the reply: where guesses may come from.
+        #: Tokens that the client expects in the reply: a source of drafts.
         self.prediction = prediction or []
+        #: Tokens of the reply, the end token included.
         self.generated = 0
+        #: Its slot in the KV cache while it runs.
         self.slot = NO_SLOT
-        #: Prompt tokens found ready in the KV cache when first admitted; None before.
+        #: Prompt tokens that the prefix cache had when it was first admitted; None before.
         self.cached_tokens: int | None = None
         #: When it was first admitted, in seconds of the monotonic clock; None before.
         self.admitted_at: float | None = None
-        #: Whether the client wants to know how far its prompt has been computed.
+        #: Whether the progress of its prompt is reported.
         self.report_progress = submit.progress
 
     @property
     def pending(self) -> int:
-        """Tokens that are known but not yet in the KV cache; 1 means decode."""
+        """Tokens that aren't in the KV cache yet; 1 means decode."""
         return len(self.tokens) - self.computed
 
     @property
     def decoding(self) -> bool:
-        """Whether all that is to compute is what the last step brought, and the draft."""
+        """Whether only the last step's tokens, and the draft, are left to compute."""
         return self.pending == 1 + self.jump_forward
 
     @property
     def step_tokens(self) -> int:
-        """Tokens that a step computes for it when it is decoding."""
+        """Tokens that a step computes of a decoding sequence."""
         return 1 + self.jump_forward + len(self.draft)

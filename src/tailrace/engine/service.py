@@ -1,15 +1,15 @@
-"""The engine process's work: load the model, connect, run the loop, and again when the HTTP process comes back."""
+"""The engine process's work: load the model, connect, run the loop, and again when the HTTP process is replaced."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
 from tailrace import ipc
 from tailrace.child import Start, settle_memory, settle_on
-from tailrace.engine.backends.base import Backend
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler
@@ -25,36 +25,72 @@ from tailrace.machine.applied_placement import (
 from tailrace.machine.binding import bound_cpus
 from tailrace.protocol import PROTOCOL_VERSION, Hello, ToEngine
 
-#: How long the engine looks for an HTTP process before it gives up: the supervisor restarts a dead one within seconds.
+#: How long the engine tries to connect before it gives up. The supervisor restarts a dead HTTP process within seconds.
 _CONNECT_SECONDS = 60.0
 
 
-def serve(start: Start) -> None:
-    """Never returns. Raises ModelError and ConfigurationError when the model can't be loaded, OSError when no HTTP
-    process comes.
-    """
-    path = Path(start.model_path) if start.model_path is not None else None
-    replicas = start.plan.replicas
-    backend = load_backend(path, start.settings, replicas[start.replica], replicas=len(replicas))
-    draft = load_draft(backend, start.settings, replicas[start.replica], replicas=len(replicas))
-    _check(start)
-    compiler = GrammarCompiler(backend)
-    tokenizer = Tokenizer(backend)
-    settle_memory()
-    cpus = replicas[start.replica].cpus or bound_cpus()
-    while True:
-        _connect(start, backend, draft, path, compiler, tokenizer, cpus)
-        structlog.get_logger().debug("the HTTP process has gone; waiting for it")
+class EngineService:
+    """A loaded model, served to one HTTP process after the other."""
+
+    def __init__(self, start: Start) -> None:
+        """Load the model. Raises ModelError and ConfigurationError when it can't be served as the settings say."""
+        replicas = start.plan.replicas
+        self._start = start
+        self._replica = replicas[start.replica]
+        self._model = Path(start.model_path) if start.model_path is not None else None
+        self._backend = load_backend(self._model, start.settings, self._replica, replicas=len(replicas))
+        self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas))
+        check_placement(start)
+        self._compiler = GrammarCompiler(self._backend)
+        self._tokenizer = Tokenizer(self._backend)
+        settle_memory()
+        self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run
+
+    def run(self) -> NoReturn:
+        """Serve for ever. Raises OSError when no HTTP process comes, and BackendError."""
+        while True:
+            self._serve_connection()
+            structlog.get_logger().debug("the HTTP process has gone; waiting for it")
+
+    def _serve_connection(self) -> None:
+        """One connection, from its start to its end. All of its sequences end with it."""
+        start, backend = self._start, self._backend
+        # This thread may be bound to a CPU of its own by now. Threads that it makes would inherit that.
+        own_cpus = bound_cpus()
+        settle_on(self._cpus)
+        channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
+        channel.send(
+            Hello(
+                protocol=PROTOCOL_VERSION,
+                pid=os.getpid(),
+                replica=start.replica,
+                model=backend.info,
+                vocabulary=backend.vocabulary,
+            )
+        )
+        backend.reset()
+        loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft)
+        intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)
+        intake.start()
+        settle_on(self._replica.main or own_cpus)
+        try:
+            loop.run(channel.send)
+        except OSError as error:
+            structlog.get_logger().warning("connection to the HTTP process broke", error=str(error))
+        finally:
+            channel.close()
+            intake.join()
+            loop.close()
 
 
-def _check(start: Start) -> None:
-    """See what is in force of the plan. Raises ConfigurationError when something that was asked for isn't."""
+def check_placement(start: Start) -> None:
+    """Log where threads and memory are. Raises ConfigurationError where that isn't what the settings require."""
     found = read_applied_placement()
     if found is None:
         return
     log = structlog.get_logger()
     log.info(
-        "in force",
+        "placement",
         replica=start.replica,
         threads=len(found.threads),
         cpus=cpulist.format_cpus(found.cpus),
@@ -62,43 +98,5 @@ def _check(start: Start) -> None:
     )
     for difference in placement_differences(start.plan.replicas[start.replica], found):
         if is_placement_required(start.settings):
-            raise ConfigurationError(f"what is set isn't in force: {difference}")
-        log.warning("the machine's plan isn't in force", difference=difference)
-
-
-def _connect(
-    start: Start,
-    backend: Backend,
-    draft: Backend | None,
-    model: Path | None,
-    compiler: GrammarCompiler,
-    tokenizer: Tokenizer,
-    cpus: frozenset[int],
-) -> None:
-    """One connection's life. Every sequence of it ends with it. ``cpus``: where the process's threads may run."""
-    # This thread may have a CPU of its own by now, from its pool or from below. Threads that it makes would inherit it.
-    own = bound_cpus()
-    settle_on(cpus)
-    channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
-    channel.send(
-        Hello(
-            protocol=PROTOCOL_VERSION,
-            pid=os.getpid(),
-            replica=start.replica,
-            model=backend.info,
-            vocabulary=backend.vocabulary,
-        )
-    )
-    backend.reset()
-    loop = make_loop(backend, start.settings, model, cpus, draft)
-    intake = Intake(channel, backend, loop.inbox, compiler, tokenizer)
-    intake.start()
-    settle_on(start.plan.replicas[start.replica].main or own)
-    try:
-        loop.run(channel.send)
-    except OSError as error:
-        structlog.get_logger().warning("connection to the HTTP process broke", error=str(error))
-    finally:
-        channel.close()
-        intake.join()
-        loop.close()
+            raise ConfigurationError(f"the settings aren't applied: {difference}")
+        log.warning("the machine's plan isn't applied", difference=difference)

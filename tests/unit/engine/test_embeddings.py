@@ -163,7 +163,7 @@ def test_no_memory_for_a_long_text_fails_it_alone() -> None:
 
 def test_beside_replies_a_pass_is_followed_by_a_pause() -> None:
     queue = EmbeddingQueue(FakeEmbeddingContext(), 1)
-    queue._next = math.inf
+    queue._next_pass = math.inf
     queue.add([EmbeddingJob(1, 0, [1], "mean")])
     assert list(queue.step(beside=True)) == []
     assert len(list(queue.step(beside=False))) == 1
