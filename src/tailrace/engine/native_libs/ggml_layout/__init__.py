@@ -18,7 +18,7 @@ from tailrace.engine.native_libs.tiers import TIERS
 class _Field(NamedTuple):
     offset: int
     size: int  #: bytes of all its elements
-    count: int  #: elements: 1, or an array's
+    elements: int  #: 1, or those of an array
     structure_size: int
 
 
@@ -54,12 +54,12 @@ class GgmlStruct:
 
     def count(self, field: str) -> int:
         """The number of elements of a field that is an array."""
-        return _field(self._structure, field).count
+        return _field(self._structure, field).elements
 
     def _element(self, found: _Field, field: str, index: int) -> tuple[int, int]:
-        if not 0 <= index < found.count:
-            raise IndexError(f"{field} has {found.count} elements, and there is no number {index}")
-        size = found.size // found.count
+        if not 0 <= index < found.elements:
+            raise IndexError(f"{field} has {found.elements} elements, and there is no number {index}")
+        size = found.size // found.elements
         return found.offset + index * size, size
 
 
