@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.sampling.logits_ops.masks import allow_all_but
-from tailrace.engine.sampling.sampling_vocabulary import vocabulary_of
+from tailrace.engine.sampling.sampling_vocabulary import sampling_vocabulary
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.prompt_text import PromptText
@@ -84,7 +84,7 @@ def build_sequence(backend: Backend, submit: Submit, tokenised: list[list[int]])
     if not all(0 <= token < size for token in bias):
         return Refused(submit.id, "invalid_prompt", f"token ids must be between 0 and {size - 1}", field="logit_bias")
     prediction = next(remaining)[:context] if submit.params.prediction else None
-    sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, vocabulary_of(backend))
+    sequence = Sequence(submit, tokens, context, backend.end_tokens, prediction, sampling_vocabulary(backend))
     if submit.params.min_tokens:
         sequence.min_tokens_mask = allow_all_but(backend.end_tokens.union(submit.params.stop_tokens), size)
     return sequence

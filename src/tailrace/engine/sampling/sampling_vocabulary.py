@@ -1,4 +1,4 @@
-"""What samplers have to know of a model's vocabulary. Made with the first request that needs it."""
+"""What samplers must know of a model's vocabulary. Made with the first request that needs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tailrace.engine.tokenising.jobs import TokenizerInput
 
 
 class SamplingVocabulary:
-    """The tokens that some samplers treat otherwise than others."""
+    """The tokens that some samplers treat differently from others, and DRY's sequence breakers."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -24,39 +24,41 @@ class SamplingVocabulary:
 
     def breakers(self, texts: tuple[str, ...]) -> Breakers:
         """DRY's sequence breakers for ``texts``."""
-        return self._index.breakers(texts)
+        return self._breaker_index.breakers(texts)
 
     @cached_property
-    def _index(self) -> BreakerIndex:
+    def _breaker_index(self) -> BreakerIndex:
         backend, names = self._backend, self._backend.info.special_tokens
         texts = [piece or names.get(token, "").encode() for token, piece in enumerate(backend.vocabulary)]
         if backend.strips_leading_space:
             texts = [text.removeprefix(b" ") for text in texts]
-        return BreakerIndex(texts, self._cut)
+        return BreakerIndex(texts, self._tokenize_fragment)
 
-    def _cut(self, text: str) -> list[int]:
-        """The tokens of a breaker's rest, cut as the model does, or where that isn't safe into the longest."""
+    def _tokenize_fragment(self, text: str) -> list[int]:
+        """The tokens of a breaker's tail, by the model's tokenizer. Where that isn't safe: the longest tokens."""
         if self._backend.can_tokenize_inline([TokenizerInput(text, parse_special=False, add_special=False)]):
             return self._backend.tokenize_fragment(text)
         data = text.encode("utf-8", "replace")
         tokens: list[int] = []
         start = 0
         while start < len(data):
-            stop = next((end for end in range(len(data), start, -1) if data[start:end] in self._by_piece), start + 1)
-            tokens.append(self._by_piece.get(data[start:stop], self.eot_token))
+            stop = next(
+                (end for end in range(len(data), start, -1) if data[start:end] in self._token_of_piece), start + 1
+            )
+            tokens.append(self._token_of_piece.get(data[start:stop], self.eot_token))
             start = stop
         return tokens
 
     @cached_property
-    def _by_piece(self) -> dict[bytes, int]:
+    def _token_of_piece(self) -> dict[bytes, int]:
         return {piece: token for token, piece in enumerate(self.pieces) if piece}
 
 
-_of: WeakKeyDictionary[Backend, SamplingVocabulary] = WeakKeyDictionary()
+_by_backend: WeakKeyDictionary[Backend, SamplingVocabulary] = WeakKeyDictionary()
 
 
-def vocabulary_of(backend: Backend) -> SamplingVocabulary:
-    """The backend's, which stays the same."""
-    if (known := _of.get(backend)) is None:
-        known = _of[backend] = SamplingVocabulary(backend)
+def sampling_vocabulary(backend: Backend) -> SamplingVocabulary:
+    """The vocabulary of ``backend``: one object for all its requests."""
+    if (known := _by_backend.get(backend)) is None:
+        known = _by_backend[backend] = SamplingVocabulary(backend)
     return known

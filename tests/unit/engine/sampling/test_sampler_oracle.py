@@ -1,4 +1,4 @@
-"""Sampling against llama.cpp's own samplers, applied to the same rows through the binding."""
+"""The usual filters and penalties against llama.cpp's samplers, applied to the same rows through the binding."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness.llama_samplers import LlamaChain
-from passes import LANGUAGES, passes_in
+from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.protocol import Sampling
 
 LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
-#: Beyond 3e8 llama.cpp's own sort overflows; what ours does there is tested in test_sampling.
+#: Beyond 3e8 llama.cpp's sort overflows. test_sampler tests ours there.
 _HUGE = 1e7
 #: llama.cpp computes probabilities in float32.
 _TOLERANCE = 2e-5
 
 
-@pytest.fixture(params=LANGUAGES, scope="module", autouse=True)
-def language(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All tests with the passes over rows in NumPy and in C."""
-    with passes_in(request.param):
+@pytest.fixture(params=IMPLEMENTATIONS, scope="module", autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests run with both implementations of ``logits_ops``."""
+    with use_implementation(request.param):
         yield
 
 
@@ -82,24 +82,24 @@ def _sampler(params: Sampling, prompt: Seq[int], reply: Seq[int], size: int) -> 
 def _agree(params: Sampling, row: LogitsRow, ours: Probabilities, theirs: Probabilities) -> None:
     """Equal within float32's precision.
 
-    Where a filter's border falls between equal logits, or within rounding of it, which of them stay isn't defined:
-    then the kept ones must be the best, and the probabilities equal as far as both kept as many.
+    If a filter's border falls between equal logits, or within rounding of it, it isn't defined which of them stay.
+    Then the remaining tokens must be the best, and the probabilities equal if both have as many.
     """
     ours, theirs = np.sort(ours)[::-1], np.sort(theirs)[::-1]
-    # Below that, theirs lose their digits: they are float32.
-    kept = int((theirs > 1e-30).sum()), int((ours > 1e-30).sum())
-    if kept[0] == kept[1]:
+    # Below that, llama.cpp's float32 probabilities lose their digits.
+    counts = int((theirs > 1e-30).sum()), int((ours > 1e-30).sum())
+    if counts[0] == counts[1]:
         assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE)
         return
     # float32 sums put the border elsewhere. Only top_p adds up. One token of any size may differ, or many tiny ones.
-    assert params.top_p < 1.0, (kept, params)
+    assert params.top_p < 1.0, (counts, params)
     mass = np.exp(np.sort(row.astype(np.float64))[::-1] - np.max(row))
     if 0 < params.top_k < len(mass):
         mass = mass[: params.top_k]
     reached = np.cumsum(mass) / mass.sum()
-    low, high = sorted(kept)
-    assert reached[high - 2] - reached[low - 1] <= 50 * _TOLERANCE, (kept, params)
-    assert np.abs(reached[low - 1 : high] - params.top_p).min() <= 50 * _TOLERANCE, (kept, params)
+    low, high = sorted(counts)
+    assert reached[high - 2] - reached[low - 1] <= 50 * _TOLERANCE, (counts, params)
+    assert np.abs(reached[low - 1 : high] - params.top_p).min() <= 50 * _TOLERANCE, (counts, params)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,4 +1,4 @@
-"""The samplers beyond the usual filters against llama.cpp's own, alone and together, in any order, over histories."""
+"""All samplers against llama.cpp's, one by one and combined, in any order, with histories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.harness.llama_samplers import LlamaChain
-from passes import LANGUAGES, passes_in
+from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.sampling.candidates import Candidates
 from tailrace.engine.sampling.sampler import Sampler
@@ -22,16 +22,16 @@ LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
 _ALL: tuple[SamplerName, ...] = (*SAMPLER_ORDER, "adaptive_p")
-#: Everything off.
+#: All samplers off.
 _OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}
 #: llama.cpp computes probabilities in single precision.
 _TOLERANCE = 3e-5
 
 
-@pytest.fixture(params=LANGUAGES, scope="module", autouse=True)
-def language(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All tests with the passes over rows in NumPy and in C."""
-    with passes_in(request.param):
+@pytest.fixture(params=IMPLEMENTATIONS, scope="module", autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests run with both implementations of ``logits_ops``."""
+    with use_implementation(request.param):
         yield
 
 
@@ -56,19 +56,19 @@ def _theirs(params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int
         return chain.distribution(row)
 
 
-def _agree(ours: Probabilities, theirs: Probabilities, what: object) -> None:
-    """The same candidates with the same probabilities. Where a border falls within single precision's rounding, one
-    more or less may be left of many.
+def _agree(ours: Probabilities, theirs: Probabilities, case: object) -> None:
+    """The same candidates with the same probabilities. If a border falls within single precision's rounding, one of
+    many candidates may differ.
     """
-    assert not np.isnan(theirs).any(), what
+    assert not np.isnan(theirs).any(), case
     ours, theirs = np.sort(ours)[::-1], np.sort(theirs)[::-1]
-    # Below that, theirs lose their digits.
-    kept = int((ours > 1e-30).sum()), int((theirs > 1e-30).sum())
-    if kept[0] == kept[1]:
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE), what
+    # Below that, llama.cpp's float32 probabilities lose their digits.
+    counts = int((ours > 1e-30).sum()), int((theirs > 1e-30).sum())
+    if counts[0] == counts[1]:
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE), case
     else:
-        assert abs(kept[0] - kept[1]) <= max(kept) / 300, (kept, what)
-        assert np.abs(ours - theirs).sum() < 0.01, (kept, what)
+        assert abs(counts[0] - counts[1]) <= max(counts) / 300, (counts, case)
+        assert np.abs(ours - theirs).sum() < 0.01, (counts, case)
 
 
 def _row(random: np.random.Generator, size: int, spread: float) -> LogitsRow:
@@ -77,7 +77,7 @@ def _row(random: np.random.Generator, size: int, spread: float) -> LogitsRow:
     return row
 
 
-ALONE: list[dict[str, Any]] = [
+CASES: list[dict[str, Any]] = [
     {"typical_p": 0.0},
     {"typical_p": 0.2},
     {"typical_p": 0.9},
@@ -111,9 +111,9 @@ ALONE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", ALONE, ids=str)
+@pytest.mark.parametrize("fields", CASES, ids=str)
 @pytest.mark.parametrize(("size", "top_k"), [(1, 0), (2, 0), (41, 40), (300, 40), (5000, 0)])
-def test_each_sampler_alone_leaves_llama_cpps_candidates(fields: dict[str, Any], size: int, top_k: int) -> None:
+def test_each_sampler_leaves_llama_cpps_candidates(fields: dict[str, Any], size: int, top_k: int) -> None:
     """Over the whole vocabulary, and over a list."""
     params = Sampling(**{**_OFF, "top_k": top_k, **fields})
     random = np.random.default_rng(size)
@@ -122,7 +122,7 @@ def test_each_sampler_alone_leaves_llama_cpps_candidates(fields: dict[str, Any],
         _agree(_ours(params, row, [], []), _theirs(params, row, [], []), (fields, spread))
 
 
-@pytest.mark.parametrize("fields", ALONE, ids=str)
+@pytest.mark.parametrize("fields", CASES, ids=str)
 def test_temperature_0_is_as_in_llama_cpps_chain(fields: dict[str, Any]) -> None:
     """What is left when typical_p and XTC have taken the best token away, the best of that; without a draw
     otherwise.
@@ -133,10 +133,10 @@ def test_temperature_0_is_as_in_llama_cpps_chain(fields: dict[str, Any]) -> None
         _agree(_ours(params, row, [], []), _theirs(params, row, [], []), fields)
 
 
-@pytest.mark.parametrize("fields", ALONE, ids=str)
+@pytest.mark.parametrize("fields", CASES, ids=str)
 @pytest.mark.parametrize("size", [2, 300])
 def test_logits_that_are_all_the_same(fields: dict[str, Any], size: int) -> None:
-    """How many candidates are left; which of them is nobody's business."""
+    """The number of candidates must agree; which of them are left isn't defined."""
     params = Sampling(**{**_OFF, **fields})
     row = np.full(size, 1.5, np.float32)
     ours, theirs = _ours(params, row, [], []), _theirs(params, row, [], [])
@@ -146,7 +146,7 @@ def test_logits_that_are_all_the_same(fields: dict[str, Any], size: int) -> None
         _agree(ours, theirs, fields)
 
 
-@pytest.mark.parametrize("fields", [one for one in ALONE if "typical_p" not in one], ids=str)
+@pytest.mark.parametrize("fields", [one for one in CASES if "typical_p" not in one], ids=str)
 def test_impossible_tokens_stay_impossible(fields: dict[str, Any]) -> None:
     """typical_p isn't among them: with -inf llama.cpp's has NaN for the entropy."""
     params = Sampling(**{**_OFF, **fields})
@@ -212,7 +212,7 @@ def test_any_samplers_in_any_order_give_llama_cpps_distribution(seed: int) -> No
 
 
 @pytest.mark.parametrize("fields", [{"mirostat": 1}, {"mirostat": 2}, {"samplers": ("min_p", "adaptive_p")}], ids=str)
-def test_what_follows_the_chosen_tokens_follows_them_as_llama_cpps(fields: dict[str, Any]) -> None:
+def test_sampler_state_follows_the_chosen_tokens_as_llama_cpps(fields: dict[str, Any]) -> None:
     """The tokens are llama.cpp's: ours are drawn at the place where the same one lies."""
     params = Sampling(
         **{**_OFF, "mirostat_tau": 3.0, "mirostat_eta": 0.3, "min_p": 0.01, "adaptive_target": 0.3, **fields}
@@ -260,8 +260,8 @@ def test_xtc_acts_as_often_as_it_should_and_by_the_seed(top_k: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_a_list_that_would_be_long_stays_the_vocabulary(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sorting 262k candidates would take tens of milliseconds: what isn't left is excluded from the row instead."""
+def test_a_long_list_becomes_exclusions_from_the_row(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting 262k candidates would take tens of milliseconds, so the other tokens are excluded from the row."""
     random = np.random.default_rng(1000 + seed)
     row = _row(random, 3000, 2.0)
     params = _draw(random)
@@ -272,8 +272,8 @@ def test_a_list_that_would_be_long_stays_the_vocabulary(seed: int, monkeypatch: 
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_what_a_mask_hides_is_no_candidate(seed: int) -> None:
-    """The same samplers over a vocabulary that has nothing else."""
+def test_a_masked_token_is_no_candidate(seed: int) -> None:
+    """Compared with the same samplers over a vocabulary of the allowed tokens."""
     random = np.random.default_rng(seed)
     size = int(random.choice([40, 5000, 16_401]))
     row = _row(random, size, 2.0)
@@ -284,9 +284,9 @@ def test_what_a_mask_hides_is_no_candidate(seed: int) -> None:
     mask = np.packbits(padded, bitorder="little").view(np.uint32)
     params = msgspec.structs.replace(_draw(random), logit_bias={})
     tokens = random.integers(0, 7, 40).tolist()
-    masked, alone = (Sampler(params, tokens) for _ in range(2))
+    masked, restricted = (Sampler(params, tokens) for _ in range(2))
     ids, found = masked.distribution(row, mask)
-    places, expected = alone.distribution(row[allowed])
+    places, expected = restricted.distribution(row[allowed])
     ours, theirs = np.zeros(size), np.zeros(size)
     ours[ids] = found
     theirs[np.flatnonzero(allowed)[places]] = expected
@@ -304,8 +304,8 @@ def test_penalize_nl_leaves_line_breaks_alone() -> None:
         assert [sampler.sample(row) for _ in range(3)] == expected, penalised
 
 
-def test_what_is_off_is_the_usual_path() -> None:
-    """A request that uses none of this pays nothing for it: no chain is made."""
+def test_samplers_that_are_off_need_no_chain() -> None:
+    """A request with the usual filters alone takes the fast path."""
     for params in (
         Sampling(),
         Sampling(samplers=SAMPLER_ORDER),

@@ -1,4 +1,4 @@
-"""Passes over rows of logits in either language, for tests that have to hold in both."""
+"""The implementations of ``logits_ops``, for tests that must hold with each."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling import logits_ops
 
-#: A fixture's params.
-LANGUAGES = [
+#: The params of a fixture.
+IMPLEMENTATIONS = [
     "NumPy",
     pytest.param("C", marks=pytest.mark.skipif(not TIERS["avx512"].supported, reason="this CPU can't run it")),
 ]
 
 
 @contextmanager
-def passes_in(language: str) -> Iterator[None]:
-    """The passes are in ``language``, in C for rows of any length; afterwards in NumPy, as in all other tests."""
-    choice = "on" if language == "C" else "off"
+def use_implementation(name: str) -> Iterator[None]:
+    """Use this implementation, C for rows of any length. Afterwards NumPy is used, as in all other tests."""
+    choice = "on" if name == "C" else "off"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logits_ops, "_MIN_NATIVE_SIZE", 1)
         logits_ops.enable_native(choice)

@@ -1,4 +1,4 @@
-"""Sampling: the filters' meaning, against plain re-implementations of their definitions."""
+"""The sampler: the filters' meaning, against their definitions in a few lines of NumPy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from passes import LANGUAGES, passes_in
+from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.sampling.penalties import Penalties
 from tailrace.engine.sampling.sampler import Sampler, SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.protocol import Sampling
@@ -20,10 +20,10 @@ from tailrace.protocol import Sampling
 VOCABULARY = 200
 
 
-@pytest.fixture(params=LANGUAGES, scope="module", autouse=True)
-def language(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All tests with the passes over rows in NumPy and in C."""
-    with passes_in(request.param):
+@pytest.fixture(params=IMPLEMENTATIONS, scope="module", autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests run with both implementations of ``logits_ops``."""
+    with use_implementation(request.param):
         yield
 
 
@@ -40,11 +40,11 @@ def _distribution(row: npt.NDArray[np.float32], params: Sampling) -> npt.NDArray
     probabilities = np.exp(values - values[0])
     probabilities /= probabilities.sum()
     if params.top_p < 1:
-        keep = int(np.searchsorted(np.cumsum(probabilities), params.top_p, side="left")) + 1
-        order, values, probabilities = order[:keep], values[:keep], probabilities[:keep]
+        n_keep = int(np.searchsorted(np.cumsum(probabilities), params.top_p, side="left")) + 1
+        order, values, probabilities = order[:n_keep], values[:n_keep], probabilities[:n_keep]
     if params.min_p > 0:
-        kept = probabilities >= params.min_p * probabilities[0] * (1 - 1e-12)
-        order, values = order[kept], values[kept]
+        keep = probabilities >= params.min_p * probabilities[0] * (1 - 1e-12)
+        order, values = order[keep], values[keep]
     weights = np.exp((values - values[0]) / params.temperature)
     result = np.zeros(len(row))
     result[order] = weights / weights.sum()
@@ -149,23 +149,23 @@ def _mask(allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
         Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0, temperature=2.0),
     ],
 )
-def test_a_mask_is_as_if_the_vocabulary_had_nothing_else(size: int, part: float, params: Sampling) -> None:
+def test_a_masked_token_is_as_if_it_were_not_in_the_vocabulary(size: int, part: float, params: Sampling) -> None:
     random = np.random.default_rng(size)
-    masked, plain = Sampler(params, []), Sampler(params, [])
+    masked, unmasked = Sampler(params, []), Sampler(params, [])
     for _ in range(5):
         row = random.normal(0, 3, size).astype(np.float32)
         allowed = random.random(size) < part
         allowed[random.integers(size)] = True
         ids, probabilities = masked.distribution(row, _mask(allowed))
-        expected_ids, expected = plain.distribution(np.where(allowed, row, np.float32(-np.inf)))
+        expected_ids, expected = unmasked.distribution(np.where(allowed, row, np.float32(-np.inf)))
         assert ids[probabilities > 0].tolist() == expected_ids[expected > 0].tolist()
         assert probabilities[probabilities > 0] == pytest.approx(expected[expected > 0], rel=1e-5)
         token = masked.sample(row, _mask(allowed))
         assert allowed[token]
-        assert token == plain.sample(np.where(allowed, row, np.float32(-np.inf)))
+        assert token == unmasked.sample(np.where(allowed, row, np.float32(-np.inf)))
 
 
-def test_the_row_is_left_as_it_was() -> None:
+def test_sampling_leaves_the_row_unchanged() -> None:
     row = _row()
     before = row.copy()
     params = Sampling(repeat_penalty=1.7, frequency_penalty=1.0, logit_bias={3: 5.0}, seed=1)
@@ -194,7 +194,7 @@ def test_a_row_without_a_best_token_is_an_error(params: Sampling) -> None:
         Sampler(params, []).sample(_row(), _mask(~everything))
 
 
-def test_one_call_for_many_greedy_rows() -> None:
+def test_greedy_rows_are_sampled_in_one_call() -> None:
     logits = np.stack([_row(seed) for seed in range(8)])
     assert greedy_tokens(logits) == [Sampler(Sampling(temperature=0.0), []).sample(row) for row in logits]
 
@@ -211,14 +211,14 @@ def test_huge_logits_overflow_nowhere(params: Sampling, size: int) -> None:
     assert logprobs(row, best, 1).top == [(best, 0.0)]
 
 
-def test_the_lowest_temperature_there_is_takes_the_best_token() -> None:
+def test_the_lowest_temperature_takes_the_best_token() -> None:
     logits = np.array([1.0, 3.0, 2.0], np.float32)
     params = Sampling(temperature=5e-324, top_k=0, top_p=1.0, min_p=0.0, seed=1)
     _, probabilities = Sampler(params, []).distribution(logits)
     assert probabilities.tolist() == [0.0, 1.0, 0.0]
 
 
-def test_log_probabilities_after_sampling_are_those_of_what_was_drawn_from() -> None:
+def test_log_probabilities_after_sampling_are_those_of_the_distribution() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     sampler = Sampler(Sampling(temperature=1.0, top_k=3, top_p=0.9, min_p=0.0, seed=1), [])
     ids, probabilities = sampler.distribution(logits)
