@@ -66,14 +66,14 @@ def test_the_mean_does_not_depend_on_the_passes(chunk: int) -> None:
 
 
 @pytest.mark.parametrize(("pooling", "counts"), [("cls", 3), ("last", 9)])
-def test_the_row_that_counts(pooling: Pooling, counts: int) -> None:
+def test_cls_and_last_pooling_take_one_row(pooling: Pooling, counts: int) -> None:
     queue = EmbeddingQueue(FakeEmbeddingContext(), 2)
     queue.add([EmbeddingJob(1, 0, [3, 4, 5, 9], pooling)])
     (answer,) = read(queue)
     assert vector(answer).tolist() == np.eye(16)[counts].tolist()
 
 
-def test_room_is_made_for_the_longest_and_nobody_overtakes_it() -> None:
+def test_cells_are_reserved_for_the_longest_text_and_no_text_overtakes_it() -> None:
     context = Watched()
     queue = EmbeddingQueue(context, 64)
     queue.add(
@@ -83,7 +83,7 @@ def test_room_is_made_for_the_longest_and_nobody_overtakes_it() -> None:
     assert context.reserved == [512, 900]
 
 
-def test_a_text_that_can_not_be_cut_is_read_at_once() -> None:
+def test_without_causal_attention_a_text_is_computed_in_one_pass() -> None:
     context = Watched(causal=False)
     queue = EmbeddingQueue(context, 4)
     queue.add(
@@ -93,7 +93,7 @@ def test_a_text_that_can_not_be_cut_is_read_at_once() -> None:
     assert context.passes == [[1] * 9, [2, 2, 2, 3]]
 
 
-def test_scores_and_embeddings_take_turns() -> None:
+def test_scores_and_embeddings_have_separate_passes() -> None:
     queue = EmbeddingQueue(FakeEmbeddingContext(), 64)
     queue.add(
         [
@@ -110,7 +110,7 @@ def test_scores_and_embeddings_take_turns() -> None:
     assert [len(entry.top) for entry in two.logprobs] == [2, 2]
 
 
-def test_what_is_cancelled_leaves_at_any_time() -> None:
+def test_a_request_can_be_cancelled_at_any_time() -> None:
     context = Watched()
     queue = EmbeddingQueue(context, 2)
     queue.add([EmbeddingJob(1, index, [1] * 4, "mean") for index in range(9)])
@@ -124,7 +124,7 @@ def test_what_is_cancelled_leaves_at_any_time() -> None:
     assert not queue
 
 
-def test_numbers_that_are_none_fail_their_own_inquiry_alone() -> None:
+def test_nan_fails_its_own_request_only() -> None:
     class Broken(FakeEmbeddingContext):
         def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
             rows = super().embed(tokens, positions, slots)
@@ -147,7 +147,7 @@ def test_numbers_that_are_none_fail_their_own_inquiry_alone() -> None:
     assert [(type(answer), answer.id) for answer in answers] == [(Failed, 1), (Embedded, 2), (Failed, 3)]
 
 
-def test_no_memory_for_a_long_text_fails_it_alone() -> None:
+def test_a_text_without_memory_fails_alone() -> None:
     class Small(FakeEmbeddingContext):
         def reserve(self, cells: int) -> None:
             if cells > 512:
@@ -161,7 +161,7 @@ def test_no_memory_for_a_long_text_fails_it_alone() -> None:
     assert second.id == 2
 
 
-def test_beside_replies_a_pass_is_followed_by_a_pause() -> None:
+def test_beside_decoding_sequences_a_pass_is_followed_by_a_pause() -> None:
     queue = EmbeddingQueue(FakeEmbeddingContext(), 1)
     queue._next_pass = math.inf
     queue.add([EmbeddingJob(1, 0, [1], "mean")])
@@ -174,7 +174,7 @@ def tokenised(backend: FakeBackend, inquiry: Embed | Score) -> list[EmbeddingJob
     return texts if isinstance(texts, Refused) else make_jobs(backend, inquiry, map(backend.tokenize_prompt, texts))
 
 
-def test_inquiries_become_texts() -> None:
+def test_requests_become_jobs() -> None:
     backend = FakeBackend(ctx=8, parallel=1, kv_tokens=0, batch=8)
     plain = tokenised(backend, Embed(id=1, inputs=["ab", [5, 6, 7]], pooling="last"))
     assert isinstance(plain, list)
@@ -194,7 +194,7 @@ def test_inquiries_become_texts() -> None:
         ([[1] * 9], "context_length_exceeded"),
     ],
 )
-def test_what_can_not_be_read_is_refused(inputs: list[str | list[int]], code: str) -> None:
+def test_a_text_that_can_not_be_computed_is_refused(inputs: list[str | list[int]], code: str) -> None:
     backend = FakeBackend(ctx=8, parallel=1, kv_tokens=0, batch=8)
     refused = tokenised(backend, Embed(id=1, inputs=inputs))
     assert isinstance(refused, Refused)

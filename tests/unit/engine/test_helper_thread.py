@@ -20,7 +20,7 @@ threading.Event().wait(60)
 def test_a_dead_thread_ends_the_process_and_says_why() -> None:
     done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == EXIT_THREAD_DIED
-    told = done.stdout + done.stderr
-    assert "a helper thread has died" in told
-    assert "a defect of the thread" in told
-    assert "worker" in told
+    output = done.stdout + done.stderr
+    assert "a helper thread has died" in output
+    assert "a defect of the thread" in output
+    assert "worker" in output

@@ -97,7 +97,7 @@ def test_ignore_eos_goes_on_to_the_limit(backend: FakeBackend) -> None:
     assert tokens == [ord("a"), ord("b"), END, END, END]
 
 
-def test_a_cancelled_sequence_frees_its_slot_for_the_next_in_the_next_step(backend: FakeBackend) -> None:
+def test_a_cancelled_sequence_frees_its_slot_for_the_next_step(backend: FakeBackend) -> None:
     runner = Runner(backend)
     for identity in (1, 2, 3):
         runner.ask(_submit(identity, f"<say>{'x' * 100}</say>"))
@@ -125,31 +125,31 @@ def test_a_waiting_sequence_can_be_cancelled(backend: FakeBackend) -> None:
     assert not runner.said(3)
 
 
-def test_a_step_is_published_before_its_books_are_kept(backend: FakeBackend) -> None:
+def test_a_step_is_published_before_it_is_accounted_for(backend: FakeBackend) -> None:
     runner = Runner(backend)
     loop = runner.loop
     runner.ask(_submit(1, "<say>ab</say>"))
     runner.ask(_submit(2, "<say>a<nan></say>"))
-    told: list[tuple[Step, Heartbeat]] = []
+    published: list[tuple[Step, Heartbeat]] = []
 
     def publish(message: Step | Heartbeat | Reading) -> None:
         if isinstance(message, Step):
-            told.append((message, loop.heartbeat()))
+            published.append((message, loop.heartbeat()))
 
     while loop.has_work:
         loop.take()
         step = loop.step(publish)
-        assert step is told[-1][0]
+        assert step is published[-1][0]
         after = loop.heartbeat()
-        assert (told[-1][1].counters.steps, after.counters.steps) == (len(told) - 1, len(told))
-        assert after.kv_cells_used != told[-1][1].kv_cells_used
+        assert (published[-1][1].counters.steps, after.counters.steps) == (len(published) - 1, len(published))
+        assert after.kv_cells_used != published[-1][1].kv_cells_used
         ended = len(step.finished) + len(step.failed)
-        assert told[-1][1].running - after.running == ended, "who has ended leaves behind it"
-    assert sum(len(step.finished) for step, _ in told) == 1
-    assert sum(len(step.failed) for step, _ in told) == 1
+        assert published[-1][1].running - after.running == ended, "a sequence that has ended is removed after it"
+    assert sum(len(step.finished) for step, _ in published) == 1
+    assert sum(len(step.failed) for step, _ in published) == 1
 
 
-def test_when_the_message_cannot_go_out_the_loop_ends_and_the_next_one_starts_afresh(backend: FakeBackend) -> None:
+def test_a_loop_that_cannot_publish_ends_and_the_next_one_starts_empty(backend: FakeBackend) -> None:
     runner = Runner(backend)
     runner.ask(_submit(1, "<say>abcd</say>"))
     published: list[Step | Heartbeat] = []
@@ -180,38 +180,38 @@ _SCRIPTS = st.tuples(
 )
 
 
-def test_replies_are_the_same_when_every_step_is_planned_anew() -> None:
-    repeated = 0
+def test_replies_are_the_same_when_no_plan_is_reused() -> None:
+    reused = 0
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(_SCRIPTS, min_size=1, max_size=6), st.sampled_from([512, 1024, 4096]), st.booleans(), st.booleans())
     def run(scripts: list[_Script], kv_tokens: int, always_shared: bool, drafts: bool) -> None:
-        nonlocal repeated
-        usual, anew = (
-            _replies(scripts, kv_tokens, always_shared=always_shared, drafts=drafts, anew=anew)
-            for anew in (False, True)
+        nonlocal reused
+        usual, replan = (
+            _replies(scripts, kv_tokens, always_shared=always_shared, drafts=drafts, replan=replan)
+            for replan in (False, True)
         )
-        assert usual[:2] == anew[:2]
-        assert anew[2] == 0
-        repeated += usual[2]
+        assert usual[:2] == replan[:2]
+        assert replan[2] == 0
+        reused += usual[2]
 
     run()
-    assert repeated > 300
+    assert reused > 300
 
 
 def _replies(
-    scripts: list[_Script], kv_tokens: int, *, always_shared: bool, drafts: bool, anew: bool
+    scripts: list[_Script], kv_tokens: int, *, always_shared: bool, drafts: bool, replan: bool
 ) -> tuple[dict[int, list[int]], list[Finished], int]:
-    """What each says until it ends or is cancelled, who ended how, and how many steps weren't planned."""
+    """The tokens of each reply until it ends or is cancelled, how they ended, and how many steps reused a plan."""
     backend = ContextBackend(ctx=512, parallel=3, kv_tokens=kv_tokens, batch=64, always_shared=always_shared)
     speculator = SimulatedSpeculator(LookupDrafter(), memory_bound) if drafts else None
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=300, speculator=speculator)
-    repeated = 0
+    reused = 0
 
     def can_reuse_plan() -> bool:
-        nonlocal repeated
-        holds = not anew and Scheduler.can_reuse_plan(loop._scheduler)
-        repeated += holds
+        nonlocal reused
+        holds = not replan and Scheduler.can_reuse_plan(loop._scheduler)
+        reused += holds
         return holds
 
     loop._scheduler.can_reuse_plan = can_reuse_plan  # type: ignore[method-assign]
@@ -244,7 +244,7 @@ def _replies(
     # A draft may bring more than was waited for.
     whole = {identity: tokens[: scripts[identity][3]] for identity, tokens in said.items()}
     ended = sorted((one for one in finished if scripts[one.id][3] is None), key=lambda one: one.id)
-    return whole, ended, repeated
+    return whole, ended, reused
 
 
 def test_logprobs_come_with_their_token(backend: FakeBackend) -> None:
@@ -259,7 +259,7 @@ def test_logprobs_come_with_their_token(backend: FakeBackend) -> None:
             assert entry.logprob == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_broken_row_ends_its_own_sequence_and_is_not_kept_for_reuse(backend: FakeBackend) -> None:
+def test_a_row_of_nan_fails_its_own_sequence_and_leaves_no_prefix(backend: FakeBackend) -> None:
     runner = Runner(backend)
     runner.ask(_submit(1, "<say>ab<nan></say>"))
     runner.ask(_submit(2, "<say>abcdef</say>"))
@@ -272,10 +272,10 @@ def test_a_broken_row_ends_its_own_sequence_and_is_not_kept_for_reuse(backend: F
     runner.ask(_submit(3, "<say>ab<nan></say>"))
     runner.finish()
     (started,) = [started for step in runner.steps for started in step.started if started.id == 3]
-    assert started.cached_tokens == len("<say>ab"), "what is shared with the sound sequence, not with the broken one"
+    assert started.cached_tokens == len("<say>ab"), "shared with the sound sequence, not with the failed one"
 
 
-def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
+def test_a_prompt_that_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
     refused = prepare_sequence(backend, _submit(1, "x" * 300))
     assert isinstance(refused, Refused)
     assert refused.code == "context_length_exceeded"
@@ -285,7 +285,7 @@ def test_what_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> N
     assert isinstance(prepare_sequence(backend, _submit(1, [])), Refused)
 
 
-def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
+def test_the_loop_sends_heartbeats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
     published: list[Step | Heartbeat] = []
     beaten = threading.Event()
@@ -307,8 +307,10 @@ def test_the_loop_beats_while_idle_and_ends_with_the_connection(backend: FakeBac
     assert not loop.has_work, "a sequence whose client is gone is dropped"
 
 
-def test_metrics_tell_at_once_that_nothing_runs_any_more(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks whether a reply has ended or a cancel has worked isn't told of a time before."""
+def test_a_heartbeat_reports_at_once_that_the_loop_is_idle(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics that are read right after a reply's end, or after a cancel, show it."""
     monkeypatch.setattr("tailrace.engine.loop.HEARTBEAT_SECONDS", 1000.0)
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
     beats: queue.SimpleQueue[Heartbeat] = queue.SimpleQueue()

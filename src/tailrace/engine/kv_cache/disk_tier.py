@@ -142,7 +142,7 @@ class DiskTier:
             try:
                 job()
             except Exception:
-                # One file's failure must not keep the next sequences waiting for theirs.
+                # A failure of one file must not keep other sequences waiting for their files.
                 self._log.exception("work on a prefix file has failed")
 
     def _fetch(self, name: str, identity: int, tokens: list[int]) -> None:

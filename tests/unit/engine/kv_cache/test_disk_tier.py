@@ -1,4 +1,4 @@
-"""The disk tier of kept KV states, on its own and behind the loop."""
+"""The prefix cache's disk tier, on its own and behind the loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tailrace.protocol import GenerationParams, Sampling, Submit
 
 
 class Tier:
-    """A tier and what it has delivered."""
+    """A tier and the states that it delivers."""
 
     def __init__(self, folder: Path, limit: int = 10_000) -> None:
         self.delivered: queue.SimpleQueue[Fetched] = queue.SimpleQueue()
@@ -39,7 +39,7 @@ def _tokens(start: int, length: int = 100) -> list[int]:
     return list(range(start, start + length))
 
 
-def test_what_was_written_is_found_by_its_beginning_also_by_a_later_run(tmp_path: Path) -> None:
+def test_a_written_state_is_found_by_its_prefix_also_by_a_later_run(tmp_path: Path) -> None:
     first = Tier(tmp_path)
     first.tier.write(_tokens(0), _state(1))
     first.tier.write(_tokens(500), _state(2))
@@ -56,7 +56,7 @@ def test_what_was_written_is_found_by_its_beginning_also_by_a_later_run(tmp_path
     again.tier.close()
 
 
-def test_the_least_recently_used_goes_when_there_is_no_room(tmp_path: Path) -> None:
+def test_the_least_recently_used_file_is_deleted_first(tmp_path: Path) -> None:
     tier = Tier(tmp_path, limit=7000)
     for number in (0, 1):
         tier.tier.write(_tokens(1000 * number), _state(number))
@@ -68,7 +68,7 @@ def test_the_least_recently_used_goes_when_there_is_no_room(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("*.kv"))) == 2
 
 
-def test_what_is_too_short_or_too_large_is_not_written(tmp_path: Path) -> None:
+def test_a_state_that_is_too_short_or_too_large_is_not_written(tmp_path: Path) -> None:
     tier = Tier(tmp_path, limit=1000)
     tier.tier.write(_tokens(0, MIN_PREFIX - 1), _state(1, 10))
     tier.tier.write(_tokens(0), _state(1, 1001))
@@ -77,7 +77,7 @@ def test_what_is_too_short_or_too_large_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "other"])
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_counts_as_missing_and_is_deleted(tmp_path: Path, damage: str) -> None:
     tier = Tier(tmp_path)
     tier.tier.write(_tokens(0), _state(1))
     tier.tier.close()
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: str) -> None:
     assert not path.exists()
 
 
-def test_only_this_user_can_read_what_people_wrote(tmp_path: Path) -> None:
+def test_only_this_user_can_read_the_files(tmp_path: Path) -> None:
     tier = Tier(tmp_path / "kv")
     tier.tier.write(_tokens(0), _state(1))
     tier.tier.close()
@@ -100,8 +100,54 @@ def test_only_this_user_can_read_what_people_wrote(tmp_path: Path) -> None:
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
+def test_a_file_that_can_not_be_deleted_keeps_no_sequence_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = Tier(tmp_path, limit=7000)
+
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(f"{path} is not yours")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    for number in range(3):
+        tier.tier.write(_tokens(1000 * number), _state(number))
+    assert tier.tier.find(_tokens(0)) is None, "it was evicted, whatever became of its file"
+    assert tier.fetch(_tokens(2000)).state is not None
+    tier.tier.close()
+
+
+def test_a_sequence_gets_its_answer_whatever_goes_wrong_while_its_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = Tier(tmp_path)
+    tier.tier.write(_tokens(0), _state(1))
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "fromfile", fail)
+        assert tier.fetch(_tokens(0)).state is None
+    assert tier.fetch(_tokens(0)).state is not None, "the thread lives"
+    tier.tier.close()
+
+
+def test_a_damaged_file_that_can_not_be_deleted_does_not_keep_the_engine_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.kv").write_bytes(b"nothing of the sort")
+
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(f"{path} is not yours")
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    tier = Tier(tmp_path)
+    assert tier.tier.used_bytes == 0
+    tier.tier.close()
+
+
 class Talk:
-    """A loop with so little memory for finished conversations that they go to the disk."""
+    """A loop with so little host memory for prefixes that they go to the disk."""
 
     def __init__(self, folder: Path) -> None:
         self.backend = FakeBackend(ctx=512, parallel=1, kv_tokens=512, batch=64)
@@ -109,7 +155,7 @@ class Talk:
         self.loop = EngineLoop(self.backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=200, disk=disk)
 
     def ask(self, identity: int, text: str) -> tuple[bytes, int]:
-        """The reply, and how many of the prompt's tokens were found ready."""
+        """The reply, and how many of the prompt's tokens were cached."""
         sequence = prepare_sequence(
             self.backend,
             Submit(id=identity, prompt=PromptText(text), params=GenerationParams(sampling=Sampling(temperature=0.0))),

@@ -14,20 +14,20 @@ def _taught(budget: PrefillBudget, decode: dict[int, float], token: float) -> Pr
     return budget
 
 
-def test_the_chunk_is_what_the_time_budget_leaves_beside_decode() -> None:
+def test_the_budget_is_the_step_time_that_decode_leaves() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=0.1), {1: 0.01, 4: 0.04}, 0.001)
     assert 88 <= budget.mixed(1) <= 90
     assert 58 <= budget.mixed(4) <= 60
 
 
-def test_without_a_budget_it_follows_what_a_step_lasts_without_prompts() -> None:
+def test_without_a_step_time_it_is_in_proportion_to_a_step_without_prompts() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.1, 4: 0.2}, 0.001)
     assert 192 <= budget.mixed(1) <= 201
     assert 392 <= budget.mixed(4) <= 401
     assert budget.mixed(3) == budget.mixed(4), "the nearest number of streams that has been seen"
 
 
-def test_a_prompt_that_can_be_ended_may_take_a_tenth_of_a_second() -> None:
+def test_a_last_chunk_may_take_a_tenth_of_a_second() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {1: 0.01}, 0.001)
     assert 18 <= budget.mixed(1) <= 21
     assert 88 <= budget.last_chunk(1) <= 91
@@ -41,7 +41,7 @@ def test_it_follows_a_machine_that_becomes_slower() -> None:
     assert budget.mixed(2) < before / 3
 
 
-def test_the_chunk_stays_between_its_bounds() -> None:
+def test_the_budget_stays_between_its_bounds() -> None:
     budget = PrefillBudget(512, step_seconds=0.1)
     assert budget.mixed(1) == 16, "nothing is known yet"
     assert _taught(budget, {1: 0.01}, 0.000001).mixed(1) == 512
@@ -49,7 +49,7 @@ def test_the_chunk_stays_between_its_bounds() -> None:
     assert _taught(PrefillBudget(4, step_seconds=0.1), {1: 0.5}, 0.1).mixed(1) == 4
 
 
-def test_a_prompt_beside_the_very_first_reply_is_not_read_in_the_smallest_pieces() -> None:
+def test_a_prompt_beside_the_very_first_reply_gets_more_than_the_smallest_budget() -> None:
     budget = PrefillBudget(512, step_seconds=None)
     for _ in range(10):
         budget.observe(0, 512, 0.5)
@@ -59,7 +59,7 @@ def test_a_prompt_beside_the_very_first_reply_is_not_read_in_the_smallest_pieces
     assert 185 <= budget.mixed(3) <= 215
 
 
-def test_what_is_read_alone_says_little_of_what_is_read_beside_others() -> None:
+def test_token_times_measured_beside_decode_replace_those_measured_without() -> None:
     budget = PrefillBudget(512, step_seconds=0.1)
     budget.observe(1, 0, 0.01)
     budget.observe(0, 512, 0.0512)
@@ -71,7 +71,7 @@ def test_what_is_read_alone_says_little_of_what_is_read_beside_others() -> None:
     assert 89 <= budget.mixed(1) <= 90
 
 
-def test_one_step_that_was_much_too_long_is_not_believed() -> None:
+def test_one_outlier_hardly_changes_the_budget() -> None:
     budget = _taught(PrefillBudget(512, step_seconds=None), {4: 0.1}, 0.001)
     before = budget.mixed(4)
     budget.observe(4, 0, 1.5)

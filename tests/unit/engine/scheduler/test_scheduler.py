@@ -14,7 +14,8 @@ from tailrace.engine.scheduler.scheduler import Scheduler
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.protocol import GenerationParams, Sampling, Submit
 
-BUSY = 16
+#: Prompt tokens of a step beside decoding sequences.
+MIXED_BUDGET = 16
 
 
 def _sequence(identity: int, tokens: list[int], max_tokens: int | None = None, priority: int = 0) -> Sequence:
@@ -27,12 +28,12 @@ def _sequence(identity: int, tokens: list[int], max_tokens: int | None = None, p
 
 
 def _unlike(identity: int, length: int) -> list[int]:
-    """A prompt that shares no beginning with another identity's."""
+    """A prompt that has no common prefix with another identity's."""
     return [identity * 10_000 + position for position in range(length)]
 
 
 class _Machine:
-    """A scheduler with its cache, whose steps are carried out as the loop does."""
+    """A scheduler with its cache. Its steps are carried out as the loop does."""
 
     def __init__(
         self,
@@ -40,28 +41,28 @@ class _Machine:
         slots: int = 4,
         cells: int = 1024,
         context: int = 1000,
-        chunk: int = 64,
-        keep: int = 1000,
-        pool: bool = False,
+        prefill_chunk: int = 64,
+        host_tokens: int = 1000,
+        fixed: bool = False,
         always_shared: bool = False,
     ) -> None:
-        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=pool, always_shared=always_shared)
-        self.cache = KVCache(policy, policy.initial(), keep)
-        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, prefill_chunk=chunk)
-        self.held: dict[int, list[int]] = {}  #: what is really in each slot
+        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=fixed, always_shared=always_shared)
+        self.cache = KVCache(policy, policy.initial(), host_tokens)
+        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, prefill_chunk=prefill_chunk)
+        self.held: dict[int, list[int]] = {}  #: the tokens that are really in each slot
         self.offloaded: dict[int, list[int]] = {}  #: the states in host memory, by key
         self.reused = 0  #: steps that reused the plan before
         self._plan = Plan()
 
     def plan(self) -> Plan:
-        """The last plan where it is to hold again, which is proven each time by planning all the same."""
+        """The last plan where it can be reused. Planning all the same proves each time that it would be the same."""
         scheduler = self.scheduler
         if not scheduler.can_reuse_plan():
-            self._plan = scheduler.plan(BUSY)
+            self._plan = scheduler.plan(MIXED_BUDGET)
             return self._plan
         self.reused += 1
         repeats = scheduler._reusable_steps
-        planned = scheduler.plan(BUSY)
+        planned = scheduler.plan(MIXED_BUDGET)
         scheduler._reusable_steps = repeats
         assert (planned.cache_ops, planned.scheduled) == ([], self._plan.scheduled)
         return planned
@@ -74,7 +75,7 @@ class _Machine:
             if sequence.slot != NO_SLOT:
                 assert self.held[sequence.slot] == sequence.tokens[: sequence.computed]
         slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.scheduled]
-        assert slots == sorted(set(slots)), "one chunk a slot, in rising order, prompts behind replies"
+        assert slots == sorted(set(slots)), "one entry a slot, in rising order, prompts behind decoding sequences"
         assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.scheduled])
         decoding = [sequence.slot for sequence, _ in plan.scheduled if sequence.pending == 1]
         if decoding and not self.cache.layout.shared:
@@ -122,7 +123,7 @@ class _Machine:
         return sequence
 
 
-def test_prompts_are_read_in_chunks_and_then_decoded_a_token_a_step() -> None:
+def test_a_prompt_is_computed_in_chunks_and_then_a_step_decodes_one_token() -> None:
     machine = _Machine()
     machine.scheduler.add(sequence := _sequence(1, _unlike(1, 150)))
     counts = [machine.step().scheduled[0][1] for _ in range(5)]
@@ -130,14 +131,14 @@ def test_prompts_are_read_in_chunks_and_then_decoded_a_token_a_step() -> None:
     assert sequence.generated == 3
 
 
-def test_a_long_prompt_beside_a_running_stream_takes_small_chunks_and_the_stream_goes_on() -> None:
+def test_beside_a_decoding_sequence_a_long_prompt_gets_small_chunks() -> None:
     machine = _Machine()
     machine.scheduler.add(stream := _sequence(1, _unlike(1, 10)))
     machine.step()
     machine.scheduler.add(reader := _sequence(2, _unlike(2, 100)))
     for _ in range(5):
         chunks = {sequence.id: count for sequence, count in machine.step().scheduled}
-        assert chunks == {1: 1, 2: BUSY}
+        assert chunks == {1: 1, 2: MIXED_BUDGET}
     assert stream.generated == 6
     assert reader.generated == 0
 
@@ -154,7 +155,7 @@ def test_waiting_sequences_start_in_order_when_a_slot_is_free() -> None:
     assert [sequence.slot != NO_SLOT for sequence in sequences[1:]] == [True, True, False]
 
 
-def test_a_prompt_that_is_just_being_read_is_waited_for_and_shared() -> None:
+def test_a_prompt_in_progress_is_waited_for_and_shared() -> None:
     machine = _Machine()
     prompt = _unlike(1, 150)
     machine.scheduler.add(_sequence(1, prompt))
@@ -166,9 +167,9 @@ def test_a_prompt_that_is_just_being_read_is_waited_for_and_shared() -> None:
     assert second.cached_tokens == 128
 
 
-@pytest.mark.parametrize("pool", [False, True], ids=["streams", "pool"])
-def test_who_comes_with_a_prompt_that_is_known_takes_part_in_the_step_that_admits_it(pool: bool) -> None:
-    machine = _Machine(pool=pool)
+@pytest.mark.parametrize("fixed", [False, True], ids=["partitioned", "shared"])
+def test_a_sequence_whose_whole_prompt_is_cached_decodes_in_the_step_that_admits_it(fixed: bool) -> None:
+    machine = _Machine(fixed=fixed)
     prompt = _unlike(1, 32)
     machine.scheduler.add(_sequence(1, prompt))
     machine.step()
@@ -188,7 +189,7 @@ def test_max_tokens_reserves_nothing() -> None:
     assert len(machine.scheduler.running) == 4
 
 
-def test_streams_grow_with_the_longest_sequence_and_only_then() -> None:
+def test_partitions_grow_with_the_longest_sequence_and_only_then() -> None:
     machine = _Machine(cells=4096)
     assert machine.cache.layout == Layout(4, 512)
     machine.scheduler.add(_sequence(1, _unlike(1, 300)))
@@ -199,7 +200,7 @@ def test_streams_grow_with_the_longest_sequence_and_only_then() -> None:
     assert machine.cache.layout == Layout(4, 1024)
 
 
-def test_one_long_context_may_use_all_there_is_and_leaves_room_to_the_short_ones() -> None:
+def test_one_long_context_may_use_all_cells_and_shares_them_with_short_ones() -> None:
     machine = _Machine(cells=1024, context=1024)
     machine.scheduler.add(_sequence(1, _unlike(1, 900)))
     machine.step()
@@ -211,7 +212,7 @@ def test_one_long_context_may_use_all_there_is_and_leaves_room_to_the_short_ones
     assert len(machine.scheduler.running) == 3
 
 
-def test_the_pool_is_left_when_the_load_has_become_smaller() -> None:
+def test_a_smaller_load_goes_from_shared_cells_back_to_partitions() -> None:
     machine = _Machine(cells=2048, context=2048)
     machine.scheduler.add(long := _sequence(1, _unlike(1, 1900)))
     machine.step()
@@ -224,7 +225,7 @@ def test_the_pool_is_left_when_the_load_has_become_smaller() -> None:
     assert len(machine.scheduler.running) == 2
 
 
-def test_sequences_that_decode_move_together_when_one_between_them_leaves() -> None:
+def test_decoding_sequences_move_to_adjacent_slots_when_one_between_them_ends() -> None:
     machine = _Machine(slots=8, cells=8192)
     sequences = [_sequence(number, _unlike(number, 5)) for number in range(1, 9)]
     for sequence in sequences:
@@ -248,18 +249,20 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
     while not short.generated:
         machine.step()
         steps += 1
-    assert steps <= 2 * -(-40 // BUSY)
+    assert steps <= 2 * -(-40 // MIXED_BUDGET)
     assert long.computed > 0, "nor does the long one stop"
 
 
-def test_a_prompt_that_can_be_brought_to_its_end_is_read_at_once() -> None:
+def test_a_prompt_that_fits_the_last_chunk_budget_is_computed_at_once() -> None:
     machine = _Machine(cells=8192)
     machine.scheduler.add(_sequence(1, _unlike(1, 10)))
     machine.step()
     for number, length in ((2, 900), (3, 40), (4, 30), (5, 30)):
         machine.scheduler.add(_sequence(number, _unlike(number, length)))
-    chunks = {sequence.id: count for sequence, count in machine.scheduler.plan(BUSY, last_chunk_budget=80).scheduled}
-    assert chunks == {1: 1, 2: BUSY, 3: 40} or chunks == {1: 1, 3: 40, 4: 30}
+    chunks = {
+        sequence.id: count for sequence, count in machine.scheduler.plan(MIXED_BUDGET, last_chunk_budget=80).scheduled
+    }
+    assert chunks == {1: 1, 2: MIXED_BUDGET, 3: 40} or chunks == {1: 1, 3: 40, 4: 30}
 
 
 def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place() -> None:
@@ -275,8 +278,8 @@ def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place(
     assert machine.scheduler.counters.preemptions == 1
 
 
-def test_a_finished_sequence_s_cells_go_before_a_running_one_is_paused() -> None:
-    machine = _Machine(cells=256, pool=True)
+def test_cached_prefixes_are_evicted_before_a_running_sequence_is_paused() -> None:
+    machine = _Machine(cells=256, fixed=True)
     machine.run(_sequence(1, _unlike(1, 150)))
     machine.scheduler.add(_sequence(2, _unlike(2, 180)))
     plan = machine.step()
@@ -285,7 +288,7 @@ def test_a_finished_sequence_s_cells_go_before_a_running_one_is_paused() -> None
 
 
 def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
-    machine = _Machine(cells=256, slots=2, chunk=32)
+    machine = _Machine(cells=256, slots=2, prefill_chunk=32)
     older, younger = _sequence(1, _unlike(1, 120)), _sequence(2, _unlike(2, 120))
     for sequence in (older, younger):
         machine.scheduler.add(sequence)
@@ -301,27 +304,27 @@ def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
     assert machine.scheduler.running == [younger]
 
 
-def test_in_the_pool_what_is_reused_is_moved_out_while_others_run_and_comes_back() -> None:
-    machine = _Machine(pool=True)
+def test_in_shared_cells_a_cached_prefix_is_offloaded_while_others_run_and_is_found_again() -> None:
+    machine = _Machine(fixed=True)
     conversation = _unlike(1, 50)
     machine.run(_sequence(1, conversation))
     machine.scheduler.add(_sequence(2, _unlike(2, 10)))
     machine.step()
-    assert machine.cache.used_cells == 10, "nobody attends past a conversation that waits for its next turn"
+    assert machine.cache.used_cells == 10, "no token attends past a conversation that waits for its next turn"
     machine.scheduler.add(second := _sequence(3, [*conversation, 5, 6]))
     machine.step()
     assert second.cached_tokens == 50
 
 
-def test_a_kept_prefix_survives_the_moving_out_that_makes_room_for_it() -> None:
-    machine = _Machine(slots=1, keep=60)
+def test_an_offloaded_prefix_survives_the_eviction_that_frees_its_slot() -> None:
+    machine = _Machine(slots=1, host_tokens=60)
     conversation = _unlike(1, 50)
     machine.run(_sequence(1, conversation))
     machine.run(_sequence(2, _unlike(2, 40)))
     assert machine.run(_sequence(3, [*conversation, 5, 6])).cached_tokens == 50
 
 
-def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
+def test_a_short_match_does_not_evict_a_long_conversation() -> None:
     machine = _Machine(slots=1)
     conversation = _unlike(1, 100)
     machine.run(_sequence(1, conversation))
@@ -329,20 +332,20 @@ def test_a_short_match_does_not_destroy_a_long_conversation() -> None:
     assert machine.run(_sequence(3, [*conversation, 5])).cached_tokens == 100
 
 
-@pytest.mark.parametrize("pool", [False, True])
-def test_the_plan_holds_again_while_everybody_goes_on_with_a_token_and_cells_are_left(pool: bool) -> None:
-    machine = _Machine(slots=2, cells=512, pool=pool)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_plan_is_reused_while_each_sequence_has_one_token_and_cells_are_free(fixed: bool) -> None:
+    machine = _Machine(slots=2, cells=512, fixed=fixed)
     for number in (1, 2):
         machine.scheduler.add(_sequence(number, _unlike(number, 4)))
     steps = 0
     while not machine.scheduler.counters.preemptions and machine.cache.layout.total == 512 and steps < 300:
         machine.step()
         steps += 1
-    # Each has 256 cells, 4 of them for the prompt. The step behind the prompts is planned, as the one without room is.
+    # Each has 256 cells, 4 of them for the prompt. The step after the prompts is planned, and so is the last one.
     assert machine.reused == 256 - 4 - 1
 
 
-def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
+def test_a_plan_is_not_reused_for_other_sequences_or_for_more_than_one_token() -> None:
     machine = _Machine()
     machine.scheduler.add(first := _sequence(1, _unlike(1, 4)))
     for _ in range(4):
@@ -366,7 +369,7 @@ def test_the_plan_does_not_hold_for_others_or_for_more_than_a_token() -> None:
     assert not machine.scheduler.can_reuse_plan()
 
 
-def test_the_plan_holds_while_others_wait_for_a_slot() -> None:
+def test_a_plan_is_reused_while_sequences_wait_for_a_slot() -> None:
     machine = _Machine(slots=2)
     for number in (1, 2, 3):
         machine.scheduler.add(_sequence(number, _unlike(number, 4)))
@@ -378,7 +381,7 @@ def test_the_plan_holds_while_others_wait_for_a_slot() -> None:
 
 def test_every_sequence_ends_whatever_the_load() -> None:
     """Prompts with and without common beginnings, urgent and not, through a cache that is always too small."""
-    repeated = 0
+    reused = 0
 
     @settings(max_examples=300, deadline=None)
     @given(
@@ -386,27 +389,29 @@ def test_every_sequence_ends_whatever_the_load() -> None:
         st.integers(1, 6),
         st.integers(1, 6),
         st.integers(0, 600),
-        st.sampled_from(["streams", "pool", "growing pool"]),
+        st.sampled_from(["partitioned", "shared", "growing shared"]),
     )
-    def run(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str) -> None:
-        nonlocal repeated
-        repeated += _run_to_the_end(loads, grains, slots, keep, layout)
+    def run(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, host_tokens: int, layout: str) -> None:
+        nonlocal reused
+        reused += _run_to_the_end(loads, grains, slots, host_tokens, layout)
 
     run()
-    assert repeated > 300, "most steps beside no prompt aren't planned"
+    assert reused > 300, "most steps without a prompt reuse the plan"
 
 
-def _run_to_the_end(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, keep: int, layout: str) -> int:
-    """How many steps weren't planned anew."""
+def _run_to_the_end(
+    loads: list[tuple[int, int, bool, int]], grains: int, slots: int, host_tokens: int, layout: str
+) -> int:
+    """How many steps reused the plan before."""
     cells = 256 * grains
     machine = _Machine(
         slots=slots,
         cells=cells,
         context=cells,
-        chunk=24,
-        keep=keep,
-        pool=layout == "pool",
-        always_shared=layout == "growing pool",
+        prefill_chunk=24,
+        host_tokens=host_tokens,
+        fixed=layout == "shared",
+        always_shared=layout == "growing shared",
     )
     pending: dict[int, tuple[Sequence, int]] = {}
     for identity, (length, wanted, shared, priority) in enumerate(loads, 1):
