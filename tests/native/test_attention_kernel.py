@@ -12,20 +12,13 @@ import pytest
 from altered import altered
 from tailrace.engine.kernels import attention_proof, build
 from tailrace.engine.kernels.attention_proof import Numbers
-from tailrace.engine.kernels.standin import Call, Links, linked, tensor_of
+from tailrace.engine.kernels.standin import Call, linked, set_upstream, tensor_of
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
-from tiers import PARAMS, TIERS
+from tiers import TIERS
 
 TILES = "amx" in TIERS
-
-
-@pytest.fixture(scope="module", params=PARAMS)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if request.param is None:
-        pytest.skip("this CPU can't run them: test_kernels.py has seen that they are refused")
-    return ctypes.CDLL(str(build.build_kernels(request.param, tmp_path_factory.mktemp("kernels"))))
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_kernels.py alters")
@@ -34,8 +27,8 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     [
         ("_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1))", "_mm512_setzero_ps()"),
         ("_mm512_set1_epi32((int)0xffff0000)", "_mm512_set1_epi32((int)0xff800000)"),
-        ("rows <= 0 ? 0xffff", "rows <= LANES ? 0xffff"),
-        ("(to * width + d) * LANES, x)", "(to * width + d) * LANES, _mm512_setzero_ps())"),
+        ("blind <= 0 ? 0xffff", "blind <= BLOCK_ROWS ? 0xffff"),
+        ("(to * head_dim + d) * BLOCK_ROWS, x)", "(to * head_dim + d) * BLOCK_ROWS, _mm512_setzero_ps())"),
     ],
 )
 def test_tiles_that_compute_wrongly_are_not_kept(
@@ -69,7 +62,7 @@ def test_attention_is_right_for_values_of_any_size(library: ctypes.CDLL, tokens:
 def test_guessed_tokens_have_the_numbers_that_they_have_one_after_the_other(library: ctypes.CDLL, threads: int) -> None:
     """To the last bit, however many they are."""
     query, keys, values, mask = _prompt(np.random.default_rng(5), 40)
-    library.tailrace_kernels_replies(40)
+    library.tailrace_kernels_set_exact_tokens(40)
     try:
         with linked(library):
             together = attention_proof.attended(library, query, keys, values, mask, 0.125, threads)
@@ -79,7 +72,7 @@ def test_guessed_tokens_have_the_numbers_that_they_have_one_after_the_other(libr
                 )
                 assert (alone[:, :, 0] == together[:, :, token]).all()
     finally:
-        library.tailrace_kernels_replies(0)
+        library.tailrace_kernels_set_exact_tokens(0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
@@ -129,12 +122,11 @@ def test_attention_that_ours_does_not_know_is_llama_cpps(library: ctypes.CDLL, e
         result.parameters[place] = int(np.float32(number).view(np.int32))
     handed_on: list[int] = []
     attention = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(lambda _, tensor: handed_on.append(tensor))
-    links = Links(attention=ctypes.cast(attention, ctypes.c_void_p))
-    library.tailrace_kernels_theirs(ctypes.byref(links))
+    set_upstream(library, {"ggml_compute_forward_flash_attn_ext": attention})
     try:
         library.ggml_compute_forward_flash_attn_ext(ctypes.byref(Call(0, 1, 0, None, None)), ctypes.byref(result))
     finally:
-        library.tailrace_kernels_theirs(ctypes.byref(Links()))
+        set_upstream(library, {})
     assert handed_on == [ctypes.addressof(result)]
     assert not found.any()
 
@@ -159,10 +151,10 @@ def test_attention_leaves_tiles_configured_as_they_were(tmp_path: Path) -> None:
 
 _LOOK = r"""
 #include "amx.h"
-bool configure(const struct tile_configuration *tiles) {
-    if (!amx_allowed()) return false;
+EXPORT bool configure(const struct tile_config *tiles) {
+    if (!tailrace_kernels_amx_usable()) return false;
     tiles_end(*tiles);
     return true;
 }
-void look(struct tile_configuration *tiles) { __asm__ volatile("sttilecfg\t%0" : "=m"(*tiles)); }
+EXPORT void look(struct tile_config *tiles) { __asm__ volatile("sttilecfg\t%0" : "=m"(*tiles)); }
 """

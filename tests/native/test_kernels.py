@@ -25,7 +25,7 @@ from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.engine.kernels.layouts import random_weights
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, compiler, tiers
 from tailrace.engine.native_libs.tiers import TierName
-from tiers import PARAMS, TIERS
+from tiers import TIERS
 
 WIDE = ", ".join(f"wide {kind.name}" for kind in interleaved_proof.KINDS)
 
@@ -38,8 +38,8 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: 
         return
     library = build.build_kernels(tier, tmp_path)
     loaded = ctypes.CDLL(str(library))
-    loaded.amx_allowed.restype = ctypes.c_bool
-    assert loaded.amx_allowed() == (tier == "amx")
+    loaded.tailrace_kernels_amx_usable.restype = ctypes.c_bool
+    assert loaded.tailrace_kernels_amx_usable() == (tier == "amx")
     assert proof.wrong_results(loaded) == []
     made = library.stat().st_ino
     assert build.build_kernels(tier, tmp_path) == library
@@ -50,33 +50,33 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: 
 #: One thing wrong in the code of every tier, and what is computed wrongly then.
 ALTERED = [
     ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
-    ("-32 * own[0]", "-31 * own[0]", "Q6_K"),
-    ("own[1] = desk->total[r];", "own[1] = 1;", "attention"),
+    ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q6_K"),
+    ("partial[1] = scratch->row_sum[r];", "partial[1] = 1;", "attention"),
     ("if (now > before) {", "if (now < before) {", "attention"),
     ("if (lost) break;", "", "attention"),
-    ("bits >> (64 - place)", "bits >> (63 - place)", "attention"),
+    ("bits >> (64 - shift)", "bits >> (63 - shift)", "attention"),
     ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0(, wide Q8_0)?"),
-    ("-f.offset * sum", "f.offset * sum", "interleaved Q4_0, interleaved Q8_0"),
+    ("-t.zero_point * sum", "t.zero_point * sum", "interleaved Q4_0, interleaved Q8_0"),
     (
-        "first * k * ready_bytes",
-        "first * ready_bytes",
+        "first * n_blocks * act_bytes",
+        "first * act_bytes",
         ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
     ),
     ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K(, wide Q6_K)?"),
     (
-        "alone ? blocks :",
-        "alone ? blocks - 1 :",
+        "private ? n_act_blocks :",
+        "private ? n_act_blocks - 1 :",
         ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
     ),
     ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
-    ("quads * (call->thread + 1)", "quads * call->thread", ", ".join(kind.name for kind in proof.PARTNERS)),
+    ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in proof.PARTNERS)),
 ]
 #: The same in what only tiles use.
 ALTERED_TILES = [
     ("numbers[1], numbers[0]", "numbers[0], numbers[1]", WIDE),
-    ("bits == HIGH ? 2048", "bits == HIGH ? 128", "wide Q4_0, wide Q4_1, wide Q4_K"),
+    ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "wide Q4_0, wide Q4_1, wide Q4_K"),
     ("_mm256_srli_epi16(both, 8)", "both", "wide Q4_K"),
-    ("bits == SIX ? 0x3f0000", "bits == SIX ? 0xf0000", "wide Q6_K"),
+    ("[LOW_SIX] = 0x3f0000", "[LOW_SIX] = 0xf0000", "wide Q6_K"),
     ("before + 3 * TILE_SUMS", "before", WIDE),
 ]
 
@@ -115,27 +115,15 @@ def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> Non
     assert re.search(r"computes interleaved Q8_0(, wide Q8_0)? wrongly", done.stderr), done.stderr
 
 
-@pytest.fixture(scope="module", params=PARAMS)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels of each tier, built once for all tests that only use them."""
-    if request.param is None:
-        pytest.skip("this CPU can't run them: the first test has seen that they are refused")
-    library = ctypes.CDLL(str(build.build_kernels(request.param, tmp_path_factory.mktemp("kernels"))))
-    library.ggml_aligned_malloc.restype = ctypes.c_void_p
-    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
-    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    return library
-
-
 @pytest.fixture
 def copying(library: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     """Kernels beside a pool of one thread."""
-    library.tailrace_kernels_interleaved.restype = ctypes.c_int64
+    library.tailrace_kernels_repacked_bytes.restype = ctypes.c_int64
     with standin.linked(library, 1):
         yield library
         for model in (1, 2):
-            library.tailrace_kernels_interleave(model, ctypes.c_int64(0))
-            library.tailrace_kernels_forget(model)
+            library.tailrace_kernels_set_repack_budget(model, ctypes.c_int64(0))
+            library.tailrace_kernels_free_repacked(model)
 
 
 RANDOM = np.random.default_rng(5)
@@ -150,9 +138,9 @@ def product(library: ctypes.CDLL, weights: npt.NDArray[np.uint8] = WEIGHTS, *, u
 
 def load(library: ctypes.CDLL, model: int, budget: int, weights: npt.NDArray[np.uint8] = WEIGHTS) -> Numbers:
     """What a model's first product gives."""
-    library.tailrace_kernels_interleave(model, ctypes.c_int64(budget))
+    library.tailrace_kernels_set_repack_budget(model, ctypes.c_int64(budget))
     found = product(library, weights)
-    library.tailrace_kernels_interleave(model, ctypes.c_int64(0))
+    library.tailrace_kernels_set_repack_budget(model, ctypes.c_int64(0))
     return found
 
 
@@ -160,22 +148,22 @@ def load(library: ctypes.CDLL, model: int, budget: int, weights: npt.NDArray[np.
 def test_weights_that_exceed_the_budget_stay_as_they_are(copying: ctypes.CDLL, budget: int) -> None:
     assert np.isnan(load(copying, 1, budget)).all()
     assert np.isnan(product(copying)).all()
-    assert copying.tailrace_kernels_interleaved(1) == 0
+    assert copying.tailrace_kernels_repacked_bytes(1) == 0
 
 
 def test_weights_are_copied_while_a_model_is_loaded_and_no_later(copying: ctypes.CDLL) -> None:
     assert np.isnan(product(copying)).all()
     found = load(copying, 1, 1 << 20)
-    assert copying.tailrace_kernels_interleaved(1) == WEIGHTS.nbytes
+    assert copying.tailrace_kernels_repacked_bytes(1) == WEIGHTS.nbytes
     assert np.array_equal(product(copying), found)
     assert np.isnan(product(copying, WEIGHTS.copy())).all()
 
 
 def test_what_is_no_weight_is_not_copied(copying: ctypes.CDLL) -> None:
-    copying.tailrace_kernels_interleave(1, ctypes.c_int64(1 << 20))
+    copying.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(1 << 20))
     assert np.isnan(product(copying, usage=interleaved_proof.OTHER)).all()
     assert np.isnan(product(copying, WEIGHTS[:24].copy())).all()  # No whole panels.
-    assert copying.tailrace_kernels_interleaved(1) == 0
+    assert copying.tailrace_kernels_repacked_bytes(1) == 0
 
 
 def test_a_second_models_weights_in_the_same_place_are_its_own(copying: ctypes.CDLL) -> None:
@@ -183,7 +171,7 @@ def test_a_second_models_weights_in_the_same_place_are_its_own(copying: ctypes.C
     kept = WEIGHTS.copy()
     load(copying, 1, 1 << 20, place)
     other = load(copying, 2, 1 << 20, kept)
-    copying.tailrace_kernels_forget(1)
+    copying.tailrace_kernels_free_repacked(1)
     place[:] = place[::-1]
     assert np.isnan(product(copying, place)).all()
     found = load(copying, 1, 1 << 20, place)
@@ -296,14 +284,13 @@ def test_large_memory_is_cleared_by_giving_its_pages_back(library: ctypes.CDLL, 
     clear = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint8)(lambda buffer, to: written.append((buffer, to)))
     base = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(lambda buffer: places[buffer])
     length = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(lambda _: size)
-    links = standin.Links(
-        **{
-            name: ctypes.cast(function, ctypes.c_void_p)
-            for name, function in (("buffer_clear", clear), ("buffer_base", base), ("buffer_size", length))
-        }
-    )
     library.ggml_backend_buffer_clear.argtypes = [ctypes.c_void_p, ctypes.c_uint8]
-    library.tailrace_kernels_theirs(ctypes.byref(links))
+    functions = {
+        "ggml_backend_buffer_clear": clear,
+        "ggml_backend_buffer_get_base": base,
+        "ggml_backend_buffer_get_size": length,
+    }
+    standin.set_upstream(library, functions)
     try:
         own = places[1] = library.ggml_aligned_malloc(size)
         ctypes.memset(own, 7, min(size, written_to))
@@ -326,7 +313,7 @@ def test_large_memory_is_cleared_by_giving_its_pages_back(library: ctypes.CDLL, 
         library.ggml_backend_buffer_clear(1, 0)
         assert written == [(1, 5), (2, 0), (1, 0)]
     finally:
-        library.tailrace_kernels_theirs(ctypes.byref(standin.Links()))
+        standin.set_upstream(library, {})
 
 
 def _resident(address: int, size: int) -> int:
@@ -341,9 +328,8 @@ def _resident(address: int, size: int) -> int:
 def test_threads_wait_for_each_other(library: ctypes.CDLL, spins: int) -> None:
     """Nobody passes before all have come, in pools that are used at the same time, whether they sleep or spin."""
     threads = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2)
-    links = standin.Links(threads=ctypes.cast(threads, ctypes.c_void_p))
-    library.tailrace_kernels_theirs(ctypes.byref(links))
-    library.tailrace_kernels_spin(spins)
+    standin.set_upstream(library, {"omp_get_num_threads": threads})
+    library.tailrace_kernels_set_spins(spins)
     come = [[0, 0], [0, 0]]
     early: list[tuple[int, int]] = []
 
@@ -380,7 +366,7 @@ def test_without_a_compiler_there_are_none(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("any_cpu")
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "gemm.c").write_text("#error no good\n", encoding="utf-8")
+    (tmp_path / "file_order.c").write_text("#error no good\n", encoding="utf-8")
     monkeypatch.setattr(build, "SOURCES", tmp_path)
     with pytest.raises(NativeUnavailable, match="no good"):
         build.build_kernels("avx512-vnni", tmp_path / "kept")

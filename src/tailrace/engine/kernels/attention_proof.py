@@ -44,12 +44,12 @@ _TILES_FROM = 12
 def attention_is_right(library: ctypes.CDLL) -> bool:
     """Compare every shape, alone and by two threads. The library's links to llama.cpp are made anew after this."""
     random = np.random.default_rng(11)
-    library.tailrace_kernels_replies.argtypes = [ctypes.c_int64]
+    library.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
     with linked(library):
         try:
             return all(_agrees(library, random, *shape) for shape in _SHAPES)
         finally:
-            library.tailrace_kernels_replies(0)
+            library.tailrace_kernels_set_exact_tokens(0)
 
 
 def _agrees(
@@ -82,7 +82,7 @@ def _agrees(
     rounded = attention(_bf16(scaled) / _LOG2_E, _bf16(keys), _bf16(values), mask, 1.0) if tiles else exact
     largest = np.abs(exact).max()
     for threads, alike in itertools.product((1, 2), (False, True)):
-        library.tailrace_kernels_replies(tokens if alike else 0)
+        library.tailrace_kernels_set_exact_tokens(tokens if alike else 0)
         found = attended(library, query, keys, values, mask, scale, threads)
         # Of each stream and token, because those of short runs don't go through tiles.
         error, of_tiles = (np.abs(found - expected).max((1, 3)) for expected in (exact, rounded))

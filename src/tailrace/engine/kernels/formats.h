@@ -1,46 +1,157 @@
-/* Formats of weights and of the columns that llama.cpp makes for them (its ggml-common.h): where things lie in a block. */
+/* The table of weight formats that the kernels compute. All C code derives from it, and Python reads it with
+ * tailrace_kernels_format.
+ *
+ * To add a format, add a row. Each switch over `enum format` has no default, so every place that has to know the format
+ * fails to compile until it does. A ggml type without a row is never computed here: find_format says so, and the
+ * operation goes to upstream. */
 #pragma once
-#include <immintrin.h>
-#include <string.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
-#include "abi.h"
+#include "ggml.h"
+#define GGML_COMMON_DECL_C
+#include "ggml-common.h"
 
-#define LARGE (1 << 20) /* bytes of weights from which threads take turns instead of fixed shares */
+#include "simd.h"
 
-enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q8_1 = 9, Q4_K = 12, Q5_K = 13, Q6_K = 14, Q8_K = 15 };
+/* A switch that misses a format is an error, whatever flags the compiler has. */
+#pragma GCC diagnostic error "-Wswitch"
 
-INLINE uint32_t word(const uint8_t *p) {
-    uint32_t w;
-    memcpy(&w, p, 4);
-    return w;
-}
-INLINE uint64_t half_bits(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, 2);
-    return h;
-}
-INLINE float half(const uint8_t *p) { return _cvtsh_ss((uint16_t)half_bits(p)); }
+#define NO_MIN (-1)
 
-/* ---- Blocks of 32 weights: d * (q - offset) + m, where q is unsigned -------------------------------------------- */
-
-struct format {
-    int type, bytes, column_bytes, quants; /* quants: where they begin in a block */
-    int offset;
-    bool minimum; /* there is an m: the columns are Q8_1, which knows its sum */
+/* How quants are stored. */
+enum encoding {
+    NIBBLES,             /* 4 bits: 32 low nibbles, or 16 in blocks of 32, are followed by the high nibbles */
+    NIBBLES_AND_FIFTH,   /* and a fifth bit of each in `qh` */
+    NIBBLES_AND_TOP_TWO, /* and the highest two bits of each in `qh` */
+    SIGNED_BYTES,
 };
 
-INLINE struct format format_of(int type) {
-    switch (type) {
-        case Q4_0: return (struct format){type, 18, 34, 2, 8, false};
-        case Q4_1: return (struct format){type, 20, 36, 4, 0, true};
-        case Q5_0: return (struct format){type, 22, 34, 6, 16, false};
-        case Q5_1: return (struct format){type, 24, 36, 8, 0, true};
-        default: return (struct format){type, 34, 34, 2, 128, false};
-    }
+/* A weight is scale * (quant - zero point), or scale * quant + or - minimum; quants are unsigned, as they are computed with.
+ *
+ * name        ggml's names: GGML_TYPE_<name>, and the struct of a block
+ * weights     of a block: 32, or 256 (a super-block, whose scales and minima are quantised too)
+ * per_scale   weights of a scale
+ * quants      the encoding, and the block's first field that holds quants
+ * min         where the block's 16-bit minimum is, or NO_MIN
+ * zero        the zero point
+ * activations the type that upstream quantises activations to
+ * repacked    YES: weights may be repacked in groups of 16 rows (loading/repack_layout.h); NO: only computed in file order */
+#define FORMATS(X)                                                                                                     \
+    /* name  block       weights per_scale encoding     quants min  zero activations repacked */                       \
+    X(Q4_0, block_q4_0, QK4_0, 32, NIBBLES, qs, NO_MIN, 8, Q8_0, YES)                                                  \
+    X(Q4_1, block_q4_1, QK4_1, 32, NIBBLES, qs, offsetof(block_q4_1, m), 0, Q8_1, YES)                                 \
+    X(Q5_0, block_q5_0, QK5_0, 32, NIBBLES_AND_FIFTH, qs, NO_MIN, 16, Q8_0, NO)                                        \
+    X(Q5_1, block_q5_1, QK5_1, 32, NIBBLES_AND_FIFTH, qs, offsetof(block_q5_1, m), 0, Q8_1, NO)                        \
+    X(Q8_0, block_q8_0, QK8_0, 32, SIGNED_BYTES, qs, NO_MIN, 128, Q8_0, YES)                                           \
+    X(Q4_K, block_q4_K, QK_K, 32, NIBBLES, qs, offsetof(block_q4_K, dmin), 0, Q8_K, YES)                               \
+    X(Q5_K, block_q5_K, QK_K, 32, NIBBLES_AND_FIFTH, qs, offsetof(block_q5_K, dmin), 0, Q8_K, NO)                      \
+    X(Q6_K, block_q6_K, QK_K, 16, NIBBLES_AND_TOP_TWO, ql, NO_MIN, 32, Q8_K, YES)
+
+/* The formats in which upstream quantises activations: name and block. */
+#define ACTIVATION_FORMATS(X)                                                                                          \
+    X(Q8_0, block_q8_0)                                                                                                \
+    X(Q8_1, block_q8_1)                                                                                                \
+    X(Q8_K, block_q8_K)
+
+/* For rows of the table: code where the column `repacked` is YES. */
+#define IF_YES(...) __VA_ARGS__
+#define IF_NO(...)
+
+#define FORMAT_NAME(name, ...) name,
+enum format { FORMATS(FORMAT_NAME) };
+#undef FORMAT_NAME
+
+#define FORMAT_ONE(...) +1
+enum { N_FORMATS = 0 FORMATS(FORMAT_ONE) };
+#undef FORMAT_ONE
+
+#define ACTIVATION_BYTES(name, block) ACTIVATION_BYTES_##name = sizeof(block),
+enum { ACTIVATION_FORMATS(ACTIVATION_BYTES) };
+#undef ACTIVATION_BYTES
+
+struct format_traits {
+    enum ggml_type type, activation_type;
+    int weights, bytes, activation_bytes; /* of a block */
+    int weights_per_scale;
+    enum encoding encoding;
+    int quants_at, scale_at, min_at; /* bytes from the block's beginning; min_at may be NO_MIN */
+    int zero_point;
+    bool has_min, repacked;
+};
+
+INLINE struct format_traits traits_of(enum format format) {
+#define TRAITS_YES true
+#define TRAITS_NO  false
+#define TRAITS(name, block, weights_, per_scale, encoding_, quants, min, zero, activations, repacked_)                 \
+    case name:                                                                                                         \
+        return (struct format_traits){.type = GGML_TYPE_##name,                                                        \
+                                      .activation_type = GGML_TYPE_##activations,                                      \
+                                      .weights = (weights_),                                                           \
+                                      .weights_per_scale = (per_scale),                                                \
+                                      .encoding = (encoding_),                                                         \
+                                      .bytes = sizeof(block),                                                          \
+                                      .activation_bytes = ACTIVATION_BYTES_##activations,                              \
+                                      .quants_at = offsetof(block, quants),                                            \
+                                      .scale_at = offsetof(block, d),                                                  \
+                                      .min_at = (min),                                                                 \
+                                      .zero_point = (zero),                                                            \
+                                      .has_min = (int)(min) != NO_MIN,                                                 \
+                                      .repacked = TRAITS_##repacked_};
+    switch (format) { FORMATS(TRAITS) }
+#undef TRAITS
+#undef TRAITS_YES
+#undef TRAITS_NO
+    __builtin_unreachable();
 }
 
-/* ---- Super-blocks of 256 weights: d * scale * q - the minima's share ---------------------------------------------- */
+/* The format of a ggml type; false where the type has no row. */
+INLINE bool find_format(enum ggml_type type, enum format *format) {
+#define FIND(name, ...)                                                                                                \
+    if (type == GGML_TYPE_##name) return *format = name, true;
+    FORMATS(FIND)
+#undef FIND
+    return false;
+}
 
-enum { COLUMN_K = 292, READY_K = 17 }; /* bytes of a block of a column; floats that are made ready of it */
+INLINE bool is_super_block(enum format format) { return traits_of(format).weights == QK_K; }
 
-INLINE int bytes_k(int type) { return type == Q4_K ? 144 : type == Q5_K ? 176 : 210; }
+/* ---- What the kernels rely on in ggml's blocks ------------------------------------------------------------------------ */
+
+#define SAME_BLOCKS(name, block, weights_, per_scale, encoding, quants, min, zero, activations, repacked)              \
+    _Static_assert((weights_) == 32 || (weights_) == QK_K, #name ": a block has 32 weights or is a super-block");
+FORMATS(SAME_BLOCKS)
+#undef SAME_BLOCKS
+_Static_assert(QK_K == 256, "super-blocks have 256 weights");
+_Static_assert(QK8_0 == 32 && QK8_1 == 32, "activations have a scale for each 32 numbers");
+
+#define AT(block, field, offset)                                                                                       \
+    _Static_assert(offsetof(block, field) == (offset), #field " isn't where the kernels read it in " #block)
+/* Scale and minimum are read as one 32-bit word; the fifth bits of quants are the word before the others. */
+AT(block_q4_0, d, 0);
+AT(block_q4_1, d, 0);
+AT(block_q4_1, m, 2);
+AT(block_q5_0, d, 0);
+AT(block_q5_0, qh, offsetof(block_q5_0, qs) - 4);
+AT(block_q5_1, d, 0);
+AT(block_q5_1, m, 2);
+AT(block_q5_1, qh, offsetof(block_q5_1, qs) - 4);
+AT(block_q8_0, d, 0);
+AT(block_q4_K, d, 0);
+AT(block_q4_K, dmin, 2);
+AT(block_q4_K, scales, 4);
+AT(block_q5_K, d, 0);
+AT(block_q5_K, dmin, 2);
+AT(block_q5_K, scales, 4);
+AT(block_q8_1, d, 0);
+AT(block_q8_1, s, 2);
+AT(block_q8_1, qs, 4);
+AT(block_q8_0, qs, 2);
+AT(block_q8_K, d, 0);
+#undef AT
+_Static_assert(sizeof(((block_q4_K *)0)->scales) == 12 && sizeof(((block_q5_K *)0)->scales) == 12,
+               "eight 6-bit scales and eight 6-bit minima");
+_Static_assert(sizeof(((block_q6_K *)0)->scales) == 16, "sixteen 8-bit scales");
+_Static_assert(sizeof(((block_q8_K *)0)->bsums) == 32 && sizeof(((block_q8_K *)0)->d) == 4,
+               "sums of 16 numbers, a float");

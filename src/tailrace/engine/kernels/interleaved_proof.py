@@ -78,12 +78,12 @@ def _agrees(
 @contextmanager
 def copying(library: ctypes.CDLL, budget: int) -> Iterator[None]:
     """Weights are copied in here, up to so many bytes, and forgotten after it."""
-    library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(budget))
+    library.tailrace_kernels_set_repack_budget(_MODEL, ctypes.c_int64(budget))
     try:
         yield
     finally:
-        library.tailrace_kernels_interleave(_MODEL, ctypes.c_int64(0))
-        library.tailrace_kernels_forget(_MODEL)
+        library.tailrace_kernels_set_repack_budget(_MODEL, ctypes.c_int64(0))
+        library.tailrace_kernels_free_repacked(_MODEL)
 
 
 def _kept_rightly(library: ctypes.CDLL, found: Numbers) -> bool:
@@ -92,7 +92,7 @@ def _kept_rightly(library: ctypes.CDLL, found: Numbers) -> bool:
 
 
 def maxima_of(logits: Numbers) -> Numbers:
-    """What is to be kept of them (kept.h): of the last dimension each lane's greatest of 256, shape
+    """What is to be kept of them (row_maxima.h): of the last dimension each lane's greatest of 256, shape
     (..., ceil(rows / 256), 16).
     """
     rows = logits.shape[-1]
@@ -105,8 +105,8 @@ def maxima_of(logits: Numbers) -> Numbers:
 def kept_of(library: ctypes.CDLL) -> Numbers | None:
     """What ``library`` has kept of the last product, shape (columns, ceil(rows / 256), 16)."""
     columns, rows = ctypes.c_int64(), ctypes.c_int64()
-    library.tailrace_kernels_kept.restype = ctypes.POINTER(ctypes.c_float)
-    found = library.tailrace_kernels_kept(ctypes.byref(columns), ctypes.byref(rows))
+    library.tailrace_kernels_take_row_maxima.restype = ctypes.POINTER(ctypes.c_float)
+    found = library.tailrace_kernels_take_row_maxima(ctypes.byref(columns), ctypes.byref(rows))
     shape = columns.value, -(-rows.value // 256), 16
     return np.ctypeslib.as_array(found, shape).copy() if found else None
 

@@ -7,8 +7,10 @@ are loaded globally. Where the kernels can't be loaded, llama.cpp keeps its own 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
@@ -22,23 +24,6 @@ from tailrace.engine.native_libs.tiers import TIERS, TierName
 from tailrace.machine import openmp_spin
 
 _VARIABLE = "TAILRACE_KERNELS"
-
-#: llama.cpp's functions that the kernels call, in the order of ``struct theirs`` (abi.h).
-_UPSTREAM = (
-    "llamafile_sgemm",
-    "ggml_compute_forward_mul_mat_tiled",
-    "ggml_compute_forward_flash_attn_ext",
-    "ggml_threadpool_chunk_set",
-    "ggml_threadpool_chunk_add",
-    "ggml_barrier",
-    "ggml_tiled_wdata_size",
-    "ggml_backend_buffer_get_usage",
-    "ggml_backend_buffer_clear",
-    "ggml_backend_buffer_get_base",
-    "ggml_backend_buffer_get_size",
-)
-#: OpenMP's, which follows them. A llama.cpp that is built without OpenMP has a barrier that is as fast as ours.
-_THREADS = "omp_get_num_threads"
 
 #: What became of the kernels in this process; None before ``load``.
 _status: str | None = None
@@ -98,7 +83,7 @@ def take_row_maxima(columns: int, rows: int) -> int | None:
     """
     if _kernels is None:
         return None
-    maxima: int | None = _kernels.tailrace_kernels_kept(_columns_at, _rows_at)
+    maxima: int | None = _kernels.tailrace_kernels_take_row_maxima(_columns_at, _rows_at)
     return maxima if (_columns.value, _rows.value) == (columns, rows) else None
 
 
@@ -113,7 +98,7 @@ def attention_counts() -> tuple[int, int]:
     if _kernels is None:
         return 0, 0
     own, upstream = ctypes.c_long(), ctypes.c_long()
-    _kernels.tailrace_kernels_attended(ctypes.byref(own), ctypes.byref(upstream))
+    _kernels.tailrace_kernels_attention_counts(ctypes.byref(own), ctypes.byref(upstream))
     return own.value, upstream.value
 
 
@@ -122,7 +107,7 @@ def set_exact_tokens(count: int) -> None:
     computed alone. The other tokens' attention may be computed in tiles of bf16, which is faster and rounds.
     """
     if _kernels is not None:
-        _kernels.tailrace_kernels_replies(count)
+        _kernels.tailrace_kernels_set_exact_tokens(count)
 
 
 def _load_fastest(tiers: list[TierName]) -> None:
@@ -152,35 +137,42 @@ def _load_fastest(tiers: list[TierName]) -> None:
 
 def _load(path: Path, ggml_path: Path) -> None:
     global _kernels
-    _check_upstream(ggml_path)
+    functions = _upstream_functions(ctypes.CDLL(str(path)))
+    _check_upstream(ggml_path, [name for name, required in functions.items() if required])
     # Global, and first: that is how the linker comes to prefer it.
     kernels = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     ggml = ctypes.CDLL(str(ggml_path))
-    # A library's own symbols come first where it is asked for them itself.
-    functions = [ctypes.cast(getattr(ggml, name), ctypes.c_void_p) for name in _UPSTREAM]
-    if hasattr(ggml, _THREADS):
-        functions.append(ctypes.cast(getattr(ggml, _THREADS), ctypes.c_void_p))
-    kernels.tailrace_kernels_theirs.restype = None
-    kernels.tailrace_kernels_theirs(
-        (ctypes.c_void_p * (len(_UPSTREAM) + 1))(*[function.value for function in functions])
-    )
-    kernels.tailrace_kernels_interleaved.restype = ctypes.c_int64
-    kernels.tailrace_kernels_kept.restype = ctypes.c_void_p
-    kernels.tailrace_kernels_replies.restype = None
-    kernels.tailrace_kernels_replies.argtypes = [ctypes.c_int64]
-    kernels.tailrace_kernels_spin.restype = None
-    kernels.tailrace_kernels_spin(openmp_spin.spin_count())
+    kernels.tailrace_kernels_set_upstream.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    for name in functions:
+        # A library's own symbols come first where it is asked for them itself.
+        function = getattr(ggml, name, None)
+        address = None if function is None else ctypes.cast(function, ctypes.c_void_p)
+        kernels.tailrace_kernels_set_upstream(name.encode(), address)
+    kernels.tailrace_kernels_repacked_bytes.restype = ctypes.c_int64
+    kernels.tailrace_kernels_take_row_maxima.restype = ctypes.c_void_p
+    kernels.tailrace_kernels_set_exact_tokens.restype = None
+    kernels.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
+    kernels.tailrace_kernels_set_spins.restype = None
+    kernels.tailrace_kernels_set_spins(openmp_spin.spin_count())
     _kernels = kernels
 
 
-def _check_upstream(ggml: Path) -> None:
-    """Raise NativeUnavailable where llama.cpp lacks a function that the kernels call. It comes before they are global:
+def _upstream_functions(kernels: ctypes.CDLL) -> dict[str, bool]:
+    """The functions of llama.cpp that the kernels call, and whether the kernels need them."""
+    kernels.tailrace_kernels_upstream_name.restype = ctypes.c_char_p
+    kernels.tailrace_kernels_upstream_required.restype = ctypes.c_bool
+    names = itertools.takewhile(bool, map(kernels.tailrace_kernels_upstream_name, itertools.count()))
+    return {name.decode(): kernels.tailrace_kernels_upstream_required(index) for index, name in enumerate(names)}
+
+
+def _check_upstream(ggml: Path, required: Sequence[str]) -> None:
+    """Raise NativeUnavailable where llama.cpp lacks a function that the kernels need. It comes before they are global:
     from then on llama.cpp calls them, with nothing to delegate to.
     """
     # The backend for the CPU, and the library that it is linked to.
     libraries = [path for path in (ggml, ggml.with_name("libggml-base.so")) if path.is_file()]
     exported = frozenset[str]().union(*map(exported_symbols, libraries))
-    if missing := [name for name in _UPSTREAM if name not in exported]:
+    if missing := [name for name in required if name not in exported]:
         raise NativeUnavailable(f"llama.cpp has no {', no '.join(missing)}, which the kernels call")
 
 

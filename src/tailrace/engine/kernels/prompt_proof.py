@@ -31,8 +31,8 @@ def wrong_wide(library: ctypes.CDLL) -> list[str]:
     """Formats whose products with many columns ``library`` computes wrongly; none where there are no tiles. The
     library's links to llama.cpp are made anew after this.
     """
-    library.amx_allowed.restype = ctypes.c_bool
-    if not library.amx_allowed():
+    library.tailrace_kernels_amx_usable.restype = ctypes.c_bool
+    if not library.tailrace_kernels_amx_usable():
         return []
     random = np.random.default_rng(17)
     return [f"wide {kind.name}" for kind in KINDS if not all(_agrees(library, kind, random, *s) for s in _SHAPES)]

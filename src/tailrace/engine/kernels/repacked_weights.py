@@ -32,17 +32,17 @@ class RepackedWeights:
         if kernels is None:
             yield
             return
-        kernels.tailrace_kernels_interleave(self._model_id, ctypes.c_int64(self.budget))
+        kernels.tailrace_kernels_set_repack_budget(self._model_id, ctypes.c_int64(self.budget))
         try:
             yield
         finally:
-            kernels.tailrace_kernels_interleave(self._model_id, ctypes.c_int64(0))
+            kernels.tailrace_kernels_set_repack_budget(self._model_id, ctypes.c_int64(0))
 
     @property
     def bytes(self) -> int:
         """The memory that the repacked weights take now."""
         kernels = loader.library()
-        return int(kernels.tailrace_kernels_interleaved(self._model_id)) if kernels is not None else 0
+        return int(kernels.tailrace_kernels_repacked_bytes(self._model_id)) if kernels is not None else 0
 
     def free(self) -> None:
         """Free the repacked weights. The caller does so before it frees the model: another model's weights may get the
@@ -50,4 +50,4 @@ class RepackedWeights:
         """
         kernels = loader.library()
         if kernels is not None:
-            kernels.tailrace_kernels_forget(self._model_id)
+            kernels.tailrace_kernels_free_repacked(self._model_id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,7 +17,7 @@ _WORK = 1 << 18
 
 
 class Call(ctypes.Structure):
-    """``struct call`` of abi.h."""
+    """``struct ggml_compute_params`` (ggml-cpu-impl.h)."""
 
     _fields_ = (
         ("thread", ctypes.c_int),
@@ -28,7 +29,7 @@ class Call(ctypes.Structure):
 
 
 class Tensor(ctypes.Structure):
-    """``struct tensor`` of abi.h."""
+    """``struct ggml_tensor`` (ggml.h)."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -52,40 +53,38 @@ _WAIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _USAGE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 
 
-class Links(ctypes.Structure):
-    """``struct theirs`` of abi.h."""
+def upstream_names(library: ctypes.CDLL) -> list[str]:
+    """The functions of llama.cpp that ``library`` calls."""
+    library.tailrace_kernels_upstream_name.restype = ctypes.c_char_p
+    names = iter(library.tailrace_kernels_upstream_name(index) for index in itertools.count())
+    return [name.decode() for name in itertools.takewhile(bool, names)]
 
-    _fields_ = (
-        ("product", ctypes.c_void_p),
-        ("tiled", ctypes.c_void_p),
-        ("attention", ctypes.c_void_p),
-        ("pool_set", _SET),
-        ("pool_add", _ADD),
-        ("pool_wait", _WAIT),
-        ("tiled_size", ctypes.c_void_p),
-        ("buffer_usage", _USAGE),
-        ("buffer_clear", ctypes.c_void_p),
-        ("buffer_base", ctypes.c_void_p),
-        ("buffer_size", ctypes.c_void_p),
-        ("threads", ctypes.c_void_p),
-    )
+
+def set_upstream(library: ctypes.CDLL, functions: Mapping[str, ctypes._CData]) -> None:
+    """Have ``library`` call ``functions`` in llama.cpp's place, and know no others. The caller keeps them alive."""
+    library.tailrace_kernels_set_upstream.restype = ctypes.c_bool
+    library.tailrace_kernels_set_upstream.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    names = upstream_names(library)
+    assert set(functions) <= set(names), set(functions) - set(names)
+    for name in names:
+        function = functions.get(name)
+        address = None if function is None else ctypes.cast(function, ctypes.c_void_p)
+        assert library.tailrace_kernels_set_upstream(name.encode(), address)
 
 
 class Pool:
-    """What the kernels need of a pool of threads (two; one alone needs nobody to wait for), and of a buffer: what it is
-    for is its address.
-    """
+    """What the kernels need of a pool of threads, and of a buffer, whose usage is its address."""
 
     def __init__(self, threads: int = 2) -> None:
         self._lock = threading.Lock()
         self._barrier = threading.Barrier(threads)
         self._next = 0
-        self.functions = Links(
-            pool_set=_SET(self._set),
-            pool_add=_ADD(self._add),
-            pool_wait=_WAIT(self._wait),
-            buffer_usage=_USAGE(lambda buffer: buffer or 0),
-        )
+        self.functions: dict[str, ctypes._CData] = {
+            "ggml_threadpool_chunk_set": _SET(self._set),
+            "ggml_threadpool_chunk_add": _ADD(self._add),
+            "ggml_barrier": _WAIT(self._wait),
+            "ggml_backend_buffer_get_usage": _USAGE(lambda buffer: buffer or 0),
+        }
 
     def _set(self, _: int | None, value: int) -> None:
         self._next = value
@@ -101,13 +100,13 @@ class Pool:
 
 @contextmanager
 def linked(library: ctypes.CDLL, threads: int = 2) -> Iterator[None]:
-    """``library`` has links to a pool of so many threads, and after this to nothing."""
+    """``library`` calls a pool of so many threads, and after this nothing of llama.cpp."""
     pool = Pool(threads)
-    library.tailrace_kernels_theirs(ctypes.byref(pool.functions))
+    set_upstream(library, pool.functions)
     try:
         yield
     finally:
-        library.tailrace_kernels_theirs(ctypes.byref(Links()))
+        set_upstream(library, {})
 
 
 def tensor_of(array: npt.NDArray[np.floating]) -> Tensor:

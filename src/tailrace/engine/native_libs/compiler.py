@@ -16,7 +16,7 @@ from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.machine.binding import bound_cpus
 
 #: Only the tier's flags follow. ``-march=native`` would add whatever the compiling machine has beside them.
-COMPILE_FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-Wall", "-Werror=switch")
+COMPILE_FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Werror=switch")
 #: With ``-Bsymbolic`` the library calls its own functions, even where the process has loaded another library that
 #: exports the same names.
 #: macOS's linker binds them so anyway and doesn't know the option.

@@ -104,7 +104,9 @@ class Build:
         ]
 
     def _flags(self) -> list[str]:
-        return [*self.tier.compiler_flags, *(f"-I{folder}" for folder in (self.source.folder, *self.source.include))]
+        # Warnings about others' headers are of no use.
+        others = (flag for folder in self.source.include for flag in ("-isystem", str(folder)))
+        return [*self.tier.compiler_flags, f"-I{self.source.folder}", *others]
 
 
 def ensure_built(source: Source, tier: Tier, cache: Path | None = None) -> Path:

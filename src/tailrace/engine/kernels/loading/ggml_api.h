@@ -1,0 +1,51 @@
+/* Upstream (llama.cpp's ggml) as the kernels see it: its own headers, and the functions that the kernels call.
+ *
+ * Structs, enums and prototypes are upstream's, so the compiler holds this code to them. The functions are set by name before
+ * anything is computed. A function that this llama.cpp doesn't have is 0: each entry point checks what it needs, and without
+ * it leaves the operation to upstream. */
+#pragma once
+#include "ggml-backend.h"
+#include "ggml-impl.h"
+#include "ggml.h"
+
+#include "ggml-cpu-impl.h"
+#include "llamafile/sgemm.h"
+#include "ops.h"
+#include "tiled/tiled.h"
+
+#include "simd.h"
+
+int omp_get_num_threads(void); /* of the OpenMP team that computes; libgomp's */
+
+/* OPTIONAL: the kernels are complete without it. A llama.cpp without OpenMP has a barrier that is as fast as ours. */
+#define UPSTREAM_FUNCTIONS(X)                                                                                          \
+    X(llamafile_sgemm, REQUIRED)                                                                                       \
+    X(ggml_compute_forward_mul_mat_tiled, REQUIRED)                                                                    \
+    X(ggml_compute_forward_flash_attn_ext, REQUIRED)                                                                   \
+    X(ggml_threadpool_chunk_set, REQUIRED)                                                                             \
+    X(ggml_threadpool_chunk_add, REQUIRED)                                                                             \
+    X(ggml_barrier, REQUIRED)                                                                                          \
+    X(ggml_tiled_wdata_size, REQUIRED)                                                                                 \
+    X(ggml_backend_buffer_get_usage, REQUIRED)                                                                         \
+    X(ggml_backend_buffer_clear, REQUIRED)                                                                             \
+    X(ggml_backend_buffer_get_base, REQUIRED)                                                                          \
+    X(ggml_backend_buffer_get_size, REQUIRED)                                                                          \
+    X(omp_get_num_threads, OPTIONAL)
+
+struct ggml_api {
+#define UPSTREAM_POINTER(name, need) __typeof__(name) *name;
+    UPSTREAM_FUNCTIONS(UPSTREAM_POINTER)
+#undef UPSTREAM_POINTER
+};
+extern struct ggml_api upstream;
+
+/* Whether the threads of an operation can wait for each other and share a counter of work chunks. */
+INLINE bool can_share_work(const struct ggml_compute_params *params) {
+    return params->nth == 1 ||
+           (upstream.ggml_barrier && upstream.ggml_threadpool_chunk_set && upstream.ggml_threadpool_chunk_add);
+}
+
+/* A matrix of single-precision numbers whose rows are contiguous. */
+INLINE bool is_f32_matrix(const struct ggml_tensor *t) {
+    return t->type == GGML_TYPE_F32 && t->nb[0] == sizeof(float) && t->ne[2] == 1 && t->ne[3] == 1;
+}

@@ -1,0 +1,39 @@
+/* ggml_compute_forward_mul_mat_tiled: upstream offers each matrix product here first. This file decides which kernel computes it.
+ *
+ * Repacked weights go to prompt_amx.c (many tokens) or repacked.c. For weights in file order the answer is false: then upstream
+ * quantises the activations and asks llamafile_sgemm (file_order.c). */
+#include "loading/repack.h"
+#include "products/file_order.h"
+#include "products/nan_check.h"
+#include "products/prompt_amx.h"
+#include "products/repacked.h"
+#include "products/row_maxima.h"
+
+/* Tokens from which upstream's tiles for super-blocks in file order are faster: with layers 2048 wide in Q4_K_M, 16 tokens take
+ * 32 ms with them and 35 here. */
+#define MIN_UPSTREAM_TILED_TOKENS 16
+
+/* Bytes of work memory for a product, as upstream plans it. */
+EXPORT size_t ggml_tiled_wdata_size(int n_threads, struct ggml_tensor *result) {
+    const size_t wanted = upstream.ggml_tiled_wdata_size ? upstream.ggml_tiled_wdata_size(n_threads, result) : 0;
+    const size_t own = repacked_work_bytes(n_threads, result);
+    return own > wanted ? own : wanted;
+}
+
+EXPORT bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params *params, struct ggml_tensor *result) {
+    const struct ggml_tensor *weights = result->src[0], *activations = result->src[1];
+    if (params->ith == 0 && is_logits(result)) forget_row_maxima();
+    skip_nan_check();
+    const struct repacked *repacked = find_repacked(params, weights);
+    if (repacked &&
+        (prompt_product(params, repacked, activations, result) || repacked_product(params, repacked, result)))
+        return true;
+    enum format format;
+    const bool known = find_format(weights->type, &format);
+    const bool few_super = known && is_super_block(format) && activations->ne[1] < MIN_UPSTREAM_TILED_TOKENS;
+    if (!few_super && upstream.ggml_compute_forward_mul_mat_tiled &&
+        upstream.ggml_compute_forward_mul_mat_tiled(params, result))
+        return true;
+    if (known && is_f32_matrix(activations)) check_for_nan(result, activations);
+    return false;
+}

@@ -1,0 +1,22 @@
+"""The kernels' library, built once for all tests that only use it."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+
+from tailrace.engine.kernels import build
+from tiers import PARAMS
+
+
+@pytest.fixture(scope="session", params=PARAMS)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels of each tier that this CPU has."""
+    if request.param is None:
+        pytest.skip("this CPU can't run them: test_kernels.py has seen that they are refused")
+    library = ctypes.CDLL(str(build.build_kernels(request.param, tmp_path_factory.mktemp("kernels"))))
+    library.ggml_aligned_malloc.restype = ctypes.c_void_p
+    library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]
+    library.ggml_aligned_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library

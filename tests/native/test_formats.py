@@ -1,0 +1,188 @@
+"""The kernels' table of formats: what is in it is ggml's, and what isn't in it is left to llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Kind
+
+from altered import altered
+from tailrace.engine.kernels import build, standin
+from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
+from tailrace.engine.native_libs.tiers import TierName
+
+Row = ctypes.c_int32 * 8
+
+TABLED = {Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K}
+#: ggml's types without a row, and numbers that ggml has no type for.
+UNTABLED = [*(int(kind) for kind in Kind if kind not in TABLED), -1, 99, 1 << 20]
+ACTIVATIONS = (Kind.Q8_0, Kind.Q8_1, Kind.Q8_K)
+
+
+def rows_of(library: ctypes.CDLL) -> list[list[int]]:
+    """The rows of the table."""
+    library.tailrace_kernels_format.restype = ctypes.c_bool
+    rows: list[list[int]] = []
+    while library.tailrace_kernels_format(len(rows), row := Row()):
+        rows.append(list(row))
+    return rows
+
+
+def test_the_table_agrees_with_gguf(library: ctypes.CDLL) -> None:
+    rows = rows_of(library)
+    assert {Kind(row[0]) for row in rows} == TABLED
+    for kind, size, weights, activations, *_ in rows:
+        assert (weights, size) == GGML_QUANT_SIZES[Kind(kind)]
+        assert activations in ACTIVATIONS
+        assert GGML_QUANT_SIZES[Kind(activations)][0] == weights
+
+
+def test_there_is_no_row_outside_of_the_table(library: ctypes.CDLL) -> None:
+    count = len(rows_of(library))
+    assert not library.tailrace_kernels_format(count, Row())
+    assert not library.tailrace_kernels_format(-1, Row())
+
+
+class Upstream:
+    """Stands for llama.cpp: notes what it is asked for, and says that it has done it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        count, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+        sgemm = [pointer, count, count, count, pointer, count, pointer, count, pointer, count, number, number, number]
+        self.functions: dict[str, ctypes._CData] = standin.Pool(1).functions | {
+            "llamafile_sgemm": ctypes.CFUNCTYPE(ctypes.c_bool, *sgemm)(lambda *_: self._ask("sgemm")),
+            "ggml_compute_forward_mul_mat_tiled": ctypes.CFUNCTYPE(ctypes.c_bool, pointer, pointer)(
+                lambda *_: self._ask("tiled")
+            ),
+            "ggml_compute_forward_flash_attn_ext": ctypes.CFUNCTYPE(ctypes.c_bool, pointer, pointer)(
+                lambda *_: self._ask("attention")
+            ),
+            "ggml_tiled_wdata_size": ctypes.CFUNCTYPE(ctypes.c_size_t, number, pointer)(lambda *_: 4321),
+        }
+
+    def _ask(self, name: str) -> bool:
+        self.asked.append(name)
+        return True
+
+
+@pytest.fixture
+def upstream(library: ctypes.CDLL) -> Iterator[Upstream]:
+    upstream = Upstream()
+    standin.set_upstream(library, upstream.functions)
+    yield upstream
+    standin.set_upstream(library, {})
+
+
+def sgemm(library: ctypes.CDLL, weight_type: int, activation_type: int, result_type: int = Kind.F32) -> bool:
+    """Offer a product of four rows of one block by one token."""
+    memory = np.zeros(1 << 16, np.uint8)
+    at = memory.ctypes.data_as(ctypes.c_void_p)
+    one, types = ctypes.c_int64(1), map(ctypes.c_int, (weight_type, activation_type, result_type))
+    call = standin.Call(0, 1, 0, None, None)
+    library.llamafile_sgemm.restype = ctypes.c_bool
+    return bool(
+        library.llamafile_sgemm(ctypes.byref(call), ctypes.c_int64(4), one, one, at, one, at, one, at, one, *types)
+    )
+
+
+@pytest.mark.parametrize("kind", UNTABLED)
+def test_a_product_of_an_untabled_type_is_upstreams(library: ctypes.CDLL, upstream: Upstream, kind: int) -> None:
+    for activations in ACTIVATIONS:
+        assert sgemm(library, kind, activations)
+    assert upstream.asked == ["sgemm"] * len(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("kind", TABLED)
+def test_a_product_with_other_activations_or_another_result_is_upstreams(
+    library: ctypes.CDLL, upstream: Upstream, kind: Kind
+) -> None:
+    activations = next(row[3] for row in rows_of(library) if row[0] == kind)
+    for other in [other for other in (*ACTIVATIONS, *UNTABLED) if other != activations]:
+        upstream.asked.clear()
+        assert sgemm(library, kind, other)
+        assert upstream.asked == ["sgemm"]
+    upstream.asked.clear()
+    assert sgemm(library, kind, activations, Kind.F16)
+    assert upstream.asked == ["sgemm"]
+    upstream.asked.clear()
+    assert sgemm(library, kind, activations)
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize("kind", UNTABLED)
+def test_weights_of_an_untabled_type_are_not_repacked(library: ctypes.CDLL, upstream: Upstream, kind: int) -> None:
+    """Though they may be, and even if a block of theirs were as large as one that can be."""
+    memory, activations = np.zeros(1 << 16, np.uint8), np.zeros((1, 256), np.float32)
+    found = np.zeros((1, 16), np.float32)
+    tokens, result = standin.tensor_of(activations[None, None]), standin.tensor_of(found[None, None])
+    library.tailrace_kernels_repacked_bytes.restype = ctypes.c_int64
+    library.ggml_tiled_wdata_size.restype = ctypes.c_size_t
+    library.ggml_compute_forward_mul_mat_tiled.restype = ctypes.c_bool
+    call = standin.Call(0, 1, 0, None, None)
+    library.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(1 << 20))
+    try:
+        for size in (18, 20, 34, 144, 210):
+            weights = standin.Tensor(type=kind, buffer=1, data=memory.ctypes.data)
+            weights.sizes[:] = (256, 16, 1, 1)
+            weights.strides[:] = (size, 256 // 32 * size, memory.nbytes, memory.nbytes)
+            result.sources[0], result.sources[1] = ctypes.addressof(weights), ctypes.addressof(tokens)
+            upstream.asked.clear()
+            assert library.ggml_compute_forward_mul_mat_tiled(ctypes.byref(call), ctypes.byref(result))
+            assert upstream.asked == ["tiled"]
+            assert library.ggml_tiled_wdata_size(2, ctypes.byref(result)) == 4321
+        assert library.tailrace_kernels_repacked_bytes(1) == 0
+    finally:
+        library.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(0))
+        library.tailrace_kernels_free_repacked(1)
+
+
+#: What attention is computed of: query, keys, values and mask.
+ATTENTION_TYPES = (Kind.F32, Kind.F16, Kind.F16, Kind.F16)
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        (place, kind)
+        for place, right in enumerate(ATTENTION_TYPES)
+        for kind in sorted({*UNTABLED, *TABLED})
+        if kind != right
+    ],
+)
+def test_attention_over_other_types_is_upstreams(
+    library: ctypes.CDLL, upstream: Upstream, place: int, kind: int
+) -> None:
+    shapes = ((1, 1, 1, 64), (1, 1, 16, 64), (1, 1, 16, 64), (1, 1, 1, 16))
+    arrays = [np.zeros(shape, np.float32) for shape in shapes]
+    tensors = [standin.tensor_of(array) for array in arrays]
+    for tensor, right in zip(tensors, ATTENTION_TYPES, strict=True):
+        tensor.type = right
+    tensors[place].type = kind
+    found = np.zeros((1, 1, 1, 64), np.float32)
+    result = standin.tensor_of(found)
+    for index, tensor in enumerate(tensors):
+        result.sources[index] = ctypes.addressof(tensor)
+    call = standin.Call(0, 1, 0, None, None)
+    library.ggml_compute_forward_flash_attn_ext(ctypes.byref(call), ctypes.byref(result))
+    assert upstream.asked == ["attention"]
+
+
+@pytest.mark.parametrize("tier", build.KERNEL_TIERS)
+@pytest.mark.parametrize("repacked", ["YES", "NO"])
+def test_a_row_alone_does_not_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, repacked: str
+) -> None:
+    """Each switch that has to know a format says so: no format is computed as another one."""
+    last = "X(Q6_K, block_q6_K, QK_K, 16, NIBBLES_AND_TOP_TWO, ql, NO_MIN, 32, Q8_K, YES)"
+    row = f"X(IQ4_NL, block_iq4_nl, QK4_NL, 32, NIBBLES, qs, NO_MIN, 0, Q8_0, {repacked})"
+    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "kernels", last, f"{last} {row}"))
+    monkeypatch.setattr(type(ALL_TIERS[tier]), "require", lambda _: None)  # It is compiled, and never run.
+    with pytest.raises(NativeUnavailable, match=r"enumeration value .*IQ4_NL.* not handled in switch"):
+        build.build_kernels(tier, tmp_path / "kept")
