@@ -49,17 +49,19 @@ bench:  ## Measure everything and write benchmarks-report/report.html; ARGS as i
 	@$(BIN)/tailrace pull
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-check:  ## Check format, lint, types and layers
+check:  ## Check format, lint, types and layers; C, too, where clang-format and cppcheck are installed
 	@$(PYTHON) scripts/setup.py --dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/lint_c.py
 
-format:  ## Format the code and mend what ruff can
+format:  ## Format the code and mend what ruff can; C, too, where clang-format is installed
 	@$(PYTHON) scripts/setup.py --dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python scripts/lint_c.py --fix
 
 clean:  ## Remove .venv and tools' caches; compiled llama.cpp and models stay in the cache folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -8,25 +8,25 @@
 #include "ggml.h"
 
 /* struct, field, number of elements */
-#define FIELDS(X)                                        \
-    X(ggml_tensor, type, 1)                              \
-    X(ggml_tensor, buffer, 1)                            \
-    X(ggml_tensor, ne, GGML_MAX_DIMS)                    \
-    X(ggml_tensor, nb, GGML_MAX_DIMS)                    \
-    X(ggml_tensor, op_params, GGML_MAX_OP_PARAMS / 4)    \
-    X(ggml_tensor, src, GGML_MAX_SRC)                    \
-    X(ggml_tensor, data, 1)                              \
-    X(ggml_tensor, name, GGML_MAX_NAME)                  \
-    X(ggml_compute_params, ith, 1)                       \
-    X(ggml_compute_params, nth, 1)                       \
-    X(ggml_compute_params, wsize, 1)                     \
-    X(ggml_compute_params, wdata, 1)                     \
-    X(ggml_compute_params, threadpool, 1)                \
-    X(ggml_threadpool_params, cpumask, GGML_MAX_N_THREADS) \
-    X(ggml_threadpool_params, n_threads, 1)              \
-    X(ggml_threadpool_params, prio, 1)                   \
-    X(ggml_threadpool_params, poll, 1)                   \
-    X(ggml_threadpool_params, strict_cpu, 1)             \
+#define FIELDS(X)                                                                                                      \
+    X(ggml_tensor, type, 1)                                                                                            \
+    X(ggml_tensor, buffer, 1)                                                                                          \
+    X(ggml_tensor, ne, GGML_MAX_DIMS)                                                                                  \
+    X(ggml_tensor, nb, GGML_MAX_DIMS)                                                                                  \
+    X(ggml_tensor, op_params, GGML_MAX_OP_PARAMS / 4)                                                                  \
+    X(ggml_tensor, src, GGML_MAX_SRC)                                                                                  \
+    X(ggml_tensor, data, 1)                                                                                            \
+    X(ggml_tensor, name, GGML_MAX_NAME)                                                                                \
+    X(ggml_compute_params, ith, 1)                                                                                     \
+    X(ggml_compute_params, nth, 1)                                                                                     \
+    X(ggml_compute_params, wsize, 1)                                                                                   \
+    X(ggml_compute_params, wdata, 1)                                                                                   \
+    X(ggml_compute_params, threadpool, 1)                                                                              \
+    X(ggml_threadpool_params, cpumask, GGML_MAX_N_THREADS)                                                             \
+    X(ggml_threadpool_params, n_threads, 1)                                                                            \
+    X(ggml_threadpool_params, prio, 1)                                                                                 \
+    X(ggml_threadpool_params, poll, 1)                                                                                 \
+    X(ggml_threadpool_params, strict_cpu, 1)                                                                           \
     X(ggml_threadpool_params, paused, 1)
 
 #define FIELD(S, F, N) {#S, #F, offsetof(struct S, F), sizeof(((struct S *)0)->F), N, sizeof(struct S)},
