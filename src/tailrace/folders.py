@@ -1,4 +1,4 @@
-"""Where what tailrace keeps for a user lies: the XDG base directories, and their usual places where none are set."""
+"""The user's folders for cache, state and settings, as the XDG Base Directory Specification defines them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """What can be had again: ``$XDG_CACHE_HOME/tailrace``, or the same under ``~/.cache``."""
+    """For files that can be made or fetched again: ``$XDG_CACHE_HOME/tailrace``, by default under ``~/.cache``."""
     return _base("XDG_CACHE_HOME", ".cache") / "tailrace"
 
 
 def state_folder() -> Path:
-    """What has come about here: ``$XDG_STATE_HOME/tailrace``, or the same under ``~/.local/state``."""
+    """For records of this machine: ``$XDG_STATE_HOME/tailrace``, by default under ``~/.local/state``."""
     return _base("XDG_STATE_HOME", ".local/state") / "tailrace"
 
 
 def config_folder() -> Path:
-    """What the user has written: ``$XDG_CONFIG_HOME/tailrace``, or the same under ``~/.config``."""
+    """For the user's own files: ``$XDG_CONFIG_HOME/tailrace``, by default under ``~/.config``."""
     return _base("XDG_CONFIG_HOME", ".config") / "tailrace"
 
 
-def _base(variable: str, usual: str) -> Path:
-    named = os.environ.get(variable)  # Empty is unset, as the specification says.
-    return Path(named) if named else Path.home() / usual
+def _base(variable: str, default: str) -> Path:
+    value = os.environ.get(variable)  # The specification treats an empty value as unset.
+    return Path(value) if value else Path.home() / default

@@ -1,6 +1,6 @@
-"""What is in force: where a process's threads may run and where its memory lies, as the kernel tells it.
+"""The placement that a process really has: its threads' CPUs and its memory's nodes, read from /proc.
 
-Reads /proc, and changes nothing. A plan is a wish: control groups, other tools and a full node can all have their way.
+It compares them with the plan and changes nothing. Control groups, other tools and a full node can all override a plan.
 """
 
 from __future__ import annotations
@@ -14,73 +14,74 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.settings import Settings
 
 _SELF = Path("/proc/self")
-#: Part of a replica's memory that may lie on other nodes: pages that the kernel shares between processes or couldn't
-#: move, a few hundred of them.
-_STRAY_PART = 0.02
+#: Part of a replica's memory that may be on other nodes: some pages are shared between processes or can't be moved.
+_MAX_STRAY_PART = 0.02
 
 
 @dataclass(frozen=True)
 class AppliedPlacement:
-    """One process as it is now."""
+    """The placement of one process now."""
 
-    threads: Mapping[int, frozenset[int]]  #: thread id → the CPUs that it may run on
-    memory: Mapping[int, int]  #: NUMA node → bytes of its own memory there; empty where the kernel has no NUMA
+    threads: Mapping[int, frozenset[int]]  #: the CPUs that each thread may run on, by thread id
+    memory: Mapping[int, int]  #: bytes of private memory by NUMA node; empty where the kernel has no NUMA
 
     @property
     def cpus(self) -> frozenset[int]:
-        """Where any of the threads may run."""
+        """The CPUs that any of the threads may run on."""
         return frozenset().union(*self.threads.values())
 
 
 def read_applied_placement(process: Path = _SELF) -> AppliedPlacement | None:
-    """The process whose /proc folder this is; None on systems without /proc."""
+    """The placement of the process with this /proc folder; None on systems without /proc."""
     if not process.exists():
         return None
     return AppliedPlacement(_threads(process / "task"), _memory(process / "numa_maps"))
 
 
 def is_placement_required(settings: Settings) -> bool:
-    """Whether somebody has set where the engine belongs. What is only planned may stay a wish (a container may forbid
-    it); what is set and isn't in force is an error.
+    """Whether a placement that differs from the plan is an error: the user has set it.
+
+    A placement that tailrace has chosen by itself may fail, as it does in a container that forbids it.
     """
     return settings.replicas > 1 or settings.pin == "on" or bool(settings.cpus or settings.cpus_prefill)
 
 
 def placement_differences(replica: ReplicaPlan, found: AppliedPlacement) -> list[str]:
-    """What isn't as planned, in words; empty when all is."""
-    wrong: list[str] = []
+    """The differences from the plan, in words; empty when there are none."""
+    problems: list[str] = []
     cpus = replica.cpus
     if cpus and (astray := [thread for thread, may in found.threads.items() if not may <= cpus]):
         where = frozenset().union(*(found.threads[thread] for thread in astray))
-        wrong.append(
+        problems.append(
             f"{len(astray)} of {len(found.threads)} threads may run on CPUs {cpulist.format_cpus(where)}, "
             f"planned are {cpulist.format_cpus(cpus)}"
         )
     if replica.node is not None:
-        whole = sum(found.memory.values())
-        astray_bytes = whole - found.memory.get(replica.node, 0)
-        if not whole:
-            wrong.append(f"memory is planned on node {replica.node}, but the kernel doesn't tell where it lies")
-        elif astray_bytes > _STRAY_PART * whole:
-            wrong.append(f"memory is planned on node {replica.node}, but lies on {format_memory(found.memory)}")
-    return wrong
+        total = sum(found.memory.values())
+        astray_bytes = total - found.memory.get(replica.node, 0)
+        if not total:
+            problems.append(f"memory is planned on node {replica.node}, but the kernel doesn't tell where it lies")
+        elif astray_bytes > _MAX_STRAY_PART * total:
+            problems.append(f"memory is planned on node {replica.node}, but lies on {format_memory(found.memory)}")
+    return problems
 
 
 def cpus_without_own_thread(replica: ReplicaPlan, found: AppliedPlacement) -> frozenset[int]:
-    """CPUs of a strict pool that no thread is bound to alone. Pools are there once the model has computed something."""
-    own = {next(iter(may)) for may in found.threads.values() if len(may) == 1}
+    """CPUs of strict pools that no thread is bound to alone. Call it after the first computation makes the pools."""
+    taken = {next(iter(may)) for may in found.threads.values() if len(may) == 1}
     missing: frozenset[int] = frozenset()
     for pool in (replica.decode, replica.prefill):
-        without = frozenset(pool.cpus) - own if pool.strict else frozenset()
-        # The thread that computes with both pools is on the CPU of the one that it used last.
-        if len(without) > (0 if replica.decode == replica.prefill else 1):
-            missing |= without
+        untaken = frozenset(pool.cpus) - taken if pool.strict else frozenset()
+        # The main thread computes with both pools, and is on a CPU of the one that it used last.
+        if len(untaken) > (0 if replica.decode == replica.prefill else 1):
+            missing |= untaken
     return missing
 
 
 def main_thread_problem(replica: ReplicaPlan, found: AppliedPlacement) -> str:
-    """What is wrong with the place of the thread that steps, in words; empty when nothing is. It is bound when requests
-    can come, after all threads that compute with it have been made.
+    """How the main thread's CPUs differ from the plan, in words; empty when they don't.
+
+    The engine binds its main thread after the compute threads have been started, before the first request.
     """
     there = sum(may == set(replica.main) for may in found.threads.values())
     if not replica.main or there == 1:
@@ -101,14 +102,14 @@ def _threads(tasks: Path) -> dict[int, frozenset[int]]:
         try:
             lines = (task / "status").read_text(encoding="ascii", errors="replace").splitlines()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # It has ended since its name was read.
+            continue  # The thread has ended meanwhile.
         allowed = next(line for line in lines if line.startswith("Cpus_allowed_list:"))
         found[int(task.name)] = frozenset(cpulist.parse(allowed.split(":", 1)[1].strip()))
     return found
 
 
 def _memory(numa_maps: Path) -> dict[int, int]:
-    """Bytes on each node of mappings without a file: a file's pages may be other processes' as well."""
+    """Bytes by node, of mappings without a file: a file's pages may be shared with other processes."""
     if not numa_maps.exists():
         return {}
     found: dict[int, int] = {}

@@ -1,7 +1,7 @@
-"""How fast this machine reads memory: measured, because neither the kernel nor the memory tells.
+"""Measures how fast this machine reads memory, because the kernel doesn't report it.
 
-Decoding reads all weights for each step, so this over the model's size is the most tokens a second that one stream can
-have.
+Decoding reads all weights in each step. So bandwidth divided by the model's size is an upper bound of tokens per second
+for one sequence.
 """
 
 from __future__ import annotations
@@ -18,66 +18,66 @@ import numpy as np
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.topology import Topology
 
-#: Bytes of each thread's buffer: far above the caches that it has a part in, and within bounds.
-_SMALLEST, _LARGEST = 64 << 20, 512 << 20
-_TIMES_CACHE = 4
+#: Bytes of each thread's buffer: a multiple of its part of the caches, within these bounds.
+_MIN_BYTES, _MAX_BYTES = 64 << 20, 512 << 20
+_CACHE_MULTIPLE = 4
 #: Part of the available memory that all buffers together may take.
 _MEMORY_PART = 0.25
-#: How long the reading of one measurement lasts, about.
+#: Seconds that each measurement reads.
 _SECONDS = 0.15
 
 
 class Bandwidth(msgspec.Struct, frozen=True):
-    """What was measured on one NUMA node, reading memory of its own."""
+    """The bandwidth of one NUMA node's CPUs to the node's own memory."""
 
     node: int
-    rates: dict[int, float]  #: threads → bytes a second, all of them together
+    rates: dict[int, float]  #: bytes per second of all threads together, by number of threads
 
     @property
     def best(self) -> float:
-        """Bytes a second at the best number of threads."""
+        """Bytes per second at the best number of threads."""
         return max(self.rates.values())
 
 
 def measure_bandwidth(topology: Topology) -> list[Bandwidth]:
-    """Read with one thread, half and all of each node's usable cores; under a second a node.
+    """Measure each node with one thread, with half and with all of its usable cores; under a second per node.
 
-    On machines with several nodes threads are bound to the node, and so is what they touch first. Nodes where there is
-    no memory for the buffers are left out.
+    On machines with several nodes, threads are bound to the node, and so is memory that they touch first. Nodes without
+    memory for the buffers are left out.
     """
     measured = []
     for number in sorted({core.node for core in topology.usable_cores}):
         cores = [core for core in topology.usable_cores if core.node == number and not core.efficiency]
         cores = cores or [core for core in topology.usable_cores if core.node == number]
-        most = min(len(cores), int(topology.quota or len(cores)) or 1)
+        max_threads = min(len(cores), int(topology.quota or len(cores)) or 1)
         bind = [core.cpus[0] for core in cores] if len(topology.nodes) > 1 and topology.affinity is not None else None
-        size = _buffer_bytes(topology, most)
+        size = _buffer_bytes(topology, max_threads)
         if size:
-            rates = {count: _rate(count, size, bind) for count in sorted({1, (most + 1) // 2, most})}
+            rates = {count: _rate(count, size, bind) for count in sorted({1, (max_threads + 1) // 2, max_threads})}
             measured.append(Bandwidth(number, rates))
     return measured
 
 
 def _buffer_bytes(topology: Topology, threads: int) -> int:
-    """Bytes of each thread's buffer; 0 where memory is too short to measure anything."""
+    """Bytes of each thread's buffer; 0 where there is too little memory to measure."""
     cache = sum(cache.bytes for cache in topology.caches)
-    size = min(_LARGEST, max(_SMALLEST, _TIMES_CACHE * cache // threads))
+    size = min(_MAX_BYTES, max(_MIN_BYTES, _CACHE_MULTIPLE * cache // threads))
     size = min(size, int(_MEMORY_PART * available_memory()) // threads)
-    return size // 4096 * 4096 if size >= _SMALLEST // 4 else 0
+    return size // 4096 * 4096 if size >= _MIN_BYTES // 4 else 0
 
 
 def _rate(threads: int, size: int, bind: Sequence[int] | None) -> float:
-    """Bytes a second of ``threads`` that read ``size`` bytes each, again and again, at the same time."""
+    """Bytes per second of ``threads`` threads that each read a buffer of ``size`` bytes repeatedly."""
     barrier = threading.Barrier(threads)
 
     def read(number: int) -> float:
         if bind is not None:
-            os.sched_setaffinity(0, {bind[number]})  # Of this thread alone.
-        data = np.ones(size // 8, np.int64)  # Written here, so that its pages lie near.
+            os.sched_setaffinity(0, {bind[number]})  # Binds this thread only.
+        data = np.ones(size // 8, np.int64)  # Written by this thread, so the pages are on its node.
         data.max()
         barrier.wait()
         begun, done = time.perf_counter(), 0
-        # The largest element is found at the speed of memory, and without the lock that Python's threads share.
+        # NumPy's max is as fast as memory, and releases Python's lock.
         while (elapsed := time.perf_counter() - begun) < _SECONDS:
             data.max()
             done += size

@@ -1,7 +1,7 @@
-"""Binds this process to what the plan gives it: threads to CPUs, memory to a NUMA node.
+"""Applies the plan to this process: binds threads to CPUs and memory to NUMA nodes.
 
-It asks the kernel alone, by system calls of its own: libnuma needn't be there. Threads inherit both from the thread
-that makes them, so a process binds itself before it has any others.
+It uses system calls, so libnuma isn't needed. A thread inherits both bindings from the thread that starts it, so a
+process binds itself before it starts other threads.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from tailrace.machine.plan import ReplicaPlan
 
 #: Numbers of the system calls set_mempolicy, get_mempolicy and migrate_pages.
 _CALLS = {"x86_64": (238, 239, 256), "aarch64": (237, 236, 238)}
-#: ``MPOL_BIND``: pages come from the named nodes or not at all. ``MPOL_INTERLEAVE``: from each of them in turn.
+#: ``MPOL_BIND``: pages come only from the named nodes. ``MPOL_INTERLEAVE``: pages alternate between them.
 _BIND, _INTERLEAVE = 2, 3
-#: Bits of a node mask: the most nodes that a kernel can be built for.
-_NODES = 1024
-_WORD = 8 * ctypes.sizeof(ctypes.c_ulong)
+#: Bits of a node mask: the largest number of nodes that a kernel supports.
+_MAX_NODES = 1024
+_WORD_BITS = 8 * ctypes.sizeof(ctypes.c_ulong)
 
 _NODE_FOLDER = Path("/sys/devices/system/node")
 
-_Mask = ctypes.c_ulong * (_NODES // _WORD)
+_Mask = ctypes.c_ulong * (_MAX_NODES // _WORD_BITS)
 
 
 def bind_cpus(cpus: Collection[int]) -> None:
-    """Have this thread, and those that it makes from now on, run on ``cpus`` alone; nothing for none.
+    """Bind this thread, and threads that it starts later, to ``cpus``. No CPUs: nothing is bound.
 
-    Raises ConfigurationError where the kernel won't.
+    Raises ConfigurationError when the kernel refuses.
     """
     if not cpus:
         return
@@ -46,15 +46,15 @@ def bind_cpus(cpus: Collection[int]) -> None:
 
 
 def bound_cpus() -> frozenset[int]:
-    """Where this thread may run; empty on systems that bind none."""
+    """The CPUs that this thread is bound to; empty on systems that can't bind threads."""
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
 
 
 def bind_memory(replica: ReplicaPlan) -> None:
-    """Have every page that this thread, and those that it makes from now on, touches first lie where the plan says: on
-    the replica's node, or on its nodes in turn. What the process has already moves to the node.
+    """Bind new memory of this thread, and of threads that it starts later, to the replica's node, or spread it over its
+    nodes page by page. Memory that the process has already is moved.
 
-    Nothing where the plan leaves memory to the kernel. Raises ConfigurationError where the kernel won't.
+    Does nothing where the plan leaves memory to the kernel. Raises ConfigurationError when the kernel refuses.
     """
     nodes = replica.interleave if replica.node is None else (replica.node,)
     if not nodes:
@@ -63,10 +63,10 @@ def bind_memory(replica: ReplicaPlan) -> None:
     others = {int(folder.name[4:]) for folder in _NODE_FOLDER.glob("node[0-9]*")} - {*nodes}
     try:
         set_policy, _, migrate = _calls()
-        # The kernel takes one less than the number of bits that it is told.
-        _call(set_policy, _INTERLEAVE if replica.node is None else _BIND, ctypes.byref(mask), _NODES + 1)
+        # The kernel reads one bit less than this number.
+        _call(set_policy, _INTERLEAVE if replica.node is None else _BIND, ctypes.byref(mask), _MAX_NODES + 1)
         if others:
-            _call(migrate, 0, _NODES + 1, ctypes.byref(_mask(others)), ctypes.byref(mask))
+            _call(migrate, 0, _MAX_NODES + 1, ctypes.byref(_mask(others)), ctypes.byref(mask))
     except OSError as error:
         spelled = ", ".join(map(str, nodes))
         hint = " (a container needs the capability SYS_NICE for it)" if error.errno == errno.EPERM else ""
@@ -76,20 +76,20 @@ def bind_memory(replica: ReplicaPlan) -> None:
 def memory_nodes() -> frozenset[int]:
     """The nodes that this thread's memory is bound to or spread over; empty when the kernel chooses.
 
-    Raises OSError where the kernel doesn't tell.
+    Raises OSError when the kernel refuses to report it.
     """
     mode = ctypes.c_int()
     mask = _mask(set())
-    _call(_calls()[1], ctypes.byref(mode), ctypes.byref(mask), _NODES + 1, None, 0)
+    _call(_calls()[1], ctypes.byref(mode), ctypes.byref(mask), _MAX_NODES + 1, None, 0)
     if mode.value not in (_BIND, _INTERLEAVE):
         return frozenset()
-    return frozenset(node for node in range(_NODES) if mask[node // _WORD] >> node % _WORD & 1)
+    return frozenset(node for node in range(_MAX_NODES) if mask[node // _WORD_BITS] >> node % _WORD_BITS & 1)
 
 
 def _mask(nodes: Collection[int]) -> ctypes.Array[ctypes.c_ulong]:
     mask = _Mask()
     for node in nodes:
-        mask[node // _WORD] |= 1 << node % _WORD
+        mask[node // _WORD_BITS] |= 1 << node % _WORD_BITS
     return mask
 
 

@@ -1,7 +1,7 @@
-"""What control groups (containers, systemd slices, batch systems) leave this process, in their versions 1 and 2.
+"""The limits of this process's control groups (containers, systemd slices, batch systems), in versions 1 and 2.
 
-A limit binds whatever stands below it, so every group from the process's own up to the root that it can see is asked.
-Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/, and proc(5) for mountinfo.
+A group's limit also holds for the groups below it. So all groups from the process's own up to the visible root are
+read. Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/, and proc(5) for mountinfo.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from tailrace.machine import cpulist
 
-#: Version 1 writes "no limit" as the largest whole page count.
+#: Version 1 writes "no limit" as a number above this.
 _NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True)
 class Limits:
-    """None: not limited."""
+    """The limits; None where there is none."""
 
     cpus: frozenset[int] | None = None  #: the kernel's CPU numbers
     nodes: frozenset[int] | None = None  #: NUMA nodes that memory may come from
-    quota: float | None = None  #: CPUs' worth of time
+    quota: float | None = None  #: CPU time per time: 1.5 is one and a half CPUs
     memory: int | None = None  #: bytes
-    memory_left: int | None = None  #: bytes of ``memory`` that nobody in the group uses, page cache left out
+    memory_left: int | None = None  #: bytes of ``memory`` that the group doesn't use; page cache counts as unused
 
 
 def read_limits(root: Path = Path("/")) -> Limits:
@@ -44,14 +44,14 @@ def read_limits(root: Path = Path("/")) -> Limits:
 
 @dataclass(frozen=True)
 class _Group:
-    """The process's own folder of one controller, and the mount that nothing above can be seen of."""
+    """The process's folder of one controller, and its mount point: groups above that can't be seen."""
 
     folder: Path
     mount: Path
 
 
 def _groups(root: Path) -> dict[str, _Group]:
-    """Each controller's group. Version 1's win where both are mounted: a controller is in one of them at a time."""
+    """The group of each controller. Where both versions are mounted, version 1's win: they have the controller then."""
     own: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -74,10 +74,10 @@ def _groups(root: Path) -> dict[str, _Group]:
 
 
 def _below(mount: Path, mounted: str, path: str) -> Path:
-    """The folder of the group ``path`` in a mount that shows the tree from ``mounted`` on."""
+    """The folder of the group ``path`` in a mount whose root is the group ``mounted``."""
     inside = path.removeprefix(mounted.rstrip("/")) if path.startswith(mounted) else path
     folder = mount / inside.lstrip("/")
-    # A container without a namespace of its own sees its path from outside, and its group at the mount.
+    # A container without a cgroup namespace sees the host's path, but its own group is at the mount point.
     return folder if folder.is_dir() else mount
 
 
@@ -92,7 +92,7 @@ def _upwards(group: _Group | None) -> Iterator[Path]:
 
 
 def _cpuset(groups: dict[str, _Group]) -> tuple[frozenset[int] | None, frozenset[int] | None]:
-    """CPUs and memory nodes. The nearest group that says something knows what those above leave it."""
+    """CPUs and memory nodes of the nearest group that has them: its values include the limits of the groups above."""
     found: list[frozenset[int] | None] = []
     for names in (
         ("cpuset.cpus.effective", "cpuset.effective_cpus"),
@@ -104,7 +104,7 @@ def _cpuset(groups: dict[str, _Group]) -> tuple[frozenset[int] | None, frozenset
 
 
 def _quota(folder: Path) -> float | None:
-    """Quota over period: ``cpu.max`` has both in a line, version 1 a file for each and -1 for none."""
+    """Quota divided by period. ``cpu.max`` has both in a line; version 1 has a file for each, and -1 for no limit."""
     quota, _, period = _text(folder / "cpu.max").partition(" ")
     if not quota:
         quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
@@ -112,7 +112,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _memory(folder: Path) -> tuple[int, int] | None:
-    """The limit and what is left of it."""
+    """The limit and the unused part of it, in bytes."""
     for limit_name, used_name, cache_name in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

@@ -1,4 +1,4 @@
-"""Sets of CPUs or nodes as the kernel and people write them: ``0-3,8``."""
+"""Lists of CPUs or NUMA nodes in the kernel's notation: ``0-3,8``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def parse(text: str) -> tuple[int, ...]:
-    """The numbers in ``text``, rising and each once. Raises ValueError when it is no such list."""
+    """The numbers in ``text``, sorted and without repetitions. Raises ValueError when it isn't such a list."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
         if not part:
@@ -21,7 +21,7 @@ def parse(text: str) -> tuple[int, ...]:
 
 
 def format_cpus(numbers: Iterable[int]) -> str:
-    """The shortest list that ``parse`` reads as ``numbers``; ``none`` for none, because people read it."""
+    """The shortest list that ``parse`` reads as ``numbers``; ``none`` for no numbers, because people read it."""
     parts: list[str] = []
     for _, group in itertools.groupby(enumerate(sorted(set(numbers))), lambda pair: pair[1] - pair[0]):
         run = [number for _, number in group]

@@ -1,4 +1,4 @@
-"""Memory that is free for use."""
+"""Memory that can be allocated now: of the machine, and of one NUMA node."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from tailrace.machine.topology import read_topology
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that can be allocated without swapping: what the kernel estimates, or less where a control group's limit
-    (a container's, say) leaves less.
+    """Bytes that can be allocated without swapping: the kernel's estimate, or less if a control group allows less.
 
-    Where there is no /proc under ``root`` it is half of the physical memory.
+    Without /proc under ``root`` it is half of the physical memory.
     """
     meminfo = root / "proc/meminfo"
     if not meminfo.exists():
@@ -25,5 +24,5 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def node_memory(node: int, root: Path = Path("/")) -> int:
-    """Bytes that can be allocated on one NUMA node, about. Raises KeyError when there is no such node."""
+    """Bytes that can be allocated on one NUMA node, approximately. Raises KeyError when there is no such node."""
     return {found.number: found.available for found in read_topology(root).nodes}[node]

@@ -1,4 +1,4 @@
-"""GPUs in this machine, and which of them the installed llama.cpp can use. Loads no driver and no library."""
+"""The GPUs of this machine, and the GPU backends of the installed llama.cpp. It loads no driver and no library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-#: PCI vendor → name, and the llama.cpp backends that drive its GPUs.
+#: By PCI vendor: its name, and the llama.cpp backends for its GPUs.
 _VENDORS = {
     "0x10de": ("NVIDIA", ("cuda", "vulkan")),
     "0x1002": ("AMD", ("hip", "vulkan")),
@@ -23,15 +23,15 @@ class Gpu(msgspec.Struct, frozen=True):
     """One GPU."""
 
     vendor: str
-    name: str | None  #: where the driver tells
+    name: str | None  #: None where the driver doesn't report it
     address: str  #: on the PCI bus
-    memory: int | None  #: bytes, where the driver tells
-    node: int | None  #: the NUMA node that it is attached to
-    backends: tuple[str, ...]  #: llama.cpp backends that can drive it
+    memory: int | None  #: bytes; None where the driver doesn't report it
+    node: int | None  #: the NUMA node that it is attached to, if known
+    backends: tuple[str, ...]  #: llama.cpp backends that can use it
 
 
 def read_gpus(root: Path = Path("/")) -> list[Gpu]:
-    """GPUs of the vendors that llama.cpp knows, in the order of their PCI addresses. macOS has no such list."""
+    """GPUs of the vendors that llama.cpp supports, sorted by PCI address. macOS has no such list."""
     gpus = []
     for device in sorted((root / "sys/bus/pci/devices").glob("*")):
         if not _text(device / "class").startswith(_CLASSES) or _text(device / "vendor") not in _VENDORS:
@@ -52,9 +52,9 @@ def read_gpus(root: Path = Path("/")) -> list[Gpu]:
 
 
 def build_backends(package: Path | None = None) -> tuple[str, ...]:
-    """GPU backends that the installed llama.cpp has, by the libraries in the binding's folder ``package``."""
+    """The GPU backends of the installed llama.cpp, by the libraries in the binding's folder ``package``."""
     if package is None:
-        spec = importlib.util.find_spec("llama_cpp")  # Finds the folder and runs nothing of it.
+        spec = importlib.util.find_spec("llama_cpp")  # Finds the folder without running the package.
         if spec is None or not spec.submodule_search_locations:
             return ()
         package = Path(spec.submodule_search_locations[0])
@@ -63,7 +63,7 @@ def build_backends(package: Path | None = None) -> tuple[str, ...]:
 
 
 def offloads(gpus: Sequence[Gpu], backends: Collection[str]) -> bool:
-    """Whether llama.cpp will find a GPU to put layers on."""
+    """Whether llama.cpp can put layers on a GPU."""
     if sys.platform == "darwin":
         return "metal" in backends
     return any(backend in backends for gpu in gpus for backend in gpu.backends)

@@ -1,4 +1,4 @@
-"""What of this machine's state costs speed, in words for the person who can change it. Changes nothing itself."""
+"""Warnings about this machine's state that cost speed, with the remedy. It changes nothing itself."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tailrace.machine.gpu import Gpu, offloads
 from tailrace.machine.plan import ModelNeeds
 from tailrace.machine.topology import Topology
 
-#: Drivers whose "powersave" is their normal way of running, which goes up to full clock under load.
-_OWN_GOVERNORS = {"intel_pstate", "amd-pstate-epp", "amd_pstate_epp"}
-#: Bytes in swap that are no accident.
-_SWAP = 256 << 20
+#: Drivers whose "powersave" governor is the normal one and reaches the full clock under load.
+_DYNAMIC_POWERSAVE = {"intel_pstate", "amd-pstate-epp", "amd_pstate_epp"}
+#: Swap use, in bytes, from which memory has been too short.
+_MIN_SWAP_BYTES = 256 << 20
 
 
 def warnings(
@@ -25,7 +25,7 @@ def warnings(
     model: ModelNeeds | None = None,
     root: Path = Path("/"),
 ) -> list[str]:
-    """One sentence or two for each; ``available`` is memory in bytes."""
+    """The warnings, one or two sentences each. ``available``: bytes of available memory."""
     found = [_governor(topology, root), _huge_pages(root), _balancing(topology, root), _swap(root), _quota(topology)]
     if gpus and not offloads(gpus, backends):
         found.append(
@@ -49,7 +49,10 @@ def _governor(topology: Topology, root: Path) -> str:
     slow = []
     for cpu in sorted(topology.usable):
         folder = root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq"
-        if _text(folder / "scaling_governor") == "powersave" and _text(folder / "scaling_driver") not in _OWN_GOVERNORS:
+        if (
+            _text(folder / "scaling_governor") == "powersave"
+            and _text(folder / "scaling_driver") not in _DYNAMIC_POWERSAVE
+        ):
             slow.append(cpu)
     if not slow:
         return ""
@@ -75,17 +78,17 @@ def _swap(root: Path) -> str:
     lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
     fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
     used = fields.get("SwapTotal", 0) - fields.get("SwapFree", 0)
-    if used < _SWAP:
+    if used < _MIN_SWAP_BYTES:
         return ""
-    return f"{used / 1e9:.1f} GB are in swap: memory was short, and what lies there is slow when it is wanted"
+    return f"{used / 1e9:.1f} GB are in swap: memory was short, and these pages are slow to read back"
 
 
 def _quota(topology: Topology) -> str:
     if topology.quota is None:
         return ""
     return (
-        f"a quota of {topology.quota:g} CPUs is below the {len(topology.usable)} CPUs that may be used: who uses it up "
-        "stands still for the rest of each period. A cpuset (--cpuset-cpus) is better for an engine"
+        f"a quota of {topology.quota:g} CPUs is below the {len(topology.usable)} CPUs that may be used: processes that use it "
+        "up stand still for the rest of each period. A cpuset (--cpuset-cpus) is better for an engine"
     )
 
 

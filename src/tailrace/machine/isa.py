@@ -1,6 +1,6 @@
-"""Instruction sets of the CPU that matter to llama.cpp, and the weight formats that it has its own kernels for on them.
+"""The CPU's instruction sets that llama.cpp uses, and the weight formats that it repacks for them.
 
-Names are those of /proc/cpuinfo, where there is one; elsewhere nothing is known.
+They are read from /proc/cpuinfo. On systems without it, nothing is known.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-#: /proc/cpuinfo's flag → the name that people know.
+#: Usual names by /proc/cpuinfo's flags.
 _NAMES = {
     "avx": "AVX",
     "f16c": "F16C",
@@ -30,9 +30,9 @@ _NAMES = {
     "sve2": "SVE2",
     "sme": "SME",
 }
-#: Formats whose weights llama.cpp reorders at load for kernels that read several rows at once, by what these need
-#: (ggml-cpu/repack.cpp of llama.cpp; the AMX ones are ggml-cpu/amx).
-_KERNELS = (
+#: Formats whose weights llama.cpp repacks at load, by the instruction sets that its kernels for them need
+#: (ggml-cpu/repack.cpp of llama.cpp; for AMX ggml-cpu/amx).
+_REPACKED_FORMATS = (
     ({"AVX2"}, ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4")),
     ({"AVX-512"}, ("Q2_K",)),
     ({"DOTPROD"}, ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4")),
@@ -41,11 +41,11 @@ _KERNELS = (
 
 
 class Isa(msgspec.Struct, frozen=True):
-    """What the CPU offers."""
+    """The CPU's instruction sets, and the formats that llama.cpp repacks on it."""
 
     architecture: str  #: such as ``x86_64``
     sets: tuple[str, ...]
-    formats: tuple[str, ...]  #: weight formats with kernels that read several rows at once
+    formats: tuple[str, ...]  #: weight formats that llama.cpp repacks
 
 
 def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
@@ -60,8 +60,10 @@ def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
 
 
 def read_isa(root: Path = Path("/")) -> Isa:
-    """This CPU, or that whose /proc/cpuinfo lies under ``root``."""
+    """This CPU, or the one whose /proc/cpuinfo is under ``root``."""
     flags = read_cpu_flags(root)
     sets = tuple(name for flag, name in _NAMES.items() if flag in flags)
-    formats = dict.fromkeys(format for needed, formats in _KERNELS if needed <= set(sets) for format in formats)
+    formats = dict.fromkeys(
+        format for needed, formats in _REPACKED_FORMATS if needed <= set(sets) for format in formats
+    )
     return Isa(platform.machine(), sets, tuple(formats))

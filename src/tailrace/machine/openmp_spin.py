@@ -1,37 +1,36 @@
 """How long OpenMP's threads spin for work before they sleep.
 
-ggml's own threads have a poll level for it. Those of a llama.cpp that is compiled with OpenMP, the default, follow an
-environment variable instead, which is read once in a process: when the library is loaded.
+ggml's own threads have a poll level for this. A llama.cpp that is compiled with OpenMP, the default, follows an
+environment variable instead. libgomp reads it once, when the library is loaded.
 """
 
 from __future__ import annotations
 
 import os
 
-# Threads spin at the barriers between operations. On cores that somebody else needs too (a neighbour, a compiler) they
-# burn the very time that the late thread is waiting for; but sleeping while the HTTP process has the other core for
-# 200 µs costs more than it gives. Decode with 2 threads on 2 cores: against 10,000 turns, 60,000 give 1.03 at one
-# stream and 1.02 at eight on a quiet machine, 300,000 (libgomp's own) 1.01 and 1.02; beside one busy process 10,000
-# give 1.5 of libgomp's own.
-#: Turns for each poll level: level 1 is what shared cores are planned with.
-_TURNS = 60_000
-#: What libgomp does when nobody says anything, and what stands for "for ever".
-_UNSAID = 300_000
-_FOREVER = 2**31 - 1
+#: Spins per poll level; plans for shared cores use level 1. Threads spin at the barriers between operations, on cores
+#: that other processes need, too: with libgomp's default, decoding beside a busy process has 0.7 of this speed. Fewer
+#: spins cost more than they give while the HTTP process has a core for 200 µs.
+_SPINS_PER_LEVEL = 60_000
+#: libgomp's default, and the value that stands for no limit.
+_DEFAULT_SPINS = 300_000
+_MAX_SPINS = 2**31 - 1
 
 
 def set_spin_count(poll: int) -> None:
-    """Have OpenMP's threads spin as long as ggml's would at ``poll`` (0 to 100), unless the environment says otherwise
-    already. Without effect once OpenMP is loaded.
+    """Let OpenMP's threads spin as long as ggml's would at the level ``poll`` (0 to 100).
+
+    Variables that the user has set win. It has no effect after OpenMP is loaded.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(_TURNS * poll))
+        os.environ.setdefault("GOMP_SPINCOUNT", str(_SPINS_PER_LEVEL * poll))
 
 
 def spin_count() -> int:
-    """How often OpenMP's threads look for work before they sleep, by the environment."""
+    """Spins of OpenMP's threads before they sleep, as the environment sets them."""
     policy = os.environ.get("OMP_WAIT_POLICY", "").strip().lower()
-    said = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
-    if said.isdigit():
-        return min(int(said), _FOREVER)
-    return {"passive": 0, "active": _FOREVER}.get(policy, _FOREVER if said in ("infinite", "infinity") else _UNSAID)
+    spins = os.environ.get("GOMP_SPINCOUNT", "").strip().lower()
+    if spins.isdigit():
+        return min(int(spins), _MAX_SPINS)
+    unlimited = spins in ("infinite", "infinity")
+    return {"passive": 0, "active": _MAX_SPINS}.get(policy, _MAX_SPINS if unlimited else _DEFAULT_SPINS)

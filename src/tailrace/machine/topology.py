@@ -1,7 +1,7 @@
-"""What this computer is made of, and what of it this process may use. Reads, and decides nothing.
+"""The CPUs, NUMA nodes and caches of this machine, and the part that this process may use. It makes no decisions.
 
-On Linux everything comes from /sys and /proc under ``root``, so that a recorded tree of another machine can be read;
-elsewhere from what Python and sysctl tell.
+On Linux it reads /sys and /proc under ``root``, so tests can read a recorded tree of another machine. On other systems
+it asks Python and sysctl.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from tailrace.machine import cpulist
 from tailrace.machine.cgroup import Limits, read_limits
 
-#: A core below this part of the largest one's capacity (or clock) is an efficiency core: the small cores of phones and
-#: boards have 0.2 to 0.55, a middle one 0.8 and more; cores of one kind differ by less than a tenth.
-_EFFICIENCY_PART = 0.75
+#: A core with less than this part of the largest core's capacity (or clock) is an efficiency core. Small cores have up
+#: to 0.55, middle ones 0.8 and more.
+_MAX_EFFICIENCY_PART = 0.75
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Node:
 
     number: int
     memory: int  #: bytes
-    available: int  #: bytes that are free or hold page cache, about
-    distances: tuple[int, ...] = ()  #: to each node by its place, 10 is local
+    available: int  #: bytes that are free or page cache, approximately
+    distances: tuple[int, ...] = ()  #: to each node, in order; 10 is the node itself
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Cache:
 
 @dataclass(frozen=True)
 class Topology:
-    """The machine as one process sees it. Whatever isn't told is empty or None."""
+    """The machine as one process sees it. Unknown facts are empty or None."""
 
-    cores: tuple[Core, ...]  #: every core that is online, in order of its first CPU
+    cores: tuple[Core, ...]  #: all cores that are online, sorted by first CPU
     nodes: tuple[Node, ...]
     caches: tuple[Cache, ...] = ()
     affinity: frozenset[int] | None = None  #: CPUs that the process is bound to
@@ -62,7 +62,7 @@ class Topology:
 
     @cached_property
     def online(self) -> frozenset[int]:
-        """Every CPU that is switched on."""
+        """All CPUs that are online."""
         return frozenset(cpu for core in self.cores for cpu in core.cpus)
 
     @cached_property
@@ -76,12 +76,12 @@ class Topology:
 
     @cached_property
     def usable_cores(self) -> tuple[Core, ...]:
-        """Cores with at least one usable CPU, without their other ones."""
-        cut = (
+        """Cores with at least one usable CPU; only their usable CPUs are listed."""
+        reduced = (
             Core(core.package, core.node, tuple(cpu for cpu in core.cpus if cpu in self.usable), core.efficiency)
             for core in self.cores
         )
-        return tuple(core for core in cut if core.cpus)
+        return tuple(core for core in reduced if core.cpus)
 
     @cached_property
     def usable_nodes(self) -> tuple[Node, ...]:
@@ -93,7 +93,7 @@ class Topology:
 
     @property
     def quota(self) -> float | None:
-        """CPUs' worth of time, where that is less than the usable CPUs."""
+        """The limit of CPU time, in CPUs, where it is less than the usable CPUs."""
         quota = self.limits.quota
         return quota if quota is not None and quota < len(self.usable) else None
 
@@ -104,17 +104,17 @@ class Topology:
 
     @property
     def smt(self) -> int:
-        """Siblings that a core has at most."""
+        """The largest number of SMT siblings of a core."""
         return max(len(core.cpus) for core in self.cores)
 
 
 def read_topology(root: Path = Path("/"), affinity: frozenset[int] | None = None) -> Topology:
-    """This machine, or the one whose /sys and /proc lie under ``root`` seen by a process with ``affinity``."""
+    """This machine, or the one whose /sys and /proc are under ``root``, for a process with this CPU affinity."""
     if affinity is None and hasattr(os, "sched_getaffinity"):
         affinity = frozenset(os.sched_getaffinity(0))
     system = root / "sys/devices/system"
     if not (system / "cpu").is_dir():
-        return _plain()
+        return _without_sysfs()
     online = _list(system / "cpu/online") or tuple(
         sorted(int(path.name[3:]) for path in (system / "cpu").glob("cpu[0-9]*"))
     )
@@ -139,21 +139,21 @@ def _cores(folders: dict[int, Path], nodes: dict[int, tuple[int, ...]], efficien
         topology = folder / "topology"
         siblings = _list(topology / "core_cpus_list") or _list(topology / "thread_siblings_list") or (cpu,)
         siblings = tuple(sibling for sibling in siblings if sibling in folders)
-        # A negative package is how kernels of some boards say that they don't know.
+        # Kernels of some boards write a negative number for an unknown package.
         package = max(0, _number(topology / "physical_package_id") or 0)
         cores.setdefault(siblings[0], Core(package, node_of.get(cpu, 0), siblings, cpu in efficient))
     return tuple(cores[first] for first in sorted(cores))
 
 
 def _efficient(root: Path, folders: dict[int, Path]) -> frozenset[int]:
-    """The CPUs of efficiency cores; empty on a machine whose cores are of one kind."""
-    # Intel's hybrids have an event counter device for each kind.
+    """The CPUs of efficiency cores; empty where all cores are of one kind."""
+    # Intel's hybrid CPUs have an event counter device for each kind of core.
     if large := _list(root / "sys/devices/cpu_core/cpus"):
         return frozenset(folders) - frozenset(large)
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
         sizes = {cpu: size for cpu, folder in folders.items() if (size := _number(folder / name)) is not None}
-        if len(sizes) == len(folders) and min(sizes.values()) < _EFFICIENCY_PART * max(sizes.values()):
-            return frozenset(cpu for cpu, size in sizes.items() if size < _EFFICIENCY_PART * max(sizes.values()))
+        if len(sizes) == len(folders) and min(sizes.values()) < _MAX_EFFICIENCY_PART * max(sizes.values()):
+            return frozenset(cpu for cpu, size in sizes.items() if size < _MAX_EFFICIENCY_PART * max(sizes.values()))
     return frozenset()
 
 
@@ -171,8 +171,8 @@ def _node(folder: Path, number: int) -> Node:
 
 
 def _whole(root: Path, number: int) -> Node:
-    """A machine's only node. The whole machine's figures know more: what is really available, and memory that was
-    plugged in later.
+    """The machine's only node. It uses the machine's figures, which are more exact: they have the kernel's estimate of
+    available memory, and memory that was added later.
     """
     lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
     fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
@@ -180,7 +180,7 @@ def _whole(root: Path, number: int) -> Node:
 
 
 def _caches(folders: dict[int, Path]) -> tuple[Cache, ...]:
-    """The largest level's caches, each once."""
+    """The last-level caches, each once."""
     caches: dict[tuple[int, ...], tuple[int, int]] = {}
     for folder in folders.values():
         for index in sorted((folder / "cache").glob("index[0-9]*")):
@@ -205,8 +205,8 @@ def _model(root: Path) -> str | None:
     return None
 
 
-def _plain() -> Topology:
-    """Without /sys: as many cores as Python knows of, all alike but for what macOS says of its efficiency cores."""
+def _without_sysfs() -> Topology:
+    """Without /sys: equal cores by Python's count, with macOS's number of efficiency cores."""
     count = os.cpu_count() or 1
     small = _sysctl("hw.perflevel1.physicalcpu") if sys.platform == "darwin" else 0
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -215,7 +215,7 @@ def _plain() -> Topology:
 
 
 def _sysctl(name: str) -> int:
-    """A number that macOS's kernel tells; 0 where it doesn't know the name (a Mac with one kind of core)."""
+    """A number from macOS's kernel; 0 where it doesn't know the name, as on a Mac with one kind of core."""
     done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
 

@@ -1,5 +1,6 @@
-"""What was measured of a model on this machine: which value of each setting won, and where that is remembered. Pure but
-for the files of ``TuningStore``; it measures nothing itself.
+"""The settings that ``tailrace tune`` found for a model on this machine, and the files that they are stored in.
+
+It has the rule that chooses a value from measured scores, and measures nothing itself.
 """
 
 from __future__ import annotations
@@ -18,69 +19,75 @@ from tailrace.folders import state_folder
 from tailrace.machine import cpulist
 from tailrace.machine.topology import Topology
 
-#: How much faster than the usual value another has to be to replace it: less is within the noise of short measurements,
-#: and the usual value was chosen with more in mind than speed alone.
-_BETTER = 1.03
+#: The ratio from which another value replaces the default one. Less is within the noise of short measurements, and the
+#: default was chosen for more reasons than speed.
+_MIN_RATIO = 1.03
 
 
 class TuningRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One value of one setting, measured: a line of the table."""
+    """One measured value of one setting: a row of the table that ``tailrace tune`` prints."""
 
     setting: str
     value: str
-    figures: tuple[float, ...]  #: tokens a second, medians: reading, one stream, several streams
-    ratio: float  #: its score as a multiple of the usual value's, median of the rounds
-    usual: bool  #: whether it is what is used where nothing is set
+    figures: tuple[float, ...]  #: tokens per second, medians: prefill, one sequence, several sequences
+    ratio: float  #: its score divided by the default value's, median of the rounds
+    usual: bool  #: whether it is the default value
     chosen: bool = False
     why: str = ""
 
 
 class TuningRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of one model on one kind of machine."""
+    """The tuned settings of one model on one kind of machine."""
 
-    model: str  #: its file's name, for people
+    model: str  #: the name of its file, for people
     machine: str
-    usable: str  #: CPUs that could be used, as the kernel writes them: with others the settings mean nothing
+    usable: str  #: the usable CPUs, as a CPU list: with other CPUs the settings don't apply
     settings: dict[str, int] = {}
     weights: dict[str, str] = {}  #: for ``near-lossless`` and ``fast`` a weight format's name, or ``as-is``
     rows: tuple[TuningRow, ...] = ()
 
 
-def choose_value(setting: str, usual: str, rounds: Sequence[Mapping[str, float]]) -> tuple[str, dict[str, float], str]:
-    """The value to use of those that every round has a score for, each value's ratio to ``usual``, and why.
+def choose_value(
+    setting: str, default: str, rounds: Sequence[Mapping[str, float]]
+) -> tuple[str, dict[str, float], str]:
+    """The value to use, each value's ratio to the value ``default``, and the reason in words.
 
-    Values are compared within a round, so that a machine that slows down between rounds favours none.
+    Each round has a score for each value. Values are compared within a round, so that a machine that slows down between
+    rounds favours none.
     """
-    ratios = {value: statistics.median(scores[value] / scores[usual] for scores in rounds) for value in rounds[0]}
+    ratios = {value: statistics.median(scores[value] / scores[default] for scores in rounds) for value in rounds[0]}
     best = max(ratios, key=lambda value: ratios[value])
-    if best != usual and ratios[best] >= _BETTER:
-        return best, ratios, f"{ratios[best]:.2f} × {usual}"
-    if best == usual:
-        return usual, ratios, "the fastest"
-    return usual, ratios, f"{best} is at most {100 * (_BETTER - 1):.0f} % faster"
+    if best != default and ratios[best] >= _MIN_RATIO:
+        return best, ratios, f"{ratios[best]:.2f} × {default}"
+    if best == default:
+        return default, ratios, "the fastest"
+    return default, ratios, f"{best} is at most {100 * (_MIN_RATIO - 1):.0f} % faster"
 
 
 def thread_counts(cores: int, cpus: int, *, quick: bool) -> list[int]:
-    """Numbers of threads worth measuring on so many usable cores with so many CPUs (SMT siblings) in all."""
+    """The numbers of threads to measure on ``cores`` usable cores that have ``cpus`` CPUs (SMT siblings) together."""
     if quick:
         return sorted({max(1, cores // 2), cores})
     return sorted({1, max(1, cores // 4), max(1, cores // 2), max(1, 3 * cores // 4), max(1, cores - 1), cores, cpus})
 
 
 def machine_name(topology: Topology) -> str:
-    """The kind of machine that formats' speeds hang on."""
+    """The kind of machine, which decides how fast weight formats are."""
     return f"{topology.model or 'unknown CPU'} ({platform.machine()})"
 
 
 class TuningStore:
-    """The records of one folder, which need not exist yet: a JSON file for each model, machine and llama.cpp."""
+    """A folder of records: a JSON file for each model, kind of machine and version of llama.cpp.
+
+    The folder need not exist yet.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """``folder`` None is ``$XDG_STATE_HOME/tailrace/tuned``, or the same under ``~/.local/state``."""
+        """``folder`` None is ``tuned`` in the user's state folder."""
         self.folder = folder or state_folder() / "tuned"
 
     def find(self, fingerprint: str, topology: Topology, version: str) -> TuningRecord | None:
-        """What is remembered of the model with this fingerprint under llama.cpp's ``version``; None for nothing.
+        """The record of the model with this fingerprint, for llama.cpp's ``version``; None when there is none.
 
         Raises ConfigurationError when the record can't be read.
         """
@@ -93,7 +100,7 @@ class TuningStore:
             raise ConfigurationError(f"{path} can't be read: {error}. Remove it, or run tailrace tune again") from error
 
     def save(self, tuned: TuningRecord, fingerprint: str, topology: Topology, version: str) -> Path:
-        """Remember ``tuned``, in one step; where. Raises ConfigurationError when it can't be written."""
+        """Write the record atomically; returns its path. Raises ConfigurationError when it can't be written."""
         path = self.path(fingerprint, topology, version)
         draft = path.with_suffix(f".{os.getpid()}")
         try:
@@ -105,11 +112,11 @@ class TuningStore:
         return path
 
     def path(self, fingerprint: str, topology: Topology, version: str) -> Path:
-        """Where the record of this model on this machine is, or would be."""
+        """The path of this model's record, which need not exist."""
         key = hashlib.sha256("\n".join((fingerprint, machine_name(topology), version)).encode()).hexdigest()
         return self.folder / f"{key[:32]}.json"
 
 
 def usable_cpus(topology: Topology) -> str:
-    """The usable CPUs as the kernel writes them."""
+    """The usable CPUs as a CPU list."""
     return cpulist.format_cpus(topology.usable)
