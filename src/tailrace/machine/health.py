@@ -87,8 +87,8 @@ def _quota(topology: Topology) -> str:
     if topology.quota is None:
         return ""
     return (
-        f"a quota of {topology.quota:g} CPUs is below the {len(topology.usable)} CPUs that may be used: processes that use it "
-        "up stand still for the rest of each period. A cpuset (--cpuset-cpus) is better for an engine"
+        f"a quota of {topology.quota:g} CPUs is below the {len(topology.usable)} CPUs that may be used: processes "
+        "that use it up stand still for the rest of each period. A cpuset (--cpuset-cpus) is better for an engine"
     )
 
 
