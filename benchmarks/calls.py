@@ -30,7 +30,7 @@ from tailrace.engine.sequence import Sequence as Reply
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.lazy_grammar import LazyGrammar
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.trigger_watcher import TokenIndex
+from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.submission import prepare_sequence
 from tailrace.errors import TailraceError
 from tailrace.observe import logs
@@ -113,9 +113,9 @@ class EngineUnderTest:
     def calls(self, family: Family) -> LazyGrammar:
         """The compiled grammar of the family's calls. The model's vocabulary has none of its markers as tokens."""
         grammar = lazy_calls(GrammarContext(family, "", {}, ""), _TOOLS, several=True)
-        assert grammar.watch is not None
+        assert grammar.triggers is not None
         return LazyGrammar(
-            compile_grammar(self._tokenizer, translate(grammar)), self._tokenizer, grammar.watch, self._tokens
+            compile_grammar(self._tokenizer, translate(grammar)), self._tokenizer, grammar.triggers, self._tokens
         )
 
     def replies(
@@ -134,7 +134,7 @@ class EngineUnderTest:
             if isinstance(reply, Refused):
                 raise TailraceError(reply.message)
             if calls is not None:
-                reply.constraint = calls.constraint(fast_forward=True)
+                reply.constraint = calls.constraint(jump_forward=True)
             made.append(reply)
             self._loop.inbox.put(reply)
             if len(made) % together == 0 or number == len(prompts) - 1:
@@ -159,7 +159,7 @@ class EngineUnderTest:
                 reply = prepare_sequence(self._backend, submit)
                 assert isinstance(reply, Reply)
                 if calls is not None:
-                    reply.constraint = calls.constraint(fast_forward=True)
+                    reply.constraint = calls.constraint(jump_forward=True)
                 self._loop.inbox.put(reply)
             begun = time.perf_counter()
             self._run()
@@ -288,14 +288,14 @@ def _measure(options: Options) -> Measurements:
 
 def _agrees(calls: LazyGrammar, constrained: list[int], free: list[int]) -> bool:
     """Whether the reply with the grammar is the free one up to where a call begins."""
-    constraint = calls.constraint(fast_forward=False)
+    constraint = calls.constraint(jump_forward=False)
     for mine, others in zip(constrained, free, strict=False):
         if mine != others:
             return constraint.mask() is not None
-        if not constraint.free:
+        if not constraint.unconstrained:
             return True
         constraint.accept(mine)
-    return len(constrained) == len(free) or not constraint.free
+    return len(constrained) == len(free) or not constraint.unconstrained
 
 
 BENCHMARK = Benchmark("calls", "Is every call that a model writes valid, and what does that cost?", _measure)

@@ -68,7 +68,7 @@ class EngineUnderTest:
                 sequence = self._sequence(identity, f"List people of village {number}-{stream} as JSON.", tokens)
                 if grammar:
                     matcher = self._matcher.deep_copy()
-                    sequence.constraint = Constraint(matcher, len(self._backend.vocabulary), fast_forward=forced)
+                    sequence.constraint = Constraint(matcher, len(self._backend.vocabulary), jump_forward=forced)
                 self._loop.inbox.put(sequence)
             while self._loop.has_work:
                 self._loop.take()

@@ -90,51 +90,53 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text at which a watched reply changes its mode. ``goes``: the mode after it, or after the call that it begins.
+    """A text at which a lazily constrained reply changes its mode. ``next_mode``: the mode after the text, or after the
+    call that the text starts.
 
-    ``opens``: what the grammar of the call begins with, as texts and control tokens; empty where it begins none.
-    ``pieces``: the trigger counts at the mode's start alone, behind white space, which may also stand between these.
+    ``grammar_prefix``: the beginning of the call, as texts and control tokens; the grammar goes on after it. Empty
+    where no call starts. ``start_pieces``: the trigger counts at the mode's start alone, after white space, which may
+    also stand between these pieces.
     """
 
     text: str
-    goes: int
-    opens: tuple[str | int, ...] = ()
-    pieces: tuple[str, ...] = ()
+    next_mode: int
+    grammar_prefix: tuple[str | int, ...] = ()
+    start_pieces: tuple[str, ...] = ()
 
 
-class Watch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a reply that is free is watched for calls: each mode's triggers, and the mode in which it begins.
+class LazyTriggers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a lazy grammar begins in a reply that is otherwise unconstrained: each mode's triggers, and the first mode.
 
-    ``shown``: control tokens that are texts here. ``optional``: a grammar that can't be compiled is done without.
-    ``begun``: the beginning of the reply, where the prompt has it already.
+    ``visible_tokens``: control tokens that are text here. ``optional``: without a compiled grammar the reply is
+    unconstrained. ``reply_start``: the part of the reply that the prompt already has.
     """
 
     modes: tuple[tuple[Trigger, ...], ...]
-    first: int = 0
-    shown: tuple[tuple[int, str], ...] = ()
+    first_mode: int = 0
+    visible_tokens: tuple[tuple[int, str], ...] = ()
     optional: bool = True
-    begun: str = ""
+    reply_start: str = ""
 
 
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a reply must look like. ``text`` is the JSON text of a schema or of a list of strings (choice), a regular
-    expression for the whole reply, a grammar, or the JSON text of a description of calls.
+    """The form that a reply must have. ``text`` is the JSON text of a schema or of a list of strings (choice), or a
+    regular expression for the whole reply, or a grammar, or the JSON text of a ``CallGrammarSpec`` (calls).
 
-    ``frame`` is llguidance's Lark for the whole reply where this is only a part of it, which is called ``@body`` there,
-    and ``calls`` the description of what it calls ``@calls``.
-    ``strict``: what a schema says and no grammar can hold is a refusal; otherwise it is left out.
+    ``wrapper`` is llguidance's Lark for the whole reply, where ``text`` is only a part of it: ``@body`` in the Lark.
+    ``calls`` is the ``CallGrammarSpec`` of ``@calls`` there. ``strict``: a constraint of the schema that no grammar can
+    express is refused; otherwise it is left out.
 
-    With ``watch`` the grammar is that of one call (or of several in one block), and the reply is free outside of calls.
-    ``simpler`` is a grammar of the same kind to use where ``text`` can't be compiled.
+    With ``triggers`` the grammar is lazy: it is that of one call (or of several in one block), and the reply is
+    unconstrained outside of calls. ``fallback`` is a grammar of the same kind for a ``text`` that can't be compiled.
     """
 
     kind: GrammarKind
     text: str
-    frame: str | None = None
+    wrapper: str | None = None
     calls: str | None = None
     strict: bool = False
-    watch: Watch | None = None
-    simpler: str | None = None
+    triggers: LazyTriggers | None = None
+    fallback: str | None = None
 
 
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -129,7 +129,7 @@ def test_a_grammar_may_ask_for_a_control_token(backend: LlamaBackend) -> None:
     assert backend.vocabulary[start] == b""
     tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_fragment)
     grammar = Grammar(kind="lark", text=f'start: "a" <[{start}]> "b"')
-    constraint = Constraint(compile_grammar(tokenizer, translate(grammar)), len(backend.vocabulary), fast_forward=False)
+    constraint = Constraint(compile_grammar(tokenizer, translate(grammar)), len(backend.vocabulary), jump_forward=False)
     (letter,) = backend.tokenize_fragment("a")
     constraint.accept(letter)
     mask = constraint.mask()

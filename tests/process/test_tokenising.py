@@ -224,7 +224,7 @@ def work(vocab):
     assert not vocab.can_tokenize_inline([TokenizerInput("a" * 4097)])
     assert not vocab.can_tokenize_inline([TokenizerInput("<|im_end|>" * 65)])
     short = [text for text in texts if vocab.can_tokenize_inline([text])]
-    print(Path(path).stem, sum(len(vocab.stretch(text.text)) for text in short), flush=True)
+    print(Path(path).stem, sum(len(vocab.tokenize_segment(text.text)) for text in short), flush=True)
 for path in sys.argv[1:]:
     if not (child := os.fork()):
         thread = threading.Thread(target=work, args=(load_vocab(Path(path)),))

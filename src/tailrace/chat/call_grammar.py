@@ -1,7 +1,7 @@
-"""The grammar of calls, from a short description of what may be called.
+"""The Lark grammar of tool calls, from a short description of the functions.
 
-Schemas may be large, and bringing them into the form that a grammar holds takes time. So the server sends the
-description, and the grammar is made of it where grammars are tried, in a process that is bounded in time and memory.
+Schemas may be large, and their conversion takes time. So the server sends a ``CallGrammarSpec``. The sandbox makes the
+grammar of it, within its limits of time and memory.
 """
 
 from __future__ import annotations
@@ -18,55 +18,57 @@ from tailrace.chat.tools import Function
 
 
 class CallGrammarSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a grammar of calls depends on. ``free``: calls begin where the model likes, as the family's openings say."""
+    """Everything that a grammar of calls depends on. ``lazy``: the model decides whether and where calls begin."""
 
     family: str
     functions: tuple[Function, ...]
-    controls: dict[str, int]  #: those control tokens that may stand in calls
+    controls: dict[str, int]  #: the control tokens that may be part of calls
     several: bool
-    free: bool = False
+    lazy: bool = False
 
 
 def make_spec(
-    family: Family, controls: Mapping[str, int], functions: Sequence[Function], *, several: bool, free: bool = False
+    family: Family, controls: Mapping[str, int], functions: Sequence[Function], *, several: bool, lazy: bool = False
 ) -> CallGrammarSpec:
-    """The description of calls of these functions in the family's form."""
+    """The spec of calls of these functions in the family's syntax."""
     markers = family.markup({function.name: function for function in functions}).markers
     return CallGrammarSpec(
         family=family.name,
         functions=tuple(functions),
         controls={marker: controls[marker] for marker in sorted(markers) if marker in controls},
         several=several,
-        free=free,
+        lazy=lazy,
     )
 
 
-def without_schemas(description: CallGrammarSpec) -> CallGrammarSpec:
-    """The same without the arguments' schemas, but for ``strict`` functions."""
-    functions = tuple(function if function.strict else function.open() for function in description.functions)
-    return msgspec.structs.replace(description, functions=functions)
+def without_schemas(spec: CallGrammarSpec) -> CallGrammarSpec:
+    """The same without the arguments' schemas, except for ``strict`` functions."""
+    functions = tuple(function if function.strict else function.with_any_arguments() for function in spec.functions)
+    return msgspec.structs.replace(spec, functions=functions)
 
 
 def call_grammar(text: str) -> str:
-    """The Lark grammar of a description's JSON text. Raises SchemaError where ``strict`` arguments can't be held."""
-    described = msgspec.json.decode(text, type=CallGrammarSpec)
-    form = next(family.form for family in FAMILIES if family.name == described.family)
-    lark = LarkBuilder(described.controls, loose=described.free)
-    if not described.free:
-        return lark.text(start=form.rule(described.functions, lark, several=described.several))
-    openings = form.openings(form, described.functions, described.several)
-    # Openings share their rules, which are made of all functions.
-    makers = dict.fromkeys(rule for opening in openings for rule in (opening.rule, opening.further) if rule is not None)
-    functions = [_holdable(function) for function in described.functions]
-    return lark.text(start=" | ".join(dict.fromkeys(make(functions, lark) for make in makers)))
+    """The Lark grammar of a spec's JSON text. Raises SchemaError where ``strict`` arguments can't be expressed."""
+    spec = msgspec.json.decode(text, type=CallGrammarSpec)
+    syntax = next(family.syntax for family in FAMILIES if family.name == spec.family)
+    lark = LarkBuilder(spec.controls, loose=spec.lazy)
+    if not spec.lazy:
+        return lark.text(start=syntax.rule(spec.functions, lark, several=spec.several))
+    openings = syntax.openings(syntax, spec.functions, spec.several)
+    # Openings share their rules, each of which covers all functions.
+    rules = dict.fromkeys(
+        rule for opening in openings for rule in (opening.rule, opening.next_calls) if rule is not None
+    )
+    functions = [_expressible(function) for function in spec.functions]
+    return lark.text(start=" | ".join(dict.fromkeys(make(functions, lark) for make in rules)))
 
 
-def _holdable(function: Function) -> Function:
-    """The function, with any arguments where its schema can't be held and doesn't have to be."""
+def _expressible(function: Function) -> Function:
+    """The function, with any arguments where no grammar can express its schema and it isn't ``strict``."""
     if function.strict:
         return function
     try:
-        function.schema()
+        function.normalized_schema()
     except SchemaError:
-        return function.open()
+        return function.with_any_arguments()
     return function

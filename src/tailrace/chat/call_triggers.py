@@ -1,4 +1,4 @@
-"""How a reply that is free is watched for the beginnings of calls, by its family's markup."""
+"""The triggers of a lazily constrained reply, by its family's markup: where calls and thoughts begin and end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.markup import Markup
 from tailrace.chat.reply_parser import open_thought
 from tailrace.chat.tools import Function
-from tailrace.protocol import Trigger, Watch
+from tailrace.protocol import LazyTriggers, Trigger
 
-#: Modes of a reply, by their numbers; those of thoughts come behind.
-_START, _REPLY, _TEXT, _CALLED = range(4)
-_THOUGHTS = 4
+#: Modes of a reply, by their numbers: its start, the start of its text, its text, after a JSON call. Thoughts follow.
+_START, _TEXT_START, _TEXT, _AFTER_CALL = range(4)
+_FIRST_THOUGHT = 4
 
 
 def make_triggers(
@@ -24,58 +24,63 @@ def make_triggers(
     openings: Sequence[CallOpening],
     *,
     optional: bool,
-) -> Watch:
-    """The watch over the reply to ``prompt``. It sees what the reply's parser sees, in the same places.
+) -> LazyTriggers:
+    """The triggers of the reply to ``prompt``. They begin calls in the same places as the reply's parser.
 
-    ``controls``: the model's control tokens, by their text. ``optional`` as in ``Watch``.
+    ``controls``: the model's control tokens, by their text. ``optional`` as in ``LazyTriggers``.
     """
     markup = family.markup({function.name: function for function in functions})
     lark = LarkBuilder(controls)
 
-    def triggers(goes: int) -> list[Trigger]:
+    def call_triggers(next_mode: int) -> list[Trigger]:
         return [
             Trigger(
                 text=opening.text,
-                goes=goes if opening.further is None else _CALLED,
-                opens=lark.pieces(opening.text),
-                pieces=opening.pieces,
+                next_mode=next_mode if opening.next_calls is None else _AFTER_CALL,
+                grammar_prefix=lark.pieces(opening.text),
+                start_pieces=opening.start_pieces,
             )
             for opening in openings
         ]
 
     first = 0
     if family.make_modes is not None:
-        modes = family.make_modes(triggers)
+        modes = family.make_modes(call_triggers)
     else:
-        modes = _modes(markup, triggers(_TEXT), further=any(opening.further for opening in openings))
+        modes = _modes(markup, call_triggers(_TEXT), next_calls=any(opening.next_calls for opening in openings))
         thought = open_thought(prompt, markup.thoughts)
-        first = _START if thought is None else _THOUGHTS + markup.thoughts.index(thought)
-    shown = {controls[marker]: marker for marker in markup.markers if marker in controls}
-    shown |= {controls[trigger.text]: trigger.text for mode in modes for trigger in mode if trigger.text in controls}
-    return Watch(modes=modes, first=first, shown=tuple(shown.items()), optional=optional)
+        first = _START if thought is None else _FIRST_THOUGHT + markup.thoughts.index(thought)
+    visible = {controls[marker]: marker for marker in markup.markers if marker in controls}
+    visible |= {controls[trigger.text]: trigger.text for mode in modes for trigger in mode if trigger.text in controls}
+    return LazyTriggers(modes=modes, first_mode=first, visible_tokens=tuple(visible.items()), optional=optional)
 
 
-def _modes(markup: Markup, calls: Sequence[Trigger], *, further: bool) -> tuple[tuple[Trigger, ...], ...]:
-    """A thought may stand at the start, calls anywhere behind it, and bare ones where the reply begins."""
-    marked = [trigger for trigger in calls if not trigger.pieces]
-    marked += [Trigger(text=noise, goes=_TEXT) for noise in markup.noise if all(noise != call.text for call in calls)]
-    bare = [trigger for trigger in calls if trigger.pieces]
-    # Behind a call's object every other is a call as well, for the parser.
+def _modes(markup: Markup, calls: Sequence[Trigger], *, next_calls: bool) -> tuple[tuple[Trigger, ...], ...]:
+    """A thought may come at the start, calls with a marker anywhere after it, bare calls where the text starts."""
+    marked = [trigger for trigger in calls if not trigger.start_pieces]
+    marked += [
+        Trigger(text=ignored, next_mode=_TEXT)
+        for ignored in markup.ignored
+        if all(ignored != call.text for call in calls)
+    ]
+    bare = [trigger for trigger in calls if trigger.start_pieces]
+    # The parser takes each JSON object after a call's object for another call.
     objects = [
-        Trigger(text="{", goes=_CALLED, opens=("{",), pieces=pieces) for pieces in (("{",), (";", "{"), (",", "{"))
+        Trigger(text="{", next_mode=_AFTER_CALL, grammar_prefix=("{",), start_pieces=pieces)
+        for pieces in (("{",), (";", "{"), (",", "{"))
     ]
     thoughts = [
-        Trigger(text=thought.opens, goes=_THOUGHTS + number, pieces=(thought.opens,))
+        Trigger(text=thought.start, next_mode=_FIRST_THOUGHT + number, start_pieces=(thought.start,))
         for number, thought in enumerate(markup.thoughts)
     ]
-    within = [
-        (again, Trigger(text=thought.ends, goes=_REPLY), *(marked if markup.calls_end_thoughts else ()))
-        for again, thought in zip(thoughts, markup.thoughts, strict=True)
+    in_thoughts = [
+        (restart, Trigger(text=thought.end, next_mode=_TEXT_START), *(marked if markup.calls_end_thoughts else ()))
+        for restart, thought in zip(thoughts, markup.thoughts, strict=True)
     ]
     return (
         (*thoughts, *bare, *marked),
         (*bare, *marked),
         tuple(marked),
-        (*(objects if further else ()), *marked),
-        *within,
+        (*(objects if next_calls else ()), *marked),
+        *in_thoughts,
     )

@@ -53,11 +53,11 @@ class ChatFormat:
         """
         thoughts = self.family.markup({}).thoughts
         if open_thought(prompt.text, thoughts) is not None:
-            return prompt.append_markup(self.family.reply_head(prompt.text))
+            return prompt.append_markup(self.family.text_prefix_after(prompt.text))
         end = prompt.text.rstrip()
         for thought in () if self._has_thinking_switch else thoughts:
-            if thought.opens in self.template.source and not end.endswith(thought.ends):
-                return prompt.append_markup(f"{thought.opens}\n\n{thought.ends}\n\n")
+            if thought.start in self.template.source and not end.endswith(thought.end):
+                return prompt.append_markup(f"{thought.start}\n\n{thought.end}\n\n")
         return prompt
 
     def vocabulary_showing(self, markers: frozenset[str]) -> PieceTable:

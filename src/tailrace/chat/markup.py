@@ -12,8 +12,8 @@ from tailrace.chat.tool_parsers.base import CallParser
 class ThoughtMarkers(NamedTuple):
     """What stands around a thought."""
 
-    opens: str
-    ends: str
+    start: str
+    end: str
 
 
 THINK = ThoughtMarkers("<think>", "</think>")
@@ -32,9 +32,9 @@ class Markup:
     #: Beginnings of calls that are known as such at the reply's start alone; the reader gets them, too.
     bare_calls: Mapping[str, MakeCallParser] = field(default_factory=dict)
     #: Markers around calls that say nothing.
-    noise: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     #: Markers that readers look for.
-    inner: tuple[str, ...] = ()
+    inner_markers: tuple[str, ...] = ()
     #: Whether a call ends a thought, where models leave its end out.
     calls_end_thoughts: bool = False
 
@@ -42,4 +42,4 @@ class Markup:
     def markers(self) -> frozenset[str]:
         """Every marker: those that are control tokens have to be seen as text."""
         around = [marker for thought in self.thoughts for marker in thought]
-        return frozenset((*around, *self.calls, *self.noise, *self.inner))
+        return frozenset((*around, *self.calls, *self.ignored, *self.inner_markers))

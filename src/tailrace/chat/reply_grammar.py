@@ -1,4 +1,4 @@
-"""The grammar that holds a chat's reply: calls to their schemas, the rest to the form that was asked for."""
+"""The grammar of a chat's reply: tool calls fit their schemas, other text has the format that the request asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailrace.protocol import Grammar
 
 
 class GrammarContext(msgspec.Struct, frozen=True):
-    """What the grammar depends on besides the request's wishes."""
+    """What the grammar depends on besides the request's format and functions."""
 
     family: Family
     template: str  #: the chat template's text
@@ -23,48 +23,50 @@ class GrammarContext(msgspec.Struct, frozen=True):
     prompt: str
 
 
-def required_calls(setting: GrammarContext, functions: Sequence[Function], *, several: bool) -> Grammar:
+def required_calls(context: GrammarContext, functions: Sequence[Function], *, several: bool) -> Grammar:
     """The reply is a call of one of ``functions``, or ``several``, after a thought where the model thinks."""
-    lark = LarkBuilder(setting.controls)
-    lead = setting.family.lead(setting.prompt, setting.template, lark)
-    described = make_spec(setting.family, setting.controls, functions, several=several)
-    return Grammar(kind="calls", text=_text(described), frame=lark.text(start=f"{lead} @body"))
+    lark = LarkBuilder(context.controls)
+    preamble = context.family.preamble(context.prompt, context.template, lark)
+    spec = make_spec(context.family, context.controls, functions, several=several)
+    return Grammar(kind="calls", text=_text(spec), wrapper=lark.text(start=f"{preamble} @body"))
 
 
-def format_or_calls(setting: GrammarContext, form: Grammar, functions: Sequence[Function], *, several: bool) -> Grammar:
-    """The reply has the ``form``, or is made of calls where there are functions, after a thought."""
-    lark = LarkBuilder(setting.controls)
-    lead = setting.family.lead(setting.prompt, setting.template, lark)
-    body = f"{lark.literal(setting.family.text_head)} @body"
+def format_or_calls(
+    context: GrammarContext, response_format: Grammar, functions: Sequence[Function], *, several: bool
+) -> Grammar:
+    """The reply has the ``response_format``, or consists of calls where there are functions, after a thought."""
+    lark = LarkBuilder(context.controls)
+    preamble = context.family.preamble(context.prompt, context.template, lark)
+    body = f"{lark.literal(context.family.text_prefix)} @body"
     calls = None
     if functions:
         body = f"({body} | @calls)"
-        calls = _text(make_spec(setting.family, setting.controls, functions, several=several))
-    if not lead and body == " @body":
-        return form
-    return msgspec.structs.replace(form, frame=lark.text(start=f"{lead} {body}"), calls=calls)
+        calls = _text(make_spec(context.family, context.controls, functions, several=several))
+    if not preamble and body == " @body":
+        return response_format
+    return msgspec.structs.replace(response_format, wrapper=lark.text(start=f"{preamble} {body}"), calls=calls)
 
 
-def lazy_calls(setting: GrammarContext, functions: Sequence[Function], *, several: bool, begun: str = "") -> Grammar:
-    """The reply is free, and from a call's marker on it is a call of one of ``functions``. ``begun`` is what the prompt
-    has of the reply already, which is no part of the setting's.
+def lazy_calls(
+    context: GrammarContext, functions: Sequence[Function], *, several: bool, reply_start: str = ""
+) -> Grammar:
+    """The reply is unconstrained, but from a call's marker on it is a call of one of ``functions``. ``reply_start`` is
+    the part of the reply that the prompt already has; the context's prompt is without it.
 
-    What a grammar can't hold of the arguments is let through, but for ``strict`` functions.
+    Constraints of arguments that no grammar can express are left out, except for ``strict`` functions.
     """
-    form = setting.family.form
-    openings = form.openings(form, functions, several)
+    syntax = context.family.syntax
+    openings = syntax.openings(syntax, functions, several)
     optional = not any(function.strict for function in functions)
-    described = make_spec(setting.family, setting.controls, functions, several=several, free=True)
+    spec = make_spec(context.family, context.controls, functions, several=several, lazy=True)
+    triggers = make_triggers(context.family, context.prompt, context.controls, functions, openings, optional=optional)
     return Grammar(
         kind="calls",
-        text=_text(described),
-        simpler=_text(without_schemas(described)),
-        watch=msgspec.structs.replace(
-            make_triggers(setting.family, setting.prompt, setting.controls, functions, openings, optional=optional),
-            begun=begun,
-        ),
+        text=_text(spec),
+        fallback=_text(without_schemas(spec)),
+        triggers=msgspec.structs.replace(triggers, reply_start=reply_start),
     )
 
 
-def _text(described: CallGrammarSpec) -> str:
-    return msgspec.json.encode(described).decode()
+def _text(spec: CallGrammarSpec) -> str:
+    return msgspec.json.encode(spec).decode()

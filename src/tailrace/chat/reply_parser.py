@@ -37,7 +37,7 @@ class ReplyParser(Protocol):
 def open_thought(prompt: str, thoughts: Iterable[ThoughtMarkers]) -> ThoughtMarkers | None:
     """The thought within which the reply to this prompt begins: its template has opened it."""
     end = prompt.rstrip()
-    return next((thought for thought in thoughts if end.endswith(thought.opens)), None)
+    return next((thought for thought in thoughts if end.endswith(thought.start)), None)
 
 
 class MarkupParser:
@@ -45,11 +45,11 @@ class MarkupParser:
 
     def __init__(self, prompt: str, markup: Markup) -> None:
         self._markup = markup
-        self._markers = (*markup.calls, *markup.noise)
+        self._markers = (*markup.calls, *markup.ignored)
         self._in_text = _any_of(self._markers)
         self._thought = open_thought(prompt, markup.thoughts)
         self._in_thought = self._pattern_in_thought()
-        self._opens = tuple(thought.opens for thought in markup.thoughts)
+        self._opens = tuple(thought.start for thought in markup.thoughts)
         self._buffer = ""
         self._state: Literal["start", "reasoning", "reply", "text", "call"] = (
             "start" if self._thought is None else "reasoning"
@@ -100,8 +100,8 @@ class MarkupParser:
     def _start(self) -> bool:
         stripped = self._buffer.lstrip()
         for thought in self._markup.thoughts:
-            if stripped.startswith(thought.opens):
-                self._buffer = stripped[len(thought.opens) :]
+            if stripped.startswith(thought.start):
+                self._buffer = stripped[len(thought.start) :]
                 self._thought = thought
                 self._in_thought = self._pattern_in_thought()
                 self._state, self._trim = "reasoning", True
@@ -140,16 +140,16 @@ class MarkupParser:
         assert self._thought is not None
         if self._trim:  # At its start. Some models open again what their template has opened.
             stripped = self._buffer.lstrip()
-            if stripped.startswith(self._thought.opens):
-                self._buffer = stripped[len(self._thought.opens) :]
+            if stripped.startswith(self._thought.start):
+                self._buffer = stripped[len(self._thought.start) :]
                 return True
-            if is_marker_prefix(stripped, (self._thought.opens,)):
+            if is_marker_prefix(stripped, (self._thought.start,)):
                 return False
         found = self._in_thought.search(self._buffer)
         if found is None:
             self._emit_up_to(parts, self._thought_markers())
             return False
-        if found[0] == self._thought.ends:
+        if found[0] == self._thought.end:
             self._emit(parts, self._buffer[: found.start()].rstrip())
             self._buffer = self._buffer[found.end() :]
             self._state, self._trim = "reply", True
@@ -199,7 +199,7 @@ class MarkupParser:
     def _thought_markers(self) -> tuple[str, ...]:
         assert self._thought is not None
         calls = self._markers if self._markup.calls_end_thoughts else ()
-        return (self._thought.ends, *calls)
+        return (self._thought.end, *calls)
 
     def _pattern_in_thought(self) -> re.Pattern[str]:
         pattern = _any_of(self._thought_markers()) if self._thought is not None else None

@@ -23,7 +23,7 @@ _TOLD = (
 
 def add_functions(messages: Sequence[dict[str, Any]], functions: Sequence[Function]) -> list[dict[str, Any]]:
     """The messages with the functions in the first system message, or in one of their own."""
-    told = _TOLD.format(functions="\n".join(_dumps(function.offered()) for function in functions))
+    told = _TOLD.format(functions="\n".join(_dumps(function.as_openai()) for function in functions))
     for position, message in enumerate(messages):
         if message["role"] in ("system", "developer"):
             system = {**message, "content": f"{message['content']}\n\n{told}"}

@@ -19,7 +19,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] | None = None
     strict: bool = False
 
-    def offered(self) -> dict[str, Any]:
+    def as_openai(self) -> dict[str, Any]:
         """The form that chat templates expect, which is OpenAI's."""
         function: dict[str, Any] = {"name": self.name}
         if self.description is not None:
@@ -27,7 +27,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         function["parameters"] = self.parameters or {"type": "object", "properties": {}}
         return {"type": "function", "function": function}
 
-    def schema(self) -> dict[str, Any]:
+    def normalized_schema(self) -> dict[str, Any]:
         """What the arguments of a call that a grammar holds have to fit. Raises SchemaError when no grammar can."""
         given = {"properties": {}} if self.parameters is None else self.parameters
         try:
@@ -36,6 +36,6 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
             raise SchemaError(f"the parameters of '{self.name}': {error}") from None
         return schema
 
-    def open(self) -> Function:
+    def with_any_arguments(self) -> Function:
         """The same function with any arguments: where a grammar can't hold them, it holds the name."""
         return msgspec.structs.replace(self, parameters={"type": "object"})

@@ -19,7 +19,7 @@ from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.grammar_compiler import CompileOutcome, GrammarCompiler
-from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
 from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequence, prompt_texts
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import TokenizationFailed, TokenizeOutcome, Tokenizer
@@ -29,13 +29,14 @@ from tailrace.protocol import (
     Accepted,
     Cancel,
     Embed,
+    LazyTriggers,
+    RefusalCode,
     Refused,
     Score,
     Submit,
     ToEngine,
     Tokenize,
     Tokenized,
-    Watch,
 )
 
 #: Tokenising a short text takes up to 3 MB of stack. Only the part that is used takes memory.
@@ -180,30 +181,31 @@ class Intake(HelperThread):
             self._accept(sequence)
         else:
             self._compiling[submit.id] = sequence
-            done = partial(self._on_compiled, submit.id, grammar.watch)
+            done = partial(self._on_compiled, submit.id, grammar.triggers)
             self._compiler.request(grammar, done, partial(self._compiling.__contains__, submit.id))
 
-    def _on_compiled(self, identity: int, watch: Watch | None, outcome: CompileOutcome) -> None:
+    def _on_compiled(self, identity: int, triggers: LazyTriggers | None, outcome: CompileOutcome) -> None:
         """The sequence's grammar is compiled, or can't be. Called on any thread."""
         # The lock is held to the end, so a cancel finds the sequence either here or in the inbox.
         with self._lock:
             sequence = self._compiling.pop(identity, None)
             if sequence is not None:
-                self._guard(identity, partial(self._take_compiled, sequence, watch, outcome))
+                self._guard(identity, partial(self._take_compiled, sequence, triggers, outcome))
 
-    def _take_compiled(self, sequence: Sequence, watch: Watch | None, outcome: CompileOutcome) -> None:
-        if not isinstance(outcome, GrammarError):
+    def _take_compiled(self, sequence: Sequence, triggers: LazyTriggers | None, outcome: CompileOutcome) -> None:
+        if not isinstance(outcome, GrammarError | CompilerUnavailable):
             sequence.constraint = self._compiler.constraint(
                 outcome,
                 # Log probabilities are of tokens that were sampled: there are no jump-forward tokens then.
-                fast_forward=sequence.logprobs is None,
-                begun="" if watch is None else watch.begun,
+                jump_forward=sequence.logprobs is None,
+                reply_start="" if triggers is None else triggers.reply_start,
             )
             self._accept(sequence)
-        elif watch is not None and watch.optional:
+        elif triggers is not None and triggers.optional:
             self._accept(sequence)
         else:
-            self._send(Refused(sequence.id, "invalid_grammar", str(outcome)))
+            code: RefusalCode = "invalid_grammar" if isinstance(outcome, GrammarError) else "unavailable"
+            self._send(Refused(sequence.id, code, str(outcome)))
 
     def _accept(self, sequence: Sequence) -> None:
         # Sent before the loop can know the sequence, so it always precedes the first token.

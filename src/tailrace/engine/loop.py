@@ -286,7 +286,7 @@ class EngineLoop:
 
     def _decode(self, batch: StepBatch, *, reuse_plan: bool) -> Logits:
         """Compute the batch's logits, and beside them the masks of its constraints."""
-        self._masks.start([constraint for constraint in batch.constraints if not constraint.free])
+        self._masks.start([constraint for constraint in batch.constraints if not constraint.unconstrained])
         if reuse_plan:
             logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
         else:

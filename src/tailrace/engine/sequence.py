@@ -75,7 +75,7 @@ class Sequence:
         #: Whether its prompt may be taken from the prefix cache.
         self.reuse_prefix = params.reuse_prefix
         # A grammar for the whole reply decides where it may end, and only an end token can end it.
-        end_tokens_optional = params.grammar is None or params.grammar.watch is not None
+        end_tokens_optional = params.grammar is None or params.grammar.triggers is not None
         ends = frozenset() if params.ignore_eos and end_tokens_optional else end_tokens
         self.stop_tokens = ends.union(params.stop_tokens)
         #: Tokens that are in the KV cache: the first ones of ``tokens``.

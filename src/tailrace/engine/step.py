@@ -14,7 +14,7 @@ from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
 from tailrace.engine.sampling.sampler import SamplingError, greedy_tokens, logprobs, logprobs_of
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.protocol import Failed, Finished, Predicted, Started, Step
 
 
@@ -113,7 +113,7 @@ def sample_step(sequences: list[Sequence], logits: Logits) -> Step:
         except SamplingError as error:
             step.failed.append(Failed(sequence.id, str(error)))
         except GrammarError as error:
-            step.failed.append(Failed(sequence.id, f"its grammar has become too complex: {error}"))
+            step.failed.append(Failed(sequence.id, f"its grammar can't be followed any further: {error}"))
         row = next_row
         if sequence.draft and sequence.draft_from_prediction:
             accepted = common_prefix(sequence.draft, sequence.tokens[length:])
@@ -125,7 +125,7 @@ def _is_masked(sequence: Sequence) -> bool:
     if sequence.generated < sequence.min_tokens:
         return True
     constraint = sequence.constraint
-    return constraint is not None and (not constraint.free or constraint.mask() is not None)
+    return constraint is not None and (not constraint.unconstrained or constraint.mask() is not None)
 
 
 def _sample(step: Step, sequence: Sequence, row: LogitsRow) -> int:

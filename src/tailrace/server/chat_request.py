@@ -103,7 +103,7 @@ def chat_request(
 
     def render(messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
         # A template that shows no tools may fail on them: it has been told in another way.
-        offers = [function.offered() for function in offered if template.knows_tools] or None
+        offers = [function.as_openai() for function in offered if template.knows_tools] or None
         given = {**thinking_kwargs.template_kwargs(template, thinking), **(variables or {})}
         try:
             return template.render(messages, offers, given, opening=opening, continued=field)
@@ -141,7 +141,7 @@ def chat_request(
     elif offered:
         # A reply that has begun may stand within a thought or a call: the watch reads what there is of it.
         before = GrammarContext(family, template.source, model.control_tokens, prompt.head.text)
-        grammar = lazy_calls(before, offered, several=parallel, begun=prompt.reply)
+        grammar = lazy_calls(before, offered, several=parallel, reply_start=prompt.reply)
         param = fields.tools
     return GenerationRequest(
         prompts=[prompt],
@@ -200,5 +200,5 @@ def _continued(
             raise
         opened = render(messages[:-1], True, None)
     # What is continued is the reply: a thought that the template has begun for it is over.
-    prompt = opened.append_markup(family.reply_head(opened.text))
+    prompt = opened.append_markup(family.text_prefix_after(opened.text))
     return prompt.append_literal(joined_text(last["content"])).continued_at(len(prompt.text))

@@ -12,7 +12,8 @@ from llguidance import LLTokenizer
 
 from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.structured.grammar_translation import GrammarError, translate
+from tailrace.engine.structured.grammar_error import GrammarError
+from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.protocol import Grammar
 

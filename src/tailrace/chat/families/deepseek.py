@@ -31,7 +31,7 @@ _HEAD = re.compile(
 )
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return _CALL in template
 
 
@@ -44,36 +44,36 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={_CALL: lambda: NamedCallParser(_CALL, _HEAD, _CALL_ENDS, closing=f"{_FENCE}")},
-        noise=(_SECTION, _SECTION_ENDS),
-        inner=(_SEPARATOR, _CALL_ENDS),
+        ignored=(_SECTION, _SECTION_ENDS),
+        inner_markers=(_SEPARATOR, _CALL_ENDS),
         calls_end_thoughts=True,
     )
 
 
 def _fenced_call(function: Function, lark: LarkBuilder) -> str:
     head = lark.literal(f"{_CALL}function{_SEPARATOR}{function.name}\n{_FENCE}json\n")
-    return f"{head} {lark.schema(function.schema())} {lark.gap(chr(10))} {lark.literal(_FENCE + _CALL_ENDS)}"
+    return f"{head} {lark.schema(function.normalized_schema())} {lark.gap(chr(10))} {lark.literal(_FENCE + _CALL_ENDS)}"
 
 
 def _plain_call(function: Function, lark: LarkBuilder) -> str:
     head = lark.literal(f"{_CALL}{function.name}{_SEPARATOR}")
-    return f"{head} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
+    return f"{head} {lark.schema(function.normalized_schema())} {lark.literal(_CALL_ENDS)}"
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    return [form.block(several=several), CallOpening(text=_CALL, rule=form.one)]
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [syntax.block(several=several), CallOpening(text=_CALL, rule=syntax.one)]
 
 
 #: V3 and R1.
 FAMILY = Family(
     name="deepseek",
-    recognise=lambda template: recognise(template) and _fenced(template),
+    matches_template=lambda template: matches_template(template) and _fenced(template),
     markup=markup,
-    form=CallSyntax(call=_fenced_call, before=_SECTION, after=_SECTION_ENDS, openings=openings),
+    syntax=CallSyntax(call=_fenced_call, before=_SECTION, after=_SECTION_ENDS, openings=openings),
 )
 V3_1 = Family(
     name="deepseek_v3.1",
-    recognise=recognise,
+    matches_template=matches_template,
     markup=markup,
-    form=CallSyntax(call=_plain_call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
+    syntax=CallSyntax(call=_plain_call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
 )

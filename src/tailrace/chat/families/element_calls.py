@@ -30,7 +30,7 @@ def element_call(
     """The call, ``heads`` before its first argument and ``tails`` behind its last, on lines of their own. None where
     the schema says more than elements can be held to: then the call has to be JSON.
     """
-    schema = function.schema()
+    schema = function.normalized_schema()
     definitions: Schema = schema.get("$defs", {})
     if "$ref" in schema:
         schema = _target(schema, definitions) or {}

@@ -1,4 +1,4 @@
-"""What sets one family of models apart: how it marks thoughts and calls, and how a call is held to a schema."""
+"""The parts of a model family: its template's markers, its replies' markup and parser, and the grammar of its calls."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Trigger
 
-#: Offered functions by name; empty where no calls are looked for.
+#: Offered functions by name; empty where the reply is not searched for calls.
 Functions = Mapping[str, Function]
 
-#: A Lark expression for calls of these functions.
+#: Makes a Lark expression for calls of these functions.
 GrammarRule = Callable[[Sequence[Function], LarkBuilder], str]
-#: The triggers of a family's calls, with the mode in which the reply is after one.
+#: Makes the triggers of a family's calls; the argument is the mode of the reply after one.
 TriggersForMode = Callable[[int], Sequence[Trigger]]
 
-#: Calls that a grammar lets a reply have at most.
+#: Calls that a grammar allows in one reply.
 MAX_CALLS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallOpening:
-    """How a call may begin in a reply that is free before it. From ``text`` on, the grammar ``rule`` holds.
+    """One way in which a call may begin in an unconstrained reply. From ``text`` on, the grammar ``rule`` applies.
 
-    ``pieces``: it counts at the reply's start alone, where white space may stand before each of these; together they
-    are ``text``, which has the white space of ``rule``. ``further``: JSON objects behind the call are calls, too, of
-    this rule.
+    ``start_pieces``: the call may begin at the reply's start alone, and white space may stand before each of these
+    pieces. Together they are ``text``, with the white space of ``rule``. ``next_calls``: JSON objects after the call
+    are calls as well, of this rule.
     """
 
     text: str
     rule: GrammarRule
-    pieces: tuple[str, ...] = ()
-    further: GrammarRule | None = None
+    start_pieces: tuple[str, ...] = ()
+    next_calls: GrammarRule | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallSyntax:
-    """How calls are written under a grammar. The texts may have markers."""
+    """How a family writes calls, as a grammar. The texts may contain markers."""
 
     call: Callable[[Function, LarkBuilder], str]  #: one call, as a Lark expression
     before: str = ""
     between: str | None = "\n"  #: None: a reply has one call
     after: str = ""
-    #: How calls begin where the model decides whether to call. Without ``several`` one call each.
+    #: How calls begin where the model decides whether to call. Without ``several``, one call for each opening.
     openings: Callable[[CallSyntax, Sequence[Function], bool], Sequence[CallOpening]]
 
     def one(self, functions: Sequence[Function], lark: LarkBuilder) -> str:
@@ -57,67 +57,67 @@ class CallSyntax:
         return lark.rule("call", " | ".join(self.call(function, lark) for function in functions))
 
     def rule(
-        self, functions: Sequence[Function], lark: LarkBuilder, *, several: bool, most: int | None = MAX_CALLS
+        self, functions: Sequence[Function], lark: LarkBuilder, *, several: bool, max_calls: int | None = MAX_CALLS
     ) -> str:
-        """A rule for one call, or ``several``, of these functions; ``most`` None: as many as the model likes."""
+        """A rule for one call, or ``several``, of these functions. ``max_calls`` None: any number."""
         call = self.one(functions, lark)
         more = ""
         if several and self.between is not None:
             between = lark.json(self.between) if self.between.strip() else lark.gap(self.between)
             further = f"({between} {lark.gap('')} {call})"
-            more = f"{further}*" if most is None else f"{further}{{0,{most - 1}}}"
+            more = f"{further}*" if max_calls is None else f"{further}{{0,{max_calls - 1}}}"
         return lark.rule("calls", f"{lark.literal(self.before)} {call} {more} {lark.literal(self.after)}")
 
     def block(self, *, several: bool) -> CallOpening:
-        """The opening of all that stands between ``before`` and ``after``."""
+        """The opening of a whole block of calls, from ``before`` to ``after``."""
         return CallOpening(
-            text=self.before, rule=lambda functions, lark: self.rule(functions, lark, several=several, most=None)
+            text=self.before, rule=lambda functions, lark: self.rule(functions, lark, several=several, max_calls=None)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """See the module. ``recognise`` looks for the family's markers in the text of a chat template."""
+    """See the module. ``matches_template`` looks for the family's markers in the text of a chat template."""
 
     name: str
-    recognise: Callable[[str], bool]
+    matches_template: Callable[[str], bool]
     markup: Callable[[Functions], Markup]
-    form: CallSyntax
-    #: Makes a reply's parser from its prompt.
+    syntax: CallSyntax
+    #: Makes a reply's parser from its prompt; None: a ``MarkupParser``.
     make_parser: Callable[[str, Functions], ReplyParser] | None = None
-    #: What may stand before a reply that a grammar holds: the thought. Replaces ``thought``.
-    make_lead: Callable[[str, str, LarkBuilder], str] | None = None
-    #: The modes of a reply that is watched for calls, where they aren't those of ``markup``.
+    #: Makes what may stand before the constrained part of a reply; None: a thought, by ``markup``.
+    make_preamble: Callable[[str, str, LarkBuilder], str] | None = None
+    #: Makes the modes of a lazily constrained reply; None: by ``markup``.
     make_modes: Callable[[TriggersForMode], tuple[tuple[Trigger, ...], ...]] | None = None
-    #: What has to stand before the text of a reply, behind a prompt that hasn't begun a thought.
-    text_head: str = ""
-    #: Ids of earlier calls as the template wants them.
+    #: Markers before the text of a reply, after a prompt that hasn't begun a thought.
+    text_prefix: str = ""
+    #: Brings ids of earlier calls into the template's form.
     call_id: Callable[[str], str] | None = None
 
     def parser(self, prompt: PromptText, functions: Functions) -> ReplyParser:
-        """A parser for the reply to ``prompt``, which may have begun it."""
+        """A parser for the reply to ``prompt``, which may already contain the reply's beginning."""
         if isinstance(prompt, RenderedPrompt) and prompt.reply:
             head = prompt.head
-            return ResumedParser(lambda: self.parser(head, functions), self._begun(prompt))
+            return ResumedParser(lambda: self.parser(head, functions), self._reply_to_resume(prompt))
         if self.make_parser is not None:
             return self.make_parser(prompt.text, functions)
         return MarkupParser(prompt.text, self.markup(functions))
 
-    def _begun(self, prompt: RenderedPrompt) -> str:
-        """The reply so far, from the first marker on that the template has put before its text, if there is one."""
+    def _reply_to_resume(self, prompt: RenderedPrompt) -> str:
+        """The reply so far, from the first marker that the template has put before the message's text, if any."""
         before = prompt.reply_markup
         places = [place for marker in self.markup({}).markers if (place := before.find(marker)) >= 0]
         return prompt.reply[min(places, default=len(before)) :]
 
-    def reply_head(self, prompt: str) -> str:
-        """What has to stand between the prompt and the text of a reply: the end of a thought that it has begun, say."""
+    def text_prefix_after(self, prompt: str) -> str:
+        """The markers between the prompt and the text of a reply: the end of a thought that the prompt opens, say."""
         thought = open_thought(prompt, self.markup({}).thoughts)
-        return f"\n{thought.ends}\n\n" if thought is not None else self.text_head
+        return f"\n{thought.end}\n\n" if thought is not None else self.text_prefix
 
-    def lead(self, prompt: str, template: str, lark: LarkBuilder) -> str:
-        """What may stand before the part that a grammar holds, as a Lark expression; "" for nothing."""
-        if self.make_lead is not None:
-            return self.make_lead(prompt, template, lark)
+    def preamble(self, prompt: str, template: str, lark: LarkBuilder) -> str:
+        """What may stand before the constrained part of a reply, as a Lark expression; "" for nothing."""
+        if self.make_preamble is not None:
+            return self.make_preamble(prompt, template, lark)
         return self._thought(prompt, template, lark)
 
     def _thought(self, prompt: str, template: str, lark: LarkBuilder) -> str:
@@ -125,10 +125,10 @@ class Family:
         thoughts = self.markup({}).thoughts
         thought = open_thought(prompt, thoughts)
         if thought is not None:
-            return f"{lark.until(thought.ends)} {space}"
-        end = prompt.rstrip()
+            return f"{lark.until(thought.end)} {space}"
+        prompt_end = prompt.rstrip()
         for thought in thoughts:
-            if thought.opens in template and not end.endswith(thought.ends):
+            if thought.start in template and not prompt_end.endswith(thought.end):
                 # The model decides whether it thinks.
-                return f"({lark.literal(thought.opens)} {lark.until(thought.ends)} {space})?"
+                return f"({lark.literal(thought.start)} {lark.until(thought.end)} {space})?"
         return ""

@@ -9,12 +9,12 @@ from tailrace.chat.families.family import Family, Functions
 from tailrace.chat.markup import Markup
 
 
-def recognise(template: str) -> bool:
-    return "<start_of_turn>" in template and "<think>" not in template and hermes.OPENS not in template
+def matches_template(template: str) -> bool:
+    return "<start_of_turn>" in template and "<think>" not in template and hermes.CALL_START not in template
 
 
 def markup(functions: Functions) -> Markup:
     return dataclasses.replace(generic.markup(functions), thoughts=())
 
 
-FAMILY = Family(name="gemma", recognise=recognise, markup=markup, form=generic.FORM)
+FAMILY = Family(name="gemma", matches_template=matches_template, markup=markup, syntax=generic.FORM)

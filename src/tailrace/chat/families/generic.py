@@ -20,7 +20,7 @@ from tailrace.chat.tools import Function
 _PIPED = "<|tool_call|>"
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return True
 
 
@@ -33,32 +33,35 @@ def markup(functions: Functions) -> Markup:
 
     return Markup(
         calls={
-            hermes.OPENS: lambda: JsonCallParser(hermes.OPENS, hermes.ENDS),
+            hermes.CALL_START: lambda: JsonCallParser(hermes.CALL_START, hermes.CALL_END),
             _PIPED: lambda: JsonCallParser(_PIPED, None),
         },
         bare_calls={"{": bare, "[": bare},
-        inner=(hermes.ENDS,),
+        inner_markers=(hermes.CALL_END,),
     )
 
 
 def _object(function: Function, lark: LarkBuilder) -> str:
-    return lark.call(function.name, "arguments", function.schema())
+    return lark.call(function.name, "arguments", function.normalized_schema())
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     """Bare JSON is held once it names an offered function: until then it may be an answer."""
     one = CallSyntax(call=_object, between=", ", openings=openings)
     listed = CallSyntax(call=_object, before="[", between=", ", after="]", openings=openings)
     piped = CallSyntax(call=_object, before=_PIPED, between=None, openings=openings)
     block = listed.block(several=several)
-    found = [CallOpening(text=hermes.OPENS, rule=form.one), replace(piped.block(several=False), further=one.one)]
+    found = [
+        CallOpening(text=hermes.CALL_START, rule=syntax.one),
+        replace(piped.block(several=False), next_calls=one.one),
+    ]
     for function in functions:
         name = json.dumps(function.name)
         pieces = ("{", '"name"', ":", name, ",")
-        found.append(CallOpening(text=f'{{"name": {name},', rule=one.one, pieces=pieces, further=one.one))
-        found.append(CallOpening(text=f'[{{"name": {name},', rule=block.rule, pieces=("[", *pieces)))
+        found.append(CallOpening(text=f'{{"name": {name},', rule=one.one, start_pieces=pieces, next_calls=one.one))
+        found.append(CallOpening(text=f'[{{"name": {name},', rule=block.rule, start_pieces=("[", *pieces)))
     return found
 
 
 FORM = CallSyntax(call=hermes.call, openings=openings)
-FAMILY = Family(name="generic", recognise=recognise, markup=markup, form=FORM)
+FAMILY = Family(name="generic", matches_template=matches_template, markup=markup, syntax=FORM)

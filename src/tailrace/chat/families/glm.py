@@ -25,25 +25,29 @@ TAGS = CallTags(
     value_opens="<arg_value>",
     value_ends="</arg_value>",
     call_ends="",
-    end=hermes.ENDS,
+    end=hermes.CALL_END,
     lines=False,
 )
 _PLACES = (TAGS.key_opens, TAGS.key_ends, TAGS.value_opens, TAGS.value_ends, TAGS.end)
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return TAGS.key_opens in template and TAGS.value_opens in template
 
 
 def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
-    return Markup(calls={hermes.OPENS: lambda: TaggedCallParser(hermes.OPENS, TAGS, functions)}, inner=_PLACES)
+    return Markup(
+        calls={hermes.CALL_START: lambda: TaggedCallParser(hermes.CALL_START, TAGS, functions)}, inner_markers=_PLACES
+    )
 
 
 def call(function: Function, lark: LarkBuilder) -> str:
-    heads = (f"{hermes.OPENS}{function.name}",)
-    return element_call(function, lark, TAGS, heads, (hermes.ENDS,)) or hermes.call(function, lark)
+    heads = (f"{hermes.CALL_START}{function.name}",)
+    return element_call(function, lark, TAGS, heads, (hermes.CALL_END,)) or hermes.call(function, lark)
 
 
-FAMILY = Family(name="glm", recognise=recognise, markup=markup, form=CallSyntax(call=call, openings=hermes.openings))
+FAMILY = Family(
+    name="glm", matches_template=matches_template, markup=markup, syntax=CallSyntax(call=call, openings=hermes.openings)
+)

@@ -18,7 +18,7 @@ from tailrace.chat.tools import Function
 _HEAD = re.compile(r"\s*(?P<name>\S+)[ \t]*\n\s*")
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return "<|observation|>" in template and "<arg_key>" not in template
 
 
@@ -27,14 +27,17 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: LarkBuilder) -> str:
-    return f"{lark.literal(function.name + chr(10))} {lark.schema(function.schema())}"
+    return f"{lark.literal(function.name + chr(10))} {lark.schema(function.normalized_schema())}"
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     heads = [f"{function.name}\n{{" for function in functions]
-    return [CallOpening(text=head, rule=form.one, pieces=(head,)) for head in heads]
+    return [CallOpening(text=head, rule=syntax.one, start_pieces=(head,)) for head in heads]
 
 
 FAMILY = Family(
-    name="glm4", recognise=recognise, markup=markup, form=CallSyntax(call=call, between=None, openings=openings)
+    name="glm4",
+    matches_template=matches_template,
+    markup=markup,
+    syntax=CallSyntax(call=call, between=None, openings=openings),
 )

@@ -166,13 +166,13 @@ class HarmonyParser:
             parts.append(ReasoningPart(text) if self._state == "analysis" else TextPart(text))
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return _CHANNEL in template and _MESSAGE in template
 
 
 def markup(functions: Functions) -> Markup:
     """The markers alone: the parser is another."""
-    return Markup(thoughts=(), inner=(*_HEADS, _MESSAGE, _CONSTRAIN, _END))
+    return Markup(thoughts=(), inner_markers=(*_HEADS, _MESSAGE, _CONSTRAIN, _END))
 
 
 def make_parser(prompt: str, functions: Functions) -> ReplyParser:
@@ -181,7 +181,7 @@ def make_parser(prompt: str, functions: Functions) -> ReplyParser:
 
 def call(function: Function, lark: LarkBuilder) -> str:
     head = lark.literal(f"{_CHANNEL}commentary to=functions.{function.name} {_CONSTRAIN}json{_MESSAGE}")
-    return f"{head} {lark.schema(function.schema())}"
+    return f"{head} {lark.schema(function.normalized_schema())}"
 
 
 def _addressed(functions: Sequence[Function], lark: LarkBuilder) -> str:
@@ -189,13 +189,13 @@ def _addressed(functions: Sequence[Function], lark: LarkBuilder) -> str:
     channel, form = lark.literal(f"{_CHANNEL}commentary"), lark.literal(_CONSTRAIN)
     head = lark.rule("head", f'({channel})? (" "? {form} "json"? | " json")? {lark.literal(_MESSAGE)}')
     calls = [
-        f"{lark.literal(f'{_RECIPIENT}{function.name}')} {head} {lark.schema(function.schema())}"
+        f"{lark.literal(f'{_RECIPIENT}{function.name}')} {head} {lark.schema(function.normalized_schema())}"
         for function in functions
     ]
     return lark.rule("call", " | ".join(calls))
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
     return [CallOpening(text=_RECIPIENT, rule=_addressed)]
 
 
@@ -203,31 +203,33 @@ def make_modes(call: TriggersForMode) -> tuple[tuple[Trigger, ...], ...]:
     """Where recipients count: in a message's head, which begins at the reply's start or behind a message."""
 
     def head(text: str) -> Trigger:
-        return Trigger(text=text, goes=1)
+        return Trigger(text=text, next_mode=1)
 
     (recipient,) = call(2)
-    start = Trigger(text=recipient.text, goes=2, opens=recipient.opens, pieces=(recipient.text,))
-    body = (*map(head, _HEADS), *(Trigger(text=text, goes=0) for text in (_END, "<|call|>", "<|return|>")))
+    start = Trigger(
+        text=recipient.text, next_mode=2, grammar_prefix=recipient.grammar_prefix, start_pieces=(recipient.text,)
+    )
+    body = (*map(head, _HEADS), *(Trigger(text=text, next_mode=0) for text in (_END, "<|call|>", "<|return|>")))
     return (
         (start, *body),
-        (recipient, Trigger(text=_MESSAGE, goes=2)),
+        (recipient, Trigger(text=_MESSAGE, next_mode=2)),
         body,
     )
 
 
-def make_lead(prompt: str, template: str, lark: LarkBuilder) -> str:
+def make_preamble(prompt: str, template: str, lark: LarkBuilder) -> str:
     thought = f"{lark.literal(f'{_CHANNEL}analysis{_MESSAGE}')} {lark.until(_END)} {lark.literal(f'{_START}assistant')}"
     return f"({thought})?"
 
 
 FAMILY = Family(
     name="harmony",
-    recognise=recognise,
+    matches_template=matches_template,
     markup=markup,
     make_parser=make_parser,
-    make_lead=make_lead,
+    make_preamble=make_preamble,
     make_modes=make_modes,
     # A call ends the message, so a reply has one.
-    form=CallSyntax(call=call, between=None, openings=openings),
-    text_head=f"{_CHANNEL}final{_MESSAGE}",
+    syntax=CallSyntax(call=call, between=None, openings=openings),
+    text_prefix=f"{_CHANNEL}final{_MESSAGE}",
 )

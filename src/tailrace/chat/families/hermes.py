@@ -15,29 +15,29 @@ from tailrace.chat.markup import Markup
 from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tools import Function
 
-OPENS = "<tool_call>"
-ENDS = "</tool_call>"
+CALL_START = "<tool_call>"
+CALL_END = "</tool_call>"
 
 
-def recognise(template: str) -> bool:
-    return OPENS in template
+def matches_template(template: str) -> bool:
+    return CALL_START in template
 
 
 def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
-    return Markup(calls={OPENS: lambda: JsonCallParser(OPENS, ENDS)}, inner=(ENDS,))
+    return Markup(calls={CALL_START: lambda: JsonCallParser(CALL_START, CALL_END)}, inner_markers=(CALL_END,))
 
 
 def call(function: Function, lark: LarkBuilder) -> str:
     gap = lark.gap("\n")
-    called = lark.call(function.name, "arguments", function.schema())
-    return f"{lark.literal(OPENS)} {gap} {called} {gap} {lark.literal(ENDS)}"
+    called = lark.call(function.name, "arguments", function.normalized_schema())
+    return f"{lark.literal(CALL_START)} {gap} {called} {gap} {lark.literal(CALL_END)}"
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    return [CallOpening(text=OPENS, rule=form.one)]
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=CALL_START, rule=syntax.one)]
 
 
 FORM = CallSyntax(call=call, openings=openings)
-FAMILY = Family(name="hermes", recognise=recognise, markup=markup, form=FORM)
+FAMILY = Family(name="hermes", matches_template=matches_template, markup=markup, syntax=FORM)

@@ -23,7 +23,7 @@ _ARGUMENTS = "<|tool_call_argument_begin|>"
 _HEAD = re.compile(rf"\s*(?:functions\.)?(?P<name>[^\s:{{}}]+?)(?::\d+)?\s*(?:{re.escape(_ARGUMENTS)})?\s*")
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return _SECTION in template
 
 
@@ -32,8 +32,8 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={_CALL: lambda: NamedCallParser(_CALL, _HEAD, _CALL_ENDS)},
-        noise=(_SECTION, _SECTION_ENDS),
-        inner=(_ARGUMENTS, _CALL_ENDS),
+        ignored=(_SECTION, _SECTION_ENDS),
+        inner_markers=(_ARGUMENTS, _CALL_ENDS),
         calls_end_thoughts=True,
     )
 
@@ -41,16 +41,17 @@ def markup(functions: Functions) -> Markup:
 def call(function: Function, lark: LarkBuilder) -> str:
     number = lark.terminal("number", "/[0-9]{1,4}/")
     head = lark.literal(f"{_CALL}functions.{function.name}:")
-    return f"{head} {number} {lark.literal(_ARGUMENTS)} {lark.schema(function.schema())} {lark.literal(_CALL_ENDS)}"
+    arguments = f"{lark.literal(_ARGUMENTS)} {lark.schema(function.normalized_schema())}"
+    return f"{head} {number} {arguments} {lark.literal(_CALL_ENDS)}"
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    return [form.block(several=several), CallOpening(text=_CALL, rule=form.one)]
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [syntax.block(several=several), CallOpening(text=_CALL, rule=syntax.one)]
 
 
 FAMILY = Family(
     name="kimi",
-    recognise=recognise,
+    matches_template=matches_template,
     markup=markup,
-    form=CallSyntax(call=call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
+    syntax=CallSyntax(call=call, before=_SECTION, between="", after=_SECTION_ENDS, openings=openings),
 )

@@ -24,7 +24,7 @@ _FUNCTION_ENDS = "</function>"
 _HEAD = re.compile(r"(?P<name>[^\s<>{}]+)>\s*")
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return _PYTHON in template or ("<|start_header_id|>" in template and '"parameters"' in template)
 
 
@@ -42,36 +42,41 @@ def markup(functions: Functions) -> Markup:
 
 
 def call(function: Function, lark: LarkBuilder) -> str:
-    return lark.call(function.name, "parameters", function.schema())
+    return lark.call(function.name, "parameters", function.normalized_schema())
 
 
 def _named_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
     ends = lark.literal(_FUNCTION_ENDS)
     calls = [
-        f"{lark.literal(f'{_FUNCTION}{function.name}>')} {lark.schema(function.schema())} {ends}"
+        f"{lark.literal(f'{_FUNCTION}{function.name}>')} {lark.schema(function.normalized_schema())} {ends}"
         for function in functions
     ]
     return lark.rule("call", " | ".join(calls))
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    """A bare object is held from its name on, as llama-server does: the template asks for calls in this form."""
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    """A bare object is held from its name on, as llama-server does: the template asks for calls in this syntax."""
     name = ('"name"', ":", '"')
     return [
         CallOpening(
-            text=_PYTHON, rule=replace(form, before=_PYTHON, between=None).block(several=False).rule, further=form.one
+            text=_PYTHON,
+            rule=replace(syntax, before=_PYTHON, between=None).block(several=False).rule,
+            next_calls=syntax.one,
         ),
         CallOpening(text=_FUNCTION, rule=_named_call),
-        CallOpening(text='{"name": "', rule=form.one, pieces=("{", *name), further=form.one),
+        CallOpening(text='{"name": "', rule=syntax.one, start_pieces=("{", *name), next_calls=syntax.one),
         CallOpening(
-            text='{"name": "', rule=form.one, pieces=("{", '"type"', ":", '"function"', ",", *name), further=form.one
+            text='{"name": "',
+            rule=syntax.one,
+            start_pieces=("{", '"type"', ":", '"function"', ",", *name),
+            next_calls=syntax.one,
         ),
     ]
 
 
 FAMILY = Family(
     name="llama",
-    recognise=recognise,
+    matches_template=matches_template,
     markup=markup,
-    form=CallSyntax(call=call, between="; ", openings=openings),
+    syntax=CallSyntax(call=call, between="; ", openings=openings),
 )

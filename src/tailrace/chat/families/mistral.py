@@ -29,12 +29,12 @@ _THOUGHTS = (ThoughtMarkers("[THINK]", "[/THINK]"), THINK)
 _CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return _CALLS in template or ("[INST]" in template and "[AVAILABLE_TOOLS]" in template)
 
 
 class _Calls:
-    """Either form, as the first character behind the token has it."""
+    """Either syntax, as the first character behind the token has it."""
 
     def __init__(self) -> None:
         self._before = _CALLS
@@ -60,11 +60,11 @@ class _Calls:
 def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup(thoughts=_THOUGHTS)
-    return Markup(thoughts=_THOUGHTS, calls={_CALLS: _Calls}, inner=(_ID, _ARGUMENTS), calls_end_thoughts=True)
+    return Markup(thoughts=_THOUGHTS, calls={_CALLS: _Calls}, inner_markers=(_ID, _ARGUMENTS), calls_end_thoughts=True)
 
 
 def call_id(identity: str) -> str:
-    """The id in the templates' form, the same for the same id."""
+    """The id in the templates' syntax, the same for the same id."""
     if _CALL_ID.fullmatch(identity):
         return identity
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:9]
@@ -75,34 +75,34 @@ def _listed_call(function: Function, lark: LarkBuilder) -> str:
     head = f"{lark.json(', ' + json.dumps('id') + ':')} {lark.gap(' ')}"
     more = f"{head} {lark.literal(chr(34))} {identity} {lark.literal(chr(34))}"
     # Under ``auto`` some models leave the id out, as their older templates do.
-    return lark.call(function.name, "arguments", function.schema(), lark.optional(more))
+    return lark.call(function.name, "arguments", function.normalized_schema(), lark.optional(more))
 
 
 def _named_call(function: Function, lark: LarkBuilder) -> str:
-    return f"{lark.literal(_CALLS + function.name + _ARGUMENTS)} {lark.schema(function.schema())}"
+    return f"{lark.literal(_CALLS + function.name + _ARGUMENTS)} {lark.schema(function.normalized_schema())}"
 
 
-def _listed_openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    block = form.block(several=several)
+def _listed_openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    block = syntax.block(several=several)
     return [CallOpening(text=_CALLS, rule=block.rule)]
 
 
-def _named_openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    return [CallOpening(text=_CALLS, rule=form.one)]
+def _named_openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=_CALLS, rule=syntax.one)]
 
 
 #: With ``[ARGS]``.
 NAMED = Family(
     name="mistral_args",
-    recognise=lambda template: recognise(template) and _ARGUMENTS in template,
+    matches_template=lambda template: matches_template(template) and _ARGUMENTS in template,
     markup=markup,
-    form=CallSyntax(call=_named_call, between="", openings=_named_openings),
+    syntax=CallSyntax(call=_named_call, between="", openings=_named_openings),
     call_id=call_id,
 )
 FAMILY = Family(
     name="mistral",
-    recognise=recognise,
+    matches_template=matches_template,
     markup=markup,
-    form=CallSyntax(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]", openings=_listed_openings),
+    syntax=CallSyntax(call=_listed_call, before=f"{_CALLS}[", between=", ", after="]", openings=_listed_openings),
     call_id=call_id,
 )

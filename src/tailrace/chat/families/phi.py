@@ -19,7 +19,7 @@ _ENDS = "<|/tool_call|>"
 _WORD = "functools["
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return "<|/tool_call|>" in template or "<|/tool|>" in template
 
 
@@ -28,23 +28,23 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={_OPENS: lambda: JsonCallParser(_OPENS, _ENDS), _WORD: lambda: JsonCallParser(_WORD, None, listed=True)},
-        inner=(_ENDS,),
+        inner_markers=(_ENDS,),
     )
 
 
 def call(function: Function, lark: LarkBuilder) -> str:
-    return lark.call(function.name, "arguments", function.schema())
+    return lark.call(function.name, "arguments", function.normalized_schema())
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    listed = CallSyntax(call=form.call, before=_WORD, between=form.between, after="]", openings=form.openings)
-    block = form.block(several=several)
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    listed = CallSyntax(call=syntax.call, before=_WORD, between=syntax.between, after="]", openings=syntax.openings)
+    block = syntax.block(several=several)
     return [CallOpening(text=_OPENS, rule=block.rule), listed.block(several=several)]
 
 
 FAMILY = Family(
     name="phi",
-    recognise=recognise,
+    matches_template=matches_template,
     markup=markup,
-    form=CallSyntax(call=call, before=f"{_OPENS}[", between=", ", after=f"]{_ENDS}", openings=openings),
+    syntax=CallSyntax(call=call, before=f"{_OPENS}[", between=", ", after=f"]{_ENDS}", openings=openings),
 )

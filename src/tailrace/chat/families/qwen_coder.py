@@ -31,14 +31,14 @@ TAGS = CallTags(
     value_opens="",
     value_ends="</parameter>",
     call_ends="</function>",
-    end=hermes.ENDS,
+    end=hermes.CALL_END,
     lines=True,
     ends_missing=True,
     untyped_text=True,
 )
 
 
-def recognise(template: str) -> bool:
+def matches_template(template: str) -> bool:
     return _FUNCTION in template and TAGS.key_opens in template
 
 
@@ -47,17 +47,17 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={
-            hermes.OPENS: lambda: TaggedCallParser(hermes.OPENS, TAGS, functions),
+            hermes.CALL_START: lambda: TaggedCallParser(hermes.CALL_START, TAGS, functions),
             # Where the model leaves the outer tag out.
             _FUNCTION: lambda: TaggedCallParser(_FUNCTION, TAGS, functions, named=True),
         },
-        inner=(TAGS.value_ends, TAGS.call_ends, hermes.ENDS),
+        inner_markers=(TAGS.value_ends, TAGS.call_ends, hermes.CALL_END),
     )
 
 
 def call(function: Function, lark: LarkBuilder) -> str:
-    heads = (hermes.OPENS, f"{_FUNCTION}{function.name}>")
-    return element_call(function, lark, TAGS, heads, ("</function>", hermes.ENDS)) or hermes.call(function, lark)
+    heads = (hermes.CALL_START, f"{_FUNCTION}{function.name}>")
+    return element_call(function, lark, TAGS, heads, ("</function>", hermes.CALL_END)) or hermes.call(function, lark)
 
 
 def _bare_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
@@ -69,8 +69,10 @@ def _bare_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
     return lark.rule("call", " | ".join(call for call in calls if call is not None) or lark.literal(f"{_FUNCTION}>"))
 
 
-def openings(form: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    return [CallOpening(text=hermes.OPENS, rule=form.one), CallOpening(text=_FUNCTION, rule=_bare_call)]
+def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
+    return [CallOpening(text=hermes.CALL_START, rule=syntax.one), CallOpening(text=_FUNCTION, rule=_bare_call)]
 
 
-FAMILY = Family(name="qwen_coder", recognise=recognise, markup=markup, form=CallSyntax(call=call, openings=openings))
+FAMILY = Family(
+    name="qwen_coder", matches_template=matches_template, markup=markup, syntax=CallSyntax(call=call, openings=openings)
+)

@@ -190,7 +190,7 @@ class Speculator:
             if run is None or sequence.pending != 1:
                 continue
             # A grammar's masks are computed for one row a step.
-            if sequence.constraint is not None and not sequence.constraint.free:
+            if sequence.constraint is not None and not sequence.constraint.unconstrained:
                 continue
             if not is_probe and stats.acceptance.rate(run) < _MIN_ACCEPTANCE:
                 continue

@@ -1,6 +1,10 @@
-"""Structured output: what may stand next in a reply, by llguidance. Only this package touches that library.
+"""Structured output: grammars that constrain replies, by llguidance. Only this package touches that library.
 
-``source`` translates what a request asks for, ``matcher`` makes the library's objects, ``sandbox`` tries a grammar in a
-process of its own (whose program is ``trial``), ``compiler`` compiles it beside the loop and remembers it,
-``constraint`` holds one reply's state, ``masks`` computes masks while the model computes logits.
+``grammar_translation`` turns a request's grammar into llguidance's form. ``grammar_sandbox`` tries it in a process of
+its own (program: ``sandbox_worker``). ``grammar_compiler`` compiles it on a thread beside the loop. ``constraint`` is
+one reply's state. ``mask_thread`` computes masks while the model computes logits. ``matcher`` makes the library's
+objects.
+
+``lazy_grammar`` constrains only the calls of a reply. ``trigger_watcher`` finds where they begin.
+``unique_keys`` keeps an object's keys unique. ``token_index`` finds tokens by their bytes.
 """

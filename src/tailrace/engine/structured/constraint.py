@@ -1,4 +1,4 @@
-"""What one reply may still say: the state of its grammar after the tokens so far."""
+"""The state of one reply's grammar after the tokens so far: which tokens may come next, and which must."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from llguidance import LLMatcher
 
+from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.matcher import check
 
 #: Bit t % 32 of word t // 32 stands for token t.
@@ -16,10 +18,10 @@ Mask = npt.NDArray[np.uint32]
 
 
 class KeyFilter(Protocol):
-    """See ``keys``."""
+    """See ``unique_keys``."""
 
     def narrow(self, mask: Mask) -> Mask:
-        """The mask without tokens that would write a key again."""
+        """The mask without tokens that would repeat a key."""
         ...
 
     def accept(self, token: int) -> None:
@@ -28,64 +30,74 @@ class KeyFilter(Protocol):
 
 
 class Constraint:
-    """A reply's grammar. Not for two threads at once: what one computes, another may use after waiting for it."""
+    """A reply's grammar. One thread at a time may use it: a second thread has to wait for the first."""
 
-    __slots__ = ("_address", "_bits", "_forced", "_keys", "_matcher", "_ready", "finished")
+    __slots__ = ("_address", "_bits", "_failure", "_jump_forward", "_keys", "_mask_computed", "_matcher", "finished")
 
     def __init__(
-        self, matcher: LLMatcher, vocabulary_size: int, *, fast_forward: bool = True, keys: KeyFilter | None = None
+        self, matcher: LLMatcher, vocabulary_size: int, *, jump_forward: bool = True, keys: KeyFilter | None = None
     ) -> None:
-        """``matcher`` is this reply's own. With ``fast_forward`` false nothing is forced: each token is chosen.
-        ``keys`` keeps objects that are open from having a key twice; it is this reply's own as well.
+        """``matcher`` and ``keys`` belong to this reply alone. ``keys`` filters repeated keys out of open objects.
+        Without ``jump_forward`` no token is forced: each one is chosen.
         """
         self._matcher = matcher
         self._keys = keys
         self._bits: Mask = np.empty((vocabulary_size + 31) // 32, np.uint32)
         self._address = self._bits.ctypes.data
-        self._ready = False
-        self._forced = fast_forward
+        self._mask_computed = False
+        self._failure: Exception | None = None
+        self._jump_forward = jump_forward
         #: The grammar is at its end: no token may follow.
         self.finished = False
 
     @property
-    def free(self) -> bool:
-        """Whether no mask has to be computed: any token may come next, or nearly any (see ``mask``)."""
+    def unconstrained(self) -> bool:
+        """Whether no mask has to be computed: all tokens may come next, or nearly all (see ``mask``)."""
         return False
 
     def compute(self) -> None:
-        """Compute the next token's mask, unless that is done: 3 to 300 µs at a vocabulary of 49k, without the GIL."""
-        if not self._ready:
+        """Compute the next token's mask, unless that is done. Runs without the GIL."""
+        if not self._mask_computed:
             self._matcher.unsafe_compute_mask_ptr(self._address, self._bits.nbytes)
-            self._ready = True
+            self._mask_computed = True
+
+    def compute_or_fail(self) -> None:
+        """``compute``, but an error waits for the next ``mask``: it belongs to this reply alone."""
+        try:
+            self.compute()
+        except Exception as error:
+            structlog.get_logger().exception("a mask can't be computed")
+            self._failure = error
 
     def mask(self) -> Mask | None:
-        """The tokens that may come next, end tokens among them where the reply may end; None: all. Valid until
-        ``accept``.
+        """The tokens that may come next, with end tokens where the reply may end; None: all. Valid until ``accept``.
 
-        Raises GrammarError when the grammar has become too complex.
+        Raises GrammarError where the grammar has become too complex, or the mask can't be computed.
         """
+        if self._failure is not None:
+            raise GrammarError(f"the next mask can't be computed: {self._failure}") from self._failure
         self.compute()
         check(self._matcher)
         return self._bits if self._keys is None else self._keys.narrow(self._bits)
 
     def accept(self, token: int) -> list[int]:
-        """The reply goes on with ``token``, which the mask allows, and then must go on with the tokens returned: they
-        are accepted already. Raises GrammarError as ``mask`` does.
+        """The reply goes on with ``token``, which the mask allows. Returns the tokens that must follow (jump-forward):
+        they are accepted already. Raises GrammarError as ``mask`` does.
         """
         matcher = self._matcher
-        self._ready = False
+        self._mask_computed = False
         if not matcher.consume_token(token):
             check(matcher)
             raise AssertionError(f"the grammar doesn't allow token {token}")
         if self._keys is not None:
             self._keys.accept(token)
-        return self.force()
+        return self.jump_forward()
 
-    def force(self) -> list[int]:
+    def jump_forward(self) -> list[int]:
         """The tokens that must come next: they are accepted already."""
         matcher = self._matcher
         forced: list[int] = []
-        if self._forced and not matcher.is_stopped():
+        if self._jump_forward and not matcher.is_stopped():
             forced = matcher.compute_ff_tokens()
             del forced[matcher.try_consume_tokens(forced) :]
             if self._keys is not None:

@@ -1,6 +1,6 @@
-"""From what a request asks for to a grammar in llguidance's own form. Pure translation: nothing is compiled here.
+"""Translates a request's grammar into llguidance's own form. Nothing is compiled here.
 
-It runs in the sandbox, because requests bring the text.
+The sandbox runs it, because clients write the text.
 """
 
 from __future__ import annotations
@@ -14,27 +14,23 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from tailrace.chat.call_grammar import call_grammar
 from tailrace.chat.json_depth import is_too_deep
 from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
-from tailrace.errors import TailraceError
+from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.protocol import Grammar
 
-#: How JSON is written: on one line, with the separators of most JSON that models have read. Free white space would let
-#: small models write it without end, and leaves nothing to be forced: a schema's own ``x-guidance`` may ask for it.
+#: JSON is written on one line, with the separators of most JSON in training data. With free white space small models
+#: may write it without end, and nothing could be forced. A schema's own ``x-guidance`` may allow it.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
-class GrammarError(TailraceError):
-    """The grammar can't be used; the message is for whoever wrote it."""
-
-
 def translate(grammar: Grammar) -> str:
-    """The grammar as llguidance's JSON document. Raises GrammarError for what can be seen to be wrong here."""
+    """The grammar as llguidance's JSON document. Raises GrammarError for errors that show without compiling."""
     try:
         body = _body(grammar)
     except RecursionError:
         raise GrammarError("it is nested too deeply") from None
-    if grammar.frame is None:
+    if grammar.wrapper is None:
         return json.dumps({"grammars": [body]})
-    grammars: list[dict[str, Any]] = [{"lark_grammar": grammar.frame}, {"name": "body", **body}]
+    grammars: list[dict[str, Any]] = [{"lark_grammar": grammar.wrapper}, {"name": "body", **body}]
     if grammar.calls is not None:
         grammars.append({"name": "calls", "lark_grammar": _calls(grammar.calls)})
     return json.dumps({"grammars": grammars})
@@ -51,10 +47,10 @@ def _body(grammar: Grammar) -> dict[str, Any]:
     if grammar.kind == "gbnf":
         try:
             return {"lark_grammar": gbnf_to_lark(text)}
-        except Exception as error:  # The converter raises Exception itself for what it can't read.
+        except Exception as error:  # The converter raises Exception itself for a grammar that it can't read.
             raise GrammarError(str(error)) from None
     if grammar.kind == "regex":
-        # Only the library knows how to quote an expression inside of a grammar.
+        # Only the library knows how an expression is quoted inside a grammar.
         document = json.loads(LLMatcher.grammar_from_regex(text))
         return {"lark_grammar": document["grammars"][0]["lark_grammar"]}
     choices = json.loads(text)
@@ -76,14 +72,14 @@ def _schema(text: str, *, strict: bool) -> Any:
     except ValueError as error:
         raise GrammarError(f"the schema is not JSON: {error}") from None
     try:
-        held = normalize_schema(schema, strict=strict)
+        normalized = normalize_schema(schema, strict=strict)
     except SchemaError as error:
         raise GrammarError(str(error)) from None
-    return guided(held)
+    return with_json_style(normalized)
 
 
-def guided(schema: Any) -> Any:
-    """The schema with how its JSON is written."""
+def with_json_style(schema: Any) -> Any:
+    """The schema with the options of its JSON's white space and separators."""
     if not isinstance(schema, dict):
         return schema
     return {**schema, "x-guidance": {**_JSON, **schema.get("x-guidance", {})}}

@@ -1,4 +1,4 @@
-"""A reply that is free but for its calls: from a call's marker to the call's end a grammar holds it."""
+"""A lazy grammar: it constrains a reply from a call's trigger to the call's end. All other text is unconstrained."""
 
 from __future__ import annotations
 
@@ -6,100 +6,103 @@ import structlog
 from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.engine.structured.constraint import Constraint, Mask
-from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.matcher import check
-from tailrace.engine.structured.trigger_watcher import TokenIndex, TriggerHit, TriggerWatcher, WatcherState
+from tailrace.engine.structured.token_index import TokenIndex
+from tailrace.engine.structured.trigger_watcher import TriggerHit, TriggerWatcher, WatcherState
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys
-from tailrace.protocol import Watch
+from tailrace.protocol import LazyTriggers
 
 
 class LazyGrammar:
-    """A compiled grammar of calls with its watch. Replies have copies of their own of what changes."""
+    """The compiled grammar of calls, with its triggers. Replies have their own copies of everything that changes."""
 
     def __init__(
         self,
         matcher: LLMatcher,
         tokenizer: LLTokenizer,
-        watch: Watch,
+        triggers: LazyTriggers,
         tokens: TokenIndex,
-        vocabulary: KeyTokens | None = None,
+        key_tokens: KeyTokens | None = None,
     ) -> None:
-        """``vocabulary``: where arguments' objects may be open."""
-        self._vocabulary = vocabulary
+        """``key_tokens``: only where arguments may have open objects. Raises GrammarError for a trigger that no call
+        begins with.
+        """
+        self._key_tokens = key_tokens
         self._tokenizer = tokenizer
-        self._size = len(tokens.pieces)
-        self.optional = watch.optional
+        self._vocabulary_size = len(tokens.pieces)
+        self.optional = triggers.optional
         self._matcher = matcher
-        self._begun: dict[tuple[str | int, ...], LLMatcher] = {}  #: by what has been written of the call
-        self.watcher = TriggerWatcher(watch, tokens, self._accepts)
+        self._after_prefix: dict[tuple[str | int, ...], LLMatcher] = {}  #: by the trigger's grammar prefix
+        self.watcher = TriggerWatcher(triggers, tokens, self._call_allows)
         self.watcher.prepare()
 
-    def constraint(self, *, fast_forward: bool, begun: str = "") -> LazyConstraint:
-        """A reply's own state, at its beginning, or behind what the prompt has ``begun``."""
-        constraint = LazyConstraint(self, fast_forward=fast_forward)
-        if begun:
-            constraint.resume(begun.encode("utf-8", "surrogatepass"))
+    def constraint(self, *, jump_forward: bool, reply_start: str = "") -> LazyConstraint:
+        """One reply's state, after ``reply_start``, which the prompt already has of the reply."""
+        constraint = LazyConstraint(self, jump_forward=jump_forward)
+        if reply_start:
+            constraint.resume(reply_start.encode("utf-8", "surrogatepass"))
         return constraint
 
-    def begun(self, hit: TriggerHit, *, fast_forward: bool) -> tuple[Constraint, list[int]]:
-        """The constraint of the call that ``hit`` has begun, and the tokens that must follow."""
-        constraint, taken = self.entered(hit, fast_forward=fast_forward)
+    def begin_call(self, hit: TriggerHit, *, jump_forward: bool) -> tuple[Constraint, list[int]]:
+        """The constraint of the call that ``hit`` starts, and the tokens that must follow."""
+        constraint, taken = self.enter_call(hit, jump_forward=jump_forward)
         if taken != len(hit.rest):
             raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
-        return constraint, constraint.force()
+        return constraint, constraint.jump_forward()
 
-    def entered(self, hit: TriggerHit, *, fast_forward: bool) -> tuple[Constraint, int]:
-        """The same behind so many bytes of ``hit.rest`` as the grammar allows. Nothing is forced."""
-        matcher = self._begin(hit.trigger).deep_copy()
+    def enter_call(self, hit: TriggerHit, *, jump_forward: bool) -> tuple[Constraint, int]:
+        """The constraint of the call that ``hit`` starts, and how many bytes of ``hit.rest`` it has accepted."""
+        matcher = self._matcher_after(hit.trigger).deep_copy()
         rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
         count = matcher.try_consume_tokens(rest)
         taken = len(self._tokenizer.decode_bytes(rest[:count]))
         keys = None
-        if self._vocabulary is not None:
-            keys = UniqueKeys(self._vocabulary)
-            for piece in self.watcher.triggers[hit.trigger].opens:
+        if self._key_tokens is not None:
+            keys = UniqueKeys(self._key_tokens)
+            for piece in self.watcher.triggers[hit.trigger].grammar_prefix:
                 keys.feed(piece.encode() if isinstance(piece, str) else b"")
             keys.feed(hit.rest[:taken])
-        constraint = Constraint(matcher, self._size, fast_forward=fast_forward, keys=keys)
+        constraint = Constraint(matcher, self._vocabulary_size, jump_forward=jump_forward, keys=keys)
         constraint.finished = matcher.is_stopped()
         return constraint, taken
 
-    def _begin(self, trigger: int) -> LLMatcher:
-        """The grammar behind the trigger's text."""
-        opens = self.watcher.triggers[trigger].opens
-        begun = self._begun.get(opens)
-        if begun is not None:
-            return begun
-        begun = self._matcher.deep_copy()
-        for piece in opens:
+    def _matcher_after(self, trigger: int) -> LLMatcher:
+        """The grammar after the trigger's prefix."""
+        prefix = self.watcher.triggers[trigger].grammar_prefix
+        matcher = self._after_prefix.get(prefix)
+        if matcher is not None:
+            return matcher
+        matcher = self._matcher.deep_copy()
+        for piece in prefix:
             tokens = [piece] if isinstance(piece, int) else self._tokenizer.tokenize_bytes(piece.encode())
-            if begun.try_consume_tokens(tokens) != len(tokens):
-                check(begun)
+            if matcher.try_consume_tokens(tokens) != len(tokens):
+                check(matcher)
                 raise GrammarError(f"no call begins with {piece!r}")
-        self._begun[opens] = begun
-        return begun
+        self._after_prefix[prefix] = matcher
+        return matcher
 
-    def _accepts(self, trigger: int, rest: bytes) -> bool:
-        matcher = self._begin(trigger)
+    def _call_allows(self, trigger: int, rest: bytes) -> bool:
+        matcher = self._matcher_after(trigger)
         tokens = self._tokenizer.tokenize_bytes(rest)
         return bool(matcher.deep_copy().try_consume_tokens(tokens) == len(tokens))
 
 
 class LazyConstraint(Constraint):
-    """One reply's state. See ``Constraint``."""
+    """One reply's state under a lazy grammar. See ``Constraint``."""
 
-    __slots__ = ("_after", "_call", "_calls", "_fast_forward", "_state")
+    __slots__ = ("_after_call", "_call", "_grammar", "_jump_forward_in_calls", "_state")
 
-    def __init__(self, calls: LazyGrammar, *, fast_forward: bool) -> None:
-        self._calls = calls
-        self._fast_forward = fast_forward
-        self._state: WatcherState = calls.watcher.first
-        self._after: WatcherState = calls.watcher.first
+    def __init__(self, grammar: LazyGrammar, *, jump_forward: bool) -> None:
+        self._grammar = grammar
+        self._jump_forward_in_calls = jump_forward
+        self._state: WatcherState = grammar.watcher.first
+        self._after_call: WatcherState = grammar.watcher.first
         self._call: Constraint | None = None
         self.finished = False
 
     @property
-    def free(self) -> bool:
+    def unconstrained(self) -> bool:
         """See ``Constraint``."""
         return self._call is None
 
@@ -108,10 +111,15 @@ class LazyConstraint(Constraint):
         if self._call is not None:
             self._call.compute()
 
+    def compute_or_fail(self) -> None:
+        """See ``Constraint``."""
+        if self._call is not None:
+            self._call.compute_or_fail()
+
     def mask(self) -> Mask | None:
         """See ``Constraint``."""
         if self._call is None:
-            return self._calls.watcher.mask(self._state)
+            return self._grammar.watcher.mask(self._state)
         try:
             return self._call.mask()
         except GrammarError as error:
@@ -128,36 +136,37 @@ class LazyConstraint(Constraint):
                 self._give_up(error)
                 return []
         else:
-            found = self._calls.watcher.step(self._state, token)
+            watcher = self._grammar.watcher
+            found = watcher.step(self._state, token)
             if isinstance(found, WatcherState):
                 self._state = found
                 return forced
-            self._after = self._calls.watcher.start(self._calls.watcher.triggers[found.trigger].goes)
-            call, forced = self._calls.begun(found, fast_forward=self._fast_forward)
+            self._after_call = watcher.start(watcher.triggers[found.trigger].next_mode)
+            call, forced = self._grammar.begin_call(found, jump_forward=self._jump_forward_in_calls)
             self._call = call
         if call.finished:
-            self._call, self._state = None, self._after
+            self._call, self._state = None, self._after_call
         return forced
 
-    def resume(self, begun: bytes) -> None:
-        """Go behind what the prompt has of the reply. A call in it that isn't as the grammar has it isn't held."""
-        watcher = self._calls.watcher
-        while begun:
-            found = watcher.read(self._state, begun)
+    def resume(self, reply_start: bytes) -> None:
+        """Follow the part of the reply that the prompt has. A call in it that breaks the grammar isn't constrained."""
+        watcher = self._grammar.watcher
+        while reply_start:
+            found = watcher.follow(self._state, reply_start)
             if isinstance(found, WatcherState):
                 self._state = found
                 return
-            self._after = watcher.start(watcher.triggers[found.trigger].goes)
-            call, taken = self._calls.entered(found, fast_forward=self._fast_forward)
-            begun = found.rest[taken:]
-            if not begun and not call.finished:
+            self._after_call = watcher.start(watcher.triggers[found.trigger].next_mode)
+            call, taken = self._grammar.enter_call(found, jump_forward=self._jump_forward_in_calls)
+            reply_start = found.rest[taken:]
+            if not reply_start and not call.finished:
                 self._call = call
                 return
-            self._state = self._after
+            self._state = self._after_call
 
     def _give_up(self, error: GrammarError) -> None:
-        """Go on without the grammar, which has become too complex, unless that was promised."""
-        if not self._calls.optional:
+        """Go on without the grammar, which can't be followed any further, if it is optional. Raises GrammarError."""
+        if not self._grammar.optional:
             raise error
-        structlog.get_logger().warning("a call is no longer held by its grammar", error=str(error))
-        self._call, self._state = None, self._after
+        structlog.get_logger().warning("a call is no longer constrained by its grammar", error=str(error))
+        self._call, self._state = None, self._after_call

@@ -1,4 +1,7 @@
-"""Keeps a reply from writing an object's key twice, which no grammar can say of objects that are open."""
+"""Keeps a reply from repeating an object's key, which no grammar can express for open objects.
+
+An open object may have members that its schema doesn't name.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,53 @@ import re
 import numpy as np
 
 from tailrace.engine.structured.constraint import Mask
-from tailrace.engine.structured.trigger_watcher import TokenIndex
+from tailrace.engine.structured.token_index import TokenIndex
 
-#: Objects of a grammar that may have members which it doesn't name.
+#: Open objects in a compiled grammar's document.
 _OPEN = re.compile(r'additionalProperties\\*": *(?!false)|patternProperties')
 _QUOTED = re.compile(rb'"([^"\\]+)"')
 
 
 def has_open_objects(document: str) -> bool:
-    """Whether objects of a compiled grammar's document may have other members than it names."""
+    """Whether objects of a compiled grammar's document may have members that it doesn't name."""
     return _OPEN.search(document) is not None
 
 
 class KeyTokens:
-    """The tokens that may end a key."""
+    """A vocabulary's tokens that may end a key."""
 
     def __init__(self, tokens: TokenIndex) -> None:
         self.tokens = tokens
-        #: Tokens that may end a key behind an escape.
-        self.escaping = [token for token in tokens.containing(b"\\u") if tokens.pieces[token].endswith(b'"')]
-        #: Tokens that have a whole key within them, by the key.
+        #: Tokens that may end a key with an escape in it.
+        self.with_escape = [token for token in tokens.containing(b"\\u") if tokens.pieces[token].endswith(b'"')]
+        #: Tokens that contain a whole key, by the key.
         self.whole: dict[bytes, list[int]] = {}
         for token in tokens.containing(b'"'):
             for key in _QUOTED.findall(tokens.pieces[token]):
                 self.whole.setdefault(key, []).append(token)
 
-    def beginning(self, text: bytes) -> list[int]:
-        """Tokens that begin with ``text``."""
-        return [token for token in self.tokens.beginning(text) if self.tokens.pieces[token].startswith(text)]
+    def starting_with(self, text: bytes) -> list[int]:
+        """Tokens that begin with ``text``, white space included."""
+        return [token for token in self.tokens.starting_with(text) if self.tokens.pieces[token].startswith(text)]
 
 
 class UniqueKeys:
-    """The keys of the objects in which one reply is. What isn't within a list or an object is passed over."""
+    """One reply's keys: those of each object that it is writing. Text outside of lists and objects is ignored."""
 
-    __slots__ = ("_escaped", "_expects_key", "_in_string", "_key", "_stack", "_vocabulary", "repeated")
+    __slots__ = ("_escaped", "_expects_key", "_in_string", "_key", "_key_tokens", "_stack", "repeated")
 
-    def __init__(self, vocabulary: KeyTokens) -> None:
-        self._vocabulary = vocabulary
-        self._stack: list[set[bytes] | None] = []  #: an object's keys, None for a list
+    def __init__(self, key_tokens: KeyTokens) -> None:
+        self._key_tokens = key_tokens
+        self._stack: list[set[bytes] | None] = []  #: an object's keys; None for a list
         self._in_string = False
         self._escaped = False
         self._expects_key = False
         self._key: bytearray | None = None  #: the key that is being written
-        self.repeated = False  #: a key has been written twice
+        self.repeated = False  #: a key has been repeated
 
     def accept(self, token: int) -> None:
         """The reply goes on with ``token``."""
-        self.feed(self._vocabulary.tokens.pieces[token])
+        self.feed(self._key_tokens.tokens.pieces[token])
 
     def feed(self, text: bytes) -> None:
         """The reply goes on with ``text``."""
@@ -78,8 +81,8 @@ class UniqueKeys:
                 self._expects_key = bool(self._stack) and self._stack[-1] is not None
 
     def narrow(self, mask: Mask) -> Mask:
-        """The mask without tokens that would write a key again; as it is where nothing else is left."""
-        wrong = self._wrong()
+        """The mask without tokens that would repeat a key; unchanged where no other token is left."""
+        wrong = self._repeating_tokens()
         if not wrong:
             return mask
         narrowed = mask.copy()
@@ -100,33 +103,33 @@ class UniqueKeys:
     def _end_key(self, key: bytes) -> None:
         keys = self._stack[-1]
         assert keys is not None
-        key = _plain(key)
+        key = _unescaped(key)
         self.repeated = self.repeated or key in keys
         keys.add(key)
         self._key = None
         self._expects_key = False
 
-    def _wrong(self) -> set[int]:
+    def _repeating_tokens(self) -> set[int]:
         wrong: set[int] = set()
         if self._in_string and self._key is not None:
-            keys, begun = self._stack[-1], _plain(bytes(self._key))
+            keys, written = self._stack[-1], _unescaped(bytes(self._key))
             for key in keys or ():
-                if key.startswith(begun):
-                    wrong.update(self._vocabulary.beginning(key[len(begun) :] + b'"'))
+                if key.startswith(written):
+                    wrong.update(self._key_tokens.starting_with(key[len(written) :] + b'"'))
             if keys:
-                pieces = self._vocabulary.tokens.pieces
-                wrong.update(token for token in self._vocabulary.escaping if self._repeats(pieces[token]))
+                pieces = self._key_tokens.tokens.pieces
+                wrong.update(token for token in self._key_tokens.with_escape if self._repeats(pieces[token]))
             return wrong
         for keys in self._stack:
             for key in keys or ():
-                for token in self._vocabulary.whole.get(key, ()):
-                    if self._repeats(self._vocabulary.tokens.pieces[token]):
+                for token in self._key_tokens.whole.get(key, ()):
+                    if self._repeats(self._key_tokens.tokens.pieces[token]):
                         wrong.add(token)
         return wrong
 
     def _repeats(self, text: bytes) -> bool:
-        """Whether ``text`` would write a key again."""
-        ahead = UniqueKeys(self._vocabulary)
+        """Whether ``text`` would repeat a key."""
+        ahead = UniqueKeys(self._key_tokens)
         ahead._stack = [None if keys is None else set(keys) for keys in self._stack]
         ahead._in_string, ahead._escaped, ahead._expects_key = self._in_string, self._escaped, self._expects_key
         ahead._key = None if self._key is None else bytearray(self._key)
@@ -134,8 +137,8 @@ class UniqueKeys:
         return ahead.repeated
 
 
-def _plain(key: bytes) -> bytes:
-    """The key without escapes, where it has any and they are whole."""
+def _unescaped(key: bytes) -> bytes:
+    """The key without its escapes, if it has any and they are complete."""
     if b"\\" not in key:
         return key
     try:

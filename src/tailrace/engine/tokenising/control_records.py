@@ -1,12 +1,12 @@
-"""What the engine tells the program that tokenises, on the socket between them: one record of fixed size for each."""
+"""The engine's orders to the program that tokenises: records of fixed size on the socket between them."""
 
 from __future__ import annotations
 
 import struct
 
-#: The kind, and the job's number.
+#: The kind of the order, and the job's number.
 RECORD = struct.Struct("<BQ")
-#: A job's socket comes with this record.
+#: Start a job. The job's own socket comes with this record.
 TOKENISE = 1
-#: The job's answers aren't wanted any more.
+#: End a job: its answers aren't wanted any more.
 KILL = 2

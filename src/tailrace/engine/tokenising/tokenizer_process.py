@@ -1,5 +1,5 @@
-"""The process in which long texts are tokenised, from the engine's side: started when first needed, and again should it
-end. Its program is ``llama.tokenise``.
+"""The engine's side of the process that tokenises long texts. It starts with the first long text, and again where it
+has ended. Its program is ``backends.llama.tokenize_worker``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tailrace.protocol import RefusedField
 
 #: Seconds by the clock for each second of CPU, on a machine whose cores are busy with replies.
 _PATIENCE = 8.0
-#: Seconds by the clock that starting it may take: it imports and loads a vocabulary.
+#: Seconds by the clock for the process's start: it imports modules and loads a vocabulary.
 _START_SECONDS = 60.0
-#: Seconds to wait for the end of a process that seems to be dead.
+#: Seconds to wait for the exit status of a process that seems to be dead.
 _END_SECONDS = 0.1
 _MODULE = "tailrace.engine.backends.llama.tokenize_worker"
 
 
 class TextNotTokenizable(Exception):
-    """A text takes more than a text may. ``field`` says which one of the job's."""
+    """A text exceeds the limits of its process. ``field`` is the request's field with that text."""
 
     def __init__(self, text: TokenizerInput, size: int) -> None:
         """``text`` is of a job of ``size`` characters."""
@@ -46,11 +46,11 @@ class TextNotTokenizable(Exception):
 
 
 class TokenizerUnavailable(Exception):
-    """The process can't be had, or is too slow on a machine this busy. No text is to blame."""
+    """The process can't be started, or is too slow on a busy machine. The text is not at fault."""
 
 
 class TokenizerProcess:
-    """One for a model. Any thread may use it; jobs run side by side."""
+    """One for a model. Any thread may use it; jobs run concurrently."""
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -70,7 +70,7 @@ class TokenizerProcess:
                 return found
             if not self._has_ended(process):
                 break
-            # Not by the text's fault: that ends the job's own process.
+            # A text can only end its own worker, so this is not the text's fault.
             self._log.warning("the process that tokenises has ended", attempt=attempt, status=process.returncode)
         else:
             raise TokenizerUnavailable("the process that tokenises can't be started; the log says why")
@@ -80,7 +80,7 @@ class TokenizerProcess:
         """End the job, if it runs."""
         with self._lock:
             if self._control is not None:
-                with contextlib.suppress(OSError):  # It has ended, and the job with it.
+                with contextlib.suppress(OSError):  # The process has ended, and the job with it.
                     self._control.sendall(RECORD.pack(KILL, number))
 
     def close(self) -> None:
@@ -105,55 +105,55 @@ class TokenizerProcess:
         return True
 
     def _run(self, number: int, texts: Sequence[TokenizerInput]) -> tuple[list[list[int]], subprocess.Popen[bytes]]:
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs, self._lock:
+        engine_end, worker_end = socket.socketpair()
+        with engine_end:
+            with worker_end, self._lock:
                 process, control = self._started()
                 with contextlib.suppress(OSError):
-                    socket.send_fds(control, [RECORD.pack(TOKENISE, number)], [theirs.fileno()])
+                    socket.send_fds(control, [RECORD.pack(TOKENISE, number)], [worker_end.fileno()])
             deadline = time.monotonic() + _START_SECONDS + _PATIENCE * cpu_seconds(total_characters(texts))
             try:
-                return self._exchange(ours, TokenizeJob(texts), deadline), process
+                return self._exchange(engine_end, TokenizeJob(texts), deadline), process
             except TimeoutError:
                 self.kill(number)
                 raise TokenizerUnavailable("tokenising takes too long on this busy machine") from None
 
-    def _exchange(self, ours: socket.socket, job: TokenizeJob, deadline: float) -> list[list[int]]:
-        """Answers, until there are no more. Raises TimeoutError."""
+    def _exchange(self, channel: socket.socket, job: TokenizeJob, deadline: float) -> list[list[int]]:
+        """The tokens of each text, until the worker closes its socket. Raises TimeoutError."""
         found: list[list[int]] = []
         frames: FrameDecoder[TokenIds] = FrameDecoder(TokenIds)
         try:
-            ours.settimeout(max(0.01, deadline - time.monotonic()))
-            ours.sendall(frame(job))
+            channel.settimeout(max(0.01, deadline - time.monotonic()))
+            channel.sendall(frame(job))
             while len(found) < len(job.texts):
-                ours.settimeout(max(0.01, deadline - time.monotonic()))
-                data = ours.recv(1 << 20)
+                channel.settimeout(max(0.01, deadline - time.monotonic()))
+                data = channel.recv(1 << 20)
                 if not data:
                     break
                 for tokens in frames.feed(data):
                     found.append(array.array("i", tokens.data).tolist())
         except (BrokenPipeError, ConnectionResetError):
-            pass  # It has died, and what it had sent is all there is.
+            pass  # The worker has died: there are no more answers.
         return found
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         if self._process is None or self._control is None or self._process.poll() is not None:
             self._close()
-            self._control, theirs = socket.socketpair()
-            with theirs:
+            self._control, worker_end = socket.socketpair()
+            with worker_end:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", _MODULE, str(self._model)],
-                    stdin=theirs.fileno(),
+                    stdin=worker_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     env={
                         **os.environ,
-                        # It computes nothing, and has to be one thread when it makes others' processes.
+                        # It computes nothing, and must have one thread when it forks.
                         "TAILRACE_KERNELS": "off",
                         "OMP_NUM_THREADS": "1",
                         "OPENBLAS_NUM_THREADS": "1",
-                        # Threads' heaps of glibc take 128 MB of addresses each, which a job may not have.
+                        # Each thread's heap of glibc takes 128 MB of addresses, more than a job's limit.
                         "MALLOC_ARENA_MAX": "1",
-                        # llama.cpp would start a debugger for each text that it aborts on.
+                        # On an abort, llama.cpp would start a debugger.
                         "GGML_NO_BACKTRACE": "1",
                     },
                 )

@@ -1,7 +1,4 @@
-"""What a job's process may take. All bounds grow with the text no faster than it does, so no text takes quadratic time.
-
-Ordinary text takes about 0.6 s of CPU for a million characters, and one word of a million letters 1.4 s.
-"""
+"""The limits of a job's process. They grow with the text at most linearly, so no text takes quadratic time."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from __future__ import annotations
 MEMORY_BYTES = 128 * 1024**2
 MEMORY_PER_CHARACTER = 512
 
-#: llama.cpp's regular expressions recurse for each character of a run: 330 bytes, 460 for one that isn't ASCII.
+#: llama.cpp's regular expressions recurse for each character of a run: up to 460 bytes.
 _STACK_PER_CHARACTER = 768
 _MIN_STACK = 8 * 1024**2
 #: A run of 350,000 characters or more needs more than this, and is refused.
@@ -17,10 +14,10 @@ _MAX_STACK = 256 * 1024**2
 
 
 def cpu_seconds(characters: int) -> float:
-    """Seconds of CPU that a job of so many characters may take."""
+    """Seconds of CPU that a job of this size may take. Ordinary text takes about 0.6 s for a million characters."""
     return 2.0 + 8e-6 * characters
 
 
 def stack_bytes(characters: int) -> int:
-    """The stack that a job of so many characters gets. Only what is used takes memory."""
+    """The stack of a job of this size. Only the used part takes memory."""
     return min(_MAX_STACK, _MIN_STACK + _STACK_PER_CHARACTER * characters) // 65536 * 65536

@@ -28,7 +28,7 @@ from tailrace.chat.tools import Function
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.lazy_grammar import LazyConstraint, LazyGrammar
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
-from tailrace.engine.structured.trigger_watcher import TokenIndex
+from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.prompt_text import PromptText
 
 TOOLS = (
@@ -96,7 +96,7 @@ TYPED = (
         },
     ),
 )
-SCHEMAS = {function.name: function.offered()["function"]["parameters"] for function in (*TOOLS, *TYPED)}
+SCHEMAS = {function.name: function.as_openai()["function"]["parameters"] for function in (*TOOLS, *TYPED)}
 END = 256
 FIRST = 260
 #: Tokens of several bytes, such as real vocabularies have: they end markers and go on.
@@ -141,10 +141,10 @@ class Setup:
         self.vocabulary = PieceTable(pieces).showing({token: marker for marker, token in controls.items()})
         setting = GrammarContext(self.family, sample.template, controls, prompt)
         grammar = lazy_calls(setting, tools, several=True)
-        assert grammar.watch is not None
+        assert grammar.triggers is not None
         tokenizer = make_tokenizer(pieces, [END], None)
         matcher = compile_grammar(tokenizer, translate(grammar))
-        self.calls = LazyGrammar(matcher, tokenizer, grammar.watch, TokenIndex(pieces))
+        self.calls = LazyGrammar(matcher, tokenizer, grammar.triggers, TokenIndex(pieces))
 
     def encode(self, text: str) -> list[int]:
         """The text's bytes, and its control tokens."""
@@ -172,13 +172,13 @@ def allowed(constraint: LazyConstraint, size: int) -> list[int] | None:
 
 def write(setup: Setup, dice: random.Random, wishes: Sequence[str], most: int = 500) -> list[int]:
     """A reply at random. Outside of calls it is made of text and of ``wishes``, which may be cut anywhere."""
-    constraint = setup.calls.constraint(fast_forward=dice.random() < 0.5)
+    constraint = setup.calls.constraint(jump_forward=dice.random() < 0.5)
     tokens: list[int] = []
     steady = dice.random() < 0.5  # What is wished for comes whole.
     wanted = setup.encode(dice.choice(wishes)) if dice.random() < 0.7 else []
     while len(tokens) < most:
         held = allowed(constraint, len(setup.pieces))
-        if constraint.free:
+        if constraint.unconstrained:
             if not wanted and dice.random() < 0.1:
                 break
             if not wanted:

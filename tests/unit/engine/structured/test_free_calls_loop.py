@@ -19,7 +19,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_compiler import MAX_GRAMMAR_BYTES, GrammarCompiler
-from tailrace.engine.structured.grammar_translation import GrammarError
+from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.lazy_grammar import LazyConstraint, LazyGrammar
 from tailrace.engine.submission import prepare_sequence
 from tailrace.prompt_text import PromptText
@@ -60,9 +60,9 @@ class Runner:
         )
         sequence = prepare_sequence(self.backend, submit)
         assert isinstance(sequence, Sequence)
-        assert asked.watch is not None
+        assert asked.triggers is not None
         sequence.constraint = self.compiler.constraint(
-            self.compiled(asked), fast_forward=sequence.logprobs is None, begun=asked.watch.begun
+            self.compiled(asked), jump_forward=sequence.logprobs is None, reply_start=asked.triggers.reply_start
         )
         self.sequence = sequence
         self.loop.inbox.put(sequence)
@@ -130,9 +130,9 @@ def test_calls_are_held_behind_a_thought_that_the_template_has_begun(runner: Run
 )
 def test_a_reply_that_the_prompt_has_begun_goes_on_held(runner: Runner, begun: str, rest: str) -> None:
     asked = grammar()
-    assert asked.watch is not None
-    watch = msgspec.structs.replace(asked.watch, begun=begun)
-    asked = msgspec.structs.replace(asked, watch=watch)
+    assert asked.triggers is not None
+    triggers = msgspec.structs.replace(asked.triggers, reply_start=begun)
+    asked = msgspec.structs.replace(asked, triggers=triggers)
     assert runner.reply(rest, asked) == (rest, "stop")
     broken = rest.replace("weather", "wether")
     said, _ = runner.reply(broken, asked)
@@ -141,10 +141,10 @@ def test_a_reply_that_the_prompt_has_begun_goes_on_held(runner: Runner, begun: s
 
 def test_a_call_that_the_prompt_has_begun_otherwise_is_not_held(runner: Runner) -> None:
     asked = grammar()
-    assert asked.watch is not None
-    watch = msgspec.structs.replace(asked.watch, begun='<tool_call>{"name": "other", "arg')
+    assert asked.triggers is not None
+    triggers = msgspec.structs.replace(asked.triggers, reply_start='<tool_call>{"name": "other", "arg')
     rest = 'uments": {}}</tool_call>'
-    assert runner.reply(rest, msgspec.structs.replace(asked, watch=watch)) == (rest, "stop")
+    assert runner.reply(rest, msgspec.structs.replace(asked, triggers=triggers)) == (rest, "stop")
 
 
 def test_max_tokens_and_stop_tokens_cut_within_a_call(runner: Runner) -> None:
@@ -191,14 +191,14 @@ def test_a_grammar_that_gives_up_within_a_call_fails_strict_replies_alone(
     monkeypatch: pytest.MonkeyPatch, strict: bool, end: str
 ) -> None:
     runner = Runner()
-    begun = LazyGrammar.begun
+    begun = LazyGrammar.begin_call
 
     def breaks(self: LazyGrammar, *arguments: Any, **more: Any) -> Any:
         call, forced = begun(self, *arguments, **more)
         call.__class__ = Broken
         return call, forced
 
-    monkeypatch.setattr(LazyGrammar, "begun", breaks)
+    monkeypatch.setattr(LazyGrammar, "begin_call", breaks)
     asked = grammar(msgspec.structs.replace(WEATHER, strict=strict))
     said, ended = runner.reply(f"x{CALL}", asked)
     assert ended == end
@@ -243,11 +243,11 @@ def test_a_strict_schema_that_cannot_be_held_is_refused(runner: Runner) -> None:
 
 def test_the_same_tools_are_compiled_once(runner: Runner) -> None:
     assert runner.compiled(grammar()) is runner.compiled(grammar())
-    constraints = [runner.compiler.constraint(runner.compiled(grammar()), fast_forward=True) for _ in range(2)]
+    constraints = [runner.compiler.constraint(runner.compiled(grammar()), jump_forward=True) for _ in range(2)]
     assert all(isinstance(constraint, LazyConstraint) for constraint in constraints)
     for token in b"<tool_call>":
         constraints[0].accept(token)
-    assert (constraints[0].free, constraints[1].free) == (False, True)
+    assert (constraints[0].unconstrained, constraints[1].unconstrained) == (False, True)
 
 
 def test_grammars_that_nobody_waits_for_are_not_compiled_and_small_ones_pass_large_ones() -> None:
@@ -262,9 +262,9 @@ def test_grammars_that_nobody_waits_for_are_not_compiled_and_small_ones_pass_lar
         text = json.dumps([name, "x" * length])
         compiler.request(Grammar(kind="choice", text=text), lambda _: answers.put(name), **more)
 
-    ask("first", 1, wanted=wait)  # Holds the thread until the others are there.
+    ask("first", 1, is_wanted=wait)  # Holds the thread until the others are there.
     ask("large", 200_000)
-    ask("cancelled", 1, wanted=lambda: False)
+    ask("cancelled", 1, is_wanted=lambda: False)
     ask("small", 1)
     gate.put(True)
     assert [answers.get(timeout=60) for _ in range(3)] == ["first", "small", "large"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +16,8 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler, IsWanted, OnCompiled
-from tailrace.engine.structured.grammar_translation import GrammarError, translate
-from tailrace.engine.structured.mask_thread import MaskThread
+from tailrace.engine.structured.grammar_error import GrammarError
+from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.engine.tokenising.tokenizer import Tokenizer
@@ -60,7 +59,7 @@ class Runner:
         if grammar is not None:
             matcher = compile_grammar(self._tokenizer, translate(grammar))
             sequence.constraint = Constraint(
-                matcher, len(self.backend.vocabulary), fast_forward=sequence.logprobs is None
+                matcher, len(self.backend.vocabulary), jump_forward=sequence.logprobs is None
             )
         self.loop.inbox.put(sequence)
         return sequence
@@ -247,45 +246,3 @@ def test_what_is_cancelled_while_its_grammar_is_compiled_never_runs(engine: Engi
     assert answer.id == 3
     items = [engine.inbox.get(timeout=10) for _ in range(2)]
     assert [item.id for item in items if isinstance(item, Sequence)] == [2, 3]
-
-
-class Meeting:
-    """Constraints whose masks can only be computed by two threads at once."""
-
-    def __init__(self) -> None:
-        self._barrier = threading.Barrier(2, timeout=20)
-        self.done = 0
-
-    def compute(self) -> None:
-        self._barrier.wait()
-        self.done += 1
-
-
-def test_masks_that_the_thread_has_not_begun_are_computed_by_the_loop() -> None:
-    masks = MaskThread(frozenset())
-    meeting = Meeting()
-    masks.start([meeting, meeting])  # type: ignore[list-item]
-    masks.wait()
-    masks.close()
-    assert meeting.done == 2
-
-
-class Defect:
-    """A constraint that only the mask thread may meet."""
-
-    def __init__(self) -> None:
-        self.met = threading.Event()
-
-    def compute(self) -> None:
-        self.met.set()
-        raise ValueError("a defect")
-
-
-def test_a_defect_in_the_thread_ends_the_loop() -> None:
-    masks = MaskThread(frozenset())
-    defect = Defect()
-    masks.start([defect])  # type: ignore[list-item]
-    assert defect.met.wait(20)
-    with pytest.raises(ValueError, match="a defect"):
-        masks.wait()
-    masks.close()

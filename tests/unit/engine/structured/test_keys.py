@@ -51,10 +51,10 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(Letters())
 
 
-def constraint(compiler: GrammarCompiler, grammar: Grammar, *, fast_forward: bool) -> Constraint:
+def constraint(compiler: GrammarCompiler, grammar: Grammar, *, jump_forward: bool) -> Constraint:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     compiler.request(grammar, answers.put)
-    return compiler.constraint(answers.get(timeout=60), fast_forward=fast_forward)
+    return compiler.constraint(answers.get(timeout=60), jump_forward=jump_forward)
 
 
 def write(held: Constraint, dice: random.Random, begun: bytes = b"") -> str:
@@ -63,7 +63,7 @@ def write(held: Constraint, dice: random.Random, begun: bytes = b"") -> str:
     written = bytearray()
     for token in begun:
         written += bytes([token, *held.accept(token)])
-    while not held.finished and not (begun and held.free):
+    while not held.finished and not (begun and held.unconstrained):
         mask = held.mask()
         assert mask is not None
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(pieces)]).tolist()
@@ -94,7 +94,7 @@ def repeated(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("fast_forward", [True, False])
+@pytest.mark.parametrize("jump_forward", [True, False])
 @pytest.mark.parametrize(
     "schema",
     [
@@ -106,11 +106,11 @@ def repeated(text: str) -> list[str]:
     ],
     ids=["map", "beside", "patterns", "list", "nested"],
 )
-def test_no_key_is_written_twice(compiler: GrammarCompiler, schema: dict[str, Any], fast_forward: bool) -> None:
+def test_no_key_is_written_twice(compiler: GrammarCompiler, schema: dict[str, Any], jump_forward: bool) -> None:
     grammar = Grammar(kind="json_schema", text=json.dumps(schema))
     sizes = []
     for seed in range(25):
-        text = write(constraint(compiler, grammar, fast_forward=fast_forward), random.Random(seed))
+        text = write(constraint(compiler, grammar, jump_forward=jump_forward), random.Random(seed))
         assert repeated(text) == [], text
         sizes.append(len(json.loads(text)))
     assert max(sizes) > 2
@@ -120,7 +120,7 @@ def test_no_argument_of_a_call_is_written_twice(compiler: GrammarCompiler) -> No
     tool = Function(name="f", parameters={"type": "object", "additionalProperties": INTEGER})
     grammar = lazy_calls(GrammarContext(hermes.FAMILY, "", {}, ""), [tool], several=True)
     for seed in range(20):
-        held = constraint(compiler, grammar, fast_forward=False)
+        held = constraint(compiler, grammar, jump_forward=False)
         text = write(held, random.Random(seed), b'<tool_call>{"name": "f", "arguments": {')
         call = text.removeprefix("<tool_call>").partition("</tool_call>")[0]
         assert repeated(call) == [], call
@@ -129,5 +129,5 @@ def test_no_argument_of_a_call_is_written_twice(compiler: GrammarCompiler) -> No
 def test_a_key_that_is_the_only_one_may_come_again(compiler: GrammarCompiler) -> None:
     """A schema may ask for more members than it has keys for: the reply goes on."""
     schema = {"type": "object", "patternProperties": {"^a$": INTEGER}, "minProperties": 2}
-    held = constraint(compiler, Grammar(kind="json_schema", text=json.dumps(schema)), fast_forward=False)
+    held = constraint(compiler, Grammar(kind="json_schema", text=json.dumps(schema)), jump_forward=False)
     assert json.loads(write(held, random.Random(1)))["a"] in range(10)

@@ -193,7 +193,7 @@ class LlamaBackend:
 
     def tokenize_fragment(self, text: str) -> list[int]:
         """See ``Backend``."""
-        return self._vocab.stretch(text)
+        return self._vocab.tokenize_segment(text)
 
     def can_tokenize_inline(self, texts: Seq[TokenizerInput]) -> bool:
         """See ``Backend``."""

@@ -63,13 +63,13 @@ class LlamaVocab:
                 return list(tokens[:count])
             capacity = -count
 
-    def stretch(self, text: str) -> list[int]:
+    def tokenize_segment(self, text: str) -> list[int]:
         """See ``Vocab``."""
         return self.tokenize(text, special=False, start=False)
 
     def warm_up(self) -> None:
         """Tokenise a few words: llama.cpp makes its tables at the first text, which takes up to a second."""
-        self.stretch("It's 1.\n")
+        self.tokenize_segment("It's 1.\n")
 
     @cached_property
     def specials(self) -> SpecialTokens:
@@ -90,7 +90,7 @@ class LlamaVocab:
         return SpecialTokens(found)
 
     @cached_property
-    def around(self) -> tuple[list[int], list[int]]:
+    def affixes(self) -> tuple[list[int], list[int]]:
         """See ``Vocab``. llama.cpp's flags aren't right for each kind of vocabulary, so texts are compared."""
         empty = self.tokenize("", special=False, start=True)
         text = self.tokenize("a", special=False, start=False)

@@ -1,12 +1,13 @@
-"""The program that tokenises for the engine: it loads a model's vocabulary, and forks a process for each job.
+"""The program that tokenises for the engine: it loads a model's vocabulary, and forks a worker for each job.
 
-llama.cpp's tokenizers can overflow the stack, abort, or take quadratic time, all by what a prompt says. Here that ends
-the one process which does that prompt, and nothing else. Such a process shares the vocabulary's memory with this one.
-It takes 6 ms to make, so one that has done a job of usual size waits for the next.
+llama.cpp's tokenizers can overflow the stack, abort, or take quadratic time on some texts. Here that ends only the
+worker that has the text. Workers share the vocabulary's memory with this process. A fork takes 6 ms, so a worker that
+has done a job of usual size waits for the next one.
 
-Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL`` with a socket as its standard input. On it
-come records of ``RECORD``. ``TOKENISE`` brings the job's own socket with it: the job's process reads a ``TokenizeJob``
-from it and answers with one ``TokenIds`` for each text. A job whose process ends early has fewer answers.
+Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL`` with a socket as its standard input. The
+socket brings records of ``RECORD``. ``TOKENISE`` comes with the job's own socket. The job's worker reads a
+``TokenizeJob`` from that, and answers with one ``TokenIds`` for each text. If the worker dies, the last answers are
+missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +35,8 @@ from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.engine.tokenising.worker_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.ipc import FrameDecoder, frame
 
-#: Characters of a job after which its process may do another.
-_KEPT = 65_536
+#: A worker that has done a job of up to so many characters waits for the next: its memory stays small.
+_REUSABLE = 65_536
 #: How much less of a busy CPU a longer job gets than the threads that compute replies: a quarter of an equal share.
 _NICE = 6
 
@@ -47,12 +49,12 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     redirect_log(None)
     vocab = load_vocab(Path(sys.argv[1]))
-    # What the first text makes is made now, and shared by all.
+    # Tables that the first text would make are made now, so all workers share them.
     vocab.warm_up()
     vocab.specials.split("a")
     gc.collect()
-    gc.freeze()  # What the collector doesn't touch, the jobs' processes share.
-    Server(control, vocab).run()
+    gc.freeze()  # Objects that the collector never touches stay shared with the workers.
+    ForkServer(control, vocab).run()
 
 
 class Worker(NamedTuple):
@@ -62,8 +64,8 @@ class Worker(NamedTuple):
     channel: socket.socket  #: jobs' sockets go to it, and a byte comes back for each job that is done
 
 
-class Server:
-    """The process that makes the workers. It has one thread, so that it may fork."""
+class ForkServer:
+    """Forks the workers. Its process has one thread, because only such a process may fork."""
 
     def __init__(self, control: socket.socket, vocab: LlamaVocab) -> None:
         self._control = control
@@ -72,23 +74,23 @@ class Server:
         self._idle: list[Worker] = []
 
     def run(self) -> None:
-        """Return when the engine has gone; what still runs is killed."""
+        """Return when the engine closes the socket. Workers that still run are killed."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
                     worker: Worker | None = key.data
                     if worker is not None:
-                        if not self._hear(worker):
+                        if not self._read_worker(worker):
                             selector.unregister(worker.channel)
                             worker.channel.close()
-                    elif not self._take(selector):
+                    elif not self._read_order(selector):
                         for each in (*self._busy.values(), *self._idle):
                             os.kill(each.process, signal.SIGKILL)
                         return
 
-    def _take(self, selector: selectors.BaseSelector) -> bool:
-        """One record from the engine; False when there are no more."""
+    def _read_order(self, selector: selectors.BaseSelector) -> bool:
+        """Read one record of the engine's; False where the socket is closed."""
         data, sockets, _, _ = socket.recv_fds(self._control, RECORD.size, 1)
         if len(data) < RECORD.size:
             return False
@@ -97,15 +99,15 @@ class Server:
             with socket.socket(fileno=sockets[0]) as answers:
                 worker = self._idle.pop() if self._idle else self._fork(selector, answers)
                 self._busy[job] = worker
-                with contextlib.suppress(BrokenPipeError):  # It has just died: the job ends without an answer.
+                with contextlib.suppress(BrokenPipeError):  # The worker has just died: the job ends without an answer.
                     socket.send_fds(worker.channel, [b"j"], [answers.fileno()])
         elif kind == KILL and job in self._busy:
-            # It hasn't been waited for, so the number can't be another process's.
+            # The process hasn't been waited for, so its number can't be another's.
             os.kill(self._busy[job].process, signal.SIGKILL)
         return True
 
-    def _hear(self, worker: Worker) -> bool:
-        """The worker is done with its job, or has died: then False."""
+    def _read_worker(self, worker: Worker) -> bool:
+        """The worker has finished its job; False where it has died."""
         try:
             alive = bool(worker.channel.recv(1))
         except ConnectionResetError:
@@ -119,50 +121,52 @@ class Server:
         return False
 
     def _fork(self, selector: selectors.BaseSelector, answers: socket.socket) -> Worker:
-        ours, theirs = socket.socketpair()
+        server_end, worker_end = socket.socketpair()
         process = os.fork()
         if process:
-            theirs.close()
-            worker = Worker(process, ours)
-            selector.register(ours, selectors.EVENT_READ, worker)
+            worker_end.close()
+            worker = Worker(process, server_end)
+            selector.register(server_end, selectors.EVENT_READ, worker)
             return worker
         try:
-            # Who holds a copy of a socket keeps it open: its other end would wait.
+            # A socket stays open as long as any process has it: its other end would wait.
             others = (each.channel for each in (*self._busy.values(), *self._idle))
-            for inherited in (ours, self._control, answers, *others):
+            for inherited in (server_end, self._control, answers, *others):
                 inherited.close()
-            work(theirs, self._vocab)
+            work(worker_end, self._vocab)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
 
 
 def work(channel: socket.socket, vocab: LlamaVocab) -> None:
-    """A worker's life: jobs, until one was so long that the memory is better given back."""
+    """Do jobs, until a long one: the process's end gives its memory back."""
     die_with_parent()
-    _die_first()
+    _prefer_oom_kill()
     while True:
         data, sockets, _, _ = socket.recv_fds(channel, 1, 1)
         if not data:
             return
         with socket.socket(fileno=sockets[0]) as answers:
-            size = _work(answers, vocab)
-        if size > _KEPT:
+            size = _do_job(answers, vocab)
+        if size > _REUSABLE:
             return
         channel.send(b"d")
 
 
-def _work(answers: socket.socket, vocab: LlamaVocab) -> int:
-    """Do a job; how many characters it had."""
-    job = _read(answers)
+def _do_job(answers: socket.socket, vocab: LlamaVocab) -> int:
+    """Do a job; its size in characters."""
+    job = _read_job(answers)
     if job is None:
         return 0  # Cancelled before it began.
     size = total_characters(job.texts)
-    if size > _KEPT:
+    if size > _REUSABLE:
         os.nice(_NICE)
     stack = stack_bytes(size)
     _limit_memory(stack + MEMORY_BYTES + MEMORY_PER_CHARACTER * size)
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds(size))
-    # The first thread's stack was laid out when the program started; another's is as large as it is told to be.
+    # The main thread's stack has the size that it had at the start. A new thread's size can be chosen.
     threading.stack_size(stack)
     thread = threading.Thread(target=_tokenise, args=(answers, vocab, job))
     thread.start()
@@ -179,10 +183,10 @@ def _tokenise(answers: socket.socket, vocab: LlamaVocab, job: TokenizeJob) -> No
         try:
             answers.sendall(frame(TokenIds(array.array("i", tokens).tobytes())))
         except (BrokenPipeError, ConnectionResetError):
-            return  # Nobody waits for it any more.
+            return  # The job has been cancelled.
 
 
-def _read(answers: socket.socket) -> TokenizeJob | None:
+def _read_job(answers: socket.socket) -> TokenizeJob | None:
     frames: FrameDecoder[TokenizeJob] = FrameDecoder(TokenizeJob)
     while data := answers.recv(1 << 20):
         for job in frames.feed(data):
@@ -190,17 +194,17 @@ def _read(answers: socket.socket) -> TokenizeJob | None:
     return None
 
 
-def _die_first() -> None:
-    """Where memory runs out, the kernel is to choose this process and not the engine."""
+def _prefer_oom_kill() -> None:
+    """Where memory runs out, the kernel shall kill this process and not the engine."""
     if sys.platform == "linux":
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def _limit_memory(more: int) -> None:
+def _limit_memory(more_bytes: int) -> None:
     if sys.platform != "linux":
-        return  # Other kernels don't hold processes to this limit.
+        return  # Other kernels don't enforce this limit.
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + more
+    limit = pages * resource.getpagesize() + more_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 

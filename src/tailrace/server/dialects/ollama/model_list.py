@@ -240,7 +240,7 @@ def _capabilities(model: Shown, template: str, info: ModelInfo | None) -> list[s
 
 def _thinks(template: str, special_tokens: Iterable[str]) -> bool:
     """Whether the model has a switch for thoughts, or its family's markers of them, in its template or as tokens."""
-    family = next(family for family in FAMILIES if family.recognise(template))
+    family = next(family for family in FAMILIES if family.matches_template(template))
     markers = {marker for thought in family.markup({}).thoughts for marker in thought}
     return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)
 

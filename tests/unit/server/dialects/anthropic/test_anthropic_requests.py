@@ -245,7 +245,7 @@ def test_the_form_of_the_reply() -> None:
     assert refused(output_config={"format": FORMAT}, output_format=FORMAT) == "output_format"
     with_tools = asked(output_format=FORMAT, tools=[TOOL]).params.grammar
     assert with_tools is not None
-    assert with_tools.frame is not None, "a call may come instead"
+    assert with_tools.wrapper is not None, "a call may come instead"
     assert refused(USER, assistant(text("{")), output_config={"format": FORMAT}) == "output_config.format.schema"
 
 

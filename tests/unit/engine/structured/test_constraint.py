@@ -1,9 +1,8 @@
-"""Grammars on the byte vocabulary: what each kind allows, what is forced, and what is refused with which words."""
+"""Constraints on the byte vocabulary: the texts that each kind of grammar allows, forces and refuses."""
 
 from __future__ import annotations
 
 import json
-import queue
 
 import pytest
 from llguidance import LLTokenizer
@@ -11,9 +10,8 @@ from llguidance import LLTokenizer
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_compiler import MAX_GRAMMAR_BYTES, CompileOutcome, GrammarCompiler
-from tailrace.engine.structured.grammar_sandbox import GrammarSandbox
-from tailrace.engine.structured.grammar_translation import GrammarError, translate
+from tailrace.engine.structured.grammar_error import GrammarError
+from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.protocol import Grammar, GrammarKind
 
@@ -31,9 +29,9 @@ def tokenizer() -> LLTokenizer:
     return make_tokenizer(BACKEND.vocabulary, [END], BACKEND.tokenize_fragment)
 
 
-def constraint(tokenizer: LLTokenizer, grammar: Grammar, *, fast_forward: bool = True) -> Constraint:
+def constraint(tokenizer: LLTokenizer, grammar: Grammar, *, jump_forward: bool = True) -> Constraint:
     matcher = compile_grammar(tokenizer, translate(grammar))
-    return Constraint(matcher, len(BACKEND.vocabulary), fast_forward=fast_forward)
+    return Constraint(matcher, len(BACKEND.vocabulary), jump_forward=jump_forward)
 
 
 def allowed(constraint: Constraint) -> set[int]:
@@ -68,17 +66,17 @@ def test_each_kind_allows_what_it_says(
     tokenizer: LLTokenizer, kind: GrammarKind, text: str, good: str, bad: str
 ) -> None:
     grammar = Grammar(kind=kind, text=text)
-    assert says(constraint(tokenizer, grammar, fast_forward=False), good)
-    assert not says(constraint(tokenizer, grammar, fast_forward=False), bad)
+    assert says(constraint(tokenizer, grammar, jump_forward=False), good)
+    assert not says(constraint(tokenizer, grammar, jump_forward=False), bad)
 
 
 def test_a_thought_may_come_before_the_grammar_but_not_instead_of_it(tokenizer: LLTokenizer) -> None:
     lark = LarkBuilder({})
     frame = lark.text(start=f"{lark.until('</think>')} WS @body", WS=r"/[ \n]*/")
-    grammar = Grammar(kind="choice", text='["yes", "no"]', frame=frame)
-    assert says(constraint(tokenizer, grammar, fast_forward=False), "so <or> so\n</think>\n\nyes")
-    assert not says(constraint(tokenizer, grammar, fast_forward=False), "yes")
-    assert not says(constraint(tokenizer, grammar, fast_forward=False), "</think>perhaps")
+    grammar = Grammar(kind="choice", text='["yes", "no"]', wrapper=frame)
+    assert says(constraint(tokenizer, grammar, jump_forward=False), "so <or> so\n</think>\n\nyes")
+    assert not says(constraint(tokenizer, grammar, jump_forward=False), "yes")
+    assert not says(constraint(tokenizer, grammar, jump_forward=False), "</think>perhaps")
 
 
 def test_what_the_grammar_leaves_no_choice_about_is_forced_to_its_end(tokenizer: LLTokenizer) -> None:
@@ -102,7 +100,7 @@ def test_a_grammar_that_ends_with_forced_text_is_finished_with_it(tokenizer: LLT
 
 
 def test_tokens_come_one_by_one_where_nothing_may_be_forced(tokenizer: LLTokenizer) -> None:
-    reply = constraint(tokenizer, Grammar(kind="choice", text='["yes", "no"]'), fast_forward=False)
+    reply = constraint(tokenizer, Grammar(kind="choice", text='["yes", "no"]'), jump_forward=False)
     assert allowed(reply) == {ord("y"), ord("n")}
     assert reply.accept(ord("y")) == []
     assert allowed(reply) == {ord("e")}
@@ -131,67 +129,3 @@ def test_what_cannot_be_kept_to_is_refused_by_name(
         constraint(tokenizer, Grammar(kind=kind, text=text, strict=True))
     assert words in str(error.value)
     assert len(str(error.value)) < 500
-
-
-def test_a_grammar_that_takes_too_much_ends_the_sandbox_and_not_the_engine() -> None:
-    sandbox = GrammarSandbox(BACKEND.vocabulary, [END])
-    # Deeper than any stack, and larger than any memory.
-    chain = "start: r0\n" + "\n".join(f'r{i}: "x" r{i + 1}' for i in range(9000)) + '\nr9000: "z"'
-    both = "start: A\nA: " + " & ".join(f"/(.*a{i}.{{0,12}}b.*)/" for i in range(50))
-    try:
-        for text in (chain, both):
-            with pytest.raises(GrammarError, match="too complex"):
-                sandbox.document(Grammar(kind="lark", text=text))
-            assert "lark_grammar" in sandbox.document(Grammar(kind="lark", text='start: "a"'))
-    finally:
-        sandbox.close()
-
-
-def test_a_grammar_that_cannot_be_followed_is_refused() -> None:
-    sandbox = GrammarSandbox(BACKEND.vocabulary, [END])
-    properties = {f"p{number}": {"type": "string"} for number in range(1000)}
-    try:
-        with pytest.raises(GrammarError, match=r"\d{4} items"):
-            sandbox.document(Grammar(kind="json_schema", text=json.dumps({"type": "object", "properties": properties})))
-    finally:
-        sandbox.close()
-
-
-class Asker:
-    """Asks a compiler and waits for its answers."""
-
-    def __init__(self, compiler: GrammarCompiler) -> None:
-        self.compiler = compiler
-
-    def ask(self, grammar: Grammar) -> CompileOutcome:
-        answers: queue.SimpleQueue[CompileOutcome] = queue.SimpleQueue()
-        self.compiler.request(grammar, answers.put)
-        return answers.get(timeout=60)
-
-
-def test_grammars_and_refusals_are_remembered() -> None:
-    asker = Asker(GrammarCompiler(BACKEND))
-    good, wrong = Grammar(kind="choice", text='["yes"]'), Grammar(kind="regex", text="(")
-    assert asker.ask(good) is asker.ask(good)
-    refusal = asker.ask(wrong)
-    assert isinstance(refusal, GrammarError)
-    assert asker.ask(wrong) is refusal
-    for number in range(40):
-        asker.ask(Grammar(kind="choice", text=f'["{number}"]'))
-    assert asker.ask(wrong) is not refusal, "what wasn't asked for in a while is forgotten"
-
-
-def test_replies_of_one_grammar_share_no_state() -> None:
-    compiler = GrammarCompiler(BACKEND)
-    matcher = Asker(compiler).ask(Grammar(kind="regex", text="ab|cd"))
-    assert not isinstance(matcher, GrammarError)
-    first, second = (compiler.constraint(matcher, fast_forward=False) for _ in range(2))
-    first.accept(ord("a"))
-    assert allowed(first) == {ord("b")}
-    assert allowed(second) == {ord("a"), ord("c")}
-
-
-def test_a_text_that_is_too_long_is_refused_at_once() -> None:
-    refusal = Asker(GrammarCompiler(BACKEND)).ask(Grammar(kind="regex", text="a" * (MAX_GRAMMAR_BYTES + 1)))
-    assert isinstance(refusal, GrammarError)
-    assert str(MAX_GRAMMAR_BYTES) in str(refusal)

@@ -1,0 +1,127 @@
+"""The grammar compiler: grammars are remembered, replies share no state, and no failure ends the compiling thread."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import threading
+
+import pytest
+
+from tailrace.engine.backends.fake import FakeBackend
+from tailrace.engine.structured import grammar_compiler
+from tailrace.engine.structured.grammar_compiler import (
+    MAX_GRAMMAR_BYTES,
+    CompileOutcome,
+    GrammarCompiler,
+    ReplyGrammar,
+)
+from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
+from tailrace.protocol import Grammar
+
+BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
+YES = Grammar(kind="choice", text='["yes"]')
+NO = Grammar(kind="choice", text='["no"]')
+
+
+def compiled(compiler: GrammarCompiler, grammar: Grammar) -> CompileOutcome:
+    """What the compiler answers; fails where it doesn't."""
+    answers: queue.SimpleQueue[CompileOutcome] = queue.SimpleQueue()
+    compiler.request(grammar, answers.put)
+    return answers.get(timeout=20)
+
+
+def test_grammars_and_refusals_are_remembered() -> None:
+    compiler = GrammarCompiler(BACKEND)
+    wrong = Grammar(kind="regex", text="(")
+    assert compiled(compiler, YES) is compiled(compiler, YES)
+    refusal = compiled(compiler, wrong)
+    assert isinstance(refusal, GrammarError)
+    assert compiled(compiler, wrong) is refusal
+    for number in range(40):
+        compiled(compiler, Grammar(kind="choice", text=f'["{number}"]'))
+    assert compiled(compiler, wrong) is not refusal, "the least recently used are forgotten"
+
+
+def test_replies_of_one_grammar_share_no_state() -> None:
+    compiler = GrammarCompiler(BACKEND)
+    grammar = compiled(compiler, Grammar(kind="regex", text="ab|cd"))
+    assert isinstance(grammar, ReplyGrammar)
+    first, second = (compiler.constraint(grammar, jump_forward=False) for _ in range(2))
+    first.accept(ord("a"))
+    assert first.accepts(b"b") == 1
+    assert first.accepts(b"a") == 0
+    assert second.accepts(b"a") == 1
+
+
+def test_a_text_that_is_too_long_is_refused_at_once() -> None:
+    refusal = compiled(GrammarCompiler(BACKEND), Grammar(kind="regex", text="a" * (MAX_GRAMMAR_BYTES + 1)))
+    assert isinstance(refusal, GrammarError)
+    assert str(MAX_GRAMMAR_BYTES) in str(refusal)
+
+
+def test_a_sandbox_that_can_not_be_started_fails_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(BACKEND)
+
+    def no_process(*arguments: object, **options: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", no_process)
+        failure = compiled(compiler, YES)
+    assert isinstance(failure, CompilerUnavailable)
+    assert "Resource temporarily unavailable" in str(failure)
+    # The failure is not the grammar's: it isn't remembered, and the thread goes on.
+    assert isinstance(compiled(compiler, YES), ReplyGrammar)
+
+
+def test_a_sandbox_that_dies_at_its_start_is_not_blamed_on_the_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(BACKEND)
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", "/bin/false")
+        failure = compiled(compiler, YES)
+    assert isinstance(failure, CompilerUnavailable)
+    assert isinstance(compiled(compiler, YES), ReplyGrammar)
+
+
+@pytest.mark.parametrize("defect", [ValueError("a defect"), MemoryError(), KeyboardInterrupt()], ids=repr)
+def test_a_defect_of_the_compiler_fails_that_request_alone(
+    monkeypatch: pytest.MonkeyPatch, defect: BaseException
+) -> None:
+    compiler = GrammarCompiler(BACKEND)
+
+    def fail(*arguments: object) -> None:
+        raise defect
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grammar_compiler, "compile_grammar", fail)
+        assert isinstance(compiled(compiler, YES), CompilerUnavailable)
+    assert isinstance(compiled(compiler, YES), ReplyGrammar)
+
+
+def test_a_callback_that_fails_does_not_end_the_thread() -> None:
+    compiler = GrammarCompiler(BACKEND)
+    called = threading.Event()
+
+    def fail(outcome: CompileOutcome) -> None:
+        called.set()
+        raise ValueError("a defect of the caller")
+
+    compiler.request(YES, fail)
+    assert called.wait(20)
+    assert isinstance(compiled(compiler, NO), ReplyGrammar)
+
+
+def test_a_thread_that_can_not_be_started_fails_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(BACKEND)
+    before = threading.stack_size()
+
+    def no_thread(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        failure = compiled(compiler, YES)
+    assert isinstance(failure, CompilerUnavailable)
+    assert threading.stack_size() == before
+    assert isinstance(compiled(compiler, YES), ReplyGrammar)
