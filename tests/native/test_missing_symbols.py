@@ -1,0 +1,135 @@
+"""A function that llama.cpp lacks: every operation that needs it is left to llama.cpp, and the others are computed.
+
+Each case is a process of its own, for a call of a function that isn't there would end it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tailrace.engine.kernels import standin
+
+#: What one process does: all operations of the kernels by two threads, without the function that it is told.
+#: It prints which operations were computed here, and which of llama.cpp's functions were called in their place.
+_OPERATIONS = """
+import ctypes, json, sys, threading
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from tailrace.engine.kernels import attention_proof, interleaved_proof, proof, standin
+from tailrace.engine.kernels.layouts import random_weights
+
+library, missing = ctypes.CDLL(sys.argv[1]), sys.argv[2]
+called, computed = [], []
+pool = standin.Pool(2)
+
+def upstream(name, result=None, value=None):
+    return ctypes.CFUNCTYPE(result)(lambda: (called.append(name), value)[1])
+
+memory = np.full(64 << 20, 7, np.uint8)
+functions = pool.functions | {
+    "llamafile_sgemm": upstream("sgemm", ctypes.c_bool, True),
+    "ggml_compute_forward_mul_mat_tiled": upstream("tiled", ctypes.c_bool, True),
+    "ggml_compute_forward_flash_attn_ext": upstream("attention"),
+    "ggml_tiled_wdata_size": upstream("wdata_size", ctypes.c_size_t, 77),
+    "ggml_backend_buffer_clear": upstream("clear"),
+    "ggml_backend_buffer_get_base": upstream("base", ctypes.c_void_p, memory.ctypes.data),
+    "ggml_backend_buffer_get_size": upstream("size", ctypes.c_size_t, memory.nbytes),
+    "omp_get_num_threads": ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2),
+}
+functions.pop(missing, None)
+standin.set_upstream(library, functions)
+random = np.random.default_rng(3)
+
+def note(name, array):
+    if np.isfinite(array).all():
+        computed.append(name)
+
+# Weights of more than a megabyte, so that threads share work chunks.
+kind, rows, numbers = Kind.Q8_0, 2064, 512
+weights = random_weights(kind, random, rows, numbers)
+activations = random.standard_normal((3, numbers)).astype(np.float32)
+quantised, _ = proof._activations(Kind.Q8_0, random, 3, numbers)
+found = np.full((3, rows), np.nan, np.float32)
+library.llamafile_sgemm.restype = ctypes.c_bool
+
+def file_order(thread):
+    count, size = ctypes.c_int64, numbers // 32
+    call = standin.Call(thread, 2, 0, None, None)
+    library.llamafile_sgemm(
+        ctypes.byref(call), count(rows), count(3), count(size), weights.ctypes.data_as(ctypes.c_void_p), count(size),
+        quantised.ctypes.data_as(ctypes.c_void_p), count(size), found.ctypes.data_as(ctypes.c_void_p), count(rows),
+        *map(ctypes.c_int, (kind, Kind.Q8_0, Kind.F32)),
+    )
+
+threads = [threading.Thread(target=file_order, args=(thread,)) for thread in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+note("file order", found)
+
+with interleaved_proof.copying(library, 2 * weights.nbytes):
+    note("repacked", interleaved_proof.multiply(library, kind, weights, activations))
+query = random.standard_normal((1, 4, 2, 64)).astype(np.float32)
+keys, values = (random.standard_normal((1, 2, 32, 64)).astype(np.float16) for _ in range(2))
+mask = np.zeros((1, 1, 2, 32), np.float16)
+note("attention", attention_proof.attended(library, query, keys, values, mask, 0.125, 2))
+prompt = random.standard_normal((1, 4, 300, 64)).astype(np.float32)
+mask = np.zeros((1, 1, 300, 32), np.float16)
+note("prompt's attention", attention_proof.attended(library, prompt, keys, values, mask, 0.125, 2))
+
+library.ggml_tiled_wdata_size.restype = ctypes.c_size_t
+own = interleaved_proof.weights_of(kind, weights)
+columns, result = (standin.tensor_of(array[None, None]) for array in (activations, found))
+result.sources[0], result.sources[1] = ctypes.addressof(own), ctypes.addressof(columns)
+assert library.ggml_tiled_wdata_size(2, ctypes.byref(result)) >= 77
+if missing != "ggml_backend_buffer_clear":
+    library.ggml_backend_buffer_clear.argtypes = [ctypes.c_void_p, ctypes.c_uint8]
+    library.ggml_backend_buffer_clear(1, 0)  # Memory that the kernels haven't given out.
+    library.ggml_aligned_malloc.restype = ctypes.c_void_p
+    assert library.ggml_aligned_malloc(ctypes.c_size_t(64 << 20))
+print(json.dumps([computed, sorted(set(called))]))
+"""
+
+ALL = ["file order", "repacked", "attention", "prompt's attention"]
+#: What is computed without a function; all that isn't here stays.
+LOST = {
+    "ggml_threadpool_chunk_set": ["repacked", "attention", "prompt's attention"],
+    "ggml_threadpool_chunk_add": ["repacked", "attention", "prompt's attention"],
+    "ggml_barrier": ["repacked", "attention", "prompt's attention"],
+    "ggml_backend_buffer_get_usage": ["repacked"],
+}
+#: Upstream's functions that are called in the place of what is lost.
+DELEGATED = {"repacked": "tiled", "attention": "attention", "prompt's attention": "attention"}
+NAMES = [
+    "llamafile_sgemm",
+    "ggml_compute_forward_mul_mat_tiled",
+    "ggml_compute_forward_flash_attn_ext",
+    "ggml_threadpool_chunk_set",
+    "ggml_threadpool_chunk_add",
+    "ggml_barrier",
+    "ggml_tiled_wdata_size",
+    "ggml_backend_buffer_get_usage",
+    "ggml_backend_buffer_clear",
+    "ggml_backend_buffer_get_base",
+    "ggml_backend_buffer_get_size",
+    "omp_get_num_threads",
+]
+
+
+def test_every_function_has_a_case(library: ctypes.CDLL) -> None:
+    assert standin.upstream_names(library) == NAMES
+
+
+@pytest.mark.parametrize("missing", ["nothing", *NAMES])
+def test_what_needs_a_missing_function_is_delegated(library: ctypes.CDLL, missing: str) -> None:
+    command = [sys.executable, "-c", _OPERATIONS, library._name, missing]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    computed, called = json.loads(done.stdout)
+    lost = LOST.get(missing, [])
+    assert computed == [name for name in ALL if name not in lost]
+    assert {DELEGATED[name] for name in lost} <= set(called)
