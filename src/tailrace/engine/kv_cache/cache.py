@@ -94,16 +94,18 @@ class KVCache:
         An empty one if there is any, else the least recently used one. In a partitioned layout a slot beside the
         occupied ones comes first: llama.cpp computes sequences in adjacent slots in one pass over the weights.
         """
-        reach = len(self.slots) if self.layout.shared else self.layout.partitions
-        available = [slot for slot in self.slots[:reach] if not slot.occupied]
-        if not available:
-            return None
-        age = {index: place for place, index in enumerate(self._lru)}
         if self.layout.shared:
-            return min(available, key=lambda slot: age.get(slot.index, -1))
-        occupied = [slot.index for slot in self.slots if slot.occupied]
-        low, high = (min(occupied), max(occupied)) if occupied else (0, len(self.slots))
-        return min(available, key=lambda slot: (max(low - slot.index, slot.index - high, 0), age.get(slot.index, -1)))
+            empty = next((slot for slot in self.slots if not (slot.occupied or slot.tokens)), None)
+            return empty or next((self.slots[index] for index in self._lru), None)
+        slots = self.slots[: self.layout.partitions]
+        age = {index: place for place, index in enumerate(self._lru)}
+        occupied = [slot.index for slot in slots if slot.occupied]
+        low, high = (occupied[0], occupied[-1]) if occupied else (0, len(slots))
+        return min(
+            (slot for slot in slots if not slot.occupied),
+            key=lambda slot: (max(low - slot.index, slot.index - high, 0), age.get(slot.index, -1)),
+            default=None,
+        )
 
     def match_prefix(self, tokens: list[int], *, reuse: bool = True) -> Placement | None:
         """The placement with the longest cached prefix of ``tokens``, short of the last one: its logits are needed.
