@@ -294,9 +294,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Predicted(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens that were guessed from a request's ``prediction`` have been checked: so many were right, and so many
-    weren't looked at or weren't.
-    """
+    """The verified draft tokens from a request's ``prediction``. Those behind the first wrong one count as rejected."""
 
     id: int
     accepted: int

@@ -51,9 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
     kernels: Literal["on", "avx512", "off"] = "on"  #: kernels of our own where the CPU has what they need
-    speculate: Literal["off", "lookup", "draft"] = "lookup"  #: where guesses of the next tokens come from
+    speculate: Literal["off", "lookup", "draft"] = "lookup"  #: where draft tokens come from
     draft_model: str | None = None  #: as ``model``: a smaller one of the same family, for speculate = draft
-    draft_tokens: Annotated[int, Meta(ge=1, le=64)] = 32  #: guesses checked in one step and sequence, at most
+    draft_tokens: Annotated[int, Meta(ge=1, le=64)] = 32  #: max draft tokens of a sequence in one step
     backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
 
     # The machine: what isn't set here is planned (machine/plan.py)

@@ -130,7 +130,7 @@ def test_usage_counts_what_was_generated_up_to_the_stop_string(scripted: ServerP
 
 
 def test_usage_tells_what_a_prediction_brought(real: ServerProcess) -> None:
-    """After 256 tokens that were guessed right a guess is checked, even on a machine where guesses don't pay."""
+    """After 256 right draft tokens a draft is verified, even on a machine where drafts don't pay."""
     asked: dict[str, Any] = {"temperature": 0, "max_tokens": 320, "ignore_eos": True}
     plain = ask(real.port, "POST", "/v1/chat/completions", chat("Tell me a long story.", **asked)).json()
     assert "completion_tokens_details" not in plain["usage"]

@@ -88,8 +88,8 @@ def worst_shortfall(backend: LlamaBackend, sequences: list[Sequence]) -> float:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBackend, together: bool) -> None:
-    # At this price every likely guess is checked, so wrong ones are taken back all the time.
+def test_copied_and_other_replies_are_true_greedy_decodes(backend: LlamaBackend, together: bool) -> None:
+    # Passes with this cost make every likely draft pay, so rejected tokens are dropped all the time.
     sequences, counters = replies(
         backend, SimulatedSpeculator(LookupDrafter(), memory_bound), _PROMPTS, together=together
     )
@@ -100,13 +100,13 @@ def test_what_is_copied_and_what_isn_t_are_true_greedy_decodes(backend: LlamaBac
 
 
 @pytest.mark.skipif(not cpu_tiers(), reason="without our kernels rounding decides ties")
-def test_a_reply_is_the_same_with_guesses_and_without(backend: LlamaBackend) -> None:
-    guessed, counters = replies(backend, SimulatedSpeculator(LookupDrafter(), memory_bound), _PROMPTS, together=False)
+def test_a_reply_is_the_same_with_drafts_and_without(backend: LlamaBackend) -> None:
+    drafted, counters = replies(backend, SimulatedSpeculator(LookupDrafter(), memory_bound), _PROMPTS, together=False)
     assert counters.accepted_tokens > 60
     backend.reset()
     plain, counters = replies(backend, None, _PROMPTS, together=False)
     assert counters.draft_tokens == 0
-    assert [one.tokens for one in guessed] == [one.tokens for one in plain]
+    assert [one.tokens for one in drafted] == [one.tokens for one in plain]
 
 
 def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:
@@ -122,7 +122,7 @@ def test_a_model_drafts_for_itself(backend: LlamaBackend) -> None:
     assert worst_shortfall(backend, sequences) < NOISE
 
 
-def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
+def test_accepted_tokens_of_a_prediction_are_reported(backend: LlamaBackend) -> None:
     prompt = f"<|im_start|>user\n{_PROMPTS[2]}<|im_end|>\n<|im_start|>assistant\n"
     pieces = backend.vocabulary
 
@@ -145,18 +145,18 @@ def test_what_a_prediction_brought_is_told(backend: LlamaBackend) -> None:
         )
         assert isinstance(sequence, Sequence)
         loop.inbox.put(sequence)
-        told: list[Predicted] = []
+        reported: list[Predicted] = []
         while loop.has_work:
             loop.take()
             if (step := loop.step()) is not None:
-                told += step.predicted
-        return b"".join(pieces[token] for token in sequence.tokens[sequence.prompt_length :]).decode(), told
+                reported += step.predicted
+        return b"".join(pieces[token] for token in sequence.tokens[sequence.prompt_length :]).decode(), reported
 
-    text, told = reply(None)
-    assert not told
+    text, reported = reply(None)
+    assert not reported
     half = len(text) // 2
-    said, told = reply(text[:half] + " elephants and trains")
+    said, reported = reply(text[:half] + " elephants and trains")
     assert said[:half] == text[:half]
-    assert {predicted.id for predicted in told} == {7}
-    assert sum(predicted.accepted for predicted in told) > 20
-    assert sum(predicted.rejected for predicted in told) > 0
+    assert {predicted.id for predicted in reported} == {7}
+    assert sum(predicted.accepted for predicted in reported) > 20
+    assert sum(predicted.rejected for predicted in reported) > 0

@@ -118,6 +118,6 @@ print(json.dumps(float(max(np.abs(read(1) - read(count)).max() for count in (2, 
 @pytest.mark.parametrize("of", ["reply", "prompt"])
 @pytest.mark.parametrize("choice", CHOICES[:-1])
 def test_tokens_have_the_logits_that_they_have_one_after_the_other(choice: str, of: str) -> None:
-    """To the last bit. So a reply is the same with guesses and without, and after a short prompt from a cache."""
+    """To the last bit. So a reply is the same with drafts and without, and after a short prompt from a cache."""
     done = subprocess.run([sys.executable, "-c", _TOGETHER, of, choice], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == 0.0

@@ -20,7 +20,7 @@ from tailrace.protocol import SamplerName, Sampling
 LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
-#: Everything off.
+#: All samplers off.
 _OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}
 #: llama.cpp computes probabilities in single precision.
 _TOLERANCE = 3e-5
@@ -37,9 +37,9 @@ def backend() -> Iterator[LlamaBackend]:
 
 
 def _ours(
-    params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], known: SamplingVocabulary
+    params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocabulary: SamplingVocabulary
 ) -> Probabilities:
-    sampler = Sampler(params, prompt, known)
+    sampler = Sampler(params, prompt, vocabulary)
     for token in reply:
         sampler.accept(token)
     ids, found = sampler.distribution(row)
@@ -73,13 +73,13 @@ BREAKERS = [
 @pytest.mark.parametrize("texts", BREAKERS, ids=lambda texts: repr(texts)[:20])
 def test_dry_with_breakers_penalises_what_llama_cpp_does(backend: LlamaBackend, texts: tuple[str, ...]) -> None:
     random = np.random.default_rng(3)
-    known = SamplingVocabulary(backend)
+    vocabulary = SamplingVocabulary(backend)
     words = [*texts, "the", " end", "\n", "ab", " and", " then", "e ", "x" * 20, "<|im_end|>", " über", "日本", "語"]
     pool = sorted({token for word in words if word for token in backend.tokenize(word, start=False)})
     size = len(backend.vocabulary)
     for _ in range(8):
         tokens = random.choice(pool, 120).tolist()
-        # What is there already comes again, so that there is something to penalise.
+        # Parts of the history are repeated, so that there is something to penalise.
         tokens = [*tokens[:60], *tokens[20:50], *tokens[60:], *tokens[35:50]]
         params = Sampling(
             **_OFF,
@@ -92,7 +92,7 @@ def test_dry_with_breakers_penalises_what_llama_cpp_does(backend: LlamaBackend, 
         row = _row(random, size)
         row[pool] += 8.0
         cut = int(random.integers(1, len(tokens)))
-        ours = _ours(params, row, tokens[:cut], tokens[cut:], known)
+        ours = _ours(params, row, tokens[:cut], tokens[cut:], vocabulary)
         theirs = _theirs(params, row, tokens[:cut], tokens[cut:], backend)
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=_TOLERANCE, err_msg=str(params))
 
@@ -105,7 +105,7 @@ def test_infill_keeps_what_llama_cpp_does(backend: LlamaBackend, order: tuple[Sa
     random = np.random.default_rng(4)
     size = len(backend.vocabulary)
     params = Sampling(**{**_OFF, "top_k": 40, "top_p": 0.95, "samplers": order})
-    known = SamplingVocabulary(backend)
+    vocabulary = SamplingVocabulary(backend)
     prefixes = [
         backend.tokenize_fragment(word)[0] for word in ("re", "return", "r", "ret", " re", " return", "x", "xs")
     ]
@@ -115,7 +115,7 @@ def test_infill_keeps_what_llama_cpp_does(backend: LlamaBackend, order: tuple[Sa
         row = _row(random, size)
         row[prefixes] += random.uniform(4, 12, len(prefixes)).astype(np.float32)
         row[ends] = random.choice([-30.0, -5.0, 0.0, 5.0, 9.0]) + random.normal(0, 1, len(ends))
-        ours = _ours(params, row, [], [], known)
+        ours = _ours(params, row, [], [], vocabulary)
         np.testing.assert_allclose(ours, _theirs(params, row, [], [], backend), rtol=1e-3, atol=_TOLERANCE)
         outcomes.add(int((ours > 0).sum()))
     assert len(outcomes) > 1

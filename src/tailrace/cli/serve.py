@@ -57,10 +57,12 @@ def serve(
         str | None, typer.Option(help="Kernels of our own: on, avx512 (without AMX) or off [on].")
     ] = None,
     speculate: Annotated[
-        str | None, typer.Option(help="Guess tokens ahead: off, lookup or draft (needs --draft-model) [lookup].")
+        str | None, typer.Option(help="Speculative decoding: off, lookup or draft (needs --draft-model) [lookup].")
     ] = None,
-    draft_model: Annotated[str | None, typer.Option(help="A small model of the same family, to guess with.")] = None,
-    draft_tokens: Annotated[int | None, typer.Option(help="Most tokens guessed in one step [32].")] = None,
+    draft_model: Annotated[
+        str | None, typer.Option(help="A small model of the same family that drafts tokens.")
+    ] = None,
+    draft_tokens: Annotated[int | None, typer.Option(help="Max draft tokens of a reply in one step [32].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
     manage_models: Annotated[bool | None, typer.Option(help="Let clients fetch, make and delete models [no].")] = None,
     cors_origins: Annotated[list[str] | None, typer.Option(help="Origins that browsers may call from [*].")] = None,

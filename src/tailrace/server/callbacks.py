@@ -37,7 +37,7 @@ class GenerationCallbacks(Protocol):
         ...
 
     def predicted(self, predicted: Predicted) -> None:
-        """Guesses from the request's prediction have been checked; the tokens follow."""
+        """Draft tokens from the request's prediction have been verified; the tokens follow."""
         ...
 
     def token(self, token: int, logprobs: TokenLogprobs | None) -> None:

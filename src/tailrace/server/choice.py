@@ -108,8 +108,8 @@ class Choice:
         self._inline = inline_reasoning
         self.seen = 0  #: tokens so far: what counts when a stop string ends the reply
         self.reasoning_tokens = 0  #: of them, those of reasoning
-        self.accepted = 0  #: guesses from the request's prediction that were right
-        self.rejected = 0  #: and those that were checked in vain
+        self.accepted = 0  #: draft tokens from the request's prediction that were accepted
+        self.rejected = 0  #: and those that were rejected
         self._silent = 0  #: the last tokens, which haven't completed a part yet
         self._tool_calls = 0
         self._calling = False  #: the last call isn't whole

@@ -72,7 +72,7 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int = 0  #: of the completion's: what was thought before the reply
-    #: Of the request's prediction: guesses that were right, and those that were checked in vain; None without one.
+    #: Draft tokens from the request's prediction that were accepted, and rejected; None without a prediction.
     accepted_tokens: int | None = None
     rejected_tokens: int | None = None
 

@@ -19,8 +19,8 @@ from tailrace.engine.sampling.chain import Chain
 from tailrace.engine.sampling.dry import Dry
 from tailrace.engine.sampling.infill import Infill
 from tailrace.engine.sampling.logits_ops.arrays import BLOCK, Float64Array, LogitsRow, Mask, Probabilities, TokenIds
+from tailrace.engine.sampling.logits_ops.formulas import filtered_probs, first_above
 from tailrace.engine.sampling.logits_ops.interface import LogitsView
-from tailrace.engine.sampling.logits_ops.numpy_impl.draw import filtered_probs, first_above
 from tailrace.engine.sampling.penalties import Penalties
 from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS, plan_samplers
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary

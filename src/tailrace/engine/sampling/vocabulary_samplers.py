@@ -11,7 +11,7 @@ import numpy as np
 
 from tailrace.engine.sampling.candidates import Candidates, tokens_covering
 from tailrace.engine.sampling.logits_ops.arrays import Float64Array, TokenIds
-from tailrace.engine.sampling.logits_ops.numpy_impl.sorted_candidates import (
+from tailrace.engine.sampling.logits_ops.formulas import (
     MIN_PROBABILITY,
     MIROSTAT_SAMPLE,
     dynamic_temperature,

@@ -35,8 +35,10 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def _ours(params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], known: Any = None) -> Probabilities:
-    sampler = Sampler(params, prompt, known)
+def _ours(
+    params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocabulary: Any = None
+) -> Probabilities:
+    sampler = Sampler(params, prompt, vocabulary)
     for token in reply:
         sampler.accept(token)
     before = row.tobytes()
@@ -295,12 +297,12 @@ def test_a_masked_token_is_no_candidate(seed: int) -> None:
 
 
 def test_penalize_nl_leaves_line_breaks_alone() -> None:
-    known = SamplingVocabulary(FakeBackend(ctx=64, parallel=1, kv_tokens=0, batch=64))
+    vocabulary = SamplingVocabulary(FakeBackend(ctx=64, parallel=1, kv_tokens=0, batch=64))
     row = np.full(261, -9.0, np.float32)
     row[[10, 97]] = 2.0, 1.9
     penalties: dict[str, Any] = {"repeat_penalty": 2.0, "frequency_penalty": 1.0, "repeat_last_n": 3}
     for penalised, expected in ((True, [97, 10, 10]), (False, [10, 10, 10])):
-        sampler = Sampler(Sampling(temperature=0.0, **penalties, penalize_nl=penalised), [10, 10, 98], known)
+        sampler = Sampler(Sampling(temperature=0.0, **penalties, penalize_nl=penalised), [10, 10, 98], vocabulary)
         assert [sampler.sample(row) for _ in range(3)] == expected, penalised
 
 

@@ -161,9 +161,9 @@ def test_a_prediction_is_drafted() -> None:
         )
         counters = run.finish()
         assert bytes(run.tokens[1]).decode() == reply
-        # The alphabet comes again and again, so there are guesses from the reply itself too.
+        # The alphabet is repeated, so there are drafts from the reply itself, too.
         told = sum(predicted.accepted for predicted in run.predicted)
         assert least <= told <= min(counters.accepted_tokens, 400 if prediction else 0)
         missed = sum(predicted.rejected for predicted in run.predicted)
-        assert (missed > 0) == (prediction is not None), "where the one letter differs, a guess was wrong"
+        assert (missed > 0) == (prediction is not None), "where the one letter differs, a draft token was rejected"
         assert all(predicted.id == 1 for predicted in run.predicted)

@@ -9,10 +9,10 @@ import threading
 import numpy as np
 
 from tailrace.engine.sampling.logits_ops.arrays import Float32Array, Float64Array, LogitsRow, Mask, TokenIds
+from tailrace.engine.sampling.logits_ops.formulas import MAX_INVERSE_TEMPERATURE
 from tailrace.engine.sampling.logits_ops.native.addresses import address_of, address_of_mask
 from tailrace.engine.sampling.logits_ops.native.library import Library
 from tailrace.engine.sampling.logits_ops.native.structs import FilterParams
-from tailrace.engine.sampling.logits_ops.numpy_impl.view import MAX_INVERSE_TEMPERATURE
 
 _LOWEST = float(np.finfo(np.float32).min)
 

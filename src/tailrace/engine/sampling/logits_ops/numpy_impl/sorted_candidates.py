@@ -11,6 +11,12 @@ import math
 import numpy as np
 
 from tailrace.engine.sampling.logits_ops.arrays import Float64Array
+from tailrace.engine.sampling.logits_ops.formulas import (
+    MIN_PROBABILITY,
+    MIROSTAT_SAMPLE,
+    dynamic_temperature,
+    mirostat_k,
+)
 from tailrace.engine.sampling.logits_ops.sampler_steps import (
     MIN_P,
     MIROSTAT,
@@ -25,16 +31,8 @@ from tailrace.engine.sampling.logits_ops.sampler_steps import (
     Steps,
 )
 
-#: Candidates by which mirostat's first version estimates the distribution.
-MIROSTAT_SAMPLE = 100
-#: Lower probabilities are 0 in llama.cpp's single precision.
-MIN_PROBABILITY = 1e-45
-#: With a negative exponent the temperature would be infinite where there is no entropy.
-_MAX_TEMPERATURE = 1e30
 #: A logit's distance from the greatest one is limited, so that the lowest probability times it is 0 and not NaN.
 _MIN_DISTANCE = -1e300
-#: The limit of llama.cpp's conversion to an int.
-_INT_LIMIT = 2.0**31
 
 
 class _Range:
@@ -130,16 +128,6 @@ def _temperature(left: _Range, _count: int, temperature: float, dynatemp_range: 
         left.temperature *= temperature
 
 
-def dynamic_temperature(
-    temperature: float, dynatemp_range: float, exponent: float, entropy: float, n_candidates: int
-) -> float:
-    """The temperature for this entropy of ``n_candidates`` (from 2): within ``dynatemp_range`` of ``temperature``."""
-    lowest = max(0.0, temperature - dynatemp_range)
-    with np.errstate(divide="ignore", over="ignore"):
-        part = np.power(max(0.0, entropy / math.log(n_candidates)), exponent)
-        return min(_MAX_TEMPERATURE, float(lowest + (temperature + dynatemp_range - lowest) * part))
-
-
 def _top_n_sigma(left: _Range, _count: int, n_sigma: float, _b: float, _c: float) -> None:
     if left.n_candidates < 2:
         return
@@ -159,21 +147,6 @@ def _mirostat(left: _Range, vocabulary_size: int, mu: float, _b: float, _c: floa
     normalised[:n_listed] = probs[:n_listed] / probs.sum()
     normalised[normalised < MIN_PROBABILITY] = 0.0
     left.keep_best(mirostat_k(normalised, mu, vocabulary_size))
-
-
-def mirostat_k(normalised: Float64Array, mu: float, vocabulary_size: int) -> int:
-    """How many candidates mirostat's first version keeps, by the normalised probabilities of the best ones."""
-    ranks = np.arange(1, len(normalised))
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        steps = np.log((ranks + 1) / ranks)
-        falls = np.log(normalised[:-1] / normalised[1:])
-        slope = np.float64((steps * falls).sum()) / np.float64((steps * steps).sum())
-        epsilon = slope - 1.0
-        k = np.power(
-            epsilon * np.float64(2.0) ** mu / (1.0 - np.power(np.float64(vocabulary_size), -epsilon)), 1.0 / slope
-        )
-    # llama.cpp's conversion to an int gives the lowest int for what doesn't fit, and then keeps one.
-    return max(1, int(k)) if abs(k) < _INT_LIMIT else 1
 
 
 def _mirostat_v2(left: _Range, _count: int, mu: float, _b: float, _c: float) -> None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from tailrace.engine.sampling.logits_ops.arrays import Float32Array, Float64Array, LogitsRow, Mask, TokenIds
-from tailrace.engine.sampling.logits_ops.numpy_impl.draw import block_sums, filtered_probs
+from tailrace.engine.sampling.logits_ops.formulas import MAX_INVERSE_TEMPERATURE, filtered_probs
+from tailrace.engine.sampling.logits_ops.numpy_impl.draw import block_sums
 from tailrace.engine.sampling.logits_ops.numpy_impl.masking import restrict, scratch
 
 #: A row is seen as a table with so many columns (token t is in column t % 4096). A column's maximum says whether the
@@ -15,8 +16,6 @@ from tailrace.engine.sampling.logits_ops.numpy_impl.masking import restrict, scr
 _COLUMNS = 4096
 #: If more columns than this have to be read, the whole row is read.
 _MAX_COLUMNS = 1024
-#: The maximum of 1 / temperature: with infinity, the best token's 0 would become NaN.
-MAX_INVERSE_TEMPERATURE = 1e30
 _LOWEST = np.finfo(np.float32).min
 
 
