@@ -22,7 +22,7 @@ class PromptProgress:
         """The first reports of sequences that were just admitted: what the prefix cache had of their prompts."""
         wanted = [sequence for sequence in sequences if sequence.report_progress]
         self._reported.update(sequence.id for sequence in wanted)
-        return [_progress(sequence, sequence.computed, sequence.admitted_at) for sequence in wanted]
+        return [_progress(sequence, sequence.computed, 0.0) for sequence in wanted]
 
     def after(self, scheduled: list[tuple[Sequence, int]]) -> list[Progress]:
         """The reports after a step that computed so many tokens of each sequence."""
@@ -30,7 +30,8 @@ class PromptProgress:
         reports: list[Progress] = []
         for sequence, count in scheduled:
             if sequence.id in self._reported:
-                reports.append(_progress(sequence, sequence.computed + count, now))
+                seconds = 0.0 if sequence.admitted_at is None else now - sequence.admitted_at
+                reports.append(_progress(sequence, sequence.computed + count, seconds))
                 if reports[-1].processed >= sequence.prompt_length:
                     self._reported.discard(sequence.id)
         return reports
@@ -40,8 +41,7 @@ class PromptProgress:
         self._reported.discard(sequence.id)
 
 
-def _progress(sequence: Sequence, computed: int, now: float | None) -> Progress:
-    """The report of a sequence of whose prompt ``computed`` tokens are computed, at ``now`` of the monotonic clock."""
+def _progress(sequence: Sequence, computed: int, seconds: float) -> Progress:
+    """The report of a sequence that has computed so many tokens, ``seconds`` after its admission."""
     processed = min(computed, sequence.prompt_length)
-    seconds = 0.0 if sequence.admitted_at is None or now is None else now - sequence.admitted_at
     return Progress(sequence.id, sequence.prompt_length, sequence.cached_tokens or 0, processed, seconds)

@@ -142,7 +142,7 @@ class CellAllocator:
     # Slots
 
     def _clear_slot(self, plan: Plan, sequence: Sequence) -> Placement | None:
-        """The sequence's placement, whose slot holds nothing but what it reuses; other content is offloaded first."""
+        """The sequence's placement. Its slot holds only the prefix; other content is offloaded first."""
         cache = self._cache
         placement = cache.match_prefix(sequence.tokens, reuse=sequence.reuse_prefix)
         if placement is None:
