@@ -1,4 +1,4 @@
-"""The context's numbers against llama.cpp's own pooling, for a model that writes and for one that only embeds."""
+"""Embeddings against llama.cpp's own pooling, for a generating model and for one that only embeds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ours(backend: LlamaBackend, chunk: int, pooling: Pooling) -> dict[int, list[
     return found
 
 
-def theirs(backend: LlamaBackend, text: str, pooling: Pooling) -> list[float]:
+def upstream(backend: LlamaBackend, text: str, pooling: Pooling) -> list[float]:
     """One text in a context of its own, pooled by llama.cpp."""
     params = llama.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = 64
@@ -73,12 +73,12 @@ def theirs(backend: LlamaBackend, text: str, pooling: Pooling) -> list[float]:
 
 
 @pytest.mark.parametrize("pooling", OURS)
-def test_vectors_are_llama_cpps_own(backend: LlamaBackend, pooling: Pooling) -> None:
+def test_vectors_are_those_of_llama_cpps_pooling(backend: LlamaBackend, pooling: Pooling) -> None:
     for chunk in (3, 512):
         found = ours(backend, chunk, pooling)
         for index, text in enumerate(TEXTS):
             # Passes of another size round otherwise; other texts' and other poolings' vectors are much further apart.
-            assert np.dot(found[index], theirs(backend, text, pooling)) > 0.995, (text, chunk)
+            assert np.dot(found[index], upstream(backend, text, pooling)) > 0.995, (text, chunk)
 
 
 def test_a_model_that_only_embeds_is_served(bert: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_model_that_only_embeds_is_served(bert: Path) -> None:
             assert "embeddings" in reply.error()["message"]
 
 
-def test_the_middle_is_marked_with_the_files_own_tokens(tmp_path: Path) -> None:
-    """The starter model has no such tokens: a copy is told that three of its special ones are."""
+def test_infill_uses_the_tokens_of_the_models_file(tmp_path: Path) -> None:
+    """The starter model has no such tokens: in a copy of it three special ones are."""
     marks = {"prefix": 3, "suffix": 4, "middle": 5}
     pairs = {f"tokenizer.ggml.fim_{name[:3]}_token_id": token for name, token in marks.items()}
     path = with_pairs(resolve(STARTER_MODEL).path, tmp_path / "infill.gguf", pairs)

@@ -1,9 +1,8 @@
-"""The engine loop on the real model: whatever company a reply has, it is a true greedy decode of its own prompt.
+"""The engine loop on the real model: each reply is a true greedy decode of its own prompt, whatever the batch.
 
-Greedy replies are read back alone with teacher forcing (``support/teacher.py``). A batch of another size rounds
-differently, so a token that lost narrowly may win: measured over 6,800 tokens alone and in company the best logit was
-never more than
-0.36 above the chosen one's (a reply to another prompt: over 5). ``NOISE`` bounds that with a margin.
+Greedy replies are computed again alone with teacher forcing (``support/teacher.py``). A batch of another size rounds
+differently, so another token may win a near tie. ``NOISE`` bounds by how much the best logit may be above the chosen
+token's: 0.36 was measured, and over 5 for a reply to another prompt.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def backend(loaded: LlamaBackend) -> LlamaBackend:
 
 @pytest.mark.skipif(loader.status() != "on", reason="copies are the kernels'")
 @pytest.mark.parametrize(("available", "copied"), [(120_000_000, False), (150_000_000, True)])
-def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_or_less(
+def test_weights_are_repacked_where_they_take_at_most_three_quarters_of_the_available_memory(
     monkeypatch: pytest.MonkeyPatch, available: int, copied: bool
 ) -> None:
     monkeypatch.setattr(memory_budget, "available_memory", lambda: available)
@@ -83,7 +82,7 @@ def test_weights_are_copied_where_they_take_three_quarters_of_what_is_available_
 
 
 class Replies:
-    """Runs sequences on a loop of its own and keeps what came."""
+    """Runs sequences on a loop of its own and collects their tokens."""
 
     def __init__(self, backend: LlamaBackend) -> None:
         self.backend = backend
@@ -128,7 +127,7 @@ class Replies:
         )
 
 
-def test_eight_streams_that_come_and_go_are_each_a_true_greedy_decode(backend: LlamaBackend) -> None:
+def test_eight_sequences_that_start_and_end_are_each_a_true_greedy_decode(backend: LlamaBackend) -> None:
     replies = Replies(backend)
     for number, task in enumerate(_TASKS):
         replies.ask(number, f"{task} {number}.", max_tokens=24 + 8 * number)
@@ -141,7 +140,7 @@ def test_eight_streams_that_come_and_go_are_each_a_true_greedy_decode(backend: L
     assert replies.worst_shortfall() < NOISE
 
 
-def test_the_measure_tells_a_reply_to_another_prompt(backend: LlamaBackend) -> None:
+def test_the_measure_detects_a_reply_to_another_prompt(backend: LlamaBackend) -> None:
     replies = Replies(backend)
     replies.ask(1, "Write a poem about the sea.")
     replies.ask(2, "Write a python function that sorts a list.")
@@ -150,7 +149,7 @@ def test_the_measure_tells_a_reply_to_another_prompt(backend: LlamaBackend) -> N
     assert replies.worst_shortfall() > 5 * NOISE
 
 
-def test_a_second_turn_reuses_the_first_and_stays_true(backend: LlamaBackend) -> None:
+def test_a_second_turn_reuses_the_first_and_is_true(backend: LlamaBackend) -> None:
     replies = Replies(backend)
     replies.ask(1, "Name three rivers of Europe and say a sentence about each of them.")
     replies.finish()
@@ -165,7 +164,7 @@ def test_a_second_turn_reuses_the_first_and_stays_true(backend: LlamaBackend) ->
     assert replies.worst_shortfall() < NOISE
 
 
-def test_a_conversation_that_was_moved_out_comes_back_true(backend: LlamaBackend) -> None:
+def test_an_offloaded_conversation_comes_back_true(backend: LlamaBackend) -> None:
     replies = Replies(backend)
     text = "List the seasons and what people do in each of them."
     replies.ask(1, text)
@@ -182,7 +181,7 @@ def test_a_conversation_that_was_moved_out_comes_back_true(backend: LlamaBackend
     assert replies.worst_shortfall() < NOISE
 
 
-def test_copies_of_a_running_prompt_share_it_and_stay_true(backend: LlamaBackend) -> None:
+def test_equal_prompts_share_a_prefix_and_are_true(backend: LlamaBackend) -> None:
     replies = Replies(backend)
     text = "Explain in detail how a bicycle works. " * 12
     for identity in range(4):
@@ -192,7 +191,7 @@ def test_copies_of_a_running_prompt_share_it_and_stay_true(backend: LlamaBackend
     assert replies.worst_shortfall() < NOISE
 
 
-def test_a_cache_that_is_too_small_pauses_streams_and_fails_none() -> None:
+def test_a_cache_that_is_too_small_pauses_sequences_and_fails_none() -> None:
     small = _load(ctx=512, kv_tokens=512)
     try:
         replies = Replies(small)
@@ -207,7 +206,7 @@ def test_a_cache_that_is_too_small_pauses_streams_and_fails_none() -> None:
         small.close()
 
 
-def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
+def test_another_layout_gives_the_same_tokens(backend: LlamaBackend) -> None:
     texts: list[list[int]] = []
     for layout in (None, Layout(2, 1024), Layout(0, 4096)):
         replies = Replies(backend)
@@ -215,7 +214,7 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
         for _ in range(5):
             replies.step()
         if layout is not None:
-            # As the scheduler does it: both books are changed alike.
+            # The accounting and the backend change alike, as the loop does it.
             backend.kv_relayout(layout, replies.loop._cache.relayout(layout).slot_map)
         replies.finish()
         texts.append(replies.tokens[1])
@@ -223,8 +222,8 @@ def test_another_layout_changes_nothing(backend: LlamaBackend) -> None:
     assert texts[0] == texts[1] == texts[2]
 
 
-@pytest.mark.parametrize("always_shared", [False, True], ids=["streams", "pool"])
-def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
+@pytest.mark.parametrize("always_shared", [False, True], ids=["partitioned", "shared"])
+def test_the_layout_grows_while_sequences_start_and_end_and_each_is_true(
     backend: LlamaBackend, always_shared: bool
 ) -> None:
     policy = backend.layout_policy
@@ -233,7 +232,7 @@ def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
     replies = Replies(backend)
     layouts = set()
     for number, task in enumerate(_TASKS * 2):
-        # Long and short prompts and replies, so that holes and longer streams are needed again and again.
+        # Long and short prompts and replies, so that gaps and longer partitions occur again and again.
         replies.ask(number, f"{task} {number}. " * (1 + 20 * (number % 4)), max_tokens=10 + 25 * (number % 3))
         for _ in range(6):
             replies.step()
@@ -245,8 +244,8 @@ def test_the_layout_grows_while_replies_come_and_go_and_each_stays_true(
     assert replies.worst_shortfall() < NOISE
 
 
-def test_the_pool_is_for_attention_that_reads_only_what_a_token_sees(backend: LlamaBackend) -> None:
-    """Asked of the kernels, which know what they computed; elsewhere every sequence has cells of its own."""
+def test_the_layout_is_always_shared_where_attention_reads_only_visible_cells(backend: LlamaBackend) -> None:
+    """The kernels count the layers that they computed. Elsewhere the layout is partitioned."""
     assert backend.layout_policy.always_shared == (loader.status() == "on")
     here, them = loader.attention_counts()
     backend.decode([1], [0], [0], [0])

@@ -1,4 +1,4 @@
-"""Processes that die, stop and start: what clients see of it, and what is left behind."""
+"""Processes that die, stop and start: what clients see of it, and which processes and files remain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = "<say>" + "x" * 4500 + "</say>"
 
 
 def begin(server: ServerProcess, text: str = LONG, **fields: object) -> Connection:
-    """A stream of which the first piece of text has come."""
+    """A stream whose first piece of text has arrived."""
     connection = Connection(server.port)
     connection.request("POST", CHAT, chat(text, stream=True, **fields))
     connection.read_head()
@@ -41,7 +41,7 @@ def reply_to(server: ServerProcess, text: str = "<say>ok</say>") -> str:
 
 
 def replace_engine(server: ServerProcess) -> None:
-    """Kill the engine; return as soon as the next one's process is there."""
+    """Kill the engine; return when the next one's process exists."""
     engine = server.engine
     os.kill(engine, signal.SIGKILL)
     wait_for("a second engine", lambda: server.child("engine") not in (None, engine))
@@ -50,7 +50,7 @@ def replace_engine(server: ServerProcess) -> None:
 # The engine dies
 
 
-def test_the_engine_dies_under_eight_streams() -> None:
+def test_the_engine_dies_during_eight_streams() -> None:
     with fake(step=0.02) as server:
         connections = [begin(server) for _ in range(8)]
         engine = server.engine
@@ -68,7 +68,7 @@ def test_the_engine_dies_under_eight_streams() -> None:
         assert metric(server.port, "tailrace:engine_starts_total") == 2
 
 
-def test_the_engine_dies_under_every_other_kind_of_request() -> None:
+def test_the_engine_dies_during_every_other_kind_of_request() -> None:
     with fake("--reasoning", "inline", step=0.02) as server:
         several = begin(server, n=3)
         thinking = begin(server, "<say><think>" + "x" * 4000 + "</say>")
@@ -162,14 +162,14 @@ def test_the_http_process_dies_and_the_engine_stays() -> None:
 # The supervisor dies
 
 
-def test_the_supervisor_dies_and_takes_its_children_along() -> None:
+def test_the_children_die_with_the_supervisor() -> None:
     with fake() as server:
         children = [server.engine, server.http]
         os.kill(server.pid, signal.SIGKILL)
         wait_for("the children to vanish", lambda: not any(alive(pid) for pid in children))
 
 
-def test_a_child_that_is_just_starting_goes_with_the_supervisor_too() -> None:
+def test_a_child_that_is_just_starting_dies_with_the_supervisor() -> None:
     """Again and again, because the moment is short."""
     for _ in range(3):
         with fake() as server:
@@ -210,7 +210,7 @@ def test_a_reply_that_takes_longer_than_the_drain_time_is_cut_off() -> None:
         assert server.process.wait(PATIENCE) == 0
 
 
-def test_a_second_ctrl_c_forces() -> None:
+def test_a_second_ctrl_c_stops_at_once() -> None:
     with fake("--drain-seconds", "600", step=0.02) as server:
         children = [server.engine, server.http]
         with begin(server) as stream:
@@ -245,7 +245,7 @@ def test_a_port_in_use_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "rubbish", "empty"])
-def test_a_broken_model_ends_it_with_a_message(tmp_path: Path, starter: Path, how: str) -> None:
+def test_a_broken_model_ends_the_server_with_a_message(tmp_path: Path, starter: Path, how: str) -> None:
     path = tmp_path / "broken.gguf"
     data = starter.read_bytes()
     path.write_bytes({"cut": data[:20_000_000], "rubbish": b"rubbish" * 1000, "empty": b""}[how])

@@ -20,9 +20,9 @@ class PromptProgress:
 
     def begin(self, sequences: list[Sequence]) -> list[Progress]:
         """The first reports of sequences that were just admitted: what the prefix cache had of their prompts."""
-        wanted = [sequence for sequence in sequences if sequence.report_progress]
-        self._reported.update(sequence.id for sequence in wanted)
-        return [_progress(sequence, sequence.computed, 0.0) for sequence in wanted]
+        reported = [sequence for sequence in sequences if sequence.report_progress]
+        self._reported.update(sequence.id for sequence in reported)
+        return [_progress(sequence, sequence.computed, 0.0) for sequence in reported]
 
     def after(self, scheduled: list[tuple[Sequence, int]]) -> list[Progress]:
         """The reports after a step that computed so many tokens of each sequence."""
