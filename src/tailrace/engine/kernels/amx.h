@@ -1,11 +1,11 @@
 /* AMX tile registers: whether this process may use them, and a configuration for the duration of an operation.
  *
- * A tile is 16 rows of 64 bytes, and there are eight. One instruction multiplies two tiles of bytes or of bf16 numbers and
- * adds the product to a third in 32 bits, some 30 times the rate of the FMA units in single precision. */
+ * A tile is 16 rows of 64 bytes, and there are eight. One instruction multiplies two tiles of bytes or of bf16 numbers
+ * and adds the product to a third in 32 bits, some 30 times the rate of the FMA units in single precision. */
 #pragma once
 #include "simd.h"
 
-/* Whether tiles can be used. The first call asks the kernel for them, which grants them to all threads of the process. */
+/* Whether tiles can be used. The first call asks the kernel, which grants them to all threads of the process. */
 EXPORT bool tailrace_kernels_amx_usable(void);
 
 /* The compiler has these where the library is compiled for the tier `amx`. */
@@ -23,8 +23,8 @@ struct tile_config {
 #define TILE_STORE(tile, to, stride)                                                                                   \
     __asm__ volatile("tilestored\t%%tmm" #tile ", (%0,%1,1)" ::"r"((void *)(to)), "r"((long)(stride)) : "memory")
 
-/* Configure all eight tiles as 16 rows of 64 bytes. Upstream configures its own tiles once for each thread and relies on
- * that, so tiles_end restores what tiles_begin returns. */
+/* Configure all eight tiles as 16 rows of 64 bytes. Upstream configures its own tiles once for each thread and relies
+ * on that, so tiles_end restores what tiles_begin returns. */
 INLINE struct tile_config tiles_begin(void) {
     /* The palette; from byte 16 on the bytes of a row, from 48 on the number of rows. */
     struct tile_config before, config = {{1}};

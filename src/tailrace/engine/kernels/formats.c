@@ -1,9 +1,9 @@
 /* The table of formats, for Python. */
 #include "formats.h"
 
-/* Row `index` of the table in `row`: ggml's type; bytes and weights of a block; ggml's type of activations; whether there is
- * a kernel for weights in file order, and one for repacked weights; where the 16-bit scale is in the block, and the 16-bit
- * minimum (or -1). False behind the last row. */
+/* Row `index` of the table in `row`: ggml's type; bytes and weights of a block; ggml's type of activations; whether
+ * there is a kernel for weights in file order, and one for repacked weights; where the 16-bit scale is in the block,
+ * and the 16-bit minimum (or -1). False behind the last row. */
 EXPORT bool tailrace_kernels_format(int index, int32_t row[8]) {
     if (index < 0 || index >= N_FORMATS) return false;
     const struct format_traits t = traits_of((enum format)index);

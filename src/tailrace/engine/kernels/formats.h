@@ -28,7 +28,8 @@ enum encoding {
     SIGNED_BYTES,
 };
 
-/* A weight is scale * (quant - zero point), or scale * quant + or - minimum; quants are unsigned, as they are computed with.
+/* A weight is scale * (quant - zero point), or scale * quant + or - minimum; quants are unsigned, as they are computed
+ * with.
  *
  * name        ggml's names: GGML_TYPE_<name>, and the struct of a block
  * weights     of a block: 32, or 256 (a super-block, whose scales and minima are quantised too)
@@ -37,7 +38,8 @@ enum encoding {
  * min         where the block's 16-bit minimum is, or NO_MIN
  * zero        the zero point
  * activations the type that upstream quantises activations to
- * repacked    YES: weights may be repacked in groups of 16 rows (loading/repack_layout.h); NO: only computed in file order */
+ * repacked    YES: weights may be repacked in groups of 16 rows (loading/repack_layout.h); NO: only computed in file
+ *             order */
 #define FORMATS(X)                                                                                                     \
     /* name  block       weights per_scale encoding     quants min  zero activations repacked */                       \
     X(Q4_0, block_q4_0, QK4_0, 32, NIBBLES, qs, NO_MIN, 8, Q8_0, YES)                                                  \
@@ -117,7 +119,7 @@ INLINE bool find_format(enum ggml_type type, enum format *format) {
 
 INLINE bool is_super_block(enum format format) { return traits_of(format).weights == QK_K; }
 
-/* ---- What the kernels rely on in ggml's blocks ------------------------------------------------------------------------ */
+/* ---- What the kernels rely on in ggml's blocks ------------------------------------------------------------------- */
 
 #define SAME_BLOCKS(name, block, weights_, per_scale, encoding, quants, min, zero, activations, repacked)              \
     _Static_assert((weights_) == 32 || (weights_) == QK_K, #name ": a block has 32 weights or is a super-block");

@@ -11,8 +11,8 @@
 /* Functions that upstream's libraries or Python call. All others are hidden. */
 #define EXPORT __attribute__((visibility("default")))
 
-/* The address of a thread-local variable, computed once. In a library that is loaded at run time each access is a function
- * call, and compilers repeat it at every use: 5 % of a step behind 3,000 tokens. */
+/* The address of a thread-local variable, computed once. In a library that is loaded at run time each access is a
+ * function call, and compilers repeat it at every use: 5 % of a step behind 3,000 tokens. */
 #define TLS_PTR(variable)                                                                                              \
     __extension__({                                                                                                    \
         __typeof__(variable) *tls_ = &(variable);                                                                      \

@@ -1,16 +1,18 @@
-/* Attention of one query group: the cells that its tokens see, in tiles of 64. attention.c decides which thread computes which.
+/* Attention of one query group: the cells that its tokens see, in tiles of 64. attention.c decides which thread
+ * computes which.
  *
- * A cell that the mask hides costs only the check of its mask. So sequences whose cells lie mixed in one KV cache don't pay for
- * each other's: the tokens of a group are cut into runs (those of a prompt, and each other one), and a tile is 64 of the cells that
- * the run sees. */
+ * A cell that the mask hides costs only the check of its mask. So sequences whose cells lie mixed in one KV cache don't
+ * pay for each other's: the tokens of a group are cut into runs (those of a prompt, and each other one), and a tile is
+ * 64 of the cells that the run sees. */
 #pragma once
 #include "attention/run_amx.h"
 #include "attention/run_avx512.h"
 #include "products/prompt_amx.h"
 
 #define MIN_TILE_ROWS 12 /* rows of a run: with fewer, packing cells into AMX tiles takes longer than the tiles save */
-/* Cells of a run's first window, in a pass that is too short for prompt_product. With fewer cells, tiles save next to nothing. And
- * without tiles, the reply to a short prompt is the same whether its tokens are computed together or come from the prefix cache. */
+/* Cells of a run's first window, in a pass that is too short for prompt_product. With fewer cells, tiles save next to
+ * nothing. And without tiles, the reply to a short prompt is the same whether its tokens are computed together or come
+ * from the prefix cache. */
 #define MIN_TILE_RUN_CELLS 512
 
 /* Rows of a group, at most. */
@@ -25,8 +27,8 @@ INLINE bool uses_tiles(const struct scratch *scratch, const struct query_group *
     return tailrace_kernels_amx_usable();
 }
 
-/* Every n_parts-th tile of the cells that the group sees, from tile `part` on. The results are in the scratch buffers' acc, row_max
- * and row_sum. The first `exact_tokens` tokens of the operation don't use AMX tiles. */
+/* Every n_parts-th tile of the cells that the group sees, from tile `part` on. The results are in the scratch buffers'
+ * acc, row_max and row_sum. The first `exact_tokens` tokens of the operation don't use AMX tiles. */
 INLINE void attend_group(struct scratch *scratch, int head_dim, const struct query_group *g, int part, int n_parts,
                          int64_t exact_tokens) {
     const int few_tokens = MAX_FEW_ROWS / g->heads > 1 ? MAX_FEW_ROWS / g->heads : 1;
@@ -54,7 +56,8 @@ INLINE void attend_group(struct scratch *scratch, int head_dim, const struct que
             }
             const bool tiles = way[t] == TILES;
             const int max_tokens = tiles ? n_tokens : few_tokens, first_part = next_part;
-            /* Pieces of a run begin with the same part: then each token's sums have the order that they have in a single pass. */
+            /* Pieces of a run begin with the same part: then each token's sums have the order that they have in a
+             * single pass. */
             for (int piece = t; piece < t + n_tokens; piece += max_tokens) {
                 const int rest = t + n_tokens - piece;
                 struct mask_run run = {.g = g,

@@ -1,10 +1,10 @@
 /* ggml_compute_forward_flash_attn_ext: attention over 16-bit keys and values.
  *
- * Upstream goes through the cells once for each query and computes one exponential at a time. Here the queries that look at the
- * same keys (the query heads of a key head, and several tokens of a prompt) go through them together in tiles of 64 cells: scores,
- * one vector exponential for 16 of them, then the weighted values. All of it is in single precision with an online softmax (Milakov
- * and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). Cells that the mask hides
- * are not read. */
+ * Upstream goes through the cells once for each query and computes one exponential at a time. Here the queries that
+ * look at the same keys (the query heads of a key head, and several tokens of a prompt) go through them together in
+ * tiles of 64 cells: scores, one vector exponential for 16 of them, then the weighted values. All of it is in single
+ * precision with an online softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et
+ * al., "FlashAttention", 2022). Cells that the mask hides are not read. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,9 +15,9 @@
 
 static _Thread_local struct scratch thread_scratch __attribute__((aligned(64)));
 
-/* How many tokens of a pass, the first ones, have results that don't depend on how many are computed together: draft tokens are
- * accepted if they are what sampling would have chosen. Rows are independent, but AMX tiles round, and the order of sums depends on
- * how work is shared out. */
+/* How many tokens of a pass, the first ones, have results that don't depend on how many are computed together: draft
+ * tokens are accepted if they are what sampling would have chosen. Rows are independent, but AMX tiles round, and the
+ * order of sums depends on how work is shared out. */
 static int64_t exact_tokens;
 EXPORT void tailrace_kernels_set_exact_tokens(int64_t n_tokens) { exact_tokens = n_tokens; }
 
@@ -53,7 +53,7 @@ static attend_function *attend_function_of(const struct ggml_tensor *result) {
     }
 }
 
-/* ---- Work units ------------------------------------------------------------------------------------------------------ */
+/* ---- Work units -------------------------------------------------------------------------------------------------- */
 
 /* How an operation is cut into units, each of which is one query group. */
 struct work_split {
@@ -64,8 +64,8 @@ struct work_split {
 
 INLINE int64_t n_units(struct work_split s) { return s.streams * s.bundles * s.parts * s.blocks; }
 
-/* A unit is as many query heads of a key head, and as many tokens, as the scratch buffers hold. With `bundled`, it is also as many
- * key heads: where units aren't shared out to threads, that is fastest. */
+/* A unit is as many query heads of a key head, and as many tokens, as the scratch buffers hold. With `bundled`, it is
+ * also as many key heads: where units aren't shared out to threads, that is fastest. */
 static struct work_split split_work(const struct ggml_tensor *q, const struct ggml_tensor *k, bool bundled) {
     const int64_t heads = q->ne[2] / k->ne[2], key_heads = k->ne[2];
     struct work_split s = {.streams = q->ne[3], .key_heads = 1};
@@ -98,7 +98,7 @@ static struct query_group unit_of(const struct ggml_tensor *result, struct work_
     return g;
 }
 
-/* ---- Results --------------------------------------------------------------------------------------------------------- */
+/* ---- Results ----------------------------------------------------------------------------------------------------- */
 
 static float *result_of(const struct ggml_tensor *t, int64_t head, int64_t token, int64_t stream) {
     return (float *)((char *)t->data + head * t->nb[1] + token * t->nb[2] + stream * t->nb[3]);
@@ -156,7 +156,7 @@ static void merge_rows(const struct ggml_compute_params *params, struct ggml_ten
     }
 }
 
-/* ---- Operations ------------------------------------------------------------------------------------------------------ */
+/* ---- Operations -------------------------------------------------------------------------------------------------- */
 
 /* Operations that were computed here and that were delegated to upstream. */
 static long n_own, n_upstream;
@@ -166,8 +166,8 @@ static void attend(const struct ggml_compute_params *params, struct ggml_tensor 
     struct scratch *scratch = TLS_PTR(thread_scratch);
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
     struct work_split s = split_work(q, k, false);
-    /* Few units, and those of sequences whose lengths may differ much, are split by cells: each thread computes every n-th tile of
-     * all units, and then the parts are merged. */
+    /* Few units, and those of sequences whose lengths may differ much, are split by cells: each thread computes every
+     * n-th tile of all units, and then the parts are merged. */
     const bool few = q->ne[1] <= MAX_SPLIT_TOKENS || q->ne[1] <= exact_tokens || n_units(s) < 4 * params->nth;
     const int64_t floats = q->ne[1] * q->ne[2] * q->ne[3] * params->nth * partial_floats(q->ne[0]);
     const bool split = few && params->nth > 1 && (size_t)floats * sizeof(float) <= params->wsize;

@@ -1,4 +1,5 @@
-/* Which cells a query group's tokens see: runs of tokens that are computed together, and the list of the cells of each run. */
+/* Which cells a query group's tokens see: runs of tokens that are computed together, and the list of the cells of each
+ * run. */
 #pragma once
 #include "attention/query_state.h"
 
@@ -13,7 +14,8 @@ struct mask_run {
     int first_part; /* which part has the first tile */
 };
 
-/* A group's tiles are shared out to `n_parts` threads. The first tile of a run that belongs to `part`; every n_parts-th follows. */
+/* A group's tiles are shared out to `n_parts` threads. The first tile of a run that belongs to `part`; every n_parts-th
+ * follows. */
 INLINE int first_tile_of(struct mask_run run, int part, int n_parts) {
     return (part - run.first_part + n_parts) % n_parts;
 }
@@ -43,9 +45,9 @@ INLINE bool read_mask(struct scratch *scratch, const struct query_group *g, int 
     return any;
 }
 
-/* How many tokens, from `token` on, are computed together. Each token of a run sees what the token before sees and more, as those
- * of a prompt do. Sequences with a common prefix have separate runs: a joint run would read the prefix once, but rounding would
- * depend on the other sequences. */
+/* How many tokens, from `token` on, are computed together. Each token of a run sees what the token before sees and
+ * more, as those of a prompt do. Sequences with a common prefix have separate runs: a joint run would read the prefix
+ * once, but rounding would depend on the other sequences. */
 INLINE int run_length(const struct scratch *scratch, int token, int n_tokens, const bool *sees_any, int n_words) {
     int end = token + 1;
     for (; end < n_tokens && sees_any[end]; end++) {
@@ -63,8 +65,8 @@ INLINE int count_cells(const struct scratch *scratch, int token, int n_words) {
     return count;
 }
 
-/* List the cells that a run sees (its last token sees all of them), and mark which of the listed cells each token sees. The number
- * of cells. */
+/* List the cells that a run sees (its last token sees all of them), and mark which of the listed cells each token sees.
+ * The number of cells. */
 INLINE int list_cells(struct scratch *scratch, uint32_t *list, int token, int n_tokens, int64_t first, int n_words) {
     const uint64_t *all = scratch->visible[token + n_tokens - 1];
     for (int t = token; t < token + n_tokens; t++)

@@ -1,21 +1,21 @@
-/* Attention of mask runs in AMX tiles of bf16, for runs of several rows. Queries, keys, values and probabilities are rounded to
- * bf16, and sums are in single precision.
+/* Attention of mask runs in AMX tiles of bf16, for runs of several rows. Queries, keys, values and probabilities are
+ * rounded to bf16, and sums are in single precision.
  *
- * Scores are keys x queries, [cell][row], and accumulators are values x probabilities, [head_dim][row]. So keys are read as they
- * lie, and rows are the lanes of a vector, which needs no sums across lanes for maxima and sums. Probabilities become the next
- * product's operand in the place of their scores. Only values have to be transposed.
+ * Scores are keys x queries, [cell][row], and accumulators are values x probabilities, [head_dim][row]. So keys are
+ * read as they lie, and rows are the lanes of a vector, which needs no sums across lanes for maxima and sums.
+ * Probabilities become the next product's operand in the place of their scores. Only values have to be transposed.
  *
- * Cells are packed into tiles once for all rows of a run, as many as the second-level cache holds. Then 32 rows at a time go through
- * them, 32 cells (a step) at a time, so that a step's scores stay in the first-level cache. */
+ * Cells are packed into tiles once for all rows of a run, as many as the second-level cache holds. Then 32 rows at a
+ * time go through them, 32 cells (a step) at a time, so that a step's scores stay in the first-level cache. */
 #pragma once
 #include "attention/mask_runs.h"
 
 #if HAS_AMX
 #define TILE_NUMBERS 512
-/* Up to this sum of a step's probabilities, row_max needn't be the maximum: it is only raised when a step exceeds this. */
+/* Up to this sum of a step's probabilities, row_max needn't be the maximum. A larger sum raises it. */
 #define MAX_STEP_SUM 0x1p12f
 
-/* ---- Cells to tiles -------------------------------------------------------------------------------------------------- */
+/* ---- Cells to tiles ---------------------------------------------------------------------------------------------- */
 
 /* 32 numbers as bf16. */
 INLINE __m512i to_bf16(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
@@ -69,7 +69,7 @@ OUT_OF_LINE void pack_values(int head_dim, uint16_t *to, const uint8_t *values, 
     }
 }
 
-/* ---- Probabilities ---------------------------------------------------------------------------------------------------- */
+/* ---- Probabilities ----------------------------------------------------------------------------------------------- */
 
 /* 2^x: the fraction of the exponent by a polynomial whose error is 3e-6. */
 INLINE __m512 exp2_approx(__m512 x) {
@@ -115,7 +115,8 @@ INLINE void softmax_pair(int blocks, struct softmax_step *w) {
             a = _mm512_maskz_mov_ps(rows_that_see(n_hidden[0], w->heads, w->row + n * BLOCK_ROWS), a);
             b = _mm512_maskz_mov_ps(rows_that_see(n_hidden[1], w->heads, w->row + n * BLOCK_ROWS), b);
         }
-        /* The sum is of rounded numbers, which are what is multiplied: a row with one large probability has no error then. */
+        /* The sum is of rounded numbers, which are what is multiplied: a row with one large probability has no error
+         * then. */
         const __m512i x = round_to_bf16(a), y = round_to_bf16(b);
         w->sum[n] = _mm512_add_ps(w->sum[n], _mm512_add_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(y)));
         _mm512_store_si512(scores, _mm512_or_si512(_mm512_srli_epi32(x, 16), y));
@@ -123,10 +124,10 @@ INLINE void softmax_pair(int blocks, struct softmax_step *w) {
     w->n_done++;
 }
 
-/* ---- Products ------------------------------------------------------------------------------------------------------ */
+/* ---- Products ---------------------------------------------------------------------------------------------------- */
 
-/* Tiles 0 and 1 are sums of two blocks, 2 and 3 their queries or probabilities, 4 is keys or values. A product takes 16 cycles and
- * as long again until its result is there. A pair of cells is computed meanwhile. */
+/* Tiles 0 and 1 are sums of two blocks, 2 and 3 their queries or probabilities, 4 is keys or values. A product takes 16
+ * cycles and as long again until its result is there. A pair of cells is computed meanwhile. */
 INLINE void softmax_some(int head_dim, int blocks, struct softmax_step *w, bool first) {
     if (w && (first || head_dim < 128)) softmax_pair(blocks, w);
 }
@@ -178,12 +179,13 @@ INLINE void accumulate_step(struct scratch *scratch, int head_dim, int blocks, i
     }
 }
 
-/* ---- Blocks of 16 rows ------------------------------------------------------------------------------------------------ */
+/* ---- Blocks of 16 rows ------------------------------------------------------------------------------------------- */
 
 INLINE int blocks_of(struct mask_run run) { return (run.n_tokens * run.g->heads + BLOCK_ROWS - 1) / BLOCK_ROWS; }
 INLINE int row_of(struct mask_run run, int kh) { return (kh * run.g->n_tokens + run.token) * run.g->heads; }
 
-/* Raise a block's row_max to the maximum of its scores, and make its scores, the next step's scores and its sums relative to it. */
+/* Raise a block's row_max to the maximum of its scores, and make its scores, the next step's scores and its sums
+ * relative to it. */
 OUT_OF_LINE void raise_max(struct scratch *scratch, int head_dim, int block, const uint8_t *n_hidden, int heads,
                            int row, float *scores, float *next_scores) {
     const __m512 minus_infinity = _mm512_set1_ps(-INFINITY);
@@ -233,8 +235,8 @@ INLINE void add_row_sums(struct scratch *scratch, int blocks, int block, __m512 
 
 INLINE bool exceeds(__m512 step_sum) { return _mm512_cmp_ps_mask(step_sum, _mm512_set1_ps(MAX_STEP_SUM), _CMP_NLE_UQ); }
 
-/* One or two blocks of rows by `n_tiles` packed tiles of cells. `block` is the scratch buffers' first one, and `row` its first row in
- * the run. */
+/* One or two blocks of rows by `n_tiles` packed tiles of cells. `block` is the scratch buffers' first one, and `row`
+ * its first row in the run. */
 INLINE void attend_blocks(struct scratch *scratch, int head_dim, int blocks, int block, int heads, int row,
                           int n_tiles) {
     const uint16_t *cells[MAX_TILES * 2];
@@ -269,7 +271,7 @@ INLINE void attend_blocks(struct scratch *scratch, int head_dim, int blocks, int
     add_row_sums(scratch, blocks, block, sums);
 }
 
-/* ---- A run ----------------------------------------------------------------------------------------------------------- */
+/* ---- A run ------------------------------------------------------------------------------------------------------- */
 
 /* Which tokens see which cells of `n_tiles` tiles: `tile` and every n_parts-th after it. */
 OUT_OF_LINE void find_hidden(struct scratch *scratch, struct mask_run run, int tile, int n_tiles, int n_parts) {

@@ -4,8 +4,8 @@
 
 #define DIM_BLOCK 64 /* of head_dim: the registers hold a block of four keys, or of four rows' accumulators */
 
-/* 2^x for x <= 0, and 0 below -115: the whole part of the exponent by scaling, the rest by its Taylor polynomial, whose error is
- * 1e-7. NaN stays NaN. */
+/* 2^x for x <= 0, and 0 below -115: the whole part of the exponent by scaling, the rest by its Taylor polynomial, whose
+ * error is 1e-7. NaN stays NaN. */
 INLINE __m512 exp2_or_zero(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(x, 0);
     const __m512 f = _mm512_sub_ps(x, whole);
@@ -42,8 +42,8 @@ INLINE int n_vectors(int head_dim, int block) {
     return head_dim - block < DIM_BLOCK ? (head_dim - block) / 16 : DIM_BLOCK / 16;
 }
 
-/* Prefetches keys or values of the cells that follow: all heads of one cell, then of the next. Heads lie apart from each other, and
- * the hardware doesn't follow such strides. */
+/* Prefetches keys or values of the cells that follow: all heads of one cell, then of the next. Heads lie apart from
+ * each other, and the hardware doesn't follow such strides. */
 struct prefetcher {
     const uint8_t *base;
     size_t cell_stride, head_stride; /* bytes */
@@ -119,9 +119,9 @@ INLINE void accumulate_values(int head_dim, int n_rows, const float *probs, floa
     }
 }
 
-/* The online softmax of a row over a tile: scores become probabilities relative to the new row_max, and what has been accumulated
- * is rescaled to it. A score that is NaN or plus infinity makes the row's sum NaN, and so its result: damaged keys must not look like
- * cells without weight. */
+/* The online softmax of a row over a tile: scores become probabilities relative to the new row_max, and what has been
+ * accumulated is rescaled to it. A score that is NaN or plus infinity makes the row's sum NaN, and so its result:
+ * damaged keys must not look like cells without weight. */
 INLINE void softmax_row(struct scratch *scratch, int head_dim, float *scores, int row, uint64_t visible, int n_cells) {
     __m512 s[TILE_CELLS / 16], top = _mm512_set1_ps(-INFINITY);
     __mmask16 unordered = 0;
@@ -153,8 +153,8 @@ INLINE void softmax_row(struct scratch *scratch, int head_dim, float *scores, in
     scratch->row_sum[row] += _mm512_reduce_add_ps(sum);
 }
 
-/* A tile of a run. All heads of a cell lie side by side in memory, so all of them are computed before the next tile: cells are read
- * at 30 to 40 GB/s, head by head at 20. */
+/* A tile of a run. All heads of a cell lie side by side in memory, so all of them are computed before the next tile:
+ * cells are read at 30 to 40 GB/s, head by head at 20. */
 INLINE void attend_tile(struct scratch *scratch, int head_dim, struct mask_run run, int tile, struct prefetcher *keys,
                         struct prefetcher *values) {
     const struct query_group *g = run.g;
@@ -184,8 +184,8 @@ INLINE void attend_tile(struct scratch *scratch, int head_dim, struct mask_run r
     }
 }
 
-/* Set what is prefetched next: one tile of each run, cell by cell, in the order in which the cells of sequences that run together
- * lie in memory. Whether there is any. */
+/* Set what is prefetched next: one tile of each run, cell by cell, in the order in which the cells of sequences that
+ * run together lie in memory. Whether there is any. */
 INLINE bool plan_prefetch(struct scratch *scratch, const struct mask_run *runs, int n_runs, int round, int part,
                           int n_parts, struct prefetcher *keys, struct prefetcher *values) {
     uint32_t *end = scratch->prefetch_list;
@@ -199,8 +199,8 @@ INLINE bool plan_prefetch(struct scratch *scratch, const struct mask_run *runs, 
     return end > scratch->prefetch_list;
 }
 
-/* Runs of a window side by side: a tile of each, while the next tile of each is prefetched. The cells of eight sequences that lie
- * mixed are read at 20 GB/s, one run after the other at 15. */
+/* Runs of a window side by side: a tile of each, while the next tile of each is prefetched. The cells of eight
+ * sequences that lie mixed are read at 20 GB/s, one run after the other at 15. */
 INLINE void attend_runs(struct scratch *scratch, int head_dim, const struct mask_run *runs, int n_runs, int part,
                         int n_parts) {
     if (!n_runs) return;

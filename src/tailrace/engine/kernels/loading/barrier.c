@@ -1,7 +1,7 @@
 /* ggml_barrier, where the threads of a pool wait for each other some 600 times a step.
  *
- * With OpenMP, upstream's barrier is libgomp's, which makes a system call each time in case a thread sleeps there. This one
- * makes a system call only when a thread does sleep: 1.07 times the speed at one stream. */
+ * With OpenMP, upstream's barrier is libgomp's, which makes a system call each time in case a thread sleeps there. This
+ * one makes a system call only when a thread does sleep: 1.07 times the speed at one stream. */
 #include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -12,8 +12,8 @@
 #include "loading/ggml_api.h"
 
 #define MAX_POOLS 64
-/* A thread polls at least 1/64 of max_spins times: 20 to 50 us of the default, which is longer than the threads' small operations
- * differ. */
+/* A thread polls at least 1/64 of max_spins times: 20 to 50 us of the default, which is longer than the threads' small
+ * operations differ. */
 #define MIN_SPINS_DIVISOR 64
 
 struct barrier {
@@ -28,9 +28,9 @@ static int max_spins = 1000;
 
 /* How many times this thread polls before it sleeps.
  *
- * A poll in vain means that another thread has lost its core to another process, and each further poll may keep a core from
- * it. So the number falls to a quarter after each time in vain and rises again within some 70 barriers. Without it, two
- * engines on the same two cores have steps of 540 ms, with it 26. */
+ * A poll in vain means that another thread has lost its core to another process, and each further poll may keep a core
+ * from it. So the number falls to a quarter after each time in vain and rises again within some 70 barriers. Without
+ * it, two engines on the same two cores have steps of 540 ms, with it 26. */
 struct spinner {
     int64_t spins;
     struct barrier *last; /* the barrier that this thread used last */

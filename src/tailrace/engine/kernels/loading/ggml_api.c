@@ -21,8 +21,8 @@ EXPORT bool tailrace_kernels_upstream_required(int index) {
     return index >= 0 && index < N_FUNCTIONS && functions[index].need == REQUIRED;
 }
 
-/* Set the address of a function, or 0 where there is none. False where the name is unknown. Not to be called while anything
- * is computed. */
+/* Set the address of a function, or 0 where there is none. False where the name is unknown. Not to be called while
+ * anything is computed. */
 EXPORT bool tailrace_kernels_set_upstream(const char *name, void *function) {
     for (int i = 0; i < N_FUNCTIONS; i++)
         if (!strcmp(functions[i].name, name)) {

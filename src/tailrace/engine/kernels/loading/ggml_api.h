@@ -1,8 +1,8 @@
 /* Upstream (llama.cpp's ggml) as the kernels see it: its own headers, and the functions that the kernels call.
  *
- * Structs, enums and prototypes are upstream's, so the compiler holds this code to them. The functions are set by name before
- * anything is computed. A function that this llama.cpp doesn't have is 0: each entry point checks what it needs, and without
- * it leaves the operation to upstream. */
+ * Structs, enums and prototypes are upstream's, so the compiler holds this code to them. The functions are set by name
+ * before anything is computed. A function that this llama.cpp doesn't have is 0: each entry point checks what it needs,
+ * and without it leaves the operation to upstream. */
 #pragma once
 #include "ggml-backend.h"
 #include "ggml-impl.h"

@@ -1,13 +1,14 @@
 /* Upstream's memory for the KV cache, activations and weights that aren't mapped: ggml_aligned_malloc and
  * ggml_backend_buffer_clear.
  *
- * Large memory is in huge pages where the kernel gives them to those that ask (transparent_hugepage: madvise). A step reads
- * the whole KV cache, and with small pages it pays for a page table look-up every 10 cells: eight contexts of 1,000 tokens
- * take 20.5 ms a step with small pages and 18.7 with huge ones.
+ * Large memory is in huge pages where the kernel gives them to those that ask (transparent_hugepage: madvise). A step
+ * reads the whole KV cache, and with small pages it pays for a page table look-up every 10 cells: eight contexts of
+ * 1,000 tokens take 20.5 ms a step with small pages and 18.7 with huge ones.
  *
- * Clearing a buffer to zero gives its pages back to the kernel instead of writing them. So a large KV cache takes memory only
- * where it has cells, and is made in 7 ms instead of 130 to 390. A buffer of up to MAX_POPULATED_BYTES is populated at once:
- * it is made at model load, and then no later step waits for pages that are touched for the first time. */
+ * Clearing a buffer to zero gives its pages back to the kernel instead of writing them. So a large KV cache takes
+ * memory only where it has cells, and is made in 7 ms instead of 130 to 390. A buffer of up to MAX_POPULATED_BYTES is
+ * populated at once: it is made at model load, and then no later step waits for pages that are touched for the first
+ * time. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>

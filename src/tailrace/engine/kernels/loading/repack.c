@@ -75,7 +75,7 @@ static void add_entry(const struct ggml_tensor *weights, enum format format) {
     atomic_store_explicit(&entry->weights, weights->data, memory_order_release);
 }
 
-/* ---- One group ------------------------------------------------------------------------------------------------------- */
+/* ---- One group --------------------------------------------------------------------------------------------------- */
 
 /* One block of 32 weights of each of 16 rows. */
 INLINE void repack_blocks(enum format format, uint8_t *group, const uint8_t *block, int64_t row_bytes) {
@@ -152,7 +152,7 @@ static void repack_share(const struct ggml_compute_params *params, const struct 
         }
 }
 
-/* ---- Finding --------------------------------------------------------------------------------------------------------- */
+/* ---- Finding ----------------------------------------------------------------------------------------------------- */
 
 /* Weights of a model as its file has them. Tensors that are computed change, and so does a KV cache. */
 static bool is_constant(const struct ggml_tensor *t) {
@@ -184,16 +184,17 @@ const struct repacked *find_repacked(const struct ggml_compute_params *params, c
 
 bool repacked_is_cached(void) { return total_bytes <= MAX_CACHED_BYTES; }
 
-/* ---- Models ---------------------------------------------------------------------------------------------------------- */
+/* ---- Models ------------------------------------------------------------------------------------------------------ */
 
-/* Up to `bytes` of the weights of `model` are repacked from now on; 0: no further ones. Not to be called while anything is
- * computed, and one model is loaded at a time. */
+/* Up to `bytes` of the weights of `model` are repacked from now on; 0: no further ones. Not to be called while anything
+ * is computed, and one model is loaded at a time. */
 EXPORT void tailrace_kernels_set_repack_budget(int model, int64_t bytes) {
     loading = bytes ? model : 0;
     budget = bytes;
 }
 
-/* Free the repacked weights of a model. Call it before the model's own weights are freed: others may be allocated there. */
+/* Free the repacked weights of a model. Call it before the model's own weights are freed: others may be allocated
+ * there. */
 EXPORT void tailrace_kernels_free_repacked(int model) {
     /* An entry may stand further on because of one that is removed, so all others are inserted anew. */
     struct entry *others = malloc(sizeof table);

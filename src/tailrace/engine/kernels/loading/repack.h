@@ -5,8 +5,9 @@
 
 /* The repacked form of a product's weights, or 0 where there is none.
  *
- * While a model is loaded, weights that are multiplied for the first time are repacked here by all threads of the pool, so all
- * threads have to call it. Until the pool's next barrier a thread may use the address of the result and not its contents. */
+ * While a model is loaded, weights that are multiplied for the first time are repacked here by all threads of the pool,
+ * so all threads have to call it. Until the pool's next barrier a thread may use the address of the result and not its
+ * contents. */
 const struct repacked *find_repacked(const struct ggml_compute_params *params, const struct ggml_tensor *weights);
 
 /* Whether all repacked weights may still be in the last-level cache when they are read again, a step later. */

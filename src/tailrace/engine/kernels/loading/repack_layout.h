@@ -1,22 +1,22 @@
 /* How repacked weights lie in memory: groups of 16 rows, so each SIMD lane holds one row.
  *
- * A file has each row's blocks one after the other, so a dot product ends in a sum across lanes. Here a group is one block of
- * each of 16 rows. It has as many bytes as the blocks, and the groups of the same 16 rows (a panel) follow each other block by
- * block. Then comes the next panel.
+ * A file has each row's blocks one after the other, so a dot product ends in a sum across lanes. Here a group is one
+ * block of each of 16 rows. It has as many bytes as the blocks, and the groups of the same 16 rows (a panel) follow
+ * each other block by block. Then comes the next panel.
  *
  * Blocks of 32 weights:
  *   scales    16 halves, one of each row
  *   minima    16 halves, in formats that have them
- *   quants    vectors of 64 bytes with four bytes of each row: vector c is bytes 4 c to 4 c + 3 of each row's quants. Nibbles
- *             stay in their bytes: the low ones are weights 4 c to 4 c + 3, the high ones 16 weights on. Q8_0 is unsigned: 128
- *             has been added.
+ *   quants    vectors of 64 bytes with four bytes of each row: vector c is bytes 4 c to 4 c + 3 of each row's quants.
+ *             Nibbles stay in their bytes: the low ones are weights 4 c to 4 c + 3, the high ones 16 weights on. Q8_0
+ *             is unsigned: 128 has been added.
  *
- * So a vector whose nibbles are separated is 16 rows by 4 weights. That is the operand of a VNNI instruction and the rows of
- * an AMX tile of bytes.
+ * So a vector whose nibbles are separated is 16 rows by 4 weights. That is the operand of a VNNI instruction and the
+ * rows of an AMX tile of bytes.
  *
  * Super-blocks of 256 weights, whose scales are unpacked to bytes:
- *   Q4_K      16 halves d, 16 halves dmin; 8 x 16 scales; 4 x 16 pairs of minima, each of two blocks of 32; then quants as
- *             above: vector 8 g + c is bytes 32 g + 4 c to 32 g + 4 c + 3 of each row's.
+ *   Q4_K      16 halves d, 16 halves dmin; 8 x 16 scales; 4 x 16 pairs of minima, each of two blocks of 32; then quants
+ *             as above: vector 8 g + c is bytes 32 g + 4 c to 32 g + 4 c + 3 of each row's.
  *   Q6_K      16 halves d, 32 unused bytes; 16 x 16 scales; then two times 8 vectors of qh and 16 of ql. */
 #pragma once
 #include "formats.h"

@@ -6,15 +6,16 @@
 
 enum { TILE_TOKENS = 8 };
 
-/* Tokens are in groups of TILE_TOKENS, and the last group has the rest. Of each block of 32 numbers there are all tokens' quants,
- * then all their scales, then all their sums. A sum is times the scale (formats with minima) or times the zero point, an integer
- * with which the product's sum begins. So memory is read in order, at offsets that fit into short instructions. */
+/* Tokens are in groups of TILE_TOKENS, and the last group has the rest. Of each block of 32 numbers there are all
+ * tokens' quants, then all their scales, then all their sums. A sum is times the scale (formats with minima) or times
+ * the zero point, an integer with which the product's sum begins. So memory is read in order, at offsets that fit into
+ * short instructions. */
 enum { BLOCK_ACT_BYTES = 32 + 4 + 4 };
 INLINE int64_t act_scales_at(int n_tokens) { return 32 * n_tokens; }
 INLINE int64_t act_sums_at(int n_tokens) { return 36 * n_tokens; }
 
-/* The maximum of 16 lanes; NaN unless all lanes are ordered. The maximum of a vector drops NaN, and 8 bits have none, so a block
- * with NaN gets a scale that is NaN. */
+/* The maximum of 16 lanes; NaN unless all lanes are ordered. The maximum of a vector drops NaN, and 8 bits have none,
+ * so a block with NaN gets a scale that is NaN. */
 INLINE float max_or_nan(__m512 v, __mmask16 ordered) { return ordered == 0xffff ? _mm512_reduce_max_ps(v) : NAN; }
 INLINE __mmask16 ordered_lanes(__m512 a, __m512 b) { return _mm512_cmp_ps_mask(a, b, _CMP_ORD_Q); }
 
@@ -36,10 +37,11 @@ INLINE void quantise_block(enum format format, const float *x, uint8_t *block, i
            4);
 }
 
-/* ---- Super-blocks ---------------------------------------------------------------------------------------------------- */
+/* ---- Super-blocks ------------------------------------------------------------------------------------------------ */
 
-/* Of each 32 numbers (a part) there are all tokens' quants and, for formats without minima, two sums of 16 of each token times the
- * zero point. After eight parts come all tokens' scales and then, for formats with minima, eight 16-bit sums of 32 of each token. */
+/* Of each 32 numbers (a part) there are all tokens' quants and, for formats without minima, two sums of 16 of each
+ * token times the zero point. After eight parts come all tokens' scales and then, for formats with minima, eight 16-bit
+ * sums of 32 of each token. */
 INLINE int64_t part_act_bytes(enum format format, int n_tokens) {
     return (traits_of(format).has_min ? 32 : 32 + 8) * n_tokens;
 }

@@ -1,9 +1,10 @@
 /* llamafile_sgemm: products of quantised weights, as the file has them, and activations that upstream has quantised.
  *
- * Upstream offers each matrix product that it has no other kernel for to this function, and computes it row by row when the
- * answer is false. The arithmetic is upstream's: products of integers, exact within a block, times the blocks' scales in single
- * precision. It is faster than one dot product at a time because a block of weights is unpacked once for up to four tokens, one
- * instruction multiplies 64 bytes, and weights are prefetched: 2.4 times at one stream of SmolLM2-135M in Q4_1.
+ * Upstream offers each matrix product that it has no other kernel for to this function, and computes it row by row when
+ * the answer is false. The arithmetic is upstream's: products of integers, exact within a block, times the blocks'
+ * scales in single precision. It is faster than one dot product at a time because a block of weights is unpacked once
+ * for up to four tokens, one instruction multiplies 64 bytes, and weights are prefetched: 2.4 times at one stream of
+ * SmolLM2-135M in Q4_1.
  *
  * file_order_avx512.h computes tiles of a product. */
 #include "products/file_order.h"
@@ -16,9 +17,10 @@
 #define SCALES_CAPACITY     32768
 static _Thread_local float act_scales[SCALES_CAPACITY] __attribute__((aligned(64)));
 
-/* ---- Activation scales ----------------------------------------------------------------------------------------------- */
+/* ---- Activation scales ------------------------------------------------------------------------------------------- */
 
-/* For each activation block: its scale, and its sum times the scale (Q8_1) or times the zero point (the bits of an integer). */
+/* For each activation block: its scale, and its sum times the scale (Q8_1) or times the zero point (the bits of an
+ * integer). */
 static void prepare_block_scales(enum format format, int64_t n_tokens, int64_t n_blocks, const uint8_t *activations,
                                  int64_t token_bytes) {
     const struct format_traits t = traits_of(format);
@@ -40,7 +42,8 @@ static void prepare_block_scales(enum format format, int64_t n_tokens, int64_t n
         }
 }
 
-/* For each activation super-block: its scale, and its sums times the scale and the sign or zero point that they count with. */
+/* For each activation super-block: its scale, and its sums times the scale and the sign or zero point that they count
+ * with. */
 static void prepare_super_scales(enum format format, int64_t n_tokens, int64_t n_blocks, const uint8_t *activations,
                                  int64_t token_bytes) {
     const struct format_traits t = traits_of(format);
@@ -57,7 +60,7 @@ static void prepare_super_scales(enum format format, int64_t n_tokens, int64_t n
         }
 }
 
-/* ---- Rows ------------------------------------------------------------------------------------------------------------ */
+/* ---- Rows -------------------------------------------------------------------------------------------------------- */
 
 struct product {
     int64_t n_blocks;               /* of a row, and of a token's activations */
@@ -116,7 +119,7 @@ static rows_function *rows_function_of(enum format format) {
     __builtin_unreachable();
 }
 
-/* ---- Products -------------------------------------------------------------------------------------------------------- */
+/* ---- Products ---------------------------------------------------------------------------------------------------- */
 
 /* Floats of a prepared activation block. */
 static int64_t scales_of_block(enum format format) { return is_super_block(format) ? SUPER_SCALES : BLOCK_SCALES; }
@@ -155,8 +158,9 @@ static void compute_product(const struct ggml_compute_params *params, enum forma
     }
 }
 
-/* out[j * out_stride + i] = row i of the weights . activations of token j. Rows and activations have n_blocks blocks, and
- * row_blocks and token_blocks are from one to the next. Called by every thread of the pool; true when it is computed. */
+/* out[j * out_stride + i] = row i of the weights . activations of token j. Rows and activations have n_blocks blocks,
+ * and row_blocks and token_blocks are from one to the next. Called by every thread of the pool; true when it is
+ * computed. */
 EXPORT bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t n_rows, int64_t n_tokens,
                             int64_t n_blocks, const void *weights, int64_t row_blocks, const void *activations,
                             int64_t token_blocks, void *out, int64_t out_stride, int weight_type, int activation_type,

@@ -1,5 +1,5 @@
-/* Products of weights in file order in AVX-512 VNNI: some rows by up to four tokens, whose activation scales file_order.c has
- * prepared. A block of weights is unpacked once for all tokens of the call. */
+/* Products of weights in file order in AVX-512 VNNI: some rows by up to four tokens, whose activation scales
+ * file_order.c has prepared. A block of weights is unpacked once for all tokens of the call. */
 #pragma once
 #include "formats.h"
 
@@ -19,7 +19,7 @@ INLINE float sum_low(__m512 v) { return sum_lanes(_mm512_castps512_ps256(v)); }
 INLINE float sum_high(__m512 v) { return sum_lanes(_mm512_extractf32x8_ps(v, 1)); }
 INLINE __m512i load_twice(const uint8_t *p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)p)); }
 
-/* ---- Blocks of 32 weights -------------------------------------------------------------------------------------------- */
+/* ---- Blocks of 32 weights ---------------------------------------------------------------------------------------- */
 
 /* The unsigned quants of a block of one row (lower half) and of the same block of another row. */
 INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t *other) {
@@ -99,7 +99,7 @@ INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const
     }
 }
 
-/* ---- Super-blocks of 256 weights ------------------------------------------------------------------------------------- */
+/* ---- Super-blocks of 256 weights --------------------------------------------------------------------------------- */
 
 /* Eight 6-bit scales, and eight 6-bit minima, of Q4_K and Q5_K. */
 INLINE __m128i unpack_scales(uint32_t a, uint32_t c) {

@@ -1,7 +1,8 @@
-/* ggml_compute_forward_mul_mat_tiled: upstream offers each matrix product here first. This file decides which kernel computes it.
+/* ggml_compute_forward_mul_mat_tiled: upstream offers each matrix product here first. This file decides which kernel
+ * computes it.
  *
- * Repacked weights go to prompt_amx.c (many tokens) or repacked.c. For weights in file order the answer is false: then upstream
- * quantises the activations and asks llamafile_sgemm (file_order.c). */
+ * Repacked weights go to prompt_amx.c (many tokens) or repacked.c. For weights in file order the answer is false: then
+ * upstream quantises the activations and asks llamafile_sgemm (file_order.c). */
 #include "loading/repack.h"
 #include "products/file_order.h"
 #include "products/nan_check.h"
@@ -9,8 +10,8 @@
 #include "products/repacked.h"
 #include "products/row_maxima.h"
 
-/* Tokens from which upstream's tiles for super-blocks in file order are faster: with layers 2048 wide in Q4_K_M, 16 tokens take
- * 32 ms with them and 35 here. */
+/* Tokens from which upstream's tiles for super-blocks in file order are faster: with layers 2048 wide in Q4_K_M, 16
+ * tokens take 32 ms with them and 35 here. */
 #define MIN_UPSTREAM_TILED_TOKENS 16
 
 /* Bytes of work memory for a product, as upstream plans it. */

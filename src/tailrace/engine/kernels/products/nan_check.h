@@ -1,7 +1,7 @@
 /* Keeps NaN visible in products of weights in file order.
  *
- * Upstream quantises activations before it asks for the product, and makes numbers of NaN. So the activations are checked
- * before, and the product's results of a token with a NaN become NaN. */
+ * Upstream quantises activations before it asks for the product, and makes numbers of NaN. So the activations are
+ * checked before, and the product's results of a token with a NaN become NaN. */
 #pragma once
 #include "loading/ggml_api.h"
 

@@ -1,21 +1,22 @@
 /* Products of repacked weights with many tokens, those of a prompt, in AMX tiles of bf16.
  *
- * Upstream multiplies bytes in tiles, which have to be scaled every 32 numbers outside of the tiles. That takes longer than the
- * products. Here weights are converted to bf16 with their scales applied, 32 rows at a time. Activations are converted to bf16,
- * too, which is more exact than 8 bits and a scale for 32 numbers. Then a sum stays in its tile for up to 640 numbers, in single
- * precision.
+ * Upstream multiplies bytes in tiles, which have to be scaled every 32 numbers outside of the tiles. That takes longer
+ * than the products. Here weights are converted to bf16 with their scales applied, 32 rows at a time. Activations are
+ * converted to bf16, too, which is more exact than 8 bits and a scale for 32 numbers. Then a sum stays in its tile for
+ * up to 640 numbers, in single precision.
  *
- * The products are the least part of the time (16 ms of the 110 of a prompt of 512 tokens), so the memory layout decides:
+ * The products are the least part of the time (16 ms of the 110 of a prompt of 512 tokens), so the memory layout
+ * decides:
  *
- *   panel        32 rows of weights by up to 640 numbers, which a thread converts for itself. It fits into the first-level cache,
- *                and activations bypass that cache (TILE_STREAM).
- *   activations  converted by all threads together, one tile after the other, so no stride is a power of two. Caches hold few lines
- *                at such strides.
+ *   panel        32 rows of weights by up to 640 numbers, which a thread converts for itself. It fits into the
+ *                first-level cache, and activations bypass that cache (TILE_STREAM).
+ *   activations  converted by all threads together, one tile after the other, so no stride is a power of two. Caches
+ *                hold few lines at such strides.
  *   sums         of rows that are longer than a part. They are in tiles of the thread's own, for the same reason.
- *   unit         a work chunk: up to 8 panels, by a part of the activations that stays in the second-level cache (6.9 ms instead of
- *                12.9 for 2048 rows of 8192 numbers by 512 tokens).
- *   prefetching  of the result's lines while a tile is computed (15 ms of 150), and of the next unit's weights (12.5 ms instead of 14
- *                for a prompt of 32 tokens).
+ *   unit         a work chunk: up to 8 panels, by a part of the activations that stays in the second-level cache (6.9
+ *                ms instead of 12.9 for 2048 rows of 8192 numbers by 512 tokens).
+ *   prefetching  of the result's lines while a tile is computed (15 ms of 150), and of the next unit's weights (12.5 ms
+ *                instead of 14 for a prompt of 32 tokens).
  */
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -55,7 +56,8 @@ struct prompt {
 /* The block that a part begins with. */
 INLINE int64_t part_begin(int64_t n_blocks, int64_t n_parts, int64_t part) { return n_blocks * part / n_parts; }
 
-/* Memory of the pool's first thread for all threads, because upstream's work memory is too small; 0 where there is none. */
+/* Memory of the pool's first thread for all threads, because upstream's work memory is too small; 0 where there is
+ * none. */
 static uint8_t *shared_memory(size_t size) {
     static _Thread_local void *memory;
     static _Thread_local size_t capacity;
@@ -94,15 +96,15 @@ INLINE __m512 doubled(__m512 v, int from) {
     return _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(from)), v);
 }
 
-/* Which bits of a byte are a weight. Of the bytes of each lane, the third's lowest four or six bits are used, or the second's highest
- * four or all eight. */
+/* Which bits of a byte are a weight. Of the bytes of each lane, the third's lowest four or six bits are used, or the
+ * second's highest four or all eight. */
 enum quant_bits { LOW_NIBBLE, LOW_SIX, HIGH_NIBBLE, WHOLE_BYTE };
 
 /* How quants become d * q + m.
  *
- * A byte in the place of a float's fraction, under the exponent of a power of two, is that power of two plus the byte. So no
- * conversion is needed: the product with d, fused with the sum of m minus d times the power, is as exact as with a conversion (m is
- * rounded to 2^-13 of d where it isn't a multiple of d). */
+ * A byte in the place of a float's fraction, under the exponent of a power of two, is that power of two plus the byte.
+ * So no conversion is needed: the product with d, fused with the sum of m minus d times the power, is as exact as with
+ * a conversion (m is rounded to 2^-13 of d where it isn't a multiple of d). */
 struct dequantiser {
     __m512i bits;
     __m512 power, times[2], plus[2]; /* of the first and of the last eight rows, each twice */
@@ -210,7 +212,8 @@ static void unpack_rows(const struct repacked *w, int64_t row, int n_groups, int
     }
 }
 
-/* Where up to four tiles of sums go: floats from a token to the next, to the tile of the next rows, and to that of the next tokens. */
+/* Where up to four tiles of sums go: floats from a token to the next, to the tile of the next rows, and to that of the
+ * next tokens. */
 struct destination {
     float *data;
     int64_t token, rows, tokens;
@@ -285,7 +288,7 @@ struct units {
     int64_t n_panels, panels, n_units, n_cuts; /* panels: of a unit; n_units: in each cut */
 };
 
-/* Units are as large as they may be with four for each thread. Where panels are too few for that, the tokens are cut. */
+/* Units are as large as four for each thread allow. Where panels are too few for that, the tokens are cut. */
 static struct units units_of(int64_t n_rows, int64_t n_groups, int64_t n_threads) {
     struct units u = {.n_panels = (n_rows + PANEL - 1) / PANEL };
     u.panels = u.n_panels / (4 * n_threads);

@@ -1,7 +1,8 @@
-/* Products with repacked weights: activations are quantised here, then panels of 16 rows are multiplied with all tokens.
+/* Products with repacked weights: activations are quantised here, then panels of 16 rows are multiplied with all
+ * tokens.
  *
- * Each lane holds one row, so no sum goes across lanes, and eight tokens share the cost of unpacking: 13 instructions for a token
- * by 32 weights of 16 rows. */
+ * Each lane holds one row, so no sum goes across lanes, and eight tokens share the cost of unpacking: 13 instructions
+ * for a token by 32 weights of 16 rows. */
 #include "products/repacked.h"
 #include "loading/repack.h"
 #include "products/repacked_avx512.h"
@@ -11,7 +12,8 @@
 #define PREFETCH_FIRST  4096                       /* bytes of a thread's weights, before activations are quantised */
 #define MAXIMA_PANELS   (MAXIMA_ROWS / GROUP_ROWS) /* of a work chunk whose row maxima are recorded */
 #define MAX_CHUNK_BYTES (1 << 20)                  /* of any other: 80 ms a step of 2.4 GB, with 147 KB 84 */
-/* Up to this many numbers, each thread quantises all activations for itself. It takes less time than waiting for the others. */
+/* Up to this many numbers, each thread quantises all activations for itself. It takes less time than waiting for the
+ * others. */
 #define MAX_PRIVATE_NUMBERS 2048
 
 INLINE int64_t act_bytes(enum format format) {
@@ -33,7 +35,7 @@ size_t repacked_work_bytes(int n_threads, const struct ggml_tensor *result) {
     return act_memory(format, numbers) * (size_t)(numbers <= MAX_PRIVATE_NUMBERS ? n_threads : 1);
 }
 
-/* ---- Activations ----------------------------------------------------------------------------------------------------- */
+/* ---- Activations ------------------------------------------------------------------------------------------------- */
 
 /* Quantise blocks `begin` to `end` of the activations, which are numbered token by token. */
 INLINE void quantise_range(enum format format, const struct ggml_tensor *activations, int64_t n_blocks, uint8_t *to,
@@ -54,7 +56,7 @@ INLINE void quantise_range(enum format format, const struct ggml_tensor *activat
     }
 }
 
-/* ---- Panels ---------------------------------------------------------------------------------------------------------- */
+/* ---- Panels ------------------------------------------------------------------------------------------------------ */
 
 INLINE void compute_tile(enum format format, enum weights_from from, int n_tokens, int64_t n_blocks,
                          const uint8_t *panel, const uint8_t *activations, float *out, int64_t out_stride) {
@@ -122,7 +124,7 @@ static const struct kernels *kernels_of(enum format format) {
     __builtin_unreachable();
 }
 
-/* ---- Products -------------------------------------------------------------------------------------------------------- */
+/* ---- Products ---------------------------------------------------------------------------------------------------- */
 
 /* Panels of a work chunk. Each thread has at least four chunks, or the last one may keep the others waiting. */
 static int64_t panels_of_chunk(int64_t n_panels, int64_t panel_bytes, int n_threads) {

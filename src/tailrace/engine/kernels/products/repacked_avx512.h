@@ -3,9 +3,9 @@
 #include "loading/repack_layout.h"
 #include "products/activations.h"
 
-/* Where weights come from decides how far ahead they are prefetched, and into which cache: 10 KB into the first-level cache from
- * the last-level cache (2.4 ms a step of one stream; 3.3 without), 3 KB into the second-level cache from memory (73 ms a step of
- * 2.4 GB; 95 into the first). A constant for the compiler: 1.03 at one stream. */
+/* Where weights come from decides how far ahead they are prefetched, and into which cache: 10 KB into the first-level
+ * cache from the last-level cache (2.4 ms a step of one stream; 3.3 without), 3 KB into the second-level cache from
+ * memory (73 ms a step of 2.4 GB; 95 into the first). A constant for the compiler: 1.03 at one stream. */
 enum weights_from { CACHE, MEMORY };
 
 INLINE void prefetch_weights(enum weights_from from, const uint8_t *weights) {
@@ -13,8 +13,8 @@ INLINE void prefetch_weights(enum weights_from from, const uint8_t *weights) {
     else _mm_prefetch((const char *)weights + 3072, _MM_HINT_T1);
 }
 
-/* sums += four unsigned bytes of each lane . the same four signed bytes from memory. In assembler, because gcc 12 makes two
- * instructions of the intrinsics. */
+/* sums += four unsigned bytes of each lane . the same four signed bytes from memory. In assembler, because gcc 12 makes
+ * two instructions of the intrinsics. */
 INLINE __m512i dot_u8x4(__m512i sums, __m512i weights, const uint8_t *quants) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(weights), "m"(*(const int32_t *)quants));
     return sums;
@@ -32,7 +32,7 @@ INLINE __m512 broadcast_f32(const uint8_t *p) {
     return _mm512_set1_ps(v);
 }
 
-/* ---- Blocks of 32 weights -------------------------------------------------------------------------------------------- */
+/* ---- Blocks of 32 weights ---------------------------------------------------------------------------------------- */
 
 /* The group's quants, unsigned: vector c is weights 4 c to 4 c + 3 of each row's block. */
 INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
@@ -53,8 +53,8 @@ INLINE void unpack_group(enum format format, const uint8_t *group, __m512i *q) {
     __builtin_unreachable();
 }
 
-/* out[j * out_stride + r]: 16 rows by up to eight tokens. Sums are exact within a block, and blocks are added in their order in
- * single precision, so a token's results don't depend on how many tokens there are. */
+/* out[j * out_stride + r]: 16 rows by up to eight tokens. Sums are exact within a block, and blocks are added in their
+ * order in single precision, so a token's results don't depend on how many tokens there are. */
 INLINE void repacked_block_tile(enum format format, enum weights_from from, int n_tokens, int64_t n_blocks,
                                 const uint8_t *group, const uint8_t *activations, float *out, int64_t out_stride) {
     const struct format_traits t = traits_of(format);
@@ -77,7 +77,7 @@ INLINE void repacked_block_tile(enum format format, enum weights_from from, int 
     for (int j = 0; j < n_tokens; j++) _mm512_storeu_ps(out + j * out_stride, a[j]);
 }
 
-/* ---- Super-blocks of 256 weights ------------------------------------------------------------------------------------- */
+/* ---- Super-blocks of 256 weights --------------------------------------------------------------------------------- */
 
 /* Weights 32 n to 32 n + 31 of the rows of a group of super-blocks, unsigned. */
 INLINE void unpack_super_part(enum format format, const uint8_t *group, int n, __m512i *q) {

@@ -36,8 +36,8 @@ bool has_row_maxima(int64_t n_tokens, int64_t n_rows) {
     return atomic_load(&recorded_tokens) == n_tokens && recorded_rows == n_rows;
 }
 
-/* The row maxima of the last logits, and of how many tokens and rows these are; 0 where there are none. They are returned once and
- * stay valid until logits are computed again. */
+/* The row maxima of the last logits, and of how many tokens and rows these are; 0 where there are none. They are
+ * returned once and stay valid until logits are computed again. */
 EXPORT float *tailrace_kernels_take_row_maxima(int64_t *n_tokens, int64_t *n_rows) {
     *n_tokens = atomic_exchange(&recorded_tokens, 0);
     *n_rows = recorded_rows;

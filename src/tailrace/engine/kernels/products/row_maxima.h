@@ -1,5 +1,6 @@
-/* Row maxima: the greatest logits of each 16, recorded while the product that computes the logits has them in a register. Then
- * choosing a token doesn't need to read the whole row of logits, which is a megabyte at a vocabulary of 262k.
+/* Row maxima: the greatest logits of each 16, recorded while the product that computes the logits has them in a
+ * register. Then choosing a token doesn't need to read the whole row of logits, which is a megabyte at a vocabulary of
+ * 262k.
  *
  * Lane r % 16 of vector r / 256 is the maximum of 16 logits r. The passes over logits use that layout
  * (engine/sampling/logits_ops). */
@@ -16,7 +17,7 @@ INLINE bool is_logits(const struct ggml_tensor *result) {
     return !memcmp(result->name, "result_output", sizeof "result_output");
 }
 
-/* Allocate the maxima of `n_tokens` times `n_rows` logits, if that can be done. One thread does it, before a barrier. */
+/* Allocate the maxima of `n_tokens` times `n_rows` logits, if that can be done. One thread does it before a barrier. */
 void begin_row_maxima(int64_t n_tokens, int64_t n_rows);
 /* Whether they have been allocated. */
 bool has_row_maxima(int64_t n_tokens, int64_t n_rows);
@@ -25,7 +26,7 @@ float *row_maxima_of(int64_t token);
 /* What is recorded doesn't belong to the last logits any more, or one of these is NaN. */
 void forget_row_maxima(void);
 
-/* Record 16 logits, from `row` on, of each token. The thread that computes the first of 256 rows computes all of them. */
+/* Record 16 logits, from `row` on, of each token. One thread computes all of 256 rows. */
 INLINE void record_row_maxima(const float *logits, int64_t stride, int64_t n_tokens, int64_t row) {
     for (int64_t j = 0; j < n_tokens; j++) {
         const __m512 x = _mm512_loadu_ps(logits + j * stride);
