@@ -1,4 +1,4 @@
-"""Passes over rows of logits in C: they answer as NumPy does, and where they can't be, NumPy does."""
+"""The passes over logits in C: they compute what NumPy computes, and NumPy replaces them where C isn't available."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ needs_c = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> NativeOps:
-    return NativeOps(ctypes.PyDLL(str(build.build_logits_ops(tmp_path_factory.mktemp("kept")))))
+    return NativeOps(ctypes.PyDLL(str(build.build_logits_ops(tmp_path_factory.mktemp("cache")))))
 
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """NumPy answers again after the test, as it does in all others."""
+    """After the test NumPy is active again, as in all other tests."""
     yield
     logits_ops.enable_native("off")
 
 
-def _row(seed: int, size: int, spread: float, levels: int, odd: list[float]) -> LogitsRow:
-    """Random logits: ``levels`` rounds them so that many are equal, ``odd`` ones stand somewhere among them."""
+def _row(seed: int, size: int, spread: float, levels: int, special: list[float]) -> LogitsRow:
+    """Random logits. ``levels`` rounds them so that many are equal; the ``special`` values are put among them."""
     random = np.random.default_rng(seed)
     row: LogitsRow = random.normal(0, 1, size).astype(np.float32)
     if levels:
         row = np.round(row * np.float32(levels), out=row) / np.float32(levels)
     row *= np.float32(spread)
-    for value in odd:
+    for value in special:
         row[random.integers(0, size, 1 + size // 20)] = value
     return row
 
@@ -63,7 +63,7 @@ some_rows = st.builds(
     size=sizes,
     spread=st.sampled_from([0.0, 1e-3, 3.0, 50.0, 1e30]),
     levels=st.sampled_from([0, 1, 7]),
-    odd=st.lists(st.sampled_from([-np.inf, -np.inf, -0.0, 1e-42, np.inf, np.nan, -np.nan]), max_size=2),
+    special=st.lists(st.sampled_from([-np.inf, -np.inf, -0.0, 1e-42, np.inf, np.nan, -np.nan]), max_size=2),
 )
 
 
@@ -108,7 +108,7 @@ def _adjustment(size: int, repeat: float, frequency: float, presence: float, see
 
 @pytest.mark.parametrize("choice", [pytest.param("on", marks=needs_c), "off"])
 @pytest.mark.usefixtures("restored")
-def test_a_token_that_the_row_hasn_t_is_refused_and_changes_nothing(choice: str) -> None:
+def test_a_token_beyond_the_row_is_refused_and_changes_nothing(choice: str) -> None:
     logits_ops.enable_native(choice)
     row = np.arange(5000, dtype=np.float32)
     adjustment = LogitAdjustment(presence_penalty=1.0)
@@ -122,15 +122,15 @@ def test_a_token_that_the_row_hasn_t_is_refused_and_changes_nothing(choice: str)
 @pytest.mark.parametrize("choice", [pytest.param("on", marks=needs_c), "off"])
 @pytest.mark.parametrize("part", [0.001, 0.9])
 @pytest.mark.usefixtures("restored")
-def test_what_a_mask_hides_may_be_anything(choice: str, part: float) -> None:
+def test_forbidden_tokens_may_have_any_logit(choice: str, part: float) -> None:
     logits_ops.enable_native(choice)
     mask = _mask(1, 50_000, part)
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:50_000].astype(bool)
     row = np.random.default_rng(2).normal(0, 1, 50_000).astype(np.float32)
-    hidden = np.flatnonzero(~allowed)
+    forbidden = np.flatnonzero(~allowed)
     expected = int(np.where(allowed, row, -np.inf).argmax())
     for value in (np.nan, np.inf):
-        row[hidden[:3]] = value
+        row[forbidden[:3]] = value
         assert logits_ops.for_row(row).argmax(row, mask) == expected
         assert logits_ops.for_row(row).view(row, mask).max_logit == row[expected]
 
@@ -141,9 +141,9 @@ def test_numpy_takes_short_strided_and_read_only_rows() -> None:
     logits_ops.enable_native("on")
     table: Any = np.random.default_rng(3).normal(0, 1, (5000, 2))
     single: LogitsRow = table.astype(np.float32)
-    fixed = single[:, 0].copy()
-    fixed.flags.writeable = False
-    for row in (table[:, 0].copy(), single[:, 0], fixed):
+    read_only = single[:, 0].copy()
+    read_only.flags.writeable = False
+    for row in (table[:, 0].copy(), single[:, 0], read_only):
         assert logits_ops.for_row(row).argmax(row) == int(row.argmax())
         assert isinstance(logits_ops.for_row(row).view(row), NumpyView)
     row = single[:, 0].copy()
@@ -176,19 +176,19 @@ def test_a_mask_that_is_too_short_is_refused(native: NativeOps) -> None:
         ("scatter(row, c.repeat_tokens, c.saved_logits + c.n_bias, c.n_repeat);", "", "undo"),
     ],
 )
-def test_a_library_with_wrong_results_is_not_kept(
+def test_a_library_with_wrong_results_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, failed: str
 ) -> None:
     monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "logits_ops", right, wrong))
-    kept = tmp_path / "kept"
+    cache = tmp_path / "cache"
     with pytest.raises(NativeUnavailable, match=f"computes (.*, )?{failed}(, .*)? wrongly"):
-        build.build_logits_ops(kept)
-    assert list(kept.iterdir()) == []
+        build.build_logits_ops(cache)
+    assert list(cache.iterdir()) == []
 
 
 @needs_c
 def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a mistake of its own in one library: compiling takes seconds."""
+    """One library has a mistake in each pass, because compiling takes seconds."""
     mistakes = [
         ("sums[1] = sum_value(weighted);", "sums[1] = sum_value(total);", "entropy"),
         (
@@ -210,12 +210,12 @@ def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytes
         folder = altered(folder, tmp_path / failed, right, wrong)
     monkeypatch.setattr(build, "SOURCES", folder)
     with pytest.raises(NativeUnavailable) as raised:
-        build.build_logits_ops(tmp_path / "kept")
+        build.build_logits_ops(tmp_path / "cache")
     assert all(failed in str(raised.value) for _, _, failed in mistakes), raised.value
 
 
 @pytest.mark.usefixtures("restored")
-def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_another_cpu_numpy_is_active_and_the_status_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512"].cpu_flags - {"avx512bw"})
     logits_ops.enable_native("on")
     assert logits_ops.status() == "this CPU lacks avx512bw"
@@ -226,7 +226,7 @@ def test_where_c_can_t_be_numpy_answers_and_the_state_says_why(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("restored")
-def test_without_a_compiler_there_is_no_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_numpy_is_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512"].cpu_flags)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)

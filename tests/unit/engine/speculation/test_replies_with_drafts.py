@@ -15,7 +15,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, GenerationParams, Sampling, Submit
 
-#: Each of those that have state, a history, or random numbers of their own.
+#: Every sampler that has state, a history, or random numbers of its own.
 SAMPLERS: list[dict[str, Any]] = [
     {"dry_multiplier": 0.8, "dry_penalty_last_n": -1, "dry_sequence_breakers": ("ab", "f")},
     {"xtc_probability": 0.5, "xtc_threshold": 0.05},
@@ -27,9 +27,9 @@ SAMPLERS: list[dict[str, Any]] = [
 
 SUBMITS = st.lists(
     st.builds(
-        lambda prompt, most, temperature, penalty, stop, logprobs, samplers: {
+        lambda prompt, max_tokens, temperature, penalty, stop, logprobs, samplers: {
             "prompt": [97 + letter for letter in prompt],
-            "max_tokens": most,
+            "max_tokens": max_tokens,
             "sampling": Sampling(
                 temperature=temperature,
                 seed=7,
@@ -77,7 +77,7 @@ def test_every_reply_is_the_same_with_and_without_drafts(
 
 @pytest.mark.parametrize("samplers", SAMPLERS, ids=str)
 def test_accepted_drafts_leave_a_samplers_state_as_single_steps_do(samplers: dict[str, Any]) -> None:
-    """Enough of them are right, at a low temperature, that the state goes on through rows of one pass."""
+    """At a low temperature enough draft tokens are accepted that the state advances several times in one pass."""
     plain, drafted = LoopRun(context_backend(ctx=600), None), LoopRun(context_backend(ctx=600), lookup_speculator())
     drawn = {"temperature": 0.2, "seed": 5, **samplers}
     for run in (plain, drafted):
@@ -117,7 +117,7 @@ def test_replies_stay_the_same_when_sequences_are_paused(kv_tokens: int) -> None
 
 
 def echo(pass_seconds: PassSeconds, *, streams: int = 1) -> tuple[LoopRun, EngineCounters]:
-    """A backend that says its prompt again."""
+    """The run of a backend that repeats its prompt."""
     run = LoopRun(FakeBackend(ctx=2048, parallel=8, kv_tokens=0, batch=512), lookup_speculator(pass_seconds))
     for identity in range(streams):
         text = "".join(f"line {number} of {identity}; " for number in range(30))
@@ -138,7 +138,7 @@ def test_a_copy_takes_a_fraction_of_the_steps_and_is_counted() -> None:
 
 def test_nothing_is_drafted_if_tokens_cost_what_they_bring() -> None:
     _, counters = echo(compute_bound)
-    # What is unknown is tried: each length may be, once.
+    # Each draft length may be tried once, because its cost is unknown.
     assert counters.draft_tokens < 60
 
 
@@ -149,7 +149,7 @@ def test_all_copies_draft_together() -> None:
 
 def test_a_prediction_is_drafted() -> None:
     reply = "".join(chr(33 + (number * 37) % 90) for number in range(400))
-    for prediction, least in ((None, 0), (reply[:200] + "~" + reply[201:], 150)):
+    for prediction, min_accepted in ((None, 0), (reply[:200] + "~" + reply[201:], 150)):
         run = LoopRun(FakeBackend(ctx=2048, parallel=1, kv_tokens=0, batch=512), lookup_speculator())
         # Written as escapes, so that the prompt doesn't contain the reply.
         script = "".join(f"\\x{ord(letter):02x}" for letter in reply)
@@ -162,8 +162,8 @@ def test_a_prediction_is_drafted() -> None:
         counters = run.finish()
         assert bytes(run.tokens[1]).decode() == reply
         # The alphabet is repeated, so there are drafts from the reply itself, too.
-        told = sum(predicted.accepted for predicted in run.predicted)
-        assert least <= told <= min(counters.accepted_tokens, 400 if prediction else 0)
-        missed = sum(predicted.rejected for predicted in run.predicted)
-        assert (missed > 0) == (prediction is not None), "where the one letter differs, a draft token was rejected"
+        accepted = sum(predicted.accepted for predicted in run.predicted)
+        assert min_accepted <= accepted <= min(counters.accepted_tokens, 400 if prediction else 0)
+        rejected = sum(predicted.rejected for predicted in run.predicted)
+        assert (rejected > 0) == (prediction is not None), "where the one letter differs, a draft token was rejected"
         assert all(predicted.id == 1 for predicted in run.predicted)
