@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.synthetic import SHAPES, synthetic
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
 
 _STREAMS = (1, 4, 8)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     named = options.model in SHAPES
-    path = synthetic(options.model, resolve(STARTER_MODEL).path) if named else resolve(options.model).path
+    path = synthetic(options.model, locate_model(STARTER_MODEL).path) if named else locate_model(options.model).path
     if options.measure:
         _serve(path, options.measure)
         return

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailrace.folders import cache_folder
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
 
 #: Weights in a block of Q4_0, and its bytes: a 16-bit scale and four bits for each weight.
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("name", choices=SHAPES)
     parser.add_argument("--vocabulary", default=STARTER_MODEL, help="a GGUF file or a name in the store")
     options = parser.parse_args()
-    print(synthetic(options.name, resolve(options.vocabulary).path))
+    print(synthetic(options.name, locate_model(options.vocabulary).path))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 import llama_cpp
 
 from tailrace.errors import ModelError
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 
 #: The exit code when there is no such model, as ``setup.py`` knows it: then nothing is said about llama.cpp.
 NO_MODEL = 3
@@ -20,7 +20,7 @@ PROMPT = "The water that has turned the wheel runs on through the tailrace, back
 
 def decode(name: str) -> None:
     """Read a prompt and write a few tokens. Raises ModelError when there is no such model."""
-    model = llama_cpp.Llama(str(resolve(name).path), n_ctx=512, n_batch=256, verbose=False)
+    model = llama_cpp.Llama(str(locate_model(name).path), n_ctx=512, n_batch=256, verbose=False)
     reply = model.create_completion(PROMPT, max_tokens=8, temperature=0.0)
     written = reply["usage"]["completion_tokens"]
     if written < 1:

@@ -23,7 +23,7 @@ from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchError
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
 
 
@@ -102,7 +102,7 @@ def read_options(parsed: argparse.Namespace) -> Options:
     """The options of the parsed command line. Raises ModelError for an unknown model."""
     turns = parsed.turns or (2 if parsed.quick else 7)
     threads = parsed.threads or make_plan(read_topology(), Settings()).replicas[0].decode.threads
-    return Options(model=resolve(parsed.model).path, threads=threads, turns=turns, quick=parsed.quick)
+    return Options(model=locate_model(parsed.model).path, threads=threads, turns=turns, quick=parsed.quick)
 
 
 def run_and_save(benchmarks: Sequence[Benchmark], options: Options, folder: Path) -> int:

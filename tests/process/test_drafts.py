@@ -16,7 +16,7 @@ from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings
@@ -37,7 +37,7 @@ _PROMPTS = (
 
 
 def _load() -> LlamaBackend:
-    return load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=4))
+    return load_llama(locate_model("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=4))
 
 
 @pytest.fixture(scope="module")

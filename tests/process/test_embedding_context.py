@@ -14,7 +14,7 @@ from servers import serving
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.backends.open_llama import open_llama
 from tailrace.engine.embeddings import EmbeddingQueue, make_jobs, texts_to_tokenise
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings
 from wire import ask, chat
@@ -34,7 +34,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["starter", "bert"])
 def backend(request: pytest.FixtureRequest, bert: Path) -> Iterator[LlamaBackend]:
-    path = bert if request.param == "bert" else resolve(STARTER_MODEL).path
+    path = bert if request.param == "bert" else locate_model(STARTER_MODEL).path
     opened = open_llama(path, Settings(ctx=0 if request.param == "bert" else 512, parallel=2, threads=1))
     yield opened
     opened.close()
@@ -99,7 +99,7 @@ def test_infill_uses_the_tokens_of_the_models_file(tmp_path: Path) -> None:
     """The starter model has no such tokens: in a copy of it three special ones are."""
     marks = {"prefix": 3, "suffix": 4, "middle": 5}
     pairs = {f"tokenizer.ggml.fim_{name[:3]}_token_id": token for name, token in marks.items()}
-    path = with_pairs(resolve(STARTER_MODEL).path, tmp_path / "infill.gguf", pairs)
+    path = with_pairs(locate_model(STARTER_MODEL).path, tmp_path / "infill.gguf", pairs)
     with serving(str(path), "--ctx", "512", "--parallel", "1", "--threads", "1") as server:
         prompt = {"max_tokens": 4, "temperature": 0, "logprobs": 0}
         filled = ask(server.port, "POST", "/v1/completions", {"prompt": "a = ", "suffix": "\nb", **prompt}).json()

@@ -22,7 +22,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Failed, Finished, GenerationParams, Sampling, Submit
 from teacher import shortfalls
@@ -51,7 +51,7 @@ def _load(*, ctx: int = 2048, kv_tokens: int = 0) -> LlamaBackend:
         batch=256,
         gpu_layers=0,
     )
-    return LlamaBackend(resolve("smollm2-135m").path, options)
+    return LlamaBackend(locate_model("smollm2-135m").path, options)
 
 
 @pytest.fixture(scope="module")

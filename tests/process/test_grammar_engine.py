@@ -21,7 +21,7 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
 from teacher import rows
@@ -45,7 +45,7 @@ def backend() -> Iterator[LlamaBackend]:
     options = LlamaOptions(
         decode_pool=PoolPlan(1), prefill_pool=PoolPlan(1), ctx=1024, parallel=8, kv_tokens=0, batch=256, gpu_layers=0
     )
-    backend = LlamaBackend(resolve("smollm2-135m").path, options)
+    backend = LlamaBackend(locate_model("smollm2-135m").path, options)
     yield backend
     backend.close()
 

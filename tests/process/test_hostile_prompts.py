@@ -14,7 +14,7 @@ import pytest
 
 from model_files import with_pairs
 from servers import ServerProcess, serving, wait_for
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
 from wire import Connection, ask
 
@@ -50,7 +50,7 @@ ROUTES: dict[str, tuple[str, Any, str | None]] = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     marks = {f"tokenizer.ggml.fim_{name}_token_id": token for name, token in (("pre", 3), ("suf", 4), ("mid", 5))}
     path = tmp_path_factory.mktemp("models") / "gpt-4o.gguf"
-    with_pairs(resolve(STARTER_MODEL).path, path, marks, pre="gpt-4o")
+    with_pairs(locate_model(STARTER_MODEL).path, path, marks, pre="gpt-4o")
     options = ("--ctx", "256", "--parallel", "2", "--threads", "1", "--aliases", "m")
     with serving(str(path), *options) as running:
         yield running

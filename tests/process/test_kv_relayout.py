@@ -12,7 +12,7 @@ from tailrace.engine.backends.base import BackendError, KVLayoutError
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 
 _PROMPT = [40, 41, 42, 43]
 
@@ -23,7 +23,7 @@ def backend() -> Iterator[LlamaBackend]:
     options = LlamaOptions(
         decode_pool=pool, prefill_pool=pool, ctx=512, parallel=4, kv_tokens=8192, batch=64, gpu_layers=0
     )
-    loaded = LlamaBackend(resolve("smollm2-135m").path, options)
+    loaded = LlamaBackend(locate_model("smollm2-135m").path, options)
     yield loaded
     loaded.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from servers import PATIENCE, ServerProcess, alive, fake, serving, wait_for
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
 from wire import Connection, ask, chat, chat_stream, failed_stream, metric
 
@@ -308,7 +308,7 @@ def test_a_chat_template_that_can_not_be_used_is_a_wrong_setting(
 @pytest.fixture(scope="module")
 def starter() -> Path:
     """The starter model's file."""
-    return resolve(STARTER_MODEL).path
+    return locate_model(STARTER_MODEL).path
 
 
 # Doing nothing

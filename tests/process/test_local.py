@@ -12,7 +12,7 @@ from tailrace.cli.local_model import LocalModel
 from tailrace.engine.load import load_draft, load_llama
 from tailrace.engine.speculation.drafter import Drafter
 from tailrace.errors import ContextLengthExceeded
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import Settings
 
 _QUESTION = (
@@ -30,7 +30,7 @@ def test_it_guesses_ahead_as_the_settings_say(
 ) -> None:
     monkeypatch.setattr("tailrace.engine.load.Speculator", _memory_bound)
     settings = Settings(threads=2, ctx=1024, parallel=1, speculate=speculate, draft_model="smollm2-135m")
-    backend = load_llama(resolve("smollm2-135m").path, settings)
+    backend = load_llama(locate_model("smollm2-135m").path, settings)
     local = LocalModel(backend, settings, load_draft(backend, settings))
     try:
         conversation = Conversation(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 48))
@@ -48,7 +48,7 @@ def test_it_guesses_ahead_as_the_settings_say(
 def test_a_prompt_that_overflows_llama_cpps_stack_is_only_too_long() -> None:
     """It is tokenised in a process of its own, as the server's prompts are."""
     settings = Settings(threads=1, ctx=512, parallel=1)
-    local = LocalModel(load_llama(resolve("smollm2-135m").path, settings), settings)
+    local = LocalModel(load_llama(locate_model("smollm2-135m").path, settings), settings)
     try:
         conversation = Conversation(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 2))
         conversation.ask("A" * 30_000)

@@ -20,7 +20,7 @@ import numpy as np
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import loader
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.engine.kernels.interleaved_proof import maxima_of
 from tailrace.settings import Settings
 told, kept = [], []
@@ -31,7 +31,7 @@ def decode(*batch):
     found = here and np.ctypeslib.as_array((ctypes.c_float * wanted.size).from_address(here))
     kept.append(here and bool(np.array_equal(found, wanted.ravel())))
     return logits.tolist()
-backend = load_llama(resolve("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
+backend = load_llama(locate_model("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
 from tailrace.engine.backends.llama import backend as module
 module.keep = told.append
 prompt = backend.tokenize("The capital of France is Paris. The capital of Italy is")
@@ -96,9 +96,9 @@ _TOGETHER = """
 import json, sys
 import numpy as np
 from tailrace.engine.load import load_llama
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import Settings
-backend = load_llama(resolve("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2, kernels=sys.argv[2]))
+backend = load_llama(locate_model("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2, kernels=sys.argv[2]))
 of = sys.argv[1]
 text = "The lighthouse was built in 1874 by two brothers from Lisbon, who had never seen the northern sea before. "
 tokens = backend.tokenize(text * 10)[:240]

@@ -14,7 +14,7 @@ from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.sampling.sampler import Sampler
 from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.protocol import SamplerName, Sampling
 
 LogitsRow = npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ def backend() -> Iterator[LlamaBackend]:
     options = LlamaOptions(
         decode_pool=PoolPlan(1), prefill_pool=PoolPlan(1), ctx=64, parallel=1, kv_tokens=64, batch=64, gpu_layers=0
     )
-    loaded = LlamaBackend(resolve("smollm2-135m").path, options)
+    loaded = LlamaBackend(locate_model("smollm2-135m").path, options)
     yield loaded
     loaded.close()
 

@@ -8,12 +8,12 @@ import httpx
 
 from model_files import hub_cache, split
 from servers import serving
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
 
 
 def test_a_set_of_linked_shards_is_served_whichever_is_named(tmp_path: Path) -> None:
-    links = hub_cache(tmp_path / "hub", split(resolve(STARTER_MODEL).path, tmp_path, 3))
+    links = hub_cache(tmp_path / "hub", split(locate_model(STARTER_MODEL).path, tmp_path, 3))
     with serving(str(links[1]), "--ctx", "256", "--parallel", "2", "--threads", "1") as server:
         base = f"http://127.0.0.1:{server.port}"
         (served,) = httpx.get(f"{base}/v1/models").json()["data"]

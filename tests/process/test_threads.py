@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 
 #: Decodes greedily with the pools of its orders, and prints the tokens and its threads' CPUs after each kind of step.
 _CHILD = """
@@ -51,7 +51,7 @@ print(json.dumps({"tokens": chosen, "threads": threads}))
 
 def decoded(decode: dict[str, object], prefill: dict[str, object]) -> dict[str, dict[str, dict[str, list[int]]]]:
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(resolve("smollm2-135m").path)],
+        [sys.executable, "-c", _CHILD, str(locate_model("smollm2-135m").path)],
         input=json.dumps({"decode": decode, "prefill": prefill}),
         capture_output=True,
         text=True,
@@ -97,7 +97,7 @@ def test_strict_threads_have_a_cpu_each(cpus: list[int]) -> None:
 @pytest.mark.parametrize("wrong", [{"threads": 1, "cpus": [600]}, {"threads": 2, "cpus": [0], "strict": True}])
 def test_pools_that_can_t_be_are_refused(wrong: dict[str, object]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(resolve("smollm2-135m").path)],
+        [sys.executable, "-c", _CHILD, str(locate_model("smollm2-135m").path)],
         input=json.dumps({"decode": wrong, "prefill": wrong}),
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer_process import TextNotTokenizable, TokenizerProcess
 from tailrace.engine.tokenising.vocab import tokens_of
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
@@ -60,10 +60,10 @@ def _unigram(path: Path) -> Path:
 
 
 VOCABULARIES: dict[str, Callable[[Path], Path]] = {
-    "smollm": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "smollm"),
-    "gpt-4o": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "gpt-4o"),
-    "tekken": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "tekken"),
-    "deepseek-v3": lambda path: with_pre(resolve(STARTER_MODEL).path, path, "deepseek-v3"),
+    "smollm": lambda path: with_pre(locate_model(STARTER_MODEL).path, path, "smollm"),
+    "gpt-4o": lambda path: with_pre(locate_model(STARTER_MODEL).path, path, "gpt-4o"),
+    "tekken": lambda path: with_pre(locate_model(STARTER_MODEL).path, path, "tekken"),
+    "deepseek-v3": lambda path: with_pre(locate_model(STARTER_MODEL).path, path, "deepseek-v3"),
     "spm": lambda path: _spm(path, add_bos_token=1),
     "spm-ends": lambda path: _spm(path, add_bos_token=1, add_eos_token=1),
     "bert": write_bert,
@@ -146,7 +146,7 @@ def test_long_runs_are_tokenised(sandbox: TokenizerProcess) -> None:
 
 def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
     """Without byte encoding, llama.cpp asserts that no two spaces meet; on other things it takes quadratic time."""
-    broken = TokenizerProcess(with_pre(resolve(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
+    broken = TokenizerProcess(with_pre(locate_model(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
     try:
         with pytest.raises(TextNotTokenizable) as caught:
             broken.run(1, [TokenizerInput("well"), TokenizerInput("a  b", "suffix")])
@@ -157,7 +157,7 @@ def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
 
 
 def test_quadratic_time_is_bounded(tmp_path: Path) -> None:
-    slow = TokenizerProcess(with_pre(resolve(STARTER_MODEL).path, tmp_path / "superbpe.gguf", "superbpe"))
+    slow = TokenizerProcess(with_pre(locate_model(STARTER_MODEL).path, tmp_path / "superbpe.gguf", "superbpe"))
     try:
         with pytest.raises(TextNotTokenizable, match="more than 2 s"):
             slow.run(1, [TokenizerInput("1" * 40_000)])
@@ -173,7 +173,7 @@ def test_special_tokens_take_linear_time(sandbox: TokenizerProcess) -> None:
 
 
 def test_a_job_can_be_ended_and_so_can_the_process() -> None:
-    vocabulary = resolve(STARTER_MODEL).path
+    vocabulary = locate_model(STARTER_MODEL).path
     sandbox = TokenizerProcess(vocabulary)
     text = TokenizerInput("The tide comes in twice a day. " * 60_000)  # Seconds of work.
     try:
@@ -236,7 +236,7 @@ for path in sys.argv[1:]:
 
 
 def test_what_counts_as_short_is_safe(tmp_path: Path) -> None:
-    paths = [with_pre(resolve(STARTER_MODEL).path, tmp_path / f"{pre}.gguf", pre) for pre in PRE.split()]
+    paths = [with_pre(locate_model(STARTER_MODEL).path, tmp_path / f"{pre}.gguf", pre) for pre in PRE.split()]
     shown = subprocess.run([sys.executable, "-c", _SHORT, *paths], capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in shown.splitlines()]
     assert {line[0]: line[2] for line in lines if len(line) == 3 and line[2] != "0"} == {}, "some were ended"

@@ -22,12 +22,12 @@ from tailrace.engine.weights import quality, speed
 from tailrace.errors import ModelError
 from tailrace.machine.tuning_record import TuningRecord
 from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.models.model_header import read_facts
 from tailrace.models.weight_formats import WEIGHT_FORMATS
 from tailrace.settings import Settings
 
-MODEL = resolve("smollm2-135m").path
+MODEL = locate_model("smollm2-135m").path
 FAST = WEIGHT_FORMATS["Q4_0-KV8"]
 SETTINGS = Settings(ctx=1024, parallel=2, gpu_layers=0)
 

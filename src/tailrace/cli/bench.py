@@ -23,7 +23,7 @@ from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient, BenchError
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats, median_stats
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Settings
 from tailrace.tuning.engine_bench import EngineTurn
@@ -153,7 +153,7 @@ def _engine_turn(process: subprocess.Popen[bytes] | None, load: LoadProfile, tur
 @contextlib.contextmanager
 def _engine_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """The engine alone, in a process of its own, so that its threads sleep while the API is measured."""
-    path = resolve_model(settings.model).path
+    path = locate_model(settings.model).path
     process = subprocess.Popen(
         [sys.executable, "-m", "tailrace.cli.bench", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

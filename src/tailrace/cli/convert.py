@@ -20,7 +20,7 @@ from tailrace.engine.weights.file_choice import ReportProgress, convert_weights,
 from tailrace.errors import ModelError
 from tailrace.models.converted_files import ConvertedFile
 from tailrace.models.format_comparison import FormatComparison
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.models.weight_formats import AIMS, find_weight_format
 from tailrace.observe import logs
 from tailrace.settings import resolve
@@ -43,7 +43,7 @@ def convert(
     """
     settings = resolve({"model": model, "threads_prefill": threads_prefill}, file=config).settings
     logs.configure("convert", level="warning", form=settings.log_format)
-    path = resolve_model(settings.model).path
+    path = locate_model(settings.model).path
     if target is not None and target.exists():
         raise ModelError(f"{target} is there already. Name another --output, or remove it")
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.

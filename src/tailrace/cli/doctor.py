@@ -21,7 +21,7 @@ from tailrace.machine.bandwidth import measure_bandwidth
 from tailrace.machine.plan import MachinePlan, PoolPlan
 from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.models.store import Store
 from tailrace.supervisor import model_needs
 
@@ -64,7 +64,7 @@ def doctor(
     facts = None
     # The default model need not be here: then the plan is made without one.
     if resolved.origins["model"] != "default" or _is_here(settings.model):
-        file = resolve_model(settings.model)
+        file = locate_model(settings.model)
         facts = ModelFacts(name=file.name, path=str(file.path), needs=model_needs(file.path, settings))
     topology = read_topology()
     measured = measure_bandwidth(topology) if bandwidth else []

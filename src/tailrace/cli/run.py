@@ -25,7 +25,7 @@ from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved
 
@@ -132,7 +132,7 @@ def _load(resolved: Resolved) -> tuple[str, LocalModel]:
         settings = msgspec.structs.replace(settings, parallel=1)
     if settings.backend == "fake":
         return "fake", LocalModel(load_backend(None, settings), settings)
-    found = resolve_model(settings.model)
+    found = locate_model(settings.model)
     backend = load_backend(found.path, settings)
     return found.name, LocalModel(backend, settings, load_draft(backend, settings))
 

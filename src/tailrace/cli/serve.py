@@ -10,7 +10,7 @@ import typer
 
 from tailrace.cli.templates import check_chat_template
 from tailrace.cli.tuned_settings import resolve_tuned
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.observe import logs
 from tailrace.supervisor import Supervisor
 
@@ -86,9 +86,9 @@ def serve(
     if settings.backend == "fake":
         name, path = settings.alias or "fake", None
     else:
-        found = resolve_model(settings.model)
+        found = locate_model(settings.model)
         name, path = settings.alias or found.name, found.path
         if settings.speculate == "draft" and settings.draft_model is not None:
             # Found now, so that a wrong name is told before anything starts.
-            settings = msgspec.structs.replace(settings, draft_model=str(resolve_model(settings.draft_model).path))
+            settings = msgspec.structs.replace(settings, draft_model=str(locate_model(settings.draft_model).path))
     raise typer.Exit(Supervisor(settings, name, path).run())

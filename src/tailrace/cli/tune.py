@@ -23,7 +23,7 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningRecord, TuningStore
 from tailrace.models.fingerprint import fingerprint
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved, resolve
 from tailrace.tuning.settings_search import STAGES, SettingsSearch
@@ -53,7 +53,7 @@ def tune(
     settings = resolved.settings
     logs.configure("tune", level="warning", form=settings.log_format)
     stages = _stages(only, resolved)
-    path = resolve_model(settings.model).path
+    path = locate_model(settings.model).path
     busy, cores = os.getloadavg()[0], len(read_topology().usable_cores)
     if busy > _BUSY * cores:
         consoles.stderr().print(

@@ -11,7 +11,7 @@ from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore, usable_cpus
 from tailrace.models.fingerprint import fingerprint
-from tailrace.models.locate import resolve as resolve_model
+from tailrace.models.locate import locate_model
 from tailrace.settings import Resolved, resolve
 
 
@@ -24,7 +24,7 @@ def resolve_tuned(flags: Mapping[str, Any], *, file: Path | None = None) -> Reso
     if resolved.settings.backend == "fake":
         return resolved
     try:
-        path = resolve_model(resolved.settings.model).path
+        path = locate_model(resolved.settings.model).path
         topology = read_topology()
         found = TuningStore().find(fingerprint(path), topology, version("llama-cpp-python"))
     except ModelError:

@@ -31,7 +31,7 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.settings import Settings
 
@@ -76,7 +76,7 @@ def load_draft(
     if settings.draft_model is None:
         raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
     draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0)
-    draft = load_llama(resolve(settings.draft_model).path, draft_settings, replica, replicas=replicas)
+    draft = load_llama(locate_model(settings.draft_model).path, draft_settings, replica, replicas=replicas)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
     return draft
 

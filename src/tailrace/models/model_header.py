@@ -1,4 +1,4 @@
-"""What a model's GGUF file, or its shards, say of themselves: enough to list models and to refuse a broken one."""
+"""The header of a model, read from its GGUF file or shards: enough to list models and to refuse an incomplete one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["ModelFacts", "ModelHeader", "Tensor", "Value", "read_facts", "read_h
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of one model; None where its files don't say."""
+    """The facts of one model; None where its files don't have them."""
 
     architecture: str
     name: str | None
-    quantisation: str | None  #: of most of its weights, such as ``Q4_K_M``
+    quantisation: str | None  #: the format of most weights, such as ``Q4_K_M``
     parameters: int
-    context: int | None  #: tokens that it was trained for
+    context: int | None  #: tokens that the model was trained for
     chat_template: bool  #: whether it has one
-    kv_bytes_per_token: int | None  #: of KV cache for each token, K and V at two bytes a number
+    kv_bytes_per_token: int | None  #: K and V at two bytes per number
 
 
 class ModelHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model's header says."""
+    """A model's header."""
 
     facts: ModelFacts
     values: dict[str, Value]  #: by key, except for arrays
@@ -34,13 +34,14 @@ class ModelHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """The facts of a model. Raises ModelError when a file of it can't be read or isn't a whole GGUF header."""
+    """The facts of a model. Raises ModelError as ``read_header``."""
     return read_header(path).facts
 
 
 def read_header(path: Path) -> ModelHeader:
-    """The header of the model that ``path`` is the file of, or any shard. Raises ModelError when a file of it can't be
-    read or isn't a whole GGUF header, and when a shard is missing.
+    """The header of the model with the file ``path``, which may be any of its shards.
+
+    Raises ModelError when a file can't be read or its header is incomplete, and when a shard is missing.
     """
     shards = read_shards(path)
     values, tensors = shards.values, shards.tensors
@@ -55,31 +56,31 @@ def read_header(path: Path) -> ModelHeader:
         parameters=sum(tensor.elements for tensor in tensors),
         context=context if isinstance(context, int) else None,
         chat_template="tokenizer.chat_template" in values,
-        kv_bytes_per_token=_token_bytes(values, architecture),
+        kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
     )
     return ModelHeader(facts=facts, values=values, tensors=tensors)
 
 
-def _token_bytes(values: dict[str, Value], architecture: str) -> int | None:
-    """None where the file doesn't give each layer the same number of heads (hybrid and recurrent models)."""
+def _kv_bytes_per_token(values: dict[str, Value], architecture: str) -> int | None:
+    """None where layers have different numbers of heads (hybrid and recurrent models)."""
 
     def number(key: str) -> int | None:
         value = values.get(f"{architecture}.{key}")
         return value if isinstance(value, int) and value > 0 else None
 
-    layers, heads, width = number("block_count"), number("attention.head_count"), number("embedding_length")
-    if layers is None or heads is None or width is None:
+    layers, heads, n_embd = number("block_count"), number("attention.head_count"), number("embedding_length")
+    if layers is None or heads is None or n_embd is None:
         return None
-    shared = number("attention.head_count_kv") or heads
-    key = number("attention.key_length") or width // heads
-    return 2 * layers * shared * (key + (number("attention.value_length") or key))
+    kv_heads = number("attention.head_count_kv") or heads
+    key_length = number("attention.key_length") or n_embd // heads
+    return 2 * layers * kv_heads * (key_length + (number("attention.value_length") or key_length))
 
 
 def _quantisation(file_type: Value) -> str | None:
-    """The file type's usual name, such as ``Q4_K_M``; None when the file doesn't say or says what nobody knows yet."""
+    """The file type's usual name, such as ``Q4_K_M``; None where it is missing or unknown to the gguf library."""
     if not isinstance(file_type, int):
         return None
-    # Here, because importing it takes 0.14 s that a server's start can do without.
+    # This import takes 0.14 s, so it is done only where a file has a type.
     from gguf.constants import LlamaFileType
 
     try:

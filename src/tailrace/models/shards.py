@@ -1,7 +1,7 @@
-"""The files of one model: usually one, or shards that gguf-split has made, told by their names and headers.
+"""The files of one model: usually one file, or shards that llama.cpp's gguf-split has made.
 
-Any shard may be named, and all of them are found beside it. Links keep their own names, because the files that a hub's
-cache links to are called by their checksums.
+A user may name any shard; the others are found beside it by their names. Links aren't resolved, because a hub's cache
+names the linked files by their checksums.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import msgspec
 from tailrace.errors import ModelError
 from tailrace.models.gguf_file import FileHeader, Tensor, Value, read_file
 
-#: How llama.cpp names the shards of ``NAME``: their number, from 1 on, and how many there are.
+#: The names that gguf-split gives to shards: the model's name, the shard's number from 1 on, and the count.
 _NAME = re.compile(r"(?P<name>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
 
 
-class Shards(msgspec.Struct, frozen=True):
-    """A model's files, and what their headers say together."""
+class ShardSet(msgspec.Struct, frozen=True):
+    """A model's files, and their headers combined."""
 
-    paths: tuple[Path, ...]  #: in order; the first is what llama.cpp loads the model by
-    values: dict[str, Value]  #: of the first, which has all that concerns the model
+    paths: tuple[Path, ...]  #: in order; llama.cpp loads a model by its first file
+    values: dict[str, Value]  #: of the first file, which has all of the model's values
     tensors: tuple[Tensor, ...]  #: of all
 
 
 def shard_paths(path: Path) -> tuple[Path, ...]:
-    """The files, in order, of the model that ``path`` is the file of, or any shard, as the name says: whether they are
-    there, and what they are, isn't looked at.
+    """The paths of all shards of the model to which ``path`` belongs, in order, by the file's name alone.
+
+    The files aren't read and need not exist.
     """
     found = _NAME.fullmatch(path.name)
     if found is None:
@@ -40,27 +41,25 @@ def shard_paths(path: Path) -> tuple[Path, ...]:
 
 
 def model_name(path: Path) -> str:
-    """What the model is called after its file: its stem, without the number of the shard."""
+    """The model's name: the file's stem without the shard's number."""
     found = _NAME.fullmatch(path.name)
     return path.stem if found is None else found["name"]
 
 
 def total_bytes(path: Path) -> int:
-    """The size of all files that are there of the model that ``path`` is the file of, or any shard. Raises OSError when
-    ``path`` itself can't be looked at.
-    """
+    """The size of all existing files of ``path``'s model. Raises OSError when ``path`` can't be read."""
     return sum(shard.stat().st_size for shard in shard_paths(path) if shard == path or shard.exists())
 
 
-def read_shards(path: Path) -> Shards:
-    """The files of the model that ``path`` is the file of, or any shard, all of them looked at.
+def read_shards(path: Path) -> ShardSet:
+    """The files of the model to which ``path`` belongs, with all headers read.
 
-    Raises ModelError, naming the file, when one is missing, isn't a whole GGUF file or is no shard of this model.
+    Raises ModelError with the file's name when a shard is missing, incomplete or belongs to another model.
     """
     own = read_file(path)
     count = own.values.get("split.count")
     if not isinstance(count, int) or count <= 1:
-        return Shards((path,), own.values, own.tensors)
+        return ShardSet((path,), own.values, own.tensors)
     number = own.values.get("split.no")
     number = number + 1 if isinstance(number, int) else 0
     paths = shard_paths(path)
@@ -69,7 +68,7 @@ def read_shards(path: Path) -> Shards:
             f"{path} says that it is shard {number} of {count}, and its name doesn't: the others are found by names "
             f"that end in -{number:05}-of-{count:05}.gguf. Give it its own name back, and have the others beside it"
         )
-    headers = [own if shard == path else _read(shard, index, count) for index, shard in enumerate(paths)]
+    headers = [own if shard == path else _read_shard(shard, index, count) for index, shard in enumerate(paths)]
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     expected = headers[0].values.get("split.tensors.count")
     if isinstance(expected, int) and expected != len(tensors):
@@ -77,11 +76,11 @@ def read_shards(path: Path) -> Shards:
             f"the {count} shards beside {path} have {len(tensors)} tensors together, and the model has {expected}: "
             "some are of another model. Fetch or copy all of them again"
         )
-    return Shards(paths, headers[0].values, tensors)
+    return ShardSet(paths, headers[0].values, tensors)
 
 
-def _read(path: Path, index: int, count: int) -> FileHeader:
-    """The shard with this index."""
+def _read_shard(path: Path, index: int, count: int) -> FileHeader:
+    """The header of the shard with this index, from 0 on."""
     if not path.exists():
         raise ModelError(f"shard {index + 1} of {count} is missing: there is no {path}. Fetch or copy it there")
     header = read_file(path)

@@ -1,6 +1,6 @@
-"""The local store: one folder for each model, with its GGUF file. Owns the paths and moves files in whole.
+"""The local store: a folder for each model with its GGUF file. Files are moved into it atomically.
 
-It neither fetches nor verifies (``fetch`` does) and never reads what is in a file (``gguf`` does).
+It doesn't fetch or verify (``fetch`` does) and doesn't read files (``model_header`` does).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tailrace.errors import ModelError
 from tailrace.folders import cache_folder
 from tailrace.models.shards import total_bytes
 
-#: A name is one plain folder: no separator, no leading dot, so it can't lead out of the store.
+#: A name is one folder, without a separator or a leading dot, so it can't lead out of the store.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -31,7 +31,7 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def default_folder() -> Path:
-    """``$TAILRACE_MODELS``, or ``$XDG_CACHE_HOME/tailrace/models``, or the same under ``~/.cache``."""
+    """``$TAILRACE_MODELS``, by default ``models`` in the user's cache folder."""
     named = os.environ.get("TAILRACE_MODELS")
     if named:
         return Path(named).expanduser()
@@ -50,7 +50,7 @@ class Store:
         self.folder = default_folder() if folder is None else folder
 
     def models(self) -> list[StoredModel]:
-        """Every model, by name. Raises ModelError when the folder can't be read."""
+        """All models, sorted by name. Raises ModelError when the folder can't be read."""
         if not self.folder.exists():
             return []
         try:
@@ -60,25 +60,25 @@ class Store:
         return [model for model in map(self.find, names) if model is not None]
 
     def find(self, name: str) -> StoredModel | None:
-        """The model of this name; None when it isn't here. Raises ModelError on a name that can't be one."""
+        """The model of this name; None when there is none. Raises ModelError for an invalid name."""
         folder = self._folder(name)
         try:
-            # A hidden file is one that another process is still writing.
+            # Another process is still writing a hidden file.
             files = sorted(file for file in folder.glob("*.gguf") if file.is_file() and file.name[0] != ".")
             return StoredModel(name=name, path=files[0], bytes=total_bytes(files[0])) if files else None
         except OSError as error:
             raise ModelError(f"the model folder {folder} can't be read: {error}") from error
 
     def target(self, name: str, file: str) -> Path:
-        """Where a model's file belongs. Raises ModelError on names that would lead out of the store."""
+        """The path for a model's file. Raises ModelError for names that would lead out of the store."""
         if not is_name(file) or not file.endswith(".gguf"):
             raise ModelError(f"{file!r} can't be a model's file: use letters, digits, dots and dashes, ending in .gguf")
         return self._folder(name) / file
 
     def add(self, name: str, file: str, source: Path) -> StoredModel:
-        """Move a finished file, on the store's own file system, to its place in one step; an older one is replaced.
+        """Move a complete file, which is on the store's file system, into the store; replaces an older one atomically.
 
-        Raises ModelError when the disk doesn't let it.
+        Raises ModelError when the disk can't be written.
         """
         target = self.target(name, file)
         try:
@@ -91,10 +91,9 @@ class Store:
             ) from error
 
     def remove(self, name: str) -> bool:
-        """Delete a model's files, and its folder when nothing else is in it; False when the model isn't here.
+        """Delete a model's files, and its folder if it is empty then; False when there is no such model.
 
-        Raises ModelError on a name that can't be one, when the folder leads out of the store, and when the disk doesn't
-        let it.
+        Raises ModelError for an invalid name, when the folder is a link, and when the files can't be deleted.
         """
         if self.find(name) is None:
             return False
@@ -113,9 +112,9 @@ class Store:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A temporary folder on the store's own file system, gone afterwards. Raises ModelError when it can't be made.
+        """A temporary folder on the store's file system, which is deleted afterwards. Raises ModelError.
 
-        Its name starts with a dot, so that a process killed in the middle leaves nothing that looks like a model.
+        Its name starts with a dot, so a killed process leaves nothing that looks like a model.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""What the processes tell of themselves: ``logs`` and ``metrics``."""
+"""Logs of all processes, and the HTTP process's metrics under vLLM's and llama-server's names."""

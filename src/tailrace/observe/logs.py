@@ -1,4 +1,4 @@
-"""One log for all processes: structlog lines on stderr, each with the name of the process that wrote it."""
+"""The log of all processes: structlog lines on stderr, each with the name of its process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 def configure(process: str, *, level: str, form: str) -> None:
-    """Set the process's log up; ``form`` is ``console`` or ``json``. Library logs (uvicorn's) join it from warnings
-    on.
+    """Configure this process's log. ``form`` is ``console`` or ``json``.
+
+    Warnings and errors of libraries (uvicorn) go into the same log.
     """
     renderer: structlog.typing.Processor
     if form == "json":
@@ -21,7 +22,7 @@ def configure(process: str, *, level: str, form: str) -> None:
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=0,
-            # Not the rich one: it prints local variables, and with them prompts and keys.
+            # The rich formatter would print local variables, and with them prompts and keys.
             exception_formatter=structlog.dev.plain_traceback,
         )
     shared: list[structlog.typing.Processor] = [
@@ -42,15 +43,15 @@ def configure(process: str, *, level: str, form: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, _bind(process)],
+            foreign_pre_chain=[*shared, _add_process(process)],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
-def _bind(process: str) -> structlog.typing.Processor:
-    # Context variables don't reach library loggers that write from other threads.
+def _add_process(process: str) -> structlog.typing.Processor:
+    # Library loggers on other threads don't see structlog's context variables.
     def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event.setdefault("process", process)
         return event

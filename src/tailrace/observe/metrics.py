@@ -1,7 +1,7 @@
-"""Counters and histograms in Prometheus' text format, under the names that vLLM's dashboards ask for.
+"""Counters and histograms in Prometheus' text format, under vLLM's names, so that its dashboards work.
 
-Nothing here is touched once a token: a request is counted when it ends, however it ends, and the engine's own counters
-come with its heartbeats and are read at the scrape.
+Nothing is counted per token. A request is counted when it ends, and the engine's counters come with its heartbeats and
+are read at a scrape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tailrace.observe.llamacpp import LlamaCppCollector
+from tailrace.observe.llama_server_metrics import LlamaServerCollector
 from tailrace.protocol import EngineCounters
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -23,7 +23,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class TokenCounts(Protocol):
-    """What a request used: prompt tokens that were read for it, and tokens that were made."""
+    """A request's tokens: its prompt, the part of it that was cached, and its replies."""
 
     @property
     def prompt_tokens(self) -> int: ...
@@ -34,7 +34,7 @@ class TokenCounts(Protocol):
 
 
 class EngineState(Protocol):
-    """What is read of the engines at a scrape: of all of them together where there are several."""
+    """The state of the engines, summed over all of them, that a scrape reads."""
 
     @property
     def counters(self) -> EngineCounters: ...
@@ -54,7 +54,8 @@ class Metrics:
     """One process's metrics, labelled with the served model's name."""
 
     def __init__(self, model_name: str, engine: EngineState) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series for each counter, which no dashboard asks for.
+        # Otherwise each counter has a second series with its creation time.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self._registry = CollectorRegistry()
         self._model = model_name
 
@@ -78,42 +79,42 @@ class Metrics:
         self._first_token = histogram("vllm:time_to_first_token_seconds", "Request to first token").labels(model_name)
         self._duration = histogram("vllm:e2e_request_latency_seconds", "Request to last token").labels(model_name)
         self._registry.register(_EngineCollector(model_name, engine))
-        self._llamacpp = LlamaCppCollector(engine)
-        self._registry.register(self._llamacpp)
+        self._llama_server = LlamaServerCollector(engine)
+        self._registry.register(self._llama_server)
 
-    def responded(self, route: str, status: int) -> None:
-        """An HTTP response was begun."""
+    def response_started(self, route: str, status: int) -> None:
+        """Count an HTTP response, when its status line is sent."""
         self._requests.labels(route, str(status)).inc()
 
     def first_token(self, seconds: float) -> None:
-        """A request's first token came so long after its submission."""
+        """Record the time from a request's submission to its first token."""
         self._first_token.observe(seconds)
 
-    def finished(self, reason: str) -> None:
-        """One generation ended: stop, length, tool_calls, abort or error."""
+    def generation_ended(self, reason: str) -> None:
+        """Count one generation by its end: stop, length, tool_calls, abort or error."""
         self._finished.labels(self._model, reason).inc()
 
-    def used(self, counts: TokenCounts) -> None:
-        """A request has ended, well or not, and used so much."""
+    def count_tokens(self, counts: TokenCounts) -> None:
+        """Count the tokens of a request that has ended, successfully or not."""
         self._prompt_tokens.inc(counts.prompt_tokens)
         self._generated.inc(counts.completion_tokens)
         self._cached.inc(counts.cached_tokens)
-        self._llamacpp.ended(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
+        self._llama_server.count_request(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
 
-    def prompt_read(self, seconds: float) -> None:
-        """A prompt has been read, in so many seconds."""
-        self._llamacpp.prompt.seconds += seconds
+    def prompt_computed(self, seconds: float) -> None:
+        """Add the seconds that a prompt's computation took."""
+        self._llama_server.prompt.seconds += seconds
 
-    def replied(self, seconds: float) -> None:
-        """A reply has ended, so long after its request's first token."""
-        self._llamacpp.generated.seconds += seconds
+    def reply_ended(self, seconds: float) -> None:
+        """Add the seconds from a request's first token to its reply's end."""
+        self._llama_server.generated.seconds += seconds
 
-    def completed(self, seconds: float) -> None:
-        """A request with all its choices ended well, so long after its submission."""
+    def request_completed(self, seconds: float) -> None:
+        """Record the time from submission to the end of a request all of whose choices succeeded."""
         self._duration.observe(seconds)
 
     def render(self) -> bytes:
-        """The exposition."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -127,7 +128,7 @@ class _EngineCollector(Collector):
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
-        """Called at each scrape."""
+        """The metrics of one scrape."""
         engine = self._engine.counters
         cells = self._engine.kv_cells
         gauges = (

@@ -164,7 +164,7 @@ class Generation:
 
     def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``Request``."""
-        self._metrics.prompt_read(prompt_seconds)
+        self._metrics.prompt_computed(prompt_seconds)
         if choice.index % self._request.choices == 0:
             self._cached_tokens += cached_tokens
             self._read_tokens += choice.prompt_tokens
@@ -180,9 +180,9 @@ class Generation:
         self._engine.cancel(choice.identity)  # It runs on when a stop string has ended it.
         del self._open[choice.index]
         self._count(choice, completion_tokens)
-        self._metrics.finished(reason)
+        self._metrics.generation_ended(reason)
         if not self._open:
-            self._metrics.completed(time.monotonic() - self._begun)
+            self._metrics.request_completed(time.monotonic() - self._begun)
             self._book()
             self.emit(self._usage())
             self._end()
@@ -223,7 +223,7 @@ class Generation:
         self._accepted_tokens += choice.accepted
         self._rejected_tokens += choice.rejected
         if self._first_token is not None:
-            self._metrics.replied(time.monotonic() - self._first_token)
+            self._metrics.reply_ended(time.monotonic() - self._first_token)
 
     def _usage(self) -> Usage:
         """What the choices that have been counted have used."""
@@ -257,13 +257,13 @@ class Generation:
         for choice in self._open.values():
             self._engine.cancel(choice.identity)
             self._count(choice, choice.seen)
-            self._metrics.finished(reason)
+            self._metrics.generation_ended(reason)
         self._open.clear()
         self._book()
 
     def _book(self) -> None:
         """Count what the request has used, at its end: a prompt that waited in vain wasn't read."""
-        self._metrics.used(Usage(self._read_tokens, self._completion_tokens, self._cached_tokens))
+        self._metrics.count_tokens(Usage(self._read_tokens, self._completion_tokens, self._cached_tokens))
 
     def _end(self) -> None:
         self._engine.unwatch(self)

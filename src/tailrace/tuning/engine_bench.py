@@ -1,7 +1,6 @@
-"""The engine loop under a benchmark's load, in a process of its own: what the API is compared with.
+"""Runs the engine loop under a benchmark's load, without HTTP, a second process or a socket.
 
-``EngineTurn`` is one side of ``tailrace bench --compare``: it drives the very loop that the server runs, without HTTP,
-a second process or a socket.
+``tailrace bench --compare`` compares the API with it.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class EngineStreamTiming(msgspec.Struct):
 
 
 class EngineTurn:
-    """A loaded model that runs turns of concurrent greedy replies."""
+    """A loaded model that computes rounds of concurrent greedy replies."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._backend: Backend = load_llama(path, settings)
@@ -41,7 +40,10 @@ class EngineTurn:
         self._next_id = 0
 
     def run(self, prompts: Seq[str], output_tokens: int) -> list[EngineStreamTiming]:
-        """One turn: a reply of exactly ``output_tokens`` to each user message, all at once."""
+        """Compute a reply of exactly ``output_tokens`` tokens to each user message, all concurrently.
+
+        Raises TailraceError when the engine refuses or fails one.
+        """
         first = self._next_id
         self._next_id += len(prompts)
         timed: list[EngineStreamTiming] = []

@@ -1,6 +1,7 @@
-"""A child process that holds one model under one configuration and measures it when asked: tuning's instrument.
+"""A child process that has a model loaded with certain settings, and measures its speed on request.
 
-Processes, because how long threads spin is read once in a process. ``Probe`` is the parent's end.
+Each set of settings needs a process of its own, because OpenMP reads its spin count once. ``Probe`` is the parent's
+side, ``main`` the child.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from tailrace.settings import Settings
 
 
 class Probe:
-    """One configuration, loaded. Use it as a context manager."""
+    """A model that is loaded with certain settings in a child process. Use it as a context manager."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        """Load exactly the file ``path`` as ``settings`` and their plan say, in a process of its own."""
+        """Start a process that loads the file ``path`` with ``settings`` and their plan."""
         self._name = path.name
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tailrace.tuning.probe", str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Where this process has loaded the binding the variable is its own, and would outlast the settings.
+            # If this process has loaded the binding, the variable has this process's value and would override the plan.
             env={name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"},
         )
         self._send(msgspec.json.encode(settings))
@@ -45,11 +46,11 @@ class Probe:
         self.close()
 
     def measure(self) -> Speed:
-        """One measurement. Raises ModelError when the process died."""
+        """Measure the speed once. Raises ModelError when the process has died."""
         return msgspec.json.decode(self._ask(b"speed"), type=Speed)
 
     def measure_layouts(self) -> dict[str, Speed]:
-        """One measurement in either KV layout. Raises ModelError when the process died."""
+        """Measure both KV layouts once. Raises ModelError when the process has died."""
         return msgspec.json.decode(self._ask(b"layouts"), type=dict[str, Speed])
 
     def close(self) -> None:
@@ -59,12 +60,12 @@ class Probe:
         try:
             self._process.stdin.close()
         except BrokenPipeError:
-            pass  # It is gone already.
+            pass  # The process has ended already.
         self._process.wait()
         self._process.stdout.close()
 
-    def _ask(self, what: bytes) -> bytes:
-        self._send(what)
+    def _ask(self, request: bytes) -> bytes:
+        self._send(request)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -77,18 +78,18 @@ class Probe:
             self._process.stdin.write(line + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # Reading its answer will tell.
+            pass  # The process has ended: reading its answer raises the error.
 
 
 def main() -> None:
-    """Measure once for every line of standard input after the first, which holds the settings."""
+    """Read the settings from the first line of standard input, and measure once for each further line."""
     die_with_parent()
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
     logs.configure("probe", level="warning", form="console")
     replica = make_plan(read_topology(), settings).replicas[0]
     set_spin_count(replica.decode.poll)
     loader.choose(settings.kernels)
-    # Here, because OpenMP reads how long to spin when it is loaded.
+    # This import loads OpenMP, which reads the spin count.
     from tailrace.engine.backends.open_llama import open_llama
     from tailrace.engine.weights.speed import measure, measure_layouts
 

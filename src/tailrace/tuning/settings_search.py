@@ -174,8 +174,8 @@ class SettingsSearch:
             value: median(each[value].decode_many / each[used].decode_many for each in rounds) for value in rounds[0]
         }
         why = {
-            "streams": "used while it fits; else the pool, by itself",
-            "pool": "the kernels' attention reads what a token sees and no more",
+            "partitioned": "used while it fits; the engine changes to shared by itself",
+            "shared": "the kernels' attention reads only the cells that a token sees",
         }
         self._add_rows("kv_layout", used, rounds, ratios, used, why[used])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import ModelError
-from tailrace.models.locate import ModelFile, resolve
+from tailrace.models.locate import ModelFile, locate_model
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 
@@ -22,23 +22,23 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_name_in_the_store(store: Store) -> None:
-    assert resolve("kept", store) == ModelFile(path=store.folder / "kept" / "Kept-Q8.gguf", name="kept")
+    assert locate_model("kept", store) == ModelFile(path=store.folder / "kept" / "Kept-Q8.gguf", name="kept")
 
 
 def test_a_path(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "My Model.Q4.gguf"
     file.write_bytes(b"x")
     expected = ModelFile(path=file, name="My Model.Q4")
-    assert resolve(str(file), store) == expected
+    assert locate_model(str(file), store) == expected
     monkeypatch.chdir(tmp_path)
-    assert resolve("My Model.Q4.gguf", store) == expected
+    assert locate_model("My Model.Q4.gguf", store) == expected
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve("~/My Model.Q4.gguf", store) == expected
+    assert locate_model("~/My Model.Q4.gguf", store) == expected
 
 
 def test_a_path_that_is_not_there_says_what_is(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
-        resolve(str(tmp_path / "no.gguf"), store)
+        locate_model(str(tmp_path / "no.gguf"), store)
     assert f"there is no file {tmp_path / 'no.gguf'}" in str(caught.value)
     assert "In the store: kept" in str(caught.value)
 
@@ -46,28 +46,28 @@ def test_a_path_that_is_not_there_says_what_is(store: Store, tmp_path: Path) -> 
 def test_a_file_that_is_no_gguf(store: Store, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ModelError, match=r"has to end in \.gguf"):
-        resolve(str(tmp_path / "model.safetensors"), store)
+        locate_model(str(tmp_path / "model.safetensors"), store)
 
 
 def test_a_folder_is_no_model(store: Store, tmp_path: Path) -> None:
     (tmp_path / "dir.gguf").mkdir()
     with pytest.raises(ModelError, match="there is no file"):
-        resolve(str(tmp_path / "dir.gguf"), store)
+        locate_model(str(tmp_path / "dir.gguf"), store)
 
 
 def test_a_model_that_can_be_fetched_says_how(store: Store) -> None:
     with pytest.raises(ModelError, match=f"Fetch it with: tailrace pull {STARTER_MODEL}"):
-        resolve(STARTER_MODEL, store)
+        locate_model(STARTER_MODEL, store)
 
 
 @pytest.mark.parametrize("model", ["unknown", "../kept", "some/where", "", "."])
 def test_an_unknown_model_says_which_there_are(store: Store, model: str) -> None:
     with pytest.raises(ModelError) as caught:
-        resolve(model, store)
+        locate_model(model, store)
     assert "In the store: kept" in str(caught.value)
     assert f"tailrace pull {STARTER_MODEL}" in str(caught.value)
 
 
 def test_an_empty_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="The store is empty"):
-        resolve("unknown", Store(tmp_path))
+        locate_model("unknown", Store(tmp_path))

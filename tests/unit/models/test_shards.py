@@ -15,7 +15,7 @@ from model_files import hub_cache, split
 from tailrace.cli.app import app
 from tailrace.errors import ModelError
 from tailrace.models.fingerprint import fingerprint
-from tailrace.models.locate import resolve
+from tailrace.models.locate import locate_model
 from tailrace.models.model_header import read_facts, read_header
 from tailrace.models.shards import read_shards, total_bytes
 from tailrace.models.store import Store
@@ -59,7 +59,7 @@ def shards(made: list[Path], tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("named", [0, 1, 2])
 def test_any_shard_names_the_model(shards: list[Path], whole: Path, named: int) -> None:
-    found = resolve(str(shards[named]))
+    found = locate_model(str(shards[named]))
     assert (found.path, found.name) == (shards[0], "model")
     assert read_shards(shards[named]).paths == tuple(shards)
     assert read_facts(shards[named]) == read_facts(whole)
@@ -69,14 +69,14 @@ def test_any_shard_names_the_model(shards: list[Path], whole: Path, named: int) 
 def test_a_link_of_the_hubs_cache_keeps_its_name(whole: Path, tmp_path: Path) -> None:
     links = hub_cache(tmp_path / "hub", split(whole, tmp_path, 2))
     for link in links:
-        assert resolve(str(link)).path == links[0]
+        assert locate_model(str(link)).path == links[0]
     assert read_facts(links[0]) == read_facts(whole)
     assert total_bytes(links[0]) == sum(link.stat().st_size for link in links)
     # Of a model that is one file, too.
     (tmp_path / "own").mkdir()
     (only,) = hub_cache(tmp_path / "own", [Path(shutil.copy(links[1], tmp_path / "Own-Q8.gguf"))])
-    assert resolve(str(only)).path == only
-    assert resolve(str(only)).name == "Own-Q8"
+    assert locate_model(str(only)).path == only
+    assert locate_model(str(only)).name == "Own-Q8"
 
 
 def test_sizes_are_of_all_shards(shards: list[Path], whole: Path) -> None:
@@ -118,22 +118,22 @@ def test_a_missing_shard_is_named(shards: list[Path], missing: int) -> None:
     shards[missing].unlink()
     named = shards[2 if missing != 2 else 0]
     with pytest.raises(ModelError, match=f"shard {missing + 1} of 3 is missing: there is no .*{shards[missing].name}"):
-        resolve(str(named))
+        locate_model(str(named))
 
 
 def test_a_wrong_shard_is_named(shards: list[Path], whole: Path, tmp_path: Path) -> None:
     shards[1].unlink()
     shutil.copy(shards[2], shards[1])
     with pytest.raises(ModelError, match=rf"{shards[1].name} should be shard 2 of 3, and .* it is shard 3 of 3"):
-        resolve(str(shards[0]))
+        locate_model(str(shards[0]))
     shards[1].unlink()
     shards[1].symlink_to(whole)
     with pytest.raises(ModelError, match=rf"{shards[1].name} should be shard 2 of 3, and .* it is no shard at all"):
-        resolve(str(shards[0]))
+        locate_model(str(shards[0]))
     shards[1].unlink()
     shards[1].write_bytes(b"half a downl")
     with pytest.raises(ModelError, match=rf"{shards[1].name} isn't a whole GGUF file"):
-        resolve(str(shards[2]))
+        locate_model(str(shards[2]))
 
 
 def test_a_shard_of_another_model_is_noticed(shards: list[Path], whole: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_shard_of_another_model_is_noticed(shards: list[Path], whole: Path, tm
     shards[1].unlink()
     other[1].rename(shards[1])
     with pytest.raises(ModelError, match="tensors together, and the model has 7"):
-        resolve(str(shards[0]))
+        locate_model(str(shards[0]))
 
 
 def test_a_shard_under_another_name_says_which_it_wants(shards: list[Path], tmp_path: Path) -> None:
@@ -154,6 +154,6 @@ def test_a_shard_under_another_name_says_which_it_wants(shards: list[Path], tmp_
 def test_a_whole_model_may_be_called_like_a_shard(whole: Path, tmp_path: Path) -> None:
     link = tmp_path / "model-00002-of-00003.gguf"
     link.symlink_to(whole)
-    assert (resolve(str(link)).path, resolve(str(link)).name) == (link, link.stem)
+    assert (locate_model(str(link)).path, locate_model(str(link)).name) == (link, link.stem)
     assert total_bytes(link) == whole.stat().st_size
     assert read_facts(link) == read_facts(whole)

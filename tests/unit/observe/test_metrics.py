@@ -59,14 +59,14 @@ def test_what_has_happened() -> None:
         accepted_tokens=133,
     )
     metrics = Metrics('a "model"\n', Engine(counters, 25, 2, 100, running=4, waiting=6))
-    metrics.responded("/chat/completions", 200)
-    metrics.responded("/chat/completions", 200)
-    metrics.responded("other", 404)
-    metrics.finished("stop")
-    metrics.finished("abort")
+    metrics.response_started("/chat/completions", 200)
+    metrics.response_started("/chat/completions", 200)
+    metrics.response_started("other", 404)
+    metrics.generation_ended("stop")
+    metrics.generation_ended("abort")
     metrics.first_token(0.2)
-    metrics.used(Counts())
-    metrics.completed(3.0)
+    metrics.count_tokens(Counts())
+    metrics.request_completed(3.0)
     found = samples(metrics)
     expected = {
         "tailrace:http_requests_total[route=/chat/completions,status=200]": 2,
@@ -101,9 +101,9 @@ def test_what_has_happened() -> None:
 def test_llama_servers_names() -> None:
     engine = Engine(running=2, waiting=1)
     metrics = Metrics('a "model"\n', engine)
-    metrics.prompt_read(0.5)
-    metrics.replied(2.0)
-    metrics.used(Counts())
+    metrics.prompt_computed(0.5)
+    metrics.reply_ended(2.0)
+    metrics.count_tokens(Counts())
     engine.counters = EngineCounters(steps=4, prefill_tokens=11, decode_tokens=10)
     found = samples(metrics)
     assert found["llamacpp:prompt_tokens_total[]"] == 7

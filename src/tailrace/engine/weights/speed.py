@@ -1,4 +1,4 @@
-"""How fast a loaded model reads and writes here: bare ``decode`` calls, no loop and no sampling."""
+"""Measures the speed of a loaded model's prefill and decode: bare ``decode`` calls, without loop and sampling."""
 
 from __future__ import annotations
 
@@ -9,98 +9,99 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.models.format_comparison import Speed
 
-#: Tokens in each slot before its decode steps are timed; for comparing layouts, whose cost grows with them.
-_DEPTH = 64
-_LAYOUT_DEPTH = 256
-#: Steps that are timed at least and at most, and seconds after which there are enough of them.
-_STEPS = (3, 16)
+#: Tokens in each slot before its decode steps are timed. Layouts, which differ in attention, are compared with more.
+_PROMPT_TOKENS = 64
+_LAYOUT_PROMPT_TOKENS = 256
+#: The least and the largest number of timed steps, and seconds after which the least number is enough.
+_MIN_STEPS, _MAX_STEPS = 3, 16
 _SECONDS = 0.5
-#: Seconds that reading a prompt may take: what is read is shortened for a model that would take longer.
-_READING = 4.0
-#: Cells of a stream: a whole prompt, and the steps behind it.
+#: Seconds that one prefill may take: the prompt of a slower model is shortened.
+_MAX_PREFILL_SECONDS = 4.0
+#: Cells of one slot: for a whole prompt and the steps after it.
 _CELLS = 1024
 
 
 def measure(backend: Backend, *, prompt: int = 512) -> Speed:
-    """Tokens a second of reading ``prompt`` tokens in pieces of ``max_batch``, and of decoding one stream and eight (or
-    as many as there are slots). Empties the slots.
+    """The speed of a prefill of ``prompt`` tokens, and of decoding one sequence and eight (or as many as the slots).
 
-    Medians of single steps: one that the machine's other work held up doesn't count. Two seconds for a small model.
-    Raises BackendError.
+    The results are medians of single steps, so a step that other work delays doesn't count. It takes two seconds for a
+    small model, and empties the slots. Raises BackendError, and KVLayoutError without the memory.
     """
     streams = min(backend.layout_policy.slots, 8)
-    _make_room(backend, streams)
-    text = _text(backend, prompt)
-    # Two pieces: the first use of a batch's size makes buffers.
+    _ensure_cells(backend, streams)
+    text = _prompt(backend, prompt)
+    # Two pieces, because the first use of a batch size allocates buffers. The speed of both limits the prompt.
     piece = text[: min(32, backend.max_batch)]
     begun = time.perf_counter()
     for position in (0, len(piece)):
-        _read(backend, piece, position)
-    pace = (time.perf_counter() - begun) / (2 * len(piece))
+        _prefill(backend, piece, position)
+    seconds_per_token = (time.perf_counter() - begun) / (2 * len(piece))
     backend.reset()
-    text = text[: max(len(piece), int(_READING / pace))]
+    text = text[: max(len(piece), int(_MAX_PREFILL_SECONDS / seconds_per_token))]
     times: list[float] = []
-    while len(times) < _STEPS[0] and sum(times) < _SECONDS:
+    while len(times) < _MIN_STEPS and sum(times) < _SECONDS:
         begun = time.perf_counter()
-        _read(backend, text, 0)
+        _prefill(backend, text, 0)
         times.append(time.perf_counter() - begun)
         backend.reset()
     return Speed(
         prefill=len(text) / statistics.median(times),
-        decode=_decode(backend, 1, _DEPTH),
-        decode_many=_decode(backend, streams, _DEPTH),
+        decode=_decode(backend, 1, _PROMPT_TOKENS),
+        decode_many=_decode(backend, streams, _PROMPT_TOKENS),
         streams=streams,
     )
 
 
 def measure_layouts(backend: Backend) -> dict[str, Speed]:
-    """Tokens a second of eight streams (or as many as there are slots) behind 256 tokens each, where every slot has
-    cells of its own (``streams``) and where all share them (``pool``); what the engine uses stands first. Only the
-    decode figures are measured.
+    """The decode speed in the ``partitioned`` and the ``shared`` layout; the one that the engine prefers comes first.
 
-    Empties the slots. Raises BackendError.
+    Eight sequences (or as many as the slots) have 256 tokens each. Prefill isn't measured. The slots are empty
+    afterwards. Raises BackendError, and KVLayoutError without the memory.
     """
     streams = min(backend.layout_policy.slots, 8)
     found: dict[str, Speed] = {}
-    layouts = {"streams": Layout(streams, _CELLS // 2), "pool": Layout(0, streams * _CELLS // 2)}
-    for name in sorted(layouts, reverse=not backend.layout_policy.always_shared):
+    layouts = {"partitioned": Layout(streams, _CELLS // 2), "shared": Layout(0, streams * _CELLS // 2)}
+    for name in sorted(layouts, reverse=backend.layout_policy.always_shared):
         layout = layouts[name]
         backend.reset()
         backend.kv_relayout(layout, [])
-        one, many = _decode(backend, 1, _LAYOUT_DEPTH), _decode(backend, streams, _LAYOUT_DEPTH)
+        one, many = _decode(backend, 1, _LAYOUT_PROMPT_TOKENS), _decode(backend, streams, _LAYOUT_PROMPT_TOKENS)
         found[name] = Speed(prefill=0.0, decode=one, decode_many=many, streams=streams)
     return found
 
 
-def _make_room(backend: Backend, streams: int) -> None:
-    """Cells for a prompt in every slot, where the model and the limit allow more than there are."""
-    wanted = backend.layout_policy.choose([min(_CELLS - 128, backend.info.context)] * streams, backend.layout)
+def _ensure_cells(backend: Backend, streams: int) -> None:
+    """Change to a layout with cells for a prompt in each slot, where model and limit allow one."""
+    layout = backend.layout_policy.choose([min(_CELLS - 128, backend.info.context)] * streams, backend.layout)
     backend.reset()
-    if wanted is not None and wanted != backend.layout:
-        backend.kv_relayout(wanted, [])
+    if layout is not None and layout != backend.layout:
+        backend.kv_relayout(layout, [])
 
 
-def _text(backend: Backend, length: int) -> list[int]:
-    room = backend.layout.cells if not backend.layout.shared else backend.layout.cells // 8
-    length = max(2, min(length, backend.info.context, room - _STEPS[1]))
+def _prompt(backend: Backend, length: int) -> list[int]:
+    """A prompt of ``length`` tokens, or as many as fit into a slot with the steps after it."""
+    cells = backend.layout.cells if not backend.layout.shared else backend.layout.cells // 8
+    length = max(2, min(length, backend.info.context, cells - _MAX_STEPS))
     tokens = backend.tokenize("The tide comes in twice a day, and a little later every time.")
     return (tokens * (length // len(tokens) + 1))[:length]
 
 
-def _read(backend: Backend, text: list[int], position: int, slot: int = 0) -> None:
+def _prefill(backend: Backend, text: list[int], position: int, slot: int = 0) -> None:
+    """Compute the prompt in pieces of ``max_batch`` tokens."""
     for begin in range(0, len(text), backend.max_batch):
         part = text[begin : begin + backend.max_batch]
         first = position + begin
         backend.decode(part, list(range(first, first + len(part))), [slot] * len(part), [len(part) - 1])
 
 
-def _decode(backend: Backend, streams: int, depth: int) -> float:
-    text = _text(backend, depth)
+def _decode(backend: Backend, streams: int, prompt_tokens: int) -> float:
+    """Tokens per second of decoding ``streams`` sequences that have ``prompt_tokens`` tokens each."""
+    text = _prompt(backend, prompt_tokens)
     for slot in range(streams):
-        _read(backend, text, 0, slot)
+        _prefill(backend, text, 0, slot)
     slots = list(range(streams))
     times: list[float] = []
-    while len(times) < _STEPS[0] or (len(times) < _STEPS[1] and sum(times) < _SECONDS):
+    while len(times) < _MIN_STEPS or (len(times) < _MAX_STEPS and sum(times) < _SECONDS):
         position = len(text) + len(times)
         begun = time.perf_counter()
         backend.decode([text[position % len(text)]] * streams, [position] * streams, slots, slots)

@@ -1,8 +1,7 @@
-"""What ``llama_state_seq_get_data`` writes, and how it is made to fit a context with another number of streams.
+"""Adapts a sequence's state, as ``llama_state_seq_get_data`` writes it, to a context with another number of streams.
 
-The library takes a state back only into a context that is cut into as many streams as the one it came from, though
-nothing else of it depends on that. Here the number is rewritten. The format is llama.cpp's own (``llama_kv_cache::
-state_write``), read as far as it has to be:
+llama.cpp restores a state only into a context with as many streams as the state's own, though nothing else in it
+depends on that. So the number is rewritten here. The format is llama.cpp's (``llama_kv_cache::state_write``):
 
     magic, sequence: 2 × u32; then for each of the model's caches (two where some layers have a sliding window):
     number of streams: u32; then for each stream the number of cells: u32, and where that isn't 0
@@ -11,8 +10,7 @@ state_write``), read as far as it has to be:
         for each layer K's type: i32, a row's bytes: u64, the rows
         for each layer V's the same; or if transposed its type: i32, an element's bytes, elements a cell: 2 × u32, data
 
-What isn't like this (recurrent parts, positions of several numbers) isn't understood, and said so: its sequence has to
-be computed again.
+Other states (recurrent models, positions of several numbers) can't be adapted: their sequences are computed again.
 """
 
 from __future__ import annotations
@@ -28,12 +26,12 @@ _CELL = 12
 
 
 def streams_of(state: KVState) -> int:
-    """The number of streams of the context that the state came from."""
+    """The number of streams of the context that the state was saved in."""
     return int(_number(state, _HEAD))
 
 
 def with_streams(state: KVState, streams: int) -> KVState | None:
-    """The state as a context with so many streams takes it; None where it isn't understood."""
+    """The state for a context with ``streams`` streams; None where its format is unknown."""
     if streams_of(state) == streams:
         return state
     try:
@@ -41,7 +39,7 @@ def with_streams(state: KVState, streams: int) -> KVState | None:
         offset = _HEAD
         while offset < state.size:
             begin, end, offset = _cache(state, offset)
-            # The cells stand in the first stream: which one they are for is told by the sequence they are given to.
+            # All cells are in the first stream. llama.cpp puts them into the stream of the sequence that it restores.
             parts += [_numbers(streams), state[begin:end], _numbers(*[0] * (streams - 1))]
     except struct.error:
         return None
@@ -51,7 +49,7 @@ def with_streams(state: KVState, streams: int) -> KVState | None:
 
 
 def _cache(state: KVState, offset: int) -> tuple[int, int, int]:
-    """Where the cells of the one cache at ``offset`` begin (with their number) and end, and where the cache ends."""
+    """Begin and end of the cells (with their number) of the cache at ``offset``, and the end of the cache."""
     streams = _number(state, offset)
     offset += 4
     begin = end = offset
@@ -65,7 +63,7 @@ def _cache(state: KVState, offset: int) -> tuple[int, int, int]:
 
 
 def _cells(state: KVState, offset: int) -> int:
-    """Where the cells at ``offset`` end."""
+    """The end of the cells at ``offset``."""
     cells = _number(state, offset)
     offset += 4 + _CELL * cells
     transposed, layers = struct.unpack_from("<II", state.data, offset)

@@ -44,7 +44,7 @@ _NICE = 6
 def main() -> None:
     """Serve until the engine closes the socket."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine decides when this ends, on a terminal, too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine ends this process, also when a terminal sends SIGINT.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     redirect_log(None)
@@ -60,8 +60,8 @@ def main() -> None:
 class Worker(NamedTuple):
     """A process that does one job at a time."""
 
-    process: int
-    channel: socket.socket  #: jobs' sockets go to it, and a byte comes back for each job that is done
+    process: int  #: its id
+    channel: socket.socket  #: sends it the socket of a job, and receives a byte when the job is done
 
 
 class ForkServer:
@@ -159,7 +159,7 @@ def _do_job(answers: socket.socket, vocab: LlamaVocab) -> int:
     """Do a job; its size in characters."""
     job = _read_job(answers)
     if job is None:
-        return 0  # Cancelled before it began.
+        return 0  # The job was cancelled before it began.
     size = total_characters(job.texts)
     if size > _REUSABLE:
         os.nice(_NICE)

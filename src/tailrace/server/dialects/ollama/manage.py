@@ -149,7 +149,7 @@ class Management:
             raise names.not_found(name, "the store has no such model")
         if self._shelf.is_served(stored):
             raise Forbidden("The served model can't be deleted while it is served.")
-        if made := self._app.derived_models.of(wanted):
+        if made := self._app.derived_models.derived_from(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
             await asyncio.to_thread(self._store.remove, wanted)

@@ -1,7 +1,7 @@
-"""llama-server's metrics, under its names and without labels, for dashboards that were made for it.
+"""llama-server's metrics, under its names and without labels, so that its dashboards work.
 
-Counts are of requests that have ended. Times are added up request by request, as llama-server does: with several at a
-time they pass faster than a clock.
+Requests are counted when they end. Seconds are summed over requests, as llama-server does it, so with concurrent
+requests the sum grows faster than a clock.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 from tailrace.protocol import EngineCounters
 
 
-class Load(Protocol):
-    """What is read of the engines at a scrape."""
+class EngineLoad(Protocol):
+    """The state of the engines that a scrape reads."""
 
     @property
     def counters(self) -> EngineCounters: ...
@@ -28,42 +28,42 @@ class Load(Protocol):
 
 
 class Rate:
-    """Tokens and the seconds that they took, in all and since the last scrape."""
+    """Tokens and seconds, in total and since the last scrape."""
 
-    __slots__ = ("_told_seconds", "_told_tokens", "seconds", "tokens")
+    __slots__ = ("_reported_seconds", "_reported_tokens", "seconds", "tokens")
 
     def __init__(self) -> None:
         self.tokens = 0
         self.seconds = 0.0
-        self._told_tokens = 0
-        self._told_seconds = 0.0
+        self._reported_tokens = 0
+        self._reported_seconds = 0.0
 
     def since_last(self) -> float:
-        """Tokens a second since this was last asked; 0 where there were none."""
-        tokens, seconds = self.tokens - self._told_tokens, self.seconds - self._told_seconds
-        self._told_tokens, self._told_seconds = self.tokens, self.seconds
+        """Tokens per second since the last call; 0 where there were none."""
+        tokens, seconds = self.tokens - self._reported_tokens, self.seconds - self._reported_seconds
+        self._reported_tokens, self._reported_seconds = self.tokens, self.seconds
         return tokens / seconds if seconds > 0 else 0.0
 
 
-class LlamaCppCollector(Collector):
-    """The metrics; what requests used is told to it as they end."""
+class LlamaServerCollector(Collector):
+    """The metrics. ``count_request`` is called at the end of each request."""
 
-    def __init__(self, engine: Load) -> None:
+    def __init__(self, engine: EngineLoad) -> None:
         self._engine = engine
         self._largest = 0
-        self.prompt = Rate()  #: tokens that were computed, not those that were found
+        self.prompt = Rate()  #: computed prompt tokens, without cached ones
         self.cached = 0
         self.generated = Rate()
 
-    def ended(self, prompt: int, cached: int, generated: int) -> None:
-        """A request's tokens: its prompts', of them those that were found in the cache, and its replies'."""
+    def count_request(self, prompt: int, cached: int, generated: int) -> None:
+        """Count a request's tokens: its prompt's, the cached part of them, and its replies'."""
         self.prompt.tokens += prompt - cached
         self.cached += cached
         self.generated.tokens += generated
         self._largest = max(self._largest, prompt + generated)
 
     def collect(self) -> Iterable[Metric]:
-        """Called at each scrape."""
+        """The metrics of one scrape."""
         engine = self._engine.counters
         counters = (
             ("prompt_tokens", "Number of prompt tokens processed.", self.prompt.tokens),
