@@ -40,16 +40,18 @@ enum encoding {
  * activations the type that upstream quantises activations to
  * repacked    YES: weights may be repacked in groups of 16 rows (loading/repack_layout.h); NO: only computed in file
  *             order */
-#define FORMATS(X)                                                                                                     \
-    /* name  block       weights per_scale encoding     quants min  zero activations repacked */                       \
-    X(Q4_0, block_q4_0, QK4_0, 32, NIBBLES, qs, NO_MIN, 8, Q8_0, YES)                                                  \
-    X(Q4_1, block_q4_1, QK4_1, 32, NIBBLES, qs, offsetof(block_q4_1, m), 0, Q8_1, YES)                                 \
-    X(Q5_0, block_q5_0, QK5_0, 32, NIBBLES_AND_FIFTH, qs, NO_MIN, 16, Q8_0, NO)                                        \
-    X(Q5_1, block_q5_1, QK5_1, 32, NIBBLES_AND_FIFTH, qs, offsetof(block_q5_1, m), 0, Q8_1, NO)                        \
-    X(Q8_0, block_q8_0, QK8_0, 32, SIGNED_BYTES, qs, NO_MIN, 128, Q8_0, YES)                                           \
-    X(Q4_K, block_q4_K, QK_K, 32, NIBBLES, qs, offsetof(block_q4_K, dmin), 0, Q8_K, YES)                               \
-    X(Q5_K, block_q5_K, QK_K, 32, NIBBLES_AND_FIFTH, qs, offsetof(block_q5_K, dmin), 0, Q8_K, NO)                      \
-    X(Q6_K, block_q6_K, QK_K, 16, NIBBLES_AND_TOP_TWO, ql, NO_MIN, 32, Q8_K, YES)
+/* clang-format off */
+#define FORMATS(X) \
+    /* name  block       weights  per_scale  encoding          quants  min                          zero  activations  repacked */ \
+    X(Q4_0, block_q4_0,  QK4_0,   32,  NIBBLES,                qs,     NO_MIN,                        8,  Q8_0,        YES) \
+    X(Q4_1, block_q4_1,  QK4_1,   32,  NIBBLES,                qs,     offsetof(block_q4_1, m),       0,  Q8_1,        YES) \
+    X(Q5_0, block_q5_0,  QK5_0,   32,  NIBBLES_AND_FIFTH,      qs,     NO_MIN,                       16,  Q8_0,        NO)  \
+    X(Q5_1, block_q5_1,  QK5_1,   32,  NIBBLES_AND_FIFTH,      qs,     offsetof(block_q5_1, m),       0,  Q8_1,        NO)  \
+    X(Q8_0, block_q8_0,  QK8_0,   32,  SIGNED_BYTES,           qs,     NO_MIN,                      128,  Q8_0,        YES) \
+    X(Q4_K, block_q4_K,  QK_K,    32,  NIBBLES,                qs,     offsetof(block_q4_K, dmin),    0,  Q8_K,        YES) \
+    X(Q5_K, block_q5_K,  QK_K,    32,  NIBBLES_AND_FIFTH,      qs,     offsetof(block_q5_K, dmin),    0,  Q8_K,        NO)  \
+    X(Q6_K, block_q6_K,  QK_K,    16,  NIBBLES_AND_TOP_TWO,    ql,     NO_MIN,                       32,  Q8_K,        YES)
+/* clang-format on */
 
 /* The formats in which upstream quantises activations: name and block. */
 #define ACTIVATION_FORMATS(X)                                                                                          \

@@ -32,6 +32,8 @@ ATTEND(96)
 ATTEND(128)
 ATTEND(256)
 
+_Static_assert(GGML_MAX_SRC > 4 && GGML_MAX_OP_PARAMS >= 3 * sizeof(float), "query, keys, values, mask and sinks");
+
 /* The function for an operation; 0 where it isn't computed here. */
 static attend_function *attend_function_of(const struct ggml_tensor *result) {
     const struct ggml_tensor *q = result->src[0], *k = result->src[1], *v = result->src[2], *mask = result->src[3];

@@ -12,6 +12,8 @@ enum {
     MAXIMA_LANES = 16
 }; /* rows of the output matrix (logits) for each vector; lanes of a vector */
 
+_Static_assert(sizeof "result_output" <= GGML_MAX_NAME, "upstream's name of the logits");
+
 /* Whether this product computes logits: upstream gives it that name. */
 INLINE bool is_logits(const struct ggml_tensor *result) {
     return !memcmp(result->name, "result_output", sizeof "result_output");
