@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contexts import ContextBackend
-from tailrace.engine.backends.base import KVLayoutError
-from tailrace.engine.kv_cache.layout import Layout
+from scarce_memory import ScarceBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.protocol import Failed, GenerationParams, Sampling, Submit
-
-
-class ScarceBackend(ContextBackend):
-    """Has memory for ``available`` cells, however many its policy allows."""
-
-    def __init__(self, available: int, *, parallel: int = 3, always_shared: bool = False, loses: bool = False) -> None:
-        super().__init__(ctx=2048, parallel=parallel, kv_tokens=0, batch=64, always_shared=always_shared)
-        self.available = available
-        self.failures = 0
-        self._loses = loses
-
-    def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
-        """See ``Backend``."""
-        if layout.total <= self.available:
-            return super().kv_relayout(layout, slot_map)
-        self.failures += 1
-        held = {old for old, _ in slot_map if self._tokens[old]}
-        lost = set(sorted(held)[:1]) if self._loses else set()
-        self._tokens = [tokens if slot in held - lost else [] for slot, tokens in enumerate(self._tokens)]
-        self._scripts.clear()
-        raise KVLayoutError("no memory", frozenset(lost))
 
 
 class Runner:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from contexts import ContextBackend
 from loop_runs import LoopRun, context_backend
+from scarce_memory import ScarceBackend
 from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.base import Logits
 from tailrace.engine.speculation.draft_model import DraftModel
@@ -64,6 +67,28 @@ def test_a_draft_model_that_is_always_wrong_is_left_alone() -> None:
     assert drafted.tokens == plain.tokens
     assert drafted.loop.heartbeat().counters.accepted_tokens == 0
     assert drafted.loop.heartbeat().counters.draft_tokens < 0.25 * 8 * 200
+
+
+def test_a_draft_model_without_memory_for_long_sequences_drafts_for_the_others() -> None:
+    model = partial(ContextBackend, ctx=2048, parallel=4, kv_tokens=0, batch=64)
+    plain, drafting = LoopRun(model(), None), ScarceBackend(0, parallel=4)
+    drafting.available = drafting.layout.total
+    drafted = LoopRun(
+        model(), SimulatedSpeculator(DraftModel(drafting, drafting.vocabulary), memory_bound, n_draft_max=8)
+    )
+    for run in (plain, drafted):
+        for identity, length in enumerate((30, 480)):
+            run.submit(
+                Submit(
+                    id=identity,
+                    prompt=[97 + identity] * length,
+                    params=GenerationParams(max_tokens=100, sampling=Sampling(temperature=0.0), ignore_eos=True),
+                )
+            )
+        run.finish()
+    assert drafted.tokens == plain.tokens
+    assert drafted.loop.heartbeat().counters.accepted_tokens > 0
+    assert 0 < drafting.failures < 10, "a layout that has failed isn't tried in every step"
 
 
 def test_a_draft_model_with_another_vocabulary_is_refused() -> None:
