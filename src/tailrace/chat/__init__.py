@@ -1,10 +1,14 @@
-"""Text in and out of a model: pure functions and small state machines, no I/O.
+"""The text that goes into a model and comes out of it: pure functions and small state machines, no I/O.
 
-``template`` renders conversations in ``sandbox``, within ``bounds``: ``content`` finds out what a template reads,
-``forms`` has simpler forms of a conversation (``untaught`` for templates that know no tools), ``coverage`` looks for
-what is left out, ``prefill`` ends a prompt within a message, ``switches`` turn thinking on and off.
+Conversations to prompts: ``template`` renders ``messages`` in ``template_environment``, within ``template_budget``.
+``template_capabilities`` finds out which messages a template supports. ``message_fallbacks`` are simpler forms of a
+conversation, and ``dropped_messages`` notices texts that a template leaves out. ``final_message`` ends a prompt within
+a message, ``thinking_kwargs`` switch thinking on and off, ``prompt`` protects texts from special tokens' names.
 
-``detokenize`` turns tokens into text, ``stops`` finds stop strings, ``parse`` splits a reply into ``parts`` by its
-family's ``markup``, ``pipeline`` chains the three. ``families`` knows how models mark thoughts and calls, ``readers``
-read calls, ``constrain`` makes the grammar of a reply that has to be one, in ``lark``.
+Tokens to replies: ``detokenize`` makes text, ``stop_strings`` ends it, ``reply_parser`` splits it into ``reply_parts``
+by its family's ``markup``, ``reply_pipeline`` chains the three. ``families`` has a module for each family of models,
+and ``tool_parsers`` parse their calls. ``chat_format`` joins a model's template, family and vocabulary.
+
+Grammars: ``reply_grammar`` makes the grammar of a reply, ``call_grammar`` that of its calls, and ``call_triggers`` the
+places where they begin. ``lark_builder`` writes the rules, ``schemas`` normalizes JSON schemas.
 """

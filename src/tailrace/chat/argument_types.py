@@ -1,7 +1,7 @@
-"""Which JSON types a function's schema admits for an argument, and which values it lists.
+"""The JSON types that a function's schema admits for an argument, and the values that it lists.
 
-A model writes some calls' arguments as bare text, and the schema alone tells what the text is. The types are an upper
-bound: what can't be resolved admits everything.
+Some families write arguments as bare text: then the schema alone tells the type. The types are an upper bound: a schema
+that can't be resolved admits all types.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from tailrace.chat.schemas.json_pointer import at_pointer
 
 #: Every JSON type. An integer is a number too.
 ALL_TYPES = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
-#: Schemas that are looked at for one argument: references may lead anywhere.
+#: Schemas that are visited for one argument: references may form loops.
 _MAX_SCHEMAS = 2000
 _MAX_LEVELS = 64
 
-#: Types as JSON Schema and as tools' authors write them, by their beginnings.
-_WORDS = (
+#: Names of types in JSON Schema and in tools' schemas, by their beginnings.
+_TYPE_NAMES = (
     ("str", {"string"}),
     ("text", {"string"}),
     ("varchar", {"string"}),
@@ -46,7 +46,7 @@ _WORDS = (
 
 
 class ArgumentSchema(msgspec.Struct, frozen=True):
-    """What an argument may be. ``choices`` are the values that the schema lists, wherever in it."""
+    """The admitted types, and ``choices``: the values that the schema lists, at any depth."""
 
     types: frozenset[str] = ALL_TYPES
     choices: tuple[Any, ...] = ()
@@ -68,12 +68,12 @@ def json_type_of(value: object) -> str:
 
 
 class FunctionSchema:
-    """The arguments of one function, by its schema."""
+    """The schemas of one function's arguments."""
 
     def __init__(self, parameters: Mapping[str, Any] | None) -> None:
         self._root = parameters or {}
         self._visited = 0
-        self._types: dict[str, frozenset[str]] = {}  #: of the references that are resolved
+        self._types: dict[str, frozenset[str]] = {}  #: by resolved reference
         self._choices: list[Any] = []
         self._properties: dict[str, list[Any]] = {}
         self._others: list[Any] = []
@@ -81,11 +81,11 @@ class FunctionSchema:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names that the schema knows."""
+        """The arguments' names in the schema."""
         return frozenset(self._properties)
 
     def argument(self, name: str) -> ArgumentSchema:
-        """What the argument of this name may be."""
+        """The admitted types and values of the argument."""
         schemas = self._properties.get(name) or [other for other in self._others if isinstance(other, dict)]
         if not schemas:
             return ArgumentSchema()
@@ -94,7 +94,7 @@ class FunctionSchema:
         return ArgumentSchema(types or ALL_TYPES, tuple(self._choices))
 
     def _gather(self, schema: Any, level: int) -> None:
-        """The properties of the object, also where it is put together of others."""
+        """Gather the object's properties, those of its subschemas included."""
         self._visited += 1
         if not isinstance(schema, Mapping) or level > _MAX_LEVELS or self._visited > _MAX_SCHEMAS:
             return
@@ -102,10 +102,10 @@ class FunctionSchema:
         for name, value in properties.items() if isinstance(properties, dict) else ():
             self._properties.setdefault(name, []).append(value)
         self._others.append(schema.get("additionalProperties"))
-        for part in self._parts(schema):
+        for part in self._subschemas(schema):
             self._gather(part, level + 1)
 
-    def _parts(self, schema: Mapping[str, Any]) -> list[Any]:
+    def _subschemas(self, schema: Mapping[str, Any]) -> list[Any]:
         parts = [part for key in ("allOf", "anyOf", "oneOf") for part in _list(schema.get(key))]
         if isinstance(reference := schema.get("$ref"), str):
             parts.append(self._resolved(reference))
@@ -132,22 +132,22 @@ class FunctionSchema:
 
     def _referred(self, reference: str, level: int) -> frozenset[str]:
         if reference not in self._types:
-            self._types[reference] = frozenset()  # One that leads back to itself admits nothing more.
+            self._types[reference] = frozenset()  # A loop admits no more types.
             self._types[reference] = self._admitted(self._resolved(reference), level + 1)
         return self._types[reference]
 
     def _resolved(self, reference: str) -> Any:
-        """What a reference within the schema leads to; None for others."""
+        """The target of a reference within the schema; None for others."""
         return at_pointer(self._root, reference[1:]) if reference.startswith("#") else None
 
 
 def _named(given: object) -> frozenset[str]:
-    """The types that ``type`` names; every one where it names none that is known."""
+    """The types that ``type`` names; all of them where it names no known one."""
     names = given if isinstance(given, list) else [given]
     types: set[str] = set()
     for name in names:
         word = name.strip().lower() if isinstance(name, str) else ""
-        types.update(next((kinds for begins, kinds in _WORDS if word.startswith(begins)), ()))
+        types.update(next((kinds for begins, kinds in _TYPE_NAMES if word.startswith(begins)), ()))
     return frozenset(types) or ALL_TYPES
 
 

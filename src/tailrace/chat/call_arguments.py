@@ -1,7 +1,6 @@
-"""The arguments of an earlier call, whatever form a conversation has them in.
+"""The arguments of an earlier call, from any form that a conversation has them in.
 
-A call may have been cut by ``max_tokens``, or a model may have broken its JSON. Such a call stays in the conversation,
-and its text is what the model is told of it.
+A call may have been cut by ``max_tokens``, or its JSON may be broken. Such a call stays in the conversation as text.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from tailrace.chat.json_depth import is_too_deep
 
 
 def decode_arguments(given: object) -> dict[str, Any] | str:
-    """The arguments as an object where they are one, decoded or as JSON text that isn't nested too deeply; else their
-    text. What is absent, null or blank is an empty object.
+    """The arguments as an object, where they are one: decoded, or as JSON text that isn't nested too deeply. Otherwise
+    their text. Absent, null or blank arguments are an empty object.
     """
     text, decoded = "", given
     if isinstance(given, str):

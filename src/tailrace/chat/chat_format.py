@@ -67,5 +67,5 @@ class ChatFormat:
             return self.vocabulary
         if markers not in self._vocabularies:
             texts = {self.control_tokens[marker]: marker for marker in markers}
-            self._vocabularies[markers] = self.vocabulary.showing(texts)
+            self._vocabularies[markers] = self.vocabulary.with_visible(texts)
         return self._vocabularies[markers]

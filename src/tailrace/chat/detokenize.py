@@ -1,7 +1,7 @@
-"""Tokens to text, never splitting a code point.
+"""Turns tokens into text, and never splits a code point.
 
-A token may end inside a UTF-8 character (byte tokens, emoji, CJK): its bytes wait for the rest. Bytes that can't become
-a character any more are shown as U+FFFD, as every decoder does; bytes cut off by the reply's end are dropped.
+A token may end inside a UTF-8 character (byte tokens, emoji, CJK): its bytes wait for the rest. Invalid bytes become
+U+FFFD. Bytes of a character that the reply's end cuts off are dropped.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import codecs
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-#: Longer tokens are decoded each time: whoever takes a text from the table needn't look at its length.
+#: Characters of a token's text in the table. Longer tokens are decoded each time.
 _MAX_TABLE_CHARACTERS = 4096
 
 
 class PieceTable:
-    """Each token's bytes, and its text where those bytes are whole characters by themselves, not too many."""
+    """Each token's bytes, and its text where its bytes are complete characters (else None)."""
 
     def __init__(self, pieces: Sequence[bytes], names: Mapping[int, str] | None = None) -> None:
-        """``names`` are those of tokens that are no text."""
+        """``names``: the names of tokens that are no text."""
         self.pieces = pieces
         self.names = names or {}
         self.texts = [_whole(piece) for piece in pieces]
 
     @cached_property
-    def longest(self) -> int:
-        """Bytes that one token of a text stands for, at most."""
+    def max_token_bytes(self) -> int:
+        """Bytes of the longest token, names of special tokens included."""
         return max(map(len, (*self.pieces, *(name.encode() for name in self.names.values()))), default=1)
 
-    def showing(self, texts: Mapping[int, str]) -> PieceTable:
-        """The same with these tokens, which are no text otherwise, as text."""
+    def with_visible(self, texts: Mapping[int, str]) -> PieceTable:
+        """The same table, in which these control tokens have text."""
         shown = PieceTable((), self.names)
         shown.pieces, shown.texts = list(self.pieces), list(self.texts)
         for token, text in texts.items():
@@ -48,12 +48,12 @@ class Detokenizer:
     def __init__(self, vocabulary: PieceTable) -> None:
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.pending = False  #: the bytes of an unfinished character wait
+        self.pending = False  #: bytes of an incomplete character wait
 
     def feed(self, token: int) -> str:
-        """The text that ``token`` completes; empty while a character is unfinished."""
+        """The text that ``token`` completes; empty while a character is incomplete."""
         if not self.pending:
-            # Nine tokens in ten are whole characters: a list look-up instead of a decoder.
+            # Most tokens are complete characters: a list look-up replaces the decoder.
             text = self._vocabulary.texts[token]
             if text is not None:
                 return text

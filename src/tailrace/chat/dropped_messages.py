@@ -1,8 +1,8 @@
-"""Whether a prompt has everything that was said.
+"""Finds messages that a template has dropped from the prompt.
 
-Templates drop what they don't expect: a second system message, a role that they don't know. They may trim a text, write
-it as JSON or leave thoughts of earlier turns out. So a text that isn't found as it is gets a mark at its end, and the
-conversation is rendered again: where the mark is missing, so is the text.
+Templates drop messages that they don't expect: a second system message, or an unknown role. They may also trim a text,
+write it as JSON, or leave out thoughts of earlier turns. So a text that isn't found unchanged gets a mark at its end,
+and the conversation is rendered again. Where the mark is missing, the text is too.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from tailrace.chat.template_capabilities import Message
+from tailrace.chat.messages import Message
 
-#: A shorter text may stand in the prompt by chance.
-_TELLING = 12
-#: Texts that may stand before the place where they are expected (a system message that was moved).
-_MOVED = 8
+#: A shorter text may be in the prompt by chance.
+_MIN_SEARCHED = 12
+#: Texts that may come earlier than expected (a system message that the template has moved).
+_MAX_MOVED = 8
 #: Ends of thoughts, which templates take out of earlier turns.
 _THOUGHT_ENDS = ("</think>", "[/THINK]")
 
 
 def first_dropped(prompt: str, messages: list[Message], render: Callable[[list[Message]], str | None]) -> int | None:
-    """The first message whose text the prompt lacks; None where it has all. ``render`` renders other messages in the
-    same way, None where the template refuses.
+    """The index of the first message whose text isn't in the prompt; None where all are. ``render`` renders other
+    messages in the same way; None where the template refuses.
 
-    What has to be there: the texts of system, user and tools, and the assistant's visible ones. Beside calls the
-    assistant's text may be left out, as the formats of Llama 3 and Mistral do.
+    Texts of the system, the user and tools must be there, and the assistant's visible ones. The assistant's text beside
+    calls may be left out, as the formats of Llama 3 and Mistral do.
     """
     if _all_found(prompt, messages):
         return None
@@ -48,7 +48,7 @@ def _needed(message: Message) -> bool:
 
 
 def _texts(message: Message) -> list[str]:
-    """What has to be found, without the white space around it that templates trim."""
+    """The texts to search for, without the white space around them, which templates trim."""
     content = message["content"]
     texts = [content] if isinstance(content, str) else [part["text"] for part in content]
     if message["role"] == "assistant":
@@ -58,26 +58,26 @@ def _texts(message: Message) -> list[str]:
 
 
 def _all_found(prompt: str, messages: list[Message]) -> bool:
-    """Whether each text stands in the prompt as it is, behind those before it."""
+    """Whether each text is in the prompt unchanged, after the texts before it."""
     position = moved = 0
     for message in messages:
         if not _needed(message):
             continue
         for text in _texts(message):
-            if len(text) < _TELLING:
+            if len(text) < _MIN_SEARCHED:
                 return False
             at = prompt.find(text, position)
             if at >= 0:
                 position = at + len(text)
                 continue
             moved += 1
-            if moved > _MOVED or prompt.find(text, 0, position) < 0:
+            if moved > _MAX_MOVED or prompt.find(text, 0, position) < 0:
                 return False
     return True
 
 
 def _marked(message: Message, index: int, nonce: str, marks: list[int]) -> Message:
-    """The message with a mark behind each of its texts."""
+    """The message with a mark after each of its texts."""
     if not _needed(message):
         return message
 

@@ -1,7 +1,7 @@
-"""The end of a conversation that a reply continues: transformers' ``continue_final_message``.
+"""Ends a prompt within the last message, which the reply continues: transformers' ``continue_final_message``.
 
-The last message gets a tag behind its text, and the prompt ends where the tag comes out. So all that the template puts
-before the text is there, nothing that it puts behind it is, and white space is trimmed where the template trims it.
+A tag is appended to the last message's text, and the rendered prompt is cut at the tag. So the prompt has everything
+that the template writes before the text, and nothing after it. White space is trimmed where the template trims it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from tailrace.chat.template_capabilities import Message
+from tailrace.chat.messages import Message
 
-#: How much a template may put between the head of a message and its text, a default thought for instance.
-_BETWEEN = 1024
+#: Characters that a template may put between a message's head and its text: a default thought, for example.
+_MAX_BETWEEN = 1024
 
 
 def continued_field(message: Message) -> str:
-    """What is continued: the content, or the thought of a message that has nothing else."""
+    """The field to continue: the content, or the thought of a message without content."""
     thought = message.get("reasoning_content")
     return "reasoning_content" if thought and not _last_text(message["content"]).strip() else "content"
 
 
 def render_continued(messages: list[Message], field: str, render: Callable[[list[Message]], str | None]) -> str | None:
-    """The prompt that ends within ``field`` of the last message, which ``render`` renders without the head of a further
-    message. None where the template doesn't show the text, or refuses.
+    """The prompt that ends within ``field`` of the last message. ``render`` renders messages without the head of a
+    reply. None where the template doesn't show the text, or refuses.
     """
     tag = f"CONTINUE{secrets.token_hex(8)} "
     last = messages[-1]
@@ -34,7 +34,7 @@ def render_continued(messages: list[Message], field: str, render: Callable[[list
     at = text.rindex(tag.strip())
     if text[at : at + len(tag)] == tag:
         return text[:at]
-    # The template trims what it is given, so the text's own white space goes as well.
+    # The template trims texts, so the text's own white space is trimmed as well.
     return text[:at].rstrip()
 
 
@@ -44,10 +44,10 @@ def reply_position(prompt: str, opening: str | None, message: Message, field: st
     template refuses it).
     """
     text = _last_text(message.get(field) or "").strip()
-    said = prompt.rfind(text) if text else len(prompt)
-    at = said if opening is None else min(_common(prompt, opening), said)
-    between = len(message.get("reasoning_content") or "") + _BETWEEN
-    return (at if said - at <= between else said), said
+    message_start = prompt.rfind(text) if text else len(prompt)
+    at = message_start if opening is None else min(_common_prefix(prompt, opening), message_start)
+    max_between = len(message.get("reasoning_content") or "") + _MAX_BETWEEN
+    return (at if message_start - at <= max_between else message_start), message_start
 
 
 def _tagged(content: Any, tag: str) -> Any:
@@ -64,8 +64,8 @@ def _last_text(content: Any) -> str:
     return str(content[-1]["text"]) if content else ""
 
 
-def _common(left: str, right: str) -> int:
-    """How many characters both begin with."""
+def _common_prefix(left: str, right: str) -> int:
+    """The length of the common prefix."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2

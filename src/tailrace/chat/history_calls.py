@@ -1,6 +1,6 @@
-"""Calls of the history as templates take them: some want the arguments as an object, others as its JSON text.
+"""Earlier calls in the form that templates expect: some want the arguments as an object, others as JSON text.
 
-A call that was cut has arguments that are no object, but a text (see ``arguments``).
+The arguments of a call that was cut are a text (see ``call_arguments``).
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tailrace.chat.template_capabilities import Message
+from tailrace.chat.messages import Message
 from tailrace.chat.template_environment import to_json
 
 
 class _BrokenArguments(str):
-    """The text of a call's arguments that are no object. Templates that go through an object's members find none."""
+    """The text of broken arguments. Templates that iterate over an object's members find none."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class _BrokenArguments(str):
 
 
 class _Arguments(dict[str, Any]):
-    """A call's arguments. Some templates take them for an object and others for its JSON text."""
+    """A call's arguments, as an object that is also its JSON text where a template wants text."""
 
     def __str__(self) -> str:
         return to_json(self)
@@ -43,7 +43,7 @@ class _Arguments(dict[str, Any]):
 
 
 def as_templates_expect(message: Message) -> Message:
-    """The message with the names that templates know its thought by, and arguments that are object and text."""
+    """The message with all names that templates have for a thought, and arguments that are object and text."""
     thought = message.get("reasoning_content")
     if thought is not None:
         message = {"thinking": thought, **message}
@@ -53,7 +53,7 @@ def as_templates_expect(message: Message) -> Message:
 
 
 def with_object_arguments(messages: list[Message]) -> list[Message]:
-    """The messages with an empty object for arguments that are none, for templates that fail on text."""
+    """The messages with an empty object for broken arguments, for templates that fail on text."""
     return [
         {
             **message,

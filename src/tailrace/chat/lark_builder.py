@@ -1,4 +1,4 @@
-"""Grammars in llguidance's Lark, written rule by rule: text, control tokens, and JSON by a schema."""
+"""Builds grammars in llguidance's Lark, rule by rule: text, control tokens, and JSON by a schema."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: How JSON is written in calls: on one line, as structured output is.
+#: JSON of calls is written on one line, like other structured output.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-#: White space in JSON that is written as the model likes. It is bounded, because small models would write it for ever.
+#: Free white space in JSON. It is bounded, because small models would write it without end.
 _GAP = r"[ ]|\n[ \t]{0,20}"
 _LOOSE_JSON = {"whitespace_flexible": True, "whitespace_pattern": _GAP}
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[^\s"]')
 #: Keywords without which an object may be empty.
 _NEEDED = frozenset({"required", "minProperties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const"})
-#: Text up to what follows in the grammar.
+#: Any text.
 ANY_TEXT = r"/(.|\n)*/"
 
 
 class LarkBuilder:
-    """Gathers rules. Names are made here, so that several pieces fit into one grammar."""
+    """Collects rules. Names are made here, so several pieces fit into one grammar."""
 
     def __init__(self, controls: Mapping[str, int], *, loose: bool = False) -> None:
-        """``controls``: the model's control tokens, by their text. In a reply they are no text, but tokens. ``loose``:
-        white space around and in JSON is as the model likes.
+        """``controls``: the model's control tokens, by their text. The grammar has them as tokens, not as text.
+        ``loose``: white space in and around JSON is free.
         """
         self._loose = loose
         self._controls = controls
@@ -32,11 +32,11 @@ class LarkBuilder:
         self._known: dict[str, str] = {}
 
     def literal(self, text: str) -> str:
-        """The text, in which markers are the model's control tokens where it has them; "" for none."""
+        """The text as an expression: control tokens as tokens, the rest as strings; "" for no text."""
         return " ".join(f"<[{piece}]>" if isinstance(piece, int) else _quoted(piece) for piece in self.pieces(text))
 
     def pieces(self, text: str) -> tuple[str | int, ...]:
-        """The text in pieces: markers that are control tokens as these, and what stands between them."""
+        """The text in pieces: ids of control tokens, and the texts between them."""
         present = [marker for marker in self._controls if marker and marker in text]
         if not present:
             return (text,) if text else ()
@@ -44,15 +44,15 @@ class LarkBuilder:
         return tuple(self._controls.get(piece, piece) for piece in re.split(f"({pattern})", text) if piece)
 
     def gap(self, text: str) -> str:
-        """White space that may be another, or none, where JSON is loose."""
+        """White space: exactly ``text``, or any where JSON is loose."""
         return f"({self.terminal('gap', f'/{_GAP}/')})?" if self._loose else self.literal(text)
 
     def optional(self, expression: str) -> str:
-        """What may be left out where the model writes as it likes."""
+        """The expression, which may be left out where JSON is loose."""
         return f"({expression})?" if self._loose else expression
 
     def json(self, text: str) -> str:
-        """A piece of JSON, whose white space may be another where it is loose."""
+        """A piece of JSON, with free white space where it is loose."""
         if not self._loose:
             return self.literal(text)
         return f" {self.gap('')} ".join(_quoted(token) for token in _JSON_TOKEN.findall(text))
@@ -83,8 +83,8 @@ class LarkBuilder:
         return self._named(name.upper(), body)
 
     def until(self, end: str, without: Iterable[str] = (), *, not_begun: str | None = None) -> str:
-        """Free text, up to and including ``end`` at its first occurrence. What matches one of the regular expressions
-        ``without`` can't be in it: see ``escape_regex``; nor may it begin with what ``not_begun`` matches.
+        """Any text, up to and including the first occurrence of ``end``. Excluded are texts that contain a match of a
+        regular expression in ``without`` (see ``escape_regex``), or that begin with a match of ``not_begun``.
         """
         text = ANY_TEXT
         if barred := "|".join(without):
@@ -100,7 +100,7 @@ class LarkBuilder:
         return self._known[known]
 
     def text(self, **rules: str) -> str:
-        """The grammar, with these rules besides."""
+        """The whole grammar, with these further rules."""
         return "\n".join([*(f"{name}: {body}" for name, body in rules.items()), *self._rules])
 
     def _named(self, name: str, body: str) -> str:
@@ -112,7 +112,7 @@ class LarkBuilder:
 
 
 def escape_regex(text: str) -> str:
-    """The regular expression of a text."""
+    """The regular expression that matches just this text."""
     return "".join(
         character if character.isascii() and character.isalnum() else f"\\x{{{ord(character):x}}}" for character in text
     )

@@ -1,4 +1,4 @@
-"""Markers in text that comes in pieces."""
+"""Finds markers that a piece of text may cut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def partial_marker_length(text: str, markers: Iterable[str]) -> int:
-    """Length of the longest end of ``text`` with which one of ``markers`` could begin (and isn't whole)."""
+    """The length of the longest suffix of ``text`` that is an incomplete beginning of one of ``markers``."""
     longest = 0
     for marker in markers:
         first = marker[0]

@@ -1,4 +1,4 @@
-"""What a family's replies are marked up with, in the form that the parser of replies follows."""
+"""The markup of a family's replies: markers of thoughts and calls, for the reply's parser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tailrace.chat.tool_parsers.base import CallParser
 
 
 class ThoughtMarkers(NamedTuple):
-    """What stands around a thought."""
+    """The markers around a thought (``<think>`` and ``</think>``)."""
 
     start: str
     end: str
@@ -18,28 +18,28 @@ class ThoughtMarkers(NamedTuple):
 
 THINK = ThoughtMarkers("<think>", "</think>")
 
-#: Makes the reader of what follows an opening marker.
+#: Makes the parser of the text after a call's opening marker.
 MakeCallParser = Callable[[], CallParser]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Markup:
-    """See the module. Without offered tools there are no calls, and everything but thoughts is empty."""
+    """See the module. Without offered tools everything but ``thoughts`` is empty."""
 
     thoughts: tuple[ThoughtMarkers, ...] = (THINK,)
-    #: Markers that begin calls, wherever they stand.
+    #: Markers that begin calls anywhere.
     calls: Mapping[str, MakeCallParser] = field(default_factory=dict)
-    #: Beginnings of calls that are known as such at the reply's start alone; the reader gets them, too.
+    #: Texts that begin calls at the reply's start alone. The call's parser reads them again.
     bare_calls: Mapping[str, MakeCallParser] = field(default_factory=dict)
-    #: Markers around calls that say nothing.
+    #: Markers around calls, without a meaning of their own.
     ignored: tuple[str, ...] = ()
-    #: Markers that readers look for.
+    #: Markers inside calls.
     inner_markers: tuple[str, ...] = ()
-    #: Whether a call ends a thought, where models leave its end out.
+    #: Whether a call ends a thought: some models leave the end marker out.
     calls_end_thoughts: bool = False
 
     @property
     def markers(self) -> frozenset[str]:
-        """Every marker: those that are control tokens have to be seen as text."""
+        """All markers. Those that are control tokens must be visible to the parser as text."""
         around = [marker for thought in self.thoughts for marker in thought]
         return frozenset((*around, *self.calls, *self.ignored, *self.inner_markers))

@@ -1,26 +1,26 @@
-"""Simpler forms of a conversation, for templates that refuse it or leave something out."""
+"""Simpler forms of a conversation, for templates that refuse it or leave a message out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tailrace.chat import tool_prompting as untaught
+from tailrace.chat import tool_prompting
 from tailrace.chat.history_calls import with_object_arguments
-from tailrace.chat.template_capabilities import Message, joined_text
+from tailrace.chat.messages import Message, joined_text
 
 
 def fallbacks(messages: list[Message]) -> Iterator[list[Message]]:
-    """The messages, then what says the same in ways that more templates know, each once."""
+    """The messages, then simpler forms with the same content, without duplicates."""
     tried: list[list[Message]] = []
-    for change in _CHANGES:
+    for change in _FALLBACKS:
         form = change(messages)
         if form not in tried:
             tried.append(form)
             yield form
 
 
-def _as_they_are(messages: list[Message]) -> list[Message]:
+def _unchanged(messages: list[Message]) -> list[Message]:
     return messages
 
 
@@ -43,8 +43,8 @@ def _system_in_user(messages: list[Message]) -> list[Message]:
 
 
 def _single_calls(messages: list[Message]) -> list[Message]:
-    """Each call in a message of its own with its result behind it, for templates that know one call a message."""
-    made: list[Message] = []
+    """Each call in its own message, followed by its result, for templates with one call a message."""
+    result: list[Message] = []
     waiting: list[Message] = []
     for message in _system_first(messages):
         calls: list[dict[str, Any]] = message.get("tool_calls") or []
@@ -52,46 +52,46 @@ def _single_calls(messages: list[Message]) -> list[Message]:
             first = {**message, "tool_calls": list(calls[:1])}
             bare = {key: value for key, value in message.items() if key not in ("content", "reasoning_content")}
             waiting = [{**bare, "content": "", "tool_calls": [call]} for call in calls[1:]]
-            made.append(first)
+            result.append(first)
             continue
-        made.append(message)
+        result.append(message)
         if message["role"] == "tool" and waiting:
-            made.append(waiting.pop(0))
+            result.append(waiting.pop(0))
         elif message["role"] != "tool":
             waiting = []
-    return made
+    return result
 
 
 def _merged(messages: list[Message]) -> list[Message]:
-    """Neighbours of one role joined, for templates that want user and assistant to take turns."""
+    """Neighbouring messages of one role joined, for templates that want user and assistant to alternate."""
     return _merge(_system_in_user(messages))
 
 
 def _without_calls(messages: list[Message]) -> list[Message]:
     """Calls and results as texts, for templates that leave them out."""
     return _merge(
-        _system_in_user(untaught.calls_to_text([{**m, "content": joined_text(m["content"])} for m in messages]))
+        _system_in_user(tool_prompting.calls_to_text([{**m, "content": joined_text(m["content"])} for m in messages]))
     )
 
 
 def _merge(messages: list[Message]) -> list[Message]:
-    made: list[Message] = []
+    result: list[Message] = []
     for message in messages:
-        last = made[-1] if made else None
-        if last is not None and last["role"] == message["role"] and _plain(last) and _plain(message):
+        last = result[-1] if result else None
+        if last is not None and last["role"] == message["role"] and _is_text(last) and _is_text(message):
             texts = [text for m in (last, message) if (text := joined_text(m["content"]))]
-            made[-1] = {**last, **message, "content": "\n\n".join(texts)}
+            result[-1] = {**last, **message, "content": "\n\n".join(texts)}
         else:
-            made.append(message)
-    return made
+            result.append(message)
+    return result
 
 
-def _plain(message: Message) -> bool:
+def _is_text(message: Message) -> bool:
     return message["role"] in ("user", "assistant") and not message.get("tool_calls")
 
 
-_CHANGES: tuple[Callable[[list[Message]], list[Message]], ...] = (
-    _as_they_are,
+_FALLBACKS: tuple[Callable[[list[Message]], list[Message]], ...] = (
+    _unchanged,
     _system_first,
     _system_in_user,
     with_object_arguments,

@@ -1,8 +1,8 @@
-"""A prompt as a template has made it, and which special tokens' names in it are only text.
+"""A rendered prompt, and the names of special tokens in it that are only text.
 
-Whoever writes to a model may write the name of a special token, ``<|im_end|>`` say. In the prompt it would end the
-message and begin what the writer likes, because the tokenizer can't tell who wrote it. So such names are taken out of
-what a conversation says before its template is rendered, and their places are remembered when they are put back.
+A client's message may contain the name of a special token, such as ``<|im_end|>``. In the prompt it would end the
+message and begin another one, because the tokenizer can't tell its author. So each name is replaced by a placeholder
+before the template is rendered. Afterwards the names come back, and their places become the prompt's literal spans.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText, Span
 
-#: Around what stands for a name while the template is rendered: characters for private use, which no model's text has.
+#: Around a placeholder: characters for private use, which no model's text has.
 _OPEN, _CLOSE = "\ue000", "\ue001"
 
 
@@ -61,8 +61,8 @@ class SpecialTokenNames:
         self._pattern = re.compile("|".join(map(re.escape, found))) if found else None
 
     def hide(self, value: Any) -> tuple[Any, HiddenNames | None]:
-        """``value`` (messages, tools: JSON) without special tokens' names, and what puts them back: None where none
-        is, nearly always. Raises InvalidRequest for what is nested too deeply.
+        """``value`` (messages and tools: JSON) with placeholders for special tokens' names, and the names (None for
+        none: the usual case). Raises InvalidRequest for values that are nested too deeply.
         """
         if self._pattern is None or not self._has_any(value):
             return value, None
@@ -74,7 +74,7 @@ class SpecialTokenNames:
 
     def _has_any(self, value: Any) -> bool:
         assert self._pattern is not None
-        stack = [value]  # Every request comes here, and some are nested deeply.
+        stack = [value]  # Without recursion: some requests are nested deeply.
         while stack:
             inner = stack.pop()
             if isinstance(inner, str):
@@ -90,7 +90,7 @@ class SpecialTokenNames:
     def _hide(self, value: Any, hidden: HiddenNames) -> Any:
         assert self._pattern is not None
         if isinstance(value, str):
-            return self._pattern.sub(lambda found: hidden.token(found[0]), value)
+            return self._pattern.sub(lambda found: hidden.placeholder(found[0]), value)
         if isinstance(value, dict):
             return {self._hide(key, hidden): self._hide(inner, hidden) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -99,19 +99,19 @@ class SpecialTokenNames:
 
 
 class HiddenNames:
-    """Names that were taken out of one conversation."""
+    """The names that one conversation's placeholders stand for."""
 
     def __init__(self) -> None:
-        self._nonce = secrets.token_hex(8)  # So that nobody can write what stands for a name.
+        self._nonce = secrets.token_hex(8)  # So that no client can write a placeholder.
         self._names: list[str] = []
 
-    def token(self, name: str) -> str:
-        """What stands for the name."""
+    def placeholder(self, name: str) -> str:
+        """A new placeholder for the name."""
         self._names.append(name)
         return f"{_OPEN}{self._nonce}{len(self._names) - 1}{_CLOSE}"
 
-    def whole(self, text: str, position: int) -> int:
-        """``position``, or the start of what stands for a name around it."""
+    def before_placeholder(self, text: str, position: int) -> int:
+        """``position``, or the start of the placeholder around it."""
         opens = text.rfind(_OPEN, 0, position)
         return opens if opens > text.rfind(_CLOSE, 0, position) else position
 

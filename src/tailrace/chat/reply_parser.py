@@ -1,8 +1,8 @@
-"""A reply's text, split as it streams into text, reasoning and tool calls, by the family's ``Markup``.
+"""Splits a reply's text, as it streams, into text, reasoning and tool calls, by the family's ``Markup``.
 
-A thought stands at the reply's start. Markers may be split anywhere. White space around markup belongs to it; all else
-comes out: a call that turns out to be none is text. Only the beginning of a further call with which a reply ends is
-dropped: the calls before it are what the client wants, and markers in a text beside them would be shown to its user.
+A thought stands at the reply's start. Markers may be split anywhere. White space around markup belongs to the markup.
+No other text is lost: a call that can't be parsed becomes text. One exception: where a reply ends with the beginning of
+one more call, that beginning is dropped. As text it would show markers to the user, beside complete calls.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tailrace.chat.tool_parsers.base import CallParser, CallsEnded
 
 
 class ReplyParser(Protocol):
-    """Splits one reply."""
+    """Parses one reply. (vLLM: a reasoning parser and a tool parser.)"""
 
     @property
     def passes_all(self) -> bool:
-        """Whether any text that is fed from now on is text, as it is."""
+        """Whether all further text is passed on unchanged, as text."""
         ...
 
     def feed(self, text: str) -> list[ReplyPart]:
@@ -30,18 +30,18 @@ class ReplyParser(Protocol):
         ...
 
     def finish(self, *, cut: bool = False) -> list[ReplyPart]:
-        """What was held back, as what it then is. ``cut``: the reply has come to its limit, not to its own end."""
+        """The parts that were held back. ``cut``: the reply has reached its limit, not its own end."""
         ...
 
 
 def open_thought(prompt: str, thoughts: Iterable[ThoughtMarkers]) -> ThoughtMarkers | None:
-    """The thought within which the reply to this prompt begins: its template has opened it."""
+    """The thought that the prompt's end has opened; None for none."""
     end = prompt.rstrip()
     return next((thought for thought in thoughts if end.endswith(thought.start)), None)
 
 
 class MarkupParser:
-    """See the module. ``prompt`` tells whether the template has opened a thought."""
+    """See the module. The ``prompt`` may have opened a thought."""
 
     def __init__(self, prompt: str, markup: Markup) -> None:
         self._markup = markup
@@ -54,10 +54,10 @@ class MarkupParser:
         self._state: Literal["start", "reasoning", "reply", "text", "call"] = (
             "start" if self._thought is None else "reasoning"
         )
-        #: Drop white space until the next text: it belongs to the markup.
+        #: White space up to the next text belongs to the markup: drop it.
         self._trim = self._thought is not None
-        self._reader: CallParser | None = None
-        self._called = False  #: a whole call has been read
+        self._call_parser: CallParser | None = None
+        self._called = False  #: a complete call has been parsed
 
     @property
     def passes_all(self) -> bool:
@@ -75,9 +75,9 @@ class MarkupParser:
     def finish(self, *, cut: bool = False) -> list[ReplyPart]:
         """See ``MarkupParser``. Here marks within the text end everything."""
         parts: list[ReplyPart] = []
-        if self._reader is not None:
-            failed = self._reader.finish(parts)
-            self._reader, self._state = None, "text"
+        if self._call_parser is not None:
+            failed = self._call_parser.finish(parts)
+            self._call_parser, self._state = None, "text"
             if failed and not self._called:
                 self._emit(parts, failed)
         rest, self._buffer = self._buffer, ""
@@ -86,7 +86,7 @@ class MarkupParser:
         return parts
 
     def _advance(self, parts: list[ReplyPart]) -> bool:
-        """Take one step; True when there may be another."""
+        """Take one step; True where another one may follow."""
         if self._state == "text":
             return self._read_text(parts)
         if self._state == "call":
@@ -107,7 +107,7 @@ class MarkupParser:
                 self._state, self._trim = "reasoning", True
                 return True
         if is_marker_prefix(stripped, self._opens):
-            return False  # Still possibly the beginning of a marker.
+            return False  # This may still become a marker.
         self._state = "reply"
         return True
 
@@ -117,7 +117,7 @@ class MarkupParser:
             stripped = self._buffer.lstrip()
             for marker, make in bare.items():
                 if stripped.startswith(marker):
-                    self._state, self._reader = "call", make()
+                    self._state, self._call_parser = "call", make()
                     return True
             if is_marker_prefix(stripped, bare):
                 return False
@@ -138,7 +138,7 @@ class MarkupParser:
 
     def _read_thought(self, parts: list[ReplyPart]) -> bool:
         assert self._thought is not None
-        if self._trim:  # At its start. Some models open again what their template has opened.
+        if self._trim:  # At the thought's start. Some models repeat the marker that their template has written.
             stripped = self._buffer.lstrip()
             if stripped.startswith(self._thought.start):
                 self._buffer = stripped[len(self._thought.start) :]
@@ -158,33 +158,33 @@ class MarkupParser:
         return True
 
     def _read_call(self, parts: list[ReplyPart]) -> bool:
-        assert self._reader is not None
+        assert self._call_parser is not None
         text, self._buffer = self._buffer, ""
         before = len(parts)
         try:
-            self._reader.feed(text, parts)
+            self._call_parser.feed(text, parts)
         except CallsEnded as over:
-            self._called = self._called or _whole_call(parts, before)
-            self._reader, self._state = None, "text"
+            self._called = self._called or _has_complete_call(parts, before)
+            self._call_parser, self._state = None, "text"
             self._buffer = over.rest
             self._emit(parts, over.failed)
             self._trim = not (over.failed or over.broken)
             return True
-        self._called = self._called or _whole_call(parts, before)
+        self._called = self._called or _has_complete_call(parts, before)
         return False
 
     def _marker(self, parts: list[ReplyPart], found: re.Match[str]) -> None:
-        """A call, or noise, begins."""
+        """A call begins, or a marker to be ignored."""
         self._emit(parts, self._buffer[: found.start()].rstrip())
         self._buffer = self._buffer[found.end() :]
         make = self._markup.calls.get(found[0])
         if make is None:
             self._state, self._trim = "text", True
         else:
-            self._state, self._reader = "call", make()
+            self._state, self._call_parser = "call", make()
 
     def _emit_up_to(self, parts: list[ReplyPart], markers: Iterable[str]) -> None:
-        """Let out the buffer, but for what may be a marker's beginning, and the white space before that."""
+        """Emit the buffer, except for a possible beginning of a marker and the white space before it."""
         out = self._buffer[: len(self._buffer) - partial_marker_length(self._buffer, markers)].rstrip()
         self._emit(parts, out)
         self._buffer = self._buffer[len(out) :]
@@ -206,7 +206,7 @@ class MarkupParser:
         return pattern if pattern is not None else re.compile("")
 
 
-def _whole_call(parts: list[ReplyPart], start: int) -> bool:
+def _has_complete_call(parts: list[ReplyPart], start: int) -> bool:
     return any(isinstance(part, CallEnd) for part in parts[start:])
 
 

@@ -1,4 +1,4 @@
-"""What a reply is made of, in the order in which it is written."""
+"""The parts of a reply, in the order in which they are written."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ class TextPart(msgspec.Struct, frozen=True):
 
 
 class ReasoningPart(msgspec.Struct, frozen=True):
-    """A piece of what the model thinks before it replies."""
+    """A piece of the model's reasoning (thought)."""
 
     text: str
 
 
 class CallStart(msgspec.Struct, frozen=True):
-    """A tool call begins; the next parts are its arguments."""
+    """A tool call begins. The next parts are its arguments."""
 
     name: str
 
 
 class CallArguments(msgspec.Struct, frozen=True):
-    """A piece of the call's arguments. Joined they are the JSON text of an object, once ``CallEnd`` has come."""
+    """A piece of the call's arguments. All pieces up to ``CallEnd`` are the JSON text of an object."""
 
     text: str
 
 
 class CallEnd(msgspec.Struct, frozen=True):
-    """The call is whole. Without it, the call has broken off: the reply was cut, or its arguments aren't JSON."""
+    """The call is complete. Without this part the call is broken: the reply was cut, or its arguments aren't JSON."""
 
 
 ReplyPart = TextPart | ReasoningPart | CallStart | CallArguments | CallEnd

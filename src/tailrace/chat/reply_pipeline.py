@@ -1,4 +1,4 @@
-"""One choice's way from tokens to parts: detokenise, look for stop strings, parse."""
+"""Turns one choice's tokens into parts of its reply: detokenise, search for stop strings, parse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tailrace.chat.stop_strings import StopAutomaton, StopMatcher
 
 
 class ReplyPipeline:
-    """Turns one reply's tokens into parts. ``stopped`` is set when a stop string was found: then no more is fed."""
+    """One reply's pipeline. ``stopped`` is true once a stop string has been found: no token may follow."""
 
-    __slots__ = ("_detokenizer", "_early", "_keep_stop", "_parser", "_plain", "_stops", "_texts", "stopped")
+    __slots__ = ("_detokenizer", "_is_fast", "_keep_stop", "_min_tokens_left", "_parser", "_stops", "_texts", "stopped")
 
     def __init__(
         self,
@@ -24,16 +24,16 @@ class ReplyPipeline:
         keep_stop: bool = False,
         min_tokens: int = 0,
     ) -> None:
-        """``keep_stop``: the stop string that ends the reply is part of it. In the first ``min_tokens`` tokens no stop
-        string is looked for.
+        """``keep_stop``: the stop string that ends the reply is part of it. Stop strings in the first ``min_tokens``
+        tokens are ignored.
         """
-        self._early = min_tokens
+        self._min_tokens_left = min_tokens
         self._detokenizer = Detokenizer(vocabulary)
         self._stops = StopMatcher(stops) if stops else None
         self._keep_stop = keep_stop
         self._parser = parser
         self._texts = vocabulary.texts
-        self._plain = self._passes_all()
+        self._is_fast = self._passes_all()
         self.stopped = False
 
     @property
@@ -41,17 +41,15 @@ class ReplyPipeline:
         """The stop string that was found."""
         return self._stops.found if self._stops is not None else None
 
-    def plain(self, token: int) -> str | None:
-        """All that ``feed`` would make of this token, where that is no more than its own text (perhaps empty) and
-        nothing else is waiting; None leaves it to ``feed``.
-        """
-        return self._texts[token] if self._plain else None
+    def fast_text(self, token: int) -> str | None:
+        """The token's text (perhaps empty), where ``feed`` would return just that. None: call ``feed``."""
+        return self._texts[token] if self._is_fast else None
 
     def feed(self, token: int) -> list[ReplyPart]:
         """The parts that this token completes."""
         text = self._detokenizer.feed(token)
-        if self._early:
-            self._early -= 1
+        if self._min_tokens_left:
+            self._min_tokens_left -= 1
         elif self._stops is not None and text:
             text, self.stopped = self._stops.feed(text)
             if self.stopped and self._keep_stop:
@@ -59,18 +57,18 @@ class ReplyPipeline:
         parts: list[ReplyPart] = []
         if text:
             parts = [TextPart(text)] if self._parser is None else self._parser.feed(text)
-        self._plain = self._passes_all()
+        self._is_fast = self._passes_all()
         return parts
 
     def finish(self, *, cut: bool = False) -> list[ReplyPart]:
-        """What was held back, after the last token; ``cut`` as in ``ReplyParser``."""
+        """The parts that were held back, after the last token. ``cut`` as in ``ReplyParser``."""
         text = self._stops.finish() if self._stops is not None and not self.stopped else ""
         if self._parser is None:
             return [TextPart(text)] if text else []
         return [*(self._parser.feed(text) if text else []), *self._parser.finish(cut=cut)]
 
     def _passes_all(self) -> bool:
-        """Whether whole characters that come now go out as they are."""
+        """Whether complete characters that come next are passed on unchanged."""
         if self._stops is not None or self._detokenizer.pending:
             return False
         return self._parser is None or self._parser.passes_all

@@ -1,4 +1,4 @@
-"""Stop strings over streamed text: nothing of a stop string is ever let out, nothing else is held back."""
+"""Finds stop strings in streamed text. No part of a stop string is passed on, and no other text is held back."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 
 class StopAutomaton:
-    """Stop strings (non-empty) made ready to be looked for all at once: the automaton of Aho and Corasick.
+    """The Aho-Corasick automaton of several non-empty stop strings.
 
-    Looking costs one step for each character of the text, however many strings there are; making it costs one for each
-    character of theirs. It doesn't change, so all replies to one request share it.
+    A search takes one step for each character of the text, whatever the number of strings. The automaton is immutable,
+    so all replies to one request share it.
     """
 
     __slots__ = ("depths", "fails", "matches", "nexts", "stops")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = tuple(stops)
-        #: For each state the next one by character. State 0 is the beginning of every string.
+        #: For each state: the next state by character. State 0 is the start of every string.
         self.nexts: list[dict[str, int]] = [{}]
-        self.depths = [0]  #: how many of the text's last characters a state stands for
-        self.fails = [0]  #: the state of the longest end of those that some string begins with
-        #: The longest string that ends in the state, as its number; -1 for none.
+        self.depths = [0]  #: for each state: the number of the text's last characters that it matches
+        self.fails = [0]  #: for each state: the state of the longest suffix that some string begins with
+        #: For each state: the number of the longest string that ends there; -1 for none.
         self.matches = [-1]
         for number, stop in enumerate(self.stops):
             self._add(number, stop)
@@ -43,7 +43,7 @@ class StopAutomaton:
             self.matches[state] = number
 
     def _link(self) -> None:
-        """Breadth first, so that the shorter states that a state falls back to are ready before it."""
+        """Breadth first: a state's fallback is a shorter state, which is linked before it."""
         waiting = deque(self.nexts[0].values())
         while waiting:
             state = waiting.popleft()
@@ -64,7 +64,7 @@ class StopAutomaton:
 
 
 class StopMatcher:
-    """Looks for the first of the stop strings in text that comes in pieces."""
+    """Searches a text that comes in pieces for the first stop string."""
 
     __slots__ = ("_held", "_state", "_table", "found")
 
@@ -75,9 +75,9 @@ class StopMatcher:
         self.found: str | None = None  #: the stop string that came first
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """Text that may go out, and whether a stop string was found (then the text before it is all there is).
+        """The text to pass on, and whether a stop string was found: then the text ends before it.
 
-        Of several that end in the same piece it is the one that begins first, and among those the first in the list.
+        Among several strings in the same piece the one that begins first counts, then the first in the list.
         """
         table, state = self._table, self._state
         follow, matches, stops = table.follow, table.matches, table.stops
@@ -98,6 +98,6 @@ class StopMatcher:
         return whole[:free], False
 
     def finish(self) -> str:
-        """What was held back for a stop string that never came."""
+        """The text that was held back for a stop string that isn't there."""
         held, self._held = self._held, ""
         return held

@@ -1,8 +1,8 @@
-"""Conversations to prompts, with the model's own chat template as transformers would render it.
+"""Renders conversations to prompts, with the model's own chat template, as transformers does.
 
-Templates differ in what they bear: some know no system role, some want it first, few know the developer role, some read
-lists of parts alone. What a template refuses, or leaves out, is tried again in the next simpler form before the client
-is told.
+Templates differ: some have no system role, some want it first, few know the developer role, some take only lists of
+parts. Where a template refuses a conversation, or drops a message, the next simpler form is tried. If none works, the
+request fails.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from tailrace.chat import final_message, template_budget
 from tailrace.chat.dropped_messages import first_dropped
 from tailrace.chat.history_calls import as_templates_expect
 from tailrace.chat.message_fallbacks import fallbacks
+from tailrace.chat.messages import Message, joined_text
 from tailrace.chat.prompt import HiddenNames, RenderedPrompt, SpecialTokenNames
-from tailrace.chat.template_capabilities import Message, TemplateCapabilities, detect_capabilities, joined_text
+from tailrace.chat.template_capabilities import TemplateCapabilities, detect_capabilities
 from tailrace.chat.template_environment import ChatEnvironment
 from tailrace.errors import InvalidRequest, ModelError
 
@@ -29,13 +30,13 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-#: Characters of a template; the longest that is known has 30,000.
+#: Characters of a template. The longest known one has 30,000.
 MAX_TEMPLATE_CHARACTERS = 1_000_000
-#: The names that templates know tools by: the last is SmolLM3's.
+#: Variables of templates for tools; the last is SmolLM3's.
 _TOOLS = frozenset({"tools", "xml_tools"})
-_NOTHING = TemplateCapabilities(forms={}, tools=False, calls=False, no_tools=None)
-#: What templates raise on messages that they don't expect: they are programs, and fail like any other.
-_FAILURES = (
+_NO_CAPABILITIES = TemplateCapabilities(forms={}, tools=False, calls=False, no_tools=None)
+#: Exceptions of a template on messages that it doesn't expect: it is a program, and can fail like any other.
+_TEMPLATE_ERRORS = (
     jinja2.TemplateError,
     ArithmeticError,
     AttributeError,
@@ -53,23 +54,25 @@ class ChatTemplate:
     def __init__(
         self, source: str | None, *, bos_token: str, eos_token: str, special_tokens: Iterable[str] = ()
     ) -> None:
-        """Raises ModelError when ``source`` is no valid template; None is ChatML. ``special_tokens`` are the names that
-        the template alone may write so that they mean something.
+        """``source`` None is ChatML. ``special_tokens``: names that are only text in messages and tools. Raises
+        ModelError where ``source`` is no valid template.
         """
         self._special = SpecialTokenNames(special_tokens)
         self.source = source or CHATML
         self._knows_developer = "developer" in self.source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        #: Why it can't render anything; None for a template that can.
+        #: The reason why it can't render anything; None for a valid template.
         self.defect: str | None = None
-        #: The variables that it looks at, and the texts that it compares with and writes.
+        #: The variables that the template reads, and all of its string literals.
         self.variables: frozenset[str] = frozenset()
         self.literals: frozenset[str] = frozenset()
-        self._reading = _NOTHING
+        self._capabilities = _NO_CAPABILITIES
         self._template = self._compiled()
         budget = template_budget.current.set(template_budget.RenderBudget(0))
         try:
-            self._reading = detect_capabilities(self._attempt, names_tools=bool(_TOOLS.intersection(self.variables)))
+            self._capabilities = detect_capabilities(
+                self._attempt, names_tools=bool(_TOOLS.intersection(self.variables))
+            )
         finally:
             template_budget.current.reset(budget)
 
@@ -77,8 +80,8 @@ class ChatTemplate:
     def of_model(
         cls, source: str | None, *, bos_token: str, eos_token: str, special_tokens: Iterable[str] = ()
     ) -> ChatTemplate:
-        """The same, but for a ``source`` that is no valid template: then ``defect`` says so, and each conversation is
-        refused. Its model can still complete texts.
+        """The same, but an invalid ``source`` is accepted: ``defect`` has the reason, and each conversation is refused.
+        The model can still complete texts.
         """
         try:
             return cls(source, bos_token=bos_token, eos_token=eos_token, special_tokens=special_tokens)
@@ -95,24 +98,24 @@ class ChatTemplate:
         try:
             parsed = environment.parse(self.source)
             compiled = environment.from_string(self.source)
-        except (*_FAILURES, SyntaxError) as error:
+        except (*_TEMPLATE_ERRORS, SyntaxError) as error:
             reason = str(error) or type(error).__name__
             raise ModelError(f"the model's chat template can't be compiled: {reason}") from error
-        # Looking for variables folds constants together, so they are gathered first.
+        # The search for variables folds constants together, so constants are gathered first.
         constants = parsed.find_all(nodes.Const)
         self.literals = frozenset(constant.value for constant in constants if isinstance(constant.value, str))
         self.variables = frozenset(meta.find_undeclared_variables(parsed))
         return compiled
 
     @property
-    def knows_calls(self) -> bool:
-        """Whether it tells the model what it has called, and what came of it."""
-        return self._reading.calls
+    def supports_calls(self) -> bool:
+        """Whether it shows earlier calls and their results."""
+        return self._capabilities.calls
 
     @property
-    def knows_tools(self) -> bool:
-        """Whether it tells the model which tools there are."""
-        return self._reading.tools
+    def supports_tools(self) -> bool:
+        """Whether it shows the offered tools."""
+        return self._capabilities.tools
 
     def render(
         self,
@@ -123,11 +126,11 @@ class ChatTemplate:
         opening: bool = True,
         continued: str | None = None,
     ) -> RenderedPrompt:
-        """The prompt that asks for the next assistant message; ``variables`` are the template's own extras, such as
-        ``enable_thinking``. Without ``opening`` it ends behind the last message; ``continued`` is the field of the last
-        message (``content`` or ``reasoning_content``) within which it ends.
+        """The prompt for the next assistant message. ``variables``: further variables of the template, such as
+        ``enable_thinking``. Without ``opening`` the prompt ends after the last message. With ``continued`` it ends
+        within that field of the last message (``content`` or ``reasoning_content``).
 
-        Raises InvalidRequest when the template refuses, or leaves out what a message says.
+        Raises InvalidRequest where the template refuses, or drops a message.
         """
         if self.defect is not None:
             raise InvalidRequest(
@@ -152,8 +155,8 @@ class ChatTemplate:
     ) -> RenderedPrompt:
         left_out: Message | None = None
         for form in fallbacks(messages):
-            form = self._reading.fit(form)
-            begun: tuple[int, int] | None = None
+            form = self._capabilities.fit(form)
+            reply_position: tuple[int, int] | None = None
             if continued is None:
                 text = call.render(form, opening=opening)
             else:
@@ -161,7 +164,7 @@ class ChatTemplate:
                     form, continued, lambda tagged: call.render(tagged, opening=False)
                 )
                 if text is not None:
-                    begun = final_message.reply_position(
+                    reply_position = final_message.reply_position(
                         text, call.render(form[:-1], opening=True), form[-1], continued
                     )
             if text is None:
@@ -169,7 +172,7 @@ class ChatTemplate:
             seen = form if continued is None else form[:-1]
             lacks = first_dropped(text, seen, lambda marked: call.render(marked, opening=opening))
             if lacks is None:
-                return _revealed(text, begun, hidden)
+                return _revealed(text, reply_position, hidden)
             left_out = left_out or seen[lacks]
         if left_out is not None:
             raise InvalidRequest(
@@ -190,7 +193,7 @@ class ChatTemplate:
 
 
 class _Call:
-    """The template with all that one request gives it but the messages. ``refusal`` is the first that came."""
+    """The template with one request's tools and variables. ``refusal``: the first error of the template."""
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class _Call:
         variables: dict[str, Any],
     ) -> None:
         self._template = template
-        tools = template._reading.no_tools if tools is None else tools
+        tools = template._capabilities.no_tools if tools is None else tools
         named = dict.fromkeys(_TOOLS.intersection(template.variables), tools) if tools else {}
         self._variables = {**named, **variables, **template._tokens, "tools": tools}
         self.refusal: Exception | None = None
@@ -214,17 +217,19 @@ class _Call:
                     "add_generation_prompt": opening,
                 }
             )
-        except _FAILURES as error:
+        except _TEMPLATE_ERRORS as error:
             self.refusal = self.refusal or error
             return None
 
 
-def _revealed(text: str, begun: tuple[int, int] | None, hidden: HiddenNames | None) -> RenderedPrompt:
-    """The text with special tokens' names back in it. ``begun``: where its reply and the text of that begin."""
+def _revealed(text: str, reply_position: tuple[int, int] | None, hidden: HiddenNames | None) -> RenderedPrompt:
+    """The prompt with special tokens' names. ``reply_position``: where the reply and the message's text begin."""
     prompt = RenderedPrompt(text) if hidden is None else hidden.reveal(text)
-    if begun is None:
+    if reply_position is None:
         return prompt
     if hidden is not None:
-        reply, message = (len(hidden.reveal(text[: hidden.whole(text, position)]).text) for position in begun)
-        begun = reply, message
-    return prompt.continued_at(*begun)
+        reply, message = (
+            len(hidden.reveal(text[: hidden.before_placeholder(text, place)]).text) for place in reply_position
+        )
+        reply_position = reply, message
+    return prompt.continued_at(*reply_position)

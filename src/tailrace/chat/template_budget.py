@@ -1,4 +1,4 @@
-"""How much a chat template may compute: it comes with a downloaded model, and clients write what it loops over.
+"""Bounds the work of a chat template: it comes with a downloaded model, and loops over texts of clients.
 
 One rendering has a ``RenderBudget`` of CPU time and characters. Loops, calls and outputs use it up. An operation that
 makes a large value of a small one (``'a' * 10**9``, a width, a power) is refused before it is computed.
@@ -26,27 +26,27 @@ MAX_EXPANSION = 16
 #: Characters of one text, and members of one list, that an operator, a method or a filter makes.
 MAX_TEXT = 64_000_000
 MAX_MEMBERS = 1_000_000
-#: The widest padding: no real template's is more than a line.
+#: Characters of the widest padding: real templates pad a line at most.
 MAX_WIDTH = 10_000
-#: The clock is read once in so many loops, calls and outputs.
+#: Loops, calls and outputs for each reading of the clock.
 _STRIDE = 256
-_LARGEST_BITS = 4096
+_MAX_BITS = 4096
 _WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 _PADDING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 _FORMAT = frozenset({"format", "format_map"})
 
 
 class TemplateTooCostly(jinja2.TemplateError):
-    """The template takes more than a rendering may."""
+    """The template exceeds a rendering's budget."""
 
 
 class RenderBudget:
-    """What one rendering may still take."""
+    """The rest of one rendering's budget."""
 
     __slots__ = ("_characters", "_deadline", "_ticks")
 
     def __init__(self, characters: int) -> None:
-        """``characters``: those of the conversation."""
+        """``characters`` of the conversation."""
         self._characters = MAX_CHARACTERS + MAX_EXPANSION * characters
         self._deadline = time.thread_time() + MAX_CPU_SECONDS
         self._ticks = 0
@@ -58,14 +58,14 @@ class RenderBudget:
             raise TemplateTooCostly(f"it computes for more than {MAX_CPU_SECONDS:g} s")
 
     def write(self, characters: int) -> None:
-        """So many characters are written. Raises TemplateTooCostly."""
+        """The template writes ``characters``. Raises TemplateTooCostly."""
         self.tick()
         self._characters -= characters
         if self._characters < 0:
             raise TemplateTooCostly("it writes far more than the messages have")
 
 
-#: That of the rendering in this thread; None while a template is compiled.
+#: The budget of this thread's rendering; None while a template is compiled.
 current: ContextVar[RenderBudget | None] = ContextVar("template_budget", default=None)
 
 
@@ -76,14 +76,14 @@ def tick() -> None:
 
 
 def count_written(value: Any) -> Any:
-    """``value`` itself, which is about to be written: jinja2's ``finalize``."""
+    """Count ``value``, which the template writes, and return it: jinja2's ``finalize``."""
     if (budget := current.get()) is not None:
         budget.write(len(value) if isinstance(value, str) else 0)
     return value
 
 
 class TickedLoop:
-    """What a loop goes over, each step of which takes from the budget."""
+    """A loop's values; each step uses up some budget."""
 
     __slots__ = ("_values",)
 
@@ -100,7 +100,7 @@ class TickedLoop:
 
 
 def bounded_concat(values: Iterable[Any]) -> str:
-    """What ``~`` makes. Raises TemplateTooCostly."""
+    """The result of ``~``. Raises TemplateTooCostly."""
     texts = [str(value) for value in values]
     _check(sum(map(len, texts)))
     return "".join(texts)
@@ -126,7 +126,7 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
 
 
 def check_call(function: Any, arguments: tuple[Any, ...]) -> None:
-    """The same for a call, of which the methods of texts are what makes large ones."""
+    """The same for calls: methods of ``str`` can make large results."""
     function = getattr(function, "__wrapped__", function)  # The sandbox wraps ``format``.
     text = getattr(function, "__self__", None)
     if not isinstance(text, str):
@@ -143,7 +143,7 @@ def check_call(function: Any, arguments: tuple[Any, ...]) -> None:
 
 
 def bounded_filters() -> dict[str, Any]:
-    """jinja2's filters whose results may be far larger than their input, with bounds."""
+    """Bounded versions of jinja2's filters whose results may be far larger than their input."""
 
     def widths(name: str) -> Callable[..., Any]:
         original = FILTERS[name]
@@ -173,7 +173,7 @@ def bounded_filters() -> dict[str, Any]:
 
 
 class BoundLoops(NodeTransformer):
-    """Rewrites a template so that its loops and its ``~`` take from the budget."""
+    """Rewrites a template so that its loops and its ``~`` use up the budget."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         """``for x in values`` → ``for x in values | ticked``."""
@@ -197,12 +197,12 @@ def _check_widths(values: Iterable[Any]) -> None:
 
 
 def _check_bits(bits: int) -> None:
-    if bits > _LARGEST_BITS:
+    if bits > _MAX_BITS:
         raise TemplateTooCostly("a number has too many digits")
 
 
 def _check_replaced(text: str, old: str, new: str) -> None:
-    if (len(text) + 1) * len(new) > MAX_TEXT:  # Seldom, so that the places are seldom counted.
+    if (len(text) + 1) * len(new) > MAX_TEXT:  # Rare, so the places are rarely counted.
         _check(text.count(old) * len(new))
 
 

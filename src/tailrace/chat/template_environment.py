@@ -1,7 +1,7 @@
-"""jinja2 as chat templates expect it, which is as transformers sets it up: what they were written and trained with.
+"""jinja2 as transformers sets it up for chat templates, in a sandbox.
 
-``{% generation %}`` blocks (transformers' marks of what the model wrote), loop controls, ``tojson`` with json's own
-options, ``raise_exception``, ``strftime_now``, and ``dict`` and ``namespace`` that lead nowhere.
+It has ``{% generation %}`` blocks (transformers' marks of the model's own text), loop controls, ``tojson`` with json's
+options, ``raise_exception`` and ``strftime_now``. ``dict`` and ``namespace`` give no access to Python's attributes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TemplateRefusal(jinja2.TemplateError):
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """See the module. What a template computes is bounded by ``bounds``."""
+    """See the module. ``template_budget`` bounds the work of a template."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -49,7 +49,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             "dict": _Dict(),
             "namespace": _Namespace,
         }
-        del self.globals["lipsum"]  # Pages of it cost seconds, and no prompt wants any.
+        del self.globals["lipsum"]  # Its random text costs seconds, and no prompt needs it.
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """See jinja2's sandbox."""
@@ -68,7 +68,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """``{% generation %}...{% endgeneration %}``: only what stands within, with a scope of its own."""
+    """``{% generation %}...{% endgeneration %}``: just the block's content, in its own scope."""
 
     tags = {"generation"}
 
@@ -114,7 +114,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The filter ``tojson``. jinja2's own escapes for HTML, and models were trained on plain JSON."""
+    """The filter ``tojson``. jinja2's own escapes HTML, but models were trained on plain JSON."""
     if isinstance(indent, int) and indent > template_budget.MAX_WIDTH:
         raise template_budget.TemplateTooCostly(f"a width is over {template_budget.MAX_WIDTH}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

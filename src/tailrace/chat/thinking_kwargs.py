@@ -1,6 +1,6 @@
-"""Whether and how much a model thinks, in the words of its template.
+"""The template variables (``chat_template_kwargs``) that turn a model's thinking on or off, or set its effort.
 
-Templates have many names for it: ``enable_thinking`` (Qwen, GLM, SmolLM3, Nemotron, Hunyuan, ...), ``thinking``
+Templates have many names for them: ``enable_thinking`` (Qwen, GLM, SmolLM3, Nemotron, Hunyuan, ...), ``thinking``
 (DeepSeek V3.1 and later, Granite, Kimi), ``reasoning`` (Command A), ``thinking_mode`` (MiniMax M3), ``thinking_budget``
 (Seed-OSS), ``reasoning_effort`` (gpt-oss, Hunyuan 3, Solar), ``thinking_effort`` (Kimi K3), ``reasoning_strength``.
 """
@@ -15,52 +15,52 @@ import msgspec
 from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest
 
-#: From the least to the most.
+#: In rising order.
 _LEVELS = ("minimal", "low", "medium", "high", "xhigh", "max")
-#: Those that every template with an effort takes; others only where the template names them.
+#: Levels of every template with an effort. The others need to be in the template's literals.
 _COMMON = ("low", "medium", "high")
 _EFFORTS = ("reasoning_effort", "reasoning_strength")
 _SWITCHES = frozenset({"enable_thinking", "thinking", "reasoning", "thinking_mode", "thinking_budget"})
-#: Words of templates for an effort that is none.
+#: Names of templates for no effort.
 _NO_EFFORT = ("none", "no_think", "minimal")
 
 
 class ThinkingOptions(msgspec.Struct, frozen=True):
-    """What a request says of thinking; None is the model's own way."""
+    """A request's wishes for thinking; None is the model's default."""
 
     on: bool | None = None
-    effort: str | None = None  #: how much, where it isn't off
-    budget: int | None = None  #: tokens that the thought shall have
+    effort: str | None = None  #: a level of effort, unless thinking is off
+    budget: int | None = None  #: tokens for the thought
 
 
 def template_kwargs(template: ChatTemplate, thinking: ThinkingOptions) -> dict[str, Any]:
-    """The template's variables that say so."""
-    said: dict[str, Any] = {}
+    """The template's variables for these options."""
+    kwargs: dict[str, Any] = {}
     if thinking.on is not None:
-        said |= {"enable_thinking": thinking.on, "thinking": thinking.on}
+        kwargs |= {"enable_thinking": thinking.on, "thinking": thinking.on}
         if "reasoning" in template.variables:
-            said["reasoning"] = thinking.on
+            kwargs["reasoning"] = thinking.on
         if "thinking_mode" in template.variables:
-            said["thinking_mode"] = "enabled" if thinking.on else "disabled"
+            kwargs["thinking_mode"] = "enabled" if thinking.on else "disabled"
     if thinking.on is False:
-        said |= dict.fromkeys(_EFFORTS, effort) if (effort := _no_effort(template)) is not None else {}
+        kwargs |= dict.fromkeys(_EFFORTS, effort) if (effort := _no_effort(template)) is not None else {}
         if "thinking_budget" in template.variables:
-            said["thinking_budget"] = 0
-        return said
+            kwargs["thinking_budget"] = 0
+        return kwargs
     effort = thinking.effort
     if effort is None and thinking.on and "no_think" in template.literals:
-        effort = "high"  # Hunyuan 3 doesn't think unless it is told how much.
+        effort = "high"  # Hunyuan 3 needs a level to think at all.
     if effort is not None:
-        said |= dict.fromkeys(_EFFORTS, _level(effort, template.literals))
+        kwargs |= dict.fromkeys(_EFFORTS, _level(effort, template.literals))
         if "thinking_effort" in template.variables:
-            said["thinking_effort"] = _nearest(effort, template.literals)
+            kwargs["thinking_effort"] = _nearest(effort, template.literals)
     if thinking.budget is not None:
-        said["thinking_budget"] = thinking.budget
-    return said
+        kwargs["thinking_budget"] = thinking.budget
+    return kwargs
 
 
 def has_thinking_switch(template: ChatTemplate) -> bool:
-    """Whether the template makes another prompt where the model shall not think."""
+    """Whether the template renders another prompt where thinking is off."""
     question = [{"role": "user", "content": "Hello."}]
     try:
         off = template.render(question, None, template_kwargs(template, ThinkingOptions(on=False)))
@@ -77,7 +77,7 @@ def _no_effort(template: ChatTemplate) -> str | None:
 
 
 def _level(effort: str, named: Collection[str]) -> str:
-    """The effort where templates know it, else the nearest of the common ones."""
+    """The effort where the template names it, else the nearest common level."""
     if effort in named or effort not in _LEVELS:
         return effort
     if effort == "max" and "xhigh" in named:

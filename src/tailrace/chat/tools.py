@@ -1,4 +1,4 @@
-"""What a model may call: functions, as every dialect offers them."""
+"""The functions that a model may call, in the form that all dialects share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tailrace.chat.schemas.normalize import SchemaError, normalize_schema
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
-    """A function on offer. ``parameters`` is a JSON schema of an object; None is a function without parameters.
-    ``strict``: calls must fit the schema even where the model chooses freely whether to call.
+    """An offered function. ``parameters`` is a JSON schema of an object; None is a function without parameters.
+    ``strict``: calls must fit the schema even where the model decides whether to call.
     """
 
     name: str
@@ -20,7 +20,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
 
     def as_openai(self) -> dict[str, Any]:
-        """The form that chat templates expect, which is OpenAI's."""
+        """OpenAI's form, which chat templates expect."""
         function: dict[str, Any] = {"name": self.name}
         if self.description is not None:
             function["description"] = self.description
@@ -28,7 +28,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         return {"type": "function", "function": function}
 
     def normalized_schema(self) -> dict[str, Any]:
-        """What the arguments of a call that a grammar holds have to fit. Raises SchemaError when no grammar can."""
+        """The schema of the arguments in the form that a grammar takes. Raises SchemaError where no grammar can."""
         given = {"properties": {}} if self.parameters is None else self.parameters
         try:
             schema: dict[str, Any] = normalize_schema({"type": "object", **given}, strict=self.strict)
@@ -37,5 +37,5 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         return schema
 
     def with_any_arguments(self) -> Function:
-        """The same function with any arguments: where a grammar can't hold them, it holds the name."""
+        """The same function with any arguments: for schemas that no grammar can express."""
         return msgspec.structs.replace(self, parameters={"type": "object"})

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Sampling
 

@@ -12,13 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat import final_message, thinking_kwargs
-from tailrace.chat import tool_prompting as untaught
+from tailrace.chat import final_message, thinking_kwargs, tool_prompting
 from tailrace.chat.families.family import Family
+from tailrace.chat.messages import Message, joined_text
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_grammar import GrammarContext, format_or_calls, lazy_calls, required_calls
-from tailrace.chat.template import Message
-from tailrace.chat.template_capabilities import joined_text
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
@@ -94,16 +92,18 @@ def chat_request(
             raise InvalidRequest(message, param=fields.tools)
     template, family = model.template, model.family
     told = list(messages) if model.overrides is None else model.overrides.begin(messages)
-    if not (template.knows_tools and template.knows_calls):
-        told = untaught.calls_to_text([{**message, "content": joined_text(message["content"])} for message in told])
-    if offered and not template.knows_tools:
-        told = untaught.add_functions(told, offered)
+    if not (template.supports_tools and template.supports_calls):
+        told = tool_prompting.calls_to_text(
+            [{**message, "content": joined_text(message["content"])} for message in told]
+        )
+    if offered and not template.supports_tools:
+        told = tool_prompting.add_functions(told, offered)
     if family.call_id is not None:
         told = _with_call_ids(told, family.call_id)
 
     def render(messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
         # A template that shows no tools may fail on them: it has been told in another way.
-        offers = [function.as_openai() for function in offered if template.knows_tools] or None
+        offers = [function.as_openai() for function in offered if template.supports_tools] or None
         given = {**thinking_kwargs.template_kwargs(template, thinking), **(variables or {})}
         try:
             return template.render(messages, offers, given, opening=opening, continued=field)
@@ -111,7 +111,7 @@ def chat_request(
             if template.defect is not None or not any(_is_about_calls(message) for message in messages):
                 raise
             # Mistral's templates want each call to have its result: a shortened conversation is told as text.
-            plain = untaught.calls_to_alternating_text(
+            plain = tool_prompting.calls_to_alternating_text(
                 [{**message, "content": joined_text(message["content"])} for message in messages]
             )
             try:

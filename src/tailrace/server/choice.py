@@ -145,7 +145,7 @@ class Choice:
         if logprobs is None:
             # Most tokens of most replies: on caches that the model's step has left cold, what counts is how little
             # code they go through.
-            text = self._pipeline.plain(token)
+            text = self._pipeline.fast_text(token)
             if text is not None:
                 if text:
                     self._request.emit(TextDelta(self.index, text))

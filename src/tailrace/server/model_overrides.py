@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.models.derived_models import DerivedModel
 from tailrace.server.served_model import ServedModel
 

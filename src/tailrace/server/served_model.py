@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tailrace.chat.chat_format import ChatFormat
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.protocol import Hello
 
 

@@ -96,7 +96,7 @@ def test_from_tokens_to_parts(sample: Sample, data: st.DataObject) -> None:
     markers = sorted(family.markup(functions).markers)
     pieces = [bytes([value]) for value in range(256)]
     controls = {256 + number: marker for number, marker in enumerate(markers)}
-    vocabulary = PieceTable([*pieces, *(b"" for _ in markers)]).showing(controls)
+    vocabulary = PieceTable([*pieces, *(b"" for _ in markers)]).with_visible(controls)
     reply, expected = data.draw(st.sampled_from(sample.replies))
     tokens: list[int] = []
     rest = reply

@@ -53,7 +53,7 @@ def test_both_ways_say_the_same_token_by_token(
     long, short = pipeline(chat, tools, stops), pipeline(chat, tools, stops)
     for token in tokens:
         expected = long.feed(token)
-        text = short.plain(token)
+        text = short.fast_text(token)
         told: list[ReplyPart] = short.feed(token) if text is None else [TextPart(text)] if text else []
         assert joined(told) == joined(expected)
         assert short.stopped == long.stopped
@@ -66,10 +66,10 @@ def test_both_ways_say_the_same_token_by_token(
 def test_plain_text_takes_the_short_way(chat: bool) -> None:
     short = pipeline(chat, False, ())
     short.feed(0)
-    assert [short.plain(token) for token in (0, 1, 2, 3, 4)] == ["a", " b", "", "ä", "字"]
-    assert short.plain(5) is None, "half a character"
+    assert [short.fast_text(token) for token in (0, 1, 2, 3, 4)] == ["a", " b", "", "ä", "字"]
+    assert short.fast_text(5) is None, "half a character"
     short.feed(5)
-    assert short.plain(0) is None, "it waits for its other half"
+    assert short.fast_text(0) is None, "it waits for its other half"
 
 
 @pytest.mark.parametrize("cut", [False, True])

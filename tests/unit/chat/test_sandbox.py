@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tailrace.chat import template_budget
-from tailrace.chat.template import ChatTemplate, Message
+from tailrace.chat.messages import Message
+from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest, ModelError
 
 USER: Message = {"role": "user", "content": "U"}

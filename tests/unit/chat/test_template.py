@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.chat.template import ChatTemplate, Message
+from tailrace.chat.messages import Message
+from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest, ModelError
 
 LIST = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

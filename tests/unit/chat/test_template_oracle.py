@@ -50,5 +50,5 @@ def test_every_conversation_is_rendered_or_refused(name: str) -> None:
     template = ChatTemplate(TEMPLATES[name], **TOKENS)
     for messages, offers, continued in CONVERSATIONS.values():
         if continued is None:
-            prompt = template.render(messages, TOOLS if offers and template.knows_tools else None).text
+            prompt = template.render(messages, TOOLS if offers and template.supports_tools else None).text
             assert messages[-1]["content"] == "" or prompt

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tailrace.chat.dropped_messages import first_dropped
-from tailrace.chat.template import ChatTemplate, Message
+from tailrace.chat.messages import Message
+from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest
 
 #: As SmolVLM's: it reads typed content and nothing else.
@@ -103,7 +104,7 @@ def test_results_that_would_be_left_out_are_told_as_text() -> None:
         message("tool", "sunny"),
     ]
     knowing = template(NO_TOOL_ROLE)
-    assert not knowing.knows_calls
+    assert not knowing.supports_calls
     assert "sunny" in knowing.render(told, [{"type": "function", "function": {"name": "weather"}}]).text
 
 
@@ -219,14 +220,14 @@ def test_tools_under_smollm3s_name_are_given() -> None:
         "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
     made = template(source)
-    assert made.knows_tools
+    assert made.supports_tools
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
     assert made.render([message("user", "Hello.")], [tool]).text == f"<tools>{tool}</tools>Hello."
 
 
 def test_a_template_that_has_the_word_and_shows_no_tools_knows_none() -> None:
     source = "{% if tools %}There are tools.{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert not template(source).knows_tools
+    assert not template(source).supports_tools
 
 
 def test_thoughts_have_the_names_that_templates_know() -> None:

@@ -11,9 +11,9 @@ from families import FUNCTIONS
 from replies import Call, joined, offered
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
+from tailrace.chat.messages import Message
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_parts import ReasoningPart, ReplyPart, TextPart
-from tailrace.chat.template import Message
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import PROTOCOL_VERSION, Hello

@@ -49,7 +49,7 @@ FAMILIES = (
 def family_of(template: ChatTemplate) -> Family:
     """The family of a chat template. One that doesn't know tools gets them told in the generic way."""
     family = next(family for family in FAMILIES if family.matches_template(template.source))
-    if template.knows_tools or family is gemma.FAMILY:
+    if template.supports_tools or family is gemma.FAMILY:
         return family
     return dataclasses.replace(generic.FAMILY, markup=partial(_generic_markup, family.markup({}).thoughts))
 

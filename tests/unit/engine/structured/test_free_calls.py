@@ -138,7 +138,7 @@ class Setup:
         self.controls = controls
         self.pieces = pieces
         self.prompt = prompt
-        self.vocabulary = PieceTable(pieces).showing({token: marker for marker, token in controls.items()})
+        self.vocabulary = PieceTable(pieces).with_visible({token: marker for marker, token in controls.items()})
         setting = GrammarContext(self.family, sample.template, controls, prompt)
         grammar = lazy_calls(setting, tools, several=True)
         assert grammar.triggers is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace.chat.call_arguments import decode_arguments
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.anthropic.blocks import (
     ContentSource,

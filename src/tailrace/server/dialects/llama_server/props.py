@@ -25,7 +25,7 @@ def props(app: AppState, model: ServedModel) -> dict[str, Any]:
         "endpoint_props": False,
         "endpoint_metrics": True,
         "chat_template": info.chat_template or "",
-        "chat_template_caps": {"supports_tools": model.template.knows_tools},
+        "chat_template_caps": {"supports_tools": model.template.supports_tools},
         "bos_token": info.bos_token,
         "eos_token": info.eos_token,
         "build_info": f"tailrace-{__version__}",

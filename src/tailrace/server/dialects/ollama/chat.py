@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.chat.call_arguments import decode_arguments
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.chat.tools import Function
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images
 from tailrace.server.dialects.ollama.reply import Form

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText

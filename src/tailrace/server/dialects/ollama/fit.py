@@ -46,7 +46,7 @@ class Fitting:
         info = model.info
         self._context = info.context
         #: Characters of a prompt's end that surely fill the context: more aren't tokenised.
-        self._most = info.context * max(1, model.vocabulary.longest)
+        self._most = info.context * max(1, model.vocabulary.max_token_bytes)
         self._begin = next((token for token, name in info.special_tokens.items() if name == info.bos_token), None)
 
     async def fitted(

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.dialects.ollama.fields import SharedFields, conversation, raw, refuse_images
 from tailrace.server.dialects.ollama.reply import Form

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailrace.chat.template import Message
-from tailrace.chat.template_capabilities import text_part
+from tailrace.chat.messages import Message, text_part
 from tailrace.errors import InvalidRequest
 from tailrace.server.chat_request import Continued, FieldNames, chat_request
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tailrace.chat.call_arguments import decode_arguments
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
 from tailrace.server.custom_tools import custom_arguments
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tailrace.chat.call_arguments import decode_arguments
-from tailrace.chat.template import Message
+from tailrace.chat.messages import Message
 from tailrace.server.custom_tools import custom_arguments
 from tailrace.server.dialects.responses.hosted import HostedCall, HostedResult, hosted, is_hosted
 from tailrace.server.dialects.responses.items import (
