@@ -81,7 +81,7 @@ def claude_code(port: int, key: str, model: str, folder: Path) -> dict[str, obje
         block
         for event in events
         if event["type"] in {"assistant", "user"}
-        for block in event["message"]["content"]  # type: ignore[index] # JSON of the agent's
+        for block in event["message"]["content"]  # type: ignore[index]  # JSON of the agent's
     ]
     return {
         "text": next(block["text"] for block in blocks if block["type"] == "text"),
@@ -118,8 +118,8 @@ def codex(port: int, key: str, model: str, folder: Path) -> dict[str, object]:
         {"CODEX_HOME": str(folder / "codex"), "TAILRACE_KEY": key},
     )
     items = [event["item"] for event in events if event["type"] == "item.completed"]
-    texts = [item["text"] for item in items if item["type"] == "agent_message"]  # type: ignore[index] # as above
-    printed = [item["aggregated_output"] for item in items if item["type"] == "command_execution"]  # type: ignore[index]
+    texts = [item["text"] for item in items if item["type"] == "agent_message"]  # type: ignore[index]  # JSON of the agent's
+    printed = [item["aggregated_output"] for item in items if item["type"] == "command_execution"]  # type: ignore[index]  # JSON of the agent's
     return {"text": texts[0], "printed": printed[0], "answer": texts[-1]}
 
 

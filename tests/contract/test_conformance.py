@@ -34,7 +34,7 @@ def examine(alter: Alter | None = None, *, key: str | None = None, rule: str | N
         skip = [known.id for known in RULES.values() if known.id != rule and _is_apart(known, RULES[rule])]
     with ModelServer(respond, alter, key) as server:
         target = parse(server.url, key=key)
-        settings = Limits(**{**LIMITS, **limits})  # type: ignore[arg-type]
+        settings = Limits(**{**LIMITS, **limits})  # type: ignore[arg-type]  # limits of several types
         return runner.run(runner.plan(target, dialects=dialects, skip=skip, limits=settings))
 
 

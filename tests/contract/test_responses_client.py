@@ -95,7 +95,7 @@ def test_a_round_with_a_tool_by_sending_everything_again(client: OpenAI) -> None
         model="fake", input=history, tools=[WEATHER], store=False, include=["reasoning.encrypted_content"]
     )
     assert [item.type for item in first.output] == ["reasoning", "message", "function_call"]
-    history += [item.to_dict() for item in first.output]  # type: ignore[misc]
+    history += [item.to_dict() for item in first.output]  # type: ignore[misc]  # the client takes its own replies as input
     call = first.output[2]
     assert isinstance(call, ResponseFunctionToolCall)
     history.append({"type": "function_call_output", "call_id": call.call_id, "output": say("It rains.")})

@@ -16,7 +16,7 @@ KEY = {"authorization": "Bearer s3cret"}
 
 def content(server: ServerProcess, path: str = CHAT, **request: object) -> str:
     """What a plain request to ``path`` gets said."""
-    reply = ask(server.port, "POST", path, chat("<say>ok</say>"), **request)  # type: ignore[arg-type]
+    reply = ask(server.port, "POST", path, chat("<say>ok</say>"), **request)  # type: ignore[arg-type]  # parameters of several types
     assert reply.status == 200, reply.body
     text: str = reply.json()["choices"][0]["message"]["content"]
     return text

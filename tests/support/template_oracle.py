@@ -14,7 +14,7 @@ import setup_peers
 # Its only complaint is that torch isn't there, and nothing here needs it.
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
-from transformers.utils.chat_template_utils import render_jinja_template  # noqa: E402
+from transformers.utils.chat_template_utils import render_jinja_template  # noqa: E402  # after the log level is set
 
 Message = dict[str, Any]
 _render: Any = render_jinja_template

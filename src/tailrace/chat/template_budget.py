@@ -175,13 +175,13 @@ def bounded_filters() -> dict[str, Any]:
 class BoundLoops(NodeTransformer):
     """Rewrites a template so that its loops and its ``~`` use up the budget."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  # jinja2's name for the visitor
         """``for x in values`` → ``for x in values | ticked``."""
         self.generic_visit(node)
         node.iter = _filtered(node.iter, "ticked")
         return node
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802  # jinja2's name for the visitor
         """``a ~ b`` → ``[a, b] | joined``."""
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), "joined")

@@ -94,7 +94,7 @@ def _run(**options: object) -> Report:
     columns = (SpinnerColumn(), TextColumn("{task.completed}/{task.total} {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("looking what is there", total=None)
-        planned = runner.plan(**options)  # type: ignore[arg-type]
+        planned = runner.plan(**options)  # type: ignore[arg-type]  # one dict holds options of several types
         progress.update(task, total=len(planned.rules))
         done = 0
 

@@ -93,7 +93,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._told_to_stop.wait(), 1.0)
 
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # typed as uvicorn's own, which has no types
         yield
 
 

@@ -33,7 +33,7 @@ class FaultyBackend(FakeBackend):
 class FaultyCompiler(GrammarCompiler):
     """Can't give a reply its grammar."""
 
-    def constraint(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+    def constraint(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]  # any arguments, no result
         """See ``GrammarCompiler``."""
         raise ValueError("a defect of the compiler")
 

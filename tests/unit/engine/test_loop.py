@@ -214,7 +214,7 @@ def _replies(
         reused += holds
         return holds
 
-    loop._scheduler.can_reuse_plan = can_reuse_plan  # type: ignore[method-assign]
+    loop._scheduler.can_reuse_plan = can_reuse_plan  # type: ignore[method-assign]  # watches the method
     said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
     finished: list[Finished] = []
 

@@ -77,7 +77,7 @@ def play(tmp_path: Path) -> Callable[[Scenario], None]:
 
 async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fields: object) -> tuple[Generation, int]:
     """A generation with one choice that the engine has accepted, and its id."""
-    request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", **fields)  # type: ignore[arg-type]
+    request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", **fields)  # type: ignore[arg-type]  # fields of several types
     starting = asyncio.create_task(Generation.start(client, metrics, request))
     identity = await engine.submitted()
     engine.say(Accepted(identity, 1))

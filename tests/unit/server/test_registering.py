@@ -60,7 +60,7 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
                 )
             return made(make, receiver)
 
-        client.submit = submit  # type: ignore[method-assign]
+        client.submit = submit  # type: ignore[method-assign]  # a stand-in that fails
         with pytest.raises(OverflowError):
             await Generation.start(client, metrics, wanted(**fields))
         first = await engine.submitted()
@@ -87,12 +87,12 @@ def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path:
             raise MemoryError
 
         right = connection.write
-        connection.write = broken  # type: ignore[method-assign]
+        connection.write = broken  # type: ignore[method-assign]  # a stand-in that fails
         with pytest.raises(MemoryError):
             await Generation.start(client, metrics, wanted())
         with pytest.raises(MemoryError):
             client.ask(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
-        connection.write = right  # type: ignore[method-assign]
+        connection.write = right  # type: ignore[method-assign]  # a stand-in that fails
 
     run(tmp_path, scene)
 

@@ -305,7 +305,7 @@ def keep_alive(session: Session) -> str:
 
 def _is_sign(event: StreamEvent) -> bool:
     value = event.object
-    return find(value, "done") is False and find(value, "message", "content") == "" and len(value["message"]) == 2  # type: ignore[index]
+    return find(value, "done") is False and find(value, "message", "content") == "" and len(value["message"]) == 2  # type: ignore[index]  # find has made sure that it is an object
 
 
 @rule(

@@ -70,7 +70,7 @@ def test_without_reuse_no_prefix_is_found_anywhere() -> None:
     _run(running, [1, 2, 3, 4])
     offloaded.evict(_fill(offloaded, [1, 2, 3, 4]))
     for cache in (cached, running, offloaded):
-        assert cache.match_prefix([1, 2, 3, 4, 5]).prefix_len == 4  # type: ignore[union-attr]
+        assert cache.match_prefix([1, 2, 3, 4, 5]).prefix_len == 4  # type: ignore[union-attr]  # None would fail the test
         found = cache.match_prefix([1, 2, 3, 4, 5], reuse=False)
         assert found is not None
         assert (found.prefix_len, found.source_slot, found.offload_key) == (0, None, None)

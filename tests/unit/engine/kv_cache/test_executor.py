@@ -32,7 +32,7 @@ class Machine:
 
     def held(self, slot: int) -> list[int]:
         """What the backend's slot really holds."""
-        return self.backend.kv_save(slot).view("i4").tolist()  # type: ignore[no-any-return]
+        return self.backend.kv_save(slot).view("i4").tolist()  # type: ignore[no-any-return]  # NumPy's tolist has no type
 
 
 def test_an_evicted_prefix_comes_back_from_host_memory() -> None:

@@ -238,7 +238,7 @@ def test_sampler_state_follows_the_chosen_tokens_as_llama_cpps(fields: dict[str,
             theirs, token = chain.step(row)
             _agree(ours, theirs, (fields, step))
             place = int(np.flatnonzero(ids == token)[0])
-            sampler._random = Placed(float(found[:place].sum() + found[place] / 2))  # type: ignore[assignment]
+            sampler._random = Placed(float(found[:place].sum() + found[place] / 2))  # type: ignore[assignment]  # has the one method that is called
             assert sampler.sample(row) == token
             sampler._random = generator
             chain.accept(token)

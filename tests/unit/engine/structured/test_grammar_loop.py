@@ -147,7 +147,7 @@ class Broken(Constraint):
 
     __slots__ = ()
 
-    def mask(self) -> object:  # type: ignore[override]
+    def mask(self) -> object:  # type: ignore[override]  # never returns
         raise GrammarError("too many items")
 
 

@@ -46,14 +46,14 @@ def broken() -> Constraint:
         def is_error(self) -> bool:
             return False
 
-    Constraint.__init__(constraint, Matcher(), 64)  # type: ignore[arg-type]
+    Constraint.__init__(constraint, Matcher(), 64)  # type: ignore[arg-type]  # a stand-in for the matcher
     return constraint
 
 
 def test_masks_that_the_thread_has_not_begun_are_computed_by_the_loop() -> None:
     masks = MaskThread(frozenset())
     meeting = Meeting()
-    masks.start([meeting, meeting])  # type: ignore[list-item]
+    masks.start([meeting, meeting])  # type: ignore[list-item]  # stand-ins for constraints
     masks.wait()
     masks.close()
     assert meeting.computed == 2
@@ -63,7 +63,7 @@ def test_a_mask_that_can_not_be_computed_fails_its_reply_alone() -> None:
     masks = MaskThread(frozenset())
     for _ in range(3):
         defect, counter = broken(), Counter()
-        masks.start([defect, counter, defect, counter])  # type: ignore[list-item]
+        masks.start([defect, counter, defect, counter])  # type: ignore[list-item]  # stand-ins for constraints
         masks.wait()
         assert counter.computed == 2
         with pytest.raises(GrammarError, match="a defect"):
@@ -78,7 +78,7 @@ def test_masks_are_computed_where_no_thread_can_be_started(monkeypatch: pytest.M
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     masks = MaskThread(frozenset())
     counter = Counter()
-    masks.start([counter])  # type: ignore[list-item]
+    masks.start([counter])  # type: ignore[list-item]  # stand-ins for constraints
     masks.wait()
     masks.close()
     assert counter.computed == 1
@@ -91,7 +91,7 @@ def test_the_thread_works_where_it_can_not_be_bound_to_its_cpus(monkeypatch: pyt
     monkeypatch.setattr(mask_thread, "bind_cpus", refuse)
     masks = MaskThread(frozenset({0}))
     meeting = Meeting()
-    masks.start([meeting, meeting])  # type: ignore[list-item]
+    masks.start([meeting, meeting])  # type: ignore[list-item]  # stand-ins for constraints
     masks.wait()
     masks.close()
     assert meeting.computed == 2

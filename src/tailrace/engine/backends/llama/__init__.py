@@ -25,8 +25,8 @@ set_spin_count(1)
 loader.load()
 
 from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402  # after the kernels' library
-from tailrace.engine.backends.llama.model_loader import LogSink, Progress  # noqa: E402  # the same
-from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402  # the same
+from tailrace.engine.backends.llama.model_loader import LogSink, Progress  # noqa: E402  # after the kernels' library
+from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402  # after the kernels' library
 
 # The binding opens /dev/null twice at import, for its high-level classes, and never closes it.
 for _name in ("outnull_file", "errnull_file"):

@@ -76,7 +76,7 @@ def written_out(request: CreateRequest) -> CreateRequest:
             else:
                 parameters[instruction.name] = instruction.value
         elif instruction.kind == "message":
-            messages.append(ChatMessage(role=instruction.name, content=instruction.value))  # type: ignore[arg-type]
+            messages.append(ChatMessage(role=instruction.name, content=instruction.value))  # type: ignore[arg-type]  # the parser has checked the role
         elif instruction.kind == "license":
             licenses.append(instruction.value)
         elif instruction.kind in ("from", "system", "template"):

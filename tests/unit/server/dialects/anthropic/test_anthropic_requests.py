@@ -297,7 +297,7 @@ def test_parts_of_fields_that_are_refused() -> None:
     ],
 )
 def test_fields_without_effect(field: str, value: object) -> None:
-    assert asked(**{field: value}) == asked()  # type: ignore[arg-type]
+    assert asked(**{field: value}) == asked()  # type: ignore[arg-type]  # fields of several types
 
 
 def test_hidden_thoughts() -> None:
