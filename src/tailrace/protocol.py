@@ -376,7 +376,9 @@ class Scored(msgspec.Struct, tag="scored", frozen=True, array_like=True):
     logprobs: list[TokenLogprobs]
 
 
-Inquiry = Tokenize | Embed | Score
-Reading = Embedded | Scored
+#: Requests that aren't generations, and their answers. Embeddings and scores come from embedding passes.
+EngineQuery = Tokenize | Embed | Score
+EmbeddingAnswer = Embedded | Scored
+QueryAnswer = Tokenized | Embedded | Scored
 ToEngine = Submit | Cancel | Tokenize | Embed | Score
 FromEngine = Hello | Accepted | Refused | Step | Heartbeat | Tokenized | Embedded | Scored

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tailrace import ipc
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import PROTOCOL_VERSION, Accepted, Heartbeat, Hello, Refused, Step, Submit, ToEngine
+from tailrace.protocol import PROTOCOL_VERSION, FromEngine, Hello, Submit, ToEngine
 from tailrace.server.engine_client import EngineClient
 
 BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
@@ -25,14 +25,16 @@ class Engine:
         self._frames: ipc.FrameDecoder[ToEngine] = ipc.FrameDecoder(ToEngine)
         self._messages: list[ToEngine] = []
 
-    def say(self, *messages: Hello | Accepted | Refused | Step | Heartbeat) -> None:
+    def say(self, *messages: FromEngine) -> None:
         """Send them in one piece."""
         self._writer.write(b"".join(ipc.frame(message) for message in messages))
 
     async def heard(self) -> ToEngine:
         """The next message from the HTTP process."""
         while not self._messages:
-            self._messages += self._frames.feed(await self._reader.read(65536))
+            data = await self._reader.read(65536)
+            assert data, "the HTTP process has closed the connection"
+            self._messages += self._frames.feed(data)
         return self._messages.pop(0)
 
     async def submitted(self) -> int:
@@ -47,9 +49,13 @@ class Engine:
 
 
 @asynccontextmanager
-async def connected(folder: Path) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
-    """A client with an engine that has said Hello."""
+async def connected(
+    folder: Path, prepare: Callable[[EngineClient], None] | None = None
+) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
+    """A client with an engine that has said Hello; ``prepare`` gets the client before it listens."""
     client = EngineClient(wait_seconds=5.0, stall_seconds=60.0, silence_seconds=0.04)
+    if prepare is not None:
+        prepare(client)
     sock = ipc.listen(folder / "engine.sock")
     await client.start(sock)
     reader, writer = await asyncio.open_unix_connection(folder / "engine.sock")

@@ -17,7 +17,7 @@ from tailrace.engine.backends.base import Backend, EmbeddingContext, HiddenState
 from tailrace.engine.sampling.sampler import SamplingError, logprobs
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import ModelError
-from tailrace.protocol import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored, TokenLogprobs
+from tailrace.protocol import Embed, Embedded, EmbeddingAnswer, Failed, Pooling, Refused, Score, Scored, TokenLogprobs
 
 #: A row of logits is as wide as the vocabulary. More rows in a pass take memory and make nothing faster.
 _MAX_SCORED_TOKENS = 64
@@ -147,7 +147,7 @@ class EmbeddingQueue:
         for job in list(self._active):
             self._free_slot(job)
 
-    def step(self, *, beside: bool) -> Iterator[Reading | Failed]:
+    def step(self, *, beside: bool) -> Iterator[EmbeddingAnswer | Failed]:
         """One pass, and the answers that it completes. Raises BackendError.
 
         ``beside``: sequences wait for their next step. The pass is short then, and is followed by a pause as long as

@@ -27,12 +27,12 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.structured.mask_thread import MaskThread
-from tailrace.protocol import EngineCounters, Failed, Heartbeat, Reading, Step
+from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
 
-Publish = Callable[[Step | Heartbeat | Reading], None]
+Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
 
 
 class EngineLoop:

@@ -17,9 +17,9 @@ from tailrace.errors import ModelNotFound
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
+from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
 from tailrace.server.engine_client import EngineClient
-from tailrace.server.engine_query import EngineQuery, QueryAnswer
 from tailrace.server.fingerprint import file_identity, system_fingerprint
 from tailrace.server.generation import Generation, GenerationRequest
 from tailrace.server.json_response import json_response
@@ -131,12 +131,12 @@ class AppState:
         """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
         refuses, and ClientDisconnect when nobody waits any more.
         """
-        inquiring = self.engine.ask(make, answers, param=param)
+        query = self.engine.query(make, answers, param=param)
         try:
-            async with cancelled_on_disconnect(inquiring, request.receive):
-                told = await inquiring.answers()
+            async with cancelled_on_disconnect(query, request.receive):
+                told = await query.answers()
         finally:
-            inquiring.withdraw()
+            query.withdraw()
         if told is None:
             raise ClientDisconnect
         return told

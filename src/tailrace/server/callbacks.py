@@ -1,69 +1,67 @@
-"""Who hears what the engine says to one reply, and who looks after it when nothing is said.
+"""The callbacks through which a request gets the engine's messages and the timer's ticks.
 
-``client`` calls these as the engine's messages are read from the socket, in order and on the event loop: a token is
-text on its way to its client when the call returns, and no task has been woken. So none of them may block or wait.
-What they raise is a defect of that request's, and never reaches the connection: ``broke`` gets it.
+The callbacks run while the engine's messages are read from the socket, in order and on the event loop. No task is
+woken: a token's text is on its way to the client when the call returns. So a callback must not block or wait. An
+exception in one is a defect of that request alone: it ends the request through ``on_defect`` and never reaches the
+connection.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
 
-#: A question about a text, or a generation: submitted, or accepted by the engine.
-ReceiverState = Literal["inquiry", "submitted", "accepted"]
-
 
 class GenerationCallbacks(Protocol):
-    """One submitted id's ear."""
+    """The callbacks of one submitted generation."""
 
     @property
-    def state(self) -> ReceiverState:
-        """What the id is: counted at a scrape of the metrics."""
+    def accepted(self) -> bool:
+        """Whether the engine has accepted the generation. The metrics count these as running."""
         ...
 
-    def answered(self, answer: Accepted | Refused) -> None:
-        """The engine has looked at the submit. Nothing follows a Refused."""
+    def on_answer(self, answer: Accepted | Refused) -> None:
+        """The engine has checked the submit. Nothing follows a Refused."""
         ...
 
-    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
-        """The prompt has been read, so much of it from what was kept, in so many seconds since its admission."""
+    def on_prefilled(self, cached_tokens: int, prompt_seconds: float) -> None:
+        """The prompt is computed: ``cached_tokens`` of it came from the prefix cache; seconds since its admission."""
         ...
 
-    def progressed(self, progress: Progress) -> None:
-        """More of the prompt has been computed: comes only where it was asked for."""
+    def on_progress(self, progress: Progress) -> None:
+        """More of the prompt is computed. Comes only for a submit with ``progress``."""
         ...
 
-    def predicted(self, predicted: Predicted) -> None:
-        """Draft tokens from the request's prediction have been verified; the tokens follow."""
+    def on_prediction(self, predicted: Predicted) -> None:
+        """Draft tokens from the request's prediction have been checked; the accepted ones follow as tokens."""
         ...
 
-    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """One more token; ``logprobs`` when they were asked for."""
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+        """One more token; ``logprobs`` where the submit has asked for them."""
         ...
 
-    def ended(self, finished: Finished) -> None:
+    def on_finished(self, finished: Finished) -> None:
         """The reply is complete; nothing follows."""
         ...
 
-    def failed(self, error: RequestError) -> None:
+    def on_failed(self, error: RequestError) -> None:
         """The reply can't be continued, or its engine is gone; nothing follows."""
         ...
 
-    def broke(self, error: Exception) -> None:
-        """One of the others raised ``error``; nothing follows."""
+    def on_defect(self, error: Exception) -> None:
+        """Another callback has raised ``error``; nothing follows."""
         ...
 
 
-class Watched(Protocol):
-    """A request that is looked at twice a second, by one timer for all of them instead of one a token."""
+class TimerCallbacks(Protocol):
+    """The callbacks of a request that a timer visits twice a second: one timer for all instead of one a token."""
 
-    def tick(self, seconds: float) -> None:
-        """So many seconds have passed."""
+    def on_tick(self, seconds: float) -> None:
+        """The timer has run again after this many seconds."""
         ...
 
-    def broke(self, error: Exception) -> None:
-        """``tick`` raised ``error``; nothing follows."""
+    def on_defect(self, error: Exception) -> None:
+        """``on_tick`` has raised ``error``; nothing follows."""
         ...

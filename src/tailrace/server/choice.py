@@ -1,6 +1,6 @@
-"""One reply in the making: the engine's tokens in, events out, each before the next token is looked at.
+"""One reply in the making: the engine's tokens in, events out. The events of a token leave before the next token.
 
-It knows one choice and nothing of the others; what concerns the whole request it leaves to its ``ChoiceOwner``.
+It knows one choice and no others; its ``ChoiceOwner`` handles what concerns the whole request.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from tailrace.chat.reply_parts import CallArguments, CallStart, ReasoningPart, R
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Predicted, Progress, Refused, TokenLogprobs
-from tailrace.server.callbacks import ReceiverState
 from tailrace.server.events import (
     Event,
     Finish,
@@ -24,226 +23,225 @@ from tailrace.server.events import (
     ToolCallDelta,
 )
 
-#: Bounds of one event, so that its line stays under 60,000 bytes even when every character is escaped (to six bytes):
-#: one-api's scanner silently ends a stream at 64 KiB.
+#: Bounds of one event. Its line stays under 60,000 bytes even when every character is escaped (to six bytes), because
+#: one-api's scanner silently ends a stream at a line of 64 KiB.
 MAX_EVENT_CHARACTERS = 8192
 MAX_EVENT_BYTES = 55_000
 
 
 class ChoiceOwner(Protocol):
-    """What a choice needs of the request that it belongs to."""
+    """What a choice needs of the request that owns it."""
 
     def emit(self, event: Event) -> None:
-        """Pass an event on."""
+        """Send an event on its way to the client."""
         ...
 
-    def answered(self, choice: Choice, answer: Accepted | Refused) -> None:
-        """The engine has looked at the choice's submit."""
+    def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
+        """The engine has checked the choice's submit."""
         ...
 
-    def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
-        """The choice's prompt has been read."""
+    def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
+        """The choice's prompt is computed."""
         ...
 
-    def first_token(self) -> None:
+    def on_first_token(self) -> None:
         """A choice has got its first token."""
         ...
 
-    def closed(self, choice: Choice, reason: str, completion_tokens: int) -> None:
-        """The choice's ``Finish`` has been told."""
+    def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:
+        """The choice's ``Finish`` has been emitted."""
         ...
 
-    def failed(self, error: RequestError) -> None:
-        """The engine is gone."""
+    def on_failed(self, error: RequestError) -> None:
+        """The choice can't go on, or its engine is gone."""
         ...
 
-    def broke(self, error: Exception) -> None:
-        """A defect."""
+    def on_defect(self, error: Exception) -> None:
+        """A callback of the choice has raised ``error``."""
         ...
 
 
 class Choice:
-    """One reply, and the engine's ``GenerationCallbacks`` for it."""
+    """One reply; its methods are the engine's ``GenerationCallbacks`` for it."""
 
     __slots__ = (
-        "_calling",
-        "_inline",
+        "_call_open",
+        "_inline_reasoning",
         "_logprobs",
-        "_most_calls",
+        "_max_tool_calls",
+        "_owner",
+        "_pending_tokens",
         "_pipeline",
-        "_request",
-        "_silent",
-        "_thinking",
+        "_think_tag_open",
         "_tool_calls",
         "_vocabulary",
         "accepted",
+        "accepted_draft_tokens",
         "identity",
         "index",
+        "n_tokens",
         "prompt_tokens",
         "reasoning_tokens",
-        "rejected",
-        "seen",
-        "state",
+        "rejected_draft_tokens",
     )
 
     def __init__(
         self,
-        request: ChoiceOwner,
+        owner: ChoiceOwner,
         index: int,
         vocabulary: PieceTable,
         pipeline: ReplyPipeline,
         *,
-        most_calls: int,
+        max_tool_calls: int,
         inline_reasoning: bool,
     ) -> None:
-        """``index`` is the choice's number in the request; ``most_calls`` tool calls end the reply."""
+        """``index`` is the choice's number in the request; ``max_tool_calls`` tool calls end the reply."""
         self.index = index
         self.identity = 0  #: the engine's id for it, once submitted
-        self.state: ReceiverState = "submitted"
+        self.accepted = False  #: the engine has taken it
         self.prompt_tokens = 0  #: known once it is accepted
-        self._request = request
+        self._owner = owner
         self._vocabulary = vocabulary
         self._pipeline = pipeline
-        self._most_calls = most_calls
-        self._inline = inline_reasoning
-        self.seen = 0  #: tokens so far: what counts when a stop string ends the reply
+        self._max_tool_calls = max_tool_calls
+        self._inline_reasoning = inline_reasoning
+        self.n_tokens = 0  #: tokens so far: what counts when a stop string ends the reply
         self.reasoning_tokens = 0  #: of them, those of reasoning
-        self.accepted = 0  #: draft tokens from the request's prediction that were accepted
-        self.rejected = 0  #: and those that were rejected
-        self._silent = 0  #: the last tokens, which haven't completed a part yet
+        self.accepted_draft_tokens = 0  #: draft tokens from the request's prediction that the model has accepted
+        self.rejected_draft_tokens = 0
+        self._pending_tokens = 0  #: the last tokens, which haven't completed a part yet
         self._tool_calls = 0
-        self._calling = False  #: the last call isn't whole
-        self._thinking = False  #: an inline <think> is open
+        self._call_open = False  #: the last call isn't whole
+        self._think_tag_open = False  #: an inline <think> is open
         self._logprobs: list[TokenLogprob] = []  #: of tokens whose text is held back
 
     # What the engine's client calls
 
-    def answered(self, answer: Accepted | Refused) -> None:
+    def on_answer(self, answer: Accepted | Refused) -> None:
         """See ``GenerationCallbacks``."""
         if isinstance(answer, Accepted):
-            self.state = "accepted"
-        self._request.answered(self, answer)
+            self.accepted = True
+        self._owner.on_choice_answer(self, answer)
 
-    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+    def on_prefilled(self, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``GenerationCallbacks``."""
-        self._request.begun(self, cached_tokens, prompt_seconds)
+        self._owner.on_choice_prefilled(self, cached_tokens, prompt_seconds)
 
-    def progressed(self, progress: Progress) -> None:
-        """See ``GenerationCallbacks``: only a ``TrackedChoice`` asks for it."""
-        raise AssertionError("nobody asked for the prompt's progress")
+    def on_progress(self, progress: Progress) -> None:
+        """See ``GenerationCallbacks``: only a ``TrackedChoice`` has it."""
+        raise AssertionError("the submit has no progress")
 
-    def predicted(self, predicted: Predicted) -> None:
+    def on_prediction(self, predicted: Predicted) -> None:
         """See ``GenerationCallbacks``."""
-        self.accepted += predicted.accepted
-        self.rejected += predicted.rejected
+        self.accepted_draft_tokens += predicted.accepted
+        self.rejected_draft_tokens += predicted.rejected
 
-    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """See ``GenerationCallbacks``."""
-        if not self.seen:
-            self._request.first_token()
-        self.seen += 1
+        if not self.n_tokens:
+            self._owner.on_first_token()
+        self.n_tokens += 1
         if logprobs is None:
-            # Most tokens of most replies: on caches that the model's step has left cold, what counts is how little
-            # code they go through.
+            # Most tokens take this path. The model's step leaves the CPU's caches cold, so little code matters here.
             text = self._pipeline.fast_text(token)
             if text is not None:
                 if text:
-                    self._request.emit(TextDelta(self.index, text))
+                    self._owner.emit(TextDelta(self.index, text))
                 return
         else:
             self._logprobs.append(self._logprob(token, logprobs))
-        self._silent += 1
+        self._pending_tokens += 1
         if parts := self._pipeline.feed(token):
             self._count(parts)
-            self._tell(parts)
-        if self._pipeline.stopped or (self._tool_calls >= self._most_calls and not self._calling):
-            self._finish("stop", self.seen)
+            self._emit_parts(parts)
+        if self._pipeline.stopped or (self._tool_calls >= self._max_tool_calls and not self._call_open):
+            self._finish("stop", self.n_tokens)
 
-    def ended(self, finished: Finished) -> None:
+    def on_finished(self, finished: Finished) -> None:
         """See ``GenerationCallbacks``."""
         self._finish(finished.reason, finished.completion_tokens)
 
-    def failed(self, error: RequestError) -> None:
+    def on_failed(self, error: RequestError) -> None:
         """See ``GenerationCallbacks``."""
-        self._request.failed(error)
+        self._owner.on_failed(error)
 
-    def broke(self, error: Exception) -> None:
+    def on_defect(self, error: Exception) -> None:
         """See ``GenerationCallbacks``."""
-        self._request.broke(error)
+        self._owner.on_defect(error)
 
     # What the request calls
 
-    def close_thought(self) -> None:
+    def close_think_tag(self) -> None:
         """End an inline thought that is open."""
-        if self._thinking:
-            self._thinking = False
-            self._request.emit(TextDelta(self.index, "</think>"))
+        if self._think_tag_open:
+            self._think_tag_open = False
+            self._owner.emit(TextDelta(self.index, "</think>"))
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
         parts = self._pipeline.finish(cut=reason == "length")
         self._count(parts)
-        self._tell(parts)
-        self.close_thought()
+        self._emit_parts(parts)
+        self.close_think_tag()
         while self._logprobs:
-            self._tell_text("")
-        if self._tool_calls and not self._calling:
+            self._emit_text("")
+        if self._tool_calls and not self._call_open:
             reason = "tool_calls"
-        self._request.emit(Finish(self.index, reason, self._pipeline.stop_string))
-        self._request.closed(self, reason, completion_tokens)
+        self._owner.emit(Finish(self.index, reason, self._pipeline.stop_string))
+        self._owner.on_choice_finished(self, reason, completion_tokens)
 
     def _count(self, parts: list[ReplyPart]) -> None:
         if any(isinstance(part, ReasoningPart) for part in parts):
-            self.reasoning_tokens += self._silent
-        self._silent = 0
+            self.reasoning_tokens += self._pending_tokens
+        self._pending_tokens = 0
 
-    def _tell(self, parts: list[ReplyPart]) -> None:
+    def _emit_parts(self, parts: list[ReplyPart]) -> None:
         for part in parts:
             if isinstance(part, TextPart):
-                self.close_thought()
-                self._tell_text(part.text)
+                self.close_think_tag()
+                self._emit_text(part.text)
             elif isinstance(part, ReasoningPart):
-                self._tell_reasoning(part.text)
+                self._emit_reasoning(part.text)
             elif isinstance(part, CallStart):
-                self.close_thought()
+                self.close_think_tag()
                 self._begin_call(part.name)
             elif isinstance(part, CallArguments):
-                self._tell_arguments(part.text)
+                self._emit_arguments(part.text)
             else:
-                self._calling = False
-                if self._tool_calls >= self._most_calls:
-                    return  # What follows isn't wanted.
+                self._call_open = False
+                if self._tool_calls >= self._max_tool_calls:
+                    return  # The rest of the parts is beyond the allowed calls.
 
-    def _tell_text(self, text: str) -> None:
-        for piece in pieces(text):
-            fits = fitting(self._logprobs, MAX_EVENT_BYTES - 6 * len(piece)) if self._logprobs else 0
+    def _emit_text(self, text: str) -> None:
+        for piece in split_text(text):
+            fits = count_fitting(self._logprobs, MAX_EVENT_BYTES - 6 * len(piece)) if self._logprobs else 0
             if not piece:
                 fits = max(1, fits)  # They must go out somewhere.
             held = self._logprobs[:fits] or None
             del self._logprobs[:fits]
-            self._request.emit(TextDelta(self.index, piece, held))
+            self._owner.emit(TextDelta(self.index, piece, held))
 
-    def _tell_reasoning(self, text: str) -> None:
-        if not self._inline:
-            for piece in pieces(text):
-                self._request.emit(ReasoningDelta(self.index, piece))
+    def _emit_reasoning(self, text: str) -> None:
+        if not self._inline_reasoning:
+            for piece in split_text(text):
+                self._owner.emit(ReasoningDelta(self.index, piece))
             return
-        if not self._thinking:
-            self._thinking = True
-            self._request.emit(TextDelta(self.index, "<think>"))
-        for piece in pieces(text):
-            self._request.emit(TextDelta(self.index, piece))
+        if not self._think_tag_open:
+            self._think_tag_open = True
+            self._owner.emit(TextDelta(self.index, "<think>"))
+        for piece in split_text(text):
+            self._owner.emit(TextDelta(self.index, piece))
 
     def _begin_call(self, name: str) -> None:
         number = self._tool_calls
         self._tool_calls += 1
-        self._calling = True
-        self._request.emit(ToolCallDelta(self.index, number, id=f"call_{secrets.token_hex(12)}", name=name))
+        self._call_open = True
+        self._owner.emit(ToolCallDelta(self.index, number, id=f"call_{secrets.token_hex(12)}", name=name))
 
-    def _tell_arguments(self, arguments: str) -> None:
-        for piece in pieces(arguments):
-            self._request.emit(ToolCallDelta(self.index, self._tool_calls - 1, arguments=piece))
+    def _emit_arguments(self, arguments: str) -> None:
+        for piece in split_text(arguments):
+            self._owner.emit(ToolCallDelta(self.index, self._tool_calls - 1, arguments=piece))
         while self._logprobs:
-            self._tell_text("")
+            self._emit_text("")
 
     def _logprob(self, token: int, logprobs: TokenLogprobs) -> TokenLogprob:
         known = self._vocabulary.pieces
@@ -251,7 +249,7 @@ class Choice:
         names = self._vocabulary.names
 
         def text(token: int) -> str:
-            # A token that is no text, such as an end token, is told by its name.
+            # A token without text, such as an end token, is shown by its name.
             return known[token].decode("utf-8", "replace") or names.get(token, "")
 
         top = [(text(t), known[t], value) for t, value in logprobs.top]
@@ -259,18 +257,18 @@ class Choice:
         return TokenLogprob(text(token), known[token], logprobs.logprob, top, token, ids)
 
 
-def fitting(entries: list[TokenLogprob], room: int) -> int:
-    """How many of the entries surely fit into ``room`` bytes of JSON."""
+def count_fitting(entries: list[TokenLogprob], max_bytes: int) -> int:
+    """How many of the entries surely fit into ``max_bytes`` bytes of JSON."""
     for count, entry in enumerate(entries):
         for raw in (entry.raw, *(raw for _, raw, _ in entry.top)):
             # Keys and number, each byte as text of up to six bytes, and as a number of up to three with its comma.
-            room -= 80 + 10 * len(raw)
-        if room < 0:
+            max_bytes -= 80 + 10 * len(raw)
+        if max_bytes < 0:
             return count
     return len(entries)
 
 
-def pieces(text: str) -> list[str]:
+def split_text(text: str) -> list[str]:
     """``text`` cut to the size of an event."""
     if len(text) <= MAX_EVENT_CHARACTERS:
         return [text]

@@ -1,8 +1,8 @@
 """Replies whose context moves on: where it is full, the oldest tokens are dropped and the reply continues.
 
 The engine ends a reply where its context is full. Then the prompt's first tokens and the newer half of the rest become
-the prompt of the same reply's next round, as Ollama does it with a cache that can't be shifted. What a grammar has seen
-of a reply is lost between rounds, so replies that one holds end there.
+the prompt of the same reply's next round, as Ollama does it with a cache that can't be shifted. A grammar's
+state is lost between rounds, so a reply with a grammar ends there.
 """
 
 from __future__ import annotations
@@ -38,57 +38,59 @@ class ShiftOwner(ChoiceOwner, Protocol):
 class ShiftedChoice(Choice):
     """See the module and ``Choice``. ``tokens`` are the prompt's and the reply's."""
 
-    __slots__ = ("_before", "_resuming", "_window", "rounds", "tokens")
+    __slots__ = ("_before", "_shift_owner", "_window", "rounds", "tokens")
 
     def __init__(
         self,
-        request: ShiftOwner,
+        owner: ShiftOwner,
         index: int,
         vocabulary: PieceTable,
         pipeline: ReplyPipeline,
         window: ContextShift,
         prompt: list[int],
         *,
-        most_calls: int,
+        max_tool_calls: int,
         inline_reasoning: bool,
     ) -> None:
-        super().__init__(request, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline_reasoning)
-        self._resuming = request
+        super().__init__(
+            owner, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline_reasoning
+        )
+        self._shift_owner = owner
         self._window = window
         self._before = 0  #: tokens of the reply in the rounds before
         self.rounds = 0  #: that have ended
         self.tokens = list(prompt)
 
-    def answered(self, answer: Accepted | Refused) -> None:
+    def on_answer(self, answer: Accepted | Refused) -> None:
         """See ``GenerationCallbacks``. Only the first round's prompt is counted."""
         if not self.rounds:
-            super().answered(answer)
+            super().on_answer(answer)
         elif isinstance(answer, Refused):
-            self.failed(GenerationFailed(f"The reply can't be continued: {answer.message}."))
+            self.on_failed(GenerationFailed(f"The reply can't be continued: {answer.message}."))
 
-    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+    def on_prefilled(self, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``GenerationCallbacks``."""
         if not self.rounds:
-            super().begun(cached_tokens, prompt_seconds)
+            super().on_prefilled(cached_tokens, prompt_seconds)
 
-    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """See ``GenerationCallbacks``."""
         self.tokens.append(token)
-        super().token(token, logprobs)
+        super().on_token(token, logprobs)
 
-    def ended(self, finished: Finished) -> None:
+    def on_finished(self, finished: Finished) -> None:
         """See ``GenerationCallbacks``: the context is full, or the reply is over."""
         completed = self._before + finished.completion_tokens
         left = self._window.limit - completed
         if finished.reason != "length" or left <= 0 or not self._window.shifts:
-            super().ended(Finished(finished.id, finished.reason, completed))
+            super().on_finished(Finished(finished.id, finished.reason, completed))
             return
         self._before = completed
         self.rounds += 1
         try:
-            self._resuming.resume(self, self._shifted(), left)
+            self._shift_owner.resume(self, self._shifted(), left)
         except RequestError as error:
-            self.failed(error)
+            self.on_failed(error)
 
     def _shifted(self) -> list[int]:
         """The next round's prompt: the kept tokens and the newest of the others, half of the context free."""

@@ -1,8 +1,8 @@
-"""The HTTP process's end of the socket: submit → engine messages, cancel, and what happens when an engine dies.
+"""The HTTP process's end of the sockets to the engines: submit, query, cancel, and the end of an engine.
 
-Each replica of the engine has one connection; ``replica_router`` chooses one for a request. An id's messages go to the
-``GenerationCallbacks`` it was submitted with, while they are read. When a connection ends, the callbacks of its
-requests learn it, so that each request ends in one terminal event whatever dies.
+Each replica of the engine has one connection; ``replica_router`` chooses one for a request. ``in_flight`` passes an
+engine's messages to the request that they are for. When a connection ends, its requests fail, so that each request
+ends in one terminal event whatever dies.
 """
 
 from __future__ import annotations
@@ -15,61 +15,51 @@ from typing import cast
 
 import structlog
 
-from tailrace.errors import EngineDied, EngineUnavailable, GenerationFailed, ModelError, ProtocolError, RequestError
-from tailrace.ipc import FrameDecoder, frame
-from tailrace.protocol import (
-    PROTOCOL_VERSION,
-    Accepted,
-    Cancel,
-    Embedded,
-    EngineCounters,
-    FromEngine,
-    Heartbeat,
-    Hello,
-    Refused,
-    Scored,
-    Step,
-    Submit,
-    ToEngine,
-    Tokenized,
-)
-from tailrace.server.callbacks import GenerationCallbacks, Watched
-from tailrace.server.engine_query import EngineQuery, PendingQuery
+from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError
+from tailrace.ipc import frame
+from tailrace.protocol import PROTOCOL_VERSION, EngineCounters, EngineQuery, Heartbeat, Hello, Submit
+from tailrace.server.callbacks import GenerationCallbacks, TimerCallbacks
+from tailrace.server.engine_connection import EngineConnection
+from tailrace.server.engine_query import PendingQuery
+from tailrace.server.in_flight import InFlightRequests
 from tailrace.server.replica_router import ReplicaRouter
 from tailrace.server.served_model import ServedModel
 
-#: How often requests are looked at, at least.
+#: Max seconds between two ticks of the requests' timer.
 _TICK_SECONDS = 0.5
 
 
 class EngineClient:
-    """The way to the engines. ``on_ready`` is called with every engine that has said Hello, ``on_unusable`` when its
-    model can't be used here, which another engine wouldn't change.
+    """The way to the engines. ``on_ready`` is called with the model of every engine that has said Hello,
+    ``on_unusable`` when this process can't use the model: another engine of the same model wouldn't change that.
     """
 
     def __init__(self, *, wait_seconds: float, stall_seconds: float, silence_seconds: float) -> None:
-        self.model: ServedModel | None = None  #: the last engine's; kept while a new one starts
+        """``wait_seconds``: how long a request waits for an engine; ``stall_seconds``: how long an engine may be silent
+        before it counts as stalled; ``silence_seconds``: the shortest silence that a stream must notice.
+        """
+        self.model: ServedModel | None = None  #: the last engine's; it stays while a new engine starts
         self.engine_starts = 0
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
         self._stall_seconds = stall_seconds
         self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
-        #: What is in flight: who hears of it, and at which engine.
-        self._requests: dict[int, tuple[GenerationCallbacks, _Connection]] = {}
-        self._watched: set[Watched] = set()
-        self._next_id = 1
-        self._connections: dict[int, _Connection] = {}  #: by replica; those that have said Hello
+        self._requests = InFlightRequests()
+        self._timers: set[TimerCallbacks] = set()
+        self._connections: dict[int, EngineConnection] = {}  #: by replica; those that have said Hello
         self._router = ReplicaRouter()
         self._ready = asyncio.Event()
         self._server: asyncio.AbstractServer | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
 
+    # Health and metrics
+
     @property
     def state(self) -> str:
-        """``ok`` while one engine makes progress; ``loading`` when none is connected; ``stalled`` when no loop of
-        those that are has shown a sign of life.
+        """``ok`` while one engine makes progress; ``loading`` when none is connected; ``stalled`` when every connected
+        engine has been silent for too long.
         """
         if not self._connections:
             return "loading"
@@ -83,16 +73,17 @@ class EngineClient:
     @property
     def counters(self) -> EngineCounters:
         """The counters of all engines, added up, as of their last heartbeats."""
-        return sum((beat.counters for beat in self._heartbeats()), EngineCounters())
+        return sum((heartbeat.counters for heartbeat in self._heartbeats()), EngineCounters())
 
     @property
     def kv_cells_used(self) -> int:
         """How many KV cells of all engines hold tokens, as of their last heartbeats."""
-        return sum(beat.kv_cells_used for beat in self._heartbeats())
+        return sum(heartbeat.kv_cells_used for heartbeat in self._heartbeats())
 
-    def _heartbeats(self) -> list[Heartbeat]:
-        beats = [connection.heartbeat for connection in self._connections.values()]
-        return [beat for beat in beats if beat is not None]
+    @property
+    def kv_cells(self) -> int:
+        """How many cells the KV caches of all engines may have."""
+        return sum(connection.kv_cells for connection in self._connections.values())
 
     @property
     def running(self) -> int:
@@ -102,30 +93,94 @@ class EngineClient:
         running, up to what an engine can run, except for as many as the last heartbeat reported as waiting.
         """
         accepted = dict.fromkeys(self._connections.values(), 0)
-        for receiver, connection in self._requests.values():
-            if receiver.state == "accepted" and connection in accepted:
+        for generation, connection in self._requests.generations:
+            if generation.accepted and connection in accepted:
                 accepted[connection] += 1
         return sum(connection.running(count) for connection, count in accepted.items())
 
     @property
     def waiting(self) -> int:
         """How many generations have been submitted and don't run yet."""
-        submitted = sum(receiver.state != "inquiry" for receiver, _ in self._requests.values())
-        return max(0, submitted - self.running)
+        return max(0, sum(1 for _ in self._requests.generations) - self.running)
 
-    @property
-    def kv_cells(self) -> int:
-        """How many cells the KV caches of all engines may have."""
-        return sum(connection.kv_cells for connection in self._connections.values())
-
-    def accepted(self) -> list[GenerationCallbacks]:
+    def accepted_generations(self) -> list[GenerationCallbacks]:
         """The generations that have been accepted and haven't ended, oldest first."""
-        return [receiver for receiver, _ in self._requests.values() if receiver.state == "accepted"]
+        return [generation for generation, _ in self._requests.generations if generation.accepted]
+
+    # Requests
+
+    async def ready(self) -> ServedModel:
+        """The model, once an engine is connected. Raises EngineUnavailable after the waiting time."""
+        if not self._ready.is_set():
+            try:
+                await asyncio.wait_for(self._ready.wait(), self._wait_seconds)
+            except TimeoutError:
+                raise EngineUnavailable("The model is still loading or its engine is restarting; try again.") from None
+        return cast(ServedModel, self.model)
+
+    def submit(self, make: Callable[[int], Submit], callbacks: GenerationCallbacks) -> int:
+        """Send the submit that ``make`` makes for a new id; its messages go to ``callbacks``. Returns the id.
+
+        Raises EngineUnavailable when no engine is connected.
+        """
+        self._check_connected()
+        identity = self._requests.new_id()
+        submit = make(identity)
+        message = frame(submit)
+        self._requests.register(identity, callbacks, self._route(submit), message)
+        return identity
+
+    def query(self, make: Callable[[int], EngineQuery], answers: int, *, param: str) -> PendingQuery:
+        """Send the query that ``make`` makes for a new id and that gets ``answers`` answers. ``param`` is the field to
+        name when it is refused. Raises EngineUnavailable when no engine is connected.
+        """
+        self._check_connected()
+        identity = self._requests.new_id()
+        message = frame(make(identity))
+        query = PendingQuery(answers, param, lambda: self.cancel(identity))
+        able = self._alive() or self._connections.values()
+        self._requests.register(identity, query, min(able, key=lambda connection: connection.load), message)
+        return query
+
+    def cancel(self, identity: int) -> None:
+        """Stop a request that hasn't ended; harmless for one that has."""
+        self._requests.cancel(identity)
+
+    def add_timer(self, timer: TimerCallbacks) -> None:
+        """Have the timer visit the request from now on."""
+        self._timers.add(timer)
+
+    def remove_timer(self, timer: TimerCallbacks) -> None:
+        """The opposite; harmless where the timer doesn't visit the request."""
+        self._timers.discard(timer)
+
+    def _check_connected(self) -> None:
+        if not self._connections:
+            raise EngineUnavailable("The engine is restarting; try again.")
+
+    def _route(self, submit: Submit) -> EngineConnection:
+        connections = self._connections
+        if len(connections) == 1:
+            return next(iter(connections.values()))
+        prompt = submit.prompt if isinstance(submit.prompt, list) else submit.prompt.text
+        # The number in flight is known here at once; a heartbeat reports it up to half a second later.
+        able = self._alive() or connections.values()
+        return connections[self._router.choose(prompt, {entry.replica: entry.load for entry in able})]
+
+    def _alive(self) -> list[EngineConnection]:
+        now = time.monotonic()
+        return [entry for entry in self._connections.values() if now - entry.last_heard <= self._stall_seconds]
+
+    def _heartbeats(self) -> list[Heartbeat]:
+        heartbeats = [connection.heartbeat for connection in self._connections.values()]
+        return [heartbeat for heartbeat in heartbeats if heartbeat is not None]
+
+    # Life
 
     async def start(self, sock: socket.socket) -> None:
         """Listen for engines on ``sock`` (a listening Unix socket)."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Connection(self), sock=sock)
+        self._server = await loop.create_unix_server(lambda: EngineConnection(self, self._requests), sock=sock)
         self._ticker = loop.create_task(self._tick())
 
     async def stop(self) -> None:
@@ -137,84 +192,26 @@ class EngineClient:
         if self._server is not None:
             self._server.close()
 
-    async def ready(self) -> ServedModel:
-        """The model, once an engine is connected. Raises EngineUnavailable after the waiting time."""
-        if not self._ready.is_set():
-            try:
-                await asyncio.wait_for(self._ready.wait(), self._wait_seconds)
-            except TimeoutError:
-                raise EngineUnavailable("The model is still loading or its engine is restarting; try again.") from None
-        return cast(ServedModel, self.model)
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_seconds)
+            for timer in list(self._timers):
+                try:
+                    timer.on_tick(self._tick_seconds)
+                except Exception as error:
+                    self.remove_timer(timer)
+                    self._report(timer, error)
 
-    def submit(self, make: Callable[[int], Submit], receiver: GenerationCallbacks) -> int:
-        """Send the submit that ``make`` makes for a new id; its messages go to ``receiver``.
-
-        Raises EngineUnavailable when no engine is connected.
-        """
-        if not self._connections:
-            raise EngineUnavailable("The engine is restarting; try again.")
-        identity = self._next_id
-        self._next_id += 1
-        submit = make(identity)
-        message = frame(submit)  # What can't be sent isn't registered.
-        self._register(identity, receiver, self._route(submit), message)
-        return identity
-
-    def ask(self, make: Callable[[int], EngineQuery], answers: int, *, param: str) -> PendingQuery:
-        """Send the inquiry that ``make`` makes for a new id, which gets so many answers; ``param`` is the field to name
-        when it is refused. Raises EngineUnavailable when no engine is connected.
-        """
-        if not self._connections:
-            raise EngineUnavailable("The engine is restarting; try again.")
-        identity = self._next_id
-        self._next_id += 1
-        message = frame(make(identity))
-        inquiring = PendingQuery(answers, param, lambda: self.cancel(identity))
-        able = self._alive() or self._connections.values()
-        self._register(identity, inquiring, min(able, key=lambda entry: entry.load), message)
-        return inquiring
-
-    def _register(self, identity: int, receiver: GenerationCallbacks, connection: _Connection, message: bytes) -> None:
-        """Send the message; what comes back goes to ``receiver``."""
-        self._requests[identity] = (receiver, connection)
-        connection.in_flight += 1
+    def _report(self, timer: TimerCallbacks, error: Exception) -> None:
         try:
-            connection.write(message)
-        except BaseException:
-            del self._requests[identity]
-            connection.in_flight -= 1
-            raise
+            timer.on_defect(error)
+        except Exception:
+            self._log.exception("a request's defect couldn't be reported to it")
 
-    def cancel(self, identity: int) -> None:
-        """Stop a generation that hasn't ended; harmless for one that has."""
-        if (entry := self._requests.pop(identity, None)) is not None:
-            entry[1].in_flight -= 1
-            entry[1].send(Cancel(identity))
+    # The connections' reports
 
-    def _alive(self) -> list[_Connection]:
-        now = time.monotonic()
-        return [entry for entry in self._connections.values() if now - entry.heard <= self._stall_seconds]
-
-    def _route(self, submit: Submit) -> _Connection:
-        connections = self._connections
-        if len(connections) == 1:
-            return next(iter(connections.values()))
-        prompt = submit.prompt if isinstance(submit.prompt, list) else submit.prompt.text
-        # What is in flight is known here at once and exactly; heartbeats tell the same up to half a second later.
-        able = self._alive() or connections.values()
-        return connections[self._router.choose(prompt, {entry.replica: entry.load for entry in able})]
-
-    def watch(self, request: Watched) -> None:
-        """Have ``request`` looked at from now on."""
-        self._watched.add(request)
-
-    def unwatch(self, request: Watched) -> None:
-        """Leave ``request`` alone; harmless when nobody looks at it."""
-        self._watched.discard(request)
-
-    # What _Connection calls
-
-    def _connected(self, connection: _Connection, hello: Hello) -> None:
+    def on_hello(self, connection: EngineConnection, hello: Hello) -> None:
+        """See ``ConnectionOwner``."""
         if hello.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"the engine speaks protocol {hello.protocol}, this process {PROTOCOL_VERSION}")
         if hello.replica in self._connections:
@@ -231,159 +228,22 @@ class EngineClient:
         if (defect := self.model.template.defect) is not None:
             self._log.error("conversations are refused: set --chat-template", reason=defect)
         if self.on_ready is not None:
-            self.on_ready(self.model)
+            try:
+                self.on_ready(self.model)
+            except Exception:
+                self._log.exception("the engine is ready, but that couldn't be announced")
 
-    def _disconnected(self, connection: _Connection) -> None:
+    def on_connection_lost(self, connection: EngineConnection) -> None:
+        """See ``ConnectionOwner``."""
         if self._connections.get(connection.replica) is not connection:
             return
         del self._connections[connection.replica]
         self._router.forget(connection.replica)
         if not self._connections:
             self._ready.clear()
-        lost = {identity: entry[0] for identity, entry in self._requests.items() if entry[1] is connection}
+        lost = self._requests.fail_all(
+            connection,
+            lambda: EngineDied("The engine died while it worked on this request; a new one is starting. Try again."),
+        )
         if lost:
-            self._log.error("the engine is gone", requests_lost=len(lost), replica=connection.replica)
-        # All of them first: what a receiver then cancels of its other replies must not be sent to the dead.
-        for identity in lost:
-            del self._requests[identity]
-        for receiver in lost.values():
-            self._fail(
-                receiver,
-                EngineDied("The engine died while it worked on this request; a new one is starting. Try again."),
-            )
-
-    def _fail(self, receiver: GenerationCallbacks, error: RequestError) -> None:
-        try:
-            receiver.failed(error)
-        except Exception as defect:
-            receiver.broke(defect)
-
-    def _step(self, step: Step) -> None:
-        # An id may be unknown: what was cancelled a moment ago still gets what was on its way.
-        requests = self._requests
-        for progress in step.progress:
-            if (entry := requests.get(progress.id)) is not None:
-                entry[0].progressed(progress)
-        for started in step.started:
-            if (entry := requests.get(started.id)) is not None:
-                entry[0].begun(started.cached_tokens, started.prompt_seconds)
-        for predicted in step.predicted:
-            # Before the tokens: a stop string in them ends the request.
-            if (entry := requests.get(predicted.id)) is not None:
-                entry[0].predicted(predicted)
-        tokens, logprobs = step.tokens, step.logprobs
-        for index, identity in enumerate(step.ids):
-            if (entry := requests.get(identity)) is not None:
-                try:
-                    entry[0].token(tokens[index], logprobs.get(index) if logprobs else None)
-                except Exception as error:
-                    # One request's defect ends that request alone: its own task raises it.
-                    self.cancel(identity)
-                    entry[0].broke(error)
-        for finished in step.finished:
-            if (entry := requests.pop(finished.id, None)) is not None:
-                receiver, connection = entry
-                connection.in_flight -= 1
-                try:
-                    receiver.ended(finished)
-                except Exception as error:
-                    receiver.broke(error)
-        for failed in step.failed:
-            self._log.error("a generation has failed", error=failed.message)
-            if (entry := requests.pop(failed.id, None)) is not None:
-                entry[1].in_flight -= 1
-                self._fail(entry[0], GenerationFailed(f"The reply can't be continued: {failed.message}."))
-
-    def _answered(self, answer: Accepted | Refused) -> None:
-        if (entry := self._requests.get(answer.id)) is not None:
-            receiver, connection = entry
-            if isinstance(answer, Refused):
-                del self._requests[answer.id]
-                connection.in_flight -= 1
-            receiver.answered(answer)
-
-    def _told(self, answer: Tokenized | Embedded | Scored) -> None:
-        # Unknown when nobody waits for it any more.
-        if (entry := self._requests.get(answer.id)) is not None:
-            inquiring, connection = entry
-            assert isinstance(inquiring, PendingQuery), "a generation isn't answered so"
-            if inquiring.told(answer):
-                del self._requests[answer.id]
-                connection.in_flight -= 1
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._tick_seconds)
-            for request in list(self._watched):
-                try:
-                    request.tick(self._tick_seconds)
-                except Exception as error:
-                    self.unwatch(request)
-                    request.broke(error)
-
-
-class _Connection(asyncio.Protocol):
-    """One engine's connection."""
-
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
-        self._frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
-        self._transport: asyncio.Transport | None = None
-        self.heard = time.monotonic()
-        self.heartbeat: Heartbeat | None = None
-        self.replica = -1  #: known from Hello on
-        self.kv_cells = 0
-        self.in_flight = 0  #: requests that haven't ended
-        self._parallel = 1
-
-    @property
-    def load(self) -> int:
-        """Unfinished requests. One that waits counts four times: it waits for a whole reply."""
-        return self.in_flight + 3 * max(0, self.in_flight - self._parallel)
-
-    def running(self, accepted: int) -> int:
-        """How many generations run, of which so many that haven't ended have been accepted."""
-        if self.heartbeat is None:
-            return min(accepted, self._parallel)
-        return max(self.heartbeat.running, min(accepted - self.heartbeat.waiting, self._parallel))
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self.heard = time.monotonic()
-            for message in self._frames.feed(data):
-                self._receive(message)
-        except ProtocolError as error:
-            structlog.get_logger().error("closing the engine's connection", error=str(error))
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client._disconnected(self)
-
-    def send(self, message: ToEngine) -> None:
-        self.write(frame(message))
-
-    def write(self, message: bytes) -> None:
-        assert self._transport is not None
-        self._transport.write(message)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _receive(self, message: FromEngine) -> None:
-        if isinstance(message, Step):
-            self._client._step(message)
-        elif isinstance(message, Heartbeat):
-            self.heartbeat = message
-        elif isinstance(message, Hello):
-            self.replica = message.replica
-            self.kv_cells = message.model.kv_cells
-            self._parallel = message.model.parallel
-            self._client._connected(self, message)
-        elif isinstance(message, Accepted | Refused):
-            self._client._answered(message)
-        else:
-            self._client._told(message)
+            self._log.error("the engine is gone", requests_lost=lost, replica=connection.replica)

@@ -109,7 +109,9 @@ class Generation:
         finally:
             if watcher is not None:
                 watcher.cancel()
-        engine.watch(generation)
+        # Its last message may have come together with the last Accepted, before this task ran again.
+        if not generation._done.done():
+            engine.add_timer(generation)
         return generation
 
     @property
@@ -139,19 +141,19 @@ class Generation:
         if not self._open:
             return
         for choice in list(self._open.values()):
-            choice.close_thought()  # Else the error would be part of it, and not be seen.
+            choice.close_think_tag()  # Else the error would be part of it, and not be seen.
         self._release("error")
         self.emit(Failure(error, self._usage()))
         self._end()
 
-    def tick(self, seconds: float) -> None:
-        """See ``Watched``."""
+    def on_tick(self, seconds: float) -> None:
+        """See ``TimerCallbacks``."""
         self._listener.tick(seconds)
 
     # What choices call
 
-    def answered(self, choice: Choice, answer: Accepted | Refused) -> None:
-        """See ``Request``. Nothing is told of a choice before its answer."""
+    def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
+        """See ``ChoiceOwner``. Nothing is told of a choice before its answer."""
         if isinstance(answer, Refused):
             self._refuse(self._refusal(answer))
             return
@@ -162,21 +164,21 @@ class Generation:
         if not self._unanswered and not self._accepted.done():
             self._accepted.set_result(None)
 
-    def begun(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
-        """See ``Request``."""
+    def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
+        """See ``ChoiceOwner``."""
         self._metrics.prompt_computed(prompt_seconds)
         if choice.index % self._request.choices == 0:
             self._cached_tokens += cached_tokens
             self._read_tokens += choice.prompt_tokens
 
-    def first_token(self) -> None:
-        """See ``Request``."""
+    def on_first_token(self) -> None:
+        """See ``ChoiceOwner``."""
         if self._first_token is None:
             self._first_token = time.monotonic()
             self._metrics.first_token(self._first_token - self._begun)
 
-    def closed(self, choice: Choice, reason: str, completion_tokens: int) -> None:
-        """See ``Request``."""
+    def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:
+        """See ``ChoiceOwner``."""
         self._engine.cancel(choice.identity)  # It runs on when a stop string has ended it.
         del self._open[choice.index]
         self._count(choice, completion_tokens)
@@ -205,13 +207,13 @@ class Generation:
 
         choice.identity = self._engine.submit(make, choice)
 
-    def failed(self, error: RequestError) -> None:
-        """See ``Request``. Every choice that was lost says so; the first ends the request."""
+    def on_failed(self, error: RequestError) -> None:
+        """See ``ChoiceOwner``. Every choice that was lost says so; the first ends the request."""
         if not self._refuse(error):
             self.fail(error)
 
-    def broke(self, error: Exception) -> None:
-        """See ``Request`` and ``Watched``: whoever waits for the end gets to know."""
+    def on_defect(self, error: Exception) -> None:
+        """See ``ChoiceOwner`` and ``TimerCallbacks``: whoever waits for the end gets to know."""
         if not self._refuse(error) and not self._done.done():
             self._done.set_exception(error)
         self._stop("error")
@@ -220,8 +222,8 @@ class Generation:
         """A choice's tokens are part of the usage: it ends."""
         self._completion_tokens += completion_tokens
         self._reasoning_tokens += choice.reasoning_tokens
-        self._accepted_tokens += choice.accepted
-        self._rejected_tokens += choice.rejected
+        self._accepted_tokens += choice.accepted_draft_tokens
+        self._rejected_tokens += choice.rejected_draft_tokens
         if self._first_token is not None:
             self._metrics.reply_ended(time.monotonic() - self._first_token)
 
@@ -256,7 +258,7 @@ class Generation:
             return
         for choice in self._open.values():
             self._engine.cancel(choice.identity)
-            self._count(choice, choice.seen)
+            self._count(choice, choice.n_tokens)
             self._metrics.generation_ended(reason)
         self._open.clear()
         self._book()
@@ -266,7 +268,7 @@ class Generation:
         self._metrics.count_tokens(Usage(self._read_tokens, self._completion_tokens, self._cached_tokens))
 
     def _end(self) -> None:
-        self._engine.unwatch(self)
+        self._engine.remove_timer(self)
         if not self._done.done():
             self._done.set_result(None)
 
@@ -312,18 +314,25 @@ class Generation:
     def _choice(
         self, index: int, vocabulary: PieceTable, pipeline: ReplyPipeline, prompt: PromptText | list[int]
     ) -> Choice:
-        most_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
+        max_tool_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
         if (window := self._request.window) is not None:
             assert isinstance(prompt, list), "a window counts tokens"
             self.windowed = ShiftedChoice(
-                self, index, vocabulary, pipeline, window, prompt, most_calls=most_calls, inline_reasoning=inline
+                self,
+                index,
+                vocabulary,
+                pipeline,
+                window,
+                prompt,
+                max_tool_calls=max_tool_calls,
+                inline_reasoning=inline,
             )
             return self.windowed
         tracking = self._request.tracking
         if tracking is None:
-            return Choice(self, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline)
+            return Choice(self, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline)
         tracked = TrackedChoice(
-            self, index, vocabulary, pipeline, tracking, most_calls=most_calls, inline_reasoning=inline
+            self, index, vocabulary, pipeline, tracking, max_tool_calls=max_tool_calls, inline_reasoning=inline
         )
         self.tracked.append(tracked)
         return tracked

@@ -12,7 +12,7 @@ import msgspec
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
-from tailrace.server.choice import MAX_EVENT_BYTES, Choice, ChoiceOwner, pieces
+from tailrace.server.choice import MAX_EVENT_BYTES, Choice, ChoiceOwner, split_text
 from tailrace.server.events import Event, FinishReason, PromptProgress, TextDelta, Timed
 from tailrace.server.timings import Timings, figures
 
@@ -57,17 +57,19 @@ class TrackedChoice(Choice):
 
     def __init__(
         self,
-        request: ChoiceOwner,
+        owner: ChoiceOwner,
         index: int,
         vocabulary: PieceTable,
         pipeline: ReplyPipeline,
         tracking: TrackingOptions,
         *,
-        most_calls: int,
+        max_tool_calls: int,
         inline_reasoning: bool,
     ) -> None:
-        told = _Timing(request, self) if tracking.timings else request
-        super().__init__(told, index, vocabulary, pipeline, most_calls=most_calls, inline_reasoning=inline_reasoning)
+        told = _TimingOwner(owner, self) if tracking.timings else owner
+        super().__init__(
+            told, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline_reasoning
+        )
         self._tracking = tracking
         self._pending: list[tuple[int, TokenLogprobs | None]] = []  #: tokens that no event has carried yet
         self._first_at: float | None = None
@@ -88,84 +90,84 @@ class TrackedChoice(Choice):
             cached=self.cached_tokens,
             prompt=processed - self.cached_tokens,
             prompt_seconds=self.prompt_seconds,
-            generated=self.seen,
+            generated=self.n_tokens,
             seconds=generating,
         )
 
     # What the engine's client calls
 
-    def answered(self, answer: Accepted | Refused) -> None:
+    def on_answer(self, answer: Accepted | Refused) -> None:
         """See ``GenerationCallbacks``."""
         if isinstance(answer, Accepted):
             self.prompt_tokens = answer.prompt_tokens
-        super().answered(answer)
+        super().on_answer(answer)
 
-    def begun(self, cached_tokens: int, prompt_seconds: float) -> None:
+    def on_prefilled(self, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``GenerationCallbacks``."""
         self.cached_tokens = cached_tokens
         self.prompt_seconds = prompt_seconds
-        super().begun(cached_tokens, prompt_seconds)
+        super().on_prefilled(cached_tokens, prompt_seconds)
 
-    def progressed(self, progress: Progress) -> None:
+    def on_progress(self, progress: Progress) -> None:
         """See ``GenerationCallbacks``."""
         self.cached_tokens, self._processed = progress.cached, progress.processed
         self.prompt_seconds = progress.seconds
-        self._request.emit(
+        self._owner.emit(
             PromptProgress(self.index, progress.total, progress.cached, progress.processed, progress.seconds)
         )
 
-    def token(self, token: int, logprobs: TokenLogprobs | None) -> None:
+    def on_token(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """See ``GenerationCallbacks``."""
         tracking = self._tracking
         self._last_at = time.monotonic()
         if self._first_at is None:
             self._first_at = self._last_at
         if tracking.silent:
-            self._request.first_token()
+            self._owner.on_first_token()
             return
         if not (tracking.tokens or tracking.limits):
-            super().token(token, logprobs)
+            super().on_token(token, logprobs)
             return
-        if not self.seen:
-            self._request.first_token()
-        self.seen += 1
+        if not self.n_tokens:
+            self._owner.on_first_token()
+        self.n_tokens += 1
         if tracking.tokens:
             self._pending.append((token, logprobs))
-        self._silent += 1
+        self._pending_tokens += 1
         if parts := self._pipeline.feed(token):
             self._count(parts)
-            self._tell(parts)
+            self._emit_parts(parts)
         if self._pipeline.stopped:
-            self._finish("stop", self.seen)
+            self._finish("stop", self.n_tokens)
         elif self._cut:
-            self._finish("length", self.seen)
+            self._finish("length", self.n_tokens)
 
-    def ended(self, finished: Finished) -> None:
+    def on_finished(self, finished: Finished) -> None:
         """See ``GenerationCallbacks``."""
         if self._tracking.silent:
             self._finish("length", 0)
             return
         self._last_at = time.monotonic()  # An end token comes as an end alone.
-        super().ended(finished)
+        super().on_finished(finished)
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
-        self.seen = completion_tokens  # An end token isn't told.
+        self.n_tokens = completion_tokens  # An end token isn't told.
         if self._tracking.tokens:
-            self._tell(self._pipeline.finish())
+            self._emit_parts(self._pipeline.finish())
             while self._pending:
-                self._tell_text("")
+                self._emit_text("")
         super()._finish(reason, completion_tokens)
 
-    def _tell_text(self, text: str) -> None:
+    def _emit_text(self, text: str) -> None:
         if self._tracking.limits:
             text = "" if self._cut else self._limited(text)
         if not self._tracking.tokens:
-            super()._tell_text(text)
+            super()._emit_text(text)
             return
-        for piece in pieces(text):
+        for piece in split_text(text):
             if piece or self._pending:
                 carried = self._fitting(MAX_EVENT_BYTES - 6 * len(piece))
-                self._request.emit(TextDelta(self.index, piece, None, self._pending[:carried]))
+                self._owner.emit(TextDelta(self.index, piece, None, self._pending[:carried]))
                 del self._pending[:carried]
 
     def _limited(self, text: str) -> str:
@@ -198,20 +200,29 @@ class TrackedChoice(Choice):
         return len(self._pending)
 
 
-class _Timing:
+class _TimingOwner:
     """A choice's ``ChoiceOwner`` that is told each event with the figures as they are then: what comes before anybody
     listens is passed on later.
     """
 
-    __slots__ = ("_choice", "_request", "answered", "begun", "broke", "closed", "failed", "first_token")
+    __slots__ = (
+        "_choice",
+        "_owner",
+        "on_choice_answer",
+        "on_choice_finished",
+        "on_choice_prefilled",
+        "on_defect",
+        "on_failed",
+        "on_first_token",
+    )
 
-    def __init__(self, request: ChoiceOwner, choice: TrackedChoice) -> None:
-        self._request = request
+    def __init__(self, owner: ChoiceOwner, choice: TrackedChoice) -> None:
+        self._owner = owner
         self._choice = choice
-        self.answered, self.begun = request.answered, request.begun
-        self.first_token, self.closed = request.first_token, request.closed
-        self.failed, self.broke = request.failed, request.broke
+        self.on_choice_answer, self.on_choice_prefilled = owner.on_choice_answer, owner.on_choice_prefilled
+        self.on_first_token, self.on_choice_finished = owner.on_first_token, owner.on_choice_finished
+        self.on_failed, self.on_defect = owner.on_failed, owner.on_defect
 
     def emit(self, event: Event) -> None:
         """See ``ChoiceOwner``."""
-        self._request.emit(Timed(event, self._choice.timings))
+        self._owner.emit(Timed(event, self._choice.timings))

@@ -11,7 +11,7 @@ from tailrace.engine.backends.base import HiddenStates
 from tailrace.engine.backends.fake import FakeBackend, FakeEmbeddingContext
 from tailrace.engine.embeddings import EmbeddingJob, EmbeddingQueue, make_jobs, texts_to_tokenise
 from tailrace.errors import ModelError
-from tailrace.protocol import Embed, Embedded, Failed, Pooling, Reading, Refused, Score, Scored
+from tailrace.protocol import Embed, Embedded, EmbeddingAnswer, Failed, Pooling, Refused, Score, Scored
 
 
 class Watched(FakeEmbeddingContext):
@@ -32,8 +32,8 @@ class Watched(FakeEmbeddingContext):
         return super().embed(tokens, positions, slots)
 
 
-def read(queue: EmbeddingQueue, *, beside: bool = False) -> list[Reading | Failed]:
-    answers: list[Reading | Failed] = []
+def read(queue: EmbeddingQueue, *, beside: bool = False) -> list[EmbeddingAnswer | Failed]:
+    answers: list[EmbeddingAnswer | Failed] = []
     while queue:
         answers += queue.step(beside=beside)
     return answers

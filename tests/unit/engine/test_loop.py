@@ -19,7 +19,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.submission import prepare_sequence
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Finished, GenerationParams, Heartbeat, Reading, Refused, Sampling, Step, Submit
+from tailrace.protocol import EmbeddingAnswer, Finished, GenerationParams, Heartbeat, Refused, Sampling, Step, Submit
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_step_is_published_before_it_is_accounted_for(backend: FakeBackend) ->
     runner.ask(_submit(2, "<say>a<nan></say>"))
     published: list[tuple[Step, Heartbeat]] = []
 
-    def publish(message: Step | Heartbeat | Reading) -> None:
+    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
         if isinstance(message, Step):
             published.append((message, loop.heartbeat()))
 
@@ -154,7 +154,7 @@ def test_a_loop_that_cannot_publish_ends_and_the_next_one_starts_empty(backend: 
     runner.ask(_submit(1, "<say>abcd</say>"))
     published: list[Step | Heartbeat] = []
 
-    def publish(message: Step | Heartbeat | Reading) -> None:
+    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
         if len(published) == 3:
             raise BrokenPipeError
         assert isinstance(message, Step | Heartbeat)
@@ -218,7 +218,7 @@ def _replies(
     said: dict[int, list[int]] = {identity: [] for identity in range(len(scripts))}
     finished: list[Finished] = []
 
-    def publish(message: Step | Heartbeat | Reading) -> None:
+    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
         if isinstance(message, Step):
             for identity, token in zip(message.ids, message.tokens, strict=True):
                 said[identity].append(token)
@@ -315,7 +315,7 @@ def test_a_heartbeat_reports_at_once_that_the_loop_is_idle(
     loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0)
     beats: queue.SimpleQueue[Heartbeat] = queue.SimpleQueue()
 
-    def publish(message: Step | Heartbeat | Reading) -> None:
+    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
         if isinstance(message, Heartbeat):
             beats.put(message)
 
@@ -338,7 +338,7 @@ def test_a_heartbeat_reports_at_once_that_the_loop_is_idle(
 def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backend: FakeBackend) -> None:
     """A step may read a long prompt, and steps that repeat each other publish nothing but tokens."""
     runner = Runner(backend)
-    published: list[Step | Heartbeat | Reading] = []
+    published: list[Step | Heartbeat | EmbeddingAnswer] = []
     for identity in (1, 2, 3):
         runner.ask(_submit(identity, f"<say>{'x' * 5 * identity}</say>"))
     while runner.loop.has_work:

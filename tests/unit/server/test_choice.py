@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailrace.server.choice import MAX_EVENT_BYTES, MAX_EVENT_CHARACTERS, fitting, pieces
+from tailrace.server.choice import MAX_EVENT_BYTES, MAX_EVENT_CHARACTERS, count_fitting, split_text
 from tailrace.server.dialects.openai.chat import ChatStream
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.events import TextDelta, TokenLogprob
@@ -30,7 +30,7 @@ ENTRIES = st.lists(
 
 @given(st.text(max_size=100), st.integers(1, 500))
 def test_pieces_are_the_text_and_each_fits(text: str, times: int) -> None:
-    cut = pieces(text * times)
+    cut = split_text(text * times)
     assert "".join(cut) == text * times
     assert all(len(piece) <= MAX_EVENT_CHARACTERS for piece in cut)
     assert all(len(msgspec.json.encode(piece)) <= 6 * MAX_EVENT_CHARACTERS + 2 for piece in cut)
@@ -39,7 +39,7 @@ def test_pieces_are_the_text_and_each_fits(text: str, times: int) -> None:
 @given(ENTRIES, st.integers(0, MAX_EVENT_CHARACTERS))
 def test_what_is_said_to_fit_makes_a_line_that_fits(entries: list[TokenLogprob], length: int) -> None:
     """With the text of the worst case: every character escaped to six bytes."""
-    fits = fitting(entries, MAX_EVENT_BYTES - 6 * length)
+    fits = count_fitting(entries, MAX_EVENT_BYTES - 6 * length)
     stream = ChatStream(ReplyHead("chatcmpl", "m" * 200), 1, wants_usage=False, comments=False)
     (line,) = stream.encode(TextDelta(0, "\x01" * length, entries[:fits]))
     assert len(line) < 60_000
@@ -49,4 +49,4 @@ def test_what_is_said_to_fit_makes_a_line_that_fits(entries: list[TokenLogprob],
 
 def test_ordinary_log_probabilities_all_fit() -> None:
     ordinary = [entry(b" word", -1.25, [(b" word", -1.25)] * 5)] * 16
-    assert fitting(ordinary, MAX_EVENT_BYTES - 6 * 100) == 16
+    assert count_fitting(ordinary, MAX_EVENT_BYTES - 6 * 100) == 16

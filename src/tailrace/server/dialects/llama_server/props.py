@@ -41,7 +41,7 @@ def total_slots(app: AppState, model: ServedModel) -> int:
 def slots(app: AppState, model: ServedModel) -> list[dict[str, Any]]:
     """The body of ``/slots``. Places aren't bound to requests here, so those that run come first."""
     told: list[dict[str, Any]] = []
-    busy = [receiver.seen for receiver in app.engine.accepted() if isinstance(receiver, Choice)]
+    busy = [choice.n_tokens for choice in app.engine.accepted_generations() if isinstance(choice, Choice)]
     for number in range(total_slots(app, model)):
         slot: dict[str, Any] = {
             "id": number,

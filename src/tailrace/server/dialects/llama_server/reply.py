@@ -75,7 +75,7 @@ class Reporter:
     ) -> dict[str, Any]:
         """The end of a reply, or the whole of one; of its fields those that are wanted."""
         choice = self.choices[index]
-        used = choice.prompt_tokens + choice.seen
+        used = choice.prompt_tokens + choice.n_tokens
         told: dict[str, Any] = {
             "index": index,
             "content": text,
@@ -83,7 +83,7 @@ class Reporter:
             "id_slot": self._slot,
             "stop": True,
             "model": self._model_name,
-            "tokens_predicted": choice.seen,
+            "tokens_predicted": choice.n_tokens,
             "tokens_evaluated": choice.prompt_tokens,
             "generation_settings": self._settings,
             "prompt": self._prompt(index),

@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Tokenize, Tokenized
+from tailrace.protocol import EngineQuery, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
-from tailrace.server.engine_query import EngineQuery, PendingQuery
+from tailrace.server.engine_query import PendingQuery
 from tailrace.server.streaming import cancelled_on_disconnect
 
 #: Texts of one request that are tokenised by themselves.
@@ -43,7 +43,7 @@ class Tokens:
         asked = _Asked([])
         try:
             for text in new:
-                asked.inquiries.append(self._app.engine.ask(_question(text), 1, param=param))
+                asked.inquiries.append(self._app.engine.query(_question(text), 1, param=param))
             async with cancelled_on_disconnect(asked, self._request.receive):
                 for text, inquiring in zip(new, asked.inquiries, strict=True):
                     answers = await inquiring.answers()

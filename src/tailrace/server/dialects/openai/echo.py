@@ -9,7 +9,7 @@ import msgspec
 
 from tailrace.chat.detokenize import PieceTable
 from tailrace.protocol import ModelInfo, Scored, TokenLogprobs
-from tailrace.server.choice import MAX_EVENT_BYTES, fitting, pieces
+from tailrace.server.choice import MAX_EVENT_BYTES, count_fitting, split_text
 from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
 from tailrace.server.dialects.openai.tokens import piece_of
 from tailrace.server.events import TokenLogprob
@@ -29,10 +29,10 @@ class Echo(msgspec.Struct, frozen=True):
 
     def stream(self) -> list[tuple[str, dict[str, Any] | None]]:
         """The text, and then the log probabilities, cut to the size of a stream's events."""
-        parts: list[tuple[str, dict[str, Any] | None]] = [(text, None) for text in pieces(self.text)]
+        parts: list[tuple[str, dict[str, Any] | None]] = [(text, None) for text in split_text(self.text)]
         start = 0
         while start < len(self.entries):
-            end = start + max(1, fitting(self.entries[start:], MAX_EVENT_BYTES))
+            end = start + max(1, count_fitting(self.entries[start:], MAX_EVENT_BYTES))
             found = logprobs_object(self.entries[start:end], self.offsets[start:end])
             parts.append(("", found if start else _first_is_null(found)))
             start = end

@@ -11,7 +11,7 @@ import msgspec
 
 from tailrace.chat.tools import Function
 from tailrace.server import sse
-from tailrace.server.choice import pieces
+from tailrace.server.choice import split_text
 from tailrace.server.custom_tools import custom_arguments
 from tailrace.server.dialects.responses.items import Item
 from tailrace.server.dialects.responses.output import CallOutput, Emit, MessageOutput, ThoughtOutput
@@ -50,7 +50,7 @@ def replay(response: dict[str, Any]) -> Recording:
 def _message(emit: Emit, index: int, item: Item) -> None:
     output = MessageOutput(emit, index, identity=item["id"])
     (part,) = item["content"]
-    for text in pieces(part["text"]):
+    for text in split_text(part["text"]):
         output.delta(text, None)
     output.logprobs += part["logprobs"]
     output.close(item["status"])
@@ -60,7 +60,7 @@ def _thought(emit: Emit, index: int, item: Item) -> None:
     summary = bool(item["summary"])
     output = ThoughtOutput(emit, index, summary=summary, encrypted="encrypted_content" in item, identity=item["id"])
     (part,) = item["summary"] if summary else item["content"]
-    for text in pieces(part["text"]):
+    for text in split_text(part["text"]):
         output.delta(text)
     output.close(item["status"])
 
@@ -70,7 +70,7 @@ def _call(emit: Emit, index: int, item: Item) -> None:
     tool = Tool(item["name"], item.get("namespace"), custom, Function(name=item["name"]))
     output = CallOutput(emit, index, item["call_id"], item["name"], tool, identity=item["id"])
     text = msgspec.json.encode(custom_arguments(item["input"])).decode() if custom else item["arguments"]
-    for piece in pieces(text):
+    for piece in split_text(text):
         output.delta(piece)
     output.close(item["status"])
 

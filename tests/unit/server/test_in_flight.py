@@ -1,4 +1,4 @@
-"""What fails between registering a request and sending it leaves nothing behind."""
+"""A request leaves nothing behind, wherever it fails: no entry, no count, no timer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded
 from tailrace.observe.metrics import Metrics
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Accepted, Cancel, GenerationParams, Refused, Sampling, Submit, Tokenize
+from tailrace.protocol import (
+    Accepted,
+    Cancel,
+    Failed,
+    Finished,
+    GenerationParams,
+    Refused,
+    Sampling,
+    Step,
+    Submit,
+    Tokenize,
+)
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.generation import Generation, GenerationRequest
 
@@ -22,11 +33,11 @@ Scene = Callable[[EngineClient, Metrics, Engine], Any]
 
 
 def registered(client: EngineClient) -> tuple[int, int, int]:
-    """Requests, what connections think is in flight, and what is looked at."""
+    """Requests, what connections think is in flight, and timers."""
     return (
         len(client._requests),
         sum(connection.in_flight for connection in client._connections.values()),
-        len(client._watched),
+        len(client._timers),
     )
 
 
@@ -50,15 +61,15 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
         made = client.submit
         calls = iter(range(10))
 
-        def submit(make: Callable[[int], Submit], receiver: Any) -> int:
+        def submit(make: Callable[[int], Submit], callbacks: Any) -> int:
             if next(calls) == 1:  # The second has a number that no message can carry.
                 return made(
                     lambda identity: Submit(
                         id=identity, prompt=PromptText("p"), params=GenerationParams(sampling=Sampling(seed=2**64))
                     ),
-                    receiver,
+                    callbacks,
                 )
-            return made(make, receiver)
+            return made(make, callbacks)
 
         client.submit = submit  # type: ignore[method-assign]  # a stand-in that fails
         with pytest.raises(OverflowError):
@@ -69,12 +80,12 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
     run(tmp_path, scene)
 
 
-def test_an_inquiry_that_can_not_be_sent_is_forgotten(tmp_path: Path) -> None:
+def test_a_query_that_can_not_be_sent_is_forgotten(tmp_path: Path) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         with pytest.raises(OverflowError):
-            client.ask(lambda identity: Tokenize(id=2**64 + identity, text=PromptText("x")), 1, param="prompt")
+            client.query(lambda identity: Tokenize(id=2**64 + identity, text=PromptText("x")), 1, param="prompt")
         with pytest.raises(UnicodeEncodeError):
-            client.ask(lambda identity: Tokenize(id=identity, text=PromptText("\ud800")), 1, param="prompt")
+            client.query(lambda identity: Tokenize(id=identity, text=PromptText("\ud800")), 1, param="prompt")
 
     run(tmp_path, scene)
 
@@ -91,7 +102,7 @@ def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path:
         with pytest.raises(MemoryError):
             await Generation.start(client, metrics, wanted())
         with pytest.raises(MemoryError):
-            client.ask(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
+            client.query(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
         connection.write = right  # type: ignore[method-assign]  # a stand-in that fails
 
     run(tmp_path, scene)
@@ -147,12 +158,30 @@ def test_a_refusal_and_a_task_that_is_cancelled_leave_nothing(tmp_path: Path) ->
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        inquiring = client.ask(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
-        waiting = asyncio.create_task(inquiring.answers())
+        query = client.query(lambda identity: Tokenize(id=identity, text=PromptText("x")), 1, param="prompt")
+        waiting = asyncio.create_task(query.answers())
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        inquiring.withdraw()
+        query.withdraw()
+
+    run(tmp_path, scene)
+
+
+@pytest.mark.parametrize("end", ["finished", "failed", "died"])
+def test_a_generation_that_has_ended_before_it_is_started_has_no_timer(tmp_path: Path, end: str) -> None:
+    """Its last message can be read together with Accepted, before the task that waits for that runs again."""
+
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        starting = asyncio.create_task(Generation.start(client, metrics, wanted()))
+        identity = await engine.submitted()
+        finished = [Finished(identity, "stop", 1)] if end == "finished" else []
+        failed = [Failed(identity, "no number")] if end == "failed" else []
+        engine.say(Accepted(identity, 1), Step([], [], [], finished, {}, failed))
+        if end == "died":
+            engine.die()
+        generation = await starting
+        await generation.finished()
 
     run(tmp_path, scene)

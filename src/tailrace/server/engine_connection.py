@@ -1,0 +1,101 @@
+"""One engine's connection, as the HTTP process sees it: frames in and out, the last heartbeat, and the load."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol, cast
+
+import structlog
+
+from tailrace.errors import ProtocolError
+from tailrace.ipc import FrameDecoder, frame
+from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, Refused, Step
+from tailrace.server.in_flight import InFlightRequests
+
+
+class ConnectionOwner(Protocol):
+    """The client to which a connection reports its beginning and its end."""
+
+    def on_hello(self, connection: EngineConnection, hello: Hello) -> None:
+        """The engine is ready. Raises ProtocolError when it can't be used."""
+        ...
+
+    def on_connection_lost(self, connection: EngineConnection) -> None:
+        """The connection has ended."""
+        ...
+
+
+class EngineConnection(asyncio.Protocol):
+    """See the module."""
+
+    def __init__(self, owner: ConnectionOwner, requests: InFlightRequests) -> None:
+        """Messages for requests go to ``requests``."""
+        self._owner = owner
+        self._requests = requests
+        self._frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
+        self._transport: asyncio.Transport | None = None
+        self._parallel = 1
+        self.last_heard = time.monotonic()  #: when the engine last sent anything
+        self.heartbeat: Heartbeat | None = None  #: the last one
+        self.replica = -1  #: known from Hello on
+        self.kv_cells = 0
+        self.in_flight = 0  #: requests that haven't ended
+
+    @property
+    def load(self) -> int:
+        """Unfinished requests. One that waits counts four times: it waits for a whole reply."""
+        return self.in_flight + 3 * max(0, self.in_flight - self._parallel)
+
+    def running(self, accepted: int) -> int:
+        """How many generations run, when the engine has accepted ``accepted`` that haven't ended."""
+        if self.heartbeat is None:
+            return min(accepted, self._parallel)
+        return max(self.heartbeat.running, min(accepted - self.heartbeat.waiting, self._parallel))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        try:
+            self.last_heard = time.monotonic()
+            for message in self._frames.feed(data):
+                self._dispatch(message)
+        except ProtocolError as error:
+            structlog.get_logger().error("closing the engine's connection", error=str(error))
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self._owner.on_connection_lost(self)
+
+    def cancel(self, identity: int) -> None:
+        """Send a cancel."""
+        self.write(frame(Cancel(identity)))
+
+    def write(self, message: bytes) -> None:
+        """Send one framed message."""
+        assert self._transport is not None
+        self._transport.write(message)
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _dispatch(self, message: FromEngine) -> None:
+        if isinstance(message, Step):
+            self._requests.on_step(message)
+        elif isinstance(message, Heartbeat):
+            self.heartbeat = message
+        elif isinstance(message, Hello):
+            self.replica = message.replica
+            self.kv_cells = message.model.kv_cells
+            self._parallel = message.model.parallel
+            self._owner.on_hello(self, message)
+        elif isinstance(message, Accepted | Refused):
+            self._requests.on_answer(message)
+        else:
+            self._requests.on_query_answer(message)

@@ -1,0 +1,169 @@
+"""The requests that the engines work on, and the way of each engine message to the request that it is for.
+
+A request is in flight from ``register`` until its last message, its cancel or the end of its connection. What can't be
+sent isn't registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import structlog
+
+from tailrace.errors import GenerationFailed, RequestError
+from tailrace.protocol import Accepted, QueryAnswer, Refused, Step
+from tailrace.server.callbacks import GenerationCallbacks
+from tailrace.server.engine_query import PendingQuery
+
+
+class Sender(Protocol):
+    """The connection of one engine, as far as requests need it."""
+
+    in_flight: int  #: requests that haven't ended
+
+    def write(self, message: bytes) -> None:
+        """Send one framed message."""
+        ...
+
+    def cancel(self, identity: int) -> None:
+        """Send a cancel."""
+        ...
+
+
+class InFlightRequests:
+    """See the module. A request is a generation with callbacks, or a query."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, tuple[GenerationCallbacks | PendingQuery, Sender]] = {}
+        #: The generations among them: the ids that a step's tokens can have.
+        self._generations: dict[int, GenerationCallbacks] = {}
+        self._next_id = 1
+        self._log = structlog.get_logger()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def new_id(self) -> int:
+        """An id that no request has had."""
+        identity = self._next_id
+        self._next_id += 1
+        return identity
+
+    @property
+    def generations(self) -> Iterator[tuple[GenerationCallbacks, Sender]]:
+        """Every generation with its connection, oldest first."""
+        for identity, callbacks in self._generations.items():
+            yield callbacks, self._requests[identity][1]
+
+    def register(
+        self, identity: int, request: GenerationCallbacks | PendingQuery, sender: Sender, message: bytes
+    ) -> None:
+        """Send ``message``, which asks for ``request``. Registers nothing where sending raises."""
+        self._requests[identity] = (request, sender)
+        sender.in_flight += 1
+        if not isinstance(request, PendingQuery):
+            self._generations[identity] = request
+        try:
+            sender.write(message)
+        except BaseException:
+            self._remove(identity)
+            raise
+
+    def cancel(self, identity: int) -> None:
+        """Stop a request that hasn't ended; harmless for one that has."""
+        if (entry := self._remove(identity)) is not None:
+            entry[1].cancel(identity)
+
+    def fail_all(self, sender: Sender, error: Callable[[], RequestError]) -> int:
+        """The connection has ended: each of its requests fails with an error of its own. The number of requests."""
+        lost = {identity: entry[0] for identity, entry in self._requests.items() if entry[1] is sender}
+        # All are removed first: a failing request cancels its other replies, and no cancel may go to a dead engine.
+        for identity in lost:
+            self._remove(identity)
+        for request in lost.values():
+            self._call(None, request, request.on_failed, error())
+        return len(lost)
+
+    # The engine's messages. An id may be unknown: messages for a cancelled request may still be on their way.
+
+    def on_step(self, step: Step) -> None:
+        """Pass on everything that one engine step has brought."""
+        generations = self._generations
+        for progress in step.progress:
+            if (generation := generations.get(progress.id)) is not None:
+                self._call(progress.id, generation, generation.on_progress, progress)
+        for started in step.started:
+            if (generation := generations.get(started.id)) is not None:
+                self._call(
+                    started.id, generation, generation.on_prefilled, started.cached_tokens, started.prompt_seconds
+                )
+        for predicted in step.predicted:
+            # Before the tokens: a stop string in them ends the request.
+            if (generation := generations.get(predicted.id)) is not None:
+                self._call(predicted.id, generation, generation.on_prediction, predicted)
+        tokens, logprobs = step.tokens, step.logprobs
+        for index, identity in enumerate(step.ids):
+            if (generation := generations.get(identity)) is not None:
+                try:
+                    generation.on_token(tokens[index], logprobs.get(index) if logprobs else None)
+                except Exception as error:
+                    self._end_by_defect(identity, generation, error)
+        for finished in step.finished:
+            if (generation := generations.get(finished.id)) is not None:
+                self._remove(finished.id)
+                self._call(None, generation, generation.on_finished, finished)
+        for failed in step.failed:
+            self._log.error("a generation has failed", error=failed.message)
+            if (entry := self._remove(failed.id)) is not None:
+                failure = GenerationFailed(f"The reply can't be continued: {failed.message}.")
+                self._call(None, entry[0], entry[0].on_failed, failure)
+
+    def on_answer(self, answer: Accepted | Refused) -> None:
+        """Pass on whether the engine takes a request."""
+        if (entry := self._requests.get(answer.id)) is not None:
+            refused = isinstance(answer, Refused)
+            if refused:
+                self._remove(answer.id)
+            self._call(None if refused else answer.id, entry[0], entry[0].on_answer, answer)
+
+    def on_query_answer(self, answer: QueryAnswer) -> None:
+        """Pass on an answer to a query."""
+        if (entry := self._requests.get(answer.id)) is not None:
+            self._call(answer.id, entry[0], self._take_query_answer, entry[0], answer)
+
+    def _take_query_answer(self, query: GenerationCallbacks | PendingQuery, answer: QueryAnswer) -> None:
+        assert isinstance(query, PendingQuery), "a generation has no query answer"
+        if query.on_query_answer(answer):
+            self._remove(answer.id)
+
+    def _remove(self, identity: int) -> tuple[GenerationCallbacks | PendingQuery, Sender] | None:
+        entry = self._requests.pop(identity, None)
+        if entry is not None:
+            self._generations.pop(identity, None)
+            entry[1].in_flight -= 1
+        return entry
+
+    def _call(
+        self,
+        identity: int | None,
+        request: GenerationCallbacks | PendingQuery,
+        callback: Callable[..., None],
+        *arguments: object,
+    ) -> None:
+        """Run a callback of the request; ``identity`` is None where the request has ended."""
+        try:
+            callback(*arguments)
+        except Exception as error:
+            self._end_by_defect(identity, request, error)
+
+    def _end_by_defect(
+        self, identity: int | None, request: GenerationCallbacks | PendingQuery, error: Exception
+    ) -> None:
+        """End one request; its own task raises the error."""
+        if identity is not None:
+            self.cancel(identity)
+        try:
+            request.on_defect(error)
+        except Exception:
+            self._log.exception("a request's defect couldn't be reported to it")
