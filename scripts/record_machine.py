@@ -1,6 +1,6 @@
 """Records what tailrace reads of this machine in /sys and /proc, as text for ``tests/data/machines``.
 
-``python scripts/record_machine.py > tests/data/machines/NAME.txt``; tests/support/machines.py expands it again.
+``python scripts/record_machine.py > tests/data/machines/NAME.txt``; recorded_machines.py in tests/support expands it.
 It holds no addresses or serial numbers, but the names of the process's control groups. Python alone is enough, so that
 it runs on any machine.
 """

@@ -15,9 +15,9 @@ import pytest
 import litellm_proxy
 from client_matrix import NODE, Client, chosen
 from client_results import Results
+from openai_wire import say
 from relay import Relay
 from servers import fake
-from wire import say
 
 PATIENCE = 120.0
 #: Prints the next reply's script, which mustn't stand in the prompt before.

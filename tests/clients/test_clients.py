@@ -16,9 +16,9 @@ import litellm_proxy
 from client_driver import WEATHER, Driver, ask, drivers
 from client_matrix import PROOFS, Client, chosen, proofs, ways
 from client_results import Results
+from openai_wire import metric, say
 from relay import Relay
 from servers import ServerProcess, fake, wait_for
-from wire import metric, say
 
 #: Whatever is cut wrongly, by bytes or by UTF-16 units, shows in it.
 TEXT = "Grüße 👋🏽 aus 東京: «fertig»"

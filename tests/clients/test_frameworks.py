@@ -12,9 +12,9 @@ import pytest
 
 from client_matrix import AGENTS_VENV, HERE, Client, chosen
 from client_results import Results
+from openai_wire import say
 from relay import Relay
 from servers import ServerProcess, fake
-from wire import say
 
 PATIENCE = 120.0
 #: What each function returns: the script of the next reply.

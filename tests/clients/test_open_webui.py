@@ -18,10 +18,10 @@ import pytest
 from client_matrix import NODE, Client, chosen
 from client_results import Results
 from open_webui import open_webui
+from openai_wire import say
 from relay import Relay
 from servers import fake
 from setup_clients import CHROMIUMS
-from wire import say
 
 REPLIES = {
     "alpha": ["Grüße 👋🏽 aus 東京. " * 8 + "End of alpha.", "The second of alpha. " * 8 + "End."],
@@ -68,7 +68,9 @@ def results() -> Iterator[Results]:
 if MATRIX:
 
     @pytest.mark.parametrize(("client", "way"), MATRIX)
-    def test_two_chats_at_once_are_shown_whole(client: Client, way: str, results: Results, tmp_path: Path) -> None:
+    def test_two_concurrent_chats_are_shown_complete(
+        client: Client, way: str, results: Results, tmp_path: Path
+    ) -> None:
         for proof in client.asked:
             results.begin(client, way, proof)
         with contextlib.ExitStack() as stack:

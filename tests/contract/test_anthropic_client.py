@@ -10,8 +10,8 @@ import pytest
 from anthropic.types import MessageParam, ToolParam
 from pydantic import BaseModel, Field
 
+from openai_wire import say
 from servers import ServerProcess, fake
-from wire import say
 
 WEATHER: ToolParam = {"name": "weather", "description": "d", "input_schema": {"type": "object"}}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Köln"}}</tool_call>'
@@ -118,7 +118,7 @@ def test_the_starter_model(real: ServerProcess) -> None:
     )
 
 
-def test_the_starter_model_keeps_to_a_schema(real: ServerProcess) -> None:
+def test_the_starter_model_follows_a_schema(real: ServerProcess) -> None:
     with connect(real) as client:
         asked = [user("Describe a person as JSON.")]
         reply = client.messages.parse(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from anthropic_wire import Message, check_ending, check_usage, events, message_stream
+from openai_wire import Connection, Reply, ask, chat, metric, say
 from servers import ServerProcess, wait_for
-from wire import Connection, Reply, ask, chat, metric, say
 
 WEATHER = {"name": "weather", "input_schema": {"type": "object"}}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Köln", "days": 2}}</tool_call>'
@@ -27,7 +27,7 @@ def stream(server: ServerProcess, content: object, **fields: object) -> Message:
     return message_stream(post(server, content, stream=True, **fields))
 
 
-def whole(server: ServerProcess, content: object, **fields: object) -> dict[str, Any]:
+def message_object(server: ServerProcess, content: object, **fields: object) -> dict[str, Any]:
     reply = post(server, content, **fields)
     assert reply.status == 200, reply.body
     message: dict[str, Any] = reply.json()
@@ -50,7 +50,7 @@ def error(reply: Reply) -> tuple[int, str, str]:
     return reply.status, told["error"]["type"], told["error"]["message"]
 
 
-def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
+def test_complete_stream_byte_for_byte(scripted: ServerProcess) -> None:
     """Everything but the ids and what was found ready is known, so everything is compared."""
     reply = post(scripted, "<say>ab</say>", stream=True)
     message = message_stream(reply)
@@ -80,8 +80,8 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     ]
 
 
-def test_a_whole_message(scripted: ServerProcess) -> None:
-    message = whole(scripted, "<say>ab</say>")
+def test_complete_message(scripted: ServerProcess) -> None:
+    message = message_object(scripted, "<say>ab</say>")
     assert message["content"] == [{"type": "text", "text": "ab"}]
     assert (message["model"], message["stop_reason"], message["stop_sequence"]) == ("fake", "end_turn", None)
     assert message["usage"]["output_tokens"] == 3
@@ -114,10 +114,10 @@ def test_a_whole_message(scripted: ServerProcess) -> None:
         ),
     ],
 )
-def test_streamed_and_whole_are_the_same_message(
+def test_streamed_and_complete_messages_are_equal(
     scripted: ServerProcess, said: str, fields: dict[str, object], blocks: list[str], reason: str, stop: str | None
 ) -> None:
-    one, two = stream(scripted, say(said), **fields), whole(scripted, say(said), **fields)
+    one, two = stream(scripted, say(said), **fields), message_object(scripted, say(said), **fields)
     assert [block["type"] for block in one.content] == blocks
     assert (one.stop_reason, one.stop_sequence) == (reason, stop)
     assert (two["stop_reason"], two["stop_sequence"]) == (reason, stop)
@@ -132,11 +132,11 @@ def test_streamed_and_whole_are_the_same_message(
             assert block == {"type": "tool_use", "name": "weather", "input": {"city": "Köln", "days": 2}}
 
 
-def test_a_thought_that_the_client_wants_left_out(scripted: ServerProcess) -> None:
+def test_reasoning_can_be_left_out(scripted: ServerProcess) -> None:
     fields = {"thinking": {"type": "adaptive", "display": "omitted"}}
     content = [{"type": "thinking", "thinking": "", "signature": "unsigned"}, {"type": "text", "text": "so"}]
     assert stream(scripted, say("<think>hm</think>so"), **fields).content == content
-    assert whole(scripted, say("<think>hm</think>so"), **fields)["content"] == content
+    assert message_object(scripted, say("<think>hm</think>so"), **fields)["content"] == content
 
 
 def test_inline_reasoning_is_for_other_dialects(inline: ServerProcess) -> None:
@@ -160,7 +160,7 @@ def test_the_prompt_is_rendered(scripted: ServerProcess) -> None:
         "[system]s\n[user]a\nb\n[assistant]c\n[system]d\n[user]e\n"
     )
     messages[2:] = [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f<say>g</say>"}]
-    assert whole(scripted, "", messages=messages)["content"][0]["text"] == "g"
+    assert message_object(scripted, "", messages=messages)["content"][0]["text"] == "g"
 
 
 #: Every place where a request may mark what is to be cached.
@@ -174,19 +174,19 @@ MARKED: dict[str, dict[str, Any]] = {
 }
 
 
-def test_all_of_a_prompt_is_input_where_the_request_marks_nothing_for_the_cache(scripted: ServerProcess) -> None:
+def test_all_prompt_tokens_are_input_without_cache_breakpoints(scripted: ServerProcess) -> None:
     text = "x" * 500 + "<say>a</say>"
-    usages = [whole(scripted, text)["usage"] for _ in range(2)]
+    usages = [message_object(scripted, text)["usage"] for _ in range(2)]
     prompt = len(f"[user]{text}\n") + 1
     split = [(usage["input_tokens"], usage["cache_read_input_tokens"]) for usage in usages]
     assert split == [(prompt, 0)] * 2
 
 
 @pytest.mark.parametrize("place", MARKED)
-def test_what_was_read_before_is_told_apart_where_the_request_marks_it(scripted: ServerProcess, place: str) -> None:
+def test_cached_tokens_are_separate_with_cache_breakpoints(scripted: ServerProcess, place: str) -> None:
     text = "x" * 500 + "<say>a</say>"
-    whole(scripted, text, **MARKED[place])
-    usage = whole(scripted, text, **MARKED[place])["usage"]
+    message_object(scripted, text, **MARKED[place])
+    usage = message_object(scripted, text, **MARKED[place])["usage"]
     assert usage["cache_read_input_tokens"] >= 500
     assert usage["input_tokens"] == 1
 
@@ -203,7 +203,7 @@ def test_a_block_in_a_message_may_mark_it(scripted: ServerProcess) -> None:
             {"role": "user", "content": [result]},
         ],
     ):
-        usages = [whole(scripted, "", messages=messages)["usage"] for _ in range(2)]
+        usages = [message_object(scripted, "", messages=messages)["usage"] for _ in range(2)]
         assert usages[1]["input_tokens"] == 1
         assert usages[1]["cache_read_input_tokens"] >= 500
 
@@ -262,7 +262,7 @@ def test_other_refusals_have_the_shape_too(scripted: ServerProcess, keyed: Serve
         assert ask(keyed.port, "POST", "/v1/messages", body("<say>a</say>"), headers).status == 200
 
 
-def test_a_prompt_that_does_not_fit_is_told_as_anthropic_tells_it(slow: ServerProcess) -> None:
+def test_a_too_long_prompt_has_anthropics_error(slow: ServerProcess) -> None:
     for streamed in (False, True):
         status, kind, message = error(post(slow, "x" * 9000, stream=streamed))
         assert (status, kind) == (400, "invalid_request_error")

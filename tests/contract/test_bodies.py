@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Reply, ask, chat
 from servers import ServerProcess
-from wire import Reply, ask, chat
 
 if sys.version_info >= (3, 14):
     from compression.zstd import compress as zstd_compress
@@ -60,7 +60,7 @@ def test_a_compressed_body_may_come_in_chunks(scripted: ServerProcess) -> None:
 
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/api/chat"])
-def test_the_limit_counts_what_a_body_becomes(scripted: ServerProcess, path: str, coding: str) -> None:
+def test_the_size_limit_counts_the_decoded_body(scripted: ServerProcess, path: str, coding: str) -> None:
     """The server takes 1 MB."""
     fits = json.dumps(ROUTES[path][0]("<say>ok</say>") | {"padding": " " * 900_000}).encode()
     assert len(CODINGS[coding](fits)) < 10_000
@@ -79,7 +79,7 @@ def test_another_coding_is_a_415_that_names_those_that_are_read(scripted: Server
     assert list(ask(scripted.port, "POST", "/api/chat", b"abc", {"content-encoding": coding}).json()) == ["error"]
 
 
-def test_a_body_that_is_no_gzip_is_told(scripted: ServerProcess) -> None:
+def test_a_body_that_is_not_gzip_is_refused(scripted: ServerProcess) -> None:
     reply = ask(scripted.port, "POST", CHAT, chat("<say>ok</say>"), {"content-encoding": "gzip"})
     assert reply.status == 400
     assert reply.error()["code"] == "invalid_encoding"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Connection, Reply, ask, chat, chat_stream, check_usage, say
 from servers import ServerProcess
-from wire import Connection, Reply, ask, chat, chat_stream, check_usage, say
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
@@ -17,7 +17,7 @@ def stream(server: ServerProcess, text: str, **fields: object) -> Reply:
     return ask(server.port, "POST", "/v1/chat/completions", chat(text, stream=True, **fields))
 
 
-def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
+def test_complete_stream_byte_for_byte(scripted: ServerProcess) -> None:
     """Everything but id and time is known, so everything is compared."""
     reply = stream(scripted, "<say>ab</say>", stream_options={"include_usage": True})
     chat_stream(reply)
@@ -48,7 +48,7 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     assert done == b"data: [DONE]\n\n"
 
 
-def test_no_usage_that_nobody_asked_for(scripted: ServerProcess) -> None:
+def test_no_usage_unless_requested(scripted: ServerProcess) -> None:
     assert chat_stream(stream(scripted, "<say>a</say>")).usage is None
     assert chat_stream(stream(scripted, "<say>a</say>", stream_options={"include_usage": False})).usage is None
     assert chat_stream(stream(scripted, "<say>a</say>", stream_options=None)).usage is None
@@ -83,7 +83,7 @@ def test_no_line_is_too_long_for_a_scanner_of_64_kib(scripted: ServerProcess) ->
     assert sum(len(entry["content"]) for entry in tokens if entry) == 1001
 
 
-def test_length_is_told(scripted: ServerProcess) -> None:
+def test_the_finish_reason_is_length_at_the_limit(scripted: ServerProcess) -> None:
     reply = chat_stream(stream(scripted, "<say>abcdef</say>", max_tokens=3, stream_options={"include_usage": True}))
     assert (reply.text, reply.finish) == (["abc"], ["length"])
     assert reply.usage is not None
@@ -129,7 +129,7 @@ def test_usage_counts_what_was_generated_up_to_the_stop_string(scripted: ServerP
     assert reply.usage["completion_tokens"] == 4
 
 
-def test_usage_tells_what_a_prediction_brought(real: ServerProcess) -> None:
+def test_usage_has_accepted_and_rejected_prediction_tokens(real: ServerProcess) -> None:
     """After 256 right draft tokens a draft is verified, even on a machine where drafts don't pay."""
     asked: dict[str, Any] = {"temperature": 0, "max_tokens": 320, "ignore_eos": True}
     plain = ask(real.port, "POST", "/v1/chat/completions", chat("Tell me a long story.", **asked)).json()
@@ -147,13 +147,13 @@ def test_usage_tells_what_a_prediction_brought(real: ServerProcess) -> None:
         assert details["rejected_prediction_tokens"] >= 0
 
 
-def test_usage_tells_the_tokens_of_reasoning(scripted: ServerProcess) -> None:
+def test_usage_has_the_reasoning_tokens(scripted: ServerProcess) -> None:
     reply = ask(scripted.port, "POST", "/v1/chat/completions", chat("<say><think>why?</think>so</say>")).json()
     assert reply["choices"][0]["message"]["reasoning_content"] == "why?"
     assert reply["usage"]["completion_tokens_details"] == {"reasoning_tokens": len("<think>why?")}
 
 
-def test_one_choice_that_stops_early_leaves_the_others_alone(scripted: ServerProcess) -> None:
+def test_one_choice_that_stops_early_does_not_affect_the_others(scripted: ServerProcess) -> None:
     """Choices draw differently: those without the stop string run on to the end of the script."""
     body = chat("<say>xyz</say>", stream=True, n=4, stop="y", temperature=0)
     assert chat_stream(ask(scripted.port, "POST", "/v1/chat/completions", body), choices=4).text == ["x"] * 4
@@ -163,7 +163,7 @@ def test_one_choice_that_stops_early_leaves_the_others_alone(scripted: ServerPro
 # Reasoning
 
 
-def test_reasoning_is_told_apart(scripted: ServerProcess) -> None:
+def test_reasoning_is_separate_from_content(scripted: ServerProcess) -> None:
     reply = chat_stream(stream(scripted, say("<think>\nwhy? 🤔\n</think>\n\nbecause")))
     assert (reply.reasoning, reply.text) == (["why? 🤔"], ["because"])
 
@@ -221,7 +221,7 @@ def test_tool_calls_end_a_reply_with_tool_calls_even_when_it_was_cut_off(scripte
     assert reply.finish == ["tool_calls"]
 
 
-def test_one_tool_call_at_a_time_where_that_is_asked_for(scripted: ServerProcess) -> None:
+def test_one_tool_call_without_parallel_tool_calls(scripted: ServerProcess) -> None:
     call = '<tool_call>{"name": "weather"}</tool_call>'
     reply = chat_stream(stream(scripted, say(call * 3), tools=[WEATHER], parallel_tool_calls=False))
     assert len(reply.calls[0]) == 1
@@ -239,7 +239,7 @@ def test_one_tool_call_at_a_time_where_that_is_asked_for(scripted: ServerProcess
         '<tool_call>{"name": "weather", "arguments": {"a": "\\ud800"}}</tool_call>',
     ],
 )
-def test_a_model_that_would_break_its_call_writes_a_whole_one(scripted: ServerProcess, broken: str) -> None:
+def test_the_grammar_completes_a_call_that_the_model_would_break(scripted: ServerProcess, broken: str) -> None:
     """From the marker on a grammar holds it; what broken calls are read as stands in ``test_parse``."""
     body = chat(say(broken), tools=[WEATHER], max_tokens=4000)
     (choice,) = ask(scripted.port, "POST", "/v1/chat/completions", body).json()["choices"]
@@ -304,7 +304,7 @@ def test_log_probabilities_not_streamed(scripted: ServerProcess) -> None:
 # Not streamed
 
 
-def test_the_whole_reply(scripted: ServerProcess) -> None:
+def test_complete_reply(scripted: ServerProcess) -> None:
     reply = ask(scripted.port, "POST", "/v1/chat/completions", chat("<say>ab</say>")).json()
     assert reply["object"] == "chat.completion"
     assert reply["model"] == "fake"

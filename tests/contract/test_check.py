@@ -58,7 +58,7 @@ def test_our_own_server_breaks_no_rule(real: ServerProcess, tmp_path: Path) -> N
     assert not list(root.iter("failure"))
 
 
-def test_a_broken_rule_is_told_with_what_was_seen_and_whom_it_breaks() -> None:
+def test_a_broken_rule_is_shown_with_the_observation_and_its_effect() -> None:
     with changed("data-prefix") as server:
         done = check(server.url, "--dialect", "openai", "--rule", "data-prefix", "--rule", "done")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -78,7 +78,7 @@ def test_the_exit_status_is_by_severity(rule: str, status: int, tmp_path: Path) 
     assert (case.find("failure") is not None) == (status != 0)
 
 
-def test_a_dialect_that_is_not_there_is_left_out_unless_it_was_asked_for() -> None:
+def test_an_absent_dialect_is_skipped_unless_requested() -> None:
     def alter(server: ModelServer, asked: Asked, answer: Answer) -> None:
         if asked.path.startswith(("/api", "/v1/embeddings")):
             answer.refuse(404, {"error": {"message": "no such route", "type": "x", "param": None, "code": None}})
@@ -129,7 +129,7 @@ def test_what_cannot_be_checked_is_one_line_and_a_status(arguments: list[str], s
     assert not done.stdout
 
 
-def test_what_a_server_says_cannot_steer_the_terminal() -> None:
+def test_a_servers_text_cannot_control_the_terminal() -> None:
     def alter(server: ModelServer, asked: Asked, answer: Answer) -> None:
         if answer.pieces is not None:
             answer.refuse(500, "\x1b]0;title\x07[bold]red[/bold]")

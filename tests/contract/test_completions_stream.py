@@ -9,15 +9,15 @@ from statistics import fmean
 
 import pytest
 
+from openai_wire import Reply, ask, check_usage, say, text_stream
 from servers import ServerProcess, serving
-from wire import Reply, ask, check_usage, say, text_stream
 
 
 def complete(server: ServerProcess, prompt: object, **fields: object) -> Reply:
     return ask(server.port, "POST", "/v1/completions", {"prompt": prompt, "max_tokens": 1000, **fields})
 
 
-def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
+def test_complete_stream_byte_for_byte(scripted: ServerProcess) -> None:
     reply = complete(scripted, "<say>ab</say>", stream=True, stream_options={"include_usage": True})
     text_stream(reply)
     first = json.loads(reply.chunks[0][6:])
@@ -41,7 +41,7 @@ def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
     assert done == b"data: [DONE]\n\n"
 
 
-def test_no_usage_that_nobody_asked_for(scripted: ServerProcess) -> None:
+def test_no_usage_unless_requested(scripted: ServerProcess) -> None:
     assert text_stream(complete(scripted, "<say>a</say>", stream=True)).usage is None
 
 
@@ -86,7 +86,7 @@ def test_every_form_of_prompt(scripted: ServerProcess) -> None:
     assert body["usage"]["completion_tokens"] == 4 * 2
 
 
-def test_the_whole_reply(scripted: ServerProcess) -> None:
+def test_complete_reply(scripted: ServerProcess) -> None:
     body = complete(scripted, "<say>ab</say>").json()
     assert body["object"] == "text_completion"
     assert body["choices"] == [{"index": 0, "text": "ab", "logprobs": None, "finish_reason": "stop"}]
@@ -156,7 +156,7 @@ def test_the_prompts_probabilities_can_be_streamed(scripted: ServerProcess) -> N
         assert streamed == values, name
 
 
-def test_a_prompt_alone(scripted: ServerProcess) -> None:
+def test_max_tokens_0_echoes_the_prompt(scripted: ServerProcess) -> None:
     body = complete(scripted, [[97, 98, 257], [5, 6, 7]], echo=True, max_tokens=0).json()
     assert [choice["text"] for choice in body["choices"]] == ["ab<start>", "\x05\x06\x07"]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["length", "length"]
@@ -192,7 +192,7 @@ def test_what_is_between_is_filled_in(scripted: ServerProcess) -> None:
     assert complete(scripted, "<say>a</say>", suffix="").json()["choices"][0]["text"] == "a"
 
 
-def test_a_model_that_fills_nothing_in_refuses_a_suffix(real: ServerProcess) -> None:
+def test_a_model_without_infill_refuses_a_suffix(real: ServerProcess) -> None:
     reply = complete(real, "a", suffix="b")
     assert (reply.status, reply.error()["param"]) == (400, "suffix")
 
@@ -238,7 +238,7 @@ def test_what_does_not_go_together_is_named(scripted: ServerProcess, fields: dic
     assert (reply.status, reply.error()["param"]) == (400, param)
 
 
-def test_as_many_replies_as_are_asked_for_are_one_choice_each(scripted: ServerProcess) -> None:
+def test_each_reply_is_one_choice(scripted: ServerProcess) -> None:
     assert text_stream(complete(scripted, "<say>a</say>", n=2, best_of=2, stream=True), choices=2).text == ["a", "a"]
 
 
@@ -268,13 +268,13 @@ def test_streamed_log_probabilities_are_the_whole_reply_s(
             assert len(likely) in (5, 6)
 
 
-def test_bytes_of_a_character_are_told_apart(scripted: ServerProcess) -> None:
+def test_tokens_within_a_character_have_distinct_labels(scripted: ServerProcess) -> None:
     found = complete(scripted, say("🎉!"), logprobs=5).json()["choices"][0]["logprobs"]
     assert found["tokens"] == ["bytes:\\xf0", "bytes:\\x9f", "bytes:\\x8e", "bytes:\\x89", "!"]
     assert found["text_offset"] == [0, 0, 0, 0, 1]
 
 
-def test_a_token_that_is_not_among_the_likeliest_is_told_with_them(scripted: ServerProcess) -> None:
+def test_the_chosen_token_is_listed_with_the_likeliest(scripted: ServerProcess) -> None:
     """The script's byte is the likeliest by far; banned, another one is chosen."""
     fields = {"logprobs": 2, "logit_bias": {str(ord("a")): False}, "max_tokens": 1, "temperature": 1.5, "top_k": 0}
     for seed in range(3):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask, say
 from servers import ServerProcess
-from wire import ask, say
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}]
@@ -26,17 +26,17 @@ def chat(server: ServerProcess, reply: str, begun: str, **fields: object) -> dic
     return message
 
 
-def test_chat_completions_have_what_comes_after_the_beginning(scripted: ServerProcess) -> None:
+def test_chat_completions_have_only_the_continuation(scripted: ServerProcess) -> None:
     assert chat(scripted, " well.", "I am")["content"] == " well."
     assert chat(scripted, " well.", "I am", add_generation_prompt=False)["content"] == " well."
 
 
-def test_a_thought_that_the_beginning_has_opened_goes_on(scripted: ServerProcess) -> None:
+def test_reasoning_that_the_prefix_has_opened_continues(scripted: ServerProcess) -> None:
     message = chat(scripted, "ll.</think>Yes.", "<think>We")
     assert (message["reasoning_content"], message["content"]) == ("ll.", "Yes.")
 
 
-def test_a_call_that_the_beginning_has_opened_is_whole(scripted: ServerProcess) -> None:
+def test_a_call_that_the_prefix_has_opened_is_complete(scripted: ServerProcess) -> None:
     message = chat(scripted, '"arguments": {}}\n</tool_call>', '<tool_call>\n{"name": "now", ', tools=TOOLS)
     (call,) = message["tool_calls"]
     assert (call["function"]["name"], call["function"]["arguments"]) == ("now", "{}")
@@ -49,7 +49,7 @@ def test_a_prompt_ends_within_a_message_or_begins_another(scripted: ServerProces
     assert (answer.status, answer.error()["param"]) == (400, "continue_final_message")
 
 
-def test_ollamas_chat_goes_on_without_being_asked(scripted: ServerProcess) -> None:
+def test_ollamas_chat_continues_an_assistant_message(scripted: ServerProcess) -> None:
     body = {"messages": conversation(" well.", "I am"), "stream": False}
     answer = ask(scripted.port, "POST", "/api/chat", body).json()
     assert answer["message"]["content"] == " well."

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from openai import NotFoundError, OpenAI
 
+from openai_wire import Reply, ask
 from servers import ServerProcess, fake
 from tailrace.server.dialects.responses.store import ResponseStore
-from wire import Reply, ask
 
 
 def create(server: ServerProcess, **fields: object) -> str:
@@ -89,7 +89,7 @@ def test_a_response_that_broke_off_adds_nothing(scripted: ServerProcess) -> None
         ({"conversation": "conv_1", "previous_response_id": "resp_1"}, 400, "conversation"),
     ],
 )
-def test_a_wrong_conversation_is_told(
+def test_a_wrong_conversation_is_refused(
     scripted: ServerProcess, fields: dict[str, Any], status: int, param: str | None
 ) -> None:
     reply = respond(scripted, "x", **fields)
@@ -147,7 +147,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
         assert texts(server, create(server, items=[{"role": "user", "content": "new"}])) == ["new"]
 
 
-def test_conversations_go_with_the_oldest_when_there_is_no_more_room(tmp_path: Path) -> None:
+def test_the_oldest_conversations_are_evicted(tmp_path: Path) -> None:
     async def scenario() -> None:
         store = ResponseStore(tmp_path / "kept.sqlite", megabytes=1, days=30)
         made = []

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Reply, ask, say
 from servers import ServerProcess, fake
-from wire import Reply, ask, say
 
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 TOOL = {"type": "function", "function": WEATHER}
@@ -95,7 +95,7 @@ STRICT = (
 )
 
 
-def test_a_template_that_is_strict_about_calls_is_told_the_rest_as_text(tmp_path: Path) -> None:
+def test_a_strict_template_gets_a_cut_call_as_text(tmp_path: Path) -> None:
     """What such a template refuses would stay refused: the conversation only gets longer."""
     path = tmp_path / "strict.jinja"
     path.write_text(STRICT, "utf-8")
@@ -125,7 +125,7 @@ def test_a_chat_call_that_this_server_has_cut_can_be_sent_back(scripted: ServerP
     fine(ask(scripted.port, "POST", "/v1/chat/completions", {"messages": messages, "tools": [TOOL]}))
 
 
-def test_a_stored_response_whose_call_was_cut_goes_on(scripted: ServerProcess) -> None:
+def test_a_stored_response_with_a_cut_call_can_be_continued(scripted: ServerProcess) -> None:
     def post(given: object, **fields: Any) -> Reply:
         return ask(scripted.port, "POST", "/v1/responses", {"input": given, **fields})
 

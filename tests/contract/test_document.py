@@ -40,7 +40,7 @@ PLAIN: dict[str, Any] = {
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-def test_every_operation_can_be_asked_for() -> None:
+def test_every_operation_can_be_requested() -> None:
     assert len(OPERATIONS) == len(FOUND) == sum(not endpoint.hidden for endpoint in ENDPOINTS)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask, chat, say
 from servers import ServerProcess
-from wire import ask, chat, say
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "parameters.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
@@ -210,7 +210,7 @@ CASES = [(heading, name, what) for heading in ROUTES for name, what in rows(head
 
 
 @pytest.mark.parametrize(("heading", "name", "what"), CASES, ids=[f"{h.split()[0]}-{n}" for h, n, _ in CASES])
-def test_the_row_says_what_happens(scripted: ServerProcess, heading: str, name: str, what: str) -> None:
+def test_the_documented_row_matches_the_behaviour(scripted: ServerProcess, heading: str, name: str, what: str) -> None:
     path, body, own = ROUTES[heading]
     value = own.get(name, VALUES.get(name))
     assert value is not None, f"say in VALUES what is sent for '{name}'"

@@ -9,8 +9,8 @@ import numpy as np
 import openai
 import pytest
 
+from openai_wire import Connection, Reply, ask, chat, metric
 from servers import ServerProcess, wait_for
-from wire import Connection, Reply, ask, chat, metric
 
 PATH = "/v1/embeddings"
 
@@ -24,7 +24,7 @@ def vectors(reply: Reply) -> list[np.ndarray]:
     return [np.array(entry["embedding"]) for entry in reply.json()["data"]]
 
 
-def test_the_whole_reply(scripted: ServerProcess) -> None:
+def test_complete_reply(scripted: ServerProcess) -> None:
     body = embed(scripted, ["a", "bb"], model="fake", user="me").json()
     assert set(body) == {"object", "data", "model", "usage"}
     assert (body["object"], body["model"]) == ("list", "fake")
@@ -109,7 +109,7 @@ def test_alike_texts_are_near_each_other(real: ServerProcess) -> None:
         assert alone @ vector > 0.999, "company changes nothing but the rounding"
 
 
-def test_replies_beside_it_stay_what_they_are(real: ServerProcess) -> None:
+def test_concurrent_replies_are_unchanged(real: ServerProcess) -> None:
     body = chat("Count from one to twenty in words.", temperature=0, max_tokens=40, logprobs=True)
     alone = ask(real.port, "POST", "/v1/chat/completions", body).json()["choices"][0]
     with ThreadPoolExecutor() as pool:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from openai_wire import Reply, ask, chat_stream
 from servers import ServerProcess
-from wire import Reply, ask, chat_stream
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -116,7 +116,7 @@ def test_a_thought_that_the_template_has_begun_comes_first(scripted: ServerProce
     assert choice["message"]["reasoning_content"] == "Well!"
 
 
-def test_what_is_refused_says_why(scripted: ServerProcess) -> None:
+def test_refusals_have_a_reason(scripted: ServerProcess) -> None:
     schema = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
     form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
     for stream in (False, True):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask, say
 from servers import ServerProcess
-from wire import ask, say
 
 SCHEMA = {
     "type": "object",

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask
 from servers import ServerProcess
-from wire import ask
 
 USER = [{"role": "user", "content": "<say>uvwxyz</say>"}]
 TEXT = "<say>uvwxyz</say>"

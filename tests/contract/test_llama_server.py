@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Connection, Reply, ask
 from servers import ServerProcess, wait_for
-from wire import Connection, Reply, ask
 
 FINAL = {
     "index",
@@ -171,7 +171,7 @@ def streamed(server: ServerProcess, prompt: Any, **fields: Any) -> list[dict[str
     return told
 
 
-def test_a_whole_completion(scripted: ServerProcess) -> None:
+def test_complete_completion(scripted: ServerProcess) -> None:
     body = complete(scripted, "<say>one\ntwo</say>")
     assert set(body) == FINAL
     assert (body["content"], body["stop_type"], body["stopping_word"]) == ("one\ntwo", "eos", "")
@@ -187,7 +187,7 @@ def test_a_whole_completion(scripted: ServerProcess) -> None:
     assert settings["logit_bias"] == []
 
 
-def test_a_streamed_completion_says_the_same(scripted: ServerProcess) -> None:
+def test_a_streamed_completion_has_the_same_text(scripted: ServerProcess) -> None:
     *pieces, last = streamed(scripted, "<say>one\nét</say>")
     assert "".join(piece["content"] for piece in pieces) == "one\nét"
     assert all(piece["stop"] is False for piece in pieces)
@@ -207,7 +207,7 @@ def test_what_ends_a_reply(scripted: ServerProcess) -> None:
     assert complete(scripted, "<say>a\n  b\nc</say>", n_indent=2)["content"] == "a\n  b\n"
 
 
-def test_no_tokens_are_told_where_the_prompt_alone_is_to_be_computed(scripted: ServerProcess) -> None:
+def test_n_predict_0_computes_the_prompt_and_sends_no_tokens(scripted: ServerProcess) -> None:
     prompt = "ahead of time <say>abc</say>"
     body = complete(scripted, prompt, n_predict=0, return_tokens=True)
     assert (body["content"], body["tokens"], body["tokens_predicted"], body["stop_type"]) == ("", [], 0, "limit")
@@ -425,7 +425,7 @@ def test_properties(real: ServerProcess) -> None:
     assert "<|im_start|>" in props["chat_template"]
 
 
-def test_slots_tell_who_runs_and_nothing_of_what(slow: ServerProcess) -> None:
+def test_slots_show_running_requests_without_their_text(slow: ServerProcess) -> None:
     (slot,) = ask(slow.port, "GET", "/slots").json()
     assert slot == {"id": 0, "n_ctx": slot["n_ctx"], "speculative": True, "is_processing": False}
     assert ask(slow.port, "GET", "/slots?fail_on_no_slot=1").status == 200
@@ -446,7 +446,7 @@ def test_a_place_that_is_taken_shows_how_many_tokens_its_reply_has(slow: ServerP
     wait_for("the end", lambda: not ask(slow.port, "GET", "/slots").json()[0]["is_processing"])
 
 
-def test_a_silent_stream_has_comments_unless_it_wants_none(slow: ServerProcess) -> None:
+def test_a_silent_stream_has_comments_unless_disabled(slow: ServerProcess) -> None:
     """2,000 tokens, 64 a step of 20 ms: silent for longer than the server's 0.3 s."""
     for interval, comments in ((0, True), (-1, False)):
         prompt = f"{interval}" + "q" * 2000 + "<say>a</say>"
@@ -474,7 +474,7 @@ def test_embeddings(scripted: ServerProcess) -> None:
     assert mixed[0]["embedding"] == mixed[2]["embedding"]
 
 
-def test_adapters_and_what_there_is_none_of(scripted: ServerProcess) -> None:
+def test_adapters_and_unsupported_routes(scripted: ServerProcess) -> None:
     assert ask(scripted.port, "GET", "/lora-adapters").json() == []
     assert ask(scripted.port, "POST", "/lora-adapters", []).json() == {"success": True}
     assert ask(scripted.port, "POST", "/lora-adapters", [{"id": 0, "scale": 1.0}]).status == 400
@@ -483,7 +483,7 @@ def test_adapters_and_what_there_is_none_of(scripted: ServerProcess) -> None:
         assert (reply.status, reply.json()["error"]["type"]) == (501, "not_supported_error")
 
 
-def test_a_key_is_asked_for(keyed: ServerProcess) -> None:
+def test_a_key_is_required(keyed: ServerProcess) -> None:
     for method, route in (("POST", "/completion"), ("GET", "/props"), ("GET", "/slots"), ("POST", "/infill")):
         reply = ask(keyed.port, method, route, {} if method == "POST" else None)
         assert (reply.status, reply.json()["error"]["type"]) == (401, "authentication_error")

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
+from openai_wire import ask
 from servers import ServerProcess
 from tailrace.server.app import endpoints
 from tailrace.server.app_state import AppState
 from tailrace.settings import Settings
-from wire import ask
 
 METHODS: dict[str, set[str]] = {}
 for endpoint in endpoints(AppState(Settings(), "m")):
@@ -20,7 +20,7 @@ for endpoint in endpoints(AppState(Settings(), "m")):
 
 
 @pytest.mark.parametrize("path", METHODS)
-def test_a_wrong_method_is_told_all_that_there_are(scripted: ServerProcess, path: str) -> None:
+def test_a_wrong_method_gets_the_allowed_methods(scripted: ServerProcess, path: str) -> None:
     reply = ask(scripted.port, "PATCH", re.sub(r"\{.+?\}", "resp_a", path))
     assert reply.status == 405
     allow = reply.header("allow")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask
 from servers import ServerProcess, fake
-from wire import ask
 
 USER = [{"role": "user", "content": "<say>ok</say>"}]
 VERSION = {"anthropic-version": "2023-06-01"}

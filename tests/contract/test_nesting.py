@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Connection
 from servers import ServerProcess
-from wire import Connection
 
 DEPTHS = (100, 970, 5_000, 100_000)
 #: Stands in a body for the deep value, which Python's encoder couldn't write.
@@ -99,7 +99,7 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("write", [_lists, _objects, _schema])
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_deep_json_is_answered_and_what_is_too_deep_is_refused_by_name(
+def test_deep_json_is_accepted_and_too_deep_json_is_refused_by_name(
     scripted: ServerProcess, depth: int, write: Callable[[int], str]
 ) -> None:
     with Connection(scripted.port) as connection:

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from ollama_wire import Told, error, lines, stream, whole
+from openai_wire import Connection, Reply, ask, metric, say
 from servers import ServerProcess, wait_for
 from tailrace.server.dialects.ollama.chat import ChatRequest
 from tailrace.server.dialects.ollama.generate import GenerateRequest
 from tailrace.server.dialects.ollama.options import Options
-from wire import Connection, Reply, ask, metric, say
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 HUGE = 10**40
@@ -89,7 +89,7 @@ def test_durations_are_of_this_request(slow: ServerProcess) -> None:
         assert told.last["total_duration"] >= told.last["eval_duration"] + told.last["prompt_eval_duration"] - 3
 
 
-def test_a_silent_stream_says_nothing_in_an_object(slow: ServerProcess) -> None:
+def test_keep_alives_are_objects_with_empty_content(slow: ServerProcess) -> None:
     told = stream(chat(slow, "o" * 6000 + "<say>b</say>"))
     assert told.text == "b"
     empty = [entry for entry in told.objects[1:-1] if entry["message"] == {"role": "assistant", "content": ""}]
@@ -143,7 +143,7 @@ def test_thoughts_inline_where_that_is_set(inline: ServerProcess) -> None:
     assert (told.thinking, told.text) == ("", "<think>hm</think>yes")
 
 
-def test_tool_calls_come_whole(scripted: ServerProcess) -> None:
+def test_tool_calls_are_complete_objects(scripted: ServerProcess) -> None:
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Zürich", "days": [1, 2]}}</tool_call>'
     other = '<tool_call>{"name": "weather"}</tool_call>'
     reply = chat(scripted, say("Let me see. " + call + other), tools=[WEATHER])

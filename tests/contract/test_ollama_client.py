@@ -9,8 +9,8 @@ import ollama
 import pytest
 from pydantic import BaseModel, Field
 
+from openai_wire import say
 from servers import ServerProcess
-from wire import say
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Bern"}}</tool_call>'
 
@@ -40,7 +40,7 @@ def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def test_a_stream_and_a_whole_reply_say_the_same(client: ollama.Client) -> None:
+def test_a_stream_and_a_complete_reply_have_the_same_text(client: ollama.Client) -> None:
     parts = list(client.chat("fake", [user(say("naïve 👩‍🚀"))], stream=True))
     assert "".join(part.message.content or "" for part in parts) == "naïve 👩‍🚀"
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]

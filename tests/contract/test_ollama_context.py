@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ollama_wire import stream, whole
+from openai_wire import Reply, ask
 from servers import ServerProcess, fake
-from wire import Reply, ask
 
 CONTEXT = 400
 

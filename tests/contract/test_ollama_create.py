@@ -11,8 +11,8 @@ import ollama
 import pytest
 
 from ollama_wire import lines
+from openai_wire import Reply, ask
 from servers import ServerProcess, fake
-from wire import Reply, ask
 
 SYSTEM = "You are Mario."
 
@@ -117,12 +117,12 @@ def test_its_parameters_are_defaults(maker: ServerProcess, path: str) -> None:
     assert said(maker, path, model="three", **{**body, **given}) == "[use"
 
 
-def test_text_completions_get_the_parameters_alone(maker: ServerProcess) -> None:
+def test_text_completions_get_only_the_parameters(maker: ServerProcess) -> None:
     made(maker, "mario", system=SYSTEM, parameters={"num_predict": 3})
     assert said(maker, "/v1/completions", model="mario", prompt="hello") == "hel"
 
 
-def test_a_modelfile_says_the_same(maker: ServerProcess) -> None:
+def test_a_modelfile_equals_the_fields(maker: ServerProcess) -> None:
     text = (
         '# a comment\nFROM fake:latest\nPARAMETER temperature 1\nPARAMETER stop "AI assistant:"\nPARAMETER stop </s>\n'
         'PARAMETER num_predict 50\nsystem """You are\nMario."""\n'

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ollama_wire import error
+from openai_wire import Reply, ask
 from servers import ServerProcess
-from wire import Reply, ask
 
 
 def embed(server: ServerProcess, given: object, **fields: object) -> Reply:
@@ -20,7 +20,7 @@ def vectors(reply: Reply) -> list[list[float]]:
     return found
 
 
-def test_the_whole_reply(scripted: ServerProcess) -> None:
+def test_complete_reply(scripted: ServerProcess) -> None:
     body = embed(scripted, ["a", "bb"]).json()
     assert set(body) == {"model", "embeddings", "total_duration", "load_duration", "prompt_eval_count"}
     assert (body["model"], body["prompt_eval_count"]) == ("fake", 3)
@@ -48,7 +48,7 @@ def test_fewer_dimensions(scripted: ServerProcess) -> None:
     assert (reply.status, "'dimensions'" in error(reply)) == (400, True)
 
 
-def test_nothing_to_embed_gives_no_vector(scripted: ServerProcess) -> None:
+def test_no_input_gives_no_vector(scripted: ServerProcess) -> None:
     nothing: tuple[object, ...] = ("", [], None)
     for given in nothing:
         assert vectors(embed(scripted, given)) == []

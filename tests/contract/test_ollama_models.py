@@ -14,11 +14,11 @@ import pytest
 
 from model_files import tiny_gguf, write_wheel
 from ollama_wire import check_time, error, lines
+from openai_wire import Connection, Reply, ask
 from servers import ServerProcess, fake, serving, wait_for
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
-from wire import Connection, Reply, ask
 
 STARTER = CATALOGUE[STARTER_MODEL]
 #: The name of the served model's folder in the store that clients manage.
@@ -173,14 +173,14 @@ def test_models_that_are_not_served_are_not_shown(real: ServerProcess) -> None:
         ("HEAD", "/api/blobs/sha256:00"),
     ],
 )
-def test_what_there_is_not_says_so(scripted: ServerProcess, method: str, path: str) -> None:
+def test_unsupported_routes_are_a_501_with_a_reason(scripted: ServerProcess, method: str, path: str) -> None:
     reply = ask(scripted.port, method, path, {} if method == "POST" else None)
     assert reply.status == 501
     if method == "POST":
         assert error(reply).startswith(f"{path}: files are neither uploaded")
 
 
-def test_unknown_routes_are_told_as_ollama_tells_errors(scripted: ServerProcess) -> None:
+def test_unknown_routes_have_ollamas_error_shape(scripted: ServerProcess) -> None:
     for method in ("GET", "POST"):
         reply = ask(scripted.port, method, "/api/nothing", {} if method == "POST" else None)
         assert (reply.status, "no such route" in error(reply)) == (404, True)
@@ -198,7 +198,7 @@ def test_the_store_is_closed_unless_it_was_opened(real: ServerProcess, scripted:
     assert [line["status"] for line in present] == ["pulling manifest", "success"]
 
 
-def test_nothing_is_fetched_where_that_is_not_allowed(tmp_path: Path) -> None:
+def test_pull_needs_permission(tmp_path: Path) -> None:
     with fake(models=str(tmp_path)) as server:
         reply = ask(server.port, "POST", "/api/pull", {"model": STARTER_MODEL})
         assert reply.status == 403
@@ -267,7 +267,7 @@ def test_the_served_model_is_never_deleted(managed: Managed, name: str) -> None:
     assert (managed.store / SERVED / "model.gguf").exists()
 
 
-def test_nothing_but_a_models_own_files_is_deleted(managed: Managed, tmp_path: Path) -> None:
+def test_delete_removes_only_the_models_own_files(managed: Managed, tmp_path: Path) -> None:
     folder = managed.put("mixed")
     (folder / "notes.txt").write_text("mine")
     assert managed.delete("mixed").status == 200

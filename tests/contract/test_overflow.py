@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask, chat
 from servers import ServerProcess
-from wire import ask, chat
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat("x" * 400_000),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask, chat, chat_stream, say, text_stream
 from servers import ServerProcess
-from wire import ask, chat, chat_stream, say, text_stream
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -97,7 +97,7 @@ def test_a_seed_of_minus_one_is_any(scripted: ServerProcess) -> None:
     assert ask(scripted.port, "POST", CHAT, chat(say("a"), seed=-1, n=2)).status == 200
 
 
-def test_thoughts_where_the_request_wants_them(scripted: ServerProcess) -> None:
+def test_reasoning_where_the_request_asks_for_it(scripted: ServerProcess) -> None:
     text = say("<think>why</think>so")
     assert choice(scripted, text, reasoning_format="none")["message"]["content"] == "<think>why</think>so"
     assert choice(scripted, text, reasoning_format="deepseek")["message"]["reasoning_content"] == "why"
@@ -107,7 +107,7 @@ def test_thoughts_where_the_request_wants_them(scripted: ServerProcess) -> None:
     assert (told.text, told.reasoning) == (["so"], [""])
 
 
-def test_signs_of_life_as_often_as_the_request_wants(slow: ServerProcess) -> None:
+def test_keep_alives_at_the_requested_interval(slow: ServerProcess) -> None:
     """Without them the stream has one chunk for each token; the server's own come every 0.3 s."""
     text = "z" * 1500 + say("ab")  # read 64 tokens a step: about half a second
 
@@ -176,7 +176,7 @@ def test_verbosity_is_a_hint(scripted: ServerProcess, verbosity: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["auto", "concise", "detailed", "brief"])
-def test_every_kind_of_summary_is_the_whole_thought(scripted: ServerProcess, kind: str) -> None:
+def test_every_kind_of_summary_has_the_whole_reasoning(scripted: ServerProcess, kind: str) -> None:
     for name in ("summary", "generate_summary"):
         body = {"input": say("<think>why</think>so"), "reasoning": {name: kind}}
         reply = ask(scripted.port, "POST", RESPONSES, body).json()

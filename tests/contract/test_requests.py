@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from openai_wire import Connection, Reply, ask, chat, chat_stream, say, text_stream
 from servers import ServerProcess
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
-from wire import Connection, Reply, ask, chat, chat_stream, say, text_stream
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -409,7 +409,7 @@ def test_forms_of_content(scripted: ServerProcess, content: object, prompt: str)
     assert reply.json()["choices"][0]["message"]["content"] == prompt
 
 
-def test_an_earlier_refusal_is_what_was_said(scripted: ServerProcess) -> None:
+def test_an_earlier_refusal_becomes_the_content(scripted: ServerProcess) -> None:
     messages = [{"role": "assistant", "content": None, "refusal": "no"}, {"role": "user", "content": "why"}]
     said = ask_chat(scripted, messages=messages).json()["choices"][0]["message"]["content"]
     assert said == "[assistant]no\n[user]why\n"
@@ -576,7 +576,7 @@ def test_tools_that_no_template_can_print(scripted: ServerProcess, real: ServerP
         assert ask(server.port, "POST", CHAT, chat("hi", tools=[tool], max_tokens=1)).status in (200, 400)
 
 
-def test_nothing_so_far_was_a_defect(scripted: ServerProcess, real: ServerProcess) -> None:
+def test_no_request_so_far_has_hit_a_defect(scripted: ServerProcess, real: ServerProcess) -> None:
     """Each test above has looked at its own reply; this looks at what the processes said of it."""
     for server in (scripted, real):
         assert "Traceback" not in server.log
@@ -589,7 +589,7 @@ def test_both_dialects_still_work(scripted: ServerProcess) -> None:
     assert json.loads(ask_chat(scripted, messages=[{"role": "user", "content": say("é")}]).body)["usage"]
 
 
-def test_cached_tokens_are_told_when_a_stop_string_ends_the_reply(scripted: ServerProcess) -> None:
+def test_usage_has_cached_tokens_after_a_stop_string(scripted: ServerProcess) -> None:
     body = chat(say("one two three"), stop="two")
     first, second = (ask(scripted.port, "POST", "/v1/chat/completions", body).json() for _ in range(2))
     assert second["choices"][0]["message"]["content"] == "one "

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Connection, Reply, ask, metric, say
 from responses_wire import check_response, response_stream
 from servers import PATIENCE, ServerProcess, fake, wait_for
-from wire import Connection, Reply, ask, metric, say
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 CALL = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": '{"city": "Bonn"}'}
@@ -155,7 +155,7 @@ def test_what_cant_be_honoured_is_refused_by_name(
     assert reply.error()["param"] == param
 
 
-def test_null_equals_absent_and_what_is_unknown_is_ignored(scripted: ServerProcess) -> None:
+def test_null_equals_absent_and_unknown_fields_are_ignored(scripted: ServerProcess) -> None:
     from tailrace.server.dialects.responses.request import ResponsesRequest
 
     nothing = dict.fromkeys(ResponsesRequest.__struct_fields__)
@@ -225,7 +225,7 @@ def test_a_conversation_that_is_too_long(slow: ServerProcess) -> None:
 # What is kept
 
 
-def test_a_response_is_kept_and_forgotten(scripted: ServerProcess) -> None:
+def test_a_response_is_stored_and_deleted(scripted: ServerProcess) -> None:
     response = respond(scripted, "<say>a</say>", metadata={"k": "v"})
     one = f"/v1/responses/{response['id']}"
     assert response["store"] is True
@@ -238,20 +238,20 @@ def test_a_response_is_kept_and_forgotten(scripted: ServerProcess) -> None:
         assert response["id"] in gone.error()["message"]
 
 
-def test_what_isnt_to_be_kept_isnt(scripted: ServerProcess) -> None:
+def test_a_response_without_store_is_not_stored(scripted: ServerProcess) -> None:
     response = respond(scripted, "<say>a</say>", store=False)
     assert response["store"] is False
     assert ask(scripted.port, "GET", f"/v1/responses/{response['id']}").status == 404
     assert post(scripted, "x", previous_response_id=response["id"]).error()["code"] == "previous_response_not_found"
 
 
-def test_a_streamed_response_is_kept_before_its_end_is_seen(scripted: ServerProcess) -> None:
+def test_a_streamed_response_is_stored_before_its_last_event(scripted: ServerProcess) -> None:
     reply = ask(scripted.port, "POST", "/v1/responses", {"input": "<say>a</say>", "stream": True})
     response = response_stream(reply).response
     assert ask(scripted.port, "GET", f"/v1/responses/{response['id']}").json() == response
 
 
-def test_a_conversation_goes_on_from_its_response(scripted: ServerProcess) -> None:
+def test_a_response_continues_a_previous_response(scripted: ServerProcess) -> None:
     first = respond(scripted, [{"role": "user", "content": "one"}], instructions="FIRST")
     second = respond(scripted, "<say>two</say>", previous_response_id=first["id"])
     assert second["previous_response_id"] == first["id"]
@@ -272,7 +272,7 @@ def test_tools_go_round_by_the_response(scripted: ServerProcess) -> None:
     assert text(respond(scripted, [output], previous_response_id=first["id"], tools=[WEATHER])) == "It rains."
 
 
-def test_references_stand_for_what_is_kept(scripted: ServerProcess) -> None:
+def test_references_resolve_to_stored_items(scripted: ServerProcess) -> None:
     first = respond(scripted, "<say>kept</say>")
     reference = {"type": "item_reference", "id": first["output"][0]["id"]}
     for item in (reference, {"id": reference["id"]}):
@@ -308,7 +308,7 @@ def test_input_items_come_in_pages(scripted: ServerProcess) -> None:
         assert ask(scripted.port, "GET", f"{path}?{query}").error()["param"] == param
 
 
-def test_a_client_that_goes_away_cancels_and_what_there_is_is_kept(slow: ServerProcess) -> None:
+def test_a_disconnect_cancels_the_response_and_stores_its_beginning(slow: ServerProcess) -> None:
     with Connection(slow.port) as connection:
         connection.request("POST", "/v1/responses", {"input": "<say>" + "a" * 4000 + "</say>", "stream": True})
         connection.read_head()
@@ -323,7 +323,7 @@ def test_a_client_that_goes_away_cancels_and_what_there_is_is_kept(slow: ServerP
     assert set(text(kept)) == {"a"}
 
 
-def test_a_client_that_waits_for_the_whole_and_goes_away_cancels_too(slow: ServerProcess) -> None:
+def test_a_disconnect_cancels_an_unstreamed_response(slow: ServerProcess) -> None:
     with Connection(slow.port) as connection:
         connection.request("POST", "/v1/responses", {"input": "<say>" + "a" * 4000 + "</say>"})
         wait_for("it to run", lambda: metric(slow.port, "vllm:num_requests_running") == 1)
@@ -333,7 +333,7 @@ def test_a_client_that_waits_for_the_whole_and_goes_away_cancels_too(slow: Serve
 # In the background
 
 
-def test_a_response_in_the_background_has_to_be_kept(scripted: ServerProcess) -> None:
+def test_a_background_response_needs_store(scripted: ServerProcess) -> None:
     assert post(scripted, "x", background=True, store=False).error()["param"] == "background"
 
 
@@ -374,7 +374,7 @@ def forgetful() -> Iterator[ServerProcess]:
         yield server
 
 
-def test_a_server_that_keeps_nothing(forgetful: ServerProcess) -> None:
+def test_a_server_without_a_store(forgetful: ServerProcess) -> None:
     response = respond(forgetful, "<say>a</say>")
     assert response["store"] is False
     assert ask(forgetful.port, "GET", f"/v1/responses/{response['id']}").status == 404
@@ -390,7 +390,7 @@ def test_a_server_that_keeps_nothing(forgetful: ServerProcess) -> None:
     assert not list(forgetful.temporary.rglob("*.sqlite"))
 
 
-def test_the_file_is_this_users_alone_and_outlives_the_server(tmp_path: Path) -> None:
+def test_the_store_file_is_private_and_survives_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "new" / "kept.sqlite"
     with fake(responses_file=str(file)) as server:
         assert not file.exists(), "nothing is opened before it is needed"
@@ -406,7 +406,7 @@ def test_the_file_is_this_users_alone_and_outlives_the_server(tmp_path: Path) ->
         assert text(respond(server, "<say>b</say>", previous_response_id=first["id"])) == "b"
 
 
-def test_a_server_that_is_stopped_cancels_what_runs_in_the_background(tmp_path: Path) -> None:
+def test_stopping_the_server_cancels_background_responses(tmp_path: Path) -> None:
     file = tmp_path / "kept.sqlite"
     with fake(step=0.02, responses_file=str(file)) as server:
         path = f"/v1/responses/{post(server, '<say>' + 'a' * 4000 + '</say>', background=True).json()['id']}"

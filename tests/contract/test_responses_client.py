@@ -20,8 +20,8 @@ from openai.types.responses import (
 )
 from pydantic import BaseModel, Field
 
+from openai_wire import say
 from servers import ServerProcess, fake
-from wire import say
 
 WEATHER: FunctionToolParam = {
     "type": "function",
@@ -110,7 +110,7 @@ def test_a_custom_tool(client: OpenAI) -> None:
     assert call.input == "+a"
 
 
-def test_what_is_kept(client: OpenAI) -> None:
+def test_stored_responses(client: OpenAI) -> None:
     items: ResponseInputParam = [{"role": "user", "content": str(number)} for number in range(30)]
     response = client.responses.create(model="fake", input=[*items, {"role": "user", "content": say("a")}])
     listed = list(client.responses.input_items.list(response.id, order="asc", limit=7))

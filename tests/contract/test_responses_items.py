@@ -10,8 +10,8 @@ from openai.types.conversations import ConversationItem
 from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
+from openai_wire import Reply, ask, say
 from servers import ServerProcess
-from wire import Reply, ask, say
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 LATE = {"type": "function", "name": "late", "parameters": {"type": "object"}}
@@ -171,7 +171,7 @@ SILENT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(("items", "told"), [case[1:] for case in SPEAKING], ids=[case[0] for case in SPEAKING])
-def test_what_another_server_s_tools_did_is_told(
+def test_hosted_tool_items_become_calls_and_results(
     scripted: ServerProcess, items: list[dict[str, Any]], told: list[str]
 ) -> None:
     said = prompt_of(scripted, [USER, *items, {"role": "user", "content": "and now?"}])
@@ -183,7 +183,7 @@ def test_what_another_server_s_tools_did_is_told(
 
 
 @pytest.mark.parametrize("item", SILENT, ids=lambda item: item["type"])
-def test_what_says_nothing_is_left_out(scripted: ServerProcess, item: dict[str, Any]) -> None:
+def test_items_without_text_are_left_out(scripted: ServerProcess, item: dict[str, Any]) -> None:
     assert prompt_of(scripted, [USER, item, {"role": "user", "content": "x"}]) == "[user]go\n[user]x\n"
 
 

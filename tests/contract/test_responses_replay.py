@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Connection, Reply, ask, metric, say
 from responses_wire import response_events, response_stream
 from servers import ServerProcess, wait_for
-from wire import Connection, Reply, ask, metric, say
 
 SCRIPTS = {
     "text": "<say>Grüße 🌍</say>",
@@ -66,7 +66,7 @@ def test_a_response_in_the_background_may_be_streamed(scripted: ServerProcess, s
         assert b"".join(rest.chunks) == b"".join(reply.chunks[after + 1 :])
 
 
-def test_a_client_that_goes_away_ends_nothing_and_another_reads_on(slow: ServerProcess) -> None:
+def test_a_disconnect_does_not_end_a_recording(slow: ServerProcess) -> None:
     body = {"input": "<say>" + "a" * 60 + "</say>", "background": True, "stream": True}
     with Connection(slow.port) as connection:
         connection.request("POST", "/v1/responses", body)
@@ -83,7 +83,7 @@ def test_a_client_that_goes_away_ends_nothing_and_another_reads_on(slow: ServerP
     assert events[-1]["type"] == "response.completed"
 
 
-def test_a_response_that_waits_in_the_queue_keeps_its_readers_awake(slow: ServerProcess) -> None:
+def test_a_queued_background_response_sends_keep_alives(slow: ServerProcess) -> None:
     with Connection(slow.port) as first, Connection(slow.port) as second:
         first.request("POST", "/v1/responses", {"input": "<say>" + "a" * 4000 + "</say>", "background": True})
         running = first.read().json()["id"]

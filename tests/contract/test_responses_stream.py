@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Connection, Reply, ask, say
 from responses_wire import framed, response_stream
 from servers import ServerProcess, fake
-from wire import Connection, Reply, ask, say
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Zürich"}}</tool_call>'
@@ -21,7 +21,7 @@ def stream(server: ServerProcess, text: str, **fields: object) -> Reply:
     return ask(server.port, "POST", "/v1/responses", {"input": text, "stream": True, "store": False, **fields})
 
 
-def test_the_whole_stream_byte_for_byte(scripted: ServerProcess) -> None:
+def test_complete_stream_byte_for_byte(scripted: ServerProcess) -> None:
     """Everything but ids and times is known, so every event's bytes are compared."""
     reply = stream(scripted, "<say>ab</say>")
     told = response_stream(reply)
@@ -86,7 +86,7 @@ def test_a_thought_is_an_item_of_its_own(scripted: ServerProcess) -> None:
     assert told.response["usage"]["output_tokens_details"]["reasoning_tokens"] == len("<think>why? 🤔".encode())
 
 
-def test_a_thought_is_told_as_a_summary_where_one_is_asked_for(scripted: ServerProcess) -> None:
+def test_reasoning_is_a_summary_on_request(scripted: ServerProcess) -> None:
     reply = stream(
         scripted,
         say("<think>why</think>because"),
@@ -117,7 +117,7 @@ def test_calls(scripted: ServerProcess) -> None:
     assert first["call_id"] != second["call_id"]
 
 
-def test_one_call_at_a_time_where_that_is_asked_for(scripted: ServerProcess) -> None:
+def test_one_call_without_parallel_tool_calls(scripted: ServerProcess) -> None:
     told = response_stream(stream(scripted, say(CALL + CALL), tools=[WEATHER], parallel_tool_calls=False))
     assert len(told.output) == 1
     assert told.response["parallel_tool_calls"] is False
@@ -150,7 +150,7 @@ def test_log_probabilities(scripted: ServerProcess) -> None:
     assert [entry for event in deltas for entry in event["logprobs"]] == entries
 
 
-def test_what_was_asked_for_is_told_back(scripted: ServerProcess) -> None:
+def test_the_response_repeats_the_requests_fields(scripted: ServerProcess) -> None:
     fields: dict[str, Any] = {
         "instructions": "Be short.",
         "temperature": 0.5,

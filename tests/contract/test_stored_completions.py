@@ -8,9 +8,9 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionDeleted
 
-from published import problems
+from openai_wire import ask, chat, chat_stream, say
+from published_schemas import problems
 from servers import ServerProcess, fake
-from wire import ask, chat, chat_stream, say
 
 CHAT = "/v1/chat/completions"
 
@@ -22,7 +22,7 @@ def client(scripted: ServerProcess) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_a_stored_completion_is_what_was_sent(scripted: ServerProcess, client: openai.OpenAI) -> None:
+def test_a_stored_completion_equals_the_sent_one(scripted: ServerProcess, client: openai.OpenAI) -> None:
     metadata = {"project": "a"}
     made = client.chat.completions.create(
         model="fake", messages=[{"role": "user", "content": say("Hi")}], store=True, metadata=metadata
@@ -76,7 +76,7 @@ def test_metadata_is_changed_and_a_completion_forgotten(scripted: ServerProcess,
     assert ask(scripted.port, "POST", f"{CHAT}/{made.id}", {"metadata": {}}).status == 404
 
 
-def test_without_store_nothing_is_kept(scripted: ServerProcess) -> None:
+def test_a_completion_without_store_is_not_stored(scripted: ServerProcess) -> None:
     for fields in ({}, {"store": False}):
         made = ask(scripted.port, "POST", CHAT, chat(say("Hi"), **fields)).json()
         assert ask(scripted.port, "GET", f"{CHAT}/{made['id']}").status == 404
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_named(scripted: ServerProcess, method: str, path: str,
     assert (reply.status, reply.error()["param"]) == (400, param)
 
 
-def test_where_nothing_is_kept_it_is_refused() -> None:
+def test_store_is_refused_where_storing_is_disabled() -> None:
     with fake("--responses-mb", "0") as server:
         reply = ask(server.port, "POST", CHAT, chat(say("a"), store=True))
         assert (reply.status, reply.error()["param"]) == (400, "store")

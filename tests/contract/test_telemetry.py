@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import ask, chat
 from servers import ServerProcess
-from wire import ask, chat
 
 FIGURES = {
     "cache_n",
@@ -55,7 +55,7 @@ ROUTES = ["/v1/chat/completions", "/v1/completions"]
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_timings_where_they_are_asked_for(scripted: ServerProcess, route: str) -> None:
+def test_timings_on_request(scripted: ServerProcess, route: str) -> None:
     assert "timings" not in post(scripted, route).json()
     whole = post(scripted, route, timings_per_token=True).json()
     assert set(whole["timings"]) == FIGURES
@@ -71,7 +71,7 @@ def test_timings_where_they_are_asked_for(scripted: ServerProcess, route: str) -
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_progress_where_it_is_asked_for(slow: ServerProcess, route: str) -> None:
+def test_progress_on_request(slow: ServerProcess, route: str) -> None:
     """64 prompt tokens a step, of which the first report knows none."""
     body: dict[str, Any] = {"stream": True, "return_progress": True}
     if "chat" in route:

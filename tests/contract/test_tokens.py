@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from openai_wire import Reply, ask, chat
 from servers import ServerProcess
-from wire import Reply, ask, chat
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 BOTH = {"add_generation_prompt": True, "continue_final_message": True}
@@ -47,12 +47,12 @@ def test_messages_count_as_a_chat_counts_them(real: ServerProcess) -> None:
     assert post(real, "/v1/apply-template", messages=MESSAGES).json() == {"prompt": RENDERED}
 
 
-def test_the_template_gets_what_a_chat_gives_it(scripted: ServerProcess) -> None:
+def test_apply_template_renders_the_prompt_of_a_chat(scripted: ServerProcess) -> None:
     body = post(scripted, "/apply-template", messages=[*MESSAGES, {"role": "developer", "content": "x"}]).json()
     assert body == {"prompt": "[user]Hi\n[system]x\n"}
 
 
-def test_the_last_message_is_continued_where_that_is_asked_for(scripted: ServerProcess) -> None:
+def test_the_last_message_is_continued_on_request(scripted: ServerProcess) -> None:
     begun = [*MESSAGES, {"role": "assistant", "content": "I am "}]
     asked: dict[str, object] = {"messages": begun, "continue_final_message": True}
     for more in ({}, {"add_generation_prompt": False}):
@@ -112,7 +112,7 @@ def test_more_text_than_any_prompt_may_have_is_refused(real: ServerProcess) -> N
     assert (reply.status, reply.error()["param"]) == (400, "content")
 
 
-def test_a_models_row_says_what_it_can(real: ServerProcess) -> None:
+def test_a_models_row_has_its_capabilities(real: ServerProcess) -> None:
     (row,) = ask(real.port, "GET", "/v1/models").json()["data"]
     assert (row["id"], row["object"], row["owned_by"]) == ("smollm2-135m", "model", "tailrace")
     assert row["max_model_len"] == row["context_length"] == 2048

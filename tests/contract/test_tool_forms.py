@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from openai_wire import Reply, ask, payloads, say
 from servers import ServerProcess
-from wire import Reply, ask, payloads, say
 
 CHAT = "/v1/chat/completions"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -100,7 +100,7 @@ def test_a_named_tool_in_every_form(scripted: ServerProcess) -> None:
         assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["b"]
 
 
-def test_a_function_whose_fields_stand_beside_its_type(scripted: ServerProcess) -> None:
+def test_a_function_with_fields_beside_its_type(scripted: ServerProcess) -> None:
     choice = choice_of(post(scripted, ROME, tools=[{"type": "function", **WEATHER}]))
     assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]) == {"city": "Rome"}
 
@@ -135,7 +135,7 @@ def test_a_custom_tool_is_called_with_a_text(scripted: ServerProcess) -> None:
     assert "".join(call["function"]["arguments"] for call in calls[2:]) == '{"city": "Rome"}'
 
 
-def test_a_custom_call_that_ends_the_reply_is_told_before_its_end(scripted: ServerProcess) -> None:
+def test_a_custom_call_at_the_end_of_the_reply_is_complete(scripted: ServerProcess) -> None:
     told, reason = deltas(post(scripted, "I do. " + CUSTOM, tools=[PATCH], stream=True))
     assert "".join(delta.get("content", "") for delta in told) == "I do."
     assert told[-1] == {"tool_calls": [{"index": 0, "custom": {"input": INPUT}}]}
@@ -185,7 +185,7 @@ def test_function_call_chooses(scripted: ServerProcess) -> None:
     assert "function_call" not in choice["message"]
 
 
-def test_what_is_wrong_is_told_in_the_older_words(scripted: ServerProcess) -> None:
+def test_errors_of_legacy_functions_name_the_legacy_fields(scripted: ServerProcess) -> None:
     for fields, param in (
         ({"functions": [WEATHER], "function_call": {"name": "x"}}, "function_call"),
         ({"functions": [WEATHER], "tools": tools("weather")}, "functions"),

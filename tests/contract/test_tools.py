@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from openai_wire import ask, chat_stream
 from servers import ServerProcess
-from wire import ask, chat_stream
 
 CHAT = "/v1/chat/completions"
 CITY = {

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from openai_wire import Connection, ask, chat, chat_stream
 from servers import ServerProcess
-from wire import Connection, ask, chat, chat_stream
 
 CHAT = "/v1/chat/completions"
 KEY = {"authorization": "Bearer s3cret"}
@@ -199,7 +199,7 @@ def test_a_wrong_key(keyed: ServerProcess, method: str, path: str, headers: dict
     assert "s3cret" not in reply.body.decode()
 
 
-def test_a_key_that_nobody_asks_for_is_no_fault(scripted: ServerProcess) -> None:
+def test_an_unneeded_key_is_accepted(scripted: ServerProcess) -> None:
     assert content(scripted, headers={"authorization": "Bearer sk-anything"}) == "ok"
     assert content(scripted, headers={"x-api-key": "anything"}) == "ok"
 
@@ -222,7 +222,7 @@ def test_a_large_body_with_a_wrong_key_is_answered(keyed: ServerProcess) -> None
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/models", "/nothing"])
-def test_a_preflight_needs_no_key_and_gets_what_it_asks_for(keyed: ServerProcess, path: str) -> None:
+def test_a_preflight_needs_no_key_and_gets_the_requested_headers(keyed: ServerProcess, path: str) -> None:
     asked = "authorization,content-type,x-api-key,anthropic-beta,x-stainless-os"
     headers = {
         "origin": "https://app.example",
@@ -263,7 +263,7 @@ def test_other_origins_are_not_let_in(keyed: ServerProcess) -> None:
 # One connection, several requests
 
 
-def test_a_connection_is_kept_alive_after_everything_that_was_framed_well(scripted: ServerProcess) -> None:
+def test_a_connection_stays_open_after_well_framed_requests(scripted: ServerProcess) -> None:
     with Connection(scripted.port) as connection:
         for _ in range(2):
             connection.request("POST", CHAT, b"{broken")
@@ -299,7 +299,7 @@ def test_a_pipelined_request_waits_for_a_streams_end(scripted: ServerProcess) ->
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "TLS/1.0"])
-def test_an_offer_to_upgrade_is_declined_and_the_connection_goes_on(scripted: ServerProcess, upgrade: str) -> None:
+def test_an_upgrade_offer_is_declined_and_the_connection_stays_open(scripted: ServerProcess, upgrade: str) -> None:
     """Java's HttpClient offers h2c with its first request, and sends the next on the same connection."""
     headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": upgrade, "http2-settings": "AAEAAEAAAAIAAAAB"}
     with Connection(scripted.port) as connection:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from openai_wire import Connection, ask, chat, chat_stream, failed_stream, metric, say, text_stream
 from servers import ServerProcess, fake, wait_for
-from wire import Connection, ask, chat, chat_stream, failed_stream, metric, say, text_stream
 
 #: A reply that the slow servers write for ten minutes.
 ENDLESS = "<say>" + "x" * 7000 + "</say>"
@@ -194,7 +194,7 @@ def test_the_models_are_listed_while_a_prompt_is_read(real: ServerProcess) -> No
         assert text_stream(connection.read()).finish == ["length"]
 
 
-def test_a_model_that_computes_no_numbers_ends_that_reply_alone(slow: ServerProcess, scripted: ServerProcess) -> None:
+def test_nan_logits_end_only_their_reply(slow: ServerProcess, scripted: ServerProcess) -> None:
     with Connection(scripted.port) as sound, Connection(scripted.port) as broken:
         sound.request("POST", "/v1/chat/completions", chat("<say>" + "x" * 5000 + "</say>", stream=True))
         broken.request("POST", "/v1/chat/completions", chat("<say>ab<nan></say>", stream=True))

@@ -6,8 +6,8 @@ import ctypes
 
 import pytest
 
+from kernel_tiers import PARAMS
 from tailrace.engine.kernels import build
-from tiers import PARAMS
 
 
 @pytest.fixture(scope="session", params=PARAMS)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from altered import altered
+from kernel_tiers import TIERS
+from mutated_sources import mutate_source
 from tailrace.engine.kernels import attention_proof, build
 from tailrace.engine.kernels.attention_proof import Numbers
 from tailrace.engine.kernels.standin import Call, linked, set_upstream, tensor_of
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
-from tiers import TIERS
 
 TILES = "amx" in TIERS
 
@@ -34,7 +34,7 @@ TILES = "amx" in TIERS
 def test_tiles_that_compute_wrongly_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
 ) -> None:
-    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "kernels", right, wrong))
+    monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", right, wrong))
     with pytest.raises(NativeUnavailable, match="computes attention wrongly"):
         build.build_kernels("amx", tmp_path / "kept")
 

@@ -11,7 +11,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
-from altered import altered
+from mutated_sources import mutate_source
 from tailrace.engine.kernels import build, standin
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
@@ -182,7 +182,7 @@ def test_a_row_alone_does_not_compile(
     """Each switch that has to know a format says so: no format is computed as another one."""
     last = "Q6_K,  QK_K,    16,  NIBBLES_AND_TOP_TWO,    ql,     NO_MIN,                       32,  Q8_K,        YES)"
     row = f"X(IQ4_NL, block_iq4_nl, QK4_NL, 32, NIBBLES, qs, NO_MIN, 0, Q8_0, {repacked})"
-    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "kernels", last, f"{last} {row}"))
+    monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", last, f"{last} {row}"))
     monkeypatch.setattr(type(ALL_TIERS[tier]), "require", lambda _: None)  # It is compiled, and never run.
     with pytest.raises(NativeUnavailable, match=r"enumeration value .*IQ4_NL.* not handled in switch"):
         build.build_kernels(tier, tmp_path / "kept")

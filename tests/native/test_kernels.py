@@ -18,14 +18,14 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import quantize
 
-from altered import altered
+from kernel_tiers import TIERS
+from mutated_sources import mutate_source
 from tailrace.engine.kernels import build, interleaved_proof, proof, standin
 from tailrace.engine.kernels.interleaved_proof import KINDS as INTERLEAVED
 from tailrace.engine.kernels.interleaved_proof import Numbers
 from tailrace.engine.kernels.layouts import random_weights
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, compiler, tiers
 from tailrace.engine.native_libs.tiers import TierName
-from tiers import TIERS
 
 WIDE = ", ".join(f"wide {kind.name}" for kind in interleaved_proof.KINDS)
 
@@ -88,7 +88,7 @@ ALTERED_TILES = [
 def test_a_library_that_computes_wrongly_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, right: str, wrong: str, formats: str
 ) -> None:
-    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "kernels", right, wrong))
+    monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", right, wrong))
     # In half of the time, for what is wrong is so however it is optimised.
     monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
     kept = tmp_path / "kept"
@@ -100,7 +100,7 @@ def test_a_library_that_computes_wrongly_is_not_kept(
 @pytest.mark.skipif(not TIERS, reason="this CPU can't run them: the first test has seen that they are refused")
 def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> None:
     """In a process where right kernels are in force, wrong ones would find the right ones' parts."""
-    altered(build.SOURCES, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
+    mutate_source(build.SOURCES, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
     program = (
         "import ctypes, sys; from pathlib import Path; from tailrace.engine.kernels import build\n"
         "ctypes.CDLL(str(build.build_kernels(build.cpu_tiers()[0])), mode=ctypes.RTLD_GLOBAL)\n"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from altered import altered
+from mutated_sources import mutate_source
 from tailrace.engine.native_libs import NativeUnavailable, tiers
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
@@ -179,7 +179,7 @@ def test_a_mask_that_is_too_short_is_refused(native: NativeOps) -> None:
 def test_a_library_with_wrong_results_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, failed: str
 ) -> None:
-    monkeypatch.setattr(build, "SOURCES", altered(build.SOURCES, tmp_path / "logits_ops", right, wrong))
+    monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "logits_ops", right, wrong))
     cache = tmp_path / "cache"
     with pytest.raises(NativeUnavailable, match=f"computes (.*, )?{failed}(, .*)? wrongly"):
         build.build_logits_ops(cache)
@@ -207,7 +207,7 @@ def test_every_pass_of_the_samplers_is_proved(tmp_path: Path, monkeypatch: pytes
     ]
     folder = build.SOURCES
     for right, wrong, failed in mistakes:
-        folder = altered(folder, tmp_path / failed, right, wrong)
+        folder = mutate_source(folder, tmp_path / failed, right, wrong)
     monkeypatch.setattr(build, "SOURCES", folder)
     with pytest.raises(NativeUnavailable) as raised:
         build.build_logits_ops(tmp_path / "cache")

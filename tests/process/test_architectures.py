@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from accounts import REPLY, Account
 from architectures import ARCHITECTURES, tiny_model
+from prompt_accounting import REPLY, Account
 from tailrace.engine.backends.llama.backend import LlamaBackend
 from tailrace.engine.load import load_llama
 from tailrace.settings import Settings
@@ -27,7 +27,7 @@ def backend(kind: str, tmp_path: Path) -> Iterator[LlamaBackend]:
     backend.close()
 
 
-def test_usage_and_metrics_are_what_was_computed(backend: LlamaBackend, kind: str) -> None:
+def test_usage_and_metrics_equal_the_computed_tokens(backend: LlamaBackend, kind: str) -> None:
     assert backend.info.architecture == ARCHITECTURES[kind]
     account = Account(backend)
     first = [1, *(3 + place % 200 for place in range(300))]

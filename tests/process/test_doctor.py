@@ -96,7 +96,7 @@ def test_without_a_server_it_is_about_the_machine(tmp_path: Path) -> None:
         (("--cpus", "all"), "cpus (flag) can't be 'all'"),
     ],
 )
-def test_what_can_t_work_is_told_with_status_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_a_broken_set_up_exits_with_status_2(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
     refused = doctor(tmp_path, "--no-bandwidth", *arguments)
     assert refused.returncode == 2
     assert says in refused.stderr

@@ -20,7 +20,7 @@ from tailrace.models.locate import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings
-from teacher import shortfalls
+from teacher_forcing import shortfalls
 
 #: See ``test_engine``: what rounding makes of a lost token's lead.
 NOISE = 0.6

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model_files import with_pairs, write_bert
+from openai_wire import ask, chat
 from servers import serving
 from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.backends.open_llama import open_llama
@@ -17,7 +18,6 @@ from tailrace.engine.embeddings import EmbeddingQueue, make_jobs, texts_to_token
 from tailrace.models.locate import locate_model
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings
-from wire import ask, chat
 
 TEXTS = ["the cat sat on the mat", "the dog runs fast, the cat runs", "a mat"]
 OURS: dict[Pooling, int] = {

@@ -25,7 +25,7 @@ from tailrace.machine.plan import PoolPlan
 from tailrace.models.locate import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Failed, Finished, GenerationParams, Sampling, Submit
-from teacher import shortfalls
+from teacher_forcing import shortfalls
 
 NOISE = 0.6
 

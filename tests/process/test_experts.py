@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from architectures import tiny_experts
+from kernel_tiers import CHOICES, TIERS
 from tailrace.engine.backends.llama.kernel_assignment import OWN_REPACKED, UPSTREAM, UPSTREAM_REPACKED
-from tiers import CHOICES, TIERS
 
 _PROGRAM = """
 import json, sys

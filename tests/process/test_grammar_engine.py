@@ -24,7 +24,7 @@ from tailrace.machine.plan import PoolPlan
 from tailrace.models.locate import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
-from teacher import rows
+from teacher_forcing import rows
 
 NOISE = 0.6
 _PET = {
@@ -105,7 +105,7 @@ class Replies:
         return worst
 
 
-def test_forced_tokens_in_company_leave_every_reply_a_true_greedy_decode(backend: LlamaBackend) -> None:
+def test_jump_forward_in_a_batch_leaves_every_reply_greedy(backend: LlamaBackend) -> None:
     replies = Replies(backend)
     for number, pet in enumerate(("a lazy cat", "a loud dog", "an old owl", "a young cat")):
         replies.ask(f"List {pet} and two other pets as JSON.", schema=True)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from model_files import with_pairs
+from openai_wire import Connection, ask
 from servers import ServerProcess, serving, wait_for
 from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
-from wire import Connection, ask
 
 #: 3,750 tokens and more: too many for the context, which is told by their number, once they are known.
 LONG = {"letters": "A" * 30_000} | {
@@ -66,7 +66,7 @@ def lives(server: ServerProcess) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_long_runs_harm_nobody(server: ServerProcess, route: str) -> None:
+def test_long_runs_do_not_stop_other_requests(server: ServerProcess, route: str) -> None:
     path, body, param = ROUTES[route]
     for name, text in LONG.items():
         reply = ask(server.port, "POST", path, body(text))

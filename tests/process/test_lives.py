@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from openai_wire import Connection, ask, chat, chat_stream, failed_stream, metric
 from servers import PATIENCE, ServerProcess, alive, fake, serving, wait_for
 from tailrace.models.locate import locate_model
 from tailrace.settings import STARTER_MODEL
-from wire import Connection, ask, chat, chat_stream, failed_stream, metric
 
 CHAT = "/v1/chat/completions"
 #: A reply of a minute and a half at 20 ms a step.
@@ -94,7 +94,7 @@ def test_the_engine_dies_during_every_other_kind_of_request() -> None:
             connection.close()
 
 
-def test_an_engine_that_keeps_dying_is_started_again_and_requests_wait_for_it() -> None:
+def test_a_crashing_engine_is_restarted_and_requests_wait() -> None:
     with fake() as server:
         for _ in range(3):
             os.kill(server.engine, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_an_engine_that_keeps_dying_is_started_again_and_requests_wait_for_it() 
         assert ask(server.port, "GET", "/health").status == 200
 
 
-def test_without_an_engine_in_time_a_503_says_when_to_come_back() -> None:
+def test_without_an_engine_in_time_a_503_has_retry_after() -> None:
     with fake(engine_wait_seconds="0.2") as server:
         replace_engine(server)
         os.kill(server.engine, signal.SIGKILL)  # The third is started after half a second.
@@ -256,7 +256,7 @@ def test_a_broken_model_ends_the_server_with_a_message(tmp_path: Path, starter: 
     assert "Traceback" not in ended.stderr
 
 
-def test_a_model_whose_chat_template_is_broken_completes_texts(tmp_path: Path, starter: Path) -> None:
+def test_a_model_with_a_broken_template_still_completes_texts(tmp_path: Path, starter: Path) -> None:
     """With another template it holds conversations, too."""
     data = starter.read_bytes()
     assert data.count(b"{% for message in messages %}") == 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tiers import CHOICES, TIERS
+from kernel_tiers import CHOICES, TIERS
 
 #: Logits of a prompt's last token and of two tokens after it, alone and in a batch of five sequences.
 _PROGRAM = """
@@ -68,13 +68,13 @@ def test_logits_are_the_same_but_for_rounding(choice: str) -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_the_greatest_logits_are_kept_while_they_are_made(choice: str) -> None:
+def test_row_maxima_come_from_the_output_kernel(choice: str) -> None:
     expected = True if choice != "off" and CAN else None
     assert run(choice)[0]["kept"] == [expected] * 3
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_the_linker_gives_the_products_to_whom_the_setting_says(choice: str) -> None:
+def test_the_kernels_setting_decides_which_library_computes(choice: str) -> None:
     found, bindings = run(choice, LD_DEBUG="bindings", LD_BIND_NOW="1")
     named = ("`llamafile_sgemm'", "`ggml_compute_forward_flash_attn_ext'")
     used = [line for line in bindings.splitlines() if any(n in line for n in named) and "libggml-cpu" in line]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from openai_wire import Connection, ask, chat, chat_stream, failed_stream, metric
 from servers import ServerProcess, fake, wait_for
-from wire import Connection, ask, chat, chat_stream, failed_stream, metric
 
 CHAT = "/v1/chat/completions"
 #: A reply of six seconds at 20 ms a step.

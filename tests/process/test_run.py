@@ -112,7 +112,7 @@ def test_greedy_text_is_the_apis_text(
     assert saved["messages"][4]["content"] == streamed(client, saved["messages"][:4])
 
 
-def test_the_figures_go_to_stderr_when_asked_for(environment: dict[str, str]) -> None:
+def test_the_figures_go_to_stderr_on_request(environment: dict[str, str]) -> None:
     done = run(environment, "-p", "Hi", "--max-tokens", "3", "--verbose")
     assert done.returncode == 0
     assert re.fullmatch(r"3 tokens, .*prompt tokens cached, cut off at max_tokens\n", done.stderr)
@@ -127,7 +127,7 @@ def test_a_pipe_is_the_prompt_or_joins_it(environment: dict[str, str]) -> None:
     assert joined.stdout == "[system]Be brief.\n[user]Summarise:\n\none\ntwo\n"
 
 
-def test_only_the_reply_goes_into_a_pipe_and_goes_whole(environment: dict[str, str]) -> None:
+def test_a_pipe_gets_the_complete_reply_and_no_other_text(environment: dict[str, str]) -> None:
     fake = {**environment, "TAILRACE_BACKEND": "fake"}
     done = run(fake, "--temperature", "0", pipe=r"<say><think>hm</think>\x1b[31m€ 日本\n</say>")
     assert done.stdout == "\x1b[31m€ 日本\n"
@@ -156,7 +156,7 @@ def test_bytes_that_are_no_text_are_refused(environment: dict[str, str]) -> None
     assert b"isn't UTF-8" in done.stderr
 
 
-def test_a_prompt_that_is_too_long_is_told_with_both_numbers(environment: dict[str, str], talk: Talk) -> None:
+def test_a_too_long_prompt_is_refused_with_both_sizes(environment: dict[str, str], talk: Talk) -> None:
     done = run(environment, "--ctx", "64", pipe="word " * 200)
     assert done.returncode == 1
     assert re.search(r"context length is 64 tokens, but the prompt has 2\d\d tokens", done.stderr)

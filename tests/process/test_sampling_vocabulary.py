@@ -71,7 +71,7 @@ BREAKERS = [
 
 
 @pytest.mark.parametrize("texts", BREAKERS, ids=lambda texts: repr(texts)[:20])
-def test_dry_with_breakers_penalises_what_llama_cpp_does(backend: LlamaBackend, texts: tuple[str, ...]) -> None:
+def test_dry_with_breakers_equals_llama_cpps(backend: LlamaBackend, texts: tuple[str, ...]) -> None:
     random = np.random.default_rng(3)
     vocabulary = SamplingVocabulary(backend)
     words = [*texts, "the", " end", "\n", "ab", " and", " then", "e ", "x" * 20, "<|im_end|>", " über", "日本", "語"]
@@ -98,7 +98,7 @@ def test_dry_with_breakers_penalises_what_llama_cpp_does(backend: LlamaBackend, 
 
 
 @pytest.mark.parametrize("order", [("top_k", "top_p", "infill"), ("top_k", "infill", "temperature")], ids=str)
-def test_infill_keeps_what_llama_cpp_does(backend: LlamaBackend, order: tuple[SamplerName, ...]) -> None:
+def test_infill_equals_llama_cpps(backend: LlamaBackend, order: tuple[SamplerName, ...]) -> None:
     """Editors send top_k, top_p and infill. Each of its branches is taken: ends, prefixes, and nothing that is
     likely.
     """

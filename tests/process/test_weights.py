@@ -59,7 +59,7 @@ def converted(store: Path) -> tuple[str, ConvertedFile]:
     return done.stdout, found
 
 
-def test_convert_measures_what_it_made(converted: tuple[str, ConvertedFile], store: Path) -> None:
+def test_convert_measures_the_converted_file(converted: tuple[str, ConvertedFile], store: Path) -> None:
     said, made = converted
     assert made.comparison is not None
     lost = made.comparison.quality
@@ -95,7 +95,7 @@ def test_an_unknown_format_is_one_line(store: Path) -> None:
     assert done.stderr.startswith("error: there is no weight format 'Q9'")
 
 
-def test_what_the_file_is_already_is_kept(tmp_path: Path, converted: tuple[str, ConvertedFile]) -> None:
+def test_tensors_already_in_the_format_are_unchanged(tmp_path: Path, converted: tuple[str, ConvertedFile]) -> None:
     settings = msgspec.structs.replace(SETTINGS, weights="fast")
     file = weights.select_weights_file(converted[1].path, settings, lambda _, __: None, None, ConvertedFiles(tmp_path))
     assert file == converted[1].path
@@ -114,7 +114,7 @@ def server(store: Path, converted: tuple[str, ConvertedFile]) -> Iterator[Server
         yield running
 
 
-def test_serve_uses_it_and_says_so(server: ServerProcess, converted: tuple[str, ConvertedFile]) -> None:
+def test_serve_uses_the_converted_file_and_logs_it(server: ServerProcess, converted: tuple[str, ConvertedFile]) -> None:
     comparison = converted[1].comparison
     assert comparison is not None
     # What the measuring found decides; both outcomes have to be told with their figures.
@@ -174,7 +174,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert told == []
 
 
-def test_a_file_that_llama_cpp_cannot_convert_says_why(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_converted_has_a_reason(tmp_path: Path) -> None:
     broken = tmp_path / "tiny.gguf"
     broken.write_bytes(tiny_gguf())
     with pytest.raises(ModelError, match=r"llama.cpp can't write tiny.gguf as Q8_0: \S"):
@@ -203,7 +203,7 @@ def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, 
     assert re.search(r"^threads_prefill +1 +file", shown, re.MULTILINE)
 
 
-def test_tune_leaves_alone_what_is_set(store: Path) -> None:
+def test_tune_does_not_change_explicit_settings(store: Path) -> None:
     settings = store / "set.toml"
     settings.write_text("poll = 3\n")
     done = command(store, "tune", str(MODEL), "--only", "poll", "--config", str(settings))

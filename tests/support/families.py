@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from replies import Call
+from parsed_replies import Call
 from tailrace.chat.reply_parts import ReasoningPart, TextPart
 
 FUNCTIONS: dict[str, dict[str, Any]] = {

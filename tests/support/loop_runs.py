@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contexts import ContextBackend
+from context_backend import ContextBackend
 from simulated_passes import PassSeconds, SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.loop import EngineLoop

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from wire import Reply
+from openai_wire import Reply
 
 COUNTS = (
     "total_duration",

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from wire import Reply
+from openai_wire import Reply
 
 #: Each event of an item, in the order that they come in; those with ``*`` any number of times.
 _MESSAGE = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from contexts import ContextBackend
+from context_backend import ContextBackend
 from tailrace.engine.backends.base import KVLayoutError
 from tailrace.engine.kv_cache.layout import Layout
 

@@ -32,6 +32,7 @@ class Limits:
     max_silence: float = 10.0  #: of a stream, before it needs a keep-alive
     max_delay: float = 1.0  #: of headers, and of the list of models
     long_prompt_words: int = 600
+    min_long_reply: float = 3.0  #: of the reply that a client leaves; servers renew metrics about once a second
 
 
 class Session:

@@ -21,7 +21,7 @@ from tailrace.loadtest.load_stats import StreamTiming, load_stats, percentile
 ROOT = Path(__file__).parents[3]
 
 
-def test_sides_take_turns_and_change_who_goes_first() -> None:
+def test_sides_alternate_and_reverse_their_order() -> None:
     calls: list[str] = []
 
     def side(name: str, turn: int) -> int:
@@ -33,7 +33,7 @@ def test_sides_take_turns_and_change_who_goes_first() -> None:
     assert found == {"a": [1, 2], "b": [1, 2]}
 
 
-def test_what_stands_between_two_sides_follows_or_precedes_either() -> None:
+def test_a_side_between_two_others_is_next_to_both() -> None:
     calls: list[str] = []
     sides = {name: lambda _, name=name: calls.append(name) for name in "abc"}
     run_interleaved(sides, 2, warm_up=0)
@@ -77,7 +77,7 @@ def test_a_figure_is_held_against_its_bound_on_the_right_side() -> None:
         figure("speed", [])
 
 
-def test_a_flood_s_gaps_are_told_apart_by_the_prompt_s_time() -> None:
+def test_flood_gaps_are_separated_by_the_prompts_time() -> None:
     first = StreamTiming(0.0, [1.0, 1.01, 1.02, 1.12, 1.22, 1.23])
     second = StreamTiming(0.0, [1.005, 1.015, 1.025, 1.125, 1.225, 1.235])
     found = evaluate([first, second, StreamTiming(1.1, [1.222, 1.3])])
@@ -108,7 +108,7 @@ def test_a_steady_rate_counts_from_where_all_have_come_so_far() -> None:
         steady_rate([even, StreamTiming(0.0, [100.0 + index for index in range(107)])])
 
 
-def test_parts_are_chosen_by_name_and_a_wrong_one_is_told() -> None:
+def test_benchmarks_are_selected_by_name_and_unknown_ones_refused() -> None:
     assert [part.name for part in select_benchmarks("flood, slots")] == ["flood", "slots"]
     assert select_benchmarks(None) == list(BENCHMARKS)
     with pytest.raises(ValueError, match=r"there is no benchmark floods; there are .*flood"):
@@ -177,7 +177,7 @@ def test_results_are_read_back_in_the_report_s_order(tmp_path: Path) -> None:
     assert results.load(tmp_path, ["two", "missing", "one"]) == [_result("two"), _result("one")]
 
 
-def test_a_report_needs_nothing_but_itself_and_shows_what_was_missed(tmp_path: Path) -> None:
+def test_a_report_is_self_contained_and_shows_missed_bounds(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     report.write([_result("one"), _result("two")], path)
     page = path.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from families import SAMPLES
-from replies import Call, joined, offered, parse, split_anywhere
+from parsed_replies import Call, joined, offered, parse, split_anywhere
 from tailrace.chat.argument_types import ALL_TYPES, FunctionSchema
 from tailrace.chat.families import family_of
 from tailrace.chat.families.family import Family

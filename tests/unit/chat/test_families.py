@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
 from families import FUNCTIONS, SAMPLES, Sample
-from replies import Call, joined, offered, parse, split_anywhere
+from parsed_replies import Call, joined, offered, parse, split_anywhere
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import FAMILIES, family_of
 from tailrace.chat.families.family import Family

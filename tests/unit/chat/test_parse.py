@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from replies import Call, joined, parse, split_anywhere
+from parsed_replies import Call, joined, parse, split_anywhere
 from tailrace.chat.families import hermes
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tools import Function

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from machines import machine
+from recorded_machines import machine
 from tailrace.cli.diagnosis import check, diagnose
 from tailrace.cli.doctor import _processes
 from tailrace.engine.native_libs.tiers import TIERS

@@ -11,22 +11,22 @@ import msgspec
 import pytest
 
 from tailrace.conformance.registry import RULES
-from tailrace.server.dialects.anthropic.blocks import Block
+from tailrace.server.dialects.anthropic.content_blocks import Block
 from tailrace.server.dialects.anthropic.request import MessagesRequest, OutputConfig, ThinkingEnabled, Tool
-from tailrace.server.dialects.llama_server import fields as llama_server
-from tailrace.server.dialects.llama_server.embedding import NativeEmbeddingRequest
+from tailrace.server.dialects.llama_server import request_fields as llama_server
+from tailrace.server.dialects.llama_server.embeddings import NativeEmbeddingRequest
 from tailrace.server.dialects.ollama import chat as ollama_chat
-from tailrace.server.dialects.ollama import create as ollama_create
-from tailrace.server.dialects.ollama import embed as ollama_embed
+from tailrace.server.dialects.ollama import derived_model_request as ollama_create
+from tailrace.server.dialects.ollama import embed_routes as ollama_embed
 from tailrace.server.dialects.ollama import generate as ollama_generate
-from tailrace.server.dialects.ollama import manage as ollama_manage
+from tailrace.server.dialects.ollama import model_routes as ollama_manage
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
-from tailrace.server.dialects.openai.tokens import DetokenizeRequest, TemplateRequest, TokenizeRequest
-from tailrace.server.dialects.responses.hosted import HOSTED
-from tailrace.server.dialects.responses.items import KINDS
+from tailrace.server.dialects.openai.tokenization import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from tailrace.server.dialects.responses.hosted_tool_items import HOSTED_ITEMS
+from tailrace.server.dialects.responses.items import ITEM_TYPES
 from tailrace.server.dialects.responses.request import Reasoning, ResponsesRequest, TextConfig
 from tailrace.settings import FIELDS
 
@@ -75,8 +75,8 @@ def test_every_field_of_anthropics_requests_has_its_row_and_every_row_its_field(
 
 def test_every_field_of_responses_has_its_row_and_every_row_its_field() -> None:
     assert rows("responses.md", "Request fields") == fields(ResponsesRequest)
-    assert rows("responses.md", "Items") == set(KINDS)
-    assert rows("responses.md", "Items of other servers' tools") == set(HOSTED)
+    assert rows("responses.md", "Items") == set(ITEM_TYPES)
+    assert rows("responses.md", "Items of other servers' tools") == set(HOSTED_ITEMS)
     assert rows("responses.md", "Tools") == {"function", "namespace", "custom", "web_search"}
     text = (ROOT / "docs" / "responses.md").read_text(encoding="utf-8")
     for kind in (TextConfig, Reasoning):

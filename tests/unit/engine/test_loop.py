@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contexts import ContextBackend
+from context_backend import ContextBackend
 from simulated_passes import SimulatedSpeculator, memory_bound
 from tailrace.engine.backends.fake import END, FakeBackend
 from tailrace.engine.loop import EngineLoop

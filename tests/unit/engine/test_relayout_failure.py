@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contexts import ContextBackend
+from context_backend import ContextBackend
 from scarce_memory import ScarceBackend
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence

@@ -108,12 +108,12 @@ def test_every_stream_s_texts_come_in_order_with_the_server_s_count() -> None:
         (HEAD + b"data: x\n\n\r\n", "chunks can't be read"),
     ],
 )
-def test_what_was_not_asked_for_is_no_figure(answer: bytes, said: str) -> None:
+def test_a_wrong_reply_is_an_error_and_no_figure(answer: bytes, said: str) -> None:
     with answering(answer) as client, pytest.raises(BenchError, match=said):
         client.exchange([ask(2)])
 
 
-def test_a_broken_connection_is_told() -> None:
+def test_a_broken_connection_is_an_error() -> None:
     with answering(HEAD + text("a"), reset=True) as client, pytest.raises(BenchError, match="broke the connection off"):
         client.exchange([ask(2)])
 
@@ -149,6 +149,6 @@ def test_a_request_follows_another_one_s_tokens_and_its_end_ends_all() -> None:
     assert second.sent_at >= first.token_times[0]
 
 
-def test_a_request_that_follows_too_short_a_reply_is_told() -> None:
+def test_a_request_that_never_starts_is_an_error() -> None:
     with answering(reply("a", "b")) as client, pytest.raises(BenchError, match="too short"):
         client.exchange([ask(2), ask(2, after=(0, 99))])

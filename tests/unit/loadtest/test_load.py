@@ -32,7 +32,7 @@ def test_tokens_without_text_count_and_texts_of_several_count_as_many() -> None:
     assert load_stats([double]).decode_rate == pytest.approx(3 * 2 / 0.3)
 
 
-def test_who_gets_a_step_s_token_later_gets_no_less() -> None:
+def test_a_later_token_of_a_step_counts_the_same() -> None:
     streams = [StreamTiming(0.0, [step + 0.01 * place for step in range(5)]) for place in range(4)]
     assert load_stats(streams).decode_rate == pytest.approx(4.0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from machines import expand
+from recorded_machines import expand
 from tailrace.machine.free_memory import node_memory
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from machines import expand, machine
+from recorded_machines import expand, machine
 from tailrace.machine.bandwidth import measure_bandwidth
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.gpu import Gpu, build_backends, offloads, read_gpus

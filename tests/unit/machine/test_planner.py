@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from machines import expand, machine
+from recorded_machines import expand, machine
 from tailrace.errors import ConfigurationError
 from tailrace.machine.plan import MachinePlan, ModelNeeds, PoolPlan, ReplicaPlan
 from tailrace.machine.planner import make_plan

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from machines import expand, machine
+from recorded_machines import expand, machine
 from tailrace.machine import cpulist
 from tailrace.machine.cgroup import Limits, read_limits
 from tailrace.machine.topology import Cache, Core, Node, read_topology

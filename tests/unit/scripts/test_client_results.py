@@ -46,7 +46,7 @@ def test_a_failed_proof_is_named_in_the_table() -> None:
     assert client_table.cell(None) == ""
 
 
-def test_a_machine_without_node_or_chromium_is_told_what_to_install(tmp_path: Path) -> None:
+def test_without_node_or_chromium_the_message_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"need Node\.js.*apt install nodejs npm"):
         setup_clients.check_node(str(tmp_path))
     with pytest.raises(SetupError, match="apt install chromium"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import record_machine
-from machines import FOLDER, expand, expand_text
+from recorded_machines import FOLDER, expand, expand_text
 from tailrace.machine.isa import read_isa
 from tailrace.machine.topology import read_topology
 
@@ -15,7 +15,7 @@ EVERYTHING = frozenset(range(64))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.txt")))
-def test_recording_loses_nothing_that_is_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recording_keeps_every_file_that_is_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = expand(name, tmp_path / "1")
     (first / "proc/self").mkdir(parents=True, exist_ok=True)
     for file in ("proc/cpuinfo", "proc/self/mountinfo", "proc/self/cgroup"):

@@ -47,7 +47,7 @@ def test_what_is_wanted_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ([TESTS + "utils.py", TESTS + "../../../../../../../evil.py"], "outside of its folder"),
     ],
 )
-def test_nothing_is_left_of_what_is_not_right(
+def test_a_wrong_download_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], why: str
 ) -> None:
     monkeypatch.setattr(setup_peers, "FOLDER", tmp_path / "peers")

@@ -61,7 +61,7 @@ def run_setup(checkout: Path, environment: dict[str, str]) -> subprocess.Complet
 # --- messages ---
 
 
-def test_without_a_compiler_it_says_how_to_get_one(checkout: Path, tools: Path) -> None:
+def test_without_a_compiler_the_message_says_how_to_install_one(checkout: Path, tools: Path) -> None:
     done = run_setup(checkout, {"PATH": str(tools)})
     assert (done.returncode, done.stdout) == (1, "")
     for advice in ("no C++ compiler", "apt install build-essential", "dnf install gcc-c++", "xcode-select --install"):
@@ -82,7 +82,7 @@ def test_a_compiler_that_does_not_work(checkout: Path, tools: Path) -> None:
     assert "licence not accepted" in done.stderr
 
 
-def test_a_failed_download_shows_pips_words_and_what_to_do(checkout: Path, tools: Path) -> None:
+def test_a_failed_download_shows_pips_output_and_a_remedy(checkout: Path, tools: Path) -> None:
     script(tools / "c++", "echo 'c++ 99'")
     lines = (checkout / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line if line.partition("==")[0] != "pip" else "pip==99.9" for line in lines]
@@ -107,7 +107,7 @@ def test_newer_pythons_are_welcome(version: tuple[int, ...]) -> None:
     setup.check_python(version)
 
 
-def test_without_venv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_venv_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ensurepip" else object())
     with pytest.raises(SetupError, match="apt install python3-venv"):
         setup.check_python((3, 12, 0))
@@ -116,7 +116,7 @@ def test_without_venv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 # --- the stamp ---
 
 
-def test_a_valid_stamp_means_that_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_stamp_skips_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: object, **options: object) -> None:
         raise AssertionError("setup did something")
 
@@ -317,7 +317,7 @@ def test_a_failed_build_leaves_its_log_and_names_it(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["build.log"]
 
 
-def test_a_build_that_makes_nothing_is_a_failure(tmp_path: Path) -> None:
+def test_a_build_without_a_wheel_is_a_failure(tmp_path: Path) -> None:
     python = script(tmp_path / "python", "exit 0")
     with pytest.raises(SetupError, match="left no wheel"):
         build_wheel(BUILD, SOURCE, tmp_path / "key", python, tmp_path / "constraints.txt", dict(os.environ))
@@ -331,7 +331,7 @@ def test_pip_output_that_is_not_utf8_is_no_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("end", "how"), [("kill -SEGV $$", "killed by SIGSEGV"), ("exit 4", "exit code 4")])
-def test_a_wrongly_compiled_engine_is_told_with_what_to_do(
+def test_a_wrongly_compiled_engine_is_an_error_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, how: str
 ) -> None:
     monkeypatch.setattr(setup, "PYTHON", script(tmp_path / "python", f"echo 'last words' >&2; {end}"))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from families import FUNCTIONS
-from replies import Call, joined, offered
+from parsed_replies import Call, joined, offered
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
 from tailrace.chat.messages import Message

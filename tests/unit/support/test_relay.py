@@ -104,7 +104,7 @@ def test_an_error_in_the_stream_is_dropped() -> None:
     assert streamed(event("a") + b'data: {"error": {"message": "m"}}\n\n') == event("a") + DONE
 
 
-def test_usage_is_asked_for_and_the_last_counts() -> None:
+def test_usage_is_requested_and_the_last_one_counts() -> None:
     first, last = ({"choices": [], "usage": {"total_tokens": count}} for count in (1, 2))
     body = b"".join(b"data: " + json.dumps(said).encode() + b"\n\n" for said in (first, last))
     with upstream(body + DONE) as (server, relay):

@@ -36,10 +36,8 @@ _RUNNING = re.compile(
     re.MULTILINE,
 )
 _LONG_PROMPT = "Count from one to two hundred, in words, one number a line."
-#: Token limits of a long reply. The second is used where the first takes less than _LONG_SECONDS: servers renew their
-#: metrics about once a second.
+#: Token limits of a long reply. The second is used where the first takes less than ``Limits.min_long_reply``.
 _LONG_TOKENS = (256, 2048)
-_LONG_SECONDS = 3.0
 
 
 @rule(
@@ -133,7 +131,7 @@ def _long_fields(session: Session) -> dict[str, Any]:
     fields: dict[str, Any] = {"max_tokens": first, "ignore_eos": True}
     if _long(session, fields).reply.status != 200:
         del fields["ignore_eos"]
-    if _seconds(_long(session, fields)) < _LONG_SECONDS:
+    if _seconds(_long(session, fields)) < session.limits.min_long_reply:
         longer = fields | {"max_tokens": second}
         if _long(session, longer).reply.status == 200:
             return longer

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from accounts import REPLY, Account
+from prompt_accounting import REPLY, Account
 from tailrace.engine.backends.fake import START, FakeBackend, Memory
 
 MEMORIES = get_args(Memory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from accounts import REPLY, Account
+from prompt_accounting import REPLY, Account
 from tailrace.engine.backends.fake import START, FakeBackend, Memory
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.executor import CacheExecutor

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from contexts import ContextBackend
+from context_backend import ContextBackend
 from loop_runs import LoopRun, context_backend
 from scarce_memory import ScarceBackend
 from simulated_passes import SimulatedSpeculator, memory_bound

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from families import SAMPLES, Sample
-from replies import Call, joined
+from parsed_replies import Call, joined
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import family_of
 from tailrace.chat.families.family import Family

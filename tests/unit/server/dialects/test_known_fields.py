@@ -18,7 +18,7 @@ from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.dialects.openai.chat import ChatMessage, ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
-from tailrace.server.dialects.openai.sampling import StreamOptions
+from tailrace.server.dialects.openai.generation_params import StreamOptions
 from tailrace.server.dialects.responses.request import ResponsesRequest
 
 

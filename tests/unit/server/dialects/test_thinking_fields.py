@@ -13,7 +13,7 @@ from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.dialects.ollama import chat as ollama
 from tailrace.server.dialects.openai import chat as openai
 from tailrace.server.dialects.responses import prepare as responses
-from tailrace.server.dialects.responses.conversation import conversation
+from tailrace.server.dialects.responses.chat_messages import to_chat_messages
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import toolset
 from tailrace.server.generation import GenerationRequest
@@ -53,7 +53,7 @@ def of_ollama(fields: dict[str, object]) -> str:
 
 def of_responses(fields: dict[str, object]) -> str:
     request = msgspec.convert({"input": "Hi", **fields}, ResponsesRequest)
-    said = conversation(None, [({"role": "user", "content": "Hi"}, "input")])
+    said = to_chat_messages(None, [({"role": "user", "content": "Hi"}, "input")])
     return text_of(responses.prepare(request, said, toolset(None, None), served()))
 
 

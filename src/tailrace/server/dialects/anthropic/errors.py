@@ -9,7 +9,7 @@ from tailrace.errors import ContextLengthExceeded, RequestError
 from tailrace.server.endpoint import ErrorFormat
 from tailrace.server.json_response import json_response
 
-#: The header that tells a response's request id.
+#: The response header with the request id.
 REQUEST_ID = "request-id"
 
 _TYPES = {
@@ -25,14 +25,14 @@ _TYPES = {
 
 
 class AnthropicErrorBody(msgspec.Struct, frozen=True):
-    """What went wrong."""
+    """The error's type and message."""
 
     type: str
     message: str
 
 
 class AnthropicError(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    """What a failed request's body is."""
+    """The body of a failed request."""
 
     error: AnthropicErrorBody
     request_id: str

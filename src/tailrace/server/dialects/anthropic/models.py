@@ -13,6 +13,6 @@ def model_object(name: str, created: int) -> dict[str, str]:
 
 
 def model_list(names: Sequence[str], created: int) -> dict[str, object]:
-    """The one page that there is: the served model, and what clients have made of it."""
+    """The only page: the served model and the models that clients have derived from it."""
     data = [model_object(name, created) for name in names]
     return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}

@@ -1,4 +1,4 @@
-"""What Anthropic's requests ask of the engine."""
+"""Translates Anthropic's requests into generations. A new parameter gets its line in ``prepare``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling
 from tailrace.server.chat_request import FieldNames, ToolChoice, chat_request
-from tailrace.server.dialects.anthropic.history import History, continues, system_text
+from tailrace.server.dialects.anthropic.messages import MessageHistory, continues, system_text
 from tailrace.server.dialects.anthropic.request import (
     AnyChoice,
     AutoChoice,
     ClearThinking,
-    Conversation,
     MessagesRequest,
     NamedChoice,
     NoChoice,
+    PromptFields,
     ThinkingAdaptive,
     ThinkingDisabled,
     ThinkingEnabled,
@@ -48,7 +48,7 @@ def prepare(request: MessagesRequest, model: ServedModel) -> GenerationRequest:
         ),
     )
     stops = stop_strings(request.stop_sequences, "stop_sequences")
-    return msgspec.structs.replace(conversed(request, model, params), stops=stops)
+    return msgspec.structs.replace(chat_generation(request, model, params), stops=stops)
 
 
 def _limit(request: MessagesRequest) -> int | None:
@@ -58,27 +58,29 @@ def _limit(request: MessagesRequest) -> int | None:
     return None if request.max_tokens < 0 else request.max_tokens
 
 
-def prompt_text(request: Conversation, model: ServedModel) -> PromptText:
-    """The prompt whose tokens are counted. Raises InvalidRequest."""
-    (prompt,) = conversed(request, model).prompts
+def prompt_text(request: PromptFields, model: ServedModel) -> PromptText:
+    """The prompt of a token count. Raises InvalidRequest."""
+    (prompt,) = chat_generation(request, model).prompts
     assert isinstance(prompt, PromptText)
     return prompt
 
 
-def conversed(request: Conversation, model: ServedModel, params: GenerationParams = _NO_PARAMS) -> GenerationRequest:
+def chat_generation(
+    request: PromptFields, model: ServedModel, params: GenerationParams = _NO_PARAMS
+) -> GenerationRequest:
     """All of a generation that the conversation decides, its prompt above all. Raises InvalidRequest."""
     refuse(request)
     last = len(request.messages) - 1
-    begun = continues(request.messages[last], f"messages[{last}]")
-    history = History(request.messages)
+    continued = continues(request.messages[last], f"messages[{last}]")
+    history = MessageHistory(request.messages)
     for edit in (request.context_management.edits or ()) if request.context_management is not None else ():
         if isinstance(edit, ClearThinking) and (turns := _turns(edit)) is not None:
-            history.keep_thoughts(turns)
+            history.drop_old_reasoning(turns)
     if system := system_text(request.system):
-        history.begin(system)
+        history.prepend_system(system)
     form, form_field = _form(request)
     choice, only = _choice(request.tool_choice)
-    if begun and form is not None:
+    if continued and form is not None:
         where = form_field
         raise InvalidRequest(f"'{where}' can't be held to in a reply that the last message has begun.", param=where)
     return chat_request(
@@ -94,26 +96,26 @@ def conversed(request: Conversation, model: ServedModel, params: GenerationParam
         params=params,
         thinking=_thinking(request),
         variables=request.chat_template_kwargs,
-        continues=begun,
-        fields=FieldNames(messages=history.places, form=form_field),
+        continues=continued,
+        fields=FieldNames(messages=history.paths, form=form_field),
     )
 
 
-def hides_thinking(request: MessagesRequest) -> bool:
-    """Whether the client wants thoughts left out of the reply."""
+def hides_reasoning(request: MessagesRequest) -> bool:
+    """Whether the request leaves reasoning out of the reply."""
     thinking = request.thinking
     return isinstance(thinking, (ThinkingEnabled, ThinkingAdaptive)) and thinking.display == "omitted"
 
 
 def _turns(edit: ClearThinking) -> int | None:
-    """Of how many turns thoughts are kept; None: of all."""
+    """The number of turns that keep their reasoning; None: all."""
     if edit.keep is None:
-        return 1  # What the API's reference says.
+        return 1  # The API reference's default.
     return edit.keep.value if isinstance(edit.keep, ThinkingTurns) else None
 
 
 def _choice(choice: AutoChoice | AnyChoice | NamedChoice | NoChoice | None) -> tuple[ToolChoice, str | None]:
-    """The mode, and the one tool that is asked for."""
+    """The mode, and the name of the required tool."""
     if isinstance(choice, NamedChoice):
         return "required", choice.name
     if isinstance(choice, AnyChoice):
@@ -140,7 +142,7 @@ def _function(tool: Tool, path: str) -> Function:
     return Function(name=tool.name, description=tool.description, parameters=parameters, strict=bool(tool.strict))
 
 
-def _thinking(request: Conversation) -> ThinkingOptions:
+def _thinking(request: PromptFields) -> ThinkingOptions:
     thinking = request.thinking
     switch = None
     if thinking is not None:
@@ -151,8 +153,8 @@ def _thinking(request: Conversation) -> ThinkingOptions:
     return merge_thinking(enable=request.enable_thinking, thinking=switch, effort=effort or request.reasoning_effort)
 
 
-def _form(request: Conversation) -> tuple[Grammar | None, str]:
-    """What the reply must look like, and the field that says so."""
+def _form(request: PromptFields) -> tuple[Grammar | None, str]:
+    """The reply's grammar, and the field that has it."""
     config = request.output_config.format if request.output_config is not None else None
     if config is not None and request.output_format is not None:
         raise InvalidRequest(

@@ -10,15 +10,15 @@ import msgspec
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
 from tailrace.server.events import FinishReason, Usage
 
-#: A thought's signature. Anthropic's proves where the thought comes from; here nobody looks at it when it comes back,
-#: but clients keep a thought only when it has one.
+#: The signature of reasoning. Anthropic's proves the origin; this server ignores it, but clients drop reasoning without
+#: a signature.
 SIGNATURE = "unsigned"
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
 class MessageHead:
-    """What is known of a message before its first token."""
+    """The fields of a message that are known before its first token."""
 
     __slots__ = ("id", "model")
 
@@ -44,14 +44,14 @@ def ending_object(reason: FinishReason | None, stop: str | None) -> dict[str, st
 
 
 def usage_object(used: Usage, *, split: bool = False) -> dict[str, Any]:
-    """Anthropic's usage. With ``split`` prompt tokens that were found ready are counted apart; without it all of them
-    are ``input_tokens``, because clients that mark nothing for the cache show that number alone.
+    """Anthropic's usage. With ``split`` cached prompt tokens are counted separately. Without it all are
+    ``input_tokens``, because clients that mark no cache breakpoints show that number alone.
     """
-    found = used.cached_tokens if split else 0
+    cached = used.cached_tokens if split else 0
     return {
-        "input_tokens": used.prompt_tokens - found,
+        "input_tokens": used.prompt_tokens - cached,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": found,
+        "cache_read_input_tokens": cached,
         "output_tokens": used.completion_tokens,
         "output_tokens_details": {"thinking_tokens": used.reasoning_tokens},
     }
@@ -67,21 +67,21 @@ def text_block(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def whole(
-    head: MessageHead, transcript: CollectedReply, *, hides_thinking: bool, split_usage: bool = False
+def message_object(
+    head: MessageHead, transcript: CollectedReply, *, hides_reasoning: bool, split_usage: bool = False
 ) -> dict[str, Any]:
     """The message of a complete transcript. For ``split_usage`` see ``usage_object``."""
-    assert transcript.usage is not None, "only a complete transcript is told"
+    assert transcript.usage is not None, "the reply is complete"
     (reply,) = transcript.replies
     usage = usage_object(transcript.usage, split=split_usage)
-    return head.message(_content(reply, hides_thinking), ending_object(reply.finish_reason, reply.stop), usage)
+    return head.message(_content(reply, hides_reasoning), ending_object(reply.finish_reason, reply.stop), usage)
 
 
-def _content(reply: CollectedChoice, hides_thinking: bool) -> list[dict[str, Any]]:
+def _content(reply: CollectedChoice, hides_reasoning: bool) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     if reply.reasoning:
-        thought = "" if hides_thinking else reply.reasoning
-        content.append({"type": "thinking", "thinking": thought, "signature": SIGNATURE})
+        text = "" if hides_reasoning else reply.reasoning
+        content.append({"type": "thinking", "thinking": text, "signature": SIGNATURE})
     if reply.text:
         content.append(text_block(reply.text))
     content += [
@@ -93,7 +93,7 @@ def _content(reply: CollectedChoice, hides_thinking: bool) -> list[dict[str, Any
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """A call's arguments; none when ``max_tokens`` has cut them, which the stop reason tells."""
+    """A call's arguments; empty when ``max_tokens`` truncated them, as the stop reason shows."""
     try:
         return msgspec.json.decode(arguments, type=dict[str, Any])
     except msgspec.DecodeError:

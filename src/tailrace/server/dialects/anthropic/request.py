@@ -1,4 +1,4 @@
-"""The bodies of Anthropic's requests, field by field, and which of them can't be honoured.
+"""The bodies of Anthropic's requests, and the values that aren't supported.
 
 ``docs/anthropic.md`` has a row for each field.
 """
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.anthropic.blocks import Block, TextBlock, ToolResultBlock
+from tailrace.server.dialects.anthropic.content_blocks import Block, TextBlock, ToolResultBlock
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 #: Anthropic's own API refuses empty ones, too.
@@ -20,7 +20,7 @@ StopSequence = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class InputMessage(msgspec.Struct):
-    """One message. ``system`` may stand anywhere."""
+    """One message. ``system`` may be anywhere."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
@@ -111,7 +111,7 @@ class AllTurns(msgspec.Struct, tag_field="type", tag="all"):
 
 
 class ClearThinking(msgspec.Struct, tag_field="type", tag="clear_thinking_20251015"):
-    """Earlier thoughts are left out, but for those of the last turns."""
+    """Removes earlier reasoning except for the last turns."""
 
     keep: Literal["all"] | ThinkingTurns | AllTurns | None = None
 
@@ -125,13 +125,13 @@ class Compact(msgspec.Struct, tag_field="type", tag="compact_20260112"):
 
 
 class ContextManagement(msgspec.Struct):
-    """What is left out of the conversation before the model reads it."""
+    """Edits of the conversation before the prompt is rendered."""
 
     edits: list[ClearThinking | ClearToolUses | Compact] | None = None
 
 
-class Conversation(msgspec.Struct, kw_only=True):
-    """What both requests have: all that makes the prompt. null equals absent everywhere."""
+class PromptFields(msgspec.Struct, kw_only=True):
+    """The fields of both requests, which make the prompt; null equals absent everywhere."""
 
     model: str
     messages: Annotated[list[InputMessage], Meta(min_length=1, max_length=100_000)]
@@ -153,14 +153,14 @@ class Conversation(msgspec.Struct, kw_only=True):
 
     @property
     def marks_cache(self) -> bool:
-        """Whether the client marks what is to be cached anywhere, and so knows of the parts of ``usage``."""
+        """Whether the request has a cache breakpoint anywhere, so that its client reads the parts of ``usage``."""
         if self.cache_control is not None or any(tool.cache_control is not None for tool in self.tools or ()):
             return True
         contents = [self.system, *(message.content for message in self.messages)]
         return any(_marks_cache(content) for content in contents if isinstance(content, list))
 
 
-class MessagesRequest(Conversation, kw_only=True):
+class MessagesRequest(PromptFields, kw_only=True):
     """The body of ``POST /v1/messages``."""
 
     max_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)]
@@ -182,11 +182,11 @@ class MessagesRequest(Conversation, kw_only=True):
     workspace_id: str | None = None
 
 
-class CountRequest(Conversation, kw_only=True):
+class CountRequest(PromptFields, kw_only=True):
     """The body of ``POST /v1/messages/count_tokens``."""
 
 
-#: Fields of which only some values can be honoured, and why.
+#: The supported values of fields that aren't fully supported, and the reason.
 _SUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "speed": (("standard",), "there is one speed here, 'standard'."),
     "mcp_servers": (([],), "this server calls no MCP servers; have the client do it."),
@@ -206,8 +206,8 @@ def _marks_cache(blocks: Sequence[Any]) -> bool:
     )
 
 
-def refuse(request: Conversation) -> None:
-    """Raise InvalidRequest for the first field whose value can't be honoured."""
+def refuse(request: PromptFields) -> None:
+    """Raise InvalidRequest for the first field with an unsupported value."""
     for name in request.__struct_fields__:
         if (entry := _SUPPORTED.get(name)) is None:
             continue

@@ -13,7 +13,7 @@ from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.anthropic import models, reply
 from tailrace.server.dialects.anthropic.errors import ERRORS, REQUEST_ID
-from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare, prompt_text
+from tailrace.server.dialects.anthropic.prepare import hides_reasoning, prepare, prompt_text
 from tailrace.server.dialects.anthropic.request import CountRequest, MessagesRequest
 from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
@@ -21,7 +21,7 @@ from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.request_id import request_id
 
-#: Every client of Anthropic's sends it, and nobody else does.
+#: Clients of Anthropic's API send this header, others don't.
 VERSION = "anthropic-version"
 
 _messages_decoder = msgspec.json.Decoder(MessagesRequest)
@@ -29,7 +29,7 @@ _count_decoder = msgspec.json.Decoder(CountRequest)
 
 
 def routes(app: AppState) -> list[Endpoint]:
-    """The routes, answered by ``server``. The model list is OpenAI's too: the version's header tells them apart."""
+    """The routes. The path of the model list is OpenAI's, too; the version header tells them apart."""
     anthropic = _Anthropic(app)
     return [
         Endpoint(
@@ -63,21 +63,21 @@ class _Anthropic:
     async def messages(self, request: Request) -> Response:
         app = self._app
         identity = request_id(request.scope)
-        asked = decode(await app.read_body(request), _messages_decoder)
-        model = await app.model_for(asked.model, asked)
-        wanted = await app.run_large(partial(prepare, asked, model), request.state.size)
-        generation = await app.start_generation(request, wanted)
+        payload = decode(await app.read_body(request), _messages_decoder)
+        model = await app.model_for(payload.model, payload)
+        generation_request = await app.run_large(partial(prepare, payload, model), request.state.size)
+        generation = await app.start_generation(request, generation_request)
         head = reply.MessageHead(app.model_name)
-        hides = hides_thinking(asked)
-        if asked.stream:
-            encoder = MessageStream(head, identity, generation.prompt_tokens, hides_thinking=hides)
+        hides = hides_reasoning(payload)
+        if payload.stream:
+            encoder = MessageStream(head, identity, generation.prompt_tokens, hides_reasoning=hides)
             stream = app.stream_response(generation, encoder)
             stream.raw_headers.append((REQUEST_ID.encode(), identity.encode()))
             return stream
         transcript = await collect_reply(generation, 1, request.receive)
         response = app.full_response(
             transcript.complete,
-            lambda: reply.whole(head, transcript, hides_thinking=hides, split_usage=asked.marks_cache),
+            lambda: reply.message_object(head, transcript, hides_reasoning=hides, split_usage=payload.marks_cache),
         )
         response.headers[REQUEST_ID] = identity
         return response
@@ -85,8 +85,8 @@ class _Anthropic:
     async def count_tokens(self, request: Request) -> Response:
         """The same prompt as a message's, counted by the engine as it would read it."""
         app = self._app
-        asked = decode(await app.read_body(request), _count_decoder)
-        make = partial(prompt_text, asked, await app.model_for(asked.model, asked))
+        payload = decode(await app.read_body(request), _count_decoder)
+        make = partial(prompt_text, payload, await app.model_for(payload.model, payload))
         prompt = await app.run_large(make, request.state.size)
         (tokenized,) = await app.query_engine(
             request,
@@ -94,16 +94,16 @@ class _Anthropic:
             param="messages",
         )
         assert isinstance(tokenized, Tokenized)
-        return self._told(request, {"input_tokens": len(tokenized.tokens)})
+        return self._respond(request, {"input_tokens": len(tokenized.tokens)})
 
     async def models(self, request: Request) -> Response:
-        """Answers whatever the engine is doing."""
+        """Answers in any state of the engine."""
         app = self._app
-        return self._told(request, models.model_list([app.model_name, *app.derived_names], app.created))
+        return self._respond(request, models.model_list([app.model_name, *app.derived_names], app.created))
 
     async def model(self, request: Request) -> Response:
         name = self._app.listed_name(request.path_params["id"])
-        return self._told(request, models.model_object(name, self._app.created))
+        return self._respond(request, models.model_object(name, self._app.created))
 
-    def _told(self, request: Request, body: object) -> Response:
+    def _respond(self, request: Request, body: object) -> Response:
         return json_response(body, headers={REQUEST_ID: request_id(request.scope)})

@@ -36,54 +36,53 @@ Kind = Literal["text", "thinking", "tool_use"]
 class MessageStream:
     """Encodes a message's stream. See ``Encoder``.
 
-    ``message_delta`` waits for the usage, which comes right behind the finish.
-    """
+    ``message_delta`` is sent with the usage, which follows the finish."""
 
-    def __init__(self, head: MessageHead, request: str, prompt_tokens: int, *, hides_thinking: bool) -> None:
-        """``request`` is the request's id, ``prompt_tokens`` what the engine has counted."""
+    def __init__(self, head: MessageHead, request: str, prompt_tokens: int, *, hides_reasoning: bool) -> None:
+        """``request`` is the request's id, ``prompt_tokens`` the engine's count."""
         self._head = head
         self._request = request
         self._prompt_tokens = prompt_tokens
-        self._hides_thinking = hides_thinking
+        self._hides_thinking = hides_reasoning
         self._index = -1  #: of the last block
-        self._open: Kind | None = None  #: what that block is, while it lasts
-        self._before_text = b""  #: all of a text's event but the text, made once for a block
+        self._open: Kind | None = None  #: the type of the open block
+        self._before_text = b""  #: the constant part of a text event, made once for a block
         self._finish: Finish | None = None
         self._failed = False
 
     def start(self) -> list[bytes]:
-        """An empty message. How much of the prompt was found ready isn't known yet, so neither this event nor the last
-        counts it apart: some clients add up what both say.
+        """An empty message. The number of cached tokens isn't known yet, so neither this event nor the last one counts
+        them separately: some clients add up both.
         """
         usage = usage_object(Usage(self._prompt_tokens, 0, 0))
         message = self._head.message([], ending_object(None, None), usage)
         return [_event("message_start", {"message": message}), _PING]
 
     def encode(self, event: Event) -> list[bytes]:
-        """The block that ends, the one that begins, and what is told of it."""
+        """The end of a block, the start of the next, and its delta."""
         if isinstance(event, TextDelta):
-            begun = [] if self._open == "text" else self._begin("text", text_block(""))
-            return [*begun, self._before_text + msgspec.json.encode(event.text) + b"}}\n\n"]
+            started = [] if self._open == "text" else self._start_block("text", text_block(""))
+            return [*started, self._before_text + msgspec.json.encode(event.text) + b"}}\n\n"]
         if isinstance(event, ReasoningDelta):
-            return self._thought(event.text)
+            return self._reasoning(event.text)
         if isinstance(event, ToolCallDelta):
             return self._call(event)
         if isinstance(event, Finish):
             self._finish = event
-            begun = self._begin("text", text_block("")) if self._index < 0 else []
-            return [*begun, *self._end_block()]
+            started = self._start_block("text", text_block("")) if self._index < 0 else []
+            return [*started, *self._end_block()]
         if isinstance(event, Usage):
             return [self._ending(event)]
         if isinstance(event, KeepAlive):
             return [_PING]
-        assert isinstance(event, Failure), "the prompt's progress isn't asked for here"
+        assert isinstance(event, Failure), "this dialect has no progress events"
         return [self._failure(event.error)]
 
     def end(self) -> bytes:
-        """``message_stop``; nothing after a failure."""
+        """``message_stop``; empty after a failure."""
         return b"" if self._failed else _event("message_stop", {})
 
-    def _begin(self, kind: Kind, block: dict[str, Any]) -> list[bytes]:
+    def _start_block(self, kind: Kind, block: dict[str, Any]) -> list[bytes]:
         ended = self._end_block()
         self._index += 1
         self._open = kind
@@ -100,10 +99,10 @@ class MessageStream:
         pieces = [self._delta("signature_delta", signature=SIGNATURE)] if kind == "thinking" else []
         return [*pieces, _event("content_block_stop", {"index": self._index})]
 
-    def _thought(self, text: str) -> list[bytes]:
+    def _reasoning(self, text: str) -> list[bytes]:
         pieces = []
         if self._open != "thinking":
-            pieces = self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            pieces = self._start_block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
         if not self._hides_thinking:
             pieces.append(self._delta("thinking_delta", thinking=text))
         return pieces
@@ -112,7 +111,7 @@ class MessageStream:
         if event.id is None:
             return [self._delta("input_json_delta", partial_json=event.arguments)]
         block: dict[str, Any] = {"type": "tool_use", "id": call_id(event.id), "name": event.name, "input": {}}
-        pieces = self._begin("tool_use", block)
+        pieces = self._start_block("tool_use", block)
         return [*pieces, self._delta("input_json_delta", partial_json=event.arguments)]
 
     def _delta(self, kind: str, **fields: str) -> bytes:

@@ -1,3 +1,3 @@
-"""llama-server's own routes, which editors' plugins and SillyTavern speak: completions, infilling and what the server
-tells of itself. llama-server's source is the judge of their fields.
+"""llama-server's own routes, which editor plugins and SillyTavern use: completion, infill, embedding, and the server's
+properties and slots. The fields follow llama-server's source.
 """

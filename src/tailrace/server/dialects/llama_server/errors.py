@@ -24,7 +24,7 @@ CONTEXT_EXCEEDED = "exceed_context_size_error"
 
 
 class LlamaErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What went wrong."""
+    """The error's code, message and type."""
 
     code: int  #: the status
     message: str
@@ -35,7 +35,7 @@ class LlamaErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LlamaError(msgspec.Struct, frozen=True):
-    """What a failed request's body is, and the last event of a stream that broke."""
+    """The body of a failed request, and the last event of a failed stream."""
 
     error: LlamaErrorBody
 

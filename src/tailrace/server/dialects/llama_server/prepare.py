@@ -1,4 +1,4 @@
-"""From a request of llama-server's to the generation that it asks for."""
+"""Translates llama-server's requests into generations. A new parameter gets its line in ``prepare``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling
-from tailrace.server.dialects.llama_server.fields import NativeFields
-from tailrace.server.dialects.llama_server.sampling import sampling_object, sampling_of
-from tailrace.server.dialects.llama_server.tokens import Tokens
+from tailrace.server.dialects.llama_server.request_fields import NativeFields
+from tailrace.server.dialects.llama_server.sampling_params import sampling_object, sampling_of
+from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer
 from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
@@ -17,18 +17,23 @@ from tailrace.server.stop_fields import stop_strings
 from tailrace.server.tracked_choice import TrackingOptions
 
 #: Replies of one request: prompts times n.
-_MOST_CHOICES = 128
+_MAX_CHOICES = 128
 _ANY_OBJECT = {"type": "object"}
 
 
 async def prepare(
-    request: NativeFields, prompts: list[str | list[int]], model: ServedModel, tokens: Tokens, *, prompt_param: str
+    request: NativeFields,
+    prompts: list[str | list[int]],
+    model: ServedModel,
+    tokens: PieceTokenizer,
+    *,
+    prompt_param: str,
 ) -> GenerationRequest:
-    """What the request asks of the engine. Raises RequestError."""
+    """Translate the request into a generation. Raises RequestError."""
     _refuse(request)
     choices = request.n_cmpl or request.n or 1
-    if len(prompts) * choices > _MOST_CHOICES:
-        raise InvalidRequest(f"One request may have at most {_MOST_CHOICES} replies (prompts × n).", param=prompt_param)
+    if len(prompts) * choices > _MAX_CHOICES:
+        raise InvalidRequest(f"One request may have at most {_MAX_CHOICES} replies (prompts × n).", param=prompt_param)
     form, form_field = _form(request)
     limit = limit_of(request)
     # A grammar ends a reply with an end token, so those can't be banned beside one.
@@ -62,7 +67,7 @@ async def prepare(
 
 
 def limit_of(request: NativeFields) -> int | None:
-    """Tokens of the reply at most: None is without a limit, 0 computes the prompt alone."""
+    """PieceTokenizer of the reply at most: None is without a limit, 0 computes the prompt alone."""
     for given in (request.n_predict, request.max_completion_tokens, request.max_tokens):
         if given is not None:
             return None if given < 0 else given
@@ -101,18 +106,18 @@ def _form(request: NativeFields) -> tuple[Grammar | None, str]:
     )
 
 
-def settings_object(request: NativeFields, wanted: GenerationRequest) -> dict[str, Any]:
+def settings_object(request: NativeFields, generation_request: GenerationRequest) -> dict[str, Any]:
     """``generation_settings``."""
     limit = limit_of(request)
-    tracking = wanted.tracking or TrackingOptions()
-    form = wanted.params.grammar
+    tracking = generation_request.tracking or TrackingOptions()
+    form = generation_request.params.grammar
     return {
-        **sampling_object(wanted.params.sampling),
-        "stop": list(wanted.stops),
+        **sampling_object(generation_request.params.sampling),
+        "stop": list(generation_request.stops),
         **_limits(-1 if limit is None else limit),
-        "ignore_eos": wanted.params.ignore_eos,
+        "ignore_eos": generation_request.params.ignore_eos,
         "stream": bool(request.stream),
-        "n_probs": wanted.params.logprobs or 0,
+        "n_probs": generation_request.params.logprobs or 0,
         "grammar": form.text if form is not None else "",
         "timings_per_token": bool(request.timings_per_token),
         "post_sampling_probs": bool(request.post_sampling_probs),
@@ -122,11 +127,11 @@ def settings_object(request: NativeFields, wanted: GenerationRequest) -> dict[st
 
 
 def default_settings() -> dict[str, Any]:
-    """What holds where a request says nothing."""
-    told = sampling_object(Sampling())
-    del told["logit_bias"]
+    """The settings of a request without parameters."""
+    fields = sampling_object(Sampling())
+    del fields["logit_bias"]
     return {
-        **told,
+        **fields,
         **_limits(-1),
         "ignore_eos": False,
         "stream": True,

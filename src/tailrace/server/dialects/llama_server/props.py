@@ -1,4 +1,4 @@
-"""What llama-server's clients are told of the server itself: properties, slots, models. No client's text is in it."""
+"""The server's properties, slots and models in llama-server's form. They contain no client's text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tailrace.server.served_model import ServedModel
 
 
 def props(app: AppState, model: ServedModel) -> dict[str, Any]:
-    """The body of ``/props``. ``model_path`` is the file's name: where it lies concerns nobody."""
+    """The body of ``/props``. ``model_path`` is the file's name alone: its folder is private."""
     info = model.info
     return {
         "default_generation_settings": {"params": default_settings(), "n_ctx": info.context},
@@ -39,8 +39,8 @@ def total_slots(app: AppState, model: ServedModel) -> int:
 
 
 def slots(app: AppState, model: ServedModel) -> list[dict[str, Any]]:
-    """The body of ``/slots``. Places aren't bound to requests here, so those that run come first."""
-    told: list[dict[str, Any]] = []
+    """The body of ``/slots``. Requests aren't bound to slots here, so the running ones come first."""
+    rows: list[dict[str, Any]] = []
     busy = [choice.n_tokens for choice in app.engine.accepted_generations() if isinstance(choice, Choice)]
     for number in range(total_slots(app, model)):
         slot: dict[str, Any] = {
@@ -51,11 +51,11 @@ def slots(app: AppState, model: ServedModel) -> list[dict[str, Any]]:
         }
         if number < len(busy):
             slot["next_token"] = [{"has_next_token": True, "n_remain": -1, "n_decoded": busy[number]}]
-        told.append(slot)
-    return told
+        rows.append(slot)
+    return rows
 
 
-def listed(app: AppState, model: ServedModel | None) -> dict[str, Any]:
+def model_entry(app: AppState, model: ServedModel | None) -> dict[str, Any]:
     """The model as llama-server has it in ``models``, beside OpenAI's ``data``."""
     generates = model is None or model.info.generates
     return {

@@ -13,44 +13,44 @@ from tailrace.protocol import TokenLogprobs
 from tailrace.server import sse
 from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.llama_server.errors import error_object
-from tailrace.server.dialects.llama_server.fields import NativeFields
 from tailrace.server.dialects.llama_server.prepare import settings_object
+from tailrace.server.dialects.llama_server.request_fields import NativeFields
 from tailrace.server.dialects.openai.telemetry import progress_object
-from tailrace.server.dialects.openai.tokens import piece_of, text_of
+from tailrace.server.dialects.openai.tokenization import piece_of, text_of
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Timed, Usage
 from tailrace.server.generation import Generation, GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.tracked_choice import TrackedChoice
 
-#: A prompt of more characters or tokens is told with the first of several replies to it alone.
+#: A prompt of more characters or tokens is repeated only in the first of several replies to it.
 _REPEATED = 16_384
 
 
-class Reporter:
+class ReplyBuilder:
     """Makes the objects of one request's replies."""
 
     def __init__(
         self,
         request: NativeFields,
-        wanted: GenerationRequest,
+        generation_request: GenerationRequest,
         generation: Generation,
         model: ServedModel,
         model_name: str,
     ) -> None:
         self.choices: list[TrackedChoice] = generation.tracked
         self._request = request
-        self._wanted = wanted
+        self._generation_request = generation_request
         self._model = model
         self._model_name = model_name
-        self._after_sampling = wanted.params.logprobs_after_sampling
-        self._settings = settings_object(request, wanted)
+        self._after_sampling = generation_request.params.logprobs_after_sampling
+        self._settings = settings_object(request, generation_request)
         self._slot = -1 if request.id_slot is None else request.id_slot
 
     def partial(
         self, index: int, text: str, tokens: Sequence[tuple[int, TokenLogprobs | None]], generated: int
     ) -> dict[str, Any]:
         """A piece of a reply; with its ``tokens`` the reply has so many ``generated``."""
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "index": index,
             "content": text,
             "tokens": [token for token, _ in tokens],
@@ -60,8 +60,8 @@ class Reporter:
             "tokens_evaluated": self.choices[index].prompt_tokens,
         }
         if probabilities := self.probabilities(tokens):
-            told["completion_probabilities"] = probabilities
-        return told
+            fields["completion_probabilities"] = probabilities
+        return fields
 
     def final(
         self,
@@ -73,10 +73,10 @@ class Reporter:
         tokens: Sequence[int] = (),
         probabilities: Sequence[dict[str, Any]] = (),
     ) -> dict[str, Any]:
-        """The end of a reply, or the whole of one; of its fields those that are wanted."""
+        """The end of a reply, or a complete reply, reduced to the requested fields."""
         choice = self.choices[index]
         used = choice.prompt_tokens + choice.n_tokens
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "index": index,
             "content": text,
             "tokens": list(tokens),
@@ -95,8 +95,8 @@ class Reporter:
             "timings": msgspec.to_builtins(choice.timings),
         }
         if probabilities:
-            told["completion_probabilities"] = probabilities
-        return selected(told, self._request.response_fields or ())
+            fields["completion_probabilities"] = probabilities
+        return selected(fields, self._request.response_fields or ())
 
     def probabilities(self, tokens: Sequence[tuple[int, TokenLogprobs | None]]) -> list[dict[str, Any]]:
         """``completion_probabilities`` of the tokens that have some."""
@@ -115,16 +115,16 @@ class Reporter:
         return {**entry, "logprob": logprob}
 
     def _prompt(self, index: int) -> str:
-        number, again = divmod(index, self._wanted.choices)
-        prompt = self._wanted.prompts[number]
-        if again and len(prompt if isinstance(prompt, list) else prompt.text) > _REPEATED:
+        number, repeated = divmod(index, self._generation_request.choices)
+        prompt = self._generation_request.prompts[number]
+        if repeated and len(prompt if isinstance(prompt, list) else prompt.text) > _REPEATED:
             return ""
         if isinstance(prompt, PromptText):
             return prompt.text
-        return text_of(prompt, self._model.vocabulary, self._model.info, param=self._wanted.prompt_param)
+        return text_of(prompt, self._model.vocabulary, self._model.info, param=self._generation_request.prompt_param)
 
 
-def whole(reporter: Reporter, transcript: CollectedReply, *, tokens: bool) -> Any:
+def reply_body(reporter: ReplyBuilder, transcript: CollectedReply, *, tokens: bool) -> Any:
     """The body for a client that doesn't stream: an object, or a list of them; ``tokens``: with the replies' ids."""
     bodies = [
         reporter.final(
@@ -143,22 +143,22 @@ def whole(reporter: Reporter, transcript: CollectedReply, *, tokens: bool) -> An
 class NativeStream:
     """Encodes a stream. See ``Encoder``."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: ReplyBuilder) -> None:
         self._reporter = reporter
         self._lines = [False] * len(reporter.choices)
         self._generated = [0] * len(reporter.choices)
 
     def start(self) -> list[bytes]:
-        """Nothing: the first event tells something."""
+        """Empty: the first event has content."""
         return []
 
     def encode(self, event: Event) -> list[bytes]:
         """One event, or none."""
         if isinstance(event, Timed):
-            told = self._object(event.event)
-            return [] if told is None else [_event({"timings": event.timings, **told})]
-        if (told := self._object(event)) is not None:
-            return [_event(told)]
+            fields = self._object(event.event)
+            return [] if fields is None else [_event({"timings": event.timings, **fields})]
+        if (fields := self._object(event)) is not None:
+            return [_event(fields)]
         if isinstance(event, Usage):
             return []
         if isinstance(event, KeepAlive):
@@ -167,7 +167,7 @@ class NativeStream:
         return [_event(error_object(event.error))]
 
     def _object(self, event: Event) -> dict[str, Any] | None:
-        """What is told of a choice; None for what belongs to none."""
+        """The object of an event of a choice; None for other events."""
         reporter = self._reporter
         if isinstance(event, TextDelta):
             tokens = event.tokens or ()
@@ -175,26 +175,26 @@ class NativeStream:
             self._generated[event.choice] += len(tokens)
             return reporter.partial(event.choice, event.text, tokens, self._generated[event.choice])
         if isinstance(event, PromptProgress):
-            told = reporter.partial(event.choice, "", (), 0)
-            return {**told, "prompt_progress": progress_object(event)}
+            fields = reporter.partial(event.choice, "", (), 0)
+            return {**fields, "prompt_progress": progress_object(event)}
         if isinstance(event, Finish):
             return reporter.final(event.choice, event, "", has_new_line=self._lines[event.choice])
         return None
 
     def end(self) -> bytes:
-        """Nothing: the last object says that it is the last."""
+        """Empty: the last object has ``stop``."""
         return b""
 
 
-def selected(told: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """The values at ``paths`` (``timings/prompt_n``), each under its path; what isn't there is left out. All of it
-    without paths.
+def selected(fields: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """The values at ``paths`` (``timings/prompt_n``), each under its path; unknown paths are left out. Without paths,
+    all fields.
     """
     if not paths:
-        return told
+        return fields
     found: dict[str, Any] = {}
     for path in paths:
-        value: Any = told
+        value: Any = fields
         for key in path.split("/"):
             if not isinstance(value, dict) or key not in value:
                 break
@@ -210,5 +210,5 @@ def _stop_type(finish: Finish) -> str:
     return "word" if finish.stop is not None else "eos"
 
 
-def _event(told: object) -> bytes:
-    return sse.event(msgspec.json.encode(told))
+def _event(fields: object) -> bytes:
+    return sse.event(msgspec.json.encode(fields))

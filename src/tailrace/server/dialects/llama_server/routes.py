@@ -13,27 +13,27 @@ from tailrace.errors import EngineUnavailable, InvalidRequest, NotSupported
 from tailrace.protocol import Embed, Embedded
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
-from tailrace.server.dialects.llama_server import embedding, fields
+from tailrace.server.dialects.llama_server import embeddings, request_fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
-from tailrace.server.dialects.llama_server.fields import AdapterScale, NativeFields
 from tailrace.server.dialects.llama_server.prepare import limit_of, prepare
 from tailrace.server.dialects.llama_server.prompt import infill_prompt, prompts_of
 from tailrace.server.dialects.llama_server.props import props, slots
-from tailrace.server.dialects.llama_server.reply import NativeStream, Reporter, whole
-from tailrace.server.dialects.llama_server.tokens import Tokens
+from tailrace.server.dialects.llama_server.reply import NativeStream, ReplyBuilder, reply_body
+from tailrace.server.dialects.llama_server.request_fields import AdapterScale, NativeFields
+from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
 
 _STREAM = "text/event-stream"
-#: A reply; a list where there are several.
+#: One reply, or a list of several.
 _ONE_OR_SEVERAL: Any = dict[str, Any] | list[dict[str, Any]]
 _adapters = msgspec.json.Decoder(list[AdapterScale])
 
 
 class SlotsQuery(msgspec.Struct):
-    """What may stand behind ``/slots?``."""
+    """The query parameters of ``/slots``."""
 
     fail_on_no_slot: str | None = None
 
@@ -53,7 +53,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/completion",
             native.completion,
             "llama-server's completion",
-            body=fields.CompletionRequest,
+            body=request_fields.CompletionRequest,
             statuses=GENERATION_ERRORS,
             replies={200: _ONE_OR_SEVERAL},
             streams=_STREAM,
@@ -65,7 +65,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/infill",
             native.infill,
             "What belongs into a gap of a file, for models with tokens for it",
-            body=fields.InfillRequest,
+            body=request_fields.InfillRequest,
             statuses=GENERATION_ERRORS | {501},
             replies={200: _ONE_OR_SEVERAL},
             streams=_STREAM,
@@ -77,7 +77,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/embedding",
             native.embedding,
             "llama-server's embeddings of texts",
-            body=embedding.NativeEmbeddingRequest,
+            body=embeddings.NativeEmbeddingRequest,
             statuses=GENERATION_ERRORS,
             errors=ERRORS,
             replies={200: list[dict[str, Any]]},
@@ -127,9 +127,9 @@ def _refusing(what: str) -> Any:
     return refuse
 
 
-def _silence(asked: NativeFields) -> float | None:
+def _keepalive_seconds(payload: NativeFields) -> float | None:
     """Seconds of it before a stream's comment; None leaves it to the server."""
-    interval = asked.sse_ping_interval
+    interval = payload.sse_ping_interval
     return None if not interval else math.inf if interval < 0 else interval
 
 
@@ -139,64 +139,64 @@ class _LlamaServer:
 
     async def completion(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), fields.completion_decoder)
+        payload = decode(await app.read_body(request), request_fields.completion_decoder)
         model = await app.engine.ready()
-        tokens = Tokens(app, request)
-        prompts = await prompts_of(asked.prompt, tokens, "prompt")
-        return await self._reply(request, asked, prompts, model, tokens, "prompt")
+        tokens = PieceTokenizer(app, request)
+        prompts = await prompts_of(payload.prompt, tokens, "prompt")
+        return await self._reply(request, payload, prompts, model, tokens, "prompt")
 
     async def infill(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), fields.infill_decoder)
+        payload = decode(await app.read_body(request), request_fields.infill_decoder)
         model = await app.engine.ready()
-        tokens = Tokens(app, request)
-        prompt = await infill_prompt(asked, model.info, tokens, limit_of(asked))
-        return await self._reply(request, asked, [prompt], model, tokens, "input_prefix")
+        tokens = PieceTokenizer(app, request)
+        prompt = await infill_prompt(payload, model.info, tokens, limit_of(payload))
+        return await self._reply(request, payload, [prompt], model, tokens, "input_prefix")
 
     async def _reply(
         self,
         request: Request,
-        asked: NativeFields,
+        payload: NativeFields,
         prompts: list[str | list[int]],
         model: ServedModel,
-        tokens: Tokens,
+        tokens: PieceTokenizer,
         prompt_param: str,
     ) -> Response:
         app = self._app
-        wanted = await prepare(asked, prompts, model, tokens, prompt_param=prompt_param)
-        generation = await app.start_generation(request, wanted)
-        reporter = Reporter(asked, wanted, generation, model, app.model_name)
-        if asked.stream:
+        generation_request = await prepare(payload, prompts, model, tokens, prompt_param=prompt_param)
+        generation = await app.start_generation(request, generation_request)
+        reporter = ReplyBuilder(payload, generation_request, generation, model, app.model_name)
+        if payload.stream:
             return app.stream_response(
                 generation,
                 NativeStream(reporter),
-                keepalive_seconds=_silence(asked),
+                keepalive_seconds=_keepalive_seconds(payload),
             )
-        transcript = await collect_reply(generation, len(prompts) * wanted.choices, request.receive)
+        transcript = await collect_reply(generation, len(prompts) * generation_request.choices, request.receive)
         return app.full_response(
-            transcript.complete, lambda: whole(reporter, transcript, tokens=bool(asked.return_tokens))
+            transcript.complete, lambda: reply_body(reporter, transcript, tokens=bool(payload.return_tokens))
         )
 
     async def embedding(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), embedding.decoder)
-        given, param = embedding.texts_of(asked)
+        payload = decode(await app.read_body(request), embeddings.decoder)
+        given, param = embeddings.texts_of(payload)
         await app.engine.ready()
-        texts = await prompts_of(given, Tokens(app, request), param)
-        embedding.check(texts, param)
-        told = await app.query_engine(
+        texts = await prompts_of(given, PieceTokenizer(app, request), param)
+        embeddings.check(texts, param)
+        answers = await app.query_engine(
             request, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param
         )
-        return json_response(embedding.embedded([answer for answer in told if isinstance(answer, Embedded)]))
+        return json_response(embeddings.embedded([answer for answer in answers if isinstance(answer, Embedded)]))
 
     async def props(self, request: Request) -> Response:
         return json_response(props(self._app, await self._app.engine.ready()))
 
     async def slots(self, request: Request) -> Response:
-        told = slots(self._app, await self._app.engine.ready())
-        if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in told):
+        found = slots(self._app, await self._app.engine.ready())
+        if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in found):
             raise EngineUnavailable("No slot is available: all are processing.")
-        return json_response(told)
+        return json_response(found)
 
     async def adapters(self, request: Request) -> Response:
         return json_response([])

@@ -1,5 +1,5 @@
 """Ollama's API: the paths below ``/api``.
 
-Streams are lines of JSON (``ndjson``), and streaming is the default. ``options`` and ``fields`` are what chat and
-generate have in common; ``shelf`` shows models, ``pull`` fetches them. docs/ollama.md lists every field.
+Streams are NDJSON, and streaming is the default. ``options`` and ``shared_fields`` are shared by chat and generate;
+``model_list`` lists models, ``pull`` downloads them. docs/ollama.md lists every field.
 """

@@ -11,13 +11,13 @@ from msgspec import Meta
 from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.messages import Message
 from tailrace.chat.tools import Function
-from tailrace.server.dialects.ollama.fields import SharedFields, conversation, refuse_images
-from tailrace.server.dialects.ollama.reply import Form
+from tailrace.server.dialects.ollama.reply import ReplyShape
+from tailrace.server.dialects.ollama.shared_fields import SharedFields, conversation, refuse_images
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 
-class CalledFunction(msgspec.Struct):
+class PastFunctionCall(msgspec.Struct):
     """The function of an earlier call."""
 
     name: str
@@ -25,10 +25,10 @@ class CalledFunction(msgspec.Struct):
     index: int | None = None
 
 
-class EarlierCall(msgspec.Struct):
+class PastToolCall(msgspec.Struct):
     """A tool call in the history."""
 
-    function: CalledFunction
+    function: PastFunctionCall
     id: str | None = None
 
 
@@ -39,12 +39,12 @@ class ChatMessage(msgspec.Struct):
     content: str | None = None
     thinking: str | None = None
     images: list[Any] | None = None
-    tool_calls: list[EarlierCall] | None = None
+    tool_calls: list[PastToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
 
-class OfferedFunction(msgspec.Struct):
+class FunctionDefinition(msgspec.Struct):
     """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -55,12 +55,12 @@ class OfferedFunction(msgspec.Struct):
 class Tool(msgspec.Struct):
     """A tool that the model may call."""
 
-    function: OfferedFunction
+    function: FunctionDefinition
     type: Literal["function"] | None = None
 
 
 class ChatRequest(SharedFields):
-    """The body of a chat. Without messages it only asks for the model to be loaded."""
+    """The body of a chat. A request without messages only loads the model."""
 
     messages: list[ChatMessage] | None = None
     tools: list[Tool] | None = None
@@ -70,7 +70,7 @@ decoder = msgspec.json.Decoder(ChatRequest)
 
 
 def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool, start: int = 0) -> GenerationRequest:
-    """What the request asks of the engine, without the messages before ``start`` but for the system's. Raises
+    """Translate the request into a generation, without the messages before ``start`` except system messages. Raises
     InvalidRequest.
     """
     functions = tuple(
@@ -85,10 +85,8 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool,
     return conversation(request, model, messages, functions, prompt_param="messages", inline_reasoning=inline_reasoning)
 
 
-def starts(messages: list[ChatMessage]) -> list[int]:
-    """Where a conversation may begin, behind its first message, when older ones are left out. Tools' results stay with
-    the call that they answer.
-    """
+def truncation_starts(messages: list[ChatMessage]) -> list[int]:
+    """The indexes at which a truncated conversation may begin. Tool results stay with their call."""
     found: list[int] = []
     for index, message in enumerate(messages):
         start = index
@@ -101,7 +99,7 @@ def starts(messages: list[ChatMessage]) -> list[int]:
     return found
 
 
-def rest(messages: list[ChatMessage]) -> list[int]:
+def remaining_chars(messages: list[ChatMessage]) -> list[int]:
     """How many characters a conversation has that begins at each message, and behind the last: none."""
     return [0, *accumulate(len(message.content or "") for message in reversed(messages))][::-1]
 
@@ -128,13 +126,13 @@ def _message(message: ChatMessage, path: str) -> Message:
     return rendered
 
 
-def _fields(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
+def _fields(text: str, reasoning: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": text}
-    if thought:
-        message["thinking"] = thought
+    if reasoning:
+        message["thinking"] = reasoning
     if calls:
         message["tool_calls"] = calls
     return {"message": message}
 
 
-FORM = Form(_fields, b'"message":{"role":"assistant","content":', b"}")
+SHAPE = ReplyShape(_fields, b'"message":{"role":"assistant","content":', b"}")

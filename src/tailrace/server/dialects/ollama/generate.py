@@ -8,14 +8,14 @@ import msgspec
 
 from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.ollama.fields import SharedFields, conversation, raw, refuse_images
-from tailrace.server.dialects.ollama.reply import Form
+from tailrace.server.dialects.ollama.reply import ReplyShape
+from tailrace.server.dialects.ollama.shared_fields import SharedFields, conversation, raw, refuse_images
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 
 class GenerateRequest(SharedFields):
-    """The body of a generation. Without a prompt it only asks for the model to be loaded."""
+    """The body of a generation. A request without a prompt only loads the model."""
 
     prompt: str | None = None
     suffix: str | None = None
@@ -29,7 +29,7 @@ class GenerateRequest(SharedFields):
     steps: int | None = None
 
 
-#: Fields that can't be honoured: what is empty is as good as absent.
+#: Unsupported fields; an empty value is accepted.
 _REFUSED = {
     "template": "Ollama's templates are not run here; the model's own is used, or with 'raw' none.",
     "width": "images are not made here.",
@@ -41,7 +41,7 @@ decoder = msgspec.json.Decoder(GenerateRequest)
 
 
 def check_context(request: GenerateRequest, vocabulary: int) -> None:
-    """Raise InvalidRequest when ``context`` has no place in the request, or isn't made of the model's tokens."""
+    """Raise InvalidRequest when ``context`` doesn't fit the request, or has ids that aren't the model's tokens."""
     if not request.context:
         return
     if request.raw or request.suffix:
@@ -56,7 +56,7 @@ def check_context(request: GenerateRequest, vocabulary: int) -> None:
 
 
 def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
-    """What the request asks of the engine. Raises InvalidRequest."""
+    """Translate the request into a generation. Raises InvalidRequest."""
     refuse_images(request.images, "images")
     for name, why in _REFUSED.items():
         if getattr(request, name):
@@ -75,8 +75,8 @@ def prepare(request: GenerateRequest, model: ServedModel, *, inline_reasoning: b
     return conversation(request, model, messages, prompt_param="prompt", inline_reasoning=inline_reasoning)
 
 
-def _fields(text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"response": text, **({"thinking": thought} if thought else {})}
+def _fields(text: str, reasoning: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"response": text, **({"thinking": reasoning} if reasoning else {})}
 
 
-FORM = Form(_fields, b'"response":', b"")
+SHAPE = ReplyShape(_fields, b'"response":', b"")

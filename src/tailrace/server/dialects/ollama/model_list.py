@@ -1,7 +1,6 @@
-"""The models that Ollama's lists show: the served one and, where clients may manage it, what else is in the store.
+"""The list of models: the served one, models derived from it and, with ``manage_models``, the models in the store.
 
-Reads files, so whoever serves a request calls it on a thread of its own. Changes nothing.
-"""
+It reads files, so handlers call it on a thread. It changes nothing."""
 
 from __future__ import annotations
 
@@ -24,17 +23,17 @@ from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name
 from tailrace.protocol import ModelInfo, Sampling
 from tailrace.server.app_state import AppState
-from tailrace.server.dialects.ollama import names
+from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.modelfile import quoted
 
 _TEMPLATE = "tokenizer.chat_template"
-#: A key of any of these says that a model knows how to fill a gap.
+#: GGUF keys of models with fill-in-the-middle tokens.
 _FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
-#: What templates call the switch for a thought, and harmony's marker, which isn't one for thoughts alone.
+#: The names of thinking switches in templates, and harmony's marker, which isn't for reasoning alone.
 _SWITCHES = ("enable_thinking", "reasoning_effort", "<|channel|>")
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A model as clients see it. ``name`` has its tag."""
 
     name: str
@@ -46,7 +45,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     quantisation: str | None
     values: dict[str, Value]
-    entry: DerivedModel | None = None  #: where it is made of another one: what that says
+    entry: DerivedModel | None = None  #: of a derived model
     parent: str = ""  #: and the other one's name
 
     @property
@@ -63,7 +62,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def row(self) -> dict[str, Any]:
-        """What lists have of it. Clients read one of ``name`` and ``model``, never knowing which."""
+        """The row in lists. Some clients read ``name``, others ``model``."""
         return {
             "name": self.name,
             "model": self.name,
@@ -74,43 +73,43 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class Shelf:
+class ModelList:
     """See the module. ``store`` is the one that clients may manage."""
 
     def __init__(self, app: AppState, store: Store) -> None:
         self._app = app
         self._store = store
-        #: What was read of a file, as long as it is the same one.
+        #: The header and digest of a file, by path, size and modification time.
         self._read: dict[tuple[Path, int, int], tuple[ModelHeader, str]] = {}
 
-    def models(self, info: ModelInfo | None) -> list[Shown]:
-        """Every model, the served one first; ``info`` is what its engine has told, if one has."""
+    def models(self, info: ModelInfo | None) -> list[ModelEntry]:
+        """Every model, the served one first; ``info`` is the engine's, once it has loaded."""
         shown = [self._served(info)]
         if self._app.settings.manage_models:
             shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
         bases = {model.name: model for model in shown}
         for name, entry in self._app.derived_models.items():
             if self._app.is_base(entry.base):
-                shown.append(_made(name, entry, shown[0]))
-            elif (base := bases.get(names.tagged(entry.base))) is not None:
-                shown.append(_made(name, entry, base))
+                shown.append(_derived(name, entry, shown[0]))
+            elif (base := bases.get(model_names.with_tag(entry.base))) is not None:
+                shown.append(_derived(name, entry, base))
         return shown
 
-    def find(self, name: str | None, info: ModelInfo | None) -> Shown:
+    def find(self, name: str | None, info: ModelInfo | None) -> ModelEntry:
         """The model of this name. Raises ModelNotFound."""
-        if not name or names.is_own(self._app, name):
+        if not name or model_names.is_served_model(self._app, name):
             return self._served(info)
-        wanted = names.stored(name)
-        if (entry := self._app.derived_models.get(wanted)) is not None:
+        store_name = model_names.without_tag(name)
+        if (entry := self._app.derived_models.get(store_name)) is not None:
             base = None if self._app.is_base(entry.base) else entry.base
-            return _made(wanted, entry, self.find(base, info))
-        if self._app.settings.manage_models and is_name(wanted):
-            stored = self._store.find(wanted)
+            return _derived(store_name, entry, self.find(base, info))
+        if self._app.settings.manage_models and is_name(store_name):
+            stored = self._store.find(store_name)
             if stored is not None and (shown := self._stored(stored)) is not None:
                 return shown
-        if names.answers(self._app, name):
+        if model_names.is_served(self._app, name):
             return self._served(info)
-        raise names.not_found(name, f"this server serves '{self._app.model_name}'")
+        raise model_names.not_found(name, f"this server serves '{self._app.model_name}'")
 
     def is_served(self, stored: StoredModel) -> bool:
         """Whether the running engines have this model's folder open, under whatever name."""
@@ -118,20 +117,20 @@ class Shelf:
         file, folder = stored.path.resolve(), stored.path.parent.resolve()
         return any(path.resolve() == file or path.parent.resolve() == folder for path in used)
 
-    def _served(self, info: ModelInfo | None) -> Shown:
-        name = names.tagged(self._app.model_name)
+    def _served(self, info: ModelInfo | None) -> ModelEntry:
+        name = model_names.with_tag(self._app.model_name)
         path = self._app.model_path
         if path is not None:
             try:
                 shown = self._of_file(name, path, total_bytes(path))
                 if info is None or self._app.settings.chat_template is None:
                     return shown
-                # What is used is shown, and not what the file has.
+                # Show the template that is used, not the file's.
                 return msgspec.structs.replace(shown, values={**shown.values, _TEMPLATE: info.chat_template or ""})
             except (ModelError, OSError) as error:
-                # Deleted under the engine, which goes on with what it has in memory.
+                # The file was deleted; the engine runs on with the mapped one.
                 structlog.get_logger().warning("the served model's file can't be read", error=str(error))
-        return Shown(
+        return ModelEntry(
             name=name,
             path=None,
             bytes=info.size_bytes if info is not None else 0,
@@ -143,23 +142,23 @@ class Shelf:
             values={_TEMPLATE: info.chat_template} if info is not None and info.chat_template is not None else {},
         )
 
-    def _stored(self, model: StoredModel) -> Shown | None:
+    def _stored(self, model: StoredModel) -> ModelEntry | None:
         """None for the served model, which is shown already, and for one that can't be read."""
         if self._app.model_path is not None and model.path.resolve() == self._app.model_path.resolve():
             return None
         try:
-            return self._of_file(names.tagged(model.name), model.path, model.bytes)
+            return self._of_file(model_names.with_tag(model.name), model.path, model.bytes)
         except (ModelError, OSError) as error:
             structlog.get_logger().warning("a model in the store can't be read", model=model.name, error=str(error))
             return None
 
-    def _of_file(self, name: str, path: Path, size: int) -> Shown:
+    def _of_file(self, name: str, path: Path, size: int) -> ModelEntry:
         changed = path.stat().st_mtime_ns
         key = (path, size, changed)
         if key not in self._read:
             self._read[key] = (read_header(path), _digest(path, size))
         header, digest = self._read[key]
-        return Shown(
+        return ModelEntry(
             name=name,
             path=path,
             bytes=size,
@@ -172,13 +171,13 @@ class Shelf:
         )
 
 
-def _made(name: str, entry: DerivedModel, base: Shown) -> Shown:
-    """A model that is made of ``base``."""
+def _derived(name: str, entry: DerivedModel, base: ModelEntry) -> ModelEntry:
+    """A model derived from ``base``."""
     digest = hashlib.sha256(base.digest.encode() + msgspec.json.encode(entry)).hexdigest()
     values = {**base.values, _TEMPLATE: entry.template} if entry.template else base.values
     return msgspec.structs.replace(
         base,
-        name=names.tagged(name),
+        name=model_names.with_tag(name),
         digest=digest,
         modified=entry.modified,
         values=values,
@@ -187,28 +186,28 @@ def _made(name: str, entry: DerivedModel, base: Shown) -> Shown:
     )
 
 
-def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
-    """The body of ``/api/show``; ``info`` is what the engine has told, where the model is the served one."""
+def description(model: ModelEntry, info: ModelInfo | None) -> dict[str, Any]:
+    """The body of ``/api/show``; ``info`` is the engine's, for the served model."""
     template = str(model.values.get(_TEMPLATE) or "")
     defaults = {
         name: getattr(Sampling(), name) for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
     }
     entry = model.entry or DerivedModel(base="")
     parameters = {**({"num_ctx": info.context} if info is not None else {}), **defaults, **entry.parameters}
-    told = [
+    parameter_rows = [
         (name, held) for name, value in parameters.items() for held in (value if isinstance(value, list) else [value])
     ]
-    # The file's folder is nobody's business.
+    # The file's folder is private.
     lines = [f"FROM {model.parent or (model.path.name if model.path is not None else model.name)}"]
     lines += [f"TEMPLATE {quoted(entry.template)}"] if entry.template else []
     lines += [f"SYSTEM {quoted(entry.system)}"] if entry.system else []
-    lines += [f"PARAMETER {name} {quoted(held) if isinstance(held, str) else held}" for name, held in told]
+    lines += [f"PARAMETER {name} {quoted(held) if isinstance(held, str) else held}" for name, held in parameter_rows]
     lines += [f"MESSAGE {message['role']} {quoted(message['content'])}" for message in entry.messages]
     lines += [f"LICENSE {quoted(text)}" for text in entry.license]
     values = {key: value for key, value in model.values.items() if key != _TEMPLATE}
     return {
         "modelfile": "\n".join(lines) + "\n",
-        "parameters": "\n".join(f"{name:<30} {held}" for name, held in told),
+        "parameters": "\n".join(f"{name:<30} {held}" for name, held in parameter_rows),
         "template": template,
         "details": model.details,
         "model_info": {
@@ -224,22 +223,22 @@ def description(model: Shown, info: ModelInfo | None) -> dict[str, Any]:
     }
 
 
-def _capabilities(model: Shown, template: str, info: ModelInfo | None) -> list[str]:
-    """What the model was made for: as its engine says, or else as its file does."""
+def _capabilities(model: ModelEntry, template: str, info: ModelInfo | None) -> list[str]:
+    """The model's capabilities, by its engine or else by its file."""
     generates = info.generates if info is not None else f"{model.architecture}.pooling_type" not in model.values
     if not generates:
         return ["embedding"]
-    # Where a template says nothing of tools, the model is told of them in another way.
-    able = ["completion", "tools"]
+    # Models whose template has no tools get them by a prompt (``chat/tool_prompting``).
+    capabilities = ["completion", "tools"]
     if _thinks(template, info.special_tokens.values() if info is not None else ()):
-        able.append("thinking")
+        capabilities.append("thinking")
     if info.infill if info is not None else any(key in model.values for key in _FILL_KEYS):
-        able.append("insert")
-    return able
+        capabilities.append("insert")
+    return capabilities
 
 
 def _thinks(template: str, special_tokens: Iterable[str]) -> bool:
-    """Whether the model has a switch for thoughts, or its family's markers of them, in its template or as tokens."""
+    """Whether the model has a thinking switch, or its family's reasoning markers, in its template or as tokens."""
     family = next(family for family in FAMILIES if family.matches_template(template))
     markers = {marker for thought in family.markup({}).thoughts for marker in thought}
     return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)

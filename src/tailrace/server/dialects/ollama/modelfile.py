@@ -1,4 +1,4 @@
-"""Ollama's Modelfiles: instructions, one a line, whose values may go over lines between three quotes."""
+"""Parses Ollama's Modelfiles: one instruction a line; values between triple quotes may have several lines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Ollama's ``options``: their ranges, which are honoured, and what those become.
+"""Ollama's ``options``, with their ranges and their translation into ``Sampling``.
 
-What is absent has this server's default, as in every other dialect; Ollama's own differ a little.
-"""
+Absent options have this server's defaults, as in every dialect; Ollama's own differ a little."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Sampling
-from tailrace.server.dialects.openai.samplers import LastTokens, SamplerParameters, Temperature, sampler_fields
+from tailrace.server.dialects.openai.sampler_fields import LastTokens, SamplerParameters, Temperature, sampler_values
 from tailrace.server.json_body import Truncated
 from tailrace.server.stop_fields import Stops, stop_strings
 
@@ -27,7 +26,7 @@ _DEFAULTS = Sampling()
 class Options(SamplerParameters, kw_only=True):
     """The options of one request; null equals absent."""
 
-    # Honoured
+    # Supported
     temperature: Temperature | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     top_p: _Probability | None = None
@@ -41,7 +40,7 @@ class Options(SamplerParameters, kw_only=True):
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     penalize_newline: bool | None = None
-    # Honoured where they are off
+    # Supported where they are off
     tfs_z: float | None = None
     vocab_only: bool | None = None
     embedding_only: bool | None = None
@@ -66,7 +65,7 @@ TRUNCATED = Truncated(
     "options", frozenset(name for name, kind in get_type_hints(Options).items() if int in get_args(kind))
 )
 
-#: Options of which one value alone can be honoured: the one that switches them off.
+#: Options with one supported value: the one that switches them off.
 _OFF: dict[str, tuple[Any, str]] = {
     "tfs_z": (1, "tail-free sampling is not supported; leave it out or send 1."),
     "vocab_only": (False, "the model is loaded whole; leave it out or send false."),
@@ -81,7 +80,7 @@ def with_defaults(options: Options | None, defaults: Mapping[str, Any]) -> Optio
 
 
 def refuse_unsupported(options: Options) -> None:
-    """Raise InvalidRequest for the first option whose value can't be honoured."""
+    """Raise InvalidRequest for the first option with an unsupported value."""
     for name, (off, why) in _OFF.items():
         value = getattr(options, name)
         if value is not None and value != off:
@@ -95,7 +94,7 @@ def sampling(options: Options) -> Sampling:
         value = getattr(options, name)
         return getattr(_DEFAULTS, name) if value is None else value
 
-    fields = sampler_fields(options, "options.")
+    fields = sampler_values(options, "options.")
     if options.penalize_newline is not None:
         fields["penalize_nl"] = options.penalize_newline
     last = options.penalty_last_n if options.repeat_last_n is None else options.repeat_last_n

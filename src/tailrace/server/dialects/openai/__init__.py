@@ -1,1 +1,1 @@
-"""OpenAI's dialects: chat completions and text completions, and what they share."""
+"""OpenAI's dialects: chat completions, text completions and embeddings, with their shared fields and replies."""

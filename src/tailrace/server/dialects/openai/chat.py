@@ -1,7 +1,6 @@
 """OpenAI's chat completions: ``POST /v1/chat/completions``.
 
-Requests follow the API reference; the stream follows what clients and relays were seen to need, rule by rule in
-``docs/wire.md``.
+Requests follow the API reference. The stream follows the rules of ``docs/wire.md``, which real clients and relays need.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from tailrace.chat.messages import Message, text_part
 from tailrace.errors import InvalidRequest
 from tailrace.server.chat_request import Continued, FieldNames, chat_request
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
-from tailrace.server.dialects.openai.calls import CallDeltas, finish_reason, message_fields
-from tailrace.server.dialects.openai.common_fields import Limit
-from tailrace.server.dialects.openai.earlier_calls import (
-    CalledFunction,
-    EarlierCall,
-    earlier_call,
-    join_results,
-    legacy_call,
-)
-from tailrace.server.dialects.openai.extensions import (
+from tailrace.server.dialects.openai.chat_extensions import (
     ChatExtensions,
     check,
-    tells_inline,
     template_variables,
-    thinking_of,
+    thinking_options,
+    wants_inline_reasoning,
 )
+from tailrace.server.dialects.openai.common_fields import Limit
+from tailrace.server.dialects.openai.generation_params import generation_params, limit, refuse, stops
 from tailrace.server.dialects.openai.grammar import grammar
+from tailrace.server.dialects.openai.past_tool_calls import (
+    PastFunctionCall,
+    PastToolCall,
+    link_function_results,
+    past_legacy_call,
+    past_tool_call,
+)
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object, logprob_object
-from tailrace.server.dialects.openai.sampling import generation_params, limit, refuse, stops
-from tailrace.server.dialects.openai.tools import OfferedFunction, Tool, Toolset, legacy_toolset, toolset
+from tailrace.server.dialects.openai.tool_call_deltas import CallDeltas, finish_reason, message_fields
+from tailrace.server.dialects.openai.tools import FunctionDefinition, Tool, Toolset, legacy_toolset, toolset
 from tailrace.server.events import (
     Event,
     Finish,
@@ -69,7 +68,7 @@ class OutputTextPart(TextPart, tag_field="type", tag="output_text"):
 
 
 class ThinkingPart(msgspec.Struct, tag_field="type", tag="thinking"):
-    """An earlier thought, which is text to the template, as it is with vLLM."""
+    """Earlier reasoning. The template gets it as text, as in vLLM."""
 
     thinking: str
 
@@ -101,11 +100,11 @@ class ChatMessage(msgspec.Struct):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: list[EarlierCall] | None = None
+    tool_calls: list[PastToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
-    function_call: CalledFunction | None = None
-    #: The older of two names for a thought is the one that templates know.
+    function_call: PastFunctionCall | None = None
+    #: The newer name; templates know ``reasoning_content``.
     reasoning: str | None = None
     refusal: str | None = None
     audio: Any = None
@@ -113,7 +112,7 @@ class ChatMessage(msgspec.Struct):
     partial: bool | None = None
 
     @property
-    def is_begun(self) -> bool:
+    def is_prefix(self) -> bool:
         """Whether an assistant's message is only the beginning: ``prefix`` is Mistral's and DeepSeek's word for it,
         ``partial`` Moonshot's and Qwen's.
         """
@@ -121,7 +120,7 @@ class ChatMessage(msgspec.Struct):
 
 
 class Prediction(msgspec.Struct):
-    """What the client expects in the reply, such as a file that it lets the model change a little."""
+    """The predicted reply, such as a file with a few changes."""
 
     type: Literal["content"]
     content: str | list[TextPart]
@@ -146,11 +145,11 @@ class ChatRequest(ChatExtensions):
     store: bool | None = None
     audio: dict[str, Any] | None = None
     web_search_options: dict[str, Any] | None = None
-    functions: list[OfferedFunction] | None = None
+    functions: list[FunctionDefinition] | None = None
     function_call: str | dict[str, Any] | None = None
 
 
-#: FieldNames of which only some values can be honoured.
+#: The supported values of fields that aren't fully supported.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "audio": (),
@@ -166,7 +165,7 @@ decoder = msgspec.json.Decoder(ChatRequest)
 
 
 def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
-    """What the request asks of the engine. Raises InvalidRequest."""
+    """Translate the request into a generation. Raises InvalidRequest."""
     refuse(request, _SUPPORTED, _WHY)
     check(request)
     if request.top_logprobs and not request.logprobs:
@@ -180,18 +179,20 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
     )
     conversation = chat_request(
         model,
-        join_results([_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]),
+        link_function_results(
+            [_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
+        ),
         tools=tools.functions,
         tool_choice=tools.choice,
         only=tools.only,
         parallel=request.parallel_tool_calls is not False and not tools.legacy,
         form=form,
         params=params,
-        thinking=thinking_of(request),
+        thinking=thinking_options(request),
         variables={**template_variables(request, model), **(request.chat_template_kwargs or {})},
         opening=request.add_generation_prompt is not False,
         continues=_continues(request),
-        inline_reasoning=tells_inline(request, default=inline_reasoning),
+        inline_reasoning=wants_inline_reasoning(request, default=inline_reasoning),
         fields=FieldNames(form=form_field, tools="functions", tool_choice="function_call")
         if tools.legacy
         else FieldNames(form=form_field),
@@ -205,8 +206,8 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
 
 
 def _continues(request: ChatRequest) -> Continued:
-    """Whether the reply goes on where the last message ends. Raises InvalidRequest."""
-    continued = request.continue_final_message or request.messages[-1].is_begun
+    """Whether the reply continues the last message. Raises InvalidRequest."""
+    continued = request.continue_final_message or request.messages[-1].is_prefix
     if continued and request.add_generation_prompt:
         raise InvalidRequest(
             "'continue_final_message' and 'add_generation_prompt' can't both be true: a prompt ends within the last "
@@ -217,7 +218,7 @@ def _continues(request: ChatRequest) -> Continued:
 
 
 def offered(request: ChatRequest) -> Toolset:
-    """What the request lets its model call. Raises InvalidRequest."""
+    """The tools that the request offers. Raises InvalidRequest."""
     if not request.functions and request.function_call in (None, "none", "auto"):
         return toolset(request.tools, request.tool_choice)
     if request.tools:
@@ -252,10 +253,10 @@ def _message(message: ChatMessage, path: str) -> Message:
         raise InvalidRequest(f"'{where}': this model hears nothing; send what was said as 'content'.", param=where)
     if message.tool_calls:
         rendered["tool_calls"] = [
-            earlier_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
+            past_tool_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
         ]
     elif message.function_call is not None:
-        rendered["tool_calls"] = [legacy_call(message.function_call)]
+        rendered["tool_calls"] = [past_legacy_call(message.function_call)]
     return rendered
 
 
@@ -283,17 +284,17 @@ def _content(content: str | list[Part] | None, path: str) -> str | list[dict[str
 
 
 def completion(
-    head: ReplyHead, transcript: CollectedReply, tools: Toolset, *, hides_thoughts: bool = False
+    head: ReplyHead, transcript: CollectedReply, tools: Toolset, *, hides_reasoning: bool = False
 ) -> dict[str, Any]:
     """The body for a client that doesn't stream."""
-    body = completion_object(head, "chat.completion", transcript, partial(_whole, tools))
-    if hides_thoughts:
+    body = completion_object(head, "chat.completion", transcript, partial(_choice_object, tools))
+    if hides_reasoning:
         for choice in body["choices"]:
             choice["message"].pop("reasoning_content", None)
     return body
 
 
-def _whole(tools: Toolset, index: int, reply: CollectedChoice) -> dict[str, Any]:
+def _choice_object(tools: Toolset, index: int, reply: CollectedChoice) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
     if reply.reasoning:
         message["reasoning_content"] = reply.reasoning
@@ -319,12 +320,12 @@ class ChatStream:
         wants_usage: bool,
         comments: bool,
         tools: Toolset = _NO_TOOLS,
-        hides_thoughts: bool = False,
+        hides_reasoning: bool = False,
     ) -> None:
         self._choices = choices
         self._tools = tools
         self._calls = CallDeltas(tools)
-        self._hides_thoughts = hides_thoughts
+        self._hides_reasoning = hides_reasoning
         self._prefix = chunk_prefix(head, "chat.completion.chunk")
         self._ends = StreamEnds(
             self._prefix,
@@ -333,7 +334,7 @@ class ChatStream:
             wants_usage=wants_usage,
             comments=comments,
         )
-        # All of a content chunk but its text, made once: one encode and one join a token.
+        # The constant part of a content chunk, made once: a token costs one encode and one join.
         self._before_text = [self._prefix + b'{"index":%d,"delta":{"content":' % index for index in range(choices)]
 
     def start(self) -> list[bytes]:
@@ -341,9 +342,9 @@ class ChatStream:
         return [self._chunk(index, {"role": "assistant", "content": ""}, None) for index in range(self._choices)]
 
     def encode(self, event: Event) -> list[bytes]:
-        """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
-        if self._calls.waits and isinstance(event, TextDelta | ReasoningDelta | Finish):
-            return [*self._told(event.choice, self._calls.end(event.choice)), *self._encode(event)]
+        """One chunk; two for a failure, none for usage that the request doesn't ask for."""
+        if self._calls.has_open_call and isinstance(event, TextDelta | ReasoningDelta | Finish):
+            return [*self._delta_chunks(event.choice, self._calls.end(event.choice)), *self._encode(event)]
         return self._encode(event)
 
     def _encode(self, event: Event) -> list[bytes]:
@@ -353,11 +354,11 @@ class ChatStream:
                 return [self._before_text[event.choice] + text + b'},"finish_reason":null}]}\n\n']
             return [self._chunk(event.choice, {"content": event.text}, None, event.logprobs)]
         if isinstance(event, ReasoningDelta):
-            if self._hides_thoughts:
+            if self._hides_reasoning:
                 return []
             return [self._chunk(event.choice, {"reasoning_content": event.text}, None)]
         if isinstance(event, ToolCallDelta):
-            return self._told(event.choice, self._calls.delta(event))
+            return self._delta_chunks(event.choice, self._calls.delta(event))
         if isinstance(event, Finish):
             self._ends.finished(event.choice)
             return [self._chunk(event.choice, {}, finish_reason(event.reason, self._tools))]
@@ -366,18 +367,18 @@ class ChatStream:
         if isinstance(event, KeepAlive):
             return self._ends.keep_alive()
         if isinstance(event, PromptProgress | Timed):
-            return []  # ``telemetry`` tells it to those that want it.
+            return []  # ``telemetry`` encodes these events where the request asks for them.
         return self._ends.failure(event.error)
 
-    def empty(self, choice: int) -> bytes:
-        """A chunk that adds nothing to the choice."""
-        return self._chunk(choice, {"content": ""}, None)
+    def empty(self, choice: int) -> list[bytes]:
+        """See ``MeasuredStream``."""
+        return [self._chunk(choice, {"content": ""}, None)]
 
     def end(self) -> bytes:
         """See ``Encoder``."""
         return self._ends.end()
 
-    def _told(self, choice: int, deltas: list[dict[str, Any]]) -> list[bytes]:
+    def _delta_chunks(self, choice: int, deltas: list[dict[str, Any]]) -> list[bytes]:
         return [self._chunk(choice, delta, None) for delta in deltas]
 
     def _chunk(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from tailrace.server.dialects.openai.peers import PeerParameters
-from tailrace.server.dialects.openai.samplers import LastTokens, Probability, Temperature
+from tailrace.server.dialects.openai.compat_fields import CompatFields
+from tailrace.server.dialects.openai.sampler_fields import LastTokens, Probability, Temperature
 from tailrace.server.stop_fields import Stops
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -29,7 +29,7 @@ Metadata = Annotated[
 ]
 
 
-class CommonFields(PeerParameters, kw_only=True):
+class CommonFields(CompatFields, kw_only=True):
     """The fields that chat completions, text completions and responses share; null equals absent everywhere.
 
     A new parameter of generation for OpenAI's dialects gets its field here, and its line in ``generation_params``.

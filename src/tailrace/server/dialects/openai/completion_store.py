@@ -6,22 +6,17 @@ was put is there for the next request. The file is opened when it is needed firs
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
-import structlog
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.folders import state_folder
 from tailrace.server.sqlite import bytes_used, open_database
-
-T = TypeVar("T")
+from tailrace.server.store_thread import StoreThread
 
 _SCHEMA = """
 CREATE TABLE completions (
@@ -32,17 +27,17 @@ CREATE TABLE completions (
 ) WITHOUT ROWID;
 CREATE INDEX completions_used ON completions (used);
 """
-#: Completions that are dropped at a time when there is no more room.
-_DROPPED = 16
+#: Completions that are evicted at a time.
+_EVICTION_BATCH = 16
 
 Order = Literal["asc", "desc"]
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some of a completion's messages, and whether there are more."""
+    """A page of a completion's messages, and whether more follow."""
 
     messages: list[dict[str, Any]]
-    more: bool
+    has_more: bool
 
 
 def default_file() -> Path:
@@ -51,41 +46,37 @@ def default_file() -> Path:
 
 
 class CompletionStore:
-    """The store, for the event loop. ``megabytes`` and ``days`` bound what it keeps; the least recently used goes
+    """The store, for the event loop. ``megabytes`` and ``days`` bound it; the least recently used completion is evicted
     first.
     """
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
         self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="completions")
+        self._thread = StoreThread("completions", "a chat completion couldn't be stored")
 
     def put(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
-        """Keep a completion. Returns at once. A failure is logged: the client has its completion by then."""
-        self._thread.submit(self._database.put, body, messages).add_done_callback(_log_failure)
+        """Store a completion. Returns at once. A failure is logged, because the client has its reply already."""
+        self._thread.submit(self._database.put, body, messages)
 
     async def get(self, identity: str) -> dict[str, Any]:
         """The completion. Raises NotFound."""
-        return await self._run(lambda: self._database.get(identity))
+        return await self._thread.run(lambda: self._database.get(identity))
 
     async def update(self, identity: str, metadata: dict[str, str] | None) -> dict[str, Any]:
         """The completion with other metadata. Raises NotFound."""
-        return await self._run(lambda: self._database.update(identity, metadata))
+        return await self._thread.run(lambda: self._database.update(identity, metadata))
 
     async def delete(self, identity: str) -> None:
         """Forget a completion. Raises NotFound."""
-        await self._run(lambda: self._database.delete(identity))
+        await self._thread.run(lambda: self._database.delete(identity))
 
     async def messages(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
         """A page of the completion's messages. Raises NotFound, and InvalidRequest for an unknown ``after``."""
-        return await self._run(lambda: self._database.page(identity, after, limit, order))
+        return await self._thread.run(lambda: self._database.page(identity, after, limit, order))
 
     def close(self) -> None:
-        """Finish what was begun."""
-        self._thread.submit(self._database.close)
-        self._thread.shutdown()
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Finish all submitted work, and close the file."""
+        self._thread.close(self._database.close)
 
 
 class _Database:
@@ -107,7 +98,7 @@ class _Database:
         row = (body["id"], time.time(), msgspec.json.encode(body), msgspec.json.encode(messages))
         with self._connection as connection:
             connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?)", row)
-        self._make_room()
+        self._evict()
 
     def get(self, identity: str) -> dict[str, Any]:
         with self._connection as connection:
@@ -121,8 +112,8 @@ class _Database:
     def update(self, identity: str, metadata: dict[str, str] | None) -> dict[str, Any]:
         body = {**self.get(identity), "metadata": metadata or {}}
         with self._connection as connection:
-            told = msgspec.json.encode(body)
-            connection.execute("UPDATE completions SET body = ? WHERE id = ?", (told, identity))
+            encoded = msgspec.json.encode(body)
+            connection.execute("UPDATE completions SET body = ? WHERE id = ?", (encoded, identity))
         return body
 
     def delete(self, identity: str) -> None:
@@ -149,18 +140,13 @@ class _Database:
             self._opened.close()
             self._opened = None
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         with self._connection as connection:
             connection.execute("DELETE FROM completions WHERE used < ?", (time.time() - self._max_seconds,))
             oldest = "DELETE FROM completions WHERE id IN (SELECT id FROM completions ORDER BY used LIMIT ?)"
             while bytes_used(connection) > self._max_bytes:
-                if not connection.execute(oldest, (_DROPPED,)).rowcount:
+                if not connection.execute(oldest, (_EVICTION_BATCH,)).rowcount:
                     return
-
-
-def _log_failure(done: Future[None]) -> None:
-    if (error := done.exception()) is not None:
-        structlog.get_logger().error("a chat completion couldn't be kept", error=str(error))
 
 
 def _not_found(identity: str) -> NotFound:

@@ -14,18 +14,18 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
-from tailrace.server.dialects.openai import peers
+from tailrace.server.dialects.openai import compat_fields
 from tailrace.server.dialects.openai.common_fields import TokenId
 from tailrace.server.dialects.openai.echo import Echo
+from tailrace.server.dialects.openai.generation_params import SharedParameters, generation_params, limit, refuse, stops
 from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
-from tailrace.server.dialects.openai.sampling import SharedParameters, generation_params, limit, refuse, stops
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
 from tailrace.server.generation import GenerationRequest
 
 #: Replies of one request: prompts times n, or times best_of.
-_MOST_CHOICES = 128
+_MAX_CHOICES = 128
 
 
 class CompletionRequest(SharedParameters, kw_only=True):
@@ -35,73 +35,73 @@ class CompletionRequest(SharedParameters, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
-    best_of: Annotated[int, Meta(ge=1, le=_MOST_CHOICES)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=_MAX_CHOICES)] | None = None
     # vLLM's: refused
     prompt_embeds: Any = None
 
     @property
-    def tried(self) -> int:
+    def sampled_choices(self) -> int:
         """Replies to each prompt, of which ``n`` are shown."""
-        return max(self.best_of or 1, self.shown)
+        return max(self.best_of or 1, self.returned_choices)
 
     @property
-    def shown(self) -> int:
+    def returned_choices(self) -> int:
         """Replies to each prompt that the client gets."""
         return self.n or self.n_cmpl or 1
 
     @property
-    def wanted_logprobs(self) -> int | None:
-        """How many tokens beside each of the reply's are told with their log probabilities; None: none at all."""
+    def requested_logprobs(self) -> int | None:
+        """The number of likely tokens reported for each token of the reply; None: no log probabilities."""
         return self.logprobs if self.logprobs is not None else self.n_probs or None
 
     @property
-    def chooses(self) -> bool:
+    def picks_best(self) -> bool:
         """Whether some of the replies aren't shown."""
-        return self.tried > self.shown
+        return self.sampled_choices > self.returned_choices
 
 
 _SUPPORTED: dict[str, tuple[Any, ...]] = {"prompt_embeds": ()}
 _WHY = {
     "prompt_embeds": "prompts are text or token ids.",
 }
-#: What the API's reference gives when max_tokens is absent.
+#: The API reference's default of max_tokens.
 _DEFAULT_MAX_TOKENS = 16
 
 decoder = msgspec.json.Decoder(CompletionRequest)
 
 
 def prepare(request: CompletionRequest) -> GenerationRequest:
-    """What the request asks of the engine. Raises InvalidRequest."""
+    """Translate the request into a generation. Raises InvalidRequest."""
     request.check_stream_options()
-    refuse(request, peers.SUPPORTED, peers.WHY)
+    refuse(request, compat_fields.SUPPORTED, compat_fields.WHY)
     refuse(request, _SUPPORTED, _WHY)
-    if request.best_of is not None and request.best_of < request.shown:
+    if request.best_of is not None and request.best_of < request.returned_choices:
         raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")
-    if request.chooses and request.stream:
+    if request.picks_best and request.stream:
         raise InvalidRequest("'best_of' over 'n' can't be streamed: the end tells which is best.", param="best_of")
     if request.max_tokens == 0:
         if not request.echo:
             raise InvalidRequest("'max_tokens' may be 0 only with 'echo': true.", param="max_tokens")
         if request.stream:
             raise InvalidRequest("'max_tokens' may be 0 only without 'stream'.", param="max_tokens")
-    if request.echo and request.suffix and request.wanted_logprobs is not None:
+    if request.echo and request.suffix and request.requested_logprobs is not None:
         raise InvalidRequest("'echo' has no log probabilities of a prompt with a 'suffix'.", param="echo")
     prompts = _prompts(request.prompt)
     form, form_field = grammar(request)
-    if len(prompts) * request.tried > _MOST_CHOICES:
+    if len(prompts) * request.sampled_choices > _MAX_CHOICES:
         raise InvalidRequest(
-            f"One request may have at most {_MOST_CHOICES} replies (prompts × n or best_of).", param="prompt"
+            f"One request may have at most {_MAX_CHOICES} replies (prompts × n or best_of).", param="prompt"
         )
-    most = None
+    max_tokens = None
     if request.max_tokens != 0:
-        most = limit(request, "n_predict", "max_tokens", default=_DEFAULT_MAX_TOKENS)
+        max_tokens = limit(request, "n_predict", "max_tokens", default=_DEFAULT_MAX_TOKENS)
     return GenerationRequest(
         prompts=prompts,
         prompt_param="prompt",
-        choices=request.tried,
+        choices=request.sampled_choices,
         params=msgspec.structs.replace(
-            generation_params(request, most),
-            logprobs=0 if request.wanted_logprobs is None and request.chooses else request.wanted_logprobs,
+            generation_params(request, max_tokens),
+            logprobs=0 if request.requested_logprobs is None and request.picks_best else request.requested_logprobs,
             grammar=form,
             suffix=request.suffix or None,
         ),
@@ -129,36 +129,40 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[PromptText | lis
 def completion(
     head: ReplyHead, request: CompletionRequest, transcript: CollectedReply, echoes: list[Echo]
 ) -> dict[str, Any]:
-    """The body for a client that doesn't stream; ``echoes`` has each prompt's, where they are wanted."""
-    shown = request.shown
+    """The body of a reply that isn't streamed. ``echoes`` has one entry for each prompt, where the request asks for
+    them.
+    """
+    shown = request.returned_choices
 
-    def whole(index: int, reply: CollectedChoice) -> dict[str, Any]:
-        return _whole(index, reply, echoes[index // shown] if echoes else None)
+    def choice_object(index: int, reply: CollectedChoice) -> dict[str, Any]:
+        return _choice_object(index, reply, echoes[index // shown] if echoes else None)
 
-    if request.chooses:
+    if request.picks_best:
         transcript = dataclasses.replace(transcript, replies=_best(transcript.replies, request))
-    return completion_object(head, "text_completion", transcript, whole)
+    return completion_object(head, "text_completion", transcript, choice_object)
 
 
 def _best(replies: list[CollectedChoice], request: CompletionRequest) -> list[CollectedChoice]:
-    """The ``n`` of each prompt's replies whose tokens are likeliest on average, best first."""
+    """The ``n`` best replies to each prompt, by the mean log probability of their tokens, best first."""
 
     def mean(reply: CollectedChoice) -> float:
         return fmean(entry.logprob for entry in reply.logprobs) if reply.logprobs else -inf
 
     best: list[CollectedChoice] = []
-    for start in range(0, len(replies), request.tried):
-        tried = sorted(replies[start : start + request.tried], key=mean, reverse=True)
-        best += tried[: request.shown]
-    return best if request.wanted_logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
+    for start in range(0, len(replies), request.sampled_choices):
+        tried = sorted(replies[start : start + request.sampled_choices], key=mean, reverse=True)
+        best += tried[: request.returned_choices]
+    return (
+        best if request.requested_logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
+    )
 
 
-def _whole(index: int, reply: CollectedChoice, echo: Echo | None) -> dict[str, Any]:
+def _choice_object(index: int, reply: CollectedChoice, echo: Echo | None) -> dict[str, Any]:
     text = reply.text if echo is None else echo.text + reply.text
     found: dict[str, Any] | None = None
     if reply.logprobs:
         offsets = Offsets(0 if echo is None else len(echo.text))
-        found = logprobs_object(reply.logprobs, offsets.of(reply.logprobs, len(text)))
+        found = logprobs_object(reply.logprobs, offsets.next_offsets(reply.logprobs, len(text)))
     if echo is not None and echo.entries:
         before = echo.logprobs()
         found = before if found is None else {name: before[name] + found[name] for name in before}
@@ -171,13 +175,13 @@ class CompletionStream:
     def __init__(
         self, head: ReplyHead, choices: int, *, wants_usage: bool, comments: bool, echoes: Sequence[Echo] = ()
     ) -> None:
-        """``echoes`` has each prompt's, in order, where they are wanted."""
+        """``echoes`` has one entry for each prompt, in order, where the request asks for them."""
         self._echoes = echoes
         self._choices = choices
         self._lengths = [0] * choices  #: of the text that has been sent
         self._offsets: list[Offsets | None] = [None] * choices
         self._prefix = chunk_prefix(head, "text_completion")
-        # All of a chunk but its text, made once: one encode and one join a token.
+        # The constant part of a chunk, made once: a token costs one encode and one join.
         self._before_text = [self._prefix + b'{"index":%d,"text":' % index for index in range(choices)]
         self._ends = StreamEnds(
             self._prefix,
@@ -188,7 +192,7 @@ class CompletionStream:
         )
 
     def start(self) -> list[bytes]:
-        """The prompts where they are wanted; else an empty text, as a sign of life before the first token."""
+        """The echoed prompts; without echo an empty text, as a keep-alive before the first token."""
         if not self._echoes:
             return [self._chunk(0, "", None)]
         each = self._choices // len(self._echoes)
@@ -199,7 +203,7 @@ class CompletionStream:
         ]
 
     def encode(self, event: Event) -> list[bytes]:
-        """One chunk, except for a failure (two) and usage that nobody asked for (none)."""
+        """One chunk; two for a failure, none for usage that the request doesn't ask for."""
         if isinstance(event, TextDelta):
             if event.logprobs is None:
                 self._lengths[event.choice] += len(event.text)
@@ -220,13 +224,13 @@ class CompletionStream:
     def _logprobs(self, event: TextDelta, entries: list[TokenLogprob]) -> dict[str, Any]:
         sent = self._lengths[event.choice]
         if (offsets := self._offsets[event.choice]) is None:
-            # Nothing but the prompt has been sent before the first token's chunk.
+            # Before the first token's chunk, only the prompt has been sent.
             offsets = self._offsets[event.choice] = Offsets(sent)
-        return logprobs_object(entries, offsets.of(entries, sent + len(event.text)))
+        return logprobs_object(entries, offsets.next_offsets(entries, sent + len(event.text)))
 
-    def empty(self, choice: int) -> bytes:
-        """A chunk that adds nothing to the choice."""
-        return self._chunk(choice, "", None)
+    def empty(self, choice: int) -> list[bytes]:
+        """See ``MeasuredStream``."""
+        return [self._chunk(choice, "", None)]
 
     def end(self) -> bytes:
         """See ``Encoder``."""

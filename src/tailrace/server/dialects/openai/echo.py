@@ -1,4 +1,4 @@
-"""The prompt in front of a text completion, with its own tokens' probabilities where they are asked for."""
+"""The echoed prompt of a text completion, with the log probabilities of its tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tailrace.chat.detokenize import PieceTable
 from tailrace.protocol import ModelInfo, Scored, TokenLogprobs
 from tailrace.server.choice import MAX_EVENT_BYTES, count_fitting, split_text
 from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
-from tailrace.server.dialects.openai.tokens import piece_of
+from tailrace.server.dialects.openai.tokenization import piece_of
 from tailrace.server.events import TokenLogprob
 
 
 class Echo(msgspec.Struct, frozen=True):
-    """One prompt: its text, how many tokens it has, and those, where their probabilities are wanted."""
+    """One prompt: its text, the number of its tokens, and the tokens with their log probabilities, where requested."""
 
     text: str
     tokens: int
@@ -24,7 +24,7 @@ class Echo(msgspec.Struct, frozen=True):
     offsets: list[int] = []  #: where in the text each entry begins
 
     def logprobs(self) -> dict[str, Any]:
-        """The older form of log probabilities. Nothing stands before the first token, so it has none."""
+        """The older form of log probabilities. The first token has none, because no token precedes it."""
         return _first_is_null(logprobs_object(self.entries, self.offsets))
 
     def stream(self) -> list[tuple[str, dict[str, Any] | None]]:
@@ -45,8 +45,10 @@ def scored_echo(text: str, scored: Scored, vocabulary: PieceTable, info: ModelIn
     def entry(token: int, found: TokenLogprobs) -> TokenLogprob:
         raw = piece_of(token, vocabulary, info)
         top = [(piece_of(likely, vocabulary, info), value) for likely, value in found.top]
-        shown = [(_shown(one), one, value) for one, value in top]
-        return TokenLogprob(_shown(raw), raw, found.logprob, shown, token, [likely for likely, _ in found.top])
+        likely_tokens = [(_decoded(one), one, value) for one, value in top]
+        return TokenLogprob(
+            _decoded(raw), raw, found.logprob, likely_tokens, token, [likely for likely, _ in found.top]
+        )
 
     none = TokenLogprobs(0.0, [])
     entries = [entry(token, found) for token, found in zip(scored.tokens, [none, *scored.logprobs], strict=True)]
@@ -62,13 +64,13 @@ def _first_is_null(found: dict[str, Any]) -> dict[str, Any]:
 def _offsets(text: str, entries: list[TokenLogprob]) -> list[int]:
     """Where each token begins; one that ends inside a character leaves the next at that character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    offsets, place = [], 0
+    offsets, offset = [], 0
     for number, entry in enumerate(entries):
-        offsets.append(min(place, len(text)))
+        offsets.append(min(offset, len(text)))
         if number or text.startswith(entry.text):  # Else the tokenizer has put a start token in front.
-            place += len(decoder.decode(entry.raw))
+            offset += len(decoder.decode(entry.raw))
     return offsets
 
 
-def _shown(raw: bytes) -> str:
+def _decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")

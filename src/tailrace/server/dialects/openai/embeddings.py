@@ -11,11 +11,11 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.server.dialects.openai.common_fields import Count, TokenId
-from tailrace.server.dialects.openai.sampling import refuse
+from tailrace.server.dialects.openai.generation_params import refuse
 from tailrace.server.embedding_vector import little_endian, vector_of
 
 #: The API's own limit.
-_MOST_INPUTS = 2048
+_MAX_INPUTS = 2048
 
 
 class EmbeddingRequest(msgspec.Struct):
@@ -33,7 +33,7 @@ class EmbeddingRequest(msgspec.Struct):
     priority: int | None = None
     cache_salt: str | None = None
     truncation_side: Literal["left", "right"] | None = None
-    # Refused, but for the value that is what happens
+    # Refused, except for the value that equals the behaviour
     embd_normalize: int | None = None
     normalize: bool | None = None
     embed_dtype: str | None = None
@@ -70,7 +70,7 @@ decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 def inputs(request: EmbeddingRequest) -> list[str | list[int]]:
-    """What is to be embedded: the four forms of the API. Raises InvalidRequest."""
+    """The texts to embed, from the API's four forms. Raises InvalidRequest."""
     refuse(request, _SUPPORTED, _WHY)
     given = request.input
     if isinstance(given, str):
@@ -83,18 +83,18 @@ def inputs(request: EmbeddingRequest) -> list[str | list[int]]:
         raise InvalidRequest("'input' must be a string, strings, token ids or lists of token ids.", param="input")
     if not all(texts):
         raise InvalidRequest("'input' must not be or contain an empty text.", param="input")
-    if len(texts) > _MOST_INPUTS:
-        raise InvalidRequest(f"'input' may have at most {_MOST_INPUTS} texts.", param="input")
+    if len(texts) > _MAX_INPUTS:
+        raise InvalidRequest(f"'input' may have at most {_MAX_INPUTS} texts.", param="input")
     return texts
 
 
-def inquiry(identity: int, request: EmbeddingRequest, texts: list[str | list[int]]) -> Embed:
-    """What the request asks of the engine."""
+def embed_query(identity: int, request: EmbeddingRequest, texts: list[str | list[int]]) -> Embed:
+    """The engine's query for the request."""
     return Embed(id=identity, inputs=texts, pooling=request.pooling)
 
 
 def check_dimensions(request: EmbeddingRequest, width: int) -> None:
-    """Raise InvalidRequest when the model's vectors are shorter than wanted."""
+    """Raise InvalidRequest when the model's vectors are shorter than the requested dimensions."""
     if request.dimensions is not None and request.dimensions > width:
         raise InvalidRequest(f"'dimensions' must be at most {width}, this model's own.", param="dimensions")
 

@@ -1,4 +1,4 @@
-"""What a request says about its reply's form, in each of the ways that clients say it, as one grammar."""
+"""Translates the request's structured-output fields, in all their forms, into one grammar."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')
 
 
 class NamedSchema(msgspec.Struct):
-    """A schema as OpenAI's ``response_format`` has it. It is held to whatever ``strict`` says; with it, what
-    no grammar can hold is refused.
+    """A schema in OpenAI's ``response_format``. The reply always follows it; with ``strict``, schemas that no grammar
+    can express are refused.
     """
 
     name: str | None = None
@@ -48,7 +48,7 @@ class StructuredOutputs(msgspec.Struct):
     choice: Choices | None = None
     grammar: GrammarText | None = None
     json_object: bool | None = None
-    # What is so in any case: one backend, no whitespace but the usual, closed objects
+    # Always true here: one backend, no unusual whitespace, closed objects
     disable_fallback: bool | None = None
     disable_any_whitespace: bool | None = None
     disable_additional_properties: bool | None = None
@@ -58,7 +58,7 @@ class StructuredOutputs(msgspec.Struct):
 
 
 class GrammarParameters(CommonFields, kw_only=True):
-    """Fields of both requests, of which one may be given."""
+    """The fields that say what the reply looks like. A request may have one of them."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -72,16 +72,16 @@ class GrammarParameters(CommonFields, kw_only=True):
     json_schema: Schema | None = None
 
 
-#: Of ``GrammarParameters``, those that say what the reply looks like.
-_FORMS = [name for name in GrammarParameters.__struct_fields__ if name not in CommonFields.__struct_fields__]
+#: The fields of ``GrammarParameters`` itself.
+_GRAMMAR_FIELDS = [name for name in GrammarParameters.__struct_fields__ if name not in CommonFields.__struct_fields__]
 
 
 def grammar(parameters: GrammarParameters) -> tuple[Grammar | None, str]:
-    """The request's grammar, and the field that it stands in. Raises InvalidRequest when there are several."""
+    """The request's grammar, and the field that has it. Raises InvalidRequest for several."""
     given = [
         (name, made)
         for name, value in _fields(parameters)
-        if value is not None and (made := _made(name, value)) is not None
+        if value is not None and (made := _to_grammar(name, value)) is not None
     ]
     if len(given) > 1:
         first, second = given[0][0], given[1][0]
@@ -90,19 +90,19 @@ def grammar(parameters: GrammarParameters) -> tuple[Grammar | None, str]:
 
 
 def _fields(parameters: GrammarParameters) -> list[tuple[str, Any]]:
-    fields = [(name, getattr(parameters, name)) for name in _FORMS]
+    fields = [(name, getattr(parameters, name)) for name in _GRAMMAR_FIELDS]
     nested = parameters.structured_outputs
     if nested is not None:
         fields += [(f"structured_outputs.{name}", getattr(nested, name)) for name in nested.__struct_fields__]
     return fields
 
 
-def _made(name: str, value: Any) -> Grammar | None:
+def _to_grammar(name: str, value: Any) -> Grammar | None:
     kind = name.rpartition(".")[2].removeprefix("guided_")
     if kind == "response_format":
         return _from_response_format(value)
     if kind == "structured_outputs" or kind.startswith("disable_"):
-        return None  # Its own fields count; what those switch off isn't there.
+        return None  # Its inner fields are looked at one by one; the disabled features don't exist here.
     if kind in ("whitespace_pattern", "structural_tag"):
         raise InvalidRequest(f"'{name}' is not supported.", param=name, code="unsupported_value")
     if kind == "json_object":

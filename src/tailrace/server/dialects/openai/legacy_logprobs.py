@@ -13,23 +13,21 @@ from tailrace.server.events import TokenLogprob
 
 
 def logprobs_object(entries: list[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
-    """The four lists. The likely tokens of a place always have the one that was chosen, so they may be one more than
-    were asked for.
-    """
+    """The four lists. ``top_logprobs`` includes the chosen token, so it may have one more entry than requested."""
     tokens: list[str] = []
     likely: list[dict[str, float]] = []
     for entry in entries:
         chosen = label(entry.text, entry.raw)
         labels: dict[str, float] = {}
-        told = False
+        has_chosen = False
         for number, (text, raw, value) in enumerate(entry.top):
             token = entry.ids[number] if entry.ids else None
             if token == entry.token if token is not None else raw == entry.raw and text == entry.text:
-                told = True
+                has_chosen = True
                 labels[chosen] = value
             else:
                 labels[_distinct(text, raw, token, {*labels, chosen})] = value
-        if not told:
+        if not has_chosen:
             labels[chosen] = entry.logprob
         tokens.append(chosen)
         likely.append(labels)
@@ -67,19 +65,21 @@ def _bytes(raw: bytes) -> str:
 
 
 class Offsets:
-    """Where in a choice's text its tokens begin, in characters. A token within a character stands at that character."""
+    """The offset of each token in a choice's text, in characters. A token within a character has that character's
+    offset.
+    """
 
     def __init__(self, start: int = 0) -> None:
         """``start`` is the length of the text before the reply."""
-        self._place = start
+        self._offset = start
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def of(self, entries: Iterable[TokenLogprob], end: int) -> list[int]:
-        """The offsets of the tokens that come next. ``end`` is the length of the text that is told with them: tokens of
-        a stop string have none of it.
+    def next_offsets(self, entries: Iterable[TokenLogprob], end: int) -> list[int]:
+        """The offsets of the next tokens. ``end`` is the length of the text sent with them; tokens of a stop string add
+        no text.
         """
         offsets: list[int] = []
         for entry in entries:
-            offsets.append(min(self._place, end))
-            self._place += len(self._decoder.decode(entry.raw))
+            offsets.append(min(self._offset, end))
+            self._offset += len(self._decoder.decode(entry.raw))
         return offsets

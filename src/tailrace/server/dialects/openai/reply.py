@@ -1,4 +1,4 @@
-"""What the replies of OpenAI's two text dialects have in common: the head, the usage, how a stream ends."""
+"""The shared parts of replies of chat and text completions: head, usage, and the end of a stream."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from tailrace.server.json_response import error_envelope
 
 
 class ReplyHead:
-    """What every chunk of a reply, or the one body, has in common. ``prefix`` begins the id (``chatcmpl``,
-    ``cmpl``).
-    """
+    """The fields of every chunk of a reply, or of its body. ``prefix`` begins the id (``chatcmpl``, ``cmpl``)."""
 
     __slots__ = ("created", "fingerprint", "id", "model")
 
     def __init__(self, prefix: str, model: str, fingerprint: str | None = None) -> None:
-        """``fingerprint`` is what ``Server.fingerprint`` gives; None leaves it out."""
+        """``fingerprint`` is ``AppState.fingerprint``; None leaves it out."""
         self.id = f"{prefix}-{secrets.token_hex(12)}"
         self.created = int(time.time())
         self.model = model
@@ -39,8 +37,8 @@ class ReplyHead:
 
 
 def usage_object(used: Usage) -> dict[str, Any]:
-    """OpenAI's usage. What a reply's tokens were is told where there was something to tell."""
-    told: dict[str, Any] = {
+    """OpenAI's usage. Details of the completion tokens are included where they aren't zero."""
+    usage: dict[str, Any] = {
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
         "total_tokens": used.prompt_tokens + used.completion_tokens,
@@ -53,8 +51,8 @@ def usage_object(used: Usage) -> dict[str, Any]:
         details["accepted_prediction_tokens"] = used.accepted_tokens
         details["rejected_prediction_tokens"] = used.rejected_tokens
     if details:
-        told["completion_tokens_details"] = details
-    return told
+        usage["completion_tokens_details"] = details
+    return usage
 
 
 def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
@@ -68,22 +66,25 @@ def logprob_object(entry: TokenLogprob) -> dict[str, Any]:
 
 
 def completion_object(
-    head: ReplyHead, kind: str, transcript: CollectedReply, whole: Callable[[int, CollectedChoice], dict[str, Any]]
+    head: ReplyHead,
+    kind: str,
+    transcript: CollectedReply,
+    choice_object: Callable[[int, CollectedChoice], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The body for a client that doesn't stream; ``whole`` makes a choice's object of its number and reply."""
-    assert transcript.usage is not None, "only a complete transcript is told"
+    """The body for a client that doesn't stream; ``choice_object`` makes a choice's object of its number and reply."""
+    assert transcript.usage is not None, "the reply is complete"
     return {
         **head.fields(kind),
-        "choices": [whole(index, reply) for index, reply in enumerate(transcript.replies)],
+        "choices": [choice_object(index, reply) for index, reply in enumerate(transcript.replies)],
         "usage": usage_object(transcript.usage),
     }
 
 
 class StreamEnds:
-    """The parts of a stream that are the same in both dialects: chunks around choices, usage, failure and the end.
+    """The parts of a stream that both dialects share: usage, keep-alives, failures and the end.
 
-    ``prefix`` is everything of a chunk before its choices; ``text_chunk`` makes the chunk that shows a text in a
-    choice. What belongs to no choice is shown in the first that still runs, because a choice's final chunk is its last.
+    ``prefix`` is a chunk up to its choices; ``text_chunk`` makes the chunk that shows a text in a choice. Text of no
+    choice goes into the first choice that still runs, because a choice's final chunk must be its last.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class StreamEnds:
         self._running.remove(choice)
 
     def usage(self, used: Usage) -> list[bytes]:
-        """A chunk of its own without choices, if it was asked for: relays drop a finish that shares one with usage."""
+        """A chunk without choices, if requested: relays drop a finish reason that shares a chunk with usage."""
         if not self._wants_usage:
             return []
         return [self._prefix + b'],"usage":' + msgspec.json.encode(usage_object(used)) + b"}\n\n"]
@@ -117,7 +118,7 @@ class StreamEnds:
         return [sse.COMMENT if self._comments else self._text_chunk(self._running[0], "")]
 
     def failure(self, error: RequestError) -> list[bytes]:
-        """Shown as text first, because some clients show nothing else; then as an error for those that look for one."""
+        """The error as text, because some clients show text alone; then as an error object."""
         self._failed = True
         return [
             self._text_chunk(self._running[0], f"\n\n[error: {error.message}]"),
@@ -125,7 +126,7 @@ class StreamEnds:
         ]
 
     def end(self) -> bytes:
-        """``[DONE]``; nothing after a failure."""
+        """``[DONE]``; empty after a failure."""
         return b"" if self._failed else sse.DONE
 
 

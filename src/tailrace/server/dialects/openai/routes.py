@@ -14,14 +14,21 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
-from tailrace.server.dialects.llama_server.props import listed
-from tailrace.server.dialects.openai import chat, completions, embeddings, extensions, stored, tokens
+from tailrace.server.dialects.llama_server.props import model_entry
+from tailrace.server.dialects.openai import (
+    chat,
+    chat_extensions,
+    completions,
+    embeddings,
+    stored_completions,
+    tokenization,
+)
 from tailrace.server.dialects.openai.completion_store import CompletionStore
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
+from tailrace.server.dialects.openai.generation_params import SharedParameters
 from tailrace.server.dialects.openai.reply import ReplyHead
-from tailrace.server.dialects.openai.sampling import SharedParameters
-from tailrace.server.dialects.openai.stored import check_store, store_of
+from tailrace.server.dialects.openai.stored_completions import check_store, store_of
 from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
@@ -38,7 +45,7 @@ def routes(app: AppState) -> list[Endpoint]:
     store = store_of(app)
     openai = _OpenAI(app, store)
     return [
-        *stored.routes(app, store),
+        *stored_completions.routes(app, store),
         Endpoint(
             "POST",
             "/chat/completions",
@@ -78,7 +85,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/tokenize",
             openai.tokenize,
             "The tokens of a text, or of messages as the model gets them",
-            body=tokens.TokenizeRequest,
+            body=tokenization.TokenizeRequest,
             statuses=GENERATION_ERRORS,
             shown="/tokenize",
         ),
@@ -87,7 +94,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/detokenize",
             openai.detokenize,
             "The text of tokens",
-            body=tokens.DetokenizeRequest,
+            body=tokenization.DetokenizeRequest,
             statuses=GENERATION_ERRORS,
             shown="/detokenize",
         ),
@@ -96,7 +103,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/apply-template",
             openai.apply_template,
             "The prompt that the model's template makes of messages",
-            body=tokens.TemplateRequest,
+            body=tokenization.TemplateRequest,
             statuses=GENERATION_ERRORS,
             shown="/apply-template",
         ),
@@ -113,172 +120,182 @@ class _OpenAI:
 
     async def chat_completions(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), chat.decoder)
-        check_store(asked, self._store)
-        model = await app.model_for(asked.model, asked)
+        payload = decode(await app.read_body(request), chat.decoder)
+        check_store(payload, self._store)
+        model = await app.model_for(payload.model, payload)
         inline = app.settings.reasoning == "inline"
-        make = partial(chat.prepare, asked, model, inline_reasoning=inline)
-        wanted = await app.run_large(make, request.state.size)
-        wanted = tracked(asked, wanted)
-        generation = await app.start_generation(request, wanted)
+        make = partial(chat.prepare, payload, model, inline_reasoning=inline)
+        generation_request = await app.run_large(make, request.state.size)
+        generation_request = tracked(payload, generation_request)
+        generation = await app.start_generation(request, generation_request)
         head = ReplyHead("chatcmpl", app.model_name, app.fingerprint(model))
-        hides_thoughts = extensions.hides_thoughts(asked)
+        hides_reasoning = chat_extensions.hides_reasoning(payload)
 
-        def whole(transcript: CollectedReply) -> dict[str, Any]:
-            return chat.completion(head, transcript, chat.offered(asked), hides_thoughts=hides_thoughts)
+        def full_body(transcript: CollectedReply) -> dict[str, Any]:
+            return chat.completion(head, transcript, chat.offered(payload), hides_reasoning=hides_reasoning)
 
-        if asked.stream:
+        if payload.stream:
             stream = chat.ChatStream(
                 head,
-                wanted.choices,
-                wants_usage=asked.wants_usage,
+                generation_request.choices,
+                wants_usage=payload.wants_usage,
                 comments=self._comments,
-                tools=chat.offered(asked),
-                hides_thoughts=hides_thoughts,
+                tools=chat.offered(payload),
+                hides_reasoning=hides_reasoning,
             )
-            encoder = telemetry(stream, asked, generation)
-            if asked.store and self._store is not None:
-                told = CollectedReply([CollectedChoice() for _ in range(wanted.choices)])
-                encoder = stored.Keeping(encoder, told, lambda: self._kept(asked, whole(told)))
-            return self._stream(generation, encoder, asked)
-        transcript = await collect_reply(generation, wanted.choices, request.receive)
+            encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
+            if payload.store and self._store is not None:
+                collected = CollectedReply([CollectedChoice() for _ in range(generation_request.choices)])
+                encoder = stored_completions.StoringStream(
+                    encoder, collected, lambda: self._stored(payload, full_body(collected))
+                )
+            return self._stream(generation, encoder, payload)
+        transcript = await collect_reply(generation, generation_request.choices, request.receive)
 
         def body() -> dict[str, Any]:
-            return with_timings(self._kept(asked, whole(transcript)), asked, generation)
+            return with_timings(self._stored(payload, full_body(transcript)), payload, generation)
 
         return app.full_response(transcript.complete, body)
 
-    def _kept(self, asked: chat.ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
-        """The completion, which is stored where that is asked for."""
-        if asked.store and self._store is not None:
-            stored.keep(self._store, asked, body)
+    def _stored(self, payload: chat.ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
+        """The completion, stored if the request asks for it."""
+        if payload.store and self._store is not None:
+            stored_completions.store_completion(self._store, payload, body)
         return body
 
-    def _stream(self, generation: Generation, encoder: Encoder, asked: SharedParameters) -> Response:
-        """The streamed response, with the signs of life that the request wants."""
-        return self._app.stream_response(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
+    def _stream(self, generation: Generation, encoder: Encoder, payload: SharedParameters) -> Response:
+        """The streamed response, with the request's keep-alive interval."""
+        return self._app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
 
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a reply's, counted by the engine as it would read it."""
         app = self._app
-        asked = decode(await app.read_body(request), chat.decoder)
-        make = partial(chat.prepare, asked, await app.model_for(asked.model, asked), inline_reasoning=False)
-        wanted = await app.run_large(make, request.state.size)
-        return json_response(await count_input(app, request, wanted))
+        payload = decode(await app.read_body(request), chat.decoder)
+        make = partial(chat.prepare, payload, await app.model_for(payload.model, payload), inline_reasoning=False)
+        generation_request = await app.run_large(make, request.state.size)
+        return json_response(await count_input(app, request, generation_request))
 
     async def completions(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), completions.decoder)
-        model = await app.model_for(asked.model, asked)
-        wanted = completions.prepare(asked)
-        if wanted.params.suffix is not None and not model.info.infill:
+        payload = decode(await app.read_body(request), completions.decoder)
+        model = await app.model_for(payload.model, payload)
+        generation_request = completions.prepare(payload)
+        if generation_request.params.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
-        if asked.add_special_tokens is False:
-            bare = [await self._bare(request, prompt) for prompt in wanted.prompts]
-            wanted = msgspec.structs.replace(wanted, prompts=bare)
-        echoes = [await self._echo(request, asked, prompt, model) for prompt in wanted.prompts] if asked.echo else []
-        choices = len(wanted.prompts) * wanted.choices
+        if payload.add_special_tokens is False:
+            prompts = [await self._without_special_tokens(request, prompt) for prompt in generation_request.prompts]
+            generation_request = msgspec.structs.replace(generation_request, prompts=prompts)
+        echoes = (
+            [await self._echo(request, payload, prompt, model) for prompt in generation_request.prompts]
+            if payload.echo
+            else []
+        )
+        choices = len(generation_request.prompts) * generation_request.choices
         head = ReplyHead("cmpl", app.model_name, app.fingerprint(model))
-        if asked.max_tokens == 0:
+        if payload.max_tokens == 0:
             replies = [CollectedChoice(finish_reason="length") for _ in range(choices)]
-            nothing = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
-            return json_response(completions.completion(head, asked, nothing, echoes))
-        generation = await app.start_generation(request, tracked(asked, wanted))
-        if asked.stream:
+            collected = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
+            return json_response(completions.completion(head, payload, collected, echoes))
+        generation = await app.start_generation(request, tracked(payload, generation_request))
+        if payload.stream:
             stream = completions.CompletionStream(
-                head, choices, wants_usage=asked.wants_usage, comments=self._comments, echoes=echoes
+                head, choices, wants_usage=payload.wants_usage, comments=self._comments, echoes=echoes
             )
-            return self._stream(generation, telemetry(stream, asked, generation), asked)
+            return self._stream(
+                generation, telemetry(stream, generation, timings=bool(payload.timings_per_token)), payload
+            )
         transcript = await collect_reply(generation, choices, request.receive)
 
         def body() -> dict[str, Any]:
-            return with_timings(completions.completion(head, asked, transcript, echoes), asked, generation)
+            return with_timings(completions.completion(head, payload, transcript, echoes), payload, generation)
 
         return app.full_response(transcript.complete, body)
 
-    async def _bare(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
-        """The prompt as tokens, without those that the model wants around a text."""
+    async def _without_special_tokens(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
+        """The prompt's tokens, without the special tokens that the model adds around a text."""
         if isinstance(prompt, list):
             return prompt
-        (told,) = await self._app.query_engine(
+        (answer,) = await self._app.query_engine(
             request, lambda identity: Tokenize(id=identity, text=prompt, add_special=False), param="prompt"
         )
-        assert isinstance(told, Tokenized)
-        return told.tokens
+        assert isinstance(answer, Tokenized)
+        return answer.tokens
 
     async def _echo(
-        self, request: Request, asked: CompletionRequest, prompt: PromptText | list[int], model: ServedModel
+        self, request: Request, payload: CompletionRequest, prompt: PromptText | list[int], model: ServedModel
     ) -> Echo:
-        """The prompt as it is repeated; its tokens are scored or counted where that is asked for."""
+        """The echoed prompt; its tokens are scored or counted where the request asks for it."""
         if isinstance(prompt, list):
-            text = tokens.text_of(prompt, model.vocabulary, model.info, param="prompt")
+            text = tokenization.text_of(prompt, model.vocabulary, model.info, param="prompt")
         else:
             text = prompt.text
         given = prompt if isinstance(prompt, list) else text
-        if (top := asked.wanted_logprobs) is not None:
-            (told,) = await self._app.query_engine(
+        if (top := payload.requested_logprobs) is not None:
+            (answer,) = await self._app.query_engine(
                 request, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
             )
-            assert isinstance(told, Scored)
-            return scored_echo(text, told, model.vocabulary, model.info)
-        if asked.max_tokens == 0 and isinstance(prompt, PromptText):
-            (told,) = await self._app.query_engine(
+            assert isinstance(answer, Scored)
+            return scored_echo(text, answer, model.vocabulary, model.info)
+        if payload.max_tokens == 0 and isinstance(prompt, PromptText):
+            (answer,) = await self._app.query_engine(
                 request, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
             )
-            assert isinstance(told, Tokenized)
-            return Echo(text, len(told.tokens))
+            assert isinstance(answer, Tokenized)
+            return Echo(text, len(answer.tokens))
         return Echo(text, len(given))
 
     async def embeddings(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), embeddings.decoder)
-        app.check_model(asked.model)
-        texts = embeddings.inputs(asked)
+        payload = decode(await app.read_body(request), embeddings.decoder)
+        app.check_model(payload.model)
+        texts = embeddings.inputs(payload)
         model = await app.engine.ready()
-        embeddings.check_dimensions(asked, model.info.embedding_width)
-        told = await app.query_engine(
-            request, lambda identity: embeddings.inquiry(identity, asked, texts), len(texts), param="input"
+        embeddings.check_dimensions(payload, model.info.embedding_width)
+        answers = await app.query_engine(
+            request, lambda identity: embeddings.embed_query(identity, payload, texts), len(texts), param="input"
         )
-        vectors = [answer for answer in told if isinstance(answer, Embedded)]
-        return json_response(embeddings.embeddings(asked, app.model_name, vectors))
+        vectors = [answer for answer in answers if isinstance(answer, Embedded)]
+        return json_response(embeddings.embeddings(payload, app.model_name, vectors))
 
     async def tokenize(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), tokens.tokenize_decoder)
-        app.check_model(asked.model)
-        templated = tokens.template_of(asked)
+        payload = decode(await app.read_body(request), tokenization.tokenize_decoder)
+        app.check_model(payload.model)
+        templated = tokenization.template_of(payload)
         model = await app.engine.ready()
         rendered = None if templated is None else await self._render(request, templated, model)
-        (told,) = await app.query_engine(
-            request, lambda identity: tokens.inquiry(identity, asked, rendered), param=tokens.text_param(asked)
+        (answer,) = await app.query_engine(
+            request,
+            lambda identity: tokenization.tokenize_query(identity, payload, rendered),
+            param=tokenization.text_param(payload),
         )
-        assert isinstance(told, Tokenized)
-        return json_response(tokens.tokenized(asked, told.tokens, model.vocabulary, model.info))
+        assert isinstance(answer, Tokenized)
+        return json_response(tokenization.tokenized(payload, answer.tokens, model.vocabulary, model.info))
 
     async def detokenize(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), tokens.detokenize_decoder)
-        model = await app.model_for(asked.model, asked)
-        return json_response(tokens.detokenized(asked, model.vocabulary, model.info))
+        payload = decode(await app.read_body(request), tokenization.detokenize_decoder)
+        model = await app.model_for(payload.model, payload)
+        return json_response(tokenization.detokenized(payload, model.vocabulary, model.info))
 
     async def apply_template(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), tokens.template_decoder)
-        model = await app.model_for(asked.model, asked)
-        return json_response({"prompt": (await self._render(request, asked, model)).text})
+        payload = decode(await app.read_body(request), tokenization.template_decoder)
+        model = await app.model_for(payload.model, payload)
+        return json_response({"prompt": (await self._render(request, payload, model)).text})
 
-    async def _render(self, request: Request, asked: tokens.TemplateRequest, model: ServedModel) -> PromptText:
-        make = partial(chat.prepare, tokens.as_chat(asked), model, inline_reasoning=False)
+    async def _render(self, request: Request, payload: tokenization.TemplateRequest, model: ServedModel) -> PromptText:
+        make = partial(chat.prepare, tokenization.as_chat(payload), model, inline_reasoning=False)
         (prompt,) = (await self._app.run_large(make, request.state.size)).prompts
         assert isinstance(prompt, PromptText), "a template makes text"
         return prompt
 
     async def models(self, request: Request) -> Response:
-        """Answers whatever the engine is doing."""
+        """Answers in any state of the engine."""
         app = self._app
         data = [self._model_object(name) for name in (app.model_name, *app.derived_names)]
-        told = {"object": "list", "data": data, "models": [listed(app, app.engine.model)]}
-        return json_response(told)
+        answer = {"object": "list", "data": data, "models": [model_entry(app, app.engine.model)]}
+        return json_response(answer)
 
     async def model(self, request: Request) -> Response:
         return json_response(self._model_object(self._app.listed_name(request.path_params["id"])))

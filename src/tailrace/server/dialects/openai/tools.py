@@ -1,4 +1,4 @@
-"""What a chat's model may call and has to: functions, custom tools, and the older ``functions``."""
+"""The tools that a chat request offers, and its tool choice: functions, custom tools, and the older ``functions``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tailrace.server.custom_tools import custom_function
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class OfferedFunction(msgspec.Struct):
+class FunctionDefinition(msgspec.Struct):
     """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: _Name
@@ -25,9 +25,9 @@ class OfferedFunction(msgspec.Struct):
 
 
 class FunctionTool(msgspec.Struct, tag_field="type", tag="function"):
-    """A function. Some clients write its fields beside the type, as the Responses API has them."""
+    """A function. Its fields may be beside the type, as in the Responses API."""
 
-    function: OfferedFunction | None = None
+    function: FunctionDefinition | None = None
     name: _Name | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -42,7 +42,7 @@ class Syntax(msgspec.Struct):
 
 
 class CustomFormat(msgspec.Struct):
-    """What a custom tool's input looks like. The grammar may stand beside the type, as the Responses API has it."""
+    """The format of a custom tool's input. The grammar may be beside the type, as in the Responses API."""
 
     type: Literal["text", "grammar"]
     grammar: Syntax | None = None
@@ -50,8 +50,8 @@ class CustomFormat(msgspec.Struct):
     definition: str | None = None
 
 
-class OfferedCustom(msgspec.Struct):
-    """A tool whose input is any text."""
+class CustomToolDefinition(msgspec.Struct):
+    """A tool with free text as its input."""
 
     name: _Name
     description: str | None = None
@@ -61,20 +61,20 @@ class OfferedCustom(msgspec.Struct):
 class CustomTool(msgspec.Struct, tag_field="type", tag="custom"):
     """A custom tool."""
 
-    custom: OfferedCustom
+    custom: CustomToolDefinition
 
 
 Tool = FunctionTool | CustomTool
 
 
 class Toolset(msgspec.Struct, frozen=True, kw_only=True):
-    """What is offered, what has to be called, and how calls are told to the client."""
+    """The offered functions, the tool choice, and the form of calls in the reply."""
 
     functions: tuple[Function, ...] = ()
     choice: ToolChoice = "auto"
     only: str | None = None  #: the one function that has to be called
     custom: frozenset[str] = frozenset()  #: names of those that are custom tools
-    legacy: bool = False  #: whether calls are told as ``function_call``, of which a reply has one
+    legacy: bool = False  #: calls have the older form ``function_call``, one in a reply
 
 
 def toolset(tools: list[Tool] | None, choice: str | dict[str, Any] | None) -> Toolset:
@@ -99,7 +99,7 @@ def toolset(tools: list[Tool] | None, choice: str | dict[str, Any] | None) -> To
     return Toolset(functions=offered, choice=mode, custom=frozenset(custom))
 
 
-def legacy_toolset(functions: list[OfferedFunction], choice: str | dict[str, Any] | None) -> Toolset:
+def legacy_toolset(functions: list[FunctionDefinition], choice: str | dict[str, Any] | None) -> Toolset:
     """The same of a request with ``functions``. Raises InvalidRequest."""
     offered = tuple(_offered(function) for function in functions)
     if isinstance(choice, dict):
@@ -109,7 +109,7 @@ def legacy_toolset(functions: list[OfferedFunction], choice: str | dict[str, Any
     return Toolset(functions=offered, choice="none" if choice == "none" else "auto", legacy=True)
 
 
-def _offered(function: OfferedFunction) -> Function:
+def _offered(function: FunctionDefinition) -> Function:
     return Function(
         name=function.name,
         description=function.description,
@@ -123,10 +123,10 @@ def _function(tool: FunctionTool, path: str) -> Function:
         return _offered(tool.function)
     if tool.name is None:
         raise InvalidRequest(f"'{path}.function' is missing.", param=f"{path}.function")
-    return _offered(OfferedFunction(tool.name, tool.description, tool.parameters, tool.strict))
+    return _offered(FunctionDefinition(tool.name, tool.description, tool.parameters, tool.strict))
 
 
-def _custom(tool: OfferedCustom) -> Function:
+def _custom(tool: CustomToolDefinition) -> Function:
     form = tool.format or CustomFormat("text")
     grammar = form.grammar or Syntax(form.syntax, form.definition)
     return custom_function(tool.name, tool.description, syntax=grammar.syntax, definition=grammar.definition)
@@ -159,16 +159,22 @@ def _choice(choice: str | dict[str, Any] | None) -> tuple[ToolChoice, str | list
 
 
 def _allowed(choice: dict[str, Any]) -> tuple[ToolChoice, list[str]]:
-    """Of ``allowed_tools``. Its fields stand in an object of that name or, as in the Responses API, beside the type."""
+    mode, tools = allowed_tools(choice, "auto")
+    return mode, [_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(tools)]
+
+
+def allowed_tools(choice: dict[str, Any], default_mode: str | None) -> tuple[ToolChoice, list[Any]]:
+    """The mode and the tools of a ``tool_choice`` of type ``allowed_tools``. Raises InvalidRequest.
+
+    Chat completions have the fields in an object of that name, the Responses API beside the type; both are accepted.
+    """
     inner = choice.get("allowed_tools", choice)
-    mode = inner.get("mode", "auto") if isinstance(inner, dict) else None
-    tools = inner.get("tools") if isinstance(inner, dict) else None
+    mode, tools = (inner.get("mode", default_mode), inner.get("tools")) if isinstance(inner, dict) else (None, None)
     if mode not in ("auto", "required"):
         raise InvalidRequest("'tool_choice.mode' has to be 'auto' or 'required'.", param="tool_choice.mode")
     if not isinstance(tools, list) or not tools:
         raise InvalidRequest("'tool_choice.tools' has to be a list of tools.", param="tool_choice.tools")
-    names = [_name(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(tools)]
-    return ("required" if mode == "required" else "auto"), names
+    return ("required" if mode == "required" else "auto"), tools
 
 
 def _name(named: object, path: str) -> str:

@@ -1,7 +1,7 @@
-"""OpenAI's Responses: ``/v1/responses``, its stream of named events, and the store that keeps replies.
+"""OpenAI's Responses: ``/v1/responses``, its stream of named events, and the store of responses and conversations.
 
-``request`` has the body's fields, ``items`` the items of input and output, ``tools`` what may be called,
-``conversation`` makes the model's messages of them, ``prepare`` the generation; ``output`` gathers a reply's items,
-``stream`` puts them on the wire, ``body`` is the response object, ``store`` keeps it, ``background`` runs without a
-client, ``routes`` answers.
+``request`` has the body's fields, ``items`` the items of input and output, ``tools`` the offered tools.
+``chat_messages`` translates items into the template's messages, ``prepare`` makes the generation. ``output`` builds a
+reply's items, ``stream`` encodes them, ``response_object`` is the response, ``store`` stores it. ``background`` runs
+responses without a client; ``routes`` has the handlers.
 """

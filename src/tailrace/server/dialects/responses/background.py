@@ -1,4 +1,4 @@
-"""Responses that are made while no client waits, until they are done or cancelled."""
+"""Runs responses without a connected client, until they are done or cancelled."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import NamedTuple
 import structlog
 
 from tailrace.errors import InternalError
-from tailrace.server.dialects.responses.recording import Recorder, Recording
+from tailrace.server.dialects.responses.event_recording import Recorder, Recording
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.events import Failure
 from tailrace.server.generation import Generation
 
-#: So many may run or wait at the same time: nothing else bounds what clients leave behind.
-MOST = 256
+#: Max responses that run or wait at a time. Nothing else bounds them, because no client has to stay connected.
+MAX_RUNNING = 256
 
 
 class _Running(NamedTuple):
     generation: Generation
     task: asyncio.Task[None]
     recording: Recording
-    over: Callable[[], None]
+    finish: Callable[[], None]
 
 
 class Background:
-    """Those that run. ``recorded`` is called with each one's id and events once it is over, after the stream has
+    """Those that run. ``recorded`` is called with each one's id and events once it is finish, after the stream has
     reported its end.
     """
 
@@ -37,14 +37,14 @@ class Background:
     @property
     def full(self) -> bool:
         """Whether no more may begin."""
-        return len(self._running) >= MOST
+        return len(self._running) >= MAX_RUNNING
 
-    def begin(self, identity: str, generation: Generation, stream: ResponsesStream) -> Recording:
-        """Let it run; its events as they come."""
+    def run(self, identity: str, generation: Generation, stream: ResponsesStream) -> Recording:
+        """Run the generation. Returns the recording of its events."""
         recorder = Recorder(stream)
         generation.listen(recorder)
 
-        def over() -> None:
+        def finish() -> None:
             if self._running.pop(identity, None) is not None:
                 recorder.close()
                 self._recorded(identity, recorder.recording)
@@ -53,10 +53,10 @@ class Background:
             if not task.cancelled() and (defect := task.exception()) is not None:
                 structlog.get_logger().error("a response in the background hit a defect", exc_info=defect)
                 recorder.emit(Failure(InternalError("The server hit a defect of its own; its log has the details.")))
-            over()
+            finish()
 
         task = asyncio.create_task(generation.finished())
-        self._running[identity] = _Running(generation, task, recorder.recording, over)
+        self._running[identity] = _Running(generation, task, recorder.recording, finish)
         task.add_done_callback(done)
         return recorder.recording
 
@@ -70,10 +70,10 @@ class Background:
         if (running := self._running.get(identity)) is not None:
             running.generation.cancel()
             await asyncio.wait([running.task])
-            running.over()
+            running.finish()
 
     def stop(self) -> None:
         """Cancel them all; the end of each has been reported when this returns."""
         for running in list(self._running.values()):
             running.generation.cancel()
-            running.over()
+            running.finish()

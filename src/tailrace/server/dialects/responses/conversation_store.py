@@ -1,95 +1,83 @@
-"""Conversations that are kept: items to which each response in a conversation adds its input and its output."""
+"""The store of conversations: lists of items. Each response in a conversation appends its input and its output."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from tailrace.errors import NotFound
-from tailrace.server.dialects.responses.items import Item, kind, listed, new_id, shown
+from tailrace.server.dialects.responses.items import Item, as_listed, item_type, new_id, quoted
 from tailrace.server.dialects.responses.page import Order, Page, page
-
-T = TypeVar("T")
-
-
-class Run(Protocol):
-    """Has the store's thread do some work, and waits for it."""
-
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]:
-        """Start it."""
-        ...
+from tailrace.server.store_thread import StoreThread
 
 
 class ConversationStore:
     """The conversations, for the event loop. Every method but ``append`` raises NotFound for an unknown one."""
 
-    def __init__(
-        self, run: Run, begin: Callable[[Callable[[], object]], None], tables: Callable[[], ConversationTables]
-    ) -> None:
-        """``begin`` has the store's thread do some work, and returns at once; ``tables`` is called on that thread."""
-        self._run = run
-        self._begin = begin
+    def __init__(self, thread: StoreThread, tables: Callable[[], ConversationTables]) -> None:
+        """``tables`` is called on the store's thread."""
+        self._thread = thread
         self._tables = tables
 
     async def create(self, items: list[Item], metadata: dict[str, str]) -> dict[str, Any]:
         """A new conversation with these items; the conversation object."""
-        return await self._run(lambda: self._tables().create(items, metadata))
+        return await self._thread.run(lambda: self._tables().create(items, metadata))
 
     async def get(self, identity: str) -> dict[str, Any]:
         """The conversation object."""
-        return await self._run(lambda: self._tables().get(identity))
+        return await self._thread.run(lambda: self._tables().get(identity))
 
     async def update(self, identity: str, metadata: dict[str, str]) -> dict[str, Any]:
         """Replace the metadata; the conversation object."""
-        return await self._run(lambda: self._tables().update(identity, metadata))
+        return await self._thread.run(lambda: self._tables().update(identity, metadata))
 
     async def delete(self, identity: str) -> None:
         """Forget it and its items."""
-        await self._run(lambda: self._tables().delete(identity))
+        await self._thread.run(lambda: self._tables().delete(identity))
 
     async def items(self, identity: str) -> list[Item]:
-        """All of its items as they were sent or made, in order."""
-        return await self._run(lambda: self._tables().items(identity))
+        """All of its items as they were received or generated, in order."""
+        return await self._thread.run(lambda: self._tables().items(identity))
 
     async def page(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
         """Some of its items, as the API lists them. Raises InvalidRequest for an unknown ``after``."""
-        return await self._run(lambda: self._tables().page(identity, after, limit, order))
+        return await self._thread.run(lambda: self._tables().page(identity, after, limit, order))
 
     async def add(self, identity: str, items: list[Item]) -> list[Item]:
         """Add items at the end; the same with their ids."""
-        return await self._run(lambda: self._tables().add(identity, items))
+        return await self._thread.run(lambda: self._tables().add(identity, items))
 
     def append(self, identity: str, items: list[Item]) -> None:
-        """Add items at the end, unless the conversation is gone. Returns at once; later reads see them."""
+        """Append items, unless the conversation is deleted. Returns at once; later reads see them."""
 
         def work() -> None:
             try:
                 self._tables().add(identity, items)
             except NotFound:
-                return  # It was deleted while its reply was made.
+                return  # The conversation was deleted while the reply was generated.
 
-        self._begin(work)
+        self._thread.submit(work)
 
     async def item(self, identity: str, item: str) -> Item:
         """One item, as the API lists it. Raises NotFound for an unknown one, too."""
-        return await self._run(lambda: self._tables().item(identity, item))
+        return await self._thread.run(lambda: self._tables().item(identity, item))
 
     async def remove(self, identity: str, item: str) -> dict[str, Any]:
         """Remove one item; the conversation object. Raises NotFound for an unknown one, too."""
-        return await self._run(lambda: self._tables().remove(identity, item))
+        return await self._thread.run(lambda: self._tables().remove(identity, item))
 
 
 class ConversationTables:
     """The same for the thread that owns the connection."""
 
-    def __init__(self, connection: sqlite3.Connection, make_room: Callable[[], None]) -> None:
-        """``make_room`` is called after each write."""
+    def __init__(self, connection: sqlite3.Connection, evict: Callable[[], None]) -> None:
+        """``evict`` is called after each write."""
         self._connection = connection
-        self._make_room = make_room
+        self._evict = evict
 
     def create(self, items: list[Item], metadata: dict[str, str]) -> dict[str, Any]:
         identity, now = new_id("conversation"), time.time()
@@ -97,14 +85,14 @@ class ConversationTables:
             encoded = msgspec.json.encode(metadata)
             connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?)", (identity, int(now), now, encoded))
             self._insert(identity, items)
-        self._make_room()
+        self._evict()
         return self.get(identity)
 
     def get(self, identity: str) -> dict[str, Any]:
         query = "SELECT created, metadata FROM conversations WHERE id = ?"
         row = self._connection.execute(query, (identity,)).fetchone()
         if row is None:
-            raise NotFound(f"The conversation {shown(identity)} is not kept here.")
+            raise NotFound(f"The conversation {quoted(identity)} is not kept here.")
         with self._connection as connection:
             connection.execute("UPDATE conversations SET used = ? WHERE id = ?", (time.time(), identity))
         metadata = msgspec.json.decode(row[1])
@@ -136,8 +124,8 @@ class ConversationTables:
         self.get(identity)
         with self._connection:
             added = self._insert(identity, items)
-        self._make_room()
-        return [listed(item) for item in added]
+        self._evict()
+        return [as_listed(item) for item in added]
 
     def item(self, identity: str, item: str) -> Item:
         self.get(identity)
@@ -145,7 +133,7 @@ class ConversationTables:
         row = self._connection.execute(query, (identity, item)).fetchone()
         if row is None:
             raise _no_item(identity, item)
-        return listed(msgspec.json.decode(row[0]))
+        return as_listed(msgspec.json.decode(row[0]))
 
     def remove(self, identity: str, item: str) -> dict[str, Any]:
         found = self.get(identity)
@@ -156,7 +144,7 @@ class ConversationTables:
         return found
 
     def _insert(self, identity: str, items: list[Item]) -> list[Item]:
-        """The items as they are kept: one whose id the conversation has already gets another."""
+        """The stored items. An item with an id that the conversation has already gets a new one."""
         connection = self._connection
         query = "SELECT coalesce(max(position), -1) + 1 FROM conversation_items WHERE conversation = ?"
         begin = connection.execute(query, (identity,)).fetchone()[0]
@@ -167,7 +155,7 @@ class ConversationTables:
         added = []
         for position, item in enumerate(items, begin):
             if item["id"] in known:
-                item = {**item, "id": new_id(str(kind(item)))}
+                item = {**item, "id": new_id(str(item_type(item)))}
             known.add(item["id"])
             added.append(item)
             row = (identity, position, item["id"], msgspec.json.encode(item))
@@ -176,10 +164,10 @@ class ConversationTables:
 
 
 def delete_conversation(connection: sqlite3.Connection, identity: str) -> None:
-    """Forget a conversation, if there is one, within the caller's transaction."""
+    """Delete a conversation, if it exists, within the caller's transaction."""
     connection.execute("DELETE FROM conversation_items WHERE conversation = ?", (identity,))
     connection.execute("DELETE FROM conversations WHERE id = ?", (identity,))
 
 
 def _no_item(identity: str, item: str) -> NotFound:
-    return NotFound(f"The conversation {shown(identity)} has no item {shown(item)}.")
+    return NotFound(f"The conversation {quoted(identity)} has no item {quoted(item)}.")

@@ -1,7 +1,7 @@
 """The items of a conversation, as clients send them and get them back.
 
-An item of the input is kept as the JSON object that it was; ``read`` says what it means. Items that only OpenAI's
-hosted tools make are known and refused by name.
+An input item is stored as the JSON object that was received; ``parse_item`` parses it. Unknown types are refused by
+name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tailrace.server.json_body import convert
 #: An item as JSON.
 Item = dict[str, Any]
 
-#: Begins ``encrypted_content`` of ours. The text is the client's to see anyway; what follows is base64 and no secret.
-_OURS = "tailrace1."
+#: The prefix of this server's ``encrypted_content``. Base64 follows: the client may see the text anyway.
+_OWN_PREFIX = "tailrace1."
 
 
 class TextPart(msgspec.Struct):
-    """A part of a content; which of its fields are there depends on ``type``."""
+    """A content part. ``type`` decides which fields it has."""
 
     type: str
     text: str | None = None
@@ -51,7 +51,7 @@ class CallItem(msgspec.Struct):
 
 
 class CustomCallItem(msgspec.Struct):
-    """The model's call of a custom tool, whose input is any text."""
+    """The model's call of a custom tool, with free text as its input."""
 
     name: str
     call_id: str
@@ -60,14 +60,14 @@ class CustomCallItem(msgspec.Struct):
 
 
 class CallOutputItem(msgspec.Struct):
-    """What a call gave."""
+    """The result of a call."""
 
     call_id: str
     output: Content
 
 
 class ReasoningItem(msgspec.Struct):
-    """What the model thought before its reply."""
+    """The model's reasoning before its reply."""
 
     summary: list[TextPart] = []
     content: list[TextPart] | None = None
@@ -75,21 +75,21 @@ class ReasoningItem(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The thought: as text, out of our own ``encrypted_content``, or its summary."""
-        said = "\n".join(part.text or "" for part in self.content or ())
-        return said or _reveal(self.encrypted_content) or "\n".join(part.text or "" for part in self.summary)
+        """The reasoning: its text, the text in this server's ``encrypted_content``, or its summary."""
+        text = "\n".join(part.text or "" for part in self.content or ())
+        return text or _decode_reasoning(self.encrypted_content) or "\n".join(part.text or "" for part in self.summary)
 
 
 class ReferenceItem(msgspec.Struct):
-    """Stands for an item that the server has kept."""
+    """A reference to a stored item."""
 
     id: str
 
 
-Known = MessageItem | CallItem | CustomCallItem | CallOutputItem | ReasoningItem | ReferenceItem
+ParsedItem = MessageItem | CallItem | CustomCallItem | CallOutputItem | ReasoningItem | ReferenceItem
 
 #: Types of items that can be used.
-KINDS: dict[str, type[Known]] = {
+ITEM_TYPES: dict[str, type[ParsedItem]] = {
     "message": MessageItem,
     "function_call": CallItem,
     "custom_tool_call": CustomCallItem,
@@ -111,26 +111,26 @@ _PREFIXES = {
 }
 
 
-def kind(item: Item) -> object:
+def item_type(item: Item) -> object:
     """The item's type, which the short forms of messages and references leave out."""
     if (given := item.get("type")) is not None:
         return given
     return "item_reference" if "role" not in item and "id" in item else "message"
 
 
-def read(item: Item, path: str) -> Known:
-    """What the item at ``path`` says. Raises InvalidRequest."""
-    name = kind(item)
-    known = KINDS.get(name) if isinstance(name, str) else None
+def parse_item(item: Item, path: str) -> ParsedItem:
+    """Parse the item at ``path``. Raises InvalidRequest."""
+    name = item_type(item)
+    known = ITEM_TYPES.get(name) if isinstance(name, str) else None
     if known is None:
-        raise InvalidRequest(f"'{path}': items of type {shown(name)} can't be used here.", param=f"{path}.type")
+        raise InvalidRequest(f"'{path}': items of type {quoted(name)} can't be used here.", param=f"{path}.type")
     if not isinstance(item.get("id"), str | None):
         raise InvalidRequest(f"Invalid value for '{path}.id': it has to be a string.", param=f"{path}.id")
-    read: Known = convert({key: value for key, value in item.items() if value is not None}, known, path)
+    read: ParsedItem = convert({key: value for key, value in item.items() if value is not None}, known, path)
     return read
 
 
-def text(content: Content | None, path: str) -> str:
+def content_text(content: Content | None, path: str) -> str:
     """A content as text. Raises InvalidRequest for parts that aren't text."""
     if content is None or isinstance(content, str):
         return content or ""
@@ -145,12 +145,12 @@ def text(content: Content | None, path: str) -> str:
             texts.append(part.refusal or "")
         else:
             raise InvalidRequest(
-                f"This model reads text alone; a part of type {shown(part.type)} can't be used.", param=where
+                f"This model reads text alone; a part of type {quoted(part.type)} can't be used.", param=where
             )
     return "\n".join(texts)
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A client's value as an error may repeat it."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
@@ -161,31 +161,33 @@ def new_id(name: str) -> str:
     return f"{_PREFIXES.get(name, name)}_{secrets.token_hex(24)}"
 
 
-def stored(item: Item) -> Item:
-    """The item as it is kept and listed: with a type and an id."""
-    name = str(kind(item))
+def with_type_and_id(item: Item) -> Item:
+    """The item in its stored form: with a type and an id."""
+    name = str(item_type(item))
     return {**item, "id": item.get("id") or new_id(name), "type": name}
 
 
-def listed(item: Item) -> Item:
-    """A kept item in the form in which the API lists items, whatever form it was sent in: text in parts, a status."""
-    name = kind(item)
-    whole = {key: value for key, value in item.items() if value is not None}
-    whole |= {"type": name, "status": whole.get("status") or "completed"}
+def as_listed(item: Item) -> Item:
+    """A stored item in the API's list form: text in parts, and a status."""
+    name = item_type(item)
+    complete = {key: value for key, value in item.items() if value is not None}
+    complete |= {"type": name, "status": complete.get("status") or "completed"}
     if name == "message":
         of_model = item.get("role") == "assistant"
-        whole["content"] = _parts(item.get("content"), "output_text" if of_model else "input_text")
+        complete["content"] = _parts(item.get("content"), "output_text" if of_model else "input_text")
     elif name == "reasoning":
-        whole |= {"summary": item.get("summary") or []}
+        complete |= {"summary": item.get("summary") or []}
     elif name == "function_call":
         arguments = item.get("arguments")
-        whole["arguments"] = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
+        complete["arguments"] = (
+            arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
+        )
     elif name in ("function_call_output", "custom_tool_call_output"):
         output = item.get("output")
-        whole["output"] = output or "" if isinstance(output, str | None) else _parts(output, "input_text")
+        complete["output"] = output or "" if isinstance(output, str | None) else _parts(output, "input_text")
     elif name in ("additional_tools", "mcp_approval_request", "mcp_approval_response", "mcp_list_tools"):
-        del whole["status"]
-    return whole
+        del complete["status"]
+    return complete
 
 
 def _parts(content: Any, kind: str) -> list[dict[str, Any]]:
@@ -201,16 +203,16 @@ def _parts(content: Any, kind: str) -> list[dict[str, Any]]:
     return parts
 
 
-def conceal(thought: str) -> str:
-    """``encrypted_content`` that brings the thought back."""
-    return _OURS + base64.b64encode(thought.encode()).decode()
+def encode_reasoning(reasoning: str) -> str:
+    """The ``encrypted_content`` of the reasoning."""
+    return _OWN_PREFIX + base64.b64encode(reasoning.encode()).decode()
 
 
-def _reveal(content: str | None) -> str:
-    """The thought within ``encrypted_content``; empty where another server has made it."""
-    if content is None or not content.startswith(_OURS):
+def _decode_reasoning(content: str | None) -> str:
+    """The reasoning in ``encrypted_content``; empty for another server's."""
+    if content is None or not content.startswith(_OWN_PREFIX):
         return ""
     try:
-        return base64.b64decode(content[len(_OURS) :], validate=True).decode()
+        return base64.b64decode(content[len(_OWN_PREFIX) :], validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return ""

@@ -1,7 +1,6 @@
-"""A reply's items in the making: events in, and for each step the events that the API's stream has for it.
+"""Builds a reply's items from a generation's events, and emits the API's stream events.
 
-Whoever doesn't stream gathers with the same class and leaves ``emit`` out.
-"""
+Replies that aren't streamed use the same classes without ``emit``."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ import msgspec
 from tailrace.errors import RequestError
 from tailrace.server.custom_tools import custom_input
 from tailrace.server.dialects.openai.reply import logprob_object
-from tailrace.server.dialects.responses.body import Status
-from tailrace.server.dialects.responses.items import Item, conceal, new_id
+from tailrace.server.dialects.responses.items import Item, encode_reasoning, new_id
+from tailrace.server.dialects.responses.response_object import Status
 from tailrace.server.dialects.responses.tools import Tool, Toolset
 from tailrace.server.events import (
     Event,
@@ -27,12 +26,12 @@ from tailrace.server.events import (
     Usage,
 )
 
-#: Sends one event: its type, and its fields but for type and sequence number.
+#: Sends one event: its type, and its other fields without the sequence number.
 Emit = Callable[[str, dict[str, Any]], None]
 
 
 def _silent(kind: str, fields: dict[str, Any]) -> None:
-    """Nobody hears."""
+    """The ``Emit`` of a reply that isn't streamed."""
 
 
 class MessageOutput:
@@ -45,30 +44,30 @@ class MessageOutput:
         self._emit = emit
         self._index = index
         self.logprobs: list[dict[str, Any]] = []
-        self._place = {"item_id": self.id, "output_index": index, "content_index": 0}
+        self._position = {"item_id": self.id, "output_index": index, "content_index": 0}
         emit("response.output_item.added", {"output_index": index, "item": self._item("in_progress", [])})
-        emit("response.content_part.added", {**self._place, "part": self._part()})
+        emit("response.content_part.added", {**self._position, "part": self._part()})
 
     def delta(self, text: str, logprobs: list[TokenLogprob] | None) -> None:
         """More of its text."""
         self.texts.append(text)
-        told = [logprob_object(entry) for entry in logprobs or ()]
-        self.logprobs += told
-        self._emit("response.output_text.delta", {**self._place, "delta": text, "logprobs": told})
+        entries = [logprob_object(entry) for entry in logprobs or ()]
+        self.logprobs += entries
+        self._emit("response.output_text.delta", {**self._position, "delta": text, "logprobs": entries})
 
     def before_text(self) -> bytes:
         """The event of a delta as bytes, up to its text."""
         kind = "response.output_text.delta"
-        place = msgspec.json.encode({"type": kind, **self._place})[:-1]
+        place = msgspec.json.encode({"type": kind, **self._position})[:-1]
         return b'event: %b\ndata: %b,"delta":' % (kind.encode(), place)
 
     def close(self, status: str) -> Item:
-        """No more comes."""
+        """End it."""
         part = self._part()
         item = self._item(status, [part])
-        done = {**self._place, "text": part["text"], "logprobs": self.logprobs}
+        done = {**self._position, "text": part["text"], "logprobs": self.logprobs}
         self._emit("response.output_text.done", done)
-        self._emit("response.content_part.done", {**self._place, "part": part})
+        self._emit("response.content_part.done", {**self._position, "part": part})
         self._emit("response.output_item.done", {"output_index": self._index, "item": item})
         return item
 
@@ -80,8 +79,8 @@ class MessageOutput:
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 
-class ThoughtOutput:
-    """A thought, told as text or, where a summary was asked for, as that: it is the whole thought all the same."""
+class ReasoningOutput:
+    """Reasoning, as text or, with ``summary``, as a summary part, which has the whole text as well."""
 
     def __init__(self, emit: Emit, index: int, *, summary: bool, encrypted: bool, identity: str | None = None) -> None:
         """``identity`` as for ``MessageOutput``."""
@@ -91,7 +90,7 @@ class ThoughtOutput:
         self._encrypted = encrypted
         self._texts: list[str] = []
         self._id = identity or new_id("reasoning")
-        self._place = {
+        self._position = {
             "item_id": self._id,
             "output_index": index,
             "summary_index" if summary else "content_index": 0,
@@ -99,19 +98,19 @@ class ThoughtOutput:
         self._part_name = "response.reasoning_summary_part" if summary else "response.content_part"
         self._text_name = "response.reasoning_summary_text" if summary else "response.reasoning_text"
         emit("response.output_item.added", {"output_index": index, "item": self._item("in_progress")})
-        emit(f"{self._part_name}.added", {**self._place, "part": self._part("")})
+        emit(f"{self._part_name}.added", {**self._position, "part": self._part("")})
 
     def delta(self, text: str) -> None:
         """More of it."""
         self._texts.append(text)
-        self._emit(f"{self._text_name}.delta", {**self._place, "delta": text})
+        self._emit(f"{self._text_name}.delta", {**self._position, "delta": text})
 
     def close(self, status: str) -> Item:
-        """No more comes."""
+        """End it."""
         text = "".join(self._texts)
         item = self._item(status, text)
-        self._emit(f"{self._text_name}.done", {**self._place, "text": text})
-        self._emit(f"{self._part_name}.done", {**self._place, "part": self._part(text)})
+        self._emit(f"{self._text_name}.done", {**self._position, "text": text})
+        self._emit(f"{self._part_name}.done", {**self._position, "part": self._part(text)})
         self._emit("response.output_item.done", {"output_index": self._index, "item": item})
         return item
 
@@ -125,12 +124,12 @@ class ThoughtOutput:
         if text is not None:
             item["summary" if self._summary else "content"] = [self._part(text)]
             if self._encrypted:
-                item["encrypted_content"] = conceal(text)
+                item["encrypted_content"] = encode_reasoning(text)
         return item
 
 
 class CallOutput:
-    """A call of a function, or of a custom tool: whose input is known when the arguments are whole."""
+    """A call of a function or of a custom tool. A custom tool's input is known at the end of the arguments."""
 
     def __init__(
         self, emit: Emit, index: int, call_id: str, name: str, tool: Tool | None, *, identity: str | None = None
@@ -146,26 +145,26 @@ class CallOutput:
         if tool is not None and tool.namespace is not None:
             self._item["namespace"] = tool.namespace
         self._item["input" if self._custom else "arguments"] = ""
-        self._place = {"item_id": self._item["id"], "output_index": index}
+        self._position = {"item_id": self._item["id"], "output_index": index}
         emit("response.output_item.added", {"output_index": index, "item": {**self._item}})
 
     def delta(self, arguments: str) -> None:
         """More of its arguments."""
         self._arguments.append(arguments)
         if not self._custom and arguments:
-            self._emit("response.function_call_arguments.delta", {**self._place, "delta": arguments})
+            self._emit("response.function_call_arguments.delta", {**self._position, "delta": arguments})
 
     def close(self, status: str) -> Item:
-        """No more comes."""
+        """End it."""
         arguments = "".join(self._arguments)
         self._item["status"] = status
         if self._custom:
             given = self._item["input"] = custom_input(arguments)
-            self._emit("response.custom_tool_call_input.delta", {**self._place, "delta": given})
-            self._emit("response.custom_tool_call_input.done", {**self._place, "input": given})
+            self._emit("response.custom_tool_call_input.delta", {**self._position, "delta": given})
+            self._emit("response.custom_tool_call_input.done", {**self._position, "input": given})
         else:
             self._item["arguments"] = arguments
-            done = {**self._place, "name": self._item["name"], "arguments": arguments}
+            done = {**self._position, "name": self._item["name"], "arguments": arguments}
             self._emit("response.function_call_arguments.done", done)
         self._emit("response.output_item.done", {"output_index": self._index, "item": self._item})
         return self._item
@@ -174,8 +173,7 @@ class CallOutput:
 class Output:
     """One reply. It is a generation's ``EventSink``.
 
-    ``status`` is ``in_progress`` until ``Usage`` or ``Failure`` has come; a generation that was cancelled leaves it so.
-    """
+    ``status`` is ``in_progress`` until ``Usage`` or ``Failure``; a cancelled generation leaves it so."""
 
     def __init__(self, tools: Toolset, *, summary: bool, encrypted: bool, emit: Emit = _silent) -> None:
         self.status: Status = "in_progress"
@@ -187,7 +185,7 @@ class Output:
         self._encrypted = encrypted
         self._emit = emit
         self._items: list[Item] = []
-        self._open: MessageOutput | ThoughtOutput | CallOutput | None = None
+        self._open: MessageOutput | ReasoningOutput | CallOutput | None = None
         self._cut = False  #: the limit of tokens has ended it
 
     def items(self) -> list[Item]:
@@ -217,7 +215,7 @@ class Output:
             self.error, self.usage, self.status = event.error, event.usage, "failed"
 
     def tick(self, seconds: float) -> None:
-        """See ``EventSink``: nobody hears anything before the end."""
+        """See ``EventSink``: the client gets nothing before the end."""
 
     def _message(self) -> MessageOutput:
         if self.message is None:
@@ -225,10 +223,10 @@ class Output:
             self._open = self.message = MessageOutput(self._emit, len(self._items))
         return self.message
 
-    def _thought(self) -> ThoughtOutput:
-        if not isinstance(self._open, ThoughtOutput):
+    def _thought(self) -> ReasoningOutput:
+        if not isinstance(self._open, ReasoningOutput):
             self._close("completed")
-            self._open = ThoughtOutput(self._emit, len(self._items), summary=self._summary, encrypted=self._encrypted)
+            self._open = ReasoningOutput(self._emit, len(self._items), summary=self._summary, encrypted=self._encrypted)
         return self._open
 
     def _call(self, event: ToolCallDelta) -> None:

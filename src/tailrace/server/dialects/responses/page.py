@@ -7,20 +7,20 @@ from typing import Any, Literal
 import msgspec
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.responses.items import Item, listed, shown
+from tailrace.server.dialects.responses.items import Item, as_listed, quoted
 
 Order = Literal["asc", "desc"]
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some items of a list, and whether there are more."""
+    """A page of items, and whether more follow."""
 
     items: list[Item]
-    more: bool
+    has_more: bool
 
     def listed(self) -> Page:
         """The same with the items in the form in which the API lists them."""
-        return Page([listed(item) for item in self.items], self.more)
+        return Page([as_listed(item) for item in self.items], self.has_more)
 
     def body(self) -> dict[str, Any]:
         """The list object."""
@@ -29,7 +29,7 @@ class Page(msgspec.Struct, frozen=True):
             "data": self.items,
             "first_id": self.items[0]["id"] if self.items else "",
             "last_id": self.items[-1]["id"] if self.items else "",
-            "has_more": self.more,
+            "has_more": self.has_more,
         }
 
 
@@ -38,6 +38,6 @@ def page(items: list[Item], after: str | None, limit: int) -> Page:
     if after is not None:
         ids = [item["id"] for item in items]
         if after not in ids:
-            raise InvalidRequest(f"'after': there is no item {shown(after)} in the list.", param="after")
+            raise InvalidRequest(f"'after': there is no item {quoted(after)} in the list.", param="after")
         items = items[ids.index(after) + 1 :]
     return Page(items[:limit], len(items) > limit)

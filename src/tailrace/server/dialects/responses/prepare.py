@@ -1,4 +1,4 @@
-"""A request to the generation that it asks for."""
+"""Translates a request into a generation. A new parameter gets its line in ``prepare``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Grammar
 from tailrace.server.chat_request import FieldNames, chat_request
+from tailrace.server.dialects.openai.generation_params import generation_params, limit, stops
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
-from tailrace.server.dialects.openai.sampling import generation_params, limit, stops
-from tailrace.server.dialects.responses.conversation import Conversation
+from tailrace.server.dialects.responses.chat_messages import ChatMessages
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.telemetry import tracking
 from tailrace.server.dialects.responses.tools import Toolset
@@ -21,15 +21,15 @@ from tailrace.server.thinking_fields import ReasoningSwitch, merge_thinking
 
 
 def prepare(
-    request: ResponsesRequest, conversation: Conversation, tools: Toolset, model: ServedModel
+    request: ResponsesRequest, conversation: ChatMessages, tools: Toolset, model: ServedModel
 ) -> GenerationRequest:
-    """What the request asks of the engine. Raises InvalidRequest."""
+    """Translate the request into a generation. Raises InvalidRequest."""
     reasoning = ReasoningSwitch(effort=request.reasoning.effort) if request.reasoning is not None else None
     params = msgspec.structs.replace(
         generation_params(request, limit(request, "n_predict", "max_output_tokens")),
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
     )
-    wanted = chat_request(
+    generation_request = chat_request(
         model,
         conversation.messages,
         tools=tools.functions,
@@ -46,10 +46,10 @@ def prepare(
         ),
         variables={**_verbosity(request), **(request.chat_template_kwargs or {})},
         continues=conversation.continues,
-        fields=FieldNames(prompt="input", messages=conversation.places, form="text.format"),
+        fields=FieldNames(prompt="input", messages=conversation.paths, form="text.format"),
     )
     return msgspec.structs.replace(
-        wanted,
+        generation_request,
         stops=stops(request),
         keep_stop=bool(request.include_stop_str_in_output),
         tracking=tracking(request),
@@ -63,7 +63,7 @@ def _verbosity(request: ResponsesRequest) -> dict[str, Any]:
 
 
 def _form(request: ResponsesRequest) -> Grammar | None:
-    """The form of the reply that ``text.format`` asks for."""
+    """The grammar of ``text.format``."""
     given = request.text.format if request.text is not None else None
     if given is None:
         return None

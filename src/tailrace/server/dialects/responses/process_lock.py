@@ -1,4 +1,4 @@
-"""Tells whether another process still lives, from a number that it has left behind."""
+"""A lock that shows whether the process that owns a number still lives."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import secrets
 from pathlib import Path
 
 
-class Lease:
-    """This process's lock on one byte of ``file``, at the random offset ``number``. The kernel takes it back when the
-    process ends, however that happens; a process id would say less, since it may be another's by then.
+class ProcessLock:
+    """This process's lock on one byte of ``file``, at the random offset ``number``. The kernel releases it when the
+    process ends in any way. A process id wouldn't do: it may be reused.
     """
 
     def __init__(self, file: Path) -> None:
         """Raises OSError."""
         self.number = secrets.randbits(48)
-        # Closing any descriptor of the file gives the lock back: there is one, for as long as the lease is held.
+        # Closing any descriptor of the file releases the lock, so there is exactly one.
         self._file = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._file, fcntl.LOCK_EX, 1, self.number)
 
     def held(self, number: int) -> bool:
-        """Whether the process with the lease ``number`` lives."""
+        """Whether the process with the lock ``number`` lives."""
         if number == self.number:
             return True
         try:
@@ -32,5 +32,5 @@ class Lease:
         return False
 
     def close(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         os.close(self._file)

@@ -1,7 +1,6 @@
-"""A kept response as the events of a stream, for responses whose own events were not kept.
+"""Replays a stored response as stream events, for responses without stored events.
 
-Each item comes as it does while it is made, only in one piece. The numbers are the same each time.
-"""
+Each item has the events of its generation, with its text in one piece. Sequence numbers are the same each time."""
 
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ from tailrace.chat.tools import Function
 from tailrace.server import sse
 from tailrace.server.choice import split_text
 from tailrace.server.custom_tools import custom_arguments
+from tailrace.server.dialects.responses.event_recording import Recording
 from tailrace.server.dialects.responses.items import Item
-from tailrace.server.dialects.responses.output import CallOutput, Emit, MessageOutput, ThoughtOutput
-from tailrace.server.dialects.responses.recording import Recording
+from tailrace.server.dialects.responses.output import CallOutput, Emit, MessageOutput, ReasoningOutput
 from tailrace.server.dialects.responses.tools import Tool
 
-#: What changes in a response between its beginning and its end.
-_AT_BEGINNING: dict[str, Any] = {
+#: The fields that change during a response, with their first values.
+_INITIAL_FIELDS: dict[str, Any] = {
     "status": "in_progress",
     "completed_at": None,
     "error": None,
@@ -31,15 +30,15 @@ _AT_BEGINNING: dict[str, Any] = {
 
 def replay(response: dict[str, Any]) -> Recording:
     """The events of a response that is over. One that was cancelled has no last event, as when it happened."""
-    recording = Recording(over=True)
+    recording = Recording(closed=True)
 
     def emit(kind: str, fields: dict[str, Any]) -> None:
         event = {"type": kind, **fields, "sequence_number": len(recording.pieces)}
         recording.pieces.append(sse.named(kind, msgspec.json.encode(event)))
 
-    begun = {**response, **_AT_BEGINNING}
-    emit("response.created", {"response": begun})
-    emit("response.in_progress", {"response": begun})
+    initial = {**response, **_INITIAL_FIELDS}
+    emit("response.created", {"response": initial})
+    emit("response.in_progress", {"response": initial})
     for index, item in enumerate(response["output"]):
         _REPLAYS[item["type"]](emit, index, item)
     if response["status"] in ("completed", "incomplete", "failed"):
@@ -56,9 +55,9 @@ def _message(emit: Emit, index: int, item: Item) -> None:
     output.close(item["status"])
 
 
-def _thought(emit: Emit, index: int, item: Item) -> None:
+def _reasoning(emit: Emit, index: int, item: Item) -> None:
     summary = bool(item["summary"])
-    output = ThoughtOutput(emit, index, summary=summary, encrypted="encrypted_content" in item, identity=item["id"])
+    output = ReasoningOutput(emit, index, summary=summary, encrypted="encrypted_content" in item, identity=item["id"])
     (part,) = item["summary"] if summary else item["content"]
     for text in split_text(part["text"]):
         output.delta(text)
@@ -75,4 +74,4 @@ def _call(emit: Emit, index: int, item: Item) -> None:
     output.close(item["status"])
 
 
-_REPLAYS = {"message": _message, "reasoning": _thought, "function_call": _call, "custom_tool_call": _call}
+_REPLAYS = {"message": _message, "reasoning": _reasoning, "function_call": _call, "custom_tool_call": _call}

@@ -1,4 +1,4 @@
-"""The fields of a request, with their ranges, and the values of them that can't be honoured."""
+"""The fields of a request, with their ranges, and the values that aren't supported."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai import peers
+from tailrace.server.dialects.openai import compat_fields
 from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, Metadata
-from tailrace.server.dialects.openai.sampling import refuse
+from tailrace.server.dialects.openai.generation_params import refuse
 from tailrace.server.thinking_fields import ThinkingSwitch
 
-#: What may be asked for beside the reply. Those of parts that this server never makes are honoured by their absence.
+#: The values of ``include``. Those about parts that this server never makes have no effect.
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -27,7 +27,7 @@ Includable = Literal[
 
 
 class TextFormat(msgspec.Struct):
-    """The reply's form. Other than in chat completions the schema stands beside the type."""
+    """The reply's format. Unlike in chat completions, the schema is beside the type."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -37,22 +37,22 @@ class TextFormat(msgspec.Struct):
 
 
 class TextConfig(msgspec.Struct):
-    """What the text looks like."""
+    """The options of the reply's text."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(msgspec.Struct):
-    """How the model thinks, and how its thoughts are told."""
+    """The model's reasoning effort, and the form of reasoning in the reply."""
 
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None
 
     @property
-    def told_as(self) -> str | None:
-        """The kind of summary that is wanted; None is none. Each kind is the whole thought."""
+    def summary_kind(self) -> str | None:
+        """The requested kind of summary, or None. Each kind has the whole reasoning."""
         given = self.summary or self.generate_summary
         return None if given == "none" else given
 
@@ -64,7 +64,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class ConversationReference(msgspec.Struct):
-    """Names a kept conversation."""
+    """The id of a stored conversation."""
 
     id: str
 
@@ -94,14 +94,14 @@ class ResponsesRequest(CommonFields, kw_only=True):
     tool_choice: Literal["none", "auto", "required", "any"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
-    # What the client labels its request with
+    # Labels of the client
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     service_tier: str | None = None
-    # What only OpenAI's own service has
+    # Features of OpenAI's own service
     prompt: Any = None
     context_management: list[Any] | None = None
     moderation: Any = None
@@ -124,21 +124,21 @@ class ResponsesRequest(CommonFields, kw_only=True):
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether log probabilities were asked for, in either way."""
+        """Whether the request asks for log probabilities."""
         return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
 
     @property
     def wants_encrypted(self) -> bool:
-        """Whether reasoning has to come back with the next request by itself."""
+        """Whether the client sends reasoning back with the next request."""
         return "reasoning.encrypted_content" in (self.include or ())
 
     @property
     def wants_summary(self) -> bool:
-        """Whether thoughts are told as a summary."""
-        return self.reasoning is not None and self.reasoning.told_as is not None
+        """Whether reasoning is sent as a summary."""
+        return self.reasoning is not None and self.reasoning.summary_kind is not None
 
 
-#: Fields of which only some values can be honoured.
+#: The supported values of fields that aren't fully supported.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "prompt": (),
     "context_management": ([],),
@@ -168,9 +168,9 @@ decoder = msgspec.json.Decoder(ResponsesRequest)
 
 
 def check(request: ResponsesRequest) -> None:
-    """Raise InvalidRequest for the first value that can't be honoured, or that another field forbids."""
+    """Raise InvalidRequest for the first value that is unsupported or conflicts with another field."""
     refuse(request, _SUPPORTED, _WHY)
-    refuse(request, peers.SUPPORTED, peers.WHY)
+    refuse(request, compat_fields.SUPPORTED, compat_fields.WHY)
     if request.conversation_id is not None and request.previous_response_id is not None:
         raise InvalidRequest(
             "'conversation' has what came before already; leave out 'previous_response_id'.", param="conversation"

@@ -13,23 +13,29 @@ from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
+from tailrace.server.dialects.openai.telemetry import telemetry
 from tailrace.server.dialects.responses import request as body
-from tailrace.server.dialects.responses.background import MOST, Background
-from tailrace.server.dialects.responses.body import ResponseHead
-from tailrace.server.dialects.responses.conversation import Conversation, conversation
+from tailrace.server.dialects.responses.background import MAX_RUNNING, Background
+from tailrace.server.dialects.responses.chat_messages import ChatMessages, to_chat_messages
+from tailrace.server.dialects.responses.conversation_routes import conversation_routes
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
-from tailrace.server.dialects.responses.conversations import conversation_routes
-from tailrace.server.dialects.responses.hosted import brought_tools
-from tailrace.server.dialects.responses.items import Item, kind, shown, stored
+from tailrace.server.dialects.responses.event_recording import (
+    RecordedStream,
+    Recording,
+    compress_events,
+    decompress_events,
+)
+from tailrace.server.dialects.responses.hosted_tool_items import tools_in_items
+from tailrace.server.dialects.responses.items import Item, item_type, quoted, with_type_and_id
 from tailrace.server.dialects.responses.output import Output
 from tailrace.server.dialects.responses.prepare import prepare
-from tailrace.server.dialects.responses.query import InputItemsQuery, RetrieveQuery
-from tailrace.server.dialects.responses.recording import RecordedStream, Recording, packed, unpacked
+from tailrace.server.dialects.responses.query_params import PageQuery, RetrieveQuery
 from tailrace.server.dialects.responses.replay import replay
 from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.store import ResponseStore, default_file
 from tailrace.server.dialects.responses.stream import ResponsesStream
-from tailrace.server.dialects.responses.telemetry import telemetry, with_timings
+from tailrace.server.dialects.responses.telemetry import with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.generation import Generation
@@ -93,7 +99,7 @@ def routes(app: AppState) -> list[Endpoint]:
             f"{one}/input_items",
             responses.input_items,
             "A stored response's input",
-            query=InputItemsQuery,
+            query=PageQuery,
             statuses=_LOOKUP_ERRORS,
         ),
     ]
@@ -102,9 +108,9 @@ def routes(app: AppState) -> list[Endpoint]:
 class _Input(NamedTuple):
     """A request's input."""
 
-    own: list[Item]  #: as it is kept
-    conversation: Conversation  #: all of it
-    tools: list[tuple[Any, str]]  #: those that items bring, each with its place
+    own: list[Item]  #: in the stored form
+    conversation: ChatMessages  #: all of it
+    tools: list[tuple[Any, str]]  #: those that items bring, each with its path
 
 
 class _Responses:
@@ -121,38 +127,38 @@ class _Responses:
 
     @property
     def conversations(self) -> ConversationStore | None:
-        """None where nothing is kept."""
+        """None where storing is disabled."""
         return None if self._store is None else self._store.conversations
 
     async def create(self, request: Request) -> Response:
         app = self._app
-        asked = decode(await app.read_body(request), body.decoder)
-        body.check(asked)
-        app.check_model(asked.model)
-        kept = self._keeps(asked)
-        given = await self._input(asked)
-        tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        model = await app.model_for(asked.model, asked)
-        generation = await self._start(request, asked, given.conversation, tools, model)
-        head = ResponseHead(asked, tools, app.model_name, stored=kept)
-        ended = self._keeper(asked, given.own, kept)
-        if asked.stream or asked.background:
+        payload = decode(await app.read_body(request), body.decoder)
+        body.check(payload)
+        app.check_model(payload.model)
+        is_stored = self._should_store(payload)
+        given = await self._input(payload)
+        tools = toolset(payload.tools, payload.tool_choice, given.tools)
+        model = await app.model_for(payload.model, payload)
+        generation = await self._start(request, payload, given.conversation, tools, model)
+        head = ResponseHead(payload, tools, app.model_name, stored=is_stored)
+        ended = self._store_callback(payload, given.own, is_stored)
+        if payload.stream or payload.background:
             stream = ResponsesStream(
                 head,
                 tools,
-                summary=asked.wants_summary,
-                encrypted=asked.wants_encrypted,
+                summary=payload.wants_summary,
+                encrypted=payload.wants_encrypted,
                 comments=self._comments,
                 ended=ended,
             )
-            if not asked.background:
-                encoder = telemetry(stream, generation)
-                return app.stream_response(generation, encoder, keepalive_seconds=asked.keepalive_seconds)
-            begun = head.body("in_progress", [])
-            ended(begun)
-            recording = self._background.begin(head.id, generation, stream)
-            return self._streamed(recording, 0) if asked.stream else json_response(begun)
-        output = Output(tools, summary=asked.wants_summary, encrypted=asked.wants_encrypted)
+            if not payload.background:
+                encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
+                return app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
+            started = head.body("in_progress", [])
+            ended(started)
+            recording = self._background.run(head.id, generation, stream)
+            return self._streamed(recording, 0) if payload.stream else json_response(started)
+        output = Output(tools, summary=payload.wants_summary, encrypted=payload.wants_encrypted)
         async with cancelled_on_disconnect(generation, request.receive):
             generation.listen(output)
             await generation.finished()
@@ -162,8 +168,8 @@ class _Responses:
         if output.error is not None:
             raise output.error
         if status == "cancelled":
-            raise ClientDisconnect  # Nobody is there to read a response.
-        return json_response(with_timings(done, asked, generation))
+            raise ClientDisconnect  # The client has disconnected.
+        return json_response(with_timings(done, payload, generation))
 
     async def compact(self, request: Request) -> Response:
         """Known, so that its clients learn more than that the method is wrong."""
@@ -175,27 +181,27 @@ class _Responses:
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a response's, counted by the engine as it would read it."""
         app = self._app
-        asked = decode(await app.read_body(request), body.decoder)
-        body.check(asked)
-        app.check_model(asked.model)
-        self._keeps(asked)
-        given = await self._input(asked)
-        tools = toolset(asked.tools, asked.tool_choice, given.tools)
-        make = partial(prepare, asked, given.conversation, tools, await app.model_for(asked.model, asked))
-        wanted = await app.run_large(make, given.conversation.size)
-        return json_response(await count_input(app, request, wanted))
+        payload = decode(await app.read_body(request), body.decoder)
+        body.check(payload)
+        app.check_model(payload.model)
+        self._should_store(payload)
+        given = await self._input(payload)
+        tools = toolset(payload.tools, payload.tool_choice, given.tools)
+        make = partial(prepare, payload, given.conversation, tools, await app.model_for(payload.model, payload))
+        generation_request = await app.run_large(make, given.conversation.size)
+        return json_response(await count_input(app, request, generation_request))
 
     async def get(self, request: Request) -> Response:
         query = RetrieveQuery.read(request)
         identity = request.path_params["id"]
-        store = self._kept(request)
+        store = self._require_store(request)
         recording = self._background.recording(identity) if query.stream else None
         if recording is None:
             response = await store.get(identity)
             if not query.stream:
                 return json_response(response)
             events = await store.events(identity)
-            recording = replay(response) if events is None else unpacked(events)
+            recording = replay(response) if events is None else decompress_events(events)
         return self._streamed(recording, 0 if query.starting_after is None else query.starting_after + 1)
 
     def _streamed(self, recording: Recording, begin: int) -> Response:
@@ -203,14 +209,14 @@ class _Responses:
 
     async def delete(self, request: Request) -> Response:
         identity = request.path_params["id"]
-        store = self._kept(request)
+        store = self._require_store(request)
         await self._background.cancel(identity)
         await store.delete(identity)
         return json_response({"id": identity, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         identity = request.path_params["id"]
-        store = self._kept(request)
+        store = self._require_store(request)
         await self._background.cancel(identity)
         response = await store.get(identity)
         if not response["background"]:
@@ -218,9 +224,9 @@ class _Responses:
         return json_response(response)
 
     async def input_items(self, request: Request) -> Response:
-        query = InputItemsQuery.read(request)
+        query = PageQuery.read(request)
         identity = request.path_params["id"]
-        page = await self._kept(request).inputs(
+        page = await self._require_store(request).inputs(
             identity, after=query.after, limit=query.limit or 20, order=query.order or "desc"
         )
         return json_response(page.body())
@@ -230,31 +236,35 @@ class _Responses:
         if self._store is not None:
             self._store.close()
 
-    def _keeps(self, asked: ResponsesRequest) -> bool:
-        """Whether the response is kept. Raises InvalidRequest where it has to be and can't."""
+    def _should_store(self, payload: ResponsesRequest) -> bool:
+        """Whether the response is stored. Raises InvalidRequest where it has to be and can't."""
         if self._store is None:
             why = "nothing is kept by this server (responses_mb is 0)."
             for name, needed in (
-                ("store", asked.store),
-                ("background", asked.background),
-                ("previous_response_id", asked.previous_response_id),
-                ("conversation", asked.conversation_id),
+                ("store", payload.store),
+                ("background", payload.background),
+                ("previous_response_id", payload.previous_response_id),
+                ("conversation", payload.conversation_id),
             ):
                 if needed:
                     raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
             return False
-        if asked.background and self._background.full:
-            raise InvalidRequest(f"'background': {MOST} responses run already; cancel some.", param="background")
-        return asked.store is not False
+        if payload.background and self._background.full:
+            raise InvalidRequest(f"'background': {MAX_RUNNING} responses run already; cancel some.", param="background")
+        return payload.store is not False
 
-    def _keeper(self, asked: ResponsesRequest, own: list[Item], kept: bool) -> Callable[[dict[str, Any]], None]:
-        """Keeps a state of the response: in the store where that is wanted, in its conversation once it is whole."""
-        store, conversation_id = self._store, asked.conversation_id
+    def _store_callback(
+        self, payload: ResponsesRequest, own: list[Item], is_stored: bool
+    ) -> Callable[[dict[str, Any]], None]:
+        """A callback that stores a state of the response: in the store if requested, and in its conversation once it is
+        complete.
+        """
+        store, conversation_id = self._store, payload.conversation_id
         if store is None:
-            return _forgotten
+            return _store_nothing
 
         def keep(response: dict[str, Any]) -> None:
-            if kept:
+            if is_stored:
                 store.put(response, own)
             if conversation_id is not None and response["status"] in ("completed", "incomplete"):
                 store.conversations.append(conversation_id, [*own, *response["output"]])
@@ -263,71 +273,71 @@ class _Responses:
 
     def _recorded(self, identity: str, recording: Recording) -> None:
         assert self._store is not None, "what runs in the background is kept"
-        self._store.put_events(identity, packed(recording))
+        self._store.put_events(identity, compress_events(recording))
 
-    def _kept(self, request: Request) -> ResponseStore:
+    def _require_store(self, request: Request) -> ResponseStore:
         if self._store is None:
-            raise NotFound(f"The response {shown(request.path_params['id'])} is not kept here: nothing is.")
+            raise NotFound(f"The response {quoted(request.path_params['id'])} is not kept here: nothing is.")
         return self._store
 
-    async def _input(self, asked: ResponsesRequest) -> _Input:
+    async def _input(self, payload: ResponsesRequest) -> _Input:
         earlier: list[Item] = []
-        before = "previous_response_id" if asked.conversation_id is None else "conversation"
-        if asked.previous_response_id is not None:
+        before = "previous_response_id" if payload.conversation_id is None else "conversation"
+        if payload.previous_response_id is not None:
             assert self._store is not None, "it was looked at"
-            earlier = await self._store.conversation(asked.previous_response_id)
-        elif asked.conversation_id is not None:
+            earlier = await self._store.conversation(payload.previous_response_id)
+        elif payload.conversation_id is not None:
             assert self._store is not None, "it was looked at"
-            earlier = await self._store.conversations.items(asked.conversation_id)
-        sent = asked.input
+            earlier = await self._store.conversations.items(payload.conversation_id)
+        sent = payload.input
         if isinstance(sent, str):
             message: Item = {"role": "user", "content": [{"type": "input_text", "text": sent}]}
             items = [(message, "input")]
         else:
             items = [(item, f"input[{index}]") for index, item in enumerate(sent or [])]
         resolved = await self._resolved(items, earlier)
-        whole = [*((item, before) for item in earlier), *resolved]
-        own = [stored(item) for item, _ in resolved]
-        return _Input(own, conversation(asked.instructions, whole), brought_tools(whole))
+        all_items = [*((item, before) for item in earlier), *resolved]
+        own = [with_type_and_id(item) for item, _ in resolved]
+        return _Input(own, to_chat_messages(payload.instructions, all_items), tools_in_items(all_items))
 
     async def _resolved(self, items: list[tuple[Item, str]], earlier: list[Item]) -> list[tuple[Item, str]]:
-        """The items, with what references stand for in their place."""
-        wanted = [str(item.get("id")) for item, _ in items if kind(item) == "item_reference"]
-        if not wanted:
+        """The items, with references resolved."""
+        references = [str(item.get("id")) for item, _ in items if item_type(item) == "item_reference"]
+        if not references:
             return items
-        found = {} if self._store is None else await self._store.outputs(wanted)
+        found = {} if self._store is None else await self._store.outputs(references)
         found |= {str(item["id"]): item for item in earlier}
         resolved: list[tuple[Item, str]] = []
-        for item, place in items:
-            if kind(item) == "item_reference":
+        for item, path in items:
+            if item_type(item) == "item_reference":
                 identity = str(item.get("id"))
                 if identity not in found:
                     raise InvalidRequest(
-                        f"'{place}.id': the item {shown(identity)} is not kept here.", param=f"{place}.id"
+                        f"'{path}.id': the item {quoted(identity)} is not kept here.", param=f"{path}.id"
                     )
                 item = found[identity]
-            resolved.append((item, place))
+            resolved.append((item, path))
         return resolved
 
     async def _start(
-        self, request: Request, asked: ResponsesRequest, said: Conversation, tools: Toolset, model: ServedModel
+        self, request: Request, payload: ResponsesRequest, messages: ChatMessages, tools: Toolset, model: ServedModel
     ) -> Generation:
         """Begin. With ``truncation: "auto"`` a conversation that is too long loses its oldest turns, one, two, four
         and so on, until it fits.
         """
-        left = said.turns - 1  #: turns that may go: the last stays
-        cut, dropped = 0, 1
+        removable = messages.turns - 1  #: turns that may go: the last stays
+        cut, step = 0, 1
         while True:
-            shortened = said if cut == 0 else said.shortened(cut)
+            shortened = messages if cut == 0 else messages.without_oldest(cut)
             try:
-                make = partial(prepare, asked, shortened, tools, model)
+                make = partial(prepare, payload, shortened, tools, model)
                 return await self._app.start_generation(request, await self._app.run_large(make, shortened.size))
             except ContextLengthExceeded:
-                if asked.truncation != "auto" or cut >= left:
+                if payload.truncation != "auto" or cut >= removable:
                     raise
-            cut = min(left, cut + dropped)
-            dropped *= 2
+            cut = min(removable, cut + step)
+            step *= 2
 
 
-def _forgotten(response: dict[str, Any]) -> None:
-    """What nobody wanted to be kept."""
+def _store_nothing(response: dict[str, Any]) -> None:
+    """The callback where storing is disabled."""

@@ -1,22 +1,17 @@
-"""Responses and conversations that are kept, in SQLite: what later requests build on, and what clients look up.
+"""The store of responses and conversations, in SQLite.
 
-One thread of its own does all of it, in order, so the event loop never waits for the disk and a response that was put
-is there for whoever asks next. The file is opened when it is needed first. It holds what people wrote: this user alone
-may read it.
+All work is done by a ``StoreThread``, so a stored response is there for the next request. The file is opened at its
+first use. It has people's texts, so only this user may read it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-import structlog
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.folders import state_folder
@@ -25,14 +20,13 @@ from tailrace.server.dialects.responses.conversation_store import (
     ConversationTables,
     delete_conversation,
 )
-from tailrace.server.dialects.responses.items import Item, shown
+from tailrace.server.dialects.responses.items import Item, quoted
 from tailrace.server.dialects.responses.page import Order, Page, page
-from tailrace.server.dialects.responses.process_lock import Lease
+from tailrace.server.dialects.responses.process_lock import ProcessLock
 from tailrace.server.sqlite import bytes_used, open_database
+from tailrace.server.store_thread import StoreThread
 
-T = TypeVar("T")
-
-#: What makes each version of the file out of the one before.
+#: The migrations: each makes a version of the file from the one before.
 _CHANGES = (
     """
 CREATE TABLE responses (
@@ -76,9 +70,9 @@ CREATE UNIQUE INDEX conversation_items_id ON conversation_items (conversation, i
 """,
 )
 #: A conversation of more responses than these isn't followed to its beginning.
-_LONGEST_CHAIN = 10_000
-#: Responses that are dropped at a time when there is no more room.
-_DROPPED = 16
+_MAX_CHAIN = 10_000
+#: Responses that are evicted at a time.
+_EVICTION_BATCH = 16
 
 
 def default_file() -> Path:
@@ -87,75 +81,63 @@ def default_file() -> Path:
 
 
 class ResponseStore:
-    """The store, for the event loop. ``megabytes`` and ``days`` bound what it keeps; the least recently used goes
-    first, so that a conversation that goes on stays whole.
+    """The store, for the event loop. ``megabytes`` and ``days`` bound it. The least recently used response is evicted
+    first, so an active conversation stays whole.
     """
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
-        self._database = _Database(file, most_bytes=megabytes * 1_000_000, most_seconds=days * 86_400)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
-        self._log = structlog.get_logger()
-        self.conversations = ConversationStore(self._run, self._append, lambda: self._database.conversations)
+        self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
+        self._thread = StoreThread("responses", "a response couldn't be stored")
+        self.conversations = ConversationStore(self._thread, lambda: self._database.conversations)
 
     def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
-        """Keep a response, in place of an older state of it. Returns at once; whoever asks later sees it. A failure is
-        logged: the client has its response by then.
+        """Store a response, in place of its older state. Returns at once; later reads see it. A failure is logged,
+        because the client has its response already.
         """
-        self._thread.submit(self._database.put, body, inputs).add_done_callback(self._put)
+        self._thread.submit(self._database.put, body, inputs)
 
     async def get(self, identity: str) -> dict[str, Any]:
         """The response object. Raises NotFound."""
-        return await self._run(lambda: self._database.get(identity))
+        return await self._thread.run(lambda: self._database.get(identity))
 
     async def delete(self, identity: str) -> None:
         """Forget a response. Raises NotFound."""
-        await self._run(lambda: self._database.delete(identity))
+        await self._thread.run(lambda: self._database.delete(identity))
 
     async def inputs(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
         """A page of the response's own input items. Raises NotFound, and InvalidRequest for an unknown ``after``."""
-        return await self._run(lambda: self._database.inputs(identity, after, limit, order))
+        return await self._thread.run(lambda: self._database.inputs(identity, after, limit, order))
 
     async def conversation(self, identity: str) -> list[Item]:
         """Input and output of the response and of all that it builds on, in order. Raises InvalidRequest."""
-        return await self._run(lambda: self._database.conversation(identity))
+        return await self._thread.run(lambda: self._database.conversation(identity))
 
     async def outputs(self, identities: list[str]) -> dict[str, Item]:
         """Those of these items that responses have put out."""
-        return await self._run(lambda: self._database.outputs(identities))
+        return await self._thread.run(lambda: self._database.outputs(identities))
 
     def put_events(self, identity: str, events: bytes) -> None:
-        """Keep the events of a response that was put before. Returns at once, as ``put`` does."""
-        self._thread.submit(self._database.put_events, identity, events).add_done_callback(self._put)
+        """Store the events of a stored response. Returns at once, as ``put`` does."""
+        self._thread.submit(self._database.put_events, identity, events)
 
     async def events(self, identity: str) -> bytes | None:
-        """The response's events, where they were kept."""
-        return await self._run(lambda: self._database.events(identity))
+        """The response's events, None without stored ones."""
+        return await self._thread.run(lambda: self._database.events(identity))
 
     def close(self) -> None:
-        """Finish what was begun."""
-        self._thread.submit(self._database.close)
-        self._thread.shutdown()
-
-    def _append(self, work: Callable[[], object]) -> None:
-        self._thread.submit(work).add_done_callback(self._put)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _put(self, done: Future[Any]) -> None:
-        if (error := done.exception()) is not None:
-            self._log.error("a response couldn't be kept", error=str(error))
+        """Finish all submitted work, and close the file."""
+        self._thread.close(self._database.close)
 
 
 class _Database:
     """The store, for its thread."""
 
-    def __init__(self, file: Path, *, most_bytes: int, most_seconds: int) -> None:
+    def __init__(self, file: Path, *, max_bytes: int, max_seconds: int) -> None:
         self._file = file
-        self._most_bytes = most_bytes
-        self._most_seconds = most_seconds
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
         self._opened: sqlite3.Connection | None = None
-        self._lease: Lease | None = None
+        self._process_lock: ProcessLock | None = None
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -164,14 +146,14 @@ class _Database:
         return self._opened
 
     @property
-    def _owner(self) -> Lease:
-        if self._lease is None:
-            self._lease = Lease(self._file.with_name(f"{self._file.name}-lease"))
-        return self._lease
+    def _owner(self) -> ProcessLock:
+        if self._process_lock is None:
+            self._process_lock = ProcessLock(self._file.with_name(f"{self._file.name}-lease"))
+        return self._process_lock
 
     def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
         identity, output = body["id"], body["output"]
-        kept = {name: value for name, value in body.items() if name != "output"}
+        both = {name: value for name, value in body.items() if name != "output"}
         rows = [
             (identity, put_out, position, item["id"], msgspec.json.encode(item))
             for put_out, items in ((0, inputs), (1, output))
@@ -181,15 +163,15 @@ class _Database:
             self._delete(identity)
             connection.execute(
                 "INSERT INTO responses VALUES (?, ?, ?, ?, ?)",
-                (identity, body["previous_response_id"], time.time(), self._owner.number, msgspec.json.encode(kept)),
+                (identity, body["previous_response_id"], time.time(), self._owner.number, msgspec.json.encode(both)),
             )
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
-        self._make_room()
+        self._evict()
 
     def put_events(self, identity: str, events: bytes) -> None:
         with self._connection as connection:
             connection.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (identity, events))
-        self._make_room()
+        self._evict()
 
     def events(self, identity: str) -> bytes | None:
         row = self._connection.execute("SELECT body FROM events WHERE response = ?", (identity,)).fetchone()
@@ -198,7 +180,7 @@ class _Database:
     @property
     def conversations(self) -> ConversationTables:
         """The conversations, within the same bounds."""
-        return ConversationTables(self._connection, self._make_room)
+        return ConversationTables(self._connection, self._evict)
 
     def get(self, identity: str) -> dict[str, Any]:
         with self._connection as connection:
@@ -210,7 +192,7 @@ class _Database:
         if body["status"] == "in_progress" and not self._owner.held(row[1]):
             body["status"] = "failed"
             body["error"] = {"code": "server_error", "message": "The server was stopped before the response was done."}
-        # Where it stands in what the API returns.
+        # The API has the output at the end.
         return {**body, "output": self._items(identity, output=True)}
 
     def delete(self, identity: str) -> None:
@@ -231,16 +213,16 @@ class _Database:
         with self._connection as connection:
             while following is not None:
                 row = connection.execute("SELECT previous, body FROM responses WHERE id = ?", (following,)).fetchone()
-                if row is None or len(chain) == _LONGEST_CHAIN:
-                    what = "is not kept here" if not chain else "builds on one that is not kept here any more"
+                if row is None or len(chain) == _MAX_CHAIN:
+                    problem = "is not kept here" if not chain else "builds on one that is not kept here any more"
                     raise InvalidRequest(
-                        f"The previous response {shown(identity)} {what}.",
+                        f"The previous response {quoted(identity)} {problem}.",
                         param="previous_response_id",
                         code="previous_response_not_found",
                     )
                 if not chain and msgspec.json.decode(row[1])["status"] == "in_progress":
                     raise InvalidRequest(
-                        f"The previous response {shown(identity)} isn't done yet.", param="previous_response_id"
+                        f"The previous response {quoted(identity)} isn't done yet.", param="previous_response_id"
                     )
                 chain.append(following)
                 following = row[0]
@@ -263,9 +245,9 @@ class _Database:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-        if self._lease is not None:
-            self._lease.close()
-            self._lease = None
+        if self._process_lock is not None:
+            self._process_lock.close()
+            self._process_lock = None
 
     def _items(self, identity: str, *, output: bool) -> list[Item]:
         rows = self._connection.execute(
@@ -282,20 +264,20 @@ class _Database:
         self._connection.execute("DELETE FROM events WHERE response = ?", (identity,))
         return self._connection.execute("DELETE FROM responses WHERE id = ?", (identity,)).rowcount > 0
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         with self._connection as connection:
-            kept = "SELECT id, used FROM responses UNION ALL SELECT id, used FROM conversations"
-            old = f"SELECT id FROM ({kept}) WHERE used < ?"
-            for (identity,) in connection.execute(old, (time.time() - self._most_seconds,)).fetchall():
+            both = "SELECT id, used FROM responses UNION ALL SELECT id, used FROM conversations"
+            old = f"SELECT id FROM ({both}) WHERE used < ?"
+            for (identity,) in connection.execute(old, (time.time() - self._max_seconds,)).fetchall():
                 self._drop(identity)
-            while self._bytes() > self._most_bytes:
-                query = f"SELECT id FROM ({kept}) ORDER BY used LIMIT ?"
-                oldest = connection.execute(query, (_DROPPED,)).fetchall()
+            while self._bytes() > self._max_bytes:
+                query = f"SELECT id FROM ({both}) ORDER BY used LIMIT ?"
+                oldest = connection.execute(query, (_EVICTION_BATCH,)).fetchall()
                 if not oldest:
                     return
                 for (identity,) in oldest:
                     self._drop(identity)
-                    if self._bytes() <= self._most_bytes:
+                    if self._bytes() <= self._max_bytes:
                         return
 
     def _drop(self, identity: str) -> None:
@@ -308,4 +290,4 @@ class _Database:
 
 
 def _not_found(identity: str) -> NotFound:
-    return NotFound(f"The response {shown(identity)} is not kept here.")
+    return NotFound(f"The response {quoted(identity)} is not kept here.")

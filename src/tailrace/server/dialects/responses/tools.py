@@ -1,4 +1,4 @@
-"""What the model may call: functions, functions in namespaces, and custom tools, each as one function to the model."""
+"""The offered tools: functions, functions in namespaces, and custom tools. The model gets each as one function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
 from tailrace.server.chat_request import ToolChoice
 from tailrace.server.custom_tools import custom_function
-from tailrace.server.dialects.responses.items import shown
+from tailrace.server.dialects.openai.tools import allowed_tools
+from tailrace.server.dialects.responses.items import quoted
 from tailrace.server.json_body import convert
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -32,7 +33,7 @@ class FunctionTool(msgspec.Struct):
 
 
 class CustomFormat(msgspec.Struct):
-    """What a custom tool's input looks like."""
+    """The format of a custom tool's input."""
 
     type: Literal["text", "grammar"]
     syntax: str | None = None
@@ -40,7 +41,7 @@ class CustomFormat(msgspec.Struct):
 
 
 class CustomTool(msgspec.Struct):
-    """A tool whose input is a text."""
+    """A tool with free text as its input."""
 
     name: _Name
     description: str | None = None
@@ -65,7 +66,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Toolset(msgspec.Struct, frozen=True):
-    """The tools of a request, by the names that the model knows, and what the response says of them."""
+    """The tools of a request by the model's names for them, and the tools as the response lists them."""
 
     tools: Mapping[str, Tool] = {}
     listed: list[dict[str, Any]] = []
@@ -75,7 +76,7 @@ class Toolset(msgspec.Struct, frozen=True):
 
     @property
     def functions(self) -> tuple[Function, ...]:
-        """What the model is offered."""
+        """The functions that the model is offered."""
         return tuple(tool.function for name, tool in self.tools.items() if self.allowed is None or name in self.allowed)
 
 
@@ -89,8 +90,10 @@ def toolset(
     choice: str | dict[str, Any] | None,
     brought: Sequence[tuple[Any, str]] = (),
 ) -> Toolset:
-    """The request's tools, and those ``brought`` by its items, each with its place: of two with the same name the last
-    counts, and tools that only another server can run are left out. Raises InvalidRequest.
+    """The request's tools, and the tools ``brought`` by its items, each with its path.
+
+    Of two tools with one name the last counts. Tools that only another server can run are left out. Raises
+    InvalidRequest.
     """
     tools = _brought(brought)
     names = set(tools)
@@ -125,9 +128,9 @@ def _brought(given: Sequence[tuple[Any, str]]) -> dict[str, Tool]:
             namespace = convert(tool, Namespace, path)
             name = namespace.name
             inner = [(one, f"{path}.tools[{number}]") for number, one in enumerate(namespace.tools)]
-        for one, place in inner:
+        for one, tool_path in inner:
             if one.get("type") in ("function", "custom"):
-                _add(tools, one, name, place, replaced={*tools})
+                _add(tools, one, name, tool_path, replaced={*tools})
     return tools
 
 
@@ -150,7 +153,7 @@ def _add(
     else:
         raise _unsupported(f"{path}.type", kind)
     if name in tools and name not in replaced:
-        raise InvalidRequest(f"'{path}.name': there are two tools of the name {shown(name)}.", param=f"{path}.name")
+        raise InvalidRequest(f"'{path}.name': there are two tools of the name {quoted(name)}.", param=f"{path}.name")
     replaced.discard(name)
     tools[name] = made
 
@@ -161,7 +164,7 @@ def _custom_function(name: str, tool: CustomTool) -> Function:
 
 
 def _listed(tool: dict[str, Any]) -> dict[str, Any]:
-    """The tool as the response lists it: with what clients' types want to be there."""
+    """The tool as the response lists it, with the fields that typed clients require."""
     if tool.get("type") == "function":
         return {"description": None, "parameters": None, "strict": False, **tool}
     return tool
@@ -181,14 +184,9 @@ def _choice(
     if kind in ("function", "custom"):
         return "required", _named(choice, tools, "tool_choice"), None
     if kind == "allowed_tools":
-        inner = choice.get("allowed_tools", choice)  # Chat completions have an object of that name.
-        mode, listed = (inner.get("mode"), inner.get("tools")) if isinstance(inner, dict) else (None, None)
-        if mode not in ("auto", "required"):
-            raise InvalidRequest("'tool_choice.mode' has to be 'auto' or 'required'.", param="tool_choice.mode")
-        if not isinstance(listed, list) or not listed:
-            raise InvalidRequest("'tool_choice.tools' has to be a list of tools.", param="tool_choice.tools")
+        mode, listed = allowed_tools(choice, None)
         allowed = frozenset(_named(tool, tools, f"tool_choice.tools[{n}]") for n, tool in enumerate(listed))
-        return ("required" if mode == "required" else "auto"), None, allowed
+        return mode, None, allowed
     raise _unsupported("tool_choice.type", kind)
 
 
@@ -198,13 +196,13 @@ def _named(choice: Any, tools: Mapping[str, Tool], path: str) -> str:
         raise InvalidRequest(f"'{path}.name' is missing.", param=f"{path}.name")
     found = model_name(name, choice.get("namespace"))
     if found not in tools:
-        raise InvalidRequest(f"'{path}.name': there is no tool {shown(name)}.", param=f"{path}.name")
+        raise InvalidRequest(f"'{path}.name': there is no tool {quoted(name)}.", param=f"{path}.name")
     return found
 
 
 def _unsupported(param: str, kind: object) -> InvalidRequest:
     return InvalidRequest(
-        f"'{param}': tools of type {shown(kind)} are not supported here; 'function', 'custom' and 'namespace' are.",
+        f"'{param}': tools of type {quoted(kind)} are not supported here; 'function', 'custom' and 'namespace' are.",
         param=param,
         code="unsupported_value",
     )

@@ -18,14 +18,14 @@ from tailrace.errors import (
 )
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, ToolCall
 from tailrace.server.dialects.anthropic.errors import error_response
-from tailrace.server.dialects.anthropic.reply import MessageHead, ending_object, whole
+from tailrace.server.dialects.anthropic.reply import MessageHead, ending_object, message_object
 from tailrace.server.events import Usage
 
 
 @pytest.mark.parametrize(("arguments", "given"), [('{"a": 1}', {"a": 1}), ('{"a": "b', {}), ("", {})])
 def test_a_call_that_was_cut_has_no_arguments(arguments: str, given: object) -> None:
     reply = CollectedChoice(tool_calls=[ToolCall("call_1", "f", arguments)], finish_reason="length")
-    message = whole(MessageHead("m"), CollectedReply([reply], Usage(3, 2, 1)), hides_thinking=False)
+    message = message_object(MessageHead("m"), CollectedReply([reply], Usage(3, 2, 1)), hides_reasoning=False)
     assert message["content"] == [{"type": "tool_use", "id": "toolu_1", "name": "f", "input": given}]
     assert message["stop_reason"] == "max_tokens"
 

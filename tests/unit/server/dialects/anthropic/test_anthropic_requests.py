@@ -11,7 +11,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello, Sampling
-from tailrace.server.dialects.anthropic.prepare import hides_thinking, prepare
+from tailrace.server.dialects.anthropic.prepare import hides_reasoning, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
@@ -129,7 +129,7 @@ def test_what_a_tool_may_answer(content: object, told: str) -> None:
     assert prompt(USER, assistant(CALL), user({**RESULT, "content": content})).endswith(f"[tool|{told}|of a f]>")
 
 
-def test_a_tools_error_is_told() -> None:
+def test_a_tool_error_is_part_of_the_result() -> None:
     assert "[tool|one|" in str(prompt(USER, user({**RESULT, "tool_use_id": "b"})))
     assert "[tool|Error: one|" in str(prompt(USER, assistant(CALL), user({**RESULT, "is_error": True})))
 
@@ -164,7 +164,7 @@ def test_what_other_messages_may_not_have() -> None:
     assert refused(USER, assistant(CALL), {"role": "system", "content": [RESULT]}) == "messages[2].content[0]"
 
 
-def test_the_reply_goes_on_with_the_last_messages_text() -> None:
+def test_the_reply_continues_the_last_messages_text() -> None:
     assert prompt(USER, assistant(text("The best"), text(" is"))) == "[user|hi][assistant|The best is"
     hidden = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<think>\n"
     assert prompt(USER, assistant(text("x")), template=hidden) == "hi<think>\n</think>\n\nx"
@@ -210,12 +210,12 @@ def test_tools_that_are_refused(tool: object, where: str) -> None:
         ({"type": "enabled", "budget_tokens": 2048}, "think=True,True,2048"),
     ],
 )
-def test_thinking_is_told_to_the_template(thinking: object, told: str) -> None:
+def test_the_template_gets_the_thinking_switch(thinking: object, told: str) -> None:
     assert prompt(thinking=thinking) == f"[user|hi]{told}>"
 
 
 @pytest.mark.parametrize(("effort", "told"), [("low", "low"), ("high", "high"), ("xhigh", "high"), ("max", "high")])
-def test_effort_is_told_to_the_template(effort: str, told: str) -> None:
+def test_the_template_gets_the_effort(effort: str, told: str) -> None:
     assert prompt(output_config={"effort": effort}) == f"[user|hi]think=True,True,effort={told}>"
 
 
@@ -303,7 +303,7 @@ def test_fields_without_effect(field: str, value: object) -> None:
 def test_hidden_thoughts() -> None:
     def hides(thinking: object) -> bool:
         body = {"model": "m", "max_tokens": 9, "messages": [USER], "thinking": thinking}
-        return hides_thinking(msgspec.convert(body, MessagesRequest))
+        return hides_reasoning(msgspec.convert(body, MessagesRequest))
 
     assert hides({"type": "adaptive", "display": "omitted"})
     assert hides({"type": "enabled", "budget_tokens": 1024, "display": "omitted"})

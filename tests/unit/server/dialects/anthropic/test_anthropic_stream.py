@@ -27,7 +27,7 @@ PARTS: st.SearchStrategy[list[tuple[str, str]]] = st.lists(
 
 
 def encoder() -> MessageStream:
-    return MessageStream(MessageHead("m"), "req_1", 7, hides_thinking=False)
+    return MessageStream(MessageHead("m"), "req_1", 7, hides_reasoning=False)
 
 
 def told(parts: list[tuple[str, str]]) -> tuple[list[Event], list[dict[str, Any]]]:
@@ -69,7 +69,7 @@ def test_any_reply(parts: list[tuple[str, str]]) -> None:
     assert blocks(between) == expected
 
 
-def test_nothing_comes_behind_a_failure() -> None:
+def test_a_failure_is_the_last_event() -> None:
     stream = encoder()
     (piece,) = stream.encode(Failure(EngineDied("gone")))
     (event,) = events([piece])

@@ -12,21 +12,21 @@ import pytest
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import NotSupported
 from tailrace.protocol import ModelInfo
-from tailrace.server.dialects.llama_server.fields import ExtraContext, InfillRequest
 from tailrace.server.dialects.llama_server.prompt import infill_prompt
-from tailrace.server.dialects.llama_server.tokens import Text, Tokens
+from tailrace.server.dialects.llama_server.request_fields import ExtraContext, InfillRequest
+from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer, TextPiece
 
 MARKS = {"prefix": 1001, "suffix": 1002, "middle": 1003, "repository": 1004, "file": 1005}
 START = 1000
 
 
 class Bytes:
-    """Tokens that are bytes."""
+    """PieceTokenizer that are bytes."""
 
-    async def know(self, texts: Sequence[Text], param: str) -> None:
+    async def tokenize(self, texts: Sequence[TextPiece], param: str) -> None:
         assert all(not text.special or text.text.startswith("M") for text in texts), "names of tokens are text"
 
-    def of(self, text: Text) -> list[int]:
+    def tokens_of(self, text: TextPiece) -> list[int]:
         return list(text.text.encode())
 
 
@@ -36,7 +36,7 @@ def info(context: int, marks: dict[str, int], start: int | None = None) -> Model
 
 
 def prompt(model: ModelInfo, limit: int | None = None, **fields: Any) -> list[int]:
-    return asyncio.run(infill_prompt(InfillRequest(**fields), model, cast(Tokens, Bytes()), limit))
+    return asyncio.run(infill_prompt(InfillRequest(**fields), model, cast(PieceTokenizer, Bytes()), limit))
 
 
 def codes(text: str) -> list[int]:
@@ -69,7 +69,7 @@ def test_the_order_of_the_parts() -> None:
 
 @pytest.mark.parametrize("context", [64, 512, 4096, 8192])
 @pytest.mark.parametrize("limit", [None, 0, 16, 100_000])
-def test_a_prompt_always_fits_and_keeps_what_is_near(context: int, limit: int | None) -> None:
+def test_a_prompt_always_fits_and_keeps_the_nearest_text(context: int, limit: int | None) -> None:
     long = "".join(chr(97 + number % 26) for number in range(9000))
     extra = [ExtraContext(text=long + "!")]
     made = prompt(
@@ -91,6 +91,6 @@ def test_a_prompt_always_fits_and_keeps_what_is_near(context: int, limit: int | 
         assert made[before - 1 - len(codes("filename\n")) - 2 : before - 1] == [*codes("!"), 1005, *codes("filename\n")]
 
 
-def test_models_without_the_tokens_are_told_apart() -> None:
+def test_models_without_infill_tokens_are_refused() -> None:
     with pytest.raises(NotSupported, match="no token for middle"):
         prompt(info(64, {"prefix": 1, "suffix": 2}), input_prefix="", input_suffix="")

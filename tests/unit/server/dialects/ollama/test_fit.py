@@ -13,7 +13,7 @@ import pytest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import AppState
-from tailrace.server.dialects.ollama.fit import Fitting, Shorter
+from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, TruncationPoints
 from tailrace.server.generation import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
@@ -49,9 +49,9 @@ def fitted(messages: list[str], **fields: Any) -> tuple[GenerationRequest, list[
         return GenerationRequest(prompts=[PromptText("".join(messages[start:]))], prompt_param="messages")
 
     request = SimpleNamespace(state=SimpleNamespace(size=0))
-    fitting = Fitting(cast(AppState, server), cast(Any, request), model())
+    fitting = PromptTruncator(cast(AppState, server), cast(Any, request), model())
     settings = {"truncates": True, "shifts": True, "keep": None, **fields}
-    wanted = asyncio.run(fitting.fitted(make, Shorter(range(1, len(messages)), rest), **settings))
+    wanted = asyncio.run(fitting.truncate(make, TruncationPoints(range(1, len(messages)), rest), **settings))
     return wanted, server.sizes
 
 
@@ -71,7 +71,7 @@ def test_the_longest_that_fits_is_found_with_few_looks(seed: int) -> None:
     assert sum(sizes) <= 20 * (CONTEXT * 8)
 
 
-def test_what_never_fits_keeps_its_first_and_newest_tokens() -> None:
+def test_a_prompt_that_never_fits_keeps_its_first_and_last_tokens() -> None:
     wanted, _ = fitted(["a" * 400, "0123456789" + "b" * 600 + "end"], keep=6)
     (tokens,) = wanted.prompts
     text = bytes(cast(list[int], tokens)).decode()
@@ -81,7 +81,7 @@ def test_what_never_fits_keeps_its_first_and_newest_tokens() -> None:
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(None, 4), (0, 0), (-1, CONTEXT - 2), (10_000, CONTEXT - 2)])
-def test_what_is_kept_leaves_room(keep: int | None, kept: int) -> None:
+def test_num_keep_leaves_free_cells(keep: int | None, kept: int) -> None:
     wanted, _ = fitted(["a" * 600], keep=keep)
     assert wanted.window is not None
     assert wanted.window.keep == kept

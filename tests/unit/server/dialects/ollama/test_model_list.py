@@ -20,5 +20,5 @@ from tailrace.server.dialects.ollama.model_list import _thinks
         ("<start_of_turn>model", (), False),
     ],
 )
-def test_thinking_is_told_by_what_the_model_writes(template: str, tokens: tuple[str, ...], thinks: bool) -> None:
+def test_thinking_is_detected_by_the_models_markers(template: str, tokens: tuple[str, ...], thinks: bool) -> None:
     assert _thinks(template, tokens) is thinks

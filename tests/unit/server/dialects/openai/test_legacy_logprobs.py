@@ -47,12 +47,12 @@ def test_offsets_are_those_of_the_decoded_text_however_they_are_cut(
     entries = [entry(token, []) for token in tokens]
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(PIECES[token] for token in tokens))
     end = start + len(text)
-    whole = Offsets(start).of(entries, end)
+    whole = Offsets(start).next_offsets(entries, end)
     for number, place in enumerate(whole):
         before = codecs.getincrementaldecoder("utf-8")("replace").decode(b"".join(PIECES[t] for t in tokens[:number]))
         assert place == start + len(before) <= end
     pieces, offsets = Offsets(start), []
     bounds = [0, *sorted(cut for cut in cuts if cut <= len(entries)), len(entries)]
     for low, high in pairwise(bounds):
-        offsets += pieces.of(entries[low:high], end)
+        offsets += pieces.next_offsets(entries[low:high], end)
     assert offsets == whole

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from tailrace.server.dialects.responses.background import Background
-from tailrace.server.dialects.responses.body import ResponseHead
-from tailrace.server.dialects.responses.recording import Recording
+from tailrace.server.dialects.responses.event_recording import Recording
 from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.events import EventSink, Finish, TextDelta, Usage
@@ -38,7 +38,7 @@ def begin(background: Background, ended: list[dict[str, Any]]) -> tuple[str, Fak
     head = ResponseHead(ResponsesRequest(input="x"), Toolset(), "m", stored=True)
     generation = Fake()
     stream = ResponsesStream(head, Toolset(), summary=False, encrypted=False, comments=False, ended=ended.append)
-    background.begin(head.id, cast(Generation, generation), stream)
+    background.run(head.id, cast(Generation, generation), stream)
     return head.id, generation
 
 
@@ -67,7 +67,7 @@ def test_each_end() -> None:
             (stopped, "cancelled"),
         ]
         assert list(recorded) == [identity, cancelled, stopped]
-        assert all(recording.over for recording in recorded.values())
+        assert all(recording.closed for recording in recorded.values())
         assert b"response.completed" in recorded[identity].pieces[-1]
 
     asyncio.run(scenario())
@@ -87,8 +87,8 @@ def test_a_defect_fails_the_response_and_is_logged(capsys: pytest.CaptureFixture
     assert "ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_no_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tailrace.server.dialects.responses.background.MOST", 2)
+def test_background_responses_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.server.dialects.responses.background.MAX_RUNNING", 2)
 
     async def scenario() -> None:
         (background, _), ended = made(), list[dict[str, Any]]()

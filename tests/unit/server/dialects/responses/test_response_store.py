@@ -15,7 +15,7 @@ import pytest
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.dialects.responses.items import Item
-from tailrace.server.dialects.responses.process_lock import Lease
+from tailrace.server.dialects.responses.process_lock import ProcessLock
 from tailrace.server.dialects.responses.store import ResponseStore
 
 
@@ -97,7 +97,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert (tmp_path / "s").stat().st_size < 2_000_000
 
 
-def test_what_nobody_uses_for_long_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_responses_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1e9]
     monkeypatch.setattr(time, "time", lambda: now[0])
 
@@ -154,7 +154,7 @@ def test_a_file_that_another_server_is_making_is_waited_for(tmp_path: Path, monk
     other.close()
 
 
-def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_another_version_is_not_changed(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "s") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -166,22 +166,23 @@ def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     play(tmp_path / "s", scenario)
 
 
-def test_a_response_that_cant_be_kept_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
 
     async def scenario(store: ResponseStore) -> None:
         store.put(body("a"), [])
 
     play(tmp_path / "file" / "s", scenario)
-    assert "couldn't be kept" in capsys.readouterr().out
+    assert "couldn't be stored" in capsys.readouterr().out
 
 
-def test_a_lease_is_held_for_as_long_as_its_process_lives(tmp_path: Path) -> None:
+def test_a_process_lock_is_held_until_its_process_ends(tmp_path: Path) -> None:
     file = tmp_path / "lease"
-    own = Lease(file)
+    own = ProcessLock(file)
     code = (
-        "import sys; from pathlib import Path; from tailrace.server.dialects.responses.process_lock import Lease\n"
-        f"print(Lease(Path({str(file)!r})).number, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path\n"
+        "from tailrace.server.dialects.responses.process_lock import ProcessLock\n"
+        f"print(ProcessLock(Path({str(file)!r})).number, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from responses_wire import checked, framed
-from tailrace.server.dialects.responses.body import ResponseHead
 from tailrace.server.dialects.responses.output import Output
 from tailrace.server.dialects.responses.request import ResponsesRequest
+from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.dialects.responses.tools import toolset
 from tailrace.server.events import (

@@ -16,10 +16,10 @@ from tailrace.server.engine_query import PendingQuery
 from tailrace.server.streaming import cancelled_on_disconnect
 
 #: Texts of one request that are tokenised by themselves.
-_MOST_TEXTS = 4096
+_MAX_TEXTS = 4096
 
 
-class Text(msgspec.Struct, frozen=True):
+class TextPiece(msgspec.Struct, frozen=True):
     """A text to be tokenised. See ``Tokenize``."""
 
     text: str
@@ -27,50 +27,50 @@ class Text(msgspec.Struct, frozen=True):
     start: bool | None = False
 
 
-class Tokens:
-    """The tokens of the texts of one request, each asked for once."""
+class PieceTokenizer:
+    """The tokens of the texts of one request, each pending for once."""
 
     def __init__(self, app: AppState, request: Request) -> None:
         self._app = app
         self._request = request
-        self._known: dict[Text, list[int]] = {}
+        self._known: dict[TextPiece, list[int]] = {}
 
-    async def know(self, texts: Sequence[Text], param: str) -> None:
+    async def tokenize(self, texts: Sequence[TextPiece], param: str) -> None:
         """Ask the engine for the texts' tokens, all at once. Raises RequestError, naming ``param``."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if len(new) > _MOST_TEXTS:
-            raise InvalidRequest(f"'{param}' has more than {_MOST_TEXTS} texts to tokenise.", param=param)
-        asked = _Asked([])
+        if len(new) > _MAX_TEXTS:
+            raise InvalidRequest(f"'{param}' has more than {_MAX_TEXTS} texts to tokenise.", param=param)
+        pending = _PendingQueries([])
         try:
             for text in new:
-                asked.inquiries.append(self._app.engine.query(_question(text), 1, param=param))
-            async with cancelled_on_disconnect(asked, self._request.receive):
-                for text, inquiring in zip(new, asked.inquiries, strict=True):
-                    answers = await inquiring.answers()
+                pending.queries.append(self._app.engine.query(_question(text), 1, param=param))
+            async with cancelled_on_disconnect(pending, self._request.receive):
+                for text, query in zip(new, pending.queries, strict=True):
+                    answers = await query.answers()
                     if answers is None:
                         raise ClientDisconnect
                     (answer,) = answers
                     assert isinstance(answer, Tokenized)
                     self._known[text] = answer.tokens
         finally:
-            asked.cancel()
+            pending.cancel()
 
-    def of(self, text: Text) -> list[int]:
+    def tokens_of(self, text: TextPiece) -> list[int]:
         """The tokens of a text that is known."""
         return self._known[text]
 
 
-class _Asked(NamedTuple):
-    """Several inquiries that are cancelled together."""
+class _PendingQueries(NamedTuple):
+    """Several queries that are cancelled together."""
 
-    inquiries: list[PendingQuery]
+    queries: list[PendingQuery]
 
     def cancel(self) -> None:
         """See ``Cancellable``."""
-        for inquiring in self.inquiries:
-            inquiring.withdraw()
+        for query in self.queries:
+            query.withdraw()
 
 
-def _question(text: Text) -> Callable[[int], EngineQuery]:
+def _question(text: TextPiece) -> Callable[[int], EngineQuery]:
     given = PromptText(text.text)
     return lambda identity: Tokenize(id=identity, text=given, parse_special=text.special, add_special=text.start)

@@ -1,7 +1,6 @@
-"""Ollama's routes about models rather than replies: lists, descriptions, and the store behind them.
+"""Ollama's routes of models: lists, descriptions, and changes of the store.
 
-Files are read and written on threads beside the event loop. What changes the store asks for ``manage_models``.
-"""
+Files are read and written on threads. Changes of the store need ``manage_models``."""
 
 from __future__ import annotations
 
@@ -19,18 +18,18 @@ from tailrace.models.derived_models import DerivedModel
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.app_state import AppState
-from tailrace.server.dialects.ollama import names
-from tailrace.server.dialects.ollama.create import CopyRequest, CreateRequest, entry, written_out
-from tailrace.server.dialects.ollama.model_list import Shelf, description
-from tailrace.server.dialects.ollama.pull import Fetches, Status
+from tailrace.server.dialects.ollama import model_names
+from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest, entry, expand_modelfile
+from tailrace.server.dialects.ollama.model_list import ModelList, description
+from tailrace.server.dialects.ollama.pull import Pulls, Status
 from tailrace.server.dialects.ollama.reply import OllamaError, now
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 
 #: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
 API_VERSION = "0.12.11"
-#: Ollama's way to say that a model isn't unloaded: so far ahead that nobody waits for it.
-_STAYS = timedelta(days=36_500)
+#: Ollama's expiry of a model that is never unloaded.
+_NEVER_EXPIRES = timedelta(days=36_500)
 
 
 class ShowRequest(msgspec.Struct):
@@ -69,23 +68,23 @@ _create = msgspec.json.Decoder(CreateRequest)
 _copy = msgspec.json.Decoder(CopyRequest)
 
 
-class Management:
+class ModelRoutes:
     """The handlers."""
 
     def __init__(self, app: AppState) -> None:
         self._app = app
         self._store = Store()
-        self._shelf = Shelf(app, self._store)
-        self._fetches = Fetches(self._store)
-        app.on_shutdown.append(self._fetches.stop)
+        self._models = ModelList(app, self._store)
+        self._pulls = Pulls(self._store)
+        app.on_shutdown.append(self._pulls.stop)
 
     async def version(self, request: Request) -> Response:
         """The API's version, alone: ollama4j refuses an object with another key."""
         return json_response({"version": API_VERSION})
 
     async def tags(self, request: Request) -> Response:
-        """Answers whatever the engine is doing."""
-        models = await asyncio.to_thread(self._shelf.models, self._info)
+        """Answers in any state of the engine."""
+        models = await asyncio.to_thread(self._models.models, self._info)
         return json_response({"models": [model.row for model in models]})
 
     async def running(self, request: Request) -> Response:
@@ -94,36 +93,36 @@ class Management:
         if app.engine.model is None or app.engine.state == "loading":
             return json_response({"models": []})
         info = app.engine.model.info
-        model = await asyncio.to_thread(self._shelf.find, None, info)
+        model = await asyncio.to_thread(self._models.find, None, info)
         row = {name: value for name, value in model.row.items() if name != "modified_at"}
         # How much of it lies on a GPU is known to the engine alone.
-        told = {"expires_at": now() + _STAYS, "size_vram": 0, "context_length": info.context}
-        return json_response({"models": [{**row, **told}]})
+        statuses = {"expires_at": now() + _NEVER_EXPIRES, "size_vram": 0, "context_length": info.context}
+        return json_response({"models": [{**row, **statuses}]})
 
     async def show(self, request: Request) -> Response:
-        """What a model's file says of it."""
-        asked = decode(await self._app.read_body(request), _show)
-        name = _name(asked.model, asked.name)
-        for field, what in (("system", asked.system), ("template", asked.template), ("options", asked.options)):
+        """A model's description, from its file."""
+        payload = decode(await self._app.read_body(request), _show)
+        name = _name(payload.model, payload.name)
+        for field, what in (("system", payload.system), ("template", payload.template), ("options", payload.options)):
             if what:
                 raise InvalidRequest(f"'{field}': models are shown as they are; leave it out.", param=field)
-        if asked.verbose:
+        if payload.verbose:
             raise InvalidRequest("'verbose': the vocabulary's arrays aren't told; leave it out.", param="verbose")
         info = self._info
-        model = await asyncio.to_thread(self._shelf.find, name, info)
-        served = names.tagged(self._app.model_name)
+        model = await asyncio.to_thread(self._models.find, name, info)
+        served = model_names.with_tag(self._app.model_name)
         shows_served = served in (model.name, model.parent)
         return json_response(description(model, info if shows_served else None))
 
     async def pull(self, request: Request) -> Response:
-        """Fetch a model of the catalogue. What is there already needs no permission."""
-        asked = decode(await self._app.read_body(request), _pull)
-        name = _name(asked.model, asked.name)
-        for field, what in (("username", asked.username), ("password", asked.password)):
+        """Download a model of the catalogue. A present model needs no permission."""
+        payload = decode(await self._app.read_body(request), _pull)
+        name = _name(payload.model, payload.name)
+        for field, what in (("username", payload.username), ("password", payload.password)):
             if what:
                 raise InvalidRequest(f"'{field}': models come without a login; leave it out.", param=field)
-        statuses = await self._pulling(name)
-        if asked.stream is not False:
+        statuses = await self._pull_statuses(name)
+        if payload.stream is not False:
             return StreamingResponse(_lines(statuses), headers=_text(ndjson.HEADERS))
         last: Status = {}
         async for status in statuses:
@@ -132,12 +131,12 @@ class Management:
 
     async def delete(self, request: Request) -> Response:
         """Delete a model from the store; never the one that is served."""
-        asked = decode(await self._app.read_body(request), _delete)
-        name = _name(asked.model, asked.name)
+        payload = decode(await self._app.read_body(request), _delete)
+        name = _name(payload.model, payload.name)
         self._allow("deleting models")
-        if names.is_own(self._app, name):
+        if model_names.is_served_model(self._app, name):
             raise Forbidden("The served model can't be deleted while it is served.")
-        wanted = names.stored(name)
+        wanted = model_names.without_tag(name)
         if self._app.derived_models.get(wanted) is not None:
             try:
                 await asyncio.to_thread(self._app.derived_models.remove, wanted)
@@ -146,8 +145,8 @@ class Management:
             return Response(status_code=200)
         stored = await asyncio.to_thread(self._store.find, wanted) if is_name(wanted) else None
         if stored is None:
-            raise names.not_found(name, "the store has no such model")
-        if self._shelf.is_served(stored):
+            raise model_names.not_found(name, "the store has no such model")
+        if self._models.is_served(stored):
             raise Forbidden("The served model can't be deleted while it is served.")
         if made := self._app.derived_models.derived_from(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
@@ -159,47 +158,47 @@ class Management:
 
     async def create(self, request: Request) -> Response:
         """Make a model of another one."""
-        asked = written_out(decode(await self._app.read_body(request), _create))
-        name = names.stored(_name(asked.model, asked.name))
+        payload = expand_modelfile(decode(await self._app.read_body(request), _create))
+        name = model_names.without_tag(_name(payload.model, payload.name))
         self._allow("making models")
-        if not asked.from_:
+        if not payload.from_:
             raise InvalidRequest("'from' is missing: name the model that this one is made of.", param="from")
-        base, under = await asyncio.to_thread(self._based, asked.from_, "from")
-        made = entry(asked, base, under)
+        base, under = await asyncio.to_thread(self._resolve_base, payload.from_, "from")
+        made = entry(payload, base, under)
         await self._put(name, made)
-        told = [{"status": f"using existing layer {base}"}, {"status": "writing manifest"}, {"status": "success"}]
-        if asked.stream is False:
-            return json_response(told[-1])
-        return StreamingResponse(_lines(_all(told)), headers=_text(ndjson.HEADERS))
+        statuses = [{"status": f"using existing layer {base}"}, {"status": "writing manifest"}, {"status": "success"}]
+        if payload.stream is False:
+            return json_response(statuses[-1])
+        return StreamingResponse(_lines(_all(statuses)), headers=_text(ndjson.HEADERS))
 
     async def copy(self, request: Request) -> Response:
         """Give a model another name."""
-        asked = decode(await self._app.read_body(request), _copy)
+        payload = decode(await self._app.read_body(request), _copy)
         for field in ("source", "destination"):
-            if not getattr(asked, field):
+            if not getattr(payload, field):
                 raise InvalidRequest(f"'{field}' is missing: name a model.", param=field)
         self._allow("copying models")
-        base, under = await asyncio.to_thread(self._based, asked.source or "", "source")
+        base, under = await asyncio.to_thread(self._resolve_base, payload.source or "", "source")
         copied = msgspec.structs.replace(under or DerivedModel(base=base), modified=now())
-        await self._put(names.stored(asked.destination or ""), copied)
+        await self._put(model_names.without_tag(payload.destination or ""), copied)
         return Response(status_code=200)
 
-    def _based(self, name: str, param: str) -> tuple[str, DerivedModel | None]:
+    def _resolve_base(self, name: str, param: str) -> tuple[str, DerivedModel | None]:
         """The model of this name, by the store's name for it; and the entry that it is, where it is one."""
-        app, wanted = self._app, names.stored(name)
+        app, wanted = self._app, model_names.without_tag(name)
         if (under := app.derived_models.get(wanted)) is not None:
             return under.base, under
-        if names.is_own(app, name):
+        if model_names.is_served_model(app, name):
             return app.store_name or app.model_name, None
         if is_name(wanted) and self._store.find(wanted) is not None:
             return wanted, None
         if app.serves(name):
             return app.store_name or app.model_name, None
-        raise names.not_found(name, f"'{param}' has to name the served model or one of the store")
+        raise model_names.not_found(name, f"'{param}' has to name the served model or one of the store")
 
     async def _put(self, name: str, made: DerivedModel) -> None:
         app = self._app
-        taken = names.is_own(app, name) or name in (app.store_name, app.model_name)
+        taken = model_names.is_served_model(app, name) or name in (app.store_name, app.model_name)
         if taken or (is_name(name) and await asyncio.to_thread(self._store.find, name) is not None):
             raise Forbidden("A model of this name is there already, with weights of its own; choose another name.")
         try:
@@ -223,15 +222,15 @@ class Management:
         if not self._app.settings.manage_models:
             raise Forbidden(f"This server doesn't allow {what}; start it with --manage-models to allow it.")
 
-    async def _pulling(self, name: str) -> AsyncIterator[Status]:
-        """What there is to tell. Raises RequestError before anything is fetched."""
-        if names.is_own(self._app, name):
+    async def _pull_statuses(self, name: str) -> AsyncIterator[Status]:
+        """The statuses of a pull. Raises RequestError before the download begins."""
+        if model_names.is_served_model(self._app, name):
             return _present()
-        entry = self._fetches.entry(name)
-        if await asyncio.to_thread(self._fetches.present, entry):
+        entry = self._pulls.entry(name)
+        if await asyncio.to_thread(self._pulls.present, entry):
             return _present()
         self._allow("fetching models")
-        return self._fetches.follow(entry, self._app.settings.keepalive_seconds)
+        return self._pulls.follow(entry, self._app.settings.keepalive_seconds)
 
 
 async def _present() -> AsyncIterator[Status]:

@@ -1,7 +1,7 @@
-"""Fields of llama-server's and vLLM's documents that come with requests of every text dialect of OpenAI's.
+"""The fields of llama-server and vLLM that every text dialect of OpenAI accepts.
 
-Those that can't be honoured are known here all the same, so that they are refused by name: a client that bans a word
-or bounds a thought must not believe that it did. ``docs/parameters.md`` has a row for each.
+Unsupported fields are listed as well, and refused by name. Ignoring them would mislead clients: a banned word could
+still appear. ``docs/parameters.md`` has a row for each.
 """
 
 from __future__ import annotations
@@ -11,33 +11,33 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from tailrace.server.dialects.openai.samplers import SamplerParameters
+from tailrace.server.dialects.openai.sampler_fields import SamplerParameters
 
 #: As wide as any of their counts.
-_Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Label = Annotated[str, Meta(max_length=1024)]
 
 
-class PeerParameters(SamplerParameters, kw_only=True):
+class CompatFields(SamplerParameters, kw_only=True):
     """null equals absent everywhere."""
 
-    # llama-server's: honoured
+    # llama-server's: supported
     n_predict: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     n_cmpl: Annotated[int, Meta(ge=1, le=128)] | None = None
     n_probs: Annotated[int, Meta(ge=0, le=20)] | None = None
     cache_prompt: bool | None = None
     sse_ping_interval: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    # Accepted: what they ask for is so, or makes no difference to the reply
-    id_slot: _Whole | None = None
-    n_keep: _Whole | None = None
-    n_discard: _Whole | None = None
-    n_cache_reuse: _Whole | None = None
+    # Accepted: always true here, or without effect on the reply
+    id_slot: _Integer | None = None
+    n_keep: _Integer | None = None
+    n_discard: _Integer | None = None
+    n_cache_reuse: _Integer | None = None
     backend_sampling: bool | None = None
-    t_max_prompt_ms: _Whole | None = None
+    t_max_prompt_ms: _Integer | None = None
     # Refused, but for the value that switches them off
     verbose: bool | None = None
-    n_indent: _Whole | None = None
-    t_max_predict_ms: _Whole | None = None
+    n_indent: _Integer | None = None
+    t_max_predict_ms: _Integer | None = None
     response_fields: list[str] | None = None
     lora: list[Any] | None = None
     post_sampling_probs: bool | None = None
@@ -45,8 +45,8 @@ class PeerParameters(SamplerParameters, kw_only=True):
     preserved_tokens: list[Any] | None = None
     grammar_lazy: bool | None = None
     grammar_triggers: list[Any] | None = None
-    reasoning_budget_tokens: _Whole | None = None
-    thinking_budget_tokens: _Whole | None = None
+    reasoning_budget_tokens: _Integer | None = None
+    thinking_budget_tokens: _Integer | None = None
     reasoning_budget_message: str | None = None
     reasoning_control: bool | None = None
     reasoning_budget_start_tag: str | None = None
@@ -54,7 +54,7 @@ class PeerParameters(SamplerParameters, kw_only=True):
     reasoning_budget_end_tags: list[str] | None = None
     chat_format: Any = None
     chat_parser: str | None = None
-    # vLLM's: honoured
+    # vLLM's: supported
     include_stop_str_in_output: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     # Accepted
@@ -65,9 +65,9 @@ class PeerParameters(SamplerParameters, kw_only=True):
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     skip_special_tokens: bool | None = None
-    truncate_prompt_tokens: _Whole | None = None
+    truncate_prompt_tokens: _Integer | None = None
     truncation_side: Literal["left", "right"] | None = None
-    prompt_logprobs: _Whole | None = None
+    prompt_logprobs: _Integer | None = None
     allowed_token_ids: list[Any] | None = None
     bad_words: list[Any] | None = None
     add_special_tokens: bool | None = None
@@ -80,10 +80,10 @@ class PeerParameters(SamplerParameters, kw_only=True):
     kv_transfer_params: dict[str, Any] | None = None
     vllm_xargs: dict[str, Any] | None = None
     repetition_detection: dict[str, Any] | None = None
-    max_repetition_pattern_size: _Whole | None = None
-    min_repetition_pattern_size: _Whole | None = None
-    repetition_min_count: _Whole | None = None
-    thinking_token_budget: _Whole | None = None
+    max_repetition_pattern_size: _Integer | None = None
+    min_repetition_pattern_size: _Integer | None = None
+    repetition_min_count: _Integer | None = None
+    thinking_token_budget: _Integer | None = None
     guided_whitespace_pattern: str | None = None
 
     @property
@@ -93,7 +93,7 @@ class PeerParameters(SamplerParameters, kw_only=True):
         return None if interval is None else float(interval) if interval > 0 else math.inf
 
 
-#: The values that can be honoured, and why others can't.
+#: The supported values, and the reason why others aren't.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "verbose": ((False,), "there is no more to say of a reply; see /metrics and the server's log."),
     "n_indent": ((0,), "lines aren't indented here; use a grammar."),

@@ -1,4 +1,4 @@
-"""What prompts are made of: ``POST /tokenize``, ``/detokenize`` and ``/apply-template``.
+"""The bodies of ``POST /tokenize``, ``/detokenize`` and ``/apply-template``.
 
 OpenAI has no such routes. They take both llama-server's fields (``content``, ``add_special``, ``with_pieces``) and
 vLLM's (``prompt``, ``add_special_tokens``, ``return_token_strs``), and their replies have both projects' keys.
@@ -104,15 +104,15 @@ def template_of(request: TokenizeRequest) -> TemplateRequest | None:
 
 
 def as_chat(request: TemplateRequest) -> ChatRequest:
-    """The chat completion whose prompt is asked for."""
+    """The chat request with this prompt."""
     return ChatRequest(**{name: getattr(request, name) for name in TemplateRequest.__struct_fields__})
 
 
-def inquiry(identity: int, request: TokenizeRequest, rendered: PromptText | None) -> Tokenize:
-    """What the request asks of the engine; ``rendered`` is what the template has made of its messages."""
+def tokenize_query(identity: int, request: TokenizeRequest, rendered: PromptText | None) -> Tokenize:
+    """The engine's query for the request; ``rendered`` is the template's output for its messages."""
     start = request.add_special if request.add_special is not None else request.add_special_tokens
     special = request.parse_special is not False
-    if rendered is not None:  # As a chat completion is read, unless something else is wanted.
+    if rendered is not None:  # The defaults are a chat completion's.
         return Tokenize(id=identity, text=rendered, parse_special=special, add_special=start)
     if request.content is not None:
         return Tokenize(id=identity, text=PromptText(request.content), parse_special=special, add_special=bool(start))
@@ -120,7 +120,7 @@ def inquiry(identity: int, request: TokenizeRequest, rendered: PromptText | None
 
 
 def text_param(request: TokenizeRequest) -> str:
-    """The field that the text stands in."""
+    """The field that has the text."""
     return next(name for name in ("messages", "content", "prompt") if getattr(request, name) is not None)
 
 

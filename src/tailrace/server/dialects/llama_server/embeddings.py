@@ -9,12 +9,12 @@ import msgspec
 
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Embedded
-from tailrace.server.dialects.llama_server.fields import Prompts
+from tailrace.server.dialects.llama_server.request_fields import Prompts
 from tailrace.server.embedding_vector import vector_of
 
 #: Of one request, as in OpenAI's.
-_MOST_TEXTS = 2048
-#: Length 1 by the sum of squares: what the engine's vectors have.
+_MAX_TEXTS = 2048
+#: Euclidean norm 1, as the engine's vectors have.
 _EUCLIDEAN = 2
 
 
@@ -31,7 +31,7 @@ decoder = msgspec.json.Decoder(NativeEmbeddingRequest)
 
 
 def texts_of(request: NativeEmbeddingRequest) -> tuple[Prompts, str]:
-    """What is to be embedded, and the field that it stands in. Raises InvalidRequest."""
+    """The texts to embed, and the field that has them. Raises InvalidRequest."""
     if request.embd_normalize not in (None, _EUCLIDEAN):
         raise InvalidRequest(
             "'embd_normalize': only 2, vectors of length 1, is supported.",
@@ -49,8 +49,8 @@ def check(texts: Sequence[str | list[int]], field: str) -> None:
     """Raise InvalidRequest for texts that can't be embedded."""
     if not all(texts):
         raise InvalidRequest(f"'{field}' must not be or contain an empty text.", param=field)
-    if len(texts) > _MOST_TEXTS:
-        raise InvalidRequest(f"'{field}' may have at most {_MOST_TEXTS} texts.", param=field)
+    if len(texts) > _MAX_TEXTS:
+        raise InvalidRequest(f"'{field}' may have at most {_MAX_TEXTS} texts.", param=field)
 
 
 def embedded(answers: Sequence[Embedded]) -> list[dict[str, Any]]:

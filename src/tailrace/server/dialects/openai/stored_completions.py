@@ -17,6 +17,7 @@ from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.common_fields import Metadata
 from tailrace.server.dialects.openai.completion_store import CompletionStore, default_file
+from tailrace.server.dialects.query_params import read_query
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
 from tailrace.server.json_body import decode
@@ -44,7 +45,7 @@ _decoder = msgspec.json.Decoder(UpdateRequest)
 
 
 def store_of(app: AppState) -> CompletionStore | None:
-    """The server's store; None where nothing is kept."""
+    """The server's store; None where storing is disabled."""
     settings = app.settings
     if not settings.responses_mb:
         return None
@@ -57,34 +58,34 @@ def store_of(app: AppState) -> CompletionStore | None:
     return store
 
 
-def check_store(asked: ChatRequest, store: CompletionStore | None) -> None:
-    """Raise InvalidRequest where the completion can't be kept as it has to be."""
-    if not asked.store:
+def check_store(payload: ChatRequest, store: CompletionStore | None) -> None:
+    """Raise InvalidRequest when the completion can't be stored as requested."""
+    if not payload.store:
         return
     if store is None:
         why = "nothing is kept by this server (responses_mb is 0); leave it out or send false."
         raise InvalidRequest(f"'store': {why}", param="store", code="unsupported_value")
     try:
-        msgspec.convert(asked.metadata, Metadata | None)
+        msgspec.convert(payload.metadata, Metadata | None)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Invalid value for 'metadata': {error}.", param="metadata") from None
 
 
-def keep(store: CompletionStore, asked: ChatRequest, body: dict[str, Any]) -> None:
-    """Keep the completion ``body`` and the request's messages."""
-    messages = [_stored_message(message, f"{body['id']}-{n}") for n, message in enumerate(asked.messages)]
-    store.put({**body, "metadata": asked.metadata or {}}, messages)
+def store_completion(store: CompletionStore, payload: ChatRequest, body: dict[str, Any]) -> None:
+    """Store the completion ``body`` and the request's messages."""
+    messages = [_stored_message(message, f"{body['id']}-{n}") for n, message in enumerate(payload.messages)]
+    store.put({**body, "metadata": payload.metadata or {}}, messages)
 
 
 def _stored_message(message: msgspec.Struct, identity: str) -> dict[str, Any]:
-    """A request's message as the API lists it: parts of a content stand by themselves."""
-    said = {name: value for name, value in msgspec.to_builtins(message).items() if value is not None}
-    parts = said["content"] if isinstance(said.get("content"), list) else None
-    content = None if parts is not None else said.get("content", "")
-    return {"id": identity, **said, "content": content, "content_parts": parts}
+    """A request's message in the API's form: content parts have their own field."""
+    fields = {name: value for name, value in msgspec.to_builtins(message).items() if value is not None}
+    parts = fields["content"] if isinstance(fields.get("content"), list) else None
+    content = None if parts is not None else fields.get("content", "")
+    return {"id": identity, **fields, "content": content, "content_parts": parts}
 
 
-class Keeping:
+class StoringStream:
     """Encodes as ``stream`` does, and hands the whole completion on when it is over. See ``Encoder``."""
 
     def __init__(self, stream: Encoder, transcript: CollectedReply, complete: Callable[[], object]) -> None:
@@ -141,24 +142,20 @@ class _Stored:
         self._store = store
 
     async def get(self, request: Request) -> Response:
-        return json_response(await self._kept(request).get(request.path_params["id"]))
+        return json_response(await self._require_store().get(request.path_params["id"]))
 
     async def update(self, request: Request) -> Response:
-        asked = decode(await self._app.read_body(request), _decoder)
-        return json_response(await self._kept(request).update(request.path_params["id"], asked.metadata))
+        payload = decode(await self._app.read_body(request), _decoder)
+        return json_response(await self._require_store().update(request.path_params["id"], payload.metadata))
 
     async def delete(self, request: Request) -> Response:
         identity = request.path_params["id"]
-        await self._kept(request).delete(identity)
+        await self._require_store().delete(identity)
         return json_response({"id": identity, "object": "chat.completion.deleted", "deleted": True})
 
     async def messages(self, request: Request) -> Response:
-        given = dict(request.query_params)
-        query = MessagesQuery()
-        for name in MessagesQuery.__struct_fields__:
-            if name in given:
-                setattr(query, name, _parameter(name, given[name]))
-        page = await self._kept(request).messages(
+        query = read_query(MessagesQuery, request)
+        page = await self._require_store().messages(
             request.path_params["id"], after=query.after, limit=query.limit or 20, order=query.order or "asc"
         )
         return json_response(
@@ -167,19 +164,11 @@ class _Stored:
                 "data": page.messages,
                 "first_id": page.messages[0]["id"] if page.messages else None,
                 "last_id": page.messages[-1]["id"] if page.messages else None,
-                "has_more": page.more,
+                "has_more": page.has_more,
             }
         )
 
-    def _kept(self, request: Request) -> CompletionStore:
+    def _require_store(self) -> CompletionStore:
         if self._store is None:
             raise NotFound("Nothing is kept by this server (responses_mb is 0).")
         return self._store
-
-
-def _parameter(name: str, value: str) -> Any:
-    kind = next(field.type for field in msgspec.structs.fields(MessagesQuery) if field.name == name)
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"Invalid value for '{name}': {error}.", param=name) from None

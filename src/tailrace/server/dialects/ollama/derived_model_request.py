@@ -1,6 +1,7 @@
-"""What ``/api/create`` and ``/api/copy`` ask for, as an entry of the store.
+"""Translates ``/api/create`` and ``/api/copy`` into derived models.
 
-A model is made of another one by a system text, parameters, a template and first messages. Weights are never made.
+A derived model is another model with a system prompt, parameters, a template and first messages. It has no weights of
+its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _GO = re.compile(r"\{\{-?\s*(?:\.|\$|(?:if|else|end|range|with|template|block|de
 
 
 class CreateRequest(msgspec.Struct):
-    """The body of ``/api/create``: fields, or in ``modelfile`` the same as text, which older clients send."""
+    """The body of ``/api/create``. Older clients send the same fields as text in ``modelfile``."""
 
     model: str | None = None
     name: str | None = None
@@ -58,8 +59,8 @@ _REFUSED = {
 }
 
 
-def written_out(request: CreateRequest) -> CreateRequest:
-    """The request with its Modelfile's instructions as fields. Raises InvalidRequest for what can't be done."""
+def expand_modelfile(request: CreateRequest) -> CreateRequest:
+    """The request with its Modelfile's instructions as fields. Raises InvalidRequest for unsupported ones."""
     for field, why in _REFUSED.items():
         if getattr(request, field):
             raise InvalidRequest(f"'{field}': {why}", param=field, code="unsupported_value")
@@ -94,7 +95,7 @@ def written_out(request: CreateRequest) -> CreateRequest:
 
 
 def entry(request: CreateRequest, base: str, under: DerivedModel | None) -> DerivedModel:
-    """The entry of a model that is made of ``base``, or of the entry ``under``, which is. Raises InvalidRequest."""
+    """The derived model of ``base``, or of the derived model ``under``, which has that base. Raises InvalidRequest."""
     inherited = under or DerivedModel(base=base)
     licenses = [request.license] if isinstance(request.license, str) else request.license
     return DerivedModel(

@@ -1,7 +1,7 @@
-"""Items that other servers make with tools of their own, which a session brings along when it changes its server.
+"""Items of hosted tools, made by other servers. A session brings them along when it changes its server.
 
-What such an item says is told to the model as a call and its result; what says nothing to a model that reads text (an
-image, a snapshot, another server's encrypted state) is left out.
+The model gets such an item as a call and its result. Items without text (an image, a snapshot, another server's
+encrypted state) are left out.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import msgspec
 
 from tailrace.server.dialects.responses.items import Item
 
-#: What stands for a result that is no text.
+#: The text of a result without text.
 _NO_TEXT = "(no text)"
 
 
 class HostedCall(msgspec.Struct, frozen=True):
-    """A call that another server has made. ``result`` is None where an item of its own has it."""
+    """A call by another server. ``result`` is None where a separate item has it."""
 
     call_id: str
     name: str
@@ -27,37 +27,37 @@ class HostedCall(msgspec.Struct, frozen=True):
 
 
 class HostedResult(msgspec.Struct, frozen=True):
-    """What such a call gave."""
+    """The result of such a call."""
 
     call_id: str
     text: str
 
 
-Told = HostedCall | HostedResult | None
+HostedContent = HostedCall | HostedResult | None
 
 
 def is_hosted(item: Item) -> bool:
     """Whether the item is one of another server's own tools."""
     kind = item.get("type")
-    return isinstance(kind, str) and kind in HOSTED
+    return isinstance(kind, str) and kind in HOSTED_ITEMS
 
 
-def hosted(item: Item) -> Told:
-    """What a hosted item says to the model; None where that is nothing."""
-    read = HOSTED[item["type"]]
+def hosted_content(item: Item) -> HostedContent:
+    """The content of a hosted item for the model; None without any."""
+    read = HOSTED_ITEMS[item["type"]]
     return None if read is None else read(item)
 
 
-def _web_search(item: Item) -> Told:
+def _web_search(item: Item) -> HostedContent:
     action = _object(item.get("action"))
-    asked = {name: value for name, value in action.items() if name not in ("type", "sources") and value}
-    if not asked:
+    payload = {name: value for name, value in action.items() if name not in ("type", "sources") and value}
+    if not payload:
         return None
     sources = [_text(_object(source).get("url")) for source in _list(action.get("sources"))]
-    return HostedCall(_identity(item), "web_search", asked, _lines(sources))
+    return HostedCall(_identity(item), "web_search", payload, _lines(sources))
 
 
-def _file_search(item: Item) -> Told:
+def _file_search(item: Item) -> HostedContent:
     queries = _list(item.get("queries"))
     if not queries:
         return None
@@ -66,63 +66,63 @@ def _file_search(item: Item) -> Told:
     return HostedCall(_identity(item), "file_search", {"queries": queries}, _lines(texts))
 
 
-def _code_interpreter(item: Item) -> Told:
+def _code_interpreter(item: Item) -> HostedContent:
     if not item.get("code"):
         return None
     logs = [_text(_object(output).get("logs")) for output in _list(item.get("outputs"))]
     return HostedCall(_identity(item), "code_interpreter", {"code": item["code"]}, _lines(logs))
 
 
-def _image_generation(item: Item) -> Told:
+def _image_generation(item: Item) -> HostedContent:
     if not item.get("revised_prompt"):
         return None
     return HostedCall(_identity(item), "image_generation", {"prompt": item["revised_prompt"]}, "(an image)")
 
 
-def _mcp(item: Item) -> Told:
+def _mcp(item: Item) -> HostedContent:
     label, name = _text(item.get("server_label")), _text(item.get("name"))
     result = _text(item.get("output")) or _text(item.get("error")) or _NO_TEXT
     return HostedCall(_identity(item), f"{label}__{name}" if label else name, item.get("arguments"), result)
 
 
-def _action(name: str, field: str = "action") -> Callable[[Item], Told]:
+def _action(name: str, field: str = "action") -> Callable[[Item], HostedContent]:
     """A call whose arguments are the object in ``field``."""
 
-    def read(item: Item) -> Told:
+    def read(item: Item) -> HostedContent:
         given = item.get(field)
-        said = {key: value for key, value in given.items() if key != "type"} if isinstance(given, dict) else given
-        return HostedCall(_identity(item), name, said) if said else None
+        arguments = {key: value for key, value in given.items() if key != "type"} if isinstance(given, dict) else given
+        return HostedCall(_identity(item), name, arguments) if arguments else None
 
     return read
 
 
-def _program(item: Item) -> Told:
+def _program(item: Item) -> HostedContent:
     return HostedCall(_identity(item), "program", {"code": item["code"]}) if item.get("code") else None
 
 
-def _output(field: str) -> Callable[[Item], Told]:
+def _output(field: str) -> Callable[[Item], HostedContent]:
     """A result, whose text is in ``field``."""
     return lambda item: HostedResult(_identity(item), _text(item.get(field)) or _text(item.get("status")) or _NO_TEXT)
 
 
-def _shell_output(item: Item) -> Told:
+def _shell_output(item: Item) -> HostedContent:
     parts = [_object(part) for part in _list(item.get("output"))]
     texts = [_text(part.get(stream)) for part in parts for stream in ("stdout", "stderr")]
     return HostedResult(_identity(item), _lines(texts))
 
 
-def _screenshot(item: Item) -> Told:
+def _screenshot(item: Item) -> HostedContent:
     return HostedResult(_identity(item), "(an image)")
 
 
-def _found_tools(item: Item) -> Told:
+def _tool_names(item: Item) -> HostedContent:
     """The tools themselves join those of the request: see ``tools``."""
     names = [_text(_object(tool).get("name")) for tool in _list(item.get("tools"))]
     return HostedResult(_identity(item), _lines(names))
 
 
-#: How to read an item, by its type; None for one that says nothing.
-HOSTED: dict[str, Callable[[Item], Told] | None] = {
+#: The reader of each item type; None for items without content for the model.
+HOSTED_ITEMS: dict[str, Callable[[Item], HostedContent] | None] = {
     "web_search_call": _web_search,
     "file_search_call": _file_search,
     "code_interpreter_call": _code_interpreter,
@@ -137,7 +137,7 @@ HOSTED: dict[str, Callable[[Item], Told] | None] = {
     "computer_call": _action("computer"),
     "computer_call_output": _screenshot,
     "tool_search_call": _action("tool_search", "arguments"),
-    "tool_search_output": _found_tools,
+    "tool_search_output": _tool_names,
     "program": _program,
     "program_output": _output("result"),
     "additional_tools": None,
@@ -155,11 +155,11 @@ HOSTED: dict[str, Callable[[Item], Told] | None] = {
 _WITH_TOOLS = ("additional_tools", "tool_search_output")
 
 
-def brought_tools(items: Iterable[tuple[Item, str]]) -> list[tuple[Any, str]]:
-    """The tools that items bring, each with its place in the request. Codex sends all of its tools so."""
+def tools_in_items(items: Iterable[tuple[Item, str]]) -> list[tuple[Any, str]]:
+    """The tools that items bring, each with its path in the request. Codex sends all of its tools so."""
     return [
-        (tool, f"{place}.tools[{number}]")
-        for item, place in items
+        (tool, f"{path}.tools[{number}]")
+        for item, path in items
         if item.get("type") in _WITH_TOOLS
         for number, tool in enumerate(_list(item.get("tools")))
     ]

@@ -1,8 +1,6 @@
-"""The fields of llama-server's ``/completion`` and ``/infill``, under its names, and what they may be.
+"""The fields of llama-server's ``/completion`` and ``/infill``, with their ranges.
 
-Like llama-server, ranges of the filters are kept by taking the nearest value that there is, and ``model`` is for a
-router in front: one model is served.
-"""
+As in llama-server, out-of-range values of the filters are clamped, and ``model`` is for a router in front."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.server.dialects.openai.common_fields import Repeat, TokenId
+from tailrace.server.dialects.openai.generation_params import StreamOptions
 from tailrace.server.dialects.openai.grammar import Schema
-from tailrace.server.dialects.openai.samplers import SamplerParameters
-from tailrace.server.dialects.openai.sampling import StreamOptions
+from tailrace.server.dialects.openai.sampler_fields import SamplerParameters
 from tailrace.server.stop_fields import Stops
 
-#: Tokens; -1 is without a limit.
+#: PieceTokenizer; -1 is without a limit.
 _Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Size = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Milliseconds = Annotated[int, Meta(ge=-1, le=2**53)]
@@ -27,11 +25,11 @@ _Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Pieces = Annotated[list[TokenId | str], Meta(max_length=16_777_216)]
 #: ``false`` bans the token.
 Bias = Annotated[float, Meta(ge=-1e6, le=1e6)] | Literal[False]
-MOST_EXTRAS = 1024
-MOST_BIASES = 65_536
+MAX_EXTRAS = 1024
+MAX_BIASES = 65_536
 
 
-class PromptText(msgspec.Struct, frozen=True):
+class PromptObject(msgspec.Struct, frozen=True):
     """A prompt as an object: ``multimodal_data`` beside the text needs a model that sees or hears."""
 
     prompt_string: str | Pieces
@@ -40,19 +38,21 @@ class PromptText(msgspec.Struct, frozen=True):
 
 #: A list with a number in it is one prompt in pieces, any other one of prompts.
 Prompts = (
-    str | PromptText | Annotated[list[TokenId | str | PromptText | Pieces], Meta(min_length=1, max_length=16_777_216)]
+    str
+    | PromptObject
+    | Annotated[list[TokenId | str | PromptObject | Pieces], Meta(min_length=1, max_length=16_777_216)]
 )
 
 
 class AdapterScale(msgspec.Struct, frozen=True):
-    """A LoRA adapter that is to be applied: there are none here."""
+    """The scale of a LoRA adapter: there are no adapters here."""
 
     id: int
     scale: float
 
 
 class NativeFields(SamplerParameters, kw_only=True):
-    """What the two requests have in common. Null equals absent everywhere."""
+    """The fields of both requests; null equals absent everywhere."""
 
     model: str | None = None
     stream: bool | None = None
@@ -68,7 +68,7 @@ class NativeFields(SamplerParameters, kw_only=True):
     ignore_eos: bool | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     n_cmpl: Annotated[int, Meta(ge=1, le=128)] | None = None
-    # What is told
+    # Contents of the reply
     response_fields: Annotated[list[str], Meta(max_length=256)] | None = None
     return_tokens: bool | None = None
     return_progress: bool | None = None
@@ -78,7 +78,7 @@ class NativeFields(SamplerParameters, kw_only=True):
     post_sampling_probs: bool | None = None
     verbose: bool | None = None
     sse_ping_interval: _Limit | None = None
-    # What the reply looks like
+    # Structured output
     grammar: str | None = None
     json_schema: Schema | None = None
     grammar_lazy: bool | None = None
@@ -99,8 +99,8 @@ class NativeFields(SamplerParameters, kw_only=True):
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
     logit_bias: (
-        Annotated[list[tuple[TokenId | str, Bias]], Meta(max_length=MOST_BIASES)]
-        | Annotated[dict[str, Bias], Meta(max_length=MOST_BIASES)]
+        Annotated[list[tuple[TokenId | str, Bias]], Meta(max_length=MAX_BIASES)]
+        | Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)]
         | None
     ) = None
     backend_sampling: bool | None = None
@@ -113,7 +113,7 @@ class NativeFields(SamplerParameters, kw_only=True):
     lora: list[AdapterScale] | None = None
     reasoning_format: str | None = None
     reasoning_budget_tokens: _Limit | None = None
-    # What llama-server's own chat routes hand on: a completion's text is told as it is
+    # Internal fields of llama-server's chat routes: without effect on a completion
     chat_format: Any = None
     chat_parser: str | None = None
     parse_tool_calls: bool | None = None
@@ -147,11 +147,13 @@ class ExtraContext(msgspec.Struct, frozen=True):
 
 
 class InfillRequest(NativeFields, kw_only=True):
-    """The body of ``/infill``: what stands between ``input_prefix`` and ``input_suffix`` and begins with ``prompt``."""
+    """The body of ``/infill``. The reply fills the gap between ``input_prefix`` and ``input_suffix``, and continues
+    ``prompt``.
+    """
 
     input_prefix: str | Pieces
     input_suffix: str | Pieces
-    input_extra: Annotated[list[ExtraContext], Meta(max_length=MOST_EXTRAS)] | None = None
+    input_extra: Annotated[list[ExtraContext], Meta(max_length=MAX_EXTRAS)] | None = None
     prompt: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""The response object: what the client asked for, and what came of it."""
+"""The response object: the request's fields, the status and the output."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from typing import Any, Literal
 
 from tailrace.errors import RequestError
-from tailrace.server.dialects.openai.sampling import limit, sampling
+from tailrace.server.dialects.openai.generation_params import limit, sampling
 from tailrace.server.dialects.responses.items import Item, new_id
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import Toolset
@@ -23,15 +23,15 @@ _SUMMARIES = frozenset({"auto", "concise", "detailed"})
 
 
 class ResponseHead:
-    """What a response says from its beginning to its end. ``id`` is a new one."""
+    """The constant fields of a response, with a new ``id``."""
 
     def __init__(self, request: ResponsesRequest, tools: Toolset, model: str, *, stored: bool) -> None:
         self.id = new_id("resp")
         self.created = int(time.time())
-        drawn = sampling(request)
+        sampling_params = sampling(request)
         reasoning = request.reasoning
         form = request.text.format if request.text is not None else None
-        self._said: dict[str, Any] = {
+        self._request_fields: dict[str, Any] = {
             "background": bool(request.background),
             "instructions": request.instructions,
             "max_output_tokens": limit(request, "n_predict", "max_output_tokens"),
@@ -42,28 +42,30 @@ class ResponseHead:
             "prompt_cache_key": request.prompt_cache_key,
             "reasoning": {
                 "effort": reasoning.effort if reasoning is not None else None,
-                "summary": reasoning.told_as if reasoning is not None and reasoning.told_as in _SUMMARIES else None,
+                "summary": reasoning.summary_kind
+                if reasoning is not None and reasoning.summary_kind in _SUMMARIES
+                else None,
             },
             "safety_identifier": request.safety_identifier,
             "service_tier": "default",
             "store": stored,
-            "temperature": drawn.temperature,
+            "temperature": sampling_params.temperature,
             "text": {"format": _form(form), "verbosity": (request.text and request.text.verbosity) or "medium"},
             "tool_choice": request.tool_choice or "auto",
             "tools": tools.listed,
             "top_logprobs": request.top_logprobs or 0,
-            "top_p": drawn.top_p,
+            "top_p": sampling_params.top_p,
             "truncation": request.truncation or "disabled",
             "user": request.user,
             "metadata": request.metadata or {},
         }
         if request.conversation_id is not None:
-            self._said["conversation"] = {"id": request.conversation_id}
+            self._request_fields["conversation"] = {"id": request.conversation_id}
 
     def body(
         self, status: Status, output: list[Item], usage: Usage | None = None, error: RequestError | None = None
     ) -> dict[str, Any]:
-        """The object. An incomplete one has come to its limit of tokens."""
+        """The object. An incomplete response has reached its token limit."""
         return {
             "id": self.id,
             "object": "response",
@@ -74,7 +76,7 @@ class ResponseHead:
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "output": output,
             "usage": None if usage is None else _usage(usage),
-            **self._said,
+            **self._request_fields,
         }
 
 

@@ -1,7 +1,7 @@
-"""The events of a response that no client has to wait for: kept as they are made, for clients that come at any time.
+"""Recordings of a background response's events, for clients that connect at any time.
 
-An event's place is its ``sequence_number``, so a client that was cut off asks for those behind the last one that it has
-seen.
+An event's index is its ``sequence_number``, so a client that lost its connection requests the events after the last one
+it has.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tailrace.server.events import Event, KeepAlive
 
 
 class Recording:
-    """Events as bytes, in order, and whether more will come."""
+    """Events as bytes, in order, and whether the recording is complete."""
 
-    def __init__(self, pieces: Sequence[bytes] = (), *, over: bool = False) -> None:
+    def __init__(self, pieces: Sequence[bytes] = (), *, closed: bool = False) -> None:
         self.pieces = list(pieces)
-        self.over = over
-        self._changed: asyncio.Future[None] | None = None  #: of those who wait for more
+        self.closed = closed
+        self._changed: asyncio.Future[None] | None = None  #: set at the next change
 
     def add(self, pieces: Sequence[bytes]) -> None:
         """More has happened."""
@@ -32,12 +32,12 @@ class Recording:
         self._wake()
 
     def close(self) -> None:
-        """No more comes."""
-        self.over = True
+        """End it."""
+        self.closed = True
         self._wake()
 
     async def changed(self) -> None:
-        """Return when there is more, or when it is over."""
+        """Return at the next event, or at the end."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
@@ -48,15 +48,15 @@ class Recording:
             changed.set_result(None)
 
 
-def packed(recording: Recording) -> bytes:
-    """The events as they are kept: in few bytes, because each token has one."""
+def compress_events(recording: Recording) -> bytes:
+    """The events in compressed form: each token has an event."""
     return zlib.compress(b"".join(recording.pieces), 1)
 
 
-def unpacked(data: bytes) -> Recording:
-    """What ``packed`` has made these bytes of."""
+def decompress_events(data: bytes) -> Recording:
+    """The recording that ``compress_events`` has compressed."""
     events = zlib.decompress(data).split(b"\n\n")
-    return Recording([event + b"\n\n" for event in events if event], over=True)
+    return Recording([event + b"\n\n" for event in events if event], closed=True)
 
 
 class Recorder:
@@ -72,7 +72,7 @@ class Recorder:
             self.recording.add(self._encoder.encode(event))
 
     def tick(self, seconds: float) -> None:
-        """See ``EventSink``: there may be nobody to keep awake."""
+        """See ``EventSink``: there may be no client that needs keep-alives."""
 
     def close(self) -> None:
         """The generation is over, in one way or another."""
@@ -81,7 +81,7 @@ class Recorder:
 
 
 class RecordedStream(Response):
-    """A recording as a stream, from some event to its end. A client that goes away ends nothing but this."""
+    """Streams a recording from some event to its end. A client that disconnects ends the stream, not the recording."""
 
     def __init__(self, recording: Recording, *, begin: int, keepalive_seconds: float) -> None:
         """``begin``: number of the first event to send; ``keepalive_seconds``: silence before a sign of life."""
@@ -93,22 +93,22 @@ class RecordedStream(Response):
         self._keepalive_seconds = keepalive_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until the client is gone. A slow client is waited for: what it hasn't read is kept
-        once, for all.
+        """Send until the end, or until the client disconnects. A slow client needs no buffer of its own: the recording
+        has all events.
         """
         recording = self._recording
-        gone = asyncio.create_task(_disconnected(receive))
+        disconnected = asyncio.create_task(_disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            while not gone.done():
-                while self._next < len(recording.pieces) and not gone.done():
+            while not disconnected.done():
+                while self._next < len(recording.pieces) and not disconnected.done():
                     await send(_part(recording.pieces[self._next]))
                     self._next += 1
-                if recording.over:
+                if recording.closed:
                     break
                 more = asyncio.create_task(recording.changed())
                 done, _ = await asyncio.wait(
-                    {gone, more}, timeout=self._keepalive_seconds, return_when=asyncio.FIRST_COMPLETED
+                    {disconnected, more}, timeout=self._keepalive_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 more.cancel()
                 if not done:
@@ -116,7 +116,7 @@ class RecordedStream(Response):
                     await send(_part(sse.COMMENT))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            gone.cancel()
+            disconnected.cancel()
 
 
 def _part(piece: bytes) -> dict[str, object]:

@@ -1,7 +1,6 @@
-"""Anthropic's messages as chat templates expect them: one role a message, content a string, tool results by themselves.
+"""Translates Anthropic's messages into the chat template's: content is a string, tool results are separate messages.
 
-It refuses what the model can't read, and names where it stands.
-"""
+Blocks that the model can't read are refused, with their path."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import Any
 from tailrace.chat.call_arguments import decode_arguments
 from tailrace.chat.messages import Message
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.anthropic.blocks import (
+from tailrace.server.dialects.anthropic.content_blocks import (
     ContentSource,
     DocumentBlock,
     ImageBlock,
@@ -26,47 +25,47 @@ from tailrace.server.dialects.anthropic.blocks import (
 )
 from tailrace.server.dialects.anthropic.request import InputMessage
 
-#: Claude Code's accounting, which isn't meant for the model. It may differ from request to request and stands at the
-#: very beginning, where it would keep prompts from being found again.
+#: Claude Code's accounting, which isn't meant for the model. It may change with each request, and at the start of the
+#: prompt it would defeat the prefix cache.
 _ACCOUNTING = "x-anthropic-billing-header:"
 
 
 def system_text(system: str | list[TextBlock] | None) -> str:
-    """The system prompt; empty when there is none."""
+    """The system prompt, empty without one."""
     if isinstance(system, str):
         return system
     return "\n".join(block.text for block in system or () if not block.text.startswith(_ACCOUNTING))
 
 
-class History:
-    """The messages in the form of ``converse``. ``places`` are where each stands in the request."""
+class MessageHistory:
+    """The messages for ``chat_request``. ``paths`` has the request's field of each message."""
 
     def __init__(self, messages: list[InputMessage]) -> None:
         """Raises InvalidRequest."""
         self.messages: list[Message] = []
-        self.places: list[str] = []
+        self.paths: list[str] = []
         self._called: dict[str, str] = {}  #: each call's tool, by the call's id
         for index, message in enumerate(messages):
             path = f"messages[{index}]"
             if message.role == "assistant":
-                # The blocks of a reply that goes on are one text; those of earlier ones are lines of it.
+                # The blocks of a continued reply are joined directly; those of earlier replies become lines.
                 between = "\n" if index < len(messages) - 1 else ""
                 self._append(self._assistant(message, path, between), path)
             else:
                 self._read(message, path)
 
-    def begin(self, system: str) -> None:
+    def prepend_system(self, system: str) -> None:
         """Put the system prompt in front."""
         self.messages.insert(0, {"role": "system", "content": system})
-        self.places.insert(0, "system")
+        self.paths.insert(0, "system")
 
-    def keep_thoughts(self, turns: int) -> None:
-        """Leave thoughts only in the last ``turns`` messages that have one."""
+    def drop_old_reasoning(self, turns: int) -> None:
+        """Remove reasoning from all messages but the last ``turns`` that have it."""
         for message in [m for m in self.messages if "reasoning_content" in m][:-turns]:
             del message["reasoning_content"]
 
     def _read(self, message: InputMessage, path: str) -> None:
-        """A message of the user's or the system's: tools' results first, then what else it says."""
+        """A message of the user or the system: tool results first, then its text."""
         texts: list[str] = []
         for block, where in _blocks(message, path):
             if isinstance(block, ToolResultBlock) and message.role == "user":
@@ -79,7 +78,7 @@ class History:
             self._append({"role": message.role, "content": "\n".join(texts)}, path)
 
     def _assistant(self, message: InputMessage, path: str, between: str) -> Message:
-        thoughts: list[str] = []
+        reasoning: list[str] = []
         texts: list[str] = []
         calls: list[dict[str, Any]] = []
         for block, where in _blocks(message, path):
@@ -88,14 +87,14 @@ class History:
                 function = {"name": block.name, "arguments": decode_arguments(block.input)}
                 calls.append({"id": block.id, "type": "function", "function": function})
             elif isinstance(block, ThinkingBlock):
-                thoughts.append(block.thinking)
+                reasoning.append(block.thinking)
             elif isinstance(block, TextBlock):
                 texts.append(block.text)
             elif not isinstance(block, RedactedThinkingBlock):
                 raise _misplaced(block, message.role, where)
         rendered: Message = {"role": "assistant", "content": between.join(texts)}
-        if thought := "\n".join(thoughts):
-            rendered["reasoning_content"] = thought
+        if joined := "\n".join(reasoning):
+            rendered["reasoning_content"] = joined
         if calls:
             rendered["tool_calls"] = calls
         return rendered
@@ -111,12 +110,14 @@ class History:
             message["name"] = name
         return message
 
-    def _append(self, message: Message, place: str) -> None:
-        """Add the message; neighbours of one role are one turn, because many templates want roles to alternate."""
+    def _append(self, message: Message, path: str) -> None:
+        """Add the message. Successive messages of one role are merged, because many templates require alternating
+        roles.
+        """
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] != message["role"] or message["role"] not in ("user", "assistant"):
             self.messages.append(message)
-            self.places.append(place)
+            self.paths.append(path)
             return
         for name in ("content", "reasoning_content"):
             if text := message.get(name):
@@ -140,7 +141,7 @@ def continues(message: InputMessage, path: str) -> bool:
 
 
 def _blocks(message: InputMessage, path: str) -> list[tuple[Any, str]]:
-    """The content's blocks and where they stand."""
+    """The content's blocks with their paths."""
     if isinstance(message.content, str):
         return [(TextBlock(message.content), f"{path}.content")] if message.content else []
     return [(block, f"{path}.content[{index}]") for index, block in enumerate(message.content)]

@@ -1,4 +1,4 @@
-"""Calls in a chat's replies, as the client asked for them: of functions, of custom tools, or as ``function_call``."""
+"""The tool calls in a chat's reply, in the request's form: functions, custom tools, or the older ``function_call``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tailrace.server.events import FinishReason, ToolCallDelta
 
 
 def message_fields(calls: list[ToolCall], tools: Toolset) -> dict[str, Any]:
-    """The fields of a whole message that tell its calls; none without any."""
+    """The fields of a complete message with its tool calls; empty without calls."""
     if not calls:
         return {}
     if tools.legacy:
         return {"function_call": {"name": calls[0].name, "arguments": calls[0].arguments}}
-    return {"tool_calls": [_whole(call, tools) for call in calls]}
+    return {"tool_calls": [_choice_object(call, tools) for call in calls]}
 
 
 def finish_reason(reason: FinishReason, tools: Toolset) -> str:
@@ -33,7 +33,7 @@ class CallDeltas:
         self._open: dict[int, tuple[int, list[str]]] = {}
 
     @property
-    def waits(self) -> bool:
+    def has_open_call(self) -> bool:
         """Whether an input waits for its end."""
         return bool(self._open)
 
@@ -57,14 +57,14 @@ class CallDeltas:
         return [*ended, {"tool_calls": [call]}]
 
     def end(self, choice: int) -> list[dict[str, Any]]:
-        """What is left to tell of the choice's last call, when something else comes."""
+        """The rest of the choice's last custom call, before another event."""
         if choice not in self._open:
             return []
         index, arguments = self._open.pop(choice)
         return [{"tool_calls": [{"index": index, "custom": {"input": custom_input("".join(arguments))}}]}]
 
 
-def _whole(call: ToolCall, tools: Toolset) -> dict[str, Any]:
+def _choice_object(call: ToolCall, tools: Toolset) -> dict[str, Any]:
     if call.name in tools.custom:
         custom = {"name": call.name, "input": custom_input(call.arguments)}
         return {"id": call.id, "type": "custom", "custom": custom}

@@ -12,30 +12,30 @@ from tailrace.errors import InvalidRequest
 from tailrace.server.custom_tools import custom_arguments
 
 
-class CalledFunction(msgspec.Struct):
+class PastFunctionCall(msgspec.Struct):
     """The function of an earlier call. ``arguments`` is JSON text, or whatever else became of it."""
 
     name: str
     arguments: Any = None
 
 
-class CalledCustom(msgspec.Struct):
+class PastCustomCall(msgspec.Struct):
     """The custom tool of an earlier call."""
 
     name: str
     input: str = ""
 
 
-class EarlierCall(msgspec.Struct):
+class PastToolCall(msgspec.Struct):
     """A tool call in the history."""
 
-    function: CalledFunction | None = None
-    custom: CalledCustom | None = None
+    function: PastFunctionCall | None = None
+    custom: PastCustomCall | None = None
     id: str | None = None
     type: str | None = None
 
 
-def earlier_call(call: EarlierCall, path: str) -> dict[str, Any]:
+def past_tool_call(call: PastToolCall, path: str) -> dict[str, Any]:
     """The call at ``path`` in the template's form. Raises InvalidRequest."""
     if call.function is not None:
         return _object(call.id, call.function.name, decode_arguments(call.function.arguments))
@@ -44,14 +44,14 @@ def earlier_call(call: EarlierCall, path: str) -> dict[str, Any]:
     raise InvalidRequest(f"'{path}.function' is missing.", param=f"{path}.function")
 
 
-def legacy_call(call: CalledFunction) -> dict[str, Any]:
-    """A message's ``function_call`` in the template's form. ``join_results`` gives it its id."""
+def past_legacy_call(call: PastFunctionCall) -> dict[str, Any]:
+    """A message's ``function_call`` in the template's form. ``link_function_results`` gives it its id."""
     return _object(None, call.name, decode_arguments(call.arguments))
 
 
-def join_results(messages: list[Message]) -> list[Message]:
-    """The messages in which those of the role ``function`` are tools' results. They answer the last call of their
-    name, which gets an id where it has none.
+def link_function_results(messages: list[Message]) -> list[Message]:
+    """Turn messages of the role ``function`` into tool results. Each answers the last call of its name, which gets an
+    id if it has none.
     """
     calls: dict[str, dict[str, Any]] = {}  #: the last of each name
     for index, message in enumerate(messages):

@@ -13,10 +13,10 @@ from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
 from tailrace.server.dialects.openai.common_fields import Metadata
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
-from tailrace.server.dialects.responses.hosted import is_hosted
-from tailrace.server.dialects.responses.items import Item, ReferenceItem, read, shown, stored
+from tailrace.server.dialects.responses.hosted_tool_items import is_hosted
+from tailrace.server.dialects.responses.items import Item, ReferenceItem, parse_item, quoted, with_type_and_id
 from tailrace.server.dialects.responses.page import Page
-from tailrace.server.dialects.responses.query import InputItemsQuery
+from tailrace.server.dialects.responses.query_params import PageQuery
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
@@ -24,7 +24,7 @@ from tailrace.server.json_response import json_response
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
 _WRITE_ERRORS = GENERATION_ERRORS - {503}
 
-#: So many items come in one request, as the API's reference has it.
+#: The API reference's limit of items in one request.
 _Items = Annotated[list[dict[str, Any]], Meta(max_length=20)]
 
 
@@ -53,7 +53,7 @@ _add = msgspec.json.Decoder(ItemsRequest)
 
 
 def conversation_routes(app: AppState, store: ConversationStore | None) -> list[Endpoint]:
-    """The routes, answered from ``store``; None keeps nothing."""
+    """The routes; without a ``store`` every route answers 404."""
     answers = _Conversations(app, store)
     one = "/conversations/{id}"
     item = f"{one}/items/{{item}}"
@@ -81,7 +81,7 @@ def conversation_routes(app: AppState, store: ConversationStore | None) -> list[
             f"{one}/items",
             answers.items,
             "A conversation's items",
-            query=InputItemsQuery,
+            query=PageQuery,
             statuses=_LOOKUP_ERRORS,
         ),
         Endpoint(
@@ -103,51 +103,51 @@ class _Conversations:
         self._store = store
 
     async def create(self, request: Request) -> Response:
-        asked = decode(await self._app.read_body(request), _create)
-        return json_response(await self._kept().create(_checked(asked.items or []), asked.metadata or {}))
+        payload = decode(await self._app.read_body(request), _create)
+        return json_response(await self._require_store().create(_checked(payload.items or []), payload.metadata or {}))
 
     async def get(self, request: Request) -> Response:
-        return json_response(await self._kept().get(request.path_params["id"]))
+        return json_response(await self._require_store().get(request.path_params["id"]))
 
     async def update(self, request: Request) -> Response:
-        asked = decode(await self._app.read_body(request), _update)
-        return json_response(await self._kept().update(request.path_params["id"], asked.metadata or {}))
+        payload = decode(await self._app.read_body(request), _update)
+        return json_response(await self._require_store().update(request.path_params["id"], payload.metadata or {}))
 
     async def delete(self, request: Request) -> Response:
         identity = request.path_params["id"]
-        await self._kept().delete(identity)
+        await self._require_store().delete(identity)
         return json_response({"id": identity, "object": "conversation.deleted", "deleted": True})
 
     async def items(self, request: Request) -> Response:
-        query = InputItemsQuery.read(request)
-        page = await self._kept().page(
+        query = PageQuery.read(request)
+        page = await self._require_store().page(
             request.path_params["id"], after=query.after, limit=query.limit or 20, order=query.order or "desc"
         )
         return json_response(page.body())
 
     async def add(self, request: Request) -> Response:
-        asked = decode(await self._app.read_body(request), _add)
-        added = await self._kept().add(request.path_params["id"], _checked(asked.items))
-        return json_response(Page(added, more=False).body())
+        payload = decode(await self._app.read_body(request), _add)
+        added = await self._require_store().add(request.path_params["id"], _checked(payload.items))
+        return json_response(Page(added, has_more=False).body())
 
     async def item(self, request: Request) -> Response:
         path = request.path_params
-        return json_response(await self._kept().item(path["id"], path["item"]))
+        return json_response(await self._require_store().item(path["id"], path["item"]))
 
     async def remove(self, request: Request) -> Response:
         path = request.path_params
-        return json_response(await self._kept().remove(path["id"], path["item"]))
+        return json_response(await self._require_store().remove(path["id"], path["item"]))
 
-    def _kept(self) -> ConversationStore:
+    def _require_store(self) -> ConversationStore:
         if self._store is None:
             raise NotFound("Conversations are not kept by this server: nothing is (responses_mb is 0).")
         return self._store
 
 
 def _checked(items: list[Item]) -> list[Item]:
-    """The items as they are kept. Raises InvalidRequest for one that could not be used."""
+    """The items in their stored form. Raises InvalidRequest for unusable ones."""
     for index, item in enumerate(items):
         path = f"items[{index}]"
-        if not is_hosted(item) and isinstance(read(item, path), ReferenceItem):
-            raise InvalidRequest(f"'{path}': a reference can't be kept: {shown(item.get('id'))}.", param=path)
-    return [stored(item) for item in items]
+        if not is_hosted(item) and isinstance(parse_item(item, path), ReferenceItem):
+            raise InvalidRequest(f"'{path}': a reference can't be kept: {quoted(item.get('id'))}.", param=path)
+    return [with_type_and_id(item) for item in items]

@@ -1,4 +1,4 @@
-"""From llama-server's sampling fields to the engine's ``Sampling``, and back to what it tells of them."""
+"""Translates llama-server's sampling fields into ``Sampling``, and ``Sampling`` into ``generation_settings``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from tailrace.protocol import SAMPLER_ORDER, Sampling
-from tailrace.server.dialects.llama_server.fields import NativeFields
-from tailrace.server.dialects.llama_server.tokens import Text, Tokens
-from tailrace.server.dialects.openai.samplers import sampler_fields
+from tailrace.server.dialects.llama_server.request_fields import NativeFields
+from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer, TextPiece
+from tailrace.server.dialects.openai.sampler_fields import sampler_values
 
 #: The seed that means a random one, besides -1.
 RANDOM_SEED = 2**32 - 1
@@ -25,7 +25,7 @@ _CLAMPED: dict[str, tuple[float, float]] = {
     "xtc_threshold": (0.0, 1.0),
     "adaptive_target": (-1.0, 1.0),
 }
-#: Fields of both structs with the same meaning that ``sampler_fields`` doesn't know.
+#: Fields of both structs with the same meaning, beside those of ``sampler_values``.
 _SAME = (
     "temperature",
     "top_k",
@@ -38,7 +38,7 @@ _SAME = (
 )
 
 
-async def sampling_of(request: NativeFields, tokens: Tokens, banned: tuple[int, ...]) -> Sampling:
+async def sampling_of(request: NativeFields, tokens: PieceTokenizer, banned: tuple[int, ...]) -> Sampling:
     """The engine's sampling for these fields; ``banned`` tokens can't be chosen. Raises RequestError."""
     nearest = {
         name: min(max(value, lower), upper)
@@ -46,26 +46,26 @@ async def sampling_of(request: NativeFields, tokens: Tokens, banned: tuple[int, 
         if (value := getattr(request, name)) is not None
     }
     request = msgspec.structs.replace(request, **nearest)
-    wanted = sampler_fields(request)
-    wanted |= {name: value for name in _SAME if (value := getattr(request, name)) is not None}
+    values = sampler_values(request)
+    values |= {name: value for name in _SAME if (value := getattr(request, name)) is not None}
     bias = await _bias(request, tokens)
     bias |= dict.fromkeys(banned, -math.inf)
     seed = None if request.seed in (None, -1, RANDOM_SEED) else request.seed
     # numpy's generators take non-negative seeds.
-    return Sampling(**wanted, logit_bias=bias, seed=None if seed is None else seed % 2**64)
+    return Sampling(**values, logit_bias=bias, seed=None if seed is None else seed % 2**64)
 
 
-async def _bias(request: NativeFields, tokens: Tokens) -> dict[int, float]:
+async def _bias(request: NativeFields, tokens: PieceTokenizer) -> dict[int, float]:
     """The bias of each token. A text's is that of all of its tokens. Raises RequestError."""
     given = request.logit_bias or []
     pairs = list(given.items()) if isinstance(given, dict) else given
-    texts = {key: Text(key, special=False) for key, _ in pairs if isinstance(key, str) and not _is_number(key)}
-    await tokens.know(list(texts.values()), "logit_bias")
+    texts = {key: TextPiece(key, special=False) for key, _ in pairs if isinstance(key, str) and not _is_number(key)}
+    await tokens.tokenize(list(texts.values()), "logit_bias")
     bias: dict[int, float] = {}
     for key, value in pairs:
         amount = -math.inf if value is False else float(value)
         if isinstance(key, str) and key in texts:
-            bias |= dict.fromkeys(tokens.of(texts[key]), amount)
+            bias |= dict.fromkeys(tokens.tokens_of(texts[key]), amount)
         else:
             bias[int(key)] = amount
     return bias
@@ -76,10 +76,10 @@ def _is_number(key: str) -> bool:
 
 
 def sampling_object(sampling: Sampling) -> dict[str, Any]:
-    """What llama-server tells of it."""
-    told = msgspec.structs.asdict(sampling)
-    del told["penalize_nl"]
-    told["seed"] = RANDOM_SEED if sampling.seed is None else sampling.seed
-    told["samplers"] = list(SAMPLER_ORDER if sampling.samplers is None else sampling.samplers)
-    told["logit_bias"] = [{"token": token, "bias": amount} for token, amount in sampling.logit_bias.items()]
-    return told
+    """The sampling part of ``generation_settings``."""
+    fields = msgspec.structs.asdict(sampling)
+    del fields["penalize_nl"]
+    fields["seed"] = RANDOM_SEED if sampling.seed is None else sampling.seed
+    fields["samplers"] = list(SAMPLER_ORDER if sampling.samplers is None else sampling.samplers)
+    fields["logit_bias"] = [{"token": token, "bias": amount} for token, amount in sampling.logit_bias.items()]
+    return fields

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 
-def altered(sources: Path, folder: Path, right: str, wrong: str) -> Path:
+def mutate_source(sources: Path, folder: Path, right: str, wrong: str) -> Path:
     """A copy of ``sources`` as ``folder``, in which ``right``, which one of its files has, has become ``wrong``."""
     changed = shutil.copytree(sources, folder)
     found = [path for path in changed.rglob("*.[ch]") if right in path.read_text(encoding="utf-8")]

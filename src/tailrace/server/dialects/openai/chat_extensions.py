@@ -1,7 +1,6 @@
-"""Fields of llama-server's and vLLM's documents that chat completions alone have, and what they become.
+"""The fields of llama-server and vLLM that chat completions alone have, and their translation.
 
-Like ``peers``: what can't be honoured is refused by name.
-"""
+As in ``compat_fields``, unsupported values are refused by name."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ from typing import Any, Literal
 
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai import peers
-from tailrace.server.dialects.openai.sampling import SharedParameters, refuse
+from tailrace.server.dialects.openai import compat_fields
+from tailrace.server.dialects.openai.generation_params import SharedParameters, refuse
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import Budget, ReasoningSwitch, ThinkingSwitch, merge_thinking
 
@@ -20,11 +19,11 @@ class ChatExtensions(SharedParameters, kw_only=True):
 
     # OpenAI's own: a hint, as the effort is
     verbosity: Literal["low", "medium", "high"] | None = None
-    # OpenAI's own: prefixes are found by their tokens, and nothing is moderated
+    # OpenAI's own; without effect, because the prefix cache matches tokens and nothing is moderated
     prompt_cache_options: dict[str, Any] | None = None
     prompt_cache_retention: str | None = None
     moderation: Any = None
-    # Honoured: the thinking switches of several servers
+    # Supported: the thinking switches of several servers
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
     thinking: ThinkingSwitch | bool | None = None
@@ -32,7 +31,7 @@ class ChatExtensions(SharedParameters, kw_only=True):
     thinking_budget: Budget | None = None
     reasoning_budget: Budget | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    # Honoured: where the prompt ends
+    # Supported: where the prompt ends
     add_generation_prompt: bool | None = None
     continue_final_message: bool | Literal["content", "reasoning_content"] | None = None
     # Honoured
@@ -70,14 +69,14 @@ _WHY = {
 
 
 def check(request: ChatExtensions) -> None:
-    """Raise InvalidRequest for the first value that can't be honoured."""
+    """Raise InvalidRequest for the first unsupported value."""
     request.check_stream_options()
-    refuse(request, peers.SUPPORTED, peers.WHY)
+    refuse(request, compat_fields.SUPPORTED, compat_fields.WHY)
     refuse(request, _SUPPORTED, _WHY)
 
 
 def template_variables(request: ChatExtensions, model: ServedModel) -> dict[str, Any]:
-    """What the model's template may use beside the messages. Raises InvalidRequest for documents that it doesn't."""
+    """The template's other variables. Raises InvalidRequest for documents that the template doesn't use."""
     variables: dict[str, Any] = {}
     if request.verbosity is not None:
         variables["verbosity"] = request.verbosity
@@ -89,7 +88,7 @@ def template_variables(request: ChatExtensions, model: ServedModel) -> dict[str,
     return variables
 
 
-def thinking_of(request: ChatExtensions) -> ThinkingOptions:
+def thinking_options(request: ChatExtensions) -> ThinkingOptions:
     """Whether and how much the model shall think."""
     budgets = (
         request.thinking_budget,
@@ -106,11 +105,11 @@ def thinking_of(request: ChatExtensions) -> ThinkingOptions:
     )
 
 
-def hides_thoughts(request: ChatExtensions) -> bool:
-    """Whether thoughts are left out of the reply."""
+def hides_reasoning(request: ChatExtensions) -> bool:
+    """Whether reasoning is left out of the reply."""
     return request.include_reasoning is False or bool(request.reasoning is not None and request.reasoning.exclude)
 
 
-def tells_inline(request: ChatExtensions, *, default: bool) -> bool:
-    """Whether thoughts come within the text, between tags."""
+def wants_inline_reasoning(request: ChatExtensions, *, default: bool) -> bool:
+    """Whether reasoning is part of the text, between tags."""
     return default if request.reasoning_format is None else request.reasoning_format == "none"

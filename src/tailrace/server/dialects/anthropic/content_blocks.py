@@ -1,7 +1,7 @@
-"""The content blocks of a request's messages. What they become is ``history``'s business.
+"""The content blocks of a request's messages. ``messages`` translates them.
 
-Prefixes are found by their tokens: ``cache_control`` only decides how a reply's usage is split. ``citations`` aren't
-among the fields, because nothing is cited.
+The prefix cache matches tokens, so ``cache_control`` only decides how a reply's usage is split. There are no
+``citations``, because the server cites nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EncodedSource(msgspec.Struct, tag_field="type", tag="base64"):
 
 
 class UrlSource(msgspec.Struct, tag_field="type", tag="url"):
-    """An address: known, and refused, because nothing is fetched."""
+    """A URL: refused, because the server fetches nothing."""
 
 
 class FileSource(msgspec.Struct, tag_field="type", tag="file"):
@@ -58,7 +58,7 @@ class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
 
 
 class SearchResultBlock(msgspec.Struct, tag_field="type", tag="search_result"):
-    """What a client's own search has found."""
+    """A result of the client's own search."""
 
     source: str
     title: str
@@ -74,18 +74,18 @@ class ToolReferenceBlock(msgspec.Struct, tag_field="type", tag="tool_reference")
 
 
 class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
-    """An earlier thought. Its signature isn't looked at."""
+    """Earlier reasoning. Its signature is ignored."""
 
     thinking: str
     signature: str | None = None
 
 
 class RedactedThinkingBlock(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
-    """A thought that only Anthropic can read: dropped."""
+    """Reasoning that only Anthropic can decrypt: dropped."""
 
 
 class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
-    """An earlier tool call. ``input`` is an object, or whatever else a client made of one that was cut."""
+    """An earlier tool call. ``input`` is an object; a truncated call may have any value."""
 
     id: str
     name: str
@@ -97,7 +97,7 @@ ResultBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolR
 
 
 class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
-    """What a tool has answered."""
+    """The result of a tool call."""
 
     tool_use_id: str
     content: str | list[ResultBlock] | None = None

@@ -1,4 +1,4 @@
-"""The parameters that OpenAI's two text dialects share, with their ranges, and what they become."""
+"""Translates OpenAI's fields into the engine's ``GenerationParams``. A new parameter gets its line here."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import GenerationParams, Sampling
 from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, LogitBias
+from tailrace.server.dialects.openai.compat_fields import CompatFields
 from tailrace.server.dialects.openai.grammar import GrammarParameters
-from tailrace.server.dialects.openai.peers import PeerParameters
-from tailrace.server.dialects.openai.samplers import sampler_fields
+from tailrace.server.dialects.openai.sampler_fields import sampler_values
 from tailrace.server.stop_fields import stop_strings
 
-#: What is added to a banned token's logit: far more than any logit is.
-_BAN = -1e9
+#: The bias of a banned token: below any logit.
+_BAN_BIAS = -1e9
 
 _DEFAULTS = Sampling()
 #: OpenAI's schema has it: the largest 64-bit integer as JavaScript writes it.
@@ -25,7 +25,7 @@ _MAX_SEED = 9223372036854776000
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """``include_usage``: one more chunk with the usage before the end. Obfuscation is accepted: there is none."""
+    """``include_usage`` adds a chunk with the usage before the end. Obfuscation is accepted and not applied."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -59,7 +59,7 @@ def generation_params(parameters: CommonFields, max_tokens: int | None) -> Gener
     """The engine's parameters that all of OpenAI's text dialects offer. Raises InvalidRequest."""
     return GenerationParams(
         max_tokens=max_tokens,
-        min_tokens=least(parameters, max_tokens),
+        min_tokens=min_tokens_of(parameters, max_tokens),
         sampling=sampling(parameters),
         stop_tokens=tuple(parameters.stop_token_ids or ()),
         ignore_eos=bool(parameters.ignore_eos),
@@ -69,18 +69,18 @@ def generation_params(parameters: CommonFields, max_tokens: int | None) -> Gener
 
 
 def sampling(parameters: CommonFields) -> Sampling:
-    """The engine's sampling for these parameters; what is absent is the server's default."""
-    repeat = _first(parameters.repeat_penalty, parameters.repetition_penalty)
+    """The engine's sampling for these parameters, with the server's defaults for absent ones."""
+    repeat = _first_given(parameters.repeat_penalty, parameters.repetition_penalty)
     return Sampling(
-        **sampler_fields(parameters),
-        temperature=_first(parameters.temperature, _DEFAULTS.temperature),
-        top_k=max(0, _first(parameters.top_k, _DEFAULTS.top_k)),
-        top_p=_first(parameters.top_p, _DEFAULTS.top_p),
-        min_p=_first(parameters.min_p, _DEFAULTS.min_p),
-        repeat_penalty=_first(repeat, _DEFAULTS.repeat_penalty),
-        repeat_last_n=_first(parameters.repeat_last_n, parameters.penalty_last_n, _DEFAULTS.repeat_last_n),
-        frequency_penalty=_first(parameters.frequency_penalty, 0.0),
-        presence_penalty=_first(parameters.presence_penalty, 0.0),
+        **sampler_values(parameters),
+        temperature=_first_given(parameters.temperature, _DEFAULTS.temperature),
+        top_k=max(0, _first_given(parameters.top_k, _DEFAULTS.top_k)),
+        top_p=_first_given(parameters.top_p, _DEFAULTS.top_p),
+        min_p=_first_given(parameters.min_p, _DEFAULTS.min_p),
+        repeat_penalty=_first_given(repeat, _DEFAULTS.repeat_penalty),
+        repeat_last_n=_first_given(parameters.repeat_last_n, parameters.penalty_last_n, _DEFAULTS.repeat_last_n),
+        frequency_penalty=_first_given(parameters.frequency_penalty, 0.0),
+        presence_penalty=_first_given(parameters.presence_penalty, 0.0),
         logit_bias=_bias(parameters.logit_bias),
         seed=_seed(parameters.seed),
     )
@@ -101,10 +101,9 @@ def stops(parameters: CommonFields) -> tuple[str, ...]:
 
 
 def limit(parameters: msgspec.Struct, *names: str, default: int | None = None) -> int | None:
-    """The reply's limit in tokens: the first of the fields that is there; None (-1 in a request) is none.
+    """The reply's token limit, from the first given field; None means no limit (-1 in a request).
 
-    Raises InvalidRequest for 0, which leaves nothing to say.
-    """
+    Raises InvalidRequest for 0."""
     for name in names:
         given: int | None = getattr(parameters, name)
         if given == 0:
@@ -114,11 +113,11 @@ def limit(parameters: msgspec.Struct, *names: str, default: int | None = None) -
     return default
 
 
-def least(parameters: PeerParameters, most: int | None) -> int:
-    """The reply's least length in tokens. Raises InvalidRequest where it is over its limit, ``most``."""
+def min_tokens_of(parameters: CompatFields, max_tokens: int | None) -> int:
+    """The reply's minimum length in tokens. Raises InvalidRequest for one above ``max_tokens``."""
     given = parameters.min_tokens or 0
-    if most is not None and given > most:
-        raise InvalidRequest(f"'min_tokens' must be at most the reply's limit, {most}.", param="min_tokens")
+    if max_tokens is not None and given > max_tokens:
+        raise InvalidRequest(f"'min_tokens' must be at most the reply's limit, {max_tokens}.", param="min_tokens")
     return given
 
 
@@ -129,16 +128,16 @@ def _bias(given: LogitBias | None) -> dict[int, float]:
     pairs = given.items() if isinstance(given, dict) else given
     if any(value is True for _, value in pairs):
         raise InvalidRequest("'logit_bias': a token's bias is a number, or false to ban it.", param="logit_bias")
-    return {token: _BAN if value is False else float(value) for token, value in pairs}
+    return {token: _BAN_BIAS if value is False else float(value) for token, value in pairs}
 
 
 def refuse(parameters: msgspec.Struct, supported: Mapping[str, tuple[Any, ...]], why: Mapping[str, str]) -> None:
-    """Raise InvalidRequest for the first field whose value isn't among those supported (None always is)."""
+    """Raise InvalidRequest for the first field with an unsupported value. None is always supported."""
     for name, values in supported.items():
         value = getattr(parameters, name)
         if value is not None and value not in values:
             raise InvalidRequest(f"'{name}': {why[name]}", param=name, code="unsupported_value")
 
 
-def _first(*values: Any) -> Any:
+def _first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)

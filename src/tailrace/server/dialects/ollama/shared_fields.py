@@ -1,4 +1,6 @@
-"""The fields that Ollama's chat and generate share, and what they ask of the engine."""
+"""The fields that Ollama's chat and generate share, and their translation. A new parameter gets its line in
+``_params``.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,12 @@ class SharedFields(msgspec.Struct, kw_only=True):
 
     @property
     def streams(self) -> bool:
-        """Whether the reply comes line by line."""
+        """Whether the reply is streamed."""
         return self.stream is not False
 
 
 def check(fields: SharedFields) -> None:
-    """Raise InvalidRequest for what can't be honoured, whatever the request is about."""
+    """Raise InvalidRequest for unsupported values."""
     unloads(fields.keep_alive)
     option.refuse_unsupported(fields.options or Options())
     if fields.debug_render_only:
@@ -60,7 +62,7 @@ def check(fields: SharedFields) -> None:
 
 
 def unloads(keep_alive: float | str | None) -> bool:
-    """Whether ``keep_alive`` asks for an end at once. Raises InvalidRequest when it is no duration."""
+    """Whether ``keep_alive`` unloads the model at once. Raises InvalidRequest for text that is no duration."""
     if not isinstance(keep_alive, str):
         return keep_alive == 0
     if not (_DURATION.fullmatch(keep_alive) or _DURATIONS.fullmatch(keep_alive)):
@@ -72,7 +74,7 @@ def unloads(keep_alive: float | str | None) -> bool:
 
 
 def refuse_images(images: list[Any] | None, param: str) -> None:
-    """Raise InvalidRequest when there are any."""
+    """Raise InvalidRequest for images."""
     if images:
         raise InvalidRequest(
             f"'{param}': this model reads text alone; leave the images out.", param=param, code="unsupported_value"
@@ -80,7 +82,7 @@ def refuse_images(images: list[Any] | None, param: str) -> None:
 
 
 def grammar(fields: SharedFields) -> Grammar | None:
-    """What the reply must look like."""
+    """The grammar of the reply."""
     if not fields.format and fields.format != {}:
         return None
     if fields.format == "json":
@@ -97,8 +99,8 @@ def conversation(
     prompt_param: str,
     inline_reasoning: bool,
 ) -> GenerationRequest:
-    """What the fields ask of the engine for these messages. Raises InvalidRequest."""
-    wanted = chat_request(
+    """The generation of a chat with these messages. Raises InvalidRequest."""
+    generation_request = chat_request(
         model,
         messages,
         tools=tools,
@@ -109,23 +111,23 @@ def conversation(
             effort=fields.think if isinstance(fields.think, str) else fields.reasoning_effort,
         ),
         variables=fields.chat_template_kwargs,
-        # As in Ollama, the reply goes on where the last message ends.
+        # As in Ollama, the reply continues a last message of the assistant.
         continues=bool(messages) and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"),
         inline_reasoning=inline_reasoning,
         fields=FieldNames(prompt=prompt_param, form="format"),
     )
-    return _stopped(fields, wanted)
+    return _stopped(fields, generation_request)
 
 
 def raw(fields: SharedFields, prompt: str, suffix: str | None = None) -> GenerationRequest:
-    """The same for a prompt that goes to the model as it is. Raises InvalidRequest."""
-    wanted = GenerationRequest(
+    """The generation of a prompt without the chat template. Raises InvalidRequest."""
+    generation_request = GenerationRequest(
         prompts=[PromptText(prompt)],
         prompt_param="prompt",
         params=msgspec.structs.replace(_params(fields), grammar=grammar(fields), suffix=suffix or None),
         grammar_param="format",
     )
-    return _stopped(fields, wanted)
+    return _stopped(fields, generation_request)
 
 
 def _params(fields: SharedFields) -> GenerationParams:
@@ -137,8 +139,8 @@ def _params(fields: SharedFields) -> GenerationParams:
     )
 
 
-def _stopped(fields: SharedFields, wanted: GenerationRequest) -> GenerationRequest:
-    return msgspec.structs.replace(wanted, stops=option.stops(fields.options or Options()))
+def _stopped(fields: SharedFields, generation_request: GenerationRequest) -> GenerationRequest:
+    return msgspec.structs.replace(generation_request, stops=option.stops(fields.options or Options()))
 
 
 def _unsupported(name: str, why: str) -> InvalidRequest:

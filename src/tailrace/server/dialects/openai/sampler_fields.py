@@ -1,4 +1,4 @@
-"""The samplers' fields that llama-server has beside OpenAI's, with their ranges, and what they become."""
+"""llama-server's sampler fields, with their ranges and their translation into ``Sampling``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Temperature = Annotated[float, Meta(ge=0, le=100)]
 Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 #: -1 is everything.
 LastTokens = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-#: Each of its names is a pass over what is left.
+#: Each sampler is a pass over the remaining candidates.
 MAX_SAMPLERS = 16
 #: Each is looked up in the vocabulary, in tens of microseconds to some milliseconds.
 MAX_BREAKERS = 32
@@ -37,8 +37,8 @@ _LETTERS: dict[str, SamplerName] = {
     "i": "infill",
     "a": "adaptive_p",
 }
-#: Names that presets still have of a sampler that llama.cpp has given up. It is off, so it may stand anywhere.
-_GONE = frozenset({"tfs_z", "tfs-z", "tfsz", "tfs", "f"})
+#: Names of a sampler that llama.cpp has removed. Presets still have it; it is ignored.
+_REMOVED_SAMPLERS = frozenset({"tfs_z", "tfs-z", "tfsz", "tfs", "f"})
 _NAMES: dict[str, SamplerName] = {
     **{name: name for name in _LETTERS.values()},
     **{name.replace("_", "-"): name for name in _LETTERS.values()},
@@ -83,7 +83,7 @@ class SamplerParameters(msgspec.Struct, kw_only=True):
     ) = None
 
 
-#: Fields that the engine's sampling has under the same name.
+#: Fields with the same name in ``Sampling``.
 _SAME = tuple(
     name
     for name in SamplerParameters.__struct_fields__
@@ -91,11 +91,10 @@ _SAME = tuple(
 )
 
 
-def sampler_fields(parameters: SamplerParameters, where: str = "") -> dict[str, Any]:
-    """What these parameters set of the engine's ``Sampling``. ``where``: what stands before a field's name in errors.
+def sampler_values(parameters: SamplerParameters, where: str = "") -> dict[str, Any]:
+    """The values for ``Sampling`` that these parameters give. ``where`` is the prefix of field names in errors.
 
-    Raises InvalidRequest for a sampler that there isn't.
-    """
+    Raises InvalidRequest for an unknown sampler."""
     given = {name: value for name in _SAME if (value := getattr(parameters, name)) is not None}
     if parameters.typ_p is not None:
         given.setdefault("typical_p", parameters.typ_p)
@@ -118,7 +117,7 @@ def _order(samplers: str | list[str], field: str) -> tuple[SamplerName, ...]:
         name = known.get(given if letters else given.lower())
         if name is not None:
             order.append(name)
-        elif given.lower() not in _GONE:
+        elif given.lower() not in _REMOVED_SAMPLERS:
             path = field if letters else f"{field}[{place}]"
             there = ", ".join(_LETTERS if letters else _LETTERS.values())
             raise InvalidRequest(
