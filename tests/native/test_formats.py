@@ -180,7 +180,7 @@ def test_a_row_alone_does_not_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, repacked: str
 ) -> None:
     """Each switch that has to know a format says so: no format is computed as another one."""
-    last = "Q6_K,  QK_K,    16,  NIBBLES_AND_TOP_TWO,    ql,     NO_MIN,                       32,  Q8_K,        YES)"
+    last = "q6_K,  QK_K,    16,  NIBBLES_AND_TOP_TWO,    ql,     NO_MIN,                       32,  Q8_K,        YES)"
     row = f"X(IQ4_NL, block_iq4_nl, QK4_NL, 32, NIBBLES, qs, NO_MIN, 0, Q8_0, {repacked})"
     monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", last, f"{last} {row}"))
     monkeypatch.setattr(type(ALL_TIERS[tier]), "require", lambda _: None)  # It is compiled, and never run.
