@@ -1,4 +1,4 @@
-"""What /proc tells, against the plan."""
+"""The placement that /proc reports, compared with the plan."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def replica(cpus: tuple[int, ...] = (), node: int | None = None) -> ReplicaPlan:
     return ReplicaPlan(node=node, decode=pool, prefill=pool)
 
 
-def test_threads_and_own_memory_are_read(process: Path) -> None:
+def test_threads_and_private_memory_are_read(process: Path) -> None:
     found = read_applied_placement(process)
     assert found == AppliedPlacement(
         {100: frozenset({0, 1}), 101: frozenset({0}), 102: frozenset({1, 3})},
@@ -54,7 +54,7 @@ def test_threads_and_own_memory_are_read(process: Path) -> None:
     assert format_memory(found.memory) == "node 0: 0 MB, node 1: 29 MB"
 
 
-def test_differences_are_told(process: Path) -> None:
+def test_differences_from_the_plan_are_reported(process: Path) -> None:
     found = read_applied_placement(process)
     assert found is not None
     assert placement_differences(replica(), found) == []
@@ -65,7 +65,7 @@ def test_differences_are_told(process: Path) -> None:
     assert "planned on node 0, but lies on node 0: 0 MB, node 1: 29 MB" in memory
 
 
-def test_memory_that_nobody_tells_about_is_not_taken_for_bound(process: Path) -> None:
+def test_unreported_memory_does_not_count_as_bound(process: Path) -> None:
     (process / "numa_maps").unlink()
     found = read_applied_placement(process)
     assert found is not None
@@ -78,8 +78,8 @@ def test_a_system_without_proc(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "asked"),
+    ("settings", "required"),
     [({}, False), ({"threads": 3}, False), ({"replicas": 2}, True), ({"cpus": "0-1"}, True), ({"pin": "on"}, True)],
 )
-def test_what_is_set_is_asked_for_and_what_is_planned_is_not(settings: dict[str, Any], asked: bool) -> None:
-    assert is_placement_required(Settings(**settings)) is asked
+def test_a_placement_that_the_user_has_set_is_required(settings: dict[str, Any], required: bool) -> None:
+    assert is_placement_required(Settings(**settings)) is required

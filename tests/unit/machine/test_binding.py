@@ -62,7 +62,7 @@ def usable() -> list[int]:
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_threads_stay_on_the_cpus_and_their_threads_too(number: int) -> None:
+def test_a_thread_and_the_threads_it_starts_are_bound(number: int) -> None:
     cpu = usable()[number]
     found = bound(cpus=[cpu])
     assert found["threads"] == [[cpu], [cpu]]
@@ -70,7 +70,7 @@ def test_threads_stay_on_the_cpus_and_their_threads_too(number: int) -> None:
     assert found["placement_differences"] == []
 
 
-def test_memory_is_bound_to_the_node_and_that_of_its_threads_too() -> None:
+def test_memory_of_a_thread_and_of_threads_it_starts_is_bound() -> None:
     found = bound(node=0)
     assert (found["before"], found["after"], found["in_thread"]) == ([], [0], [0])
     memory = found["memory"]
@@ -83,12 +83,12 @@ def test_memory_is_spread_over_nodes() -> None:
     assert bound(interleave=[0])["after"] == [0]
 
 
-def test_what_is_not_planned_is_left_alone() -> None:
+def test_without_a_plan_nothing_is_bound() -> None:
     found = bound()
     assert found["after"] == []
     assert found["threads"] == [usable()] * 2
 
 
-def test_what_the_kernel_refuses_is_told() -> None:
+def test_a_refusal_of_the_kernel_is_an_error() -> None:
     assert "NUMA node 63" in str(bound(node=63)["error"])
     assert "CPUs [4095]" in str(bound(cpus=[4095])["error"])

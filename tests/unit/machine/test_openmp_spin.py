@@ -1,4 +1,4 @@
-"""What OpenMP is told before it is loaded."""
+"""The spin count that OpenMP reads when it is loaded."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 from tailrace.machine.openmp_spin import set_spin_count, spin_count
 
 
-@pytest.mark.parametrize(("poll", "turns"), [(0, "0"), (1, "60000"), (50, "3000000")])
-def test_a_poll_level_is_so_many_turns(monkeypatch: pytest.MonkeyPatch, poll: int, turns: str) -> None:
+@pytest.mark.parametrize(("poll", "spins"), [(0, "0"), (1, "60000"), (50, "3000000")])
+def test_a_poll_level_sets_the_spin_count(monkeypatch: pytest.MonkeyPatch, poll: int, spins: str) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # So that what is set below is taken back.
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # So that the value below is removed after the test.
     monkeypatch.delenv("GOMP_SPINCOUNT")
     set_spin_count(poll)
-    assert os.environ["GOMP_SPINCOUNT"] == turns
+    assert os.environ["GOMP_SPINCOUNT"] == spins
     set_spin_count(7)
-    assert os.environ["GOMP_SPINCOUNT"] == turns, "the first word counts"
+    assert os.environ["GOMP_SPINCOUNT"] == spins, "the first value stays"
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
-def test_the_user_s_own_wish_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for variable in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv(name, "mine")
@@ -41,7 +41,7 @@ def test_the_user_s_own_wish_stays(monkeypatch: pytest.MonkeyPatch, name: str) -
         (None, "99999999999", 2**31 - 1),
     ],
 )
-def test_what_the_environment_says_is_understood(
+def test_the_spin_count_is_read_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, policy: str | None, count: str | None, found: int
 ) -> None:
     for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", count)):

@@ -1,4 +1,4 @@
-"""The plan for recorded machines, whole; what flags change of it, and what is refused."""
+"""The plans for recorded machines, their changes by settings, and the settings that are refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_two_sockets_have_a_replica_each(tmp_path: Path) -> None:
     assert "SMT siblings" in why(made, "cores")
 
 
-def test_two_sockets_as_a_kernel_told_them(tmp_path: Path) -> None:
+def test_two_sockets_of_a_real_recording(tmp_path: Path) -> None:
     made = plan("emulated-2x8", tmp_path)
     first, second = bound(*range(1, 8)), bound(*range(8, 16))
     assert bare(made) == MachinePlan((ReplicaPlan(0, first, first), ReplicaPlan(1, second, second)), (0,))
@@ -136,7 +136,7 @@ def test_a_quota_is_rounded_down_and_nothing_is_bound(tmp_path: Path) -> None:
     assert why(made, "decode threads") == "2: a quota of 2.5 CPUs, rounded down"
 
 
-def test_a_larger_quota_leaves_something_to_http(tmp_path: Path) -> None:
+def test_a_larger_quota_leaves_a_cpu_to_http(tmp_path: Path) -> None:
     made = plan("pod-nested", tmp_path)
     assert bare(made) == single(PoolPlan(5, poll=1))
     assert "less one for the HTTP process" in why(made, "decode threads")
@@ -183,7 +183,7 @@ def test_layers_on_the_gpu_have_one_replica(tmp_path: Path) -> None:
     assert len(plan("server-2x16x2", tmp_path, offload=True, gpu_layers=0).replicas) == 2
 
 
-def test_a_system_that_can_t_bind_isn_t_asked_to() -> None:
+def test_nothing_is_bound_on_a_system_that_can_not_bind() -> None:
     cores = tuple(Core(0, 0, (cpu,), efficiency=cpu >= 4) for cpu in range(8))
     made = make_plan(Topology(cores, (Node(0, 16 * GB, 8 * GB),)), Settings())
     assert bare(made) == single(PoolPlan(4, poll=1))
@@ -217,7 +217,7 @@ def test_as_many_threads_as_cores_share_them_with_http(tmp_path: Path) -> None:
         ("container-quota", None, {}),
     ],
 )
-def test_otherwise_the_main_thread_has_no_cpu_of_its_own(
+def test_otherwise_the_main_thread_is_not_bound(
     name: str, affinity: str | None, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     made = plan(name, tmp_path, affinity=affinity, **settings)
@@ -225,13 +225,13 @@ def test_otherwise_the_main_thread_has_no_cpu_of_its_own(
     assert "main thread" not in [reason.choice for reason in made.reasons]
 
 
-def test_more_threads_than_cpus_are_said_to_be_too_many(tmp_path: Path) -> None:
+def test_more_threads_than_cpus_have_a_warning(tmp_path: Path) -> None:
     made = plan("virtual-2", tmp_path, threads=3)
     assert bare(made) == single(PoolPlan(3, poll=1))
     assert "more than the 2 CPUs" in why(made, "decode threads")
 
 
-def test_prompts_may_be_read_by_siblings_too(tmp_path: Path) -> None:
+def test_prefill_may_use_smt_siblings_too(tmp_path: Path) -> None:
     made = plan("hybrid-6p8e", tmp_path, threads_prefill=12)
     (replica,) = made.replicas
     assert replica.decode == bound(0, 2, 4, 6, 8, 10)
@@ -327,7 +327,9 @@ def test_a_plan_travels_as_json(tmp_path: Path) -> None:
         ("server-4-nodes", {"cpus_prefill": "0-7"}, "cpus_prefill is 0-7, which has no CPU on NUMA node 1"),
     ],
 )
-def test_what_can_t_work_is_refused_by_name(name: str, settings: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_impossible_settings_are_refused_by_name(
+    name: str, settings: dict[str, Any], says: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigurationError, match=says):
         plan(name, tmp_path, **settings)
 

@@ -1,10 +1,8 @@
-"""What is read of recorded machines: cores, siblings, nodes, caches, and what limits leave of them."""
+"""Cores, SMT siblings, nodes and caches of recorded machines, and the part that limits leave usable."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
 
 from recorded_machines import expand, machine
 from tailrace.machine import cpulist
@@ -141,17 +139,3 @@ def test_without_sys_there_are_at_least_cores(tmp_path: Path) -> None:
     topology = read_topology(tmp_path, None)
     assert topology.usable_cores
     assert topology.affinity is None
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("0-3,8", (0, 1, 2, 3, 8)), ("5", (5,)), ("", ()), ("3,1-2,2", (1, 2, 3))]
-)
-def test_cpu_lists(text: str, numbers: tuple[int, ...]) -> None:
-    assert cpulist.parse(text) == numbers
-    assert cpulist.parse(cpulist.format_cpus(numbers).replace("none", "")) == numbers
-
-
-@pytest.mark.parametrize("text", ["3-1", "a", "1-", "-1"])
-def test_what_is_no_cpu_list(text: str) -> None:
-    with pytest.raises(ValueError, match=r"backwards|invalid literal"):
-        cpulist.parse(text)

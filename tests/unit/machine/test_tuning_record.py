@@ -1,4 +1,4 @@
-"""Which measured value wins, where it is remembered, and what may overrule it."""
+"""The choice of a measured value, the records of tuning, and their precedence among settings."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_difference_within_the_noise_changes_nothing() -> None:
     assert (value, why) == ("1", "50 is at most 3 % faster")
 
 
-def test_the_usual_value_may_be_the_fastest() -> None:
+def test_the_default_value_may_be_the_fastest() -> None:
     assert choose_value("poll", "1", [{"1": 100.0, "50": 99.0}])[::2] == ("1", "the fastest")
 
 
@@ -77,7 +77,7 @@ def test_thread_counts_are_few_and_reach_from_one_to_all(cores: int, cpus: int, 
     assert set(thread_counts(cores, cpus, quick=True)) <= {*counts, cores // 2}
 
 
-def test_what_is_remembered_is_found_again(tmp_path: Path) -> None:
+def test_a_record_is_found_again(tmp_path: Path) -> None:
     store = TuningStore(tmp_path / "tuned")
     assert store.find("model", machine(), "1.0") is None
     store.save(TUNED, "model", machine(), "1.0")
@@ -104,7 +104,7 @@ def test_fewer_cpus_are_the_same_record_with_other_usable_ones(tmp_path: Path) -
     assert found.usable == "0-3"
 
 
-def test_a_broken_record_is_named(tmp_path: Path) -> None:
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = TuningStore(tmp_path)
     store.save(TUNED, "model", machine(), "1.0").write_text("{")
     with pytest.raises(ConfigurationError, match=r"can't be read: .* Remove it, or run tailrace tune again"):
@@ -130,10 +130,10 @@ def test_tuned_beats_default_and_nothing_else(tmp_path: Path) -> None:
     assert resolved.origins["threads_prefill"] == "default"
 
 
-def test_what_a_later_version_remembers_is_passed_over() -> None:
+def test_settings_of_a_later_version_are_ignored() -> None:
     assert resolve({}, {}).tuned({"warp": 9}).origins == resolve({}, {}).origins
 
 
-def test_a_tuned_value_that_cannot_be_is_named() -> None:
+def test_an_invalid_tuned_value_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"threads \(tuned\) can't be -1"):
         resolve({}, {}).tuned({"threads": -1})

@@ -1,4 +1,4 @@
-"""Fetching with a real pip: from a folder of wheels, from a local server, and everything that can go wrong."""
+"""Fetching with a real pip: from a folder of wheels, from a local server, and each kind of failure."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_catalogue_names_what_the_store_takes(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("index")
-def test_whoever_is_told_may_end_a_download(
+def test_the_progress_callback_may_end_a_download(
     store: Store, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Enough(Exception):

@@ -1,4 +1,4 @@
-"""When a converted model is worth using instead of the original."""
+"""The rules by which a converted model replaces the original."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def comparison(
     return FormatComparison(quality=quality, before=BEFORE, after=after)
 
 
-def test_gain_is_symmetric() -> None:
+def test_the_mean_ratio_is_symmetric() -> None:
     after = Speed(prefill=1000, decode=100, decode_many=320, streams=8)
     assert after.ratios_to(BEFORE) == (2.0, 0.5, 1.0)
     assert after.mean_ratio_to(BEFORE) == pytest.approx(1.0)
@@ -32,13 +32,13 @@ def test_faster_and_close_is_used_for_both_aims(aim: str) -> None:
     assert comparison().rejection_reason(aim) is None
 
 
-def test_only_near_lossless_minds_the_loss() -> None:
+def test_only_near_lossless_limits_the_loss() -> None:
     lossy = comparison(divergence=NEAR_LOSSLESS * 1.01)
     assert lossy.rejection_reason("fast") is None
     assert "divergence, 0.0101 nats, is over 0.01" in (lossy.rejection_reason("near-lossless") or "")
 
 
-def test_what_gains_nothing_is_not_used() -> None:
+def test_a_format_that_is_not_faster_is_rejected() -> None:
     assert "it is no faster here (1.03" in (comparison(prefill=1.1).rejection_reason("fast") or "")
 
 
@@ -50,12 +50,12 @@ def test_a_gain_at_one_load_does_not_pay_for_a_loss_at_another() -> None:
     assert "at 8 streams it has 0.80" in (comparison(prefill=3.0, many=0.8).rejection_reason("near-lossless") or "")
 
 
-def test_figures_survive_the_disk() -> None:
+def test_a_comparison_is_the_same_after_decoding() -> None:
     there = comparison()
     assert msgspec.json.decode(msgspec.json.encode(there), type=FormatComparison) == there
 
 
-def test_the_fastest_format_is_preferred_and_the_closer_one_of_two_about_as_fast() -> None:
+def test_the_fastest_format_is_chosen_and_of_equally_fast_ones_the_most_exact() -> None:
     far, close = comparison(divergence=0.3, prefill=3.4), comparison(divergence=0.1, prefill=3.2)
     slow, exact = comparison(divergence=0.02, prefill=2.0), comparison(divergence=0.005, prefill=1.5)
     measured = {"far": far, "close": close, "slow": slow, "exact": exact}
@@ -64,6 +64,6 @@ def test_the_fastest_format_is_preferred_and_the_closer_one_of_two_about_as_fast
     assert best_format("near-lossless", measured) == "exact"
 
 
-def test_nothing_is_preferred_to_the_file_where_nothing_gains() -> None:
+def test_no_format_is_chosen_where_none_is_faster() -> None:
     assert best_format("fast", {"slow": comparison(prefill=1.0)}) is None
     assert best_format("near-lossless", {}) is None

@@ -1,4 +1,4 @@
-"""What a user may call a model, and what an unknown one is answered."""
+"""The names and paths by which a user names a model, and the errors for unknown ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_path(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert locate_model("~/My Model.Q4.gguf", store) == expected
 
 
-def test_a_path_that_is_not_there_says_what_is(store: Store, tmp_path: Path) -> None:
+def test_a_missing_path_lists_the_stored_models(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         locate_model(str(tmp_path / "no.gguf"), store)
     assert f"there is no file {tmp_path / 'no.gguf'}" in str(caught.value)
@@ -61,7 +61,7 @@ def test_a_model_that_can_be_fetched_says_how(store: Store) -> None:
 
 
 @pytest.mark.parametrize("model", ["unknown", "../kept", "some/where", "", "."])
-def test_an_unknown_model_says_which_there_are(store: Store, model: str) -> None:
+def test_an_unknown_model_lists_the_stored_ones(store: Store, model: str) -> None:
     with pytest.raises(ModelError) as caught:
         locate_model(model, store)
     assert "In the store: kept" in str(caught.value)

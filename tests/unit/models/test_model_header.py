@@ -1,4 +1,4 @@
-"""The facts of a GGUF header, and that no file, however broken, is anything but facts or a ModelError."""
+"""The facts of a GGUF header. Each damaged file gives facts or a ModelError and no other exception."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_facts_of_a_file(tmp_path: Path) -> None:
     )
 
 
-def test_every_single_value_is_told_and_no_array(tmp_path: Path) -> None:
+def test_all_values_are_read_except_arrays(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(tiny_gguf(extra=(pair("a.flag", 7, b"\1"), pair("a.text", STRING, text("ü")))))
     header = read_header(path)
@@ -107,7 +107,7 @@ def nested(depth: int) -> bytes:
     return struct.pack("<IQ", ARRAY, 1) * (depth - 1) + struct.pack("<IQ", UINT32, 1) + bytes(4)
 
 
-def test_arrays_in_arrays_are_passed_over(tmp_path: Path) -> None:
+def test_nested_arrays_are_skipped(tmp_path: Path) -> None:
     assert facts_of(tmp_path, tiny_gguf(extra=(pair("n", ARRAY, nested(3)),))).parameters == 24
 
 
@@ -128,7 +128,7 @@ def test_arrays_in_arrays_are_passed_over(tmp_path: Path) -> None:
         (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 1) + b"\xff"),)), "utf-8"),
     ],
 )
-def test_a_broken_file_says_what_is_wrong(tmp_path: Path, data: bytes, why: str) -> None:
+def test_a_damaged_file_has_an_error_with_the_reason(tmp_path: Path, data: bytes, why: str) -> None:
     with pytest.raises(ModelError, match=why) as caught:
         facts_of(tmp_path, data)
     assert "Fetch or copy it again" in str(caught.value)
@@ -141,7 +141,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 @settings(deadline=None)  # How long an example takes on a busy machine says nothing.
 @given(st.data())
-def test_every_damage_is_facts_or_a_model_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_damage_gives_facts_or_a_model_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     whole = bytearray(tiny_gguf())
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.sampled_from([0, 1, 8, 9, 127, 128, 255]))

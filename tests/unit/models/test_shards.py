@@ -1,4 +1,4 @@
-"""Models of several files: any of them names the model, and all of them count."""
+"""Models of several shards: a user may name any of them, and sizes include all of them."""
 
 from __future__ import annotations
 

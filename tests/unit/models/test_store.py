@@ -1,4 +1,4 @@
-"""The local store: names stay inside, files arrive whole."""
+"""The local store: names can't lead out of it, and files are moved into it atomically."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_removed_model_is_gone(store: Store) -> None:
     assert not (store.folder / "a").exists()
 
 
-def test_removing_leaves_what_is_no_model_alone(store: Store, tmp_path: Path) -> None:
+def test_removing_leaves_other_files(store: Store, tmp_path: Path) -> None:
     folder = put(store, "a").path.parent
     (folder / "notes.txt").write_text("mine")
     (folder / ".m.gguf").write_text("another process writes this")

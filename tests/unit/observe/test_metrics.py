@@ -1,4 +1,4 @@
-"""The exposition, read by the parser of those who scrape it."""
+"""The metrics in Prometheus' text format, read with its own parser."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def samples(metrics: Metrics) -> dict[str, float]:
     return found
 
 
-def test_before_anything_has_happened() -> None:
+def test_metrics_before_the_first_request() -> None:
     found = samples(Metrics('a "model"\n', Engine()))
     assert found["vllm:num_requests_running[]"] == 0
     assert found["vllm:kv_cache_usage_perc[]"] == 0
     assert found["vllm:prompt_tokens_total[]"] == 0
 
 
-def test_what_has_happened() -> None:
+def test_metrics_after_requests() -> None:
     counters = EngineCounters(
         steps=7,
         prefill_tokens=11,
@@ -98,7 +98,7 @@ def test_what_has_happened() -> None:
     assert not [name for name in found if "_created" in name]
 
 
-def test_llama_servers_names() -> None:
+def test_metrics_under_llama_servers_names() -> None:
     engine = Engine(running=2, waiting=1)
     metrics = Metrics('a "model"\n', engine)
     metrics.prompt_computed(0.5)

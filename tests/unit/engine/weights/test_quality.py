@@ -1,4 +1,4 @@
-"""Divergence and perplexity, against the formulas written out."""
+"""Divergence and perplexity, compared with the formulas written out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def predictions(logits: list[list[float]], following: list[int]) -> Predictions:
     return Predictions(np.array(logits, np.float32), np.array(following, np.int64))
 
 
-def test_the_same_predictions_differ_by_nothing() -> None:
+def test_equal_predictions_have_no_divergence() -> None:
     random = np.random.default_rng(1)
     one = Predictions(random.normal(0, 4, (50, 300)).astype(np.float32), random.integers(0, 300, 50))
     found = compare(one, one)
@@ -46,7 +46,7 @@ def test_certainty_makes_no_infinities() -> None:
     assert found.divergence == pytest.approx(600)
 
 
-def test_every_position_of_the_text_is_read_once_in_windows() -> None:
+def test_each_position_of_the_text_is_predicted_once_in_windows() -> None:
     seen: list[tuple[int, int]] = []
 
     class Watching(FakeBackend):

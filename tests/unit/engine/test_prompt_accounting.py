@@ -1,4 +1,4 @@
-"""What usage and metrics report of prompts is what was computed, whatever the model's memory lets the cache reuse."""
+"""Usage and metrics of prompts agree with the computed tokens, for each kind of model memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _prompt(text: str) -> list[int]:
 
 @pytest.mark.parametrize("always_shared", [False, True])
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_a_prompt_of_which_nothing_can_be_reused_was_not_cached(memory: Memory, always_shared: bool) -> None:
+def test_a_prompt_that_can_not_be_reused_counts_as_not_cached(memory: Memory, always_shared: bool) -> None:
     account = _account(memory, always_shared=always_shared)
     long = "A long beginning, longer than the window: " * 3
     first = _prompt(long + "one")
@@ -53,7 +53,7 @@ def test_prompts_that_come_together_are_accounted_for_each(memory: Memory) -> No
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_a_kept_state_that_cannot_be_cut_is_no_hit(memory: Memory) -> None:
+def test_an_offloaded_state_that_can_not_be_truncated_is_no_hit(memory: Memory) -> None:
     """It comes from host memory, because other prompts have taken its slot."""
     account = _account(memory, parallel=1)
     first = _prompt("The first conversation, which is kept outside. " * 2)
