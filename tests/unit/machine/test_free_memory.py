@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recorded_machines import expand
-from tailrace.machine.free_memory import node_memory
+from tailrace.machine.free_memory import available_memory, node_memory
 
 
 def test_a_node_has_its_own_available_memory(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from machines import machine
 
+from recorded_machines import machine
 from tailrace.machine.gpu import read_gpus
 from tailrace.machine.health import warnings
 from tailrace.machine.plan import ModelNeeds

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from machines import expand
-
+from recorded_machines import expand
 from tailrace.machine.isa import read_isa
 
 
