@@ -19,7 +19,9 @@ from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
 from tailrace.engine.sampling.logits_ops.native import build, proof
 from tailrace.engine.sampling.logits_ops.native.ops import NativeOps
+from tailrace.engine.sampling.logits_ops.numpy_impl import NumpyOps
 from tailrace.engine.sampling.logits_ops.numpy_impl.view import NumpyView
+from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind, Steps
 
 needs_c = pytest.mark.skipif(
     not tiers.TIERS["avx512"].supported, reason="this CPU can't run it: a test below sees that it is refused"
@@ -150,6 +152,30 @@ def test_numpy_takes_short_strided_and_read_only_rows() -> None:
     assert not isinstance(logits_ops.for_row(row).view(row), NumpyView)
     for empty in (single[:0], np.zeros((0, 5000), np.float32)):
         assert logits_ops.for_row(empty).argmax_of_rows(empty) == []
+
+
+def _step(kind: int) -> Steps:
+    step: Steps = np.array([(kind, 1, 1.0, 0.5, 1.0)], STEP)
+    return step
+
+
+def test_numpy_has_every_sampler_and_refuses_others() -> None:
+    for kind in SamplerKind:
+        assert NumpyOps().run_samplers(np.zeros(3), 3, 1.0, _step(kind)).n_candidates > 0
+    with pytest.raises(ValueError, match="no sampler"):
+        NumpyOps().run_samplers(np.zeros(3), 3, 1.0, _step(len(SamplerKind)))
+
+
+@needs_c
+def test_c_has_every_sampler_and_refuses_others(native: NativeOps) -> None:
+    for kind in SamplerKind:
+        assert native.run_samplers(np.zeros(3), 3, 1.0, _step(kind)).n_candidates > 0
+    with pytest.raises(ValueError, match="no sampler"):
+        native.run_samplers(np.zeros(3), 3, 1.0, _step(len(SamplerKind)))
+
+
+def test_the_proof_has_a_step_of_every_sampler() -> None:
+    assert set(proof.STEPS["kind"].tolist()) == set(SamplerKind)
 
 
 @needs_c

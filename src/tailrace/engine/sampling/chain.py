@@ -13,9 +13,9 @@ import numpy as np
 from tailrace.engine.sampling.adaptive_p import AdaptiveP
 from tailrace.engine.sampling.candidates import Candidates, LogitsProcessor
 from tailrace.engine.sampling.infill import Infill
-from tailrace.engine.sampling.logits_ops import sampler_steps
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask, Probabilities, TokenIds
 from tailrace.engine.sampling.logits_ops.interface import LogitsView
+from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind
 from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS
 from tailrace.engine.sampling.vocabulary_samplers import run_step
 from tailrace.protocol import SamplerName, Sampling
@@ -65,10 +65,10 @@ class Chain:
         self._mu = 2.0 * params.mirostat_tau
         if self._mirostat:
             self._order.append(len(steps))
-            kind = sampler_steps.MIROSTAT if params.mirostat == 1 else sampler_steps.MIROSTAT_V2
+            kind = SamplerKind.MIROSTAT if params.mirostat == 1 else SamplerKind.MIROSTAT_V2
             steps.append((kind, 0, self._mu, 0.0, 0.0))
-        self._steps = np.array(steps, sampler_steps.STEP)
-        self._xtc_steps = np.flatnonzero(self._steps["kind"] == sampler_steps.XTC).tolist()
+        self._steps = np.array(steps, STEP)
+        self._xtc_steps = np.flatnonzero(self._steps["kind"] == SamplerKind.XTC).tolist()
 
     def probabilities(
         self, row: LogitsRow, mask: Mask | None, view: LogitsView, random: np.random.Generator
@@ -126,18 +126,18 @@ def _step(name: SamplerName, params: Sampling) -> tuple[int, int, float, float, 
     min_keep = params.min_keep
     match name:
         case "top_k":
-            return sampler_steps.TOP_K, params.top_k, 0.0, 0.0, 0.0
+            return SamplerKind.TOP_K, params.top_k, 0.0, 0.0, 0.0
         case "top_p":
-            return sampler_steps.TOP_P, min_keep, params.top_p, 0.0, 0.0
+            return SamplerKind.TOP_P, min_keep, params.top_p, 0.0, 0.0
         case "min_p":
-            return sampler_steps.MIN_P, min_keep, math.log(params.min_p), 0.0, 0.0
+            return SamplerKind.MIN_P, min_keep, math.log(params.min_p), 0.0, 0.0
         case "typ_p":
-            return sampler_steps.TYPICAL, min_keep, params.typical_p, 0.0, 0.0
+            return SamplerKind.TYPICAL, min_keep, params.typical_p, 0.0, 0.0
         case "xtc":
-            return sampler_steps.XTC, min_keep, params.xtc_probability, params.xtc_threshold, 0.0
+            return SamplerKind.XTC, min_keep, params.xtc_probability, params.xtc_threshold, 0.0
         case "temperature":
             dynatemp_range = 0.0 if params.mirostat else params.dynatemp_range
-            return sampler_steps.TEMPERATURE, 0, params.temperature, dynatemp_range, params.dynatemp_exponent
+            return SamplerKind.TEMPERATURE, 0, params.temperature, dynatemp_range, params.dynatemp_exponent
         case "top_n_sigma":
-            return sampler_steps.TOP_N_SIGMA, 0, params.top_n_sigma, 0.0, 0.0
+            return SamplerKind.TOP_N_SIGMA, 0, params.top_n_sigma, 0.0, 0.0
     raise AssertionError(f"{name} is no step")

@@ -6,6 +6,7 @@ Each has the meaning of its counterpart in ``numpy_impl/sorted_candidates``, and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,18 +18,7 @@ from tailrace.engine.sampling.logits_ops.formulas import (
     dynamic_temperature,
     mirostat_k,
 )
-from tailrace.engine.sampling.logits_ops.sampler_steps import (
-    MIN_P,
-    MIROSTAT,
-    MIROSTAT_V2,
-    STEP,
-    TEMPERATURE,
-    TOP_K,
-    TOP_N_SIGMA,
-    TOP_P,
-    TYPICAL,
-    XTC,
-)
+from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind
 
 #: typical_p looks for tokens within a distance of the expected surprise. Up to this one the distance doubles each time.
 _MAX_DOUBLED_DISTANCE = 64.0
@@ -40,7 +30,11 @@ _LOWEST = float(np.finfo(np.float32).min)
 def run_step(candidates: Candidates, kind: int, count: int, a: float, b: float, c: float) -> None:
     """Apply one sampler (see ``STEP``) to candidates that aren't a list yet."""
     # top_k and temperature 0 take a list of the best tokens, which min_logit can cut afterwards.
-    if candidates.min_logit > -math.inf and kind != TOP_K and not (kind == TEMPERATURE and b <= 0.0):
+    if (
+        candidates.min_logit > -math.inf
+        and kind != SamplerKind.TOP_K
+        and not (kind == SamplerKind.TEMPERATURE and b <= 0.0)
+    ):
         candidates.apply_min_logit()
     if candidates.token_ids is not None:
         candidates.run_list_samplers(np.array([(kind, count, a, b, c)], STEP))
@@ -215,14 +209,14 @@ def _mirostat_v2(candidates: Candidates, _count: int, mu: float, _b: float, _c: 
     candidates.restrict_to(ids)
 
 
-_SAMPLERS = {
-    TOP_K: _top_k,
-    TOP_P: _top_p,
-    MIN_P: _min_p,
-    TYPICAL: _typical,
-    XTC: _xtc,
-    TEMPERATURE: _temperature,
-    TOP_N_SIGMA: _top_n_sigma,
-    MIROSTAT: _mirostat,
-    MIROSTAT_V2: _mirostat_v2,
+_SAMPLERS: dict[int, Callable[[Candidates, int, float, float, float], None]] = {
+    SamplerKind.TOP_K: _top_k,
+    SamplerKind.TOP_P: _top_p,
+    SamplerKind.MIN_P: _min_p,
+    SamplerKind.TYPICAL: _typical,
+    SamplerKind.XTC: _xtc,
+    SamplerKind.TEMPERATURE: _temperature,
+    SamplerKind.TOP_N_SIGMA: _top_n_sigma,
+    SamplerKind.MIROSTAT: _mirostat,
+    SamplerKind.MIROSTAT_V2: _mirostat_v2,
 }

@@ -98,7 +98,7 @@ class LogitsOps(Protocol):
         """Apply ``steps`` to a list of candidates.
 
         ``logits``, at least one, are finite and in falling order; they are to be divided by ``temperature``.
-        ``n_candidates`` counts candidates of probability 0 as well.
+        ``n_candidates`` counts candidates of probability 0 as well. Raises ValueError for an unknown sampler.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,24 @@ import numpy.typing as npt
 
 from tailrace.engine.sampling.logits_ops.arrays import Float64Array
 
-#: The kinds of samplers, in the order of the enum in native/sorted_candidates.c.
-TOP_K, TOP_P, MIN_P, TYPICAL, XTC, TEMPERATURE, TOP_N_SIGMA, MIROSTAT, MIROSTAT_V2 = range(9)
-#: One sampler. ``count`` is top_k's k, mirostat's vocabulary size, or the number of candidates that the others keep at
-#: least (``min_keep``). ``a``, ``b`` and ``c`` are parameters; each sampler's function names them.
+
+class SamplerKind(IntEnum):
+    """The kinds of samplers, with the numbers of ``enum sampler_kind`` in native/sorted_candidates.c."""
+
+    TOP_K = 0
+    TOP_P = 1
+    MIN_P = 2
+    TYPICAL = 3
+    XTC = 4
+    TEMPERATURE = 5
+    TOP_N_SIGMA = 6
+    MIROSTAT = 7
+    MIROSTAT_V2 = 8
+
+
+#: One sampler; ``kind`` is a ``SamplerKind``. ``count`` is top_k's k, mirostat's vocabulary size, or the number of
+#: candidates that the other samplers keep at least (``min_keep``). ``a``, ``b`` and ``c`` are parameters, which each
+#: sampler's function names.
 STEP = np.dtype([("kind", "<i8"), ("count", "<i8"), ("a", "<f8"), ("b", "<f8"), ("c", "<f8")])
 Steps = npt.NDArray[np.void]
 

@@ -58,6 +58,7 @@ INLINE int64_t find_by_group_max(const struct logits_row *row, const float *grou
     return -1;
 }
 
+/* Out of line, for view.c. */
 int64_t argmax_by_group_max(const struct logits_row *row, const float *group_max) {
     return find_by_group_max(row, group_max);
 }

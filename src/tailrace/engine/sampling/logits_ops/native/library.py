@@ -37,7 +37,7 @@ class Library:
     mean_and_deviation: Callable[[int, int | None, int, float, int], None]
     block_sums: Callable[[int, int, int], None]
     draw_index: Callable[[int, int, float], int]
-    run_samplers: Callable[[int, int, int, CandidateRange, int], None]
+    run_samplers: Callable[[int, int, int, CandidateRange, int], int]
     apply: Callable[[int, int, int, int | None], int]
     undo: Callable[[int, int, int | None], None]
     match_lengths: Callable[[int, int, int], None]
@@ -66,7 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "mean_and_deviation": (None, (*_ROW, _FLOAT, _ADDRESS)),
     "block_sums": (None, (_ADDRESS, _INT64, _ADDRESS)),
     "draw_index": (_INT64, (_ADDRESS, _INT64, _DOUBLE)),
-    "run_samplers": (None, (_ADDRESS, _ADDRESS, _INT64, ctypes.POINTER(CandidateRange), _ADDRESS)),
+    "run_samplers": (_INT, (_ADDRESS, _ADDRESS, _INT64, ctypes.POINTER(CandidateRange), _ADDRESS)),
     "apply": (_INT, (_ADDRESS, _INT64, _ADDRESS, _ADDRESS)),
     "undo": (None, (_ADDRESS, _ADDRESS, _ADDRESS)),
     "match_lengths": (None, (_ADDRESS, _INT64, _ADDRESS)),

@@ -87,7 +87,8 @@ class NativeOps:
         left = CandidateRange(0, len(logits), n_candidates, temperature)
         probs = np.empty(len(logits))
         steps_address = address_of(steps) if len(steps) else 0
-        self._library.run_samplers(address_of(logits), steps_address, len(steps), left, address_of(probs))
+        if not self._library.run_samplers(address_of(logits), steps_address, len(steps), left, address_of(probs)):
+            raise ValueError(f"there is no sampler among {steps['kind'].tolist()}")
         begin, end = left.begin, left.end
         return RemainingCandidates(begin, end, left.n_candidates, left.temperature, probs[begin:end])
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from tailrace.engine.kernels.interleaved_proof import maxima_of
-from tailrace.engine.sampling.logits_ops import sampler_steps
 from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
 from tailrace.engine.sampling.logits_ops.arrays import BLOCK, Float64Array, Int32Array, LogitsRow, Mask
 from tailrace.engine.sampling.logits_ops.interface import LogitsOps
 from tailrace.engine.sampling.logits_ops.native.ops import NativeOps
 from tailrace.engine.sampling.logits_ops.native.row_maxima import RowMaxima
 from tailrace.engine.sampling.logits_ops.numpy_impl import NumpyOps
+from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind, Steps
 
 #: Sizes with every kind of rest: of a vector, of 256 and of 4096 tokens.
 _SIZES = (1, 17, 255, 4096, 4097, 20_003, 49_152)
@@ -31,23 +31,23 @@ _NUMBERS = (0.0, 0.3, 0.7, float(np.nextafter(1.0, 0.0)))
 #: Lengths of sorted lists, and of DRY's histories.
 _LIST_SIZES = (1, 2, 16, 17, 18, 40, 333)
 #: A step of each kind, with parameters that make it act on most lists.
-_STEPS: sampler_steps.Steps = np.array(
+STEPS: Steps = np.array(
     [
-        (sampler_steps.TOP_K, 30, 0.0, 0.0, 0.0),
-        (sampler_steps.TOP_P, 3, 0.9137, 0.0, 0.0),
-        (sampler_steps.MIN_P, 2, -3.3, 0.0, 0.0),
-        (sampler_steps.TYPICAL, 2, 0.7137, 0.0, 0.0),
-        (sampler_steps.TYPICAL, 0, 0.9537, 0.0, 0.0),
-        (sampler_steps.XTC, 1, 0.5, 0.0617, 0.4),
-        (sampler_steps.XTC, 0, 0.5, 0.0, 0.6),
-        (sampler_steps.TEMPERATURE, 0, 0.7, 0.0, 1.0),
-        (sampler_steps.TEMPERATURE, 0, 0.6, 1.3, 0.7),
-        (sampler_steps.TEMPERATURE, 0, 0.0, 0.0, 1.0),
-        (sampler_steps.TOP_N_SIGMA, 0, 1.317, 0.0, 0.0),
-        (sampler_steps.MIROSTAT, 49_152, 7.3, 0.0, 0.0),
-        (sampler_steps.MIROSTAT_V2, 0, 3.17, 0.0, 0.0),
+        (SamplerKind.TOP_K, 30, 0.0, 0.0, 0.0),
+        (SamplerKind.TOP_P, 3, 0.9137, 0.0, 0.0),
+        (SamplerKind.MIN_P, 2, -3.3, 0.0, 0.0),
+        (SamplerKind.TYPICAL, 2, 0.7137, 0.0, 0.0),
+        (SamplerKind.TYPICAL, 0, 0.9537, 0.0, 0.0),
+        (SamplerKind.XTC, 1, 0.5, 0.0617, 0.4),
+        (SamplerKind.XTC, 0, 0.5, 0.0, 0.6),
+        (SamplerKind.TEMPERATURE, 0, 0.7, 0.0, 1.0),
+        (SamplerKind.TEMPERATURE, 0, 0.6, 1.3, 0.7),
+        (SamplerKind.TEMPERATURE, 0, 0.0, 0.0, 1.0),
+        (SamplerKind.TOP_N_SIGMA, 0, 1.317, 0.0, 0.0),
+        (SamplerKind.MIROSTAT, 49_152, 7.3, 0.0, 0.0),
+        (SamplerKind.MIROSTAT_V2, 0, 3.17, 0.0, 0.0),
     ],
-    sampler_steps.STEP,
+    STEP,
 )
 #: Of exponentials in single precision, and of their sums.
 _TOLERANCE = 1e-6
@@ -72,7 +72,7 @@ def wrong_results(library: ctypes.CDLL) -> list[str]:
                 wrong |= dict.fromkeys(row_maxima_differences(native, row, _random_adjustment(random, size)))
     for size in _LIST_SIZES:
         for logits in _falling_logits(random, size):
-            for steps in (*_STEPS, *(_STEPS[order] for order in (random.permutation(len(_STEPS)) for _ in range(3)))):
+            for steps in (*STEPS, *(STEPS[order] for order in (random.permutation(len(STEPS)) for _ in range(3)))):
                 wrong |= dict.fromkeys(sampler_differences(native, logits, np.atleast_1d(steps)))
     for size in _LIST_SIZES:
         for n_tokens in (1, 2, 30):
@@ -141,7 +141,7 @@ def row_differences(native: NativeOps, row: LogitsRow, mask: Mask | None) -> Ite
         yield "mean and deviation"
 
 
-def sampler_differences(native: NativeOps, logits: Float64Array, steps: sampler_steps.Steps) -> Iterator[str]:
+def sampler_differences(native: NativeOps, logits: Float64Array, steps: Steps) -> Iterator[str]:
     """Whether samplers leave other candidates of a list, or other probabilities, than NumPy's."""
     for n_candidates, temperature in ((len(logits), 1.0), (2 * len(logits) + 1, 0.5)):
         theirs = _NUMPY.run_samplers(logits, n_candidates, temperature, steps)

@@ -5,9 +5,10 @@
 
 #include "logits_row.h"
 
-enum { TOP_K, TOP_P, MIN_P, TYPICAL, XTC, TEMPERATURE, TOP_N_SIGMA, MIROSTAT, MIROSTAT_V2 };
+/* SamplerKind in sampler_steps.py. */
+enum sampler_kind { TOP_K, TOP_P, MIN_P, TYPICAL, XTC, TEMPERATURE, TOP_N_SIGMA, MIROSTAT, MIROSTAT_V2 };
 
-/* STEP and the kinds in sampler_steps.py. */
+/* STEP in sampler_steps.py. */
 struct step {
     int64_t kind, count;
     double a, b, c;
@@ -147,9 +148,10 @@ static void mirostat(const double *logits, struct range *r, const struct step *s
 }
 
 /* Applies the steps to candidates with these logits: at least one, finite, in falling order. `range` starts as the whole
- * list. `probs` holds as many as `logits`; what is within `range` afterwards has its relative probability. */
-EXPORT void tailrace_logits_run_samplers(const double *logits, const struct step *steps, int64_t n_steps,
-                                         struct range *range, double *probs) {
+ * list. `probs` holds as many as `logits`; what is within `range` afterwards has its relative probability. 0, and
+ * `range` is unchanged, for an unknown kind. */
+EXPORT int tailrace_logits_run_samplers(const double *logits, const struct step *steps, int64_t n_steps,
+                                        struct range *range, double *probs) {
     struct range r = *range;
     for (const struct step *s = steps; s < steps + n_steps; s++) switch (s->kind) {
             case TOP_K:
@@ -166,7 +168,9 @@ EXPORT void tailrace_logits_run_samplers(const double *logits, const struct step
                 keep_best(&r,
                           max_of(1, count_within(logits, &r, log(relative_probs(logits, &r, probs)) - s->a * M_LN2)));
                 break;
+            default: return 0;
         }
     relative_probs(logits, &r, probs);
     *range = r;
+    return 1;
 }

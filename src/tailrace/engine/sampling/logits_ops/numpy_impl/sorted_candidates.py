@@ -17,19 +17,7 @@ from tailrace.engine.sampling.logits_ops.formulas import (
     dynamic_temperature,
     mirostat_k,
 )
-from tailrace.engine.sampling.logits_ops.sampler_steps import (
-    MIN_P,
-    MIROSTAT,
-    MIROSTAT_V2,
-    TEMPERATURE,
-    TOP_K,
-    TOP_N_SIGMA,
-    TOP_P,
-    TYPICAL,
-    XTC,
-    RemainingCandidates,
-    Steps,
-)
+from tailrace.engine.sampling.logits_ops.sampler_steps import RemainingCandidates, SamplerKind, Steps
 
 #: A logit's distance from the greatest one is limited, so that the lowest probability times it is 0 and not NaN.
 _MIN_DISTANCE = -1e300
@@ -61,7 +49,9 @@ def run_samplers(logits: Float64Array, n_candidates: int, temperature: float, st
     """See ``LogitsOps.run_samplers``."""
     left = _Range(logits, n_candidates, temperature)
     for kind, count, a, b, c in steps.tolist():
-        _SAMPLERS[kind](left, count, a, b, c)
+        if (sampler := _SAMPLERS.get(kind)) is None:
+            raise ValueError(f"there is no sampler {kind}")
+        sampler(left, count, a, b, c)
     return RemainingCandidates(left.begin, left.end, left.n_candidates, left.temperature, np.exp(left.distances()))
 
 
@@ -157,13 +147,13 @@ def _mirostat_v2(left: _Range, _count: int, mu: float, _b: float, _c: float) -> 
 
 
 _SAMPLERS = {
-    TOP_K: _top_k,
-    TOP_P: _top_p,
-    MIN_P: _min_p,
-    TYPICAL: _typical,
-    XTC: _xtc,
-    TEMPERATURE: _temperature,
-    TOP_N_SIGMA: _top_n_sigma,
-    MIROSTAT: _mirostat,
-    MIROSTAT_V2: _mirostat_v2,
+    SamplerKind.TOP_K: _top_k,
+    SamplerKind.TOP_P: _top_p,
+    SamplerKind.MIN_P: _min_p,
+    SamplerKind.TYPICAL: _typical,
+    SamplerKind.XTC: _xtc,
+    SamplerKind.TEMPERATURE: _temperature,
+    SamplerKind.TOP_N_SIGMA: _top_n_sigma,
+    SamplerKind.MIROSTAT: _mirostat,
+    SamplerKind.MIROSTAT_V2: _mirostat_v2,
 }
