@@ -1,4 +1,4 @@
-"""Families of models, a module each, and which one a chat template belongs to.
+"""Families of models, a module each, and the family of a chat template.
 
 A module has ``family_of`` (the template's text → whether it is this family's), ``markup`` (what its parser looks for),
 ``call`` (how a grammar writes one call) and ``FAMILY``, which joins them.
@@ -27,7 +27,7 @@ from tailrace.chat.families.family import Family, Functions
 from tailrace.chat.markup import Markup, ThoughtMarkers
 from tailrace.chat.template import ChatTemplate
 
-#: The first that recognises a template has it: the more particular markers stand first.
+#: The first family that matches a template has it: families with more specific markers come first.
 FAMILIES = (
     harmony.FAMILY,
     kimi.FAMILY,
@@ -47,7 +47,7 @@ FAMILIES = (
 
 
 def family_of(template: ChatTemplate) -> Family:
-    """The family of a chat template. One that doesn't know tools gets them told in the generic way."""
+    """The family of a chat template. A template without support for tools gets the generic syntax of calls."""
     family = next(family for family in FAMILIES if family.matches_template(template.source))
     if template.supports_tools or family is gemma.FAMILY:
         return family

@@ -1,4 +1,4 @@
-"""The grammar of calls that have an element for each argument."""
+"""The grammar of calls with an element for each argument."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.value_scanner import early_end_patterns
 from tailrace.chat.tools import Function
 
-#: What may stand in an object's schema for its members to be elements.
+#: Keywords of an object's schema whose members can be elements.
 _OBJECT = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "x-guidance"})
-#: Alternatives of one value, those of alternatives included.
-_MOST = 64
-#: Elements that an object may have besides those that its schema names.
-_MOST_OTHERS = 16
+#: Alternatives of one value, nested ones included.
+_MAX_ALTERNATIVES = 64
+#: Elements that an object may have beside those that its schema names.
+_MAX_OTHERS = 16
 _OTHER_NAME = "[A-Za-z_][A-Za-z0-9_.-]{0,63}"
-#: A name that no schema has: what is said of it is said of every other argument.
+#: A name that no schema has: it stands for all unnamed arguments.
 _NO_NAME = "\0"
 
 
 def element_call(
     function: Function, lark: LarkBuilder, tags: CallTags, heads: Sequence[str], tails: Sequence[str]
 ) -> str | None:
-    """The call, ``heads`` before its first argument and ``tails`` behind its last, on lines of their own. None where
-    the schema says more than elements can be held to: then the call has to be JSON.
+    """The call, with ``heads`` before its first argument and ``tails`` after its last, on lines of their own. None
+    where elements can't express the schema: then the call has to be JSON.
     """
     schema = function.normalized_schema()
     definitions: Schema = schema.get("$defs", {})
@@ -36,15 +36,15 @@ def element_call(
         schema = _target(schema, definitions) or {}
     alternatives = next((schema[key] for key in ("anyOf", "oneOf") if key in schema), [schema])
     elements = _Elements(FunctionSchema(function.parameters), definitions, lark, tags)
-    rows: dict[str, None] = {}
+    bodies: dict[str, None] = {}
     for alternative in alternatives:
-        row = elements.of(alternative) if isinstance(alternative, dict) else None
-        if row is None:
+        body = elements.of(alternative) if isinstance(alternative, dict) else None
+        if body is None:
             return None
-        rows[row] = None
+        bodies[body] = None
     gap = lark.gap("\n")
     before, behind = (f" {gap} ".join(map(lark.literal, marks)) for marks in (heads, tails))
-    return f"{before} {gap} ({' | '.join(rows)}) {behind}"
+    return f"{before} {gap} ({' | '.join(bodies)}) {behind}"
 
 
 class _Elements:
@@ -55,7 +55,7 @@ class _Elements:
         self._definitions = definitions
         self._lark = lark
         self._tags = tags
-        self._line = "\n" if tags.lines else ""
+        self._line = "\n" if tags.own_lines else ""
 
     def of(self, schema: Schema) -> str | None:
         """All elements of an object, in the schema's order."""
@@ -63,7 +63,7 @@ class _Elements:
         required = schema.get("required") or []
         if set(schema) - _OBJECT or not set(required) <= set(properties):
             return None
-        row = ['""']
+        parts = ['""']
         for name, value in properties.items():
             if value is False:
                 continue
@@ -73,7 +73,7 @@ class _Elements:
             if inner is None:
                 return None
             element = self._element(self._lark.literal(name), inner)
-            row.append(element if name in required else f"({element})?")
+            parts.append(element if name in required else f"({element})?")
         others = schema.get("additionalProperties", False)
         if others is not False:
             inner = self._value(others, _NO_NAME)
@@ -82,29 +82,29 @@ class _Elements:
             names = f"/{_OTHER_NAME}/"
             if self._arguments.names:
                 names += f" & ~/({'|'.join(map(escape_regex, sorted(self._arguments.names)))})/"
-            row.append(f"({self._element(self._lark.terminal('name', names), inner)}){{0,{_MOST_OTHERS}}}")
-        return " ".join(row)
+            parts.append(f"({self._element(self._lark.terminal('name', names), inner)}){{0,{_MAX_OTHERS}}}")
+        return " ".join(parts)
 
     def _element(self, name: str, value: str) -> str:
         lark, tags = self._lark, self._tags
-        between = lark.gap("\n") if not tags.lines else ""
-        opens = f"{lark.literal(tags.key_opens)} {name} {lark.literal(tags.key_ends)}"
-        return f"{opens} {between} {lark.literal(tags.value_opens + self._line)} {value} {lark.gap(chr(10))}"
+        between = lark.gap("\n") if not tags.own_lines else ""
+        opens = f"{lark.literal(tags.key_start)} {name} {lark.literal(tags.key_end)}"
+        return f"{opens} {between} {lark.literal(tags.value_start + self._line)} {value} {lark.gap(chr(10))}"
 
     def _value(self, schema: Any, name: str) -> str | None:
-        """A value and its closing tag. It is read back as what the schema admits: text as a string where there may be
-        one, and other types as JSON.
+        """A value and its closing tag. The parser reads it as a type that the schema admits: text as a string where one
+        is admitted, other types as JSON.
         """
         argument = self._arguments.argument(name)
         alternatives = self._alternatives(schema, 0)
         if alternatives is None:
             return None
-        ends = self._lark.literal(self._line + self._tags.value_ends)
+        ends = self._lark.literal(self._line + self._tags.value_end)
         texts = [alternative for alternative in alternatives if alternative.get("type") == "string"]
         if "string" not in argument.types:
             found = [self._json(alternative) for alternative in alternatives if alternative not in texts]
             return f"({' | '.join(dict.fromkeys(found))}) {ends}" if found else None
-        # A number or a boolean beside a string would be read as that string.
+        # The parser would read a number or a boolean beside a string as a string.
         found = [self._json(other) for other in alternatives if other.get("type") in ("array", "object")]
         if any(alternative.get("type") == "null" for alternative in alternatives):
             found.append(self._lark.literal("null"))
@@ -117,20 +117,20 @@ class _Elements:
         return f"({' | '.join(dict.fromkeys(found))})" if found else None
 
     def _text(self, schema: Schema, argument: ArgumentSchema, name: str) -> str | None:
-        """A string without quotes and its closing tag; "" for one that can't be written so, None where the words of its
-        schema can't be held so.
+        """A string without quotes and its closing tag; "" for a string that needs quotes, None where a grammar can't
+        express its schema.
         """
         lark, tags = self._lark, self._tags
-        ends = lark.literal(self._line + tags.value_ends)
+        ends = lark.literal(self._line + tags.value_end)
         if "enum" in schema:
             values = [value for value in schema["enum"] if not _is_ambiguous(value, tags)]
             return f"({' | '.join(map(lark.literal, values))}) {ends}" if values else ""
-        # What begins as a list or an object is read as one, where there may be one.
+        # Text that begins like a list or an object is parsed as one, where the schema admits one.
         containers = bool(argument.types & {"array", "object"})
         if set(schema) == {"type"}:
             begun = r"[ \t\r\n]*[\[{]" if containers else None
             barred = early_end_patterns(tags, sorted(self._arguments.names - {name}))
-            return lark.until(tags.value_ends, barred, not_begun=begun)
+            return lark.until(tags.value_end, barred, not_begun=begun)
         terminal = string_terminal(schema, containers=containers)
         return None if terminal is None else f"{lark.terminal('text', terminal)} {ends}"
 
@@ -138,7 +138,7 @@ class _Elements:
         return self._lark.schema({**schema, "$defs": self._definitions} if self._definitions else schema)
 
     def _alternatives(self, schema: Any, level: int) -> list[Schema] | None:
-        """The schema as alternatives of one type each; strings that are listed are of type string."""
+        """The schema as alternatives of one type each. Listed strings have type string."""
         if not isinstance(schema, dict) or level > 16:
             return None
         if "$ref" in schema:
@@ -153,7 +153,7 @@ class _Elements:
                 gathered: list[Schema] = []
                 for part in schema[key]:
                     inner = self._alternatives(part, level + 1)
-                    if inner is None or len(gathered) + len(inner) > _MOST:
+                    if inner is None or len(gathered) + len(inner) > _MAX_ALTERNATIVES:
                         return None
                     gathered += inner
                 return gathered
@@ -176,8 +176,8 @@ def _listed(values: list[Any]) -> list[Schema]:
     return [*found, {"enum": others}] if others else found
 
 
-#: Words that say something about values of one type.
-_WORDS = {
+#: Keywords for values of one type.
+_KEYWORDS_OF = {
     "string": STRING_KEYWORDS,
     "object": OBJECT_KEYWORDS,
     "array": ARRAY_KEYWORDS,
@@ -187,9 +187,9 @@ _WORDS = {
 
 
 def _of_type(schema: Schema, kind: str) -> Schema:
-    return {"type": kind, **{key: schema[key] for key in _WORDS.get(kind, ()) if key in schema}}
+    return {"type": kind, **{key: schema[key] for key in _KEYWORDS_OF.get(kind, ()) if key in schema}}
 
 
 def _is_ambiguous(value: str, tags: CallTags) -> bool:
-    """Whether a listed text can't be written as it is, or would be read as another."""
-    return not value or value != value.strip() or tags.value_ends in value or value in ("null", "None")
+    """Whether a listed text needs quotes, or would be parsed as another value."""
+    return not value or value != value.strip() or tags.value_end in value or value in ("null", "None")

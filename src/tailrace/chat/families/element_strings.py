@@ -1,11 +1,11 @@
-"""The grammar of a string with a pattern, a format or bounds, where it is written without quotes."""
+"""The grammar of a string without quotes, with a pattern, a format or bounds of its length."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-#: Formats as regular expressions. Others are left to the model.
+#: Formats as regular expressions. Other formats are not constrained.
 _DATE = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _FORMATS = {
@@ -16,18 +16,18 @@ _FORMATS = {
     "email": r"[A-Za-z0-9_]+([.+-][A-Za-z0-9_]+)*@[A-Za-z0-9]+(-[A-Za-z0-9]+)*(\.[A-Za-z0-9]+(-[A-Za-z0-9]+)*)+",
     "ipv4": r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])",
 }
-#: What the grammar's regular expressions read otherwise than a schema's, within a pattern.
+#: Syntax whose meaning differs between the grammar's regular expressions and a schema's.
 _UNUSUAL = re.compile(r"\\[bBAzZpPkK]|\(\?(?!:)|(?<!\\)(?:\\\\)*[$^](?!\])")
 _IN_CLASS = re.compile(r"\[(?:[^\]\\]|\\.)*\]")
 
 
 def string_terminal(schema: dict[str, Any], *, containers: bool) -> str | None:
-    """A terminal for such strings; None where a grammar can't hold them without quotes. ``containers``: strings that
-    begin as a list or an object are kept out.
+    """A terminal for such strings; None where no grammar can express them without quotes. ``containers``: strings that
+    begin like a list or an object are excluded.
     """
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    # Without the character that begins a tag, its length can be counted.
-    terminals = [f"/[^<\\n]{{{least},{most}}}/"]
+    min_length, max_length = schema.get("minLength", 0), schema.get("maxLength", "")
+    # Without the character that begins a tag, the length can be counted.
+    terminals = [f"/[^<\\n]{{{min_length},{max_length}}}/"]
     if "pattern" in schema:
         whole = _whole(schema["pattern"])
         if whole is None:
@@ -41,7 +41,7 @@ def string_terminal(schema: dict[str, Any], *, containers: bool) -> str | None:
 
 
 def _whole(pattern: str) -> str | None:
-    """The expression for a whole text of which ``pattern`` matches a part."""
+    """The expression for a whole text that contains a match of ``pattern``."""
     begins = pattern.startswith("^")
     ends = pattern.endswith("$") and not pattern.endswith("\\$")
     inner = pattern[begins : len(pattern) - ends]

@@ -1,4 +1,4 @@
-"""Gemma 2 and 3: neither thoughts nor tools in the template. Calls come as the model is told to write them."""
+"""Gemma 2 and 3: no thoughts and no tools in the template. Calls have the generic syntax, which the prompt explains."""
 
 from __future__ import annotations
 

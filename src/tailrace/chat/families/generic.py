@@ -1,7 +1,7 @@
-"""Models whose template shows none of the markers that are known, or doesn't know tools at all.
+"""Models whose template has no known markers, or doesn't support tools.
 
-Calls are looked for in Hermes' tags, which the model is told to use where its template tells it nothing; and at the
-reply's start as bare JSON that names an offered function.
+Calls are parsed in Hermes' tags, which ``tool_prompting`` explains to the model. At the reply's start bare JSON is a
+call if it names an offered function.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _object(function: Function, lark: LarkBuilder) -> str:
 
 
 def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    """Bare JSON is held once it names an offered function: until then it may be an answer."""
+    """Bare JSON is constrained once it names an offered function: until then it may be an answer."""
     one = CallSyntax(call=_object, between=", ", openings=openings)
     listed = CallSyntax(call=_object, before="[", between=", ", after="]", openings=openings)
     piped = CallSyntax(call=_object, before=_PIPED, between=None, openings=openings)

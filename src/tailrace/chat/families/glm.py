@@ -18,21 +18,21 @@ from tailrace.chat.tool_parsers.tagged_call import TaggedCallParser
 from tailrace.chat.tools import Function
 
 TAGS = CallTags(
-    name_opens="",
-    name_ends="",
-    key_opens="<arg_key>",
-    key_ends="</arg_key>",
-    value_opens="<arg_value>",
-    value_ends="</arg_value>",
-    call_ends="",
-    end=hermes.CALL_END,
-    lines=False,
+    name_start="",
+    name_end="",
+    key_start="<arg_key>",
+    key_end="</arg_key>",
+    value_start="<arg_value>",
+    value_end="</arg_value>",
+    call_end="",
+    outer_end=hermes.CALL_END,
+    own_lines=False,
 )
-_PLACES = (TAGS.key_opens, TAGS.key_ends, TAGS.value_opens, TAGS.value_ends, TAGS.end)
+_PLACES = (TAGS.key_start, TAGS.key_end, TAGS.value_start, TAGS.value_end, TAGS.outer_end)
 
 
 def matches_template(template: str) -> bool:
-    return TAGS.key_opens in template and TAGS.value_opens in template
+    return TAGS.key_start in template and TAGS.value_start in template
 
 
 def markup(functions: Functions) -> Markup:

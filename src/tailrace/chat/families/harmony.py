@@ -1,4 +1,4 @@
-"""gpt-oss: messages in channels. Thoughts are in ``analysis``, calls have a recipient, all else is the reply.
+"""gpt-oss: messages in channels. Thoughts are in ``analysis``, calls have a recipient, other messages are the reply.
 
     <|channel|>analysis<|message|>The user asks ...<|end|><|start|>assistant<|channel|>commentary to=functions.weather \
 <|constrain|>json<|message|>{"city": "Rome"}<|call|>
@@ -33,15 +33,15 @@ _HEADS = (_CHANNEL, _START)
 _CHANNEL_NAME = re.compile(re.escape(_CHANNEL) + r"\s*(\w+)")
 _RECIPIENT = "to=functions."
 _FUNCTION = re.compile(r"\bto=functions\.([^\s<]+)")
-#: A longer head is none.
-_LONGEST_HEAD = 512
+#: Characters of a message's head.
+_MAX_HEAD = 512
 
 
 class HarmonyParser:
-    """Splits one reply. See ``ReplyParser``."""
+    """Parses one reply. See ``ReplyParser``."""
 
     def __init__(self, functions: Functions) -> None:
-        self._calls = bool(functions)
+        self._parses_calls = bool(functions)
         self._buffer = ""
         self._state: Literal["start", "head", "final", "analysis", "call", "arguments", "called"] = "start"
         self._name = ""
@@ -49,7 +49,7 @@ class HarmonyParser:
 
     @property
     def passes_all(self) -> bool:
-        """Another message may always come."""
+        """Another message may always follow."""
         return False
 
     def feed(self, text: str) -> list[ReplyPart]:
@@ -74,7 +74,7 @@ class HarmonyParser:
         return parts
 
     def _advance(self, parts: list[ReplyPart]) -> bool:
-        """Take one step; True when there may be another."""
+        """Take one step; True where another one may follow."""
         if self._state == "start":
             return self._start()
         if self._state == "head":
@@ -99,7 +99,7 @@ class HarmonyParser:
     def _read_head(self) -> bool:
         end = self._buffer.find(_MESSAGE)
         if end < 0:
-            if len(self._buffer) > _LONGEST_HEAD:
+            if len(self._buffer) > _MAX_HEAD:
                 self._state = "final"
                 return True
             return False
@@ -107,7 +107,7 @@ class HarmonyParser:
         self._buffer = self._buffer[end + len(_MESSAGE) :]
         channel = _CHANNEL_NAME.search(head)
         function = _FUNCTION.search(head)
-        if function is not None and self._calls and is_valid_name(function[1]):
+        if function is not None and self._parses_calls and is_valid_name(function[1]):
             self._name, self._arguments = function[1], JsonScanner()
             self._state = "call"
         else:
@@ -128,7 +128,7 @@ class HarmonyParser:
             return True
         if is_marker_prefix(rest, _ENDS):
             return False
-        self._state = "final"  # No arguments: what it is instead is shown.
+        self._state = "final"  # No arguments: the text is shown.
         return True
 
     def _read_arguments(self, parts: list[ReplyPart]) -> bool:
@@ -171,7 +171,7 @@ def matches_template(template: str) -> bool:
 
 
 def markup(functions: Functions) -> Markup:
-    """The markers alone: the parser is another."""
+    """The markers alone: ``HarmonyParser`` doesn't use the rest."""
     return Markup(thoughts=(), inner_markers=(*_HEADS, _MESSAGE, _CONSTRAIN, _END))
 
 
@@ -185,7 +185,7 @@ def call(function: Function, lark: LarkBuilder) -> str:
 
 
 def _addressed(functions: Sequence[Function], lark: LarkBuilder) -> str:
-    """A call from its recipient on, which may stand before or behind the channel."""
+    """A call from its recipient on, which may come before or after the channel."""
     channel, form = lark.literal(f"{_CHANNEL}commentary"), lark.literal(_CONSTRAIN)
     head = lark.rule("head", f'({channel})? (" "? {form} "json"? | " json")? {lark.literal(_MESSAGE)}')
     calls = [
@@ -200,7 +200,7 @@ def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -
 
 
 def make_modes(call: TriggersForMode) -> tuple[tuple[Trigger, ...], ...]:
-    """Where recipients count: in a message's head, which begins at the reply's start or behind a message."""
+    """A recipient counts in a message's head, which begins at the reply's start or after a message."""
 
     def head(text: str) -> Trigger:
         return Trigger(text=text, next_mode=1)

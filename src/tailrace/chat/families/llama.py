@@ -36,7 +36,7 @@ def markup(functions: Functions) -> Markup:
             _PYTHON: lambda: JsonCallParser(_PYTHON, None),
             _FUNCTION: lambda: NamedCallParser(_FUNCTION, _HEAD, _FUNCTION_ENDS),
         },
-        # Any JSON may be a reply: only what names an offered function is a call.
+        # Any JSON may be a reply: only an object with an offered function's name is a call.
         bare_calls={"{": lambda: JsonCallParser("", None, functions.__contains__)},
     )
 
@@ -55,7 +55,7 @@ def _named_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
 
 
 def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -> list[CallOpening]:
-    """A bare object is held from its name on, as llama-server does: the template asks for calls in this syntax."""
+    """A bare object is constrained from its name on, as in llama-server: the template asks for this syntax."""
     name = ('"name"', ":", '"')
     return [
         CallOpening(

@@ -25,7 +25,7 @@ _ID = "[CALL_ID]"
 _ARGUMENTS = "[ARGS]"
 _HEAD = re.compile(r"\s*(?P<name>[^\s\[\]{}]+)\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?\s*")
 _THOUGHTS = (ThoughtMarkers("[THINK]", "[/THINK]"), THINK)
-#: What the templates accept as the id of a call.
+#: The form of a call's id in the templates.
 _CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -33,8 +33,8 @@ def matches_template(template: str) -> bool:
     return _CALLS in template or ("[INST]" in template and "[AVAILABLE_TOOLS]" in template)
 
 
-class _Calls:
-    """Either syntax, as the first character behind the token has it."""
+class _EitherParser:
+    """Either syntax: the first character after the token decides."""
 
     def __init__(self) -> None:
         self._before = _CALLS
@@ -60,7 +60,9 @@ class _Calls:
 def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup(thoughts=_THOUGHTS)
-    return Markup(thoughts=_THOUGHTS, calls={_CALLS: _Calls}, inner_markers=(_ID, _ARGUMENTS), calls_end_thoughts=True)
+    return Markup(
+        thoughts=_THOUGHTS, calls={_CALLS: _EitherParser}, inner_markers=(_ID, _ARGUMENTS), calls_end_thoughts=True
+    )
 
 
 def call_id(identity: str) -> str:
@@ -74,7 +76,7 @@ def _listed_call(function: Function, lark: LarkBuilder) -> str:
     identity = lark.terminal("id", "/[A-Za-z0-9]{9}/")
     head = f"{lark.json(', ' + json.dumps('id') + ':')} {lark.gap(' ')}"
     more = f"{head} {lark.literal(chr(34))} {identity} {lark.literal(chr(34))}"
-    # Under ``auto`` some models leave the id out, as their older templates do.
+    # Where the model decides whether to call, some leave the id out, like their older templates.
     return lark.call(function.name, "arguments", function.normalized_schema(), lark.optional(more))
 
 

@@ -24,22 +24,22 @@ from tailrace.chat.tools import Function
 
 _FUNCTION = "<function="
 TAGS = CallTags(
-    name_opens=_FUNCTION,
-    name_ends=">",
-    key_opens="<parameter=",
-    key_ends=">",
-    value_opens="",
-    value_ends="</parameter>",
-    call_ends="</function>",
-    end=hermes.CALL_END,
-    lines=True,
-    ends_missing=True,
+    name_start=_FUNCTION,
+    name_end=">",
+    key_start="<parameter=",
+    key_end=">",
+    value_start="",
+    value_end="</parameter>",
+    call_end="</function>",
+    outer_end=hermes.CALL_END,
+    own_lines=True,
+    may_lack_end=True,
     untyped_text=True,
 )
 
 
 def matches_template(template: str) -> bool:
-    return _FUNCTION in template and TAGS.key_opens in template
+    return _FUNCTION in template and TAGS.key_start in template
 
 
 def markup(functions: Functions) -> Markup:
@@ -48,10 +48,10 @@ def markup(functions: Functions) -> Markup:
     return Markup(
         calls={
             hermes.CALL_START: lambda: TaggedCallParser(hermes.CALL_START, TAGS, functions),
-            # Where the model leaves the outer tag out.
+            # Some models leave the outer tag out.
             _FUNCTION: lambda: TaggedCallParser(_FUNCTION, TAGS, functions, named=True),
         },
-        inner_markers=(TAGS.value_ends, TAGS.call_ends, hermes.CALL_END),
+        inner_markers=(TAGS.value_end, TAGS.call_end, hermes.CALL_END),
     )
 
 
@@ -61,7 +61,7 @@ def call(function: Function, lark: LarkBuilder) -> str:
 
 
 def _bare_call(functions: Sequence[Function], lark: LarkBuilder) -> str:
-    """A call without the outer tag, where JSON can't stand in for elements: functions that need it aren't called so."""
+    """Calls without the outer tag, which JSON can't replace: functions whose schema needs JSON are left out."""
     calls = [
         element_call(function, lark, TAGS, (f"{_FUNCTION}{function.name}>",), ("</function>",))
         for function in functions

@@ -1,5 +1,5 @@
-"""JSON schemas as clients send them, in the form that a grammar can hold.
+"""JSON schemas of clients, in the form that a grammar can express.
 
-``hold`` makes that form, ``merge`` joins schemas that hold together (``allOf``), ``keywords`` says which words
-constrain.
+``normalize`` makes that form, ``merge_schemas`` merges schemas that apply together (``allOf``), ``keywords`` knows the
+meaning of each keyword, ``json_pointer`` follows references.
 """

@@ -1,4 +1,4 @@
-"""JSON pointers (RFC 6901) as schemas write them behind ``#``."""
+"""Follows JSON pointers (RFC 6901), which schemas write after ``#``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 
 def at_pointer(root: Any, pointer: str) -> Any:
-    """What ``pointer``, as in a URL's fragment and perhaps empty, leads to in ``root``; None where there is nothing."""
+    """The target of ``pointer`` (URL-encoded, perhaps empty) in ``root``; None where there is none."""
     found = root
     for step in pointer.split("/")[1:]:
         step = unquote(step).replace("~1", "/").replace("~0", "~")

@@ -1,4 +1,4 @@
-"""What each keyword of a JSON schema is to a grammar. A keyword that isn't named here is an annotation."""
+"""The keywords of JSON schemas, by what a grammar can do with them. Unlisted keywords are annotations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARRAY_KEYWORDS = frozenset({"items", "prefixItems", "minItems", "maxItems"})
 STRING_KEYWORDS = frozenset({"pattern", "format", "minLength", "maxLength"})
 NUMBER_KEYWORDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 CHOICE_KEYWORDS = frozenset({"anyOf", "oneOf"})
-#: What a grammar holds.
+#: Keywords that a grammar can express.
 SUPPORTED = (
     OBJECT_KEYWORDS
     | ARRAY_KEYWORDS
@@ -23,7 +23,7 @@ SUPPORTED = (
     | CHOICE_KEYWORDS
     | {"type", "enum", "const", "$ref", "allOf"}
 )
-#: What constrains and no grammar holds.
+#: Keywords that constrain, and that no grammar can express.
 UNSUPPORTED = frozenset(
     {
         "not",
@@ -39,18 +39,18 @@ UNSUPPORTED = frozenset(
         "$recursiveRef",
     }
 )
-#: Formats of strings that are held; every other is an annotation.
+#: Formats of strings that a grammar can express. Others are annotations.
 FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown"}
 )
-#: Look-around and references back, which no automaton has.
+#: Look-around and back references, which no automaton can match.
 _IRREGULAR = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?(?:[=!]|<[=!])|\\[1-9]|\\k<)")
-#: Counts, which some generators write as ``3.0``.
+#: Keywords with counts, which some generators write as ``3.0``.
 _COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 
 
 def constrains(keyword: str, schema: Schema) -> bool:
-    """Whether a keyword of ``UNSUPPORTED`` rules anything out in this schema."""
+    """Whether a keyword of ``UNSUPPORTED`` excludes any value in this schema."""
     value = schema[keyword]
     if keyword == "if":
         return "then" in schema or "else" in schema
@@ -64,12 +64,12 @@ def constrains(keyword: str, schema: Schema) -> bool:
 
 
 def is_regular(pattern: object) -> bool:
-    """Whether a grammar can hold the regular expression."""
+    """Whether a grammar can express the regular expression."""
     return isinstance(pattern, str) and _IRREGULAR.search(pattern) is None
 
 
-#: What the values of keywords have to be for a schema to be one.
-_SHAPES: dict[str, type | tuple[type, ...]] = {
+#: Types of the keywords' values in a valid schema.
+_VALUE_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("properties", "patternProperties"), dict),
     **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems", "enum"), list),
     **dict.fromkeys(NUMBER_KEYWORDS | _COUNTS, (int, float)),
@@ -80,9 +80,9 @@ _SHAPES: dict[str, type | tuple[type, ...]] = {
 
 
 def invalid_keyword(schema: Schema) -> str | None:
-    """The keyword whose value can't be what it has to be."""
+    """The first keyword whose value has a wrong type; None for none."""
     for key, value in schema.items():
-        if key in _SHAPES and not isinstance(value, _SHAPES[key]):
+        if key in _VALUE_TYPES and not isinstance(value, _VALUE_TYPES[key]):
             return key
         if key in ("required", "type") and isinstance(value, list) and not all(isinstance(name, str) for name in value):
             return key
@@ -90,7 +90,7 @@ def invalid_keyword(schema: Schema) -> str | None:
 
 
 def to_current_draft(schema: Schema) -> Schema:
-    """The schema in the words of draft 2020-12, where older drafts' differ."""
+    """The schema in the keywords of draft 2020-12, where older drafts differ."""
     changed = dict(schema)
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if isinstance(changed.get(exclusive), bool) and changed.pop(exclusive) and bound in changed:
@@ -103,23 +103,23 @@ def to_current_draft(schema: Schema) -> Schema:
         if isinstance(changed[count], float) and changed[count].is_integer():
             changed[count] = int(changed[count])
     if "required" in changed and not isinstance(changed["required"], list):
-        del changed["required"]  # Draft 3 had a boolean here, in the property itself.
+        del changed["required"]  # In draft 3 it is a boolean in the property itself.
     return _named_keys(changed)
 
 
 def _named_keys(schema: Schema) -> Schema:
-    """The schema with ``propertyNames`` as the properties or patterns that they are, where they are."""
+    """The schema with ``propertyNames`` as properties or patterns, where that is possible."""
     names = schema.get("propertyNames")
     if not isinstance(names, dict) or "patternProperties" in schema:
         return schema
     value = schema.get("additionalProperties", True)
     if value is False:
         return schema
-    said = {key for key in names if key in SUPPORTED or key in UNSUPPORTED} - {"type"}
+    used = {key for key in names if key in SUPPORTED or key in UNSUPPORTED} - {"type"}
     known = schema.get("properties") or {}
-    if said == {"pattern"} and is_regular(names["pattern"]) and not known:
+    if used == {"pattern"} and is_regular(names["pattern"]) and not known:
         more: Schema = {"patternProperties": {names["pattern"]: value}}
-    elif said <= {"enum", "const"} and said and isinstance(known, dict):
+    elif used <= {"enum", "const"} and used and isinstance(known, dict):
         allowed = names.get("enum", [names.get("const")])
         if not isinstance(allowed, list) or not set(known) <= {name for name in allowed if isinstance(name, str)}:
             return schema

@@ -1,4 +1,4 @@
-"""Schemas that hold together (``allOf``, a ``$ref`` with words beside it) as one."""
+"""Merges schemas that apply together (``allOf``, a ``$ref`` with keywords beside it) into one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MEMBERS = ("properties", "additionalProperties", "patternProperties")
 
 
 def merge_schemas(first: Schema, second: Schema) -> Schema:
-    """A schema that allows what both allow. What can't be joined stays beside the rest, in ``allOf``."""
+    """A schema that allows just the values that both allow. Keywords that can't be merged go into ``allOf``."""
     result = {**first}
     beside: list[Schema] = list(first.get("allOf") or ())
     for key, value in second.items():
@@ -22,7 +22,7 @@ def merge_schemas(first: Schema, second: Schema) -> Schema:
             beside += value
         elif key not in result or result[key] == value:
             result[key] = value
-        elif (joined := _joined(key, result[key], value)) is not None:
+        elif (joined := _merged_value(key, result[key], value)) is not None:
             result[key] = joined[0]
         else:
             beside.append({key: value})
@@ -32,8 +32,8 @@ def merge_schemas(first: Schema, second: Schema) -> Schema:
     return result
 
 
-def _joined(key: str, first: Any, second: Any) -> tuple[Any] | None:
-    """One value for both, or None where there is none."""
+def _merged_value(key: str, first: Any, second: Any) -> tuple[Any] | None:
+    """One value for both, in a tuple; None where there is none."""
     if key == "required":
         return ([*first, *(name for name in second if name not in first)],)
     if key == "type":
@@ -47,7 +47,7 @@ def _joined(key: str, first: Any, second: Any) -> tuple[Any] | None:
         return (max(first, second),)
     if key in _LESSER and numbers:
         return (min(first, second),)
-    # Of annotations one is enough.
+    # Of two annotations one is enough.
     return None if key in ("anyOf", "oneOf", "pattern", "format", "multipleOf", "const", "not", "if") else (first,)
 
 
@@ -60,7 +60,7 @@ def _types(first: Any, second: Any) -> Any:
 
 
 def _members(first: Schema, second: Schema) -> Schema:
-    """What both say about an object's members."""
+    """The keywords of both schemas for an object's members."""
     result: Schema = {}
     names = {**(first.get("properties") or {}), **(second.get("properties") or {})}
     properties = {
@@ -97,7 +97,7 @@ def _excludes(schema: Schema, name: str) -> bool:
 
 
 def schema_of_both(first: Any, second: Any) -> Any:
-    """A schema of what both allow, which nothing has looked into yet."""
+    """A schema of the values that both allow, not merged yet."""
     if first == second or second in (True, {}):
         return first
     if first in (True, {}):

@@ -1,9 +1,9 @@
-"""A JSON schema in the form that a grammar holds.
+"""Normalizes a JSON schema to the form that a grammar can express. (llama.cpp: json-schema-to-grammar.)
 
-- Annotations go. A constraint that no grammar holds is refused under ``strict``, and left out otherwise.
-- An object that names its members and doesn't say whether there may be others has no others. Models would invent some,
-  and go on for ever. So does llama.cpp's converter.
-- Numbers have at most 16 digits before the point and 10 behind it, where the schema sets no bound.
+- Annotations are removed. Constraints that no grammar can express are refused under ``strict``, and otherwise left out.
+- An object with named members has no others, unless the schema allows them. Models would invent members without end.
+  llama.cpp's converter does the same.
+- Numbers have at most 16 digits before the point and 10 after it, where the schema sets no bound.
 """
 
 from __future__ import annotations
@@ -30,82 +30,82 @@ from tailrace.chat.schemas.keywords import (
 from tailrace.chat.schemas.merge_schemas import merge_schemas
 from tailrace.errors import TailraceError
 
-#: The largest number of 16 digits, and the finest step that the grammar library takes.
+#: The largest number of 16 digits, and the smallest step that the grammar library supports.
 _LARGEST = 10**16 - 1
 _STEP = 1e-10
-#: A range narrower than this has no step of its own.
-_NARROW = 1e-6
-#: Schemas within a schema, those of alternatives multiplied.
-_MOST = 20_000
+#: A range narrower than this gets no step.
+_NARROW_RANGE = 1e-6
+#: Schemas within a schema, with alternatives multiplied.
+_MAX_SCHEMAS = 20_000
 _ANY = "any"
 
 
 class SchemaError(TailraceError):
-    """The schema can't be held; the message says why, for the schema's author."""
+    """No grammar can express the schema. The message has the reason, for the schema's author."""
 
 
 def normalize_schema(schema: Any, *, strict: bool = False) -> Any:
-    """The form of ``schema`` that a grammar holds. Raises SchemaError: with ``strict`` for what constrains and can't be
-    held, always for what is too large.
+    """The form of ``schema`` that a grammar can express. Raises SchemaError for schemas that are too large, and with
+    ``strict`` for constraints that no grammar can express.
     """
     if not isinstance(schema, dict):
         return schema
-    return _Holder(schema, strict=strict).document()
+    return _Normalizer(schema, strict=strict).document()
 
 
-class _Holder:
-    """The work on one document."""
+class _Normalizer:
+    """Normalizes one document."""
 
     def __init__(self, root: Schema, *, strict: bool) -> None:
         self._root = root
         self._strict = strict
-        self._names: dict[int, str] = {}  #: of the schemas that are referred to, by identity
-        self._waiting: list[tuple[str, Any]] = []
-        self._any_wanted = False
-        self._identified: dict[str, Any] | None = None
+        self._names: dict[int, str] = {}  #: names of referenced schemas, by identity
+        self._pending: list[tuple[str, Any]] = []
+        self._uses_any = False
+        self._by_id: dict[str, Any] | None = None
         self._count = 0
 
     def document(self) -> Any:
-        held = self._schema(self._root)
+        normalized = self._schema(self._root)
         definitions: Schema = {}
-        while self._waiting:
-            name, target = self._waiting.pop()
+        while self._pending:
+            name, target = self._pending.pop()
             definitions[name] = self._schema(target)
-        if self._any_wanted:
+        if self._uses_any:
             definitions[_ANY] = _any_value()
-        if not isinstance(held, dict):
-            return held
+        if not isinstance(normalized, dict):
+            return normalized
         options = self._root.get("x-guidance")
         return {
-            **held,
+            **normalized,
             **({"$defs": definitions} if definitions else {}),
             **({"x-guidance": options} if isinstance(options, dict) else {}),
         }
 
     def _schema(self, schema: Any, depth: int = 0) -> Any:
         self._count += 1
-        if self._count > _MOST or depth > MAX_JSON_DEPTH:
+        if self._count > _MAX_SCHEMAS or depth > MAX_JSON_DEPTH:
             raise SchemaError("it is too complex: its parts and alternatives are too many, or nested too deeply")
         if schema is True or schema == {}:
             return self._anything()
         if not isinstance(schema, dict):
             return schema
-        if (target := self._alone(schema)) is not None:
+        if (target := self._bare_reference(schema)) is not None:
             return target
         flat = self._flat(schema, ())
         for choice in ("anyOf", "oneOf"):
             branches = flat.get(choice)
             if isinstance(branches, list) and OBJECT_KEYWORDS.intersection(flat):
                 base = {key: value for key, value in flat.items() if key != choice}
-                apart = [self._with(base, branch) for branch in branches]
+                apart = [self._with_base(base, branch) for branch in branches]
                 return {self._choice(choice): [self._schema(branch, depth + 1) for branch in apart]}
-        return self._plain(flat, depth)
+        return self._without_branches(flat, depth)
 
-    def _plain(self, flat: Schema, depth: int) -> Schema:
-        """A schema of its own words, in which neither references nor alternatives touch an object's members."""
+    def _without_branches(self, flat: Schema, depth: int) -> Schema:
+        """A schema in which no reference or alternative affects an object's members."""
         out: Schema = {}
         if "unevaluatedProperties" in flat and "additionalProperties" not in flat:
-            # Everything that evaluates properties is merged: here both are the same.
+            # All subschemas with properties are merged, so both keywords mean the same here.
             flat = {**flat, "additionalProperties": flat["unevaluatedProperties"]}
         for key, value in flat.items():
             if key in UNSUPPORTED:
@@ -123,11 +123,11 @@ class _Holder:
             elif key in ("items", "additionalProperties"):
                 out[key] = self._schema(value, depth + 1)
             elif key in ("allOf", "anyOf", "oneOf", "prefixItems") and isinstance(value, list):
-                out[self._choice(key)] = held = []
+                out[self._choice(key)] = normalized = []
                 for inner in value:
                     alternative = self._schema(inner, depth + 1)
                     if key != "allOf" or alternative != self._anything():
-                        held.append(alternative)
+                        normalized.append(alternative)
             elif key in SUPPORTED:
                 out[key] = value
         if out.get("allOf") == []:
@@ -162,13 +162,13 @@ class _Holder:
             raise SchemaError(f"'{key}' can't be held to by a grammar")
 
     def _choice(self, key: str) -> str:
-        """That exactly one alternative holds can be shown for some schemas; elsewhere one or more will do."""
+        """``oneOf`` can be expressed for some schemas alone. Without ``strict`` it becomes ``anyOf``."""
         return "anyOf" if key == "oneOf" and not self._strict else key
 
     # References
 
-    def _alone(self, schema: Schema) -> Schema | None:
-        """A reference without constraining words beside it, by the name that its target has here."""
+    def _bare_reference(self, schema: Schema) -> Schema | None:
+        """A reference without constraints beside it, by its target's new name; None for other schemas."""
         reference = schema.get("$ref")
         if not isinstance(reference, str) or any(
             key in SUPPORTED or key in UNSUPPORTED for key in schema if key != "$ref"
@@ -183,11 +183,11 @@ class _Holder:
         name = self._names.get(id(target))
         if name is None:
             name = self._names[id(target)] = f"d{len(self._names)}"
-            self._waiting.append((name, target))
+            self._pending.append((name, target))
         return name
 
     def _target(self, reference: str) -> Any:
-        """What is referred to within the document; None where it isn't there."""
+        """The target of a reference within the document; None where there is none."""
         pointer = reference[1:] if reference.startswith("#") else None
         if pointer is None or (pointer and not pointer.startswith("/")):
             return self._by_identity().get(reference.removeprefix("#"))
@@ -195,28 +195,28 @@ class _Holder:
 
     def _by_identity(self) -> dict[str, Any]:
         """Schemas by their ``$id`` and ``$anchor``."""
-        if self._identified is None:
-            self._identified = {}
+        if self._by_id is None:
+            self._by_id = {}
             waiting: list[Any] = [self._root]
             while waiting:
                 value = waiting.pop()
                 if isinstance(value, dict):
                     for key in ("$id", "$anchor", "id"):
                         if isinstance(value.get(key), str):
-                            self._identified.setdefault(value[key].removeprefix("#"), value)
+                            self._by_id.setdefault(value[key].removeprefix("#"), value)
                     waiting += value.values()
                 elif isinstance(value, list):
                     waiting += value
-        return self._identified
+        return self._by_id
 
-    # Schemas that hold together
+    # Schemas that apply together
 
     def _flat(self, schema: Schema, within: tuple[int, ...]) -> Schema:
         """The schema with its references and ``allOf`` merged into it."""
         if len(within) > 32 or id(schema) in within:
             raise SchemaError("its references and 'allOf' lead in a circle")
         self._count += 1
-        if self._count > _MOST:
+        if self._count > _MAX_SCHEMAS:
             raise SchemaError("it is too complex: its parts and alternatives are too many")
         flat = to_current_draft({key: value for key, value in schema.items() if key not in ("$ref", "allOf")})
         if (wrong := invalid_keyword(flat)) is not None:
@@ -238,14 +238,14 @@ class _Holder:
                 flat = merge_schemas(flat, {"enum": []})
         return flat
 
-    def _with(self, base: Schema, branch: Any) -> Any:
-        """An alternative together with what stands beside the alternatives."""
+    def _with_base(self, base: Schema, branch: Any) -> Any:
+        """An alternative merged with the keywords beside the alternatives."""
         if not isinstance(branch, dict):
             return base if branch is True else branch
         return merge_schemas(base, self._flat(branch, ()))
 
     def _anything(self) -> Schema:
-        self._any_wanted = True
+        self._uses_any = True
         return {"$ref": f"#/$defs/{_ANY}"}
 
 
@@ -264,7 +264,7 @@ def _any_value() -> Schema:
 
 
 def _infer_type(out: Schema) -> None:
-    """Say the type that the other words are about, where the schema doesn't."""
+    """Add the type that the other keywords imply, where the schema has none."""
     if "type" in out or CHOICE_KEYWORDS.intersection(out) or {"enum", "const", "$ref", "allOf"}.intersection(out):
         return
     for words, kind in (
@@ -279,13 +279,13 @@ def _infer_type(out: Schema) -> None:
 
 
 def _bound(out: Schema, *, fractions: bool) -> None:
-    least = max((out[key] for key in ("minimum", "exclusiveMinimum") if _is_number(out.get(key))), default=None)
-    most = min((out[key] for key in ("maximum", "exclusiveMaximum") if _is_number(out.get(key))), default=None)
-    if least is None and (most is None or most > -_LARGEST):
+    lowest = max((out[key] for key in ("minimum", "exclusiveMinimum") if _is_number(out.get(key))), default=None)
+    highest = min((out[key] for key in ("maximum", "exclusiveMaximum") if _is_number(out.get(key))), default=None)
+    if lowest is None and (highest is None or highest > -_LARGEST):
         out["minimum"] = -_LARGEST
-    if most is None and (least is None or least < _LARGEST):
+    if highest is None and (lowest is None or lowest < _LARGEST):
         out["maximum"] = _LARGEST
-    narrow = least is not None and most is not None and most - least < _NARROW
+    narrow = lowest is not None and highest is not None and highest - lowest < _NARROW_RANGE
     if fractions and "multipleOf" not in out and not narrow:
         out["multipleOf"] = _STEP
 

@@ -1,5 +1,6 @@
-"""How a tool call is written: building blocks that families choose from, each a small machine fed with text.
+"""Parsers of tool calls: building blocks that families choose from. Each is a state machine that is fed with text.
 
-``json_text`` follows one JSON value, ``json_calls`` reads objects with a name and arguments, ``named_call`` a name with
-its arguments behind it, ``tagged_call`` a name with an element for each argument.
+``json_calls`` parses objects with a name and arguments, ``named_call`` a name before its arguments, ``tagged_call``
+a name with an element for each argument. ``json_scanner`` and ``value_scanner`` scan one value, ``argument_value``
+turns bare text into JSON, ``call_tags`` are the tags of elements. ``base`` is the protocol of all.
 """

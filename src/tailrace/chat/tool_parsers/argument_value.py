@@ -1,7 +1,7 @@
-"""The JSON of an argument that a model has written as bare text, by what its schema admits.
+"""Turns an argument in bare text into JSON, by the types that its schema admits.
 
-Models write JSON, and often Python: ``True``, ``None``, ``['x', 'y']``. Where a string is admitted, text is that string
-unless it clearly is something else that is admitted too: a null, a list, an object.
+Models write JSON, and often Python: ``True``, ``None``, ``['x', 'y']``. Where the schema admits a string, the text is a
+string, unless it clearly is an admitted null, list or object.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v
 
 
 def streaming_mode(text: str, argument: ArgumentSchema) -> Literal["text", "whole", "undecided"]:
-    """What a value that begins so is read as: text as it comes, or a value once it is whole; more may have to come
-    before that is known.
+    """How a value with this beginning is emitted: as text, piece by piece, or once it is whole. Undecided: more text
+    is needed.
     """
     if argument.choices or "string" not in argument.types or argument.types == ALL_TYPES:
         return "whole"
@@ -42,7 +42,7 @@ def streaming_mode(text: str, argument: ArgumentSchema) -> Literal["text", "whol
 
 
 def value_to_json(text: str, argument: ArgumentSchema) -> str:
-    """The JSON of the value that is written as ``text``."""
+    """The JSON of a value in bare text."""
     bare = text.strip()
     strings = [choice for choice in argument.choices if isinstance(choice, str)]
     for candidate in (text, bare, _unquoted(bare)):
@@ -50,9 +50,9 @@ def value_to_json(text: str, argument: ArgumentSchema) -> str:
             return _string(candidate)
     types = argument.types
     if types == ALL_TYPES:
-        return bare if _decoded(bare) is not _NOTHING else _string(text)
+        return bare if _decoded(bare) is not _NO_JSON else _string(text)
     if "string" not in types:
-        found = _other(bare, types)
+        found = _non_string(bare, types)
         return _string(text) if found is None else found
     if "null" in types and _is_null(bare):
         return "null"
@@ -63,17 +63,17 @@ def value_to_json(text: str, argument: ArgumentSchema) -> str:
     return _string(text)
 
 
-class _Nothing:
-    """No JSON."""
+class _NoJson:
+    """Stands for text that is no JSON."""
 
 
-_NOTHING = _Nothing()
+_NO_JSON = _NoJson()
 
 
-def _other(text: str, types: frozenset[str], *, quoted: bool = False) -> str | None:
-    """The JSON of a value that is no string; None where the text is none of the types and no JSON either."""
+def _non_string(text: str, types: frozenset[str], *, quoted: bool = False) -> str | None:
+    """The JSON of a value that is no string; None where the text has none of the types and is no JSON."""
     decoded = _decoded(text)
-    if decoded is not _NOTHING:
+    if decoded is not _NO_JSON:
         kind = json_type_of(decoded)
         if kind == "integer" and types & {"integer", "number"}:
             return text if isinstance(decoded, int) or "number" in types else str(int(decoded))
@@ -93,10 +93,10 @@ def _other(text: str, types: frozenset[str], *, quoted: bool = False) -> str | N
             return found
     inner = _unquoted(text)
     if not quoted and inner is not None:
-        found = _other(inner.strip(), types, quoted=True)
+        found = _non_string(inner.strip(), types, quoted=True)
         if found is not None:
             return found
-    return None if decoded is _NOTHING else text
+    return None if decoded is _NO_JSON else text
 
 
 def _number(text: str, types: frozenset[str]) -> str | None:
@@ -110,15 +110,15 @@ def _number(text: str, types: frozenset[str]) -> str | None:
 
 def _container(text: str, types: frozenset[str]) -> str | None:
     decoded = _decoded(text)
-    if decoded is _NOTHING:
+    if decoded is _NO_JSON:
         written = _python(text)
-        decoded = _NOTHING if written is None else _decoded(written)
+        decoded = _NO_JSON if written is None else _decoded(written)
         text = written or text
-    return text if decoded is not _NOTHING and json_type_of(decoded) in types & _CONTAINERS else None
+    return text if decoded is not _NO_JSON and json_type_of(decoded) in types & _CONTAINERS else None
 
 
 def _python(text: str) -> str | None:
-    """A Python literal as JSON, without running anything; None where it is none. Tuples become lists."""
+    """A Python literal as JSON, without evaluation; None for other text. Tuples become lists."""
     pieces: list[str] = []
     position = 0
     while position < len(text):
@@ -146,7 +146,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _unquoted(text: str) -> str | None:
-    """What stands between the quotes around a text; None where there are none."""
+    """The text between quotes; None where there are none."""
     return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'" else None
 
 
@@ -156,11 +156,11 @@ def _is_null(text: str) -> bool:
 
 def _decoded(text: str) -> Any:
     if is_too_deep(text):
-        return _NOTHING
+        return _NO_JSON
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        return _NOTHING
+        return _NO_JSON
 
 
 def _string(text: str) -> str:

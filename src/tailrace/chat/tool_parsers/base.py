@@ -1,4 +1,4 @@
-"""What every reader of tool calls offers to the parser of replies."""
+"""The protocol between the reply's parser and the parsers of tool calls."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 from tailrace.chat.reply_parts import ReplyPart
 
-#: Names of the length that requests may define; a longer one would not fit into an event.
+#: Characters of a function's name, as in requests. A longer name doesn't fit into an event.
 MAX_NAME_CHARACTERS = 256
 
 
 class CallsEnded(Exception):
-    """The calls are over. ``failed`` is text that turned out to be none of a call, and goes out as it is; ``rest`` is
-    what stands behind. White space before that belongs to the markup, unless a call has ``broken`` off there.
+    """The calls have ended. ``failed`` is text that is no call after all: it is passed on unchanged. ``rest`` is the
+    text after the calls. White space before it belongs to the markup, unless a call is ``broken`` there.
     """
 
     def __init__(self, failed: str = "", rest: str = "", *, broken: bool = False) -> None:
@@ -23,14 +23,14 @@ class CallsEnded(Exception):
 
 
 class CallParser(Protocol):
-    """Reads what follows an opening marker, in whatever pieces it comes."""
+    """Parses the text after an opening marker, in any pieces."""
 
     def feed(self, text: str, parts: list[ReplyPart]) -> None:
-        """Append the parts that ``text`` completes. Raises CallsEnded where the calls end."""
+        """Append the parts that ``text`` completes. Raises CallsEnded at the end of the calls."""
         ...
 
     def finish(self, parts: list[ReplyPart]) -> str:
-        """The reply is at its end; the text that turned out to be none of a call."""
+        """The reply has ended. Returns text that is no call after all."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What stands around the parts of a call that has an element for each argument."""
+"""The tags of a call that has an element for each argument."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 class CallTags:
     """See the module."""
 
-    name_opens: str  #: "" where the name follows at once
-    name_ends: str  #: "" where the next tag ends it
-    key_opens: str
-    key_ends: str
-    value_opens: str
-    value_ends: str
-    call_ends: str  #: behind the last argument; "" where there is none
-    end: str  #: what ends the whole
-    lines: bool  #: whether a value stands on lines of its own
-    #: Whether a value whose end is missing ends before the next argument or the call's end.
-    ends_missing: bool = False
-    #: Whether an argument of which the schema says nothing is text.
+    name_start: str  #: "" where the call begins with the name
+    name_end: str  #: "" where the next tag ends the name
+    key_start: str
+    key_end: str
+    value_start: str
+    value_end: str
+    call_end: str  #: after the last argument; "" for none
+    outer_end: str  #: at the end of the whole call
+    own_lines: bool  #: whether a value has lines of its own
+    #: Whether the end tag of a value may be missing: then the next argument or the call's end ends it.
+    may_lack_end: bool = False
+    #: Whether an argument without a type in the schema is text.
     untyped_text: bool = False

@@ -1,4 +1,4 @@
-"""Calls as JSON objects with a name and arguments: one, several, or a list of them."""
+"""Parses calls as JSON objects with a name and arguments: one, several, or a list of them."""
 
 from __future__ import annotations
 
@@ -13,42 +13,41 @@ from tailrace.chat.tool_parsers.base import CallsEnded, is_valid_name
 from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 
 _KEYS = ("arguments", "parameters")
-#: An object up to its arguments, in the order in which nearly every model writes it: they stream from here on.
+#: An object up to its arguments, in the usual order of keys. From there on the arguments stream.
 _HEAD = re.compile(
     r'\s*\{\s*(?:"(?:type|id)"\s*:\s*"[^"\\]*"\s*,\s*)*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,'
     rf'\s*"(?:{"|".join(_KEYS)})"\s*:\s*(?=\{{)'
 )
-#: Characters in which a head is looked for.
-_HEAD_WITHIN = 2048
+#: Characters in which a head is searched.
+_MAX_HEAD = 2048
 _FIRST_KEY = re.compile(r'\s*\{\s*"([^"\\]*)"')
 _CALL_KEYS = frozenset({"name", "type", "id", "function", *_KEYS})
 _BETWEEN = ",;"
 
 
 class JsonCallParser:
-    """See the module. An object that is no call, or no JSON, is text, with what stands in the way before it."""
+    """See the module. An object that is no call, or no JSON, becomes text, with the text before it."""
 
     def __init__(
         self, opening: str, end: str | None, known: Callable[[str], bool] = is_valid_name, *, listed: bool = False
     ) -> None:
-        """``opening`` is the marker that came before, with ``listed`` a list's bracket as well. ``end`` is the marker
-        behind the last call, which may be missing; None where there is none. ``known`` tells the names that make an
-        object a call.
+        """``opening`` is the marker before the calls; with ``listed`` it includes a list's bracket. ``end`` is the
+        marker after the last call, which may be missing; None for none. An object is a call if its name is ``known``.
         """
-        self._unused = opening  #: what becomes text when it turns out that there is no call
+        self._unused = opening  #: becomes text if no call follows
         self._called = False
         self._end = end
         self._known = known
         self._buffer = ""
         self._listed = listed
         self._object: JsonScanner | None = None
-        self._raw = ""  #: the object, while it isn't known to be a call, as JSON
-        self._source = ""  #: and as it was written
+        self._raw = ""  #: the object's JSON, while it may be no call
+        self._source = ""  #: the same, as the model has written it
         self._arguments: JsonScanner | None = None
-        self._tail: JsonScanner | None = None  #: what stands behind the arguments in the object
+        self._tail: JsonScanner | None = None  #: the rest of the object after the arguments
 
     def feed(self, text: str, parts: list[ReplyPart]) -> None:
-        """See ``Reader``."""
+        """See ``CallParser``."""
         while text or self._buffer:
             if self._arguments is not None:
                 text = self._in_arguments(self._arguments, text, parts)
@@ -62,7 +61,7 @@ class JsonCallParser:
                 text = after
 
     def finish(self, parts: list[ReplyPart]) -> str:
-        """See ``Reader``."""
+        """See ``CallParser``."""
         if self._arguments is not None and self._arguments.held:
             parts.append(CallArguments(self._arguments.held))
         rest = self._buffer
@@ -71,7 +70,7 @@ class JsonCallParser:
         return self._unused + self._source + rest
 
     def _between(self, text: str) -> str | None:
-        """Go to the next object: what follows from there on. None: it isn't to be seen yet."""
+        """Skip to the next object. Returns the text from there on; None while the object hasn't come."""
         self._buffer += text
         rest = self._buffer.lstrip()
         following = rest.lstrip(_BETWEEN).lstrip() if self._called else rest
@@ -106,7 +105,7 @@ class JsonCallParser:
         self._raw += taken
         self._source += text
         self._source = self._source[: len(self._source) - len(rest)]
-        head = _HEAD.match(self._raw, 0, _HEAD_WITHIN)
+        head = _HEAD.match(self._raw, 0, _MAX_HEAD)
         if head is not None:
             name = _string(head[1])
             if name is not None and is_valid_name(name) and self._known(name):
@@ -115,7 +114,7 @@ class JsonCallParser:
                 self._called, self._unused, self._raw, self._source = True, "", "", ""
                 self._object, self._arguments = None, JsonScanner()
                 return after
-        if end := self._something_else():
+        if end := self._end_of_no_call():
             raise CallsEnded(failed=self._unused + self._source[:end], rest=self._source[end:] + rest)
         if value.done:
             call = self._decoded(self._raw)
@@ -129,8 +128,8 @@ class JsonCallParser:
             raise self._failure(rest)
         return rest
 
-    def _something_else(self) -> int:
-        """Where an object that no marker has announced is seen to be no call, and shouldn't wait any more; else 0."""
+    def _end_of_no_call(self) -> int:
+        """The position in an object without a marker where it turns out to be no call; 0 while it may be one."""
         if self._unused.strip(" \n\r\t["):
             return 0
         key = _FIRST_KEY.match(self._source)
@@ -152,7 +151,7 @@ class JsonCallParser:
     def _in_tail(self, value: JsonScanner, text: str, parts: list[ReplyPart]) -> str:
         _, rest = value.feed(text)
         if value.done or value.broken:
-            # The arguments are whole, whatever is wrong behind them.
+            # The arguments are complete, even if the rest is broken.
             parts.append(CallEnd())
             self._tail = None
             if value.broken:
@@ -160,7 +159,7 @@ class JsonCallParser:
         return rest
 
     def _decoded(self, raw: str) -> tuple[str, str] | None:
-        """Name and arguments of a whole object; None when it is no call."""
+        """Name and arguments of a complete object; None where it is no call."""
         try:
             decoded = msgspec.json.decode(raw)
         except (msgspec.DecodeError, RecursionError):

@@ -1,6 +1,6 @@
-"""Follows one JSON value through pieces of text: where it ends, and whether it is JSON so far (RFC 8259).
+"""Scans one JSON value in pieces of text: finds its end, and checks that it is JSON (RFC 8259).
 
-Line breaks and other control characters within strings, which models write, come out escaped.
+Models write line breaks and other control characters into strings: they are escaped.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ import json
 import re
 from typing import Literal
 
-#: Deeper values are no JSON here: whoever decodes them would fail.
-_DEEPEST = 256
+#: Deeper values count as no JSON: decoders would fail on them.
+_MAX_DEPTH = 256
 _SPACE = re.compile(r"[ \t\n\r]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_UNESCAPED = re.compile(r'[^"\\\x00-\x1f]*')
 _LITERAL_BEGINS = "-0123456789tfn"
 _LITERAL = re.compile(r"[-+.0-9A-Za-z]*")
 _WHOLE_LITERAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null")
-#: An escape in a string, whole; a high surrogate has a low one behind it.
+#: A complete escape in a string. A low surrogate follows a high one.
 _ESCAPE = re.compile(
     r'\\(?:["\\/bfnrt]|u(?:[0-9a-cA-Ce-fE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
     r"|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
-_LONGEST_ESCAPE = 12
+_MAX_ESCAPE = 12
 
 _State = Literal["value", "first key", "key", "colon", "first item", "next", "string", "escape", "literal"]
 
 
 class JsonScanner:
-    """One value. ``done`` when it has ended, ``broken`` when it is no JSON."""
+    """One value. ``done``: it has ended. ``broken``: it is no JSON."""
 
     __slots__ = ("_literal", "_stack", "_state", "_string_is_key", "broken", "done", "held")
 
     def __init__(self, *, within: bool = False) -> None:
-        """With ``within`` the text goes on behind a member's value in an object."""
+        """With ``within`` the text continues after a member's value in an object."""
         self._stack: list[str] = ["{"] if within else []
         self._state: _State = "next" if within else "value"
         self._string_is_key = False
-        self._literal = ""  #: an unfinished number or word
-        self.held = ""  #: an unfinished escape, which hasn't been let out
+        self._literal = ""  #: an incomplete number or word
+        self.held = ""  #: an incomplete escape, which is held back
         self.done = False
         self.broken = False
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What of ``text`` (behind what came before) belongs to the value, and the rest once it is done or broken."""
+        """The part of ``text`` that belongs to the value, and the rest once the value is done or broken."""
         out: list[str] = []
         position = 0
         while position < len(text) and not (self.done or self.broken):
@@ -53,7 +53,7 @@ class JsonScanner:
         return "".join(out), text[position:]
 
     def _step(self, text: str, position: int, out: list[str]) -> int:
-        """Take what comes next; the position behind it."""
+        """Take the next piece of syntax. Returns the position after it."""
         if self._state == "string":
             return self._in_string(text, position, out)
         if self._state == "escape":
@@ -80,7 +80,7 @@ class JsonScanner:
         return end + 1
 
     def _structure(self, character: str) -> bool:
-        """What a character outside of strings and literals changes; False when it can't stand here."""
+        """Take a character outside of strings and literals; False where it is not allowed."""
         state = self._state
         if state == "first item" and character != "]":
             state = "value"
@@ -106,7 +106,7 @@ class JsonScanner:
         if character in "{[":
             self._stack.append(character)
             self._state = "first key" if character == "{" else "first item"
-            return len(self._stack) <= _DEEPEST
+            return len(self._stack) <= _MAX_DEPTH
         if character == '"':
             self._state, self._string_is_key = "string", False
             return True
@@ -117,7 +117,7 @@ class JsonScanner:
         self.done = not self._stack
 
     def _in_string(self, text: str, position: int, out: list[str]) -> int:
-        end = _end(_PLAIN, text, position)
+        end = _end(_UNESCAPED, text, position)
         out.append(text[position:end])
         if end == len(text):
             return end
@@ -136,13 +136,13 @@ class JsonScanner:
         return end + 1
 
     def _in_escape(self, text: str, position: int, out: list[str]) -> int:
-        """An escape is let out when it is whole: what breaks off in the middle would be none."""
+        """Emit an escape once it is complete."""
         self.held += text[position]
         if _ESCAPE.fullmatch(self.held):
             out.append(self.held)
             self.held = ""
             self._state = "string"
-        elif len(self.held) == _LONGEST_ESCAPE or (len(self.held) == 2 and self.held[1] not in '"\\/bfnrtu'):
+        elif len(self.held) == _MAX_ESCAPE or (len(self.held) == 2 and self.held[1] not in '"\\/bfnrtu'):
             self.broken = True
         return position + 1
 
@@ -155,5 +155,5 @@ class JsonScanner:
 
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
     found = pattern.match(text, position)
-    assert found is not None  # They match nothing at all, too.
+    assert found is not None  # The patterns also match the empty text.
     return found.end()

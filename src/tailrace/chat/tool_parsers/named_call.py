@@ -1,4 +1,4 @@
-"""One call as its function's name and, behind it, the arguments as a JSON object."""
+"""Parses one call: the function's name, followed by the arguments as a JSON object."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPa
 from tailrace.chat.tool_parsers.base import CallsEnded, is_valid_name
 from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 
-#: Characters that may stand before the arguments.
-_LONGEST_HEAD = 1024
+#: Characters before the arguments.
+_MAX_HEAD = 1024
 
 
 class NamedCallParser:
-    """See the module. What has no name that can be read is text."""
+    """See the module. A call without a valid name becomes text."""
 
     def __init__(self, opening: str, head: re.Pattern[str], end: str | None, *, closing: str = "") -> None:
-        """``opening`` is the marker that came before; ``head`` matches all that stands between it and the arguments,
-        the name being its group ``name``. ``closing`` may stand behind the arguments, and ``end`` behind that.
+        """``opening`` is the marker before the call. ``head`` matches the text between it and the arguments, and its
+        group ``name`` the name. ``closing`` may follow the arguments, and ``end`` may follow that.
         """
         self._opening = opening
         self._head = head
@@ -28,7 +28,7 @@ class NamedCallParser:
         self._called = False
 
     def feed(self, text: str, parts: list[ReplyPart]) -> None:
-        """See ``Reader``."""
+        """See ``CallParser``."""
         if not self._called and self._arguments is None:
             self._buffer += text
             text = self._in_head(parts)
@@ -44,10 +44,10 @@ class NamedCallParser:
                 if not self._ends:
                     raise CallsEnded(rest=text)
         if self._called:
-            self._behind(text)
+            self._after_arguments(text)
 
     def finish(self, parts: list[ReplyPart]) -> str:
-        """See ``Reader``."""
+        """See ``CallParser``."""
         if self._arguments is not None:
             if self._arguments.held:
                 parts.append(CallArguments(self._arguments.held))
@@ -55,7 +55,7 @@ class NamedCallParser:
         return "" if self._called else self._opening + self._buffer
 
     def _in_head(self, parts: list[ReplyPart]) -> str:
-        """What follows the head once it is whole."""
+        """The text after the head, once the head is complete."""
         brace = self._buffer.find("{")
         end = self._buffer.find(self._end) if self._end else -1
         if end >= 0 and (brace < 0 or end < brace):
@@ -66,8 +66,8 @@ class NamedCallParser:
                 raise CallsEnded(failed=self._opening + self._buffer[:end] + (self._end or ""), rest=rest)
             parts += [CallStart(name), CallArguments("{}"), CallEnd()]
             raise CallsEnded(rest=rest)
-        if brace > _LONGEST_HEAD or (brace < 0 and len(self._buffer) > _LONGEST_HEAD + len(self._end or "")):
-            raise CallsEnded(failed=self._opening + self._buffer[:_LONGEST_HEAD], rest=self._buffer[_LONGEST_HEAD:])
+        if brace > _MAX_HEAD or (brace < 0 and len(self._buffer) > _MAX_HEAD + len(self._end or "")):
+            raise CallsEnded(failed=self._opening + self._buffer[:_MAX_HEAD], rest=self._buffer[_MAX_HEAD:])
         if brace < 0:
             return ""
         name = self._name(self._buffer[:brace])
@@ -82,8 +82,8 @@ class NamedCallParser:
         found = self._head.fullmatch(head)
         return found["name"] if found is not None and is_valid_name(found["name"]) else None
 
-    def _behind(self, text: str) -> None:
-        """Wait for the end marker, and do without it when something else comes."""
+    def _after_arguments(self, text: str) -> None:
+        """Wait for the end marker. It is missing where other text comes."""
         self._buffer += text
         rest = self._buffer.lstrip()
         for marker in self._ends:

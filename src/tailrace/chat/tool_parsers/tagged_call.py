@@ -1,4 +1,4 @@
-"""One call with an element for each argument, whose value is plain text or JSON, as the function's schema has it."""
+"""Parses one call with an element for each argument. Its value is bare text or JSON, as the function's schema says."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tailrace.chat.tool_parsers.value_scanner import ValueScanner
 from tailrace.chat.tools import Function
 
 _NAME = re.compile(r"[^\s<>{}\"]+")
-_LONGEST_KEY = 1024
+_MAX_KEY = 1024
 
 
-#: What an argument of which the schema says nothing is, where the family's own parser takes it for text.
+#: Types of an argument without a type in the schema, where the family's own parser takes it for text.
 UNTYPED = frozenset({"string", "null"})
 
 
 class TaggedCallParser:
-    """See the module. A call as a JSON object is read as well."""
+    """See the module. A call as a JSON object is parsed as well."""
 
     def __init__(self, opening: str, tags: CallTags, functions: Mapping[str, Function], *, named: bool = False) -> None:
-        """``opening`` is the marker that came before; with ``named`` it is what opens the name."""
+        """``opening`` is the marker before the call; with ``named`` it is the start of the name's tag."""
         self._opening = opening
         self._tags = tags
         self._functions = functions
@@ -39,14 +39,16 @@ class TaggedCallParser:
         self._arguments = FunctionSchema(None)
         self._given: set[str] = set()  #: names of the arguments so far
         self._key = ""
-        self._first = True  #: no argument has been passed on
-        self._value: ValueScanner | None = None  #: the value that is being read
-        self._mode: Literal["text", "whole", "undecided"] = "undecided"  #: how it is passed on
-        self._held: list[str] = []  #: what of it hasn't been
+        self._first = True  #: no argument has been emitted
+        self._value: ValueScanner | None = None  #: the value that is being parsed
+        self._mode: Literal["text", "whole", "undecided"] = (
+            "undecided"  #: how the value is emitted: as a string's pieces, or as a whole
+        )
+        self._held: list[str] = []  #: the part of the value that isn't emitted yet
         self._json: JsonCallParser | None = None
 
     def feed(self, text: str, parts: list[ReplyPart]) -> None:
-        """See ``Reader``."""
+        """See ``CallParser``."""
         if self._json is not None:
             self._json.feed(text, parts)
             return
@@ -59,23 +61,23 @@ class TaggedCallParser:
             pass
 
     def finish(self, parts: list[ReplyPart]) -> str:
-        """See ``Reader``."""
+        """See ``CallParser``."""
         if self._json is not None:
             return self._json.finish(parts)
         if self._state in ("opened", "name"):
             return self._opening + self._buffer
         if self._value is not None:
             self._finish_value(self._value, parts)
-        elif self._state == "between" and self._tags.call_ends:
+        elif self._state == "between" and self._tags.call_end:
             rest = self._buffer.lstrip()
-            if rest.startswith(self._tags.call_ends) and self._tags.end.startswith(
-                rest[len(self._tags.call_ends) :].strip()
+            if rest.startswith(self._tags.call_end) and self._tags.outer_end.startswith(
+                rest[len(self._tags.call_end) :].strip()
             ):
-                parts += [CallArguments("}"), CallEnd()]  # The reply ends before what stands around the call does.
+                parts += [CallArguments("}"), CallEnd()]  # Only the tags around the call are cut off.
         return ""
 
     def _finish_value(self, value: ValueScanner, parts: list[ReplyPart]) -> None:
-        """The reply ends within a value: the call is whole where its own end stands there, and else is cut."""
+        """The reply ends within a value: the call is complete where its end tag is there, else it is cut."""
         rest, ended = value.finish()
         held = self._all_held() + rest
         if self._mode == "undecided":
@@ -92,7 +94,7 @@ class TaggedCallParser:
             parts += [CallArguments("}"), CallEnd()]
 
     def _advance(self, parts: list[ReplyPart]) -> bool:
-        """Take one step; True when there may be another."""
+        """Take one step; True where another one may follow."""
         if self._state == "opened":
             return self._open(parts)
         if self._state == "name":
@@ -108,10 +110,12 @@ class TaggedCallParser:
         if not rest:
             return False
         if rest.startswith("{"):
-            self._json = JsonCallParser(self._opening + self._buffer[: len(self._buffer) - len(rest)], self._tags.end)
+            self._json = JsonCallParser(
+                self._opening + self._buffer[: len(self._buffer) - len(rest)], self._tags.outer_end
+            )
             self._json.feed(rest, parts)
             return False
-        opens = self._tags.name_opens
+        opens = self._tags.name_start
         if rest.startswith(opens):
             self._opening += self._buffer[: len(self._buffer) - len(rest)] + opens
             self._buffer = rest[len(opens) :]
@@ -123,16 +127,16 @@ class TaggedCallParser:
 
     def _name(self, parts: list[ReplyPart]) -> bool:
         tags = self._tags
-        ends = (tags.name_ends,) if tags.name_ends else (tags.key_opens, tags.end)
+        ends = (tags.name_end,) if tags.name_end else (tags.key_start, tags.outer_end)
         found = [position for end in ends if (position := self._buffer.find(end)) >= 0]
         if not found:
-            if len(self._buffer) > _LONGEST_KEY:
+            if len(self._buffer) > _MAX_KEY:
                 raise CallsEnded(failed=self._opening, rest=self._buffer)
             return False
         name = self._buffer[: min(found)].strip()
         if not _NAME.fullmatch(name) or not is_valid_name(name):
             raise CallsEnded(failed=self._opening, rest=self._buffer)
-        self._buffer = self._buffer[min(found) + len(tags.name_ends) :]
+        self._buffer = self._buffer[min(found) + len(tags.name_end) :]
         function = self._functions.get(name)
         self._arguments = FunctionSchema(function.parameters if function is not None else None)
         parts += [CallStart(name), CallArguments("{")]
@@ -142,33 +146,33 @@ class TaggedCallParser:
     def _between(self, parts: list[ReplyPart]) -> bool:
         tags = self._tags
         rest = self._buffer.lstrip()
-        if rest.startswith(tags.key_opens):
-            self._buffer = rest[len(tags.key_opens) :]
+        if rest.startswith(tags.key_start):
+            self._buffer = rest[len(tags.key_start) :]
             self._state = "key"
             return True
-        ended = bool(tags.call_ends) and rest.startswith(tags.call_ends)
-        after = rest[len(tags.call_ends) :].lstrip() if ended else rest
-        if after.startswith(tags.end) or not (
-            tags.end.startswith(after)
-            or (not ended and (tags.key_opens.startswith(rest) or tags.call_ends.startswith(rest)))
+        ended = bool(tags.call_end) and rest.startswith(tags.call_end)
+        after = rest[len(tags.call_end) :].lstrip() if ended else rest
+        if after.startswith(tags.outer_end) or not (
+            tags.outer_end.startswith(after)
+            or (not ended and (tags.key_start.startswith(rest) or tags.call_end.startswith(rest)))
         ):
             parts += [CallArguments("}"), CallEnd()]
-            raise CallsEnded(rest=after.removeprefix(tags.end))
+            raise CallsEnded(rest=after.removeprefix(tags.outer_end))
         return False
 
     def _read_key(self) -> bool:
-        end = self._buffer.find(self._tags.key_ends)
+        end = self._buffer.find(self._tags.key_end)
         if end < 0:
-            if len(self._buffer) > _LONGEST_KEY:
+            if len(self._buffer) > _MAX_KEY:
                 raise CallsEnded(rest=self._buffer, broken=True)
             return False
         self._key = self._buffer[:end].strip()
-        self._buffer = self._buffer[end + len(self._tags.key_ends) :]
+        self._buffer = self._buffer[end + len(self._tags.key_end) :]
         self._state = "value opens"
         return True
 
     def _open_value(self, parts: list[ReplyPart]) -> bool:
-        opens = self._tags.value_opens
+        opens = self._tags.value_start
         rest = self._buffer.lstrip() if opens else self._buffer
         if not rest.startswith(opens):
             if opens.startswith(rest):
@@ -212,7 +216,7 @@ class TaggedCallParser:
         return held
 
     def _separator(self) -> str:
-        """What stands before the argument's value."""
+        """The text before the argument's value."""
         before = "" if self._first else ", "
         self._first = False
         return f"{before}{json.dumps(self._key, ensure_ascii=False)}: "

@@ -1,7 +1,7 @@
-"""Follows one argument's value through pieces of text: which text belongs to it, and where it ends.
+"""Scans one argument's value in pieces of text: finds the text that belongs to it, and its end.
 
-A value that is a JSON object or list may have its end tag in a string. Some models leave the end tag out: then the
-value ends before the next argument that the function knows, or where the call itself ends.
+In a JSON object or list the end tag may be part of a string. Some models leave the end tag out. Then the value ends
+before the next argument that the function has, or at the call's end.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 
 _CONTAINERS = frozenset({"array", "object"})
-_LONGEST_NAME = 256
-#: The name of an argument, where the schema tells none.
+_MAX_NAME = 256
+#: An argument's name, where the schema has no names.
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
 class ScannedValue(NamedTuple):
-    """``text`` belongs to the value; behind its end comes ``rest``."""
+    """``text`` belongs to the value. ``rest`` is the text after its end."""
 
     text: str
     rest: str
@@ -32,24 +32,24 @@ class ScannedValue(NamedTuple):
 
 
 class ValueScanner:
-    """See the module. Line breaks around the value that belong to the markup are left out."""
+    """See the module. Line breaks that belong to the markup are left out."""
 
     def __init__(self, tags: CallTags, argument: ArgumentSchema, names: frozenset[str] | None) -> None:
-        """``names`` are the arguments that may still follow; None where the schema names none at all."""
+        """``names``: arguments that may still follow; None where the schema has no names."""
         self.argument = argument
         self._tags = tags
         self._names = names
         self._pattern, self._markers = _markers(tags)
         self._buffer = ""
-        self._searched = 0  #: no end begins before this
-        self._begun = not tags.lines
-        #: Follows a value that may be a JSON object or list, as long as it is one.
+        self._searched = 0  #: no end begins before this position
+        self._begun = not tags.own_lines
+        #: Scans the value as long as it may be a JSON object or list.
         self._json = JsonScanner() if argument.types & _CONTAINERS and not argument.choices else None
-        self._inside = False  #: that one has begun
-        self._fed = 0  #: characters at the buffer's start that are part of it, perhaps
+        self._inside = False  #: the JSON has begun
+        self._fed = 0  #: characters at the buffer's start that the scanner has seen
 
     def feed(self, text: str) -> ScannedValue:
-        """What ``text`` adds."""
+        """The text that ``text`` adds to the value."""
         self._buffer += text
         if not self._begun:
             if not self._buffer:
@@ -64,28 +64,28 @@ class ValueScanner:
             start, behind = found
             value, rest = json + self._buffer[:start], self._buffer[behind:]
             self._buffer = ""
-            return ScannedValue(value.removesuffix("\n") if self._tags.lines else value, rest, ended=True)
-        held = self._tags.lines and self._buffer[: self._searched].endswith("\n")
+            return ScannedValue(value.removesuffix("\n") if self._tags.own_lines else value, rest, ended=True)
+        held = self._tags.own_lines and self._buffer[: self._searched].endswith("\n")
         return self._take(json, self._searched - held)
 
     def _take(self, json: str, out: int) -> ScannedValue:
-        """Let out ``json`` and so much of the buffer."""
+        """Emit ``json`` and ``out`` characters of the buffer."""
         taken, self._buffer = json + self._buffer[:out], self._buffer[out:]
         self._searched = max(0, self._searched - out)
         return ScannedValue(taken, "", ended=False)
 
     def finish(self) -> tuple[str, bool]:
-        """What is left at the reply's end, and whether the call ends there."""
+        """The rest of the value at the reply's end, and whether the call ends there."""
         rest = self._buffer
-        ends = self._tags.call_ends
-        start = rest.rfind(ends) if self._tags.ends_missing and ends else -1
-        if start < 0 or not self._tags.end.startswith(rest[start + len(ends) :].strip()):
+        ends = self._tags.call_end
+        start = rest.rfind(ends) if self._tags.may_lack_end and ends else -1
+        if start < 0 or not self._tags.outer_end.startswith(rest[start + len(ends) :].strip()):
             return rest, False
         value = rest[:start]
-        return value.removesuffix("\n") if self._tags.lines else value, True
+        return value.removesuffix("\n") if self._tags.own_lines else value, True
 
     def _in_json(self) -> str:
-        """Take what belongs to a JSON object or list out of the buffer. Nothing in it is an end."""
+        """Take the text of a JSON object or list out of the buffer. It contains no end."""
         if self._json is None:
             return ""
         begun = self._buffer.lstrip()
@@ -98,20 +98,20 @@ class ValueScanner:
             self._inside = True
         _, rest = self._json.feed(self._buffer[self._fed :])
         read = len(self._buffer) - len(rest)
-        self._fed = int(self._buffer[:read].endswith("\n"))  # It may belong to the markup behind the value.
+        self._fed = int(self._buffer[:read].endswith("\n"))  # The line break may belong to the markup after the value.
         taken, self._buffer = self._buffer[: read - self._fed], self._buffer[read - self._fed :]
         if self._json.done or self._json.broken:
             self._json, self._inside = None, False
         return taken
 
     def _end(self) -> tuple[int, int] | None:
-        """Where the value ends and what follows begins; None while that isn't to be seen."""
+        """The end of the value and the start of the text after it; None while unknown."""
         buffer, tags = self._buffer, self._tags
         while found := self._pattern.search(buffer, self._searched):
             start, behind, marker = found.start(), found.end(), found[0]
-            if marker == tags.value_ends:
+            if marker == tags.value_end:
                 return start, behind
-            follows = self._another(behind) if marker == tags.key_opens else self._over(marker, behind)
+            follows = self._next_argument(behind) if marker == tags.key_start else self._call_end(marker, behind)
             if follows is None:
                 self._searched = start
                 return None
@@ -121,13 +121,13 @@ class ValueScanner:
         self._searched = max(self._searched, len(buffer) - partial_marker_length(buffer, self._markers))
         return None
 
-    def _another(self, position: int) -> bool | None:
-        """Whether another argument begins; None while that isn't known."""
-        rest = self._buffer[position : position + _LONGEST_NAME]
-        end = rest.find(self._tags.key_ends)
+    def _next_argument(self, position: int) -> bool | None:
+        """Whether another argument begins; None while unknown."""
+        rest = self._buffer[position : position + _MAX_NAME]
+        end = rest.find(self._tags.key_end)
         if end >= 0:
             return self._may_follow(rest[:end].strip())
-        if len(rest) == _LONGEST_NAME:
+        if len(rest) == _MAX_NAME:
             return False
         begun = rest.strip()
         if self._names is None:
@@ -137,10 +137,10 @@ class ValueScanner:
     def _may_follow(self, name: str) -> bool:
         return _NAME.fullmatch(name) is not None if self._names is None else name in self._names
 
-    def _over(self, marker: str, position: int) -> bool | None:
-        """Whether the call ends with this marker; None while that isn't known."""
-        end = self._tags.end
-        if marker != self._tags.call_ends:
+    def _call_end(self, marker: str, position: int) -> bool | None:
+        """Whether the call ends with this marker; None while unknown."""
+        end = self._tags.outer_end
+        if marker != self._tags.call_end:
             return True
         rest = self._buffer[position:].lstrip()
         if rest.startswith(end):
@@ -149,17 +149,17 @@ class ValueScanner:
 
 
 def early_end_patterns(tags: CallTags, names: Iterable[str]) -> list[str]:
-    """What ends a value without its end tag, as regular expressions; ``names`` are the arguments that may follow. A
-    grammar keeps it out of texts: what a model writes under it has to be read as it was meant.
+    """Texts that end a value without its end tag, as regular expressions. ``names``: arguments that may follow. A
+    grammar excludes these texts from values, so a value that it allows is parsed as one.
     """
-    if not tags.ends_missing:
+    if not tags.may_lack_end:
         return []
     space = r"[ \n\r\t]*"
     return [
-        f"{escape_regex(tags.call_ends)}{space}{escape_regex(tags.end)}",
-        escape_regex(f"\n{tags.end}"),
+        f"{escape_regex(tags.call_end)}{space}{escape_regex(tags.outer_end)}",
+        escape_regex(f"\n{tags.outer_end}"),
         *(
-            f"{escape_regex(tags.key_opens)}{space}{escape_regex(name)}{space}{escape_regex(tags.key_ends)}"
+            f"{escape_regex(tags.key_start)}{space}{escape_regex(name)}{space}{escape_regex(tags.key_end)}"
             for name in names
         ),
     ]
@@ -167,8 +167,8 @@ def early_end_patterns(tags: CallTags, names: Iterable[str]) -> list[str]:
 
 @cache
 def _markers(tags: CallTags) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """What to look for in a value."""
-    markers = [tags.value_ends]
-    if tags.ends_missing:
-        markers += [tags.key_opens, tags.call_ends, f"\n{tags.end}"]
+    """The markers that may end a value."""
+    markers = [tags.value_end]
+    if tags.may_lack_end:
+        markers += [tags.key_start, tags.call_end, f"\n{tags.outer_end}"]
     return re.compile("|".join(map(re.escape, markers))), tuple(markers)
