@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +13,6 @@ import pytest
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.dialects.responses.items import Item
-from tailrace.server.dialects.responses.process_lock import ProcessLock
 from tailrace.server.dialects.responses.store import ResponseStore
 
 
@@ -174,24 +171,3 @@ def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     play(tmp_path / "file" / "s", scenario)
     assert "couldn't be stored" in capsys.readouterr().out
-
-
-def test_a_process_lock_is_held_until_its_process_ends(tmp_path: Path) -> None:
-    file = tmp_path / "lease"
-    own = ProcessLock(file)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from tailrace.server.dialects.responses.process_lock import ProcessLock\n"
-        f"print(ProcessLock(Path({str(file)!r})).number, flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        number = int(other.stdout.readline())
-        assert own.held(number)
-        assert own.held(own.number)
-        other.kill()
-        other.wait()
-        assert not own.held(number)
-    own.close()

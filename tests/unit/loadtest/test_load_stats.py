@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import StreamTiming, load_stats, median_stats
 
 
@@ -52,10 +51,3 @@ def test_a_stream_without_tokens_is_no_measurement() -> None:
 def test_the_middle_of_turns_is_each_figure_s_median() -> None:
     turns = [load_stats([StreamTiming(0.0, [1.0, 1.0 + gap])]) for gap in (0.1, 0.3, 0.2)]
     assert median_stats(turns).gap_median == pytest.approx(200.0)
-
-
-def test_prompts_differ_between_streams_and_turns_and_are_the_same_again() -> None:
-    load = LoadProfile(streams=3, prompt_tokens=40, output_tokens=8)
-    prompts = [prompt for turn in (0, 1) for prompt in load.prompts(turn)]
-    assert len(set(prompts)) == 6
-    assert load.prompts(1) == prompts[3:]

@@ -1,0 +1,19 @@
+"""The gaps of the flood benchmark."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.flood import evaluate
+from tailrace.loadtest.load_stats import StreamTiming
+
+
+def test_flood_gaps_are_separated_by_the_prompts_time() -> None:
+    first = StreamTiming(0.0, [1.0, 1.01, 1.02, 1.12, 1.22, 1.23])
+    second = StreamTiming(0.0, [1.005, 1.015, 1.025, 1.125, 1.225, 1.235])
+    found = evaluate([first, second, StreamTiming(1.1, [1.222, 1.3])])
+    # The first stream's gap before the second one ran counts for neither.
+    assert found.gaps_before == pytest.approx([10.0, 10.0, 10.0])
+    assert found.gaps_during == pytest.approx([100.0, 100.0, 10.0, 100.0, 100.0])
+    assert found.prefill_seconds == pytest.approx(0.122)
+    assert found.max_reply_tokens == 5
