@@ -153,7 +153,9 @@ class Supervisor:
             child.failures = 1 if lived >= _HEALTHY_SECONDS else child.failures + 1
             delay = _BACKOFF[min(child.failures - 1, len(_BACKOFF) - 1)]
             log.error(f"the {child.name} process died", status=_status(status), lived=round(lived, 1), restart_in=delay)
-            threading.Timer(delay, self._events.put, (_Restart(child),)).start()
+            timer = threading.Timer(delay, self._events.put, (_Restart(child),))
+            timer.daemon = True  # Python waits for other threads at its end: a stop would take as long as the delay.
+            timer.start()
 
     def _start(self, child: _Child) -> None:
         if self._stopping:
@@ -241,4 +243,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _status(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else str(status)
+    """An exit status as the log shows it; a negative one is the signal that has ended the process."""
+    if status >= 0:
+        return str(status)
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"  # Python has no names for most real-time signals.
