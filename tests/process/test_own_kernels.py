@@ -23,23 +23,23 @@ from tailrace.engine.kernels import loader
 from tailrace.models.locate import locate_model
 from tailrace.engine.kernels.interleaved_proof import maxima_of
 from tailrace.settings import Settings
-told, kept = [], []
+row_maxima, are_right = [], []
 def decode(*batch):
     logits = backend.decode(*batch)
-    here = told[-1] and told[-1].at(logits.ctypes.data, len(logits))
-    wanted = maxima_of(logits)
-    found = here and np.ctypeslib.as_array((ctypes.c_float * wanted.size).from_address(here))
-    kept.append(here and bool(np.array_equal(found, wanted.ravel())))
+    address = row_maxima[-1] and row_maxima[-1].at(logits.ctypes.data, len(logits))
+    expected = maxima_of(logits)
+    found = address and np.ctypeslib.as_array((ctypes.c_float * expected.size).from_address(address))
+    are_right.append(address and bool(np.array_equal(found, expected.ravel())))
     return logits.tolist()
 backend = load_llama(locate_model("smollm2-135m").path, Settings(kernels=sys.argv[1], threads=2, ctx=512, parallel=8))
 from tailrace.engine.backends.llama import backend as module
-module.keep = told.append
+module.set_row_maxima = row_maxima.append
 prompt = backend.tokenize("The capital of France is Paris. The capital of Italy is")
 rows = decode(prompt, list(range(len(prompt))), [0] * len(prompt), [len(prompt) - 1])
 rows += decode([260], [len(prompt)], [0], [0])
 backend.reset()
 rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
-print(json.dumps({"state": loader.status(), "sampling": logits_ops.status(), "rows": rows, "kept": kept,
+print(json.dumps({"state": loader.status(), "sampling": logits_ops.status(), "rows": rows, "row_maxima": are_right,
                   "copied": backend.repacked_bytes}))
 """
 CAN = bool(TIERS)
@@ -70,7 +70,7 @@ def test_logits_are_the_same_but_for_rounding(choice: str) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_row_maxima_come_from_the_output_kernel(choice: str) -> None:
     expected = True if choice != "off" and CAN else None
-    assert run(choice)[0]["kept"] == [expected] * 3
+    assert run(choice)[0]["row_maxima"] == [expected] * 3
 
 
 @pytest.mark.parametrize("choice", CHOICES)
