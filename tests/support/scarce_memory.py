@@ -12,8 +12,16 @@ from tailrace.engine.kv_cache.layout import Layout
 class ScarceBackend(ContextBackend):
     """Has memory for ``available`` cells, however many its policy allows."""
 
-    def __init__(self, available: int, *, parallel: int = 3, always_shared: bool = False, loses: bool = False) -> None:
-        super().__init__(ctx=2048, parallel=parallel, kv_tokens=0, batch=64, always_shared=always_shared)
+    def __init__(
+        self,
+        available: int,
+        *,
+        ctx: int = 2048,
+        parallel: int = 3,
+        always_shared: bool = False,
+        loses: bool = False,
+    ) -> None:
+        super().__init__(ctx=ctx, parallel=parallel, kv_tokens=0, batch=64, always_shared=always_shared)
         self.available = available
         self.failures = 0
         self._loses = loses

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from prompt_accounting import REPLY, Account
-from tailrace.engine.backends.fake import START, FakeBackend, Memory
+from context_backend import ContextBackend
+from loop_runs import LoopRun
+from tailrace.engine.backends.fake import FakeBackend, Memory
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.executor import CacheExecutor
 from tailrace.engine.kv_cache.layout import Layout
+from tailrace.protocol import GenerationParams, Sampling, Submit
 
 
 class Machine:
@@ -70,10 +72,13 @@ def test_a_lost_slot_is_not_offloaded_as_if_it_held_its_tokens() -> None:
 
 
 @pytest.mark.parametrize("memory", ["recurrent", "hybrid"])
-def test_a_prompt_that_shares_a_beginning_lost_by_a_new_layout_is_computed_whole(memory: Memory) -> None:
-    """Usage, metrics and what the backend computed agree, and the backend is never asked to go on behind nothing."""
-    account = Account(FakeBackend(ctx=512, parallel=8, kv_tokens=512, batch=64, memory=memory))
-    shared = "A beginning that is shared. "
-    prompts = [[*f"{shared * 9}{number}<say>{'x' * 20}</say>".encode(), START] for number in range(3)]
-    assert account.ask(*prompts) == [0, 0, 0]
-    assert all(len(said) == REPLY for said in account.said.values())
+def test_a_prompt_that_shares_a_prefix_lost_by_a_new_layout_is_computed_whole(memory: Memory) -> None:
+    """The backend would fail if it were asked to continue a prefix that it doesn't hold."""
+    small = LoopRun(ContextBackend(ctx=512, parallel=8, kv_tokens=512, batch=64, memory=memory), None)
+    large = LoopRun(ContextBackend(ctx=512, parallel=8, kv_tokens=0, batch=64), None)
+    for run in (small, large):
+        for identity in range(3):
+            params = GenerationParams(max_tokens=8, sampling=Sampling(temperature=0.0), ignore_eos=True)
+            run.submit(Submit(id=identity, prompt=[97] * 60 + [98 + identity] * 20, params=params))
+        run.finish()
+    assert small.tokens == large.tokens
