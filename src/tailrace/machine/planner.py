@@ -176,7 +176,10 @@ class _Planner:
         ):
             return small, "the efficiency cores, which don't decode"
         if len(first) < _MIN_CORES_TO_RESERVE_ONE:
-            return (), f"of {counted(len(first), 'core')} none is kept: the engine would lose more than sharing costs"
+            return (
+                (),
+                f"of {counted(len(first), 'core')} none is kept: the engine would lose more than sharing costs",
+            )
         if settings.threads >= len(first):
             return (), "threads is set, to as many as there are cores"
         return first[0].cpus, "a core of its own, so that no step waits for it; the first also gets most interrupts"
@@ -214,7 +217,7 @@ class _Planner:
     def _separate_main_thread(self, replicas: Sequence[ReplicaPlan]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """Where every CPU computes: a CPU for the engine's main thread, and the other CPUs for the HTTP process.
 
-        None where that isn't possible or not wanted.
+        None where that isn't possible, or where the settings forbid it.
         """
         settings, topology = self._settings, self._topology
         cpus = sorted(topology.usable)
@@ -224,7 +227,7 @@ class _Planner:
             return None
         main, others = cpus[:1], cpus[1:]
         why = (
-            "it sends tokens and goes on, but the kernel runs who gets them where they were sent: the HTTP process is "
+            "the kernel wakes the receiver of tokens on the sender's CPU, which computes on: the HTTP process is "
             f"on {cpulist.format_cpus(others)}, where threads wait at that time; these run anywhere"
         )
         self._explain("main thread", f"CPU {main[0]}", why)
@@ -291,7 +294,7 @@ class _Planner:
         elif quota is not None:
             why = f"a quota of {quota:g} CPUs, rounded down"
             if math.floor(quota) >= _MIN_CORES_TO_RESERVE_ONE:
-                why += ", less one for the HTTP process: who uses up the quota stands still for the rest of its period"
+                why += ", less one for the HTTP process: a used-up quota stops all until its period ends"
         else:
             why = "one a CPU that is listed" if settings.cpus else "one a core"
         self._explain("decode threads", _each([replica.decode.threads for replica in replicas]), why)

@@ -30,7 +30,7 @@ def locate_model(model: str, store: Store | None = None) -> ModelFile:
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"there is no file {path}. {_choices(store)}")
-        # The name of a link is kept: a hub's cache links shards to files with other names.
+        # A link keeps its own name: a hub's cache links shards to files with other names.
         path = path.parent.resolve() / path.name
         files = read_shards(path).paths if len(shard_paths(path)) > 1 else (path,)
         return ModelFile(path=files[0], name=model_name(path) if len(files) > 1 else path.stem)

@@ -72,9 +72,9 @@ class LlamaServerCollector(Collector):
             ("tokens_predicted", "Number of generation tokens processed.", self.generated.tokens),
             ("tokens_predicted_seconds", "Predict process time.", self.generated.seconds),
             ("n_decode", "Total number of engine steps.", engine.steps),
-            ("spec_decode_num_drafts", "Drafts that were checked.", engine.drafts),
-            ("spec_decode_num_draft_tokens", "Drafted tokens that were checked.", engine.draft_tokens),
-            ("spec_decode_num_accepted_tokens", "Drafted tokens that were kept.", engine.accepted_tokens),
+            ("spec_decode_num_drafts", "Drafts that were verified.", engine.drafts),
+            ("spec_decode_num_draft_tokens", "Draft tokens that were verified.", engine.draft_tokens),
+            ("spec_decode_num_accepted_tokens", "Draft tokens that were accepted.", engine.accepted_tokens),
         )
         busy = engine.decode_tokens / engine.steps if engine.steps else 0.0
         gauges = (

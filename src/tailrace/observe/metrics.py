@@ -148,9 +148,9 @@ class _EngineCollector(Collector):
             ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries),
             ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", engine.prefix_hits),
             ("vllm:num_preemptions", "Sequences paused for want of KV cells", engine.preemptions),
-            ("vllm:spec_decode_num_drafts", "Drafts that were checked", engine.drafts),
-            ("vllm:spec_decode_num_draft_tokens", "Drafted tokens that were checked", engine.draft_tokens),
-            ("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that were kept", engine.accepted_tokens),
+            ("vllm:spec_decode_num_drafts", "Drafts that were verified", engine.drafts),
+            ("vllm:spec_decode_num_draft_tokens", "Draft tokens that were verified", engine.draft_tokens),
+            ("vllm:spec_decode_num_accepted_tokens", "Draft tokens that were accepted", engine.accepted_tokens),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(name, text, labels=("model_name",))

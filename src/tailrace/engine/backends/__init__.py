@@ -1,1 +1,4 @@
-"""Backends compute batches of tokens: ``llama`` with llama.cpp, ``fake`` without a model. ``base`` is the interface."""
+"""Backends compute batches of tokens. ``base`` is the interface, ``llama`` uses llama.cpp, ``fake`` has no model.
+
+``open_llama`` loads a model with the settings' and the plan's options.
+"""

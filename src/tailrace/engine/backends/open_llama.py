@@ -1,4 +1,4 @@
-"""Opening a model file with the threads and sizes that settings and plan say. It says nothing to anybody."""
+"""Opens a model file with llama.cpp, with the threads and sizes of settings and plan. It logs nothing itself."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def open_llama(
     log: llama.LogSink | None = None,
     progress: llama.Progress | None = None,
 ) -> llama.LlamaBackend:
-    """The backend for exactly the file ``path``, warmed up, as one of ``replicas`` that share the machine and placed
-    as ``replica`` says (as the machine's plan says for None). Raises ModelError and ConfigurationError.
+    """The warmed-up backend for the file ``path``. Raises ModelError and ConfigurationError.
+
+    ``replica``: its plan (None: the machine's plan). ``replicas``: engine processes that share the machine's memory.
     """
     replica = replica or make_plan(read_topology(), settings).replicas[0]
     options = llama.LlamaOptions(

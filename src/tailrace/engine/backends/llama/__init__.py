@@ -1,7 +1,7 @@
 """The backend over llama.cpp. Only modules of this package use its Python binding.
 
 ``backend`` is the backend; ``context`` its KV cache, ``embedding_context`` its second context, ``llama_vocab`` its
-vocabulary, ``model_metadata`` what the model says of itself. ``model_loader`` loads the file and receives llama.cpp's
+vocabulary, ``model_metadata`` its facts. ``model_loader`` loads the file and receives llama.cpp's
 log; ``kernel_assignment`` decides which kernels compute each weight tensor, ``upstream_repack`` asks llama.cpp which
 tensors it can repack, ``memory_budget`` how much memory to take, ``thread_pools`` makes the compute threads.
 ``quantize`` writes model files; ``tokenize_worker`` is a process of its own.

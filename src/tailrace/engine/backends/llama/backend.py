@@ -200,7 +200,7 @@ class LlamaBackend:
         return self._vocab.can_tokenize_inline(texts)
 
     def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
-        """See ``Backend``. For short texts llama.cpp's own search for special tokens is faster than ours."""
+        """See ``Backend``. For short texts llama.cpp's own search for special tokens is faster."""
         if text.literal_spans:
             return tokens_of(self._vocab, text)
         return self.tokenize(text.text, special=text.parse_special, start=text.add_special)

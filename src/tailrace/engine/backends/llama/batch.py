@@ -17,7 +17,7 @@ class BatchViews:
     tokens: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     slots: npt.NDArray[np.int32]
-    outputs: npt.NDArray[np.int8]  #: 1 where logits are wanted
+    outputs: npt.NDArray[np.int8]  #: 1 where logits are computed
 
 
 def make_batch(size: int) -> tuple[llama.llama_batch, BatchViews]:

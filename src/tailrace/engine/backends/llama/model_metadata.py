@@ -1,4 +1,4 @@
-"""Reads what a loaded model says of itself: its metadata, its description and its chat template."""
+"""Reads the facts of a loaded model: its metadata, its description and its chat template."""
 
 from __future__ import annotations
 

@@ -50,5 +50,5 @@ def quantize(source: Path, target: Path, weight_format: WeightFormat, *, threads
     finally:
         redirect_log(None)
     if code != 0:
-        reason = " ".join(errors) or "it says no reason"
+        reason = " ".join(errors) or "its log gives no reason"
         raise ModelError(f"llama.cpp can't write {source.name} as {weight_format.name}: {reason}")
