@@ -227,7 +227,7 @@ class _Planner:
             return None
         main, others = cpus[:1], cpus[1:]
         why = (
-            "the kernel wakes the receiver of tokens on the sender's CPU, which computes on: the HTTP process is "
+            "it sends tokens and computes on, but the kernel wakes a receiver on the sender's CPU: the HTTP process is "
             f"on {cpulist.format_cpus(others)}, where threads wait at that time; these run anywhere"
         )
         self._explain("main thread", f"CPU {main[0]}", why)
