@@ -10,12 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.engine.kernels import loader
-from tailrace.engine.kernels.build import build_kernels
-from tailrace.engine.kernels.interleaved_proof import KINDS
-from tailrace.engine.kernels.proof import PARTNERS
-from tailrace.engine.native_libs import NativeUnavailable
-from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops
+from tailrace.engine.kernels.report import KernelReport, report_kernels
+from tailrace.engine.native_libs.report import LibraryReport, report_library
+from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops, prove_logits_ops
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
 from tailrace.machine.applied_placement import (
@@ -98,8 +95,8 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
     cpu: str | None
     isa: Isa
-    kernels: str  #: the formats with matrix kernels of our own on this CPU, or why there are none
-    sampling: str  #: what reads rows of logits: C, or NumPy and why
+    kernels: KernelReport
+    logits_ops: LibraryReport  #: the C library of passes over logits; NumPy computes them where it isn't used
     packages: int
     cores: int
     efficiency_cores: int
@@ -117,6 +114,11 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     servers: list[ServerCheck]
 
+    @property
+    def libraries(self) -> list[LibraryReport]:
+        """Every native library."""
+        return [*self.kernels.libraries, self.logits_ops]
+
 
 def diagnose(
     settings: Settings,
@@ -125,8 +127,12 @@ def diagnose(
     servers: Sequence[ServerState],
     root: Path = Path("/"),
     topology: Topology | None = None,
+    *,
+    prove: bool = False,
 ) -> Diagnosis:
-    """Look at the machine under ``root``, plan ``settings`` on it, and compare ``servers`` with theirs."""
+    """Look at the machine under ``root``, plan ``settings`` on it, and compare ``servers`` with theirs. ``prove``
+    repeats the proofs of the native libraries.
+    """
     topology = topology or read_topology(root)
     gpus, backends, available = read_gpus(root), build_backends(), available_memory(root)
     needs = model.needs if model is not None else None
@@ -138,8 +144,8 @@ def diagnose(
     return Diagnosis(
         cpu=topology.model,
         isa=read_isa(root),
-        kernels=_kernels(settings),
-        sampling=_sampling(settings),
+        kernels=report_kernels(settings.kernels, prove=prove),
+        logits_ops=_logits_ops(settings, prove=prove),
         packages=topology.packages,
         cores=len(topology.cores),
         efficiency_cores=sum(core.efficiency for core in topology.cores),
@@ -159,25 +165,11 @@ def diagnose(
     )
 
 
-def _kernels(settings: Settings) -> str:
-    if settings.kernels == "off":
-        return "switched off"
-    try:
-        build_kernels(loader.tiers_of(settings.kernels)[0])
-    except NativeUnavailable as error:
-        return f"none: {error}"
-    rows = ", ".join(kind.name for kind in KINDS)
-    return f"{', '.join(kind.name for kind in PARTNERS)}; {rows} sixteen rows at a time, copied where memory allows"
-
-
-def _sampling(settings: Settings) -> str:
-    if settings.kernels == "off":
-        return "in NumPy: kernels are switched off"
-    try:
-        build_logits_ops()
-    except NativeUnavailable as error:
-        return f"in NumPy: {error}"
-    return "in C"
+def _logits_ops(settings: Settings, *, prove: bool) -> LibraryReport:
+    if settings.kernels == "off" and not prove:
+        reason = "the setting kernels is off"
+        return LibraryReport(name="logits operations", tier="avx512", state="not used", reason=reason)
+    return report_library("logits operations", "avx512", build_logits_ops, prove_logits_ops, prove=prove)
 
 
 def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:

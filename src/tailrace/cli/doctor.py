@@ -40,6 +40,9 @@ def doctor(
         int | None, typer.Option(help="Check only the server on this port [every server of yours].")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    prove: Annotated[
+        bool, typer.Option(help="Prove the kernels' results again (some seconds); exit status 1: some are wrong.")
+    ] = False,
     bandwidth: Annotated[bool, typer.Option(help="Measure memory bandwidth (a second a node).")] = True,
     threads: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
     threads_prefill: Annotated[int | None, typer.Option(help=_AS_SERVE)] = None,
@@ -56,7 +59,7 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Show this machine, the plan made of it and why, and whether running servers have it so (exit status 1: not)."""
-    own = {"port", "as_json", "bandwidth", "config"}
+    own = {"port", "as_json", "prove", "bandwidth", "config"}
     resolved = resolve_tuned(
         {name: value for name, value in locals().items() if name not in own | {"own"}}, file=config
     )
@@ -68,14 +71,15 @@ def doctor(
         facts = ModelFacts(name=file.name, path=str(file.path), needs=model_needs(file.path, settings))
     topology = read_topology()
     measured = measure_bandwidth(topology) if bandwidth else []
-    diagnosis = diagnose(settings, facts, measured, _servers(port), topology=topology)
+    diagnosis = diagnose(settings, facts, measured, _servers(port), topology=topology, prove=prove)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
     else:
         _show(consoles.stdout(), diagnosis)
     if diagnosis.refused is not None:
         raise ConfigurationError(diagnosis.refused)
-    if not all(server.as_planned for server in diagnosis.servers):
+    wrong = any(library.state == "wrong" for library in diagnosis.libraries)
+    if wrong or not all(server.as_planned for server in diagnosis.servers):
         raise typer.Exit(_DIFFERS)
 
 
@@ -99,6 +103,7 @@ def _show(console: Console, found: Diagnosis) -> None:
     if len(found.nodes) > 1:
         console.print()
         console.print(_nodes(found))
+    _kernels(console, found)
     _section(console, "Limits", _limits(found))
     if found.model is not None:
         _section(console, "Model", _model(found))
@@ -138,10 +143,8 @@ def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
         where = f" of node {measured.node}" if len(found.nodes) > 1 else ""
         yield f"reads memory{where}", rates
     yield "instruction sets", ", ".join(found.isa.sets) or "not known"
-    yield "own kernels", found.kernels
-    yield "sampling", found.sampling
     if found.isa.formats:
-        yield "llama.cpp's", ", ".join(found.isa.formats)
+        yield "llama.cpp repacks", ", ".join(found.isa.formats)
     for gpu in found.gpus:
         memory = f", {consoles.size(gpu.memory)}" if gpu.memory else ""
         node = f", at node {gpu.node}" if gpu.node is not None and len(found.nodes) > 1 else ""
@@ -149,6 +152,30 @@ def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
     if not found.gpus:
         yield "GPU", "none found"
     yield "llama.cpp", f"built for the CPU and {', '.join(found.backends)}" if found.backends else "built for the CPU"
+
+
+def _kernels(console: Console, found: Diagnosis) -> None:
+    _heading(console, "Kernels")
+    table = _table("LIBRARY", "TIER", "STATE", "WHY")
+    for library in found.libraries:
+        colour = {"used": "green", "not used": "dim", "unavailable": "yellow", "wrong": "red"}[library.state]
+        state = f"[{colour}]{library.state}[/{colour}]"
+        table.add_row(library.name, library.tier, state, escape(library.reason))
+    console.print(table)
+    console.print()
+    _pairs(console, _computed(found))
+
+
+def _computed(found: Diagnosis) -> Iterable[tuple[str, str]]:
+    """What computes what."""
+    kernels = found.kernels
+    yield "llama-cpp-python", kernels.llama_cpp
+    yield "products", f"kernels: {', '.join(kernels.formats)}; others llama.cpp" if kernels.formats else "llama.cpp"
+    if kernels.repacked:
+        yield "repacked", f"{', '.join(kernels.repacked)}, where memory allows"
+    heads = "kernels: 16-bit keys and values, heads of 64, 96, 128 or 256; others llama.cpp"
+    yield "attention", heads if kernels.formats else "llama.cpp"
+    yield "logits", "C" if found.logits_ops.state == "used" else "NumPy"
 
 
 def _nodes(found: Diagnosis) -> Table:

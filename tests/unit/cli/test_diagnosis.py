@@ -162,12 +162,17 @@ def test_a_refused_plan_leaves_the_rest(tmp_path: Path) -> None:
     assert found.cores == 8
 
 
-def test_what_chooses_tokens_is_told(tmp_path: Path) -> None:
+def test_native_libraries_are_reported(tmp_path: Path) -> None:
     topology = machine("virtual-2", tmp_path)
     off = diagnose(Settings(kernels="off"), None, [], [], root=tmp_path, topology=topology)
-    assert off.sampling == "in NumPy: kernels are switched off"
+    assert {library.state for library in off.libraries} <= {"not used", "unavailable"}
+    assert off.kernels.formats == off.kernels.repacked == []
     on = diagnose(Settings(), None, [], [], root=tmp_path, topology=topology)
+    assert [library.tier for library in on.libraries] == ["amx", "avx512-vnni", "avx512"]
+    logits_ops = on.libraries[-1]
     if TIERS["avx512"].supported:
-        assert on.sampling == "in C"
+        assert logits_ops.state == "used"
+        assert "; proved " in logits_ops.reason
     else:
-        assert on.sampling.startswith("in NumPy: this CPU lacks ")
+        assert logits_ops.state == "unavailable"
+        assert "this CPU lacks " in logits_ops.reason

@@ -26,10 +26,11 @@ def build_kernels(tier: TierName, cache: Path | None = None) -> Path:
 
 def source() -> Source:
     """The kernels' C code. Raises NativeUnavailable where llama.cpp's headers are missing."""
-    return Source("kernels", SOURCES, _prove, include_folders())
+    return Source("kernels", SOURCES, prove_kernels, include_folders())
 
 
-def _prove(library: ctypes.CDLL) -> list[str]:
+def prove_kernels(library: ctypes.CDLL) -> list[str]:
+    """What ``library`` computes wrongly, by name; nothing where all is right."""
     # Here, because the proofs import numpy and gguf, which a process that finds its library built needn't do.
     from tailrace.engine.kernels.proof import wrong_results
 

@@ -1,0 +1,70 @@
+"""What the kernels compute on this machine, and why: for ``tailrace doctor``, which runs no model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, prove_kernels
+from tailrace.engine.kernels.formats import read_formats
+from tailrace.engine.kernels.loader import tiers_of
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
+from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
+from tailrace.engine.native_libs.report import LibraryReport, report_library
+from tailrace.engine.native_libs.tiers import TIERS, TierName
+
+
+class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernels of this machine."""
+
+    llama_cpp: str  #: the installed version of llama-cpp-python, and whether tailrace is tested with it
+    libraries: list[LibraryReport]  #: one for each tier, the fastest first
+    formats: list[str]  #: weight formats that the used library multiplies with; none where none is used
+    repacked: list[str]  #: those of them that it repacks where memory allows
+
+
+def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
+    """What an engine computes here with the setting ``kernels`` at ``choice``. ``prove`` repeats the proof of each tier
+    that this CPU has, also where it isn't used.
+    """
+    libraries: list[LibraryReport] = []
+    for tier in KERNEL_TIERS:
+        try:
+            TIERS[tier].require()
+        except UnsupportedCpu as error:
+            libraries.append(LibraryReport(name="kernels", tier=tier, state="unavailable", reason=str(error)))
+            continue
+        unused = _reason_against(choice, tier, [report for report in libraries if report.state == "used"])
+        if unused and not prove:
+            libraries.append(LibraryReport(name="kernels", tier=tier, state="not used", reason=unused))
+            continue
+        report = report_library("kernels", tier, partial(build_kernels, tier), prove_kernels, prove=prove)
+        if unused and report.state == "used":
+            report = msgspec.structs.replace(report, state="not used", reason=f"{unused}; {report.reason}")
+        libraries.append(report)
+    used = next((report.path for report in libraries if report.state == "used"), None)
+    formats = read_formats(Path(used)) if used is not None else []
+    return KernelReport(
+        llama_cpp=_llama_cpp(),
+        libraries=libraries,
+        formats=[each.name for each in formats],
+        repacked=[each.name for each in formats if each.repacked],
+    )
+
+
+def _reason_against(choice: str, tier: TierName, used: list[LibraryReport]) -> str:
+    """Why an engine wouldn't use this tier, which the CPU has; empty where it would, if it can be built."""
+    if choice == "off" or tier not in tiers_of(choice):
+        return f"the setting kernels is {choice}"
+    return f"{used[0].tier} is faster" if used else ""
+
+
+def _llama_cpp() -> str:
+    try:
+        version = binding_version()
+    except NativeUnavailable as error:
+        return str(error)
+    known = ", ".join(sorted(KNOWN_VERSIONS))
+    return version if version in KNOWN_VERSIONS else f"{version}, which isn't tested with tailrace ({known} is)"
