@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.llama_samplers import LlamaChain
-from tailrace.engine.kernels.interleaved_proof import maxima_of
+from tailrace.engine.kernels.proofs.row_maxima import row_maxima_of
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.logits_ops import RowMaxima
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask
@@ -145,7 +145,7 @@ def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, row_maxima:
     """
     fresh = rows(vocabulary)
     logits = fresh.copy()
-    fresh_maxima = maxima_of(fresh)
+    fresh_maxima = row_maxima_of(fresh)
     maxima = fresh_maxima.copy()
     logits_ops.set_row_maxima(
         RowMaxima(logits.ctypes.data, _ROWS, vocabulary, maxima.ctypes.data) if row_maxima else None

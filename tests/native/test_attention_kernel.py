@@ -11,9 +11,10 @@ import pytest
 
 from kernel_tiers import TIERS
 from mutated_sources import mutate_source
-from tailrace.engine.kernels import attention_proof, build
-from tailrace.engine.kernels.attention_proof import Numbers
-from tailrace.engine.kernels.standin import Call, linked, set_upstream, tensor_of
+from tailrace.engine.kernels import build
+from tailrace.engine.kernels.proofs.attention import Numbers, attention, attention_by
+from tailrace.engine.kernels.proofs.stand_in import set_upstream, stand_in_pool
+from tailrace.engine.kernels.proofs.tensors import compute_params, pointer, set_float_params, set_sources, tensor_of
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
@@ -53,8 +54,8 @@ def test_attention_is_right_for_values_of_any_size(library: ctypes.CDLL, tokens:
     """Tiles have them in 8 bits, small ones, too, that have fewer in 16."""
     query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
     values = (values.astype(np.float32) * scale).astype(np.float16)
-    expected = attention_proof.attention(query, keys, values, mask, 0.125)
-    found = attention_proof.attended(library, query, keys, values, mask, 0.125)
+    expected = attention(query, keys, values, mask, 0.125)
+    found = attention_by(library, query, keys, values, mask, 0.125)
     assert np.abs(found - expected).max() <= (1e-5 if tokens == 1 else 6e-3) * np.abs(expected).max()
 
 
@@ -64,12 +65,10 @@ def test_guessed_tokens_have_the_numbers_that_they_have_one_after_the_other(libr
     query, keys, values, mask = _prompt(np.random.default_rng(5), 40)
     library.tailrace_kernels_set_exact_tokens(40)
     try:
-        with linked(library):
-            together = attention_proof.attended(library, query, keys, values, mask, 0.125, threads)
+        with stand_in_pool(library):
+            together = attention_by(library, query, keys, values, mask, 0.125, threads)
             for token in (0, 7, 39):
-                alone = attention_proof.attended(
-                    library, query[:, :, [token]], keys, values, mask[:, :, [token]], 0.125, threads
-                )
+                alone = attention_by(library, query[:, :, [token]], keys, values, mask[:, :, [token]], 0.125, threads)
                 assert (alone[:, :, 0] == together[:, :, token]).all()
     finally:
         library.tailrace_kernels_set_exact_tokens(0)
@@ -93,8 +92,8 @@ def test_what_is_not_a_number_makes_results_that_are_not(
     if which == "query" and wrong == np.inf:
         # Keys above 0 take part: else every score is minus infinity, which is a weight of 0.
         keys = np.abs(keys)
-    with linked(library, threads):
-        found = attention_proof.attended(library, query, keys, values, mask, 0.125, threads)
+    with stand_in_pool(library, threads):
+        found = attention_by(library, query, keys, values, mask, 0.125, threads)
     assert np.isfinite(found[0, :2]).all()
     assert not np.isfinite(found[0, 2:]).all(axis=-1).any()
 
@@ -104,9 +103,9 @@ def test_what_a_token_does_not_see_is_of_no_account(library: ctypes.CDLL, tokens
     """Damage in cells that the mask hides from all."""
     query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
     mask[..., 9] = -np.inf
-    expected = attention_proof.attended(library, query, keys, values, mask, 0.125)
+    expected = attention_by(library, query, keys, values, mask, 0.125)
     keys[0, :, 9] = values[0, :, 9] = np.nan
-    assert (attention_proof.attended(library, query, keys, values, mask, 0.125) == expected).all()
+    assert (attention_by(library, query, keys, values, mask, 0.125) == expected).all()
 
 
 @pytest.mark.parametrize("extra", ["sinks", "softcap", "alibi"])
@@ -115,19 +114,18 @@ def test_attention_that_ours_does_not_know_is_llama_cpps(library: ctypes.CDLL, e
     found = np.zeros((1, 1, 4, 64), np.float32)
     tensors = [tensor_of(array) for array in (query, keys, values, mask, np.zeros(4, np.float32)[None, None, None])]
     result = tensor_of(found)
-    for place, tensor in enumerate(tensors if extra == "sinks" else tensors[:4]):
-        result.sources[place] = ctypes.addressof(tensor)
+    set_sources(result, *(tensors if extra == "sinks" else tensors[:4]))
     # The scale, the largest bias of ALiBi and the softcap.
-    for place, number in enumerate((0.125, 8.0 if extra == "alibi" else 0.0, 30.0 if extra == "softcap" else 0.0)):
-        result.parameters[place] = int(np.float32(number).view(np.int32))
-    handed_on: list[int] = []
-    attention = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(lambda _, tensor: handed_on.append(tensor))
-    set_upstream(library, {"ggml_compute_forward_flash_attn_ext": attention})
+    set_float_params(result, 0.125, 8.0 if extra == "alibi" else 0.0, 30.0 if extra == "softcap" else 0.0)
+    delegated: list[int] = []
+    upstream = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(lambda _, tensor: delegated.append(tensor))
+    set_upstream(library, {"ggml_compute_forward_flash_attn_ext": upstream})
     try:
-        library.ggml_compute_forward_flash_attn_ext(ctypes.byref(Call(0, 1, 0, None, None)), ctypes.byref(result))
+        params = compute_params()
+        library.ggml_compute_forward_flash_attn_ext(pointer(params), pointer(result))
     finally:
         set_upstream(library, {})
-    assert handed_on == [ctypes.addressof(result)]
+    assert delegated == [result.address]
     assert not found.any()
 
 
@@ -142,7 +140,7 @@ def test_attention_leaves_tiles_configured_as_they_were(tmp_path: Path) -> None:
     seen = ctypes.create_string_buffer(64)
     assert library.configure(theirs)
     try:
-        attention_proof.attended(library, *_prompt(np.random.default_rng(5), 40), 0.125)
+        attention_by(library, *_prompt(np.random.default_rng(5), 40), 0.125)
         library.look(seen)
     finally:
         library.configure(bytes(64))

@@ -12,8 +12,12 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
 from mutated_sources import mutate_source
-from tailrace.engine.kernels import build, standin
+from tailrace.engine.kernels import build
+from tailrace.engine.kernels.proofs.random_weights import HALVES_AT
+from tailrace.engine.kernels.proofs.stand_in import ThreadPool, set_upstream
+from tailrace.engine.kernels.proofs.tensors import WEIGHTS, compute_params, pointer, set_sources, tensor_of
 from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs.ggml_layout import GgmlStruct
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
 from tailrace.engine.native_libs.tiers import TierName
 
@@ -37,10 +41,11 @@ def rows_of(library: ctypes.CDLL) -> list[list[int]]:
 def test_the_table_agrees_with_gguf(library: ctypes.CDLL) -> None:
     rows = rows_of(library)
     assert {Kind(row[0]) for row in rows} == TABLED
-    for kind, size, weights, activations, *_ in rows:
+    for kind, size, weights, activations, _, _, *halves in rows:
         assert (weights, size) == GGML_QUANT_SIZES[Kind(kind)]
         assert activations in ACTIVATIONS
         assert GGML_QUANT_SIZES[Kind(activations)][0] == weights
+        assert tuple(at for at in halves if at >= 0) == HALVES_AT[Kind(kind)]
 
 
 def test_there_is_no_row_outside_of_the_table(library: ctypes.CDLL) -> None:
@@ -56,7 +61,7 @@ class Upstream:
         self.asked: list[str] = []
         count, pointer, number = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
         sgemm = [pointer, count, count, count, pointer, count, pointer, count, pointer, count, number, number, number]
-        self.functions: dict[str, ctypes._CData] = standin.Pool(1).functions | {
+        self.functions: dict[str, ctypes._CData] = ThreadPool(1).functions | {
             "llamafile_sgemm": ctypes.CFUNCTYPE(ctypes.c_bool, *sgemm)(lambda *_: self._ask("sgemm")),
             "ggml_compute_forward_mul_mat_tiled": ctypes.CFUNCTYPE(ctypes.c_bool, pointer, pointer)(
                 lambda *_: self._ask("tiled")
@@ -75,9 +80,9 @@ class Upstream:
 @pytest.fixture
 def upstream(library: ctypes.CDLL) -> Iterator[Upstream]:
     upstream = Upstream()
-    standin.set_upstream(library, upstream.functions)
+    set_upstream(library, upstream.functions)
     yield upstream
-    standin.set_upstream(library, {})
+    set_upstream(library, {})
 
 
 def sgemm(library: ctypes.CDLL, weight_type: int, activation_type: int, result_type: int = Kind.F32) -> bool:
@@ -85,10 +90,10 @@ def sgemm(library: ctypes.CDLL, weight_type: int, activation_type: int, result_t
     memory = np.zeros(1 << 16, np.uint8)
     at = memory.ctypes.data_as(ctypes.c_void_p)
     one, types = ctypes.c_int64(1), map(ctypes.c_int, (weight_type, activation_type, result_type))
-    call = standin.Call(0, 1, 0, None, None)
+    params = compute_params()
     library.llamafile_sgemm.restype = ctypes.c_bool
     return bool(
-        library.llamafile_sgemm(ctypes.byref(call), ctypes.c_int64(4), one, one, at, one, at, one, at, one, *types)
+        library.llamafile_sgemm(pointer(params), ctypes.c_int64(4), one, one, at, one, at, one, at, one, *types)
     )
 
 
@@ -121,22 +126,24 @@ def test_weights_of_an_untabled_type_are_not_repacked(library: ctypes.CDLL, upst
     """Though they may be, and even if a block of theirs were as large as one that can be."""
     memory, activations = np.zeros(1 << 16, np.uint8), np.zeros((1, 256), np.float32)
     found = np.zeros((1, 16), np.float32)
-    tokens, result = standin.tensor_of(activations[None, None]), standin.tensor_of(found[None, None])
+    tokens, result = tensor_of(activations[None, None]), tensor_of(found[None, None])
     library.tailrace_kernels_repacked_bytes.restype = ctypes.c_int64
     library.ggml_tiled_wdata_size.restype = ctypes.c_size_t
     library.ggml_compute_forward_mul_mat_tiled.restype = ctypes.c_bool
-    call = standin.Call(0, 1, 0, None, None)
+    params = compute_params()
     library.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(1 << 20))
     try:
         for size in (18, 20, 34, 144, 210):
-            weights = standin.Tensor(type=kind, buffer=1, data=memory.ctypes.data)
-            weights.sizes[:] = (256, 16, 1, 1)
-            weights.strides[:] = (size, 256 // 32 * size, memory.nbytes, memory.nbytes)
-            result.sources[0], result.sources[1] = ctypes.addressof(weights), ctypes.addressof(tokens)
+            weights = GgmlStruct("ggml_tensor", type=kind, buffer=WEIGHTS, data=memory.ctypes.data)
+            strides = (size, 256 // 32 * size, memory.nbytes, memory.nbytes)
+            for index, (length, stride) in enumerate(zip((256, 16, 1, 1), strides, strict=True)):
+                weights.set("ne", length, index)
+                weights.set("nb", stride, index)
+            set_sources(result, weights, tokens)
             upstream.asked.clear()
-            assert library.ggml_compute_forward_mul_mat_tiled(ctypes.byref(call), ctypes.byref(result))
+            assert library.ggml_compute_forward_mul_mat_tiled(pointer(params), pointer(result))
             assert upstream.asked == ["tiled"]
-            assert library.ggml_tiled_wdata_size(2, ctypes.byref(result)) == 4321
+            assert library.ggml_tiled_wdata_size(2, pointer(result)) == 4321
         assert library.tailrace_kernels_repacked_bytes(1) == 0
     finally:
         library.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(0))
@@ -161,16 +168,15 @@ def test_attention_over_other_types_is_upstreams(
 ) -> None:
     shapes = ((1, 1, 1, 64), (1, 1, 16, 64), (1, 1, 16, 64), (1, 1, 1, 16))
     arrays = [np.zeros(shape, np.float32) for shape in shapes]
-    tensors = [standin.tensor_of(array) for array in arrays]
+    tensors = [tensor_of(array) for array in arrays]
     for tensor, right in zip(tensors, ATTENTION_TYPES, strict=True):
-        tensor.type = right
-    tensors[place].type = kind
+        tensor.set("type", right)
+    tensors[place].set("type", kind)
     found = np.zeros((1, 1, 1, 64), np.float32)
-    result = standin.tensor_of(found)
-    for index, tensor in enumerate(tensors):
-        result.sources[index] = ctypes.addressof(tensor)
-    call = standin.Call(0, 1, 0, None, None)
-    library.ggml_compute_forward_flash_attn_ext(ctypes.byref(call), ctypes.byref(result))
+    result = tensor_of(found)
+    set_sources(result, *tensors)
+    params = compute_params()
+    library.ggml_compute_forward_flash_attn_ext(pointer(params), pointer(result))
     assert upstream.asked == ["attention"]
 
 

@@ -20,14 +20,36 @@ from gguf.quants import quantize
 
 from kernel_tiers import TIERS
 from mutated_sources import mutate_source
-from tailrace.engine.kernels import build, interleaved_proof, proof, standin
-from tailrace.engine.kernels.interleaved_proof import KINDS as INTERLEAVED
-from tailrace.engine.kernels.interleaved_proof import Numbers
-from tailrace.engine.kernels.layouts import random_weights
+from tailrace.engine.kernels import build, proofs
+from tailrace.engine.kernels.proofs.products import multiply_in_file_order
+from tailrace.engine.kernels.proofs.random_weights import random_weights
+from tailrace.engine.kernels.proofs.repacked_products import Numbers, multiply, repacking
+from tailrace.engine.kernels.proofs.row_maxima import take_row_maxima
+from tailrace.engine.kernels.proofs.stand_in import set_upstream, stand_in_pool
+from tailrace.engine.kernels.proofs.tensors import (
+    COMPUTE,
+    compute_params,
+    pointer,
+    set_sources,
+    tensor_of,
+    weight_tensor,
+)
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, compiler, tiers
 from tailrace.engine.native_libs.tiers import TierName
 
-WIDE = ", ".join(f"wide {kind.name}" for kind in interleaved_proof.KINDS)
+#: The formats that the kernels compute, with that of the activations, and those of them that they repack.
+ACTIVATIONS_OF = {
+    Kind.Q4_0: Kind.Q8_0,
+    Kind.Q4_1: Kind.Q8_1,
+    Kind.Q5_0: Kind.Q8_0,
+    Kind.Q5_1: Kind.Q8_1,
+    Kind.Q8_0: Kind.Q8_0,
+    Kind.Q4_K: Kind.Q8_K,
+    Kind.Q5_K: Kind.Q8_K,
+    Kind.Q6_K: Kind.Q8_K,
+}
+REPACKED = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q6_K)
+PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
 
 
 @pytest.mark.parametrize("tier", build.KERNEL_TIERS)
@@ -40,7 +62,7 @@ def test_every_format_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: 
     loaded = ctypes.CDLL(str(library))
     loaded.tailrace_kernels_amx_usable.restype = ctypes.c_bool
     assert loaded.tailrace_kernels_amx_usable() == (tier == "amx")
-    assert proof.wrong_results(loaded) == []
+    assert proofs.wrong_results(loaded) == []
     made = library.stat().st_ino
     assert build.build_kernels(tier, tmp_path) == library
     assert library.stat().st_ino == made
@@ -55,29 +77,29 @@ ALTERED = [
     ("if (now > before) {", "if (now < before) {", "attention"),
     ("if (lost) break;", "", "attention"),
     ("bits >> (64 - shift)", "bits >> (63 - shift)", "attention"),
-    ("? 0x80808080 : 0", "? 0 : 0", "interleaved Q8_0(, wide Q8_0)?"),
-    ("-t.zero_point * sum", "t.zero_point * sum", "interleaved Q4_0, interleaved Q8_0"),
+    ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0(, prompt Q8_0)?"),
+    ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0"),
     (
         "first * n_blocks * act_bytes",
         "first * act_bytes",
-        ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
+        ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
-    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "interleaved Q6_K(, wide Q6_K)?"),
+    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "repacked Q6_K(, prompt Q6_K)?"),
     (
         "private ? n_act_blocks :",
         "private ? n_act_blocks - 1 :",
-        ", ".join(f"interleaved {kind.name}" for kind in INTERLEAVED),
+        ", ".join(f"repacked {kind.name}" for kind in REPACKED),
     ),
-    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "interleaved Q4_K"),
-    ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in proof.PARTNERS)),
+    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q4_K"),
+    ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in ACTIVATIONS_OF)),
 ]
 #: The same in what only tiles use.
 ALTERED_TILES = [
-    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", WIDE),
-    ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "wide Q4_0, wide Q4_1, wide Q4_K"),
-    ("_mm256_srli_epi16(both, 8)", "both", "wide Q4_K"),
-    ("[LOW_SIX] = 0x3f0000", "[LOW_SIX] = 0xf0000", "wide Q6_K"),
-    ("before + 3 * TILE_SUMS", "before", WIDE),
+    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", PROMPT),
+    ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "prompt Q4_0, prompt Q4_1, prompt Q4_K"),
+    ("_mm256_srli_epi16(both, 8)", "both", "prompt Q4_K"),
+    ("[LOW_SIX] = 0x3f0000", "[LOW_SIX] = 0xf0000", "prompt Q6_K"),
+    ("before + 3 * TILE_SUMS", "before", PROMPT),
 ]
 
 
@@ -112,14 +134,14 @@ def test_a_library_is_proved_by_itself_whatever_is_loaded(tmp_path: Path) -> Non
         text=True,
         check=False,
     )
-    assert re.search(r"computes interleaved Q8_0(, wide Q8_0)? wrongly", done.stderr), done.stderr
+    assert re.search(r"computes repacked Q8_0(, prompt Q8_0)? wrongly", done.stderr), done.stderr
 
 
 @pytest.fixture
 def copying(library: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     """Kernels beside a pool of one thread."""
     library.tailrace_kernels_repacked_bytes.restype = ctypes.c_int64
-    with standin.linked(library, 1):
+    with stand_in_pool(library, 1):
         yield library
         for model in (1, 2):
             library.tailrace_kernels_set_repack_budget(model, ctypes.c_int64(0))
@@ -133,7 +155,7 @@ ACTIVATIONS = RANDOM.standard_normal((3, 64)).astype(np.float32)
 
 def product(library: ctypes.CDLL, weights: npt.NDArray[np.uint8] = WEIGHTS, *, usage: int = 1) -> Numbers:
     """By interleaved weights, or NaN where there are none."""
-    return interleaved_proof.multiply(library, Kind.Q4_1, weights, ACTIVATIONS, threads=1, usage=usage)
+    return multiply(library, Kind.Q4_1, weights, ACTIVATIONS, threads=1, usage=usage)
 
 
 def load(library: ctypes.CDLL, model: int, budget: int, weights: npt.NDArray[np.uint8] = WEIGHTS) -> Numbers:
@@ -161,7 +183,7 @@ def test_weights_are_copied_while_a_model_is_loaded_and_no_later(copying: ctypes
 
 def test_what_is_no_weight_is_not_copied(copying: ctypes.CDLL) -> None:
     copying.tailrace_kernels_set_repack_budget(1, ctypes.c_int64(1 << 20))
-    assert np.isnan(product(copying, usage=interleaved_proof.OTHER)).all()
+    assert np.isnan(product(copying, usage=COMPUTE)).all()
     assert np.isnan(product(copying, WEIGHTS[:24].copy())).all()  # No whole panels.
     assert copying.tailrace_kernels_repacked_bytes(1) == 0
 
@@ -182,29 +204,29 @@ def test_a_second_models_weights_in_the_same_place_are_its_own(copying: ctypes.C
 def test_maxima_are_kept_of_logits_alone_as_long_as_they_are_numbers(copying: ctypes.CDLL) -> None:
     def kept(activations: Numbers = ACTIVATIONS, name: bytes = b"result_output") -> int | None:
         """Of how many columns."""
-        interleaved_proof.multiply(copying, Kind.Q4_1, WEIGHTS, activations, threads=1, name=name)
-        found = interleaved_proof.kept_of(copying)
+        multiply(copying, Kind.Q4_1, WEIGHTS, activations, threads=1, name=name)
+        found = take_row_maxima(copying)
         return None if found is None else len(found)
 
     load(copying, 1, 1 << 20)
-    assert interleaved_proof.kept_of(copying) is not None
-    assert interleaved_proof.kept_of(copying) is None  # They are told once.
+    assert take_row_maxima(copying) is not None
+    assert take_row_maxima(copying) is None  # They are told once.
     assert kept() == 3
     assert kept(name=b"result_output_2") is None
     assert kept(np.concatenate([ACTIVATIONS] * 22)) is None
     broken = WEIGHTS.copy()
     broken[5, :2] = np.array([np.nan], np.float16).view(np.uint8)
     assert np.isnan(load(copying, 2, 1 << 20, broken)[:, 5]).all()
-    assert interleaved_proof.kept_of(copying) is None
+    assert take_row_maxima(copying) is None
     assert kept() == 3
     # Logits that are made by others are those of the last product, too.
-    interleaved_proof.multiply(copying, Kind.Q4_1, WEIGHTS.copy(), ACTIVATIONS, threads=1)
-    assert interleaved_proof.kept_of(copying) is None
+    multiply(copying, Kind.Q4_1, WEIGHTS.copy(), ACTIVATIONS, threads=1)
+    assert take_row_maxima(copying) is None
 
 
 @pytest.mark.parametrize("damage", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 17, 31, 250])
-@pytest.mark.parametrize("kind", INTERLEAVED)
+@pytest.mark.parametrize("kind", REPACKED)
 def test_what_is_not_a_number_makes_none_of_its_column(
     library: ctypes.CDLL, kind: Kind, place: int, damage: float
 ) -> None:
@@ -214,31 +236,30 @@ def test_what_is_not_a_number_makes_none_of_its_column(
     for columns in (1, 3, 12, 48):
         activations = random.standard_normal((columns, 256)).astype(np.float32)
         activations[columns // 2, place] = damage
-        with standin.linked(library), interleaved_proof.copying(library, 2 * weights.nbytes):
-            found = interleaved_proof.multiply(library, kind, weights, activations)
+        with stand_in_pool(library), repacking(library, 2 * weights.nbytes):
+            found = multiply(library, kind, weights, activations)
         damaged = np.arange(columns) == columns // 2
         assert not np.isfinite(found[damaged]).any()
         assert np.isfinite(found[~damaged]).all()
 
 
 @pytest.mark.parametrize("place", [0, 17, 255])
-@pytest.mark.parametrize("kind", proof.PARTNERS)
+@pytest.mark.parametrize("kind", ACTIVATIONS_OF)
 def test_weights_as_the_file_has_them_keep_damage_visible_too(library: ctypes.CDLL, kind: Kind, place: int) -> None:
     """llama.cpp, which rounds the columns, makes a number of what is none."""
     weights = random_weights(kind, np.random.default_rng(7), 24, 256)
     activations = np.zeros((3, 256), np.float32)
     activations[1, place] = np.nan
     found = np.zeros((3, 24), np.float32)
-    columns, result = standin.tensor_of(activations[None, None]), standin.tensor_of(found[None, None])
-    own = interleaved_proof.weights_of(kind, weights)
-    result.sources[0], result.sources[1] = ctypes.addressof(own), ctypes.addressof(columns)
+    own, inputs, result = weight_tensor(kind, weights), tensor_of(activations[None, None]), tensor_of(found[None, None])
+    set_sources(result, own, inputs)
     library.ggml_compute_forward_mul_mat_tiled.restype = ctypes.c_bool
 
     def offered() -> None:
-        call = standin.Call(0, 1, 0, None, None)
-        assert not library.ggml_compute_forward_mul_mat_tiled(ctypes.byref(call), ctypes.byref(result))
+        params = compute_params()
+        assert not library.ggml_compute_forward_mul_mat_tiled(pointer(params), pointer(result))
         rounded = np.zeros((3, 4096), np.uint8)
-        proof.multiply(library, kind, weights, rounded, 3, into=found)
+        multiply_in_file_order(library, kind, weights, ACTIVATIONS_OF[kind], rounded, 3, out=found)
 
     offered()
     assert np.isnan(found[1]).all()
@@ -290,7 +311,7 @@ def test_large_memory_is_cleared_by_giving_its_pages_back(library: ctypes.CDLL, 
         "ggml_backend_buffer_get_base": base,
         "ggml_backend_buffer_get_size": length,
     }
-    standin.set_upstream(library, functions)
+    set_upstream(library, functions)
     try:
         own = places[1] = library.ggml_aligned_malloc(size)
         ctypes.memset(own, 7, min(size, written_to))
@@ -313,7 +334,7 @@ def test_large_memory_is_cleared_by_giving_its_pages_back(library: ctypes.CDLL, 
         library.ggml_backend_buffer_clear(1, 0)
         assert written == [(1, 5), (2, 0), (1, 0)]
     finally:
-        standin.set_upstream(library, {})
+        set_upstream(library, {})
 
 
 def _resident(address: int, size: int) -> int:
@@ -328,7 +349,7 @@ def _resident(address: int, size: int) -> int:
 def test_threads_wait_for_each_other(library: ctypes.CDLL, spins: int) -> None:
     """Nobody passes before all have come, in pools that are used at the same time, whether they sleep or spin."""
     threads = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2)
-    standin.set_upstream(library, {"omp_get_num_threads": threads})
+    set_upstream(library, {"omp_get_num_threads": threads})
     library.tailrace_kernels_set_spins(spins)
     come = [[0, 0], [0, 0]]
     early: list[tuple[int, int]] = []

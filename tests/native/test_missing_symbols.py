@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tailrace.engine.kernels import standin
+from tailrace.engine.kernels.proofs.stand_in import upstream_names
 
 #: What one process does: all operations of the kernels by two threads, without the function that it is told.
 #: It prints which operations were computed here, and which of llama.cpp's functions were called in their place.
@@ -20,12 +20,16 @@ _OPERATIONS = """
 import ctypes, json, sys, threading
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from tailrace.engine.kernels import attention_proof, interleaved_proof, proof, standin
-from tailrace.engine.kernels.layouts import random_weights
+from tailrace.engine.kernels.proofs.attention import attention_by
+from tailrace.engine.kernels.proofs.products import quantised_activations
+from tailrace.engine.kernels.proofs.random_weights import random_weights
+from tailrace.engine.kernels.proofs.repacked_products import multiply, repacking
+from tailrace.engine.kernels.proofs.stand_in import ThreadPool, set_upstream
+from tailrace.engine.kernels.proofs.tensors import compute_params, pointer, set_sources, tensor_of, weight_tensor
 
 library, missing = ctypes.CDLL(sys.argv[1]), sys.argv[2]
 called, computed = [], []
-pool = standin.Pool(2)
+pool = ThreadPool(2)
 
 def upstream(name, result=None, value=None):
     return ctypes.CFUNCTYPE(result)(lambda: (called.append(name), value)[1])
@@ -42,7 +46,7 @@ functions = pool.functions | {
     "omp_get_num_threads": ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 2),
 }
 functions.pop(missing, None)
-standin.set_upstream(library, functions)
+set_upstream(library, functions)
 random = np.random.default_rng(3)
 
 def note(name, array):
@@ -53,15 +57,15 @@ def note(name, array):
 kind, rows, numbers = Kind.Q8_0, 2064, 512
 weights = random_weights(kind, random, rows, numbers)
 activations = random.standard_normal((3, numbers)).astype(np.float32)
-quantised, _ = proof._activations(Kind.Q8_0, random, 3, numbers)
+quantised, _ = quantised_activations(Kind.Q8_0, random, 3, numbers)
 found = np.full((3, rows), np.nan, np.float32)
 library.llamafile_sgemm.restype = ctypes.c_bool
 
 def file_order(thread):
     count, size = ctypes.c_int64, numbers // 32
-    call = standin.Call(thread, 2, 0, None, None)
+    params = compute_params(thread, 2)
     library.llamafile_sgemm(
-        ctypes.byref(call), count(rows), count(3), count(size), weights.ctypes.data_as(ctypes.c_void_p), count(size),
+        pointer(params), count(rows), count(3), count(size), weights.ctypes.data_as(ctypes.c_void_p), count(size),
         quantised.ctypes.data_as(ctypes.c_void_p), count(size), found.ctypes.data_as(ctypes.c_void_p), count(rows),
         *map(ctypes.c_int, (kind, Kind.Q8_0, Kind.F32)),
     )
@@ -71,21 +75,21 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 note("file order", found)
 
-with interleaved_proof.copying(library, 2 * weights.nbytes):
-    note("repacked", interleaved_proof.multiply(library, kind, weights, activations))
+with repacking(library, 2 * weights.nbytes):
+    note("repacked", multiply(library, kind, weights, activations))
 query = random.standard_normal((1, 4, 2, 64)).astype(np.float32)
 keys, values = (random.standard_normal((1, 2, 32, 64)).astype(np.float16) for _ in range(2))
 mask = np.zeros((1, 1, 2, 32), np.float16)
-note("attention", attention_proof.attended(library, query, keys, values, mask, 0.125, 2))
+note("attention", attention_by(library, query, keys, values, mask, 0.125, 2))
 prompt = random.standard_normal((1, 4, 300, 64)).astype(np.float32)
 mask = np.zeros((1, 1, 300, 32), np.float16)
-note("prompt's attention", attention_proof.attended(library, prompt, keys, values, mask, 0.125, 2))
+note("prompt's attention", attention_by(library, prompt, keys, values, mask, 0.125, 2))
 
 library.ggml_tiled_wdata_size.restype = ctypes.c_size_t
-own = interleaved_proof.weights_of(kind, weights)
-columns, result = (standin.tensor_of(array[None, None]) for array in (activations, found))
-result.sources[0], result.sources[1] = ctypes.addressof(own), ctypes.addressof(columns)
-assert library.ggml_tiled_wdata_size(2, ctypes.byref(result)) >= 77
+own = weight_tensor(kind, weights)
+columns, result = (tensor_of(array[None, None]) for array in (activations, found))
+set_sources(result, own, columns)
+assert library.ggml_tiled_wdata_size(2, pointer(result)) >= 77
 if missing != "ggml_backend_buffer_clear":
     library.ggml_backend_buffer_clear.argtypes = [ctypes.c_void_p, ctypes.c_uint8]
     library.ggml_backend_buffer_clear(1, 0)  # Memory that the kernels haven't given out.
@@ -121,7 +125,7 @@ NAMES = [
 
 
 def test_every_function_has_a_case(library: ctypes.CDLL) -> None:
-    assert standin.upstream_names(library) == NAMES
+    assert upstream_names(library) == NAMES
 
 
 @pytest.mark.parametrize("missing", ["nothing", *NAMES])

@@ -21,13 +21,13 @@ from tailrace.engine.sampling import logits_ops
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import loader
 from tailrace.models.locate import locate_model
-from tailrace.engine.kernels.interleaved_proof import maxima_of
+from tailrace.engine.kernels.proofs.row_maxima import row_maxima_of
 from tailrace.settings import Settings
 row_maxima, are_right = [], []
 def decode(*batch):
     logits = backend.decode(*batch)
     address = row_maxima[-1] and row_maxima[-1].at(logits.ctypes.data, len(logits))
-    expected = maxima_of(logits)
+    expected = row_maxima_of(logits)
     found = address and np.ctypeslib.as_array((ctypes.c_float * expected.size).from_address(address))
     are_right.append(address and bool(np.array_equal(found, expected.ravel())))
     return logits.tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tailrace.engine.kernels.layouts import random_weights
+from tailrace.engine.kernels.proofs.random_weights import random_weights
 
 #: Architecture by what the model remembers its tokens by.
 ARCHITECTURES = {"dense": "llama", "sliding": "gemma2", "recurrent": "mamba", "hybrid": "lfm2"}

@@ -32,6 +32,6 @@ def source() -> Source:
 def prove_kernels(library: ctypes.CDLL) -> list[str]:
     """What ``library`` computes wrongly, by name; nothing where all is right."""
     # Here, because the proofs import numpy and gguf, which a process that finds its library built needn't do.
-    from tailrace.engine.kernels.proof import wrong_results
+    from tailrace.engine.kernels.proofs import wrong_results
 
     return wrong_results(library)

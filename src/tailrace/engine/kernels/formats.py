@@ -6,19 +6,17 @@ import ctypes
 from pathlib import Path
 from typing import NamedTuple
 
-from gguf import GGMLQuantizationType
-
 #: Numbers of a row of the table, see ``tailrace_kernels_format``.
 _ROW = ctypes.c_int32 * 8
 
 
 class WeightFormat(NamedTuple):
-    """One format."""
+    """One format. Types are ggml's numbers, ``GGMLQuantizationType`` in gguf."""
 
-    ggml_type: GGMLQuantizationType
+    ggml_type: int
     block_bytes: int
     block_weights: int
-    activation_type: GGMLQuantizationType  #: what llama.cpp quantises activations to, for weights in the file's order
+    activation_type: int  #: what llama.cpp quantises activations to, for weights in the file's order
     in_file_order: bool  #: the kernels multiply with weights in the file's order
     repacked: bool  #: they multiply with repacked weights
     scale_at: int  #: the 16-bit scale's offset in a block
@@ -27,7 +25,10 @@ class WeightFormat(NamedTuple):
     @property
     def name(self) -> str:
         """GGUF's name of the format."""
-        return str(self.ggml_type.name)
+        # Here, because gguf imports numpy, which makes threads: the engine isn't bound to its CPUs when it loads this.
+        from gguf import GGMLQuantizationType
+
+        return str(GGMLQuantizationType(self.ggml_type).name)
 
 
 def formats_of(library: ctypes.CDLL) -> list[WeightFormat]:
@@ -36,17 +37,10 @@ def formats_of(library: ctypes.CDLL) -> list[WeightFormat]:
     formats: list[WeightFormat] = []
     row = _ROW()
     while library.tailrace_kernels_format(len(formats), row):
+        ggml_type, size, weights, activations, in_file_order, repacked, scale_at, minimum_at = row
+        minimum = minimum_at if minimum_at >= 0 else None
         formats.append(
-            WeightFormat(
-                GGMLQuantizationType(row[0]),
-                row[1],
-                row[2],
-                GGMLQuantizationType(row[3]),
-                bool(row[4]),
-                bool(row[5]),
-                row[6],
-                row[7] if row[7] >= 0 else None,
-            )
+            WeightFormat(ggml_type, size, weights, activations, bool(in_file_order), bool(repacked), scale_at, minimum)
         )
     return formats
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, cpu_tiers
+from tailrace.engine.kernels.formats import WeightFormat, formats_of
 from tailrace.engine.kernels.symbols import exported_symbols
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
@@ -75,6 +76,11 @@ def status() -> str:
 def library() -> ctypes.CDLL | None:
     """The kernels that this process has loaded; None where llama.cpp's own are used."""
     return _kernels
+
+
+def formats() -> list[WeightFormat]:
+    """The weight formats that the loaded kernels compute; none where llama.cpp's own are used."""
+    return formats_of(_kernels) if _kernels is not None else []
 
 
 def take_row_maxima(columns: int, rows: int) -> int | None:

@@ -22,7 +22,7 @@ def library(tmp_path: Path) -> Path:
     """A library of any tier, with a table of one format."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "formats.c").write_text(
-        "_Bool tailrace_kernels_format(int index, int out[8]) {\n"
+        '__attribute__((visibility("default"))) _Bool tailrace_kernels_format(int index, int out[8]) {\n'
         "    const int q4_1[8] = {3, 20, 32, 9, 1, 1, 0, 2};\n"
         "    for (int i = 0; i < 8; i++) out[i] = q4_1[i];\n"
         "    return index == 0;\n}\n",

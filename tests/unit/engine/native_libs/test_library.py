@@ -21,6 +21,8 @@ from tailrace.engine.native_libs.library import (
 )
 from tailrace.engine.native_libs.tiers import TIERS, Tier
 
+#: What isn't marked so is seen in its own library alone.
+EXPORT = '__attribute__((visibility("default"))) '
 #: Tiers of two made-up CPUs, whose code every machine can run.
 LOW = Tier("avx512", frozenset({"low"}), ("-DTIER=1",))
 HIGH = Tier("avx512-vnni", frozenset({"low", "high"}), ("-DTIER=2",))
@@ -41,9 +43,11 @@ def source(tmp_path: Path) -> Source:
     (folder / "deep").mkdir(parents=True)
     headers.mkdir()
     (headers / "other.h").write_text("#define OTHER 10\n", encoding="utf-8")
-    (folder / "one.c").write_text('#include "other.h"\nint tier(void) { return OTHER + TIER; }\n', encoding="utf-8")
+    (folder / "one.c").write_text(
+        f'#include "other.h"\n{EXPORT}int tier(void) {{ return OTHER + TIER; }}\n', encoding="utf-8"
+    )
     # As an object file it would take the place of the other one.
-    (folder / "deep" / "one.c").write_text("int deep(void) { return 7; }\n", encoding="utf-8")
+    (folder / "deep" / "one.c").write_text(EXPORT + "int deep(void) { return 7; }\n", encoding="utf-8")
     return Source("made-up", folder, lambda library: [], (headers,))
 
 

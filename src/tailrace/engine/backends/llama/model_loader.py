@@ -16,8 +16,6 @@ from tailrace.engine.backends.llama.kernel_assignment import (
 )
 from tailrace.engine.backends.llama.upstream_repack import repack_buffer_type
 from tailrace.engine.kernels import loader
-from tailrace.engine.kernels.interleaved_proof import KINDS
-from tailrace.engine.kernels.layouts import LAYOUTS
 from tailrace.errors import ModelError
 from tailrace.machine.isa import read_isa
 from tailrace.models.model_header import read_facts, read_header
@@ -82,10 +80,10 @@ def assignments_for(path: Path, *, repacks: bool, upstream_repacks: bool) -> lis
 
     ``repacks``: tailrace's kernels repack weights. ``upstream_repacks``: llama.cpp repacks all tensors that it can.
     """
-    active = loader.status() == "on"
+    formats = loader.formats()
     own = OwnKernels(
-        formats=frozenset(map(int, LAYOUTS)) if active else frozenset(),
-        repacked=frozenset(map(int, KINDS)) if active and repacks else frozenset(),
+        formats=frozenset(each.ggml_type for each in formats if each.in_file_order),
+        repacked=frozenset(each.ggml_type for each in formats if each.repacked and repacks),
     )
     tensors = read_header(path).tensors
     return assign_kernels(

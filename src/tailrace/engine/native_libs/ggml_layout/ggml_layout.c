@@ -37,7 +37,8 @@ static const struct {
 } fields[] = {FIELDS(FIELD)};
 
 /* The field's offset, its bytes and its elements, and the bytes of the struct. False for a field that isn't listed. */
-bool tailrace_ggml_field(const char *structure, const char *field, int64_t out[4]) {
+__attribute__((visibility("default"))) bool tailrace_ggml_field(const char *structure, const char *field,
+                                                                int64_t out[4]) {
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         if (strcmp(fields[i].structure, structure) || strcmp(fields[i].field, field)) continue;
         out[0] = (int64_t)fields[i].offset;

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tailrace.engine.kernels.interleaved_proof import maxima_of
+from tailrace.engine.kernels.proofs.row_maxima import row_maxima_of
 from tailrace.engine.sampling.logits_ops.adjustment import LogitAdjustment
 from tailrace.engine.sampling.logits_ops.arrays import BLOCK, Float64Array, Int32Array, LogitsRow, Mask
 from tailrace.engine.sampling.logits_ops.interface import LogitsOps
@@ -191,7 +191,7 @@ def row_maxima_differences(native: NativeOps, row: LogitsRow, adjustment: LogitA
     if the stored maxima belong to another row.
     """
     row = row.copy()
-    maxima = maxima_of(row)
+    maxima = row_maxima_of(row)
     before = maxima.copy()
     address = row.ctypes.data
     native.set_row_maxima(RowMaxima(address, 1, len(row), maxima.ctypes.data))
@@ -199,7 +199,7 @@ def row_maxima_differences(native: NativeOps, row: LogitsRow, adjustment: LogitA
         yield from (f"{name} with row maxima" for name in row_differences(native, row, None))
         native.apply(row, adjustment)
         yield from (f"{name} with adjusted row maxima" for name in row_differences(native, row, None))
-        if not np.isnan(row).any() and not np.array_equal(maxima, maxima_of(row)):
+        if not np.isnan(row).any() and not np.array_equal(maxima, row_maxima_of(row)):
             yield "row maxima after apply"
         native.undo(row, adjustment)
         if not np.array_equal(maxima, before):
