@@ -21,8 +21,7 @@ from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import FAMILIES
 from tailrace.chat.families.family import Family
 from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
-from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart
-from tailrace.chat.reply_parts import ReplyPart as ReplyPart
+from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.tools import Function
 from tailrace.engine.load import load_llama, make_loop

@@ -240,7 +240,7 @@ def test_one_tool_call_without_parallel_tool_calls(scripted: ServerProcess) -> N
     ],
 )
 def test_the_grammar_completes_a_call_that_the_model_would_break(scripted: ServerProcess, broken: str) -> None:
-    """From the marker on a grammar holds it; what broken calls are read as stands in ``test_parse``."""
+    """From the marker on a grammar holds it; what broken calls are read as stands in ``test_reply_parser``."""
     body = chat(say(broken), tools=[WEATHER], max_tokens=4000)
     (choice,) = ask(scripted.port, "POST", "/v1/chat/completions", body).json()["choices"]
     call = choice["message"]["tool_calls"][0]["function"]

@@ -24,13 +24,13 @@ def test_without_a_template_chatml() -> None:
     assert rendered == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_what_a_template_is_given() -> None:
+def test_variables_of_a_template() -> None:
     source = "{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ tools }}{{ mine }}{{ messages[0].content }}"
     assert template(source).render([USER], [1], {"mine": "m"}).text == "<s></s>True[1]mU"
     assert template("{{ tools is none }}").render([]).text == "True"
 
 
-def test_a_requests_variables_cannot_replace_what_the_server_gives() -> None:
+def test_a_requests_variables_cannot_replace_the_servers() -> None:
     rendered = (
         template("{{ bos_token }}{{ messages[0].content }}")
         .render([USER], None, {"messages": [], "bos_token": "", "tools": 1})
@@ -60,7 +60,7 @@ def test_developer_is_system_where_the_template_does_not_know_it() -> None:
     assert template(LIST + "{# developer #}").render([developer, USER]).text == "[developer]D[user]U"
 
 
-def test_system_messages_stay_where_they_are_when_the_template_bears_it() -> None:
+def test_system_messages_stay_in_place_where_the_template_supports_it() -> None:
     assert template(LIST).render([USER, LATE, SYSTEM]).text == "[user]U[system]T[system]S"
 
 
@@ -131,7 +131,7 @@ def test_tools_too_deep_to_be_printed_are_a_400() -> None:
         template("{{ tools | tojson }}").render([USER], [deep])
 
 
-def test_a_template_that_is_none_is_the_models_fault() -> None:
+def test_an_invalid_template_is_a_model_error() -> None:
     with pytest.raises(ModelError, match="template"):
         template("{% for %}")
 
@@ -173,3 +173,22 @@ def test_templates_change_nothing(source: str) -> None:
     with pytest.raises(InvalidRequest):
         template(source).render(messages)
     assert messages == [USER]
+
+
+# Invalid templates
+
+
+@pytest.mark.parametrize(
+    "source", ["{{" + "(" * 5000 + "1" + ")" * 5000 + "}}", "x" * 1_000_001, "{% if %}", "{{ 1 | no }}"]
+)
+def test_a_template_that_can_not_be_compiled_is_reported(source: str) -> None:
+    with pytest.raises(ModelError, match="chat template"):
+        ChatTemplate(source, bos_token="", eos_token="")
+
+
+def test_a_model_whose_template_can_not_be_compiled_refuses_conversations_alone() -> None:
+    template = ChatTemplate.of_model("{% for %}", bos_token="", eos_token="")
+    assert template.source == "{% for %}"
+    with pytest.raises(InvalidRequest, match=r"can't be compiled.*--chat-template") as caught:
+        template.render([USER])
+    assert caught.value.code == "chat_template_unusable"

@@ -62,7 +62,7 @@ def says(constraint: Constraint, text: str) -> bool:
         ("gbnf", 'root ::= "a" b\nb ::= [0-9]+\n', "a12", "b1"),
     ],
 )
-def test_each_kind_allows_what_it_says(
+def test_each_kind_allows_its_texts_alone(
     tokenizer: LLTokenizer, kind: GrammarKind, text: str, good: str, bad: str
 ) -> None:
     grammar = Grammar(kind=kind, text=text)
@@ -79,7 +79,7 @@ def test_a_thought_may_come_before_the_grammar_but_not_instead_of_it(tokenizer: 
     assert not says(constraint(tokenizer, grammar, jump_forward=False), "</think>perhaps")
 
 
-def test_what_the_grammar_leaves_no_choice_about_is_forced_to_its_end(tokenizer: LLTokenizer) -> None:
+def test_tokens_without_alternative_are_forced(tokenizer: LLTokenizer) -> None:
     reply = constraint(tokenizer, Grammar(kind="json_schema", text=json.dumps(PERSON)))
     forced = reply.accept(ord("{"))
     assert bytes(forced) == b'"name": "'
@@ -122,7 +122,7 @@ def test_tokens_come_one_by_one_where_nothing_may_be_forced(tokenizer: LLTokeniz
         ("gbnf", 'root ::= "a', "end of input"),
     ],
 )
-def test_what_cannot_be_kept_to_is_refused_by_name(
+def test_an_impossible_grammar_is_refused_with_its_reason(
     tokenizer: LLTokenizer, kind: GrammarKind, text: str, words: str
 ) -> None:
     with pytest.raises(GrammarError) as error:

@@ -1,9 +1,10 @@
-"""Replies with a grammar in the engine's loop and intake, on the fake backend."""
+"""Constrained replies in the engine's loop, and their grammars in its intake, on the fake backend."""
 
 from __future__ import annotations
 
 import queue
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,7 +85,7 @@ def choice(*texts: str) -> Grammar:
     return Grammar(kind="choice", text="[" + ", ".join(f'"{text}"' for text in texts) + "]")
 
 
-def test_the_grammar_wins_over_what_the_model_would_say() -> None:
+def test_the_grammar_overrides_the_model() -> None:
     runner = Runner()
     runner.ask(1, "no, never", choice("no", "yes"))
     runner.ask(2, "anything", None)
@@ -93,7 +94,7 @@ def test_the_grammar_wins_over_what_the_model_would_say() -> None:
     assert runner.said(2) == "anything"
 
 
-def test_forced_tokens_come_in_one_step_and_are_computed_before_the_next_choice() -> None:
+def test_jump_forward_tokens_come_in_one_step_and_are_computed_before_the_next_choice() -> None:
     runner = Runner()
     grammar = Grammar(kind="regex", text="[ab] then [cd]")
     runner.ask(1, "b then d", grammar)
@@ -103,14 +104,14 @@ def test_forced_tokens_come_in_one_step_and_are_computed_before_the_next_choice(
     assert [len(step.ids) for step in runner.steps if step.ids] == [7, 1]
 
 
-def test_max_tokens_cuts_within_forced_tokens() -> None:
+def test_max_tokens_cuts_within_jump_forward_tokens() -> None:
     runner = Runner()
     runner.ask(1, "b", Grammar(kind="regex", text="[ab] then [cd]"), max_tokens=4)
     runner.finish()
     assert (runner.said(1), runner.end(1)) == ("b th", ("length", 4))
 
 
-def test_a_stop_token_within_forced_tokens_ends_the_reply() -> None:
+def test_a_stop_token_within_jump_forward_tokens_ends_the_reply() -> None:
     runner = Runner()
     runner.ask(1, "b", Grammar(kind="regex", text="[ab] then [cd]"), stop_tokens=(ord("e"),))
     runner.finish()
@@ -133,7 +134,7 @@ def test_ignore_eos_does_not_undo_a_grammar_s_end() -> None:
     assert (runner.said(1), runner.end(1)) == ("ab", ("stop", 3))
 
 
-def test_forced_tokens_count_for_penalties() -> None:
+def test_jump_forward_tokens_count_for_penalties() -> None:
     runner = Runner()
     sequence = runner.ask(1, "b", Grammar(kind="regex", text="[ab]aaa[ab]"))
     sequence.sampler = type(sequence.sampler)(Sampling(temperature=0.0, frequency_penalty=2.0), sequence.tokens)
@@ -169,8 +170,8 @@ class Slow(GrammarCompiler):
         super().__init__(backend)
         self.asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def request(self, grammar: Grammar, done: OnCompiled, wanted: IsWanted = lambda: True) -> None:
-        self.asked.put(lambda: GrammarCompiler.request(self, grammar, done, wanted))
+    def request(self, grammar: Grammar, done: OnCompiled, is_wanted: IsWanted = lambda: True) -> None:
+        self.asked.put(lambda: GrammarCompiler.request(self, grammar, done, is_wanted))
 
 
 class Engine:
@@ -232,7 +233,27 @@ def test_a_wrong_grammar_is_refused_with_its_reason(engine: Engine) -> None:
     assert "unclosed group" in answer.message
 
 
-def test_what_is_cancelled_while_its_grammar_is_compiled_never_runs(engine: Engine) -> None:
+def test_a_request_is_unavailable_where_its_grammar_can_not_be_compiled_now(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(*arguments: object, **options: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    engine.peer.send(_submit(1, choice("yes")))
+    compile_it = engine.compiler.asked.get(timeout=10)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", no_process)
+        compile_it()
+        answer = engine.answer()
+    assert isinstance(answer, Refused)
+    assert answer.code == "unavailable"
+    assert "Resource temporarily unavailable" in answer.message
+    engine.peer.send(_submit(2, choice("yes")))
+    engine.compiler.asked.get(timeout=10)()
+    assert isinstance(engine.answer(), Accepted)
+
+
+def test_a_request_that_is_cancelled_while_its_grammar_is_compiled_never_runs(engine: Engine) -> None:
     engine.peer.send(_submit(1, choice("yes")))
     compile_it = engine.compiler.asked.get(timeout=10)
     engine.peer.send(Cancel(1))

@@ -187,7 +187,7 @@ def test_annotations_never_refuse(tokenizer: LLTokenizer, words: dict[str, Any])
         ({"$dynamicRef": "#a"}, "$dynamicRef"),
     ],
 )
-def test_what_constrains_and_cannot_be_held_is_refused_under_strict_alone(
+def test_a_constraint_that_no_grammar_can_express_is_refused_under_strict_alone(
     tokenizer: LLTokenizer, schema: dict[str, Any], keyword: str
 ) -> None:
     with pytest.raises(SchemaError, match=f"'{keyword.replace('$', chr(92) + '$')}'"):
@@ -197,7 +197,7 @@ def test_what_constrains_and_cannot_be_held_is_refused_under_strict_alone(
     translate(Grammar(kind="json_schema", text=json.dumps(schema)))
 
 
-def test_objects_close_unless_they_say_otherwise(tokenizer: LLTokenizer) -> None:
+def test_objects_are_closed_by_default(tokenizer: LLTokenizer) -> None:
     closed = {"type": "object", "properties": {"a": {"type": "integer"}}}
     for schema, text, expected in (
         (closed, '{"a": 1}', True),
@@ -242,7 +242,7 @@ def test_all_of_closes_over_every_branch(tokenizer: LLTokenizer) -> None:
 @pytest.mark.parametrize(
     "schema", [{"type": "number"}, {"type": "integer"}, {}, {"type": ["number", "null"]}, {"minimum": 3}]
 )
-def test_numbers_end(tokenizer: LLTokenizer, schema: dict[str, Any]) -> None:
+def test_numbers_are_bounded(tokenizer: LLTokenizer, schema: dict[str, Any]) -> None:
     assert allows(tokenizer, schema, "9" * 16)
     assert not allows(tokenizer, schema, "9" * 17)
     assert not allows(tokenizer, schema, "4." + "3" * 17)
@@ -269,7 +269,7 @@ def test_the_schema_s_own_bounds_are_kept(tokenizer: LLTokenizer) -> None:
         {"$ref": "#/nowhere"},
     ],
 )
-def test_what_is_no_schema_is_refused(tokenizer: LLTokenizer, schema: dict[str, Any]) -> None:
+def test_an_invalid_schema_is_refused(tokenizer: LLTokenizer, schema: dict[str, Any]) -> None:
     with pytest.raises((SchemaError, GrammarError)):
         allows(tokenizer, schema, "1")
 

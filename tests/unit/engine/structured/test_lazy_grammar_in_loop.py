@@ -82,12 +82,12 @@ def runner() -> Runner:
     return Runner()
 
 
-def test_a_reply_without_a_call_is_what_the_model_says(runner: Runner) -> None:
+def test_a_reply_without_a_call_is_unconstrained(runner: Runner) -> None:
     for script in ("It is sunny.", "<tool", "<tool_ca>ll", "a < b <tool_call", "<think>\n<tool_call>{}</think>no"):
         assert runner.reply(script) == (script, "stop")
 
 
-def test_a_call_keeps_to_a_name_and_a_schema_and_then_the_reply_is_free(runner: Runner) -> None:
+def test_a_call_fits_its_schema_and_then_the_reply_is_unconstrained(runner: Runner) -> None:
     wrong = '{"name": "wether", "arguments": {"city": "Rom"}}'
     said, end = runner.reply(f"Look: <tool_call>{wrong}</tool_call> and {wrong}")
     before, _, rest = said.partition("<tool_call>")
@@ -105,7 +105,7 @@ def test_several_calls_with_text_between_them(runner: Runner) -> None:
     assert runner.reply(script) == (script, "stop")
 
 
-def test_white_space_is_the_model_s(runner: Runner) -> None:
+def test_white_space_is_free(runner: Runner) -> None:
     for call in (
         '<tool_call>{"name":"weather","arguments":{"city":"Rome"}}</tool_call>',
         '<tool_call>\n{\n  "name": "weather",\n  "arguments": {\n    "city": "Rome"\n  }\n}\n</tool_call>',
@@ -113,7 +113,7 @@ def test_white_space_is_the_model_s(runner: Runner) -> None:
         assert runner.reply(call) == (call, "stop")
 
 
-def test_calls_are_held_behind_a_thought_that_the_template_has_begun(runner: Runner) -> None:
+def test_calls_are_constrained_after_a_thought_that_the_prompt_opens(runner: Runner) -> None:
     script = f"hm <tool_call>x</tool_call></think>\n\n{CALL}"
     assert runner.reply(script, grammar(prompt="...<think>\n")) == (script, "stop")
 
@@ -128,7 +128,7 @@ def test_calls_are_held_behind_a_thought_that_the_template_has_begun(runner: Run
         ("<think>a <tool_call>", f"x</think>{CALL}"),
     ],
 )
-def test_a_reply_that_the_prompt_has_begun_goes_on_held(runner: Runner, begun: str, rest: str) -> None:
+def test_a_call_that_the_prompt_has_begun_is_constrained(runner: Runner, begun: str, rest: str) -> None:
     asked = grammar()
     assert asked.triggers is not None
     triggers = msgspec.structs.replace(asked.triggers, reply_start=begun)
@@ -139,7 +139,7 @@ def test_a_reply_that_the_prompt_has_begun_goes_on_held(runner: Runner, begun: s
     assert "wether" not in f"{begun}{said}" or "weather" in begun
 
 
-def test_a_call_that_the_prompt_has_begun_otherwise_is_not_held(runner: Runner) -> None:
+def test_a_call_that_breaks_the_grammar_in_the_prompt_is_unconstrained(runner: Runner) -> None:
     asked = grammar()
     assert asked.triggers is not None
     triggers = msgspec.structs.replace(asked.triggers, reply_start='<tool_call>{"name": "other", "arg')
@@ -162,7 +162,7 @@ def test_with_logprobs_each_token_of_a_call_has_its_own(runner: Runner) -> None:
     assert sum(len(step.logprobs) for step in runner.steps[first:]) == len(CALL)
 
 
-def test_forced_tokens_of_a_call_come_together() -> None:
+def test_jump_forward_tokens_of_a_call_come_together() -> None:
     runner = Runner()
     assert runner.reply(f"x{CALL}y")[0] == f"x{CALL}y"
     assert max(len(step.ids) for step in runner.steps) > 5
@@ -217,7 +217,7 @@ def many(count: int, **more: Any) -> list[Function]:
     ]
 
 
-def test_names_are_held_where_schemas_are_too_many(runner: Runner) -> None:
+def test_names_are_constrained_where_schemas_are_too_many(runner: Runner) -> None:
     asked = grammar(*many(20))
     assert isinstance(runner.compiled(asked), LazyGrammar)
     anything = '<tool_call>{"name": "f7", "arguments": {"b": [1]}}</tool_call>'
@@ -225,14 +225,14 @@ def test_names_are_held_where_schemas_are_too_many(runner: Runner) -> None:
     assert '"f1' in runner.reply(anything.replace("f7", "f1x"), asked)[0]
 
 
-def test_a_schema_that_is_none_leaves_its_function_s_arguments_free(runner: Runner) -> None:
+def test_an_invalid_schema_leaves_its_functions_arguments_free(runner: Runner) -> None:
     odd = Function(name="odd", parameters={"type": "object", "properties": []})
     said = '<tool_call>{"name": "odd", "arguments": {"b": [1]}}</tool_call>'
     assert runner.reply(said, grammar(odd, WEATHER)) == (said, "stop")
     assert runner.reply(CALL, grammar(odd, WEATHER)) == (CALL, "stop")
 
 
-def test_a_strict_schema_that_cannot_be_held_is_refused(runner: Runner) -> None:
+def test_a_strict_schema_that_no_grammar_can_express_is_refused(runner: Runner) -> None:
     unique = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     refused = runner.compiled(grammar(Function(name="odd", parameters=unique, strict=True)))
     assert isinstance(refused, GrammarError)
@@ -250,7 +250,7 @@ def test_the_same_tools_are_compiled_once(runner: Runner) -> None:
     assert (constraints[0].unconstrained, constraints[1].unconstrained) == (False, True)
 
 
-def test_grammars_that_nobody_waits_for_are_not_compiled_and_small_ones_pass_large_ones() -> None:
+def test_cancelled_grammars_are_not_compiled_and_small_ones_pass_large_ones() -> None:
     compiler = GrammarCompiler(FakeBackend(ctx=256, parallel=1, kv_tokens=0, batch=64))
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     gate: queue.SimpleQueue[bool] = queue.SimpleQueue()

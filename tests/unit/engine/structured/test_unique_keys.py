@@ -106,7 +106,7 @@ def repeated(text: str) -> list[str]:
     ],
     ids=["map", "beside", "patterns", "list", "nested"],
 )
-def test_no_key_is_written_twice(compiler: GrammarCompiler, schema: dict[str, Any], jump_forward: bool) -> None:
+def test_no_key_is_repeated(compiler: GrammarCompiler, schema: dict[str, Any], jump_forward: bool) -> None:
     grammar = Grammar(kind="json_schema", text=json.dumps(schema))
     sizes = []
     for seed in range(25):
@@ -116,7 +116,7 @@ def test_no_key_is_written_twice(compiler: GrammarCompiler, schema: dict[str, An
     assert max(sizes) > 2
 
 
-def test_no_argument_of_a_call_is_written_twice(compiler: GrammarCompiler) -> None:
+def test_no_argument_of_a_call_is_repeated(compiler: GrammarCompiler) -> None:
     tool = Function(name="f", parameters={"type": "object", "additionalProperties": INTEGER})
     grammar = lazy_calls(GrammarContext(hermes.FAMILY, "", {}, ""), [tool], several=True)
     for seed in range(20):
@@ -126,7 +126,7 @@ def test_no_argument_of_a_call_is_written_twice(compiler: GrammarCompiler) -> No
         assert repeated(call) == [], call
 
 
-def test_a_key_that_is_the_only_one_may_come_again(compiler: GrammarCompiler) -> None:
+def test_a_key_without_alternative_may_be_repeated(compiler: GrammarCompiler) -> None:
     """A schema may ask for more members than it has keys for: the reply goes on."""
     schema = {"type": "object", "patternProperties": {"^a$": INTEGER}, "minProperties": 2}
     held = constraint(compiler, Grammar(kind="json_schema", text=json.dumps(schema)), jump_forward=False)

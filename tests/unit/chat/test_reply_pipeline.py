@@ -1,4 +1,4 @@
-"""The short way of plain text says exactly what the long way says."""
+"""The pipeline of a reply: its fast path for plain text gives the same parts, and stop strings wait for min_tokens."""
 
 from __future__ import annotations
 
@@ -80,3 +80,14 @@ def test_a_call_that_is_cut_before_its_arguments_is_not_whole(cut: bool) -> None
     parts += parser.finish(cut=cut)
     whole = [CallArguments("{}"), CallEnd()]
     assert parts == [CallStart("weather"), *([] if cut else whole)]
+
+
+def test_stop_strings_in_the_first_tokens_are_ignored() -> None:
+    pipeline = ReplyPipeline(PieceTable([bytes([value]) for value in range(256)]), ["ab"], None, min_tokens=3)
+    said = []
+    for value in b"abaabx":
+        said += pipeline.feed(value)
+        if pipeline.stopped:
+            break
+    assert "".join(part.text for part in said if isinstance(part, TextPart)) == "aba"
+    assert pipeline.stop_string == "ab"

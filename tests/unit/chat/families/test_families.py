@@ -48,7 +48,7 @@ def test_there_is_a_sample_of_each_family() -> None:
 
 
 @by_family
-def test_replies_are_understood_wherever_they_are_split(sample: Sample) -> None:
+def test_replies_are_parsed_wherever_they_are_split(sample: Sample) -> None:
     for reply, expected in sample.replies:
         for parts in split_anywhere(family_of_sample(sample), reply, functions=FUNCTIONS):
             assert parts == expected
@@ -159,7 +159,7 @@ IN_TEXT = ("hermes", "qwen_coder", "glm", "glm4", "llama", "gemma", "generic")
     [(sample, True) for sample in SAMPLES] + [(sample, False) for sample in SAMPLES if sample.family in IN_TEXT],
     ids=lambda value: getattr(value, "family", value),
 )
-def test_what_a_grammar_lets_through_is_read_as_calls_that_fit(sample: Sample, with_controls: bool) -> None:
+def test_replies_under_a_grammar_are_parsed_as_valid_calls(sample: Sample, with_controls: bool) -> None:
     family, known = family_of_sample(sample), template(sample)
     tokens = Bytes(family, control=with_controls)
     setting = GrammarContext(family, known.source, tokens.controls if with_controls else {}, "")
@@ -180,7 +180,7 @@ def test_what_a_grammar_lets_through_is_read_as_calls_that_fit(sample: Sample, w
 
 
 @by_family
-def test_a_form_or_calls(sample: Sample) -> None:
+def test_a_format_or_calls(sample: Sample) -> None:
     family, known = family_of_sample(sample), template(sample)
     tokens = Bytes(family, control=True)
     form = Grammar(kind="choice", text='["yes", "no"]')
@@ -231,7 +231,7 @@ RICH: dict[str, Any] = {
 
 @pytest.mark.parametrize("control", [True, False])
 @pytest.mark.parametrize("name", ["qwen_coder", "glm"])
-def test_text_arguments_that_a_grammar_lets_through_are_valid_when_they_are_read(name: str, control: bool) -> None:
+def test_text_arguments_under_a_grammar_are_parsed_as_valid_values(name: str, control: bool) -> None:
     (sample,) = [sample for sample in SAMPLES if sample.family == name]
     family, known = family_of_sample(sample), template(sample)
     tokens = Bytes(family, control=control)

@@ -88,7 +88,7 @@ def test_where_a_string_is_admitted_text_is_one(name: str, schema: dict[str, Any
 
 @both
 @pytest.mark.parametrize("schema", [{"anyOf": [TEXT, NULL]}, {"type": ["string", "null"]}, {"$ref": "#/$defs/Maybe"}])
-def test_a_null_is_one_where_it_is_admitted(name: str, schema: dict[str, Any]) -> None:
+def test_a_null_is_parsed_where_it_is_admitted(name: str, schema: dict[str, Any]) -> None:
     assert [read(name, schema, text) for text in ("null", "None", "nul", "none so far", "nullx")] == [
         None,
         None,
@@ -147,7 +147,7 @@ def test_a_list_or_object_is_one_where_it_is_admitted_beside_a_string(name: str)
         ({"type": "boolean"}, "maybe", "maybe"),
     ],
 )
-def test_other_types_as_models_write_them(name: str, schema: dict[str, Any], text: str, value: object) -> None:
+def test_other_types_in_models_own_forms(name: str, schema: dict[str, Any], text: str, value: object) -> None:
     given = read(name, schema, text)
     assert (given, type(given)) == (value, type(value))
 
@@ -172,7 +172,7 @@ def test_a_listed_value_in_quotes_is_that_value(name: str, schema: dict[str, Any
     assert read(name, {"enum": ['"a"', "a"]}, '"a"') == '"a"'
 
 
-def test_arguments_of_which_the_schema_says_nothing() -> None:
+def test_arguments_without_a_type_in_the_schema() -> None:
     """As each family's own parser reads them: Qwen's takes text, GLM's takes JSON where it is some."""
     for schema in ({}, True, {"description": "anything"}):
         assert [read("qwen_coder", schema, text) for text in ("5", '{"a": 1}', "null")] == ["5", '{"a": 1}', None]
