@@ -62,7 +62,7 @@ def upstream(backend: LlamaBackend, text: str, pooling: Pooling) -> list[float]:
     params.n_ctx = params.n_batch = params.n_ubatch = 64
     params.embeddings, params.pooling_type = True, OURS[pooling]
     context = llama.llama_init_from_model(backend._model, params)
-    tokens = backend.tokenize(text, special=False, start=True)
+    tokens = backend.tokenize(text, parse_special=False, add_special=True)
     array = (llama.llama_token * len(tokens))(*tokens)
     assert llama.llama_decode(context, llama.llama_batch_get_one(array, len(tokens))) == 0
     width = llama.llama_model_n_embd_out(backend._model)

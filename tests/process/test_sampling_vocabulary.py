@@ -75,7 +75,7 @@ def test_dry_with_breakers_equals_llama_cpps(backend: LlamaBackend, texts: tuple
     random = np.random.default_rng(3)
     vocabulary = SamplingVocabulary(backend)
     words = [*texts, "the", " end", "\n", "ab", " and", " then", "e ", "x" * 20, "<|im_end|>", " über", "日本", "語"]
-    pool = sorted({token for word in words if word for token in backend.tokenize(word, start=False)})
+    pool = sorted({token for word in words if word for token in backend.tokenize(word, add_special=False)})
     size = len(backend.vocabulary)
     for _ in range(8):
         tokens = random.choice(pool, 120).tolist()

@@ -78,7 +78,7 @@ def vocab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_tokens_are_llama_cpps_own(vocab: LlamaVocab) -> None:
-    names = [vocab.special(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
+    names = [vocab.special_text(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
     names = [*{name for name in names if name}, "<|user", "<x>", "|>a"][:24]
     atoms = [
         *names,
@@ -106,7 +106,7 @@ def test_tokens_are_llama_cpps_own(vocab: LlamaVocab) -> None:
         text = "".join(dice.choice(atoms) for _ in range(dice.randrange(24)))
         for special in (False, True):
             for start in (False, True):
-                theirs = vocab.tokenize(text, special=special, start=start)
+                theirs = vocab.tokenize(text, parse_special=special, add_special=start)
                 assert tokens_of(vocab, TokenizerInput(text, parse_special=special, add_special=start)) == theirs, (
                     text,
                     special,
@@ -116,19 +116,19 @@ def test_tokens_are_llama_cpps_own(vocab: LlamaVocab) -> None:
 
 def test_a_plain_range_is_text(vocab: LlamaVocab) -> None:
     """Cut at the special tokens that count, the stretches between them are what llama.cpp makes of them alone."""
-    names = [vocab.special(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
+    names = [vocab.special_text(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
     (name, *_) = sorted((name for name in names if name), key=len, reverse=True)
-    token = vocab.tokenize(name, special=True, start=False)
+    token = vocab.tokenize(name, parse_special=True, add_special=False)
     text = f"a {name}b{name} ab"
     begin = text.index(name)
     found = tokens_of(vocab, TokenizerInput(text, add_special=False, literal_spans=((begin, begin + len(name)),)))
-    head = vocab.tokenize(f"a {name}b", special=False, start=False)
+    head = vocab.tokenize(f"a {name}b", parse_special=False, add_special=False)
     tail = text[text.rindex(name) + len(name) :]
     rest = tokens_of(vocab, TokenizerInput(name + tail, add_special=False))
     assert found == head + rest
     assert rest[: len(token)] == token
     every = tokens_of(vocab, TokenizerInput(text, add_special=False, literal_spans=((0, len(text)),)))
-    assert every == vocab.tokenize(text, special=False, start=False)
+    assert every == vocab.tokenize(text, parse_special=False, add_special=False)
 
 
 @pytest.fixture(scope="module", params=["smollm", "gpt-4o", "tekken", "deepseek-v3"])

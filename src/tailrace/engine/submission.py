@@ -94,7 +94,7 @@ def _infill(backend: Backend, prefix: list[int], suffix: list[int]) -> list[int]
     """Prefix, suffix, middle: the order that most models are trained on."""
     assert backend.fim_tokens is not None, "prompt_texts refuses a suffix otherwise"
     before, after, middle = backend.fim_tokens
-    start = backend.tokenize("", start=True)[:1]  # Some models want an end token around a text, too.
+    start = backend.tokenize("", add_special=True)[:1]  # Some models want an end token around a text, too.
     start = start if start == [backend.start_token] else []
     return [*start, before, *prefix, after, *suffix, middle]
 

@@ -112,11 +112,11 @@ class Backend(Protocol):
         """The text's tokens. Thread-safe beside ``decode`` for texts that ``can_tokenize_inline``."""
         ...
 
-    def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
-        """The text's tokens. ``special``: special tokens are recognised.
+    def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool | None = None) -> list[int]:
+        """The text's tokens. ``parse_special``: special tokens are recognised.
 
-        ``start``: with the tokens that the model wants around a text. None: with the start token where the model wants
-        one and the text doesn't begin with it. Thread-safe beside ``decode``.
+        ``add_special``: with the tokens that the model wants before and after a text. None: the same, unless the text
+        begins with the start token. Thread-safe beside ``decode``.
         """
         ...
 

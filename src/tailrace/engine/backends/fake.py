@@ -104,9 +104,9 @@ class FakeBackend:
         self._scripts: dict[int, tuple[bytes, int]] = {}
         self._last: tuple[list[int], list[int]] = ([], [])  #: positions and slots of the last decode
 
-    def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
+    def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool | None = None) -> list[int]:
         """See ``Backend``."""
-        return [*text.encode("utf-8"), START] if start is None else list(text.encode("utf-8"))
+        return [*text.encode("utf-8"), START] if add_special is None else list(text.encode("utf-8"))
 
     def can_tokenize_inline(self, texts: Seq[TokenizerInput]) -> bool:
         """See ``Backend``: all are."""
@@ -116,7 +116,7 @@ class FakeBackend:
         """See ``Backend``. Special tokens are recognised only in texts in which one of them is ordinary text."""
         pieces = self._names.split(text.text, special=text.parse_special, literal_spans=text.literal_spans)
         if not text.literal_spans or pieces == self._names.split(text.text, special=text.parse_special):
-            return self.tokenize(text.text, special=text.parse_special, start=text.add_special)
+            return self.tokenize(text.text, parse_special=text.parse_special, add_special=text.add_special)
         return [token for piece in pieces for token in ([piece] if isinstance(piece, int) else piece.encode())]
 
     def tokenize_fragment(self, text: str) -> list[int]:

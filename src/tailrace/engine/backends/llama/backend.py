@@ -129,7 +129,9 @@ class LlamaBackend:
         vocab = self._vocab
         self.vocabulary = vocab.all_pieces()
         #: The text of each special token isn't in ``vocabulary``, but can stand in a prompt.
-        self._special_texts = {token: vocab.special(token) for token, piece in enumerate(self.vocabulary) if not piece}
+        self._special_texts = {
+            token: vocab.special_text(token) for token, piece in enumerate(self.vocabulary) if not piece
+        }
         texts = (*self.vocabulary, *(text.encode() for text in self._special_texts.values()))
         self.max_token_bytes = max(map(len, texts))
         self.end_tokens = vocab.end_tokens()
@@ -185,11 +187,12 @@ class LlamaBackend:
         """Bytes of the kernels' repacked weights."""
         return self._repacked.bytes
 
-    def tokenize(self, text: str, *, special: bool = True, start: bool | None = None) -> list[int]:
+    def tokenize(self, text: str, *, parse_special: bool = True, add_special: bool | None = None) -> list[int]:
         """See ``Backend``. No start token is added to a text that begins with it, as texts from templates do."""
         bos = self.info.bos_token
-        start = not (bos and text.startswith(bos)) if start is None else start
-        return self._vocab.tokenize(text, start=start, special=special)
+        if add_special is None:
+            add_special = not (bos and text.startswith(bos))
+        return self._vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def tokenize_fragment(self, text: str) -> list[int]:
         """See ``Backend``."""
@@ -203,7 +206,7 @@ class LlamaBackend:
         """See ``Backend``. For short texts llama.cpp's own search for special tokens is faster."""
         if text.literal_spans:
             return tokens_of(self._vocab, text)
-        return self.tokenize(text.text, special=text.parse_special, start=text.add_special)
+        return self.tokenize(text.text, parse_special=text.parse_special, add_special=text.add_special)
 
     def decode(
         self, tokens: list[int], positions: list[int], slots: list[int], outputs: list[int], n_decode_tokens: int = 0

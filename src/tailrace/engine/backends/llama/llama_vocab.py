@@ -50,22 +50,22 @@ class LlamaVocab:
         self._model = model
         self.pointer = vocab
         self.size: int = llama.llama_vocab_n_tokens(vocab)
-        self.bos_text = self.special(llama.llama_vocab_bos(vocab))
+        self.bos_text = self.special_text(llama.llama_vocab_bos(vocab))
 
-    def tokenize(self, text: str, *, special: bool, start: bool) -> list[int]:
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
         """Tokens of the text by llama.cpp alone. It takes quadratic time in the number of special tokens."""
         data = text.encode("utf-8")
         capacity = len(data) + 2
         while True:
             tokens = (llama.llama_token * capacity)()
-            count = llama.llama_tokenize(self.pointer, data, len(data), tokens, capacity, start, special)
+            count = llama.llama_tokenize(self.pointer, data, len(data), tokens, capacity, add_special, parse_special)
             if count >= 0:
                 return list(tokens[:count])
             capacity = -count
 
     def tokenize_segment(self, text: str) -> list[int]:
         """See ``Vocab``."""
-        return self.tokenize(text, special=False, start=False)
+        return self.tokenize(text, parse_special=False, add_special=False)
 
     def warm_up(self) -> None:
         """Tokenise a few words: llama.cpp makes its tables at the first text, which takes up to a second."""
@@ -81,7 +81,7 @@ class LlamaVocab:
                 found.append(
                     SpecialToken(
                         token,
-                        self.text(token),
+                        self.token_name(token),
                         control=bool(kind & _CONTROL),
                         lstrip=bool(kind & llama.LLAMA_TOKEN_ATTR_LSTRIP),
                         rstrip=bool(kind & llama.LLAMA_TOKEN_ATTR_RSTRIP),
@@ -92,14 +92,14 @@ class LlamaVocab:
     @cached_property
     def affixes(self) -> tuple[list[int], list[int]]:
         """See ``Vocab``. llama.cpp's flags aren't right for each kind of vocabulary, so texts are compared."""
-        empty = self.tokenize("", special=False, start=True)
-        text = self.tokenize("a", special=False, start=False)
-        whole = self.tokenize("a", special=False, start=True)
+        empty = self.tokenize("", parse_special=False, add_special=True)
+        text = self.tokenize("a", parse_special=False, add_special=False)
+        whole = self.tokenize("a", parse_special=False, add_special=True)
         for count in range(len(empty) + 1):
-            before, behind = empty[:count], empty[count:]
-            if [*before, *text, *behind] == whole:
-                return before, behind
-        raise ModelError("the tokens around a text can't be told from its own")
+            before, after = empty[:count], empty[count:]
+            if [*before, *text, *after] == whole:
+                return before, after
+        raise ModelError("the tokens around a text can't be distinguished from its own")
 
     def can_tokenize_inline(self, texts: Sequence[TokenizerInput]) -> bool:
         """Whether these texts of one request can be tokenised in the engine: it takes little time and stack, and no
@@ -117,14 +117,14 @@ class LlamaVocab:
             return byte_encoded and (metadata_value(self._model, "tokenizer.ggml.pre") or "default") in _SAFE_PRE
         if kind == llama.LLAMA_VOCAB_TYPE_SPM:
             # llama.cpp throws an exception at a byte that has no token.
-            names = {self.text(token) for token in range(self.size)}
+            names = {self.token_name(token) for token in range(self.size)}
             return all(
                 f"<0x{byte:02X}>" in names or bytes([byte]).decode("utf-8", "surrogateescape") in names
                 for byte in range(256)
             )
         return bool(kind == llama.LLAMA_VOCAB_TYPE_WPM)
 
-    def text(self, token: int) -> str:
+    def token_name(self, token: int) -> str:
         """The token's name in the model file."""
         name: bytes = llama.llama_vocab_get_text(self.pointer, token)
         return name.decode("utf-8", "surrogateescape")
@@ -138,7 +138,7 @@ class LlamaVocab:
             length = llama.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
         return buffer.raw[:length]
 
-    def special(self, token: int) -> str:
+    def special_text(self, token: int) -> str:
         """A special token's text; empty for a negative token, which stands for none."""
         return self.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
@@ -149,7 +149,7 @@ class LlamaVocab:
     @property
     def eos_text(self) -> str:
         """The text of the token that ends a text; empty where there is none."""
-        return self.special(llama.llama_vocab_eos(self.pointer))
+        return self.special_text(llama.llama_vocab_eos(self.pointer))
 
     @property
     def adds_start_token(self) -> bool:
