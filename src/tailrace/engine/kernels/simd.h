@@ -1,4 +1,4 @@
-/* What every kernel file uses: attributes, thread-local pointers, and loads of a few bytes. */
+/* Shared by all kernel files: attributes, thread-local pointers, and loads of a few bytes. */
 #pragma once
 #include <immintrin.h>
 #include <stdbool.h>

@@ -15,7 +15,7 @@
  * from the prefix cache. */
 #define MIN_TILE_RUN_CELLS 512
 
-/* Rows of a group, at most. */
+/* The maximum number of rows of a group. */
 INLINE int max_rows(void) { return HAS_AMX && tailrace_kernels_amx_usable() ? MAX_ROWS : MAX_FEW_ROWS; }
 
 /* Whether a run's cells go through AMX tiles. It is decided in the run's first window. */
