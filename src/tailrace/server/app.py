@@ -47,7 +47,7 @@ def make_app(app: AppState) -> ASGIApp:
     paths: dict[str, dict[str, list[Endpoint]]] = {}
     for endpoint in known:
         paths.setdefault(endpoint.path, {}).setdefault(endpoint.method, []).append(endpoint)
-    # One route a path, so that a refused method is told all others; paths without parameters first.
+    # One route a path, so that a 405 lists all its methods. Paths without parameters come first.
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
     routes = [Route(path, _by_method(methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
@@ -55,7 +55,7 @@ def make_app(app: AppState) -> ASGIApp:
 
 
 def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
-    """Who answers a path."""
+    """The handler of a path."""
     handlers = {method: _handler(group) for method, group in methods.items()}
 
     async def handler(request: Request) -> Response:
@@ -64,7 +64,7 @@ def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
         try:
             return await handlers[method](request)
         except BaseException:
-            # A response looks after its generation; where there is none, nothing else would.
+            # A response cancels its generation; here there is no response.
             if (generation := request.scope.get(STARTED)) is not None:
                 generation.cancel()
             raise
@@ -73,7 +73,7 @@ def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
 
 
 def _handler(group: list[Endpoint]) -> Handler:
-    """Who answers a method on a path: where there are several, the request's headers say who."""
+    """The handler of a method on a path. Where there are several endpoints, the request's headers choose."""
     if len(group) == 1:
         return group[0].handler
     by_header = [endpoint for endpoint in group if endpoint.header is not None]

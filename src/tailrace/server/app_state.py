@@ -1,4 +1,4 @@
-"""What every route needs of the process: settings, engine client, metrics, and the steps that routes have in common."""
+"""The state of the HTTP process that every route needs: settings, engine client, metrics, and shared steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.fingerprint import file_identity, system_fingerprint
-from tailrace.server.generation import Generation, GenerationRequest
+from tailrace.server.generation import Generation
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_response import json_response
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.request_body import read_body
@@ -31,19 +32,19 @@ from tailrace.settings import Settings
 
 Made = TypeVar("Made")
 
-#: Bytes of a request from which its prompt is made on a thread; below, rendering takes a few ms.
+#: Prompts of requests from this size in bytes are made on a thread; rendering a smaller one takes a few ms.
 _LARGE = 256_000
-#: So many at once: each of them takes its part of this process's time from the loop.
+#: Max threads that do so: each takes a part of this process's time from the event loop.
 _LARGE_AT_ONCE = 2
 #: The tag that a model's name has in Ollama's lists.
 LATEST = ":latest"
 
-#: Where a request's scope has the generation that was begun for it.
+#: The key of an ASGI scope for the generation that was started for the request.
 STARTED = "tailrace.generation"
 
 
 class AppState:
-    """The process's one of each."""
+    """See the module. There is one in the process."""
 
     def __init__(
         self, settings: Settings, model_name: str, replicas: int = 1, *, model_path: Path | None = None
@@ -63,7 +64,7 @@ class AppState:
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         store = default_folder()
         self.derived_models = DerivedModels(store)
-        #: The served model's name in the store, where it is there: entries know it by that.
+        #: The served model's name in the store, if it is there: derived models refer to it by that name.
         self.store_name = (
             model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
         )
@@ -79,14 +80,14 @@ class AppState:
         return self._fingerprinted[1]
 
     async def read_body(self, request: Request) -> bytes:
-        """The request's body, decoded. Raises RequestError: too large, or of a coding that isn't read here."""
+        """The request's body, decoded. Raises RequestError: too large, or in an unsupported encoding."""
         body = await read_body(request, self.settings.max_body_mb * 1_000_000)
         request.state.size = len(body)
         return body
 
     async def run_large(self, make: Callable[[], Made], size: int) -> Made:
-        """What ``make`` makes of a request of that many bytes, its prompt above all. Rendering a large conversation
-        takes up to seconds: then it runs on a thread, so that other replies' tokens go on.
+        """The result of ``make``, for a request of ``size`` bytes. Rendering a large conversation takes up to seconds:
+        then ``make`` runs on a thread, so that the event loop goes on sending tokens.
         """
         if size < _LARGE:
             return make()
@@ -94,8 +95,8 @@ class AppState:
             return await asyncio.to_thread(make)
 
     async def start_generation(self, request: Request, wanted: GenerationRequest) -> Generation:
-        """Begin a generation, which is cancelled should the request's handler fail. Raises RequestError when it can't
-        be, and ClientDisconnect when nobody waits any more.
+        """Start a generation; it is cancelled when the request's handler fails. Raises RequestError when it is refused,
+        and ClientDisconnect when the client has gone.
         """
         generation = await Generation.start(self.engine, self.metrics, wanted, request.receive)
         request.scope[STARTED] = generation
@@ -120,30 +121,30 @@ class AppState:
         )
 
     def full_response(self, complete: bool, body: Callable[[], object]) -> Response:
-        """The response for a client that doesn't stream; ``complete`` is the transcript's."""
+        """The response for a client that doesn't stream; ``complete`` is the collected reply's."""
         if not complete:
-            raise ClientDisconnect  # Nobody is there to read a response.
+            raise ClientDisconnect  # There is no client to read a response.
         return json_response(body())
 
     async def query_engine(
         self, request: Request, make: Callable[[int], EngineQuery], answers: int = 1, *, param: str
     ) -> list[QueryAnswer]:
         """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
-        refuses, and ClientDisconnect when nobody waits any more.
+        refuses, and ClientDisconnect when the client has gone.
         """
         query = self.engine.query(make, answers, param=param)
         try:
             async with cancelled_on_disconnect(query, request.receive):
-                told = await query.answers()
+                found = await query.answers()
         finally:
             query.withdraw()
-        if told is None:
+        if found is None:
             raise ClientDisconnect
-        return told
+        return found
 
     def serves(self, name: str) -> bool:
         """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
-        its lists show it, and its clients send it to every dialect.
+        its lists show the tag, and its clients send it to every dialect.
         """
         return self._answers(name) or self.derived_model(name) is not None
 
@@ -154,12 +155,12 @@ class AppState:
         )
 
     def derived_model(self, name: str | None) -> DerivedModel | None:
-        """What clients have made of the served model under this name."""
+        """The derived model that clients have made of the served one under this name."""
         found = self.derived_models.get(name.removesuffix(LATEST)) if name else None
         return found if found is not None and self.is_base(found.base) else None
 
     def is_base(self, base: str) -> bool:
-        """Whether an entry's model is the one that is served."""
+        """Whether a derived model's base is the served model."""
         return base in (self.store_name, self.model_name) or self._answers(base)
 
     @property
@@ -173,8 +174,8 @@ class AppState:
         return name.removesuffix(LATEST) if self.derived_model(name) is not None else self.model_name
 
     async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
-        """The model of this name, once it is there. What a name that clients have made says of it is in it, and in the
-        fields of ``request`` that were left out. Raises RequestError.
+        """The model of this name, once an engine serves it. A derived model's overrides are part of it, and fill the
+        fields that ``request`` leaves out. Raises RequestError.
         """
         self.check_model(name)
         model = await self.engine.ready()

@@ -1,4 +1,4 @@
-"""A whole reply, gathered from events, for clients that don't stream."""
+"""A whole reply, collected from events, for clients that don't stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tailrace.server.streaming import cancelled_on_disconnect
 
 @dataclass
 class ToolCall:
-    """One gathered call."""
+    """One collected tool call."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class ToolCall:
 
 @dataclass
 class CollectedChoice:
-    """One gathered choice."""
+    """One collected choice."""
 
     text: str = ""
     reasoning: str = ""
@@ -80,14 +80,14 @@ class CollectedReply:
             self.error = event.error
 
     def tick(self, seconds: float) -> None:
-        """See ``EventSink``: nobody hears anything before the end."""
+        """See ``EventSink``: the client gets nothing before the end."""
 
 
 async def collect_reply(generation: Generation, choices: int, receive: Receive) -> CollectedReply:
     """Wait for the end. Raises the RequestError of a failure."""
     transcript = CollectedReply([CollectedChoice() for _ in range(choices)])
     async with cancelled_on_disconnect(generation, receive):
-        generation.listen(transcript)
+        generation.attach(transcript)
         await generation.finished()
     if transcript.error is not None:
         raise transcript.error

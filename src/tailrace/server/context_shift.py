@@ -1,8 +1,8 @@
-"""Replies whose context moves on: where it is full, the oldest tokens are dropped and the reply continues.
+"""Context shift: where a reply's context is full, the oldest tokens are dropped and the reply continues.
 
 The engine ends a reply where its context is full. Then the prompt's first tokens and the newer half of the rest become
-the prompt of the same reply's next round, as Ollama does it with a cache that can't be shifted. A grammar's
-state is lost between rounds, so a reply with a grammar ends there.
+the prompt of the same reply's next round, as Ollama does it with a cache that can't be shifted. A grammar's state
+is lost between rounds, so a reply with a grammar ends there.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tailrace.server.choice import Choice, ChoiceOwner
 
 
 class ContextShift(msgspec.Struct, frozen=True, kw_only=True):
-    """How a reply's context moves. The prompt is given as tokens."""
+    """The limits of one reply's context shift. The prompt is given as tokens."""
 
-    context: int  #: tokens that it holds
-    keep: int  #: of the prompt, from its start, those that stay
-    limit: int  #: tokens of the reply, over all rounds
+    context: int  #: tokens of the whole context
+    keep: int  #: tokens at the prompt's start that stay
+    limit: int  #: max tokens of the reply, over all rounds
     shifts: bool  #: False: the reply ends with ``length`` where the context is full
 
 
 class ShiftOwner(ChoiceOwner, Protocol):
-    """What a choice with a window needs of its request."""
+    """What a choice with a context shift needs of the request that owns it."""
 
     def resume(self, choice: ShiftedChoice, prompt: list[int], max_tokens: int) -> None:
         """Submit the choice's next round. Raises RequestError when there is no engine."""
@@ -36,9 +36,9 @@ class ShiftOwner(ChoiceOwner, Protocol):
 
 
 class ShiftedChoice(Choice):
-    """See the module and ``Choice``. ``tokens`` are the prompt's and the reply's."""
+    """A choice whose reply may take several rounds. ``tokens`` are the prompt's and the reply's."""
 
-    __slots__ = ("_before", "_shift_owner", "_window", "rounds", "tokens")
+    __slots__ = ("_earlier_tokens", "_shift", "_shift_owner", "rounds", "tokens")
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ShiftedChoice(Choice):
         index: int,
         vocabulary: PieceTable,
         pipeline: ReplyPipeline,
-        window: ContextShift,
+        shift: ContextShift,
         prompt: list[int],
         *,
         max_tool_calls: int,
@@ -56,9 +56,9 @@ class ShiftedChoice(Choice):
             owner, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline_reasoning
         )
         self._shift_owner = owner
-        self._window = window
-        self._before = 0  #: tokens of the reply in the rounds before
-        self.rounds = 0  #: that have ended
+        self._shift = shift
+        self._earlier_tokens = 0  #: the reply's tokens in the rounds before
+        self.rounds = 0  #: rounds that have ended
         self.tokens = list(prompt)
 
     def on_answer(self, answer: Accepted | Refused) -> None:
@@ -80,12 +80,12 @@ class ShiftedChoice(Choice):
 
     def on_finished(self, finished: Finished) -> None:
         """See ``GenerationCallbacks``: the context is full, or the reply is over."""
-        completed = self._before + finished.completion_tokens
-        left = self._window.limit - completed
-        if finished.reason != "length" or left <= 0 or not self._window.shifts:
+        completed = self._earlier_tokens + finished.completion_tokens
+        left = self._shift.limit - completed
+        if finished.reason != "length" or left <= 0 or not self._shift.shifts:
             super().on_finished(Finished(finished.id, finished.reason, completed))
             return
-        self._before = completed
+        self._earlier_tokens = completed
         self.rounds += 1
         try:
             self._shift_owner.resume(self, self._shifted(), left)
@@ -93,9 +93,9 @@ class ShiftedChoice(Choice):
             self.on_failed(error)
 
     def _shifted(self) -> list[int]:
-        """The next round's prompt: the kept tokens and the newest of the others, half of the context free."""
-        window = self._window
-        kept = min(window.keep, window.context - 1)
-        free = max((window.context - kept) // 2, 1)
-        newest = window.context - kept - free
+        """The next round's prompt: the tokens to keep and the newest others, so that half of the rest is free."""
+        shift = self._shift
+        kept = min(shift.keep, shift.context - 1)
+        free = max((shift.context - kept) // 2, 1)
+        newest = shift.context - kept - free
         return [*self.tokens[:kept], *(self.tokens[-newest:] if newest else ())]

@@ -1,4 +1,4 @@
-"""The one event model: what a generation tells, whatever the dialect.
+"""The one event model: what a generation emits, whatever the dialect.
 
 For each choice any number of texts, reasonings and tool calls, then one ``Finish``; after the last choice's, one
 ``Usage``. Or, at any point, one ``Failure`` and nothing more. A ``KeepAlive`` may come in between.
@@ -34,12 +34,12 @@ class TextDelta(msgspec.Struct, frozen=True):
     choice: int
     text: str
     logprobs: list[TokenLogprob] | None = None
-    #: The text's tokens, with their probabilities where those were asked for; only of tracked choices.
+    #: The text's tokens, with their log probabilities where the request has those; only of tracked choices.
     tokens: list[tuple[int, TokenLogprobs | None]] | None = None
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True):
-    """A piece of what the model thinks before it replies."""
+    """A piece of the reasoning before the reply."""
 
     choice: int
     text: str
@@ -71,14 +71,14 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
-    reasoning_tokens: int = 0  #: of the completion's: what was thought before the reply
+    reasoning_tokens: int = 0  #: of the completion's: those of reasoning
     #: Draft tokens from the request's prediction that were accepted, and rejected; None without a prediction.
     accepted_tokens: int | None = None
     rejected_tokens: int | None = None
 
 
 class PromptProgress(msgspec.Struct, frozen=True):
-    """So much of the choice's prompt has been computed; only where it was asked for."""
+    """The progress of a choice's prompt, in tokens and seconds; only with ``TrackingOptions.progress``."""
 
     choice: int
     total: int
@@ -88,18 +88,18 @@ class PromptProgress(msgspec.Struct, frozen=True):
 
 
 class Timed(msgspec.Struct, frozen=True):
-    """A choice's event with its figures at that moment; only where they were asked for."""
+    """A choice's event with its timings at that moment; only with ``TrackingOptions.timings``."""
 
     event: Event
     timings: Timings
 
 
 class KeepAlive(msgspec.Struct, frozen=True):
-    """Nothing to tell for a while, but alive."""
+    """A sign of life after a long silence."""
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The generation has failed after it began. ``usage``: what it took until then."""
+    """The generation has failed after it began. ``usage``: the tokens until then."""
 
     error: RequestError
     usage: Usage | None = None
@@ -109,19 +109,19 @@ Event = TextDelta | ReasoningDelta | ToolCallDelta | Finish | Usage | PromptProg
 
 
 class EventSink(Protocol):
-    """Who is told the events of one generation, each as it happens: ``tell`` must not block or wait."""
+    """The receiver of one generation's events. ``emit`` is called while an event happens: it must not block or wait."""
 
     def emit(self, event: Event) -> None:
-        """One event."""
+        """Take one event."""
         ...
 
     def tick(self, seconds: float) -> None:
-        """So many seconds have passed since the last tick."""
+        """The timer has run again after this many seconds."""
         ...
 
 
 class EventBuffer:
-    """Keeps what happens before anybody listens."""
+    """Stores the events before a sink is attached."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []

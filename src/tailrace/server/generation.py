@@ -1,8 +1,8 @@
 """The one use case that all dialects share: a validated request in, events out.
 
-``Generation.start`` submits every choice and waits until the engine has accepted them all, so that whatever is wrong is
-known before a status line is sent. Whoever then calls ``listen`` is told what happens, as the engine's messages are
-read and without a task in between; ``finished`` waits for the end, and ``cancel`` stops everything at any time.
+``Generation.start`` submits every choice and waits until the engine has accepted them all, so that each refusal is
+known before a status line is sent. After ``attach`` the sink gets each event while the engine's message is read, with
+no task in between. ``finished`` waits for the end, and ``cancel`` stops all choices at any time.
 """
 
 from __future__ import annotations
@@ -17,38 +17,19 @@ from starlette.types import Receive
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.stop_strings import StopAutomaton
-from tailrace.chat.tools import Function
 from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, GenerationParams, Refused, Submit
 from tailrace.server.choice import Choice
-from tailrace.server.context_shift import ContextShift, ShiftedChoice
+from tailrace.server.context_shift import ShiftedChoice
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import too_long
 from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
+from tailrace.server.generation_request import GenerationRequest, seeded
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
-from tailrace.server.tracked_choice import TrackedChoice, TrackingOptions
-
-
-class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dialect asks for: ``choices`` replies to each of ``prompts``, in that order."""
-
-    prompts: list[PromptText | list[int]]
-    prompt_param: str  #: the field to name when the prompt is at fault
-    choices: int = 1
-    params: GenerationParams = GenerationParams()
-    stops: tuple[str, ...] = ()
-    keep_stop: bool = False  #: the stop string that ends a reply is part of it
-    grammar_param: str = "grammar"  #: the field to name when the grammar is at fault
-    chat: bool = False  #: whether reasoning and tool calls are told apart from text
-    tools: tuple[Function, ...] = ()  #: what may be called
-    max_tool_calls: int = 2**31  #: the reply ends after so many
-    inline_reasoning: bool = False  #: reasoning comes as text between <think> tags
-    tracking: TrackingOptions | None = None  #: what the client wants to know of the choices' tokens and times
-    prompt_text: PromptText | None = None  #: the only prompt's text for the parser, where it is given as tokens
-    window: ContextShift | None = None  #: how the only choice's context moves; its prompt is given as tokens
+from tailrace.server.tracked_choice import TrackedChoice
 
 
 class Generation:
@@ -62,29 +43,29 @@ class Generation:
         self._request = request
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
         self.tracked: list[TrackedChoice] = []  #: all choices, by number, where the request has ``tracking``
-        self.windowed: ShiftedChoice | None = None  #: the only choice, where the request has a ``window``
+        self.shifted: ShiftedChoice | None = None  #: the only choice, where the request has a ``context_shift``
         self._unanswered = 0
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
-        self._early = EventBuffer()
-        self._listener: EventSink = self._early
-        self._begun = time.monotonic()
-        self._first_token: float | None = None
+        self._buffer = EventBuffer()
+        self._sink: EventSink = self._buffer
+        self._started_at = time.monotonic()
+        self._first_token_at: float | None = None
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._prompt_tokens = 0
-        self._read_tokens = 0  #: of them, those of prompts that have been read
+        self._computed_prompt_tokens = 0  #: of them, those of computed prompts
         self._reasoning_tokens = 0
         self._accepted_tokens = 0  #: of the prediction
         self._rejected_tokens = 0
         self._stops: StopAutomaton | tuple[str, ...] = ()
-        self.emit = self._early.emit  #: the listener's own: nothing stands between a choice and it
+        self.emit = self._buffer.emit  #: the sink's own method: a choice calls it directly
 
     @property
     def first_token_at(self) -> float | None:
         """When the first token came, by the monotonic clock, in seconds."""
-        return self._first_token
+        return self._first_token_at
 
     @classmethod
     async def start(
@@ -119,21 +100,21 @@ class Generation:
         """Tokens of all prompts."""
         return self._prompt_tokens
 
-    def listen(self, listener: EventSink) -> None:
-        """Tell ``listener`` what has happened so far and all that will: any number of events, ended by ``Usage`` or
-        ``Failure``, or by nothing when the generation is cancelled.
+    def attach(self, sink: EventSink) -> None:
+        """Send ``sink`` the events so far and all that follow: the last is ``Usage`` or ``Failure``, or none after a
+        cancel.
         """
-        for event in self._early.events:
-            listener.emit(event)
-        self._listener = listener
-        self.emit = listener.emit
+        for event in self._buffer.events:
+            sink.emit(event)
+        self._sink = sink
+        self.emit = sink.emit
 
     async def finished(self) -> None:
-        """Return when the last event has been told, or after ``cancel``. Raises what a defect raised on the way."""
+        """Return after the last event or after ``cancel``. Raises the exception of a defect."""
         await self._done
 
     def cancel(self) -> None:
-        """Stop every choice that still runs; no more is told. Harmless after the end."""
+        """Stop every choice that still runs; no event follows. Harmless after the end."""
         self._stop("abort")
 
     def fail(self, error: RequestError) -> None:
@@ -141,23 +122,23 @@ class Generation:
         if not self._open:
             return
         for choice in list(self._open.values()):
-            choice.close_think_tag()  # Else the error would be part of it, and not be seen.
+            choice.close_think_tag()  # Clients hide an open thought, and would hide the error with it.
         self._release("error")
         self.emit(Failure(error, self._usage()))
         self._end()
 
     def on_tick(self, seconds: float) -> None:
         """See ``TimerCallbacks``."""
-        self._listener.tick(seconds)
+        self._sink.tick(seconds)
 
     # What choices call
 
     def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
-        """See ``ChoiceOwner``. Nothing is told of a choice before its answer."""
+        """See ``ChoiceOwner``. A choice emits no event before its answer."""
         if isinstance(answer, Refused):
             self._refuse(self._refusal(answer))
             return
-        if choice.index % self._request.choices == 0:  # Each prompt is counted once, however many replies it gets.
+        if choice.index % self._request.choices == 0:  # A prompt counts once for all its replies.
             choice.prompt_tokens = answer.prompt_tokens
             self._prompt_tokens += answer.prompt_tokens
         self._unanswered -= 1
@@ -169,13 +150,13 @@ class Generation:
         self._metrics.prompt_computed(prompt_seconds)
         if choice.index % self._request.choices == 0:
             self._cached_tokens += cached_tokens
-            self._read_tokens += choice.prompt_tokens
+            self._computed_prompt_tokens += choice.prompt_tokens
 
     def on_first_token(self) -> None:
         """See ``ChoiceOwner``."""
-        if self._first_token is None:
-            self._first_token = time.monotonic()
-            self._metrics.first_token(self._first_token - self._begun)
+        if self._first_token_at is None:
+            self._first_token_at = time.monotonic()
+            self._metrics.first_token(self._first_token_at - self._started_at)
 
     def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:
         """See ``ChoiceOwner``."""
@@ -184,16 +165,16 @@ class Generation:
         self._count(choice, completion_tokens)
         self._metrics.generation_ended(reason)
         if not self._open:
-            self._metrics.request_completed(time.monotonic() - self._begun)
-            self._book()
+            self._metrics.request_completed(time.monotonic() - self._started_at)
+            self._count_usage()
             self.emit(self._usage())
             self._end()
 
     def resume(self, choice: ShiftedChoice, prompt: list[int], max_tokens: int) -> None:
-        """See ``ShiftOwner``. Each round draws other numbers: the same ones would often say the same again."""
+        """See ``ShiftOwner``. Each round has a seed of its own: an equal seed would often repeat the text."""
         # A round has neither grammar nor prediction: both are for a reply from its beginning.
         params = msgspec.structs.replace(
-            _with_seed(self._request.params, choice.rounds),
+            seeded(self._request.params, choice.rounds),
             max_tokens=max_tokens,
             min_tokens=0,
             logprobs_after_sampling=False,
@@ -208,27 +189,27 @@ class Generation:
         choice.identity = self._engine.submit(make, choice)
 
     def on_failed(self, error: RequestError) -> None:
-        """See ``ChoiceOwner``. Every choice that was lost says so; the first ends the request."""
+        """See ``ChoiceOwner``. Every lost choice reports it; the first report ends the request."""
         if not self._refuse(error):
             self.fail(error)
 
     def on_defect(self, error: Exception) -> None:
-        """See ``ChoiceOwner`` and ``TimerCallbacks``: whoever waits for the end gets to know."""
+        """See ``ChoiceOwner`` and ``TimerCallbacks``: ``start`` or ``finished`` raises the error."""
         if not self._refuse(error) and not self._done.done():
             self._done.set_exception(error)
         self._stop("error")
 
     def _count(self, choice: Choice, completion_tokens: int) -> None:
-        """A choice's tokens are part of the usage: it ends."""
+        """A choice has ended: add its tokens to the usage."""
         self._completion_tokens += completion_tokens
         self._reasoning_tokens += choice.reasoning_tokens
         self._accepted_tokens += choice.accepted_draft_tokens
         self._rejected_tokens += choice.rejected_draft_tokens
-        if self._first_token is not None:
-            self._metrics.reply_ended(time.monotonic() - self._first_token)
+        if self._first_token_at is not None:
+            self._metrics.reply_ended(time.monotonic() - self._first_token_at)
 
     def _usage(self) -> Usage:
-        """What the choices that have been counted have used."""
+        """The usage of the choices that have ended."""
         used = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
         if self._request.params.prediction is None:
             return used
@@ -242,7 +223,7 @@ class Generation:
         self._refuse(ClientDisconnect())
 
     def _refuse(self, error: Exception) -> bool:
-        """Have ``start`` raise ``error``; False when it has returned already."""
+        """Have ``start`` raise ``error``; False when it has returned."""
         if self._accepted.done():
             return False
         self._accepted.set_exception(error)
@@ -253,7 +234,7 @@ class Generation:
         self._end()
 
     def _release(self, reason: str) -> None:
-        """Stop the choices that still run, and count what they have used."""
+        """Stop the choices that still run, and count their tokens."""
         if not self._open:
             return
         for choice in self._open.values():
@@ -261,11 +242,11 @@ class Generation:
             self._count(choice, choice.n_tokens)
             self._metrics.generation_ended(reason)
         self._open.clear()
-        self._book()
+        self._count_usage()
 
-    def _book(self) -> None:
-        """Count what the request has used, at its end: a prompt that waited in vain wasn't read."""
-        self._metrics.count_tokens(Usage(self._read_tokens, self._completion_tokens, self._cached_tokens))
+    def _count_usage(self) -> None:
+        """Count the request's usage once, at its end. Prompts that were never computed don't count."""
+        self._metrics.count_tokens(Usage(self._computed_prompt_tokens, self._completion_tokens, self._cached_tokens))
 
     def _end(self) -> None:
         self._engine.remove_timer(self)
@@ -285,7 +266,7 @@ class Generation:
         for prompt in request.prompts:
             for number in range(request.choices):
                 index = len(self._open)
-                own_params = _with_seed(params, number)
+                own_params = seeded(params, number)
 
                 def make(
                     identity: int,
@@ -315,19 +296,19 @@ class Generation:
         self, index: int, vocabulary: PieceTable, pipeline: ReplyPipeline, prompt: PromptText | list[int]
     ) -> Choice:
         max_tool_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
-        if (window := self._request.window) is not None:
-            assert isinstance(prompt, list), "a window counts tokens"
-            self.windowed = ShiftedChoice(
+        if (shift := self._request.context_shift) is not None:
+            assert isinstance(prompt, list), "a context shift counts tokens"
+            self.shifted = ShiftedChoice(
                 self,
                 index,
                 vocabulary,
                 pipeline,
-                window,
+                shift,
                 prompt,
                 max_tool_calls=max_tool_calls,
                 inline_reasoning=inline,
             )
-            return self.windowed
+            return self.shifted
         tracking = self._request.tracking
         if tracking is None:
             return Choice(self, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline)
@@ -349,13 +330,3 @@ class Generation:
         if refused.code == "unavailable":
             return EngineUnavailable(f"The engine can't take this request now: {refused.message}. Try again.")
         return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)
-
-
-def _with_seed(params: GenerationParams, number: int) -> GenerationParams:
-    """The parameters with the seed of choice, or round, ``number``."""
-    sampling = params.sampling
-    if sampling.seed is None or not number:
-        return params
-    return msgspec.structs.replace(
-        params, sampling=msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
-    )

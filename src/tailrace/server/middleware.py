@@ -1,4 +1,4 @@
-"""Who may come in, by which path, and how large: everything that holds for every route.
+"""What holds for every route: canonical paths, keys, CORS, and errors in the dialect of the path.
 
 One plain ASGI layer around the router: paths are brought to their canonical form, preflights and CORS headers are
 answered, keys are compared in constant time, responses are counted. Nothing of it runs per chunk of a stream but one
@@ -27,9 +27,9 @@ from tailrace.settings import Settings
 #: Routes that give nothing away and answer without a key.
 PUBLIC = frozenset({"/", "/health"})
 
-#: What a preflight may ask for when it doesn't say so itself.
+#: The methods that a preflight's answer allows.
 _METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
-#: What a page's script may read of a response besides its body, for reports.
+#: The response headers that a page's script may read, for reports.
 _EXPOSED = (b"access-control-expose-headers", b"x-request-id, request-id, retry-after")
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
@@ -60,8 +60,8 @@ class RequestMiddleware:
         self._patterns = [
             (compile_path(e.path)[0], _CONVERTOR.sub("}", e.path), e.errors) for e in endpoints if "{" in e.path
         ]
-        # A path that isn't there belongs to the dialect of its neighbours: /api/... is Ollama's.
-        self._rooms = {_room(endpoint.path): endpoint.errors for endpoint in reversed(endpoints)}
+        # A path without a route gets the errors of its neighbours' dialect: /api/... is Ollama's.
+        self._errors_by_prefix = {_first_segment(endpoint.path): endpoint.errors for endpoint in reversed(endpoints)}
         self._responded = responded
         self._log = structlog.get_logger()
 
@@ -114,13 +114,13 @@ class RequestMiddleware:
             await refuse(InternalError("The server hit a defect of its own on this request; its log has the details."))
 
     def _route(self, path: str) -> tuple[str, ErrorFormat]:
-        """The path as the route names it, and how errors on it are told."""
+        """The route's own path, and the format of its errors."""
         if (errors := self._routes.get(path)) is not None:
             return path, errors
         for pattern, route, errors in self._patterns:
             if pattern.match(path):
                 return route, errors
-        return "other", self._rooms.get(_room(path), OPENAI_ERRORS)
+        return "other", self._errors_by_prefix.get(_first_segment(path), OPENAI_ERRORS)
 
     def _authenticate(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self._key is None or path in PUBLIC:
@@ -154,13 +154,13 @@ def _preflight(headers: Mapping[bytes, bytes]) -> Response:
     return response
 
 
-def _room(path: str) -> str:
-    """The first segment of a canonical path; empty for ``*``, which is none."""
+def _first_segment(path: str) -> str:
+    """The first segment of a canonical path; empty for ``*``, which has none."""
     return path.split("/", 2)[1] if path.startswith("/") else ""
 
 
 def _routing_error(error: HTTPException, scope: Scope) -> RequestError:
-    """The router's refusal as one of ours."""
+    """The router's refusal as a RequestError."""
     where = f"{scope['method']} {scope['path']}"
     if error.status_code == 405:
         return MethodNotAllowed(f"{where}: this route doesn't take that method.")

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import AppState
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 
 
 async def count_input(app: AppState, request: Request, wanted: GenerationRequest) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""A generation's way to the socket: one event one write, a sign of life in long silences, an end for readers that are
-far behind, and an ear for the client's going away.
+"""A generation's way to the socket: one write for each event, a keep-alive in long silences, and an end for clients
+that have gone or fall far behind.
 
 Events are encoded and written while the engine's message is read. The request's task sleeps from the headers to the
 end.
@@ -26,7 +26,7 @@ class Encoder(Protocol):
     """Turns events into one dialect's bytes; each returned piece is one event on the wire."""
 
     def start(self) -> list[bytes]:
-        """What goes out before the first event."""
+        """The pieces before the first event."""
         ...
 
     def encode(self, event: Event) -> list[bytes]:
@@ -34,7 +34,7 @@ class Encoder(Protocol):
         ...
 
     def end(self) -> bytes:
-        """What goes out last; empty after a failure."""
+        """The last piece; empty after a failure."""
         ...
 
 
@@ -53,7 +53,7 @@ class EventStream(Response):
         bound: int,
         headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
     ) -> None:
-        """``keepalive_seconds``: silence before a sign of life; ``bound``: events that a client may be behind."""
+        """``keepalive_seconds``: silence before a keep-alive; ``bound``: events that a client may be behind."""
         self.status_code = 200
         self.background = None
         self.raw_headers = list(headers)
@@ -62,8 +62,8 @@ class EventStream(Response):
         self._keepalive_seconds = keepalive_seconds
         self._bound = bound
         self._silence = 0.0  #: seconds
-        self._told = 0  #: pieces of the body at the last tick
-        self._behind = 0  #: of them, those that the client hadn't got
+        self._sent = 0  #: pieces of the body at the last tick
+        self._behind = 0  #: of them, those that the client hadn't received
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, or until the client is gone."""
@@ -72,7 +72,7 @@ class EventStream(Response):
             self.chunks: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
             for piece in self._encoder.start():
                 self.chunks.write(piece)
-            self._generation.listen(self)
+            self._generation.attach(self)
             await self._generation.finished()
             await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
 
@@ -83,22 +83,22 @@ class EventStream(Response):
 
     def tick(self, seconds: float) -> None:
         """See ``EventSink``."""
-        self._silence = self._silence + seconds if self.chunks.pieces == self._told else 0.0
+        self._silence = self._silence + seconds if self.chunks.pieces == self._sent else 0.0
         if self._silence >= self._keepalive_seconds:
             self._silence = 0.0
             self.emit(KeepAlive())
-        self._told = self.chunks.pieces
-        # A burst from a fast engine isn't the client's fault: it may be as far behind as it likes while it catches up.
+        self._sent = self.chunks.pieces
+        # A burst from a fast engine isn't the client's fault: a client that catches up may be over the bound.
         before, self._behind = self._behind, self.chunks.waiting
         if self._behind >= before > self._bound:
             self._generation.fail(SlowReader("The client reads its stream too slowly, so it was stopped."))
 
 
 class Cancellable(Protocol):
-    """What a client may wait for."""
+    """Anything that a client waits for."""
 
     def cancel(self) -> None:
-        """Nobody waits any more. Harmless after the end."""
+        """The client has gone. Harmless after the end."""
         ...
 
 

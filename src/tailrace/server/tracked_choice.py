@@ -1,6 +1,6 @@
-"""A choice whose tokens and times are looked at: what llama-server's clients are told beside the text.
+"""A choice with token ids, prompt progress and timings for its events, as llama-server's clients can request them.
 
-A request that doesn't ask for it has a plain ``Choice``, which reads no clock and keeps no token.
+Other requests have a ``Choice``, which reads no clock and stores no token.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _BYTE_BYTES = 10
 
 
 class TrackingOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is tracked of a request's choices, beside their times."""
+    """What a tracked choice records beside its timings, and the limits of its text."""
 
     tokens: bool = False  #: ``TextDelta``s carry their tokens
-    progress: bool = False  #: the prompt's progress is told
+    progress: bool = False  #: emit ``PromptProgress``
     timings: bool = False  #: events come as ``Timed``
-    silent: bool = False  #: the prompt is computed, and the token that this brings isn't told
-    #: The reply ends at the first line after its first that is indented by fewer characters; 0: at none.
+    silent: bool = False  #: compute the prompt only: the token that comes with it isn't emitted
+    #: The reply ends at the first line (after its first) with a smaller indent, in characters; 0: off.
     indent: int = 0
-    milliseconds: int = 0  #: since the first token; at the next line break the reply ends. 0: never
+    milliseconds: int = 0  #: the reply ends at the next line break this long after its first token; 0: off
 
     @property
     def limits(self) -> bool:
@@ -40,7 +40,7 @@ class TrackingOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrackedChoice(Choice):
-    """See ``Choice``."""
+    """A ``Choice`` that records what its ``TrackingOptions`` name."""
 
     __slots__ = (
         "_cut",
@@ -66,17 +66,17 @@ class TrackedChoice(Choice):
         max_tool_calls: int,
         inline_reasoning: bool,
     ) -> None:
-        told = _TimingOwner(owner, self) if tracking.timings else owner
+        event_owner = _TimingOwner(owner, self) if tracking.timings else owner
         super().__init__(
-            told, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline_reasoning
+            event_owner, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline_reasoning
         )
         self._tracking = tracking
         self._pending: list[tuple[int, TokenLogprobs | None]] = []  #: tokens that no event has carried yet
         self._first_at: float | None = None
         self._last_at = 0.0
-        self._processed: int | None = None  #: prompt tokens computed so far, while their progress is reported
-        self._cut = False  #: the reply ends here: what follows isn't told
-        self._indent: int | None = None  #: of the line whose first other character is still to come
+        self._processed: int | None = None  #: prompt tokens computed so far, where progress is reported
+        self._cut = False  #: a limit has ended the reply: the rest isn't emitted
+        self._indent: int | None = None  #: indent so far of a line that has only spaces and tabs
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.prompt_seconds = 0.0  #: from the admission to the first token
@@ -147,11 +147,11 @@ class TrackedChoice(Choice):
         if self._tracking.silent:
             self._finish("length", 0)
             return
-        self._last_at = time.monotonic()  # An end token comes as an end alone.
+        self._last_at = time.monotonic()  # An end token has no on_token.
         super().on_finished(finished)
 
     def _finish(self, reason: FinishReason, completion_tokens: int) -> None:
-        self.n_tokens = completion_tokens  # An end token isn't told.
+        self.n_tokens = completion_tokens  # An end token counts, and isn't emitted.
         if self._tracking.tokens:
             self._emit_parts(self._pipeline.finish())
             while self._pending:
@@ -166,7 +166,7 @@ class TrackedChoice(Choice):
             return
         for piece in split_text(text):
             if piece or self._pending:
-                carried = self._fitting(MAX_EVENT_BYTES - 6 * len(piece))
+                carried = self._count_fitting(MAX_EVENT_BYTES - 6 * len(piece))
                 self._owner.emit(TextDelta(self.index, piece, None, self._pending[:carried]))
                 del self._pending[:carried]
 
@@ -188,22 +188,20 @@ class TrackedChoice(Choice):
             self._cut = (self._last_at - self._first_at) * 1000 > tracking.milliseconds
         return text
 
-    def _fitting(self, room: int) -> int:
-        """How many of the pending tokens surely fit into ``room`` bytes of JSON; one at least."""
+    def _count_fitting(self, max_bytes: int) -> int:
+        """How many of the pending tokens surely fit into ``max_bytes`` bytes of JSON; at least one."""
         known = self._vocabulary.pieces
         for count, (token, found) in enumerate(self._pending):
-            room -= _ID_BYTES
+            max_bytes -= _ID_BYTES
             for entry in (token, *(other for other, _ in found.top)) if found is not None else ():
-                room -= _ENTRY_BYTES + _BYTE_BYTES * len(known[entry])
-            if room < 0:
+                max_bytes -= _ENTRY_BYTES + _BYTE_BYTES * len(known[entry])
+            if max_bytes < 0:
                 return max(1, count)
         return len(self._pending)
 
 
 class _TimingOwner:
-    """A choice's ``ChoiceOwner`` that is told each event with the figures as they are then: what comes before anybody
-    listens is passed on later.
-    """
+    """A ``ChoiceOwner`` that adds the choice's timings to each event when it happens: the sink may get it later."""
 
     __slots__ = (
         "_choice",

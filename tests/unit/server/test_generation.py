@@ -25,7 +25,8 @@ from tailrace.protocol import (
 )
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import Event, Failure, Finish, TextDelta, Usage
-from tailrace.server.generation import Generation, GenerationRequest
+from tailrace.server.generation import Generation
+from tailrace.server.generation_request import GenerationRequest
 
 
 class EventSink:
@@ -93,7 +94,7 @@ def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenari
         engine.say(Accepted(identity, 7), Step([], [], [Started(identity, 3)], [], {}), *tokens(identity, b"ab"))
         generation = await first
         listener = EventSink()
-        generation.listen(listener)
+        generation.attach(listener)
         assert listener.text == "ab"
         engine.say(*tokens(identity, b"cd"), end(identity, 5))
         await generation.finished()
@@ -111,7 +112,7 @@ def test_a_whole_generation_may_be_over_before_anybody_listens(play: Callable[[S
         engine.say(Accepted(identity, 1), *tokens(identity, b"ab"), end(identity, 3))
         generation = await first
         listener = EventSink()
-        generation.listen(listener)
+        generation.attach(listener)
         await generation.finished()
         assert listener.events == [TextDelta(0, "a"), TextDelta(0, "b"), Finish(0, "stop"), Usage(1, 3, 0)]
 
@@ -123,8 +124,8 @@ def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], N
         broken, one = await accepted(client, metrics, engine)
         whole, two = await accepted(client, metrics, engine)
         listener = EventSink()
-        broken.listen(EventSink(fault="x"))
-        whole.listen(listener)
+        broken.attach(EventSink(fault="x"))
+        whole.attach(listener)
         for value in b"axb":
             engine.say(Step([one, two], [value, value], [], [], {}))
         with pytest.raises(ZeroDivisionError):
@@ -143,7 +144,7 @@ def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine, stops=("END",))
         listener = EventSink()
-        generation.listen(listener)
+        generation.attach(listener)
         engine.say(*tokens(identity, b"abENDcd"))
         await generation.finished()
         assert await engine.heard() == Cancel(identity)
@@ -157,7 +158,7 @@ def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> No
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine, chat=True)
         listener = EventSink()
-        generation.listen(listener)
+        generation.attach(listener)
         said = b"<think>why?</think>so"
         engine.say(*tokens(identity, said), end(identity, len(said)))
         await generation.finished()
@@ -170,7 +171,7 @@ def test_a_failure_tells_what_was_used_until_then(play: Callable[[Scenario], Non
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         listener = EventSink()
-        generation.listen(listener)
+        generation.attach(listener)
         engine.say(*tokens(identity, b"abc"))
         engine.die()
         await generation.finished()
@@ -186,8 +187,8 @@ def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> Non
         generation, identity = await accepted(client, metrics, engine)
         other, fence = await accepted(client, metrics, engine)
         listener = EventSink()
-        generation.listen(listener)
-        other.listen(EventSink())
+        generation.attach(listener)
+        other.attach(EventSink())
         generation.cancel()
         generation.cancel()
         await generation.finished()
@@ -207,7 +208,7 @@ def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(pla
         engine.say(*(Accepted(identity, 1) for identity in ids))
         generation = await starting
         listener = EventSink()
-        generation.listen(listener)
+        generation.attach(listener)
         engine.die()
         await generation.finished()
         (failure,) = listener.events
@@ -240,8 +241,8 @@ def test_the_one_timer_ticks_for_those_that_run(play: Callable[[Scenario], None]
         failing, identity = await accepted(client, metrics, engine)
         running, _ = await accepted(client, metrics, engine)
         ended, others = EventSink(), EventSink()
-        failing.listen(ended)
-        running.listen(others)
+        failing.attach(ended)
+        running.attach(others)
         await ticked(ended)
         failing.fail(SlowReader("too slow"))
         before = ended.ticks
@@ -266,7 +267,7 @@ def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_repl
             params = GenerationParams(prediction=prediction)
             generation, identity = await accepted(client, metrics, engine, params=params, stops=("de",))
             listener = EventSink()
-            generation.listen(listener)
+            generation.attach(listener)
             if prediction is None:
                 engine.say(*tokens(identity, b"abcde"))
             else:
@@ -334,7 +335,7 @@ def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scena
         engine.say(Accepted(one, 7), Accepted(two, 7))
         generation = await starting
         listener = EventSink(fault="z" if end_by == "defect" else None)
-        generation.listen(listener)
+        generation.attach(listener)
         engine.say(Step([], [], [Started(one, 3), Started(two, 6)], [], {}))
         engine.say(*tokens(one, b"ab"), end(one, 3), *tokens(two, b"abcd"))
         while len(listener.text) < 6:

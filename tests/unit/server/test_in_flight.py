@@ -27,7 +27,8 @@ from tailrace.protocol import (
     Tokenize,
 )
 from tailrace.server.engine_client import EngineClient
-from tailrace.server.generation import Generation, GenerationRequest
+from tailrace.server.generation import Generation
+from tailrace.server.generation_request import GenerationRequest
 
 Scene = Callable[[EngineClient, Metrics, Engine], Any]
 

@@ -16,7 +16,7 @@ from tailrace.server.dialects.responses import prepare as responses
 from tailrace.server.dialects.responses.chat_messages import to_chat_messages
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.tools import toolset
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}={{ enable_thinking }},{{ reasoning_effort }},{{ mine }}"

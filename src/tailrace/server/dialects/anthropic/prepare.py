@@ -28,7 +28,7 @@ from tailrace.server.dialects.anthropic.request import (
     Tool,
     refuse,
 )
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_strings
 from tailrace.server.thinking_fields import ThinkingSwitch, merge_thinking

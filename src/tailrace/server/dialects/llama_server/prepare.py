@@ -11,7 +11,7 @@ from tailrace.server.dialects.llama_server.request_fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling_params import sampling_object, sampling_of
 from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer
 from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_strings
 from tailrace.server.tracked_choice import TrackingOptions

@@ -18,7 +18,8 @@ from tailrace.server.dialects.llama_server.request_fields import NativeFields
 from tailrace.server.dialects.openai.telemetry import progress_object
 from tailrace.server.dialects.openai.tokenization import piece_of, text_of
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Timed, Usage
-from tailrace.server.generation import Generation, GenerationRequest
+from tailrace.server.generation import Generation
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.tracked_choice import TrackedChoice
 

@@ -13,7 +13,7 @@ from tailrace.chat.messages import Message
 from tailrace.chat.tools import Function
 from tailrace.server.dialects.ollama.reply import ReplyShape
 from tailrace.server.dialects.ollama.shared_fields import SharedFields, conversation, refuse_images
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 

@@ -18,7 +18,7 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.context_shift import ContextShift
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 #: Ollama's default of ``num_keep``, in tokens.
@@ -89,7 +89,7 @@ class PromptTruncator:
             prompts=[tokens],
             prompt_text=text if isinstance(text, PromptText) else None,
             params=params,
-            window=ContextShift(
+            context_shift=ContextShift(
                 context=self._context, keep=kept, limit=limit, shifts=shifts and params.grammar is None
             ),
         )

@@ -143,8 +143,8 @@ class ReplyHead:
     def last(self, reason: str, counts: dict[str, int], **parts: Any) -> dict[str, Any]:
         """The last object; ``parts`` are the arguments of ``object``."""
         last = {**self.object(**parts), "done": True, "done_reason": reason, **counts}
-        if self.includes_context and self._generation is not None and self._generation.windowed is not None:
-            last["context"] = self._generation.windowed.tokens
+        if self.includes_context and self._generation is not None and self._generation.shifted is not None:
+            last["context"] = self._generation.shifted.tokens
         return last
 
 

@@ -21,7 +21,7 @@ from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
 from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, TruncationPoints
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyShape, ReplyStream, Stopwatch, reply_object
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel

@@ -18,7 +18,7 @@ from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.ollama import options as option
 from tailrace.server.dialects.ollama.options import Options
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import merge_thinking
 

@@ -47,7 +47,7 @@ from tailrace.server.events import (
     ToolCallDelta,
     Usage,
 )
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 # Request

@@ -22,7 +22,7 @@ from tailrace.server.dialects.openai.grammar import grammar
 from tailrace.server.dialects.openai.legacy_logprobs import Offsets, logprobs_object
 from tailrace.server.dialects.openai.reply import ReplyHead, StreamEnds, chunk_prefix, completion_object
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, TextDelta, TokenLogprob, Usage
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 
 #: Replies of one request: prompts times n, or times best_of.
 _MAX_CHOICES = 128

@@ -10,7 +10,8 @@ import msgspec
 
 from tailrace.server.dialects.openai.generation_params import SharedParameters
 from tailrace.server.events import Event, PromptProgress, Timed, Usage
-from tailrace.server.generation import Generation, GenerationRequest
+from tailrace.server.generation import Generation
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.streaming import Encoder
 from tailrace.server.timings import Timings
 from tailrace.server.tracked_choice import TrackingOptions

@@ -42,7 +42,7 @@ class Background:
     def run(self, identity: str, generation: Generation, stream: ResponsesStream) -> Recording:
         """Run the generation. Returns the recording of its events."""
         recorder = Recorder(stream)
-        generation.listen(recorder)
+        generation.attach(recorder)
 
         def finish() -> None:
             if self._running.pop(identity, None) is not None:

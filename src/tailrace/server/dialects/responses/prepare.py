@@ -15,7 +15,7 @@ from tailrace.server.dialects.responses.chat_messages import ChatMessages
 from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.telemetry import tracking
 from tailrace.server.dialects.responses.tools import Toolset
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import ReasoningSwitch, merge_thinking
 

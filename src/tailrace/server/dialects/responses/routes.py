@@ -160,7 +160,7 @@ class _Responses:
             return self._streamed(recording, 0) if payload.stream else json_response(started)
         output = Output(tools, summary=payload.wants_summary, encrypted=payload.wants_encrypted)
         async with cancelled_on_disconnect(generation, request.receive):
-            generation.listen(output)
+            generation.attach(output)
             await generation.finished()
         status = "cancelled" if output.status == "in_progress" else output.status
         done = head.body(status, output.items(), output.usage, output.error)

@@ -13,7 +13,7 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import PROTOCOL_VERSION, Hello, Sampling
 from tailrace.server.dialects.anthropic.prepare import hides_reasoning, prepare
 from tailrace.server.dialects.anthropic.request import MessagesRequest
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 #: Shows all that a template is given.

@@ -14,7 +14,7 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, TruncationPoints
-from tailrace.server.generation import GenerationRequest
+from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
 CONTEXT = 500
@@ -37,7 +37,7 @@ class Counting:
 
 def model() -> ServedModel:
     info = SimpleNamespace(context=CONTEXT, special_tokens={}, bos_token="")
-    return cast(ServedModel, SimpleNamespace(info=info, vocabulary=SimpleNamespace(longest=8)))
+    return cast(ServedModel, SimpleNamespace(info=info, vocabulary=SimpleNamespace(max_token_bytes=8)))
 
 
 def fitted(messages: list[str], **fields: Any) -> tuple[GenerationRequest, list[int]]:
@@ -76,15 +76,15 @@ def test_a_prompt_that_never_fits_keeps_its_first_and_last_tokens() -> None:
     (tokens,) = wanted.prompts
     text = bytes(cast(list[int], tokens)).decode()
     assert (text[:6], text[-3:], len(text)) == ("012345", "end", CONTEXT - 1)
-    assert wanted.window is not None
-    assert wanted.window.keep == 6
+    assert wanted.context_shift is not None
+    assert wanted.context_shift.keep == 6
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(None, 4), (0, 0), (-1, CONTEXT - 2), (10_000, CONTEXT - 2)])
 def test_num_keep_leaves_free_cells(keep: int | None, kept: int) -> None:
     wanted, _ = fitted(["a" * 600], keep=keep)
-    assert wanted.window is not None
-    assert wanted.window.keep == kept
+    assert wanted.context_shift is not None
+    assert wanted.context_shift.keep == kept
     (tokens,) = wanted.prompts
     assert isinstance(tokens, list)
     assert len(tokens) == CONTEXT - 1

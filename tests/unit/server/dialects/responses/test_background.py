@@ -23,8 +23,8 @@ class Fake:
     def __init__(self) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def listen(self, listener: EventSink) -> None:
-        self.listener = listener
+    def attach(self, listener: EventSink) -> None:
+        self.sink = listener
 
     async def finished(self) -> None:
         await self.done
@@ -52,7 +52,7 @@ def test_each_end() -> None:
         (background, recorded), ended = made(), list[dict[str, Any]]()
         identity, generation = begin(background, ended)
         for event in (TextDelta(0, "a"), Finish(0, "stop"), Usage(1, 2, 0)):
-            generation.listener.emit(event)
+            generation.sink.emit(event)
         generation.done.set_result(None)
         await background.cancel(identity)
         cancelled, _ = begin(background, ended)
