@@ -19,7 +19,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.submission import prepare_sequence
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import EmbeddingAnswer, Finished, GenerationParams, Heartbeat, Refused, Sampling, Step, Submit
+from tailrace.protocol import EmbeddingAnswer, Finished, GenerationParams, Heartbeat, Sampling, Step, Submit
 
 
 @pytest.fixture
@@ -273,16 +273,6 @@ def test_a_row_of_nan_fails_its_own_sequence_and_leaves_no_prefix(backend: FakeB
     runner.finish()
     (started,) = [started for step in runner.steps for started in step.started if started.id == 3]
     assert started.cached_tokens == len("<say>ab"), "shared with the sound sequence, not with the failed one"
-
-
-def test_a_prompt_that_cannot_run_is_refused_with_both_numbers(backend: FakeBackend) -> None:
-    refused = prepare_sequence(backend, _submit(1, "x" * 300))
-    assert isinstance(refused, Refused)
-    assert refused.code == "context_length_exceeded"
-    assert "256" in refused.message
-    assert "301" in refused.message
-    assert isinstance(prepare_sequence(backend, _submit(1, [5, 1000])), Refused)
-    assert isinstance(prepare_sequence(backend, _submit(1, [])), Refused)
 
 
 def test_the_loop_sends_heartbeats_while_idle_and_ends_with_the_connection(backend: FakeBackend) -> None:

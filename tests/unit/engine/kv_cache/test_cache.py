@@ -8,19 +8,8 @@ from hypothesis import strategies as st
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import Placement
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.kv_cache.prefix_store import common_prefix
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
-
-
-@given(tokens, tokens)
-def test_common_prefix_is_what_a_loop_finds(a: list[int], b: list[int]) -> None:
-    expected = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        expected += 1
-    assert common_prefix(a, b) == expected
 
 
 def _cache(slots: int = 4, cells: int = 100, host_tokens: int = 1000, *, partitioned: bool = False) -> KVCache:
