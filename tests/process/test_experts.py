@@ -1,4 +1,4 @@
-"""Mixtures of experts: our kernels take the dense products, and experts keep llama.cpp's order."""
+"""Mixtures of experts: own kernels compute the dense tensors, and llama.cpp computes the experts, repacked."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ backend = load_llama(Path(sys.argv[1]), Settings(kernels=sys.argv[2], threads=2,
 tokens = [3 + 7 * place % 200 for place in range(48)]
 rows = backend.decode(tokens, list(range(48)), [0] * 48, [5, 47]).tolist()
 rows += backend.decode([9, 11], [48, 0], [0, 1], [0, 1], 2).tolist()
-ways = {each.tensor.name: each.kernels for each in backend.assignments}
-print(json.dumps({"rows": rows, "ways": ways, "copied": backend.repacked_bytes}))
+kernels = {each.tensor.name: each.kernels for each in backend.assignments}
+print(json.dumps({"rows": rows, "kernels": kernels, "copied": backend.repacked_bytes}))
 """
 
 
@@ -40,19 +40,21 @@ def run(path: Path, choice: str) -> tuple[dict[str, Any], str]:
 @pytest.mark.parametrize(("dense", "experts"), [("Q4_0", "Q4_0"), ("Q4_K", "Q4_K"), ("Q8_0", "Q4_K"), ("Q4_0", "Q6_K")])
 def test_a_mixture_of_experts_is_computed_by_both(tmp_path: Path, dense: str, experts: str, choice: str) -> None:
     path = tiny_experts(tmp_path, dense=dense, experts=experts)
-    ours, log = run(path, choice)
-    theirs, _ = run(path, "off")
-    ways: dict[str, str] = ours["ways"]
-    expected = {name: way for name, way in theirs["ways"].items() if "_exps" in name or "_inp" in name}
-    # llama.cpp decides which formats of experts it reorders, and does so beside our kernels as without them.
-    assert {name: ways[name] for name in expected} == expected
+    own, log = run(path, choice)
+    upstream, _ = run(path, "off")
+    kernels: dict[str, str] = own["kernels"]
+    expected = {
+        name: kernels_of for name, kernels_of in upstream["kernels"].items() if "_exps" in name or "_inp" in name
+    }
+    # llama.cpp decides which formats of experts it repacks, with own kernels and without.
+    assert {name: kernels[name] for name in expected} == expected
     assert set(expected.values()) <= {UPSTREAM, UPSTREAM_REPACKED}
     if TIERS:
-        assert {way for name, way in ways.items() if name not in expected} == {OWN_REPACKED}
-        assert ours["copied"] > 0
+        assert {found for name, found in kernels.items() if name not in expected} == {OWN_REPACKED}
+        assert own["copied"] > 0
         if experts in ("Q4_0", "Q4_K"):
-            assert ways["blk.1.ffn_up_exps.weight"] == UPSTREAM_REPACKED
+            assert kernels["blk.1.ffn_up_exps.weight"] == UPSTREAM_REPACKED
     assert "products computed by" in log
     assert "should be repacked" not in log
-    for one, other in zip(np.array(ours["rows"]), np.array(theirs["rows"]), strict=True):
+    for one, other in zip(np.array(own["rows"]), np.array(upstream["rows"]), strict=True):
         assert np.corrcoef(one, other)[0, 1] > 0.98

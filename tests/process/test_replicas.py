@@ -1,4 +1,4 @@
-"""Two engines behind one HTTP process: who gets what, and what one's death means for the other's requests."""
+"""Two engines behind one HTTP process: the distribution of requests, and the end of one or both engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's thread pools on the real model: where the kernel says that they run, and that they change no token."""
+"""The engine's thread pools with the real model: the CPUs that the kernel reports, and unchanged tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tailrace.models.locate import locate_model
 
-#: Decodes greedily with the pools of its orders, and prints the tokens and its threads' CPUs after each kind of step.
+#: Decodes greedily with the pools on its standard input. Prints the tokens, and its threads' CPUs after each step.
 _CHILD = """
 import json, sys
 from pathlib import Path
@@ -21,8 +21,8 @@ from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.machine.applied_placement import read_applied_placement
 from tailrace.machine.plan import PoolPlan
 
-path, orders = Path(sys.argv[1]), json.loads(sys.stdin.read())
-decode, prefill = (msgspec.convert(orders[name], PoolPlan) for name in ("decode", "prefill"))
+path, pools = Path(sys.argv[1]), json.loads(sys.stdin.read())
+decode, prefill = (msgspec.convert(pools[name], PoolPlan) for name in ("decode", "prefill"))
 backend = LlamaBackend(path, LlamaOptions(
     decode_pool=decode, prefill_pool=prefill, ctx=512, parallel=2, kv_tokens=8192, batch=64, gpu_layers=0))
 threads = {}
@@ -69,8 +69,8 @@ def cpus() -> list[int]:
     return [usable[0], usable[-1]]
 
 
-def test_pools_run_where_they_are_planned_and_after_the_cache_has_grown_too(cpus: list[int]) -> None:
-    """Two threads that decode on one CPU and two that read prompts on the other: a strange plan, but easy to see."""
+def test_pools_run_on_their_planned_cpus_also_after_the_cache_has_grown(cpus: list[int]) -> None:
+    """Two threads decode on one CPU, and two others prefill on the other CPU: an unusual plan, but easy to observe."""
     plain = decoded({"threads": 2}, {"threads": 2})
     apart = decoded({"threads": 2, "cpus": cpus[:1]}, {"threads": 2, "cpus": cpus[1:]})
     assert apart["tokens"] == plain["tokens"]
@@ -95,7 +95,7 @@ def test_strict_threads_have_a_cpu_each(cpus: list[int]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"threads": 1, "cpus": [600]}, {"threads": 2, "cpus": [0], "strict": True}])
-def test_pools_that_can_t_be_are_refused(wrong: dict[str, object]) -> None:
+def test_impossible_pools_are_refused(wrong: dict[str, object]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(locate_model("smollm2-135m").path)],
         input=json.dumps({"decode": wrong, "prefill": wrong}),

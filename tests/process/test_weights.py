@@ -1,4 +1,4 @@
-"""Weights in another format, on the real model: converted once, measured, found again, served."""
+"""Weights in another format, with the real model: converted once, measured, found again and served."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_tensors_already_in_the_format_are_unchanged(tmp_path: Path, converted: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_as_is_never_touches_anything(tmp_path: Path) -> None:
+def test_as_is_converts_nothing(tmp_path: Path) -> None:
     assert weights.select_weights_file(MODEL, SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path)) == MODEL
     assert list(tmp_path.iterdir()) == []
 
@@ -117,14 +117,14 @@ def server(store: Path, converted: tuple[str, ConvertedFile]) -> Iterator[Server
 def test_serve_uses_the_converted_file_and_logs_it(server: ServerProcess, converted: tuple[str, ConvertedFile]) -> None:
     comparison = converted[1].comparison
     assert comparison is not None
-    # What the measuring found decides; both outcomes have to be told with their figures.
+    # The measured figures decide. The log has them in both cases.
     used = comparison.rejection_reason("fast") is None
     assert ("weights converted" if used else "weights as they are") in server.log
     assert f"{comparison.quality.divergence:.4f} nats" in server.log
     assert f"{comparison.quality.perplexity:.2f}" in server.log
 
 
-def test_serve_answers_with_it(server: ServerProcess) -> None:
+def test_serve_answers_with_the_converted_file(server: ServerProcess) -> None:
     body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
     request = urllib.request.Request(
         f"http://127.0.0.1:{server.port}/v1/chat/completions",
@@ -150,28 +150,34 @@ def test_a_model_against_itself_loses_nothing() -> None:
     assert found.perplexity == found.perplexity_before
 
 
-def test_a_damaged_file_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "fixed_text", lambda: "The tide comes in twice a day, and goes out again.")
     # Its speed isn't what this is about.
     monkeypatch.setattr(weights, "_ROUNDS", 1)
     monkeypatch.setattr(speed, "_SECONDS", 0.01)
-    monkeypatch.setattr(speed, "_READING", 0.1)
-    told: list[str] = []
-    kept = ConvertedFiles(tmp_path)
-    made, _ = weights.convert_weights(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
+    monkeypatch.setattr(speed, "_MAX_PREFILL_SECONDS", 0.1)
+    reports: list[str] = []
+    store = ConvertedFiles(tmp_path)
+
+    def report(activity: str, part: float) -> None:
+        reports.append(activity)
+
+    made, _ = weights.convert_weights(MODEL, FAST, SETTINGS, report, None, store)
     whole = made.path.read_bytes()
     made.path.write_bytes(whole[: len(whole) // 2])
-    told.clear()
-    again, comparison = weights.convert_weights(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept)
-    assert "converting to Q4_0-KV8" in told
+    reports.clear()
+    again, comparison = weights.convert_weights(
+        MODEL, FAST, SETTINGS, lambda what, _: reports.append(what), None, store
+    )
+    assert "converting to Q4_0-KV8" in reports
     assert again.path.read_bytes() == whole
     assert comparison.quality.divergence > 0
-    told.clear()
-    assert weights.convert_weights(MODEL, FAST, SETTINGS, lambda what, _: told.append(what), None, kept) == (
+    reports.clear()
+    assert weights.convert_weights(MODEL, FAST, SETTINGS, report, None, store) == (
         again,
         comparison,
     )
-    assert told == []
+    assert reports == []
 
 
 def test_a_file_that_cannot_be_converted_has_a_reason(tmp_path: Path) -> None:
@@ -179,11 +185,11 @@ def test_a_file_that_cannot_be_converted_has_a_reason(tmp_path: Path) -> None:
     broken.write_bytes(tiny_gguf())
     with pytest.raises(ModelError, match=r"llama.cpp can't write tiny.gguf as Q8_0: \S"):
         weights.convert_weights(
-            broken, WEIGHT_FORMATS["Q8_0"], SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path / "kept")
+            broken, WEIGHT_FORMATS["Q8_0"], SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path / "store")
         )
 
 
-def test_tune_measures_remembers_and_is_used(store: Path, converted: tuple[str, ConvertedFile]) -> None:
+def test_tune_measures_and_its_record_is_used(store: Path, converted: tuple[str, ConvertedFile]) -> None:
     done = command(store, "tune", str(MODEL), "--quick", "--only", "threads", "--only", "weights", "--json")
     assert done.returncode == 0, done.stderr
     tuned = msgspec.json.decode(done.stdout, type=TuningRecord)

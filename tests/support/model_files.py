@@ -11,7 +11,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tailrace.models.catalogue import CatalogueModel, Part
+from tailrace.models.catalogue import CatalogueModel, PackageFile
 
 UINT32, STRING, ARRAY = 4, 8, 9
 
@@ -99,7 +99,7 @@ def write_wheel(folder: Path, package: str, version: str, members: dict[str, byt
     return path
 
 
-def tiny_entry(whole: bytes, *parts: Part) -> CatalogueModel:
+def tiny_entry(whole: bytes, *parts: PackageFile) -> CatalogueModel:
     """A catalogue entry named ``tiny`` whose parts make up ``whole``."""
     digest = hashlib.sha256(whole).hexdigest()
     return CatalogueModel(name="tiny", file="tiny.gguf", parts=parts, bytes=len(whole), sha256=digest, licence="MIT")

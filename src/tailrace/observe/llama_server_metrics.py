@@ -27,7 +27,7 @@ class EngineLoad(Protocol):
     def waiting(self) -> int: ...
 
 
-class Rate:
+class TokenRate:
     """Tokens and seconds, in total and since the last scrape."""
 
     __slots__ = ("_reported_seconds", "_reported_tokens", "seconds", "tokens")
@@ -51,9 +51,9 @@ class LlamaServerCollector(Collector):
     def __init__(self, engine: EngineLoad) -> None:
         self._engine = engine
         self._largest = 0
-        self.prompt = Rate()  #: computed prompt tokens, without cached ones
+        self.prompt = TokenRate()  #: computed prompt tokens, without cached ones
         self.cached = 0
-        self.generated = Rate()
+        self.generated = TokenRate()
 
     def count_request(self, prompt: int, cached: int, generated: int) -> None:
         """Count a request's tokens: its prompt's, the cached part of them, and its replies'."""

@@ -14,11 +14,11 @@ from model_files import tiny_entry, tiny_gguf, write_wheel
 from tailrace import __version__
 from tailrace.cli import app, consoles
 from tailrace.cli import pull as pull_module
-from tailrace.models.catalogue import Part
+from tailrace.models.catalogue import PackageFile
 from tailrace.models.store import Store
 
 WHOLE = tiny_gguf()
-PART = Part(package="tiny-model", version="1.0", member="tiny_model/data.gguf")
+PART = PackageFile(package="tiny-model", version="1.0", member="tiny_model/data.gguf")
 #: Runs the command with these words; its exit code, what it wrote to stdout and to stderr.
 Run = Callable[..., tuple[int, str, str]]
 

