@@ -85,3 +85,52 @@ def test_a_missing_function_leaves_llama_cpp_its_own(tmp_path: Path, missing: st
     assert missing in found["status"]
     assert found["memory"] == 0
     assert found["calls"] == len(UPSTREAM) - 1
+
+
+def test_an_optional_function_may_be_missing(tmp_path: Path) -> None:
+    """``stand_in`` has no OpenMP: threads then wait in llama.cpp's own barrier."""
+    assert "omp_get_num_threads" not in UPSTREAM
+    assert loaded_beside(stand_in(tmp_path))["status"] == "on"
+
+
+#: Loads the kernels beside the real llama.cpp and prints what became of them; the log goes to standard output, too.
+_STATUS = """
+import sys
+from tailrace.engine.kernels import loader
+from tailrace.engine.native_libs import ggml_headers, tiers
+{change}
+loader.load()
+print("status:", loader.status())
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "words"),
+    [
+        ("import os; os.environ.update(PATH='/nowhere', CC='')", "warning", ["there is no C compiler"]),
+        ("ggml_headers.cache_folder = __import__('pathlib').Path", "warning", ["the headers of llama.cpp aren't in"]),
+        ("loader.ggml_library = lambda: __import__('pathlib').Path('/etc/hostname')", "warning", ["isn't a shared"]),
+        ("tiers.read_cpu_flags = lambda: frozenset()", "info", ["this CPU lacks", "avx512_vnni"]),
+        ("import llama_cpp", "warning", ["llama.cpp was loaded before the kernels"]),
+    ],
+    ids=["no compiler", "no headers", "another library", "another CPU", "too late"],
+)
+def test_what_keeps_the_kernels_away_is_logged(change: str, level: str, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _STATUS.format(change=change)], capture_output=True, text=True, check=True
+    )
+    status = done.stdout.splitlines()[-1]
+    assert all(word in status for word in words), status
+    (logged,) = [line for line in done.stdout.splitlines() if "llama.cpp's own kernels are used" in line]
+    assert level in logged
+
+
+def test_another_version_of_the_binding_is_warned_of_and_its_kernels_are_used_where_they_fit() -> None:
+    change = "loader.binding_version = lambda: '9.9.9'"
+    done = subprocess.run(
+        [sys.executable, "-c", _STATUS.format(change=change)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "status: on"
+    (logged,) = [line for line in done.stdout.splitlines() if "hasn't been tested with tailrace" in line]
+    assert "warning" in logged
+    assert "9.9.9" in logged

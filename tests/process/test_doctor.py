@@ -13,6 +13,8 @@ import openai
 import pytest
 
 from servers import serving
+from tailrace.engine.kernels.build import cpu_tiers
+from tailrace.engine.native_libs.tiers import TIERS
 
 
 def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,3 +102,33 @@ def test_a_broken_set_up_exits_with_status_2(arguments: tuple[str, ...], says: s
     refused = doctor(tmp_path, "--no-bandwidth", *arguments)
     assert refused.returncode == 2
     assert says in refused.stderr
+
+
+def test_proofs_are_repeated_where_the_cpu_runs_kernels(tmp_path: Path) -> None:
+    done = doctor(tmp_path, "--json", "--no-bandwidth", "--prove")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    used = [each for each in (*found["kernels"]["libraries"], found["logits_ops"]) if each["state"] == "used"]
+    assert [each["tier"] for each in used] == [*cpu_tiers()[:1], *(["avx512"] if TIERS["avx512"].supported else [])]
+    assert all(each["reason"].endswith("proved again now") for each in used)
+
+
+def test_wrong_results_are_exit_status_1(tmp_path: Path) -> None:
+    """A proof that finds something wrong, in a command that is told to find no servers."""
+    program = (
+        "import sys\n"
+        "from tailrace.cli import app, diagnosis\n"
+        "sys.modules['tailrace.cli.doctor'].find_servers = list\n"
+        "wrong = diagnosis.LibraryReport(name='kernels', tier='amx', state='wrong', reason='computes Q4_0 wrongly')\n"
+        "diagnosis._logits_ops = lambda *_, **__: wrong\n"
+        "app.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "doctor", "--no-bandwidth"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "computes Q4_0 wrongly" in done.stdout

@@ -12,6 +12,7 @@ import msgspec
 
 from tailrace.engine.kernels.report import KernelReport, report_kernels
 from tailrace.engine.native_libs.report import LibraryReport, report_library
+from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops, prove_logits_ops
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
@@ -141,11 +142,13 @@ def diagnose(
         plan = make_plan(topology, settings, needs, offload=offloads(gpus, backends))
     except ConfigurationError as error:
         refused = str(error)
+    kernels, logits_ops = report_kernels(settings.kernels, prove=prove), _logits_ops(settings, prove=prove)
+    libraries = [*kernels.libraries, logits_ops]
     return Diagnosis(
         cpu=topology.model,
         isa=read_isa(root),
-        kernels=report_kernels(settings.kernels, prove=prove),
-        logits_ops=_logits_ops(settings, prove=prove),
+        kernels=kernels,
+        logits_ops=logits_ops,
         packages=topology.packages,
         cores=len(topology.cores),
         efficiency_cores=sum(core.efficiency for core in topology.cores),
@@ -160,9 +163,17 @@ def diagnose(
         model=model,
         plan=plan,
         refused=refused,
-        warnings=warnings(topology, available, gpus=gpus, backends=backends, model=needs, root=root),
+        warnings=[
+            *warnings(topology, available, gpus=gpus, backends=backends, model=needs, root=root),
+            *(f"{library.name} for {library.tier}: {library.reason}" for library in libraries if _fails(library)),
+        ],
         servers=[check(server, root) for server in servers],
     )
+
+
+def _fails(library: LibraryReport) -> bool:
+    """Whether the CPU could run it, and something else is against that."""
+    return library.state == "wrong" or (library.state == "unavailable" and TIERS[library.tier].supported)
 
 
 def _logits_ops(settings: Settings, *, prove: bool) -> LibraryReport:

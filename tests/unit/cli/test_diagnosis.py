@@ -11,6 +11,7 @@ import pytest
 from recorded_machines import machine
 from tailrace.cli.diagnosis import check, diagnose
 from tailrace.cli.doctor import _processes
+from tailrace.engine.native_libs import tiers
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
@@ -176,3 +177,14 @@ def test_native_libraries_are_reported(tmp_path: Path) -> None:
     else:
         assert logits_ops.state == "unavailable"
         assert "this CPU lacks " in logits_ops.reason
+
+
+def test_native_libraries_that_can_not_be_built_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that could run them, and no compiler."""
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: TIERS["amx"].cpu_flags)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    found = diagnose(Settings(), None, [], [], root=tmp_path, topology=machine("virtual-2", tmp_path))
+    assert {library.state for library in found.libraries} == {"unavailable"}
+    for name in ("kernels for amx", "kernels for avx512-vnni", "logits operations for avx512"):
+        assert any(warning.startswith(f"{name}: there is no C compiler") for warning in found.warnings)
