@@ -1,15 +1,14 @@
 """The contract between the HTTP process and the engine process, and nothing else.
 
 The HTTP process sends ``Submit`` and ``Cancel``; an engine sends ``Hello`` once, then ``Accepted`` or ``Refused`` for
-each submit, one ``Step`` for each engine step (it carries every request's new tokens) and a ``Heartbeat`` at least once
-a second. All are msgpack on the wire (``ipc`` frames them). There may be several engines, replicas of each other, with
-a connection each.
+each submit. It sends one ``Step`` for each engine step, with every request's new tokens, and a ``Heartbeat`` at least
+once a second. Messages are msgpack on the wire (``ipc`` frames them). Each replica of the engine has a connection.
 
 A submitted id ends in exactly one of: ``Refused``, a ``Finished`` or a ``Failed`` inside a ``Step``, the client's own
 ``Cancel`` (which is not answered), or the end of the connection.
 
-Texts that are only read need no generation: ``Tokenize`` is answered with ``Tokenized``, ``Embed`` with one
-``Embedded`` for each of its inputs, ``Score`` with ``Scored``; or they are ``Refused``, or ``Failed`` in a step.
+Queries are no generations: ``Tokenize`` is answered with ``Tokenized``, ``Embed`` with one ``Embedded`` for each input,
+``Score`` with ``Scored``. A query may also be ``Refused``, or ``Failed`` in a step.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
 #: Which of a request's fields is at fault. Dialects have names of their own for the prompt.
 RefusedField = Literal["prompt", "suffix", "prediction", "logit_bias"]
-#: How a text's rows become one vector: their mean, the first token's or the last one's.
+#: How a text's embeddings of tokens become one vector: their mean, the first token's or the last one's.
 Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
 

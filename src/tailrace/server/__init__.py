@@ -1,6 +1,11 @@
-"""The HTTP process: speaks every client's dialect over one event model, and loads no inference code.
+"""The HTTP process: it speaks every client's dialect over one event model, and loads no inference code.
 
-``process`` starts it, ``app`` puts the routes together, ``guard`` checks who may come in and how large, ``dialects``
-decode requests and encode events, ``generate`` is the one use case behind them, ``client`` is the way to the engines,
-``routing`` chooses between them, ``mailbox`` is where a request's messages wait.
+Start and routes: ``process``, ``app``, ``app_state``, ``middleware``, ``endpoint``, ``admin``, ``openapi``.
+Request bodies: ``request_body``, ``content_encoding``, ``json_body``, ``stop_fields``, ``thinking_fields``.
+One generation: ``chat_request`` makes a conversation's ``generation_request``; ``generation`` submits its choices
+(``choice``, ``tracked_choice``, ``context_shift``) and emits ``events``.
+Replies: ``streaming`` writes events as they happen, framed by ``sse`` or ``ndjson``; ``collected_reply`` collects them.
+Engines: ``engine_client`` owns an ``engine_connection`` for each replica, ``in_flight`` passes messages on,
+``replica_router`` chooses the replica, ``engine_query`` is a request without a generation.
+``dialects`` decode requests and encode events.
 """

@@ -1,4 +1,4 @@
-"""The routes that tell about the server itself."""
+"""The routes about the server itself: its name, its health and its metrics."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def routes(app: AppState) -> list[Endpoint]:
 
 
 class Status(msgspec.Struct, omit_defaults=True):
-    """What is told without a key: where one is asked for, the model's name isn't part of it."""
+    """The answer without an API key. A server that has a key leaves the model's name out."""
 
     status: str  #: "ok", "loading" or "stalled"
     model: str | None = None
-    #: Where there are several, how many there are and how many make progress.
+    #: Only with several replicas: how many there are, and how many make progress.
     replicas: int | None = None
     replicas_ready: int | None = None
 

@@ -1,7 +1,7 @@
-"""Content codings of request bodies (RFC 9110, section 8.4.1): bytes as they were sent in, bounded pieces out.
+"""Content encodings of request bodies (RFC 9110, section 8.4.1): encoded bytes in, bounded pieces out.
 
-A few kilobytes can expand to gigabytes, so a decoder gives what it makes in pieces of at most ``PIECE`` bytes, and the
-caller stops asking once there is too much.
+A few kilobytes can expand to gigabytes, so a decoder returns pieces of at most ``PIECE`` bytes, and the caller stops
+when there are too many.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIECE = 262_144
 #: zstd keeps a window of what it has decoded. 8 MB is the largest that RFC 9659 lets a sender choose.
 _WINDOW_LOG = 23
 
-#: What is decoded, in the order of the ``accept-encoding`` that a refusal carries.
+#: The supported encodings, in the order of the ``accept-encoding`` that a refusal carries.
 CONTENT_ENCODINGS = ("gzip", "deflate", "zstd")
 
 
@@ -110,7 +110,7 @@ class _Deflate(_Gzip):
 
     def __init__(self) -> None:
         super().__init__(zlib.MAX_WBITS)
-        self._head: bytes | None = b""  #: what has come of the two bytes that tell the format; None once it is known
+        self._head: bytes | None = b""  #: the first of the two bytes that show the format; None once it is known
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._head is not None:

@@ -13,7 +13,7 @@ _INPUT = "input"
 
 
 def custom_function(name: str, description: str | None, *, syntax: str | None, definition: str | None) -> Function:
-    """The function. A grammar of the tool's (its ``definition`` in a ``syntax``) is told to the model in words."""
+    """The function. The tool's grammar (a ``definition`` in a ``syntax``) is part of the function's description."""
     texts = [description or ""]
     if definition:
         texts.append(f"The input has to follow this {syntax or ''} grammar:\n{definition}")

@@ -1,4 +1,4 @@
-"""One route: who answers it, and what a reader of the OpenAPI document must know of it."""
+"""One endpoint: its handler, and its part of the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tailrace.server.json_response import ErrorEnvelope, error_response
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-#: What may go wrong wherever a model's reply is asked for.
+#: The error statuses of every endpoint that generates.
 GENERATION_ERRORS = frozenset({400, 401, 404, 413, 415, 500, 503})
 
 
@@ -36,7 +36,7 @@ class Endpoint:
     """``method`` on ``path`` (without ``/v1``, which the guard takes off; ``{id}`` and ``{id:path}`` are parameters).
 
     ``shown`` is the path in the documentation, where it isn't ``/v1`` and the path. With ``header`` the endpoint
-    answers requests that have it, before others on the same path; whatever goes wrong with them is told as here.
+    answers requests that have it, before others on the same path; errors of such requests have this endpoint's format.
     """
 
     method: Literal["GET", "POST", "DELETE", "HEAD"]

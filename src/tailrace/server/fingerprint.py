@@ -1,7 +1,7 @@
 """OpenAI's ``system_fingerprint``: the same seed and parameters give the same reply while it is the same.
 
-It hangs on the model's file, its template, this server's version and the settings that a reply may depend on, and on
-nothing that differs from one start to the next.
+It depends on the model's file, its template, this server's version and the settings that change replies. It doesn't
+differ from one start to the next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tailrace.models.fingerprint import fingerprint
 from tailrace.protocol import ModelInfo
 from tailrace.settings import FIELDS, Settings
 
-#: Settings on which no reply depends: names, addresses, keys, limits of the HTTP side, where threads run, logs.
+#: Settings that change no reply: names, addresses, keys, limits of the HTTP side, where threads run, logs.
 _ELSEWHERE = frozenset(
     {
         "model",
@@ -52,7 +52,7 @@ _ELSEWHERE = frozenset(
 
 
 def file_identity(path: Path | None) -> str:
-    """What tells the model's file from others; "" without one, or where it can't be read any more."""
+    """The identity of the model's file; "" without a file, or where it can't be read any more."""
     if path is None:
         return ""
     try:
@@ -67,5 +67,5 @@ def system_fingerprint(settings: Settings, info: ModelInfo, file: str) -> str:
     """``fp_`` and ten hexadecimal digits; ``file`` is what ``file_identity`` gave."""
     given = [(name, getattr(settings, name)) for name in FIELDS if name not in _ELSEWHERE]
     model = (info.architecture, info.description, info.parameters, info.size_bytes, info.chat_template)
-    told = msgspec.json.encode([__version__, file, model, given], order="deterministic")
-    return f"fp_{hashlib.sha256(told).hexdigest()[:10]}"
+    identity = msgspec.json.encode([__version__, file, model, given], order="deterministic")
+    return f"fp_{hashlib.sha256(identity).hexdigest()[:10]}"

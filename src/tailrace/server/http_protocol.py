@@ -1,5 +1,5 @@
-"""uvicorn's HTTP/1.1 protocol where clients met its limits: refusals in JSON, bounded headers, declined upgrades, and
-bodies that are written piece by piece.
+"""uvicorn's HTTP/1.1 protocol with additions that clients need: refusals in JSON, bounded headers, declined upgrades,
+and bodies that are written piece by piece.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tailrace.server.json_response import error_envelope
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import new_request_id
 
-#: Bytes of request line and headers together. Cookies of a whole company's tools fit in.
+#: Max bytes of request line and headers together: enough for the cookies of a company's other tools.
 MAX_HEAD = 65_536
-#: Seconds for which a refused client may go on writing before the connection is closed under it, which could reset it
-#: before it has read the refusal.
+#: Seconds that a refused client may go on writing. Closing the connection earlier could reset it before the client has
+#: read the refusal.
 _LINGER_SECONDS = 2.0
 
 
@@ -27,10 +27,10 @@ CHUNKED_BODY = "tailrace.chunked_body"
 
 
 class ChunkedBody:
-    """The body of a response that was started with ASGI's ``send`` and will be ended with it, for the pieces between.
+    """The body of a response between its start and its end, which both go through ASGI's ``send``.
 
-    ``send`` is a coroutine that a task has to await: with the task's wake-up and the layers around it a token costs
-    twice as much (docs/architecture.md). A piece that is written here is on the transport when the call returns.
+    ``send`` is a coroutine that a task has to await. The task's wake-up and the layers around it double the CPU time of
+    a token (docs/architecture.md). A piece that is written here is on the transport when the call returns.
     """
 
     __slots__ = ("_cycle", "_framed", "_written", "pieces")
@@ -54,7 +54,7 @@ class ChunkedBody:
 
     @property
     def waiting(self) -> int:
-        """How many of the pieces, about, haven't found room in the operating system's buffers."""
+        """About how many of the pieces wait for space in the operating system's buffers."""
         if self._cycle.disconnected or not self.pieces:
             return 0
         return self._cycle.transport.get_write_buffer_size() * self.pieces // self._written
@@ -63,8 +63,8 @@ class ChunkedBody:
 class UnframedResponse:
     """The ``send`` of a response to an HTTP/1.0 client: what has no content-length ends with the connection.
 
-    uvicorn would send such a body in chunks, whose sizes an HTTP/1.0 client (nginx's proxy by default, ``ab``) takes
-    for the body's text.
+    uvicorn would send such a body in chunks. An HTTP/1.0 client (nginx's proxy by default, ``ab``) takes the chunks'
+    sizes for text of the body.
     """
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
@@ -91,12 +91,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
-        self._deaf = False  #: what still comes is dropped
+        self._refused = False  #: all further bytes are dropped
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._unset_keepalive_if_required()
-        if self._deaf:
+        if self._refused:
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -163,8 +163,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._refuse(431, error)
 
     def _refuse(self, status: int, error: InvalidRequest) -> None:
-        """Answer what is no request, unless that would end up within another request's reply; then hear no more."""
-        self._deaf = True
+        """Answer bytes that are no request, unless another request's reply is on its way; then drop all that follow."""
+        self._refused = True
         cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request.
         if self.pipeline:
             self.transport.close()

@@ -1,6 +1,6 @@
 """Request bodies to structs, with errors that name the field.
 
-Many clients write integers as floats: ``2.0`` for 2. JSON doesn't tell them apart, so neither do we.
+Many clients write integers as floats: ``2.0`` for 2. JSON has one type for both, so both are accepted.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _FIELD = re.compile(r"(?:required field|unknown field) `(.+?)`")
-#: A float stands where an integer is wanted.
+#: msgspec's error for a float where the struct has an integer.
 _FLOAT = re.compile(r"^Expected `[^`]*\bint\b[^`]*`, got `float`")
 _STEP = re.compile(r"\[(\d+)\]|\.?([^.\[\]]+)")
 #: Objects of one body in which floats are replaced: real requests have them in one or two, and each costs a decode.
 _MOST_OBJECTS = 4
 
-#: Some editors and shells put it before the text that they send.
+#: Some editors and shells put it in front of the text.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 #: A surrogate in JSON that is alone, as an escape (group 1) or in bytes (group 2), as some languages write strings.
@@ -46,10 +46,10 @@ class Truncated(NamedTuple):
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, truncated: Truncated | None = None) -> T:
-    """``body`` as the decoder's struct. A float with a whole value is an integer where one is wanted, and any float is
-    one in the fields that are ``truncated``.
+    """``body`` as the decoder's struct. A float with a whole value is accepted for an integer, and any float in
+    the fields that are ``truncated``.
 
-    What comes out is nested ``MAX_JSON_DEPTH`` levels at most, so that everything behind may walk it.
+    The result is nested at most ``MAX_JSON_DEPTH`` levels deep, so that later code can walk it.
 
     A lone surrogate, which is half of a character that was cut in two, is read as U+FFFD, as Ollama's parser does: a
     client that has such a string in its history can't get rid of it. A byte order mark is skipped.

@@ -1,7 +1,7 @@
-"""What a name that clients have made of the served model changes: system text, first messages, template, defaults.
+"""The changes of a derived model to the served one: system text, first messages, template, defaults.
 
-A request for such a name gets a ``ServedModel`` with ``ModelOverrides``: ``chat_request`` begins conversations with
-them, and they fill the request's empty fields before its dialect looks at them.
+A request for a derived model's name gets a ``ServedModel`` with ``ModelOverrides``: ``chat_request`` begins
+conversations with them, and they fill the request's empty fields before its dialect reads the fields.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "num_predict": ("max_completion_tokens", "max_output_tokens", "max_tokens"),
     "stop": ("stop", "stop_sequences"),
 }
-#: Fields that say the same: where a request has one of them, the default isn't wanted.
+#: Fields of one meaning: where a request has one of them, no default is filled in.
 _SAME: tuple[tuple[str, ...], ...] = (
     ("max_completion_tokens", "max_output_tokens", "max_tokens", "n_predict"),
     ("repeat_penalty", "repetition_penalty"),
@@ -28,20 +28,20 @@ _SAME: tuple[tuple[str, ...], ...] = (
 
 
 class ModelOverrides:
-    """See the module."""
+    """The changes of one derived model."""
 
     def __init__(self, entry: DerivedModel) -> None:
         self.entry = entry
 
     def begin(self, messages: Sequence[Message]) -> list[Message]:
-        """The conversation behind the entry's own messages, and its system text where it doesn't begin with one."""
+        """The conversation with the derived model's messages in front, and its system text unless there is one."""
         begun = [*(dict(message) for message in self.entry.messages), *messages]
         if self.entry.system and (not messages or messages[0]["role"] not in ("system", "developer")):
             begun.insert(0, {"role": "system", "content": self.entry.system})
         return begun
 
     def fill(self, request: msgspec.Struct) -> None:
-        """Set the fields that a request leaves out to the entry's parameters."""
+        """Set the fields that a request leaves out to the derived model's parameters."""
         fields = request.__struct_fields__
         for name, value in self.entry.parameters.items():
             field = next((field for field in _FIELDS.get(name, (name,)) if field in fields), None)
@@ -53,13 +53,13 @@ class ModelOverrides:
 
 
 class DerivedModelCache:
-    """The models of the entries, each made once for each model that an engine has loaded."""
+    """A ``ServedModel`` for each derived model, made once for each model that an engine has loaded."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int], tuple[ServedModel, DerivedModel, ServedModel]] = {}
 
     def model(self, model: ServedModel, entry: DerivedModel) -> ServedModel:
-        """``model`` with the entry's overrides, and its template where it has one."""
+        """``model`` with the derived model's overrides, and its template if it has one."""
         key = id(model), id(entry)
         known = self._made.get(key)
         if known is None or known[0] is not model or known[1] is not entry:

@@ -24,7 +24,7 @@ from tailrace.server.startup_message import announce
 
 
 def main() -> None:
-    """Serve until told to stop; then let running replies finish for a while."""
+    """Serve until a signal; then give running replies some seconds to finish."""
     start = read_start()
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
     settle_on(start.plan.http_cpus)
@@ -67,30 +67,30 @@ async def _serve(start: Start) -> None:
 
 
 def _give_up(error: ModelError) -> None:
-    """End at once, in the way that tells the supervisor not to try again: nothing was ever served."""
+    """End at once, with the exit status after which the supervisor doesn't start the process again."""
     structlog.get_logger().error("the model can't be served", error=str(error))
     os._exit(EXIT_CONFIGURATION)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server without its own signal handling, which would raise the signal again after shutdown, and without
-    its ten looks at the clock a second: each of them wakes the process beside a model that needs the cores.
+    its ten wake-ups a second, which would interrupt a model that needs the cores.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._told_to_stop = asyncio.Event()
+        self._stop_requested = asyncio.Event()
 
     def stop(self) -> None:
         """Have ``serve`` return after running replies."""
         self.should_exit = True
-        self._told_to_stop.set()
+        self._stop_requested.set()
 
     async def main_loop(self) -> None:
-        """Renew the Date header once a second until told to stop."""
+        """Renew the Date header once a second until ``stop``."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told_to_stop.wait(), 1.0)
+                await asyncio.wait_for(self._stop_requested.wait(), 1.0)
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # typed as uvicorn's own, which has no types

@@ -1,4 +1,4 @@
-"""How many tokens a request's prompt has, as OpenAI's and llama-server's routes for that report it."""
+"""The number of a request's prompt tokens, as OpenAI's and llama-server's routes report it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tailrace.server.generation_request import GenerationRequest
 
 
 async def count_input(app: AppState, request: Request, wanted: GenerationRequest) -> dict[str, Any]:
-    """The reply to ``request``, which asks for the tokens of the one prompt of ``wanted``. Raises RequestError."""
+    """The body with the token count of the only prompt of ``wanted``. Raises RequestError."""
     (prompt,) = wanted.prompts
     assert isinstance(prompt, PromptText), "a conversation's prompt is text"
     (tokenized,) = await app.query_engine(

@@ -1,7 +1,7 @@
-"""Which replica a request goes to: the one that has read the beginning of its prompt, unless that one is busier.
+"""Chooses a request's replica: the one with the longest prefix of the prompt in its cache, unless it has more load.
 
-Pure policy over numbers: it knows no sockets. Each replica has a KV cache of its own, so a conversation that moves to
-another one is read again from its start.
+Pure policy over numbers, without sockets. Each replica has a KV cache of its own, so a conversation that moves to
+another replica is computed again from its start.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 
-#: Characters, or token ids, that are remembered as one.
+#: Characters, or token ids, of one block of a prompt.
 _TEXT_BLOCK = 128
 _TOKEN_BLOCK = 32
-#: Blocks that a replica would rather read than have one more request to share its steps with: some 256 tokens.
+#: One request more on a replica costs as much as computing this number of blocks (256 tokens).
 _REQUEST_BLOCKS = 8
-#: Blocks that are remembered, the longest unused forgotten first: 8 million characters in about 10 MB.
+#: Max blocks in the record; the least recently used ones go first. 8 million characters take about 10 MB.
 _MAX_BLOCKS = 65_536
 
 
 class ReplicaRouter:
-    """Remembers which replicas have read which beginnings."""
+    """Records which replicas have computed which prefixes."""
 
     def __init__(self) -> None:
-        #: Chained hashes of beginnings → the replicas that have read them, as bits.
-        self._readers: OrderedDict[int, int] = OrderedDict()
+        #: Chained hashes of prefixes → the replicas that have computed them, as bits.
+        self._replicas: OrderedDict[int, int] = OrderedDict()
 
     def choose(self, prompt: str | list[int], loads: Mapping[int, int]) -> int:
-        """The replica for ``prompt``; it is taken to have read it from now on.
+        """The replica for ``prompt``. From now on the record counts the prompt as computed there.
 
-        ``loads`` has the unfinished requests of every replica that may be chosen. A replica costs what it would have
-        to read of the prompt, and its load: of two that have read alike the less busy one is chosen, a long
-        conversation stays where it is, and a short beginning that many share is soon read by all.
+        ``loads`` has the load of every replica that may be chosen: its unfinished requests. The cost of a replica is
+        the part of the prompt that it has to compute, plus its load. So a long conversation stays where it is, and a
+        short prefix of many requests is soon in the caches of all replicas.
         """
         chain = _chain(prompt)
         known = self._known(chain, loads)
@@ -40,38 +40,38 @@ class ReplicaRouter:
 
     def forget(self, replica: int) -> None:
         """The replica has died, and its cache with it."""
-        kept = ~(1 << replica)
-        for block in self._readers:
-            self._readers[block] &= kept
+        others = ~(1 << replica)
+        for block in self._replicas:
+            self._replicas[block] &= others
 
     def _known(self, chain: list[int], loads: Mapping[int, int]) -> dict[int, int]:
-        """How many of the blocks, from the first on, each replica has read."""
+        """How many of the blocks, from the first on, each replica has computed."""
         known = dict.fromkeys(loads, 0)
-        reading = set(loads)
+        matching = set(loads)
         for number, block in enumerate(chain, 1):
-            readers = self._readers.get(block, 0)
-            reading = {replica for replica in reading if readers >> replica & 1}
-            if not reading:
+            holders = self._replicas.get(block, 0)
+            matching = {replica for replica in matching if holders >> replica & 1}
+            if not matching:
                 break
-            for replica in reading:
+            for replica in matching:
                 known[replica] = number
         return known
 
     def _remember(self, chain: list[int], replica: int) -> None:
-        readers = self._readers
-        # Backwards, so that of a long prompt the end is forgotten before the beginning that it depends on.
+        record = self._replicas
+        # Backwards, so that a long prompt's end is dropped before the prefix that it depends on.
         for block in reversed(chain):
-            readers[block] = readers.pop(block, 0) | 1 << replica
-        while len(readers) > _MAX_BLOCKS:
-            readers.popitem(last=False)
+            record[block] = record.pop(block, 0) | 1 << replica
+        while len(record) > _MAX_BLOCKS:
+            record.popitem(last=False)
 
 
 def _chain(prompt: str | list[int]) -> list[int]:
-    """A hash of each beginning of ``prompt`` that is a whole number of blocks."""
+    """A hash of each prefix of ``prompt`` that is a whole number of blocks."""
     size = _TEXT_BLOCK if isinstance(prompt, str) else _TOKEN_BLOCK
     chain: list[int] = []
     last = 0
-    # More blocks than are remembered would push each other out.
+    # More blocks than the record holds would push each other out.
     for start in range(0, min(len(prompt), size * _MAX_BLOCKS) - size + 1, size):
         block = prompt[start : start + size]
         last = hash((last, block if isinstance(block, str) else tuple(block)))

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from tailrace.errors import BodyTooLarge, RequestError
 from tailrace.server.content_encoding import BodyDecoder, content_encoding
 
-#: A refused body is still read (and dropped) up to so many times the limit, because closing a connection under a
-#: writing client resets it before the client has read the answer.
+#: A refused body is still read, and dropped, up to this multiple of the limit: closing the connection of a client that
+#: writes would reset it before the client has read the answer.
 _DRAIN_FACTOR = 8
 
 
@@ -38,7 +38,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class _Body:
-    """What has come of a body: its bytes, or why it is refused."""
+    """The part of a body that has arrived, or the reason of its refusal."""
 
     def __init__(self, limit: int) -> None:
         self.decoder: BodyDecoder | None = None
@@ -48,12 +48,12 @@ class _Body:
         self._pieces: list[bytes] = []
 
     def refuse(self, error: RequestError) -> None:
-        """Take no more, and drop what is there. The first reason counts."""
+        """Drop the body. The first error counts."""
         self.refusal = self.refusal or error
         self._pieces.clear()
 
     async def add(self, chunk: bytes) -> None:
-        """Take what the client sent next."""
+        """Take the client's next bytes."""
         if self.decoder is None:
             self._keep(chunk)
             return

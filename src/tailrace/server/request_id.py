@@ -1,6 +1,6 @@
 """The id that a request has in its response's ``x-request-id``, in log lines and in Anthropic's errors.
 
-A proxy's own id is kept, so that one id names the request in every log on its way.
+A proxy's id is taken over, so that one id names the request in every log on its way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HEADER = b"x-request-id"
 
 #: The key of an ASGI scope under which the guard leaves the id.
 _KEY = "tailrace.request_id"
-#: What is taken over from a client: nothing that breaks a header, a log line or somebody's terminal.
+#: The ids that are taken over: they break no header, no log line and no terminal.
 _TAKEN = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 

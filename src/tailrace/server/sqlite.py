@@ -28,7 +28,7 @@ def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
     _set_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA secure_delete = ON")
-    # Only after BEGIN IMMEDIATE is it known that nobody else makes the tables.
+    # BEGIN IMMEDIATE first: then no other server can make the tables at the same time.
     connection.isolation_level = None
     connection.execute("BEGIN IMMEDIATE")
     found = connection.execute("PRAGMA user_version").fetchone()[0]

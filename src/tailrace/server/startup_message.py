@@ -1,4 +1,4 @@
-"""The lines that tell a person that the server is ready and how to try it."""
+"""The message on standard output when the server is ready, with a curl command to try it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop strings as every dialect takes them: how many, how long, and what an empty one means."""
+"""Stop strings as fields of requests: their limits, and the meaning of an empty one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 from tailrace.chat.stop_strings import StopAutomaton
 from tailrace.errors import InvalidRequest
 
-#: Text that may begin a stop string is held back: a longer one would delay the reply by as much.
+#: Text that may be the start of a stop string is held back, so a long stop string delays the reply.
 StopString = Annotated[str, Meta(max_length=1024)]
 Stops = StopString | Annotated[list[StopString], Meta(max_length=1024)]
 
@@ -22,8 +22,8 @@ _FEW_CHARACTERS = 512
 
 
 def stop_strings(given: str | Sequence[str] | None, param: str) -> tuple[str, ...]:
-    """The stop strings of the field ``param``. An empty one is as if it weren't there: clients send the fields of forms
-    that were left empty. Raises InvalidRequest where they are too long together.
+    """The stop strings of the field ``param``. An empty string is ignored: clients send the empty fields of
+    their forms. Raises InvalidRequest where they are too long together.
     """
     strings = (given,) if isinstance(given, str) else given or ()
     found = tuple(dict.fromkeys(string for string in strings if string))
@@ -33,7 +33,7 @@ def stop_strings(given: str | Sequence[str] | None, param: str) -> tuple[str, ..
 
 
 async def stop_table(stops: Sequence[str]) -> StopAutomaton | tuple[str, ...]:
-    """The strings made ready to be looked for; empty where there are none."""
+    """The automaton that finds the strings; empty where there are none."""
     if not stops:
         return ()
     if sum(map(len, stops)) <= _FEW_CHARACTERS:

@@ -1,4 +1,4 @@
-"""The switches for thinking as clients send them, in whatever dialect, and what they ask for together."""
+"""The request fields that switch thinking, in all dialects, and their common meaning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 
-#: Tokens of a thought: 0 is none, -1 as many as the model likes.
+#: Max tokens of a thought: 0 is no thought, -1 no limit.
 Budget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 
 
@@ -39,9 +39,9 @@ def merge_thinking(
     effort: str | None = None,
     budget: int | None = None,
 ) -> ThinkingOptions:
-    """What the switches ask for together. Whether the model thinks is decided by the first that says so, in this
-    order: ``enable``, ``thinking``, ``reasoning.enabled``, a budget, an effort. An effort beside a switch that is off
-    is nothing.
+    """The common meaning of the switches. The first switch that is set decides whether the model thinks, in this
+    order: ``enable``, ``thinking``, ``reasoning.enabled``, a budget, an effort. An effort beside a switch that is
+    off has no effect.
     """
     switch = thinking if isinstance(thinking, ThinkingSwitch) else ThinkingSwitch()
     reasoning = reasoning or ReasoningSwitch()

@@ -19,9 +19,9 @@ class Timings(msgspec.Struct, frozen=True):
     predicted_per_second: float
 
 
-def figures(*, cached: int, prompt: int, prompt_seconds: float, generated: int, seconds: float) -> Timings:
-    """The timings of a reply with so many tokens: those of the prompt that were found and those that were computed, and
-    the reply's own. ``seconds``: from the first token to the last.
+def make_timings(*, cached: int, prompt: int, prompt_seconds: float, generated: int, seconds: float) -> Timings:
+    """The timings of a reply. ``cached`` and ``prompt`` are prompt tokens from the cache and computed ones, ``generated``
+    the reply's tokens, ``seconds`` the time from the first token to the last.
     """
     steps = max(0, generated - 1)
     prompt_ms, predicted_ms = prompt_seconds * 1000, seconds * 1000

@@ -14,7 +14,7 @@ from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import MAX_EVENT_BYTES, Choice, ChoiceOwner, split_text
 from tailrace.server.events import Event, FinishReason, PromptProgress, TextDelta, Timed
-from tailrace.server.timings import Timings, figures
+from tailrace.server.timings import Timings, make_timings
 
 #: JSON of a token without probabilities, and of each entry of them, at most; each of its bytes is written twice.
 _ID_BYTES = 12
@@ -86,7 +86,7 @@ class TrackedChoice(Choice):
         """The figures so far."""
         processed = self.prompt_tokens if self._first_at is not None else self._processed or self.cached_tokens
         generating = self._last_at - self._first_at if self._first_at is not None else 0.0
-        return figures(
+        return make_timings(
             cached=self.cached_tokens,
             prompt=processed - self.cached_tokens,
             prompt_seconds=self.prompt_seconds,

@@ -66,7 +66,7 @@ def test_what_is_remembered_is_bounded() -> None:
     block = replica_router._TOKEN_BLOCK
     router.choose([7] * block * 10, IDLE)
     router.choose(list(range(block * replica_router._MAX_BLOCKS)), IDLE)
-    assert len(router._readers) == replica_router._MAX_BLOCKS
+    assert len(router._replicas) == replica_router._MAX_BLOCKS
     assert router.choose([7] * block * 10, {0: 4, 1: 0}) == 1, "the oldest is forgotten"
 
 

@@ -12,7 +12,7 @@ from tailrace.errors import RequestError
 from tailrace.protocol import Accepted, Finished, Progress, Refused, TokenLogprobs
 from tailrace.server.choice import Choice
 from tailrace.server.events import Event, Finish, PromptProgress, TextDelta, Timed
-from tailrace.server.timings import figures
+from tailrace.server.timings import make_timings
 from tailrace.server.tracked_choice import TrackedChoice, TrackingOptions
 
 VOCABULARY = PieceTable([bytes([value]) for value in range(256)])
@@ -145,7 +145,7 @@ def test_nothing_is_told_of_a_silent_choice() -> None:
     assert not owner.texts
     assert owner.counted == 0
     assert owner.finish == Finish(0, "length", None)
-    assert choice.timings == figures(cached=3, prompt=4, prompt_seconds=0.5, generated=0, seconds=0.0)
+    assert choice.timings == make_timings(cached=3, prompt=4, prompt_seconds=0.5, generated=0, seconds=0.0)
 
 
 def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
@@ -167,8 +167,8 @@ def test_events_come_with_the_figures_of_their_moment() -> None:
 
 
 def test_figures_are_finite() -> None:
-    one = figures(cached=0, prompt=3, prompt_seconds=0.1, generated=1, seconds=0.0)
+    one = make_timings(cached=0, prompt=3, prompt_seconds=0.1, generated=1, seconds=0.0)
     assert (one.predicted_per_token_ms, one.predicted_per_second) == (0.0, 0.0)
     assert one.prompt_per_second == pytest.approx(30)
-    none = figures(cached=4, prompt=0, prompt_seconds=0.0, generated=0, seconds=0.0)
+    none = make_timings(cached=4, prompt=0, prompt_seconds=0.0, generated=0, seconds=0.0)
     assert (none.prompt_per_token_ms, none.prompt_per_second) == (0.0, 0.0)
