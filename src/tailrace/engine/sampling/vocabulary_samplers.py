@@ -29,11 +29,9 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 def run_step(candidates: Candidates, kind: int, count: int, a: float, b: float, c: float) -> None:
     """Apply one sampler (see ``STEP``) to candidates that aren't a list yet."""
-    # top_k and temperature 0 take a list of the best tokens, which min_logit can cut afterwards.
-    if (
-        candidates.min_logit > -math.inf
-        and kind != SamplerKind.TOP_K
-        and not (kind == SamplerKind.TEMPERATURE and b <= 0.0)
+    if candidates.min_logit > -math.inf and not (
+        # A list of the best tokens is cut by min_logit afterwards.
+        kind == SamplerKind.TOP_K or (kind == SamplerKind.TEMPERATURE and b <= 0.0)
     ):
         candidates.apply_min_logit()
     if candidates.token_ids is not None:

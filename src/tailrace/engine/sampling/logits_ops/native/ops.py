@@ -24,7 +24,7 @@ from tailrace.engine.sampling.logits_ops.native.addresses import address_of, add
 from tailrace.engine.sampling.logits_ops.native.library import Library
 from tailrace.engine.sampling.logits_ops.native.row_maxima import NO_MAXIMA, RowMaxima
 from tailrace.engine.sampling.logits_ops.native.structs import AdjustmentStruct, CandidateRange
-from tailrace.engine.sampling.logits_ops.native.view import BuffersBySize, NativeView
+from tailrace.engine.sampling.logits_ops.native.view import BuffersBySize, NativeView, ScratchBuffers
 from tailrace.engine.sampling.logits_ops.numpy_impl import draw
 from tailrace.engine.sampling.logits_ops.sampler_steps import RemainingCandidates, Steps
 
@@ -47,7 +47,11 @@ class NativeOps:
     def view(self, row: LogitsRow, mask: Mask | None = None) -> NativeView:
         """See ``LogitsOps``."""
         address = address_of(row)
-        buffers = self._thread_buffers.buffers(len(row), self._library)
+        by_size = self._thread_buffers.by_size
+        buffers = by_size.get(len(row))
+        if buffers is None:
+            by_size.clear()  # Few processes ever see a second size.
+            buffers = by_size[len(row)] = ScratchBuffers(len(row), self._library.view_floats(len(row)))
         return NativeView(self._library, buffers, row, address, mask, self._row_maxima.at(address))
 
     def argmax(self, row: LogitsRow, mask: Mask | None = None) -> int:

@@ -41,17 +41,10 @@ class ScratchBuffers:
 
 
 class BuffersBySize(threading.local):
-    """One thread's buffers."""
+    """One thread's buffers. Each access to its attribute costs 0.1 µs."""
 
     def __init__(self) -> None:
-        self._by_size: dict[int, ScratchBuffers] = {}
-
-    def buffers(self, size: int, library: Library) -> ScratchBuffers:
-        """The buffers for rows of ``size``."""
-        if size not in self._by_size:
-            self._by_size.clear()  # Few processes ever see a second size.
-            self._by_size[size] = ScratchBuffers(size, library.view_floats(size))
-        return self._by_size[size]
+        self.by_size: dict[int, ScratchBuffers] = {}
 
 
 class NativeView:
