@@ -6,5 +6,5 @@ is one of them: its batch and its sampled tokens. ``embeddings`` computes texts 
 ``helper_thread`` are what threads share with the loop, ``progress`` reports prompts.
 
 Each other part is a package: ``scheduler``, ``kv_cache``, ``sampling``, ``speculation``, ``structured``,
-``tokenising``, ``weights``, ``backends`` and ``kernels``.
+``tokenising``, ``weights``, ``backends``, ``kernels``, and ``native_libs`` that compiles C code.
 """
