@@ -22,7 +22,7 @@ class PromptText(msgspec.Struct, frozen=True, omit_defaults=True):
     literal_spans: tuple[Span, ...] = ()
 
     def append_literal(self, text: str) -> Self:
-        """The prompt with ``text`` of a client behind it: no special token is recognised there."""
+        """The prompt followed by ``text`` of a client: no special token is recognised there."""
         if not text:
             return self
         end = len(self.text)
@@ -30,7 +30,7 @@ class PromptText(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, text=self.text + text, literal_spans=spans)
 
     def append_markup(self, text: str) -> Self:
-        """The prompt with ``text`` of the model's family behind it: its special tokens are recognised."""
+        """The prompt followed by ``text`` of the model's family: its special tokens are recognised."""
         return msgspec.structs.replace(self, text=self.text + text)
 
     def slice(self, start: int = 0, stop: int | None = None) -> PromptText:
@@ -45,7 +45,7 @@ class PromptText(msgspec.Struct, frozen=True, omit_defaults=True):
         return PromptText(text, tuple(spans))
 
     def concat(self, other: PromptText) -> PromptText:
-        """Both texts, one behind the other."""
+        """This prompt followed by ``other``."""
         offset = len(self.text)
         moved = ((first + offset, last + offset) for first, last in other.literal_spans)
         return PromptText(self.text + other.text, (*self.literal_spans, *moved))

@@ -115,7 +115,7 @@ class FunctionSchema:
         self._visited += 1
         if not isinstance(schema, dict) or level > _MAX_LEVELS or self._visited > _MAX_SCHEMAS:
             return ALL_TYPES
-        types = _named(schema.get("type"))
+        types = _types_of_keyword(schema.get("type"))
         listed = schema["enum"] if isinstance(schema.get("enum"), list) else []
         listed = [*listed, schema["const"]] if "const" in schema else listed
         if listed:
@@ -141,9 +141,9 @@ class FunctionSchema:
         return at_pointer(self._root, reference[1:]) if reference.startswith("#") else None
 
 
-def _named(given: object) -> frozenset[str]:
+def _types_of_keyword(type_keyword: object) -> frozenset[str]:
     """The types that ``type`` names; all of them where it names no known one."""
-    names = given if isinstance(given, list) else [given]
+    names = type_keyword if isinstance(type_keyword, list) else [type_keyword]
     types: set[str] = set()
     for name in names:
         word = name.strip().lower() if isinstance(name, str) else ""

@@ -12,21 +12,21 @@ import msgspec
 from tailrace.chat.json_depth import is_too_deep
 
 
-def decode_arguments(given: object) -> dict[str, Any] | str:
+def decode_arguments(arguments: object) -> dict[str, Any] | str:
     """The arguments as an object, where they are one: decoded, or as JSON text that isn't nested too deeply. Otherwise
     their text. Absent, null or blank arguments are an empty object.
     """
-    text, decoded = "", given
-    if isinstance(given, str):
-        text = given
-        if not given.strip():
+    text, decoded = "", arguments
+    if isinstance(arguments, str):
+        text = arguments
+        if not arguments.strip():
             return {}
-        if is_too_deep(given):
-            return given
+        if is_too_deep(arguments):
+            return arguments
         try:
-            decoded = msgspec.json.decode(given)
+            decoded = msgspec.json.decode(arguments)
         except (msgspec.DecodeError, RecursionError):
-            return given
+            return arguments
     if decoded is None:
         return {}
     return decoded if isinstance(decoded, dict) else text or msgspec.json.encode(decoded).decode()

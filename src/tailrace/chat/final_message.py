@@ -40,7 +40,7 @@ def render_continued(messages: list[Message], field: str, render: Callable[[list
 
 def reply_position(prompt: str, opening: str | None, message: Message, field: str) -> tuple[int, int]:
     """Where in the prompt of ``render_continued`` the reply begins, and where the message's own text begins. The reply
-    begins behind the text that the template puts before a new reply (``opening`` is that prompt; None where the
+    begins after the text that the template puts before a new reply (``opening`` is that prompt; None where the
     template refuses it).
     """
     text = _last_text(message.get(field) or "").strip()

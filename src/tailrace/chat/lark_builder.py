@@ -87,8 +87,8 @@ class LarkBuilder:
         regular expression in ``without`` (see ``escape_regex``), or that begin with a match of ``not_begun``.
         """
         text = ANY_TEXT
-        if barred := "|".join(without):
-            text = f"{ANY_TEXT} & ~/(.|\\n)*({barred})(.|\\n)*/"
+        if excluded := "|".join(without):
+            text = f"{ANY_TEXT} & ~/(.|\\n)*({excluded})(.|\\n)*/"
         if not_begun is not None:
             text += f" & ~/{not_begun}(.|\\n)*/"
         if end in self._controls:

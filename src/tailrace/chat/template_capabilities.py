@@ -15,12 +15,20 @@ import msgspec
 from tailrace.chat.messages import Message, joined_text, text_part
 
 #: Texts, a call and a tool of the test conversations.
-_FIRST, _SECOND = "kx0q7zfirst", "kx0q7zsecond"
-_CALL = {"id": "call00001", "type": "function", "function": {"name": "kx0q7zname", "arguments": {"kx0q7zkey": "v"}}}
+_FIRST, _SECOND, _NAME = "kx0q7zfirst", "kx0q7zsecond", "kx0q7zname"
+_CALL: dict[str, Any] = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": _NAME, "arguments": {"kx0q7zkey": "v"}},
+}
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": _NAME, "arguments": {"kx0q7zkey": "v"}},
+}
 _TOOL = {
     "type": "function",
     "function": {
-        "name": "kx0q7zname",
+        "name": _NAME,
         "description": "Looks up.",
         "parameters": {"type": "object", "properties": {"kx0q7zkey": {"type": "string", "description": "A key."}}},
     },
@@ -71,40 +79,66 @@ def detect_capabilities(attempt: TryRender, *, names_tools: bool) -> TemplateCap
     """Find out what a template supports. ``attempt`` renders with it. ``names_tools``: whether the template has a
     variable for tools.
     """
-    forms: dict[str, ContentFormat] = {}
-    no_tools: list[Any] | None = None
+    return _Detector(attempt).detect(names_tools=names_tools)
 
-    def shows(messages: list[Message], tools: list[Any] | None, *wanted: str) -> bool:
-        text = attempt(messages, tools)
-        return text is not None and all(part in text for part in wanted) and not any(part in text for part in _PRINTED)
 
-    def detect_content(role: str, conversation: Callable[[Any], list[Message]], tools: list[Any] | None) -> bool:
-        strings = shows(conversation(_FIRST), tools, _FIRST)
-        parts = shows(conversation([text_part(_FIRST), text_part(_SECOND)]), tools, _FIRST, _SECOND)
-        if not (strings or parts) and not shows(conversation([text_part(_FIRST)]), tools, _FIRST):
+class _Detector:
+    """Renders test conversations with one template."""
+
+    def __init__(self, attempt: TryRender) -> None:
+        self._attempt = attempt
+        self._forms: dict[str, ContentFormat] = {}  #: by role, as far as they are known
+
+    def detect(self, *, names_tools: bool) -> TemplateCapabilities:
+        no_tools = self._detect_user()
+        user = self._message("user", "Hello.")
+        for role in ("system", "developer"):
+            self._detect_content(role, [], [user], no_tools)
+        self._detect_content("assistant", [user], [user], no_tools)
+        offered = names_tools and self._shows([user], [_TOOL], _NAME)
+        if not offered and names_tools and "system" in self._forms:
+            offered = self._shows([self._message("system", "Be brief."), user], [_TOOL], _NAME)
+        calls = self._detect_calls(user, [_TOOL] if offered else no_tools)
+        return TemplateCapabilities(forms=self._forms, tools=offered, calls=calls, no_tools=no_tools)
+
+    def _detect_user(self) -> list[Any] | None:
+        """Detect the user's content. Returns the value of ``tools`` for no tools: some templates need a list."""
+        if self._detect_content("user", [], [], None):
+            return None
+        return [] if self._detect_content("user", [], [], []) else None
+
+    def _detect_calls(self, user: Message, tools: list[Any] | None) -> bool:
+        """Whether the template shows calls and their results."""
+        call = {**self._message("assistant", ""), "tool_calls": [_CALL]}
+        result: Message = {"role": "tool", "name": _NAME, "tool_call_id": _CALL["id"]}
+        if not self._detect_content("tool", [user, call], [], tools, message=result):
             return False
-        forms[role] = ContentFormat(strings=strings, parts=parts)
+        return self._shows([user, call, {**result, **self._message("tool", _FIRST)}], tools, _NAME)
+
+    def _detect_content(
+        self,
+        role: str,
+        before: list[Message],
+        after: list[Message],
+        tools: list[Any] | None,
+        message: Message | None = None,
+    ) -> bool:
+        """Detect the form of the role's content in a message between others; False where no form is shown."""
+
+        def shows(content: Any, *texts: str) -> bool:
+            return self._shows([*before, {"role": role, **(message or {}), "content": content}, *after], tools, *texts)
+
+        strings = shows(_FIRST, _FIRST)
+        parts = shows([text_part(_FIRST), text_part(_SECOND)], _FIRST, _SECOND)
+        if not (strings or parts) and not shows([text_part(_FIRST)], _FIRST):
+            return False
+        self._forms[role] = ContentFormat(strings=strings, parts=parts)
         return True
 
-    def message_of(role: str, content: Any) -> Message:
-        return {"role": role, "content": forms.get(role, _STRINGS_ONLY).fit(content)}
+    def _message(self, role: str, content: Any) -> Message:
+        return {"role": role, "content": self._forms.get(role, _STRINGS_ONLY).fit(content)}
 
-    if not detect_content("user", lambda content: [{"role": "user", "content": content}], None):
-        no_tools = []
-        if not detect_content("user", lambda content: [{"role": "user", "content": content}], no_tools):
-            no_tools = None
-    user = message_of("user", "Hello.")
-    for role in ("system", "developer"):
-        detect_content(role, lambda content, role=role: [{"role": role, "content": content}, user], no_tools)  # type: ignore[misc]
-    detect_content("assistant", lambda content: [user, {"role": "assistant", "content": content}, user], no_tools)
-    offered = names_tools and shows([user], [_TOOL], "kx0q7zname")
-    if not offered and names_tools and "system" in forms:
-        offered = shows([message_of("system", "Be brief."), user], [_TOOL], "kx0q7zname")
-    call = {**message_of("assistant", ""), "tool_calls": [_CALL]}
-
-    def answered(content: Any) -> list[Message]:
-        return [user, call, {"role": "tool", "name": "kx0q7zname", "tool_call_id": "call00001", "content": content}]
-
-    tools = [_TOOL] if offered else no_tools
-    calls = detect_content("tool", answered, tools) and shows(answered(forms["tool"].fit(_FIRST)), tools, "kx0q7zname")
-    return TemplateCapabilities(forms=forms, tools=offered, calls=calls, no_tools=no_tools)
+    def _shows(self, messages: list[Message], tools: list[Any] | None, *texts: str) -> bool:
+        """Whether the rendered conversation contains all of ``texts``, and no part as Python or JSON prints it."""
+        text = self._attempt(messages, tools)
+        return text is not None and all(part in text for part in texts) and not any(part in text for part in _PRINTED)

@@ -29,9 +29,9 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
     def normalized_schema(self) -> dict[str, Any]:
         """The schema of the arguments in the form that a grammar takes. Raises SchemaError where no grammar can."""
-        given = {"properties": {}} if self.parameters is None else self.parameters
+        parameters = {"properties": {}} if self.parameters is None else self.parameters
         try:
-            schema: dict[str, Any] = normalize_schema({"type": "object", **given}, strict=self.strict)
+            schema: dict[str, Any] = normalize_schema({"type": "object", **parameters}, strict=self.strict)
         except SchemaError as error:
             raise SchemaError(f"the parameters of '{self.name}': {error}") from None
         return schema

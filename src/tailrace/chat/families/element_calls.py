@@ -43,8 +43,8 @@ def element_call(
             return None
         bodies[body] = None
     gap = lark.gap("\n")
-    before, behind = (f" {gap} ".join(map(lark.literal, marks)) for marks in (heads, tails))
-    return f"{before} {gap} ({' | '.join(bodies)}) {behind}"
+    before, after = (f" {gap} ".join(map(lark.literal, marks)) for marks in (heads, tails))
+    return f"{before} {gap} ({' | '.join(bodies)}) {after}"
 
 
 class _Elements:
@@ -129,8 +129,8 @@ class _Elements:
         containers = bool(argument.types & {"array", "object"})
         if set(schema) == {"type"}:
             begun = r"[ \t\r\n]*[\[{]" if containers else None
-            barred = early_end_patterns(tags, sorted(self._arguments.names - {name}))
-            return lark.until(tags.value_end, barred, not_begun=begun)
+            excluded = early_end_patterns(tags, sorted(self._arguments.names - {name}))
+            return lark.until(tags.value_end, excluded, not_begun=begun)
         terminal = string_terminal(schema, containers=containers)
         return None if terminal is None else f"{lark.terminal('text', terminal)} {ends}"
 

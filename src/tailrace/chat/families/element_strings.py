@@ -50,5 +50,5 @@ def _whole(pattern: str) -> str | None:
     if (begins or ends) and "|" in _IN_CLASS.sub("", re.sub(r"\\.", "", inner)) and not inner.startswith("("):
         return None  # An anchor that belongs to one alternative.
     escaped = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", inner)
-    before, behind = "" if begins else r"(.|\n)*", "" if ends else r"(.|\n)*"
-    return f"{before}({escaped}){behind}"
+    before, after = "" if begins else r"(.|\n)*", "" if ends else r"(.|\n)*"
+    return f"{before}({escaped}){after}"

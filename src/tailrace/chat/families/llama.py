@@ -1,4 +1,4 @@
-"""Llama 3.1 to 3.3: a bare JSON object as the whole reply, at times behind a token.
+"""Llama 3.1 to 3.3: a bare JSON object as the whole reply, at times after a token.
 
 {"name": "weather", "parameters": {"city": "Rome"}}
 <|python_tag|>{"name": "weather", "parameters": {"city": "Rome"}}; {"name": ...}

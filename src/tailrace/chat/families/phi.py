@@ -1,4 +1,4 @@
-"""Phi-4-mini: a list between tokens, or behind a word. (Phi-4 and its reasoning models know no tools: generic.)
+"""Phi-4-mini: a list between tokens, or after a word. Phi-4 and its reasoning models support no tools: generic.
 
 <|tool_call|>[{"name": "weather", "arguments": {"city": "Rome"}}]<|/tool_call|>
 functools[{"name": "weather", "arguments": {"city": "Rome"}}]

@@ -61,8 +61,8 @@ class ValueScanner:
             return ScannedValue(json, "", ended=False)
         found = self._end()
         if found is not None:
-            start, behind = found
-            value, rest = json + self._buffer[:start], self._buffer[behind:]
+            start, after = found
+            value, rest = json + self._buffer[:start], self._buffer[after:]
             self._buffer = ""
             return ScannedValue(value.removesuffix("\n") if self._tags.own_lines else value, rest, ended=True)
         held = self._tags.own_lines and self._buffer[: self._searched].endswith("\n")
@@ -108,16 +108,16 @@ class ValueScanner:
         """The end of the value and the start of the text after it; None while unknown."""
         buffer, tags = self._buffer, self._tags
         while found := self._pattern.search(buffer, self._searched):
-            start, behind, marker = found.start(), found.end(), found[0]
+            start, after, marker = found.start(), found.end(), found[0]
             if marker == tags.value_end:
-                return start, behind
-            follows = self._next_argument(behind) if marker == tags.key_start else self._call_end(marker, behind)
+                return start, after
+            follows = self._next_argument(after) if marker == tags.key_start else self._call_end(marker, after)
             if follows is None:
                 self._searched = start
                 return None
             if follows:
                 return start, start
-            self._searched = behind
+            self._searched = after
         self._searched = max(self._searched, len(buffer) - partial_marker_length(buffer, self._markers))
         return None
 
