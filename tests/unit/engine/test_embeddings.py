@@ -1,4 +1,4 @@
-"""Texts that are only read: which tokens a pass takes, and what becomes of their rows."""
+"""Embedding passes: which tokens each one computes, and how its rows become answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tailrace.errors import ModelError
 from tailrace.protocol import Embed, Embedded, EmbeddingAnswer, Failed, Pooling, Refused, Score, Scored
 
 
-class Watched(FakeEmbeddingContext):
-    """Remembers its passes."""
+class RecordingContext(FakeEmbeddingContext):
+    """Records its passes."""
 
     def __init__(self, *, causal: bool = True) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Watched(FakeEmbeddingContext):
         return super().embed(tokens, positions, slots)
 
 
-def read(queue: EmbeddingQueue, *, beside: bool = False) -> list[EmbeddingAnswer | Failed]:
+def answers_of(queue: EmbeddingQueue, *, beside: bool = False) -> list[EmbeddingAnswer | Failed]:
     answers: list[EmbeddingAnswer | Failed] = []
     while queue:
         answers += queue.step(beside=beside)
@@ -50,14 +50,14 @@ def unit(tokens: list[int]) -> HiddenStates:
     return found
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 64])
-def test_the_mean_does_not_depend_on_the_passes(chunk: int) -> None:
-    context = Watched()
-    queue = EmbeddingQueue(context, chunk)
+@pytest.mark.parametrize("max_pass_tokens", [1, 3, 64])
+def test_the_mean_does_not_depend_on_the_passes(max_pass_tokens: int) -> None:
+    context = RecordingContext()
+    queue = EmbeddingQueue(context, max_pass_tokens)
     texts = [EmbeddingJob(7, index, list(range(index, index + 5 + index)), "mean") for index in range(6)]
     queue.add(texts)
-    answers = read(queue)
-    assert all(len(tokens) <= chunk for tokens in context.passes)
+    answers = answers_of(queue)
+    assert all(len(tokens) <= max_pass_tokens for tokens in context.passes)
     assert sorted(answer.index for answer in answers if isinstance(answer, Embedded)) == list(range(6))
     for answer in answers:
         assert isinstance(answer, Embedded)
@@ -69,27 +69,27 @@ def test_the_mean_does_not_depend_on_the_passes(chunk: int) -> None:
 def test_cls_and_last_pooling_take_one_row(pooling: Pooling, counts: int) -> None:
     queue = EmbeddingQueue(FakeEmbeddingContext(), 2)
     queue.add([EmbeddingJob(1, 0, [3, 4, 5, 9], pooling)])
-    (answer,) = read(queue)
+    (answer,) = answers_of(queue)
     assert vector(answer).tolist() == np.eye(16)[counts].tolist()
 
 
 def test_cells_are_reserved_for_the_longest_text_and_no_text_overtakes_it() -> None:
-    context = Watched()
+    context = RecordingContext()
     queue = EmbeddingQueue(context, 64)
     queue.add(
         [EmbeddingJob(1, 0, [1] * 100, "mean"), EmbeddingJob(2, 0, [2] * 900, "mean"), EmbeddingJob(3, 0, [3], "mean")]
     )
-    assert [answer.id for answer in read(queue)] == [1, 2, 3]
+    assert [answer.id for answer in answers_of(queue)] == [1, 2, 3]
     assert context.reserved == [512, 900]
 
 
 def test_without_causal_attention_a_text_is_computed_in_one_pass() -> None:
-    context = Watched(causal=False)
+    context = RecordingContext(causal=False)
     queue = EmbeddingQueue(context, 4)
     queue.add(
         [EmbeddingJob(1, 0, [1] * 9, "mean"), EmbeddingJob(1, 1, [2] * 3, "mean"), EmbeddingJob(1, 2, [3], "mean")]
     )
-    read(queue)
+    answers_of(queue)
     assert context.passes == [[1] * 9, [2, 2, 2, 3]]
 
 
@@ -102,7 +102,7 @@ def test_scores_and_embeddings_have_separate_passes() -> None:
             EmbeddingJob(3, 0, [1], "mean"),
         ]
     )
-    one, two, three = read(queue)
+    one, two, three = answers_of(queue)
     assert (one.id, three.id) == (1, 3)
     assert isinstance(two, Scored)
     assert two.tokens == [1, 2, 3]
@@ -111,13 +111,13 @@ def test_scores_and_embeddings_have_separate_passes() -> None:
 
 
 def test_a_request_can_be_cancelled_at_any_time() -> None:
-    context = Watched()
+    context = RecordingContext()
     queue = EmbeddingQueue(context, 2)
     queue.add([EmbeddingJob(1, index, [1] * 4, "mean") for index in range(9)])
     queue.add([EmbeddingJob(2, 0, [2] * 4, "mean")])
     assert list(queue.step(beside=False)) == []
     queue.cancel(1)
-    assert [answer.id for answer in read(queue)] == [2]
+    assert [answer.id for answer in answers_of(queue)] == [2]
     queue.add([EmbeddingJob(3, 0, [1] * 4, "mean")])
     assert list(queue.step(beside=False)) == []
     queue.clear()
@@ -143,7 +143,7 @@ def test_nan_fails_its_own_request_only() -> None:
             EmbeddingJob(3, 0, [1, 2], None),
         ]
     )
-    answers = read(queue)
+    answers = answers_of(queue)
     assert [(type(answer), answer.id) for answer in answers] == [(Failed, 1), (Embedded, 2), (Failed, 3)]
 
 
@@ -156,7 +156,7 @@ def test_a_text_without_memory_fails_alone() -> None:
 
     queue = EmbeddingQueue(Small(), 64)
     queue.add([EmbeddingJob(1, 0, [1] * 600, "mean"), EmbeddingJob(2, 0, [1], "mean")])
-    first, second = read(queue)
+    first, second = answers_of(queue)
     assert first == Failed(1, "too large")
     assert second.id == 2
 
@@ -169,9 +169,9 @@ def test_beside_decoding_sequences_a_pass_is_followed_by_a_pause() -> None:
     assert len(list(queue.step(beside=False))) == 1
 
 
-def tokenised(backend: FakeBackend, inquiry: Embed | Score) -> list[EmbeddingJob] | Refused:
-    texts = texts_to_tokenise(backend, inquiry)
-    return texts if isinstance(texts, Refused) else make_jobs(backend, inquiry, map(backend.tokenize_prompt, texts))
+def tokenised(backend: FakeBackend, request: Embed | Score) -> list[EmbeddingJob] | Refused:
+    texts = texts_to_tokenise(backend, request)
+    return texts if isinstance(texts, Refused) else make_jobs(backend, request, map(backend.tokenize_prompt, texts))
 
 
 def test_requests_become_jobs() -> None:
