@@ -21,10 +21,6 @@ _CALL: dict[str, Any] = {
     "type": "function",
     "function": {"name": _NAME, "arguments": {"kx0q7zkey": "v"}},
 }
-    "id": "call00001",
-    "type": "function",
-    "function": {"name": _NAME, "arguments": {"kx0q7zkey": "v"}},
-}
 _TOOL = {
     "type": "function",
     "function": {
