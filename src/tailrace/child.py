@@ -1,4 +1,4 @@
-"""What the supervisor tells a child process at its start, and how the child makes sure that it dies with it.
+"""The orders of a child process at its start, and the child's ties to its parent.
 
 The parent writes one JSON document to the child's standard input: secrets never appear in an argument list or an
 environment that other users' tools could read.
@@ -49,7 +49,7 @@ def read_start() -> Start:
     """The orders, from standard input; also ties this process's life to the parent's."""
     die_with_parent()
     start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
-    # One that died before the kernel was asked is noticed by its absence.
+    # A parent that died before prctl has another process id.
     if os.getppid() != start.parent:
         raise SystemExit("the supervisor died while this process was starting")
     return start
@@ -66,19 +66,19 @@ def die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def wished() -> Iterator[None]:
-    """What is bound in here is a wish of the plan's: the log tells where the kernel won't."""
+def best_effort() -> Iterator[None]:
+    """Within, a placement of the plan that the kernel refuses is logged and skipped."""
     try:
         yield
     except ConfigurationError as error:
-        structlog.get_logger().warning("the machine's plan can't be put in force", error=str(error))
+        structlog.get_logger().warning("the machine's plan can't be applied", error=str(error))
 
 
 def settle_on(cpus: Collection[int]) -> None:
     """Have this thread, and those that it makes, run on ``cpus``, if the kernel lets them. What was set has been
     checked by the planner, against what this user may use.
     """
-    with wished():
+    with best_effort():
         bind_cpus(cpus)
 
 
@@ -86,7 +86,7 @@ def settle_memory() -> None:
     """Keep the garbage collector off the token's way: call it when everything long-lived has been made.
 
     What is alive now stays alive, so it isn't walked again. Nothing on the token's way makes cycles, so the youngest
-    generation may grow well beyond its default of 700 objects (some twenty tokens' worth) before it is looked at.
+    generation may grow well beyond its default of 700 objects (those of twenty tokens) before a collection.
     """
     gc.collect()
     gc.freeze()

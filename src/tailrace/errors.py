@@ -6,7 +6,7 @@
     │   ├── ContextLengthExceeded   400  the prompt doesn't fit
     │   ├── Unauthorized            401  the key is missing or wrong (never used for anything else: relays disable a
     │   │                                channel on 401)
-    │   ├── Forbidden               403  the server isn't set up to let clients do that
+    │   ├── Forbidden               403  the server's settings don't allow it
     │   ├── NotFound                404  no such route
     │   ├── ModelNotFound           404  no such model
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
@@ -14,9 +14,9 @@
     │   ├── UnsupportedContentEncoding       415  the body is compressed in a way that isn't decoded here
     │   ├── SlowReader              500  the client reads far slower than the engine writes
     │   ├── GenerationFailed        500  the model can't go on with this reply; others can
-    │   ├── InternalError           500  a defect of ours; the log has the details
+    │   ├── InternalError           500  a defect of tailrace; the log has the details
     │   ├── EngineDied              500  the engine died while it worked on the request
-    │   ├── NotSupported            501  the API has such a route, this server does nothing of the kind
+    │   ├── NotSupported            501  the API has such a route, tailrace doesn't
     │   ├── FetchFailed             502  a model couldn't be fetched
     │   └── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
     ├── ConfigurationError      a setting is wrong; names the setting and where it came from
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 
 class TailraceError(Exception):
-    """The root. ``str()`` of it is one sentence or two, written for the person who has to act on it."""
+    """The root. ``str()`` of it is one sentence or two, for the person that has to act on it."""
 
 
 class RequestError(TailraceError):
@@ -48,7 +48,7 @@ class RequestError(TailraceError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the response's head says of the error."""
+        """Headers of the error's response."""
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -67,7 +67,7 @@ class ContextLengthExceeded(RequestError):
     """The prompt alone fills the context; the message names both numbers.
 
     ``prompt_tokens`` is the prompt's length, or a lower bound of it where it is too large to be tokenised; ``context``
-    is what there is room for. None where they aren't known.
+    the max length. None where they aren't known.
     """
 
     code = "context_length_exceeded"
@@ -84,7 +84,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """What is asked for is possible, and the server isn't set up to let clients do it; no key changes that."""
+    """The operation is possible, but the server's settings don't allow clients to do it; no key changes that."""
 
     status = 403
     code = "forbidden"
@@ -145,7 +145,7 @@ class SlowReader(RequestError):
 
 
 class GenerationFailed(RequestError):
-    """The model's computation gave no next token for this reply: its numbers are broken. Others aren't concerned."""
+    """The model's computation gave no next token for this reply: its numbers are broken. Other replies go on."""
 
     status = 500
     type = "server_error"
@@ -153,7 +153,7 @@ class GenerationFailed(RequestError):
 
 
 class InternalError(RequestError):
-    """A defect of ours: the client learns that much and no more."""
+    """A defect of tailrace: the client gets no details."""
 
     status = 500
     type = "server_error"
@@ -161,7 +161,7 @@ class InternalError(RequestError):
 
 
 class EngineDied(RequestError):
-    """The engine process died under the request. What was sent is valid; the rest is lost; trying again is safe."""
+    """The engine process died under the request. The text so far is valid; the rest is lost; trying again is safe."""
 
     status = 500
     type = "server_error"
@@ -169,14 +169,14 @@ class EngineDied(RequestError):
 
 
 class NotSupported(RequestError):
-    """A known route of the API for which there is nothing here that could do it."""
+    """A known route of the API that tailrace has no function for."""
 
     status = 501
     code = "not_supported"
 
 
 class FetchFailed(RequestError):
-    """A model couldn't be fetched; the log has the details, which may tell of the network behind."""
+    """A model couldn't be fetched; the log has the details, which may describe the local network."""
 
     status = 502
     type = "server_error"

@@ -22,7 +22,7 @@ from tailrace.errors import ProtocolError
 _LENGTH = struct.Struct("<I")
 #: A frame larger than this is a defect, not a message: the largest real one is a Hello with its vocabulary.
 MAX_FRAME = 256 * 1024 * 1024
-#: Room for many steps, so that a busy receiver doesn't hold up the engine.
+#: Holds many steps, so that a busy HTTP process doesn't hold up the engine.
 SOCKET_BUFFER = 4 * 1024 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
@@ -93,9 +93,8 @@ class Channel(Generic[M]):
     def receive(self) -> list[M] | None:
         """Block for the next messages; None when the peer has closed. Raises OSError when it broke."""
         while True:
-            # A thread that sleeps in recv() is woken by each read of the peer's: the kernel tells all who wait on a
-            # socket that it has room again, and only poll can say that it waits for something else. That took two
-            # switches a step on a core that computes, and 8 % of the HTTP process's CPU, which did the waking.
+            # Each read of the peer wakes a thread that sleeps in recv(): the kernel reports free buffer space to all
+            # waiting threads. poll() waits for incoming data alone, which saves two context switches a step.
             self._incoming.poll()
             data = self._socket.recv(65536)
             if not data:
@@ -122,7 +121,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def connect(path: Path, timeout: float) -> socket.socket:
-    """Connect to ``path``, trying again for ``timeout`` seconds. Raises OSError when nobody listens until then."""
+    """Connect to ``path``, trying again for ``timeout`` seconds. Raises OSError when no process listens by then."""
     deadline = time.monotonic() + timeout
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,7 +1,7 @@
 """Frozen settings: flag > environment > file > tuned > default; each value knows where it came from.
 
 This module reads the environment and one TOML file and does nothing else. ``resolve`` is called once, by the CLI; the
-processes get the result as JSON and never look for settings of their own.
+processes get the result as JSON and read no settings of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Origin = Literal["flag", "environment", "file", "tuned", "default"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set, with its range. A field's name is the environment variable's, in capitals
+    """All settings, with their ranges. A field's name is the environment variable's, in capitals
     behind ``TAILRACE_``, and the flag's, with dashes, for those that have one.
     """
 
@@ -43,14 +43,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     weights: Literal["as-is", "near-lossless", "fast"] = "as-is"  #: the file's own format, or one that is faster here
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
-    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: most KV cells, all requests together; 0: from memory
+    kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: max KV cells, all requests together; 0: from memory
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
-    keep_disk_mb: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0  #: disk for what keep_mb has no room for; 0: none
+    keep_disk_mb: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0  #: disk for prefix states beyond keep_mb; 0: none
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
-    #: how long a step that reads prompts may hold up running streams; 0: in proportion to what it lasts without prompts
+    #: max duration of a step with prompt tokens beside decoding sequences; 0: from measured step times
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
-    kernels: Literal["on", "avx512", "off"] = "on"  #: kernels of our own where the CPU has what they need
+    kernels: Literal["on", "avx512", "off"] = "on"  #: tailrace's own kernels, where the CPU has the instructions
     speculate: Literal["off", "lookup", "draft"] = "lookup"  #: where draft tokens come from
     draft_model: str | None = None  #: as ``model``: a smaller one of the same family, for speculate = draft
     draft_tokens: Annotated[int, Meta(ge=1, le=64)] = 32  #: max draft tokens of a sequence in one step
@@ -73,35 +73,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  #: 0 picks a free one
 
     # The HTTP side
-    api_key: str | None = None  #: None leaves the server open to whoever can reach it
+    api_key: str | None = None  #: None: every client that can connect may use the server
     manage_models: bool = False  #: whether clients may fetch models into the store, make and delete them
     cors_origins: tuple[str, ...] = ("*",)
     max_body_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
     keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life
     keepalive_style: Literal["chunk", "comment"] = "chunk"
     responses_mb: Annotated[int, Meta(ge=0, le=1_000_000)] = 512  #: disk for stored responses; 0: none are stored
-    responses_days: Annotated[int, Meta(ge=1, le=36_500)] = 30  #: those that nobody has used for so long go
+    responses_days: Annotated[int, Meta(ge=1, le=36_500)] = 30  #: a response that is unused for this long is deleted
     responses_file: str | None = None  #: where they are; None: responses.sqlite in the state folder
     reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
     engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
-    engine_stall_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  #: no beat for so long: health says stalled
-    slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: tokens a client may be behind before it is cut off
-    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: how long running replies may go on at shutdown
+    engine_stall_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  #: without a heartbeat an engine is stalled
+    slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: max tokens a client may be behind its stream
+    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: time for running replies at shutdown
 
-    # What is said
+    # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
 
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """The settings in force, and where each came from."""
+    """The effective settings, and the origin of each."""
 
     settings: Settings
     origins: Mapping[str, Origin]
 
     def tuned(self, values: Mapping[str, Any]) -> Resolved:
-        """The same with ``values``, which were measured for this model here, where nothing else was said.
+        """A copy with ``values``, which ``tailrace tune`` has measured, for settings that still have their defaults.
 
         Raises ConfigurationError when one can't be.
         """

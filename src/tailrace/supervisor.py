@@ -38,7 +38,7 @@ from tailrace.settings import Settings
 
 #: Seconds before a dead child is started again: the first time at once, then longer while it keeps dying.
 _BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-#: A child that lived so long has earned a fresh start.
+#: After this lifetime a child's earlier failures no longer count.
 _HEALTHY_SECONDS = 60.0
 #: Seconds that a child may take to stop beyond the drain time.
 _STOP_GRACE = 5.0
@@ -86,13 +86,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until a signal says stop; the exit status. Raises ConfigurationError when the address can't be had, or
-        the machine has no room for what the settings ask for.
+        the machine has too little memory for the settings.
         """
         log = structlog.get_logger()
         plan = self._plan()
         http = _listen(self.settings.host, self.settings.port)
         self._port = http.getsockname()[1]
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: nobody else can connect.
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700: no other user can connect.
         unix = ipc.listen(folder / SOCKET)
         engines = [
             _Child(
@@ -132,7 +132,7 @@ class Supervisor:
         try:
             needs = None if self.model_path is None else model_needs(self.model_path, self.settings)
         except ModelError:
-            needs = None  # The engine says what is wrong with the file, as it does of whatever can't be loaded.
+            needs = None  # The engine reports what is wrong with a file that can't be loaded.
         offload = self.model_path is not None and offloads(read_gpus(), build_backends())
         return make_plan(read_topology(), self.settings, needs, offload=offload)
 

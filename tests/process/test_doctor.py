@@ -1,4 +1,4 @@
-"""``tailrace doctor`` beside a real server: what was planned is in force, until somebody changes it."""
+"""``tailrace doctor`` beside a real server: the plan is applied, until a user changes a thread."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from simulated_passes import SimulatedSpeculator, memory_bound
-from tailrace.cli.chat_history import Conversation, Parameters
+from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.local_model import LocalModel
 from tailrace.engine.load import load_draft, load_llama
 from tailrace.engine.speculation.drafter import Drafter
@@ -33,7 +33,7 @@ def test_it_guesses_ahead_as_the_settings_say(
     backend = load_llama(locate_model("smollm2-135m").path, settings)
     local = LocalModel(backend, settings, load_draft(backend, settings))
     try:
-        conversation = Conversation(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 48))
+        conversation = ChatHistory(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 48))
         conversation.ask(_QUESTION)
         reply = local.reply(conversation)
         steps = sum(1 for _ in reply) - 1  # The last item is what the pipeline held back.
@@ -50,7 +50,7 @@ def test_a_prompt_that_overflows_llama_cpps_stack_is_only_too_long() -> None:
     settings = Settings(threads=1, ctx=512, parallel=1)
     local = LocalModel(load_llama(locate_model("smollm2-135m").path, settings), settings)
     try:
-        conversation = Conversation(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 2))
+        conversation = ChatHistory(None, Parameters().changed("temperature", 0.0).changed("max_tokens", 2))
         conversation.ask("A" * 30_000)
         with pytest.raises(ContextLengthExceeded, match="512 tokens"):
             local.reply(conversation)

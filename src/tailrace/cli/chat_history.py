@@ -1,4 +1,4 @@
-"""A conversation in the terminal as plain state: who said what, and how replies are made. No I/O.
+"""The state of a conversation in the terminal: its messages and the parameters of replies. No I/O.
 
 Its saved form is the body of a chat completion request, so that ``curl -d @file`` asks a server the same.
 """
@@ -18,7 +18,7 @@ _DEFAULTS = Sampling()
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``/set`` can change, with the API's names, ranges and defaults."""
+    """The parameters that ``/set`` can change, with the API's names, ranges and defaults."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = _DEFAULTS.temperature
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = _DEFAULTS.top_k
@@ -30,7 +30,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sampling(self) -> Sampling:
-        """The engine's form, as the API makes it."""
+        """The same for the engine, as the API makes it."""
         return Sampling(
             temperature=self.temperature,
             top_k=max(0, self.top_k),
@@ -64,7 +64,7 @@ class _Saved(msgspec.Struct):
     messages: list[_Turn]
 
 
-class Conversation:
+class ChatHistory:
     """The system text, the turns so far and the parameters."""
 
     def __init__(self, system: str | None = None, parameters: Parameters | None = None) -> None:
@@ -74,7 +74,7 @@ class Conversation:
 
     @property
     def messages(self) -> list[Message]:
-        """What the model is to read."""
+        """The messages of the next prompt."""
         system: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.turns]
 
@@ -87,11 +87,11 @@ class Conversation:
         self.turns.append({"role": "assistant", "content": text})
 
     def take_back(self) -> None:
-        """Forget the last turn: it couldn't be answered."""
+        """Drop the last turn: it has no answer."""
         self.turns.pop()
 
     def clear(self) -> None:
-        """Forget every turn; system text and parameters stay."""
+        """Drop every turn; system text and parameters stay."""
         self.turns.clear()
 
     def encode(self) -> bytes:
@@ -102,7 +102,7 @@ class Conversation:
         return msgspec.json.format(msgspec.json.encode({"messages": self.messages, **parameters}), indent=2) + b"\n"
 
     def restore(self, data: bytes) -> None:
-        """Become what ``encode`` saved. Raises InvalidRequest, and changes nothing then."""
+        """Take over a saved conversation. Raises InvalidRequest, and changes nothing then."""
         try:
             saved = msgspec.json.decode(data, type=_Saved)
             parameters = msgspec.json.decode(data, type=Parameters)

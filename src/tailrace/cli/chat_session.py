@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from tailrace.chat.reply_parts import TextPart
-from tailrace.cli.chat_history import Conversation
+from tailrace.cli.chat_history import ChatHistory
 from tailrace.cli.local_model import LocalModel, Stats
-from tailrace.cli.slash_commands import obey
+from tailrace.cli.slash_commands import run_command
 from tailrace.cli.terminal import Interrupts, Terminal, history, history_file
 from tailrace.errors import RequestError
 
 
-def talk(local: LocalModel, name: str, conversation: Conversation, terminal: Terminal, interrupts: Interrupts) -> None:
+def talk(local: LocalModel, name: str, conversation: ChatHistory, terminal: Terminal, interrupts: Interrupts) -> None:
     """Turn by turn, until /exit or Ctrl-D."""
     about = f"{name} ({local.info.description}), context {local.info.context} tokens"
     terminal.say(f"{about}. /help lists the commands, Ctrl-D leaves.")
     with history(history_file(), terminal.say):
         while (line := _line(terminal)) is not None:
             if line.startswith("/"):
-                outcome = obey(line.rstrip(), conversation, about)
+                outcome = run_command(line.rstrip(), conversation, about)
                 if outcome.action == "exit":
                     return
                 if outcome.text:
@@ -51,7 +51,7 @@ def _several_lines(terminal: Terminal) -> str:
     return "\n".join(lines)
 
 
-def _turn(local: LocalModel, conversation: Conversation, text: str, terminal: Terminal, interrupts: Interrupts) -> None:
+def _turn(local: LocalModel, conversation: ChatHistory, text: str, terminal: Terminal, interrupts: Interrupts) -> None:
     conversation.ask(text)
     try:
         reply, stats = show_reply(local, conversation, terminal, interrupts)
@@ -68,7 +68,7 @@ def _turn(local: LocalModel, conversation: Conversation, text: str, terminal: Te
 
 
 def show_reply(
-    local: LocalModel, conversation: Conversation, terminal: Terminal, interrupts: Interrupts
+    local: LocalModel, conversation: ChatHistory, terminal: Terminal, interrupts: Interrupts
 ) -> tuple[str, Stats]:
     """Show the reply as it comes; its text without reasoning, and its figures."""
     interrupts.pending = False

@@ -1,4 +1,4 @@
-"""``tailrace config``: which settings are in force, and why."""
+"""``tailrace config``: the effective settings, and the origin of each."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tailrace.cli import consoles
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.settings import FIELDS
 
-config = typer.Typer(help="The settings in force.", no_args_is_help=True)
+config = typer.Typer(help="The effective settings.", no_args_is_help=True)
 
 
 # A lone command would become the whole of its Typer, and `config show` an error.
 @config.callback()
 def group() -> None:
-    """The settings in force."""
+    """The effective settings."""
 
 
 @config.command()

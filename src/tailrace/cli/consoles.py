@@ -11,7 +11,7 @@ PIPE_WIDTH = 400
 
 
 def stdout() -> Console:
-    """The console for results. Made when asked for, because tests and shells exchange the stream."""
+    """The console for results. A new one for each call, because tests and shells exchange the stream."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 

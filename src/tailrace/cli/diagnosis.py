@@ -1,4 +1,4 @@
-"""What ``tailrace doctor`` finds out: the machine, its limits, the plan, and what running servers have of theirs.
+"""The facts of ``tailrace doctor``: the machine, its limits, the plan, and whether running servers follow theirs.
 
 Gathers and compares; ``doctor`` shows it.
 """
@@ -131,7 +131,7 @@ def diagnose(
     *,
     prove: bool = False,
 ) -> Diagnosis:
-    """Look at the machine under ``root``, plan ``settings`` on it, and compare ``servers`` with theirs. ``prove``
+    """Look at the machine under ``root``, plan ``settings`` on it, and compare ``servers`` with their plans. ``prove``
     repeats the proofs of the native libraries.
     """
     topology = topology or read_topology(root)
@@ -184,11 +184,11 @@ def _logits_ops(settings: Settings, *, prove: bool) -> LibraryReport:
 
 
 def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
-    """Compare what is in force of a server's plan, as /proc under ``root`` tells it."""
+    """Compare a server's plan with its processes in /proc under ``root``."""
     plan = server.plan
     processes = []
     planned = f"CPUs {cpulist.format_cpus(plan.http_cpus)}" if plan.http_cpus else "anywhere"
-    found, problems = _in_force(server.http, root)
+    found, problems = _applied(server.http, root)
     if found is not None and plan.http_cpus and not found.cpus <= set(plan.http_cpus):
         problems.append(f"threads may run on CPUs {cpulist.format_cpus(found.cpus)}, planned are {planned}")
     processes.append(_checked("http", server.http, planned, found, problems))
@@ -200,7 +200,7 @@ def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
             planned += f", memory on node {replica.node}"
         elif replica.interleave:
             planned += f", memory over nodes {cpulist.format_cpus(replica.interleave)}"
-        found, problems = _in_force(pid, root)
+        found, problems = _applied(pid, root)
         if found is not None:
             problems += placement_differences(replica, found)
             if server.pools and (shared := cpus_without_own_thread(replica, found)):
@@ -212,8 +212,8 @@ def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
     return ServerCheck(port=server.port, model=server.model, processes=processes)
 
 
-def _in_force(pid: int | None, root: Path) -> tuple[AppliedPlacement | None, list[str]]:
-    """The process as it is, or why that can't be told."""
+def _applied(pid: int | None, root: Path) -> tuple[AppliedPlacement | None, list[str]]:
+    """The applied placement of the process, or the reason why it isn't known."""
     if pid is None:
         return None, ["it hasn't been started"]
     try:
@@ -226,13 +226,13 @@ def _in_force(pid: int | None, root: Path) -> tuple[AppliedPlacement | None, lis
 def _checked(
     name: str, pid: int | None, planned: str, found: AppliedPlacement | None, problems: list[str]
 ) -> ProcessCheck:
-    told = ""
+    shown = ""
     if found is not None:
         plural = "s" if len(found.threads) > 1 else ""
-        told = f"{len(found.threads)} thread{plural} on CPUs {cpulist.format_cpus(found.cpus)}"
+        shown = f"{len(found.threads)} thread{plural} on CPUs {cpulist.format_cpus(found.cpus)}"
         if found.memory:
-            told += f", {format_memory(found.memory)}"
-    return ProcessCheck(process=name, pid=pid, planned=planned, found=told, problems=problems)
+            shown += f", {format_memory(found.memory)}"
+    return ProcessCheck(process=name, pid=pid, planned=planned, found=shown, problems=problems)
 
 
 def _nodes(topology: Topology) -> list[NodeFacts]:

@@ -1,4 +1,4 @@
-"""``tailrace doctor``: what this machine is, what is planned on it and why, and whether running servers have it so."""
+"""``tailrace doctor``: this machine, the plan for it with reasons, and whether running servers follow theirs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tailrace.models.locate import locate_model
 from tailrace.models.store import Store
 from tailrace.supervisor import model_needs
 
-#: Exit status when something that is in force isn't as planned.
+#: Exit status when a running server differs from its plan.
 _DIFFERS = 1
-#: A model so many times larger than the last-level caches is read from memory for each token.
+#: Weights this many times larger than the last-level caches are read from memory for each token.
 _OUTGROWS_CACHE = 8
 _AS_SERVE = "Plan as serve would with it."
 
@@ -253,7 +253,7 @@ def _reasons(plan: MachinePlan) -> Table:
 
 
 def _server(console: Console, server: ServerCheck) -> None:
-    _heading(console, f"In force on port {server.port} ({server.model})")
+    _heading(console, f"Applied on port {server.port} ({server.model})")
     table = _table("PROCESS", "PID", "PLANNED", "FOUND", "")
     for process in server.processes:
         verdict = "[red]differs[/red]" if process.problems else "[green]ok[/green]"

@@ -15,7 +15,7 @@ from typing import Literal
 from tailrace.chat.chat_format import ChatFormat
 from tailrace.chat.reply_parts import ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline
-from tailrace.cli.chat_history import Conversation
+from tailrace.cli.chat_history import ChatHistory
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.load import make_loop
 from tailrace.engine.loop import EngineLoop
@@ -58,7 +58,7 @@ class LocalModel:
         self._vocabulary = self._format.vocabulary_showing(self._format.family.markup({}).markers)
         self._ids = count(1)
 
-    def reply(self, conversation: Conversation) -> LocalReply:
+    def reply(self, conversation: ChatHistory) -> LocalReply:
         """The next assistant message, which is computed as it is iterated over.
 
         Raises ContextLengthExceeded, naming both numbers, and InvalidRequest when the template refuses.
@@ -70,14 +70,14 @@ class LocalModel:
             prompt=prompt,
             params=GenerationParams(max_tokens=parameters.max_tokens, sampling=parameters.sampling),
         )
-        begun = time.monotonic()
+        asked_at = time.monotonic()
         sequence = self._sequence(submit)
         if isinstance(sequence, Refused):
             if sequence.code == "context_length_exceeded":
                 raise ContextLengthExceeded(sequence.message)
             raise InvalidRequest(sequence.message)
         pipeline = ReplyPipeline(self._vocabulary, (), self._format.family.parser(prompt, {}))
-        return LocalReply(self._loop, sequence, pipeline, begun, max_tokens=parameters.max_tokens)
+        return LocalReply(self._loop, sequence, pipeline, asked_at, max_tokens=parameters.max_tokens)
 
     def _sequence(self, submit: Submit) -> Sequence | Refused:
         texts = prompt_texts(self._backend, submit)
@@ -103,16 +103,16 @@ class LocalReply:
     """
 
     def __init__(
-        self, loop: EngineLoop, sequence: Sequence, pipeline: ReplyPipeline, begun: float, *, max_tokens: int | None
+        self, loop: EngineLoop, sequence: Sequence, pipeline: ReplyPipeline, asked_at: float, *, max_tokens: int | None
     ) -> None:
-        """``begun`` is when the question was asked, by the monotonic clock. Use ``LocalModel.reply``."""
+        """``asked_at``: when the question was asked, by the monotonic clock. Use ``LocalModel.reply``."""
         self._loop = loop
         self._sequence = sequence
         self._pipeline = pipeline
-        self._begun = begun
+        self._asked_at = asked_at
         self._max_tokens = max_tokens
         self._first: float | None = None
-        self._last = begun
+        self._last = asked_at
         self._cancelled = False
         loop.inbox.put(sequence)
 
@@ -148,7 +148,7 @@ class LocalReply:
             prompt_tokens=sequence.prompt_length,
             cached_tokens=sequence.cached_tokens or 0,
             tokens=sequence.generated,
-            first_token=first - self._begun,
+            first_token=first - self._asked_at,
             decoding=self._last - first,
             ended=self._ended(),
         )

@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from tailrace.cli import consoles
-from tailrace.cli.chat_history import Conversation, Parameters
+from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.chat_session import described, show_reply, talk
 from tailrace.cli.local_model import LocalModel
 from tailrace.cli.templates import check_chat_template
@@ -78,7 +78,7 @@ def run(
         "seed": seed,
         "max_tokens": max_tokens,
     }
-    conversation = Conversation(clean(system) if system else None, _parameters(given))
+    conversation = ChatHistory(clean(system) if system else None, _parameters(given))
     question = _question(prompt)
     level = "warning" if resolved.origins["log_level"] == "default" else resolved.settings.log_level
     logs.configure("run", level=level, form=resolved.settings.log_format)
@@ -139,7 +139,7 @@ def _load(resolved: Resolved) -> tuple[str, LocalModel]:
 
 def _one_shot(
     local: LocalModel,
-    conversation: Conversation,
+    conversation: ChatHistory,
     question: str,
     terminal: Terminal,
     interrupts: Interrupts,

@@ -89,6 +89,6 @@ def serve(
         found = locate_model(settings.model)
         name, path = settings.alias or found.name, found.path
         if settings.speculate == "draft" and settings.draft_model is not None:
-            # Found now, so that a wrong name is told before anything starts.
+            # Resolved now, so that a wrong name is an error before anything starts.
             settings = msgspec.structs.replace(settings, draft_model=str(locate_model(settings.draft_model).path))
     raise typer.Exit(Supervisor(settings, name, path).run())

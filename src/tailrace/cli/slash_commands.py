@@ -1,6 +1,6 @@
-"""The slash commands of ``tailrace run``: what each does to a conversation, and what it says.
+"""The slash commands of ``tailrace run``: each changes the conversation or returns a text.
 
-They touch no terminal: what a person is to read is returned. ``/save`` and ``/load`` are the only ones that touch
+They touch no terminal: a command returns its output. ``/save`` and ``/load`` are the only ones that touch
 files.
 """
 
@@ -13,22 +13,22 @@ from typing import Literal
 
 import msgspec
 
-from tailrace.cli.chat_history import Conversation
+from tailrace.cli.chat_history import ChatHistory
 from tailrace.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is to be shown, and what the terminal has to do next."""
+    """The text to show, and the terminal's next action."""
 
     text: str = ""
     action: Literal["none", "multi", "exit"] = "none"
 
 
-def obey(line: str, conversation: Conversation, about: str) -> Outcome:
-    """Do what ``line`` (it begins with a slash) says; ``about`` is what ``/show`` tells of the model.
+def run_command(line: str, conversation: ChatHistory, about: str) -> Outcome:
+    """Run the command in ``line``, which begins with a slash. ``about`` is the model's line in ``/show``.
 
-    Whatever is wrong with the line is the outcome's text: a conversation doesn't end over a typing error.
+    An error in the line becomes the outcome's text: a typing error doesn't end the conversation.
     """
     word, _, argument = line.partition(" ")
     command = _COMMANDS.get(word)
@@ -44,21 +44,21 @@ def obey(line: str, conversation: Conversation, about: str) -> Outcome:
         return Outcome(f"{argument.strip()}: {error.strerror or error}")
 
 
-def _help(_: Conversation, __: str, ___: str) -> Outcome:
+def _help(_: ChatHistory, __: str, ___: str) -> Outcome:
     return Outcome(HELP)
 
 
-def _clear(conversation: Conversation, _: str, __: str) -> Outcome:
+def _clear(conversation: ChatHistory, _: str, __: str) -> Outcome:
     conversation.clear()
     return Outcome("The conversation starts over.")
 
 
-def _system(conversation: Conversation, text: str, _: str) -> Outcome:
+def _system(conversation: ChatHistory, text: str, _: str) -> Outcome:
     conversation.system = text or None
     return Outcome("The system text is set." if text else "The system text is gone.")
 
 
-def _set(conversation: Conversation, argument: str, _: str) -> Outcome:
+def _set(conversation: ChatHistory, argument: str, _: str) -> Outcome:
     name, _, value = argument.partition(" ")
     value = value.strip()
     if not name or not value:
@@ -68,7 +68,7 @@ def _set(conversation: Conversation, argument: str, _: str) -> Outcome:
     return Outcome(f"{name} is {_shown(getattr(conversation.parameters, name))}")
 
 
-def _show(conversation: Conversation, _: str, about: str) -> Outcome:
+def _show(conversation: ChatHistory, _: str, about: str) -> Outcome:
     parameters = msgspec.structs.asdict(conversation.parameters)
     lines = [about, *(f"{name} {_shown(value)}" for name, value in parameters.items())]
     lines.append(f"system {conversation.system or 'none'}")
@@ -76,23 +76,23 @@ def _show(conversation: Conversation, _: str, about: str) -> Outcome:
     return Outcome("\n".join(lines))
 
 
-def _save(conversation: Conversation, argument: str, _: str) -> Outcome:
+def _save(conversation: ChatHistory, argument: str, _: str) -> Outcome:
     path = _path(argument, "/save FILE")
     path.write_bytes(conversation.encode())
     return Outcome(f"Saved to {path}")
 
 
-def _load(conversation: Conversation, argument: str, _: str) -> Outcome:
+def _load(conversation: ChatHistory, argument: str, _: str) -> Outcome:
     path = _path(argument, "/load FILE")
     conversation.restore(path.read_bytes())
     return Outcome(f"{len(conversation.turns)} messages loaded from {path}")
 
 
-def _multi(_: Conversation, __: str, ___: str) -> Outcome:
+def _multi(_: ChatHistory, __: str, ___: str) -> Outcome:
     return Outcome("Several lines; a line with /end alone or Ctrl-D sends them, Ctrl-C drops them.", "multi")
 
 
-def _exit(_: Conversation, __: str, ___: str) -> Outcome:
+def _exit(_: ChatHistory, __: str, ___: str) -> Outcome:
     return Outcome(action="exit")
 
 
@@ -106,7 +106,7 @@ def _shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-_COMMANDS: dict[str, Callable[[Conversation, str, str], Outcome]] = {
+_COMMANDS: dict[str, Callable[[ChatHistory, str, str], Outcome]] = {
     "/help": _help,
     "/clear": _clear,
     "/system": _system,

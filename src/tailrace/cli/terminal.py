@@ -27,7 +27,7 @@ try:
 except ImportError:
     _readline = None
 
-#: Lines of history that are kept.
+#: Max lines of the saved history.
 _HISTORY = 1000
 #: Control characters are shown as their pictures, but tab and line feed, and the useless carriage return.
 _HARMLESS = {
@@ -52,7 +52,7 @@ class Interrupts:
 
 
 class Terminal:
-    """Standard input and output. ``tty`` tells whether somebody looks at the output."""
+    """Standard input and output. ``tty``: the output is a terminal."""
 
     def __init__(self, interrupts: Interrupts) -> None:
         self.tty = sys.stdout.isatty()
@@ -119,7 +119,7 @@ class Terminal:
     def ask(self, prompt: str) -> str | None:
         """One line, typed after ``prompt``. None at the end of the input (Ctrl-D). Raises KeyboardInterrupt."""
         if self._styled and _readline is not None:
-            # readline has to know which characters take no room, or it breaks long lines in the wrong place.
+            # readline has to know the characters without width, or it breaks long lines in the wrong place.
             prompt = f"\x01\x1b[1m\x02{prompt}\x01\x1b[0m\x02"
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -142,9 +142,9 @@ def history_file() -> Path:
 
 @contextlib.contextmanager
 def history(file: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, lines that were typed earlier can be called up; afterwards those of now are kept too.
+    """Within, readline has the lines of earlier runs; afterwards the file has this run's lines too.
 
-    Nobody else may read the file. One that can't be read or written costs the history and a line to ``say``, not the
+    Only this user may read the file. One that can't be read or written costs the history and a line to ``say``, not the
     conversation.
     """
     readline = _readline
@@ -162,7 +162,7 @@ def history(file: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     readline.set_history_length(_HISTORY)
-    # Python turns it off for its own prompt; here a text that is pasted is one message, however many lines it has.
+    # Python turns it off for its own prompt; here a pasted text is one message, whatever its number of lines.
     readline.parse_and_bind("set enable-bracketed-paste on")
     try:
         yield

@@ -29,7 +29,7 @@ from tailrace.settings import Resolved, resolve
 from tailrace.tuning.settings_search import STAGES, SettingsSearch
 
 _INTERRUPTED = 130
-#: Load a core at which others take time from what is measured.
+#: Load per core from which other processes disturb the measurements.
 _BUSY = 0.5
 
 
@@ -84,7 +84,7 @@ def tune(
 
 
 def _stages(only: list[str] | None, resolved: Resolved) -> tuple[str, ...]:
-    """What to measure: what was asked for, or everything that nobody has set."""
+    """The stages to measure: those of ``only``, or all whose settings have their defaults."""
     unknown = sorted(set(only or ()) - set(STAGES))
     if unknown:
         raise ConfigurationError(f"--only can't be {unknown[0]}: choose from {', '.join(STAGES)}")

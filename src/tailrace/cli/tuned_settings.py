@@ -28,7 +28,7 @@ def resolve_tuned(flags: Mapping[str, Any], *, file: Path | None = None) -> Reso
         topology = read_topology()
         found = TuningStore().find(fingerprint(path), topology, version("llama-cpp-python"))
     except ModelError:
-        return resolved  # Whoever loads the model says what is wrong with it.
+        return resolved  # The error is reported where the model is loaded.
     if found is None or found.usable != usable_cpus(topology):
         return resolved
     return resolved.tuned(found.settings)

@@ -12,7 +12,7 @@ import sys
 
 import structlog
 
-from tailrace.child import EXIT_CONFIGURATION, Start, read_start, wished
+from tailrace.child import EXIT_CONFIGURATION, Start, best_effort, read_start
 from tailrace.engine.kernels import loader
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.applied_placement import is_placement_required
@@ -46,7 +46,7 @@ def main() -> None:
 def _bind(start: Start) -> None:
     """Apply the plan to this process and to all threads that it will make."""
     replica = start.plan.replicas[start.replica]
-    with contextlib.nullcontext() if is_placement_required(start.settings) else wished():
+    with contextlib.nullcontext() if is_placement_required(start.settings) else best_effort():
         bind_cpus(replica.cpus)
         bind_memory(replica)
 

@@ -1,7 +1,7 @@
-"""A conversation as every dialect has it, messages, tools and all, to the generation that it asks for.
+"""A conversation with its tools, as every dialect has it, to a generation request.
 
 A dialect translates its own request into the template's messages (see ``Message``) and ``Function``s, calls
-``chat_request`` with the generation's parameters, and adds what is no business of the conversation:
+``chat_request`` with the generation's parameters, and adds the rest:
 ``msgspec.structs.replace(chat_request(...), stops=...)``.
 """
 
@@ -24,17 +24,17 @@ from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 
-#: Whether the model calls: never, as it likes, or at least once.
+#: Whether the model calls functions: never, if it decides so, or at least once.
 ToolChoice = Literal["none", "auto", "required"]
 #: Whether the last message is continued, or which of its fields is; True is the content, or a thought without one.
 Continued = bool | Literal["content", "reasoning_content"]
 
-_AS_IT_LIKES = ThinkingOptions()
+_MODEL_DECIDES = ThinkingOptions()
 _DEFAULTS = GenerationParams()
 
 
 class FieldNames(msgspec.Struct, frozen=True, kw_only=True):
-    """What the dialect calls the fields at fault. ``messages`` may name each message's own place."""
+    """The dialect's names of the fields at fault. ``messages`` may have the place of each message."""
 
     prompt: str = "messages"
     messages: Sequence[str] | None = None  #: one a message; None is ``messages[0]``, ``messages[1]``, ...
@@ -56,14 +56,14 @@ def chat_request(
     parallel: bool = True,
     form: Grammar | None = None,
     params: GenerationParams = _DEFAULTS,
-    thinking: ThinkingOptions = _AS_IT_LIKES,
+    thinking: ThinkingOptions = _MODEL_DECIDES,
     variables: dict[str, Any] | None = None,
     opening: bool = True,
     continues: Continued = False,
     inline_reasoning: bool = False,
     fields: FieldNames = _OPENAI,
 ) -> GenerationRequest:
-    """What the conversation asks of the engine: prompt, grammar, and what the reply's parser has to look for.
+    """The generation request of a conversation: prompt, grammar, and the functions that the reply's parser looks for.
 
     ``messages`` are the template's: ``role`` (system, developer, user, assistant, tool), ``content`` (a string), and
     where they apply ``name``, ``tool_call_id``, ``reasoning_content`` and ``tool_calls`` (each ``{"id": str | None,
@@ -91,18 +91,18 @@ def chat_request(
             message = f"'{fields.tools}': the parameters of '{function.name}' must be an object."
             raise InvalidRequest(message, param=fields.tools)
     template, family = model.template, model.family
-    told = list(messages) if model.overrides is None else model.overrides.begin(messages)
+    conversation = list(messages) if model.overrides is None else model.overrides.begin(messages)
     if not (template.supports_tools and template.supports_calls):
-        told = tool_prompting.calls_to_text(
-            [{**message, "content": joined_text(message["content"])} for message in told]
+        conversation = tool_prompting.calls_to_text(
+            [{**message, "content": joined_text(message["content"])} for message in conversation]
         )
     if offered and not template.supports_tools:
-        told = tool_prompting.add_functions(told, offered)
+        conversation = tool_prompting.add_functions(conversation, offered)
     if family.call_id is not None:
-        told = _with_call_ids(told, family.call_id)
+        conversation = _with_call_ids(conversation, family.call_id)
 
     def render(messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
-        # A template that shows no tools may fail on them: it has been told in another way.
+        # A template without tools may fail on them: the messages already describe the functions.
         offers = [function.as_openai() for function in offered if template.supports_tools] or None
         given = {**thinking_kwargs.template_kwargs(template, thinking), **(variables or {})}
         try:
@@ -110,7 +110,7 @@ def chat_request(
         except InvalidRequest as refusal:
             if template.defect is not None or not any(_is_about_calls(message) for message in messages):
                 raise
-            # Mistral's templates want each call to have its result: a shortened conversation is told as text.
+            # Mistral's templates want each call to have its result: a shortened conversation is rendered as text.
             plain = tool_prompting.calls_to_alternating_text(
                 [{**message, "content": joined_text(message["content"])} for message in messages]
             )
@@ -123,12 +123,12 @@ def chat_request(
         if not messages or messages[-1].get("tool_calls"):
             why = "a message with tool calls is whole" if messages else "there is no message"
             raise InvalidRequest(f"'{fields.prompt}': {why}, so that it can't be continued.", param=fields.prompt)
-        prompt = _continued(told, continues, model.family, render, fields)
+        prompt = _continued(conversation, continues, model.family, render, fields)
         if must_call:
             where = fields.tool_choice
             raise InvalidRequest(f"'{where}' can't be held to in a reply that the last message has begun.", param=where)
     else:
-        prompt = render(told, opening, None)
+        prompt = render(conversation, opening, None)
         if opening and _wants_no_thought(thinking, variables or {}):
             prompt = model.without_thought(prompt)
     setting = GrammarContext(family, template.source, model.control_tokens, prompt.text)
@@ -139,7 +139,7 @@ def chat_request(
     elif form is not None:
         grammar = format_or_calls(setting, form, offered, several=parallel)
     elif offered:
-        # A reply that has begun may stand within a thought or a call: the watch reads what there is of it.
+        # A continued reply may be within a thought or a call: the lazy grammar first follows its existing text.
         before = GrammarContext(family, template.source, model.control_tokens, prompt.head.text)
         grammar = lazy_calls(before, offered, several=parallel, reply_start=prompt.reply)
         param = fields.tools
@@ -199,6 +199,6 @@ def _continued(
         if last["role"] != "assistant" or field != "content":
             raise
         opened = render(messages[:-1], True, None)
-    # What is continued is the reply: a thought that the template has begun for it is over.
+    # The continued text is part of the reply: a thought that the template has opened is closed.
     prompt = opened.append_markup(family.text_prefix_after(opened.text))
     return prompt.append_literal(joined_text(last["content"])).continued_at(len(prompt.text))

@@ -20,8 +20,8 @@ class Timings(msgspec.Struct, frozen=True):
 
 
 def make_timings(*, cached: int, prompt: int, prompt_seconds: float, generated: int, seconds: float) -> Timings:
-    """The timings of a reply. ``cached`` and ``prompt`` are prompt tokens from the cache and computed ones, ``generated``
-    the reply's tokens, ``seconds`` the time from the first token to the last.
+    """The timings of a reply. ``cached`` and ``prompt``: prompt tokens from the cache, and computed ones.
+    ``generated``: the reply's tokens. ``seconds``: from the first token to the last.
     """
     steps = max(0, generated - 1)
     prompt_ms, predicted_ms = prompt_seconds * 1000, seconds * 1000

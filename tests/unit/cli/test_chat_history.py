@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.cli.chat_history import Conversation, Parameters
-from tailrace.cli.slash_commands import HELP, obey
+from tailrace.cli.chat_history import ChatHistory, Parameters
+from tailrace.cli.slash_commands import HELP, run_command
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import Sampling
 
 ABOUT = "tiny (a model)"
 
 
-def talked() -> Conversation:
-    conversation = Conversation("Be brief.")
+def talked() -> ChatHistory:
+    conversation = ChatHistory("Be brief.")
     conversation.ask("Hi")
     conversation.answer("Hello ✓")
     return conversation
@@ -61,15 +61,15 @@ def test_the_parameters_become_the_engines() -> None:
 )
 def test_set_changes_each_parameter(name: str, text: str, value: float) -> None:
     conversation = talked()
-    assert obey(f"/set {name} {text}", conversation, ABOUT).text == f"{name} is {value}"
+    assert run_command(f"/set {name} {text}", conversation, ABOUT).text == f"{name} is {value}"
     assert getattr(conversation.parameters, name) == value
 
 
 @pytest.mark.parametrize("name", ["seed", "max_tokens"])
 def test_none_takes_a_parameter_back(name: str) -> None:
     conversation = talked()
-    obey(f"/set {name} 5", conversation, ABOUT)
-    assert obey(f"/set {name} none", conversation, ABOUT).text == f"{name} is none"
+    run_command(f"/set {name} 5", conversation, ABOUT)
+    assert run_command(f"/set {name} none", conversation, ABOUT).text == f"{name} is none"
     assert getattr(conversation.parameters, name) is None
 
 
@@ -90,7 +90,7 @@ def test_none_takes_a_parameter_back(name: str) -> None:
 )
 def test_a_wrong_line_is_told_and_changes_nothing(line: str, complaint: str) -> None:
     conversation = talked()
-    outcome = obey(line, conversation, ABOUT)
+    outcome = run_command(line, conversation, ABOUT)
     assert complaint in outcome.text
     assert outcome.action == "none"
     assert conversation.encode() == talked().encode()
@@ -98,49 +98,49 @@ def test_a_wrong_line_is_told_and_changes_nothing(line: str, complaint: str) -> 
 
 def test_clear_keeps_the_system_text_and_the_parameters() -> None:
     conversation = talked()
-    obey("/set top_k 3", conversation, ABOUT)
-    obey("/clear", conversation, ABOUT)
+    run_command("/set top_k 3", conversation, ABOUT)
+    run_command("/clear", conversation, ABOUT)
     assert conversation.messages == [{"role": "system", "content": "Be brief."}]
     assert conversation.parameters.top_k == 3
 
 
 def test_system_sets_and_removes() -> None:
     conversation = talked()
-    obey("/system  Speak Latin. ", conversation, ABOUT)
+    run_command("/system  Speak Latin. ", conversation, ABOUT)
     assert conversation.system == "Speak Latin."
-    obey("/system", conversation, ABOUT)
+    run_command("/system", conversation, ABOUT)
     assert conversation.system is None
 
 
 def test_show_tells_everything() -> None:
-    shown = obey("/show", talked(), ABOUT).text
+    shown = run_command("/show", talked(), ABOUT).text
     for part in (ABOUT, "system Be brief.", "2 messages", *Parameters.__struct_fields__):
         assert part in shown
 
 
 def test_help_names_every_command() -> None:
-    assert obey("/help", talked(), ABOUT).text == HELP
+    assert run_command("/help", talked(), ABOUT).text == HELP
     for word in ("/clear", "/system", "/set", "/show", "/save", "/load", "/multi", "/exit"):
         assert word in HELP
 
 
 def test_exit_and_multi_are_for_the_terminal() -> None:
-    assert obey("/exit", talked(), ABOUT).action == "exit"
-    assert obey("/multi", talked(), ABOUT).action == "multi"
+    assert run_command("/exit", talked(), ABOUT).action == "exit"
+    assert run_command("/multi", talked(), ABOUT).action == "multi"
 
 
 def test_what_is_saved_is_a_chat_request_and_loads_again(tmp_path: Path) -> None:
     conversation = talked()
     conversation.parameters = Parameters(temperature=0.0, seed=4)
     path = tmp_path / "a talk.json"
-    obey(f"/save {path}", conversation, ABOUT)
+    run_command(f"/save {path}", conversation, ABOUT)
     saved = json.loads(path.read_bytes())
     assert saved["messages"] == conversation.messages
     assert saved["seed"] == 4
     assert "max_tokens" not in saved
 
-    other = Conversation("Something else")
-    assert obey(f"/load {path}", other, ABOUT).text == f"2 messages loaded from {path}"
+    other = ChatHistory("Something else")
+    assert run_command(f"/load {path}", other, ABOUT).text == f"2 messages loaded from {path}"
     assert other.encode() == conversation.encode()
 
 
