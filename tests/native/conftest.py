@@ -14,7 +14,7 @@ from tailrace.engine.kernels import build
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels of each tier that this CPU has."""
     if request.param is None:
-        pytest.skip("this CPU can't run them: test_kernels.py has seen that they are refused")
+        pytest.skip("this CPU can't run them: test_build.py sees that they are refused")
     library = ctypes.CDLL(str(build.build_kernels(request.param, tmp_path_factory.mktemp("kernels"))))
     library.ggml_aligned_malloc.restype = ctypes.c_void_p
     library.ggml_aligned_malloc.argtypes = [ctypes.c_size_t]

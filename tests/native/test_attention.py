@@ -22,7 +22,7 @@ from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
 TILES = "amx" in TIERS
 
 
-@pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_kernels.py alters")
+@pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_proofs.py changes")
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -32,7 +32,7 @@ TILES = "amx" in TIERS
         ("(to * head_dim + d) * BLOCK_ROWS, x)", "(to * head_dim + d) * BLOCK_ROWS, _mm512_setzero_ps())"),
     ],
 )
-def test_tiles_that_compute_wrongly_are_not_kept(
+def test_amx_code_with_a_mistake_is_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
 ) -> None:
     monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", right, wrong))
@@ -60,7 +60,7 @@ def test_attention_is_right_for_values_of_any_size(library: ctypes.CDLL, tokens:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_guessed_tokens_have_the_numbers_that_they_have_one_after_the_other(library: ctypes.CDLL, threads: int) -> None:
+def test_exact_tokens_are_the_same_together_and_one_by_one(library: ctypes.CDLL, threads: int) -> None:
     """To the last bit, however many they are."""
     query, keys, values, mask = _prompt(np.random.default_rng(5), 40)
     library.tailrace_kernels_set_exact_tokens(40)
@@ -79,7 +79,7 @@ def test_guessed_tokens_have_the_numbers_that_they_have_one_after_the_other(libr
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 @pytest.mark.parametrize("which", ["query", "keys", "values"])
 @pytest.mark.parametrize("cells", ["first", "last", "all"])
-def test_what_is_not_a_number_makes_results_that_are_not(
+def test_nan_and_infinity_stay_visible_in_the_results(
     library: ctypes.CDLL, which: str, tokens: int, threads: int, wrong: float, cells: str
 ) -> None:
     query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
@@ -99,7 +99,7 @@ def test_what_is_not_a_number_makes_results_that_are_not(
 
 
 @pytest.mark.parametrize("tokens", [1, 40])
-def test_what_a_token_does_not_see_is_of_no_account(library: ctypes.CDLL, tokens: int) -> None:
+def test_hidden_cells_have_no_effect(library: ctypes.CDLL, tokens: int) -> None:
     """Damage in cells that the mask hides from all."""
     query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
     mask[..., 9] = -np.inf
@@ -109,7 +109,7 @@ def test_what_a_token_does_not_see_is_of_no_account(library: ctypes.CDLL, tokens
 
 
 @pytest.mark.parametrize("extra", ["sinks", "softcap", "alibi"])
-def test_attention_that_ours_does_not_know_is_llama_cpps(library: ctypes.CDLL, extra: str) -> None:
+def test_unsupported_attention_is_upstreams(library: ctypes.CDLL, extra: str) -> None:
     query, keys, values, mask = _prompt(np.random.default_rng(5), 1)
     found = np.zeros((1, 1, 4, 64), np.float32)
     tensors = [tensor_of(array) for array in (query, keys, values, mask, np.zeros(4, np.float32)[None, None, None])]

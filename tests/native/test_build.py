@@ -1,0 +1,59 @@
+"""The kernels' library is built once and proved, or there is a reason why not."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+
+from kernel_tiers import TIERS
+from tailrace.engine.kernels import build, proofs
+from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu, tiers
+from tailrace.engine.native_libs.tiers import TierName
+
+
+@pytest.mark.parametrize("tier", build.KERNEL_TIERS)
+def test_each_tier_is_right_or_the_cpu_lacks_something(tmp_path: Path, tier: TierName) -> None:
+    if tier not in TIERS:
+        with pytest.raises(NativeUnavailable, match="this CPU lacks"):
+            build.build_kernels(tier, tmp_path)
+        return
+    library = build.build_kernels(tier, tmp_path)
+    loaded = ctypes.CDLL(str(library))
+    loaded.tailrace_kernels_amx_usable.restype = ctypes.c_bool
+    assert loaded.tailrace_kernels_amx_usable() == (tier == "amx")
+    assert proofs.wrong_results(loaded) == []
+    made = library.stat().st_ino
+    assert build.build_kernels(tier, tmp_path) == library
+    assert library.stat().st_ino == made
+    assert set(tmp_path.iterdir()) == {library, library.with_suffix(".json")}
+
+
+@pytest.fixture
+def any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU of the lowest tier, whatever this one is."""
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: tiers.TIERS["avx512-vnni"].cpu_flags)
+
+
+@pytest.mark.usefixtures("any_cpu")
+def test_without_a_compiler_there_are_no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(NativeUnavailable, match="no C compiler"):
+        build.build_kernels("avx512-vnni", tmp_path / "kept")
+
+
+@pytest.mark.usefixtures("any_cpu")
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file_order.c").write_text("#error no good\n", encoding="utf-8")
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    with pytest.raises(NativeUnavailable, match="no good"):
+        build.build_kernels("avx512-vnni", tmp_path / "kept")
+
+
+def test_a_cpu_without_the_instructions_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = tiers.TIERS["avx512-vnni"].cpu_flags - {"avx512_vnni", "f16c"}
+    monkeypatch.setattr(tiers, "read_cpu_flags", lambda: flags)
+    with pytest.raises(UnsupportedCpu, match="this CPU lacks avx512_vnni, f16c"):
+        build.build_kernels("avx512-vnni", tmp_path)

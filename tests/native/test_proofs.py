@@ -1,0 +1,89 @@
+"""The proofs find a mistake in the kernels' code, whichever file it is in."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernel_formats import ACTIVATIONS_OF, REPACKED
+from kernel_tiers import TIERS
+from mutated_sources import mutate_source
+from tailrace.engine.kernels import build
+from tailrace.engine.native_libs import NativeUnavailable, compiler
+from tailrace.engine.native_libs.tiers import TierName
+
+PROMPT = ", ".join(f"prompt {kind.name}" for kind in REPACKED)
+
+
+#: A change to the code of every tier, and what is computed wrongly then.
+MISTAKES = [
+    ("v = _mm512_and_si512(v, _mm512_set1_epi8(15));", "", "Q4_0, Q4_1, Q5_0, Q5_1"),
+    ("-(float)t.zero_point * scale[0]", "-(float)(t.zero_point - 1) * scale[0]", "Q6_K"),
+    ("partial[1] = scratch->row_sum[r];", "partial[1] = 1;", "attention"),
+    ("if (now > before) {", "if (now < before) {", "attention"),
+    ("if (lost) break;", "", "attention"),
+    ("bits >> (64 - shift)", "bits >> (63 - shift)", "attention"),
+    ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0(, prompt Q8_0)?"),
+    ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0"),
+    (
+        "first * n_blocks * act_bytes",
+        "first * act_bytes",
+        ", ".join(f"repacked {kind.name}" for kind in REPACKED),
+    ),
+    ("_mm512_set1_epi8(48)", "_mm512_set1_epi8(32)", "repacked Q6_K(, prompt Q6_K)?"),
+    (
+        "private ? n_act_blocks :",
+        "private ? n_act_blocks - 1 :",
+        ", ".join(f"repacked {kind.name}" for kind in REPACKED),
+    ),
+    ("a[j] = _mm512_fnmadd_ps(", "a[j] = _mm512_fmadd_ps(", "repacked Q4_K"),
+    ("quads * (params->ith + 1)", "quads * params->ith", ", ".join(kind.name for kind in ACTIVATIONS_OF)),
+]
+
+
+#: The same in code for AMX tiles alone.
+MISTAKES_IN_TILES = [
+    ("numbers[1], numbers[0]", "numbers[0], numbers[1]", PROMPT),
+    ("bits == HIGH_NIBBLE ? 2048", "bits == HIGH_NIBBLE ? 128", "prompt Q4_0, prompt Q4_1, prompt Q4_K"),
+    ("_mm256_srli_epi16(both, 8)", "both", "prompt Q4_K"),
+    ("[LOW_SIX] = 0x3f0000", "[LOW_SIX] = 0xf0000", "prompt Q6_K"),
+    ("before + 3 * TILE_SUMS", "before", PROMPT),
+]
+
+
+@pytest.mark.parametrize(
+    ("tier", "right", "wrong", "formats"),
+    [(tier, *altered) for tier in TIERS for altered in MISTAKES + (MISTAKES_IN_TILES if tier == "amx" else [])],
+)
+def test_a_library_with_a_mistake_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: TierName, right: str, wrong: str, formats: str
+) -> None:
+    monkeypatch.setattr(build, "SOURCES", mutate_source(build.SOURCES, tmp_path / "kernels", right, wrong))
+    # In half of the time: a mistake shows however the code is optimised.
+    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
+    kept = tmp_path / "kept"
+    with pytest.raises(NativeUnavailable, match=f"computes {formats} wrongly"):
+        build.build_kernels(tier, kept)
+    assert list(kept.iterdir()) == []
+
+
+@pytest.mark.skipif(not TIERS, reason="this CPU can't run them: the first test has seen that they are refused")
+def test_a_library_is_proved_whatever_else_is_loaded(tmp_path: Path) -> None:
+    """In a process with right kernels loaded, wrong ones could call the right ones' functions."""
+    mutate_source(build.SOURCES, tmp_path / "kernels", "? 0x80808080 : 0", "? 0 : 0")
+    program = (
+        "import ctypes, sys; from pathlib import Path; from tailrace.engine.kernels import build\n"
+        "ctypes.CDLL(str(build.build_kernels(build.cpu_tiers()[0])), mode=ctypes.RTLD_GLOBAL)\n"
+        "build.SOURCES = Path(sys.argv[1]); build.build_kernels(build.cpu_tiers()[-1], Path(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "kernels"), str(tmp_path / "kept")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.search(r"computes repacked Q8_0(, prompt Q8_0)? wrongly", done.stderr), done.stderr

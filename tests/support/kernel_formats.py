@@ -1,0 +1,21 @@
+"""The formats that the kernels compute, as gguf names them."""
+
+from __future__ import annotations
+
+from gguf import GGMLQuantizationType as Kind
+
+#: Each format, and that of the activations in file order.
+ACTIVATIONS_OF = {
+    Kind.Q4_0: Kind.Q8_0,
+    Kind.Q4_1: Kind.Q8_1,
+    Kind.Q5_0: Kind.Q8_0,
+    Kind.Q5_1: Kind.Q8_1,
+    Kind.Q8_0: Kind.Q8_0,
+    Kind.Q4_K: Kind.Q8_K,
+    Kind.Q5_K: Kind.Q8_K,
+    Kind.Q6_K: Kind.Q8_K,
+}
+
+
+#: Formats that are repacked.
+REPACKED = (Kind.Q4_0, Kind.Q4_1, Kind.Q8_0, Kind.Q4_K, Kind.Q6_K)
