@@ -40,7 +40,7 @@ rows += decode([260], [len(prompt)], [0], [0])
 backend.reset()
 rows += decode(prompt[:5], [0] * 5, list(range(5)), list(range(5)))
 print(json.dumps({"state": loader.status(), "sampling": logits_ops.status(), "rows": rows, "row_maxima": are_right,
-                  "copied": backend.repacked_bytes}))
+                  "repacked": backend.repacked_bytes}))
 """
 CAN = bool(TIERS)
 
@@ -81,11 +81,11 @@ def test_the_kernels_setting_decides_which_library_computes(choice: str) -> None
     own = [line for line in used if "/tailrace/kernels/" in line]
     if choice == "off":
         assert found["state"] == found["sampling"] == "off"
-        assert found["copied"] == 0
+        assert found["repacked"] == 0
         assert not own
     elif CAN:
         assert found["state"] == found["sampling"] == "on"
-        assert found["copied"] > 90_000_000  # All of its products' weights.
+        assert found["repacked"] > 90_000_000  # All of its products' weights.
         assert own
     else:
         assert "no AVX-512" in found["state"]

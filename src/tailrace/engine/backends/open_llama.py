@@ -28,7 +28,7 @@ def open_llama(
     options = llama.LlamaOptions(
         decode_pool=replica.decode,
         prefill_pool=replica.prefill,
-        own_weights=replica.node is not None or bool(replica.interleave),
+        private_weights=replica.node is not None or bool(replica.interleave),
         replicas=replicas,
         node=replica.node,
         ctx=settings.ctx,

@@ -56,7 +56,7 @@ class LlamaBackend:
         self._model, self.assignments = load_model(
             path,
             gpu_layers=options.gpu_layers,
-            own_weights=options.own_weights,
+            private_weights=options.private_weights,
             repacks=self._repacked.budget > 0,
             offloads=memory_budget.offloads(options),
             progress=progress,

@@ -42,7 +42,7 @@ def repacked_weights(path: Path, options: LlamaOptions) -> int:
         return 0
     # Repacked super-blocks store their scales as bytes, which takes up to a 36th more.
     weights = total_bytes(path) * 37 // 36
-    needed = 2 * weights if options.own_weights else weights
+    needed = 2 * weights if options.private_weights else weights
     return weights if needed <= _WEIGHTS_PART * _available(options) else 0
 
 

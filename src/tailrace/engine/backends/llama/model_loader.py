@@ -43,19 +43,19 @@ def load_model(
     path: Path,
     *,
     gpu_layers: int,
-    own_weights: bool = False,
+    private_weights: bool = False,
     repacks: bool = False,
     offloads: bool = False,
     progress: Progress | None,
 ) -> tuple[llama.llama_model_p, list[Assignment]]:
     """Load ``path``. Returns the model and the kernels of each weight tensor; no kernels where layers are offloaded.
 
-    ``own_weights``: read the file into memory of this process instead of mapping it. ``repacks``: tailrace's kernels
+    ``private_weights``: read the file into memory of this process instead of mapping it. ``repacks``: own kernels
     repack weights, and llama.cpp repacks only tensors that they can't compute. Raises ModelError.
     """
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
-    if own_weights:
+    if private_weights:
         # Pages of a mapped file are shared by all processes, and lie on the NUMA node of the first reader.
         params.load_mode = llama.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts = not (repacks or _is_better_unrepacked(path))

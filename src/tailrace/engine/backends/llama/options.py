@@ -18,6 +18,6 @@ class LlamaOptions:
     kv_tokens: int  #: cells of the KV cache, at most
     batch: int  #: tokens of one ``decode``, at most
     gpu_layers: int
-    own_weights: bool = False  #: read the weights into memory of this process instead of mapping the file
+    private_weights: bool = False  #: read the weights into memory of this process instead of mapping the file
     replicas: int = 1  #: engine processes that share the machine's memory
     node: int | None = None  #: the NUMA node that memory is bound to
