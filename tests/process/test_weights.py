@@ -21,14 +21,14 @@ from tailrace.engine.weights import file_choice as weights
 from tailrace.engine.weights import quality, speed
 from tailrace.errors import ModelError
 from tailrace.machine.tuning_record import TuningRecord
+from tailrace.models.conversion_formats import CONVERSION_FORMATS
 from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
 from tailrace.models.locate import locate_model
 from tailrace.models.model_header import read_facts
-from tailrace.models.weight_formats import WEIGHT_FORMATS
 from tailrace.settings import Settings
 
 MODEL = locate_model("smollm2-135m").path
-FAST = WEIGHT_FORMATS["Q4_0-KV8"]
+FAST = CONVERSION_FORMATS["Q4_0-KV8"]
 SETTINGS = Settings(ctx=1024, parallel=2, gpu_layers=0)
 
 
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_converted_has_a_reason(tmp_path: Path) -> None:
     broken.write_bytes(tiny_gguf())
     with pytest.raises(ModelError, match=r"llama.cpp can't write tiny.gguf as Q8_0: \S"):
         weights.convert_weights(
-            broken, WEIGHT_FORMATS["Q8_0"], SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path / "store")
+            broken, CONVERSION_FORMATS["Q8_0"], SETTINGS, lambda _, __: None, None, ConvertedFiles(tmp_path / "store")
         )
 
 

@@ -18,10 +18,10 @@ from rich.table import Table
 from tailrace.cli import consoles
 from tailrace.engine.weights.file_choice import ReportProgress, convert_weights, format_for_aim
 from tailrace.errors import ModelError
+from tailrace.models.conversion_formats import AIMS, find_conversion_format
 from tailrace.models.converted_files import ConvertedFile
 from tailrace.models.format_comparison import FormatComparison
 from tailrace.models.locate import locate_model
-from tailrace.models.weight_formats import AIMS, find_weight_format
 from tailrace.observe import logs
 from tailrace.settings import resolve
 
@@ -47,7 +47,7 @@ def convert(
     if target is not None and target.exists():
         raise ModelError(f"{target} is there already. Name another --output, or remove it")
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
-    weight_format = format_for_aim(path, to) if to in AIMS else find_weight_format(to)
+    weight_format = format_for_aim(path, to) if to in AIMS else find_conversion_format(to)
     if weight_format is None:
         consoles.stdout().print(f"serve --weights {to} keeps the file as it is: tailrace tune found no better format")
         return

@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 
 from tailrace.errors import ModelError
+from tailrace.models.conversion_formats import ConversionFormat
 from tailrace.models.fingerprint import fingerprint
 from tailrace.models.format_comparison import FormatComparison
 from tailrace.models.model_header import read_facts
 from tailrace.models.store import default_folder
-from tailrace.models.weight_formats import WeightFormat
 
 #: Free space that is required, as a multiple of the file's expected size.
 _FREE_SPACE_FACTOR = 1.1
@@ -33,7 +33,7 @@ class ConvertedFile(msgspec.Struct, frozen=True, kw_only=True, rename=_RECORD_KE
     """A converted file, and its comparison with the original where that has been measured."""
 
     path: Path
-    weight_format: WeightFormat
+    weight_format: ConversionFormat
     bytes: int
     bytes_before: int  #: size of the original
     seconds: float  #: duration of the conversion
@@ -54,7 +54,7 @@ class ConvertedFiles:
         """``folder`` None is ``.converted`` in the model store: a model's name can't begin with a dot there."""
         self.folder = default_folder() / ".converted" if folder is None else folder
 
-    def find(self, source: Path, weight_format: WeightFormat) -> ConvertedFile | None:
+    def find(self, source: Path, weight_format: ConversionFormat) -> ConvertedFile | None:
         """The file that ``source`` was converted to; None when there is none, or when it has changed since.
 
         Raises ModelError when ``source`` can't be read.
@@ -72,7 +72,9 @@ class ConvertedFiles:
         return msgspec.structs.replace(record.conversion, path=folder / _file_name(source, weight_format))
 
     @contextmanager
-    def reserve_target(self, source: Path, weight_format: WeightFormat, waiting: Callable[[], None]) -> Iterator[Path]:
+    def reserve_target(
+        self, source: Path, weight_format: ConversionFormat, waiting: Callable[[], None]
+    ) -> Iterator[Path]:
         """Hold the lock on this conversion; yields the path to write to. Call ``add`` before leaving.
 
         Calls ``waiting`` when another process holds the lock: that process may have made the file, so call ``find``
@@ -130,16 +132,16 @@ class ConvertedFiles:
         os.replace(draft, folder / "facts.json")
         return converted
 
-    def remove(self, source: Path, weight_format: WeightFormat) -> None:
+    def remove(self, source: Path, weight_format: ConversionFormat) -> None:
         """Delete the converted file and its record; nothing happens when there is none."""
         shutil.rmtree(self._folder_of(source, weight_format), ignore_errors=True)
 
-    def _folder_of(self, source: Path, weight_format: WeightFormat) -> Path:
+    def _folder_of(self, source: Path, weight_format: ConversionFormat) -> Path:
         # Another version of llama.cpp may convert to other values.
         return self.folder / fingerprint(source) / f"{weight_format.name}-{version('llama-cpp-python')}"
 
 
-def _file_name(source: Path, weight_format: WeightFormat) -> str:
+def _file_name(source: Path, weight_format: ConversionFormat) -> str:
     return f"{source.stem}.{weight_format.name}.gguf"
 
 

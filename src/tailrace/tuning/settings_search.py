@@ -27,11 +27,11 @@ from tailrace.machine.tuning_record import (
     thread_counts,
     usable_cpus,
 )
+from tailrace.models.conversion_formats import AIMS, CONVERSION_FORMATS, ConversionFormat
 from tailrace.models.converted_files import ConvertedFiles
 from tailrace.models.format_comparison import FormatComparison, Speed, best_format
 from tailrace.models.model_header import read_facts
 from tailrace.models.shards import total_bytes
-from tailrace.models.weight_formats import AIMS, WEIGHT_FORMATS, WeightFormat
 from tailrace.settings import Settings
 from tailrace.tuning.probe import Probe
 
@@ -113,7 +113,7 @@ class SettingsSearch:
         }
         return {stage: found for stage, found in values.items() if stage in self._stages}
 
-    def _plan_formats(self) -> list[WeightFormat]:
+    def _plan_formats(self) -> list[ConversionFormat]:
         parameters = read_facts(self._path).parameters
         threads = make_plan(self._topology, self._settings).replicas[0].prefill.threads
         names = list(_FORMATS[:1] if self._quick else _FORMATS)
@@ -121,7 +121,7 @@ class SettingsSearch:
             names = [name for name in names if not name.startswith("IQ")]
         if parameters > _MAX_BF16_PARAMETERS:
             names = [name for name in names if name != "BF16"]
-        return [WEIGHT_FORMATS[name] for name in names if not has_format(self._path, WEIGHT_FORMATS[name])]
+        return [CONVERSION_FORMATS[name] for name in names if not has_format(self._path, CONVERSION_FORMATS[name])]
 
     def _measure(self, file: Path, stage: str, fields: tuple[str, ...]) -> list[dict[str, Speed]]:
         """Measure each value of the stage once a round, alternating; the settings' ``fields`` take the value."""
@@ -192,7 +192,7 @@ class SettingsSearch:
             aims = [aim for aim, value in self._weights.items() if value == name]
             self._rows.append(_format_row(name, comparison, aims))
             if not aims and name not in already_there:
-                store.remove(self._path, WEIGHT_FORMATS[name])
+                store.remove(self._path, CONVERSION_FORMATS[name])
 
     def _measure_formats(self) -> dict[str, FormatComparison]:
         """Comparisons with the original by format; a format that can't be made becomes a row with the reason."""

@@ -13,10 +13,10 @@ import pytest
 
 from model_files import tiny_gguf
 from tailrace.errors import ModelError
+from tailrace.models.conversion_formats import CONVERSION_FORMATS
 from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
-from tailrace.models.weight_formats import WEIGHT_FORMATS
 
-Q8 = WEIGHT_FORMATS["Q8_0"]
+Q8 = CONVERSION_FORMATS["Q8_0"]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_converted_file_is_found(store: ConvertedFiles, source: Path) -> None:
     made = make(store, source)
     assert made.path.read_bytes() == b"converted"
     assert store.find(source, Q8) == made
-    assert store.find(source, WEIGHT_FORMATS["Q6_K"]) is None
+    assert store.find(source, CONVERSION_FORMATS["Q6_K"]) is None
 
 
 def test_a_copy_of_the_model_finds_the_file_too(store: ConvertedFiles, source: Path, tmp_path: Path) -> None:

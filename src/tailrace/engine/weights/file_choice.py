@@ -22,12 +22,12 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore
+from tailrace.models.conversion_formats import CONVERSION_FORMATS, ConversionFormat
 from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
 from tailrace.models.fingerprint import fingerprint
 from tailrace.models.format_comparison import FormatComparison, Speed
 from tailrace.models.model_header import read_facts
 from tailrace.models.shards import total_bytes
-from tailrace.models.weight_formats import WEIGHT_FORMATS, WeightFormat
 from tailrace.settings import Settings
 
 #: Receives the activity in words, and its progress from 0 to 1.
@@ -75,24 +75,24 @@ def select_weights_file(
     return converted.path
 
 
-def format_for_aim(path: Path, aim: str) -> WeightFormat | None:
+def format_for_aim(path: Path, aim: str) -> ConversionFormat | None:
     """The format for ``aim`` (near-lossless or fast) and this model: the tuned one, else the default.
 
     None when tuning found no format that is better than the file as it is. Raises ModelError and ConfigurationError.
     """
     tuned = TuningStore().find(fingerprint(path), read_topology(), version("llama-cpp-python"))
     name = DEFAULT_FORMATS[aim] if tuned is None else tuned.weights.get(aim, DEFAULT_FORMATS[aim])
-    return None if name == "as-is" else WEIGHT_FORMATS[name]
+    return None if name == "as-is" else CONVERSION_FORMATS[name]
 
 
-def has_format(path: Path, weight_format: WeightFormat) -> bool:
+def has_format(path: Path, weight_format: ConversionFormat) -> bool:
     """Whether most of the file's weights are in this format already."""
     return read_facts(path).quantisation == weight_format.file_type
 
 
 def convert_weights(
     path: Path,
-    weight_format: WeightFormat,
+    weight_format: ConversionFormat,
     settings: Settings,
     report: ReportProgress,
     replica: ReplicaPlan | None = None,
@@ -120,7 +120,7 @@ def convert_weights(
 
 
 def _write(
-    path: Path, target: Path, weight_format: WeightFormat, replica: ReplicaPlan, report: ReportProgress
+    path: Path, target: Path, weight_format: ConversionFormat, replica: ReplicaPlan, report: ReportProgress
 ) -> ConvertedFile:
     # The import is here and below because each command and the supervisor load this module, and few need llama.cpp.
     from tailrace.engine.backends.llama.quantize import quantize

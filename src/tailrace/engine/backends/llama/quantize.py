@@ -11,13 +11,13 @@ import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.llama.model_loader import Progress, redirect_log
 from tailrace.errors import ModelError
-from tailrace.models.weight_formats import WeightFormat
+from tailrace.models.conversion_formats import ConversionFormat
 
 #: llama.cpp reports its progress only in its log: ``[  12/ 272] blk.1...``
 _PROGRESS_LINE = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
 
 
-def quantize(source: Path, target: Path, weight_format: WeightFormat, *, threads: int, progress: Progress) -> None:
+def quantize(source: Path, target: Path, weight_format: ConversionFormat, *, threads: int, progress: Progress) -> None:
     """Write the weights of ``source`` to ``target`` in this format: seconds per billion weights, or minutes for the
     formats that search for their scales (IQ4_NL). Raises ModelError with llama.cpp's reason.
 

@@ -16,7 +16,7 @@ from tailrace.errors import ConfigurationError
 AIMS = ("near-lossless", "fast")
 
 
-class WeightFormat(msgspec.Struct, frozen=True, kw_only=True, rename={"q8_tensors": "keep"}):
+class ConversionFormat(msgspec.Struct, frozen=True, kw_only=True, rename={"q8_tensors": "keep"}):
     """One weight format. ``keep`` is the key in records of converted files, which older versions have written."""
 
     name: str
@@ -29,29 +29,29 @@ class WeightFormat(msgspec.Struct, frozen=True, kw_only=True, rename={"q8_tensor
 #: 4 % more of the starter model's file, and the divergence of Q4_0 falls from 0.33 to 0.25 nats.
 _KEYS_AND_VALUES = ("attn_k", "attn_v")
 
-WEIGHT_FORMATS: dict[str, WeightFormat] = {
+CONVERSION_FORMATS: dict[str, ConversionFormat] = {
     each.name: each
     for each in (
-        WeightFormat(name="Q4_0", file_type="Q4_0", bits=4.6),
-        WeightFormat(name="Q4_0-KV8", file_type="Q4_0", bits=4.8, q8_tensors=_KEYS_AND_VALUES),
-        WeightFormat(name="IQ4_NL", file_type="IQ4_NL", bits=4.6),
-        WeightFormat(name="IQ4_NL-KV8", file_type="IQ4_NL", bits=4.8, q8_tensors=_KEYS_AND_VALUES),
-        WeightFormat(name="Q4_K_S", file_type="Q4_K_S", bits=4.7),
-        WeightFormat(name="Q4_K_M", file_type="Q4_K_M", bits=4.9),
-        WeightFormat(name="Q5_K_M", file_type="Q5_K_M", bits=5.7),
-        WeightFormat(name="Q6_K", file_type="Q6_K", bits=6.6),
-        WeightFormat(name="Q8_0", file_type="Q8_0", bits=8.5),
-        WeightFormat(name="F16", file_type="F16", bits=16.1),
-        WeightFormat(name="BF16", file_type="BF16", bits=16.1),
+        ConversionFormat(name="Q4_0", file_type="Q4_0", bits=4.6),
+        ConversionFormat(name="Q4_0-KV8", file_type="Q4_0", bits=4.8, q8_tensors=_KEYS_AND_VALUES),
+        ConversionFormat(name="IQ4_NL", file_type="IQ4_NL", bits=4.6),
+        ConversionFormat(name="IQ4_NL-KV8", file_type="IQ4_NL", bits=4.8, q8_tensors=_KEYS_AND_VALUES),
+        ConversionFormat(name="Q4_K_S", file_type="Q4_K_S", bits=4.7),
+        ConversionFormat(name="Q4_K_M", file_type="Q4_K_M", bits=4.9),
+        ConversionFormat(name="Q5_K_M", file_type="Q5_K_M", bits=5.7),
+        ConversionFormat(name="Q6_K", file_type="Q6_K", bits=6.6),
+        ConversionFormat(name="Q8_0", file_type="Q8_0", bits=8.5),
+        ConversionFormat(name="F16", file_type="F16", bits=16.1),
+        ConversionFormat(name="BF16", file_type="BF16", bits=16.1),
     )
 }
 
 
-def find_weight_format(name: str) -> WeightFormat:
+def find_conversion_format(name: str) -> ConversionFormat:
     """The format of this name; case doesn't matter. Raises ConfigurationError, which lists all formats."""
-    for each in WEIGHT_FORMATS.values():
+    for each in CONVERSION_FORMATS.values():
         if each.name.lower() == name.lower():
             return each
     raise ConfigurationError(
-        f"there is no weight format {name!r}: choose {', '.join(AIMS)} or one of {', '.join(WEIGHT_FORMATS)}"
+        f"there is no weight format {name!r}: choose {', '.join(AIMS)} or one of {', '.join(CONVERSION_FORMATS)}"
     )
