@@ -22,11 +22,11 @@ static _Thread_local float act_scales[SCALES_CAPACITY] __attribute__((aligned(64
 /* For each activation block: its scale, and its sum times the scale (Q8_1) or times the zero point (the bits of an
  * integer). */
 static void prepare_block_scales(enum format format, int64_t n_tokens, int64_t n_blocks, const uint8_t *activations,
-                                 int64_t kv_bytes_per_token) {
+                                 int64_t token_bytes) {
     const struct format_traits t = traits_of(format);
     for (int64_t j = 0; j < n_tokens; j++)
         for (int64_t i = 0; i < n_blocks; i++) {
-            const uint8_t *block = activations + j * kv_bytes_per_token + i * t.activation_bytes;
+            const uint8_t *block = activations + j * token_bytes + i * t.activation_bytes;
             float *scale = act_scales + (j * n_blocks + i) * BLOCK_SCALES;
             scale[0] = load_f16(block);
             if (t.has_min) {
@@ -45,11 +45,11 @@ static void prepare_block_scales(enum format format, int64_t n_tokens, int64_t n
 /* For each activation super-block: its scale, and its sums times the scale and the sign or zero point that they count
  * with. */
 static void prepare_super_scales(enum format format, int64_t n_tokens, int64_t n_blocks, const uint8_t *activations,
-                                 int64_t kv_bytes_per_token) {
+                                 int64_t token_bytes) {
     const struct format_traits t = traits_of(format);
     for (int64_t j = 0; j < n_tokens; j++)
         for (int64_t i = 0; i < n_blocks; i++) {
-            const uint8_t *block = activations + j * kv_bytes_per_token + i * (int64_t)sizeof(block_q8_K);
+            const uint8_t *block = activations + j * token_bytes + i * (int64_t)sizeof(block_q8_K);
             float *scale = act_scales + (j * n_blocks + i) * SUPER_SCALES;
             memcpy(scale, block, 4);
             const __m256i sums = _mm256_loadu_si256((const __m256i *)(block + offsetof(block_q8_K, bsums)));
@@ -64,7 +64,7 @@ static void prepare_super_scales(enum format format, int64_t n_tokens, int64_t n
 
 struct product {
     int64_t n_blocks;               /* of a row, and of a token's activations */
-    int64_t row_bytes, kv_bytes_per_token; /* from a row, from a token's activations, to the next */
+    int64_t row_bytes, token_bytes; /* from a row, from a token's activations, to the next */
     int64_t out_stride;             /* floats from a token's results to the next token's */
     const uint8_t *weights, *activations;
     float *out;
@@ -86,17 +86,17 @@ INLINE void compute_rows(enum format format, const struct product *p, int64_t n_
     for (int64_t r = begin; r < end; r += step)
         for (int64_t j = 0; j < n_tokens; j += MAX_TILE_TOKENS) {
             const int64_t left = n_tokens - j;
-            const uint8_t *row = p->weights + r * p->row_bytes, *token = activations + j * p->kv_bytes_per_token;
+            const uint8_t *row = p->weights + r * p->row_bytes, *token = activations + j * p->token_bytes;
             float *result = out + j * p->out_stride + r;
             if (is_super_block(format)) {
                 const float *scales = act_scales + j * p->n_blocks * SUPER_SCALES;
-#define SUPER(N) super_tile(format, N, p->n_blocks, row, token, p->kv_bytes_per_token, scales, result, p->out_stride)
+#define SUPER(N) super_tile(format, N, p->n_blocks, row, token, p->token_bytes, scales, result, p->out_stride)
                 WITH_TOKENS(left, SUPER)
             } else {
                 const float *scales = act_scales + j * p->n_blocks * BLOCK_SCALES;
                 const int n_rows = end - r < 4 ? (int)(end - r) : 4;
 #define BLOCKS(N)                                                                                                      \
-    block_tile(format, N, p->n_blocks, row, p->row_bytes, token, p->kv_bytes_per_token, scales, result, p->out_stride, n_rows)
+    block_tile(format, N, p->n_blocks, row, p->row_bytes, token, p->token_bytes, scales, result, p->out_stride, n_rows)
                 WITH_TOKENS(left, BLOCKS)
             }
         }
@@ -128,7 +128,7 @@ static int64_t scales_of_block(enum format format) { return is_super_block(forma
 static void compute_chunk(rows_function *rows, const struct product *p, int64_t n_rows, int64_t first_token,
                           int64_t n_tokens, int64_t begin, int64_t end) {
     if (end > n_rows) end = n_rows;
-    rows(p, n_tokens, p->activations + first_token * p->kv_bytes_per_token, p->out + first_token * p->out_stride, begin, end);
+    rows(p, n_tokens, p->activations + first_token * p->token_bytes, p->out + first_token * p->out_stride, begin, end);
     spread_nan(p->out, p->out_stride, first_token, n_tokens, begin, end);
 }
 
@@ -141,9 +141,9 @@ static void compute_product(const struct ggml_compute_params *params, enum forma
     const bool chunked = params->nth > 1 && can_share_work(params) && n_rows * p->row_bytes >= MIN_CHUNKED_BYTES;
     for (int64_t first = 0; first < n_tokens; first += max_tokens) {
         const int64_t count = n_tokens - first < max_tokens ? n_tokens - first : max_tokens;
-        const uint8_t *activations = p->activations + first * p->kv_bytes_per_token;
-        if (is_super_block(format)) prepare_super_scales(format, count, p->n_blocks, activations, p->kv_bytes_per_token);
-        else prepare_block_scales(format, count, p->n_blocks, activations, p->kv_bytes_per_token);
+        const uint8_t *activations = p->activations + first * p->token_bytes;
+        if (is_super_block(format)) prepare_super_scales(format, count, p->n_blocks, activations, p->token_bytes);
+        else prepare_block_scales(format, count, p->n_blocks, activations, p->token_bytes);
         if (!chunked) {
             const int64_t quads = (n_rows + 3) / 4, begin = quads * params->ith / params->nth * 4;
             compute_chunk(rows, p, n_rows, first, count, begin, quads * (params->ith + 1) / params->nth * 4);

@@ -46,7 +46,7 @@ INLINE __m512i load_quants(enum format format, const uint8_t *one, const uint8_t
 
 /* Four rows by up to four tokens. With fewer than four rows the last one is computed repeatedly. */
 INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const uint8_t *weights, int64_t row_bytes,
-                       const uint8_t *activations, int64_t kv_bytes_per_token, const float *scales, float *out,
+                       const uint8_t *activations, int64_t token_bytes, const float *scales, float *out,
                        int64_t out_stride, int n_rows) {
     const struct format_traits t = traits_of(format);
     const uint8_t *row[4];
@@ -79,7 +79,7 @@ INLINE void block_tile(enum format format, int n_tokens, int64_t n_blocks, const
         const __m512 d23 = _mm512_permutexvar_ps(second, _mm512_castps256_ps512(d));
         for (int j = 0; j < n_tokens; j++) {
             const float *scale = scales + (j * n_blocks + i) * BLOCK_SCALES;
-            const __m512i v = load_twice(activations + j * kv_bytes_per_token + i * t.activation_bytes + (t.has_min ? 4 : 2));
+            const __m512i v = load_twice(activations + j * token_bytes + i * t.activation_bytes + (t.has_min ? 4 : 2));
             /* The zero point's share of the sum, in one lane of either row. */
             const __m512i start = t.has_min
                                       ? _mm512_setzero_si512()
@@ -160,7 +160,7 @@ INLINE __m512i load_super_quants(enum format format, const uint8_t *block, int g
 
 /* One row by up to four tokens. */
 INLINE void super_tile(enum format format, int n_tokens, int64_t n_blocks, const uint8_t *block,
-                       const uint8_t *activations, int64_t kv_bytes_per_token, const float *scales, float *out,
+                       const uint8_t *activations, int64_t token_bytes, const float *scales, float *out,
                        int64_t out_stride) {
     const int block_bytes = traits_of(format).bytes;
     const bool fine = traits_of(format).weights_per_scale == 16; /* 16 scales, else 8 */
@@ -179,7 +179,7 @@ INLINE void super_tile(enum format format, int n_tokens, int64_t n_blocks, const
             const __m512 s = _mm512_permutexvar_ps(which, scale);
             for (int j = 0; j < n_tokens; j++) {
                 const uint8_t *quants =
-                    activations + j * kv_bytes_per_token + i * (int64_t)sizeof(block_q8_K) + offsetof(block_q8_K, qs);
+                    activations + j * token_bytes + i * (int64_t)sizeof(block_q8_K) + offsetof(block_q8_K, qs);
                 const __m512i v = _mm512_loadu_si512(quants + 64 * g);
                 part[j] =
                     _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), q, v)), s, part[j]);
