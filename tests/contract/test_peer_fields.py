@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from openai_wire import ask, chat, chat_stream, say, text_stream
-from servers import ServerProcess
+from openai_wire import ask, chat, chat_stream, metric, say, text_stream
+from servers import ServerProcess, wait_for
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -95,6 +95,22 @@ def test_a_seed_of_minus_one_is_any(scripted: ServerProcess) -> None:
     said = {text_choice(scripted, say("a" * 12), seed=-1, **fields)["text"] for _ in range(4)}
     assert len(said) > 1
     assert ask(scripted.port, "POST", CHAT, chat(say("a"), seed=-1, n=2)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat(say("a"), seed=-2, n=4)),
+        (TEXT, {"prompt": say("a"), "seed": -2, "n": 4}),
+        ("/completion", {"prompt": say("a"), "seed": -2, "n": 4}),
+    ],
+)
+def test_seeds_of_several_choices_wrap_around(scripted: ServerProcess, path: str, body: dict[str, Any]) -> None:
+    # -2 is the second largest unsigned seed, so the third choice's would be over 64 bits.
+    reply = ask(scripted.port, "POST", path, body)
+    assert reply.status == 200
+    assert len(reply.json() if path == "/completion" else reply.json()["choices"]) == 4
+    wait_for("all requests to end", lambda: metric(scripted.port, "vllm:num_requests_running") == 0)
 
 
 def test_reasoning_where_the_request_asks_for_it(scripted: ServerProcess) -> None:
