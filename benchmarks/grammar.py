@@ -1,7 +1,7 @@
-"""What a grammar costs a decode: replies with a JSON schema and without, in turns on one engine loop.
+"""Measures the cost of a grammar: replies with a JSON schema and without, interleaved on one engine loop.
 
-Three sides: no grammar; a grammar whose every token is chosen, which shows what masks cost; and a grammar as it is
-served, whose forced tokens are appended without a choice.
+Three sides: no grammar; a grammar whose every token is sampled, which shows the cost of masks; and a grammar as it is
+served, with jump-forward tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a step's message costs between two processes: a Unix socket with frames, as tailrace has it, against ZeroMQ.
+"""Measures the cost of a step's message between two processes: tailrace's Unix socket with frames against ZeroMQ.
 
     pip install pyzmq; python benchmarks/ipc.py [--steps 2000] [--step-ms 4]
 

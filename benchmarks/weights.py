@@ -1,4 +1,4 @@
-"""``--weights fast``, with what ``tailrace tune`` chose, against llama-server with the model file as it is."""
+"""Compares ``--weights fast`` and the settings of ``tailrace tune`` with llama-server and the original model file."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def load() -> dict[str, Any]:
 
 
 def cell(held: dict[str, str] | None) -> str:
-    """What one way has shown."""
+    """The result of one way to use a client."""
     if held is None:
         return ""
     failed = [proof for proof, outcome in held.items() if outcome != "passed"]

@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-#: Files, and for those with several facts the names of the lines that are kept.
+#: Files, and for files with several facts the lines to record.
 FILES: dict[str, tuple[str, ...]] = {
     "sys/devices/cpu_core/cpus": (),
     "sys/devices/cpu_atom/cpus": (),

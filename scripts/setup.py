@@ -1,7 +1,6 @@
 """Makes ``.venv`` ready to run tailrace: ``python3 scripts/setup.py [--dev] [--smoke] [--rebuild]``.
 
-Owns the virtual environment and the stamp in it, which says what was installed, so that doing it again costs next to
-nothing. Runs on the standard library alone, and must stay readable by Pythons that are too old for tailrace itself.
+Owns the virtual environment and its stamp, which records what is installed, so that a repeated set-up is fast. Runs on the standard library alone, and must stay readable by Pythons that are too old for tailrace itself.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def pinned(package: str, constraints: str) -> str:
 
 
 def read_stamp() -> dict[str, Any]:
-    """What the last setup left behind; empty when there was none or it can't be read, which means: do it all."""
+    """The stamp of the last set-up; empty without a readable one, so everything is done again."""
     try:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,7 +87,7 @@ def venv_identity() -> str:
 
 
 def install_key() -> str:
-    """Changes when what has to be installed changes."""
+    """Changes with the list of packages to install."""
     digest = hashlib.sha256(venv_identity().encode())
     for path in (CONSTRAINTS, ROOT / "pyproject.toml"):
         digest.update(path.read_bytes())
@@ -113,7 +112,7 @@ def install(stamp: dict[str, Any], build: Build, *, dev: bool, rebuild: bool, en
     if stamp.get("venv") != venv_identity():
         stamp.clear()
         make_venv(environment)
-    # Until all is done the stamp must not say that it is. What was there stays known, for the next attempt.
+    # The stamp must not be valid until everything is done; it keeps the earlier facts for the next attempt.
     stamp["venv"] = venv_identity()
     stamp.pop("key", None)
     write_stamp({name: value for name, value in stamp.items() if name != "engine"})
@@ -200,7 +199,7 @@ def smoke(args: Sequence[str], build: Build, folder: Path) -> None:
 
 
 def run(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
-    """Do what the options say. Raises SetupError."""
+    """Run set-up with these options. Raises SetupError."""
     check_python(sys.version_info[:3])
     stamp = read_stamp()
     # Remembered, so that a plain `make serve` after a build for the GPU doesn't quietly go back to the CPU.

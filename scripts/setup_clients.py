@@ -57,7 +57,7 @@ def check_chromium(search: str | None = None) -> None:
 
 
 def key(lock: Path) -> str:
-    """Changes when what the lock file makes has to be made anew."""
+    """Changes when the environment of the lock file has to be rebuilt."""
     return hashlib.sha256(lock.read_bytes() + f"{platform.python_version()} in {ROOT}".encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from setup_pip import SetupError, run_pip
 
 #: Where the unpacked files are, by version.
 FOLDER = ROOT / "build" / "peers"
-#: What is unpacked: the tests, and the templates that they name.
+#: The unpacked files: the tests, and the templates that they name.
 PARTS = ("tools/server/tests/", "models/templates/")
 _VENDORED = "/vendor/llama.cpp/"
 

@@ -17,11 +17,11 @@ SHOWN_LINES = 15
 
 
 class SetupError(Exception):
-    """Setup can't go on; the message says what to do about it."""
+    """Set-up can't continue; the message has the remedy."""
 
 
 def pip_failure(what: str, lines: Iterable[str]) -> str:
-    """The message for a pip that failed while doing ``what``: its last words, and what can be done."""
+    """The message for a failed pip: the task, its last output, and the remedy."""
     shown = "\n".join(f"    {line.rstrip()[:300]}" for line in lines)
     return (
         f"{what} failed. pip's last lines:\n{shown}\n"

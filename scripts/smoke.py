@@ -13,7 +13,7 @@ import llama_cpp
 from tailrace.errors import ModelError
 from tailrace.models.locate import locate_model
 
-#: The exit code when there is no such model, as ``setup.py`` knows it: then nothing is said about llama.cpp.
+#: The exit status without the model. ``setup.py`` knows it: llama.cpp wasn't tested then.
 NO_MODEL = 3
 PROMPT = "The water that has turned the wheel runs on through the tailrace, back into the river it came from. " * 8
 

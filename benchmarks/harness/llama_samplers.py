@@ -52,7 +52,7 @@ class LlamaChain:
                 self._add(llama.llama_sampler_init_mirostat_v2(seed, tau, eta))
             return
         if params.samplers is None and params.temperature <= 0.0:
-            # What llama.cpp takes the least time for.
+            # llama.cpp's fastest chain.
             for name in ("penalties", "dry"):
                 self._sampler(name, size, seed, history, reply)
             self._add(llama.llama_sampler_init_greedy())

@@ -1,5 +1,6 @@
 """Talks with a client's driver: a process in the client's own environment, which does what it is asked and tells what
-it has seen."""
+it has seen.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def ask(
     answers: dict[str, str] | None = None,
     leave_after: int | None = None,
 ) -> dict[str, Any]:
-    """One conversation, as drivers are asked for it."""
+    """One conversation, as it is sent to drivers."""
     return {
         "turns": turns,
         "stream": stream,
@@ -71,7 +72,7 @@ class Driver:
         self._answers.put("")
 
     def results(self, endpoint: dict[str, str], asks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Have the conversations held at the same time; what was seen in each."""
+        """Run the conversations concurrently. Returns each one's result."""
         assert self._process.stdin is not None
         print(json.dumps({"endpoint": endpoint, "asks": asks}), file=self._process.stdin, flush=True)
         line = self._answers.get(timeout=PATIENCE)
@@ -81,7 +82,7 @@ class Driver:
 
     @property
     def log(self) -> str:
-        """What the driver and its client have written to standard error."""
+        """The standard error of the driver and its client."""
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which clients are proven, in which environment each lives, and what can be asked of it.
+"""The tested clients, their environments and their abilities.
 
 ``TAILRACE_TEST_CLIENTS`` says which of them a run starts: ``light`` (the default: those that ``make test`` has already
 installed), ``all``, or names with commas.
@@ -20,9 +20,9 @@ NODE = HERE / "node"
 #: The environments that ``scripts/setup_clients.py`` makes.
 PYTHON_VENV = ROOT / ".venv-clients"
 OPEN_WEBUI_VENV = ROOT / ".venv-open-webui"
-#: Frameworks of agents, which want other versions of what the clients share.
+#: Agent frameworks, which need other versions of the clients' shared packages.
 AGENTS_VENV = ROOT / ".venv-agents"
-#: What each environment is locked with.
+#: The lock file of each environment.
 LOCKS = {
     "dev": ROOT / "constraints.txt",
     "python": HERE / "requirements-python.txt",
@@ -32,7 +32,7 @@ LOCKS = {
 }
 
 
-#: What is asked of every client that has a driver; ``test_clients`` has the proofs by these names.
+#: The abilities that are tested with every client with a driver; ``test_clients`` has a test for each.
 PROOFS = (
     "whole",
     "stream",
@@ -61,7 +61,7 @@ class Client:
     ways: tuple[str, ...] = ("direct", "relay")
     lacks: dict[str, str] = field(default_factory=dict)
     asked: tuple[str, ...] = PROOFS
-    #: Whether it tells its user these things at all.
+    #: Whether the client shows these things to its user.
     tells_finish: bool = True
     tells_usage: bool = True
 
@@ -71,7 +71,7 @@ class Client:
         return locked(self.home, self.package)
 
     def command(self) -> list[str]:
-        """What starts its driver."""
+        """The command of its driver."""
         if self.home == "node":
             # Beside its packages, because that is where Node looks for them.
             return ["node", str(NODE / self.driver)]
@@ -262,7 +262,7 @@ DIRECT_ALONE = ("leaving",)
 
 
 def proofs(client: Client, way: str) -> list[str]:
-    """What is asked of the client on this way."""
+    """The abilities that are tested with the client in this way."""
     left_out = {*client.lacks, *(DIRECT_ALONE if way != "direct" else ())}
     return [proof for proof in client.asked if proof not in left_out and f"{way} {proof}" not in left_out]
 

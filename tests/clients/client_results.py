@@ -1,4 +1,4 @@
-"""What was proven with which client, as a file: the documents' tables are made from it by ``scripts/client_table.py``.
+"""The file of test results by client; ``scripts/client_table.py`` makes the documents' tables from it.
 
 Written when ``TAILRACE_CLIENT_RESULTS`` names the file; what it holds of clients that didn't run stays as it was.
 """
@@ -40,7 +40,7 @@ class Results:
             if client.name not in self._outcomes:
                 continue
             before = known.get(client.name, {})
-            # What another version has shown says nothing.
+            # Results of another version don't count.
             held = before["ways"] if before.get("version") == client.version else {}
             fresh = self._outcomes[client.name]
             ways = {way: {**held.get(way, {}), **fresh.get(way, {})} for way in client.ways}

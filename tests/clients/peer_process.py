@@ -1,4 +1,4 @@
-"""A program of somebody else's between or beside the clients: a process group of its own that listens on a port."""
+"""Another project's program between or beside the clients: its own process group, which listens on a port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from servers import wait_for
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

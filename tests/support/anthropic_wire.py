@@ -11,7 +11,7 @@ from openai_wire import Reply
 
 @dataclass
 class Message:
-    """What a stream has told, after every rule for its bytes was checked."""
+    """The content of a stream, after every rule for its bytes was checked."""
 
     content: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str | None = None
@@ -75,7 +75,7 @@ def message_stream(reply: Reply) -> Message:
 
 
 def check_ending(content: list[dict[str, Any]], reason: str | None, stop: str | None) -> None:
-    """The reason is one that there is, and says what the content says."""
+    """The stop reason is a known one and fits the content."""
     assert reason in {"end_turn", "max_tokens", "stop_sequence", "tool_use"}
     assert (reason == "stop_sequence") == (stop is not None)
     assert (reason == "tool_use") == (content[-1]["type"] == "tool_use")

@@ -10,7 +10,7 @@ import numpy as np
 
 from tailrace.engine.kernels.proofs.random_weights import random_weights
 
-#: Architecture by what the model remembers its tokens by.
+#: Architectures by the kind of their memory.
 ARCHITECTURES = {"dense": "llama", "sliding": "gemma2", "recurrent": "mamba", "hybrid": "lfm2"}
 
 _WIDTH, _FEED_FORWARD, _HEAD, _LAYERS, _CONTEXT = 64, 128, 32, 2, 2048

@@ -1,4 +1,4 @@
-"""A model whose logits are noise made of what a slot really holds, so that a wrong cache gives another reply."""
+"""A model whose logits are noise derived from a slot's real contents, so a wrong cache gives another reply."""
 
 from __future__ import annotations
 

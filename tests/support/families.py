@@ -1,5 +1,5 @@
 # ruff: noqa: E501  # What models write is easier to compare whole.
-"""What chat templates of each family look like, and what their models write: excerpts in the published forms."""
+"""Excerpts of each family's published chat template, and replies of its models."""
 
 from __future__ import annotations
 

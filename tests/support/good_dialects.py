@@ -1,4 +1,4 @@
-"""What a server that keeps every rule answers, in every dialect: the answers of ``ModelServer``."""
+"""The replies of a conforming server in every dialect, for ``ModelServer``."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _number(body: Json, name: str, low: float, high: float, default: float) -> f
 
 
 class Reply:
-    """What the model says to a prompt: words, each a token, and how it ends."""
+    """The model's reply to a prompt: words, each a token, and the finish."""
 
     def __init__(self, prompt: str, limit: int) -> None:
         whole = prompt.encode("utf-8", "replace").decode()  # Half an emoji is no text.
@@ -252,7 +252,7 @@ def completions(body: Json) -> Answer:
 
 
 def embeddings(body: Json) -> Answer:
-    """``/embeddings``: three numbers from a text's characters, or as many as are asked for."""
+    """``/embeddings``: three numbers from a text's characters, or the requested dimensions."""
     texts = body["input"]
     size = int(body.get("dimensions", 3))
     rows = []

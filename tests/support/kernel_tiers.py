@@ -1,4 +1,4 @@
-"""Which kernels this CPU can run: what tests of them are run for, so that their results hang on no CPU."""
+"""The instruction tiers that this CPU can run. Tests of kernels are parametrised with them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tailrace.protocol import EngineCounters, Finished, Predicted, Submit, Token
 
 
 class LoopRun:
-    """A loop and what it has published."""
+    """A loop and the steps that it has published."""
 
     def __init__(self, backend: FakeBackend, speculator: Speculator | None) -> None:
         self.backend = backend
@@ -38,7 +38,7 @@ class LoopRun:
         self.loop.inbox.put(sequence)
 
     def step(self) -> None:
-        """Run a step, and note what it published."""
+        """Run a step, and record the published messages."""
         self.loop.take()
         if (step := self.loop.step()) is None:
             return

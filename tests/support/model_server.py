@@ -1,4 +1,4 @@
-"""A small model server in this process that keeps every wire rule in every dialect, and can be told to break one.
+"""A small model server in this process. It follows every wire rule in every dialect; an alteration can break one.
 
 What it says is made of the prompt's words, a word a token. ``alter`` sees each request with its answer before it is
 written, and may change anything of it: a fault is a few lines, and everything else stays as it has to be.
@@ -43,7 +43,7 @@ class Asked:
 
     @property
     def streams(self) -> bool:
-        """Whether a stream was asked for."""
+        """Whether the request asks for a stream."""
         return isinstance(self.body, dict) and self.body.get("stream") is True
 
 
@@ -62,7 +62,7 @@ class Answer:
     tail: bytes = b""
     end: bytes = b"0\r\n\r\n"
     framing: str = "chunked"  #: of streams: chunked, length or close
-    closes: bool = False  #: the connection, without having said so
+    closes: bool = False  #: closes the connection without announcing it
 
     def json(self) -> Any:
         """The body's JSON."""

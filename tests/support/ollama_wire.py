@@ -21,7 +21,7 @@ COUNTS = (
 
 @dataclass
 class Told:
-    """What a stream or a whole reply said."""
+    """The content of a stream or of a complete reply."""
 
     objects: list[dict[str, Any]]
     text: str = ""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Generous: what hangs must fail, what is slow mustn't.
+#: Long enough for slow machines; a server that hangs fails.
 TIMEOUT = 30.0
 
 Headers = Mapping[str, str]
@@ -23,7 +23,7 @@ class Reply:
     headers: list[tuple[str, str]]
     chunks: list[bytes] = field(default_factory=list)
     body: bytes = b""
-    #: What stood behind the body on the connection, as far as it was read with it.
+    #: The bytes behind the body, as far as they were read with it.
     rest: bytes = b""
 
     def header(self, name: str) -> str | None:
@@ -184,7 +184,7 @@ def say(reply: bytes | str) -> str:
     return "<say>" + "".join(f"\\x{byte:02x}" for byte in raw) + "</say>"
 
 
-# What every stream must be
+# The rules of every stream
 
 
 @dataclass
@@ -345,7 +345,7 @@ def text_stream(reply: Reply, choices: int = 1) -> Stream:
 
 
 def failed_stream(chunks: list[bytes]) -> tuple[str, dict[str, Any]]:
-    """A stream that broke: its text, which ends with what the client's user sees, and the error at its very end."""
+    """A failed stream: its text, which ends with the error that the user sees, and the error object at its end."""
     *events, last = [json.loads(data) for data in payloads(chunks)]
     assert set(last) == {"error"}, last
     assert set(last["error"]) == {"message", "type", "param", "code"}

@@ -59,6 +59,6 @@ def joined(parts: Sequence[ReplyPart]) -> list[TextPart | ReasoningPart | Call]:
 def split_anywhere(
     family: Family, reply: str, *, prompt: str = "", functions: Sequence[str] | Mapping[str, Any] = ()
 ) -> Iterator[list[TextPart | ReasoningPart | Call]]:
-    """What comes of the reply in one piece, in single characters, and in two pieces split at every place."""
+    """The parsed reply: fed in one piece, in single characters, and in two pieces split at every position."""
     for pieces in ([reply], list(reply), *([reply[:at], reply[at:]] for at in range(1, len(reply)))):
         yield joined(parse(family, pieces, prompt=prompt, functions=functions))

@@ -1,4 +1,4 @@
-"""Holds what an engine loop reports of prompts against what its backend has computed."""
+"""Compares the prompt counts that an engine loop reports with the tokens that its backend has computed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class PtySession:
         # The shell leads a new session: the terminal that it opens is then the one whose Ctrl-C reaches the program.
         self._process = subprocess.Popen(
             ["sh", "-c", 'exec "$@" <"$TTY" >"$TTY" 2>&1', "sh", *command],
-            # Held from the start, because a terminal that nobody has open reads as closed.
+            # Open from the start, because a terminal without an open end reads as closed.
             stdin=slave,
             env={**environment, "TTY": os.ttyname(slave), "TERM": "xterm-256color"},
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""Recorded /sys and /proc trees of machines, kept as text in ``tests/data/machines``.
+"""Recorded /sys and /proc trees of machines, stored as text in ``tests/data/machines``.
 
 A line is ``path = content``. ``{n=0-15}`` in a path stands for each of these numbers, ``{n // 2}`` in both for what it
 comes to; ``\\n`` and ``\\t`` are a line's end and a tab.

@@ -1,16 +1,16 @@
-"""A relay between clients and a server that treats streams as one-api does, so that what it would lose is lost here.
+"""A relay between clients and a server that treats streams as one-api does, with the same losses.
 
-one-api reads an upstream's stream line by line. What it does with them, and this too:
+one-api reads an upstream's stream line by line. It and this relay do the following:
 
 - A line that doesn't begin with the six bytes ``data: `` is dropped, comments and ``event:`` lines included.
 - A line of 64 KiB or more ends the stream without a word: its scanner gives up.
 - An event without choices and without usage is dropped, errors in a stream among them.
 - ``[DONE]`` is sent once at the end, whether the upstream sent one or not, and however it ended.
-- Usage is what the last event that had any said; it is asked for in every streamed request, because it is billed.
+- Usage is taken from the last event with usage. Every streamed request asks for it, because it is billed.
 - Requests go up in chunks, without a Content-Length.
 - An error of the upstream goes down with its status and the upstream's message and a request's id behind it. A 401, and
   certain types, codes and words in the message, disable the channel: from then on every request is refused.
-- Nothing tells the upstream that the client has gone away: what it says is read to its end.
+- The upstream doesn't learn that the client has disconnected: its stream is read to the end.
 
 Streams of other dialects are read by the same scanner, but ``event:`` lines go through, as new-api does it; NDJSON too.
 """
@@ -29,7 +29,7 @@ LONGEST_LINE = 64 * 1024
 PREFIX = b"data: "
 _CHAT = "/chat/completions"
 _COMPLETIONS = "/completions"
-#: What disables a channel.
+#: The errors that disable a channel.
 _FATAL_TYPES = {"insufficient_quota", "authentication_error", "permission_error", "forbidden"}
 _FATAL_CODES = {"invalid_api_key", "account_deactivated"}
 _FATAL_WORDS = ("credit", "balance", "permission denied", "organization has been", "your access was terminated")
@@ -42,7 +42,7 @@ def scanned(body: BinaryIO) -> Iterator[bytes]:
             line = body.readline(LONGEST_LINE)
         except (http.client.HTTPException, OSError):
             return
-        # What is read may be longer than what was asked for.
+        # A read may return more than was requested.
         if not line or len(line) > LONGEST_LINE or (len(line) == LONGEST_LINE and not line.endswith(b"\n")):
             return
         yield line.rstrip(b"\n").removesuffix(b"\r")
@@ -65,7 +65,7 @@ class Relay:
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
         self.enabled = True
-        #: What would have been billed, a request each.
+        #: The billed usage of each request.
         self.usages: list[dict[str, Any]] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.relay = self
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet: pytest shows what matters."""
+        """Silent: pytest shows failures."""
 
     def do_GET(self) -> None:
         self._relay(None)
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _billed(body: bytes) -> bytes:
-    """The request, with usage asked for when it is streamed. What can't be read goes up as it is."""
+    """The request, with ``include_usage`` where it is streamed. An unreadable body is sent unchanged."""
     try:
         request = json.loads(body)
     except ValueError:

@@ -35,7 +35,7 @@ class ResponseStream:
 
     events: list[dict[str, Any]]
     response: dict[str, Any]  #: the last event's
-    #: What the deltas of each item make together.
+    #: The joined deltas of each item.
     deltas: list[str] = field(default_factory=list)
 
     @property
@@ -106,7 +106,7 @@ def checked(events: list[dict[str, Any]], status: str) -> ResponseStream:
 
 
 def _item(rest: list[dict[str, Any]], index: int, item: dict[str, Any]) -> str:
-    """Take the item's events away; what its deltas make together."""
+    """Consume the item's events. Returns the joined deltas."""
     orders = {"message": _MESSAGE, "function_call": _CALL, "custom_tool_call": _CUSTOM}
     order = orders.get(item["type"]) or (_SUMMARY if item["summary"] else _THOUGHT)
     text = ""

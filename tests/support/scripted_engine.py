@@ -1,4 +1,4 @@
-"""An engine that says what a test wants it to say, at the other end of a real socket."""
+"""A scripted engine at the other end of a real socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
 
 
 class Engine:
-    """The engine's end: says what a test wants it to say."""
+    """The engine's end of the socket; a test sends its messages."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -52,7 +52,7 @@ class Engine:
 async def connected(
     folder: Path, prepare: Callable[[EngineClient], None] | None = None
 ) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
-    """A client with an engine that has said Hello; ``prepare`` gets the client before it listens."""
+    """A client with an engine that has sent Hello; ``prepare`` gets the client before it listens."""
     client = EngineClient(wait_seconds=5.0, stall_seconds=60.0, silence_seconds=0.04)
     if prepare is not None:
         prepare(client)

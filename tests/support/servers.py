@@ -22,7 +22,7 @@ _LISTENS = re.compile(r"tailrace listens on http://127\.0\.0\.1:(\d+)")
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Look again and again until ``condition`` holds; fails with ``what`` when it never does."""
+    """Poll until ``condition`` holds; fails with ``what`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -30,7 +30,7 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = PATIENCE
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists and isn't just a zombie that nobody has reaped."""
+    """Whether the process exists and isn't a zombie."""
     shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
     return bool(shown.strip()) and not shown.strip().startswith("Z")
 
@@ -42,7 +42,7 @@ class ServerProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="tailrace-test-")
         self._log_path = Path(self._folder.name) / "log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
-        # Nothing of the settings of the person who runs the tests.
+        # The user's own settings must not apply.
         clean |= {"XDG_STATE_HOME": self._folder.name}
         clean |= {"XDG_CONFIG_HOME": self._folder.name, "TMPDIR": self._folder.name, **(environment or {})}
         with self._log_path.open("wb") as log:
@@ -72,7 +72,7 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """What was written to stderr so far, by all processes."""
+        """The standard error of all processes so far."""
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
     @property
@@ -81,7 +81,7 @@ class ServerProcess:
         return Path(self._folder.name)
 
     def wait_ready(self) -> ServerProcess:
-        """Return when the server has said where it listens, which it does when its engine is ready."""
+        """Return when the server has printed its address, which it does when its engine is ready."""
         deadline = time.monotonic() + PATIENCE
         while True:
             line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))

@@ -27,7 +27,7 @@ def compute_bound(n_tokens: int) -> float:
 
 
 class SimulatedSpeculator(Speculator):
-    """A speculator to which steps take what ``pass_seconds`` says."""
+    """A speculator with the pass times of ``pass_seconds``."""
 
     def __init__(self, drafter: Drafter, pass_seconds: PassSeconds, *, n_draft_max: int = 16) -> None:
         super().__init__(drafter, n_draft_max=n_draft_max)

@@ -91,7 +91,7 @@ CONVERSATIONS: dict[str, tuple[list[Message], bool, str | None]] = {
     "continued after a thought": ([_ASKED, {**_THOUGHT, "content": "It will"}], False, "content"),
     "continued with tools": ([_ASKED, said("assistant", "Let me look")], True, "content"),
 }
-#: What a request may give a template besides.
+#: The other variables that a request may give to a template.
 VARIABLES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False}, {"enable_thinking": True})
 
 

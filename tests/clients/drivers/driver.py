@@ -97,7 +97,7 @@ async def _converse(make: Callable[[Endpoint, Ask], Chat], endpoint: Endpoint, a
                 reply = await chat.answer([(call, ask.answers[call.name]) for call in reply.calls])
             result["texts"].append(reply.text)
     except Exception as error:
-        # Whatever the client raises is what its user sees: it is the result.
+        # An exception of the client is a result: its user sees it.
         status = getattr(error, "status_code", None)
         kinds = [kind.__name__ for kind in type(error).__mro__]
         result["error"] = {"kinds": kinds, "status": status, "message": str(error)}

@@ -1,4 +1,4 @@
-"""openai-python over responses: later turns name the response before them, which the server has kept."""
+"""openai-python over responses: later turns name the previous response, which the server has stored."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ def expect_no_long_silence(
     signs = 0
     for stream in streams:
         spoken = at = stream.reply.headers_at
-        since = 0  # signs of life since something was said
+        since = 0  # keep-alives since the last content
         for event in [*stream.events, None]:
             now = event.received_at if event is not None else stream.reply.ended_at or at
-            # Half as much again: what is sent at the right moment may arrive a little later.
+            # With a margin of a half: a keep-alive that is sent in time may arrive later.
             require(now - at <= silence * 1.5, f"silent for {now - at:.1f} s ({stream.label})")
             at = now
             if event is not None and is_sign(event):
