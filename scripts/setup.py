@@ -1,6 +1,7 @@
 """Makes ``.venv`` ready to run tailrace: ``python3 scripts/setup.py [--dev] [--smoke] [--rebuild]``.
 
-Owns the virtual environment and its stamp, which records what is installed, so that a repeated set-up is fast. Runs on the standard library alone, and must stay readable by Pythons that are too old for tailrace itself.
+Owns the virtual environment and its stamp, which records what is installed, so that a repeated set-up is fast. It runs
+on the standard library alone, and must stay readable by Pythons that are too old for tailrace itself.
 """
 
 from __future__ import annotations
