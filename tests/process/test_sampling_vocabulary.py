@@ -36,7 +36,7 @@ def backend() -> Iterator[LlamaBackend]:
     loaded.close()
 
 
-def _ours(
+def _tailrace(
     params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocabulary: SamplingVocabulary
 ) -> Probabilities:
     sampler = Sampler(params, prompt, vocabulary)
@@ -48,7 +48,7 @@ def _ours(
     return probabilities
 
 
-def _theirs(
+def _llama_cpp(
     params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], backend: LlamaBackend
 ) -> Probabilities:
     with LlamaChain(len(row), params, [*prompt, *reply], reply, backend._vocab.pointer) as chain:
@@ -92,9 +92,9 @@ def test_dry_with_breakers_equals_llama_cpps(backend: LlamaBackend, texts: tuple
         row = _row(random, size)
         row[pool] += 8.0
         cut = int(random.integers(1, len(tokens)))
-        ours = _ours(params, row, tokens[:cut], tokens[cut:], vocabulary)
-        theirs = _theirs(params, row, tokens[:cut], tokens[cut:], backend)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=_TOLERANCE, err_msg=str(params))
+        computed = _tailrace(params, row, tokens[:cut], tokens[cut:], vocabulary)
+        upstream = _llama_cpp(params, row, tokens[:cut], tokens[cut:], backend)
+        np.testing.assert_allclose(computed, upstream, rtol=1e-3, atol=_TOLERANCE, err_msg=str(params))
 
 
 @pytest.mark.parametrize("order", [("top_k", "top_p", "infill"), ("top_k", "infill", "temperature")], ids=str)
@@ -115,7 +115,7 @@ def test_infill_equals_llama_cpps(backend: LlamaBackend, order: tuple[SamplerNam
         row = _row(random, size)
         row[prefixes] += random.uniform(4, 12, len(prefixes)).astype(np.float32)
         row[ends] = random.choice([-30.0, -5.0, 0.0, 5.0, 9.0]) + random.normal(0, 1, len(ends))
-        ours = _ours(params, row, [], [], vocabulary)
-        np.testing.assert_allclose(ours, _theirs(params, row, [], [], backend), rtol=1e-3, atol=_TOLERANCE)
-        outcomes.add(int((ours > 0).sum()))
+        computed = _tailrace(params, row, [], [], vocabulary)
+        np.testing.assert_allclose(computed, _llama_cpp(params, row, [], [], backend), rtol=1e-3, atol=_TOLERANCE)
+        outcomes.add(int((computed > 0).sum()))
     assert len(outcomes) > 1

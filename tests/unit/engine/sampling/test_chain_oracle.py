@@ -35,7 +35,7 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def _ours(
+def _tailrace(
     params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocabulary: Any = None
 ) -> Probabilities:
     sampler = Sampler(params, prompt, vocabulary)
@@ -51,26 +51,28 @@ def _ours(
     return probabilities
 
 
-def _theirs(params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocab: Any = None) -> Probabilities:
+def _llama_cpp(
+    params: Sampling, row: LogitsRow, prompt: list[int], reply: list[int], vocab: Any = None
+) -> Probabilities:
     if params.samplers is None:
         params = msgspec.structs.replace(params, samplers=SAMPLER_ORDER)  # Not the greedy one.
     with LlamaChain(len(row), params, [*prompt, *reply], reply, vocab) as chain:
         return chain.distribution(row)
 
 
-def _agree(ours: Probabilities, theirs: Probabilities, case: object) -> None:
+def _agree(computed: Probabilities, upstream: Probabilities, case: object) -> None:
     """The same candidates with the same probabilities. If a border falls within single precision's rounding, one of
     many candidates may differ.
     """
-    assert not np.isnan(theirs).any(), case
-    ours, theirs = np.sort(ours)[::-1], np.sort(theirs)[::-1]
+    assert not np.isnan(upstream).any(), case
+    computed, upstream = np.sort(computed)[::-1], np.sort(upstream)[::-1]
     # Below that, llama.cpp's float32 probabilities lose their digits.
-    counts = int((ours > 1e-30).sum()), int((theirs > 1e-30).sum())
+    counts = int((computed > 1e-30).sum()), int((upstream > 1e-30).sum())
     if counts[0] == counts[1]:
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE), case
+        assert computed == pytest.approx(upstream, rel=1e-3, abs=_TOLERANCE), case
     else:
         assert abs(counts[0] - counts[1]) <= max(counts) / 300, (counts, case)
-        assert np.abs(ours - theirs).sum() < 0.01, (counts, case)
+        assert np.abs(computed - upstream).sum() < 0.01, (counts, case)
 
 
 def _row(random: np.random.Generator, size: int, spread: float) -> LogitsRow:
@@ -121,7 +123,7 @@ def test_each_sampler_leaves_llama_cpps_candidates(fields: dict[str, Any], size:
     random = np.random.default_rng(size)
     for spread in (0.5, 3.0):
         row = _row(random, size, spread)
-        _agree(_ours(params, row, [], []), _theirs(params, row, [], []), (fields, spread))
+        _agree(_tailrace(params, row, [], []), _llama_cpp(params, row, [], []), (fields, spread))
 
 
 @pytest.mark.parametrize("fields", CASES, ids=str)
@@ -132,7 +134,7 @@ def test_temperature_0_is_as_in_llama_cpps_chain(fields: dict[str, Any]) -> None
     params = Sampling(**{**_OFF, **fields, "temperature": 0.0})
     for seed in range(3):
         row = _row(np.random.default_rng(seed), 300, 2.0)
-        _agree(_ours(params, row, [], []), _theirs(params, row, [], []), fields)
+        _agree(_tailrace(params, row, [], []), _llama_cpp(params, row, [], []), fields)
 
 
 @pytest.mark.parametrize("fields", CASES, ids=str)
@@ -141,11 +143,11 @@ def test_logits_that_are_all_the_same(fields: dict[str, Any], size: int) -> None
     """The number of candidates must agree; which of them are left isn't defined."""
     params = Sampling(**{**_OFF, **fields})
     row = np.full(size, 1.5, np.float32)
-    ours, theirs = _ours(params, row, [], []), _theirs(params, row, [], [])
+    computed, upstream = _tailrace(params, row, [], []), _llama_cpp(params, row, [], [])
     if params.typical_p < 1.0 or params.top_p < 1.0:  # The border falls between equal ones, and rounding decides.
-        assert abs(int((ours > 0).sum()) - int((theirs > 0).sum())) <= 1
+        assert abs(int((computed > 0).sum()) - int((upstream > 0).sum())) <= 1
     else:
-        _agree(ours, theirs, fields)
+        _agree(computed, upstream, fields)
 
 
 @pytest.mark.parametrize("fields", [one for one in CASES if "typical_p" not in one], ids=str)
@@ -154,9 +156,9 @@ def test_impossible_tokens_stay_impossible(fields: dict[str, Any]) -> None:
     params = Sampling(**{**_OFF, **fields})
     row = _row(np.random.default_rng(5), 300, 2.0)
     row[::2] = -np.inf
-    ours = _ours(params, row, [], [])
-    assert not ours[::2].any()
-    _agree(ours, _theirs(params, row, [], []), fields)
+    computed = _tailrace(params, row, [], [])
+    assert not computed[::2].any()
+    _agree(computed, _llama_cpp(params, row, [], []), fields)
 
 
 def _draw(random: np.random.Generator) -> Sampling:
@@ -210,12 +212,12 @@ def test_any_samplers_in_any_order_give_llama_cpps_distribution(seed: int) -> No
     params = _draw(random)
     tokens = random.integers(0, min(size, 7), 60).tolist()
     prompt, reply = tokens[:30], tokens[30:]
-    _agree(_ours(params, row, prompt, reply), _theirs(params, row, prompt, reply), (seed, size, params))
+    _agree(_tailrace(params, row, prompt, reply), _llama_cpp(params, row, prompt, reply), (seed, size, params))
 
 
 @pytest.mark.parametrize("fields", [{"mirostat": 1}, {"mirostat": 2}, {"samplers": ("min_p", "adaptive_p")}], ids=str)
 def test_sampler_state_follows_the_chosen_tokens_as_llama_cpps(fields: dict[str, Any]) -> None:
-    """The tokens are llama.cpp's: ours are drawn at the place where the same one lies."""
+    """llama.cpp chooses the tokens. Our sampler gets random numbers with which it draws the same tokens."""
     params = Sampling(
         **{**_OFF, "mirostat_tau": 3.0, "mirostat_eta": 0.3, "min_p": 0.01, "adaptive_target": 0.3, **fields}
     )
@@ -233,10 +235,10 @@ def test_sampler_state_follows_the_chosen_tokens_as_llama_cpps(fields: dict[str,
         for step in range(25):
             row = _row(random, 3000, 3.0)
             ids, found = sampler.distribution(row)
-            ours = np.zeros(len(row))
-            ours[ids] = found
-            theirs, token = chain.step(row)
-            _agree(ours, theirs, (fields, step))
+            computed = np.zeros(len(row))
+            computed[ids] = found
+            upstream, token = chain.step(row)
+            _agree(computed, upstream, (fields, step))
             place = int(np.flatnonzero(ids == token)[0])
             sampler._random = Placed(float(found[:place].sum() + found[place] / 2))  # type: ignore[assignment]  # has the one method that is called
             assert sampler.sample(row) == token
@@ -268,9 +270,9 @@ def test_a_long_list_becomes_exclusions_from_the_row(seed: int, monkeypatch: pyt
     row = _row(random, 3000, 2.0)
     params = _draw(random)
     tokens = random.integers(0, 7, 60).tolist()
-    expected = _ours(params, row, tokens[:30], tokens[30:])
+    expected = _tailrace(params, row, tokens[:30], tokens[30:])
     monkeypatch.setattr(Candidates, "MAX_LIST", 20)
-    assert _ours(params, row, tokens[:30], tokens[30:]) == pytest.approx(expected, rel=1e-4, abs=1e-6), params
+    assert _tailrace(params, row, tokens[:30], tokens[30:]) == pytest.approx(expected, rel=1e-4, abs=1e-6), params
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -289,11 +291,11 @@ def test_a_masked_token_is_no_candidate(seed: int) -> None:
     masked, restricted = (Sampler(params, tokens) for _ in range(2))
     ids, found = masked.distribution(row, mask)
     places, expected = restricted.distribution(row[allowed])
-    ours, theirs = np.zeros(size), np.zeros(size)
-    ours[ids] = found
-    theirs[np.flatnonzero(allowed)[places]] = expected
-    assert not ours[~allowed].any()
-    assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), params
+    computed, in_vocabulary = np.zeros(size), np.zeros(size)
+    computed[ids] = found
+    in_vocabulary[np.flatnonzero(allowed)[places]] = expected
+    assert not computed[~allowed].any()
+    assert computed == pytest.approx(in_vocabulary, rel=1e-4, abs=1e-6), params
 
 
 def test_penalize_nl_leaves_line_breaks_alone() -> None:

@@ -19,7 +19,7 @@ from tailrace.protocol import Sampling
 LogitsRow = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
-#: Beyond 3e8 llama.cpp's sort overflows. test_sampler tests ours there.
+#: Beyond 3e8 llama.cpp's sort overflows. test_sampler has tests beyond it.
 _HUGE = 1e7
 #: llama.cpp computes probabilities in float32.
 _TOLERANCE = 2e-5
@@ -61,7 +61,7 @@ filters = st.builds(
 )
 
 
-def _ours(sampler: Sampler, row: LogitsRow) -> Probabilities:
+def _tailrace(sampler: Sampler, row: LogitsRow) -> Probabilities:
     probabilities = np.zeros(len(row))
     ids, found = sampler.distribution(row)
     probabilities[ids] = found
@@ -79,17 +79,17 @@ def _sampler(params: Sampling, prompt: Seq[int], reply: Seq[int], size: int) -> 
     return sampler
 
 
-def _agree(params: Sampling, row: LogitsRow, ours: Probabilities, theirs: Probabilities) -> None:
+def _agree(params: Sampling, row: LogitsRow, computed: Probabilities, upstream: Probabilities) -> None:
     """Equal within float32's precision.
 
     If a filter's border falls between equal logits, or within rounding of it, it isn't defined which of them stay.
     Then the remaining tokens must be the best, and the probabilities equal if both have as many.
     """
-    ours, theirs = np.sort(ours)[::-1], np.sort(theirs)[::-1]
+    computed, upstream = np.sort(computed)[::-1], np.sort(upstream)[::-1]
     # Below that, llama.cpp's float32 probabilities lose their digits.
-    counts = int((theirs > 1e-30).sum()), int((ours > 1e-30).sum())
+    counts = int((upstream > 1e-30).sum()), int((computed > 1e-30).sum())
     if counts[0] == counts[1]:
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE)
+        assert computed == pytest.approx(upstream, rel=1e-3, abs=_TOLERANCE)
         return
     # float32 sums put the border elsewhere. Only top_p adds up. One token of any size may differ, or many tiny ones.
     assert params.top_p < 1.0, (counts, params)
@@ -106,8 +106,8 @@ def _agree(params: Sampling, row: LogitsRow, ours: Probabilities, theirs: Probab
 @given(rows, filters)
 def test_filters_leave_llama_cpp_s_distribution(row: LogitsRow, params: Sampling) -> None:
     with LlamaChain(len(row), params) as chain:
-        theirs = chain.distribution(row)
-    _agree(params, row, _ours(Sampler(params, []), row), theirs)
+        upstream = chain.distribution(row)
+    _agree(params, row, _tailrace(Sampler(params, []), row), upstream)
 
 
 @settings(max_examples=100, deadline=None)
@@ -139,12 +139,12 @@ def test_penalties_and_bias_change_logits_as_llama_cpp_does(
         seed=1,
     )
     with LlamaChain(len(row), params, [*prompt, *reply], reply) as chain:
-        theirs = chain.distribution(row)
-        greedy = int(np.argmax(theirs))
-    ours = _ours(_sampler(params, prompt, reply, len(row)), row)
-    assert ours == pytest.approx(theirs, rel=1e-3, abs=_TOLERANCE)
+        upstream = chain.distribution(row)
+        greedy = int(np.argmax(upstream))
+    computed = _tailrace(_sampler(params, prompt, reply, len(row)), row)
+    assert computed == pytest.approx(upstream, rel=1e-3, abs=_TOLERANCE)
     best = _sampler(_greedy(params), prompt, reply, len(row)).sample(row)
-    assert theirs[best] == pytest.approx(theirs[greedy], rel=1e-5), "another one only where both are as likely"
+    assert upstream[best] == pytest.approx(upstream[greedy], rel=1e-5), "another token must be as likely"
 
 
 def _greedy(params: Sampling) -> Sampling:
@@ -163,7 +163,7 @@ def test_each_part_of_the_random_numbers_draws_its_token(size: int, monkeypatch:
     """The draw inverts the distribution: token t is drawn by exactly its share of [0, 1)."""
     row = _row(3, size, 2.0, 0, 0.5)
     sampler = Sampler(Sampling(top_k=0, top_p=1.0, min_p=0.0, temperature=1.0), [])
-    expected = _ours(sampler, row)
+    expected = _tailrace(sampler, row)
     ends = np.cumsum(expected)
 
     class Scripted:

@@ -91,84 +91,96 @@ def row_differences(native: NativeOps, row: LogitsRow, mask: Mask | None) -> Ite
         two_rows = np.stack((row, row[::-1]))
         if _NUMPY.argmax_of_rows(two_rows) != native.argmax_of_rows(two_rows):
             yield "argmax of rows"
-    theirs, ours = _NUMPY.view(row, mask), native.view(row, mask)
-    if not np.isfinite(theirs.max_logit):
-        if np.isfinite(ours.max_logit) or (ours.max_logit == -np.inf) != (theirs.max_logit == -np.inf):
+    reference, computed = _NUMPY.view(row, mask), native.view(row, mask)
+    if not np.isfinite(reference.max_logit):
+        if np.isfinite(computed.max_logit) or (computed.max_logit == -np.inf) != (reference.max_logit == -np.inf):
             yield "view"
         return
-    if theirs.max_logit != ours.max_logit:
+    if reference.max_logit != computed.max_logit:
         yield "view"
         return
-    if any(not np.array_equal(theirs.top_k(k), ours.top_k(k)) for k in _TOP_KS):
+    if any(not np.array_equal(reference.top_k(k), computed.top_k(k)) for k in _TOP_KS):
         yield "top_k"
-    bounds = (ours.max_logit, ours.max_logit - 1.0, float(row[len(row) // 2]), -np.inf)
+    bounds = (computed.max_logit, computed.max_logit - 1.0, float(row[len(row) // 2]), -np.inf)
     if any(
-        not np.array_equal(theirs.tokens_above(bound), ours.tokens_above(bound))
+        not np.array_equal(reference.tokens_above(bound), computed.tokens_above(bound))
         for bound in bounds
         if not np.isnan(bound)
     ):
         yield "tokens above"
     for filters in _FILTERS:
-        (their_ids, their_probs), (our_ids, our_probs) = theirs.filter(*filters), ours.filter(*filters)
-        if not np.array_equal(their_ids, our_ids) or not np.allclose(their_probs, our_probs, rtol=1e-12):
+        (reference_ids, reference_probs), (computed_ids, computed_probs) = (
+            reference.filter(*filters),
+            computed.filter(*filters),
+        )
+        if not np.array_equal(reference_ids, computed_ids) or not np.allclose(
+            reference_probs, computed_probs, rtol=1e-12
+        ):
             yield "filter"
             break
-        if any(_NUMPY.draw_index(our_probs, number) != native.draw_index(our_probs, number) for number in _NUMBERS):
+        if any(
+            _NUMPY.draw_index(computed_probs, number) != native.draw_index(computed_probs, number)
+            for number in _NUMBERS
+        ):
             yield "draw index"
-    expected_sum = theirs.probabilities()[1].sum(dtype=np.float64)
-    if abs(ours.sum_exp() - expected_sum) > 2 * _TOLERANCE * expected_sum:
+    expected_sum = reference.probabilities()[1].sum(dtype=np.float64)
+    if abs(computed.sum_exp() - expected_sum) > 2 * _TOLERANCE * expected_sum:
         yield "sum of exponentials"
     for temperature in (1.0, 0.3, 7.0, 5e-324):
-        ids, probs = theirs.probabilities(temperature)
+        ids, probs = reference.probabilities(temperature)
         of_all_tokens = np.zeros(len(row), np.float32)
         of_all_tokens[slice(None) if ids is None else ids] = probs
-        _, our_probs32 = ours.probabilities(temperature)
-        if not np.allclose(our_probs32, of_all_tokens, rtol=_TOLERANCE, atol=1e-37):
+        _, computed_probs32 = computed.probabilities(temperature)
+        if not np.allclose(computed_probs32, of_all_tokens, rtol=_TOLERANCE, atol=1e-37):
             yield "probabilities"
-        expected_sum, expected_entropy = theirs.sum_exp_and_entropy(temperature)
-        total, entropy = ours.sum_exp_and_entropy(temperature)
+        expected_sum, expected_entropy = reference.sum_exp_and_entropy(temperature)
+        total, entropy = computed.sum_exp_and_entropy(temperature)
         # Each logit's distance is rounded to single precision before the sum.
         if abs(total - expected_sum) > _TOLERANCE * expected_sum * 10:
             yield "entropy"
         if abs(entropy - expected_entropy) > _TOLERANCE * (10 + 10 * abs(expected_entropy)):
             yield "entropy"
         # NumPy's own sums lose more digits where many probabilities are equal.
-        exact = [our_probs32[at : at + BLOCK].sum(dtype=np.float64) for at in range(0, len(row), BLOCK)]
-        if not np.allclose(native.block_sums(our_probs32), exact, rtol=_TOLERANCE):
+        exact = [computed_probs32[at : at + BLOCK].sum(dtype=np.float64) for at in range(0, len(row), BLOCK)]
+        if not np.allclose(native.block_sums(computed_probs32), exact, rtol=_TOLERANCE):
             yield "block sums"
-    tolerance = 1e-9 * max(1.0, abs(ours.max_logit))
-    if not np.allclose(ours.mean_and_deviation(), theirs.mean_and_deviation(), rtol=1e-9, atol=tolerance):
+    tolerance = 1e-9 * max(1.0, abs(computed.max_logit))
+    if not np.allclose(computed.mean_and_deviation(), reference.mean_and_deviation(), rtol=1e-9, atol=tolerance):
         yield "mean and deviation"
 
 
 def sampler_differences(native: NativeOps, logits: Float64Array, steps: Steps) -> Iterator[str]:
     """Whether samplers leave other candidates of a list, or other probabilities, than NumPy's."""
     for n_candidates, temperature in ((len(logits), 1.0), (2 * len(logits) + 1, 0.5)):
-        theirs = _NUMPY.run_samplers(logits, n_candidates, temperature, steps)
-        ours = native.run_samplers(logits, n_candidates, temperature, steps)
-        same = ours[:3] == theirs[:3] and bool(np.isclose(ours.temperature, theirs.temperature, rtol=1e-9))
-        if not same or not np.allclose(ours.probs, theirs.probs, rtol=1e-9):
+        reference = _NUMPY.run_samplers(logits, n_candidates, temperature, steps)
+        computed = native.run_samplers(logits, n_candidates, temperature, steps)
+        same = computed[:3] == reference[:3] and bool(
+            np.isclose(computed.temperature, reference.temperature, rtol=1e-9)
+        )
+        if not same or not np.allclose(computed.probs, reference.probs, rtol=1e-9):
             yield "samplers"
 
 
 def suffix_match_differences(native: NativeOps, tokens: Int32Array) -> Iterator[str]:
     """The passes over DRY's history whose results differ from NumPy's."""
     size = len(tokens)
-    theirs, ours = np.zeros(size, np.int32), np.full(size, 7, np.int32)
-    _NUMPY.match_lengths(tokens, theirs)
-    native.match_lengths(tokens, ours)
-    if not np.array_equal(theirs[:-1], ours[:-1]):
+    reference, computed = np.zeros(size, np.int32), np.full(size, 7, np.int32)
+    _NUMPY.match_lengths(tokens, reference)
+    native.match_lengths(tokens, computed)
+    if not np.array_equal(reference[:-1], computed[:-1]):
         yield "match lengths"
-    native.match_lengths(tokens[:-1], ours)
-    native.extend_match_lengths(tokens, ours, size)
-    if not np.array_equal(theirs[:-1], ours[:-1]):
+    native.match_lengths(tokens[:-1], computed)
+    native.extend_match_lengths(tokens, computed, size)
+    if not np.array_equal(reference[:-1], computed[:-1]):
         yield "extended match lengths"
     slot_of = np.zeros(1 + int(tokens.max()), np.int32)
     for begin, max_length, min_length in ((0, size, 1), (size // 3, 5, 2), (0, 3, 0)):
         both = []
         for ops in (_NUMPY, native):
             found, longest = np.zeros(size, np.int32), np.zeros(size, np.int32)
-            count = ops.find_continuations(tokens, theirs, begin, size, max_length, min_length, slot_of, found, longest)
+            count = ops.find_continuations(
+                tokens, reference, begin, size, max_length, min_length, slot_of, found, longest
+            )
             both.append(dict(zip(found[:count].tolist(), longest[:count].tolist(), strict=True)))
         if both[0] != both[1] or slot_of.any():
             yield "continuations"
@@ -176,13 +188,13 @@ def suffix_match_differences(native: NativeOps, tokens: Int32Array) -> Iterator[
 
 def adjustment_differences(native: NativeOps, row: LogitsRow, adjustment: LogitAdjustment) -> Iterator[str]:
     """Whether an adjustment, or undoing it, differs from NumPy's in any bit."""
-    theirs, ours = row.copy(), row.copy()
-    _NUMPY.apply(theirs, adjustment)
-    native.apply(ours, adjustment)
-    if not np.array_equal(theirs, ours, equal_nan=True):
+    reference, computed = row.copy(), row.copy()
+    _NUMPY.apply(reference, adjustment)
+    native.apply(computed, adjustment)
+    if not np.array_equal(reference, computed, equal_nan=True):
         yield "apply"
-    native.undo(ours, adjustment)
-    if ours.tobytes() != row.tobytes():
+    native.undo(computed, adjustment)
+    if computed.tobytes() != row.tobytes():
         yield "undo"
 
 
