@@ -78,8 +78,8 @@ def _show(made: ConvertedFile, comparison: FormatComparison) -> None:
     table.add_row("same likeliest token", "", f"{100 * lost.same_top:.1f} %", "")
     rows = ("reading, tok/s", "one stream, tok/s", f"{after.streams} streams, tok/s")
     figures = zip(
-        (before.prefill, before.decode, before.decode_many),
-        (after.prefill, after.decode, after.decode_many),
+        (before.prefill, before.decode, before.decode_batched),
+        (after.prefill, after.decode, after.decode_batched),
         after.ratios_to(before),
         strict=True,
     )

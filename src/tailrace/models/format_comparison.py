@@ -34,24 +34,24 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
 
 
-class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens per second of one model on this machine."""
+class Speed(msgspec.Struct, frozen=True, kw_only=True, rename={"decode_batched": "decode_many"}):
+    """Tokens per second of one model on this machine. ``decode_many`` is the key in records of older versions."""
 
     prefill: float
     decode: float  #: one sequence
-    decode_many: float  #: ``streams`` concurrent sequences, all together
+    decode_batched: float  #: ``streams`` concurrent sequences, all together
     streams: int
 
     def ratios_to(self, other: Speed) -> tuple[float, float, float]:
         """This speed divided by the other's: prefill, one sequence, several sequences."""
-        return self.prefill / other.prefill, self.decode / other.decode, self.decode_many / other.decode_many
+        return self.prefill / other.prefill, self.decode / other.decode, self.decode_batched / other.decode_batched
 
     def mean_ratio_to(self, other: Speed) -> float:
         """The geometric mean of ``ratios_to``: it is symmetric, so twice as fast at one load and half as fast at
         another is no gain.
         """
-        prefill, decode, many = self.ratios_to(other)
-        return float((prefill * decode * many) ** (1 / 3))
+        prefill, decode, batched = self.ratios_to(other)
+        return float((prefill * decode * batched) ** (1 / 3))
 
 
 class FormatComparison(msgspec.Struct, frozen=True, kw_only=True):

@@ -171,7 +171,8 @@ class SettingsSearch:
                 rounds.append(probe.measure_layouts())
         used = next(iter(rounds[0]))
         ratios = {
-            value: median(each[value].decode_many / each[used].decode_many for each in rounds) for value in rounds[0]
+            value: median(each[value].decode_batched / each[used].decode_batched for each in rounds)
+            for value in rounds[0]
         }
         why = {
             "partitioned": "used while it fits; the engine changes to shared by itself",
@@ -225,7 +226,7 @@ class SettingsSearch:
                     figures=(
                         median(speed.prefill for speed in speeds),
                         median(speed.decode for speed in speeds),
-                        median(speed.decode_many for speed in speeds),
+                        median(speed.decode_batched for speed in speeds),
                     ),
                     ratio=ratio,
                     usual=value == default,
@@ -246,7 +247,7 @@ def _format_row(name: str, comparison: FormatComparison, aims: list[str]) -> Tun
     return TuningRow(
         setting="weights",
         value=name,
-        figures=(after.prefill, after.decode, after.decode_many),
+        figures=(after.prefill, after.decode, after.decode_batched),
         ratio=after.mean_ratio_to(comparison.before),
         usual=False,
         chosen=bool(aims),
@@ -256,4 +257,4 @@ def _format_row(name: str, comparison: FormatComparison, aims: list[str]) -> Tun
 
 def _decode_score(speed: Speed) -> float:
     """The score of decoding: the geometric mean of one sequence and several."""
-    return sqrt(speed.decode * speed.decode_many)
+    return sqrt(speed.decode * speed.decode_batched)

@@ -7,13 +7,13 @@ import pytest
 
 from tailrace.models.format_comparison import NEAR_LOSSLESS, FormatComparison, Quality, Speed, best_format
 
-BEFORE = Speed(prefill=500, decode=200, decode_many=320, streams=8)
+BEFORE = Speed(prefill=500, decode=200, decode_batched=320, streams=8)
 
 
 def comparison(
-    *, divergence: float = 0.001, prefill: float = 2.0, decode: float = 1.0, many: float = 1.0
+    *, divergence: float = 0.001, prefill: float = 2.0, decode: float = 1.0, batched: float = 1.0
 ) -> FormatComparison:
-    after = Speed(prefill=500 * prefill, decode=200 * decode, decode_many=320 * many, streams=8)
+    after = Speed(prefill=500 * prefill, decode=200 * decode, decode_batched=320 * batched, streams=8)
     quality = Quality(
         tokens=2000, divergence=divergence, divergence_p99=1.0, same_top=0.9, perplexity_before=20, perplexity=21
     )
@@ -21,7 +21,7 @@ def comparison(
 
 
 def test_the_mean_ratio_is_symmetric() -> None:
-    after = Speed(prefill=1000, decode=100, decode_many=320, streams=8)
+    after = Speed(prefill=1000, decode=100, decode_batched=320, streams=8)
     assert after.ratios_to(BEFORE) == (2.0, 0.5, 1.0)
     assert after.mean_ratio_to(BEFORE) == pytest.approx(1.0)
     assert after.mean_ratio_to(BEFORE) * BEFORE.mean_ratio_to(after) == pytest.approx(1.0)
@@ -47,7 +47,7 @@ def test_a_gain_at_one_load_does_not_pay_for_a_loss_at_another() -> None:
         comparison(prefill=3.0, decode=0.7).rejection_reason("fast")
         == "at one stream it has 0.70 of the file's own speed"
     )
-    assert "at 8 streams it has 0.80" in (comparison(prefill=3.0, many=0.8).rejection_reason("near-lossless") or "")
+    assert "at 8 streams it has 0.80" in (comparison(prefill=3.0, batched=0.8).rejection_reason("near-lossless") or "")
 
 
 def test_a_comparison_is_the_same_after_decoding() -> None:

@@ -169,13 +169,13 @@ def compare_files(
 def _log_fields(converted: ConvertedFile, comparison: FormatComparison) -> dict[str, str]:
     """The measured figures as fields of a log line."""
     quality = comparison.quality
-    prefill, decode, many = comparison.after.ratios_to(comparison.before)
+    prefill, decode, batched = comparison.after.ratios_to(comparison.before)
     return {
         "divergence": f"{quality.divergence:.4f} nats (p99 {quality.divergence_p99:.3f})",
         "same_top": f"{100 * quality.same_top:.1f} %",
         "perplexity": f"{quality.perplexity_before:.2f} → {quality.perplexity:.2f}",
         "size": f"{converted.bytes_before / 1e6:.0f} → {converted.bytes / 1e6:.0f} MB",
-        "speed": f"prefill × {prefill:.2f}, decode × {decode:.2f}, {comparison.after.streams} streams × {many:.2f}",
+        "speed": f"prefill × {prefill:.2f}, decode × {decode:.2f}, {comparison.after.streams} streams × {batched:.2f}",
     }
 
 
@@ -183,6 +183,6 @@ def _median(speeds: list[Speed]) -> Speed:
     return Speed(
         prefill=statistics.median(each.prefill for each in speeds),
         decode=statistics.median(each.decode for each in speeds),
-        decode_many=statistics.median(each.decode_many for each in speeds),
+        decode_batched=statistics.median(each.decode_batched for each in speeds),
         streams=speeds[0].streams,
     )

@@ -47,7 +47,7 @@ def measure(backend: Backend, *, prompt: int = 512) -> Speed:
     return Speed(
         prefill=len(text) / statistics.median(times),
         decode=_decode(backend, 1, _PROMPT_TOKENS),
-        decode_many=_decode(backend, streams, _PROMPT_TOKENS),
+        decode_batched=_decode(backend, streams, _PROMPT_TOKENS),
         streams=streams,
     )
 
@@ -65,8 +65,8 @@ def measure_layouts(backend: Backend) -> dict[str, Speed]:
         layout = layouts[name]
         backend.reset()
         backend.kv_relayout(layout, [])
-        one, many = _decode(backend, 1, _LAYOUT_PROMPT_TOKENS), _decode(backend, streams, _LAYOUT_PROMPT_TOKENS)
-        found[name] = Speed(prefill=0.0, decode=one, decode_many=many, streams=streams)
+        one, batched = _decode(backend, 1, _LAYOUT_PROMPT_TOKENS), _decode(backend, streams, _LAYOUT_PROMPT_TOKENS)
+        found[name] = Speed(prefill=0.0, decode=one, decode_batched=batched, streams=streams)
     return found
 
 
