@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
-from tailrace.engine.backends.base import Backend, Logits
+from tailrace.engine.backends.base import Backend
 from tailrace.engine.embeddings import EmbeddingQueue
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache import KVCache
@@ -134,11 +134,19 @@ class EngineLoop:
                 return None
         batch = self._batch
         begun = time.perf_counter()
-        logits = self._decode(batch, reuse_plan=reuse_plan)
+        # Beside the logits, a thread computes the masks of the batch's constraints.
+        self._masks.start([constraint for constraint in batch.constraints if not constraint.unconstrained])
+        if reuse_plan:
+            logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
+        else:
+            logits = self._backend.decode(
+                batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
+            )
+        self._masks.wait()
         seconds = time.perf_counter() - begun
         lengths = [len(sequence.tokens) for sequence in batch.sampled]
         step = sample_step(batch.sampled, logits)
-        if self._progress:
+        if self._progress.reported:
             step.progress.extend(self._progress.after(batch.scheduled))
         if publish is not None:
             publish(step)
@@ -282,26 +290,12 @@ class EngineLoop:
         if publish is not None and (reports := self._progress.begin(new)):
             publish(Step([], [], [], [], {}, progress=reports))
 
-    # Decode
-
-    def _decode(self, batch: StepBatch, *, reuse_plan: bool) -> Logits:
-        """Compute the batch's logits, and beside them the masks of its constraints."""
-        self._masks.start([constraint for constraint in batch.constraints if not constraint.unconstrained])
-        if reuse_plan:
-            logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
-        else:
-            logits = self._backend.decode(
-                batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
-            )
-        self._masks.wait()
-        return logits
+    # Publish and account
 
     def _embed(self, publish: Publish) -> None:
         """An embedding pass, if it is time for one."""
         for answer in self._embeddings.step(beside=self._scheduler.has_work):
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
-
-    # Publish and account
 
     def _publish_heartbeat(self, publish: Publish) -> None:
         self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))

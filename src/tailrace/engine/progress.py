@@ -12,16 +12,12 @@ class PromptProgress:
     """The sequences whose prompts are reported until they are computed."""
 
     def __init__(self) -> None:
-        self._reported: set[int] = set()
-
-    def __bool__(self) -> bool:
-        """Whether any prompt is reported."""
-        return bool(self._reported)
+        self.reported: set[int] = set()  #: their ids
 
     def begin(self, sequences: list[Sequence]) -> list[Progress]:
         """The first reports of sequences that were just admitted: what the prefix cache had of their prompts."""
         reported = [sequence for sequence in sequences if sequence.report_progress]
-        self._reported.update(sequence.id for sequence in reported)
+        self.reported.update(sequence.id for sequence in reported)
         return [_progress(sequence, sequence.computed, 0.0) for sequence in reported]
 
     def after(self, scheduled: list[tuple[Sequence, int]]) -> list[Progress]:
@@ -29,16 +25,16 @@ class PromptProgress:
         now = time.monotonic()
         reports: list[Progress] = []
         for sequence, count in scheduled:
-            if sequence.id in self._reported:
+            if sequence.id in self.reported:
                 seconds = 0.0 if sequence.admitted_at is None else now - sequence.admitted_at
                 reports.append(_progress(sequence, sequence.computed + count, seconds))
                 if reports[-1].processed >= sequence.prompt_length:
-                    self._reported.discard(sequence.id)
+                    self.reported.discard(sequence.id)
         return reports
 
     def end(self, sequence: Sequence) -> None:
         """The sequence has ended."""
-        self._reported.discard(sequence.id)
+        self.reported.discard(sequence.id)
 
 
 def _progress(sequence: Sequence, computed: int, seconds: float) -> Progress:
