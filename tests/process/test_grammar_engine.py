@@ -51,7 +51,7 @@ def backend() -> Iterator[LlamaBackend]:
 
 
 class Replies:
-    """Runs replies, some of them with the schema, on a loop of its own."""
+    """Runs replies, some of them with the schema, on its own loop."""
 
     def __init__(self, backend: LlamaBackend) -> None:
         self.backend = backend
@@ -123,8 +123,8 @@ def test_jump_forward_in_a_batch_leaves_every_reply_greedy(backend: LlamaBackend
             assert len(json.loads(text)) == 3
 
 
-def test_a_grammar_may_ask_for_a_control_token(backend: LlamaBackend) -> None:
-    """Each is a token of its own: neither another one nor an end may stand in its place."""
+def test_a_grammar_may_require_a_control_token(backend: LlamaBackend) -> None:
+    """Each control token is a different token: no other one may replace it."""
     start = next(token for token, text in backend.info.special_tokens.items() if text == "<|im_start|>")
     assert backend.vocabulary[start] == b""
     tokenizer = make_tokenizer(backend.vocabulary, sorted(backend.end_tokens), backend.tokenize_fragment)

@@ -1,4 +1,4 @@
-"""Prompts that end llama.cpp's tokenizer, or take it minutes, on every route: the engine lives, and others are served.
+"""Prompts that crash llama.cpp's tokenizer, or take minutes, on every route: the engine goes on, and serves others.
 
 The model is a copy of the starter model with gpt-4o's pre-tokenizer, whose regular expression overflows the stack.
 """
@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(autouse=True)
 def lives(server: ServerProcess) -> Iterator[None]:
-    """The engine that each test begins with is there at its end, and answers."""
+    """At its end, each test has the same engine as at its start, and it answers."""
     engine = server.engine
     yield
     assert server.engine == engine, server.log
@@ -84,21 +84,21 @@ def test_long_runs_have_tokens(server: ServerProcess) -> None:
         assert back == text, name
 
 
-def test_a_hint_may_be_long(server: ServerProcess) -> None:
+def test_a_prediction_may_be_long(server: ServerProcess) -> None:
     body = {"prompt": "a", "max_tokens": 1, "prediction": {"type": "content", "content": "A" * 30_000}}
     reply = ask(server.port, "POST", "/v1/chat/completions", {"messages": _user("a"), **body})
     assert reply.status == 200, reply.body[:500]
 
 
 def test_forced_text_may_be_long(server: ServerProcess) -> None:
-    """A grammar's forced text is cut into tokens, too, on a thread of the engine's."""
+    """A grammar's forced text is tokenised as well, on a thread of the engine's."""
     schema = {"type": "object", "properties": {"a": {"const": "A" * 60_000}}, "required": ["a"]}
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     body = {"messages": _user("a"), "max_tokens": 8, "response_format": form}
     assert ask(server.port, "POST", "/v1/chat/completions", body).status in (200, 400)
 
 
-def test_a_text_that_takes_too_long_is_refused_by_its_name(server: ServerProcess) -> None:
+def test_a_text_that_takes_too_long_is_refused_with_its_field(server: ServerProcess) -> None:
     error = ask(server.port, "POST", "/tokenize", {"content": SLOW[:200_000]}).error()
     assert error["param"] == "content"
     assert "can't be tokenised" in error["message"]
@@ -128,7 +128,7 @@ def test_others_are_served_meanwhile_and_hanging_up_ends_the_work(server: Server
 
 
 def _niced(server: ServerProcess) -> list[str]:
-    """Processes below the engine that do a long job: they stand back for others."""
+    """Workers of the engine that do a long job: they have a lower priority."""
     shown = subprocess.run(["ps", "-axo", "pid=,ppid=,ni=,stat="], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in shown.splitlines()]
     below = {str(server.engine)}

@@ -1,4 +1,4 @@
-"""Structured output by the real model: whatever the schema, a strict reply is JSON that another validator accepts."""
+"""Structured output by the real model: another validator accepts each strict reply, for all schemas."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_strict_reply_to_64_random_schemas_validates(client: OpenAI) -> No
             response_format=form,
             temperature=1.0,
             seed=seed,
-            # So whatever the model says, it comes to an end.
+            # Enough for the longest reply under the schema.
             max_tokens=longest(schema) + 1,
         )
         choice = reply.choices[0]
@@ -111,7 +111,7 @@ def test_the_openai_client_parses_a_reply_into_a_pydantic_model(client: OpenAI) 
         assert stream.get_final_completion().choices[0].message.parsed == owner
 
 
-def test_the_other_kinds_hold_the_real_model_too(client: OpenAI) -> None:
+def test_other_kinds_of_grammars_constrain_the_real_model(client: OpenAI) -> None:
     def ask(**extra: object) -> str:
         reply = client.completions.create(
             model="smollm2-135m", prompt="The best fruit is", max_tokens=40, temperature=1.0, seed=3, extra_body=extra
@@ -126,7 +126,7 @@ def test_the_other_kinds_hold_the_real_model_too(client: OpenAI) -> None:
 
 
 def test_log_probabilities_come_with_every_token_of_a_reply(client: OpenAI) -> None:
-    """They have each chosen by itself, and nothing forced."""
+    """Each token is sampled, and none is forced."""
 
     def ask(*, logprobs: bool) -> str:
         reply = client.chat.completions.create(
@@ -147,7 +147,7 @@ def test_log_probabilities_come_with_every_token_of_a_reply(client: OpenAI) -> N
     assert set(forced) == set(chosen) == {"name", "pets", "email"}
 
 
-def test_a_grammar_that_is_too_much_is_refused_and_neighbours_live(client: OpenAI, server: ServerProcess) -> None:
+def test_a_grammar_that_takes_too_much_is_refused_alone(client: OpenAI, server: ServerProcess) -> None:
     engine = server.engine
     chain = "start: r0\n" + "\n".join(f'r{i}: "x" r{i + 1}' for i in range(9000)) + '\nr9000: "z"'
     with pytest.raises(BadRequestError, match="too complex"):

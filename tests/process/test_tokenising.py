@@ -1,4 +1,4 @@
-"""TokenIds are llama.cpp's own, and no text harms the process that runs the model, whatever llama.cpp does with it."""
+"""Tokens equal llama.cpp's own, and no text harms the process that runs the model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _bytes() -> list[tuple[str, float, int]]:
 
 
 def _spm(path: Path, **ids: int) -> Path:
-    """Special tokens that overlap, that are made of spaces, and that take the white space behind them."""
+    """Special tokens that overlap, that consist of spaces, and that strip the white space after them."""
     words = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<|endoftext|>", 0.0, CONTROL)]
     words += [("<|user|>", 0.0, CONTROL), ("<|user", 0.0, USER_DEFINED), ("|>a", 0.0, CONTROL)]
     words += [(" " * count, 0.0, USER_DEFINED) for count in (2, 3, 5)]
@@ -114,8 +114,8 @@ def test_tokens_are_llama_cpps_own(vocab: LlamaVocab) -> None:
                 )
 
 
-def test_a_plain_range_is_text(vocab: LlamaVocab) -> None:
-    """Cut at the special tokens that count, the stretches between them are what llama.cpp makes of them alone."""
+def test_a_literal_span_is_text(vocab: LlamaVocab) -> None:
+    """The segments between recognised special tokens have llama.cpp's tokens of each segment alone."""
     names = [vocab.special_text(token) for token in range(vocab.size) if not vocab.piece(token, special=False)]
     (name, *_) = sorted((name for name in names if name), key=len, reverse=True)
     token = vocab.tokenize(name, parse_special=True, add_special=False)
@@ -132,19 +132,19 @@ def test_a_plain_range_is_text(vocab: LlamaVocab) -> None:
 
 
 @pytest.fixture(scope="module", params=["smollm", "gpt-4o", "tekken", "deepseek-v3"])
-def sandbox(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenizerProcess]:
+def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenizerProcess]:
     made = TokenizerProcess(VOCABULARIES[request.param](tmp_path_factory.mktemp("vocab") / f"{request.param}.gguf"))
     yield made
     made.close()
 
 
-def test_long_runs_are_tokenised(sandbox: TokenizerProcess) -> None:
+def test_long_runs_are_tokenised(process: TokenizerProcess) -> None:
     for number, (name, text) in enumerate(LONG.items()):
-        (tokens,) = sandbox.run(number, [TokenizerInput(text)])
+        (tokens,) = process.run(number, [TokenizerInput(text)])
         assert tokens, name
 
 
-def test_what_ends_the_tokenizer_ends_one_request(tmp_path: Path) -> None:
+def test_a_text_that_ends_its_worker_fails_one_request(tmp_path: Path) -> None:
     """Without byte encoding, llama.cpp asserts that no two spaces meet; on other things it takes quadratic time."""
     broken = TokenizerProcess(with_pre(locate_model(STARTER_MODEL).path, tmp_path / "whitespace.gguf", "whitespace"))
     try:
@@ -166,25 +166,25 @@ def test_quadratic_time_is_bounded(tmp_path: Path) -> None:
         slow.close()
 
 
-def test_special_tokens_take_linear_time(sandbox: TokenizerProcess) -> None:
-    """960 KB, of which llama.cpp's own search makes minutes: the process may take 10 s."""
-    (tokens,) = sandbox.run(1, [TokenizerInput("<|im_start|>" * 80_000)])
+def test_special_tokens_take_linear_time(process: TokenizerProcess) -> None:
+    """960 KB: llama.cpp's own search takes minutes, and the limit is 10 s."""
+    (tokens,) = process.run(1, [TokenizerInput("<|im_start|>" * 80_000)])
     assert tokens == [1] * 80_000
 
 
 def test_a_job_can_be_ended_and_so_can_the_process() -> None:
     vocabulary = locate_model(STARTER_MODEL).path
-    sandbox = TokenizerProcess(vocabulary)
+    process = TokenizerProcess(vocabulary)
     text = TokenizerInput("The tide comes in twice a day. " * 60_000)  # Seconds of work.
     try:
-        assert sandbox.run(1, [TokenizerInput("ab")]) == [[369]]
-        assert sandbox._process is not None
-        program = sandbox._process.pid
+        assert process.run(1, [TokenizerInput("ab")]) == [[369]]
+        assert process._process is not None
+        program = process._process.pid
         caught: list[TextNotTokenizable] = []
 
         def work() -> None:
             try:
-                sandbox.run(2, [text])
+                process.run(2, [text])
             except TextNotTokenizable as error:
                 caught.append(error)
 
@@ -192,16 +192,16 @@ def test_a_job_can_be_ended_and_so_can_the_process() -> None:
         thread.start()
         # It is killed as soon as it runs, so it can't have ended by itself.
         while thread.is_alive():
-            sandbox.kill(2)
+            process.kill(2)
             thread.join(0.01)
         assert caught
-        assert sandbox.run(3, [TokenizerInput("ab")]) == [[369]]
+        assert process.run(3, [TokenizerInput("ab")]) == [[369]]
         os.kill(program, signal.SIGKILL)
-        assert sandbox.run(4, [TokenizerInput("ab")]) == [[369]]
-        assert sandbox._process.pid != program
+        assert process.run(4, [TokenizerInput("ab")]) == [[369]]
+        assert process._process.pid != program
         wait_for("its workers' end", lambda: not _children(program))
     finally:
-        sandbox.close()
+        process.close()
 
 
 def _children(process: int) -> list[str]:
@@ -235,7 +235,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_what_counts_as_short_is_safe(tmp_path: Path) -> None:
+def test_inline_texts_are_safe(tmp_path: Path) -> None:
     paths = [with_pre(locate_model(STARTER_MODEL).path, tmp_path / f"{pre}.gguf", pre) for pre in PRE.split()]
     shown = subprocess.run([sys.executable, "-c", _SHORT, *paths], capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in shown.splitlines()]

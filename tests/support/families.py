@@ -1,4 +1,4 @@
-# ruff: noqa: E501  # What models write is easier to compare whole.
+# ruff: noqa: E501  # Replies are easier to compare on one line.
 """Excerpts of each family's published chat template, and replies of its models."""
 
 from __future__ import annotations

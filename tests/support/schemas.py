@@ -1,4 +1,4 @@
-"""Random JSON schemas, the same ones every time: whatever a strict reply may have to be, of bounded length."""
+"""Random JSON schemas of bounded length, for strict replies. The same seed gives the same schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""transformers' rendering of chat templates, as the judge of ours."""
+"""transformers' rendering of chat templates: the reference for ours."""
 
 from __future__ import annotations
 
