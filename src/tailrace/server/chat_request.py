@@ -17,6 +17,7 @@ from tailrace.chat.families.family import Family
 from tailrace.chat.messages import Message, joined_text
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_grammar import GrammarContext, format_or_calls, lazy_calls, required_calls
+from tailrace.chat.template import ChatTemplate
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.chat.tools import Function
 from tailrace.errors import InvalidRequest
@@ -78,47 +79,11 @@ def chat_request(
 
     Raises InvalidRequest, which names the field by ``fields``.
     """
-    offered = tuple(tools) if tool_choice != "none" else ()
-    if only is not None and all(function.name != only for function in offered):
-        raise InvalidRequest(
-            f"'{fields.tool_choice}' names '{only}', which is not among '{fields.tools}'.", param=fields.tool_choice
-        )
     must_call = tool_choice == "required" or only is not None
-    if must_call and not offered:
-        raise InvalidRequest(f"'{fields.tool_choice}' needs '{fields.tools}'.", param=fields.tool_choice)
-    for function in offered:
-        if (function.parameters or {}).get("type", "object") != "object":
-            message = f"'{fields.tools}': the parameters of '{function.name}' must be an object."
-            raise InvalidRequest(message, param=fields.tools)
-    template, family = model.template, model.family
-    conversation = list(messages) if model.overrides is None else model.overrides.begin(messages)
-    if not (template.supports_tools and template.supports_calls):
-        conversation = tool_prompting.calls_to_text(
-            [{**message, "content": joined_text(message["content"])} for message in conversation]
-        )
-    if offered and not template.supports_tools:
-        conversation = tool_prompting.add_functions(conversation, offered)
-    if family.call_id is not None:
-        conversation = _with_call_ids(conversation, family.call_id)
-
-    def render(messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
-        # A template without tools may fail on them: the messages already describe the functions.
-        offers = [function.as_openai() for function in offered if template.supports_tools] or None
-        given = {**thinking_kwargs.template_kwargs(template, thinking), **(variables or {})}
-        try:
-            return template.render(messages, offers, given, opening=opening, continued=field)
-        except InvalidRequest as refusal:
-            if template.defect is not None or not any(_is_about_calls(message) for message in messages):
-                raise
-            # Mistral's templates want each call to have its result: a shortened conversation is rendered as text.
-            plain = tool_prompting.calls_to_alternating_text(
-                [{**message, "content": joined_text(message["content"])} for message in messages]
-            )
-            try:
-                return template.render(plain, offers, given, opening=opening, continued=field)
-            except InvalidRequest:
-                raise refusal from None
-
+    offered = _offered(tools, tool_choice, only, fields)
+    conversation = _adapted(model, messages, offered)
+    kwargs = {**thinking_kwargs.template_kwargs(model.template, thinking), **(variables or {})}
+    render = _Renderer(model.template, [function.as_openai() for function in offered] or None, kwargs)
     if continues:
         if not messages or messages[-1].get("tool_calls"):
             why = "a message with tool calls is whole" if messages else "there is no message"
@@ -131,28 +96,95 @@ def chat_request(
         prompt = render(conversation, opening, None)
         if opening and _wants_no_thought(thinking, variables or {}):
             prompt = model.without_thought(prompt)
-    setting = GrammarContext(family, template.source, model.control_tokens, prompt.text)
-    grammar, param = form, fields.form
+    several = parallel and only is None
     if must_call:
         callable_ = [function for function in offered if only in (None, function.name)]
-        grammar, param = required_calls(setting, callable_, several=parallel and only is None), fields.tools
+        grammar: Grammar | None = required_calls(_context(model, prompt.text), callable_, several=several)
     elif form is not None:
-        grammar = format_or_calls(setting, form, offered, several=parallel)
+        grammar = format_or_calls(_context(model, prompt.text), form, offered, several=parallel)
     elif offered:
         # A continued reply may be within a thought or a call: the lazy grammar first follows its existing text.
-        before = GrammarContext(family, template.source, model.control_tokens, prompt.head.text)
-        grammar = lazy_calls(before, offered, several=parallel, reply_start=prompt.reply)
-        param = fields.tools
+        grammar = lazy_calls(_context(model, prompt.head.text), offered, several=parallel, reply_start=prompt.reply)
+    else:
+        grammar = None
     return GenerationRequest(
         prompts=[prompt],
         prompt_param=fields.prompt,
         params=msgspec.structs.replace(params, grammar=grammar),
-        grammar_param=param,
+        grammar_param=fields.tools if must_call or (offered and form is None) else fields.form,
         chat=True,
         tools=offered,
         max_tool_calls=2**31 if parallel and only is None else 1,
         inline_reasoning=inline_reasoning,
     )
+
+
+def _offered(
+    tools: Sequence[Function], tool_choice: ToolChoice, only: str | None, fields: FieldNames
+) -> tuple[Function, ...]:
+    """The functions that the model may call. Raises InvalidRequest for a choice that they don't allow."""
+    offered = tuple(tools) if tool_choice != "none" else ()
+    if only is not None and all(function.name != only for function in offered):
+        raise InvalidRequest(
+            f"'{fields.tool_choice}' names '{only}', which is not among '{fields.tools}'.", param=fields.tool_choice
+        )
+    if tool_choice == "required" and not offered:
+        raise InvalidRequest(f"'{fields.tool_choice}' needs '{fields.tools}'.", param=fields.tool_choice)
+    for function in offered:
+        if (function.parameters or {}).get("type", "object") != "object":
+            message = f"'{fields.tools}': the parameters of '{function.name}' must be an object."
+            raise InvalidRequest(message, param=fields.tools)
+    return offered
+
+
+def _adapted(model: ServedModel, messages: Sequence[Message], offered: tuple[Function, ...]) -> list[Message]:
+    """The messages as the model's template can render them: with tools as text where it has none for them."""
+    template, family = model.template, model.family
+    adapted = list(messages) if model.overrides is None else model.overrides.begin(messages)
+    if not (template.supports_tools and template.supports_calls):
+        adapted = tool_prompting.calls_to_text(_with_joined_text(adapted))
+    if offered and not template.supports_tools:
+        adapted = tool_prompting.add_functions(adapted, offered)
+    if family.call_id is not None:
+        adapted = _with_call_ids(adapted, family.call_id)
+    return adapted
+
+
+class _Renderer:
+    """Renders a conversation's messages with the model's template."""
+
+    def __init__(self, template: ChatTemplate, tools: list[Any] | None, kwargs: dict[str, Any]) -> None:
+        self._template = template
+        # A template without tools may fail on them: the messages already describe the functions.
+        self._tools = tools if template.supports_tools else None
+        self._kwargs = kwargs
+
+    def __call__(self, messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
+        """The prompt. ``opening``: a reply begins at its end; ``field`` of the last message is continued. Raises
+        InvalidRequest.
+        """
+        try:
+            return self._rendered(messages, opening, field)
+        except InvalidRequest as refusal:
+            if self._template.defect is not None or not any(_is_about_calls(message) for message in messages):
+                raise
+            # Mistral's templates want each call to have its result: a shortened conversation is rendered as text.
+            try:
+                text = tool_prompting.calls_to_alternating_text(_with_joined_text(messages))
+                return self._rendered(text, opening, field)
+            except InvalidRequest:
+                raise refusal from None
+
+    def _rendered(self, messages: list[Message], opening: bool, field: str | None) -> RenderedPrompt:
+        return self._template.render(messages, self._tools, self._kwargs, opening=opening, continued=field)
+
+
+def _with_joined_text(messages: Sequence[Message]) -> list[Message]:
+    return [{**message, "content": joined_text(message["content"])} for message in messages]
+
+
+def _context(model: ServedModel, prompt: str) -> GrammarContext:
+    return GrammarContext(model.family, model.template.source, model.control_tokens, prompt)
 
 
 def _with_call_ids(messages: list[Message], call_id: Callable[[str], str]) -> list[Message]:
@@ -182,7 +214,7 @@ def _continued(
     messages: list[Message],
     continues: Continued,
     family: Family,
-    render: Callable[[list[Message], bool, str | None], RenderedPrompt],
+    render: _Renderer,
     fields: FieldNames,
 ) -> RenderedPrompt:
     """The prompt that ends within the last message. Where the template can't show it so, its text stands behind the
