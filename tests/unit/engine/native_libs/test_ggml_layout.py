@@ -39,6 +39,29 @@ def test_fields_lie_where_llama_cpp_has_them() -> None:
     assert matches == [True, False, False, False, False, False]
 
 
+_DECLARED = """
+import json
+from tailrace.engine.backends.llama.thread_pools import _PoolParams
+from tailrace.engine.backends.llama.upstream_repack import _TensorHead
+from tailrace.engine.native_libs.ggml_layout import _field
+found = []
+for name, declared in (("ggml_threadpool_params", _PoolParams), ("ggml_tensor", _TensorHead)):
+    for field, *_ in declared._fields_:
+        own, real = getattr(declared, field), _field(name, field)
+        found.append([name, field, own.offset, own.size, real.offset, real.size])
+print(json.dumps(found))
+"""
+
+
+def test_structs_that_python_declares_are_those_of_the_headers() -> None:
+    """The thread pools have to work without a compiler, so the backend declares their struct."""
+    done = subprocess.run([sys.executable, "-c", _DECLARED], capture_output=True, text=True, check=True)
+    fields = json.loads(done.stdout.splitlines()[-1])
+    assert len(fields) == 8
+    for structure, field, offset, size, real_offset, real_size in fields:
+        assert (offset, size) == (real_offset, real_size), (structure, field)
+
+
 def test_a_field_that_is_not_there_is_an_error() -> None:
     tensor = GgmlStruct("ggml_tensor", type=1, name=b"result_output")
     tensor.set("ne", -1, 3)
