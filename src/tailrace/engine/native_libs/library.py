@@ -84,8 +84,7 @@ class Build:
             with tempfile.TemporaryDirectory(prefix="building-", dir=self.cache) as work:
                 draft = Path(work) / path.name
                 self.compiler.build(self._objects(), self._flags(), draft)
-                if wrong := self.source.proof(ctypes.CDLL(str(draft))):
-                    raise NativeUnavailable(f"{self.compiler.path} makes code that computes {', '.join(wrong)} wrongly")
+                self._prove(draft)
                 record = BuildRecord(
                     self.source.name,
                     self.tier.name,
@@ -96,6 +95,14 @@ class Build:
                 os.replace(draft, path)
         except OSError as error:
             raise NativeUnavailable(f"{self.cache} can't be written: {error}") from error
+
+    def _prove(self, library: Path) -> None:
+        try:
+            loaded = ctypes.CDLL(str(library))
+        except OSError as error:
+            raise NativeUnavailable(f"what {self.compiler.path} makes can't be loaded: {error}") from error
+        if wrong := self.source.proof(loaded):
+            raise NativeUnavailable(f"{self.compiler.path} makes code that computes {', '.join(wrong)} wrongly")
 
     def _objects(self) -> list[tuple[str, Path]]:
         folder = self.source.folder

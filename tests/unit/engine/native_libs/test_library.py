@@ -123,6 +123,13 @@ def test_what_does_not_fit_is_named(source: Source, tmp_path: Path, text: str, r
         ensure_built(source, LOW, tmp_path / "cache")
 
 
+def test_a_library_that_can_not_be_loaded_is_named(source: Source, tmp_path: Path) -> None:
+    (source.folder / "wrong.c").write_text(f"extern int nowhere; {EXPORT}int f(void) {{ return nowhere; }}\n")
+    with pytest.raises(NativeUnavailable, match=r"can't be loaded: .*nowhere"):
+        ensure_built(source, LOW, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_cache_that_can_not_be_written_is_named(source: Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(NativeUnavailable, match="file/cache can't be written"):
