@@ -53,11 +53,11 @@ def lines(reply: Reply) -> list[dict[str, Any]]:
     return [json.loads(chunk) for chunk in reply.chunks]
 
 
-def check_time(text: str) -> None:
-    """RFC 3339, in UTC, and now."""
+def check_time(text: str, *, within: timedelta = timedelta(minutes=5)) -> None:
+    """RFC 3339, in UTC, and ``within`` that time of now."""
     assert text.endswith("Z")
     assert "T" in text
-    assert abs(datetime.fromisoformat(text) - datetime.now(UTC)) < timedelta(minutes=5)
+    assert abs(datetime.fromisoformat(text) - datetime.now(UTC)) < within
 
 
 def stream(reply: Reply) -> Told:
