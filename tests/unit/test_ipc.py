@@ -171,6 +171,6 @@ def test_a_peer_that_reads_leaves_the_receiver_asleep() -> None:
     assert switches[0] < 50
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_connect_without_a_listener_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         connect(tmp_path / "nothing", 0.1)

@@ -1,4 +1,4 @@
-"""Where settings come from, which wins, and what a wrong one is answered."""
+"""The origins of settings, their order, and the errors for wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the supervisor says of a dead child, and how it stops while a child waits to be started again."""
+"""The supervisor's log of a dead child, and its end while a child waits to be started again."""
 
 from __future__ import annotations
 

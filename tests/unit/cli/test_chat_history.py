@@ -88,7 +88,7 @@ def test_none_takes_a_parameter_back(name: str) -> None:
         ("/load /nowhere/at/all", "/nowhere/at/all: No such file"),
     ],
 )
-def test_a_wrong_line_is_told_and_changes_nothing(line: str, complaint: str) -> None:
+def test_a_wrong_line_is_reported_and_changes_nothing(line: str, complaint: str) -> None:
     conversation = talked()
     outcome = run_command(line, conversation, ABOUT)
     assert complaint in outcome.text
@@ -112,7 +112,7 @@ def test_system_sets_and_removes() -> None:
     assert conversation.system is None
 
 
-def test_show_tells_everything() -> None:
+def test_show_prints_everything() -> None:
     shown = run_command("/show", talked(), ABOUT).text
     for part in (ABOUT, "system Be brief.", "2 messages", *Parameters.__struct_fields__):
         assert part in shown

@@ -1,4 +1,4 @@
-"""What processes load before they know what they are asked for."""
+"""The modules that processes load at their start."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_a_broken_model_does_not_hide_the_others(run: Run, stored: Path) -> None
     assert [row["error"] is None for row in rows] == [False, True]
 
 
-def test_config_show_tells_value_and_origin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_show_prints_value_and_origin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAILRACE_PORT", "9000")
     monkeypatch.setenv("TAILRACE_API_KEY", "hush-hush")
     file = tmp_path / "c.toml"

@@ -1,4 +1,4 @@
-"""Which servers run, and whether what the kernel says of them is what was planned."""
+"""The running servers, and whether the kernel's facts about them match their plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generation's bounds promise, in numbers."""
+"""The size limits of an event hold for every text and every log probability."""
 
 from __future__ import annotations
 

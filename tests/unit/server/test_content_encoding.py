@@ -1,4 +1,4 @@
-"""Compressed bodies are what was compressed, in bounded pieces, however their bytes come."""
+"""Compressed bodies are decoded in bounded pieces, however their bytes are split."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_was_compressed_comes_out(form: str, text: bytes, step: int) -> Non
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_damaged_body_is_told(form: str) -> None:
+def test_a_damaged_body_is_a_400(form: str) -> None:
     coding, compress = FORMS[form]
     data = compress(b"some text that is long enough to be cut " * 20)
     for damaged in (data[:-3], data[: len(data) // 2], b"\x00\x01\x02" + data, data + b"rubbish"):

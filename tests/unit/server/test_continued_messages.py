@@ -1,4 +1,4 @@
-"""Replies that go on where the last message ends: the prompt, and what the parser makes of the rest."""
+"""Replies that go on where the last message ends: the prompt, and the parser's parts of the rest."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_can_not_be_continued_is_refused(messages: list[Message]) -> None:
         prompt(CHATML, ASKED, begun("text"), continues="reasoning_content")
 
 
-def test_a_call_can_not_be_asked_for_of_a_reply_that_has_begun() -> None:
+def test_a_continued_reply_can_not_have_a_required_call() -> None:
     tools = list(offered(FUNCTIONS).values())
     with pytest.raises(InvalidRequest) as caught:
         chat_request(served(CHATML), [ASKED, begun("I")], tools=tools, tool_choice="required", continues=True)

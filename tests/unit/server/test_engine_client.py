@@ -162,7 +162,7 @@ def test_the_death_of_an_engine_reaches_every_request(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(scene(), WAIT))
 
 
-def test_an_answer_that_nobody_can_use_ends_its_query(tmp_path: Path) -> None:
+def test_an_answer_of_the_wrong_kind_ends_its_request(tmp_path: Path) -> None:
     async def scene(client: EngineClient, engine: Engine) -> None:
         whole = Recorder()
         other = submit(client, whole)

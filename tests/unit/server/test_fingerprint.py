@@ -1,4 +1,4 @@
-"""``system_fingerprint`` is the same after a restart and another one where replies may be others."""
+"""``system_fingerprint`` stays the same after a restart and changes with everything that changes replies."""
 
 from __future__ import annotations
 

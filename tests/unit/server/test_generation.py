@@ -1,4 +1,4 @@
-"""A generation between a scripted engine, at the other end of a real socket, and whoever listens."""
+"""A generation between a scripted engine, at the other end of a real socket, and its sink."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fie
     return await starting, identity
 
 
-def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenario], None]) -> None:
+def test_events_before_attach_reach_the_sink_first(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         first = asyncio.create_task(
             Generation.start(client, metrics, GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt"))
@@ -104,7 +104,7 @@ def test_what_comes_before_anybody_listens_is_told_first(play: Callable[[Scenari
     play(scenario)
 
 
-def test_a_whole_generation_may_be_over_before_anybody_listens(play: Callable[[Scenario], None]) -> None:
+def test_a_whole_generation_may_be_over_before_attach(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt")
         first = asyncio.create_task(Generation.start(client, metrics, request))
@@ -138,7 +138,7 @@ def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], N
     play(scenario)
 
 
-def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_told(
+def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_emitted(
     play: Callable[[Scenario], None],
 ) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
@@ -167,7 +167,7 @@ def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> No
     play(scenario)
 
 
-def test_a_failure_tells_what_was_used_until_then(play: Callable[[Scenario], None]) -> None:
+def test_a_failure_has_the_usage_until_then(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         listener = EventSink()
@@ -182,7 +182,7 @@ def test_a_failure_tells_what_was_used_until_then(play: Callable[[Scenario], Non
     play(scenario)
 
 
-def test_after_a_cancel_nothing_is_told(play: Callable[[Scenario], None]) -> None:
+def test_after_a_cancel_nothing_is_emitted(play: Callable[[Scenario], None]) -> None:
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         other, fence = await accepted(client, metrics, engine)

@@ -157,7 +157,7 @@ def test_a_float_before_half_an_emoji_is_still_an_integer(body: bytes) -> None:
     assert decode(body, DECODER).count == 2
 
 
-def test_a_float_before_what_is_no_json_is_told_as_such() -> None:
+def test_a_float_before_invalid_json_is_reported_as_invalid_json() -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(b'{"count": 2.0, oops', DECODER)
     assert caught.value.code == "invalid_json"

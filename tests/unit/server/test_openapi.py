@@ -1,4 +1,4 @@
-"""The OpenAPI document is one: its references lead somewhere, and it speaks of the routes there are."""
+"""The OpenAPI document is valid: its references resolve, and it has the routes that are served."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_requests_fields_are_those_that_are_decoded() -> None:
         assert set(resolved["properties"]) == {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
-def test_what_may_stand_behind_a_path_is_told() -> None:
+def test_query_parameters_are_documented() -> None:
     operation = DOCUMENT["paths"]["/v1/responses/{id}/input_items"]["get"]
     told = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
     assert set(told) == {"include", "after", "limit", "order"}

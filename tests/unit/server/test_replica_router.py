@@ -1,4 +1,4 @@
-"""Which replica gets a request: what it has read counts, and what it has to do."""
+"""The choice of a request's replica: by the prompt's cached prefix and by load."""
 
 from __future__ import annotations
 

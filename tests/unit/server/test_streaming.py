@@ -1,4 +1,4 @@
-"""A stream's ticks: who is silent, who is too far behind, and who only has much to read."""
+"""A stream's ticks: silent streams, clients that fall behind, and clients that catch up."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_burst_is_no_slow_reader_while_it_is_being_read() -> None:
     assert generation.errors == []
 
 
-def test_who_is_over_the_bound_and_gets_no_nearer_is_cut_off() -> None:
+def test_a_client_over_the_bound_that_does_not_catch_up_is_cut_off() -> None:
     events, body, generation = stream()
     say(events, 11)
     events.tick(0.5)
@@ -69,7 +69,7 @@ def test_who_is_over_the_bound_and_gets_no_nearer_is_cut_off() -> None:
     assert isinstance(error, SlowReader)
 
 
-def test_who_is_behind_by_no_more_than_the_bound_is_left_alone() -> None:
+def test_a_client_within_the_bound_goes_on() -> None:
     events, body, generation = stream()
     for _ in range(5):
         say(events, 1)
@@ -81,16 +81,16 @@ def test_who_is_behind_by_no_more_than_the_bound_is_left_alone() -> None:
 def test_a_silent_stream_gets_a_sign_of_life_each_time_the_silence_is_long_enough() -> None:
     events, body, _ = stream()
     say(events, 1)
-    told = []
+    sent = []
     for _ in range(7):
         before = body.pieces
         events.tick(0.5)
-        told.append(body.pieces - before)
-    assert told == [0, 0, 1, 0, 1, 0, 1]
+        sent.append(body.pieces - before)
+    assert sent == [0, 0, 1, 0, 1, 0, 1]
     say(events, 1)
-    told = []
+    sent = []
     for _ in range(3):
         before = body.pieces
         events.tick(0.5)
-        told.append(body.pieces - before)
-    assert told == [0, 0, 1]
+        sent.append(body.pieces - before)
+    assert sent == [0, 0, 1]

@@ -1,4 +1,4 @@
-"""Thinking switches: what they ask for together, and what each family's template is told."""
+"""Thinking switches: their common meaning, and the variables that each family's template gets."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ KIMI = "{% if thinking_effort in ['low', 'high', 'max'] %}{{ thinking_effort }}{
         (SAYS, ThinkingOptions(on=True, budget=512), {"thinking_budget": 512}),
     ],
 )
-def test_the_template_is_told_in_its_own_words(
-    source: str, thinking: ThinkingOptions, expected: dict[str, Any]
-) -> None:
+def test_the_template_gets_its_own_variables(source: str, thinking: ThinkingOptions, expected: dict[str, Any]) -> None:
     given = told(source, thinking)
     assert given.items() >= expected.items()
     if thinking.on is False and "reasoning_effort" not in expected:
@@ -137,7 +135,7 @@ def test_thoughts_are_turned_off_in_every_family(name: str) -> None:
     assert prompt(source, enable_thinking=False).endswith(off), "a client's own variables say the same"
 
 
-def test_gpt_oss_is_told_how_much() -> None:
+def test_gpt_oss_gets_the_effort() -> None:
     source = FETCHED.joinpath("openai-gpt-oss-120b.jinja").read_text(encoding="utf-8")
     assert "Reasoning: low" in prompt(source, OFF)
     assert "Reasoning: medium" in prompt(source)

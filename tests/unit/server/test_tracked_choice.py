@@ -1,4 +1,4 @@
-"""Choices whose tokens and times are looked at: what they tell, and where limits of lines and time end them."""
+"""Tracked choices: their events, and the limits of lines and time that end them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOCABULARY = PieceTable([bytes([value]) for value in range(256)])
 
 
 class Owner:
-    """Remembers what its choice tells."""
+    """Records its choice's events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -138,7 +138,7 @@ def test_a_time_limit_ends_the_reply_at_a_line_break(monkeypatch: pytest.MonkeyP
     assert choice.timings.predicted_per_second == pytest.approx(1000 / 51 * 4)
 
 
-def test_nothing_is_told_of_a_silent_choice() -> None:
+def test_a_silent_choice_emits_no_text() -> None:
     choice, owner = begin(TrackingOptions(silent=True))
     choice.on_token(97, None)
     choice.on_finished(Finished(1, "length", 1))
@@ -148,7 +148,7 @@ def test_nothing_is_told_of_a_silent_choice() -> None:
     assert choice.timings == make_timings(cached=3, prompt=4, prompt_seconds=0.5, generated=0, seconds=0.0)
 
 
-def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
+def test_progress_is_emitted_and_part_of_the_timings() -> None:
     choice, owner = begin(TrackingOptions(progress=True))
     choice.on_progress(Progress(1, 7, 3, 3, 0.0))
     assert (choice.timings.prompt_n, choice.timings.prompt_ms) == (0, 0.0)
@@ -157,7 +157,7 @@ def test_progress_is_told_and_is_in_the_figures_meanwhile() -> None:
     assert owner.events == [PromptProgress(0, 7, 3, 3, 0.0), PromptProgress(0, 7, 3, 5, 0.25)]
 
 
-def test_events_come_with_the_figures_of_their_moment() -> None:
+def test_events_come_with_the_timings_of_their_moment() -> None:
     choice, owner = begin(TrackingOptions(tokens=True, timings=True))
     say(choice, owner, "ab")
     told = [event for event in owner.events if isinstance(event, Timed)]
@@ -166,7 +166,7 @@ def test_events_come_with_the_figures_of_their_moment() -> None:
     assert [type(event.event) for event in told] == [TextDelta, TextDelta, Finish]
 
 
-def test_figures_are_finite() -> None:
+def test_timings_are_finite() -> None:
     one = make_timings(cached=0, prompt=3, prompt_seconds=0.1, generated=1, seconds=0.0)
     assert (one.predicted_per_token_ms, one.predicted_per_second) == (0.0, 0.0)
     assert one.prompt_per_second == pytest.approx(30)
