@@ -199,20 +199,26 @@ def openings(syntax: CallSyntax, functions: Sequence[Function], several: bool) -
     return [CallOpening(text=_RECIPIENT, rule=_addressed)]
 
 
+#: Modes of a reply, by their numbers: the start of a message, a message's head, and its body.
+_MESSAGE_START, _IN_HEAD, _IN_BODY = range(3)
+
+
 def make_modes(call: TriggersForMode) -> tuple[tuple[Trigger, ...], ...]:
     """A recipient counts in a message's head, which begins at the reply's start or after a message."""
-
-    def head(text: str) -> Trigger:
-        return Trigger(text=text, next_mode=1)
-
-    (recipient,) = call(2)
+    (recipient,) = call(_IN_BODY)
     start = Trigger(
-        text=recipient.text, next_mode=2, grammar_prefix=recipient.grammar_prefix, start_pieces=(recipient.text,)
+        text=recipient.text,
+        next_mode=_IN_BODY,
+        grammar_prefix=recipient.grammar_prefix,
+        start_pieces=(recipient.text,),
     )
-    body = (*map(head, _HEADS), *(Trigger(text=text, next_mode=0) for text in (_END, "<|call|>", "<|return|>")))
+    body = (
+        *(Trigger(text=text, next_mode=_IN_HEAD) for text in _HEADS),
+        *(Trigger(text=text, next_mode=_MESSAGE_START) for text in (_END, "<|call|>", "<|return|>")),
+    )
     return (
         (start, *body),
-        (recipient, Trigger(text=_MESSAGE, next_mode=2)),
+        (recipient, Trigger(text=_MESSAGE, next_mode=_IN_BODY)),
         body,
     )
 
