@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -17,16 +18,15 @@ from starlette.types import Receive
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.stop_strings import StopAutomaton
-from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
+from tailrace.errors import InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, GenerationParams, Refused, Submit
 from tailrace.server.choice import Choice
 from tailrace.server.context_shift import ShiftedChoice
 from tailrace.server.engine_client import EngineClient
-from tailrace.server.engine_query import too_long
 from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
-from tailrace.server.generation_request import GenerationRequest, seeded
+from tailrace.server.generation_request import GenerationRequest, refusal_error, seeded
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
 from tailrace.server.tracked_choice import TrackedChoice
@@ -136,7 +136,7 @@ class Generation:
     def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
         """See ``ChoiceOwner``. A choice emits no event before its answer."""
         if isinstance(answer, Refused):
-            self._refuse(self._refusal(answer))
+            self._refuse(refusal_error(answer, self._request))
             return
         if choice.index % self._request.choices == 0:  # A prompt counts once for all its replies.
             choice.prompt_tokens = answer.prompt_tokens
@@ -254,6 +254,7 @@ class Generation:
             self._done.set_result(None)
 
     def _submit(self) -> None:
+        """Submit every choice. When one can't be submitted, ``start`` stops the others."""
         request = self._request
         functions = {function.name: function for function in request.tools}
         vocabulary = self._model.vocabulary
@@ -263,33 +264,18 @@ class Generation:
             params = msgspec.structs.replace(params, max_tokens=1)
         if request.chat:
             vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
+        progress = tracking is not None and tracking.progress
         for prompt in request.prompts:
+            text = request.prompt_text if isinstance(prompt, list) else prompt
             for number in range(request.choices):
-                index = len(self._open)
-                own_params = seeded(params, number)
-
-                def make(
-                    identity: int,
-                    prompt: PromptText | list[int] = prompt,
-                    params: GenerationParams = own_params,
-                ) -> Submit:
-                    return Submit(
-                        id=identity,
-                        prompt=prompt,
-                        params=params,
-                        progress=tracking is not None and tracking.progress,
-                    )
-
-                parser = None
-                text = request.prompt_text if isinstance(prompt, list) else prompt
-                if request.chat and text is not None:
-                    parser = self._model.family.parser(text, functions)
+                parser = self._model.family.parser(text, functions) if request.chat and text is not None else None
                 pipeline = ReplyPipeline(
                     vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=params.min_tokens
                 )
-                choice = self._choice(index, vocabulary, pipeline, prompt)
+                choice = self._choice(len(self._open), vocabulary, pipeline, prompt)
+                make = _submit_of(prompt, seeded(params, number), progress=progress)
                 choice.identity = self._engine.submit(make, choice)
-                self._open[index] = choice
+                self._open[choice.index] = choice
                 self._unanswered += 1
 
     def _choice(
@@ -318,15 +304,7 @@ class Generation:
         self.tracked.append(tracked)
         return tracked
 
-    def _refusal(self, refused: Refused) -> RequestError:
-        param = self._request.prompt_param if refused.field == "prompt" else refused.field
-        if refused.code == "context_length_exceeded":
-            return too_long(refused, param)
-        if refused.code == "invalid_grammar":
-            grammar = self._request.grammar_param
-            return InvalidRequest(f"'{grammar}' can't be used as a grammar: {refused.message}", param=grammar)
-        if refused.code == "unsupported":
-            return InvalidRequest(f"This request can't be served: {refused.message}.", param=self._request.prompt_param)
-        if refused.code == "unavailable":
-            return EngineUnavailable(f"The engine can't take this request now: {refused.message}. Try again.")
-        return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)
+
+def _submit_of(prompt: PromptText | list[int], params: GenerationParams, *, progress: bool) -> Callable[[int], Submit]:
+    """Makes the submit of one choice from the choice's id."""
+    return lambda identity: Submit(id=identity, prompt=prompt, params=params, progress=progress)

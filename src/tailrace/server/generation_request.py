@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from tailrace.chat.tools import Function
+from tailrace.errors import EngineUnavailable, InvalidRequest, RequestError
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import GenerationParams
+from tailrace.protocol import GenerationParams, Refused
 from tailrace.server.context_shift import ContextShift
+from tailrace.server.engine_query import too_long
 from tailrace.server.tracked_choice import TrackingOptions
 
 
@@ -38,3 +40,18 @@ def seeded(params: GenerationParams, number: int) -> GenerationParams:
     return msgspec.structs.replace(
         params, sampling=msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
     )
+
+
+def refusal_error(refused: Refused, request: GenerationRequest) -> RequestError:
+    """The error for an engine's refusal of the request; it names the dialect's field."""
+    param = request.prompt_param if refused.field == "prompt" else refused.field
+    if refused.code == "context_length_exceeded":
+        return too_long(refused, param)
+    if refused.code == "invalid_grammar":
+        grammar = request.grammar_param
+        return InvalidRequest(f"'{grammar}' can't be used as a grammar: {refused.message}", param=grammar)
+    if refused.code == "unsupported":
+        return InvalidRequest(f"This request can't be served: {refused.message}.", param=request.prompt_param)
+    if refused.code == "unavailable":
+        return EngineUnavailable(f"The engine can't take this request now: {refused.message}. Try again.")
+    return InvalidRequest(f"Invalid value for '{param}': {refused.message}", param=param)

@@ -17,11 +17,14 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
     Cancel,
+    Embed,
+    EngineQuery,
     Failed,
     Finished,
     GenerationParams,
     Refused,
     Sampling,
+    Score,
     Step,
     Submit,
     Tokenize,
@@ -81,12 +84,21 @@ def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fi
     run(tmp_path, scene)
 
 
-def test_a_query_that_can_not_be_sent_is_forgotten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda identity: Tokenize(id=2**64 + identity, text=PromptText("x")), OverflowError),
+        (lambda identity: Tokenize(id=identity, text=PromptText("\ud800")), UnicodeEncodeError),
+        (lambda identity: Embed(id=identity, inputs=["x", [2**64]]), OverflowError),
+        (lambda identity: Score(id=identity, prompt=[2**64]), OverflowError),
+    ],
+)
+def test_a_query_that_can_not_be_sent_is_not_registered(
+    tmp_path: Path, make: Callable[[int], EngineQuery], error: type[Exception]
+) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        with pytest.raises(OverflowError):
-            client.query(lambda identity: Tokenize(id=2**64 + identity, text=PromptText("x")), 1, param="prompt")
-        with pytest.raises(UnicodeEncodeError):
-            client.query(lambda identity: Tokenize(id=identity, text=PromptText("\ud800")), 1, param="prompt")
+        with pytest.raises(error):
+            client.query(make, 1, param="prompt")
 
     run(tmp_path, scene)
 
