@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.topology import Topology
@@ -70,11 +71,19 @@ def _rate(threads: int, size: int, bind: Sequence[int] | None) -> float:
     """Bytes per second of ``threads`` threads that each read a buffer of ``size`` bytes repeatedly."""
     barrier = threading.Barrier(threads)
 
+    def buffer_of(number: int) -> npt.NDArray[np.int64]:
+        try:
+            if bind is not None:
+                os.sched_setaffinity(0, {bind[number]})  # Binds this thread only.
+            data = np.ones(size // 8, np.int64)  # Written by this thread, so the pages are on its node.
+            data.max()
+        except BaseException:
+            barrier.abort()  # The other threads would wait forever.
+            raise
+        return data
+
     def read(number: int) -> float:
-        if bind is not None:
-            os.sched_setaffinity(0, {bind[number]})  # Binds this thread only.
-        data = np.ones(size // 8, np.int64)  # Written by this thread, so the pages are on its node.
-        data.max()
+        data = buffer_of(number)
         barrier.wait()
         begun, done = time.perf_counter(), 0
         # NumPy's max is as fast as memory, and releases Python's lock.
@@ -84,4 +93,9 @@ def _rate(threads: int, size: int, bind: Sequence[int] | None) -> float:
         return done / elapsed
 
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(read, range(threads)))
+        readers = [pool.submit(read, number) for number in range(threads)]
+    errors = [error for reader in readers if (error := reader.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, threading.BrokenBarrierError):
+            raise error  # The cause: the other threads only have a broken barrier.
+    return sum(reader.result() for reader in readers)
