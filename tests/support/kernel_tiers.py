@@ -1,13 +1,13 @@
-"""The instruction tiers that this CPU can run. Tests of kernels are parametrised with them."""
+"""The kernel tiers that this CPU has: tests of the kernels run once for each of them."""
 
 from __future__ import annotations
 
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.native_libs.tiers import TierName
 
-#: The kernels' tiers, the fastest first; none on a CPU that can't run any.
+#: The fastest first; empty on a CPU without any.
 TIERS = cpu_tiers()
-#: A fixture's params: one that skips its tests where there are none.
+#: Parameters of a fixture; None stands for no tier, and its tests are skipped.
 PARAMS: list[TierName | None] = [*TIERS] or [None]
-#: Values of the setting ``kernels`` that compute in different ways here.
+#: The values of the setting ``kernels`` that differ on this CPU.
 CHOICES = ["on", *(["avx512"] if "amx" in TIERS else []), "off"]
