@@ -160,9 +160,9 @@ class EngineUnderTest:
                 if calls is not None:
                     reply.constraint = calls.constraint(jump_forward=True)
                 self._loop.inbox.put(reply)
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             self._run()
-            return streams * tokens / (time.perf_counter() - begun)
+            return streams * tokens / (time.perf_counter() - started_at)
 
         return turn
 

@@ -58,18 +58,18 @@ def _measure(options: Options) -> Measurements:
     turns = min(options.turns, 5)
     found = Measurements(notes=[f"An opening of about {size} tokens, replies of {_REPLY}, short questions after it."])
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(servers.tailrace(options.model, options.threads))
+        tailrace = stack.enter_context(servers.tailrace(options.model, options.threads))
         sides = {
-            "tailrace": lambda turn: converse(ours, turn, size, others=0),
-            "tailrace, 8 other requests between turns": lambda turn: converse(ours, 1000 + turn, size, others=8),
+            "tailrace": lambda turn: converse(tailrace, turn, size, others=0),
+            "tailrace, 8 other requests between turns": lambda turn: converse(tailrace, 1000 + turn, size, others=8),
         }
         try:
-            peer = stack.enter_context(peer_server(options))
-            sides["llama-server"] = lambda turn: converse(peer, turn, size, others=0)
+            llama_server = stack.enter_context(peer_server(options))
+            sides["llama-server"] = lambda turn: converse(llama_server, turn, size, others=0)
         except Unavailable as error:
             found.notes.append(f"{error}: nothing to compare with.")
         runs = run_interleaved(sides, turns)
-        shared = run_interleaved({"tailrace": partial(shared_system, ours, prompt_tokens=size)}, turns, warm_up=0)
+        shared = run_interleaved({"tailrace": partial(shared_system, tailrace, prompt_tokens=size)}, turns, warm_up=0)
     for name, waits in runs.items():
         bound = None if name == "llama-server" else _BOUND
         relative = [wait[1] / wait[0] for wait in waits]

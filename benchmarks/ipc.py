@@ -45,12 +45,12 @@ def sender(kind: str, path: str, steps: int, seconds: float, report: multiproces
     else:
         send = len  # type: ignore[assignment]  # any function of one argument will do
     time.sleep(0.5)
-    begun = cpu()
+    started_at = cpu()
     for _ in range(steps):
         time.sleep(seconds)
         message = frame(STEP)
         send(message)
-    report.put(cpu() - begun)
+    report.put(cpu() - started_at)
 
 
 async def receive_unix(path: Path, steps: int) -> None:
@@ -89,13 +89,13 @@ def measure(kind: str, steps: int, seconds: float) -> float:
         path = Path(folder) / "socket"
         process = multiprocessing.Process(target=sender, args=(kind, str(path), steps, seconds, report))
         process.start()
-        begun = cpu()
+        started_at = cpu()
         if kind == "unix":
             uvloop.run(receive_unix(path, steps))
         elif kind == "zeromq":
             uvloop.run(receive_zeromq(path, steps))
         sender_seconds = report.get()
-        receiver_seconds = cpu() - begun
+        receiver_seconds = cpu() - started_at
         process.join()
     return sender_seconds + (receiver_seconds if kind != "nothing" else 0.0)
 

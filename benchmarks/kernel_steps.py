@@ -39,12 +39,12 @@ def _serve(path: Path, choice: str) -> None:
 
     settings = Settings(ctx=1024, parallel=max(_STREAMS), threads=1, threads_prefill=1, prefill_chunk=_PROMPT)
     backend = open_llama(path, settings)
-    tokens = [100 + 7919 * place % 40_000 for place in range(max(_PROMPT, _STEPS * max(_STREAMS)))]
+    tokens = [100 + 7919 * index % 40_000 for index in range(max(_PROMPT, _STEPS * max(_STREAMS)))]
 
     def timed(what: Callable[[], object]) -> float:
-        begun = time.process_time()
+        started_at = time.process_time()
         what()
-        return 1e3 * (time.process_time() - begun)
+        return 1e3 * (time.process_time() - started_at)
 
     def step(streams: int, number: int) -> float:
         slots = list(range(streams))
@@ -105,8 +105,8 @@ def main() -> None:
             found[choice].append(sides[choice].measure())
     for side in sides.values():
         side.close()
-    for place, what in enumerate([*(f"{streams} streams" for streams in _STREAMS), f"a prompt of {_PROMPT}"]):
-        on, off = ([each[place] for each in found[choice]] for choice in ("on", "off"))
+    for index, what in enumerate([*(f"{streams} streams" for streams in _STREAMS), f"a prompt of {_PROMPT}"]):
+        on, off = ([each[index] for each in found[choice]] for choice in ("on", "off"))
         ratio = statistics.median(b / a for a, b in zip(on, off, strict=True))
         print(
             f"{what:>16}: on {statistics.median(on):8.1f} ms, off {statistics.median(off):8.1f} ms, speed {ratio:.2f}"

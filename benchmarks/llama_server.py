@@ -21,9 +21,9 @@ _BOUNDS = {1: 1.03, 4: 1.08, 8: 1.08}
 
 def _measure(options: Options) -> Measurements:
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(servers.tailrace(options.model, options.threads))
+        tailrace = stack.enter_context(servers.tailrace(options.model, options.threads))
         peer = stack.enter_context(peer_server(options))
-        found = compare(ours, peer, options, bounds=_BOUNDS)
+        found = compare(tailrace, peer, options, bounds=_BOUNDS)
     found.notes.append(f"llama-server {' '.join(PEER_FLAGS)} and its defaults: {servers.version_of('llama-server')}")
     return found
 
@@ -36,7 +36,7 @@ def peer_server(options: Options) -> contextlib.AbstractContextManager[BenchClie
 
 
 def compare(
-    ours: BenchClient,
+    tailrace: BenchClient,
     peer: BenchClient,
     options: Options,
     *,
@@ -47,9 +47,9 @@ def compare(
     """Compare decoding at 1, 4 and 8 streams, and prefill, interleaved."""
     tokens = options.tokens(128)
     loads = [LoadProfile(streams=n, prompt_tokens=32, output_tokens=tokens) for n in options.streams(STREAMS)]
-    runs = measure({name: ours.run, "llama-server": peer.run}, loads, options.turns)
+    runs = measure({name: tailrace.run, "llama-server": peer.run}, loads, options.turns)
     found = Measurements(figures=_decode_figures(runs, name, bounds))
-    sides = {name: ours, "llama-server": peer}
+    sides = {name: tailrace, "llama-server": peer}
     reads = run_interleaved({side: partial(prefill_rate, client) for side, client in sides.items()}, options.turns)
     found.figures.append(
         figure(

@@ -157,10 +157,10 @@ def measure(vocabulary: int, rounds: int, only: str, *, mixed: bool, row_maxima:
         sequences, call = calls[name]
         np.copyto(maxima, fresh_maxima)
         np.copyto(logits, fresh)
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for _ in range(_ROWS // sequences):
             call()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         times[name].append(1e6 * seconds / (1 if "a step" in name else _ROWS))
     logits_ops.set_row_maxima(None)
     return times

@@ -32,9 +32,9 @@ def descendants(module: str) -> list[int]:
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             commands[int(folder.name)] = (folder / "cmdline").read_bytes()
 
-    def is_ours(pid: int) -> bool:
+    def is_descendant(pid: int) -> bool:
         while pid in parents and pid != os.getpid():
             pid = parents[pid]
         return pid == os.getpid()
 
-    return [pid for pid, command in commands.items() if module.encode() in command.split(b"\0") and is_ours(pid)]
+    return [pid for pid, command in commands.items() if module.encode() in command.split(b"\0") and is_descendant(pid)]

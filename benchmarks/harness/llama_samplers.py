@@ -123,7 +123,7 @@ class LlamaChain:
     def sample(self, row: npt.NDArray[np.float32]) -> int:
         """The chosen token. Writes the candidates as ``llama_sampler_sample`` does."""
         array = self._apply(row)
-        return int(self._kept(array)["id"][array.selected])
+        return int(self._remaining(array)["id"][array.selected])
 
     def accept(self, token: int) -> None:
         """The token becomes part of every sampler's history."""
@@ -137,11 +137,11 @@ class LlamaChain:
         """The same, and the token that it has drawn."""
         array = self._apply(row)
         probabilities = np.zeros(len(row))
-        kept = self._kept(array)
-        probabilities[kept["id"]] = kept["p"]
-        return probabilities, int(kept["id"][array.selected])
+        remaining = self._remaining(array)
+        probabilities[remaining["id"]] = remaining["p"]
+        return probabilities, int(remaining["id"][array.selected])
 
-    def _kept(self, array: llama.llama_token_data_array) -> npt.NDArray[np.void]:
+    def _remaining(self, array: llama.llama_token_data_array) -> npt.NDArray[np.void]:
         """The candidates that are left: XTC takes them from the front."""
         begin = ctypes.cast(array.data, ctypes.c_void_p).value
         assert begin is not None

@@ -70,7 +70,7 @@ def plan(
 def run(planned: CheckPlan, before: Callable[[Rule], None] = lambda rule: None) -> Report:
     """Check every rule of the plan; ``before`` is called ahead of each. Raises CheckError when the server is gone."""
     started = datetime.now(UTC)
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     results = []
     for rule in planned.rules:
         before(rule)
@@ -80,14 +80,14 @@ def run(planned: CheckPlan, before: Callable[[Rule], None] = lambda rule: None) 
         url=session.target.url,
         model=session.model,
         started=started.isoformat(timespec="seconds"),
-        seconds=round(time.perf_counter() - begun, 3),
+        seconds=round(time.perf_counter() - started_at, 3),
         dialects=planned.dialects,
         results=results,
     )
 
 
 def _run_rule(rule: Rule, session: Session) -> Result:
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     try:
         verdict, seen = Verdict.PASS, rule.check(session)
     except RuleBroken as broken:
@@ -106,7 +106,7 @@ def _run_rule(rule: Rule, session: Session) -> Result:
         verdict=verdict,
         seen=_sanitise(seen, session.target.key),
         breaks=rule.breaks,
-        seconds=round(time.perf_counter() - begun, 3),
+        seconds=round(time.perf_counter() - started_at, 3),
     )
 
 

@@ -20,7 +20,7 @@ def expect_no_long_silence(
     longest = 0.0
     signs = 0
     for stream in streams:
-        spoken = at = stream.reply.headers_at
+        last_content = at = stream.reply.headers_at
         since = 0  # keep-alives since the last content
         for event in [*stream.events, None]:
             now = event.received_at if event is not None else stream.reply.ended_at or at
@@ -30,10 +30,10 @@ def expect_no_long_silence(
             if event is not None and is_sign(event):
                 since += 1
                 continue
-            longest = max(longest, now - spoken)
+            longest = max(longest, now - last_content)
             # Only an empty chunk within a long silence counts as a keep-alive.
-            signs += since if now - spoken > silence else 0
-            spoken, since = now, 0
+            signs += since if now - last_content > silence else 0
+            last_content, since = now, 0
     if not signs:
         raise NotObserved(f"nothing took over {silence:g} s; the longest wait was {longest:.1f} s (--long-prompt)")
     return f"{signs} signs of life in waits of up to {longest:.1f} s"

@@ -79,8 +79,8 @@ def _greedy(session: Session, prompt: str) -> dict[str, object]:
 def _text(reply: Response) -> str:
     body = reply.json()
     require(reply.status == 200, describe(reply))
-    content, thought = (find(body, "choices", 0, "message", name) for name in ("content", "reasoning_content"))
-    return (thought if isinstance(thought, str) else "") + (content if isinstance(content, str) else "")
+    content, reasoning = (find(body, "choices", 0, "message", name) for name in ("content", "reasoning_content"))
+    return (reasoning if isinstance(reasoning, str) else "") + (content if isinstance(content, str) else "")
 
 
 def _concurrent_replies(session: Session) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _running(session: Session) -> float | None:
     return sum(float(value) for value in found) if found else None
 
 
-def _begin_and_leave(session: Session) -> None:
+def _start_and_disconnect(session: Session) -> None:
     """Request the long reply, read its first events, and close the connection."""
     body = OPENAI.streamed(session.question_body(OPENAI, _LONG_PROMPT, **_long_fields(session)))
     headers = {"Content-Type": "application/json", **OPENAI.headers(session.target.key)}
@@ -169,9 +169,9 @@ def _begin_and_leave(session: Session) -> None:
 
 
 def _cancelled_by_gauge(session: Session, seconds: float) -> str:
-    _begin_and_leave(session)
-    left = time.perf_counter()
-    while (passed := time.perf_counter() - left) < seconds / 2:
+    _start_and_disconnect(session)
+    disconnected_at = time.perf_counter()
+    while (passed := time.perf_counter() - disconnected_at) < seconds / 2:
         if _running(session) == 0:
             return f"nothing runs {passed:.2f} s later; it would have taken {seconds:.1f} s"
         time.sleep(0.02)
@@ -197,7 +197,7 @@ def _cancelled_by_the_next(session: Session, seconds: float) -> str:
             pass
     if behind < single + seconds / 2:
         raise NotObserved("no metrics tell what runs, and replies run side by side, so that none waits for another")
-    _begin_and_leave(session)
+    _start_and_disconnect(session)
     after = wait()
     require(after < single + seconds / 2, f"the next request waited {after:.1f} s for a reply that nobody reads")
     return f"the next request waited {after:.2f} s, behind a reply that is read {behind:.2f} s"

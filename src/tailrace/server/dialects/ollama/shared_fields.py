@@ -29,7 +29,7 @@ _DURATIONS = re.compile(r"[-+]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+")
 
 
 class SharedFields(msgspec.Struct, kw_only=True):
-    """FieldNames of both requests; null equals absent everywhere. Streaming is the default."""
+    """The fields of both requests; null equals absent everywhere. Streaming is the default."""
 
     model: str | None = None
     stream: bool | None = None

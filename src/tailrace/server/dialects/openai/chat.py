@@ -280,7 +280,7 @@ def _content(content: str | list[Part] | None, path: str) -> str | list[dict[str
     return [text_part(text) for text in texts]
 
 
-# CollectedChoice
+# Replies
 
 
 def completion(

@@ -21,7 +21,7 @@ START = 1000
 
 
 class Bytes:
-    """PieceTokenizer that are bytes."""
+    """A tokenizer whose tokens are bytes."""
 
     async def tokenize(self, texts: Sequence[TextPiece], param: str) -> None:
         assert all(not text.special or text.text.startswith("M") for text in texts), "names of tokens are text"
