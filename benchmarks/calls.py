@@ -19,7 +19,7 @@ from benchmarks.harness.paired_runs import paired_ratios, run_interleaved
 from benchmarks.harness.results import figure
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import FAMILIES
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart
 from tailrace.chat.reply_pipeline import ReplyPipeline

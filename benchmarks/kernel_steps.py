@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.synthetic import SHAPES, synthetic
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
 
 _STREAMS = (1, 4, 8)
@@ -35,10 +35,10 @@ def _serve(path: Path, choice: str) -> None:
     logs.configure("steps", level="warning", form="console")
     loader.choose(choice)
     # Here, because kernels become active before llama.cpp is loaded.
-    from tailrace.engine.backends.open_llama import open_llama
+    from tailrace.engine.backends.create_llama import create_llama
 
     settings = Settings(ctx=1024, parallel=max(_STREAMS), threads=1, threads_prefill=1, prefill_chunk=_PROMPT)
-    backend = open_llama(path, settings)
+    backend = create_llama(path, settings)
     tokens = [100 + 7919 * index % 40_000 for index in range(max(_PROMPT, _STEPS * max(_STREAMS)))]
 
     def timed(what: Callable[[], object]) -> float:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailrace.folders import cache_folder
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL
 
 #: Weights in a block of Q4_0, and its bytes: a 16-bit scale and four bits for each weight.

@@ -11,7 +11,7 @@ import sys
 import llama_cpp
 
 from tailrace.errors import ModelError
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 
 #: The exit status without the model. ``setup.py`` knows it: llama.cpp wasn't tested then.
 NO_MODEL = 3

@@ -23,7 +23,7 @@ from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchError
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL, Settings
 
 

@@ -16,7 +16,7 @@ from tailrace.engine.speculation.draft_model import DraftModel
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.submission import prepare_sequence
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineCounters, GenerationParams, Predicted, Sampling, Submit
 from tailrace.settings import Settings

@@ -12,10 +12,10 @@ import pytest
 from model_files import with_pairs, write_bert
 from openai_wire import ask, chat
 from servers import serving
+from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
-from tailrace.engine.backends.open_llama import open_llama
 from tailrace.engine.embeddings import EmbeddingQueue, make_jobs, texts_to_tokenise
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings
 
@@ -35,7 +35,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["starter", "bert"])
 def backend(request: pytest.FixtureRequest, bert: Path) -> Iterator[LlamaBackend]:
     path = bert if request.param == "bert" else locate_model(STARTER_MODEL).path
-    opened = open_llama(path, Settings(ctx=0 if request.param == "bert" else 512, parallel=2, threads=1))
+    opened = create_llama(path, Settings(ctx=0 if request.param == "bert" else 512, parallel=2, threads=1))
     yield opened
     opened.close()
 

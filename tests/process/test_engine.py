@@ -22,7 +22,7 @@ from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Failed, Finished, GenerationParams, Sampling, Submit
 from teacher_forcing import shortfalls

@@ -21,7 +21,7 @@ from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling, Submit
 from teacher_forcing import rows

@@ -15,7 +15,7 @@ import pytest
 from model_files import with_pairs
 from openai_wire import Connection, ask
 from servers import ServerProcess, serving, wait_for
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL
 
 #: 3,750 tokens and more: too many for the context, which is told by their number, once they are known.

@@ -12,7 +12,7 @@ from tailrace.engine.backends.base import BackendError, KVLayoutError
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 
 _PROMPT = [40, 41, 42, 43]
 

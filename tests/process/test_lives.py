@@ -15,7 +15,7 @@ import pytest
 
 from openai_wire import Connection, ask, chat, chat_stream, failed_stream, metric
 from servers import PATIENCE, ServerProcess, alive, fake, serving, wait_for
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL
 
 CHAT = "/v1/chat/completions"

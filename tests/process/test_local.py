@@ -12,7 +12,7 @@ from tailrace.cli.local_model import LocalModel
 from tailrace.engine.load import load_draft, load_llama
 from tailrace.engine.speculation.drafter import Drafter
 from tailrace.errors import ContextLengthExceeded
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import Settings
 
 _QUESTION = (

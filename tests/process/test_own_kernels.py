@@ -20,7 +20,7 @@ import numpy as np
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.load import load_llama
 from tailrace.engine.kernels import loader
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.engine.kernels.proofs.row_maxima import row_maxima_of
 from tailrace.settings import Settings
 row_maxima, are_right = [], []
@@ -96,7 +96,7 @@ _TOGETHER = """
 import json, sys
 import numpy as np
 from tailrace.engine.load import load_llama
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import Settings
 backend = load_llama(locate_model("smollm2-135m").path, Settings(threads=2, ctx=1024, parallel=2, kernels=sys.argv[2]))
 of = sys.argv[1]

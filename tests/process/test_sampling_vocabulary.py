@@ -12,9 +12,9 @@ import pytest
 from benchmarks.harness.llama_samplers import LlamaChain
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.sampling.sampler import Sampler
-from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
+from tailrace.engine.sampling.token_facts import SamplingVocabulary
 from tailrace.machine.plan import PoolPlan
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.protocol import SamplerName, Sampling
 
 LogitsRow = npt.NDArray[np.float32]

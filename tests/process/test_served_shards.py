@@ -8,7 +8,7 @@ import httpx
 
 from model_files import hub_cache, split
 from servers import serving
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 
 #: Decodes greedily with the pools on its standard input. Prints the tokens, and its threads' CPUs after each step.
 _CHILD = """

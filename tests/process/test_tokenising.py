@@ -20,7 +20,7 @@ from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer_process import TextNotTokenizable, TokenizerProcess
 from tailrace.engine.tokenising.vocab import tokens_of
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6

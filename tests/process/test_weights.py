@@ -16,15 +16,15 @@ import pytest
 
 from model_files import tiny_gguf
 from servers import ServerProcess, serving
-from tailrace.engine.backends.open_llama import open_llama
+from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.weights import file_choice as weights
 from tailrace.engine.weights import quality, speed
 from tailrace.errors import ModelError
 from tailrace.machine.tuning_record import TuningRecord
 from tailrace.models.conversion_formats import CONVERSION_FORMATS
 from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
-from tailrace.models.locate import locate_model
 from tailrace.models.model_header import read_facts
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import Settings
 
 MODEL = locate_model("smollm2-135m").path
@@ -138,7 +138,7 @@ def test_serve_answers_with_the_converted_file(server: ServerProcess) -> None:
 
 
 def test_a_model_against_itself_loses_nothing() -> None:
-    backend = open_llama(MODEL, SETTINGS)
+    backend = create_llama(MODEL, SETTINGS)
     try:
         text = quality.fixed_text()[:1500]
         first, second = quality.predict(backend, text), quality.predict(backend, text)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText

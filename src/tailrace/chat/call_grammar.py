@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from tailrace.chat.families import FAMILIES
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.schemas.normalize import SchemaError
 from tailrace.chat.tools import Function

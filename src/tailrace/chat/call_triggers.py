@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tailrace.chat.families.family import CallOpening, Family
+from tailrace.chat.families.base import CallOpening, Family
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markup import Markup
+from tailrace.chat.reply_markup import Markup
 from tailrace.chat.reply_parser import open_thought
 from tailrace.chat.tools import Function
 from tailrace.protocol import LazyTriggers, Trigger

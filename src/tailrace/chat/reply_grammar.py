@@ -8,7 +8,7 @@ import msgspec
 
 from tailrace.chat.call_grammar import CallGrammarSpec, make_spec, without_schemas
 from tailrace.chat.call_triggers import make_triggers
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.tools import Function
 from tailrace.protocol import Grammar

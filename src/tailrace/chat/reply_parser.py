@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
-from tailrace.chat.markers import is_marker_prefix, partial_marker_length
-from tailrace.chat.markup import Markup, ThoughtMarkers
+from tailrace.chat.marker_search import is_marker_prefix, partial_marker_length
+from tailrace.chat.reply_markup import Markup, ThoughtMarkers
 from tailrace.chat.reply_parts import CallEnd, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tool_parsers.base import CallParser, CallsEnded
 

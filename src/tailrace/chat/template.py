@@ -13,7 +13,8 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from tailrace.chat import final_message, template_budget
+from tailrace.chat import continued_message as final_message
+from tailrace.chat import template_limits as template_budget
 from tailrace.chat.dropped_messages import first_dropped
 from tailrace.chat.history_calls import as_templates_expect
 from tailrace.chat.message_fallbacks import fallbacks

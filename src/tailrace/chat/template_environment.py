@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from tailrace.chat import template_budget
+from tailrace.chat import template_limits as template_budget
 
 
 class TemplateRefusal(jinja2.TemplateError):
@@ -26,7 +26,7 @@ class TemplateRefusal(jinja2.TemplateError):
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """See the module. ``template_budget`` bounds the work of a template."""
+    """See the module. ``template_limits`` bounds the work of a template."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from tailrace import __version__
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
 from tailrace.cli.config import config

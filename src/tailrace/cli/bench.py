@@ -23,7 +23,7 @@ from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient, BenchError
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats, median_stats
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Settings
 from tailrace.tuning.engine_bench import EngineTurn

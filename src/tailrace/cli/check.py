@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tailrace import __version__
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.conformance import runner
 from tailrace.conformance.dialects import DIALECTS
 from tailrace.conformance.outcome import Severity, Verdict

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.settings import FIELDS
 

@@ -15,13 +15,13 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.engine.weights.file_choice import ReportProgress, convert_weights, format_for_aim
 from tailrace.errors import ModelError
 from tailrace.models.conversion_formats import AIMS, find_conversion_format
 from tailrace.models.converted_files import ConvertedFile
 from tailrace.models.format_comparison import FormatComparison
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import resolve
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tailrace.cli import consoles
-from tailrace.cli.diagnosis import Diagnosis, ModelFacts, ServerCheck, diagnose
+from tailrace.cli import console_output as consoles
+from tailrace.cli.doctor_facts import Diagnosis, ModelFacts, ServerCheck, diagnose
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
@@ -21,7 +21,7 @@ from tailrace.machine.bandwidth import measure_bandwidth
 from tailrace.machine.plan import MachinePlan, PoolPlan
 from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.models.store import Store
 from tailrace.supervisor import model_needs
 

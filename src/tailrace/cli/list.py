@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.errors import ModelError
 from tailrace.models.model_header import read_facts
 from tailrace.models.store import Store, StoredModel

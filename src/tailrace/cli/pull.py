@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.fetch import Stage, fetch

@@ -16,16 +16,16 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.chat_session import described, show_reply, talk
 from tailrace.cli.local_model import LocalModel
-from tailrace.cli.templates import check_chat_template
+from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved
 

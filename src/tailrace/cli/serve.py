@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tailrace.cli.templates import check_chat_template
+from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import resolve_tuned
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.supervisor import Supervisor
 

@@ -17,13 +17,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tailrace.cli import consoles
+from tailrace.cli import console_output as consoles
 from tailrace.engine.weights.file_choice import ReportProgress, select_weights_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningRecord, TuningStore
-from tailrace.models.fingerprint import fingerprint
-from tailrace.models.locate import locate_model
+from tailrace.models.file_fingerprint import fingerprint
+from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved, resolve
 from tailrace.tuning.settings_search import STAGES, SettingsSearch

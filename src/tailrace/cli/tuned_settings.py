@@ -10,8 +10,8 @@ from typing import Any
 from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore, usable_cpus
-from tailrace.models.fingerprint import fingerprint
-from tailrace.models.locate import locate_model
+from tailrace.models.file_fingerprint import fingerprint
+from tailrace.models.model_reference import locate_model
 from tailrace.settings import Resolved, resolve
 
 

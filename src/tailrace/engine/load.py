@@ -31,7 +31,7 @@ from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
-from tailrace.models.locate import locate_model
+from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.settings import Settings
 
@@ -139,7 +139,7 @@ def load_llama(
     # Compiling them takes seconds, the first time on a machine. No request should wait for that.
     logits_ops.enable_native(settings.kernels)
     # Imported here, because the fake backend works without the binding, also where it can't be loaded.
-    from tailrace.engine.backends.open_llama import open_llama
+    from tailrace.engine.backends.create_llama import create_llama
     from tailrace.engine.weights.file_choice import select_weights_file
 
     log = structlog.get_logger()
@@ -147,7 +147,7 @@ def load_llama(
     begun = time.monotonic()
     with _progress(path.name, shown=replicas == 1) as report:
         file = select_weights_file(path, settings, report, replica)
-        backend = open_llama(
+        backend = create_llama(
             file,
             settings,
             replica,

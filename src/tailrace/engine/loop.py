@@ -20,9 +20,9 @@ from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
 from tailrace.engine.kv_cache.executor import Applied, CacheExecutor
 from tailrace.engine.progress import PromptProgress
-from tailrace.engine.scheduler.plan import Plan
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler
+from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tailrace.engine.sampling.logits_ops.arrays import Mask
 from tailrace.engine.sampling.sampler import Sampler
-from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
+from tailrace.engine.sampling.token_facts import SamplingVocabulary
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.protocol import Submit
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.sampling.logits_ops.masks import allow_all_but
-from tailrace.engine.sampling.sampling_vocabulary import sampling_vocabulary
+from tailrace.engine.sampling.token_facts import sampling_vocabulary
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.prompt_text import PromptText

@@ -13,8 +13,8 @@ import msgspec
 
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
-from tailrace.machine.phrases import counted, there_are
 from tailrace.machine.plan import MachinePlan, ModelNeeds, PoolPlan, Reason, ReplicaPlan
+from tailrace.machine.plan_wording import counted, there_are
 from tailrace.machine.replicas import ReplicaGroups, ReplicaPlanner
 from tailrace.machine.topology import Core, Topology
 from tailrace.settings import Settings

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
-from tailrace.machine.phrases import counted, gigabytes, there_are
 from tailrace.machine.plan import ModelNeeds
+from tailrace.machine.plan_wording import counted, gigabytes, there_are
 from tailrace.machine.topology import Core, Node, Topology
 from tailrace.settings import Settings
 

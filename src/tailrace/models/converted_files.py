@@ -18,7 +18,7 @@ import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.models.conversion_formats import ConversionFormat
-from tailrace.models.fingerprint import fingerprint
+from tailrace.models.file_fingerprint import fingerprint
 from tailrace.models.format_comparison import FormatComparison
 from tailrace.models.model_header import read_facts
 from tailrace.models.store import default_folder

@@ -20,7 +20,6 @@ from tailrace.observe.metrics import Metrics
 from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
 from tailrace.server.engine_client import EngineClient
-from tailrace.server.fingerprint import file_identity, system_fingerprint
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_response import json_response
@@ -28,6 +27,7 @@ from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.request_body import read_body
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
+from tailrace.server.system_fingerprint import file_identity, system_fingerprint
 from tailrace.settings import Settings
 
 Made = TypeVar("Made")

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat import final_message, thinking_kwargs, tool_prompting
-from tailrace.chat.families.family import Family
+from tailrace.chat import continued_message as final_message
+from tailrace.chat import thinking_kwargs, tool_prompting
+from tailrace.chat.families.base import Family
 from tailrace.chat.messages import Message, joined_text
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_grammar import GrammarContext, format_or_calls, lazy_calls, required_calls

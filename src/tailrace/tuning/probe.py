@@ -90,10 +90,10 @@ def main() -> None:
     set_spin_count(replica.decode.poll)
     loader.choose(settings.kernels)
     # This import loads OpenMP, which reads the spin count.
-    from tailrace.engine.backends.open_llama import open_llama
+    from tailrace.engine.backends.create_llama import create_llama
     from tailrace.engine.weights.speed import measure, measure_layouts
 
-    backend = open_llama(Path(sys.argv[1]), settings, replica)
+    backend = create_llama(Path(sys.argv[1]), settings, replica)
     for line in sys.stdin.buffer:
         found = measure_layouts(backend) if line == b"layouts\n" else measure(backend)
         sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")

@@ -12,7 +12,8 @@ import pytest
 
 from model_files import tiny_entry, tiny_gguf, write_wheel
 from tailrace import __version__
-from tailrace.cli import app, consoles
+from tailrace.cli import app
+from tailrace.cli import console_output as consoles
 from tailrace.cli import pull as pull_module
 from tailrace.models.catalogue import PackageFile
 from tailrace.models.store import Store

@@ -24,7 +24,7 @@ from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
-from tailrace.server.dialects.openai.tokenization import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from tailrace.server.dialects.openai.tokenize_bodies import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from tailrace.server.dialects.responses.hosted_tool_items import HOSTED_ITEMS
 from tailrace.server.dialects.responses.items import ITEM_TYPES
 from tailrace.server.dialects.responses.request import Reasoning, ResponsesRequest, TextConfig

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from model_files import hub_cache, split
 from tailrace.cli.app import app
 from tailrace.errors import ModelError
-from tailrace.models.fingerprint import fingerprint
-from tailrace.models.locate import locate_model
+from tailrace.models.file_fingerprint import fingerprint
 from tailrace.models.model_header import read_facts, read_header
+from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import read_shards, total_bytes
 from tailrace.models.store import Store
 from tailrace.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from families import FUNCTIONS
 from parsed_replies import Call, joined, offered
 from tailrace.chat.families import FAMILIES
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.messages import Message
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_parts import ReasoningPart, ReplyPart, TextPart

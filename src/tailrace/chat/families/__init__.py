@@ -23,8 +23,8 @@ from tailrace.chat.families import (
     phi,
     qwen_coder,
 )
-from tailrace.chat.families.family import Family, Functions
-from tailrace.chat.markup import Markup, ThoughtMarkers
+from tailrace.chat.families.base import Family, Functions
+from tailrace.chat.reply_markup import Markup, ThoughtMarkers
 from tailrace.chat.template import ChatTemplate
 
 #: The first family that matches a template has it: families with more specific markers come first.

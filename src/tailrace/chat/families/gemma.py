@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from tailrace.chat.families import generic, hermes
-from tailrace.chat.families.family import Family, Functions
-from tailrace.chat.markup import Markup
+from tailrace.chat.families.base import Family, Functions
+from tailrace.chat.reply_markup import Markup
 
 
 def matches_template(template: str) -> bool:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions, TriggersForMode
+from tailrace.chat.families.base import CallOpening, CallSyntax, Family, Functions, TriggersForMode
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markers import is_marker_prefix, partial_marker_length
-from tailrace.chat.markup import Markup
+from tailrace.chat.marker_search import is_marker_prefix, partial_marker_length
+from tailrace.chat.reply_markup import Markup
 from tailrace.chat.reply_parser import ReplyParser
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tool_parsers.base import is_valid_name

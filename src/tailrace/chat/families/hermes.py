@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.families.base import CallOpening, CallSyntax, Family, Functions
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markup import Markup
+from tailrace.chat.reply_markup import Markup
 from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tools import Function
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.families.base import CallOpening, CallSyntax, Family, Functions
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markup import Markup
+from tailrace.chat.reply_markup import Markup
 from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tool_parsers.named_call import NamedCallParser
 from tailrace.chat.tools import Function

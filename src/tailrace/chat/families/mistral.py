@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Sequence
 
-from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.families.base import CallOpening, CallSyntax, Family, Functions
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markup import THINK, Markup, ThoughtMarkers
+from tailrace.chat.reply_markup import THINK, Markup, ThoughtMarkers
 from tailrace.chat.reply_parts import ReplyPart
 from tailrace.chat.tool_parsers.base import CallParser
 from tailrace.chat.tool_parsers.json_calls import JsonCallParser

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tailrace.chat.element_call_grammar import element_call
 from tailrace.chat.families import hermes
-from tailrace.chat.families.element_calls import element_call
-from tailrace.chat.families.family import CallOpening, CallSyntax, Family, Functions
+from tailrace.chat.families.base import CallOpening, CallSyntax, Family, Functions
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markup import Markup
+from tailrace.chat.reply_markup import Markup
 from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.tagged_call import TaggedCallParser
 from tailrace.chat.tools import Function

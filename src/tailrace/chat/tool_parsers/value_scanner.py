@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tailrace.chat.argument_types import ArgumentSchema
 from tailrace.chat.lark_builder import escape_regex
-from tailrace.chat.markers import partial_marker_length
+from tailrace.chat.marker_search import partial_marker_length
 from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.json_scanner import JsonScanner
 

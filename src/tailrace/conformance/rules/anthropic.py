@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tailrace.conformance.assertions import http_bodies, named_events, silences, stream_heads
+from tailrace.conformance.assertions import http_bodies, named_events
+from tailrace.conformance.assertions import keep_alives as silences
+from tailrace.conformance.assertions import stream_headers as stream_heads
 from tailrace.conformance.dialects import ANTHROPIC, Json, find
 from tailrace.conformance.events import RecordedStream, StreamEvent
 from tailrace.conformance.outcome import NotObserved, Severity, require

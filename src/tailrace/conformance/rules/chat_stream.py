@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tailrace.conformance.assertions import sse_events, stream_heads
+from tailrace.conformance.assertions import sse_events
+from tailrace.conformance.assertions import stream_headers as stream_heads
 from tailrace.conformance.dialects import OPENAI
 from tailrace.conformance.events import RecordedStream
 from tailrace.conformance.outcome import NotObserved, Severity, require

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from tailrace.conformance.assertions import silences
+from tailrace.conformance.assertions import keep_alives as silences
 from tailrace.conformance.connection import ProtocolError
 from tailrace.conformance.dialects import OPENAI
 from tailrace.conformance.events import RecordedStream

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tailrace.conformance.assertions import http_bodies, silences, stream_heads
+from tailrace.conformance.assertions import http_bodies
+from tailrace.conformance.assertions import keep_alives as silences
+from tailrace.conformance.assertions import stream_headers as stream_heads
 from tailrace.conformance.connection import Response
 from tailrace.conformance.dialects import OLLAMA, OPENAI, Json, find
 from tailrace.conformance.events import RecordedStream, StreamEvent

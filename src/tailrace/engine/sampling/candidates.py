@@ -1,6 +1,6 @@
 """The candidates that samplers have left so far: the whole vocabulary, until a sampler makes a sorted list of it.
 
-``vocabulary_samplers`` has the samplers over the whole vocabulary, ``LogitsOps.run_samplers`` those over a list.
+``full_row_samplers`` has the samplers over the whole vocabulary, ``LogitsOps.run_samplers`` those over a list.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ import numpy as np
 
 from tailrace.engine.sampling.adaptive_p import AdaptiveP
 from tailrace.engine.sampling.candidates import Candidates, LogitsProcessor
+from tailrace.engine.sampling.full_row_samplers import run_step
 from tailrace.engine.sampling.infill import Infill
 from tailrace.engine.sampling.logits_ops.arrays import LogitsRow, Mask, Probabilities, TokenIds
 from tailrace.engine.sampling.logits_ops.interface import LogitsView
 from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind
 from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS
-from tailrace.engine.sampling.vocabulary_samplers import run_step
 from tailrace.protocol import SamplerName, Sampling
 
 #: Entries of ``Chain._order`` that aren't the index of a step.

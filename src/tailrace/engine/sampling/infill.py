@@ -10,7 +10,7 @@ import numpy as np
 
 from tailrace.engine.sampling.candidates import Candidates
 from tailrace.engine.sampling.logits_ops.arrays import Float64Array, TokenIds
-from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
+from tailrace.engine.sampling.token_facts import SamplingVocabulary
 
 #: The number of candidates that are compared, beside all end tokens: each one's text is compared with the others'. The
 #: candidates beyond are too unlikely to be kept.

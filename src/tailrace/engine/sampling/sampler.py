@@ -23,7 +23,7 @@ from tailrace.engine.sampling.logits_ops.formulas import filtered_probs, first_a
 from tailrace.engine.sampling.logits_ops.interface import LogitsView
 from tailrace.engine.sampling.penalties import Penalties
 from tailrace.engine.sampling.sampler_plan import LOGITS_PROCESSORS, plan_samplers
-from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
+from tailrace.engine.sampling.token_facts import SamplingVocabulary
 from tailrace.protocol import SamplerName, Sampling, TokenLogprobs
 
 __all__ = ["Sampler", "SamplingError", "greedy_tokens", "logprobs", "logprobs_of"]

@@ -25,9 +25,9 @@ from itertools import islice
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import Relayout
 from tailrace.engine.kv_cache.prefix_store import common_prefix
-from tailrace.engine.scheduler.allocator import MIN_SHARED_PREFIX, CellAllocator
-from tailrace.engine.scheduler.compaction import compact
-from tailrace.engine.scheduler.plan import Plan
+from tailrace.engine.scheduler.cell_allocator import MIN_SHARED_PREFIX, CellAllocator
+from tailrace.engine.scheduler.slot_compaction import compact
+from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.protocol import EngineCounters
 

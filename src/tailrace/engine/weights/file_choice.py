@@ -24,7 +24,7 @@ from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore
 from tailrace.models.conversion_formats import CONVERSION_FORMATS, ConversionFormat
 from tailrace.models.converted_files import ConvertedFile, ConvertedFiles
-from tailrace.models.fingerprint import fingerprint
+from tailrace.models.file_fingerprint import fingerprint
 from tailrace.models.format_comparison import FormatComparison, Speed
 from tailrace.models.model_header import read_facts
 from tailrace.models.shards import total_bytes
@@ -50,7 +50,7 @@ def select_weights_file(
     replica: ReplicaPlan | None = None,
     store: ConvertedFiles | None = None,
 ) -> Path:
-    """The file to load for the model at ``path`` under ``settings.weights``; ``replica`` as in ``open_llama``.
+    """The file to load for the model at ``path`` under ``settings.weights``; ``replica`` as in ``create_llama``.
 
     Raises ModelError and ConfigurationError.
     """
@@ -147,7 +147,7 @@ def compare_files(
 
     Raises ModelError and ConfigurationError.
     """
-    from tailrace.engine.backends.open_llama import open_llama
+    from tailrace.engine.backends.create_llama import create_llama
 
     load_settings = msgspec.structs.replace(
         settings, ctx=_CONTEXT, parallel=_PARALLEL, kv_tokens=0, prefill_chunk=WINDOW
@@ -156,7 +156,7 @@ def compare_files(
     speeds: tuple[list[Speed], list[Speed]] = ([], [])
     for number in range(2 * _ROUNDS):
         report("measuring quality and speed", number / (2 * _ROUNDS))
-        backend = open_llama((original, other)[number % 2], load_settings, replica)
+        backend = create_llama((original, other)[number % 2], load_settings, replica)
         try:
             if number < 2:
                 predictions.append(predict(backend))

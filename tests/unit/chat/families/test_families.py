@@ -17,7 +17,7 @@ from families import FUNCTIONS, SAMPLES, Sample
 from parsed_replies import Call, joined, offered, parse, split_anywhere
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import FAMILIES, family_of
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.reply_grammar import GrammarContext, format_or_calls, required_calls
 from tailrace.chat.reply_parts import ReasoningPart
 from tailrace.chat.reply_pipeline import ReplyPipeline

@@ -11,7 +11,7 @@ from families import SAMPLES
 from parsed_replies import Call, joined, offered, parse, split_anywhere
 from tailrace.chat.argument_types import ALL_TYPES, FunctionSchema
 from tailrace.chat.families import family_of
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.reply_parts import CallArguments
 from tailrace.chat.template import ChatTemplate
 from tailrace.prompt_text import PromptText

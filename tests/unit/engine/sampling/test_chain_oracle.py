@@ -15,7 +15,7 @@ from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.sampling.candidates import Candidates
 from tailrace.engine.sampling.sampler import Sampler
-from tailrace.engine.sampling.sampling_vocabulary import SamplingVocabulary
+from tailrace.engine.sampling.token_facts import SamplingVocabulary
 from tailrace.protocol import SAMPLER_ORDER, SamplerName, Sampling
 
 LogitsRow = npt.NDArray[np.float32]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Relayout, Swap
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.scheduler.plan import Plan
 from tailrace.engine.scheduler.scheduler import Scheduler
+from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.protocol import GenerationParams, Sampling, Submit
 

@@ -20,7 +20,7 @@ from families import SAMPLES, Sample
 from parsed_replies import Call, joined
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.families import family_of
-from tailrace.chat.families.family import Family
+from tailrace.chat.families.base import Family
 from tailrace.chat.reply_grammar import GrammarContext, lazy_calls
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.template import ChatTemplate

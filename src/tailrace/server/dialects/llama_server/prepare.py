@@ -7,9 +7,9 @@ from typing import Any
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar, Sampling
+from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer
 from tailrace.server.dialects.llama_server.request_fields import NativeFields
 from tailrace.server.dialects.llama_server.sampling_params import sampling_object, sampling_of
-from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer
 from tailrace.server.dialects.openai.grammar import GrammarParameters, grammar
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel

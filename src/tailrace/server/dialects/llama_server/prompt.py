@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tailrace.errors import InvalidRequest, NotSupported
 from tailrace.protocol import ModelInfo
+from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer, TextPiece
 from tailrace.server.dialects.llama_server.request_fields import ExtraContext, InfillRequest, PromptObject, Prompts
-from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer, TextPiece
 
 #: Prompt tokens around the gap that is to be filled, at most: a prefix's and a suffix's in the ratio 3 to 1. It is
 #: llama-server's batch size by default, so that the prompts are the same.

@@ -15,8 +15,8 @@ from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.llama_server.errors import error_object
 from tailrace.server.dialects.llama_server.prepare import settings_object
 from tailrace.server.dialects.llama_server.request_fields import NativeFields
-from tailrace.server.dialects.openai.telemetry import progress_object
-from tailrace.server.dialects.openai.tokenization import piece_of, text_of
+from tailrace.server.dialects.openai.timing_fields import progress_object
+from tailrace.server.dialects.openai.tokenize_bodies import piece_of, text_of
 from tailrace.server.events import Event, Failure, Finish, KeepAlive, PromptProgress, TextDelta, Timed, Usage
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest

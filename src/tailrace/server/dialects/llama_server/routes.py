@@ -15,12 +15,12 @@ from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.llama_server import embeddings, request_fields
 from tailrace.server.dialects.llama_server.errors import ERRORS
+from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer
 from tailrace.server.dialects.llama_server.prepare import limit_of, prepare
 from tailrace.server.dialects.llama_server.prompt import infill_prompt, prompts_of
 from tailrace.server.dialects.llama_server.props import props, slots
 from tailrace.server.dialects.llama_server.reply import NativeStream, ReplyBuilder, reply_body
 from tailrace.server.dialects.llama_server.request_fields import AdapterScale, NativeFields
-from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response

@@ -17,7 +17,7 @@ from tailrace.chat.families import FAMILIES
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.derived_models import DerivedModel
-from tailrace.models.fingerprint import fingerprint
+from tailrace.models.file_fingerprint import fingerprint
 from tailrace.models.model_header import ModelHeader, Value, read_header
 from tailrace.models.shards import total_bytes
 from tailrace.models.store import Store, StoredModel, is_name

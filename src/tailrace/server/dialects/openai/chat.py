@@ -15,7 +15,7 @@ from tailrace.chat.messages import Message, text_part
 from tailrace.errors import InvalidRequest
 from tailrace.server.chat_request import Continued, FieldNames, chat_request
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
-from tailrace.server.dialects.openai.chat_extensions import (
+from tailrace.server.dialects.openai.chat_llama_vllm_fields import (
     ChatExtensions,
     check,
     template_variables,
@@ -367,7 +367,7 @@ class ChatStream:
         if isinstance(event, KeepAlive):
             return self._ends.keep_alive()
         if isinstance(event, PromptProgress | Timed):
-            return []  # ``telemetry`` encodes these events where the request asks for them.
+            return []  # ``timing_fields`` encodes these events where the request asks for them.
         return self._ends.failure(event.error)
 
     def empty(self, choice: int) -> list[bytes]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from tailrace.server.dialects.openai.compat_fields import CompatFields
+from tailrace.server.dialects.openai.llama_vllm_fields import CompatFields
 from tailrace.server.dialects.openai.sampler_fields import LastTokens, Probability, Temperature
 from tailrace.server.stop_fields import Stops
 
@@ -52,6 +52,6 @@ class CommonFields(CompatFields, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None
-    # llama-server's figures: see ``telemetry``
+    # llama-server's figures: see ``timing_fields``
     timings_per_token: bool | None = None
     return_progress: bool | None = None

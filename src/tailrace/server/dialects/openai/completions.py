@@ -14,7 +14,7 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
-from tailrace.server.dialects.openai import compat_fields
+from tailrace.server.dialects.openai import llama_vllm_fields as compat_fields
 from tailrace.server.dialects.openai.common_fields import TokenId
 from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.generation_params import SharedParameters, generation_params, limit, refuse, stops

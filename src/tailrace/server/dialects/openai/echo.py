@@ -11,7 +11,7 @@ from tailrace.chat.detokenize import PieceTable
 from tailrace.protocol import ModelInfo, Scored, TokenLogprobs
 from tailrace.server.choice import MAX_EVENT_BYTES, count_fitting, split_text
 from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
-from tailrace.server.dialects.openai.tokenization import piece_of
+from tailrace.server.dialects.openai.tokenize_bodies import piece_of
 from tailrace.server.events import TokenLogprob
 
 

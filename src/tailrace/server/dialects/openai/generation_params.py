@@ -11,8 +11,8 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.protocol import GenerationParams, Sampling
 from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, LogitBias
-from tailrace.server.dialects.openai.compat_fields import CompatFields
 from tailrace.server.dialects.openai.grammar import GrammarParameters
+from tailrace.server.dialects.openai.llama_vllm_fields import CompatFields
 from tailrace.server.dialects.openai.sampler_fields import sampler_values
 from tailrace.server.stop_fields import stop_strings
 

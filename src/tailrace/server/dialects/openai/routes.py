@@ -15,21 +15,17 @@ from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
 from tailrace.server.dialects.llama_server.props import model_entry
-from tailrace.server.dialects.openai import (
-    chat,
-    chat_extensions,
-    completions,
-    embeddings,
-    stored_completions,
-    tokenization,
-)
+from tailrace.server.dialects.openai import chat, completions, embeddings
+from tailrace.server.dialects.openai import chat_llama_vllm_fields as chat_extensions
+from tailrace.server.dialects.openai import stored_completion_routes as stored_completions
+from tailrace.server.dialects.openai import tokenize_bodies as tokenization
 from tailrace.server.dialects.openai.completion_store import CompletionStore
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
 from tailrace.server.dialects.openai.generation_params import SharedParameters
 from tailrace.server.dialects.openai.reply import ReplyHead
-from tailrace.server.dialects.openai.stored_completions import check_store, store_of
-from tailrace.server.dialects.openai.telemetry import telemetry, tracked, with_timings
+from tailrace.server.dialects.openai.stored_completion_routes import check_store, store_of
+from tailrace.server.dialects.openai.timing_fields import telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
 from tailrace.server.generation import Generation

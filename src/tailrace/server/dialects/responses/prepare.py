@@ -13,7 +13,7 @@ from tailrace.server.dialects.openai.generation_params import generation_params,
 from tailrace.server.dialects.openai.grammar import GrammarParameters, NamedSchema, ResponseFormat, grammar
 from tailrace.server.dialects.responses.chat_messages import ChatMessages
 from tailrace.server.dialects.responses.request import ResponsesRequest
-from tailrace.server.dialects.responses.telemetry import tracking
+from tailrace.server.dialects.responses.timing_fields import tracking
 from tailrace.server.dialects.responses.tools import Toolset
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai import compat_fields
+from tailrace.server.dialects.openai import llama_vllm_fields as compat_fields
 from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, Metadata
 from tailrace.server.dialects.openai.generation_params import refuse
 from tailrace.server.thinking_fields import ThinkingSwitch

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
-from tailrace.server.dialects.openai.telemetry import telemetry
+from tailrace.server.dialects.openai.timing_fields import telemetry
 from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MAX_RUNNING, Background
 from tailrace.server.dialects.responses.chat_messages import ChatMessages, to_chat_messages
@@ -35,7 +35,7 @@ from tailrace.server.dialects.responses.request import ResponsesRequest
 from tailrace.server.dialects.responses.response_object import ResponseHead
 from tailrace.server.dialects.responses.store import ResponseStore, default_file
 from tailrace.server.dialects.responses.stream import ResponsesStream
-from tailrace.server.dialects.responses.telemetry import with_timings
+from tailrace.server.dialects.responses.timing_fields import with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.generation import Generation

@@ -12,9 +12,9 @@ import pytest
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import NotSupported
 from tailrace.protocol import ModelInfo
+from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenizer, TextPiece
 from tailrace.server.dialects.llama_server.prompt import infill_prompt
 from tailrace.server.dialects.llama_server.request_fields import ExtraContext, InfillRequest
-from tailrace.server.dialects.llama_server.text_tokenizer import PieceTokenizer, TextPiece
 
 MARKS = {"prefix": 1001, "suffix": 1002, "middle": 1003, "repository": 1004, "file": 1005}
 START = 1000

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.engine.kernels.report import KernelReport, report_kernels
-from tailrace.engine.native_libs.report import LibraryReport, report_library
+from tailrace.engine.kernels.kernel_report import KernelReport, report_kernels
+from tailrace.engine.native_libs.library_report import LibraryReport, report_library
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.engine.sampling.logits_ops.native.build import build_logits_ops, prove_logits_ops
 from tailrace.errors import ConfigurationError

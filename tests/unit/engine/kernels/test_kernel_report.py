@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.engine.kernels import report
-from tailrace.engine.kernels.report import report_kernels
+from tailrace.engine.kernels import kernel_report
+from tailrace.engine.kernels.kernel_report import report_kernels
 from tailrace.engine.native_libs import NativeUnavailable, tiers
 from tailrace.engine.native_libs.compiler import find_compiler
 from tailrace.engine.native_libs.library import Source, ensure_built
@@ -40,8 +40,8 @@ def built(monkeypatch: pytest.MonkeyPatch, library: Path) -> list[TierName]:
         asked.append(tier)
         return library
 
-    monkeypatch.setattr(report, "build_kernels", build)
-    monkeypatch.setattr(report, "prove_kernels", lambda _: [])
+    monkeypatch.setattr(kernel_report, "build_kernels", build)
+    monkeypatch.setattr(kernel_report, "prove_kernels", lambda _: [])
     return asked
 
 
@@ -88,7 +88,7 @@ def test_a_tier_that_can_not_be_built_leaves_the_next(
             raise NativeUnavailable("static assertion failed: ggml_tensor is larger")
         return library
 
-    monkeypatch.setattr(report, "build_kernels", build)
+    monkeypatch.setattr(kernel_report, "build_kernels", build)
     first, second = report_kernels("on").libraries
     assert (first.state, first.reason) == ("unavailable", "static assertion failed: ggml_tensor is larger")
     assert second.state == "used"
@@ -104,7 +104,7 @@ def test_proofs_are_repeated_for_every_tier_of_the_cpu(
         proved.append(loaded._name)
         return ["Q4_0", "attention"] if len(proved) == 2 else []
 
-    monkeypatch.setattr(report, "prove_kernels", prove)
+    monkeypatch.setattr(kernel_report, "prove_kernels", prove)
     first, second = report_kernels("off", prove=True).libraries
     assert proved == [str(library)] * 2
     assert built == ["amx", "avx512-vnni"]
@@ -116,5 +116,5 @@ def test_proofs_are_repeated_for_every_tier_of_the_cpu(
 
 def test_an_unknown_llama_cpp_is_named(monkeypatch: pytest.MonkeyPatch, built: list[TierName]) -> None:
     set_cpu(monkeypatch, frozenset())
-    monkeypatch.setattr(report, "binding_version", lambda: "9.9.9")
+    monkeypatch.setattr(kernel_report, "binding_version", lambda: "9.9.9")
     assert report_kernels("on").llama_cpp.startswith("9.9.9, which isn't tested with tailrace (")

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tailrace.protocol import ModelInfo
-from tailrace.server.fingerprint import file_identity, system_fingerprint
+from tailrace.server.system_fingerprint import file_identity, system_fingerprint
 from tailrace.settings import Settings
 
 INFO = ModelInfo(

@@ -10,7 +10,7 @@ from typing import Literal
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import Placement
 from tailrace.engine.kv_cache.layout import Layout
-from tailrace.engine.scheduler.plan import Plan
+from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 
 #: A cached prefix with more tokens than this beyond the match is offloaded before its slot is reused.

@@ -14,7 +14,7 @@ import structlog
 
 from tailrace import __version__
 from tailrace.errors import ModelError
-from tailrace.models.fingerprint import fingerprint
+from tailrace.models.file_fingerprint import fingerprint
 from tailrace.protocol import ModelInfo
 from tailrace.settings import FIELDS, Settings
 

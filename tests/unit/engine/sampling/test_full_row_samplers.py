@@ -10,8 +10,8 @@ import pytest
 from logits_ops_choice import IMPLEMENTATIONS, use_implementation
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.sampling.candidates import Candidates
+from tailrace.engine.sampling.full_row_samplers import run_step
 from tailrace.engine.sampling.logits_ops.sampler_steps import STEP, SamplerKind
-from tailrace.engine.sampling.vocabulary_samplers import run_step
 
 #: A step of each kind that drops some of a few hundred candidates, or changes their temperature.
 STEPS = {

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from recorded_machines import machine
-from tailrace.cli.diagnosis import check, diagnose
 from tailrace.cli.doctor import _processes
+from tailrace.cli.doctor_facts import check, diagnose
 from tailrace.engine.native_libs import tiers
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.machine.plan import MachinePlan, ModelNeeds

@@ -11,7 +11,7 @@ from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
 
-def open_llama(
+def create_llama(
     path: Path,
     settings: Settings,
     replica: ReplicaPlan | None = None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailrace.chat.argument_types import ArgumentSchema, FunctionSchema
-from tailrace.chat.families.element_strings import string_terminal
+from tailrace.chat.element_string_grammar import string_terminal
 from tailrace.chat.lark_builder import LarkBuilder, escape_regex
 from tailrace.chat.schemas.keywords import ARRAY_KEYWORDS, NUMBER_KEYWORDS, OBJECT_KEYWORDS, STRING_KEYWORDS, Schema
 from tailrace.chat.tool_parsers.call_tags import CallTags

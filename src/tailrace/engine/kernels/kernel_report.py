@@ -12,7 +12,7 @@ from tailrace.engine.kernels.formats import read_formats
 from tailrace.engine.kernels.loader import tiers_of
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
-from tailrace.engine.native_libs.report import LibraryReport, report_library
+from tailrace.engine.native_libs.library_report import LibraryReport, report_library
 from tailrace.engine.native_libs.tiers import TIERS, TierName
 
 

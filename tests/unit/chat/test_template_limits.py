@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.chat import template_budget
+from tailrace.chat import template_limits as template_budget
 from tailrace.chat.messages import Message
 from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest

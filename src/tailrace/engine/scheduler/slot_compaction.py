@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import insort
 
 from tailrace.engine.kv_cache.cache import KVCache
-from tailrace.engine.scheduler.plan import Plan
+from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 
 

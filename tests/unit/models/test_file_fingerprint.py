@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tailrace.models.fingerprint import fingerprint
+from tailrace.models.file_fingerprint import fingerprint
 
 
 def test_changes_in_sampled_places_and_in_size_change_the_fingerprint(tmp_path: Path) -> None:

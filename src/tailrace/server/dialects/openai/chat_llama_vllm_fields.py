@@ -1,6 +1,6 @@
 """The fields of llama-server and vLLM that chat completions alone have, and their translation.
 
-As in ``compat_fields``, unsupported values are refused by name."""
+As in ``llama_vllm_fields``, unsupported values are refused by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai import compat_fields
+from tailrace.server.dialects.openai import llama_vllm_fields as compat_fields
 from tailrace.server.dialects.openai.generation_params import SharedParameters, refuse
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import Budget, ReasoningSwitch, ThinkingSwitch, merge_thinking

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tailrace.chat.continued_parser import ResumedParser
 from tailrace.chat.lark_builder import LarkBuilder
-from tailrace.chat.markup import Markup
 from tailrace.chat.prompt import RenderedPrompt
+from tailrace.chat.reply_markup import Markup
 from tailrace.chat.reply_parser import MarkupParser, ReplyParser, open_thought
-from tailrace.chat.resumed_parser import ResumedParser
 from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Trigger

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.errors import ModelError
-from tailrace.models.locate import ModelFile, locate_model
+from tailrace.models.model_reference import ModelFile, locate_model
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 
