@@ -7,7 +7,7 @@
 #pragma once
 #include "attention/run_amx.h"
 #include "attention/run_avx512.h"
-#include "products/prompt_amx.h"
+#include "products/prefill_amx.h"
 
 #define MIN_TILE_ROWS 12 /* rows of a run: with fewer, packing cells into AMX tiles takes longer than the tiles save */
 /* Cells of a run's first window, in a pass that is too short for prompt_product. With fewer cells, tiles save next to

@@ -1,12 +1,12 @@
 /* ggml_compute_forward_mul_mat_tiled: upstream offers each matrix product here first. This file decides which kernel
  * computes it.
  *
- * Repacked weights go to prompt_amx.c (many tokens) or repacked.c. For weights in file order the answer is false: then
+ * Repacked weights go to prefill_amx.c (many tokens) or repacked.c. For weights in file order the answer is false: then
  * upstream quantises the activations and asks llamafile_sgemm (file_order.c). */
 #include "loading/repack.h"
 #include "products/file_order.h"
 #include "products/nan_check.h"
-#include "products/prompt_amx.h"
+#include "products/prefill_amx.h"
 #include "products/repacked.h"
 #include "products/row_maxima.h"
 

@@ -67,7 +67,7 @@ async def prepare(
 
 
 def limit_of(request: NativeFields) -> int | None:
-    """PieceTokenizer of the reply at most: None is without a limit, 0 computes the prompt alone."""
+    """The reply's tokens, at most: None is without a limit, 0 computes the prompt alone."""
     for given in (request.n_predict, request.max_completion_tokens, request.max_tokens):
         if given is not None:
             return None if given < 0 else given

@@ -69,7 +69,7 @@ def expand_modelfile(request: CreateRequest) -> CreateRequest:
     parameters: dict[str, Any] = {}
     messages: list[ChatMessage] = []
     licenses: list[str] = []
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for instruction in modelfile.parse(request.modelfile):
         if instruction.kind == "parameter":
             if instruction.name == "stop":
@@ -81,13 +81,13 @@ def expand_modelfile(request: CreateRequest) -> CreateRequest:
         elif instruction.kind == "license":
             licenses.append(instruction.value)
         elif instruction.kind in ("from", "system", "template"):
-            told["from_" if instruction.kind == "from" else instruction.kind] = instruction.value
+            fields["from_" if instruction.kind == "from" else instruction.kind] = instruction.value
         else:
             kind = instruction.kind.upper()[:40]
             raise InvalidRequest(f"'modelfile': '{kind}' can't be honoured here; leave it out.", param="modelfile")
     return msgspec.structs.replace(
         request,
-        **{name: value for name, value in told.items() if getattr(request, name) is None},
+        **{name: value for name, value in fields.items() if getattr(request, name) is None},
         parameters={**_typed(parameters), **(request.parameters or {})},
         messages=request.messages or messages,
         license=request.license or licenses,

@@ -24,7 +24,7 @@
 #include <sys/mman.h>
 
 #include "amx.h"
-#include "products/prompt_amx.h"
+#include "products/prefill_amx.h"
 #include "products/repacked_avx512.h"
 
 #if HAS_AMX
