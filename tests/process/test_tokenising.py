@@ -18,7 +18,7 @@ from servers import wait_for
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.engine.tokenising.tokenizer_process import TextNotTokenizable, TokenizerProcess
+from tailrace.engine.tokenising.tokenizer_sandbox import TextNotTokenizable, TokenizerProcess
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL

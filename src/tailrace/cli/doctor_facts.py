@@ -27,8 +27,8 @@ from tailrace.machine.applied_placement import (
 from tailrace.machine.bandwidth import Bandwidth
 from tailrace.machine.free_memory import available_memory
 from tailrace.machine.gpu import Gpu, build_backends, offloads, read_gpus
-from tailrace.machine.health import warnings
 from tailrace.machine.isa import Isa, read_isa
+from tailrace.machine.machine_warnings import warnings
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import ServerState

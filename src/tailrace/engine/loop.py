@@ -17,8 +17,8 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.embeddings import EmbeddingQueue
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache import KVCache
+from tailrace.engine.kv_cache.cache_op_executor import Applied, CacheExecutor
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
-from tailrace.engine.kv_cache.executor import Applied, CacheExecutor
 from tailrace.engine.progress import PromptProgress
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from tailrace.server import admin
+from tailrace.server import status_routes
 from tailrace.server.app_state import STARTED, AppState
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
@@ -25,7 +25,7 @@ from tailrace.server.openapi import document
 def endpoints(app: AppState) -> list[Endpoint]:
     """Every route there is."""
     known = [
-        *admin.routes(app),
+        *status_routes.routes(app),
         *openai.routes(app),
         *llama_server.routes(app),
         *responses.routes(app),

@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
-from tailrace.chat.element_call_grammar import element_call
 from tailrace.chat.families import hermes
 from tailrace.chat.families.base import CallSyntax, Family, Functions
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.reply_markup import Markup
-from tailrace.chat.tool_parsers.call_tags import CallTags
-from tailrace.chat.tool_parsers.tagged_call import TaggedCallParser
+from tailrace.chat.tool_parsers.xml_call import XmlCallParser
+from tailrace.chat.tool_parsers.xml_call_tags import XmlCallTags
 from tailrace.chat.tools import Function
+from tailrace.chat.xml_call_grammar import element_call
 
-TAGS = CallTags(
+TAGS = XmlCallTags(
     name_start="",
     name_end="",
     key_start="<arg_key>",
@@ -39,7 +39,7 @@ def markup(functions: Functions) -> Markup:
     if not functions:
         return Markup()
     return Markup(
-        calls={hermes.CALL_START: lambda: TaggedCallParser(hermes.CALL_START, TAGS, functions)}, inner_markers=_PLACES
+        calls={hermes.CALL_START: lambda: XmlCallParser(hermes.CALL_START, TAGS, functions)}, inner_markers=_PLACES
     )
 
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tailrace.chat.element_call_grammar import element_call
 from tailrace.chat.families import hermes
 from tailrace.chat.families.base import CallOpening, CallSyntax, Family, Functions
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.reply_markup import Markup
-from tailrace.chat.tool_parsers.call_tags import CallTags
-from tailrace.chat.tool_parsers.tagged_call import TaggedCallParser
+from tailrace.chat.tool_parsers.xml_call import XmlCallParser
+from tailrace.chat.tool_parsers.xml_call_tags import XmlCallTags
 from tailrace.chat.tools import Function
+from tailrace.chat.xml_call_grammar import element_call
 
 _FUNCTION = "<function="
-TAGS = CallTags(
+TAGS = XmlCallTags(
     name_start=_FUNCTION,
     name_end=">",
     key_start="<parameter=",
@@ -47,9 +47,9 @@ def markup(functions: Functions) -> Markup:
         return Markup()
     return Markup(
         calls={
-            hermes.CALL_START: lambda: TaggedCallParser(hermes.CALL_START, TAGS, functions),
+            hermes.CALL_START: lambda: XmlCallParser(hermes.CALL_START, TAGS, functions),
             # Some models leave the outer tag out.
-            _FUNCTION: lambda: TaggedCallParser(_FUNCTION, TAGS, functions, named=True),
+            _FUNCTION: lambda: XmlCallParser(_FUNCTION, TAGS, functions, named=True),
         },
         inner_markers=(TAGS.value_end, TAGS.call_end, hermes.CALL_END),
     )

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from tailrace.chat.argument_types import ArgumentSchema
 from tailrace.chat.lark_builder import escape_regex
 from tailrace.chat.marker_search import partial_marker_length
-from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.json_scanner import JsonScanner
+from tailrace.chat.tool_parsers.xml_call_tags import XmlCallTags
 
 _CONTAINERS = frozenset({"array", "object"})
 _MAX_NAME = 256
@@ -34,7 +34,7 @@ class ScannedValue(NamedTuple):
 class ValueScanner:
     """See the module. Line breaks that belong to the markup are left out."""
 
-    def __init__(self, tags: CallTags, argument: ArgumentSchema, names: frozenset[str] | None) -> None:
+    def __init__(self, tags: XmlCallTags, argument: ArgumentSchema, names: frozenset[str] | None) -> None:
         """``names``: arguments that may still follow; None where the schema has no names."""
         self.argument = argument
         self._tags = tags
@@ -148,7 +148,7 @@ class ValueScanner:
         return None if end.startswith(rest) else False
 
 
-def early_end_patterns(tags: CallTags, names: Iterable[str]) -> list[str]:
+def early_end_patterns(tags: XmlCallTags, names: Iterable[str]) -> list[str]:
     """Texts that end a value without its end tag, as regular expressions. ``names``: arguments that may follow. A
     grammar excludes these texts from values, so a value that it allows is parsed as one.
     """
@@ -166,7 +166,7 @@ def early_end_patterns(tags: CallTags, names: Iterable[str]) -> list[str]:
 
 
 @cache
-def _markers(tags: CallTags) -> tuple[re.Pattern[str], tuple[str, ...]]:
+def _markers(tags: XmlCallTags) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """The markers that may end a value."""
     markers = [tags.value_end]
     if tags.may_lack_end:

@@ -1,5 +1,5 @@
 """Tries grammars in a process of its own before the engine compiles them. The process starts with the first grammar. If
-a grammar takes too much, the process is ended, and started again. Its program is ``sandbox_worker``.
+a grammar takes too much, the process is ended, and started again. Its program is ``grammar_sandbox_worker``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import structlog
 
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
-from tailrace.engine.structured.sandbox_worker import (
+from tailrace.engine.structured.grammar_sandbox_worker import (
     CPU_SECONDS,
     SandboxReady,
     SandboxVocabulary,
@@ -78,7 +78,7 @@ class GrammarSandbox:
         self._frames = FrameDecoder(_Answer)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tailrace.engine.structured.sandbox_worker"],
+                [sys.executable, "-m", "tailrace.engine.structured.grammar_sandbox_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

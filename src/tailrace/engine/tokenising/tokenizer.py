@@ -15,7 +15,7 @@ import structlog
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
-from tailrace.engine.tokenising.tokenizer_process import TextNotTokenizable, TokenizerProcess, TokenizerUnavailable
+from tailrace.engine.tokenising.tokenizer_sandbox import TextNotTokenizable, TokenizerProcess, TokenizerUnavailable
 from tailrace.protocol import RefusalCode, Refused, RefusedField
 
 #: Jobs in the process at the same time, and how many of them may be longer than ``_LONG`` characters.

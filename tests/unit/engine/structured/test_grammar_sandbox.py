@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tailrace.engine.backends.fake import END, FakeBackend
-from tailrace.engine.structured import sandbox_worker
+from tailrace.engine.structured import grammar_sandbox_worker
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_sandbox import GrammarSandbox
 from tailrace.engine.structured.matcher import make_tokenizer
@@ -48,8 +48,8 @@ def test_an_error_while_the_grammar_is_followed_is_not_lost(monkeypatch: pytest.
         followed.set()
         raise ValueError("a defect")
 
-    monkeypatch.setattr(sandbox_worker, "_follow", fail)
+    monkeypatch.setattr(grammar_sandbox_worker, "_follow", fail)
     tokenizer = make_tokenizer(BACKEND.vocabulary, [END], None)
     with pytest.raises(ValueError, match="a defect"):
-        sandbox_worker.try_grammar(Grammar(kind="choice", text='["yes"]'), tokenizer)
+        grammar_sandbox_worker.try_grammar(Grammar(kind="choice", text='["yes"]'), tokenizer)
     assert followed.is_set()

@@ -31,8 +31,8 @@ from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
 from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, total_characters
+from tailrace.engine.tokenising.text_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.engine.tokenising.vocab import tokens_of
-from tailrace.engine.tokenising.worker_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.ipc import FrameDecoder, frame
 
 #: A worker that has done a job of up to so many characters waits for the next: its memory stays small.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallTags:
+class XmlCallTags:
     """See the module."""
 
     name_start: str  #: "" where the call begins with the name

@@ -8,7 +8,7 @@ import pytest
 
 from recorded_machines import machine
 from tailrace.machine.gpu import read_gpus
-from tailrace.machine.health import warnings
+from tailrace.machine.machine_warnings import warnings
 from tailrace.machine.plan import ModelNeeds
 
 GB = 10**9

@@ -19,7 +19,7 @@ import structlog
 
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
 from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, TokenizerInput, total_characters
-from tailrace.engine.tokenising.worker_limits import cpu_seconds
+from tailrace.engine.tokenising.text_limits import cpu_seconds
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import RefusedField
 

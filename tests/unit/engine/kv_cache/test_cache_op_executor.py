@@ -8,7 +8,7 @@ from context_backend import ContextBackend
 from loop_runs import LoopRun
 from tailrace.engine.backends.fake import FakeBackend, Memory
 from tailrace.engine.kv_cache.cache import KVCache
-from tailrace.engine.kv_cache.executor import CacheExecutor
+from tailrace.engine.kv_cache.cache_op_executor import CacheExecutor
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.protocol import GenerationParams, Sampling, Submit
 

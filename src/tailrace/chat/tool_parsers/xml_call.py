@@ -11,9 +11,9 @@ from tailrace.chat.argument_types import ALL_TYPES, ArgumentSchema, FunctionSche
 from tailrace.chat.reply_parts import CallArguments, CallEnd, CallStart, ReplyPart
 from tailrace.chat.tool_parsers.argument_value import streaming_mode, value_to_json
 from tailrace.chat.tool_parsers.base import CallsEnded, is_valid_name
-from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.json_calls import JsonCallParser
 from tailrace.chat.tool_parsers.value_scanner import ValueScanner
+from tailrace.chat.tool_parsers.xml_call_tags import XmlCallTags
 from tailrace.chat.tools import Function
 
 _NAME = re.compile(r"[^\s<>{}\"]+")
@@ -24,10 +24,12 @@ _MAX_KEY = 1024
 UNTYPED = frozenset({"string", "null"})
 
 
-class TaggedCallParser:
+class XmlCallParser:
     """See the module. A call as a JSON object is parsed as well."""
 
-    def __init__(self, opening: str, tags: CallTags, functions: Mapping[str, Function], *, named: bool = False) -> None:
+    def __init__(
+        self, opening: str, tags: XmlCallTags, functions: Mapping[str, Function], *, named: bool = False
+    ) -> None:
         """``opening`` is the marker before the call; with ``named`` it is the start of the name's tag."""
         self._opening = opening
         self._tags = tags

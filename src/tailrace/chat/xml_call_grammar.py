@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailrace.chat.argument_types import ArgumentSchema, FunctionSchema
-from tailrace.chat.element_string_grammar import string_terminal
 from tailrace.chat.lark_builder import LarkBuilder, escape_regex
 from tailrace.chat.schemas.keywords import ARRAY_KEYWORDS, NUMBER_KEYWORDS, OBJECT_KEYWORDS, STRING_KEYWORDS, Schema
-from tailrace.chat.tool_parsers.call_tags import CallTags
 from tailrace.chat.tool_parsers.value_scanner import early_end_patterns
+from tailrace.chat.tool_parsers.xml_call_tags import XmlCallTags
 from tailrace.chat.tools import Function
+from tailrace.chat.xml_string_grammar import string_terminal
 
 #: Keywords of an object's schema whose members can be elements.
 _OBJECT = frozenset({"type", "properties", "required", "additionalProperties", "$defs", "x-guidance"})
@@ -25,7 +25,7 @@ _NO_NAME = "\0"
 
 
 def element_call(
-    function: Function, lark: LarkBuilder, tags: CallTags, heads: Sequence[str], tails: Sequence[str]
+    function: Function, lark: LarkBuilder, tags: XmlCallTags, heads: Sequence[str], tails: Sequence[str]
 ) -> str | None:
     """The call, with ``heads`` before its first argument and ``tails`` after its last, on lines of their own. None
     where elements can't express the schema: then the call has to be JSON.
@@ -50,7 +50,7 @@ def element_call(
 class _Elements:
     """Writes the elements of one function's arguments."""
 
-    def __init__(self, arguments: FunctionSchema, definitions: Schema, lark: LarkBuilder, tags: CallTags) -> None:
+    def __init__(self, arguments: FunctionSchema, definitions: Schema, lark: LarkBuilder, tags: XmlCallTags) -> None:
         self._arguments = arguments
         self._definitions = definitions
         self._lark = lark
@@ -190,6 +190,6 @@ def _of_type(schema: Schema, kind: str) -> Schema:
     return {"type": kind, **{key: schema[key] for key in _KEYWORDS_OF.get(kind, ()) if key in schema}}
 
 
-def _is_ambiguous(value: str, tags: CallTags) -> bool:
+def _is_ambiguous(value: str, tags: XmlCallTags) -> bool:
     """Whether a listed text needs quotes, or would be parsed as another value."""
     return not value or value != value.strip() or tags.value_end in value or value in ("null", "None")
