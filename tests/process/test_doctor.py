@@ -117,10 +117,10 @@ def test_wrong_results_are_exit_status_1(tmp_path: Path) -> None:
     """A proof that finds something wrong, in a command that is told to find no servers."""
     program = (
         "import sys\n"
-        "from tailrace.cli import app, diagnosis\n"
+        "from tailrace.cli import app, doctor_facts\n"
         "sys.modules['tailrace.cli.doctor'].find_servers = list\n"
-        "wrong = diagnosis.LibraryReport(name='kernels', tier='amx', state='wrong', reason='computes Q4_0 wrongly')\n"
-        "diagnosis._logits_ops = lambda *_, **__: wrong\n"
+        "wrong = doctor_facts.LibraryReport(name='kernels', tier='amx', state='wrong', reason='computes Q4_0 wrongly')\n"
+        "doctor_facts._logits_ops = lambda *_, **__: wrong\n"
         "app.main()"
     )
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """Replies with a schema in the engine's loop on the real model: each is a true greedy decode under its grammar.
 
 Forced tokens are computed several at once, beside neighbours that decode one. So each reply is read back alone
-(``support/teacher.py``): every token that was chosen must be the best that the grammar allows there, up to the noise
+(``support/teacher_forcing.py``): every token that was chosen must be the best that the grammar allows there, up to the noise
 that ``test_engine`` has measured for batches of another size.
 """
 

@@ -17,7 +17,7 @@ from tailrace.models.shards import total_bytes
 _KV_PART = 0.5
 #: Part of the available memory that repacked weights may take.
 _WEIGHTS_PART = 0.75
-#: Bytes of a shared KV cache that are allocated and touched at load (``kernels/memory.c``). Growing later pauses all
+#: Bytes of a shared KV cache that are allocated and touched at load (``kernels/loading/memory.c``). Growing later pauses all
 #: sequences: memory that is touched first costs 2.4 ms per MB in a virtual machine.
 _INITIAL_KV_BYTES = 256 << 20
 #: Upper bound of the initial cells for models with small cells. Finished requests stay in these cells, and each step
