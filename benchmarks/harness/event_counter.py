@@ -41,7 +41,7 @@ class EventCounter:
     """Open streams of one server on this machine, and their event counts."""
 
     def __init__(self, port: int, streams: int, message: str, tokens: int) -> None:
-        """BenchRequest for ``streams`` replies of ``tokens`` to ``message``."""
+        """Request ``streams`` replies of ``tokens`` to ``message``."""
         self._selector = selectors.DefaultSelector()
         self._sockets: list[socket.socket] = []
         self.events = [0] * streams

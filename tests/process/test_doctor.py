@@ -119,7 +119,8 @@ def test_wrong_results_are_exit_status_1(tmp_path: Path) -> None:
         "import sys\n"
         "from tailrace.cli import app, doctor_facts\n"
         "sys.modules['tailrace.cli.doctor'].find_servers = list\n"
-        "wrong = doctor_facts.LibraryReport(name='kernels', tier='amx', state='wrong', reason='computes Q4_0 wrongly')\n"
+        "wrong = doctor_facts.LibraryReport("
+        "name='kernels', tier='amx', state='wrong', reason='computes Q4_0 wrongly')\n"
         "doctor_facts._logits_ops = lambda *_, **__: wrong\n"
         "app.main()"
     )

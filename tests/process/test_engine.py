@@ -1,8 +1,8 @@
 """The engine loop on the real model: each reply is a true greedy decode of its own prompt, whatever the batch.
 
-Greedy replies are computed again alone with teacher forcing (``support/teacher_forcing.py``). A batch of another size rounds
-differently, so another token may win a near tie. ``NOISE`` bounds by how much the best logit may be above the chosen
-token's: 0.36 was measured, and over 5 for a reply to another prompt.
+Greedy replies are computed again alone with teacher forcing (``support/teacher_forcing.py``). A batch of another size
+rounds differently, so another token may win a near tie. ``NOISE`` bounds by how much the best logit may be above the
+chosen token's: 0.36 was measured, and over 5 for a reply to another prompt.
 """
 
 from __future__ import annotations

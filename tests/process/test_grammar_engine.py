@@ -1,8 +1,8 @@
 """Replies with a schema in the engine's loop on the real model: each is a true greedy decode under its grammar.
 
 Forced tokens are computed several at once, beside neighbours that decode one. So each reply is read back alone
-(``support/teacher_forcing.py``): every token that was chosen must be the best that the grammar allows there, up to the noise
-that ``test_engine`` has measured for batches of another size.
+(``support/teacher_forcing.py``): every token that was chosen must be the best that the grammar allows there, up to
+the noise that ``test_engine`` has measured for batches of another size.
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ def bench(
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Length of each prompt, about.")] = 32,
     output_tokens: Annotated[int, typer.Option(help="Length of each reply, exactly.")] = 128,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="BenchRequest for more than --output-tokens, then hang up.")
-    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Ask for more than --output-tokens, then hang up.")] = None,
     turns: Annotated[int, typer.Option(help="Turns (or pairs) after one to warm up; medians are shown.")] = 5,
     engine: Annotated[bool, typer.Option("--engine", help="Measure the engine loop in process instead.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Measure both in turns and show the ratio.")] = False,
