@@ -17,8 +17,8 @@ from tailrace.models.shards import total_bytes
 _KV_PART = 0.5
 #: Part of the available memory that repacked weights may take.
 _WEIGHTS_PART = 0.75
-#: Bytes of a shared KV cache that are allocated and touched at load (``kernels/loading/memory.c``). Growing later pauses
-#: all sequences: memory that is touched first costs 2.4 ms per MB in a virtual machine.
+#: Bytes of a shared KV cache that are allocated and touched at load (``kernels/loading/memory.c``). Growing later
+#: pauses all sequences: memory that is touched first costs 2.4 ms per MB in a virtual machine.
 _INITIAL_KV_BYTES = 256 << 20
 #: Upper bound of the initial cells for models with small cells. Finished requests stay in these cells, and each step
 #: visits their mask: 14,000 such cells make a step of eight sequences 1.05 times as long.
