@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import llama_cpp.llama_cpp as llama
 import pytest
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError
@@ -32,6 +31,9 @@ def backend() -> Iterator[LlamaBackend]:
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """llama.cpp makes contexts of up to so many ``cells`` and no larger ones."""
     limit = {"cells": 1 << 30}
+    # Imported before the backend, it would be loaded without the kernels.
+    import llama_cpp.llama_cpp as llama
+
     make = llama.llama_init_from_model
 
     def limited(model: Any, params: Any) -> Any:
