@@ -13,8 +13,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from tailrace.chat import continued_message as final_message
-from tailrace.chat import template_limits as template_budget
+from tailrace.chat import continued_message, template_limits
 from tailrace.chat.dropped_messages import first_dropped
 from tailrace.chat.history_calls import as_templates_expect
 from tailrace.chat.message_fallbacks import fallbacks
@@ -69,13 +68,13 @@ class ChatTemplate:
         self.literals: frozenset[str] = frozenset()
         self._capabilities = _NO_CAPABILITIES
         self._template = self._compiled()
-        budget = template_budget.current.set(template_budget.RenderBudget(0))
+        budget = template_limits.current.set(template_limits.RenderBudget(0))
         try:
             self._capabilities = detect_capabilities(
                 self._attempt, names_tools=bool(_TOOLS.intersection(self.variables))
             )
         finally:
-            template_budget.current.reset(budget)
+            template_limits.current.reset(budget)
 
     @classmethod
     def of_model(
@@ -143,13 +142,13 @@ class ChatTemplate:
         if not self._knows_developer:
             messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
         (messages, tools, variables), hidden = self._special.hide((messages, tools, variables))
-        budget = template_budget.current.set(
-            template_budget.RenderBudget(sum(len(joined_text(message["content"])) for message in messages))
+        budget = template_limits.current.set(
+            template_limits.RenderBudget(sum(len(joined_text(message["content"])) for message in messages))
         )
         try:
             return self._rendered(_Call(self, tools, variables or {}), messages, hidden, opening, continued)
         finally:
-            template_budget.current.reset(budget)
+            template_limits.current.reset(budget)
 
     def _rendered(
         self, call: _Call, messages: list[Message], hidden: HiddenNames | None, opening: bool, continued: str | None
@@ -161,11 +160,11 @@ class ChatTemplate:
             if continued is None:
                 text = call.render(form, opening=opening)
             else:
-                text = final_message.render_continued(
+                text = continued_message.render_continued(
                     form, continued, lambda tagged: call.render(tagged, opening=False)
                 )
                 if text is not None:
-                    reply_position = final_message.reply_position(
+                    reply_position = continued_message.reply_position(
                         text, call.render(form[:-1], opening=True), form[-1], continued
                     )
             if text is None:

@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from tailrace.chat import template_limits as template_budget
+from tailrace.chat import template_limits
 
 
 class TemplateRefusal(jinja2.TemplateError):
@@ -35,13 +35,13 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, loopcontrols],
-            finalize=template_budget.count_written,
+            finalize=template_limits.count_written,
         )
-        self.filters |= template_budget.bounded_filters()
+        self.filters |= template_limits.bounded_filters()
         self.filters |= {
             "tojson": to_json,
-            "ticked": template_budget.TickedLoop,
-            "joined": template_budget.bounded_concat,
+            "ticked": template_limits.TickedLoop,
+            "joined": template_limits.bounded_concat,
         }
         self.globals |= {
             "raise_exception": _refuse,
@@ -53,17 +53,17 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """See jinja2's sandbox."""
-        template_budget.check_operator(operator, left, right)
+        template_limits.check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """See jinja2's sandbox."""
-        template_budget.tick()
-        template_budget.check_call(obj, args)
+        template_limits.tick()
+        template_limits.check_call(obj, args)
         return super().call(context, obj, *args, **kwargs)
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
-        template_budget.BoundLoops().visit(source)
+        template_limits.BoundLoops().visit(source)
         return super()._generate(source, *args, **kwargs)
 
 
@@ -115,8 +115,8 @@ def to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter ``tojson``. jinja2's own escapes HTML, but models were trained on plain JSON."""
-    if isinstance(indent, int) and indent > template_budget.MAX_WIDTH:
-        raise template_budget.TemplateTooCostly(f"a width is over {template_budget.MAX_WIDTH}")
+    if isinstance(indent, int) and indent > template_limits.MAX_WIDTH:
+        raise template_limits.TemplateTooCostly(f"a width is over {template_limits.MAX_WIDTH}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from tailrace import __version__
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.cli.bench import bench
 from tailrace.cli.check import check
 from tailrace.cli.config import config
@@ -66,5 +66,5 @@ def main() -> None:
     try:
         app()
     except TailraceError as error:
-        consoles.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        console_output.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(CONFIGURATION_EXIT if isinstance(error, ConfigurationError) else FAILURE_EXIT)

@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tailrace import __version__
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.conformance import runner
 from tailrace.conformance.dialects import DIALECTS
 from tailrace.conformance.outcome import Severity, Verdict
@@ -65,7 +65,7 @@ def check(
 
     Exit status: 0 nothing broken, 1 a rule that breaks a client, 2 wrong options, 3 only warnings, 4 not checked.
     """
-    console = consoles.stdout()
+    console = console_output.stdout()
     if list_rules:
         console.print(_rules())
         return
@@ -80,7 +80,7 @@ def check(
     except InvalidOption as error:
         raise ConfigurationError(str(error)) from error
     except CheckError as error:
-        consoles.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        console_output.stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(EXIT_NOT_CHECKED) from error
     for where, data in ((json_to, report.json(__version__)), (junit_to, report.junit())):
         if where is not None:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.settings import FIELDS
 
@@ -35,7 +35,7 @@ def show(
         value, origin = getattr(resolved.settings, name), resolved.origins[name]
         style = "dim" if origin == "default" else "bold"
         table.add_row(name, escape(_shown(name, value)), origin, style=style)
-    consoles.stdout().print(table)
+    console_output.stdout().print(table)
 
 
 def _shown(name: str, value: object) -> str:

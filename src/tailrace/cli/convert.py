@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.engine.weights.file_choice import ReportProgress, convert_weights, format_for_aim
 from tailrace.errors import ModelError
 from tailrace.models.conversion_formats import AIMS, find_conversion_format
@@ -49,7 +49,9 @@ def convert(
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.
     weight_format = format_for_aim(path, to) if to in AIMS else find_conversion_format(to)
     if weight_format is None:
-        consoles.stdout().print(f"serve --weights {to} keeps the file as it is: tailrace tune found no better format")
+        console_output.stdout().print(
+            f"serve --weights {to} keeps the file as it is: tailrace tune found no better format"
+        )
         return
     with _progress() as tell:
         made, comparison = convert_weights(path, weight_format, settings, tell)
@@ -57,7 +59,7 @@ def convert(
             tell(f"copying to {target.name}", 0.0)
             _copy(made.path, target)
     _show(made, comparison)
-    console = consoles.stdout()
+    console = console_output.stdout()
     if to in AIMS:
         why = comparison.rejection_reason(to)
         console.print(
@@ -72,7 +74,7 @@ def _show(made: ConvertedFile, comparison: FormatComparison) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "ORIGINAL", made.weight_format.name.upper(), ""):
         table.add_column(heading, justify="left" if heading == "" else "right")
-    table.add_row("size", consoles.size(made.bytes_before), consoles.size(made.bytes), "")
+    table.add_row("size", console_output.size(made.bytes_before), console_output.size(made.bytes), "")
     table.add_row("perplexity", f"{lost.perplexity_before:.2f}", f"{lost.perplexity:.2f}", f"{lost.tokens} tokens")
     table.add_row("KL divergence", "", f"{lost.divergence:.4f}", f"nats on average, p99 {lost.divergence_p99:.3f}")
     table.add_row("same likeliest token", "", f"{100 * lost.same_top:.1f} %", "")
@@ -86,7 +88,7 @@ def _show(made: ConvertedFile, comparison: FormatComparison) -> None:
     for name, (old, new, ratio) in zip(rows, figures, strict=True):
         table.add_row(name, f"{old:.0f}", f"{new:.0f}", f"× {ratio:.2f}")
     table.add_row("converted in", "", f"{made.seconds:.1f} s", "")
-    consoles.stdout().print(table)
+    console_output.stdout().print(table)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -102,7 +104,7 @@ def _copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def _progress() -> Iterator[ReportProgress]:
-    console = consoles.stderr()
+    console = console_output.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.cli.doctor_facts import Diagnosis, ModelFacts, ServerCheck, diagnose
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import ConfigurationError
@@ -75,7 +75,7 @@ def doctor(
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
     else:
-        _show(consoles.stdout(), diagnosis)
+        _show(console_output.stdout(), diagnosis)
     if diagnosis.refused is not None:
         raise ConfigurationError(diagnosis.refused)
     wrong = any(library.state == "wrong" for library in diagnosis.libraries)
@@ -136,7 +136,8 @@ def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
         yield "last-level cache", f"{len(found.cache_bytes)} x {each}"
     yield (
         "memory",
-        f"{consoles.size(sum(node.memory for node in found.nodes))}, {consoles.size(found.available)} available",
+        f"{console_output.size(sum(node.memory for node in found.nodes))}, "
+        f"{console_output.size(found.available)} available",
     )
     for measured in found.bandwidth:
         rates = ", ".join(f"{_count(count, 'thread')} {rate / 1e9:.1f} GB/s" for count, rate in measured.rates.items())
@@ -146,7 +147,7 @@ def _machine(found: Diagnosis) -> Iterable[tuple[str, str]]:
     if found.isa.formats:
         yield "llama.cpp repacks", ", ".join(found.isa.formats)
     for gpu in found.gpus:
-        memory = f", {consoles.size(gpu.memory)}" if gpu.memory else ""
+        memory = f", {console_output.size(gpu.memory)}" if gpu.memory else ""
         node = f", at node {gpu.node}" if gpu.node is not None and len(found.nodes) > 1 else ""
         yield "GPU", f"{gpu.name or gpu.vendor} ({gpu.address}{memory}{node})"
     if not found.gpus:
@@ -186,8 +187,8 @@ def _nodes(found: Diagnosis) -> Table:
             str(node.cores),
             node.cpus,
             node.usable,
-            consoles.size(node.memory),
-            consoles.size(node.available),
+            console_output.size(node.memory),
+            console_output.size(node.available),
             " ".join(map(str, node.distances)),
         )
     return table
@@ -207,15 +208,18 @@ def _limits(found: Diagnosis) -> Iterable[tuple[str, str]]:
     if limits.quota is not None:
         yield "CPU quota", f"{limits.quota:g} CPUs' worth of time"
     if limits.memory is not None:
-        yield "memory limit", f"{consoles.size(limits.memory)}, {consoles.size(limits.memory_left or 0)} of it left"
+        yield (
+            "memory limit",
+            f"{console_output.size(limits.memory)}, {console_output.size(limits.memory_left or 0)} of it left",
+        )
 
 
 def _model(found: Diagnosis) -> Iterable[tuple[str, str]]:
     assert found.model is not None
     needs = found.model.needs
     yield "name", found.model.name
-    yield "weights", consoles.size(needs.weights)
-    yield "one whole context", consoles.size(needs.kv) if needs.kv else "not known"
+    yield "weights", console_output.size(needs.weights)
+    yield "one whole context", console_output.size(needs.kv) if needs.kv else "not known"
     if found.bandwidth and needs.weights > _OUTGROWS_CACHE * sum(found.cache_bytes):
         best = max(measured.best for measured in found.bandwidth)
         yield "memory allows", f"at most {best / needs.weights:.1f} tokens/s to one stream, if the model is dense"

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.errors import ModelError
 from tailrace.models.model_header import read_facts
 from tailrace.models.store import Store, StoredModel
@@ -47,21 +47,21 @@ def list_models(
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
         if row.error is not None:
-            table.add_row(row.name, "[red]unreadable[/red]", "", "", consoles.size(row.bytes), "", str(row.path))
+            table.add_row(row.name, "[red]unreadable[/red]", "", "", console_output.size(row.bytes), "", str(row.path))
             continue
         table.add_row(
             row.name,
             row.architecture,
             _count(row.parameters or 0),
             row.quantisation or "?",
-            consoles.size(row.bytes),
+            console_output.size(row.bytes),
             str(row.context or "?"),
             str(row.path),
         )
-    consoles.stdout().print(table)
+    console_output.stdout().print(table)
     for row in rows:
         if row.error is not None:
-            consoles.stderr().print(f"[red]{row.name}[/red]: {row.error}", soft_wrap=True)
+            console_output.stderr().print(f"[red]{row.name}[/red]: {row.error}", soft_wrap=True)
 
 
 def _row(model: StoredModel) -> Row:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.fetch import Stage, fetch
@@ -33,7 +33,7 @@ def pull(
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=consoles.stderr(),
+        console=console_output.stderr(),
     )
     tasks = {stage: bar.add_task(stage, total=None, visible=False) for stage in ("download", "verify")}
 
@@ -48,6 +48,6 @@ def pull(
         if bar.live.is_started:
             bar.stop()
     verb = "is here" if before == stored else "fetched"
-    consoles.stdout().print(
-        f"{name} {verb}: {consoles.size(stored.bytes)}, {entry.licence}, {stored.path}", soft_wrap=True
+    console_output.stdout().print(
+        f"{name} {verb}: {console_output.size(stored.bytes)}, {entry.licence}, {stored.path}", soft_wrap=True
     )

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.chat_session import described, show_reply, talk
 from tailrace.cli.local_model import LocalModel
@@ -152,7 +152,7 @@ def _one_shot(
     conversation.ask(question)
     _, stats = show_reply(local, conversation, terminal, interrupts)
     if verbose:
-        consoles.stderr().print(described(stats), style="dim", soft_wrap=True)
+        console_output.stderr().print(described(stats), style="dim", soft_wrap=True)
     return _INTERRUPTED if stats.ended == "cancelled" else 0
 
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tailrace.cli import console_output as consoles
+from tailrace.cli import console_output
 from tailrace.engine.weights.file_choice import ReportProgress, select_weights_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
@@ -56,7 +56,7 @@ def tune(
     path = locate_model(settings.model).path
     busy, cores = os.getloadavg()[0], len(read_topology().usable_cores)
     if busy > _BUSY * cores:
-        consoles.stderr().print(
+        console_output.stderr().print(
             f"[yellow]the machine is busy (load {busy:.1f} on {cores} cores): what wins now may not later[/yellow]",
             soft_wrap=True,
         )
@@ -77,7 +77,7 @@ def tune(
         typer.echo(msgspec.json.format(msgspec.json.encode(tuned)).decode())
         return
     _show(tuned)
-    console = consoles.stdout()
+    console = console_output.stdout()
     remembered = {**tuned.settings, **{f"weights {aim}": name for aim, name in tuned.weights.items()}}
     console.print("remembered: " + ", ".join(f"{name} {value}" for name, value in remembered.items()), soft_wrap=True)
     console.print(str(saved_path), soft_wrap=True)
@@ -115,7 +115,7 @@ def _show(tuned: TuningRecord) -> None:
         before = row.setting
         value = f"{'→' if row.chosen else ' '} {row.value}"
         table.add_row(name, value, *figures, ratio, escape(row.why), style="bold green" if row.chosen else None)
-    console = consoles.stdout()
+    console = console_output.stdout()
     console.print(f"{escape(tuned.model)} on {escape(tuned.machine)}, CPUs {tuned.usable}", soft_wrap=True)
     console.print(
         "Tokens a second: reading prompts, one stream, eight; × is the score against the usual value", soft_wrap=True
@@ -125,7 +125,7 @@ def _show(tuned: TuningRecord) -> None:
 
 @contextmanager
 def _progress() -> Iterator[ReportProgress]:
-    console = consoles.stderr()
+    console = console_output.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=1.0)

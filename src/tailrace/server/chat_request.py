@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tailrace.chat import continued_message as final_message
-from tailrace.chat import thinking_kwargs, tool_prompting
+from tailrace.chat import continued_message, thinking_kwargs, tool_prompting
 from tailrace.chat.families.base import Family
 from tailrace.chat.messages import Message, joined_text
 from tailrace.chat.prompt import RenderedPrompt
@@ -222,7 +221,7 @@ def _continued(
     beginning of a reply.
     """
     last = messages[-1]
-    field = continues if isinstance(continues, str) else final_message.continued_field(last)
+    field = continues if isinstance(continues, str) else continued_message.continued_field(last)
     if not last.get(field) and field != "content":
         message = f"'{fields.prompt}': the last message has no '{field}' that could be continued."
         raise InvalidRequest(message, param=fields.prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.chat import template_limits as template_budget
+from tailrace.chat import template_limits
 from tailrace.chat.messages import Message
 from tailrace.chat.template import ChatTemplate
 from tailrace.errors import InvalidRequest
@@ -60,7 +60,7 @@ def test_a_small_value_is_never_turned_into_a_large_one(source: str) -> None:
     ],
 )
 def test_a_template_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    monkeypatch.setattr(template_budget, "MAX_CPU_SECONDS", 0.2)
+    monkeypatch.setattr(template_limits, "MAX_CPU_SECONDS", 0.2)
     with pytest.raises(InvalidRequest, match="computes for more than"):
         rendered(source, *[USER, {"role": "assistant", "content": "A"}] * 1000)
 

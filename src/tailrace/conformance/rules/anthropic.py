@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tailrace.conformance.assertions import http_bodies, named_events
-from tailrace.conformance.assertions import keep_alives as silences
-from tailrace.conformance.assertions import stream_headers as stream_heads
+from tailrace.conformance.assertions import http_bodies, keep_alives, named_events, stream_headers
 from tailrace.conformance.dialects import ANTHROPIC, Json, find
 from tailrace.conformance.events import RecordedStream, StreamEvent
 from tailrace.conformance.outcome import NotObserved, Severity, require
@@ -122,7 +120,7 @@ def errors(session: Session) -> str:
     "anthropic-head", 6, "the stream's head and end are as the chat's", ERROR, "clients wait for ever or show raw text"
 )
 def head(session: Session) -> str:
-    return stream_heads.expect_stream_head(session.stream_response(ANTHROPIC), ANTHROPIC)
+    return stream_headers.expect_stream_head(session.stream_response(ANTHROPIC), ANTHROPIC)
 
 
 @rule(
@@ -133,7 +131,7 @@ def head(session: Session) -> str:
     "proxies in between hold the stream back",
 )
 def proxies(session: Session) -> str:
-    return stream_heads.expect_proxy_headers(session.streamed_answer(ANTHROPIC))
+    return stream_headers.expect_proxy_headers(session.streamed_answer(ANTHROPIC))
 
 
 @rule(
@@ -301,7 +299,7 @@ def ping(session: Session) -> str:
     for stream in streams:
         for event in stream.events:
             require(event.data is not None, f"a comment: {excerpt(event.raw)}")
-    return silences.expect_no_long_silence(streams, session.limits.max_silence, _is_ping)
+    return keep_alives.expect_no_long_silence(streams, session.limits.max_silence, _is_ping)
 
 
 def _is_ping(event: StreamEvent) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tailrace.conformance.assertions import sse_events
-from tailrace.conformance.assertions import stream_headers as stream_heads
+from tailrace.conformance.assertions import sse_events, stream_headers
 from tailrace.conformance.dialects import OPENAI
 from tailrace.conformance.events import RecordedStream
 from tailrace.conformance.outcome import NotObserved, Severity, require
@@ -49,7 +48,7 @@ def streams(session: Session) -> list[RecordedStream]:
 
 @rule("stream-status", 6, "a streamed chat is answered with 200", ERROR, "every client")
 def stream_status(session: Session) -> str:
-    return stream_heads.expect_ok(session.stream_response(OPENAI))
+    return stream_headers.expect_ok(session.stream_response(OPENAI))
 
 
 @rule(
@@ -60,19 +59,19 @@ def stream_status(session: Session) -> str:
     "fetch-event-source (NextChat) refuses the stream and shows the raw text",
 )
 def stream_type(session: Session) -> str:
-    return stream_heads.expect_media_type(plain(session), OPENAI)
+    return stream_headers.expect_media_type(plain(session), OPENAI)
 
 
 @rule("stream-cache", 6, "cache-control is no-cache", WARNING, "proxies in between may hold the stream back")
 def stream_cache(session: Session) -> str:
-    return stream_heads.expect_uncached(plain(session))
+    return stream_headers.expect_uncached(plain(session))
 
 
 @rule(
     "stream-buffering", 6, "x-accel-buffering is no", WARNING, "nginx gathers the stream: the text comes at once, late"
 )
 def stream_buffering(session: Session) -> str:
-    return stream_heads.expect_unbuffered(plain(session))
+    return stream_headers.expect_unbuffered(plain(session))
 
 
 @rule(
@@ -83,7 +82,7 @@ def stream_buffering(session: Session) -> str:
     "compressors hold text back, and readers of lines see none",
 )
 def stream_encoding(session: Session) -> str:
-    return stream_heads.expect_uncompressed(plain(session))
+    return stream_headers.expect_uncompressed(plain(session))
 
 
 @rule(
@@ -94,7 +93,7 @@ def stream_encoding(session: Session) -> str:
     "the client waits for ever, or its next request on the connection fails",
 )
 def stream_end(session: Session) -> str:
-    return stream_heads.expect_one_end(plain(session))
+    return stream_headers.expect_one_end(plain(session))
 
 
 @rule("header-case", 6, "names of headers are in lower case", NOTE, "scripts that compare them as written")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tailrace.conformance.assertions import chunk_fields, http_bodies, sse_events
-from tailrace.conformance.assertions import stream_headers as stream_heads
+from tailrace.conformance.assertions import chunk_fields, http_bodies, sse_events, stream_headers
 from tailrace.conformance.dialects import COMPLETIONS, find
 from tailrace.conformance.events import RecordedStream
 from tailrace.conformance.outcome import NotObserved, Severity, require
@@ -61,7 +60,7 @@ def errors(session: Session) -> str:
     "clients wait for ever or show raw text",
 )
 def head(session: Session) -> str:
-    return stream_heads.expect_stream_head(session.stream_response(COMPLETIONS), COMPLETIONS)
+    return stream_headers.expect_stream_head(session.stream_response(COMPLETIONS), COMPLETIONS)
 
 
 @rule(
@@ -72,7 +71,7 @@ def head(session: Session) -> str:
     "proxies in between hold the stream back",
 )
 def proxies(session: Session) -> str:
-    return stream_heads.expect_proxy_headers(session.streamed_answer(COMPLETIONS))
+    return stream_headers.expect_proxy_headers(session.streamed_answer(COMPLETIONS))
 
 
 @rule(

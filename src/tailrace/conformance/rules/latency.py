@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from tailrace.conformance.assertions import keep_alives as silences
+from tailrace.conformance.assertions import keep_alives
 from tailrace.conformance.connection import ProtocolError
 from tailrace.conformance.dialects import OPENAI
 from tailrace.conformance.events import RecordedStream
@@ -97,7 +97,7 @@ def models_busy(session: Session) -> str:
 )
 def keep_alive(session: Session) -> str:
     long_stream(session)
-    return silences.expect_no_long_silence(
+    return keep_alives.expect_no_long_silence(
         [stream for stream in session.streams if _is_chat(stream)], session.limits.max_silence
     )
 
@@ -114,7 +114,7 @@ def keep_alive_form(session: Session) -> str:
     found = [stream for stream in session.streams if _is_chat(stream)]
     comments = [event.raw for stream in found for event in stream.events if event.data is None]
     require(not comments, f"{len(comments)} comments: {comments[0][:40]!r}" if comments else "")
-    signs = sum(silences.is_keep_alive(event) for stream in found for event in stream.events)
+    signs = sum(keep_alives.is_keep_alive(event) for stream in found for event in stream.events)
     if not signs:
         raise NotObserved("no sign of life was needed")
     return f"{signs} chunks with empty content"

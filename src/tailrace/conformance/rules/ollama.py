@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tailrace.conformance.assertions import http_bodies
-from tailrace.conformance.assertions import keep_alives as silences
-from tailrace.conformance.assertions import stream_headers as stream_heads
+from tailrace.conformance.assertions import http_bodies, keep_alives, stream_headers
 from tailrace.conformance.connection import Response
 from tailrace.conformance.dialects import OLLAMA, OPENAI, Json, find
 from tailrace.conformance.events import RecordedStream, StreamEvent
@@ -133,10 +131,10 @@ def head(session: Session) -> str:
     stream = session.stream_response(OLLAMA)
     return ", ".join(
         [
-            stream_heads.expect_ok(stream),
-            stream_heads.expect_media_type(stream, OLLAMA),
-            stream_heads.expect_uncompressed(stream),
-            stream_heads.expect_one_end(stream),
+            stream_headers.expect_ok(stream),
+            stream_headers.expect_media_type(stream, OLLAMA),
+            stream_headers.expect_uncompressed(stream),
+            stream_headers.expect_one_end(stream),
         ]
     )
 
@@ -302,7 +300,7 @@ def embed(session: Session) -> str:
 def keep_alive(session: Session) -> str:
     text = long_text(session.limits.long_prompt_words, 33)
     stream = session.streamed_answer(OLLAMA, "long prompt", text, options={"num_predict": 4, "temperature": 0})
-    return silences.expect_no_long_silence([_plain(session), stream], session.limits.max_silence, _is_sign)
+    return keep_alives.expect_no_long_silence([_plain(session), stream], session.limits.max_silence, _is_sign)
 
 
 def _is_sign(event: StreamEvent) -> bool:

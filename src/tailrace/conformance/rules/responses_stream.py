@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tailrace.conformance.assertions import keep_alives as silences
-from tailrace.conformance.assertions import named_events
-from tailrace.conformance.assertions import stream_headers as stream_heads
+from tailrace.conformance.assertions import keep_alives, named_events, stream_headers
 from tailrace.conformance.dialects import RESPONSES, Json, find
 from tailrace.conformance.events import RecordedStream, StreamEvent
 from tailrace.conformance.outcome import NotObserved, RuleBroken, Severity, require
@@ -40,7 +38,7 @@ def _last_event(stream: RecordedStream) -> Json:
     "responses-head", 6, "the stream's head and end are as the chat's", ERROR, "clients wait for ever or show raw text"
 )
 def head(session: Session) -> str:
-    return stream_heads.expect_stream_head(session.stream_response(RESPONSES), RESPONSES)
+    return stream_headers.expect_stream_head(session.stream_response(RESPONSES), RESPONSES)
 
 
 @rule(
@@ -51,7 +49,7 @@ def head(session: Session) -> str:
     "proxies in between hold the stream back",
 )
 def proxies(session: Session) -> str:
-    return stream_heads.expect_proxy_headers(session.streamed_answer(RESPONSES))
+    return stream_headers.expect_proxy_headers(session.streamed_answer(RESPONSES))
 
 
 @rule(
@@ -238,7 +236,7 @@ def keep_alive(session: Session) -> str:
         again = (value or {}).get("type") == "response.in_progress"
         return again and any(event is other for stream in streams for other in stream.events[2:])
 
-    return silences.expect_no_long_silence(streams, session.limits.max_silence, is_sign)
+    return keep_alives.expect_no_long_silence(streams, session.limits.max_silence, is_sign)
 
 
 def _long(session: Session) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tailrace.chat.thinking_kwargs import ThinkingOptions
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai import llama_vllm_fields as compat_fields
+from tailrace.server.dialects.openai import llama_vllm_fields
 from tailrace.server.dialects.openai.generation_params import SharedParameters, refuse
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import Budget, ReasoningSwitch, ThinkingSwitch, merge_thinking
@@ -71,7 +71,7 @@ _WHY = {
 def check(request: ChatExtensions) -> None:
     """Raise InvalidRequest for the first unsupported value."""
     request.check_stream_options()
-    refuse(request, compat_fields.SUPPORTED, compat_fields.WHY)
+    refuse(request, llama_vllm_fields.SUPPORTED, llama_vllm_fields.WHY)
     refuse(request, _SUPPORTED, _WHY)
 
 

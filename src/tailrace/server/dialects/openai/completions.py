@@ -14,7 +14,7 @@ from msgspec import Meta
 from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply
-from tailrace.server.dialects.openai import llama_vllm_fields as compat_fields
+from tailrace.server.dialects.openai import llama_vllm_fields
 from tailrace.server.dialects.openai.common_fields import TokenId
 from tailrace.server.dialects.openai.echo import Echo
 from tailrace.server.dialects.openai.generation_params import SharedParameters, generation_params, limit, refuse, stops
@@ -73,7 +73,7 @@ decoder = msgspec.json.Decoder(CompletionRequest)
 def prepare(request: CompletionRequest) -> GenerationRequest:
     """Translate the request into a generation. Raises InvalidRequest."""
     request.check_stream_options()
-    refuse(request, compat_fields.SUPPORTED, compat_fields.WHY)
+    refuse(request, llama_vllm_fields.SUPPORTED, llama_vllm_fields.WHY)
     refuse(request, _SUPPORTED, _WHY)
     if request.best_of is not None and request.best_of < request.returned_choices:
         raise InvalidRequest("'best_of' must be at least 'n'.", param="best_of")

@@ -15,10 +15,14 @@ from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
 from tailrace.server.dialects.llama_server.props import model_entry
-from tailrace.server.dialects.openai import chat, completions, embeddings
-from tailrace.server.dialects.openai import chat_llama_vllm_fields as chat_extensions
-from tailrace.server.dialects.openai import stored_completion_routes as stored_completions
-from tailrace.server.dialects.openai import tokenize_bodies as tokenization
+from tailrace.server.dialects.openai import (
+    chat,
+    chat_llama_vllm_fields,
+    completions,
+    embeddings,
+    stored_completion_routes,
+    tokenize_bodies,
+)
 from tailrace.server.dialects.openai.completion_store import CompletionStore
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
@@ -41,7 +45,7 @@ def routes(app: AppState) -> list[Endpoint]:
     store = store_of(app)
     openai = _OpenAI(app, store)
     return [
-        *stored_completions.routes(app, store),
+        *stored_completion_routes.routes(app, store),
         Endpoint(
             "POST",
             "/chat/completions",
@@ -81,7 +85,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/tokenize",
             openai.tokenize,
             "The tokens of a text, or of messages as the model gets them",
-            body=tokenization.TokenizeRequest,
+            body=tokenize_bodies.TokenizeRequest,
             statuses=GENERATION_ERRORS,
             shown="/tokenize",
         ),
@@ -90,7 +94,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/detokenize",
             openai.detokenize,
             "The text of tokens",
-            body=tokenization.DetokenizeRequest,
+            body=tokenize_bodies.DetokenizeRequest,
             statuses=GENERATION_ERRORS,
             shown="/detokenize",
         ),
@@ -99,7 +103,7 @@ def routes(app: AppState) -> list[Endpoint]:
             "/apply-template",
             openai.apply_template,
             "The prompt that the model's template makes of messages",
-            body=tokenization.TemplateRequest,
+            body=tokenize_bodies.TemplateRequest,
             statuses=GENERATION_ERRORS,
             shown="/apply-template",
         ),
@@ -125,7 +129,7 @@ class _OpenAI:
         generation_request = tracked(payload, generation_request)
         generation = await app.start_generation(request, generation_request)
         head = ReplyHead("chatcmpl", app.model_name, app.fingerprint(model))
-        hides_reasoning = chat_extensions.hides_reasoning(payload)
+        hides_reasoning = chat_llama_vllm_fields.hides_reasoning(payload)
 
         def full_body(transcript: CollectedReply) -> dict[str, Any]:
             return chat.completion(head, transcript, chat.offered(payload), hides_reasoning=hides_reasoning)
@@ -142,7 +146,7 @@ class _OpenAI:
             encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
             if payload.store and self._store is not None:
                 collected = CollectedReply([CollectedChoice() for _ in range(generation_request.choices)])
-                encoder = stored_completions.StoringStream(
+                encoder = stored_completion_routes.StoringStream(
                     encoder, collected, lambda: self._stored(payload, full_body(collected))
                 )
             return self._stream(generation, encoder, payload)
@@ -156,7 +160,7 @@ class _OpenAI:
     def _stored(self, payload: chat.ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
         """The completion, stored if the request asks for it."""
         if payload.store and self._store is not None:
-            stored_completions.store_completion(self._store, payload, body)
+            stored_completion_routes.store_completion(self._store, payload, body)
         return body
 
     def _stream(self, generation: Generation, encoder: Encoder, payload: SharedParameters) -> Response:
@@ -222,7 +226,7 @@ class _OpenAI:
     ) -> Echo:
         """The echoed prompt; its tokens are scored or counted where the request asks for it."""
         if isinstance(prompt, list):
-            text = tokenization.text_of(prompt, model.vocabulary, model.info, param="prompt")
+            text = tokenize_bodies.text_of(prompt, model.vocabulary, model.info, param="prompt")
         else:
             text = prompt.text
         given = prompt if isinstance(prompt, list) else text
@@ -255,33 +259,35 @@ class _OpenAI:
 
     async def tokenize(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), tokenization.tokenize_decoder)
+        payload = decode(await app.read_body(request), tokenize_bodies.tokenize_decoder)
         app.check_model(payload.model)
-        templated = tokenization.template_of(payload)
+        templated = tokenize_bodies.template_of(payload)
         model = await app.engine.ready()
         rendered = None if templated is None else await self._render(request, templated, model)
         (answer,) = await app.query_engine(
             request,
-            lambda identity: tokenization.tokenize_query(identity, payload, rendered),
-            param=tokenization.text_param(payload),
+            lambda identity: tokenize_bodies.tokenize_query(identity, payload, rendered),
+            param=tokenize_bodies.text_param(payload),
         )
         assert isinstance(answer, Tokenized)
-        return json_response(tokenization.tokenized(payload, answer.tokens, model.vocabulary, model.info))
+        return json_response(tokenize_bodies.tokenized(payload, answer.tokens, model.vocabulary, model.info))
 
     async def detokenize(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), tokenization.detokenize_decoder)
+        payload = decode(await app.read_body(request), tokenize_bodies.detokenize_decoder)
         model = await app.model_for(payload.model, payload)
-        return json_response(tokenization.detokenized(payload, model.vocabulary, model.info))
+        return json_response(tokenize_bodies.detokenized(payload, model.vocabulary, model.info))
 
     async def apply_template(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), tokenization.template_decoder)
+        payload = decode(await app.read_body(request), tokenize_bodies.template_decoder)
         model = await app.model_for(payload.model, payload)
         return json_response({"prompt": (await self._render(request, payload, model)).text})
 
-    async def _render(self, request: Request, payload: tokenization.TemplateRequest, model: ServedModel) -> PromptText:
-        make = partial(chat.prepare, tokenization.as_chat(payload), model, inline_reasoning=False)
+    async def _render(
+        self, request: Request, payload: tokenize_bodies.TemplateRequest, model: ServedModel
+    ) -> PromptText:
+        make = partial(chat.prepare, tokenize_bodies.as_chat(payload), model, inline_reasoning=False)
         (prompt,) = (await self._app.run_large(make, request.state.size)).prompts
         assert isinstance(prompt, PromptText), "a template makes text"
         return prompt

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from tailrace.errors import InvalidRequest
-from tailrace.server.dialects.openai import llama_vllm_fields as compat_fields
+from tailrace.server.dialects.openai import llama_vllm_fields
 from tailrace.server.dialects.openai.common_fields import CommonFields, Limit, Metadata
 from tailrace.server.dialects.openai.generation_params import refuse
 from tailrace.server.thinking_fields import ThinkingSwitch
@@ -170,7 +170,7 @@ decoder = msgspec.json.Decoder(ResponsesRequest)
 def check(request: ResponsesRequest) -> None:
     """Raise InvalidRequest for the first value that is unsupported or conflicts with another field."""
     refuse(request, _SUPPORTED, _WHY)
-    refuse(request, compat_fields.SUPPORTED, compat_fields.WHY)
+    refuse(request, llama_vllm_fields.SUPPORTED, llama_vllm_fields.WHY)
     if request.conversation_id is not None and request.previous_response_id is not None:
         raise InvalidRequest(
             "'conversation' has what came before already; leave out 'previous_response_id'.", param="conversation"
