@@ -21,7 +21,7 @@ import msgspec
 from tailrace.prompt_text import PromptText
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
@@ -167,6 +167,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defau
     prompt: PromptText | list[int]
     params: GenerationParams = GenerationParams()
     progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
+    caller: str = ""  #: whose request it is: the engine shares its time between callers
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_defaults=True):
@@ -178,6 +179,7 @@ class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_d
     text: PromptText
     parse_special: bool = True
     add_special: bool | None = None
+    caller: str = ""  #: see ``Submit``
 
 
 class Embed(msgspec.Struct, tag="embed", frozen=True, kw_only=True, omit_defaults=True):
@@ -186,6 +188,7 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, kw_only=True, omit_default
     id: int
     inputs: list[str | list[int]]
     pooling: Pooling | None = None
+    caller: str = ""  #: see ``Submit``
 
 
 class Score(msgspec.Struct, tag="score", frozen=True, kw_only=True, omit_defaults=True):
@@ -194,6 +197,7 @@ class Score(msgspec.Struct, tag="score", frozen=True, kw_only=True, omit_default
     id: int
     prompt: str | list[int]
     top: int = 0
+    caller: str = ""  #: see ``Submit``
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):

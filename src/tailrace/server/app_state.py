@@ -19,6 +19,7 @@ from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
+from tailrace.server.caller import caller_of
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
@@ -98,7 +99,9 @@ class AppState:
         """Start a generation; it is cancelled when the request's handler fails. Raises RequestError when it is refused,
         and ClientDisconnect when the client has gone.
         """
-        generation = await Generation.start(self.engine, self.metrics, wanted, request.receive)
+        generation = await Generation.start(
+            self.engine, self.metrics, wanted, request.receive, caller=caller_of(request.scope).identity
+        )
         request.scope[STARTED] = generation
         return generation
 
@@ -132,7 +135,7 @@ class AppState:
         """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
         refuses, and ClientDisconnect when the client has gone.
         """
-        query = self.engine.query(make, answers, param=param)
+        query = self.engine.query(make, answers, param=param, caller=caller_of(request.scope).identity)
         try:
             async with cancelled_on_disconnect(query, request.receive):
                 found = await query.answers()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+import msgspec
 import structlog
 
 from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError
@@ -130,13 +131,14 @@ class EngineClient:
         self._requests.register(identity, callbacks, self._route(submit), message)
         return identity
 
-    def query(self, make: Callable[[int], EngineQuery], answers: int, *, param: str) -> PendingQuery:
-        """Send the query that ``make`` makes for a new id and that gets ``answers`` answers. ``param`` is the field to
-        name when it is refused. Raises EngineUnavailable when no engine is connected.
+    def query(self, make: Callable[[int], EngineQuery], answers: int, *, param: str, caller: str = "") -> PendingQuery:
+        """Send the query that ``make`` makes for a new id and that gets ``answers`` answers, for the caller of this
+        identity. ``param`` is the field to name when it is refused. Raises EngineUnavailable when no engine is
+        connected.
         """
         self._check_connected()
         identity = self._requests.new_id()
-        message = frame(make(identity))
+        message = frame(msgspec.structs.replace(make(identity), caller=caller))
         query = PendingQuery(answers, param, lambda: self.cancel(identity))
         able = self._alive() or self._connections.values()
         self._requests.register(identity, query, min(able, key=lambda connection: connection.load), message)

@@ -35,8 +35,16 @@ from tailrace.server.tracked_choice import TrackedChoice
 class Generation:
     """One running request."""
 
-    def __init__(self, engine: EngineClient, metrics: Metrics, model: ServedModel, request: GenerationRequest) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        metrics: Metrics,
+        model: ServedModel,
+        request: GenerationRequest,
+        caller: str,
+    ) -> None:
         """Use ``start``."""
+        self._caller = caller
         self._engine = engine
         self._metrics = metrics
         self._model = model
@@ -69,16 +77,22 @@ class Generation:
 
     @classmethod
     async def start(
-        cls, engine: EngineClient, metrics: Metrics, request: GenerationRequest, receive: Receive | None = None
+        cls,
+        engine: EngineClient,
+        metrics: Metrics,
+        request: GenerationRequest,
+        receive: Receive | None = None,
+        *,
+        caller: str = "",
     ) -> Generation:
-        """Submit every choice. Raises RequestError when the engine refuses one or isn't there in time, and
-        ClientDisconnect when ``receive``, the request's, says that its client has gone before.
+        """Submit every choice, for the caller of this identity. Raises RequestError when the engine refuses one or
+        isn't there in time, and ClientDisconnect when ``receive``, the request's, says that its client has gone before.
         """
         model = await engine.ready()
         size = len(model.vocabulary)
         if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
-        generation = cls(engine, metrics, model, request)
+        generation = cls(engine, metrics, model, request, caller)
         generation._stops = await stop_table(request.stops)
         watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
@@ -184,7 +198,7 @@ class Generation:
         )
 
         def make(identity: int) -> Submit:
-            return Submit(id=identity, prompt=prompt, params=params)
+            return Submit(id=identity, prompt=prompt, params=params, caller=self._caller)
 
         choice.identity = self._engine.submit(make, choice)
 
@@ -273,7 +287,7 @@ class Generation:
                     vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=params.min_tokens
                 )
                 choice = self._choice(len(self._open), vocabulary, pipeline, prompt)
-                make = _submit_of(prompt, seeded(params, number), progress=progress)
+                make = _submit_of(prompt, seeded(params, number), self._caller, progress=progress)
                 choice.identity = self._engine.submit(make, choice)
                 self._open[choice.index] = choice
                 self._unanswered += 1
@@ -305,6 +319,8 @@ class Generation:
         return tracked
 
 
-def _submit_of(prompt: PromptText | list[int], params: GenerationParams, *, progress: bool) -> Callable[[int], Submit]:
+def _submit_of(
+    prompt: PromptText | list[int], params: GenerationParams, caller: str, *, progress: bool
+) -> Callable[[int], Submit]:
     """Makes the submit of one choice from the choice's id."""
-    return lambda identity: Submit(id=identity, prompt=prompt, params=params, progress=progress)
+    return lambda identity: Submit(id=identity, prompt=prompt, params=params, progress=progress, caller=caller)

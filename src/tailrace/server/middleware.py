@@ -19,6 +19,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
+from tailrace.server.caller import Caller, client_address, set_caller
 from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
@@ -70,6 +71,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        set_caller(scope, Caller(client_address(scope)))
         identity = name_request(scope, scope["headers"])
         structlog.contextvars.bind_contextvars(
             request_id=identity

@@ -12,6 +12,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineQuery, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
+from tailrace.server.caller import caller_of
 from tailrace.server.engine_query import PendingQuery
 from tailrace.server.streaming import cancelled_on_disconnect
 
@@ -40,10 +41,11 @@ class PieceTokenizer:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(new) > _MAX_TEXTS:
             raise InvalidRequest(f"'{param}' has more than {_MAX_TEXTS} texts to tokenise.", param=param)
+        caller = caller_of(self._request.scope).identity
         pending = _PendingQueries([])
         try:
             for text in new:
-                pending.queries.append(self._app.engine.query(_question(text), 1, param=param))
+                pending.queries.append(self._app.engine.query(_question(text), 1, param=param, caller=caller))
             async with cancelled_on_disconnect(pending, self._request.receive):
                 for text, query in zip(new, pending.queries, strict=True):
                     answers = await query.answers()
