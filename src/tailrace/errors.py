@@ -12,13 +12,15 @@
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
     │   ├── BodyTooLarge            413  the body is over the limit
     │   ├── UnsupportedContentEncoding       415  the body is compressed in a way that isn't decoded here
+    │   ├── TooManyRequests         429  the queue is full, or a limit of the key is reached; has ``retry_after``
     │   ├── SlowReader              500  the client reads far slower than the engine writes
     │   ├── GenerationFailed        500  the model can't go on with this reply; others can
     │   ├── InternalError           500  a defect of tailrace; the log has the details
     │   ├── EngineDied              500  the engine died while it worked on the request
     │   ├── NotSupported            501  the API has such a route, tailrace doesn't
     │   ├── FetchFailed             502  a model couldn't be fetched
-    │   └── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
+    │   ├── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
+    │   └── DeadlineExceeded        504  a time limit of the server or of the client has passed
     ├── ConfigurationError      a setting is wrong; names the setting and where it came from
     ├── ModelError              a model can't be found, fetched, read or loaded
     └── ProtocolError           the two processes don't understand each other (a defect, never a user's fault)
@@ -136,6 +138,24 @@ class UnsupportedContentEncoding(RequestError):
         return {**super().headers, "accept-encoding": ", ".join(self.codings)}
 
 
+class TooManyRequests(RequestError):
+    """The server takes no further request of this sender now: its queue is full, or a limit of the key is reached.
+
+    ``retry_after`` is the time, in seconds, after which a request is likely to be taken; at least 1. ``code`` names the
+    limit: ``queue_full``, ``rate_limit_exceeded`` or ``too_many_connections``. RFC 6585, section 4.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+    def __init__(
+        self, message: str, *, retry_after: int = 1, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after = max(1, retry_after)
+
+
 class SlowReader(RequestError):
     """The client fell too far behind its own stream, so its generation was stopped."""
 
@@ -190,6 +210,17 @@ class EngineUnavailable(RequestError):
     type = "server_error"
     code = "engine_unavailable"
     retry_after = 2
+
+
+class DeadlineExceeded(RequestError):
+    """A time limit has passed: the request's time in the queue, to its first token, or altogether.
+
+    ``code`` names the limit: ``queue_timeout``, ``first_token_timeout`` or ``request_timeout``.
+    """
+
+    status = 504
+    type = "timeout_error"
+    code = "request_timeout"
 
 
 class ConfigurationError(TailraceError):

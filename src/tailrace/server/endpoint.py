@@ -15,7 +15,7 @@ from tailrace.server.json_response import ErrorEnvelope, error_response
 Handler = Callable[[Request], Awaitable[Response]]
 
 #: The error statuses of every endpoint that generates.
-GENERATION_ERRORS = frozenset({400, 401, 404, 413, 415, 500, 503})
+GENERATION_ERRORS = frozenset({400, 401, 404, 413, 415, 429, 500, 503, 504})
 
 
 @dataclass(frozen=True)

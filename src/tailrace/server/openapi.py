@@ -21,11 +21,15 @@ _ERRORS = {
     404: "No such model or object",
     413: "The body is over the limit",
     415: "The body is compressed in a way that isn't decoded here",
+    429: "The queue is full, or a limit of the key is reached; retry-after says when to try again",
     500: "The generation failed",
     501: "This server does nothing of the kind",
     502: "The model couldn't be fetched",
     503: "The engine is loading or restarting",
+    504: "A time limit has passed",
 }
+
+_RETRY_AFTER = {"description": "Seconds after which to try again", "schema": {"type": "integer", "minimum": 1}}
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def _operation(endpoint: Endpoint, schema_of: dict[type, dict[str, Any]]) -> dic
             **{
                 str(status): {
                     "description": _ERRORS[status],
+                    **({"headers": {"retry-after": _RETRY_AFTER}} if status in (429, 503) else {}),
                     "content": {"application/json": schema(status, error)},
                 }
                 for status in sorted(endpoint.statuses)

@@ -22,7 +22,7 @@ from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
-_WRITE_ERRORS = GENERATION_ERRORS - {503}
+_WRITE_ERRORS = GENERATION_ERRORS - {429, 503, 504}
 
 #: The API reference's limit of items in one request.
 _Items = Annotated[list[dict[str, Any]], Meta(max_length=20)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
-from tailrace.errors import RequestError
+from tailrace.errors import RequestError, TooManyRequests
 from tailrace.server.dialects.openai.generation_params import limit, sampling
 from tailrace.server.dialects.responses.items import Item, new_id
 from tailrace.server.dialects.responses.request import ResponsesRequest
@@ -93,7 +93,10 @@ def _form(form: Any) -> dict[str, Any]:
 
 
 def _error(error: RequestError) -> dict[str, Any]:
-    code = error.code if error.code in _ERROR_CODES else "server_error"
+    if isinstance(error, TooManyRequests):
+        code: str | None = "rate_limit_exceeded"
+    else:
+        code = error.code if error.code in _ERROR_CODES else "server_error"
     return {"code": code, "message": error.message}
 
 

@@ -8,12 +8,14 @@ import pytest
 from tailrace.errors import (
     BodyTooLarge,
     ContextLengthExceeded,
+    DeadlineExceeded,
     EngineUnavailable,
     GenerationFailed,
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     RequestError,
+    TooManyRequests,
     Unauthorized,
 )
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, ToolCall
@@ -44,7 +46,9 @@ def test_a_stop_string_is_no_reason_where_calls_are() -> None:
         (MethodNotAllowed, 405, "invalid_request_error"),
         (BodyTooLarge, 413, "request_too_large"),
         (GenerationFailed, 500, "api_error"),
+        (TooManyRequests, 429, "rate_limit_error"),
         (EngineUnavailable, 503, "overloaded_error"),
+        (DeadlineExceeded, 504, "timeout_error"),
     ],
 )
 def test_each_status_has_its_type(error: type[RequestError], status: int, kind: str) -> None:
@@ -54,4 +58,4 @@ def test_each_status_has_its_type(error: type[RequestError], status: int, kind: 
     assert body["error"]["type"] == kind
     assert body["error"]["message"].endswith("why")
     assert body["request_id"] == response.headers["request-id"] == "req_1"
-    assert ("retry-after" in error("why").headers) == (status == 503)
+    assert ("retry-after" in error("why").headers) == (status in (429, 503))
