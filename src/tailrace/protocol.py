@@ -341,9 +341,36 @@ class EngineCounters(msgspec.Struct, array_like=True):
     drafts: int = 0  #: times that draft tokens were checked for a sequence
     draft_tokens: int = 0  #: draft tokens that were checked
     accepted_tokens: int = 0  #: of them those that were equal to the sampled token
+    schedule_seconds: float = 0.0  #: of steps: drafting, planning, cache operations, and making the batch
+    decode_seconds: float = 0.0  #: the model's passes, without the wait for masks after them
+    mask_wait_seconds: float = 0.0  #: steps that waited for grammars' masks after the model's pass
+    sample_seconds: float = 0.0  #: choosing the next tokens
+    publish_seconds: float = 0.0  #: sending the steps' messages, and the accounting after them
+    longest_step_seconds: float = 0.0  #: from a step's planning to the end of its accounting; a sum has the larger one
+    batch_tokens: int = 0  #: tokens of all steps' batches, draft and jump-forward tokens included
+    batch_sequences: int = 0  #: sequences of all steps' batches; divided by steps: the mean batch
+    decode_sequences: int = 0  #: of them, those that decoded
+    kv_cells_read: int = 0  #: cells before and in the batches' tokens: what attention reads of a shared or own slot
+    embedding_seconds: float = 0.0  #: embedding passes, between the steps
+    cancelled: int = 0  #: sequences that ended because their client had gone or a stop string had ended them
+    grammars_compiled: int = 0  #: grammars that weren't in the compiler's cache, refused ones included
+    grammar_seconds: float = 0.0  #: compiling them, beside the steps
+
+    @property
+    def step_seconds(self) -> float:
+        """The time of all steps."""
+        return (
+            self.schedule_seconds
+            + self.decode_seconds
+            + self.mask_wait_seconds
+            + self.sample_seconds
+            + self.publish_seconds
+        )
 
     def __add__(self, other: EngineCounters) -> EngineCounters:
-        return EngineCounters(*map(add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
+        total = EngineCounters(*map(add, msgspec.structs.astuple(self), msgspec.structs.astuple(other)))
+        total.longest_step_seconds = max(self.longest_step_seconds, other.longest_step_seconds)
+        return total
 
 
 class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):

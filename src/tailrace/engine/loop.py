@@ -73,7 +73,8 @@ class EngineLoop:
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
-        self._counters = EngineCounters()  #: steps, prefill_tokens and decode_tokens
+        self._counters = EngineCounters()  #: those of steps
+        self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
     @property
     def has_work(self) -> bool:
@@ -123,6 +124,7 @@ class EngineLoop:
         ``publish`` is called with it as soon as its tokens are sampled, and before the accounting, which then runs
         while the message is on its way. Sequences that finish in it are still there during that call.
         """
+        planning = time.perf_counter()
         if self._speculator is not None:
             self._propose_drafts(self._speculator)
         reuse_plan = self._scheduler.can_reuse_plan()
@@ -142,15 +144,17 @@ class EngineLoop:
             logits = self._backend.decode(
                 batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
             )
+        decoded = time.perf_counter()
         self._masks.wait()
-        seconds = time.perf_counter() - begun
+        masked = time.perf_counter()
         lengths = [len(sequence.tokens) for sequence in batch.sampled]
         step = sample_step(batch.sampled, logits)
+        sampled = time.perf_counter()
         if self._progress.reported:
             step.progress.extend(self._progress.after(batch.scheduled))
         if publish is not None:
             publish(step)
-        self._account(batch, lengths, seconds)
+        self._account(batch, lengths, masked - begun)
         for failure in step.failed:
             # The sequence's own KV may be broken: no other one may find it as a prefix.
             sequence = self._sequences[failure.id]
@@ -159,11 +163,24 @@ class EngineLoop:
             self._drop(sequence)
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
+        ended = time.perf_counter()
+        counters = self._counters
+        counters.schedule_seconds += begun - planning
+        counters.decode_seconds += decoded - begun
+        counters.mask_wait_seconds += masked - decoded
+        counters.sample_seconds += sampled - masked
+        counters.publish_seconds += ended - sampled
+        if ended - planning > counters.longest_step_seconds:
+            counters.longest_step_seconds = ended - planning
         return step
+
+    def include_counters(self, counters: EngineCounters) -> None:
+        """Have heartbeats include the counters of a part beside the loop, which goes on counting in them."""
+        self._other_counters.append(counters)
 
     def heartbeat(self) -> Heartbeat:
         """The gauges now, and the counters since the start."""
-        counters = self._counters + self._scheduler.counters
+        counters = sum(self._other_counters, self._counters + self._scheduler.counters)
         if self._speculator is not None:
             counters += self._speculator.counters
         return Heartbeat(
@@ -198,6 +215,7 @@ class EngineLoop:
             self._embeddings.add(item)
         elif item is not None:
             if (sequence := self._sequences.get(item)) is not None:
+                self._counters.cancelled += 1
                 self._drop(sequence)
             else:
                 self._embeddings.cancel(item)  # Without effect if the request ended while its cancel was on the way.
@@ -294,8 +312,10 @@ class EngineLoop:
 
     def _embed(self, publish: Publish) -> None:
         """An embedding pass, if it is time for one."""
+        begun = time.perf_counter()
         for answer in self._embeddings.step(beside=self._scheduler.has_work):
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
+        self._counters.embedding_seconds += time.perf_counter() - begun
 
     def _publish_heartbeat(self, publish: Publish) -> None:
         self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))
@@ -306,11 +326,17 @@ class EngineLoop:
         tokens = len(batch.tokens)
         if not batch.n_beyond_one:
             self._prefill_budget.observe(batch.n_decoding, tokens - batch.n_decoding, seconds)
-        self._counters.steps += 1
-        self._counters.prefill_tokens += tokens - len(batch.outputs)
-        self._counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
+        counters, cells_read = self._counters, tokens
+        counters.steps += 1
+        counters.prefill_tokens += tokens - len(batch.outputs)
+        counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
+        counters.batch_tokens += tokens
+        counters.batch_sequences += len(batch.scheduled)
+        counters.decode_sequences += batch.n_decoding
         for sequence, count in batch.scheduled:
+            cells_read += sequence.computed
             self._account_sequence(sequence, count)
+        counters.kv_cells_read += cells_read
         if self._speculator is not None:
             self._speculator.observe(batch.token_counts, batch.n_decoding, seconds)
             for sequence, length in zip(batch.sampled, lengths, strict=True):

@@ -70,6 +70,7 @@ class EngineService:
         )
         backend.reset()
         loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft)
+        loop.include_counters(self._compiler.counters)
         intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)
         intake.start()
         settle_on(self._replica.main or own_cpus)

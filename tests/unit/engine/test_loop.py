@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -123,6 +124,48 @@ def test_a_waiting_sequence_can_be_cancelled(backend: FakeBackend) -> None:
     runner.loop.inbox.put(3)
     runner.finish()
     assert not runner.said(3)
+
+
+def test_the_parts_of_a_step_are_timed() -> None:
+    """Their sum is the time of the steps: no part is counted twice, and none is left out."""
+    runner = Runner(FakeBackend(ctx=256, parallel=4, kv_tokens=0, batch=64, step_seconds=0.02))
+    runner.ask(_submit(1, "<say>abcd</say>"))
+    runner.loop.take()
+    begun = time.perf_counter()
+    while runner.loop.has_work:
+        runner.loop.step()
+    passed = time.perf_counter() - begun
+    counters = runner.loop.heartbeat().counters
+    assert counters.decode_seconds >= 0.02 * counters.steps
+    for part in ("schedule_seconds", "mask_wait_seconds", "sample_seconds", "publish_seconds"):
+        assert 0 < getattr(counters, part) < counters.decode_seconds
+    assert counters.decode_seconds < counters.step_seconds <= passed
+    assert 0.02 <= counters.longest_step_seconds <= counters.step_seconds
+
+
+def test_batches_are_counted(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    prompts = [f"<say>{letter * 3}</say>" for letter in "ab"]
+    for identity, prompt in enumerate(prompts):
+        runner.ask(_submit(identity, prompt))
+    runner.finish()
+    counters = runner.loop.heartbeat().counters
+    # A prompt is one step's batch, and gives the first token. Each further token, the end token too, is a batch.
+    lengths = [1 + len(prompt) for prompt in prompts]  # With the start token.
+    assert counters.batch_tokens == sum(lengths) + 2 * 3
+    assert counters.batch_sequences == 2 * 4
+    assert counters.decode_sequences == 2 * 3
+    assert counters.kv_cells_read == sum(length + sum(length + n for n in (1, 2, 3)) for length in lengths)
+
+
+def test_cancelled_sequences_are_counted(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, f"<say>{'x' * 20}</say>"))
+    runner.step()
+    runner.loop.inbox.put(1)
+    runner.loop.inbox.put(1)
+    runner.finish()
+    assert runner.loop.heartbeat().counters.cancelled == 1
 
 
 def test_a_step_is_published_before_it_is_accounted_for(backend: FakeBackend) -> None:

@@ -23,7 +23,7 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput
-from tailrace.protocol import Grammar
+from tailrace.protocol import EngineCounters, Grammar
 
 #: Bytes of a grammar's text.
 MAX_GRAMMAR_BYTES = 262_144
@@ -63,6 +63,7 @@ class GrammarCompiler:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self.counters = EngineCounters()  #: grammars_compiled and grammar_seconds
         self._end_tokens = sorted(backend.end_tokens)
         self._sandbox = GrammarSandbox(backend.vocabulary, self._end_tokens)
         self._tokenizer: LLTokenizer | None = None
@@ -136,6 +137,7 @@ class GrammarCompiler:
         outcome = self._cached(grammar)
         if outcome is not None:
             return outcome
+        begun = time.perf_counter()
         try:
             outcome = self._compile_or_fall_back(grammar)
         except CompilerUnavailable as error:
@@ -144,6 +146,9 @@ class GrammarCompiler:
         except BaseException as error:
             structlog.get_logger().exception("compiling a grammar has failed", kind=grammar.kind)
             return CompilerUnavailable(f"compiling the grammar has failed: {error!r}")
+        finally:
+            self.counters.grammars_compiled += 1
+            self.counters.grammar_seconds += time.perf_counter() - begun
         self._store(grammar, outcome)
         return outcome
 

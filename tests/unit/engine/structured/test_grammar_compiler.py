@@ -43,6 +43,14 @@ def test_grammars_and_refusals_are_remembered() -> None:
     assert compiled(compiler, wrong) is not refusal, "the least recently used are forgotten"
 
 
+def test_compiled_grammars_are_counted_and_timed() -> None:
+    compiler = GrammarCompiler(BACKEND)
+    for grammar in (YES, YES, Grammar(kind="regex", text="(")):
+        compiled(compiler, grammar)
+    assert compiler.counters.grammars_compiled == 2, "one was in the cache"
+    assert compiler.counters.grammar_seconds > 0
+
+
 def test_replies_of_one_grammar_share_no_state() -> None:
     compiler = GrammarCompiler(BACKEND)
     grammar = compiled(compiler, Grammar(kind="regex", text="ab|cd"))
