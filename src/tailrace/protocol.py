@@ -14,14 +14,14 @@ Queries are no generations: ``Tokenize`` is answered with ``Tokenized``, ``Embed
 from __future__ import annotations
 
 from operator import add
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
 from tailrace.prompt_text import PromptText
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
@@ -158,16 +158,33 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True, omit_defaults=True):
-    """Ask for one generation. ``id`` is unique among all requests that the HTTP process has in flight.
+    """Ask for one generation, or for several ``copies`` with the same prompt. ``id`` is unique among all requests that
+    the HTTP process has in flight.
 
-    ``prompt`` is text (tokenised by the engine) or token ids.
+    ``prompt`` is text (tokenised by the engine) or token ids. The copies have the ids from ``id`` on, and each ends in
+    a terminal event of its own. Before the engine's first answer a ``Cancel`` of ``id`` ends all of them.
     """
 
     id: int
     prompt: PromptText | list[int]
     params: GenerationParams = GenerationParams()
+    copies: Annotated[int, msgspec.Meta(ge=1)] = 1  #: how many generations; copy i has the seed of ``seeded``
     progress: bool = False  #: whether ``Progress`` is sent while the prompt is computed
     caller: str = ""  #: whose request it is: the engine shares its time between callers
+
+    def copy_number(self, number: int) -> Submit:
+        """The submit of one of the copies alone."""
+        return msgspec.structs.replace(self, id=self.id + number, params=seeded(self.params, number), copies=1)
+
+
+def seeded(params: GenerationParams, number: int) -> GenerationParams:
+    """The parameters with the seed of copy, or round, ``number``: equal seeds would give equal replies."""
+    sampling = params.sampling
+    if sampling.seed is None or not number:
+        return params
+    return msgspec.structs.replace(
+        params, sampling=msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
+    )
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True, kw_only=True, omit_defaults=True):

@@ -38,10 +38,15 @@ class Engine:
         return self._messages.pop(0)
 
     async def submitted(self) -> int:
-        """The id of the next submit."""
+        """The id of the next submit, which is of one reply."""
+        (identity,) = await self.submitted_copies()
+        return identity
+
+    async def submitted_copies(self) -> list[int]:
+        """The ids of the next submit's replies."""
         message = await self.heard()
         assert isinstance(message, Submit)
-        return message.id
+        return [*range(message.id, message.id + message.copies)]
 
     def die(self) -> None:
         """Close the connection."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import structlog
 
 from tailrace.engine import embeddings
@@ -20,7 +21,7 @@ from tailrace.engine.inbox import Inbox
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.grammar_compiler import CompileOutcome, GrammarCompiler
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
-from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequence, prompt_texts
+from tailrace.engine.submission import LARGE_TEXT_BYTES, build_sequences, prompt_texts
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import TokenizationFailed, TokenizeOutcome, Tokenizer
 from tailrace.errors import ProtocolError
@@ -29,6 +30,7 @@ from tailrace.protocol import (
     Accepted,
     Cancel,
     Embed,
+    Grammar,
     LazyTriggers,
     RefusalCode,
     Refused,
@@ -86,7 +88,7 @@ class Intake(HelperThread):
                     if isinstance(message, Cancel):
                         self._cancel(message.id)
                     else:
-                        self._guard(message.id, partial(self._tokenise, message))
+                        self._guard(_ids(message), partial(self._tokenise, message))
         except OSError as error:
             self._log.warning("connection to the HTTP process broke", error=str(error))
         except ProtocolError as error:
@@ -100,16 +102,22 @@ class Intake(HelperThread):
                 self._tokenizer.cancel(identity)
             self._inbox.put(None)
 
-    def _guard(self, identity: int, work: Callable[[], None]) -> None:
-        """Do a part of one request's work, on any thread. An exception in it ends the request."""
+    def _guard(self, ids: range, work: Callable[[], None]) -> None:
+        """Do a part of one request's work, on any thread. An exception in it ends the request, which has these ids."""
         try:
             work()
         except Exception as error:
             self._log.exception("a request can't be taken in")
             with self._lock:
-                self._tokenising.pop(identity, None)
-                self._compiling.pop(identity, None)
-            self._send(Refused(identity, "unavailable", f"the engine can't take the request in: {error!r}"))
+                for identity in ids:
+                    self._tokenising.pop(identity, None)
+                    self._compiling.pop(identity, None)
+            self._refuse(ids, Refused(ids.start, "unavailable", f"the engine can't take the request in: {error!r}"))
+
+    def _refuse(self, ids: range, refused: Refused) -> None:
+        """Refuse all copies of a request."""
+        for identity in ids:
+            self._send(msgspec.structs.replace(refused, id=identity))
 
     def _send(self, message: Refused | Accepted | Tokenized) -> None:
         try:
@@ -131,7 +139,7 @@ class Intake(HelperThread):
         """Have the request's texts tokenised."""
         texts = self._texts_of(request)
         if isinstance(texts, Refused):
-            self._send(texts)
+            self._refuse(_ids(request), texts)
             return
         with self._lock:
             self._tokenising[request.id] = request
@@ -155,12 +163,12 @@ class Intake(HelperThread):
         with self._lock:
             request = self._tokenising.pop(identity, None)
             if request is not None:
-                self._guard(identity, partial(self._take, request, outcome))
+                self._guard(_ids(request), partial(self._take, request, outcome))
 
     def _take(self, request: _Request, outcome: TokenizeOutcome) -> None:
         """Answer the request, or hand it to the loop or to the grammar compiler."""
         if isinstance(outcome, TokenizationFailed):
-            self._send(outcome.refusal(request.id))
+            self._refuse(_ids(request), outcome.refusal(request.id))
         elif isinstance(request, Submit):
             self._take_submit(request, outcome)
         elif isinstance(request, Tokenize):
@@ -173,16 +181,22 @@ class Intake(HelperThread):
                 self._inbox.put(jobs)
 
     def _take_submit(self, submit: Submit, tokenised: list[list[int]]) -> None:
-        sequence = build_sequence(self._backend, submit, tokenised)
-        grammar = submit.params.grammar
-        if isinstance(sequence, Refused):
-            self._send(sequence)
-        elif grammar is None:
+        sequences = build_sequences(self._backend, submit, tokenised)
+        if isinstance(sequences, Refused):
+            self._refuse(_ids(submit), sequences)
+            return
+        for sequence in sequences:
+            work = partial(self._take_sequence, sequence, submit.params.grammar)
+            self._guard(range(sequence.id, sequence.id + 1), work)
+
+    def _take_sequence(self, sequence: Sequence, grammar: Grammar | None) -> None:
+        """Accept the sequence, or have its grammar compiled."""
+        if grammar is None:
             self._accept(sequence)
-        else:
-            self._compiling[submit.id] = sequence
-            done = partial(self._on_compiled, submit.id, grammar.triggers)
-            self._compiler.request(grammar, done, partial(self._compiling.__contains__, submit.id))
+            return
+        self._compiling[sequence.id] = sequence
+        done = partial(self._on_compiled, sequence.id, grammar.triggers)
+        self._compiler.request(grammar, done, partial(self._compiling.__contains__, sequence.id))
 
     def _on_compiled(self, identity: int, triggers: LazyTriggers | None, outcome: CompileOutcome) -> None:
         """The sequence's grammar is compiled, or can't be. Called on any thread."""
@@ -190,7 +204,7 @@ class Intake(HelperThread):
         with self._lock:
             sequence = self._compiling.pop(identity, None)
             if sequence is not None:
-                self._guard(identity, partial(self._take_compiled, sequence, triggers, outcome))
+                self._guard(range(identity, identity + 1), partial(self._take_compiled, sequence, triggers, outcome))
 
     def _take_compiled(self, sequence: Sequence, triggers: LazyTriggers | None, outcome: CompileOutcome) -> None:
         if not isinstance(outcome, GrammarError | CompilerUnavailable):
@@ -211,3 +225,8 @@ class Intake(HelperThread):
         # Sent before the loop can know the sequence, so it always precedes the first token.
         self._send(Accepted(sequence.id, sequence.prompt_length))
         self._inbox.put(sequence)
+
+
+def _ids(request: _Request) -> range:
+    """The ids of the request's copies."""
+    return range(request.id, request.id + (request.copies if isinstance(request, Submit) else 1))

@@ -90,6 +90,26 @@ def build_sequence(backend: Backend, submit: Submit, tokenised: list[list[int]])
     return sequence
 
 
+def build_sequences(backend: Backend, submit: Submit, tokenised: list[list[int]]) -> list[Sequence] | Refused:
+    """The same for each of the submit's copies. The prompt is checked once."""
+    first = build_sequence(backend, submit, tokenised)
+    if isinstance(first, Refused):
+        return first
+    copies = [first]
+    for number in range(1, submit.copies):
+        copy = Sequence(
+            submit.copy_number(number),
+            [*first.tokens],
+            backend.info.context,
+            backend.end_tokens,
+            [*first.prediction],
+            sampling_vocabulary(backend),
+        )
+        copy.min_tokens_mask = first.min_tokens_mask
+        copies.append(copy)
+    return copies
+
+
 def _infill(backend: Backend, prefix: list[int], suffix: list[int]) -> list[int]:
     """Prefix, suffix, middle: the order that most models are trained on."""
     assert backend.fim_tokens is not None, "prompt_texts refuses a suffix otherwise"

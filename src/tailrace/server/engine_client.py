@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -88,25 +88,29 @@ class EngineClient:
 
     @property
     def running(self) -> int:
-        """How many generations the engines work on.
-
-        An engine sends a heartbeat when its queue changes, but not while a step lasts. So accepted requests count as
-        running, up to what an engine can run, except for as many as the last heartbeat reported as waiting.
-        """
-        accepted = dict.fromkeys(self._connections.values(), 0)
-        for generation, connection in self._requests.generations:
-            if generation.accepted and connection in accepted:
-                accepted[connection] += 1
-        return sum(connection.running(count) for connection, count in accepted.items())
+        """How many generations the engines work on."""
+        return sum(connection.running for connection in self._connections.values())
 
     @property
     def waiting(self) -> int:
         """How many generations have been submitted and don't run yet."""
-        return max(0, sum(1 for _ in self._requests.generations) - self.running)
+        return max(0, self._requests.n_generations - self.running)
+
+    @property
+    def unanswered(self) -> int:
+        """How many of the waiting ones have not been accepted: their texts are being tokenised, or their grammars
+        compiled.
+        """
+        return sum(connection.submitted - connection.accepted for connection in self._connections.values())
+
+    @property
+    def capacity(self) -> int:
+        """How many generations all connected engines run at the same time."""
+        return sum(connection.parallel for connection in self._connections.values())
 
     def accepted_generations(self) -> list[GenerationCallbacks]:
         """The generations that have been accepted and haven't ended, oldest first."""
-        return [generation for generation, _ in self._requests.generations if generation.accepted]
+        return [generation for generation in self._requests.generations if generation.accepted]
 
     # Requests
 
@@ -124,12 +128,24 @@ class EngineClient:
 
         Raises EngineUnavailable when no engine is connected.
         """
+        return self.submit_copies(lambda identity, numbers: make(identity), [callbacks])[0]
+
+    def submit_copies(self, make: Callable[[int, range], Submit], choices: Sequence[GenerationCallbacks]) -> list[int]:
+        """Send submits for all replies to one prompt; each one's messages go to its entry of ``choices``. Returns their
+        ids. ``make`` makes the submit of the replies of these numbers, whose ids begin with the given one.
+
+        The prompt is sent once to each engine that gets replies. Raises EngineUnavailable when no engine is connected.
+        """
         self._check_connected()
-        identity = self._requests.new_id()
-        submit = make(identity)
-        message = frame(submit)
-        self._requests.register(identity, callbacks, self._route(submit), message)
-        return identity
+        first = self._requests.new_id(len(choices))
+        submit = make(first, range(len(choices)))
+        start = 0
+        for connection, count in self._spread(submit):
+            if count < len(choices):
+                submit = make(first + start, range(start, start + count))
+            self._requests.register(first + start, choices[start : start + count], connection, frame(submit))
+            start += count
+        return [*range(first, first + len(choices))]
 
     def query(self, make: Callable[[int], EngineQuery], answers: int, *, param: str, caller: str = "") -> PendingQuery:
         """Send the query that ``make`` makes for a new id and that gets ``answers`` answers, for the caller of this
@@ -141,7 +157,7 @@ class EngineClient:
         message = frame(msgspec.structs.replace(make(identity), caller=caller))
         query = PendingQuery(answers, param, lambda: self.cancel(identity))
         able = self._alive() or self._connections.values()
-        self._requests.register(identity, query, min(able, key=lambda connection: connection.load), message)
+        self._requests.register(identity, [query], min(able, key=lambda connection: connection.load), message)
         return query
 
     def cancel(self, identity: int) -> None:
@@ -160,14 +176,17 @@ class EngineClient:
         if not self._connections:
             raise EngineUnavailable("The engine is restarting; try again.")
 
-    def _route(self, submit: Submit) -> EngineConnection:
+    def _spread(self, submit: Submit) -> list[tuple[EngineConnection, int]]:
+        """The connections of the engines that get the submit's copies, and how many each gets."""
         connections = self._connections
         if len(connections) == 1:
-            return next(iter(connections.values()))
+            return [(next(iter(connections.values())), submit.copies)]
         prompt = submit.prompt if isinstance(submit.prompt, list) else submit.prompt.text
         # The number in flight is known here at once; a heartbeat reports it up to half a second later.
         able = self._alive() or connections.values()
-        return connections[self._router.choose(prompt, {entry.replica: entry.load for entry in able})]
+        loads = {entry.replica: [entry.load_with(more) for more in range(submit.copies)] for entry in able}
+        spread = self._router.spread(prompt, submit.copies, loads)
+        return [(connections[replica], count) for replica, count in spread.items()]
 
     def _alive(self) -> list[EngineConnection]:
         now = time.monotonic()

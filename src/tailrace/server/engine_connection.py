@@ -35,23 +35,35 @@ class EngineConnection(asyncio.Protocol):
         self._requests = requests
         self._frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
         self._transport: asyncio.Transport | None = None
-        self._parallel = 1
+        self.parallel = 1  #: generations that the engine runs at the same time; known from Hello on
         self.last_heard = time.monotonic()  #: when the engine last sent anything
         self.heartbeat: Heartbeat | None = None  #: the last one
         self.replica = -1  #: known from Hello on
         self.kv_cells = 0
         self.in_flight = 0  #: requests that haven't ended
+        self.submitted = 0  #: of them generations
+        self.accepted = 0  #: of them generations that the engine has accepted
 
     @property
     def load(self) -> int:
-        """Unfinished requests. One that waits counts four times: it waits for a whole reply."""
-        return self.in_flight + 3 * max(0, self.in_flight - self._parallel)
+        """See ``load_with``."""
+        return self.load_with(0)
 
-    def running(self, accepted: int) -> int:
-        """How many generations run, when the engine has accepted ``accepted`` that haven't ended."""
+    def load_with(self, more: int) -> int:
+        """Unfinished requests, and ``more``. One that waits counts four times: it waits for a whole reply."""
+        in_flight = self.in_flight + more
+        return in_flight + 3 * max(0, in_flight - self.parallel)
+
+    @property
+    def running(self) -> int:
+        """How many of the accepted generations run.
+
+        An engine sends a heartbeat when its queue changes, but not while a step lasts. So accepted ones count as
+        running, up to what an engine can run, except for as many as the last heartbeat reported as waiting.
+        """
         if self.heartbeat is None:
-            return min(accepted, self._parallel)
-        return max(self.heartbeat.running, min(accepted - self.heartbeat.waiting, self._parallel))
+            return min(self.accepted, self.parallel)
+        return max(self.heartbeat.running, min(self.accepted - self.heartbeat.waiting, self.parallel))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
@@ -93,7 +105,7 @@ class EngineConnection(asyncio.Protocol):
         elif isinstance(message, Hello):
             self.replica = message.replica
             self.kv_cells = message.model.kv_cells
-            self._parallel = message.model.parallel
+            self.parallel = message.model.parallel
             self._owner.on_hello(self, message)
         elif isinstance(message, Accepted | Refused):
             self._requests.on_answer(message)

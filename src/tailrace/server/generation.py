@@ -21,12 +21,12 @@ from tailrace.chat.stop_strings import StopAutomaton
 from tailrace.errors import InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Accepted, GenerationParams, Refused, Submit
+from tailrace.protocol import Accepted, GenerationParams, Refused, Submit, seeded
 from tailrace.server.choice import Choice
 from tailrace.server.context_shift import ShiftedChoice
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
-from tailrace.server.generation_request import GenerationRequest, refusal_error, seeded
+from tailrace.server.generation_request import GenerationRequest, refusal_error
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
 from tailrace.server.tracked_choice import TrackedChoice
@@ -281,14 +281,16 @@ class Generation:
         progress = tracking is not None and tracking.progress
         for prompt in request.prompts:
             text = request.prompt_text if isinstance(prompt, list) else prompt
-            for number in range(request.choices):
+            choices: list[Choice] = []
+            for _ in range(request.choices):
                 parser = self._model.family.parser(text, functions) if request.chat and text is not None else None
                 pipeline = ReplyPipeline(
                     vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=params.min_tokens
                 )
-                choice = self._choice(len(self._open), vocabulary, pipeline, prompt)
-                make = _submit_of(prompt, seeded(params, number), self._caller, progress=progress)
-                choice.identity = self._engine.submit(make, choice)
+                choices.append(self._choice(len(self._open) + len(choices), vocabulary, pipeline, prompt))
+            make = _submit_of(prompt, params, self._caller, progress=progress)
+            for choice, identity in zip(choices, self._engine.submit_copies(make, choices), strict=True):
+                choice.identity = identity
                 self._open[choice.index] = choice
                 self._unanswered += 1
 
@@ -321,6 +323,13 @@ class Generation:
 
 def _submit_of(
     prompt: PromptText | list[int], params: GenerationParams, caller: str, *, progress: bool
-) -> Callable[[int], Submit]:
-    """Makes the submit of one choice from the choice's id."""
-    return lambda identity: Submit(id=identity, prompt=prompt, params=params, progress=progress, caller=caller)
+) -> Callable[[int, range], Submit]:
+    """Makes the submit of the choices of these numbers from the first one's id."""
+    return lambda identity, numbers: Submit(
+        id=identity,
+        prompt=prompt,
+        params=seeded(params, numbers.start),
+        copies=len(numbers),
+        progress=progress,
+        caller=caller,
+    )

@@ -32,16 +32,6 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     context_shift: ContextShift | None = None  #: the context shift of the only choice; its prompt is given as tokens
 
 
-def seeded(params: GenerationParams, number: int) -> GenerationParams:
-    """The parameters with the seed of choice, or round, ``number``: equal seeds would give equal replies."""
-    sampling = params.sampling
-    if sampling.seed is None or not number:
-        return params
-    return msgspec.structs.replace(
-        params, sampling=msgspec.structs.replace(sampling, seed=(sampling.seed + number) % 2**64)
-    )
-
-
 def refusal_error(refused: Refused, request: GenerationRequest) -> RequestError:
     """The error for an engine's refusal of the request; it names the dialect's field."""
     param = request.prompt_param if refused.field == "prompt" else refused.field

@@ -6,7 +6,7 @@ sent isn't registered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import structlog
@@ -21,6 +21,8 @@ class Sender(Protocol):
     """The connection of one engine, as far as requests need it."""
 
     in_flight: int  #: requests that haven't ended
+    submitted: int  #: of them generations
+    accepted: int  #: of them generations that the engine has accepted
 
     def write(self, message: bytes) -> None:
         """Send one framed message."""
@@ -31,11 +33,22 @@ class Sender(Protocol):
         ...
 
 
+class _Entry:
+    """A request in flight."""
+
+    __slots__ = ("accepted", "request", "sender")
+
+    def __init__(self, request: GenerationCallbacks | PendingQuery, sender: Sender) -> None:
+        self.request = request
+        self.sender = sender
+        self.accepted = False  #: a generation that the engine has accepted
+
+
 class InFlightRequests:
     """See the module. A request is a generation with callbacks, or a query."""
 
     def __init__(self) -> None:
-        self._requests: dict[int, tuple[GenerationCallbacks | PendingQuery, Sender]] = {}
+        self._requests: dict[int, _Entry] = {}
         #: The generations among them: the ids that a step's tokens can have.
         self._generations: dict[int, GenerationCallbacks] = {}
         self._next_id = 1
@@ -44,40 +57,49 @@ class InFlightRequests:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def new_id(self) -> int:
-        """An id that no request has had."""
+    def new_id(self, count: int = 1) -> int:
+        """The first of ``count`` successive ids that no request has had."""
         identity = self._next_id
-        self._next_id += 1
+        self._next_id += count
         return identity
 
     @property
-    def generations(self) -> Iterator[tuple[GenerationCallbacks, Sender]]:
-        """Every generation with its connection, oldest first."""
-        for identity, callbacks in self._generations.items():
-            yield callbacks, self._requests[identity][1]
+    def generations(self) -> Iterator[GenerationCallbacks]:
+        """Every generation, oldest first."""
+        return iter(self._generations.values())
+
+    @property
+    def n_generations(self) -> int:
+        """How many there are."""
+        return len(self._generations)
 
     def register(
-        self, identity: int, request: GenerationCallbacks | PendingQuery, sender: Sender, message: bytes
+        self, first: int, requests: Sequence[GenerationCallbacks | PendingQuery], sender: Sender, message: bytes
     ) -> None:
-        """Send ``message``, which asks for ``request``. Registers nothing where sending raises."""
-        self._requests[identity] = (request, sender)
-        sender.in_flight += 1
-        if not isinstance(request, PendingQuery):
-            self._generations[identity] = request
+        """Send ``message``, which asks for ``requests``; their ids are ``first`` and those after it. Registers nothing
+        where sending raises.
+        """
+        for identity, request in enumerate(requests, first):
+            self._requests[identity] = _Entry(request, sender)
+            sender.in_flight += 1
+            if not isinstance(request, PendingQuery):
+                self._generations[identity] = request
+                sender.submitted += 1
         try:
             sender.write(message)
         except BaseException:
-            self._remove(identity)
+            for identity in range(first, first + len(requests)):
+                self._remove(identity)
             raise
 
     def cancel(self, identity: int) -> None:
         """Stop a request that hasn't ended; harmless for one that has."""
         if (entry := self._remove(identity)) is not None:
-            entry[1].cancel(identity)
+            entry.sender.cancel(identity)
 
     def fail_all(self, sender: Sender, error: Callable[[], RequestError]) -> int:
         """The connection has ended: each of its requests fails with an error of its own. The number of requests."""
-        lost = {identity: entry[0] for identity, entry in self._requests.items() if entry[1] is sender}
+        lost = {identity: entry.request for identity, entry in self._requests.items() if entry.sender is sender}
         # All are removed first: a failing request cancels its other replies, and no cancel may go to a dead engine.
         for identity in lost:
             self._remove(identity)
@@ -117,7 +139,7 @@ class InFlightRequests:
             self._log.error("a generation has failed", error=failed.message)
             if (entry := self._remove(failed.id)) is not None:
                 failure = GenerationFailed(f"The reply can't be continued: {failed.message}.")
-                self._call(None, entry[0], entry[0].on_failed, failure)
+                self._call(None, entry.request, entry.request.on_failed, failure)
 
     def on_answer(self, answer: Accepted | Refused) -> None:
         """Pass on whether the engine takes a request."""
@@ -125,23 +147,29 @@ class InFlightRequests:
             refused = isinstance(answer, Refused)
             if refused:
                 self._remove(answer.id)
-            self._call(None if refused else answer.id, entry[0], entry[0].on_answer, answer)
+            elif not entry.accepted:
+                entry.accepted = True
+                entry.sender.accepted += 1
+            self._call(None if refused else answer.id, entry.request, entry.request.on_answer, answer)
 
     def on_query_answer(self, answer: QueryAnswer) -> None:
         """Pass on an answer to a query."""
         if (entry := self._requests.get(answer.id)) is not None:
-            self._call(answer.id, entry[0], self._take_query_answer, entry[0], answer)
+            self._call(answer.id, entry.request, self._take_query_answer, entry.request, answer)
 
     def _take_query_answer(self, query: GenerationCallbacks | PendingQuery, answer: QueryAnswer) -> None:
         assert isinstance(query, PendingQuery), "a generation has no query answer"
         if query.on_query_answer(answer):
             self._remove(answer.id)
 
-    def _remove(self, identity: int) -> tuple[GenerationCallbacks | PendingQuery, Sender] | None:
+    def _remove(self, identity: int) -> _Entry | None:
         entry = self._requests.pop(identity, None)
         if entry is not None:
-            self._generations.pop(identity, None)
-            entry[1].in_flight -= 1
+            sender = entry.sender
+            sender.in_flight -= 1
+            if self._generations.pop(identity, None) is not None:
+                sender.submitted -= 1
+                sender.accepted -= entry.accepted
         return entry
 
     def _call(

@@ -7,7 +7,7 @@ another replica is computed again from its start.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 #: Characters, or token ids, of one block of a prompt.
 _TEXT_BLOCK = 128
@@ -32,11 +32,29 @@ class ReplicaRouter:
         the part of the prompt that it has to compute, plus its load. So a long conversation stays where it is, and a
         short prefix of many requests is soon in the caches of all replicas.
         """
+        return next(iter(self.spread(prompt, 1, {replica: [load] for replica, load in loads.items()})))
+
+    def spread(self, prompt: str | list[int], count: int, loads: Mapping[int, Sequence[int]]) -> dict[int, int]:
+        """How many of ``count`` replies to ``prompt`` each replica gets; those that get none are left out.
+
+        ``loads[replica][n]`` is the replica's load when it has n of the replies, for each n less than ``count``. The
+        prompt is hashed once.
+        """
         chain = _chain(prompt)
         known = self._known(chain, loads)
-        chosen = min(loads, key=lambda replica: (_REQUEST_BLOCKS * loads[replica] - known[replica], replica))
-        self._remember(chain, chosen)
-        return chosen
+        given = dict.fromkeys(loads, 0)
+
+        def cost(replica: int) -> tuple[int, int]:
+            return _REQUEST_BLOCKS * loads[replica][given[replica]] - known[replica], replica
+
+        for _ in range(count):
+            chosen = min(loads, key=cost)
+            given[chosen] += 1
+            known[chosen] = len(chain)
+        chosen_replicas = {replica: number for replica, number in given.items() if number}
+        for replica in chosen_replicas:
+            self._remember(chain, replica)
+        return chosen_replicas
 
     def forget(self, replica: int) -> None:
         """The replica has died, and its cache with it."""
@@ -44,10 +62,10 @@ class ReplicaRouter:
         for block in self._replicas:
             self._replicas[block] &= others
 
-    def _known(self, chain: list[int], loads: Mapping[int, int]) -> dict[int, int]:
+    def _known(self, chain: list[int], replicas: Iterable[int]) -> dict[int, int]:
         """How many of the blocks, from the first on, each replica has computed."""
-        known = dict.fromkeys(loads, 0)
-        matching = set(loads)
+        known = dict.fromkeys(replicas, 0)
+        matching = set(known)
         for number, block in enumerate(chain, 1):
             holders = self._replicas.get(block, 0)
             matching = {replica for replica in matching if holders >> replica & 1}

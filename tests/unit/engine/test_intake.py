@@ -17,7 +17,18 @@ from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.ipc import Channel
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Accepted, Cancel, Embed, FromEngine, GenerationParams, Grammar, Refused, Submit, ToEngine
+from tailrace.protocol import (
+    Accepted,
+    Cancel,
+    Embed,
+    FromEngine,
+    GenerationParams,
+    Grammar,
+    Refused,
+    Sampling,
+    Submit,
+    ToEngine,
+)
 
 
 class FaultyBackend(FakeBackend):
@@ -107,3 +118,36 @@ def test_a_cancel_of_a_request_that_was_refused_reaches_the_loop_and_harms_nothi
     engine.peer.send(Cancel(1))
     assert engine.inbox.get(timeout=10) == 1
     _assert_goes_on(engine)
+
+
+def test_copies_are_accepted_and_run_one_by_one_with_seeds_of_their_own(engine: Engine) -> None:
+    params = GenerationParams(sampling=Sampling(seed=7))
+    engine.peer.send(Submit(id=3, prompt=PromptText("<say>yes</say>"), params=params, copies=3))
+    assert [engine.answer() for _ in range(3)] == [Accepted(identity, 15) for identity in (3, 4, 5)]
+    sequences = [engine.inbox.get(timeout=10) for _ in range(3)]
+    assert [sequence.id for sequence in sequences if isinstance(sequence, Sequence)] == [3, 4, 5]
+    first, second, _ = (sequence.tokens for sequence in sequences if isinstance(sequence, Sequence))
+    first.append(1)
+    assert second == first[:-1], "each copy has tokens of its own"
+
+
+@pytest.mark.parametrize("text", ["a defect", "x" * 300])
+def test_a_refusal_is_of_all_copies(engine: Engine, text: str) -> None:
+    engine.peer.send(Submit(id=3, prompt=PromptText(text), copies=3))
+    answers = [engine.answer() for _ in range(3)]
+    assert [answer.id for answer in answers if isinstance(answer, Refused)] == [3, 4, 5]
+    _assert_goes_on(engine)
+
+
+def test_a_defect_of_the_compiler_refuses_each_copy(engine: Engine) -> None:
+    params = GenerationParams(grammar=Grammar(kind="regex", text="yes"))
+    engine.peer.send(Submit(id=3, prompt=PromptText("<say>yes</say>"), params=params, copies=2))
+    answers = [engine.answer() for _ in range(2)]
+    assert sorted(answer.id for answer in answers if isinstance(answer, Refused)) == [3, 4]
+    _assert_goes_on(engine)
+
+
+def test_seeds_of_copies() -> None:
+    submit = Submit(id=3, prompt=[1], params=GenerationParams(sampling=Sampling(seed=2**64 - 1)), copies=2)
+    copy = submit.copy_number(1)
+    assert (copy.id, copy.copies, copy.params.sampling.seed) == (4, 1, 0)

@@ -204,7 +204,7 @@ def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(pla
     async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=3)
         starting = asyncio.create_task(Generation.start(client, metrics, request))
-        ids = [await engine.submitted() for _ in range(3)]
+        ids = await engine.submitted_copies()
         engine.say(*(Accepted(identity, 1) for identity in ids))
         generation = await starting
         listener = EventSink()
@@ -331,7 +331,7 @@ def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scena
                 client, metrics, GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=2)
             )
         )
-        one, two = await engine.submitted(), await engine.submitted()
+        one, two = await engine.submitted_copies()
         engine.say(Accepted(one, 7), Accepted(two, 7))
         generation = await starting
         listener = EventSink(fault="z" if end_by == "defect" else None)

@@ -59,27 +59,13 @@ def wanted(**fields: Any) -> GenerationRequest:
     return GenerationRequest(**{"prompts": [PromptText("p")], "prompt_param": "prompt", **fields})
 
 
-@pytest.mark.parametrize("fields", [{"choices": 3}, {"prompts": [PromptText("a"), PromptText("b")], "choices": 2}])
-def test_a_choice_that_can_not_be_sent_takes_the_others_along(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_prompt_that_can_not_be_sent_takes_the_others_along(tmp_path: Path) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        made = client.submit
-        calls = iter(range(10))
-
-        def submit(make: Callable[[int], Submit], callbacks: Any) -> int:
-            if next(calls) == 1:  # The second has a number that no message can carry.
-                return made(
-                    lambda identity: Submit(
-                        id=identity, prompt=PromptText("p"), params=GenerationParams(sampling=Sampling(seed=2**64))
-                    ),
-                    callbacks,
-                )
-            return made(make, callbacks)
-
-        client.submit = submit  # type: ignore[method-assign]  # a stand-in that fails
+        prompts = [PromptText("a"), [2**64]]  # The second has a number that no message can carry.
         with pytest.raises(OverflowError):
-            await Generation.start(client, metrics, wanted(**fields))
-        first = await engine.submitted()
-        assert await engine.heard() == Cancel(first)
+            await Generation.start(client, metrics, wanted(prompts=prompts, choices=2))
+        first, second = await engine.submitted_copies()
+        assert [await engine.heard(), await engine.heard()] == [Cancel(first), Cancel(second)]
 
     run(tmp_path, scene)
 
@@ -127,12 +113,11 @@ def test_every_choice_has_a_seed_that_can_be_sent(tmp_path: Path, seed: int) -> 
         starting = asyncio.create_task(
             Generation.start(client, metrics, wanted(choices=3, params=GenerationParams(sampling=Sampling(seed=seed))))
         )
-        seeds = []
-        for _ in range(3):
-            submit = await engine.heard()
-            assert isinstance(submit, Submit)
-            seeds.append(submit.params.sampling.seed)
-            engine.say(Accepted(submit.id, 1))
+        submit = await engine.heard()
+        assert isinstance(submit, Submit)
+        copies = [submit.copy_number(number) for number in range(submit.copies)]
+        seeds = [copy.params.sampling.seed for copy in copies]
+        engine.say(*(Accepted(copy.id, 1) for copy in copies))
         assert seeds == [seed, (seed + 1) % 2**64, (seed + 2) % 2**64]
         generation = await starting
         generation.cancel()
@@ -149,7 +134,7 @@ def test_a_client_that_goes_away_before_its_prompt_is_accepted_cancels_it(tmp_pa
             return {"type": "http.disconnect"}
 
         starting = asyncio.create_task(Generation.start(client, metrics, wanted(choices=2), receive))
-        identities = [await engine.submitted(), await engine.submitted()]
+        identities = await engine.submitted_copies()
         gone.set()
         with pytest.raises(ClientDisconnect):
             await starting
@@ -161,7 +146,7 @@ def test_a_client_that_goes_away_before_its_prompt_is_accepted_cancels_it(tmp_pa
 def test_a_refusal_and_a_task_that_is_cancelled_leave_nothing(tmp_path: Path) -> None:
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
         starting = asyncio.create_task(Generation.start(client, metrics, wanted(choices=2)))
-        first, _ = [await engine.submitted(), await engine.submitted()]
+        first, _ = await engine.submitted_copies()
         engine.say(Refused(first, "context_length_exceeded", "it is too long", field="suffix"))
         with pytest.raises(ContextLengthExceeded) as caught:
             await starting
@@ -196,5 +181,30 @@ def test_a_generation_that_has_ended_before_it_is_started_has_no_timer(tmp_path:
             engine.die()
         generation = await starting
         await generation.finished()
+
+    run(tmp_path, scene)
+
+
+def test_a_prompt_is_sent_once_for_all_its_replies(tmp_path: Path) -> None:
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        sent: list[int] = []
+        (connection,) = client._connections.values()
+        write = connection.write
+
+        def count(message: bytes) -> None:
+            sent.append(len(message))
+            write(message)
+
+        connection.write = count  # type: ignore[method-assign]  # counts what is sent
+        request = wanted(prompts=[PromptText("p" * 100_000)], choices=128)
+        starting = asyncio.create_task(Generation.start(client, metrics, request))
+        identities = await engine.submitted_copies()
+        assert len(identities) == 128
+        assert sum(sent) < 200_000
+        engine.say(*(Accepted(identity, 1) for identity in identities))
+        generation = await starting
+        assert (client.running, client.waiting, client.unanswered) == (4, 124, 0)
+        generation.cancel()
+        assert (client.running, client.waiting, client.unanswered) == (0, 0, 0)
 
     run(tmp_path, scene)

@@ -82,3 +82,11 @@ def test_only_those_that_are_there_are_chosen(asked: list[tuple[str | list[int],
     router = ReplicaRouter()
     for prompt, loads in asked:
         assert router.choose(prompt, loads) in loads
+
+
+def test_replies_to_one_prompt_are_spread_by_load() -> None:
+    router = ReplicaRouter()
+    loads = {0: [0, 1, 2, 3, 4], 1: [1, 2, 3, 4, 5]}
+    assert router.spread("short", 5, loads) == {0: 3, 1: 2}
+    assert router.spread(conversation("a", 1), 1, loads) == {0: 1}
+    assert ReplicaRouter().spread("short", 1, {0: [3], 1: [0]}) == {1: 1}
