@@ -148,7 +148,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     sampling: Sampling = Sampling()
     stop_tokens: tuple[int, ...] = ()  #: token ids that end the reply, beside the model's own end tokens
     ignore_eos: bool = False  #: the model's own end tokens don't end the reply
-    priority: int = 0  #: requests with a smaller number start first; equal ones in order of arrival
+    priority: int = 0  #: of one caller: requests with a smaller number start first; equal ones in order of arrival
     logprobs: int | None = None  #: None: none; k: those of each chosen token and of the k likeliest tokens
     logprobs_after_sampling: bool = False  #: take them after penalties and filters instead of before
     grammar: Grammar | None = None  #: what the reply must look like
@@ -354,7 +354,7 @@ class EngineCounters(msgspec.Struct, array_like=True):
     decode_tokens: int = 0  #: tokens sampled
     prefix_queries: int = 0  #: prompt tokens looked up in the prefix cache
     prefix_hits: int = 0  #: of them found
-    preemptions: int = 0  #: sequences paused because there were no free cells
+    preemptions: int = 0  #: sequences paused for want of cells, or for another caller or a more urgent request
     drafts: int = 0  #: times that draft tokens were checked for a sequence
     draft_tokens: int = 0  #: draft tokens that were checked
     accepted_tokens: int = 0  #: of them those that were equal to the sampled token

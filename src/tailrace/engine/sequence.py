@@ -22,6 +22,7 @@ class Sequence:
     __slots__ = (
         "admitted_at",
         "cached_tokens",
+        "caller",
         "computed",
         "constraint",
         "draft",
@@ -39,6 +40,7 @@ class Sequence:
         "priority",
         "prompt_length",
         "report_progress",
+        "resumed_at_step",
         "reuse_prefix",
         "sampler",
         "slot",
@@ -60,6 +62,8 @@ class Sequence:
         """
         params = submit.params
         self.id = submit.id
+        #: Whose request it is: the scheduler is fair between callers.
+        self.caller = submit.caller
         self.tokens = tokens
         self.prompt_length = len(tokens)
         #: Length of ``tokens`` at which the generation ends with reason length. It reserves nothing.
@@ -97,6 +101,8 @@ class Sequence:
         self.slot = NO_SLOT
         #: Prompt tokens that the prefix cache had when it was first admitted; None before.
         self.cached_tokens: int | None = None
+        #: The scheduler's step in which it last started again after a pause; None: it was never paused.
+        self.resumed_at_step: int | None = None
         #: When it was first admitted, in seconds of the monotonic clock; None before.
         self.admitted_at: float | None = None
         #: Whether the progress of its prompt is reported.

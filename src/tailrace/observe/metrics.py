@@ -147,7 +147,11 @@ class _EngineCollector(Collector):
             ("tailrace:engine_decode_tokens", "Tokens sampled (by this engine)", engine.decode_tokens),
             ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries),
             ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", engine.prefix_hits),
-            ("vllm:num_preemptions", "Sequences paused for want of KV cells", engine.preemptions),
+            (
+                "vllm:num_preemptions",
+                "Sequences paused for want of KV cells, for another caller, or for a more urgent request",
+                engine.preemptions,
+            ),
             ("vllm:spec_decode_num_drafts", "Drafts that were verified", engine.drafts),
             ("vllm:spec_decode_num_draft_tokens", "Draft tokens that were verified", engine.draft_tokens),
             ("vllm:spec_decode_num_accepted_tokens", "Draft tokens that were accepted", engine.accepted_tokens),

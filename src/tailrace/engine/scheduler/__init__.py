@@ -1,6 +1,7 @@
 """The scheduling policy: which sequences run in the next step, in which slots, and with how many tokens.
 
-``scheduler`` has the queue, admission and prefill; ``cell_allocator`` frees cells for it; ``slot_compaction`` keeps
+``scheduler`` has admission and prefill; ``fair_queue`` orders waiting sequences and ``turns`` prompts, fair between
+callers; ``preemption`` chooses which sequence is paused. ``cell_allocator`` frees cells; ``slot_compaction`` keeps
 decoding sequences in adjacent slots; ``prefill_budget`` learns how many prompt tokens a step may compute. Pure policy:
 no model, no I/O.
 """

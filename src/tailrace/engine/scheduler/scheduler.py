@@ -3,41 +3,42 @@
 Rules, in this order:
 
 1. Every sequence whose prompt is computed decodes one token, and its draft, in every step.
-2. Waiting sequences are admitted by priority, then in order of arrival, as slots and free cells allow. Only tokens that
-   exist need cells: max_tokens reserves nothing. A sequence whose prompt another one is computing waits for it and
-   shares it. A more urgent sequence takes the place of a running one when there is no other place.
+2. Waiting sequences are admitted as slots and free cells allow: a round for each caller, and within a caller by
+   priority, then in order of arrival. Only tokens that exist need cells: max_tokens reserves nothing. A sequence whose
+   prompt another one is computing waits for it and shares it. When there is no other place, a sequence takes one from
+   a caller with more running sequences (``preemption``), or from a less urgent sequence of its own caller.
 3. The rest of the step's tokens goes to prompts: ``prefill_chunk`` tokens while no sequence decodes, else
    ``mixed_prefill_budget``, so a long prompt slows decoding down but doesn't stop it; somewhat more where that brings a
-   prompt to its end. The oldest prompt and the one with the fewest tokens left come first in turn, so neither waits
-   for the other.
-4. When cells run out, the layout grows or changes as far as it may; then cached prefixes are evicted; then the least
-   urgent, youngest running sequence is paused: it returns to the queue, and its tokens stay in the prefix cache or are
-   computed again. Nothing fails, unless one sequence alone needs more memory than there is.
+   prompt to its end. The caller whose prompts have had the fewest tokens comes first. Within a caller the oldest prompt
+   and the one with the fewest tokens left come first in turn, so neither waits for the other.
+4. When cells run out, the layout grows or changes as far as it may; then cached prefixes are evicted; then a running
+   sequence is paused, the least urgent, youngest one of the caller with the most: it returns to the queue, and its
+   tokens stay in the prefix cache or are computed again. Nothing fails, unless one sequence alone needs more memory
+   than there is.
 5. In a partitioned cache decoding sequences stay in adjacent slots. In a shared one whose attention visits all cells,
    cached prefixes are evicted.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from itertools import islice
 
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import Relayout
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.scheduler.cell_allocator import MIN_SHARED_PREFIX, CellAllocator
+from tailrace.engine.scheduler.fair_queue import FairQueue, urgency
+from tailrace.engine.scheduler.preemption import Preemption
 from tailrace.engine.scheduler.slot_compaction import compact
 from tailrace.engine.scheduler.step_plan import Plan
+from tailrace.engine.scheduler.turns import Turns
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.protocol import EngineCounters
 
 #: Sequences behind the queue's head that may start while the head waits for a prompt to share.
 _LOOK_AHEAD = 16
-
-
-def _urgency(sequence: Sequence) -> tuple[int, int]:
-    """Sort key: smaller priority first, then earlier arrival. Connections number requests as they arrive."""
-    return sequence.priority, sequence.id
+#: Steps for which other callers may start sequences while a caller's next one lacks cells. Then cells are left to it.
+_MAX_OVERTAKING_STEPS = 1000
 
 
 class Scheduler:
@@ -47,18 +48,26 @@ class Scheduler:
         """``parallel``: running sequences, at most; ``max_batch``: tokens of a step, at most; ``prefill_chunk``: prompt
         tokens of a step in which no sequence decodes, at most.
         """
-        self.waiting: list[Sequence] = []  #: most urgent first
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []  #: in order of admission
         self.counters = EngineCounters()  #: prefix_queries, prefix_hits and preemptions
         self._cache = cache
         self._allocator = CellAllocator(cache, self.running)
+        self._preemption = Preemption(cache, self.running, parallel)
         self._parallel = parallel
         self._max_batch = max_batch
         self._prefill_chunk = prefill_chunk
-        #: The queue's head didn't fit. Looking again is useless, and takes a millisecond, until a sequence leaves.
-        self._head_lacks_cells = False
+        self._step = 0  #: the last planned step's number; a step that reuses a plan counts, too
+        #: Callers whose next sequence didn't fit. Looking again is useless, and takes a millisecond, until one leaves.
+        self._lack_cells: set[str] = set()
+        #: The step in which each caller's next sequence first didn't fit.
+        self._lack_cells_since: dict[str, int] = {}
+        #: Steps until a waiting sequence may take another caller's place; 0: no such step is known.
+        self._pause_possible_in = 0
         self._sequence_left = False  #: since partitions were last considered
-        self._oldest_first = False
+        self._prompt_turns = Turns()  #: prompt tokens of each caller
+        #: Running sequences whose prompt a waiting sequence of another caller wants to share, with that caller.
+        self._awaited: dict[int, str] = {}
         #: How many more steps would be planned just like the last one, unless a sequence is added, removed or has more
         #: than one token to compute.
         self._reusable_steps = 0
@@ -76,15 +85,17 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self._reusable_steps = 0
-        insort(self.waiting, sequence, key=_urgency)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """A sequence has ended, running or waiting; its computed tokens stay in the prefix cache."""
         self._reusable_steps = 0
-        self._head_lacks_cells = False
+        self._lack_cells.clear()
         self._sequence_left = True
         if sequence.slot == NO_SLOT:
             self.waiting.remove(sequence)
+            if sequence.caller not in self.waiting.callers:
+                self._lack_cells_since.pop(sequence.caller, None)
         else:
             self.running.remove(sequence)
             self._cache.release(sequence.slot)
@@ -124,7 +135,7 @@ class Scheduler:
                 sequence.cached_tokens = None
             else:
                 self.counters.preemptions += 1
-        self._head_lacks_cells = False
+        self._lack_cells.clear()
         dropped = self._cache.undo_relayout(relayout, lost)
         failed = next((sequence for failing, sequence in plan.last_resorts if failing is relayout), None)
         return failed, dropped
@@ -141,6 +152,7 @@ class Scheduler:
             if len(sequence.tokens) - sequence.computed != 1 or sequence.draft:
                 return False
         self._reusable_steps -= 1
+        self._step += 1
         return True
 
     def plan(self, mixed_prefill_budget: int, last_chunk_budget: int = 0) -> Plan:
@@ -150,6 +162,7 @@ class Scheduler:
         The cells that it needs are free when its cache ops have been applied.
         """
         plan = Plan()
+        self._step += 1
         self._return_to_partitions(plan)
         while not plan.scheduled and self.has_work:
             decoding = self.decoding
@@ -180,8 +193,10 @@ class Scheduler:
             return 0
         cache = self._cache
         if cache.layout.shared:
-            return cache.free_cells(0) // len(plan.scheduled) - 1
-        return min(cache.free_cells(sequence.slot) for sequence, _ in plan.scheduled) - 1
+            steps = cache.free_cells(0) // len(plan.scheduled) - 1
+        else:
+            steps = min(cache.free_cells(sequence.slot) for sequence, _ in plan.scheduled) - 1
+        return min(steps, self._pause_possible_in - 1) if self._pause_possible_in else steps
 
     # Running sequences
 
@@ -205,11 +220,9 @@ class Scheduler:
         budget = min(self._max_batch - planned, mixed_prefill_budget if planned else self._prefill_chunk)
         # A sequence that was just admitted with its whole prompt cached decodes already, but isn't scheduled yet.
         scheduled = {sequence.id for sequence, _ in plan.scheduled}
-        prefilling = sorted((sequence for sequence in self.running if sequence.id not in scheduled), key=_urgency)
-        self._oldest_first = not self._oldest_first
-        if not self._oldest_first:
-            prefilling.sort(key=lambda sequence: (sequence.priority, sequence.pending))
-        for sequence in prefilling:
+        prefilling = [sequence for sequence in self.running if sequence.id not in scheduled]
+        computed: dict[str, int] = {}
+        for caller, sequence in self._prompts_in_turn(prefilling):
             free = self._cache.free_cells(sequence.slot) - (planned if self._cache.layout.shared else 0)
             # A prompt's last chunk may take longer; one token is no more work than a reply's.
             is_last_chunk = sequence.pending <= max(1, last_chunk_budget)
@@ -221,13 +234,29 @@ class Scheduler:
             planned += count
             budget -= count
             last_chunk_budget -= count
+            computed[caller] = computed.get(caller, 0) + count
+        for caller, count in computed.items():
+            self._prompt_turns.charge(caller, count)
+
+    def _prompts_in_turn(self, prefilling: list[Sequence]) -> list[tuple[str, Sequence]]:
+        """The sequences in the order in which they get prompt tokens, each with the caller that they count for."""
+        by_caller: dict[str, list[Sequence]] = {}
+        for sequence in prefilling:
+            by_caller.setdefault(self._awaited.get(sequence.id, sequence.caller), []).append(sequence)
+        prompts: list[tuple[str, Sequence]] = []
+        for caller in self._prompt_turns.order(by_caller):
+            own = sorted(by_caller[caller], key=urgency)
+            if self._prompt_turns.pieces(caller) % 2:
+                own.sort(key=lambda sequence: (sequence.priority, sequence.pending))
+            prompts += [(caller, sequence) for sequence in own]
+        return prompts
 
     def _ensure_free(self, plan: Plan, additions: list[tuple[int, int]]) -> bool:
         """Have free cells for so many tokens in these slots. False: something was given up for them; look again."""
         found = self._allocator.ensure_free(plan, additions)
         if found == "full":
             # There are at least two, because one sequence alone gets a layout of its own.
-            self._pause(max(self.running, key=_urgency))
+            self._pause(self._preemption.for_cells())
         return found == "free"
 
     def _pause(self, sequence: Sequence) -> None:
@@ -253,45 +282,82 @@ class Scheduler:
     # Waiting sequences
 
     def _admit_waiting(self, plan: Plan) -> None:
-        """Start waiting sequences as slots and free cells allow."""
-        if self.waiting and len(self.running) >= self._parallel:
-            least_urgent = max(self.running, key=_urgency)
-            if self.waiting[0].priority < least_urgent.priority:
-                self._pause(least_urgent)
-                self._head_lacks_cells = False
-                plan.scheduled = [entry for entry in plan.scheduled if entry[0] is not least_urgent]
-        while self.waiting and len(self.running) < self._parallel and not self._head_lacks_cells:
-            if not any(self._admit(plan, sequence) for sequence in list(islice(self.waiting, _LOOK_AHEAD))):
-                return
+        """Start waiting sequences as slots, free cells and the callers' shares allow."""
+        self._awaited.clear()
+        self._pause_possible_in = 0
+        full = len(self.running) >= self._parallel
+        while self.waiting and (self._start_next(plan) or self._start_by_pausing(plan, by_priority=full)):
+            full = False
+
+    def _start_next(self, plan: Plan) -> bool:
+        """Start the next sequence in turn for which there is a place."""
+        if len(self.running) >= self._parallel or self.waiting.callers <= self._lack_cells:
+            return False
+        sequences = self.waiting.in_turn(self._preemption.counts())
+        if self._lack_cells_since:
+            since = min(self._lack_cells_since, key=self._lack_cells_since.__getitem__)
+            if self._step - self._lack_cells_since[since] > _MAX_OVERTAKING_STEPS:
+                sequences = (sequence for sequence in sequences if sequence.caller == since)
+        able = (sequence for sequence in sequences if sequence.caller not in self._lack_cells)
+        return any(self._admit(plan, sequence) for sequence in list(islice(able, _LOOK_AHEAD)))
+
+    def _start_by_pausing(self, plan: Plan, *, by_priority: bool) -> bool:
+        """Start a sequence at another one's expense: that of a caller with more running sequences, or ``by_priority`` a
+        less urgent one of its own caller.
+        """
+        for sequence in self.waiting.heads(self._preemption.counts()):
+            victims, steps = self._preemption.for_caller(sequence, self._step)
+            if steps:
+                self._pause_possible_in = min(steps, self._pause_possible_in or steps)
+            if by_priority and not victims:
+                least_urgent = self._preemption.for_urgent(sequence)
+                victims = [] if least_urgent is None else [least_urgent]
+            if not victims or self._waits_for_prefix(sequence, self._cache.cached_prefix_len(sequence.tokens)):
+                continue
+            for victim in victims:
+                self._pause(victim)
+            self._lack_cells.clear()
+            plan.scheduled = [entry for entry in plan.scheduled if entry[0].slot != NO_SLOT]
+            return self._admit(plan, sequence)
+        return False
 
     def _admit(self, plan: Plan, sequence: Sequence) -> bool:
         """Start the sequence now, if it can."""
-        if self._head_lacks_cells:
+        if sequence.caller in self._lack_cells:
             return False
         placement = self._cache.match_prefix(sequence.tokens, reuse=sequence.reuse_prefix)
-        if self._is_prefix_in_progress(sequence, placement.prefix_len if placement else 0):
+        if self._waits_for_prefix(sequence, placement.prefix_len if placement else 0):
             return False  # Sequences behind it may start: they take nothing that it waits for.
         placement = self._allocator.allocate(plan, sequence, placement)
         if placement is None:
-            self._head_lacks_cells = True
+            self._lack_cells.add(sequence.caller)
+            self._lack_cells_since.setdefault(sequence.caller, self._step)
             return False
         self._cache.occupy(placement)
-        self.waiting.remove(sequence)
+        self.waiting.serve(sequence)
+        self._lack_cells_since.pop(sequence.caller, None)
         sequence.slot = placement.slot
         sequence.computed = placement.prefix_len
         if sequence.cached_tokens is None:
             sequence.cached_tokens = placement.prefix_len
             self.counters.prefix_queries += len(sequence.tokens) if sequence.reuse_prefix else 0
             self.counters.prefix_hits += placement.prefix_len
+        else:
+            sequence.resumed_at_step = self._step
         self.running.append(sequence)
         plan.admitted.append(sequence)
         plan.cache_ops.append(placement)
         return True
 
-    def _is_prefix_in_progress(self, sequence: Sequence, cached: int) -> bool:
+    def _waits_for_prefix(self, sequence: Sequence, cached: int) -> bool:
         """Whether a running sequence will soon have far more of this prompt computed than the ``cached`` tokens."""
-        return sequence.reuse_prefix and any(
-            common_prefix(other.tokens, sequence.tokens) > max(cached, other.computed) + MIN_SHARED_PREFIX
-            for other in self.running
-            if other.pending > 1
-        )
+        if not sequence.reuse_prefix:
+            return False
+        for other in self.running:
+            if other.pending > 1 and (
+                common_prefix(other.tokens, sequence.tokens) > max(cached, other.computed) + MIN_SHARED_PREFIX
+            ):
+                if other.caller != sequence.caller:
+                    self._awaited.setdefault(other.id, sequence.caller)
+                return True
+        return False

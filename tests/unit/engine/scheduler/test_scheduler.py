@@ -6,136 +6,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tailrace.engine.kv_cache.cache import KVCache
-from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Relayout, Swap
-from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
-from tailrace.engine.scheduler.scheduler import Scheduler
-from tailrace.engine.scheduler.step_plan import Plan
+from simulated_scheduler import MIXED_BUDGET, SimulatedMachine, sequence_of, unlike
+from tailrace.engine.kv_cache.cache_ops import Evict, Swap
+from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.sequence import NO_SLOT, Sequence
-from tailrace.protocol import GenerationParams, Sampling, Submit
 
-#: Prompt tokens of a step beside decoding sequences.
-MIXED_BUDGET = 16
-
-
-def _sequence(identity: int, tokens: list[int], max_tokens: int | None = None, priority: int = 0) -> Sequence:
-    submit = Submit(
-        id=identity,
-        prompt=tokens,
-        params=GenerationParams(max_tokens=max_tokens, sampling=Sampling(temperature=0.0), priority=priority),
-    )
-    return Sequence(submit, list(tokens), 1000, frozenset())
-
-
-def _unlike(identity: int, length: int) -> list[int]:
-    """A prompt that has no common prefix with another identity's."""
-    return [identity * 10_000 + position for position in range(length)]
-
-
-class _Machine:
-    """A scheduler with its cache. Its steps are carried out as the loop does."""
-
-    def __init__(
-        self,
-        *,
-        slots: int = 4,
-        cells: int = 1024,
-        context: int = 1000,
-        prefill_chunk: int = 64,
-        host_tokens: int = 1000,
-        fixed: bool = False,
-        always_shared: bool = False,
-    ) -> None:
-        policy = LayoutPolicy(slots, cells, min(context, cells), fixed=fixed, always_shared=always_shared)
-        self.cache = KVCache(policy, policy.initial(), host_tokens)
-        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, prefill_chunk=prefill_chunk)
-        self.held: dict[int, list[int]] = {}  #: the tokens that are really in each slot
-        self.offloaded: dict[int, list[int]] = {}  #: the states in host memory, by key
-        self.reused = 0  #: steps that reused the plan before
-        self._plan = Plan()
-
-    def plan(self) -> Plan:
-        """The last plan where it can be reused. Planning all the same proves each time that it would be the same."""
-        scheduler = self.scheduler
-        if not scheduler.can_reuse_plan():
-            self._plan = scheduler.plan(MIXED_BUDGET)
-            return self._plan
-        self.reused += 1
-        repeats = scheduler._reusable_steps
-        planned = scheduler.plan(MIXED_BUDGET)
-        scheduler._reusable_steps = repeats
-        assert (planned.cache_ops, planned.scheduled) == ([], self._plan.scheduled)
-        return planned
-
-    def step(self) -> Plan:
-        plan = self.plan()
-        for op in plan.cache_ops:
-            self._apply(op)
-        for sequence in plan.admitted:
-            if sequence.slot != NO_SLOT:
-                assert self.held[sequence.slot] == sequence.tokens[: sequence.computed]
-        slots = [(not sequence.decoding, sequence.slot) for sequence, _ in plan.scheduled]
-        assert slots == sorted(set(slots)), "one entry a slot, in rising order, prompts behind decoding sequences"
-        assert self.cache.fits([(sequence.slot, count) for sequence, count in plan.scheduled])
-        decoding = [sequence.slot for sequence, _ in plan.scheduled if sequence.pending == 1]
-        if decoding and not self.cache.layout.shared:
-            assert decoding == list(range(decoding[0], decoding[-1] + 1)), "one pass over the weights for all of them"
-        for sequence, count in plan.scheduled:
-            assert 0 < count <= sequence.pending
-            assert self.held[sequence.slot] == sequence.tokens[: sequence.computed]
-            end = sequence.computed + count
-            computed = sequence.tokens[sequence.computed : end]
-            self.held[sequence.slot] += computed
-            self.cache.append(sequence.slot, computed)
-            sequence.computed = end
-            if not sequence.pending:
-                sequence.tokens.append(7)
-                sequence.generated += 1
-        return plan
-
-    def _apply(self, op: CacheOp) -> None:
-        """What the model's cache would do."""
-        held, offloaded = self.held, self.offloaded
-        if isinstance(op, Evict):
-            if op.offload.key is not None:
-                offloaded[op.offload.key] = held[op.slot]
-            held[op.slot] = []
-            for key in (*op.offload.superseded, *(key for key, _ in op.offload.evicted)):
-                del offloaded[key]
-        elif isinstance(op, Swap):
-            held[op.one], held[op.other] = held.get(op.other, []), held.get(op.one, [])
-        elif isinstance(op, Relayout):
-            self.held = {new: held.get(old, []) for old, new in op.slot_map}
-        else:
-            found = held.get(op.slot, [])
-            if op.source_slot is not None:
-                found = held[op.source_slot]
-            elif op.offload_key is not None:
-                found = offloaded[op.offload_key]
-            held[op.slot] = found[: op.prefix_len]
-
-    def run(self, sequence: Sequence) -> Sequence:
-        """The sequence alone until it has said something; then it ends."""
-        self.scheduler.add(sequence)
-        while not sequence.generated:
-            self.step()
-        self.scheduler.remove(sequence)
-        return sequence
+#: Length of the prompt, tokens of the reply, whether its prompt begins as others do, priority and caller.
+_Load = tuple[int, int, bool, int, str]
 
 
 def test_a_prompt_is_computed_in_chunks_and_then_a_step_decodes_one_token() -> None:
-    machine = _Machine()
-    machine.scheduler.add(sequence := _sequence(1, _unlike(1, 150)))
+    machine = SimulatedMachine()
+    machine.scheduler.add(sequence := sequence_of(1, unlike(1, 150)))
     counts = [machine.step().scheduled[0][1] for _ in range(5)]
     assert counts == [64, 64, 22, 1, 1]
     assert sequence.generated == 3
 
 
 def test_beside_a_decoding_sequence_a_long_prompt_gets_small_chunks() -> None:
-    machine = _Machine()
-    machine.scheduler.add(stream := _sequence(1, _unlike(1, 10)))
+    machine = SimulatedMachine()
+    machine.scheduler.add(stream := sequence_of(1, unlike(1, 10)))
     machine.step()
-    machine.scheduler.add(reader := _sequence(2, _unlike(2, 100)))
+    machine.scheduler.add(reader := sequence_of(2, unlike(2, 100)))
     for _ in range(5):
         chunks = {sequence.id: count for sequence, count in machine.step().scheduled}
         assert chunks == {1: 1, 2: MIXED_BUDGET}
@@ -144,8 +36,8 @@ def test_beside_a_decoding_sequence_a_long_prompt_gets_small_chunks() -> None:
 
 
 def test_waiting_sequences_start_in_order_when_a_slot_is_free() -> None:
-    machine = _Machine(slots=2)
-    sequences = [_sequence(number, _unlike(number, 4)) for number in range(1, 5)]
+    machine = SimulatedMachine(slots=2)
+    sequences = [sequence_of(number, unlike(number, 4)) for number in range(1, 5)]
     for sequence in sequences:
         machine.scheduler.add(sequence)
     machine.step()
@@ -156,10 +48,10 @@ def test_waiting_sequences_start_in_order_when_a_slot_is_free() -> None:
 
 
 def test_a_prompt_in_progress_is_waited_for_and_shared() -> None:
-    machine = _Machine()
-    prompt = _unlike(1, 150)
-    machine.scheduler.add(_sequence(1, prompt))
-    machine.scheduler.add(second := _sequence(2, prompt))
+    machine = SimulatedMachine()
+    prompt = unlike(1, 150)
+    machine.scheduler.add(sequence_of(1, prompt))
+    machine.scheduler.add(second := sequence_of(2, prompt))
     for _ in range(2):
         assert [sequence.id for sequence, _ in machine.step().scheduled] == [1]
     # The last 22 tokens aren't worth waiting for.
@@ -169,11 +61,11 @@ def test_a_prompt_in_progress_is_waited_for_and_shared() -> None:
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["partitioned", "shared"])
 def test_a_sequence_whose_whole_prompt_is_cached_decodes_in_the_step_that_admits_it(fixed: bool) -> None:
-    machine = _Machine(fixed=fixed)
-    prompt = _unlike(1, 32)
-    machine.scheduler.add(_sequence(1, prompt))
+    machine = SimulatedMachine(fixed=fixed)
+    prompt = unlike(1, 32)
+    machine.scheduler.add(sequence_of(1, prompt))
     machine.step()
-    newcomers = [_sequence(2, prompt), _sequence(3, prompt)]
+    newcomers = [sequence_of(2, prompt), sequence_of(3, prompt)]
     for sequence in newcomers:
         machine.scheduler.add(sequence)
     assert sorted((sequence.id, count) for sequence, count in machine.step().scheduled) == [(1, 1), (2, 1), (3, 1)]
@@ -181,8 +73,8 @@ def test_a_sequence_whose_whole_prompt_is_cached_decodes_in_the_step_that_admits
 
 
 def test_max_tokens_reserves_nothing() -> None:
-    machine = _Machine(cells=256)
-    sequences = [_sequence(number, _unlike(number, 10), max_tokens=900) for number in range(1, 5)]
+    machine = SimulatedMachine(cells=256)
+    sequences = [sequence_of(number, unlike(number, 10), max_tokens=900) for number in range(1, 5)]
     for sequence in sequences:
         machine.scheduler.add(sequence)
     machine.step()
@@ -190,34 +82,34 @@ def test_max_tokens_reserves_nothing() -> None:
 
 
 def test_partitions_grow_with_the_longest_sequence_and_only_then() -> None:
-    machine = _Machine(cells=4096)
+    machine = SimulatedMachine(cells=4096)
     assert machine.cache.layout == Layout(4, 512)
-    machine.scheduler.add(_sequence(1, _unlike(1, 300)))
+    machine.scheduler.add(sequence_of(1, unlike(1, 300)))
     machine.step()
     assert machine.cache.layout == Layout(4, 512)
-    machine.scheduler.add(_sequence(2, _unlike(2, 700)))
+    machine.scheduler.add(sequence_of(2, unlike(2, 700)))
     machine.step()
     assert machine.cache.layout == Layout(4, 1024)
 
 
 def test_one_long_context_may_use_all_cells_and_shares_them_with_short_ones() -> None:
-    machine = _Machine(cells=1024, context=1024)
-    machine.scheduler.add(_sequence(1, _unlike(1, 900)))
+    machine = SimulatedMachine(cells=1024, context=1024)
+    machine.scheduler.add(sequence_of(1, unlike(1, 900)))
     machine.step()
     assert machine.cache.layout == Layout(1, 1024)
     for number in (2, 3):
-        machine.scheduler.add(_sequence(number, _unlike(number, 20)))
+        machine.scheduler.add(sequence_of(number, unlike(number, 20)))
     machine.step()
     assert machine.cache.layout.shared
     assert len(machine.scheduler.running) == 3
 
 
 def test_a_smaller_load_goes_from_shared_cells_back_to_partitions() -> None:
-    machine = _Machine(cells=2048, context=2048)
-    machine.scheduler.add(long := _sequence(1, _unlike(1, 1900)))
+    machine = SimulatedMachine(cells=2048, context=2048)
+    machine.scheduler.add(long := sequence_of(1, unlike(1, 1900)))
     machine.step()
     for number in (2, 3):
-        machine.scheduler.add(_sequence(number, _unlike(number, 20)))
+        machine.scheduler.add(sequence_of(number, unlike(number, 20)))
     machine.step()
     machine.scheduler.remove(long)
     machine.step()
@@ -226,8 +118,8 @@ def test_a_smaller_load_goes_from_shared_cells_back_to_partitions() -> None:
 
 
 def test_decoding_sequences_move_to_adjacent_slots_when_one_between_them_ends() -> None:
-    machine = _Machine(slots=8, cells=8192)
-    sequences = [_sequence(number, _unlike(number, 5)) for number in range(1, 9)]
+    machine = SimulatedMachine(slots=8, cells=8192)
+    sequences = [sequence_of(number, unlike(number, 5)) for number in range(1, 9)]
     for sequence in sequences:
         machine.scheduler.add(sequence)
     for _ in range(3):
@@ -240,11 +132,11 @@ def test_decoding_sequences_move_to_adjacent_slots_when_one_between_them_ends() 
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
-    machine = _Machine(cells=8192)
-    machine.scheduler.add(_sequence(1, _unlike(1, 10)))
+    machine = SimulatedMachine(cells=8192)
+    machine.scheduler.add(sequence_of(1, unlike(1, 10)))
     machine.step()
-    machine.scheduler.add(long := _sequence(2, _unlike(2, 900)))
-    machine.scheduler.add(short := _sequence(3, _unlike(3, 40)))
+    machine.scheduler.add(long := sequence_of(2, unlike(2, 900)))
+    machine.scheduler.add(short := sequence_of(3, unlike(3, 40)))
     steps = 0
     while not short.generated:
         machine.step()
@@ -254,11 +146,11 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_first() -> None:
 
 
 def test_a_prompt_that_fits_the_last_chunk_budget_is_computed_at_once() -> None:
-    machine = _Machine(cells=8192)
-    machine.scheduler.add(_sequence(1, _unlike(1, 10)))
+    machine = SimulatedMachine(cells=8192)
+    machine.scheduler.add(sequence_of(1, unlike(1, 10)))
     machine.step()
     for number, length in ((2, 900), (3, 40), (4, 30), (5, 30)):
-        machine.scheduler.add(_sequence(number, _unlike(number, length)))
+        machine.scheduler.add(sequence_of(number, unlike(number, length)))
     chunks = {
         sequence.id: count for sequence, count in machine.scheduler.plan(MIXED_BUDGET, last_chunk_budget=80).scheduled
     }
@@ -266,11 +158,11 @@ def test_a_prompt_that_fits_the_last_chunk_budget_is_computed_at_once() -> None:
 
 
 def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place() -> None:
-    machine = _Machine(slots=2)
+    machine = SimulatedMachine(slots=2)
     for number in (1, 2, 3):
-        machine.scheduler.add(_sequence(number, _unlike(number, 5)))
+        machine.scheduler.add(sequence_of(number, unlike(number, 5)))
     machine.step()
-    urgent = _sequence(4, _unlike(4, 5), priority=-1)
+    urgent = sequence_of(4, unlike(4, 5), priority=-1)
     machine.scheduler.add(urgent)
     machine.step()
     assert [sequence.id for sequence in machine.scheduler.running] == [1, 4]
@@ -279,17 +171,17 @@ def test_the_smaller_priority_is_admitted_first_and_takes_a_running_one_s_place(
 
 
 def test_cached_prefixes_are_evicted_before_a_running_sequence_is_paused() -> None:
-    machine = _Machine(cells=256, fixed=True)
-    machine.run(_sequence(1, _unlike(1, 150)))
-    machine.scheduler.add(_sequence(2, _unlike(2, 180)))
+    machine = SimulatedMachine(cells=256, fixed=True)
+    machine.run(sequence_of(1, unlike(1, 150)))
+    machine.scheduler.add(sequence_of(2, unlike(2, 180)))
     plan = machine.step()
     assert any(isinstance(move, Evict) for move in plan.cache_ops)
     assert machine.scheduler.counters.preemptions == 0
 
 
 def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
-    machine = _Machine(cells=256, slots=2, prefill_chunk=32)
-    older, younger = _sequence(1, _unlike(1, 120)), _sequence(2, _unlike(2, 120))
+    machine = SimulatedMachine(cells=256, slots=2, prefill_chunk=32)
+    older, younger = sequence_of(1, unlike(1, 120)), sequence_of(2, unlike(2, 120))
     for sequence in (older, younger):
         machine.scheduler.add(sequence)
     while not machine.scheduler.counters.preemptions:
@@ -305,38 +197,38 @@ def test_when_cells_run_out_the_youngest_is_paused_and_comes_back() -> None:
 
 
 def test_in_shared_cells_a_cached_prefix_is_offloaded_while_others_run_and_is_found_again() -> None:
-    machine = _Machine(fixed=True)
-    conversation = _unlike(1, 50)
-    machine.run(_sequence(1, conversation))
-    machine.scheduler.add(_sequence(2, _unlike(2, 10)))
+    machine = SimulatedMachine(fixed=True)
+    conversation = unlike(1, 50)
+    machine.run(sequence_of(1, conversation))
+    machine.scheduler.add(sequence_of(2, unlike(2, 10)))
     machine.step()
     assert machine.cache.used_cells == 10, "no token attends past a conversation that waits for its next turn"
-    machine.scheduler.add(second := _sequence(3, [*conversation, 5, 6]))
+    machine.scheduler.add(second := sequence_of(3, [*conversation, 5, 6]))
     machine.step()
     assert second.cached_tokens == 50
 
 
 def test_an_offloaded_prefix_survives_the_eviction_that_frees_its_slot() -> None:
-    machine = _Machine(slots=1, host_tokens=60)
-    conversation = _unlike(1, 50)
-    machine.run(_sequence(1, conversation))
-    machine.run(_sequence(2, _unlike(2, 40)))
-    assert machine.run(_sequence(3, [*conversation, 5, 6])).cached_tokens == 50
+    machine = SimulatedMachine(slots=1, host_tokens=60)
+    conversation = unlike(1, 50)
+    machine.run(sequence_of(1, conversation))
+    machine.run(sequence_of(2, unlike(2, 40)))
+    assert machine.run(sequence_of(3, [*conversation, 5, 6])).cached_tokens == 50
 
 
 def test_a_short_match_does_not_evict_a_long_conversation() -> None:
-    machine = _Machine(slots=1)
-    conversation = _unlike(1, 100)
-    machine.run(_sequence(1, conversation))
-    machine.run(_sequence(2, [*conversation[:20], 7, 8, 9]))
-    assert machine.run(_sequence(3, [*conversation, 5])).cached_tokens == 100
+    machine = SimulatedMachine(slots=1)
+    conversation = unlike(1, 100)
+    machine.run(sequence_of(1, conversation))
+    machine.run(sequence_of(2, [*conversation[:20], 7, 8, 9]))
+    assert machine.run(sequence_of(3, [*conversation, 5])).cached_tokens == 100
 
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_plan_is_reused_while_each_sequence_has_one_token_and_cells_are_free(fixed: bool) -> None:
-    machine = _Machine(slots=2, cells=512, fixed=fixed)
+    machine = SimulatedMachine(slots=2, cells=512, fixed=fixed)
     for number in (1, 2):
-        machine.scheduler.add(_sequence(number, _unlike(number, 4)))
+        machine.scheduler.add(sequence_of(number, unlike(number, 4)))
     steps = 0
     while not machine.scheduler.counters.preemptions and machine.cache.layout.total == 512 and steps < 300:
         machine.step()
@@ -346,8 +238,8 @@ def test_a_plan_is_reused_while_each_sequence_has_one_token_and_cells_are_free(f
 
 
 def test_a_plan_is_not_reused_for_other_sequences_or_for_more_than_one_token() -> None:
-    machine = _Machine()
-    machine.scheduler.add(first := _sequence(1, _unlike(1, 4)))
+    machine = SimulatedMachine()
+    machine.scheduler.add(first := sequence_of(1, unlike(1, 4)))
     for _ in range(4):
         machine.step()
     assert machine.reused == 2
@@ -360,7 +252,7 @@ def test_a_plan_is_not_reused_for_other_sequences_or_for_more_than_one_token() -
     del first.tokens[-1]
     first.jump_forward = 0
     assert machine.scheduler.can_reuse_plan()
-    machine.scheduler.add(second := _sequence(2, _unlike(2, 4)))
+    machine.scheduler.add(second := sequence_of(2, unlike(2, 4)))
     assert not machine.scheduler.can_reuse_plan()
     for _ in range(2):
         assert len(machine.step().scheduled) == 2
@@ -370,9 +262,9 @@ def test_a_plan_is_not_reused_for_other_sequences_or_for_more_than_one_token() -
 
 
 def test_a_plan_is_reused_while_sequences_wait_for_a_slot() -> None:
-    machine = _Machine(slots=2)
+    machine = SimulatedMachine(slots=2)
     for number in (1, 2, 3):
-        machine.scheduler.add(_sequence(number, _unlike(number, 4)))
+        machine.scheduler.add(sequence_of(number, unlike(number, 4)))
     for _ in range(6):
         machine.step()
     assert machine.reused == 4
@@ -380,18 +272,25 @@ def test_a_plan_is_reused_while_sequences_wait_for_a_slot() -> None:
 
 
 def test_every_sequence_ends_whatever_the_load() -> None:
-    """Prompts with and without common beginnings, urgent and not, through a cache that is always too small."""
+    """Prompts of several callers, with and without common beginnings, urgent and not, through a cache that is always
+    too small.
+    """
     reused = 0
 
     @settings(max_examples=300, deadline=None)
     @given(
-        st.lists(st.tuples(st.integers(1, 400), st.integers(1, 60), st.booleans(), st.integers(0, 1)), max_size=14),
+        st.lists(
+            st.tuples(
+                st.integers(1, 400), st.integers(1, 60), st.booleans(), st.integers(0, 1), st.sampled_from("AAABC")
+            ),
+            max_size=14,
+        ),
         st.integers(1, 6),
         st.integers(1, 6),
         st.integers(0, 600),
         st.sampled_from(["partitioned", "shared", "growing shared"]),
     )
-    def run(loads: list[tuple[int, int, bool, int]], grains: int, slots: int, host_tokens: int, layout: str) -> None:
+    def run(loads: list[_Load], grains: int, slots: int, host_tokens: int, layout: str) -> None:
         nonlocal reused
         reused += _run_to_the_end(loads, grains, slots, host_tokens, layout)
 
@@ -399,12 +298,10 @@ def test_every_sequence_ends_whatever_the_load() -> None:
     assert reused > 300, "most steps without a prompt reuse the plan"
 
 
-def _run_to_the_end(
-    loads: list[tuple[int, int, bool, int]], grains: int, slots: int, host_tokens: int, layout: str
-) -> int:
+def _run_to_the_end(loads: list[_Load], grains: int, slots: int, host_tokens: int, layout: str) -> int:
     """How many steps reused the plan before."""
     cells = 256 * grains
-    machine = _Machine(
+    machine = SimulatedMachine(
         slots=slots,
         cells=cells,
         context=cells,
@@ -414,9 +311,9 @@ def _run_to_the_end(
         always_shared=layout == "growing shared",
     )
     pending: dict[int, tuple[Sequence, int]] = {}
-    for identity, (length, wanted, shared, priority) in enumerate(loads, 1):
-        prompt = _unlike(1 if shared else identity + 1, min(length, cells - 64))
-        pending[identity] = sequence, _ = _sequence(identity, prompt, priority=priority), wanted
+    for identity, (length, wanted, shared, priority, caller) in enumerate(loads, 1):
+        prompt = unlike(1 if shared else identity + 1, min(length, cells - 64))
+        pending[identity] = sequence, _ = sequence_of(identity, prompt, priority=priority, caller=caller), wanted
         machine.scheduler.add(sequence)
         if identity % 3 == 0:
             _step_and_end(machine, pending)
@@ -428,7 +325,7 @@ def _run_to_the_end(
     return machine.reused
 
 
-def _step_and_end(machine: _Machine, pending: dict[int, tuple[Sequence, int]]) -> None:
+def _step_and_end(machine: SimulatedMachine, pending: dict[int, tuple[Sequence, int]]) -> None:
     plan = machine.step()
     assert plan.scheduled, "a step with work to do makes progress"
     for sequence, _ in plan.scheduled:

@@ -1,0 +1,47 @@
+"""Whose turn it is: of the callers that want work done, the one that has had the least of it comes first.
+
+Work is counted in units, such as prompt tokens. A caller that had nothing to do gets no credit for that: it starts
+level with the caller that has had the least. So a greedy caller delays another one by one piece of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one caller has had."""
+
+    units: int
+    last: int = 0  #: the number of its last piece of work
+    pieces: int = 0
+
+
+class Turns:
+    """The work that each active caller has had. Memory is bounded by the callers that are active together."""
+
+    def __init__(self) -> None:
+        self._shares: dict[str, _Share] = {}
+        self._pieces = 0
+
+    def order(self, active: Iterable[str]) -> list[str]:
+        """The active callers, the next one first. All others are forgotten."""
+        callers = dict.fromkeys(active)
+        known = self._shares
+        level = min((known[caller].units for caller in callers if caller in known), default=0)
+        self._shares = shares = {caller: known.get(caller) or _Share(level) for caller in callers}
+        return sorted(callers, key=lambda caller: (shares[caller].units, shares[caller].last))
+
+    def charge(self, caller: str, units: int) -> None:
+        """An active caller has had a piece of work of so many units."""
+        self._pieces += 1
+        share = self._shares[caller]
+        share.units += units
+        share.last = self._pieces
+        share.pieces += 1
+
+    def pieces(self, caller: str) -> int:
+        """How many pieces of work an active caller has had."""
+        return self._shares[caller].pieces
