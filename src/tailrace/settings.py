@@ -73,9 +73,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000  #: 0 picks a free one
 
     # The HTTP side
-    api_key: str | None = None  #: None: every client that can connect may use the server
+    api_key: str | None = None  #: None, and no keys file: every client that can connect may use the server
+    keys_file: str | None = None  #: named keys; None: keys.json in the settings folder
+    tls_cert: str | None = None  #: file with the certificate and its chain (PEM): the server speaks TLS
+    tls_key: str | None = None  #: file with the certificate's private key (PEM, not encrypted)
+    allowed_hosts: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names of this server in Host headers
     manage_models: bool = False  #: whether clients may fetch models into the store, make and delete them
-    cors_origins: tuple[str, ...] = ("*",)
+    cors_origins: tuple[str, ...] = ("local",)  #: pages that may call; local: apps of the client's own machine
     max_body_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
     keepalive_seconds: Annotated[float, Meta(gt=0, le=3600)] = 10.0  #: silence in a stream before a sign of life
     keepalive_style: Literal["chunk", "comment"] = "chunk"
@@ -110,6 +114,9 @@ class Resolved:
         origins: dict[str, Origin] = {**self.origins, **dict.fromkeys(new, "tuned")}
         return Resolved(msgspec.structs.replace(self.settings, **new), origins)
 
+
+#: Settings whose environment variable has several values.
+_LISTS = frozenset({"aliases", "allowed_hosts", "cors_origins"})
 
 FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(Settings))
 
@@ -160,7 +167,7 @@ def _read_file(file: Path | None) -> dict[str, Any]:
 
 
 def _split(name: str, value: str) -> Any:
-    return [part.strip() for part in value.split(",")] if name in ("aliases", "cors_origins") else value
+    return [part.strip() for part in value.split(",")] if name in _LISTS else value
 
 
 def _checked(name: str, value: Any, origin: Origin, *, strict: bool) -> Any:

@@ -15,6 +15,7 @@ from tailrace.cli.check import check
 from tailrace.cli.config import config
 from tailrace.cli.convert import convert
 from tailrace.cli.doctor import doctor
+from tailrace.cli.keys import keys
 from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
 from tailrace.cli.run import run
@@ -58,6 +59,7 @@ app.command()(doctor)
 app.command()(convert)
 app.command()(tune)
 app.command("list")(list_models)
+app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 
 

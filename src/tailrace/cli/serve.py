@@ -64,8 +64,16 @@ def serve(
     ] = None,
     draft_tokens: Annotated[int | None, typer.Option(help="Max draft tokens of a reply in one step [32].")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key to ask for; better set TAILRACE_API_KEY.")] = None,
+    keys_file: Annotated[
+        str | None, typer.Option(help="File of named keys (tailrace keys) [keys.json in the settings folder].")
+    ] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="Certificate file (PEM): serve https.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="The certificate's private key file (PEM).")] = None,
+    allowed_hosts: Annotated[
+        list[str] | None, typer.Option(help="Further host names of this server; for servers without a key.")
+    ] = None,
     manage_models: Annotated[bool | None, typer.Option(help="Let clients fetch, make and delete models [no].")] = None,
-    cors_origins: Annotated[list[str] | None, typer.Option(help="Origins that browsers may call from [*].")] = None,
+    cors_origins: Annotated[list[str] | None, typer.Option(help="Origins whose web pages may call [local].")] = None,
     max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
     keepalive_seconds: Annotated[float | None, typer.Option(help="Silence before a sign of life [10].")] = None,
     keepalive_style: Annotated[str | None, typer.Option(help="chunk or comment [chunk].")] = None,
