@@ -84,9 +84,16 @@ class Unauthorized(RequestError):
     type = "authentication_error"
     code = "invalid_api_key"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """See ``RequestError``. A 401 names the scheme (RFC 9110, section 15.5.2)."""
+        return {**super().headers, "www-authenticate": "Bearer"}
+
 
 class Forbidden(RequestError):
-    """The operation is possible, but the server's settings don't allow clients to do it; no key changes that."""
+    """The server's settings don't allow it: to any client, or to a web page of another site (``forbidden_host``,
+    ``forbidden_origin``). No key is wrong.
+    """
 
     status = 403
     code = "forbidden"

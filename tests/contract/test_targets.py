@@ -39,7 +39,7 @@ TARGETS = [
 def answer(port: int, method: str, target: str) -> tuple[int, bytes]:
     """Status and body of the answer to one request with this very target."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         response = http.client.HTTPResponse(connection, method=method)
         response.begin()
         return response.status, response.read()

@@ -248,7 +248,7 @@ def test_cors_on_streams_and_errors(scripted: ServerProcess, keyed: ServerProces
         ask(scripted.port, "GET", CHAT, headers=origin),
         ask(scripted.port, "GET", "/v1/models", headers=origin),
     ]
-    assert [reply.header("access-control-allow-origin") for reply in replies] == ["*"] * 5
+    assert [reply.header("access-control-allow-origin") for reply in replies] == ["http://localhost:3000"] * 5
     allowed = ask(keyed.port, "GET", "/v1/models", headers={"origin": "https://app.example"})
     assert (allowed.status, allowed.header("access-control-allow-origin")) == (401, "https://app.example")
 
@@ -313,8 +313,8 @@ def test_an_upgrade_offer_is_declined_and_the_connection_stays_open(scripted: Se
 
 
 def test_two_requests_in_one_write_of_which_the_first_offers_to_upgrade(scripted: ServerProcess) -> None:
-    one = b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
-    two = b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n"
+    one = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
+    two = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with Connection(scripted.port) as connection:
         connection.send(one + two)
         assert connection.read().json()["object"] == "list"
@@ -323,7 +323,7 @@ def test_two_requests_in_one_write_of_which_the_first_offers_to_upgrade(scripted
 
 def test_an_offer_to_upgrade_with_a_chunked_body_in_the_same_write(scripted: ServerProcess) -> None:
     body = json.dumps(chat("<say>ok</say>")).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: close, Upgrade\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: close, Upgrade\r\n"
     with Connection(scripted.port) as connection:
         connection.send(head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
         assert connection.read().json()["choices"][0]["message"]["content"] == "ok"
@@ -353,7 +353,7 @@ def test_a_stream_to_http_1_0_is_not_chunked_and_ends_with_the_connection(
 ) -> None:
     """nginx's proxy speaks it to its backends unless it is told otherwise."""
     body = json.dumps(STREAMS[path]).encode()
-    head = f"POST {path} HTTP/1.0\r\nhost: a\r\n{extra}content-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.0\r\nhost: localhost\r\n{extra}content-length: {len(body)}\r\n\r\n".encode()
     with Connection(scripted.port) as connection:
         connection.send(head + body)
         answer, _, sent = connection.read_to_end().partition(b"\r\n\r\n")
@@ -386,7 +386,7 @@ def test_a_stream_to_http_1_0_is_not_chunked_and_ends_with_the_connection(
 )
 def test_targets_without_a_path(scripted: ServerProcess, head: str, status: int) -> None:
     with Connection(scripted.port) as connection:
-        connection.send(f"{head}\r\nhost: a\r\n\r\n".encode())
+        connection.send(f"{head}\r\nhost: localhost\r\n\r\n".encode())
         assert connection.read().status == status
 
 
@@ -401,20 +401,21 @@ LONG = b"a" * 200_000
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n",
-        b"BREW /coffee HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"BREW /coffee HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost : a\r\nbad header\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\x00b\r\n\r\n",
-        b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: a\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: -5\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n",
-        b"GET /" + LONG + b" HTTP/1.1\r\nhost: a\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + LONG + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\nx: " + LONG,
+        b"GET / HTTP/1.1\r\nhost: localhost\x00b\r\n\r\n",
+        b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n"
+        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n",
+        b"GET /" + LONG + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + LONG + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + LONG,
         b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 40_000 + b"\r\n",
     ],
 )

@@ -51,7 +51,7 @@ def make_app(app: AppState) -> ASGIApp:
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
     routes = [Route(path, _by_method(methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
-    return RequestMiddleware(router, app.settings, known, app.metrics.response_started)
+    return RequestMiddleware(router, app.keys, app.guard, known, app.metrics.response_started)
 
 
 def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:

@@ -19,11 +19,13 @@ from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
+from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_response import json_response
+from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.request_body import read_body
 from tailrace.server.served_model import ServedModel
@@ -50,7 +52,7 @@ class AppState:
     def __init__(
         self, settings: Settings, model_name: str, replicas: int = 1, *, model_path: Path | None = None
     ) -> None:
-        """``model_path`` is the served model's file; None with the fake backend."""
+        """``model_path`` is the served model's file; None with the fake backend. Raises ConfigurationError."""
         self.settings = settings
         self.model_name = model_name
         self.model_path = model_path
@@ -63,6 +65,10 @@ class AppState:
         )
         self.metrics = Metrics(model_name, self.engine)
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
+        self.keys = KeyRing(settings)
+        self.on_shutdown.append(self.keys.close)
+        self.guard = BrowserGuard(settings)
+        check_open_management(settings, self.guard, keyed=self.keys.required)
         store = default_folder()
         self.derived_models = DerivedModels(store)
         #: The served model's name in the store, if it is there: derived models refer to it by that name.

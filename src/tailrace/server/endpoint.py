@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from tailrace.errors import RequestError
 from tailrace.server.json_response import ErrorEnvelope, error_response
+from tailrace.server.keys.limit_headers import LimitStyle
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -26,6 +27,7 @@ class ErrorFormat:
 
     respond: Callable[[RequestError, str], Response]
     body: type
+    limits: LimitStyle = "openai"  #: the names of the headers that show a key's limits
 
 
 OPENAI_ERRORS = ErrorFormat(error_response, ErrorEnvelope)

@@ -1,37 +1,35 @@
-"""What holds for every route: canonical paths, keys, CORS, and errors in the dialect of the path.
+"""What holds for every route: canonical paths, keys or the rules for web pages, and errors in the dialect of the path.
 
-One plain ASGI layer around the router: paths are brought to their canonical form, preflights and CORS headers are
-answered, keys are compared in constant time, responses are counted. Nothing of it runs per chunk of a stream but one
-``if``.
+One plain ASGI layer around the router: paths are brought to their canonical form, preflights are answered, the
+request's key is found and its limits are applied, responses are counted. Nothing of it runs per chunk of a stream but
+one ``if``. ``keys`` knows keys and limits, ``browsers`` knows hosts and origins.
 """
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tailrace.errors import InternalError, MethodNotAllowed, NotFound, RequestError, Unauthorized
+from tailrace.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from tailrace.server.browsers.guard import BrowserGuard
 from tailrace.server.caller import Caller, client_address, set_caller
 from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
+from tailrace.server.keys.allowance import Place
+from tailrace.server.keys.key_ring import KeyRing
+from tailrace.server.keys.limit_headers import limit_headers
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
-from tailrace.settings import Settings
 
-#: Routes that give nothing away and answer without a key.
-PUBLIC = frozenset({"/", "/health"})
+#: Routes that give nothing away and answer without a key. Every other route needs one, unknown ones included.
+PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
 
-#: The methods that a preflight's answer allows.
-_METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
-#: The response headers that a page's script may read, for reports.
-_EXPOSED = (b"access-control-expose-headers", b"x-request-id, request-id, retry-after")
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/|$)")
@@ -46,21 +44,40 @@ def canonical(path: str) -> str:
     return path.rstrip("/") or "/"
 
 
+@dataclass(frozen=True)
+class _Route:
+    """The facts of a path that the layer needs."""
+
+    path: str
+    errors: ErrorFormat
+    limited: frozenset[str] = frozenset()  #: the methods to which a key's limits apply
+
+
 class RequestMiddleware:
     """The layer. ``responded`` is called with route and status of every response."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, endpoints: Sequence[Endpoint], responded: Callable[[str, int], None]
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        guard: BrowserGuard,
+        endpoints: Sequence[Endpoint],
+        responded: Callable[[str, int], None],
     ):
         self._app = app
-        self._key = settings.api_key.encode() if settings.api_key else None
-        self._origins = frozenset(settings.cors_origins)
+        self._keys = keys
+        self._guard = guard
         self._by_header = [(e.header.encode(), e.errors) for e in endpoints if e.header is not None]
         endpoints = [endpoint for endpoint in endpoints if endpoint.header is None]
-        self._routes = {endpoint.path: endpoint.errors for endpoint in endpoints if "{" not in endpoint.path}
-        self._patterns = [
-            (compile_path(e.path)[0], _CONVERTOR.sub("}", e.path), e.errors) for e in endpoints if "{" in e.path
-        ]
+        limited: dict[str, frozenset[str]] = {}
+        for endpoint in endpoints:
+            if 429 in endpoint.statuses:
+                limited[endpoint.path] = limited.get(endpoint.path, frozenset()) | {endpoint.method}
+        routes = {
+            e.path: _Route(_CONVERTOR.sub("}", e.path), e.errors, limited.get(e.path, frozenset())) for e in endpoints
+        }
+        self._routes = {path: route for path, route in routes.items() if "{" not in path}
+        self._patterns = [(compile_path(path)[0], route) for path, route in routes.items() if "{" in path]
         # A path without a route gets the errors of its neighbours' dialect: /api/... is Ollama's.
         self._errors_by_prefix = {_first_segment(endpoint.path): endpoint.errors for endpoint in reversed(endpoints)}
         self._responded = responded
@@ -71,7 +88,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        set_caller(scope, Caller(client_address(scope)))
+        address = client_address(scope)
+        set_caller(scope, Caller(address))
         identity = name_request(scope, scope["headers"])
         structlog.contextvars.bind_contextvars(
             request_id=identity
@@ -79,17 +97,20 @@ class RequestMiddleware:
         path = canonical(scope["path"])
         # With an "app" in the scope the router raises its refusals instead of answering them in plain text.
         scope = {**scope, "path": path, "raw_path": path.encode(), "app": self}
-        route, errors = self._route(path)
-        errors = next((shape for header, shape in self._by_header if header in headers), errors)
-        added = [(REQUEST_ID, identity.encode()), *self._cors_headers(headers)]
+        route = self._route(path)
+        errors = next((shape for header, shape in self._by_header if header in headers), route.errors)
+        added = [(REQUEST_ID, identity.encode()), *self._guard.response_headers(headers)]
         started = False
+        place: Place | None = None
 
         async def send_guarded(message: Message) -> None:
             nonlocal started
             if not started:
                 started = True
                 message["headers"] = [*message["headers"], *added]
-                self._responded(route, message["status"])
+                if place is not None:
+                    message["headers"] += limit_headers(place.allowance, errors.limits)
+                self._responded(route.path, message["status"])
             await send(message)
 
         async def refuse(error: RequestError, more: Mapping[str, str] | None = None) -> None:
@@ -99,9 +120,19 @@ class RequestMiddleware:
 
         try:
             if scope["method"] == "OPTIONS":
-                await _preflight(headers)(scope, receive, send_guarded)
+                await self._guard.preflight(headers)(scope, receive, send_guarded)
                 return
-            self._authenticate(path, headers)
+            if len(headers) < len(scope["headers"]):
+                _check_one_host(scope["headers"])
+            key = None if path in PUBLIC and self._keys.required else self._keys.authenticate(headers)
+            if key is not None:
+                if key.allowance.is_limited and scope["method"] in route.limited:
+                    place = Place(key.allowance)
+                set_caller(scope, Caller(address, key.name, key.owner, key.record.models), place)
+                if place is not None:
+                    place.enter()
+            elif not self._keys.required:
+                self._guard.check(scope["method"], headers)
             await self._app(scope, receive, send_guarded)
         except ClientDisconnect:
             self._log.debug("client went away while it was sending", path=path)
@@ -114,46 +145,24 @@ class RequestMiddleware:
             if started:
                 raise  # The stream is broken: the server closes the connection without its terminator.
             await refuse(InternalError("The server hit a defect of its own on this request; its log has the details."))
+        finally:
+            if place is not None:
+                place.release()
 
-    def _route(self, path: str) -> tuple[str, ErrorFormat]:
-        """The route's own path, and the format of its errors."""
-        if (errors := self._routes.get(path)) is not None:
-            return path, errors
-        for pattern, route, errors in self._patterns:
+    def _route(self, path: str) -> _Route:
+        """The route of a canonical path."""
+        if (route := self._routes.get(path)) is not None:
+            return route
+        for pattern, route in self._patterns:
             if pattern.match(path):
-                return route, errors
-        return "other", self._errors_by_prefix.get(_first_segment(path), OPENAI_ERRORS)
-
-    def _authenticate(self, path: str, headers: dict[bytes, bytes]) -> None:
-        if self._key is None or path in PUBLIC:
-            return
-        given = [headers.get(b"x-api-key", b"")]
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer":
-            given.append(token.strip())
-        # Either will do: some clients fill in both, one of them with a placeholder.
-        if not any(hmac.compare_digest(key, self._key) for key in given):
-            raise Unauthorized("Missing or wrong API key. Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.")
-
-    def _cors_headers(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-        origin = headers.get(b"origin")
-        if "*" in self._origins:
-            return [(b"access-control-allow-origin", b"*"), _EXPOSED]
-        if origin is None or origin.decode("latin-1") not in self._origins:
-            return [(b"vary", b"Origin")]
-        return [(b"access-control-allow-origin", origin), _EXPOSED, (b"vary", b"Origin")]
+                return route
+        return _Route("other", self._errors_by_prefix.get(_first_segment(path), OPENAI_ERRORS))
 
 
-def _preflight(headers: Mapping[bytes, bytes]) -> Response:
-    """The answer to a browser that asks what it may send."""
-    asked = headers.get(b"access-control-request-headers", b"authorization, content-type, x-api-key")
-    response = Response(status_code=204)
-    response.raw_headers = [
-        (b"access-control-allow-methods", _METHODS),
-        (b"access-control-allow-headers", asked),
-        (b"access-control-max-age", b"600"),
-    ]
-    return response
+def _check_one_host(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise InvalidRequest for several Host headers: proxies disagree on which of them counts (RFC 9112, 3.2)."""
+    if sum(name == b"host" for name, _ in headers) > 1:
+        raise InvalidRequest("The request has several Host headers.", code="invalid_http")
 
 
 def _first_segment(path: str) -> str:

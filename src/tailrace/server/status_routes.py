@@ -31,7 +31,7 @@ def routes(app: AppState) -> list[Endpoint]:
 
 
 class Status(msgspec.Struct, omit_defaults=True):
-    """The answer without an API key. A server that has a key leaves the model's name out."""
+    """The answer without an API key. A server with keys leaves the model's name out."""
 
     status: str  #: "ok", "loading" or "stalled"
     model: str | None = None
@@ -57,7 +57,7 @@ class _Admin:
 
     def _status(self) -> Status:
         app = self._app
-        status = Status(app.engine.state, None if app.settings.api_key else app.model_name)
+        status = Status(app.engine.state, None if app.keys.required else app.model_name)
         if app.replicas > 1:
             status.replicas, status.replicas_ready = app.replicas, app.engine.replicas_ready
         return status

@@ -55,4 +55,4 @@ def error_response(error: RequestError, identity: str) -> Response:
     return json_response(error_object(error, identity), error.status, {REQUEST_ID: identity})
 
 
-ERRORS = ErrorFormat(error_response, AnthropicError)
+ERRORS = ErrorFormat(error_response, AnthropicError, limits="anthropic")
