@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-clients test-peers test-numa bench check format clean
+.PHONY: help setup serve test test-clients test-faults test-peers test-numa bench check format clean
 
 help:  ## Show this list
 	@echo "tailrace: make TARGET [ARGS=\"...\"] [PYTHON=python3.12]"
@@ -34,6 +34,11 @@ test-clients:  ## Prove the server with real clients, directly and through relay
 	@$(PYTHON) scripts/setup_clients.py
 	@TAILRACE_TEST_CLIENTS=all TAILRACE_CLIENT_RESULTS=tests/clients/results.json $(BIN)/python -m pytest tests/clients $(ARGS)
 	@$(PYTHON) scripts/client_table.py
+
+test-faults:  ## Kill, stop, starve and attack real servers, and print each fault's figures; ARGS go to pytest
+	@$(PYTHON) scripts/setup.py --dev
+	@$(BIN)/tailrace pull
+	@TAILRACE_TEST_FAULTS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 test-peers:  ## Run llama.cpp's own server tests against this server; ARGS go to pytest
 	@$(PYTHON) scripts/setup.py --dev

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 #: Generous: machines that run tests may be slow, and no test is about this.
@@ -38,7 +38,10 @@ def alive(pid: int) -> bool:
 class ServerProcess:
     """One ``tailrace serve`` with its children. ``port`` is known once ``wait_ready`` has returned."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        """``prefix``: a command that runs the rest of its line, such as ``prlimit``."""
         self._folder = tempfile.TemporaryDirectory(prefix="tailrace-test-")
         self._log_path = Path(self._folder.name) / "log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
@@ -47,7 +50,7 @@ class ServerProcess:
         clean |= {"XDG_CONFIG_HOME": self._folder.name, "TMPDIR": self._folder.name, **(environment or {})}
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("tailrace")), "serve", *arguments],
+                [*prefix, str(Path(sys.executable).with_name("tailrace")), "serve", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -142,9 +145,11 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[ServerProcess]:
+def serving(
+    *arguments: str, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Iterator[ServerProcess]:
     """A server that is ready, on a free port, for the time of the block."""
-    server = ServerProcess("--port", "0", *arguments, environment=environment)
+    server = ServerProcess("--port", "0", *arguments, environment=environment, prefix=prefix)
     try:
         yield server.wait_ready()
     finally:
