@@ -26,11 +26,15 @@ from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
-from tailrace.engine.structured.mask_thread import MaskThread
+from tailrace.engine.structured.mask_thread import MaskReady, MaskThread
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
+#: How long a step waits for masks after the model has computed the logits: a part of the time that these took, within
+#: these bounds in seconds. A reply whose mask is later sits out the next steps, and the others go on.
+_MASK_WAIT_PART = 0.5
+_MIN_MASK_WAIT, _MAX_MASK_WAIT = 0.003, 0.05
 
 Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
 
@@ -65,7 +69,7 @@ class EngineLoop:
             self._cache, parallel=backend.info.parallel, max_batch=backend.max_batch, prefill_chunk=prefill_chunk
         )
         self._prefill_budget = PrefillBudget(prefill_chunk, step_seconds)
-        self._masks = MaskThread(cpus)
+        self._masks = MaskThread(cpus, self.inbox.put)
         self._speculator = speculator
         self._sequences: dict[int, Sequence] = {}
         self._fetching: dict[int, Sequence] = {}  #: sequences that wait for a prefix from the disk tier
@@ -88,12 +92,13 @@ class EngineLoop:
         """
         next_heartbeat = time.monotonic()
         idle = True
+        blocked = False  # All sequences that run await their masks.
         while True:
-            if not self.take(next_heartbeat - time.monotonic() if idle else 0.0):
+            if not self.take(next_heartbeat - time.monotonic() if idle or blocked else 0.0):
                 self._drop_all()
                 self._masks.close()
                 return
-            self.step(publish)
+            blocked = self.step(publish) is None and not self._embeddings
             if self._embeddings:
                 self._embed(publish)
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
@@ -136,8 +141,8 @@ class EngineLoop:
                 return None
         batch = self._batch
         begun = time.perf_counter()
-        # Beside the logits, a thread computes the masks of the batch's constraints.
-        self._masks.start([constraint for constraint in batch.constraints if not constraint.unconstrained])
+        if batch.constrained:
+            self._start_masks(batch)
         if reuse_plan:
             logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
         else:
@@ -145,7 +150,8 @@ class EngineLoop:
                 batch.tokens, batch.positions, batch.slots, batch.outputs, batch.n_decode_tokens
             )
         decoded = time.perf_counter()
-        self._masks.wait()
+        if batch.constrained:
+            self._wait_for_masks(decoded - begun)
         masked = time.perf_counter()
         lengths = [len(sequence.tokens) for sequence in batch.sampled]
         step = sample_step(batch.sampled, logits)
@@ -163,6 +169,8 @@ class EngineLoop:
             self._drop(sequence)
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
+        if batch.constrained:
+            self._start_slow_masks(batch)
         ended = time.perf_counter()
         counters = self._counters
         counters.schedule_seconds += begun - planning
@@ -211,6 +219,10 @@ class EngineLoop:
             # The id is unknown if it was cancelled meanwhile.
             if (sequence := self._fetching.pop(item.id, None)) is not None:
                 self._scheduler.add(sequence)
+        elif isinstance(item, MaskReady):
+            if (sequence := self._sequences.get(item.id)) is not None:  # It may have been cancelled meanwhile.
+                sequence.awaits_mask = False
+                self._scheduler.replan()
         elif isinstance(item, list):
             self._embeddings.add(item)
         elif item is not None:
@@ -224,6 +236,8 @@ class EngineLoop:
     def _drop(self, sequence: Sequence) -> None:
         """Remove a sequence that has finished, failed or been cancelled."""
         del self._sequences[sequence.id]
+        if sequence.constraint is not None:
+            sequence.constraint.cancel()
         self._progress.end(sequence)
         if self._fetching.pop(sequence.id, None) is None:
             self._scheduler.remove(sequence)
@@ -234,6 +248,35 @@ class EngineLoop:
         for sequence in list(self._sequences.values()):
             self._drop(sequence)
         self._embeddings.clear()
+
+    # Masks
+
+    def _start_masks(self, batch: StepBatch) -> None:
+        """Begin the masks of the batch's constraints: they are computed beside the logits."""
+        self._masks.start(
+            (sequence.id, sequence.constraint)
+            for sequence in batch.constrained
+            if sequence.constraint is not None and not sequence.constraint.ready
+        )
+
+    def _wait_for_masks(self, decode_seconds: float) -> None:
+        """Sequences whose masks are late get no token in this step."""
+        seconds = min(max(_MIN_MASK_WAIT, _MASK_WAIT_PART * decode_seconds), _MAX_MASK_WAIT)
+        # A recurrent model can't compute its last token again.
+        for identity in self._masks.wait(seconds if self._backend.can_truncate else None):
+            self._sequences[identity].awaits_mask = True
+            self._scheduler.replan()
+
+    def _start_slow_masks(self, batch: StepBatch) -> None:
+        """Sequences with slow masks sit out until the next one is computed."""
+        for sequence in batch.constrained:
+            constraint = sequence.constraint
+            if constraint is None or constraint.ready or not constraint.slow or sequence.awaits_mask:
+                continue
+            if sequence.id in self._sequences:
+                sequence.awaits_mask = True
+                self._scheduler.replan()
+                self._masks.start_slow(sequence.id, constraint)
 
     # Schedule
 

@@ -21,6 +21,7 @@ class Sequence:
 
     __slots__ = (
         "admitted_at",
+        "awaits_mask",
         "cached_tokens",
         "caller",
         "computed",
@@ -90,6 +91,8 @@ class Sequence:
         self.draft_from_prediction = False
         #: Restricts the next tokens; None: any token may follow.
         self.constraint: Constraint | None = None
+        #: Whether its next mask is still being computed: it sits out, and its last token is computed afterwards.
+        self.awaits_mask = False
         #: How many jump-forward tokens there are: tokens at the end of ``tokens``, behind the one sampled last, that
         #: were appended because the grammar allows no others. The next step computes them together with that one.
         self.jump_forward = 0

@@ -25,7 +25,7 @@ class StepBatch:
     """
 
     __slots__ = (
-        "constraints",
+        "constrained",
         "n_beyond_one",
         "n_decode_tokens",
         "n_decoding",
@@ -49,7 +49,7 @@ class StepBatch:
         self.slots: list[int] = []
         self.outputs: list[int] = []  #: batch indices whose logits are needed
         self.sampled: list[Sequence] = []  #: sequences that get their next tokens from ``outputs``, in the same order
-        self.constraints: list[Constraint] = []  #: of the sampled sequences
+        self.constrained: list[Sequence] = []  #: the sampled sequences with constraints
         self.n_decode_tokens = 0  #: tokens of decoding sequences, which are in front of the prompts'
         self.n_decoding = 0  #: decoding sequences
         self.n_beyond_one = 0  #: their draft and jump-forward tokens: what they have beyond one token each
@@ -67,7 +67,7 @@ class StepBatch:
             self.outputs.append(len(tokens) - 1)
             self.sampled.append(sequence)
             if sequence.constraint is not None:
-                self.constraints.append(sequence.constraint)
+                self.constrained.append(sequence)
             if sequence.draft:
                 self.outputs += range(len(tokens), len(tokens) + len(sequence.draft))
                 tokens += sequence.draft
@@ -86,7 +86,8 @@ def sample_step(sequences: list[Sequence], logits: Logits) -> Step:
 
     ``logits``: a row for each sequence, in order, followed by a row for each of its draft tokens. A draft token is
     accepted when it is the token that is sampled anyway. The first one that isn't is replaced by the sampled token, and
-    the rows behind it are skipped. A constraint masks tokens, and may append jump-forward tokens.
+    the rows behind it are skipped. A constraint masks tokens, and may append jump-forward tokens. A sequence that
+    awaits its mask gets no token.
     """
     step = Step([], [], [], [], {})
     # One call for the whole step: it is as fast as memory can be read.
@@ -97,6 +98,9 @@ def sample_step(sequences: list[Sequence], logits: Logits) -> Step:
         next_row = row + 1 + len(sequence.draft)
         length = len(sequence.tokens)
         sequence.jump_forward = 0
+        if sequence.awaits_mask or _ended_late(step, sequence):
+            row = next_row
+            continue
         try:
             for draft in (*sequence.draft, None):
                 if greedy_choice is not None and sequence.logprobs is None and not _is_masked(sequence):
@@ -119,6 +123,14 @@ def sample_step(sequences: list[Sequence], logits: Logits) -> Step:
             accepted = common_prefix(sequence.draft, sequence.tokens[length:])
             step.predicted.append(Predicted(sequence.id, accepted, len(sequence.draft) - accepted))
     return step
+
+
+def _ended_late(step: Step, sequence: Sequence) -> bool:
+    """Whether the reply's grammar came to its end while a deferred token was accepted."""
+    if sequence.constraint is None or not sequence.constraint.finished:
+        return False
+    step.finished.append(Finished(sequence.id, "stop", sequence.generated))
+    return True
 
 
 def _is_masked(sequence: Sequence) -> bool:
@@ -156,8 +168,11 @@ def _without_end_tokens(sequence: Sequence, mask: Mask | None) -> Mask | None:
 
 def _advance_grammar(step: Step, sequence: Sequence, constraint: Constraint, token: int) -> bool:
     """Advance the grammar by ``token`` and append the tokens that it allows only one choice for: the next step computes
-    them together. False when the rows behind this one no longer count.
+    them together. False when the rows behind this one no longer count. A slow grammar advances later.
     """
+    if constraint.slow:
+        constraint.defer(token)
+        return False
     for forced in constraint.accept(token):
         sequence.sampler.accept(forced)
         sequence.jump_forward += 1

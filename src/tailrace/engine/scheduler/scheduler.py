@@ -79,8 +79,8 @@ class Scheduler:
 
     @property
     def decoding(self) -> list[Sequence]:
-        """Running sequences whose prompt is computed."""
-        return [sequence for sequence in self.running if sequence.decoding]
+        """Running sequences whose prompt is computed, and that don't await their masks."""
+        return [sequence for sequence in self.running if sequence.decoding and not sequence.awaits_mask]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -140,6 +140,10 @@ class Scheduler:
         failed = next((sequence for failing, sequence in plan.last_resorts if failing is relayout), None)
         return failed, dropped
 
+    def replan(self) -> None:
+        """Whether a sequence awaits its mask has changed: the next step has to be planned."""
+        self._reusable_steps = 0
+
     def can_reuse_plan(self) -> bool:
         """Whether the coming step computes the same sequences as the last one, with no cache op: ``plan`` would give
         the same.
@@ -159,7 +163,8 @@ class Scheduler:
         """The next step. If any sequence decodes in it, it has up to ``mixed_prefill_budget`` prompt tokens, or up to
         ``last_chunk_budget`` where they bring prompts to their end.
 
-        The cells that it needs are free when its cache ops have been applied.
+        The cells that it needs are free when its cache ops have been applied. The plan is empty if nothing waits and
+        all running sequences await their masks.
         """
         plan = Plan()
         self._step += 1
@@ -173,7 +178,10 @@ class Scheduler:
             self._schedule_prefill(plan, mixed_prefill_budget, last_chunk_budget)
             if not plan.scheduled:
                 # Only prompts run and none has a free cell: the oldest goes on at the youngest's expense.
-                self._ensure_free(plan, [(self.running[0].slot, 1)])
+                able = [sequence for sequence in self.running if sequence.pending > sequence.awaits_mask]
+                if not able:
+                    break
+                self._ensure_free(plan, [(able[0].slot, 1)])
         if plan.scheduled:
             if self._cache.layout.shared:
                 self._allocator.evict_one_prefix(plan)
@@ -224,10 +232,11 @@ class Scheduler:
         computed: dict[str, int] = {}
         for caller, sequence in self._prompts_in_turn(prefilling):
             free = self._cache.free_cells(sequence.slot) - (planned if self._cache.layout.shared else 0)
+            pending = sequence.pending - sequence.awaits_mask  # The last token is computed when the mask is there.
             # A prompt's last chunk may take longer; one token is no more work than a reply's.
-            is_last_chunk = sequence.pending <= max(1, last_chunk_budget)
-            allowed = max(budget, sequence.pending) if is_last_chunk else budget
-            count = min(sequence.pending, allowed, free, self._max_batch - planned)
+            is_last_chunk = pending <= max(1, last_chunk_budget)
+            allowed = max(budget, pending) if is_last_chunk else budget
+            count = min(pending, allowed, free, self._max_batch - planned)
             if count <= 0:
                 continue
             plan.scheduled.append((sequence, count))

@@ -187,7 +187,7 @@ class Speculator:
             if not (learns_without_draft or is_probe or _is_prepared(stats)):
                 continue
             run = self._drafter.prepare(sequence)
-            if run is None or sequence.pending != 1:
+            if run is None or sequence.pending != 1 or sequence.awaits_mask:
                 continue
             # A grammar's masks are computed for one row a step.
             if sequence.constraint is not None and not sequence.constraint.unconstrained:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from llguidance import LLMatcher, LLTokenizer
 
-from tailrace.engine.structured.constraint import Constraint, Mask
+from tailrace.engine.structured.constraint import Constraint, Mask, MaskBudget
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.matcher import check
 from tailrace.engine.structured.token_index import TokenIndex
@@ -24,10 +24,13 @@ class LazyGrammar:
         triggers: LazyTriggers,
         tokens: TokenIndex,
         key_tokens: KeyTokens | None = None,
+        *,
+        expected_seconds: float = 0.0,
     ) -> None:
-        """``key_tokens``: only where arguments may have open objects. Raises GrammarError for a trigger that no call
-        begins with.
+        """``key_tokens``: only where arguments may have open objects. ``expected_seconds``: what a mask takes. Raises
+        GrammarError for a trigger that no call begins with.
         """
+        self._expected_seconds = expected_seconds
         self._key_tokens = key_tokens
         self._tokenizer = tokenizer
         self._vocabulary_size = len(tokens.pieces)
@@ -44,14 +47,14 @@ class LazyGrammar:
             constraint.resume(reply_start.encode("utf-8", "surrogatepass"))
         return constraint
 
-    def begin_call(self, hit: TriggerHit, *, jump_forward: bool) -> tuple[Constraint, list[int]]:
+    def begin_call(self, hit: TriggerHit, budget: MaskBudget, *, jump_forward: bool) -> tuple[Constraint, list[int]]:
         """The constraint of the call that ``hit`` starts, and the tokens that must follow."""
-        constraint, taken = self.enter_call(hit, jump_forward=jump_forward)
+        constraint, taken = self.enter_call(hit, budget, jump_forward=jump_forward)
         if taken != len(hit.rest):
             raise AssertionError(f"the call's grammar doesn't allow {hit.rest!r}")
         return constraint, constraint.jump_forward()
 
-    def enter_call(self, hit: TriggerHit, *, jump_forward: bool) -> tuple[Constraint, int]:
+    def enter_call(self, hit: TriggerHit, budget: MaskBudget, *, jump_forward: bool) -> tuple[Constraint, int]:
         """The constraint of the call that ``hit`` starts, and how many bytes of ``hit.rest`` it has accepted."""
         matcher = self._matcher_after(hit.trigger).deep_copy()
         rest = self._tokenizer.tokenize_bytes(hit.rest) if hit.rest else []
@@ -63,7 +66,14 @@ class LazyGrammar:
             for piece in self.watcher.triggers[hit.trigger].grammar_prefix:
                 keys.feed(piece.encode() if isinstance(piece, str) else b"")
             keys.feed(hit.rest[:taken])
-        constraint = Constraint(matcher, self._vocabulary_size, jump_forward=jump_forward, keys=keys)
+        constraint = Constraint(
+            matcher,
+            self._vocabulary_size,
+            jump_forward=jump_forward,
+            keys=keys,
+            expected_seconds=self._expected_seconds,
+            budget=budget,
+        )
         constraint.finished = matcher.is_stopped()
         return constraint, taken
 
@@ -91,7 +101,7 @@ class LazyGrammar:
 class LazyConstraint(Constraint):
     """One reply's state under a lazy grammar. See ``Constraint``."""
 
-    __slots__ = ("_after_call", "_call", "_grammar", "_jump_forward_in_calls", "_state")
+    __slots__ = ("_after_call", "_budget", "_call", "_grammar", "_jump_forward_in_calls", "_state")
 
     def __init__(self, grammar: LazyGrammar, *, jump_forward: bool) -> None:
         self._grammar = grammar
@@ -99,6 +109,7 @@ class LazyConstraint(Constraint):
         self._state: WatcherState = grammar.watcher.first
         self._after_call: WatcherState = grammar.watcher.first
         self._call: Constraint | None = None
+        self._budget = MaskBudget()  # One for all calls of the reply.
         self.finished = False
 
     @property
@@ -106,15 +117,42 @@ class LazyConstraint(Constraint):
         """See ``Constraint``."""
         return self._call is None
 
+    @property
+    def slow(self) -> bool:
+        """See ``Constraint``."""
+        return self._call is not None and self._call.slow
+
+    @property
+    def ready(self) -> bool:
+        """See ``Constraint``."""
+        return self._call is None or self._call.ready
+
+    @property
+    def last_seconds(self) -> float:  # type: ignore[override]  # the call's
+        """See ``Constraint``."""
+        return 0.0 if self._call is None else self._call.last_seconds
+
     def compute(self) -> None:
         """See ``Constraint``."""
         if self._call is not None:
             self._call.compute()
+            self._end_call()
 
     def compute_or_fail(self) -> None:
         """See ``Constraint``."""
         if self._call is not None:
             self._call.compute_or_fail()
+            self._end_call()
+
+    def cancel(self) -> None:
+        """See ``Constraint``."""
+        if (call := self._call) is not None:
+            call.cancel()
+
+    def defer(self, token: int) -> None:
+        """See ``Constraint``."""
+        assert self._call is not None
+        self._call.defer(token)
 
     def mask(self) -> Mask | None:
         """See ``Constraint``."""
@@ -142,11 +180,15 @@ class LazyConstraint(Constraint):
                 self._state = found
                 return forced
             self._after_call = watcher.start(watcher.triggers[found.trigger].next_mode)
-            call, forced = self._grammar.begin_call(found, jump_forward=self._jump_forward_in_calls)
+            call, forced = self._grammar.begin_call(found, self._budget, jump_forward=self._jump_forward_in_calls)
             self._call = call
-        if call.finished:
-            self._call, self._state = None, self._after_call
+        self._end_call()
         return forced
+
+    def _end_call(self) -> None:
+        """Go on without constraint if the call is at its end."""
+        if self._call is not None and self._call.finished:
+            self._call, self._state = None, self._after_call
 
     def resume(self, reply_start: bytes) -> None:
         """Follow the part of the reply that the prompt has. A call in it that breaks the grammar isn't constrained."""
@@ -157,7 +199,7 @@ class LazyConstraint(Constraint):
                 self._state = found
                 return
             self._after_call = watcher.start(watcher.triggers[found.trigger].next_mode)
-            call, taken = self._grammar.enter_call(found, jump_forward=self._jump_forward_in_calls)
+            call, taken = self._grammar.enter_call(found, self._budget, jump_forward=self._jump_forward_in_calls)
             reply_start = found.rest[taken:]
             if not reply_start and not call.finished:
                 self._call = call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,7 +50,14 @@ class Runner:
         self.steps: list[Step] = []
         self._tokenizer = make_tokenizer(self.backend.vocabulary, [END], self.backend.tokenize_fragment)
 
-    def ask(self, identity: int, script: str, grammar: Grammar | None, **options: Any) -> Sequence:
+    def ask(
+        self,
+        identity: int,
+        script: str,
+        grammar: Grammar | None,
+        constraint: type[Constraint] = Constraint,
+        **options: Any,
+    ) -> Sequence:
         submit = Submit(
             id=identity,
             prompt=PromptText(f"<say>{script}</say>"),
@@ -59,7 +67,7 @@ class Runner:
         assert isinstance(sequence, Sequence)
         if grammar is not None:
             matcher = compile_grammar(self._tokenizer, translate(grammar))
-            sequence.constraint = Constraint(
+            sequence.constraint = constraint(
                 matcher, len(self.backend.vocabulary), jump_forward=sequence.logprobs is None
             )
         self.loop.inbox.put(sequence)
@@ -161,6 +169,89 @@ def test_a_reply_whose_grammar_gives_up_fails_alone() -> None:
     runner.finish()
     assert [failed.id for step in runner.steps for failed in step.failed] == [1]
     assert runner.said(2) == "bb"
+
+
+class Gated(Constraint):
+    """A grammar whose masks are computed only while a gate is open."""
+
+    gate: threading.Event
+
+    def compute_or_fail(self) -> None:
+        assert self.gate.wait(20)
+        super().compute_or_fail()
+
+
+class AlwaysSlow(Constraint):
+    """A grammar that counts as slow."""
+
+    @property
+    def slow(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The gate of all ``Gated`` constraints."""
+    gate = threading.Event()
+    monkeypatch.setattr(Gated, "gate", gate, raising=False)
+    yield gate
+    gate.set()
+
+
+def test_a_reply_sits_out_while_its_mask_is_late(gate: threading.Event) -> None:
+    runner = Runner()
+    gated = runner.ask(1, "b then d", Grammar(kind="regex", text="[ab] then [cd]"), Gated)
+    runner.ask(2, "others go on meanwhile", None)
+    runner.ask(3, "bb", choice("aa", "bb"))
+    while runner.loop._sequences.keys() != {1}:
+        runner.loop.take()
+        if (step := runner.loop.step()) is not None:
+            runner.steps.append(step)
+    assert (runner.said(2), runner.said(3)) == ("others go on meanwhile", "bb")
+    assert (gated.generated, gated.awaits_mask) == (0, True)
+    assert runner.loop.step() is None, "nothing can be computed"
+    gate.set()
+    runner.finish()
+    assert (runner.said(1), runner.end(1)) == ("b then d", ("stop", 8))
+
+
+def test_a_slow_grammar_is_followed_beside_the_loop() -> None:
+    runner = Runner()
+    runner.ask(1, "b then d", Grammar(kind="regex", text="[ab] then [cd]"), AlwaysSlow)
+    runner.ask(2, "another one", None)
+    runner.finish()
+    # Nothing is forced, and the end is found after the last token.
+    assert (runner.said(1), runner.end(1)) == ("b then d", ("stop", 8))
+    assert all(step.ids.count(1) <= 1 for step in runner.steps)
+    assert runner.said(2) == "another one"
+
+
+def test_a_reply_that_sits_out_can_be_cancelled(gate: threading.Event) -> None:
+    runner = Runner()
+    gated = runner.ask(1, "b then d", Grammar(kind="regex", text="[ab] then [cd]"), Gated)
+    while not gated.awaits_mask:
+        runner.loop.take()
+        runner.loop.step()
+    runner.loop.inbox.put(1)
+    runner.loop.take()
+    assert not runner.loop.has_work
+    gate.set()
+    runner.ask(2, "bb", choice("aa", "bb"))
+    runner.finish()
+    assert runner.said(2) == "bb"
+
+
+def test_a_reply_fails_whose_masks_take_more_than_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.engine.structured.constraint.BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr("tailrace.engine.structured.constraint.BUDGET_SECONDS_PER_TOKEN", 0.0)
+    runner = Runner()
+    runner.ask(1, "aa", choice("aa", "bb"))
+    runner.ask(2, "anything", None)
+    runner.finish()
+    (failed,) = [failed for step in runner.steps for failed in step.failed]
+    assert failed.id == 1
+    assert "takes too long" in failed.message
+    assert runner.said(2) == "anything"
 
 
 class Slow(GrammarCompiler):
