@@ -245,6 +245,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     end_tokens: tuple[int, ...] = ()  #: those that end a reply
     embedding_width: int = 0  #: numbers of an embedding; 0 where it makes none
     special_tokens: dict[int, str] = {}  #: names of the tokens that control the model, which no text contains
+    pass_bytes: int = 0  #: weights that a pass with one token reads from memory; 0: not known
+    cell_bytes: int = 0  #: memory of one KV cell
+    kernels: str = ""  #: instruction tier of the kernels in use; empty: llama.cpp's own kernels
+    fastest_kernels: str = ""  #: the fastest tier that this CPU has; empty: none
+    kernels_reason: str = ""  #: why no kernels are in use
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):

@@ -29,6 +29,7 @@ _VARIABLE = "TAILRACE_KERNELS"
 #: What became of the kernels in this process; None before ``load``.
 _status: str | None = None
 _kernels: ctypes.CDLL | None = None
+_tier: TierName | None = None
 
 
 def choose(choice: str) -> None:
@@ -71,6 +72,11 @@ def tiers_of(choice: str) -> list[TierName]:
 def status() -> str:
     """``on``, ``off``, or why there are no kernels in this process."""
     return _status or "not loaded"
+
+
+def tier() -> TierName | None:
+    """The instruction tier of the loaded kernels; None where llama.cpp's own are used."""
+    return _tier
 
 
 def library() -> ctypes.CDLL | None:
@@ -122,6 +128,7 @@ def _load_fastest(tiers: list[TierName]) -> None:
         raise UnsupportedCpu("the kernels are for Linux: on other systems the linker doesn't let them take precedence")
     if "llama_cpp" in sys.modules:
         raise NativeUnavailable("llama.cpp was loaded before the kernels")
+    global _tier
     version, ggml = binding_version(), ggml_library()
     log = structlog.get_logger()
     if version not in KNOWN_VERSIONS:
@@ -130,15 +137,16 @@ def _load_fastest(tiers: list[TierName]) -> None:
             version=version,
             tested=", ".join(sorted(KNOWN_VERSIONS)),
         )
-    for tier in tiers[:-1]:
+    for name in tiers[:-1]:
         try:
-            path = build_kernels(tier)
+            path, chosen = build_kernels(name), name
             break
         except NativeUnavailable as error:
-            log.warning("the kernels of this CPU's fastest tier can't be used", tier=tier, reason=str(error))
+            log.warning("the kernels of this CPU's fastest tier can't be used", tier=name, reason=str(error))
     else:
-        path = build_kernels(tiers[-1])
+        path, chosen = build_kernels(tiers[-1]), tiers[-1]
     _load(path, ggml)
+    _tier = chosen
 
 
 def _load(path: Path, ggml_path: Path) -> None:

@@ -15,6 +15,7 @@ from tailrace.engine.backends.llama import memory_budget
 from tailrace.engine.backends.llama.batch import make_batch
 from tailrace.engine.backends.llama.context import LlamaContext
 from tailrace.engine.backends.llama.embedding_context import LlamaEmbeddingContext
+from tailrace.engine.backends.llama.kernel_assignment import is_experts, tensor_bytes
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
 from tailrace.engine.backends.llama.model_loader import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.model_metadata import (
@@ -27,6 +28,7 @@ from tailrace.engine.backends.llama.model_metadata import (
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
+from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.kernels.repacked_weights import RepackedWeights
 from tailrace.engine.kv_cache.layout import CELL_PADDING, Layout, LayoutPolicy
 from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
@@ -162,6 +164,19 @@ class LlamaBackend:
             start_token=self.start_token if vocab.adds_start_token else None,
             embedding_width=self.embedding_context.n_embd if self.embedding_context is not None else 0,
             special_tokens={token: text for token, text in self._special_texts.items() if text},
+            pass_bytes=self._pass_bytes(),
+            cell_bytes=self.bytes_per_cell,
+            kernels=loader.tier() or "",
+            fastest_kernels=next(iter(cpu_tiers()), ""),
+            kernels_reason="" if loader.status() == "on" else loader.status(),
+        )
+
+    def _pass_bytes(self) -> int:
+        """Weights that a pass with one token reads. Of experts, these are the ones that a token is sent to."""
+        used, count = (architecture_value(self._model, f"expert_{name}") for name in ("used_count", "count"))
+        part = int(used) / int(count) if used and count and int(count) else 1.0
+        return sum(
+            round(tensor_bytes(tensor) * (part if is_experts(tensor) else 1.0)) for tensor, *_ in self.assignments
         )
 
     def warm_up(self) -> None:

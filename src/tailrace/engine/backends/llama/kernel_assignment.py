@@ -73,7 +73,7 @@ def assign_kernels(
 def _assign(
     tensor: Tensor, own: OwnKernels, repack_buffer_type: RepackBufferType, *, upstream_repacks: bool
 ) -> Assignment:
-    experts = _EXPERTS.search(tensor.name) is not None
+    experts = is_experts(tensor)
     can_set_by_name = experts or _DENSE.match(tensor.name) is not None
     is_own = not experts and len(tensor.dimensions) == 2 and tensor.ggml_type in own.formats
     if not upstream_repacks and is_own:
@@ -83,6 +83,11 @@ def _assign(
     if found is not None:
         return Assignment(tensor, UPSTREAM_REPACKED, None if upstream_repacks else found)
     return Assignment(tensor, OWN if is_own else UPSTREAM, None)
+
+
+def is_experts(tensor: Tensor) -> bool:
+    """Whether each token is multiplied with some of the tensor's matrices, and not with all."""
+    return _EXPERTS.search(tensor.name) is not None
 
 
 def buffer_type_overrides(assignments: Sequence[Assignment]) -> list[tuple[str, int]]:
