@@ -35,7 +35,7 @@ def read_applied_placement(process: Path = _SELF) -> AppliedPlacement | None:
     """The placement of the process with this /proc folder; None on systems without /proc."""
     if not process.exists():
         return None
-    return AppliedPlacement(_threads(process / "task"), _memory(process / "numa_maps"))
+    return AppliedPlacement(_threads(process / "task"), read_memory_nodes(process / "numa_maps"))
 
 
 def is_placement_required(settings: Settings) -> bool:
@@ -108,14 +108,19 @@ def _threads(tasks: Path) -> dict[int, frozenset[int]]:
     return found
 
 
-def _memory(numa_maps: Path) -> dict[int, int]:
-    """Bytes by node, of mappings without a file: a file's pages may be shared with other processes."""
-    if not numa_maps.exists():
+def read_memory_nodes(numa_maps: Path, *, files: bool = False) -> dict[int, int]:
+    """Bytes by node of the process with this ``numa_maps``; empty where it can't be read.
+
+    Mappings of files are left out, because their pages may be shared with other processes. ``files`` includes them.
+    """
+    try:
+        lines = numa_maps.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
         return {}
     found: dict[int, int] = {}
-    for line in numa_maps.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         fields = dict(field.split("=", 1) for field in line.split()[2:] if "=" in field)
-        if "file" in fields:
+        if "file" in fields and not files:
             continue
         page = 1024 * int(fields.get("kernelpagesize_kB", "4"))
         for name, value in fields.items():

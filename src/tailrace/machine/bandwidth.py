@@ -40,8 +40,10 @@ class Bandwidth(msgspec.Struct, frozen=True):
         return max(self.rates.values())
 
 
-def measure_bandwidth(topology: Topology) -> list[Bandwidth]:
+def measure_bandwidth(topology: Topology, *, memory_part: float = _MEMORY_PART) -> list[Bandwidth]:
     """Measure each node with one thread, with half and with all of its usable cores; under a second per node.
+
+    ``memory_part``: the part of the available memory that all buffers together may take.
 
     On machines with several nodes, threads are bound to the node, and so is memory that they touch first. Nodes without
     memory for the buffers are left out.
@@ -52,18 +54,18 @@ def measure_bandwidth(topology: Topology) -> list[Bandwidth]:
         cores = cores or [core for core in topology.usable_cores if core.node == number]
         max_threads = min(len(cores), int(topology.quota or len(cores)) or 1)
         bind = [core.cpus[0] for core in cores] if len(topology.nodes) > 1 and topology.affinity is not None else None
-        size = _buffer_bytes(topology, max_threads)
+        size = _buffer_bytes(topology, max_threads, memory_part)
         if size:
             rates = {count: _rate(count, size, bind) for count in sorted({1, (max_threads + 1) // 2, max_threads})}
             measured.append(Bandwidth(number, rates))
     return measured
 
 
-def _buffer_bytes(topology: Topology, threads: int) -> int:
+def _buffer_bytes(topology: Topology, threads: int, memory_part: float) -> int:
     """Bytes of each thread's buffer; 0 where there is too little memory to measure."""
     cache = sum(cache.bytes for cache in topology.caches)
     size = min(_MAX_BYTES, max(_MIN_BYTES, _CACHE_MULTIPLE * cache // threads))
-    size = min(size, int(_MEMORY_PART * available_memory()) // threads)
+    size = min(size, int(memory_part * available_memory()) // threads)
     return size // 4096 * 4096 if size >= _MIN_BYTES // 4 else 0
 
 

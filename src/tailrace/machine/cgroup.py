@@ -27,6 +27,38 @@ class Limits:
     memory_left: int | None = None  #: bytes of ``memory`` that the group doesn't use; page cache counts as unused
 
 
+@dataclass(frozen=True)
+class Throttling:
+    """How often a group with a quota had to stand still, since it was made."""
+
+    group: str  #: its folder
+    quota: float | None  #: CPU time per time; None where it has been lifted
+    periods: int  #: in which the group ran
+    throttled: int  #: of them, those in which the quota was used up
+    seconds: float  #: that CPUs stood still for it, added up
+
+
+def read_throttling(root: Path = Path("/"), process: str = "self") -> tuple[Throttling, ...]:
+    """The throttling of the process's own group and of those above it, where one has or had a quota.
+
+    Source: ``cpu.stat``. Version 2 counts microseconds in ``throttled_usec``, version 1 nanoseconds in
+    ``throttled_time``.
+    """
+    try:
+        groups = _groups(root, process)
+    except OSError:
+        return ()  # The process has ended meanwhile.
+    found = []
+    for folder in _upwards(groups.get("cpu")):
+        words = (line.split() for line in _lines(folder / "cpu.stat"))
+        fields = {pair[0]: int(pair[1]) for pair in words if len(pair) == 2}
+        if fields.get("nr_periods"):
+            seconds = fields.get("throttled_usec", 0) / 1e6 + fields.get("throttled_time", 0) / 1e9
+            throttled = fields.get("nr_throttled", 0)
+            found.append(Throttling(str(folder), _quota(folder), fields["nr_periods"], throttled, seconds))
+    return tuple(found)
+
+
 def read_limits(root: Path = Path("/")) -> Limits:
     """The limits of the process itself (``/proc/self`` under ``root``)."""
     groups = _groups(root)
@@ -50,10 +82,10 @@ class _Group:
     mount: Path
 
 
-def _groups(root: Path) -> dict[str, _Group]:
+def _groups(root: Path, process: str = "self") -> dict[str, _Group]:
     """The group of each controller. Where both versions are mounted, version 1's win: they have the controller then."""
     own: dict[str, str] = {}
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _lines(root / f"proc/{process}/cgroup"):
         _, controllers, path = line.split(":", 2)
         own.update(dict.fromkeys(controllers.split(",") if controllers else [""], path))
     groups: dict[str, _Group] = {}

@@ -1,0 +1,37 @@
+"""Reads small files of /proc and /sys, which may be missing, unreadable or gone from one moment to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: Clock ticks a second in /proc's files: ``USER_HZ``, 100 on every architecture that tailrace runs on.
+TICKS = 100
+
+
+def read_text(path: Path) -> str:
+    """The file's text; empty where it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def read_number(path: Path) -> int | None:
+    """The file's only number; None where there is none."""
+    text = read_text(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def read_fields(path: Path) -> dict[str, str]:
+    """The values of a file with a name and a value in each line, by name, without colons."""
+    fields = {}
+    for line in read_text(path).splitlines():
+        name, _, value = line.replace(":", " ", 1).partition(" ")
+        fields[name] = value.strip()
+    return fields
+
+
+def first_number(text: str) -> int:
+    """The number that ``text`` begins with; 0 where it begins with none."""
+    word = text.split(maxsplit=1)[0] if text.strip() else ""
+    return int(word) if word.isdigit() else 0

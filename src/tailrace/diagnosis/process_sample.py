@@ -1,0 +1,145 @@
+"""One process at one moment: its threads' CPU time and waits, its memory and its page faults, read from /proc.
+
+Sources: proc(5); the kernel's Documentation/scheduler/sched-stats.rst for schedstat.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tailrace.diagnosis.kernel_file import TICKS, first_number, read_fields, read_text
+from tailrace.machine import cpulist
+
+#: Threads of one process that are read. Engines have one for each core, so more are threads of a library.
+_MAX_THREADS = 256
+
+
+class ThreadSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One thread. Times are totals since its start, in seconds."""
+
+    name: str
+    run: float  #: on a CPU
+    wait: float  #: ready to run, without a CPU
+    voluntary: int  #: times that it gave its CPU away
+    involuntary: int  #: times that the kernel took its CPU away
+    allowed: frozenset[int]  #: CPUs that it may run on
+
+
+class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One process. Times are totals since its start, in seconds."""
+
+    pid: int
+    role: str  #: ``http``, ``supervisor``, ``engine``, or ``engine 1`` of several
+    state: str  #: the kernel's letter: R runs, S sleeps, D waits for a disk, T is stopped
+    cpu: float  #: of all threads
+    memory: int  #: resident bytes
+    swapped: int  #: bytes in swap
+    major_faults: int  #: pages that had to be read from a disk
+    threads: dict[int, ThreadSample]  #: by thread id
+    files: int = 0  #: open file descriptors; 0 where they weren't counted
+    max_files: int = 0  #: the limit of open files; 0 where it isn't known
+    nodes: dict[int, int] = {}  #: bytes by NUMA node; empty where they weren't read
+
+    @property
+    def allowed(self) -> frozenset[int]:
+        """CPUs that any of its threads may run on."""
+        return frozenset().union(*(thread.allowed for thread in self.threads.values()))
+
+    @property
+    def compute(self) -> dict[int, ThreadSample]:
+        """An engine's main thread and its compute threads: those that have no name of their own.
+
+        A thread that native code makes has the name of the thread that has made it.
+        """
+        names = {self.threads[self.pid].name} if self.pid in self.threads else set()
+        return {tid: thread for tid, thread in self.threads.items() if thread.name in names}
+
+
+def read_process(pid: int, role: str, root: Path = Path("/"), *, files: bool = False) -> ProcessSample | None:
+    """The process now; None where it has ended or /proc is missing. ``files``: count its open files."""
+    folder = root / f"proc/{pid}"
+    stat = split_stat(read_text(folder / "stat"))
+    status = read_fields(folder / "status")
+    if stat is None or not status:
+        return None
+    return ProcessSample(
+        pid=pid,
+        role=role,
+        state=stat.state,
+        cpu=stat.cpu,
+        memory=first_number(status.get("VmRSS", "")) * 1024,
+        swapped=first_number(status.get("VmSwap", "")) * 1024,
+        major_faults=stat.major_faults,
+        threads=_threads(folder / "task"),
+        files=_count_files(folder / "fd") if files else 0,
+        max_files=_max_files(folder / "limits") if files else 0,
+    )
+
+
+class Stat(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a ``stat`` file that are used."""
+
+    name: str
+    state: str
+    parent: int
+    major_faults: int
+    cpu: float  #: seconds
+    last_cpu: int  #: the CPU that it ran on last
+
+
+def split_stat(text: str) -> Stat | None:
+    """The fields of ``/proc/PID/stat`` or ``/proc/PID/task/TID/stat``; None where the text isn't one.
+
+    The name is in brackets and may have spaces and brackets itself.
+    """
+    begin, end = text.find("("), text.rfind(")")
+    words = text[end + 1 :].split()
+    if begin < 0 or len(words) < 37:
+        return None
+    return Stat(
+        name=text[begin + 1 : end],
+        state=words[0],
+        parent=int(words[1]),
+        major_faults=int(words[9]),
+        cpu=(int(words[11]) + int(words[12])) / TICKS,
+        last_cpu=int(words[36]),
+    )
+
+
+def _threads(tasks: Path) -> dict[int, ThreadSample]:
+    found = {}
+    try:
+        folders = sorted(tasks.iterdir())[:_MAX_THREADS]
+    except OSError:
+        return {}
+    for folder in folders:
+        # Run time and wait in ns, and the number of times that it ran. Kernels without schedstat have no such file.
+        run, wait, *_ = [*read_text(folder / "schedstat").split(), "", ""]
+        status = read_fields(folder / "status")
+        if not status:
+            continue  # It has ended meanwhile.
+        found[int(folder.name)] = ThreadSample(
+            name=status.get("Name", ""),
+            run=int(run or 0) / 1e9,
+            wait=int(wait or 0) / 1e9,
+            voluntary=first_number(status.get("voluntary_ctxt_switches", "")),
+            involuntary=first_number(status.get("nonvoluntary_ctxt_switches", "")),
+            allowed=frozenset(cpulist.parse(status.get("Cpus_allowed_list", ""))),
+        )
+    return found
+
+
+def _count_files(folder: Path) -> int:
+    try:
+        return sum(1 for _ in folder.iterdir())
+    except OSError:
+        return 0
+
+
+def _max_files(path: Path) -> int:
+    for line in read_text(path).splitlines():
+        if line.startswith("Max open files"):
+            return first_number(line.removeprefix("Max open files"))
+    return 0
