@@ -177,8 +177,8 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "engine": Entry(
         "info",
-        "the engine computes all the time; memory bandwidth isn't measured yet, so its part isn't known",
-        "The bandwidth is measured when the server is idle and `/stats` is read.",
+        "the engine computes all the time; whether arithmetic or memory limits it isn't known",
+        "The memory bandwidth is measured once, when `/stats` is read while server and machine are idle.",
     ),
     "spare": Entry(
         "info",

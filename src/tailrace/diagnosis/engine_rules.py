@@ -16,6 +16,8 @@ MIN_BUSY = 0.80
 MAX_IDLE = 0.01
 #: Bytes that steps read ÷ measured bandwidth, from which memory limits them.
 MIN_BANDWIDTH = 0.60
+#: Part of their time that compute threads may wait for a CPU: beyond it, rates say nothing about the hardware.
+MAX_WAIT = 0.20
 #: Parts of a step.
 MIN_MASKS = 0.20
 MIN_OVERHEAD = 0.40
@@ -113,10 +115,10 @@ def _limit(interval: Interval) -> Finding:
     made += f" and {prompts:.0f} prompt tokens/s" if prompts >= 1 else ""
     read = engine.read_rate(facts)
     busy = f"The engine computes in {percent(engine.busy)} of the time{made}"
+    if interval.contention.wait >= MAX_WAIT:
+        return finding("engine", f"{busy}. Its threads wait for CPUs.", advice="Look at the other findings first.")
     if not read:
-        return finding(
-            "engine", f"{busy}.", advice="Memory traffic isn't known for this model: layers are on a GPU or unknown."
-        )
+        return finding("engine", f"{busy}. How much memory its passes read isn't known.", advice="")
     if facts.bandwidth is None:
         return finding("engine", f"{busy}. It reads {size(read)}/s of memory; what memory can give isn't measured yet.")
     part = read / facts.bandwidth

@@ -65,6 +65,13 @@ def read_machine(cpus: Collection[int], pid: int, root: Path = Path("/")) -> Mac
     )
 
 
+def busy_seconds(before: MachineSample, after: MachineSample, cpus: Collection[int]) -> float:
+    """CPU seconds of all processes on ``cpus`` between two samples."""
+    return sum(
+        time.busy - before.cpus[cpu].busy for cpu, time in after.cpus.items() if cpu in cpus and cpu in before.cpus
+    )
+
+
 class OtherProcess(msgspec.Struct, frozen=True):
     """A process that isn't the server's."""
 

@@ -87,7 +87,7 @@ class ProcessStats(msgspec.Struct, frozen=True, kw_only=True):
     cpu: float
     memory: int
     threads: int
-    wait: float  #: part of its threads' time in which they were ready and had no CPU
+    wait: float  #: seconds per second in which its threads were ready and had no CPU, added up
     involuntary: float  #: context switches per second
     major_faults: float  #: per second
 
@@ -177,7 +177,6 @@ def _pairs(interval: Interval, pids: Sequence[int]) -> list[tuple[ProcessSample,
 def _process(pair: tuple[ProcessSample, ProcessSample], interval: Interval) -> ProcessStats:
     before, after = pair
     threads = [(before.threads[tid], thread) for tid, thread in after.threads.items() if tid in before.threads]
-    run = sum(later.run - earlier.run for earlier, later in threads)
     wait = sum(later.wait - earlier.wait for earlier, later in threads)
     switches = sum(later.involuntary - earlier.involuntary for earlier, later in threads)
     return ProcessStats(
@@ -187,7 +186,7 @@ def _process(pair: tuple[ProcessSample, ProcessSample], interval: Interval) -> P
         cpu=interval.cpu(pair),
         memory=after.memory,
         threads=len(after.threads),
-        wait=wait / (run + wait) if run + wait > 0 else 0.0,
+        wait=wait / interval.seconds,
         involuntary=switches / interval.seconds,
         major_faults=(after.major_faults - before.major_faults) / interval.seconds,
     )

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import msgspec
 
-from tailrace.diagnosis.machine_sample import MachineSample, OtherProcess
+from tailrace.diagnosis.machine_sample import MachineSample, OtherProcess, busy_seconds
 from tailrace.diagnosis.process_sample import ProcessSample, ThreadSample
 from tailrace.diagnosis.server_sample import EngineSample, ServerFacts, ServerSample
 
@@ -139,11 +139,7 @@ class Interval:
     @cached_property
     def foreign_cpu(self) -> float:
         """CPU seconds per second that others than the server had on the engines' CPUs."""
-        busy = sum(
-            after.busy - self.before.machine.cpus[cpu].busy
-            for cpu, after in self.after.machine.cpus.items()
-            if cpu in self.engine_cpus and cpu in self.before.machine.cpus
-        )
+        busy = busy_seconds(self.before.machine, self.after.machine, self.engine_cpus)
         own = sum(self.cpu(pair) for pair in self._pairs if pair[1].allowed & self.engine_cpus)
         return max(0.0, busy / self.seconds - own) if self.engine_cpus else 0.0
 

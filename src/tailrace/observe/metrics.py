@@ -22,6 +22,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+#: Upper bounds in seconds, the last one infinite, and how many times were at most as long as each.
+Buckets = tuple[tuple[float, ...], tuple[float, ...]]
+
+
 class TokenCounts(Protocol):
     """A request's tokens: its prompt, the part of it that was cached, and its replies."""
 
@@ -113,9 +117,22 @@ class Metrics:
         """Record the time from submission to the end of a request all of whose choices succeeded."""
         self._duration.observe(seconds)
 
+    def first_token_buckets(self) -> Buckets:
+        """The times to a first token so far."""
+        return _buckets(self._first_token)
+
+    def inter_token_buckets(self) -> Buckets:
+        """The times between tokens so far."""
+        return (), ()
+
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _buckets(histogram: Histogram) -> Buckets:
+    samples = [sample for family in histogram.collect() for sample in family.samples if sample.name.endswith("_bucket")]
+    return tuple(float(sample.labels["le"]) for sample in samples), tuple(sample.value for sample in samples)
 
 
 class _EngineCollector(Collector):

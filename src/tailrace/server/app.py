@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from tailrace.server import status_routes
+from tailrace.server import stats_routes, status_routes
 from tailrace.server.app_state import STARTED, AppState
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
@@ -26,6 +26,7 @@ def endpoints(app: AppState) -> list[Endpoint]:
     """Every route there is."""
     known = [
         *status_routes.routes(app),
+        *stats_routes.routes(app),
         *openai.routes(app),
         *llama_server.routes(app),
         *responses.routes(app),

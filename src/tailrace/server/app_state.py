@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tailrace.errors import ModelNotFound
+from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
@@ -27,8 +29,11 @@ from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
+from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_body import read_body
 from tailrace.server.served_model import ServedModel
+from tailrace.server.stats import ServerStats, server_stats
+from tailrace.server.stats_source import StatsSource
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.server.system_fingerprint import file_identity, system_fingerprint
 from tailrace.settings import Settings
@@ -50,9 +55,18 @@ class AppState:
     """See the module. There is one in the process."""
 
     def __init__(
-        self, settings: Settings, model_name: str, replicas: int = 1, *, model_path: Path | None = None
+        self,
+        settings: Settings,
+        model_name: str,
+        replicas: int = 1,
+        *,
+        model_path: Path | None = None,
+        plan: MachinePlan | None = None,
     ) -> None:
-        """``model_path`` is the served model's file; None with the fake backend. Raises ConfigurationError."""
+        """``model_path`` is the served model's file; None with the fake backend. ``plan``: the machine's.
+
+        Raises ConfigurationError.
+        """
         self.settings = settings
         self.model_name = model_name
         self.model_path = model_path
@@ -64,6 +78,8 @@ class AppState:
             silence_seconds=settings.keepalive_seconds,
         )
         self.metrics = Metrics(model_name, self.engine)
+        self.open_streams = OpenStreams()
+        self._plan = plan
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
         self.on_shutdown.append(self.keys.close)
@@ -79,6 +95,11 @@ class AppState:
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._file = file_identity(model_path)
         self._fingerprinted: tuple[ServedModel, str] | None = None
+
+    @cached_property
+    def stats(self) -> ServerStats:
+        """The samples of this server; made when they are first wanted."""
+        return server_stats(StatsSource(self.settings, self._plan, self.engine, self.metrics, self.open_streams))
 
     def fingerprint(self, model: ServedModel) -> str:
         """``system_fingerprint`` of replies by this model."""
@@ -127,6 +148,7 @@ class AppState:
             keepalive_seconds=settings.keepalive_seconds if keepalive_seconds is None else keepalive_seconds,
             bound=settings.slow_reader_tokens,
             headers=headers,
+            streams=self.open_streams,
         )
 
     def full_response(self, complete: bool, body: Callable[[], object]) -> Response:

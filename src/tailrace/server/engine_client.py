@@ -23,6 +23,7 @@ from tailrace.server.callbacks import GenerationCallbacks, TimerCallbacks
 from tailrace.server.engine_connection import EngineConnection
 from tailrace.server.engine_query import PendingQuery
 from tailrace.server.in_flight import InFlightRequests
+from tailrace.server.loop_lag import LoopLag
 from tailrace.server.replica_router import ReplicaRouter
 from tailrace.server.served_model import ServedModel
 
@@ -41,6 +42,7 @@ class EngineClient:
         """
         self.model: ServedModel | None = None  #: the last engine's; it stays while a new engine starts
         self.engine_starts = 0
+        self.lag = LoopLag()  #: of the event loop
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
@@ -111,6 +113,19 @@ class EngineClient:
     def accepted_generations(self) -> list[GenerationCallbacks]:
         """The generations that have been accepted and haven't ended, oldest first."""
         return [generation for generation in self._requests.generations if generation.accepted]
+
+    @property
+    def connections(self) -> list[EngineConnection]:
+        """The engines that are connected, by replica."""
+        return [connection for _, connection in sorted(self._connections.items())]
+
+    def is_stalled(self, connection: EngineConnection) -> bool:
+        """Whether an engine makes no progress."""
+        return connection not in self._alive()
+
+    def oldest_wait(self) -> float:
+        """Seconds since the oldest waiting generation was submitted; 0 where none waits."""
+        return self._requests.oldest_wait(self.waiting)
 
     # Requests
 
@@ -214,8 +229,11 @@ class EngineClient:
             self._server.close()
 
     async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + self._tick_seconds
             await asyncio.sleep(self._tick_seconds)
+            self.lag.add(loop.time() - due)
             for timer in list(self._timers):
                 try:
                     timer.on_tick(self._tick_seconds)

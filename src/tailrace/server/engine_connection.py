@@ -38,6 +38,8 @@ class EngineConnection(asyncio.Protocol):
         self.parallel = 1  #: generations that the engine runs at the same time; known from Hello on
         self.last_heard = time.monotonic()  #: when the engine last sent anything
         self.heartbeat: Heartbeat | None = None  #: the last one
+        self.heartbeat_at = self.last_heard  #: when it came
+        self.pid = 0  #: the engine's process, known from Hello on
         self.replica = -1  #: known from Hello on
         self.kv_cells = 0
         self.in_flight = 0  #: requests that haven't ended
@@ -101,9 +103,9 @@ class EngineConnection(asyncio.Protocol):
         if isinstance(message, Step):
             self._requests.on_step(message)
         elif isinstance(message, Heartbeat):
-            self.heartbeat = message
+            self.heartbeat, self.heartbeat_at = message, self.last_heard
         elif isinstance(message, Hello):
-            self.replica = message.replica
+            self.replica, self.pid = message.replica, message.pid
             self.kv_cells = message.model.kv_cells
             self.parallel = message.model.parallel
             self._owner.on_hello(self, message)

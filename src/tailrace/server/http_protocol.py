@@ -53,6 +53,16 @@ class ChunkedBody:
         cycle.transport.write(chunk)
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait for space in the operating system's buffers."""
+        return 0 if self._cycle.disconnected else self._cycle.transport.get_write_buffer_size()
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that were written so far, the waiting ones included."""
+        return self._written
+
+    @property
     def waiting(self) -> int:
         """About how many of the pieces wait for space in the operating system's buffers."""
         if self._cycle.disconnected or not self.pieces:

@@ -6,6 +6,7 @@ sent isn't registered.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -51,6 +52,8 @@ class InFlightRequests:
         self._requests: dict[int, _Entry] = {}
         #: The generations among them: the ids that a step's tokens can have.
         self._generations: dict[int, GenerationCallbacks] = {}
+        #: When each generation without a first token was submitted, oldest first.
+        self._unstarted: dict[int, float] = {}
         self._next_id = 1
         self._log = structlog.get_logger()
 
@@ -73,17 +76,25 @@ class InFlightRequests:
         """How many there are."""
         return len(self._generations)
 
+    def oldest_wait(self, waiting: int) -> float:
+        """Seconds since the oldest of the ``waiting`` generations was submitted: the youngest without a first token."""
+        unstarted = list(self._unstarted.values())
+        first = max(0, len(unstarted) - waiting)
+        return time.monotonic() - unstarted[first] if waiting and first < len(unstarted) else 0.0
+
     def register(
         self, first: int, requests: Sequence[GenerationCallbacks | PendingQuery], sender: Sender, message: bytes
     ) -> None:
         """Send ``message``, which asks for ``requests``; their ids are ``first`` and those after it. Registers nothing
         where sending raises.
         """
+        now = time.monotonic()
         for identity, request in enumerate(requests, first):
             self._requests[identity] = _Entry(request, sender)
             sender.in_flight += 1
             if not isinstance(request, PendingQuery):
                 self._generations[identity] = request
+                self._unstarted[identity] = now
                 sender.submitted += 1
         try:
             sender.write(message)
@@ -116,6 +127,7 @@ class InFlightRequests:
             if (generation := generations.get(progress.id)) is not None:
                 self._call(progress.id, generation, generation.on_progress, progress)
         for started in step.started:
+            self._unstarted.pop(started.id, None)
             if (generation := generations.get(started.id)) is not None:
                 self._call(
                     started.id, generation, generation.on_prefilled, started.cached_tokens, started.prompt_seconds
@@ -168,6 +180,7 @@ class InFlightRequests:
             sender = entry.sender
             sender.in_flight -= 1
             if self._generations.pop(identity, None) is not None:
+                self._unstarted.pop(identity, None)
                 sender.submitted -= 1
                 sender.accepted -= entry.accepted
         return entry

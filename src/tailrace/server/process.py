@@ -37,7 +37,7 @@ async def _serve(start: Start) -> None:
     settings = start.settings
     http = socket.socket(fileno=start.http_fd)
     path = Path(start.model_path) if start.model_path is not None else None
-    app = AppState(settings, start.model_name, len(start.plan.replicas), model_path=path)
+    app = AppState(settings, start.model_name, len(start.plan.replicas), model_path=path, plan=start.plan)
     if start.announce:
         app.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
     app.engine.on_unusable = _give_up

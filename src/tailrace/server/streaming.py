@@ -17,9 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from tailrace.errors import SlowReader
 from tailrace.server import sse
+from tailrace.server.caller import caller_of
 from tailrace.server.events import Event, KeepAlive
 from tailrace.server.generation import Generation
 from tailrace.server.http_protocol import CHUNKED_BODY, ChunkedBody
+from tailrace.server.open_streams import OpenStreams
 
 
 class Encoder(Protocol):
@@ -52,8 +54,13 @@ class EventStream(Response):
         keepalive_seconds: float,
         bound: int,
         headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
+        streams: OpenStreams | None = None,
     ) -> None:
-        """``keepalive_seconds``: silence before a keep-alive; ``bound``: events that a client may be behind."""
+        """``keepalive_seconds``: silence before a keep-alive; ``bound``: events that a client may be behind.
+
+        ``streams``: where it is registered while it is sent.
+        """
+        self._streams = OpenStreams() if streams is None else streams
         self.status_code = 200
         self.background = None
         self.raw_headers = list(headers)
@@ -70,10 +77,11 @@ class EventStream(Response):
         async with cancelled_on_disconnect(self._generation, receive):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             self.chunks: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
-            for piece in self._encoder.start():
-                self.chunks.write(piece)
-            self._generation.attach(self)
-            await self._generation.finished()
+            with self._streams.including(self.chunks, caller_of(scope)):
+                for piece in self._encoder.start():
+                    self.chunks.write(piece)
+                self._generation.attach(self)
+                await self._generation.finished()
             await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
 
     def emit(self, event: Event) -> None:

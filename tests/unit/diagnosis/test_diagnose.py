@@ -150,9 +150,14 @@ def test_what_is_worse_comes_first() -> None:
     assert found == ["engine_stopped", "too_many_threads", "queue"]
 
 
+def test_rates_say_nothing_about_the_hardware_while_threads_have_no_cpu() -> None:
+    assert codes(wait=0.3) == ["engine"]
+    assert codes(wait=0.1) == ["compute"]
+
+
 def test_threads_that_outnumber_the_cpus_are_not_blamed_on_another_process() -> None:
-    assert codes(threads=8, run=0.24, wait=0.7, foreign=0.2) == ["too_many_threads", "compute"]
-    assert codes(threads=8, run=0.18, wait=0.7, foreign=0.5) == ["too_many_threads", "foreign_process", "compute"]
+    assert codes(threads=8, run=0.24, wait=0.7, foreign=0.2) == ["too_many_threads", "engine"]
+    assert codes(threads=8, run=0.18, wait=0.7, foreign=0.5) == ["too_many_threads", "foreign_process", "engine"]
 
 
 def test_the_advice_against_too_many_threads_is_the_planned_number() -> None:

@@ -12,7 +12,9 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "diagnosis.md"
 def finding_table() -> str:
     """The findings, as docs/diagnosis.md has them."""
     lines = ["| code | severity | meaning | advice |", "|---|---|---|---|"]
-    lines += [f"| `{code}` | {entry.severity} | {entry.meaning} | {entry.advice} |" for code, entry in CATALOGUE.items()]
+    lines += [
+        f"| `{code}` | {entry.severity} | {entry.meaning} | {entry.advice} |" for code, entry in CATALOGUE.items()
+    ]
     return "\n".join(lines)
 
 

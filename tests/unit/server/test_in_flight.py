@@ -25,6 +25,7 @@ from tailrace.protocol import (
     Refused,
     Sampling,
     Score,
+    Started,
     Step,
     Submit,
     Tokenize,
@@ -206,5 +207,27 @@ def test_a_prompt_is_sent_once_for_all_its_replies(tmp_path: Path) -> None:
         assert (client.running, client.waiting, client.unanswered) == (4, 124, 0)
         generation.cancel()
         assert (client.running, client.waiting, client.unanswered) == (0, 0, 0)
+
+    run(tmp_path, scene)
+
+
+def test_the_oldest_waiting_generation_is_the_oldest_of_the_youngest(tmp_path: Path) -> None:
+    """Of those without a first token, the engine computes the oldest prompts; the others wait."""
+
+    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        requests = client._requests
+        starts = [asyncio.create_task(Generation.start(client, metrics, wanted())) for _ in range(3)]
+        ids = [(await engine.submitted_copies())[0] for _ in starts]
+        assert requests.oldest_wait(0) == 0.0
+        all_waits, one_waits = requests.oldest_wait(3), requests.oldest_wait(1)
+        assert 0 < one_waits < all_waits
+        requests.on_step(Step([], [], [Started(ids[0], 0)], [], {}))
+        assert len(requests._unstarted) == 2, "one has its first token"
+        for identity in ids:
+            requests.cancel(identity)
+        assert requests._unstarted == {}
+        for start in starts:
+            start.cancel()
+        await asyncio.gather(*starts, return_exceptions=True)
 
     run(tmp_path, scene)

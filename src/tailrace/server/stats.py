@@ -1,0 +1,183 @@
+"""Samples of this server, and the answer of ``/stats`` made of them. Nothing runs between two requests for it.
+
+Requests for the answer share samples: however many clients ask, there is one sample in half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from tailrace.diagnosis.machine_sample import OtherProcess
+from tailrace.diagnosis.measured_bandwidth import BandwidthStore, MeasuredBandwidth
+from tailrace.diagnosis.report import Stats, make_stats
+from tailrace.diagnosis.sample import Interval, Sample
+from tailrace.diagnosis.sampler import MIN_LOOK_SECONDS, Sampler
+from tailrace.diagnosis.server_sample import ServerFacts, ServerSample
+from tailrace.machine import cpulist
+from tailrace.server.stats_source import StatsSource
+
+#: Seconds between two samples that are compared. Less is within the kernel's CPU clock of 10 ms and an engine's
+#: heartbeats of half a second.
+_MIN_SECONDS = 1.0
+#: Older samples aren't compared with: the findings are about now.
+_MAX_SECONDS = 10.0
+#: Seconds for which a sample is shared by all that ask.
+_SHARED_SECONDS = 0.5
+#: Seconds of samples that are remembered, for latencies.
+_REMEMBERED_SECONDS = 60.0
+#: Seconds after which a measurement of the bandwidth is given up.
+_MEASURING_SECONDS = 30.0
+#: Measurements that may fail: after them, the bandwidth stays unknown.
+_MAX_FAILURES = 3
+#: CPU seconds per second of other programs beside which nothing is measured.
+_MAX_FOREIGN = 0.1
+
+
+class ServerStats:
+    """See the module."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        observe: Callable[[], ServerSample],
+        facts: Callable[[], ServerFacts],
+        *,
+        bandwidth: BandwidthMeasurement,
+    ) -> None:
+        """``observe`` and ``facts`` are called once for each sample."""
+        self._sampler = sampler
+        self._observe = observe
+        self._facts = facts
+        self._bandwidth = bandwidth
+        self._samples: deque[Sample] = deque()
+        self._others: tuple[OtherProcess, ...] = ()
+        self._sampling = asyncio.Lock()
+
+    async def stats(self, *, reveal: Callable[[str], bool]) -> Stats:
+        """What limits the server now. The first call, and one after a pause, takes a second.
+
+        ``reveal``: whether the reader may see this client's name; asked with an empty name for other programs' names.
+        """
+        async with self._sampling:
+            before, after = await self._pair()
+        oldest = self._samples[0]
+        return make_stats(_hidden(before, reveal), _hidden(after, reveal), oldest)
+
+    async def _pair(self) -> tuple[Sample, Sample]:
+        """The newest sample, and the one to compare it with."""
+        now = time.monotonic()
+        if not self._samples or now - self._samples[-1].time >= _SHARED_SECONDS:
+            self._take()
+        if (before := self._earlier()) is None:
+            await asyncio.sleep(_MIN_SECONDS)
+            self._take()
+            before = self._earlier()
+            assert before is not None
+        after = self._samples[-1]
+        if self._sampler.wants_names(before, after):
+            after = msgspec.structs.replace(after, others=await self._name_others(before, after))
+        self._bandwidth.consider(before, after)
+        return before, after
+
+    def _take(self) -> None:
+        self._samples.append(self._sampler.take(self._observe(), self._facts()))
+        newest = self._samples[-1].time
+        while newest - self._samples[0].time > _REMEMBERED_SECONDS:
+            self._samples.popleft()
+
+    def _earlier(self) -> Sample | None:
+        """The youngest sample that is old enough to be compared with the newest one."""
+        newest = self._samples[-1].time
+        ages = ((newest - sample.time, sample) for sample in reversed(self._samples))
+        return next((sample for age, sample in ages if _MIN_SECONDS <= age <= _MAX_SECONDS), None)
+
+    async def _name_others(self, before: Sample, after: Sample) -> tuple[OtherProcess, ...]:
+        """The other programs on the engine's CPUs. Every process of the machine is read for it, on a thread."""
+        cpus = Interval(before, after).engine_cpus
+        found = await asyncio.to_thread(self._sampler.name_others, cpus)
+        if found is None and not self._others:
+            await asyncio.sleep(MIN_LOOK_SECONDS)
+            found = await asyncio.to_thread(self._sampler.name_others, cpus)
+        self._others = found if found is not None else self._others
+        return self._others
+
+
+class BandwidthMeasurement:
+    """The machine's memory bandwidth: from the user's state folder, or measured once while the server is idle.
+
+    A measurement takes about a second on the engine's CPUs, so it runs only where ``/stats`` is read while no request
+    and no other program runs. It is dropped where one has come meanwhile.
+    """
+
+    def __init__(self, store: BandwidthStore, cpus: frozenset[int], is_busy: Callable[[], bool]) -> None:
+        """``cpus``: those that the server may use; empty: nothing is measured."""
+        self.record: MeasuredBandwidth | None = None
+        self._store = store
+        self._cpus = cpus
+        self._is_busy = is_busy
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+
+    def consider(self, before: Sample, after: Sample) -> None:
+        """Start to measure if it is time for it."""
+        interval = Interval(before, after)
+        idle = interval.busy == 0 and interval.foreign_cpu < _MAX_FOREIGN and not self._is_busy()
+        wanted = self.record is None and after.facts.weight_bytes and self._cpus and self._failures < _MAX_FAILURES
+        if wanted and idle and after.server.engines and self._task is None:
+            self._task = asyncio.create_task(self._measure())
+
+    async def _measure(self) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tailrace.diagnosis.measure_bandwidth",
+                cpulist.format_cpus(self._cpus),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            try:
+                written, _ = await asyncio.wait_for(process.communicate(), _MEASURING_SECONDS)
+            except BaseException:
+                process.kill()
+                raise
+            if process.returncode or self._is_busy():
+                return  # Another program or a request has used the memory at the same time.
+            self.record = msgspec.json.decode(written, type=MeasuredBandwidth)
+            self._store.save(self.record)
+        except (OSError, TimeoutError, msgspec.MsgspecError) as error:
+            self._failures += 1
+            structlog.get_logger().warning("the memory bandwidth can't be measured or remembered", error=repr(error))
+        finally:
+            self._task = None
+
+
+def _hidden(sample: Sample, reveal: Callable[[str], bool]) -> Sample:
+    """The sample with the names that its reader may see."""
+    streams = tuple(
+        stream if reveal(stream.client) else msgspec.structs.replace(stream, client="of another user")
+        for stream in sample.server.slow_streams
+    )
+    others = sample.others
+    if not reveal(""):
+        others = tuple(OtherProcess(0, "another program", other.cpu) for other in others)
+    server = msgspec.structs.replace(sample.server, slow_streams=streams)
+    return msgspec.structs.replace(sample, server=server, others=others)
+
+
+def server_stats(source: StatsSource) -> ServerStats:
+    """The statistics of this process's own server."""
+    store = BandwidthStore()
+    measurement = BandwidthMeasurement(store, source.topology.usable, source.is_busy)
+    measurement.record = store.find(source.topology)
+    sampler = Sampler(os.getppid(), os.getpid())
+    return ServerStats(sampler, source.observe, lambda: source.facts(measurement.record), bandwidth=measurement)

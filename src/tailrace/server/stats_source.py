@@ -1,0 +1,123 @@
+"""What the HTTP process knows for a sample: its requests, its engines, and what doesn't change while they run."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from tailrace.diagnosis.measured_bandwidth import MeasuredBandwidth
+from tailrace.diagnosis.server_sample import EngineSample, Histogram, ServerFacts, ServerSample
+from tailrace.errors import ConfigurationError
+from tailrace.machine.plan import MachinePlan
+from tailrace.machine.planner import make_plan
+from tailrace.machine.topology import Topology, read_topology
+from tailrace.observe.metrics import Metrics
+from tailrace.server.engine_client import EngineClient
+from tailrace.server.engine_connection import EngineConnection
+from tailrace.server.open_streams import OpenStreams
+from tailrace.settings import Settings
+
+
+class StatsSource:
+    """See the module. Reading it takes microseconds."""
+
+    def __init__(
+        self, settings: Settings, plan: MachinePlan | None, engine: EngineClient, metrics: Metrics, streams: OpenStreams
+    ) -> None:
+        """``plan``: the machine plan that the engines were started with; None: not known."""
+        self._settings = settings
+        self._plan = plan
+        self._engine = engine
+        self._metrics = metrics
+        self._streams = streams
+        self._topology = _topology_of(os.getppid())
+        self._planned_threads = _planned_threads(self._topology, settings)
+
+    @property
+    def topology(self) -> Topology:
+        """The machine, with the CPUs that the supervisor may use: this process may be bound to fewer."""
+        return self._topology
+
+    def is_busy(self) -> bool:
+        """Whether requests run or wait."""
+        return bool(self._engine.running or self._engine.waiting)
+
+    def observe(self) -> ServerSample:
+        """The requests and engines now."""
+        engine, now = self._engine, time.monotonic()
+        return ServerSample(
+            engines=tuple(self._engine_sample(connection, now) for connection in engine.connections),
+            running=engine.running,
+            waiting=engine.waiting,
+            unaccepted=engine.unanswered,
+            oldest_wait=engine.oldest_wait(),
+            engine_starts=engine.engine_starts,
+            loop_lag=engine.lag.worst(),
+            slow_streams=self._streams.behind(),
+            first_token=Histogram(*self._metrics.first_token_buckets()),
+            inter_token=Histogram(*self._metrics.inter_token_buckets()),
+        )
+
+    def _engine_sample(self, connection: EngineConnection, now: float) -> EngineSample:
+        heartbeat = connection.heartbeat
+        sample = EngineSample(
+            replica=connection.replica,
+            pid=connection.pid,
+            silent=now - connection.last_heard,
+            reported_at=connection.heartbeat_at,
+            stalled=self._engine.is_stalled(connection),
+            running=connection.running,
+            waiting=max(0, connection.submitted - connection.running),
+            kv_cells=connection.kv_cells,
+        )
+        if heartbeat is None:
+            return sample
+        return msgspec.structs.replace(sample, kv_cells_used=heartbeat.kv_cells_used, counters=heartbeat.counters)
+
+    def facts(self, bandwidth: MeasuredBandwidth | None) -> ServerFacts:
+        """What doesn't change while the engines run."""
+        topology, model = self._topology, self._engine.model
+        info = None if model is None else model.info
+        replicas = () if self._plan is None else self._plan.replicas
+        nodes = [replica.node for replica in replicas] or [None]
+        return ServerFacts(
+            model="" if info is None else info.description,
+            replicas=max(1, len(replicas)),
+            slots=self._settings.parallel,
+            threads=tuple(max(replica.decode.threads, replica.prefill.threads) for replica in replicas),
+            planned_threads=self._planned_threads,
+            cores=len(topology.usable_cores),
+            cpus=len(topology.usable),
+            quota=topology.quota,
+            weight_bytes=0 if info is None else info.pass_bytes,
+            cell_bytes=0 if info is None else info.cell_bytes,
+            bandwidth=None if bandwidth is None else min(map(bandwidth.of, nodes)) or None,
+            kernels="" if info is None else info.kernels,
+            fastest_kernels="" if info is None else info.fastest_kernels,
+            kernels_reason="" if info is None else info.kernels_reason,
+            node_of={cpu: core.node for core in topology.cores for cpu in core.cpus} if len(topology.nodes) > 1 else {},
+            interleaved=any(replica.interleave for replica in replicas),
+            disk_tier=self._settings.keep_disk_mb > 0,
+        )
+
+
+def _topology_of(pid: int) -> Topology:
+    affinity = None
+    if hasattr(os, "sched_getaffinity"):
+        try:
+            affinity = frozenset(os.sched_getaffinity(pid))
+        except OSError:
+            pass  # The supervisor has ended: this process will, too.
+    return read_topology(Path("/"), affinity)
+
+
+def _planned_threads(topology: Topology, settings: Settings) -> int:
+    """Compute threads of a replica where nothing is set; 0 where no plan can be made."""
+    unset = Settings(model=settings.model)
+    try:
+        return make_plan(topology, unset).replicas[0].decode.threads
+    except ConfigurationError:
+        return 0

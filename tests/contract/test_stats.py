@@ -1,0 +1,58 @@
+"""``/stats`` on the wire: its form, its key, and what it says of an idle and of a loaded server."""
+
+from __future__ import annotations
+
+import httpx
+import msgspec
+
+from servers import ServerProcess, fake
+from tailrace.diagnosis.catalogue import CATALOGUE
+from tailrace.diagnosis.report import Stats
+
+
+def stats(server: ServerProcess, **headers: str) -> Stats:
+    answer = httpx.get(f"http://127.0.0.1:{server.port}/stats", headers=headers, timeout=60.0)
+    assert answer.status_code == 200, answer.text
+    return msgspec.json.decode(answer.content, type=Stats)
+
+
+def test_an_idle_server_says_so(scripted: ServerProcess) -> None:
+    found = stats(scripted)
+    assert found.interval >= 1.0
+    assert found.limit == found.findings[0].code
+    assert {each.code for each in found.findings} <= set(CATALOGUE)
+    assert not [each for each in found.findings if each.severity == "critical"]
+    assert {process.role for process in found.processes} >= {"http", "supervisor", "engine"}
+    (engine,) = found.engines
+    assert engine.pid == scripted.engine
+    assert 0 <= engine.kv_used <= engine.kv_cells
+
+
+def test_it_needs_the_servers_key(keyed: ServerProcess) -> None:
+    url = f"http://127.0.0.1:{keyed.port}"
+    assert httpx.get(f"{url}/stats").status_code == 401
+    assert httpx.get(f"{url}/v1/stats", headers={"x-api-key": "s3cret"}, timeout=60.0).status_code == 200
+
+
+def test_requests_that_wait_for_a_slot_are_a_queue() -> None:
+    with fake("--parallel", "1", step=0.02) as server:
+        body = {"model": "fake", "prompt": "<say>" + "x" * 2000 + "</say>", "stream": True, "max_tokens": 2000}
+        url = f"http://127.0.0.1:{server.port}/v1/completions"
+        client = httpx.Client(timeout=60.0)
+        streams = [client.stream("POST", url, json=body) for _ in range(4)]
+        for stream in streams:
+            stream.__enter__()
+        try:
+            stats(server)
+            found = stats(server)
+            queue = next(each for each in found.findings if each.code == "queue")
+            assert "3 requests waiting for one of 1 slot, the oldest for" in queue.sentence
+            assert (found.requests.running, found.requests.waiting, found.requests.slots) == (1, 3, 1)
+            assert found.requests.oldest_wait > 0
+            assert found.tokens.generated > 0
+            parts = found.engines[0].parts
+            assert parts.decode > max(parts.schedule, parts.sample, parts.publish)
+        finally:
+            for stream in streams:
+                stream.__exit__(None, None, None)
+            client.close()
