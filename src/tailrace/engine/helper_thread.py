@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
+from tailrace.observe import log_writer
+
 #: Exit status of a process whose helper thread died: it broke and may be started again.
 EXIT_THREAD_DIED = 70
 
@@ -29,4 +31,5 @@ class HelperThread(threading.Thread):
             self._work()
         except BaseException:
             structlog.get_logger().critical("a helper thread has died", thread=self.name, exc_info=True)
+            log_writer.standard_error().flush_last()
             os._exit(EXIT_THREAD_DIED)

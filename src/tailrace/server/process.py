@@ -16,7 +16,7 @@ import uvloop
 
 from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory, settle_on
 from tailrace.errors import ModelError
-from tailrace.observe import logs
+from tailrace.observe import log_writer, logs
 from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
 from tailrace.server.http_protocol import HttpProtocol
@@ -69,6 +69,7 @@ async def _serve(start: Start) -> None:
 def _give_up(error: ModelError) -> None:
     """End at once, with the exit status after which the supervisor doesn't start the process again."""
     structlog.get_logger().error("the model can't be served", error=str(error))
+    log_writer.standard_error().flush_last()
     os._exit(EXIT_CONFIGURATION)
 
 
