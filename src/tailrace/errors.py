@@ -47,6 +47,7 @@ class RequestError(TailraceError):
     type = "invalid_request_error"
     code: str | None = None
     retry_after: int | None = None  #: seconds
+    counted = False  #: the metrics have it: a request may raise it, and report it in a stream too
 
     @property
     def headers(self) -> dict[str, str]:

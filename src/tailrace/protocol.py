@@ -402,6 +402,7 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
     waiting: int
     kv_cells_used: int
     counters: EngineCounters = msgspec.field(default_factory=EngineCounters)
+    step_tokens: list[int] = []  #: how many steps had so many tokens: the counts of ``observe.buckets.STEP_TOKENS``
 
 
 class Tokenized(msgspec.Struct, tag="tokenized", frozen=True, array_like=True):

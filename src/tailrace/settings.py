@@ -95,6 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    access_log: bool = True  #: a line for each request, at its end
+    log_prompts: bool = False  #: whether those lines have the prompts' text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,6 +83,8 @@ def serve(
     drain_seconds: Annotated[float | None, typer.Option(help="Time for running replies at shutdown [15].")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error [info].")] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
+    access_log: Annotated[bool | None, typer.Option(help="A log line for each request [yes].")] = None,
+    log_prompts: Annotated[bool | None, typer.Option(help="Have prompts in those lines [no].")] = None,
     backend: Annotated[str | None, typer.Option(hidden=True)] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 
 import structlog
@@ -27,6 +28,7 @@ from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.structured.mask_thread import MaskReady, MaskThread
+from tailrace.observe.buckets import STEP_TOKENS
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
 #: Seconds between heartbeats.
@@ -78,6 +80,7 @@ class EngineLoop:
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
         self._counters = EngineCounters()  #: those of steps
+        self._step_tokens = [0] * (len(STEP_TOKENS) + 1)  #: steps, by the tokens of their batches
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
     @property
@@ -196,6 +199,7 @@ class EngineLoop:
             waiting=len(self._scheduler.waiting),
             kv_cells_used=self._cache.used_cells,
             counters=counters,
+            step_tokens=self._step_tokens,
         )
 
     def close(self) -> None:
@@ -374,6 +378,7 @@ class EngineLoop:
         counters.prefill_tokens += tokens - len(batch.outputs)
         counters.decode_tokens += sum(len(sequence.tokens) for sequence in batch.sampled) - sum(lengths)
         counters.batch_tokens += tokens
+        self._step_tokens[bisect_left(STEP_TOKENS, tokens)] += 1
         counters.batch_sequences += len(batch.scheduled)
         counters.decode_sequences += batch.n_decoding
         for sequence, count in batch.scheduled:

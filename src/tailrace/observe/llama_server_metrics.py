@@ -6,25 +6,10 @@ requests the sum grows faster than a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from dataclasses import dataclass
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
+from tailrace.observe.metric import Metric
 from tailrace.protocol import EngineCounters
-
-
-class EngineLoad(Protocol):
-    """The state of the engines that a scrape reads."""
-
-    @property
-    def counters(self) -> EngineCounters: ...
-    @property
-    def running(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
 
 
 class TokenRate:
@@ -45,12 +30,11 @@ class TokenRate:
         return tokens / seconds if seconds > 0 else 0.0
 
 
-class LlamaServerCollector(Collector):
-    """The metrics. ``count_request`` is called at the end of each request."""
+class LlamaServerTotals:
+    """What is counted for these metrics at the end of each request."""
 
-    def __init__(self, engine: EngineLoad) -> None:
-        self._engine = engine
-        self._largest = 0
+    def __init__(self) -> None:
+        self.largest = 0  #: tokens of the largest request
         self.prompt = TokenRate()  #: computed prompt tokens, without cached ones
         self.cached = 0
         self.generated = TokenRate()
@@ -60,32 +44,80 @@ class LlamaServerCollector(Collector):
         self.prompt.tokens += prompt - cached
         self.cached += cached
         self.generated.tokens += generated
-        self._largest = max(self._largest, prompt + generated)
+        self.largest = max(self.largest, prompt + generated)
 
-    def collect(self) -> Iterable[Metric]:
-        """The metrics of one scrape."""
-        engine = self._engine.counters
-        counters = (
-            ("prompt_tokens", "Number of prompt tokens processed.", self.prompt.tokens),
-            ("prompt_tokens_cached", "Number of prompt tokens found in the cache.", self.cached),
-            ("prompt_seconds", "Prompt process time.", self.prompt.seconds),
-            ("tokens_predicted", "Number of generation tokens processed.", self.generated.tokens),
-            ("tokens_predicted_seconds", "Predict process time.", self.generated.seconds),
-            ("n_decode", "Total number of engine steps.", engine.steps),
-            ("spec_decode_num_drafts", "Drafts that were verified.", engine.drafts),
-            ("spec_decode_num_draft_tokens", "Draft tokens that were verified.", engine.draft_tokens),
-            ("spec_decode_num_accepted_tokens", "Draft tokens that were accepted.", engine.accepted_tokens),
-        )
-        busy = engine.decode_tokens / engine.steps if engine.steps else 0.0
-        gauges = (
-            ("prompt_tokens_seconds", "Average prompt throughput in tokens/s.", self.prompt.since_last()),
-            ("predicted_tokens_seconds", "Average generation throughput in tokens/s.", self.generated.since_last()),
-            ("requests_processing", "Number of requests processing.", self._engine.running),
-            ("requests_deferred", "Number of requests deferred.", self._engine.waiting),
-            ("n_busy_slots_per_decode", "Tokens of replies per engine step.", busy),
-            ("n_tokens_max", "Largest number of tokens of a request.", self._largest),
-        )
-        for name, text, value in counters:
-            yield CounterMetricFamily(f"llamacpp:{name}", text, value=value)
-        for name, text, value in gauges:
-            yield GaugeMetricFamily(f"llamacpp:{name}", text, value=value)
+
+@dataclass(frozen=True)
+class LlamaServerView:
+    """These totals and the sums over all engines, at a scrape."""
+
+    totals: LlamaServerTotals
+    counters: EngineCounters
+    running: int
+    waiting: int
+
+
+LLAMA_SERVER_METRICS: tuple[Metric[LlamaServerView], ...] = (
+    Metric(
+        "llamacpp:prompt_tokens_total",
+        "counter",
+        "Number of prompt tokens processed.",
+        lambda v: v.totals.prompt.tokens,
+    ),
+    Metric(
+        "llamacpp:prompt_tokens_cached_total",
+        "counter",
+        "Number of prompt tokens found in the cache.",
+        lambda v: v.totals.cached,
+    ),
+    Metric("llamacpp:prompt_seconds_total", "counter", "Prompt process time.", lambda v: v.totals.prompt.seconds),
+    Metric(
+        "llamacpp:tokens_predicted_total",
+        "counter",
+        "Number of generation tokens processed.",
+        lambda v: v.totals.generated.tokens,
+    ),
+    Metric(
+        "llamacpp:tokens_predicted_seconds_total",
+        "counter",
+        "Predict process time.",
+        lambda v: v.totals.generated.seconds,
+    ),
+    Metric("llamacpp:n_decode_total", "counter", "Total number of engine steps.", lambda v: v.counters.steps),
+    Metric(
+        "llamacpp:spec_decode_num_drafts_total", "counter", "Drafts that were verified.", lambda v: v.counters.drafts
+    ),
+    Metric(
+        "llamacpp:spec_decode_num_draft_tokens_total",
+        "counter",
+        "Draft tokens that were verified.",
+        lambda v: v.counters.draft_tokens,
+    ),
+    Metric(
+        "llamacpp:spec_decode_num_accepted_tokens_total",
+        "counter",
+        "Draft tokens that were accepted.",
+        lambda v: v.counters.accepted_tokens,
+    ),
+    Metric(
+        "llamacpp:prompt_tokens_seconds",
+        "gauge",
+        "Average prompt throughput in tokens/s, since the last scrape.",
+        lambda v: v.totals.prompt.since_last(),
+    ),
+    Metric(
+        "llamacpp:predicted_tokens_seconds",
+        "gauge",
+        "Average generation throughput in tokens/s, since the last scrape.",
+        lambda v: v.totals.generated.since_last(),
+    ),
+    Metric("llamacpp:requests_processing", "gauge", "Number of requests processing.", lambda v: v.running),
+    Metric("llamacpp:requests_deferred", "gauge", "Number of requests deferred.", lambda v: v.waiting),
+    Metric(
+        "llamacpp:n_busy_slots_per_decode",
+        "gauge",
+        "Tokens of replies per engine step.",
+        lambda v: v.counters.decode_tokens / v.counters.steps if v.counters.steps else 0.0,
+    ),
+    Metric("llamacpp:n_tokens_max", "gauge", "Largest number of tokens of a request.", lambda v: v.totals.largest),
+)

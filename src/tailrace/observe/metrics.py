@@ -1,25 +1,38 @@
-"""Counters and histograms in Prometheus' text format, under vLLM's names, so that its dashboards work.
+"""The HTTP process's counts of requests, and ``/metrics``: all metrics in Prometheus' text format.
 
-Nothing is counted per token. A request is counted when it ends, and the engine's counters come with its heartbeats and
-are read at a scrape.
+Nothing is counted per token. A request is counted when it starts and ends, the gaps between tokens once a step, and the
+engine's counters come with its heartbeats and are read at a scrape. Every metric has its samples from the first scrape
+on, so that ``rate()`` sees the first increase.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from tailrace.observe.llama_server_metrics import LlamaServerCollector
+from tailrace.errors import RequestError
+from tailrace.observe import log_writer
+from tailrace.observe.cpu_throttling import read_throttling
+from tailrace.observe.engine_figures import EngineFigures, EngineState
+from tailrace.observe.histogram import Histogram
+from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS, LlamaServerTotals, LlamaServerView
+from tailrace.observe.metric import Labelled, families
+from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS, ServerView
+from tailrace.observe.process_stats import ProcessStats, child_pids, read_process
+from tailrace.observe.request_totals import RequestTotals
+from tailrace.observe.vllm_metrics import ENGINE_LABELS, VLLM_METRICS, EngineView
 from tailrace.protocol import EngineCounters
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: Max values of a label that comes from code all over the server. More than there are.
+_MAX_CODES = 200
 
 
 #: Upper bounds in seconds, the last one infinite, and how many times were at most as long as each.
@@ -37,147 +50,153 @@ class TokenCounts(Protocol):
     def cached_tokens(self) -> int: ...
 
 
-class EngineState(Protocol):
-    """The state of the engines, summed over all of them, that a scrape reads."""
-
-    @property
-    def counters(self) -> EngineCounters: ...
-    @property
-    def kv_cells_used(self) -> int: ...
-    @property
-    def running(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def engine_starts(self) -> int: ...
-    @property
-    def kv_cells(self) -> int: ...
-
-
 class Metrics:
-    """One process's metrics, labelled with the served model's name."""
+    """One process's metrics, labelled with the served model's name and the engine's number."""
 
-    def __init__(self, model_name: str, engine: EngineState) -> None:
-        # Otherwise each counter has a second series with its creation time.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
-        self._registry = CollectorRegistry()
+    def __init__(self, model_name: str, engine: EngineState, replicas: int = 1) -> None:
         self._model = model_name
+        self._engine = engine
+        self._requests = [RequestTotals() for _ in range(replicas)]
+        self._llama_server = LlamaServerTotals()
+        self._responses: Labelled = {("other", "404"): 0}
+        self._errors: Labelled = dict.fromkeys((*_error_codes(), *REFUSALS), 0)
+        self._refusals: Labelled = dict.fromkeys(REFUSALS, 0)
+        self._registry = CollectorRegistry()
+        self._registry.register(_Collector(self))
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, ("model_name", *labels), registry=self._registry)
+    def requests(self, replica: int) -> RequestTotals:
+        """The totals of the requests to engine number ``replica``."""
+        return self._requests[replica]
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(name, text, ("model_name",), buckets=_SECONDS, registry=self._registry)
-
-        self._requests = Counter(
-            "tailrace:http_requests", "HTTP responses by route and status", ("route", "status"), registry=self._registry
-        )
-        self._finished = counter("vllm:request_success", "Finished generations by reason", "finished_reason")
-        self._prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens read for requests").labels(model_name)
-        self._generated = counter(
-            "vllm:generation_tokens", "Tokens generated for requests, those that broke off included"
-        ).labels(model_name)
-        self._cached = counter("tailrace:cached_prompt_tokens", "Prompt tokens found in the KV cache").labels(
-            model_name
-        )
-        self._first_token = histogram("vllm:time_to_first_token_seconds", "Request to first token").labels(model_name)
-        self._duration = histogram("vllm:e2e_request_latency_seconds", "Request to last token").labels(model_name)
-        self._registry.register(_EngineCollector(model_name, engine))
-        self._llama_server = LlamaServerCollector(engine)
-        self._registry.register(self._llama_server)
+    def add_route(self, route: str) -> None:
+        """Show a route's responses before there are any."""
+        self._responses.setdefault((route, "200"), 0)
 
     def response_started(self, route: str, status: int) -> None:
-        """Count an HTTP response, when its status line is sent."""
-        self._requests.labels(route, str(status)).inc()
+        """Count an HTTP response, when its status line is sent. ``route`` is a template: paths are without number."""
+        key = (route, str(status))
+        self._responses[key] = self._responses.get(key, 0) + 1
 
-    def first_token(self, seconds: float) -> None:
-        """Record the time from a request's submission to its first token."""
-        self._first_token.observe(seconds)
-
-    def generation_ended(self, reason: str) -> None:
-        """Count one generation by its end: stop, length, tool_calls, abort or error."""
-        self._finished.labels(self._model, reason).inc()
+    def request_failed(self, error: RequestError) -> None:
+        """Count a request that has ended with ``error``."""
+        code = error.code or error.type
+        if code not in self._errors and len(self._errors) >= _MAX_CODES:
+            code = "other"
+        self._errors[code] = self._errors.get(code, 0) + 1
+        if error.status in (429, 503, 504):
+            self._refusals[code] = self._refusals.get(code, 0) + 1
 
     def count_tokens(self, counts: TokenCounts) -> None:
-        """Count the tokens of a request that has ended, successfully or not."""
-        self._prompt_tokens.inc(counts.prompt_tokens)
-        self._generated.inc(counts.completion_tokens)
-        self._cached.inc(counts.cached_tokens)
+        """Count the tokens of a request that has ended, successfully or not, for llama-server's metrics."""
         self._llama_server.count_request(counts.prompt_tokens, counts.cached_tokens, counts.completion_tokens)
 
     def prompt_computed(self, seconds: float) -> None:
-        """Add the seconds that a prompt's computation took."""
+        """Add the seconds that a prompt's computation took, for llama-server's metrics."""
         self._llama_server.prompt.seconds += seconds
 
     def reply_ended(self, seconds: float) -> None:
-        """Add the seconds from a request's first token to its reply's end."""
+        """Add the seconds from a request's first token to its reply's end, for llama-server's metrics."""
         self._llama_server.generated.seconds += seconds
 
-    def request_completed(self, seconds: float) -> None:
-        """Record the time from submission to the end of a request all of whose choices succeeded."""
-        self._duration.observe(seconds)
-
     def first_token_buckets(self) -> Buckets:
-        """The times to a first token so far."""
-        return _buckets(self._first_token)
+        """The times to a first token so far, of all engines."""
+        return _sum_buckets([requests.first_token_seconds for requests in self._requests])
 
     def inter_token_buckets(self) -> Buckets:
-        """The times between tokens so far."""
-        return (), ()
+        """The times between tokens so far, of all engines."""
+        return _sum_buckets([self._engine.figures(number).token_gaps for number in range(len(self._requests))])
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-
-def _buckets(histogram: Histogram) -> Buckets:
-    samples = [sample for family in histogram.collect() for sample in family.samples if sample.name.endswith("_bucket")]
-    return tuple(float(sample.labels["le"]) for sample in samples), tuple(sample.value for sample in samples)
-
-
-class _EngineCollector(Collector):
-    """The engines' counters as of their last heartbeats, and the numbers of requests that run and wait, which this
-    process knows itself.
-    """
-
-    def __init__(self, model_name: str, engine: EngineState) -> None:
-        self._model = model_name
-        self._engine = engine
-
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Iterable[Family]:
         """The metrics of one scrape."""
-        engine = self._engine.counters
-        cells = self._engine.kv_cells
-        gauges = (
-            ("vllm:num_requests_running", "Sequences in the running set", self._engine.running),
-            ("vllm:num_requests_waiting", "Sequences in the queue", self._engine.waiting),
-            (
-                "vllm:kv_cache_usage_perc",
-                "Used part of the KV cache, 0 to 1",
-                self._engine.kv_cells_used / cells if cells else 0,
-            ),
+        figures = [self._engine.figures(number) for number in range(len(self._requests))]
+        model = self._engine.model_info
+        views = [
+            ((self._model, str(number)), EngineView(each, self._requests[number], model))
+            for number, each in enumerate(figures)
+        ]
+        yield from families(VLLM_METRICS, ENGINE_LABELS, views)
+        yield from families(ENGINE_METRICS, ENGINE_LABELS, views)
+        yield from families(SERVER_METRICS, (), [((), self._server_view(figures))])
+        llama_server = LlamaServerView(
+            self._llama_server,
+            sum((each.counters for each in figures), EngineCounters()),
+            sum(each.running for each in figures),
+            sum(each.waiting for each in figures),
         )
-        counters = (
-            ("tailrace:engine_starts", "Engines that have connected", self._engine.engine_starts),
-            ("tailrace:engine_steps", "Engine steps (of this engine)", engine.steps),
-            ("tailrace:engine_prefill_tokens", "Prompt tokens computed (by this engine)", engine.prefill_tokens),
-            ("tailrace:engine_decode_tokens", "Tokens sampled (by this engine)", engine.decode_tokens),
-            ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries),
-            ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", engine.prefix_hits),
-            (
-                "vllm:num_preemptions",
-                "Sequences paused for want of KV cells, for another caller, or for a more urgent request",
-                engine.preemptions,
-            ),
-            ("vllm:spec_decode_num_drafts", "Drafts that were verified", engine.drafts),
-            ("vllm:spec_decode_num_draft_tokens", "Draft tokens that were verified", engine.draft_tokens),
-            ("vllm:spec_decode_num_accepted_tokens", "Draft tokens that were accepted", engine.accepted_tokens),
+        yield from families(LLAMA_SERVER_METRICS, (), [((), llama_server)])
+
+    def _server_view(self, figures: list[EngineFigures]) -> ServerView:
+        return ServerView(
+            responses=self._responses,
+            errors=self._errors,
+            refusals=self._refusals,
+            log_lines_dropped=log_writer.dropped(),
+            engine_starts=self._engine.engine_starts,
+            ready=any(each.connected and not each.stalled for each in figures),
+            stalled=sum(each.stalled for each in figures),
+            processes=_processes(figures),
+            throttling=read_throttling(),
         )
-        for name, text, value in gauges:
-            gauge = GaugeMetricFamily(name, text, labels=("model_name",))
-            gauge.add_metric((self._model,), value)
-            yield gauge
-        for name, text, value in counters:
-            family = CounterMetricFamily(name, text, labels=("model_name",))
-            family.add_metric((self._model,), value)
-            yield family
+
+
+def _sum_buckets(histograms: list[Histogram]) -> Buckets:
+    columns = [histogram.buckets() for histogram in histograms]
+    bounds = tuple(float(bound) for bound, _ in columns[0])
+    return bounds, tuple(sum(row) for row in zip(*([count for _, count in column] for column in columns), strict=True))
+
+
+#: Codes of refusals, which are there from the first scrape on.
+REFUSALS = (
+    "queue_full",
+    "rate_limit_exceeded",
+    "too_many_connections",
+    "engine_unavailable",
+    "queue_timeout",
+    "first_token_timeout",
+    "request_timeout",
+    "shutting_down",
+)
+
+
+def _error_codes() -> list[str]:
+    """The codes of all request errors, those that a class has by itself."""
+    found = ["other", RequestError.type]
+    classes = [RequestError]
+    while classes:
+        each = classes.pop()
+        classes += each.__subclasses__()
+        if each.code is not None and each.code not in found:
+            found.append(each.code)
+    return found
+
+
+def _processes(figures: list[EngineFigures]) -> dict[str, ProcessStats]:
+    """The server's processes by their names. An engine's CPU time has that of its sandboxes in it: otherwise the sum
+    would fall when one ends.
+    """
+    found: dict[str, ProcessStats] = {}
+    for name, pid in (("http", os.getpid()), ("supervisor", os.getppid())):
+        if (stats := read_process(pid)) is not None:
+            found[name] = stats
+    sandbox_bytes = 0
+    for number, figure in enumerate(figures):
+        if figure.pid is None or (stats := read_process(figure.pid)) is None:
+            continue
+        sandboxes = [stats for pid in child_pids(figure.pid) if (stats := read_process(pid)) is not None]
+        sandbox_bytes += sum(sandbox.resident_bytes for sandbox in sandboxes)
+        seconds = sum(process.cpu_seconds or 0.0 for process in (stats, *sandboxes))
+        found[f"engine {number}"] = replace(stats, cpu_seconds=seconds)
+    found["sandboxes"] = ProcessStats(resident_bytes=sandbox_bytes)
+    return found
+
+
+class _Collector(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Family]:
+        return self._metrics.collect()

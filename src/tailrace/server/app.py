@@ -10,7 +10,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from tailrace.server import stats_routes, status_routes
-from tailrace.server.app_state import STARTED, AppState
+from tailrace.server.app_state import AppState
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
 from tailrace.server.dialects.ollama import routes as ollama
@@ -20,6 +20,7 @@ from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.json_response import json_response
 from tailrace.server.middleware import RequestMiddleware
 from tailrace.server.openapi import document
+from tailrace.server.request_log import STARTED
 
 
 def endpoints(app: AppState) -> list[Endpoint]:
@@ -52,7 +53,7 @@ def make_app(app: AppState) -> ASGIApp:
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
     routes = [Route(path, _by_method(methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
-    return RequestMiddleware(router, app.keys, app.guard, known, app.metrics.response_started)
+    return RequestMiddleware(router, app.keys, app.guard, known, app.metrics, app.request_log)
 
 
 def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:

@@ -31,6 +31,7 @@ from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_body import read_body
+from tailrace.server.request_log import STARTED, RequestLog
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
 from tailrace.server.stats_source import StatsSource
@@ -46,9 +47,6 @@ _LARGE = 256_000
 _LARGE_AT_ONCE = 2
 #: The tag that a model's name has in Ollama's lists.
 LATEST = ":latest"
-
-#: The key of an ASGI scope for the generation that was started for the request.
-STARTED = "tailrace.generation"
 
 
 class AppState:
@@ -77,7 +75,8 @@ class AppState:
             stall_seconds=settings.engine_stall_seconds,
             silence_seconds=settings.keepalive_seconds,
         )
-        self.metrics = Metrics(model_name, self.engine)
+        self.metrics = Metrics(model_name, self.engine, replicas)
+        self.request_log = RequestLog(model_name, lines=settings.access_log, prompts=settings.log_prompts)
         self.open_streams = OpenStreams()
         self._plan = plan
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends

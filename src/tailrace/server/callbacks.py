@@ -22,6 +22,11 @@ class GenerationCallbacks(Protocol):
         """Whether the engine has accepted the generation. The metrics count these as running."""
         ...
 
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens have come so far."""
+        ...
+
     def on_answer(self, answer: Accepted | Refused) -> None:
         """The engine has checked the submit. Nothing follows a Refused."""
         ...

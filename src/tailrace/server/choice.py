@@ -80,6 +80,8 @@ class Choice:
         "identity",
         "index",
         "n_tokens",
+        "prefill_seconds",
+        "prefilled_at",
         "prompt_tokens",
         "reasoning_tokens",
         "rejected_draft_tokens",
@@ -100,6 +102,8 @@ class Choice:
         self.identity = 0  #: the engine's id for it, once submitted
         self.accepted = False  #: the engine has taken it
         self.prompt_tokens = 0  #: known once it is accepted
+        self.prefilled_at: float | None = None  #: when its prompt was computed, by the monotonic clock
+        self.prefill_seconds = 0.0  #: what that took, from its admission to the batch
         self._owner = owner
         self._vocabulary = vocabulary
         self._pipeline = pipeline

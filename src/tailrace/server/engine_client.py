@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -18,7 +20,10 @@ import structlog
 
 from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError
 from tailrace.ipc import frame
-from tailrace.protocol import PROTOCOL_VERSION, EngineCounters, EngineQuery, Heartbeat, Hello, Submit
+from tailrace.observe import log_writer
+from tailrace.observe.engine_figures import EngineFigures
+from tailrace.observe.token_gaps import TokenGaps
+from tailrace.protocol import PROTOCOL_VERSION, EngineCounters, EngineQuery, Heartbeat, Hello, ModelInfo, Submit
 from tailrace.server.callbacks import GenerationCallbacks, TimerCallbacks
 from tailrace.server.engine_connection import EngineConnection
 from tailrace.server.engine_query import PendingQuery
@@ -51,6 +56,7 @@ class EngineClient:
         self._requests = InFlightRequests()
         self._timers: set[TimerCallbacks] = set()
         self._connections: dict[int, EngineConnection] = {}  #: by replica; those that have said Hello
+        self._gaps: defaultdict[int, TokenGaps] = defaultdict(TokenGaps)  #: by replica
         self._router = ReplicaRouter()
         self._ready = asyncio.Event()
         self._server: asyncio.AbstractServer | None = None
@@ -89,6 +95,35 @@ class EngineClient:
         return sum(connection.kv_cells for connection in self._connections.values())
 
     @property
+    def model_info(self) -> ModelInfo | None:
+        """See ``EngineState``."""
+        return None if self.model is None else self.model.info
+
+    def figures(self, replica: int) -> EngineFigures:
+        """See ``EngineState``."""
+        connection = self._connections.get(replica)
+        gaps = self._gaps[replica].seconds
+        if connection is None:
+            return EngineFigures(token_gaps=gaps)
+        running = connection.running
+        waiting = max(0, connection.submitted - running)
+        heartbeat = connection.heartbeat or Heartbeat(0, 0, 0)
+        figures = EngineFigures(
+            running=running,
+            waiting=waiting,
+            queued=min(waiting, heartbeat.waiting),
+            generating_tokens=self._requests.generating_tokens(connection),
+            kv_cells=connection.kv_cells,
+            kv_cells_used=heartbeat.kv_cells_used,
+            counters=heartbeat.counters,
+            token_gaps=gaps,
+            pid=connection.pid,
+            connected=True,
+            stalled=self.is_stalled(connection),
+        )
+        return replace(figures, step_tokens=heartbeat.step_tokens) if heartbeat.step_tokens else figures
+
+    @property
     def running(self) -> int:
         """How many generations the engines work on."""
         return sum(connection.running for connection in self._connections.values())
@@ -109,6 +144,10 @@ class EngineClient:
     def capacity(self) -> int:
         """How many generations all connected engines run at the same time."""
         return sum(connection.parallel for connection in self._connections.values())
+
+    def replica_of(self, identity: int) -> int:
+        """The engine that a generation in flight was sent to."""
+        return self._requests.replica_of(identity)
 
     def accepted_generations(self) -> list[GenerationCallbacks]:
         """The generations that have been accepted and haven't ended, oldest first."""
@@ -234,6 +273,7 @@ class EngineClient:
             due = loop.time() + self._tick_seconds
             await asyncio.sleep(self._tick_seconds)
             self.lag.add(loop.time() - due)
+            log_writer.flush()
             for timer in list(self._timers):
                 try:
                     timer.on_tick(self._tick_seconds)
@@ -263,6 +303,8 @@ class EngineClient:
             raise ProtocolError(str(error)) from error
         self.engine_starts += 1
         self._connections[hello.replica] = connection
+        connection.gaps = self._gaps[hello.replica]
+        connection.gaps.clear()
         self._ready.set()
         if (defect := self.model.template.defect) is not None:
             self._log.error("conversations are refused: set --chat-template", reason=defect)

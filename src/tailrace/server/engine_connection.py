@@ -10,6 +10,7 @@ import structlog
 
 from tailrace.errors import ProtocolError
 from tailrace.ipc import FrameDecoder, frame
+from tailrace.observe.token_gaps import TokenGaps
 from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, Refused, Step
 from tailrace.server.in_flight import InFlightRequests
 
@@ -41,6 +42,7 @@ class EngineConnection(asyncio.Protocol):
         self.heartbeat_at = self.last_heard  #: when it came
         self.pid = 0  #: the engine's process, known from Hello on
         self.replica = -1  #: known from Hello on
+        self.gaps = TokenGaps()  #: the engine's by its number, from Hello on
         self.kv_cells = 0
         self.in_flight = 0  #: requests that haven't ended
         self.submitted = 0  #: of them generations
@@ -101,6 +103,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _dispatch(self, message: FromEngine) -> None:
         if isinstance(message, Step):
+            self.gaps.step(message.ids, self.last_heard)
             self._requests.on_step(message)
         elif isinstance(message, Heartbeat):
             self.heartbeat, self.heartbeat_at = message, self.last_heard

@@ -20,6 +20,7 @@ from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.chat.stop_strings import StopAutomaton
 from tailrace.errors import InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
+from tailrace.observe.request_summary import GenerationFigures
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, GenerationParams, Refused, Submit, seeded
 from tailrace.server.choice import Choice
@@ -47,6 +48,7 @@ class Generation:
         self._caller = caller
         self._engine = engine
         self._metrics = metrics
+        self._totals = metrics.requests(0)  #: of the engine that it is sent to
         self._model = model
         self._request = request
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
@@ -58,8 +60,12 @@ class Generation:
         self._done: asyncio.Future[None] = loop.create_future()
         self._buffer = EventBuffer()
         self._sink: EventSink = self._buffer
-        self._started_at = time.monotonic()
-        self._first_token_at: float | None = None
+        sampling = request.params.sampling
+        self.figures = GenerationFigures(
+            time.monotonic(), request.params.max_tokens, sampling.temperature, sampling.top_p, request.choices
+        )
+        self.on_end: Callable[[], None] | None = None  #: called once, after the last event
+        self._longest = 0  #: tokens of the longest choice that has ended
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._prompt_tokens = 0
@@ -73,7 +79,7 @@ class Generation:
     @property
     def first_token_at(self) -> float | None:
         """When the first token came, by the monotonic clock, in seconds."""
-        return self._first_token_at
+        return self.figures.first_token_at
 
     @classmethod
     async def start(
@@ -98,6 +104,7 @@ class Generation:
         try:
             generation._submit()
             await generation._accepted
+            generation._totals.accepted(request.choices, request.params.max_tokens)
         except BaseException as error:
             generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
             raise
@@ -108,6 +115,12 @@ class Generation:
         if not generation._done.done():
             engine.add_timer(generation)
         return generation
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompts' text, for a log that has it; token numbers where a client has sent those."""
+        texts = (str(prompt) if isinstance(prompt, list) else prompt.text for prompt in self._request.prompts)
+        return "\n".join(texts)
 
     @property
     def prompt_tokens(self) -> int:
@@ -138,6 +151,9 @@ class Generation:
         for choice in list(self._open.values()):
             choice.close_think_tag()  # Clients hide an open thought, and would hide the error with it.
         self._release("error")
+        self.figures.error = error.code or error.type
+        self._metrics.request_failed(error)
+        error.counted = True
         self.emit(Failure(error, self._usage()))
         self._end()
 
@@ -162,24 +178,29 @@ class Generation:
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``ChoiceOwner``."""
         self._metrics.prompt_computed(prompt_seconds)
+        choice.prefilled_at, choice.prefill_seconds = time.monotonic(), prompt_seconds
+        queued = max(0.0, choice.prefilled_at - self.figures.started_at - prompt_seconds)
+        self._totals.started(queued, prompt_seconds)
+        if self.figures.queue_seconds is None:
+            self.figures.queue_seconds, self.figures.prefill_seconds = queued, prompt_seconds
         if choice.index % self._request.choices == 0:
             self._cached_tokens += cached_tokens
             self._computed_prompt_tokens += choice.prompt_tokens
+            self._totals.prompt_computed(choice.prompt_tokens, cached_tokens)
 
     def on_first_token(self) -> None:
         """See ``ChoiceOwner``."""
-        if self._first_token_at is None:
-            self._first_token_at = time.monotonic()
-            self._metrics.first_token(self._first_token_at - self._started_at)
+        if self.figures.first_token_at is None:
+            self.figures.first_token_at = time.monotonic()
+            self._totals.first_token_seconds.observe(self.figures.first_token_at - self.figures.started_at)
 
     def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:
         """See ``ChoiceOwner``."""
         self._engine.cancel(choice.identity)  # It runs on when a stop string has ended it.
         del self._open[choice.index]
-        self._count(choice, completion_tokens)
-        self._metrics.generation_ended(reason)
+        self._count(choice, completion_tokens, reason)
         if not self._open:
-            self._metrics.request_completed(time.monotonic() - self._started_at)
+            self._totals.request_seconds.observe(time.monotonic() - self.figures.started_at)
             self._count_usage()
             self.emit(self._usage())
             self._end()
@@ -213,14 +234,19 @@ class Generation:
             self._done.set_exception(error)
         self._stop("error")
 
-    def _count(self, choice: Choice, completion_tokens: int) -> None:
+    def _count(self, choice: Choice, completion_tokens: int, reason: str) -> None:
         """A choice has ended: add its tokens to the usage."""
+        now, since = time.monotonic(), choice.prefilled_at
+        self._totals.finished[reason] += 1
+        self._totals.ended(completion_tokens, choice.prefill_seconds, None if since is None else now - since)
+        self._longest = max(self._longest, completion_tokens)
+        self.figures.finishes.append(reason)
         self._completion_tokens += completion_tokens
         self._reasoning_tokens += choice.reasoning_tokens
         self._accepted_tokens += choice.accepted_draft_tokens
         self._rejected_tokens += choice.rejected_draft_tokens
-        if self._first_token_at is not None:
-            self._metrics.reply_ended(time.monotonic() - self._first_token_at)
+        if (first := self.figures.first_token_at) is not None:
+            self._metrics.reply_ended(now - first)
 
     def _usage(self) -> Usage:
         """The usage of the choices that have ended."""
@@ -253,19 +279,29 @@ class Generation:
             return
         for choice in self._open.values():
             self._engine.cancel(choice.identity)
-            self._count(choice, choice.n_tokens)
-            self._metrics.generation_ended(reason)
+            self._count(choice, choice.n_tokens, reason)
         self._open.clear()
         self._count_usage()
 
     def _count_usage(self) -> None:
         """Count the request's usage once, at its end. Prompts that were never computed don't count."""
-        self._metrics.count_tokens(Usage(self._computed_prompt_tokens, self._completion_tokens, self._cached_tokens))
+        used = Usage(self._computed_prompt_tokens, self._completion_tokens, self._cached_tokens)
+        self._metrics.count_tokens(used)
+        if self.figures.first_token_at is not None:
+            self._totals.longest_generations.observe(self._longest)
 
     def _end(self) -> None:
         self._engine.remove_timer(self)
         if not self._done.done():
             self._done.set_result(None)
+        figures = self.figures
+        if figures.ended_at is not None:
+            return
+        figures.ended_at = time.monotonic()
+        figures.prompt_tokens, figures.cached_tokens = self._prompt_tokens, self._cached_tokens
+        figures.completion_tokens = self._completion_tokens
+        if self.on_end is not None:
+            self.on_end()
 
     def _submit(self) -> None:
         """Submit every choice. When one can't be submitted, ``start`` stops the others."""
@@ -293,6 +329,7 @@ class Generation:
                 choice.identity = identity
                 self._open[choice.index] = choice
                 self._unanswered += 1
+        self._totals = self._metrics.requests(self._engine.replica_of(next(iter(self._open.values())).identity))
 
     def _choice(
         self, index: int, vocabulary: PieceTable, pipeline: ReplyPipeline, prompt: PromptText | list[int]

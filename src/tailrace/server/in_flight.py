@@ -24,6 +24,7 @@ class Sender(Protocol):
     in_flight: int  #: requests that haven't ended
     submitted: int  #: of them generations
     accepted: int  #: of them generations that the engine has accepted
+    replica: int  #: the engine's number
 
     def write(self, message: bytes) -> None:
         """Send one framed message."""
@@ -81,6 +82,20 @@ class InFlightRequests:
         unstarted = list(self._unstarted.values())
         first = max(0, len(unstarted) - waiting)
         return time.monotonic() - unstarted[first] if waiting and first < len(unstarted) else 0.0
+
+    def replica_of(self, identity: int) -> int:
+        """The engine that the request was sent to; 0 for a request that has ended."""
+        entry = self._requests.get(identity)
+        return 0 if entry is None else entry.sender.replica
+
+    def generating_tokens(self, sender: Sender) -> int:
+        """Tokens so far of the generations that an engine works on."""
+        requests = self._requests
+        return sum(
+            generation.n_tokens
+            for identity, generation in self._generations.items()
+            if requests[identity].sender is sender
+        )
 
     def register(
         self, first: int, requests: Sequence[GenerationCallbacks | PendingQuery], sender: Sender, message: bytes

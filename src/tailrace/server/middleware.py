@@ -1,14 +1,15 @@
 """What holds for every route: canonical paths, keys or the rules for web pages, and errors in the dialect of the path.
 
 One plain ASGI layer around the router: paths are brought to their canonical form, preflights are answered, the
-request's key is found and its limits are applied, responses are counted. Nothing of it runs per chunk of a stream but
-one ``if``. ``keys`` knows keys and limits, ``browsers`` knows hosts and origins.
+request's key is found and its limits are applied, responses are counted, and each request's summary is logged. Nothing
+of it runs per chunk of a stream but one ``if``. ``keys`` knows keys and limits, ``browsers`` knows hosts and origins.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,6 +19,8 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from tailrace.observe.metrics import Metrics
+from tailrace.observe.request_summary import RequestSummary
 from tailrace.server.browsers.guard import BrowserGuard
 from tailrace.server.caller import Caller, client_address, set_caller
 from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
@@ -26,6 +29,7 @@ from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.keys.limit_headers import limit_headers
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
+from tailrace.server.request_log import STARTED, RequestLog
 
 #: Routes that give nothing away and answer without a key. Every other route needs one, unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
@@ -54,7 +58,7 @@ class _Route:
 
 
 class RequestMiddleware:
-    """The layer. ``responded`` is called with route and status of every response."""
+    """The layer. ``metrics`` count every response and error, ``log`` gets each request's summary at its end."""
 
     def __init__(
         self,
@@ -62,8 +66,9 @@ class RequestMiddleware:
         keys: KeyRing,
         guard: BrowserGuard,
         endpoints: Sequence[Endpoint],
-        responded: Callable[[str, int], None],
-    ):
+        metrics: Metrics,
+        log: RequestLog,
+    ) -> None:
         self._app = app
         self._keys = keys
         self._guard = guard
@@ -80,7 +85,10 @@ class RequestMiddleware:
         self._patterns = [(compile_path(path)[0], route) for path, route in routes.items() if "{" in path]
         # A path without a route gets the errors of its neighbours' dialect: /api/... is Ollama's.
         self._errors_by_prefix = {_first_segment(endpoint.path): endpoint.errors for endpoint in reversed(endpoints)}
-        self._responded = responded
+        self._metrics = metrics
+        self._request_log = log
+        for route in routes.values():
+            metrics.add_route(route.path)
         self._log = structlog.get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +96,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        began_at = time.monotonic()
         address = client_address(scope)
         set_caller(scope, Caller(address))
         identity = name_request(scope, scope["headers"])
@@ -100,6 +109,16 @@ class RequestMiddleware:
         route = self._route(path)
         errors = next((shape for header, shape in self._by_header if header in headers), route.errors)
         added = [(REQUEST_ID, identity.encode()), *self._guard.response_headers(headers)]
+        summary = RequestSummary(
+            request_id=identity,
+            method=scope["method"],
+            route=route.path,
+            path=path,
+            client=address,
+            began_at=began_at,
+            traceparent=_header(headers, b"traceparent"),
+            tracestate=_header(headers, b"tracestate"),
+        )
         started = False
         place: Place | None = None
 
@@ -110,10 +129,14 @@ class RequestMiddleware:
                 message["headers"] = [*message["headers"], *added]
                 if place is not None:
                     message["headers"] += limit_headers(place.allowance, errors.limits)
-                self._responded(route.path, message["status"])
+                summary.status = message["status"]
+                self._metrics.response_started(route.path, message["status"])
             await send(message)
 
         async def refuse(error: RequestError, more: Mapping[str, str] | None = None) -> None:
+            summary.error = error.code or error.type
+            if not error.counted:
+                self._metrics.request_failed(error)
             response = errors.respond(error, identity)
             response.headers.update({**error.headers, **(more or {})})
             await response(scope, receive, send_guarded)
@@ -126,6 +149,7 @@ class RequestMiddleware:
                 _check_one_host(scope["headers"])
             key = None if path in PUBLIC and self._keys.required else self._keys.authenticate(headers)
             if key is not None:
+                summary.key = key.name
                 if key.allowance.is_limited and scope["method"] in route.limited:
                     place = Place(key.allowance)
                 set_caller(scope, Caller(address, key.name, key.owner, key.record.models), place)
@@ -148,6 +172,7 @@ class RequestMiddleware:
         finally:
             if place is not None:
                 place.release()
+            self._request_log.ended(summary, scope.get(STARTED))
 
     def _route(self, path: str) -> _Route:
         """The route of a canonical path."""
@@ -163,6 +188,11 @@ def _check_one_host(headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Raise InvalidRequest for several Host headers: proxies disagree on which of them counts (RFC 9112, 3.2)."""
     if sum(name == b"host" for name, _ in headers) > 1:
         raise InvalidRequest("The request has several Host headers.", code="invalid_http")
+
+
+def _header(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def _first_segment(path: str) -> str:

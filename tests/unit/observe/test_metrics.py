@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tailrace.observe.metrics import Metrics
-from tailrace.protocol import EngineCounters
+from tailrace.errors import EngineDied, InvalidRequest, TooManyRequests
+from tailrace.observe.engine_figures import EngineFigures
+from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
+from tailrace.observe.metrics import REFUSALS, Metrics
+from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS
+from tailrace.observe.vllm_metrics import VLLM_METRICS
+from tailrace.protocol import EngineCounters, ModelInfo
 
 
 @dataclass
 class Engine:
-    counters: EngineCounters = field(default_factory=EngineCounters)
-    kv_cells_used: int = 0
+    engines: list[EngineFigures] = field(default_factory=lambda: [EngineFigures()])
     engine_starts: int = 1
-    kv_cells: int = 0
-    running: int = 0
-    waiting: int = 0
+    model_info: ModelInfo | None = None
+
+    def figures(self, replica: int) -> EngineFigures:
+        return self.engines[replica]
 
 
 @dataclass
@@ -39,14 +45,36 @@ def samples(metrics: Metrics) -> dict[str, float]:
     return found
 
 
-def test_metrics_before_the_first_request() -> None:
-    found = samples(Metrics('a "model"\n', Engine()))
-    assert found["vllm:num_requests_running[]"] == 0
-    assert found["vllm:kv_cache_usage_perc[]"] == 0
-    assert found["vllm:prompt_tokens_total[]"] == 0
+def names() -> Iterable[str]:
+    for table in (VLLM_METRICS, ENGINE_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+        yield from (metric.name for metric in table)
 
 
-def test_metrics_after_requests() -> None:
+def test_every_metric_is_there_before_the_first_request() -> None:
+    """``rate()`` needs the sample before the first increase."""
+    metrics = Metrics('a "model"\n', Engine())
+    metrics.add_route("/chat/completions")
+    found = samples(metrics)
+    for name in names():
+        assert any(key.startswith((f"{name}[", f"{name}_bucket[")) for key in found), name
+    for code in (*REFUSALS, "engine_died", "model_not_found", "invalid_request_error"):
+        assert found[f"tailrace:errors_total[code={code}]"] == 0
+    assert found["tailrace:http_requests_total[route=/chat/completions,status=200]"] == 0
+    assert found["vllm:request_success_total[engine=0,finished_reason=length]"] == 0
+    assert found["vllm:inter_token_latency_seconds_count[engine=0]"] == 0
+
+
+def test_no_metric_is_defined_twice() -> None:
+    found = list(names())
+    assert len(found) == len(set(found))
+    for table in (VLLM_METRICS, ENGINE_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+        for metric in table:
+            # vLLM has one histogram whose name ends as a counter's.
+            counts = metric.name.endswith("_total") and metric.name != "vllm:iteration_tokens_total"
+            assert counts == (metric.kind == "counter"), metric.name
+
+
+def test_metrics_of_an_engine() -> None:
     counters = EngineCounters(
         steps=7,
         prefill_tokens=11,
@@ -57,54 +85,136 @@ def test_metrics_after_requests() -> None:
         drafts=19,
         draft_tokens=190,
         accepted_tokens=133,
+        decode_seconds=2.5,
+        mask_wait_seconds=0.25,
+        batch_tokens=31,
+        cancelled=4,
     )
-    metrics = Metrics('a "model"\n', Engine(counters, 25, 2, 100, running=4, waiting=6))
-    metrics.response_started("/chat/completions", 200)
-    metrics.response_started("/chat/completions", 200)
-    metrics.response_started("other", 404)
-    metrics.generation_ended("stop")
-    metrics.generation_ended("abort")
-    metrics.first_token(0.2)
-    metrics.count_tokens(Counts())
-    metrics.request_completed(3.0)
-    found = samples(metrics)
+    engine = EngineFigures(
+        counters=counters,
+        kv_cells_used=25,
+        kv_cells=100,
+        running=4,
+        waiting=6,
+        queued=5,
+        generating_tokens=8,
+        step_tokens=[1, 6, *[0] * 12],
+        connected=True,
+    )
+    found = samples(Metrics('a "model"\n', Engine([engine], 2)))
     expected = {
-        "tailrace:http_requests_total[route=/chat/completions,status=200]": 2,
-        "tailrace:http_requests_total[route=other,status=404]": 1,
-        "vllm:request_success_total[finished_reason=stop]": 1,
-        "vllm:request_success_total[finished_reason=abort]": 1,
-        "vllm:prompt_tokens_total[]": 10,
-        "vllm:generation_tokens_total[]": 5,
-        "tailrace:cached_prompt_tokens_total[]": 3,
-        "vllm:time_to_first_token_seconds_count[]": 1,
-        "vllm:time_to_first_token_seconds_bucket[le=0.25]": 1,
-        "vllm:time_to_first_token_seconds_bucket[le=0.1]": 0,
-        "vllm:e2e_request_latency_seconds_sum[]": 3.0,
-        "vllm:num_requests_running[]": 4,
-        "vllm:num_requests_waiting[]": 6,
-        "vllm:kv_cache_usage_perc[]": 0.25,
-        "vllm:prefix_cache_queries_total[]": 17,
-        "vllm:prefix_cache_hits_total[]": 5,
-        "vllm:num_preemptions_total[]": 1,
-        "vllm:spec_decode_num_drafts_total[]": 19,
-        "vllm:spec_decode_num_draft_tokens_total[]": 190,
-        "vllm:spec_decode_num_accepted_tokens_total[]": 133,
+        "vllm:num_requests_running[engine=0]": 4,
+        "vllm:num_requests_waiting[engine=0]": 6,
+        "vllm:num_requests_waiting_by_reason[engine=0,reason=capacity]": 5,
+        "vllm:num_requests_waiting_by_reason[engine=0,reason=deferred]": 1,
+        "vllm:kv_cache_usage_perc[engine=0]": 0.25,
+        "vllm:prefix_cache_queries_total[engine=0]": 17,
+        "vllm:prefix_cache_hits_total[engine=0]": 5,
+        "vllm:num_preemptions_total[engine=0]": 1,
+        "vllm:generation_tokens_total[engine=0]": 8,
+        "vllm:iteration_tokens_total_bucket[engine=0,le=1.0]": 1,
+        "vllm:iteration_tokens_total_bucket[engine=0,le=8.0]": 7,
+        "vllm:iteration_tokens_total_sum[engine=0]": 31,
+        "vllm:spec_decode_num_drafts_total[engine=0]": 19,
+        "vllm:spec_decode_num_draft_tokens_total[engine=0]": 190,
+        "vllm:spec_decode_num_accepted_tokens_total[engine=0]": 133,
         "tailrace:engine_starts_total[]": 2,
-        "tailrace:engine_steps_total[]": 7,
-        "tailrace:engine_prefill_tokens_total[]": 11,
-        "tailrace:engine_decode_tokens_total[]": 13,
+        "tailrace:engine_steps_total[engine=0]": 7,
+        "tailrace:engine_prefill_tokens_total[engine=0]": 11,
+        "tailrace:engine_decode_tokens_total[engine=0]": 13,
+        "tailrace:engine_step_seconds_total[engine=0,part=decode]": 2.5,
+        "tailrace:engine_step_seconds_total[engine=0,part=mask_wait]": 0.25,
+        "tailrace:engine_cancelled_total[engine=0]": 4,
+        "tailrace:engine_up[engine=0]": 1,
+        "tailrace:ready[]": 1,
     }
     assert {name: found[name] for name in expected} == expected
     assert not [name for name in found if "_created" in name]
 
 
+def test_metrics_of_requests() -> None:
+    metrics = Metrics('a "model"\n', Engine([EngineFigures(), EngineFigures(generating_tokens=1)]), 2)
+    requests = metrics.requests(1)
+    requests.accepted(3, 500)
+    requests.started(0.5, 0.25)
+    requests.prompt_computed(10, 3)
+    requests.first_token_seconds.observe(0.2)
+    requests.finished["stop"] += 1
+    requests.ended(5, 0.25, 2.0)
+    requests.ended(0, 0.0, None)
+    requests.request_seconds.observe(3.0)
+    found = samples(metrics)
+    expected = {
+        "vllm:request_success_total[engine=1,finished_reason=stop]": 1,
+        "vllm:request_success_total[engine=0,finished_reason=stop]": 0,
+        "vllm:prompt_tokens_total[engine=1]": 10,
+        "vllm:prompt_tokens_cached_total[engine=1]": 3,
+        "vllm:prompt_tokens_by_source_total[engine=1,source=local_compute]": 7,
+        "vllm:prompt_tokens_by_source_total[engine=1,source=local_cache_hit]": 3,
+        "vllm:prompt_tokens_by_source_total[engine=1,source=external_kv_transfer]": 0,
+        "vllm:generation_tokens_total[engine=1]": 6,
+        "vllm:time_to_first_token_seconds_count[engine=1]": 1,
+        "vllm:time_to_first_token_seconds_bucket[engine=1,le=0.25]": 1,
+        "vllm:time_to_first_token_seconds_bucket[engine=1,le=0.1]": 0,
+        "vllm:e2e_request_latency_seconds_sum[engine=1]": 3.0,
+        "vllm:request_queue_time_seconds_sum[engine=1]": 0.5,
+        "vllm:request_prefill_time_seconds_sum[engine=1]": 0.25,
+        "vllm:request_decode_time_seconds_sum[engine=1]": 2.0,
+        "vllm:request_inference_time_seconds_sum[engine=1]": 2.25,
+        "vllm:request_time_per_output_token_seconds_sum[engine=1]": 0.5,
+        "vllm:request_generation_tokens_count[engine=1]": 1,
+        "vllm:request_generation_tokens_bucket[engine=1,le=5.0]": 1,
+        "vllm:request_prompt_tokens_sum[engine=1]": 10,
+        "vllm:request_prefill_kv_computed_tokens_sum[engine=1]": 7,
+        "vllm:request_params_n_sum[engine=1]": 3,
+        "vllm:request_params_max_tokens_sum[engine=1]": 500,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_responses_and_errors_are_counted() -> None:
+    metrics = Metrics('a "model"\n', Engine())
+    metrics.response_started("/chat/completions", 200)
+    metrics.response_started("/chat/completions", 200)
+    metrics.response_started("other", 404)
+    metrics.request_failed(EngineDied("gone"))
+    metrics.request_failed(InvalidRequest("wrong"))
+    metrics.request_failed(TooManyRequests("later"))
+    found = samples(metrics)
+    assert found["tailrace:http_requests_total[route=/chat/completions,status=200]"] == 2
+    assert found["tailrace:http_requests_total[route=other,status=404]"] == 1
+    assert found["tailrace:errors_total[code=engine_died]"] == 1
+    assert found["tailrace:errors_total[code=invalid_request_error]"] == 1
+    assert found["tailrace:errors_total[code=queue_full]"] == 1
+    assert found["tailrace:refusals_total[reason=queue_full]"] == 1
+    assert "tailrace:refusals_total[reason=engine_died]" not in found
+
+
+def test_the_codes_of_errors_are_bounded() -> None:
+    metrics = Metrics('a "model"\n', Engine())
+    for number in range(1000):
+        metrics.request_failed(InvalidRequest("wrong", code=f"code {number}"))
+    codes = [name for name in samples(metrics) if name.startswith("tailrace:errors_total")]
+    assert len(codes) <= 200
+    assert samples(metrics)["tailrace:errors_total[code=other]"] > 700
+
+
+def test_metrics_of_this_process() -> None:
+    found = samples(Metrics('a "model"\n', Engine()))
+    assert found["tailrace:process_resident_memory_bytes[process=http]"] > 1_000_000
+    assert 3 <= found["tailrace:process_open_fds[process=http]"] < found["tailrace:process_max_fds[process=http]"]
+    assert found["tailrace:process_cpu_seconds_total[process=http]"] > 0
+    assert found["tailrace:process_resident_memory_bytes[process=sandboxes]"] == 0
+
+
 def test_metrics_under_llama_servers_names() -> None:
-    engine = Engine(running=2, waiting=1)
+    engine = Engine([EngineFigures(running=2, waiting=1)])
     metrics = Metrics('a "model"\n', engine)
     metrics.prompt_computed(0.5)
     metrics.reply_ended(2.0)
     metrics.count_tokens(Counts())
-    engine.counters = EngineCounters(steps=4, prefill_tokens=11, decode_tokens=10)
+    counters = EngineCounters(steps=4, prefill_tokens=11, decode_tokens=10)
+    engine.engines[0] = EngineFigures(running=2, waiting=1, counters=counters)
     found = samples(metrics)
     assert found["llamacpp:prompt_tokens_total[]"] == 7
     assert found["llamacpp:prompt_tokens_cached_total[]"] == 3

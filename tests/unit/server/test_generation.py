@@ -295,7 +295,7 @@ def queue_of(metrics: Metrics) -> tuple[float, float]:
 
 
 def used(metrics: Metrics) -> tuple[float, float, float]:
-    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "tailrace:cached_prompt_tokens_total")
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prompt_tokens_cached_total")
     prompt, generated, cached = (metric(metrics, name) for name in names)
     return prompt, generated, cached
 

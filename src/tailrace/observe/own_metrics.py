@@ -1,0 +1,183 @@
+"""The metrics under tailrace's own name: the engine's step times, errors, connections and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tailrace.observe.cpu_throttling import Throttling
+from tailrace.observe.metric import Labelled, Metric, Value
+from tailrace.observe.process_stats import ProcessStats
+from tailrace.observe.vllm_metrics import EngineView
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """The server at a scrape. Processes are by name: supervisor, http, engine 0, sandbox."""
+
+    responses: Labelled  #: by route and status
+    errors: Labelled  #: by code
+    refusals: Labelled  #: by code
+    log_lines_dropped: int
+    engine_starts: int
+    ready: bool
+    stalled: int  #: engines
+    processes: Mapping[str, ProcessStats] = field(default_factory=dict)
+    throttling: Throttling = field(default_factory=Throttling)
+
+
+def _step_parts(view: EngineView) -> Labelled:
+    counters = view.figures.counters
+    return {
+        "schedule": counters.schedule_seconds,
+        "decode": counters.decode_seconds,
+        "mask_wait": counters.mask_wait_seconds,
+        "sample": counters.sample_seconds,
+        "publish": counters.publish_seconds,
+    }
+
+
+def _counter(name: str, text: str, value: Callable[[EngineView], float]) -> Metric[EngineView]:
+    return Metric(f"tailrace:{name}_total", "counter", text, value)
+
+
+ENGINE_METRICS: tuple[Metric[EngineView], ...] = (
+    _counter("engine_steps", "Steps of the engine", lambda v: v.figures.counters.steps),
+    Metric(
+        "tailrace:engine_step_seconds_total",
+        "counter",
+        "Time of the engine's steps: schedule, decode (the model's pass), mask_wait, sample, publish",
+        _step_parts,
+        ("part",),
+    ),
+    Metric(
+        "tailrace:engine_longest_step_seconds",
+        "gauge",
+        "The longest step since the engine's start",
+        lambda v: v.figures.counters.longest_step_seconds,
+    ),
+    _counter("engine_embedding_seconds", "Time of embedding passes", lambda v: v.figures.counters.embedding_seconds),
+    _counter("engine_prefill_tokens", "Prompt tokens computed", lambda v: v.figures.counters.prefill_tokens),
+    _counter("engine_decode_tokens", "Tokens sampled", lambda v: v.figures.counters.decode_tokens),
+    _counter(
+        "engine_batch_sequences",
+        "Sequences of all steps; divided by the steps: the mean batch",
+        lambda v: v.figures.counters.batch_sequences,
+    ),
+    _counter(
+        "engine_decode_sequences",
+        "Sequences of all steps that decoded",
+        lambda v: v.figures.counters.decode_sequences,
+    ),
+    _counter(
+        "engine_batch_tokens",
+        "Tokens of all steps, draft tokens included",
+        lambda v: v.figures.counters.batch_tokens,
+    ),
+    _counter("engine_kv_cells_read", "KV cells that attention has read", lambda v: v.figures.counters.kv_cells_read),
+    _counter(
+        "engine_cancelled",
+        "Sequences that the HTTP process has stopped: client gone, stop string, time limit",
+        lambda v: v.figures.counters.cancelled,
+    ),
+    _counter(
+        "grammars_compiled", "Grammars compiled, refused ones included", lambda v: v.figures.counters.grammars_compiled
+    ),
+    _counter("grammar_compile_seconds", "Time of compiling grammars", lambda v: v.figures.counters.grammar_seconds),
+    Metric("tailrace:kv_cells", "gauge", "Max cells of the KV cache, one a token", lambda v: v.figures.kv_cells),
+    Metric("tailrace:kv_cells_used", "gauge", "Used cells of the KV cache", lambda v: v.figures.kv_cells_used),
+    Metric("tailrace:engine_up", "gauge", "1 while the engine is connected", lambda v: float(v.figures.connected)),
+    Metric(
+        "tailrace:engine_stalled", "gauge", "1 while a connected engine is silent", lambda v: float(v.figures.stalled)
+    ),
+)
+
+
+def _of_processes(value: Callable[[ProcessStats], float | None]) -> Callable[[ServerView], Value]:
+    def values(view: ServerView) -> Labelled:
+        found = {name: value(stats) for name, stats in view.processes.items()}
+        return {name: number for name, number in found.items() if number is not None}
+
+    return values
+
+
+SERVER_METRICS: tuple[Metric[ServerView], ...] = (
+    Metric(
+        "tailrace:http_requests_total",
+        "counter",
+        "HTTP responses by route and status",
+        lambda v: v.responses,
+        ("route", "status"),
+    ),
+    Metric(
+        "tailrace:errors_total",
+        "counter",
+        "Requests that ended with an error, by its code",
+        lambda v: v.errors,
+        ("code",),
+    ),
+    Metric(
+        "tailrace:refusals_total",
+        "counter",
+        "Requests that were refused for want of capacity or time, or over a limit",
+        lambda v: v.refusals,
+        ("reason",),
+    ),
+    Metric("tailrace:ready", "gauge", "1 while an engine makes progress", lambda v: float(v.ready)),
+    Metric(
+        "tailrace:engine_starts_total",
+        "counter",
+        "Engines that have connected since the HTTP process's start",
+        lambda v: v.engine_starts,
+    ),
+    Metric(
+        "tailrace:log_lines_dropped_total",
+        "counter",
+        "Log lines of the HTTP process that were dropped because nothing read them",
+        lambda v: v.log_lines_dropped,
+    ),
+    Metric(
+        "tailrace:process_cpu_seconds_total",
+        "counter",
+        "CPU time of a process and of its ended children",
+        _of_processes(lambda stats: stats.cpu_seconds),
+        ("process",),
+    ),
+    Metric(
+        "tailrace:process_resident_memory_bytes",
+        "gauge",
+        "Resident memory",
+        _of_processes(lambda stats: stats.resident_bytes),
+        ("process",),
+    ),
+    Metric("tailrace:process_threads", "gauge", "Threads", _of_processes(lambda stats: stats.threads), ("process",)),
+    Metric(
+        "tailrace:process_open_fds", "gauge", "Open files", _of_processes(lambda stats: stats.open_fds), ("process",)
+    ),
+    Metric(
+        "tailrace:process_max_fds",
+        "gauge",
+        "How many files may be open",
+        _of_processes(lambda stats: stats.max_fds),
+        ("process",),
+    ),
+    Metric(
+        "tailrace:process_start_time_seconds",
+        "gauge",
+        "Start of a process, in Unix time",
+        _of_processes(lambda stats: stats.start_seconds),
+        ("process",),
+    ),
+    Metric(
+        "tailrace:cpu_throttled_periods_total",
+        "counter",
+        "Periods in which the control group had used up its CPU quota",
+        lambda v: v.throttling.periods,
+    ),
+    Metric(
+        "tailrace:cpu_throttled_seconds_total",
+        "counter",
+        "Time for which the control group was kept from its CPUs",
+        lambda v: v.throttling.seconds,
+    ),
+)
