@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import multiprocessing
 import resource
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ import uvloop
 import zmq
 import zmq.asyncio
 
-from tailrace.ipc import FrameDecoder, connect, frame, listen
+from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import FromEngine, Step
 
 STEP = Step(list(range(8)), [40_000 + n for n in range(8)], [], [], {})
@@ -36,7 +37,9 @@ def cpu() -> float:
 def sender(kind: str, path: str, steps: int, seconds: float, report: multiprocessing.Queue[float]) -> None:
     """Send a message a step; report the CPU seconds."""
     if kind == "unix":
-        channel = connect(Path(path), 10.0)
+        channel = socket.socket(socket.AF_UNIX)
+        while channel.connect_ex(path):  # The receiver may not listen yet.
+            time.sleep(0.01)
         send = channel.sendall
     elif kind == "zeromq":
         push = zmq.Context().socket(zmq.PUSH)
@@ -67,7 +70,7 @@ async def receive_unix(path: Path, steps: int) -> None:
             if self.left <= 0:
                 done.set()
 
-    server = await asyncio.get_running_loop().create_unix_server(GenerationCallbacks, sock=listen(path))
+    server = await asyncio.get_running_loop().create_unix_server(GenerationCallbacks, path)
     await done.wait()
     server.close()
 

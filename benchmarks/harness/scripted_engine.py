@@ -12,10 +12,8 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -25,6 +23,7 @@ from tailrace.child import Start
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
+from tailrace.progress_page import create_page
 from tailrace.protocol import PROTOCOL_VERSION, Accepted, Cancel, Hello, Started, Step, Submit, ToEngine
 from tailrace.settings import Settings
 
@@ -39,9 +38,9 @@ def measure_capacity(streams: int, seconds: float) -> CpuPerToken:
 
     The measured rate is lower, because engine and client wait for each other.
     """
-    with tempfile.TemporaryDirectory() as folder, _http_process(Path(folder) / "engine.sock") as (pid, port):
+    with _http_process() as (pid, port, hub):
         parent_end, child_end = multiprocessing.Pipe()
-        arguments = (child_end, Path(folder) / "engine.sock", port, pid, streams, seconds)
+        arguments = (child_end, hub, port, pid, streams, seconds)
         process = multiprocessing.Process(target=_feed, args=arguments)
         process.start()
         child_end.close()
@@ -55,9 +54,11 @@ def measure_capacity(streams: int, seconds: float) -> CpuPerToken:
 
 
 @contextlib.contextmanager
-def _http_process(path: Path) -> Iterator[tuple[int, int]]:
-    """Start the HTTP process as the supervisor does. Gives its process id and its port."""
-    with ipc.listen(path) as unix, socket.create_server(("127.0.0.1", 0), backlog=512) as tcp:
+def _http_process() -> Iterator[tuple[int, int, socket.socket]]:
+    """Start the HTTP process as the supervisor does. Gives its process id, its port and the engine's end of the hub."""
+    http_hub, engine_hub = ipc.connection_hub()
+    page = create_page()
+    with http_hub, engine_hub, socket.create_server(("127.0.0.1", 0), backlog=512) as tcp:
         settings = Settings(backend="fake", log_level="error")
         start = Start(
             settings=settings,
@@ -65,29 +66,30 @@ def _http_process(path: Path) -> Iterator[tuple[int, int]]:
             parent=os.getpid(),
             model_name="fake",
             model_path=None,
-            socket_path=str(path),
+            hub_fd=http_hub.fileno(),
+            progress_fd=page,
             http_fd=tcp.fileno(),
-            ipc_fd=unix.fileno(),
             announce=False,
         )
         command = [sys.executable, "-m", "tailrace.server.process"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(tcp.fileno(), unix.fileno()))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(tcp.fileno(), http_hub.fileno(), page))
+        os.close(page)
         assert process.stdin is not None
         try:
             process.stdin.write(msgspec.json.encode(start))
             process.stdin.close()
-            yield process.pid, tcp.getsockname()[1]
+            yield process.pid, tcp.getsockname()[1], engine_hub
         finally:
             process.terminate()
             process.wait()
 
 
 def _feed(
-    pipe: multiprocessing.connection.Connection, path: Path, port: int, http: int, streams: int, seconds: float
+    pipe: multiprocessing.connection.Connection, hub: socket.socket, port: int, http: int, streams: int, seconds: float
 ) -> None:
     """Run engine and client: the next step is sent when the slowest stream is ``_STEPS_IN_FLIGHT`` behind."""
     backend = FakeBackend(ctx=1_000_000, parallel=streams, kv_tokens=0, batch=streams)
-    sock = ipc.connect(path, 10.0)
+    sock = ipc.offer_connection(hub)
     channel: ipc.Channel[ToEngine] = ipc.Channel(sock, ToEngine)
     hello = Hello(
         protocol=PROTOCOL_VERSION, pid=os.getpid(), replica=0, model=backend.info, vocabulary=backend.vocabulary

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -26,6 +28,9 @@ from tailrace.settings import Settings
 
 #: Exit status of a child whose settings or model can't work: starting it again is useless.
 EXIT_CONFIGURATION = 78
+
+#: See ``raise_oom_score``: a sandbox, which has one request's memory, goes before the engine.
+SANDBOX_OOM_POINTS = 300
 
 _PR_SET_PDEATHSIG = 1
 
@@ -39,10 +44,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     parent: int  #: the supervisor's process id
     model_name: str  #: what clients call the model
     model_path: str | None  #: None with the fake backend
-    socket_path: str  #: where the HTTP process listens for the engine
+    hub_fd: int  #: its end of the socket over which connections are handed on (``ipc.connection_hub``)
+    progress_fd: int  #: its page of shared memory (``progress_page``)
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
-    ipc_fd: int | None = None  #: the listening Unix socket (HTTP process only)
-    announce: bool = True  #: whether to print where the server listens (first start only)
+    announce: bool = True  #: whether to print where the server listens (until it has been printed)
 
 
 def read_start() -> Start:
@@ -63,6 +68,37 @@ def die_with_parent() -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     else:
         threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def settle_signals(*, ignore_hang_up: bool = True) -> None:
+    """Have stray signals do no harm: SIGHUP and SIGUSR2 are ignored, and SIGUSR1 writes all threads' stacks to the log.
+
+    The supervisor has blocked SIGHUP and SIGUSR1, so none that came before is fatal; see ``unblock_signals``.
+    ``ignore_hang_up`` False: this process will handle SIGHUP. To ignore it meanwhile would drop one that waits.
+    """
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)
+    for number in (signal.SIGUSR2, signal.SIGQUIT, *((signal.SIGHUP,) if ignore_hang_up else ())):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def unblock_signals() -> None:
+    """Receive what the supervisor has blocked; a signal that has come meanwhile is delivered now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, signal.SIGUSR1))
+
+
+def raise_oom_score(points: int) -> None:
+    """Have the kernel end this process before others when memory runs out. ``points``: thousandths of the memory that
+    this process counts as larger.
+
+    The parent's value is inherited, so a child's child goes first. Any process may raise its own value.
+    """
+    path = Path("/proc/self/oom_score_adj")
+    try:
+        path.write_text(str(min(1000, int(path.read_text()) + points)), encoding="ascii")
+    except OSError:
+        return  # Systems without /proc have no such value.
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Framing and the engine's end of the socket between the two processes.
 
-A frame is a 4-byte little-endian length and a msgpack body, over a Unix stream socket in a folder that only this user
-can enter. There is no thread, queue or lock of a messaging library in between: at six-millisecond steps each wake-up
-costs a measurable part of a percent (``benchmarks/ipc.py`` compares this with ZeroMQ).
+A frame is a 4-byte little-endian length and a msgpack body, over a pair of Unix stream sockets. There is no thread,
+queue or lock of a messaging library in between: at six-millisecond steps each wake-up costs a measurable part of a
+percent (``benchmarks/ipc.py`` compares this with ZeroMQ).
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import select
 import socket
 import struct
 import threading
-import time
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -112,26 +110,32 @@ class Channel(Generic[M]):
         self._socket.close()
 
 
-def listen(path: Path) -> socket.socket:
-    """A listening Unix socket at ``path``, whose folder must be private to the user."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    sock.listen(4)
-    return sock
+def connection_hub() -> tuple[socket.socket, socket.socket]:
+    """The ends of the socket over which engines hand on connections: the HTTP process's and the engines'.
+
+    The supervisor keeps both, so a connection that is offered while the HTTP process restarts waits for the next one.
+    It has no name in the file system: nothing can delete it, and no other user can connect.
+    """
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
-def connect(path: Path, timeout: float) -> socket.socket:
-    """Connect to ``path``, trying again for ``timeout`` seconds. Raises OSError when no process listens by then."""
-    deadline = time.monotonic() + timeout
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+def offer_connection(hub: socket.socket) -> socket.socket:
+    """Make a connection and hand one end on. Returns the other end. Raises OSError."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    with other:
         try:
-            sock.connect(str(path))
+            socket.send_fds(hub, [b"c"], [other.fileno()])
         except OSError:
-            sock.close()
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return sock
+            own.close()
+            raise
+    return own
+
+
+def take_connection(hub: socket.socket) -> socket.socket | None:
+    """The next connection that an engine has offered; None: there is none. ``hub`` must not block."""
+    try:
+        _, fds, _, _ = socket.recv_fds(hub, 16, 1)
+    except BlockingIOError:
+        return None
+    return socket.socket(fileno=fds[0]) if fds else None

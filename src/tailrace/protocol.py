@@ -403,6 +403,8 @@ class Heartbeat(msgspec.Struct, tag="heartbeat", frozen=True, array_like=True):
     kv_cells_used: int
     counters: EngineCounters = msgspec.field(default_factory=EngineCounters)
     step_tokens: list[int] = []  #: how many steps had so many tokens: the counts of ``observe.buckets.STEP_TOKENS``
+    longest_step: float = 0.0  #: seconds; of an engine that has made no step, an upper estimate
+    stuck: float = 0.0  #: seconds for which a thread beside the loop has worked on one item
 
 
 class Tokenized(msgspec.Struct, tag="tokenized", frozen=True, array_like=True):

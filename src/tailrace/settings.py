@@ -88,7 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     responses_file: str | None = None  #: where they are; None: responses.sqlite in the state folder
     reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
     engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
-    engine_stall_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  #: without a heartbeat an engine is stalled
+    hang_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  #: without progress a process is replaced; 0: never
+    restart_limit: Annotated[int, Meta(ge=0, le=1_000_000)] = 10  #: deaths in a row, each soon after a start; 0: any
     slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: max tokens a client may be behind its stream
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: time for running replies at shutdown
 

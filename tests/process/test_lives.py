@@ -99,7 +99,7 @@ def test_a_crashing_engine_is_restarted_and_requests_wait() -> None:
         for _ in range(3):
             os.kill(server.engine, signal.SIGKILL)
             wait_for("the loss to be noticed", lambda: ask(server.port, "GET", "/health").status == 503)
-            assert ask(server.port, "GET", "/health").json()["status"] == "loading"
+            assert ask(server.port, "GET", "/health").json()["status"] == "restarting"
             assert ask(server.port, "GET", "/v1/models").status == 200
             assert reply_to(server) == "ok"
         assert ask(server.port, "GET", "/health").status == 200

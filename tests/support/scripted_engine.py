@@ -58,12 +58,13 @@ async def connected(
     folder: Path, prepare: Callable[[EngineClient], None] | None = None
 ) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
     """A client with an engine that has sent Hello; ``prepare`` gets the client before it listens."""
-    client = EngineClient(wait_seconds=5.0, stall_seconds=60.0, silence_seconds=0.04)
+    client = EngineClient(wait_seconds=5.0, hang_seconds=60.0, silence_seconds=0.04)
     if prepare is not None:
         prepare(client)
-    sock = ipc.listen(folder / "engine.sock")
-    await client.start(sock)
-    reader, writer = await asyncio.open_unix_connection(folder / "engine.sock")
+    http_hub, engine_hub = ipc.connection_hub()
+    await client.start(http_hub)
+    with engine_hub:
+        reader, writer = await asyncio.open_unix_connection(sock=ipc.offer_connection(engine_hub))
     engine = Engine(reader, writer)
     engine.say(Hello(protocol=PROTOCOL_VERSION, pid=1, replica=0, model=BACKEND.info, vocabulary=BACKEND.vocabulary))
     await client.ready()

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailrace.errors import ProtocolError
-from tailrace.ipc import MAX_FRAME, Channel, FrameDecoder, connect, frame, listen
+from tailrace.ipc import (
+    MAX_FRAME,
+    Channel,
+    FrameDecoder,
+    connection_hub,
+    frame,
+    offer_connection,
+    take_connection,
+)
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
@@ -112,11 +120,12 @@ def test_a_length_beyond_reason_is_refused_before_memory_is_taken() -> None:
         decoder.feed(struct.pack("<I", MAX_FRAME + 1))
 
 
-def test_both_ends_over_a_socket(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with listen(path) as listening:
-        engine: Channel[ToEngine] = Channel(connect(path, 5.0), ToEngine)
-        peer, _ = listening.accept()
+def test_both_ends_over_a_connection_that_the_hub_hands_on() -> None:
+    http_hub, engine_hub = connection_hub()
+    with http_hub, engine_hub:
+        engine: Channel[ToEngine] = Channel(offer_connection(engine_hub), ToEngine)
+        peer = take_connection(http_hub)
+        assert peer is not None
         with peer:
             peer.sendall(frame(Cancel(1)) + frame(Cancel(2)))
             assert engine.receive() == [Cancel(1), Cancel(2)]
@@ -171,6 +180,16 @@ def test_a_peer_that_reads_leaves_the_receiver_asleep() -> None:
     assert switches[0] < 50
 
 
-def test_a_connect_without_a_listener_fails(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        connect(tmp_path / "nothing", 0.1)
+def test_a_connection_waits_in_the_hub_until_it_is_taken() -> None:
+    http_hub, engine_hub = connection_hub()
+    with http_hub, engine_hub:
+        http_hub.setblocking(False)
+        assert take_connection(http_hub) is None
+        engine: Channel[ToEngine] = Channel(offer_connection(engine_hub), ToEngine)
+        engine.send(Accepted(1, 2))
+        engine.close()
+        peer = take_connection(http_hub)
+        assert peer is not None
+        with peer:
+            assert FrameDecoder[FromEngine](FromEngine).feed(peer.recv(65536)) == [Accepted(1, 2)]
+            assert peer.recv(65536) == b""

@@ -24,6 +24,8 @@ class HelperThread(threading.Thread):
     def __init__(self, work: Callable[[], None], *, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
+        #: When it began the item that it works on; 0 while it waits, or where its items have a time limit of their own.
+        self.begun = 0.0
 
     def run(self) -> None:
         """The thread's body."""

@@ -8,6 +8,7 @@ receiving. It decides nothing about scheduling, and doesn't touch a sequence tha
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -85,10 +86,12 @@ class Intake(HelperThread):
         try:
             while (messages := self._channel.receive()) is not None:
                 for message in messages:
+                    self.begun = time.monotonic()
                     if isinstance(message, Cancel):
                         self._cancel(message.id)
                     else:
                         self._guard(_ids(message), partial(self._tokenise, message))
+                self.begun = 0.0
         except OSError as error:
             self._log.warning("connection to the HTTP process broke", error=str(error))
         except ProtocolError as error:

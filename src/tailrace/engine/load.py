@@ -33,6 +33,7 @@ from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
 from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import shard_paths, total_bytes
+from tailrace.progress_page import ProgressPage
 from tailrace.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,11 +42,16 @@ if TYPE_CHECKING:
 
 
 def load_backend(
-    path: Path | None, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
+    path: Path | None,
+    settings: Settings,
+    replica: ReplicaPlan | None = None,
+    *,
+    replicas: int = 1,
+    page: ProgressPage | None = None,
 ) -> Backend:
     """The backend for the model at ``path``; None: the fake one. Parameters and errors are ``load_llama``'s."""
     backend: Backend = (
-        _fake_backend(settings) if path is None else load_llama(path, settings, replica, replicas=replicas)
+        _fake_backend(settings) if path is None else load_llama(path, settings, replica, replicas=replicas, page=page)
     )
     if settings.chat_template is not None:
         template = read_chat_template(settings.chat_template)
@@ -65,9 +71,14 @@ def _fake_backend(settings: Settings) -> FakeBackend:
 
 
 def load_draft(
-    backend: Backend, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
+    backend: Backend,
+    settings: Settings,
+    replica: ReplicaPlan | None = None,
+    *,
+    replicas: int = 1,
+    page: ProgressPage | None = None,
 ) -> Backend | None:
-    """The backend that drafts for ``backend``, where the settings want one.
+    """The backend that drafts for ``backend``, where the settings want one. Parameters are ``load_llama``'s.
 
     Raises ModelError and ConfigurationError.
     """
@@ -76,7 +87,8 @@ def load_draft(
     if settings.draft_model is None:
         raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
     draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0)
-    draft = load_llama(locate_model(settings.draft_model).path, draft_settings, replica, replicas=replicas)
+    path = locate_model(settings.draft_model).path
+    draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
     return draft
 
@@ -87,11 +99,12 @@ def make_loop(
     model: Path | None = None,
     cpus: frozenset[int] = frozenset(),
     draft: Backend | None = None,
+    page: ProgressPage | None = None,
 ) -> EngineLoop:
     """The loop that runs ``backend`` as the settings say.
 
     ``model``: its file; None: the prefix cache has no disk tier. ``cpus``: where helper threads run; empty: anywhere.
-    ``draft``: the backend from ``load_draft``, whose slots are emptied.
+    ``draft``: the backend from ``load_draft``, whose slots are emptied. ``page``: where the loop reports its progress.
     """
     return EngineLoop(
         backend,
@@ -101,6 +114,7 @@ def make_loop(
         disk=_disk_options(model, settings) if model is not None else None,
         cpus=cpus,
         speculator=_speculator(backend, settings, draft),
+        page=page,
     )
 
 
@@ -128,31 +142,56 @@ def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
 
 
 def load_llama(
-    path: Path, settings: Settings, replica: ReplicaPlan | None = None, *, replicas: int = 1
+    path: Path,
+    settings: Settings,
+    replica: ReplicaPlan | None = None,
+    *,
+    replicas: int = 1,
+    page: ProgressPage | None = None,
 ) -> llama.LlamaBackend:
     """The backend for the model at ``path``, in the weight format that the settings choose.
 
     It is one of ``replicas`` that share the machine. ``replica``: its placement; None: that of the machine's plan.
+    ``page``: where the progress and llama.cpp's errors are reported to the supervisor.
     Raises ModelError and ConfigurationError.
     """
     loader.choose(settings.kernels)
     # Compiling them takes seconds, the first time on a machine. No request should wait for that.
     logits_ops.enable_native(settings.kernels)
     # Imported here, because the fake backend works without the binding, also where it can't be loaded.
+    from tailrace.engine.backends import llama
     from tailrace.engine.backends.create_llama import create_llama
     from tailrace.engine.weights.file_choice import select_weights_file
 
     log = structlog.get_logger()
+    page = page or ProgressPage()
+
+    def log_abort(message: str) -> None:
+        page.message = f"llama.cpp aborted: {message}"
+        log.critical("llama.cpp aborts", message=message)
+
+    llama.report_aborts(log_abort)
     replica = replica or make_plan(read_topology(), settings).replicas[0]
     begun = time.monotonic()
-    with _progress(path.name, shown=replicas == 1) as report:
+
+    def log_llama(level: str, line: str) -> None:
+        getattr(log, level)(line, source="llama.cpp")
+        if level == "error" and not page.has_served:
+            page.message = line
+
+    with _progress(path.name, shown=replicas == 1) as show:
+
+        def report(what: str, part: float) -> None:
+            show(what, part)
+            page.beat(time.monotonic())
+
         file = select_weights_file(path, settings, report, replica)
         backend = create_llama(
             file,
             settings,
             replica,
             replicas=replicas,
-            log=lambda level, line: getattr(log, level)(line, source="llama.cpp"),
+            log=log_llama,
             progress=lambda part: report(f"loading {file.name}", part),
         )
     info = backend.info

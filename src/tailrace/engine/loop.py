@@ -16,6 +16,7 @@ import structlog
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.embeddings import EmbeddingQueue
+from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_op_executor import Applied, CacheExecutor
@@ -29,6 +30,7 @@ from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
 from tailrace.engine.structured.mask_thread import MaskReady, MaskThread
 from tailrace.observe.buckets import STEP_TOKENS
+from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
 #: Seconds between heartbeats.
@@ -54,6 +56,7 @@ class EngineLoop:
         disk: DiskOptions | None = None,
         cpus: frozenset[int] = frozenset(),
         speculator: Speculator | None = None,
+        page: ProgressPage | None = None,
     ) -> None:
         """Set up an empty loop.
 
@@ -61,8 +64,11 @@ class EngineLoop:
         decode; None: in proportion to a step without prompts. ``host_cache_tokens``: tokens of finished sequences that
         the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there. ``cpus``: where
         the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
-        must be able to truncate slots (``can_truncate``).
+        must be able to truncate slots (``can_truncate``). ``page``: where the supervisor reads the loop's progress.
         """
+        self.helpers: list[HelperThread] = []  #: threads whose items are reported if they take long
+        self._page = page or ProgressPage()
+        self._page.longest = max(self._page.longest, backend.first_step_seconds)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
         self._cache = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
@@ -93,19 +99,25 @@ class EngineLoop:
 
         Raises BackendError, and OSError of ``publish``.
         """
-        next_heartbeat = time.monotonic()
+        page = self._page
+        next_heartbeat = now = time.monotonic()
         idle = True
         blocked = False  # All sequences that run await their masks.
         while True:
-            if not self.take(next_heartbeat - time.monotonic() if idle or blocked else 0.0):
+            waits = idle or blocked
+            if not self.take(next_heartbeat - now if waits else 0.0):
                 self._drop_all()
                 self._masks.close()
                 return
+            begun = time.monotonic() if waits else now
+            page.beat(begun)
             blocked = self.step(publish) is None and not self._embeddings
             if self._embeddings:
                 self._embed(publish)
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
             now = time.monotonic()
+            if now - begun > page.longest:
+                page.longest = now - begun
             # The change to idle is published at once: no step would do it.
             if now >= next_heartbeat or (idle and not was_idle):
                 self._publish_heartbeat(publish)
@@ -200,6 +212,8 @@ class EngineLoop:
             kv_cells_used=self._cache.used_cells,
             counters=counters,
             step_tokens=self._step_tokens,
+            longest_step=self._page.longest,
+            stuck=self._report_helpers(),
         )
 
     def close(self) -> None:
@@ -363,6 +377,12 @@ class EngineLoop:
         for answer in self._embeddings.step(beside=self._scheduler.has_work):
             publish(Step([], [], [], [], {}, [answer]) if isinstance(answer, Failed) else answer)
         self._counters.embedding_seconds += time.perf_counter() - begun
+
+    def _report_helpers(self) -> float:
+        """Report the item that a helper thread has worked on for the longest time. Returns these seconds."""
+        begun = min((helper.begun for helper in self.helpers if helper.begun), default=0.0)
+        self._page.helper = begun
+        return time.monotonic() - begun if begun else 0.0
 
     def _publish_heartbeat(self, publish: Publish) -> None:
         self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))

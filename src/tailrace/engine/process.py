@@ -12,18 +12,34 @@ import sys
 
 import structlog
 
-from tailrace.child import EXIT_CONFIGURATION, Start, best_effort, read_start
+from tailrace.child import (
+    EXIT_CONFIGURATION,
+    Start,
+    best_effort,
+    raise_oom_score,
+    read_start,
+    settle_signals,
+    unblock_signals,
+)
 from tailrace.engine.kernels import loader
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.applied_placement import is_placement_required
 from tailrace.machine.binding import bind_cpus, bind_memory
 from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.observe import logs
+from tailrace.progress_page import ProgressPage
+
+#: The engine has most of the memory, and a new one takes its place. The HTTP process has everybody's connections.
+_OOM_POINTS = 300
 
 
 def main() -> None:
     """Run until told to stop."""
     start = read_start()
+    page = ProgressPage(start.progress_fd)
+    settle_signals()
+    unblock_signals()
+    raise_oom_score(_OOM_POINTS)
     name = "engine" if len(start.plan.replicas) == 1 else f"engine {start.replica}"
     logs.configure(name, level=start.settings.log_level, form=start.settings.log_format)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -35,12 +51,20 @@ def main() -> None:
         # numpy makes threads while it is imported, and they have to inherit the binding.
         from tailrace.engine.service import EngineService
 
-        service = EngineService(start)
+        service = EngineService(start, page)
     except (ModelError, ConfigurationError) as error:
+        page.message = str(error)
         structlog.get_logger().error("the model can't be served", error=str(error))
         sys.exit(EXIT_CONFIGURATION)
+    except Exception as error:
+        page.message = f"{type(error).__name__}: {error}"
+        raise
     # From here on the model has worked: whatever ends the process, another start may help.
-    service.run()
+    try:
+        service.run()
+    except Exception as error:
+        page.message = f"{type(error).__name__}: {error}"
+        raise
 
 
 def _bind(start: Start) -> None:

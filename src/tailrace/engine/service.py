@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,23 +24,27 @@ from tailrace.machine.applied_placement import (
     read_applied_placement,
 )
 from tailrace.machine.binding import bound_cpus
+from tailrace.progress_page import Phase, ProgressPage
 from tailrace.protocol import PROTOCOL_VERSION, Hello, ToEngine
-
-#: How long the engine tries to connect before it gives up. The supervisor restarts a dead HTTP process within seconds.
-_CONNECT_SECONDS = 60.0
 
 
 class EngineService:
     """A loaded model, served to one HTTP process after the other."""
 
-    def __init__(self, start: Start) -> None:
-        """Load the model. Raises ModelError and ConfigurationError when it can't be served as the settings say."""
+    def __init__(self, start: Start, page: ProgressPage) -> None:
+        """Load the model. ``page``: where the supervisor reads this process's progress.
+
+        Raises ModelError and ConfigurationError when the model can't be served as the settings say.
+        """
         replicas = start.plan.replicas
         self._start = start
+        self._hub = socket.socket(fileno=start.hub_fd)
+        self._page = page
+        page.phase = Phase.LOADING
         self._replica = replicas[start.replica]
         self._model = Path(start.model_path) if start.model_path is not None else None
-        self._backend = load_backend(self._model, start.settings, self._replica, replicas=len(replicas))
-        self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas))
+        self._backend = load_backend(self._model, start.settings, self._replica, replicas=len(replicas), page=page)
+        self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
         check_placement(start)
         self._compiler = GrammarCompiler(self._backend)
         self._tokenizer = Tokenizer(self._backend)
@@ -47,7 +52,7 @@ class EngineService:
         self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run
 
     def run(self) -> NoReturn:
-        """Serve for ever. Raises OSError when no HTTP process comes, and BackendError."""
+        """Serve for ever. Raises BackendError."""
         while True:
             self._serve_connection()
             structlog.get_logger().debug("the HTTP process has gone; waiting for it")
@@ -58,27 +63,35 @@ class EngineService:
         # This thread may be bound to a CPU of its own by now. Threads that it makes would inherit that.
         own_cpus = bound_cpus()
         settle_on(self._cpus)
-        channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.connect(Path(start.socket_path), _CONNECT_SECONDS), ToEngine)
-        channel.send(
-            Hello(
-                protocol=PROTOCOL_VERSION,
-                pid=os.getpid(),
-                replica=start.replica,
-                model=backend.info,
-                vocabulary=backend.vocabulary,
-            )
+        channel: ipc.Channel[ToEngine] = ipc.Channel(ipc.offer_connection(self._hub), ToEngine)
+        hello = Hello(
+            protocol=PROTOCOL_VERSION,
+            pid=os.getpid(),
+            replica=start.replica,
+            model=backend.info,
+            vocabulary=backend.vocabulary,
         )
+        try:
+            channel.send(hello)
+        except OSError:
+            channel.close()  # The HTTP process has died meanwhile.
+            return
         backend.reset()
-        loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft)
+        loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft, self._page)
         loop.include_counters(self._compiler.counters)
         intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)
+        loop.helpers.append(intake)
         intake.start()
         settle_on(self._replica.main or own_cpus)
+        self._page.phase = Phase.SERVING
+        self._page.message = ""
         try:
             loop.run(channel.send)
         except OSError as error:
             structlog.get_logger().warning("connection to the HTTP process broke", error=str(error))
         finally:
+            # What follows may write to a disk.
+            self._page.phase = Phase.LOADING
             channel.close()
             intake.join()
             loop.close()

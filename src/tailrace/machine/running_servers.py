@@ -1,21 +1,26 @@
 """The tailrace servers that run on this machine, with the plan that each was started with.
 
-A server writes its state into the folder of its engine's socket, which only its user can enter. The kernel lists open
-sockets, so the state of a dead server isn't found. Systems without /proc list none.
+A server writes its state into a temporary folder, which only its user can enter, beside a socket that marks it. The
+kernel lists open sockets, so the state of a dead server isn't found. Systems without /proc list none. Only diagnosis
+needs the state, so a server serves without it: on a full disk, or when its folder was deleted.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import tempfile
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from tailrace.machine.plan import MachinePlan
 
 _FILE = "state.json"
-#: The name of the socket in the folder.
-SOCKET = "engine.sock"
+#: The name of the socket in the folder. Nothing connects to it.
+SOCKET = "server.sock"
 
 
 class ServerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +40,44 @@ def write_state(folder: Path, state: ServerState) -> None:
     fresh = folder / f"{_FILE}.new"
     fresh.write_bytes(msgspec.json.encode(state))
     os.replace(fresh, folder / _FILE)
+
+
+class StateFolder:
+    """This server's folder. What fails is logged once and left out."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._socket: socket.socket | None = None
+        self._warned = False
+
+    def write(self, state: ServerState) -> None:
+        """Write the state, into a new folder if there is none or it was deleted."""
+        try:
+            if self._folder is None or not (self._folder / SOCKET).exists():
+                self._make()
+            assert self._folder is not None
+            write_state(self._folder, state)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                structlog.get_logger().warning(
+                    "tailrace doctor won't see this server: its state can't be written", error=str(error)
+                )
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _make(self) -> None:
+        self.remove()
+        self._folder = Path(tempfile.mkdtemp(prefix="tailrace-"))  # Mode 0700.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self._folder / SOCKET))
 
 
 def find_servers(root: Path = Path("/"), user: int | None = None) -> list[ServerState]:

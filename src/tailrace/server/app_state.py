@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -72,13 +73,14 @@ class AppState:
         self.created = int(time.time())
         self.engine = EngineClient(
             wait_seconds=settings.engine_wait_seconds,
-            stall_seconds=settings.engine_stall_seconds,
+            hang_seconds=settings.hang_seconds,
             silence_seconds=settings.keepalive_seconds,
         )
         self.metrics = Metrics(model_name, self.engine, replicas)
         self.request_log = RequestLog(model_name, lines=settings.access_log, prompts=settings.log_prompts)
         self.open_streams = OpenStreams()
         self._plan = plan
+        self.on_reload: list[Callable[[], None]] = []  #: called at a SIGHUP, each reads its files again
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
         self.on_shutdown.append(self.keys.close)
@@ -99,6 +101,14 @@ class AppState:
     def stats(self) -> ServerStats:
         """The samples of this server; made when they are first wanted."""
         return server_stats(StatsSource(self.settings, self._plan, self.engine, self.metrics, self.open_streams))
+
+    def reload(self) -> None:
+        """Read files again that may have changed: keys, certificates. One that can't be read is logged."""
+        for read in self.on_reload:
+            try:
+                read()
+            except Exception:
+                structlog.get_logger().exception("a file can't be reloaded; what was loaded before stays in force")
 
     def fingerprint(self, model: ServedModel) -> str:
         """``system_fingerprint`` of replies by this model."""

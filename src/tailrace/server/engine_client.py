@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 import structlog
 
+from tailrace import ipc
 from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError
 from tailrace.ipc import frame
 from tailrace.observe import log_writer
@@ -34,6 +35,8 @@ from tailrace.server.served_model import ServedModel
 
 #: Max seconds between two ticks of the requests' timer.
 _TICK_SECONDS = 0.5
+#: Seconds that the supervisor has to end an engine that hangs, before its requests fail without that.
+_KILL_SECONDS = 3.0
 
 
 class EngineClient:
@@ -41,9 +44,10 @@ class EngineClient:
     ``on_unusable`` when this process can't use the model: another engine of the same model wouldn't change that.
     """
 
-    def __init__(self, *, wait_seconds: float, stall_seconds: float, silence_seconds: float) -> None:
-        """``wait_seconds``: how long a request waits for an engine; ``stall_seconds``: how long an engine may be silent
-        before it counts as stalled; ``silence_seconds``: the shortest silence that a stream must notice.
+    def __init__(self, *, wait_seconds: float, hang_seconds: float, silence_seconds: float) -> None:
+        """``wait_seconds``: how long a request waits for an engine; ``hang_seconds``: how long an engine may be silent
+        before it counts as stalled, if its steps are short; 0: for ever; ``silence_seconds``: the shortest silence that
+        a stream must notice.
         """
         self.model: ServedModel | None = None  #: the last engine's; it stays while a new engine starts
         self.engine_starts = 0
@@ -51,7 +55,8 @@ class EngineClient:
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
-        self._stall_seconds = stall_seconds
+        self._hang_seconds = hang_seconds
+        self.on_tick: Callable[[], None] | None = None  #: called at each tick of the requests' timer
         self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
         self._requests = InFlightRequests()
         self._timers: set[TimerCallbacks] = set()
@@ -59,7 +64,8 @@ class EngineClient:
         self._gaps: defaultdict[int, TokenGaps] = defaultdict(TokenGaps)  #: by replica
         self._router = ReplicaRouter()
         self._ready = asyncio.Event()
-        self._server: asyncio.AbstractServer | None = None
+        self._hub: socket.socket | None = None
+        self._attaching: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._log = structlog.get_logger()
 
@@ -67,12 +73,17 @@ class EngineClient:
 
     @property
     def state(self) -> str:
-        """``ok`` while one engine makes progress; ``loading`` when none is connected; ``stalled`` when every connected
-        engine has been silent for too long.
+        """``ok`` while one engine makes progress; ``stalled`` when every connected engine has been silent for too long.
+        When none is connected, ``loading`` before the first one and ``restarting`` afterwards.
         """
         if not self._connections:
-            return "loading"
+            return "restarting" if self.engine_starts else "loading"
         return "ok" if self.replicas_ready else "stalled"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is an engine, which may be stalled."""
+        return bool(self._connections)
 
     @property
     def replicas_ready(self) -> int:
@@ -244,7 +255,8 @@ class EngineClient:
 
     def _alive(self) -> list[EngineConnection]:
         now = time.monotonic()
-        return [entry for entry in self._connections.values() if now - entry.last_heard <= self._stall_seconds]
+        allowed = self._hang_seconds
+        return [entry for entry in self._connections.values() if entry.silence(now) <= entry.allowed_silence(allowed)]
 
     def _heartbeats(self) -> list[Heartbeat]:
         heartbeats = [connection.heartbeat for connection in self._connections.values()]
@@ -252,11 +264,25 @@ class EngineClient:
 
     # Life
 
-    async def start(self, sock: socket.socket) -> None:
-        """Listen for engines on ``sock`` (a listening Unix socket)."""
+    async def start(self, hub: socket.socket) -> None:
+        """Take connections from engines out of ``hub`` (see ``ipc.connection_hub``)."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: EngineConnection(self, self._requests), sock=sock)
+        hub.setblocking(False)
+        self._hub = hub
+        loop.add_reader(hub.fileno(), self._take_connections)
         self._ticker = loop.create_task(self._tick())
+
+    def _take_connections(self) -> None:
+        assert self._hub is not None
+        while (sock := ipc.take_connection(self._hub)) is not None:
+            sock.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._attach(sock))
+            self._attaching.add(task)
+            task.add_done_callback(self._attaching.discard)
+
+    async def _attach(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: EngineConnection(self, self._requests), sock)
 
     async def stop(self) -> None:
         """Close the way; every request still in flight fails."""
@@ -264,22 +290,41 @@ class EngineClient:
             self._ticker.cancel()
         for connection in self._connections.values():
             connection.close()
-        if self._server is not None:
-            self._server.close()
+        if self._hub is not None:
+            asyncio.get_running_loop().remove_reader(self._hub.fileno())
+            self._hub.close()
+            self._hub = None
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
+        ticked = time.monotonic()
         while True:
             due = loop.time() + self._tick_seconds
             await asyncio.sleep(self._tick_seconds)
             self.lag.add(loop.time() - due)
             log_writer.flush()
+            if self.on_tick is not None:
+                self.on_tick()
+            # After a pause of this process itself, the engines' messages are still to be read.
+            if time.monotonic() - ticked < _KILL_SECONDS:
+                self._fail_hanging()
+            ticked = time.monotonic()
             for timer in list(self._timers):
                 try:
                     timer.on_tick(self._tick_seconds)
                 except Exception as error:
                     self.remove_timer(timer)
                     self._report(timer, error)
+
+    def _fail_hanging(self) -> None:
+        """Fail the requests of engines that hang. The supervisor kills these, but a kernel call may delay their end."""
+        now = time.monotonic()
+        for connection in self._connections.values():
+            overdue = connection.silence(now) - connection.allowed_silence(self._hang_seconds)
+            if overdue > _KILL_SECONDS and not connection.hangs:
+                connection.hangs = True
+                self._log.error("the engine makes no progress", replica=connection.replica)
+                connection.close()
 
     def _report(self, timer: TimerCallbacks, error: Exception) -> None:
         try:
@@ -293,8 +338,10 @@ class EngineClient:
         """See ``ConnectionOwner``."""
         if hello.protocol != PROTOCOL_VERSION:
             raise ProtocolError(f"the engine speaks protocol {hello.protocol}, this process {PROTOCOL_VERSION}")
-        if hello.replica in self._connections:
-            raise ProtocolError(f"a second engine has connected as replica {hello.replica}")
+        if (previous := self._connections.get(hello.replica)) is not None:
+            # The supervisor starts an engine after the last one's end, which is noticed only now.
+            previous.close()
+            self.on_connection_lost(previous)
         try:
             self.model = ServedModel(hello)
         except ModelError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Protocol, cast
 
@@ -11,6 +12,7 @@ import structlog
 from tailrace.errors import ProtocolError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.observe.token_gaps import TokenGaps
+from tailrace.progress_page import allowed_silence
 from tailrace.protocol import Accepted, Cancel, FromEngine, Heartbeat, Hello, Refused, Step
 from tailrace.server.in_flight import InFlightRequests
 
@@ -41,12 +43,23 @@ class EngineConnection(asyncio.Protocol):
         self.heartbeat: Heartbeat | None = None  #: the last one
         self.heartbeat_at = self.last_heard  #: when it came
         self.pid = 0  #: the engine's process, known from Hello on
+        self.hangs = False  #: whether its requests were failed because it hangs
         self.replica = -1  #: known from Hello on
         self.gaps = TokenGaps()  #: the engine's by its number, from Hello on
         self.kv_cells = 0
         self.in_flight = 0  #: requests that haven't ended
         self.submitted = 0  #: of them generations
         self.accepted = 0  #: of them generations that the engine has accepted
+
+    def silence(self, now: float) -> float:
+        """Seconds since the engine sent anything, or for which a thread of it has worked on one item."""
+        stuck = self.heartbeat.stuck if self.heartbeat is not None else 0.0
+        return max(now - self.last_heard, stuck)
+
+    def allowed_silence(self, hang_seconds: float) -> float:
+        """Seconds of silence after which the engine is stalled, by the supervisor's rule (``progress_page``)."""
+        longest = self.heartbeat.longest_step if self.heartbeat is not None else 0.0
+        return allowed_silence(hang_seconds, longest) if hang_seconds else math.inf
 
     @property
     def load(self) -> int:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,18 +15,29 @@ import structlog
 import uvicorn
 import uvloop
 
-from tailrace.child import EXIT_CONFIGURATION, Start, read_start, settle_memory, settle_on
+from tailrace.child import (
+    EXIT_CONFIGURATION,
+    Start,
+    read_start,
+    settle_memory,
+    settle_on,
+    settle_signals,
+    unblock_signals,
+)
 from tailrace.errors import ModelError
 from tailrace.observe import log_writer, logs
+from tailrace.progress_page import Phase, ProgressPage
 from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
 from tailrace.server.http_protocol import HttpProtocol
+from tailrace.server.served_model import ServedModel
 from tailrace.server.startup_message import announce
 
 
 def main() -> None:
     """Serve until a signal; then give running replies some seconds to finish."""
     start = read_start()
+    settle_signals(ignore_hang_up=False)
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
     settle_on(start.plan.http_cpus)
     uvloop.run(_serve(start))
@@ -33,15 +45,27 @@ def main() -> None:
 
 async def _serve(start: Start) -> None:
     assert start.http_fd is not None
-    assert start.ipc_fd is not None
     settings = start.settings
+    page = ProgressPage(start.progress_fd)
     http = socket.socket(fileno=start.http_fd)
     path = Path(start.model_path) if start.model_path is not None else None
     app = AppState(settings, start.model_name, len(start.plan.replicas), model_path=path, plan=start.plan)
-    if start.announce:
-        app.engine.on_ready = lambda model: announce(http, settings, start.model_name, model)
-    app.engine.on_unusable = _give_up
-    await app.engine.start(socket.socket(fileno=start.ipc_fd))
+
+    def on_ready(model: ServedModel) -> None:
+        if start.announce:
+            announce(http, settings, start.model_name, model)
+        page.ready = True
+
+    def on_unusable(error: ModelError) -> None:
+        page.message = str(error)
+        _give_up(error)
+
+    app.engine.on_ready = on_ready
+    app.engine.on_unusable = on_unusable
+    app.engine.on_tick = lambda: page.beat(time.monotonic())
+    page.phase = Phase.SERVING
+    await app.engine.start(socket.socket(fileno=start.hub_fd))
+    _reload_on_hang_up(app, page)
     config = uvicorn.Config(
         make_app(app),
         loop="none",
@@ -71,6 +95,17 @@ def _give_up(error: ModelError) -> None:
     structlog.get_logger().error("the model can't be served", error=str(error))
     log_writer.standard_error().flush_last()
     os._exit(EXIT_CONFIGURATION)
+
+
+def _reload_on_hang_up(app: AppState, page: ProgressPage) -> None:
+    """Read files again at each SIGHUP, also at one that has come since this process was started."""
+
+    def reload() -> None:
+        app.reload()
+        page.reloads += 1
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    unblock_signals()
 
 
 class _Server(uvicorn.Server):

@@ -120,13 +120,13 @@ def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:
     for port, each in states.items():
         (folder := tmp_path / f"run {port}").mkdir()
         write_state(folder, each)
-        line = f"0000000000000000: 00000002 00000000 00010000 0001 01 4{port} {folder}/engine.sock"
+        line = f"0000000000000000: 00000002 00000000 00010000 0001 01 4{port} {folder}/server.sock"
         sockets += [line, line.replace("00010000", "00000000")]
     (tmp_path / "gone").mkdir()
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange/state.json").write_text('{"plan": 1}')
     sockets += [
-        f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/{name}/engine.sock" for name in ("gone", "strange")
+        f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/{name}/server.sock" for name in ("gone", "strange")
     ]
     (tmp_path / "proc/net").mkdir(parents=True)
     (tmp_path / "proc/net/unix").write_text("\n".join(sockets) + "\n")
@@ -137,7 +137,7 @@ def test_servers_are_found_by_their_sockets(tmp_path: Path) -> None:
 def test_another_user_s_folder_isn_t_believed(tmp_path: Path) -> None:
     write_state(tmp_path, state(make_plan(machine("virtual-2", tmp_path), Settings()), engines=(200,)))
     (tmp_path / "proc/net").mkdir(parents=True)
-    (tmp_path / "proc/net/unix").write_text(f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/engine.sock\n")
+    (tmp_path / "proc/net/unix").write_text(f"0: 00000002 00000000 00010000 0001 01 5 {tmp_path}/server.sock\n")
     assert len(find_servers(tmp_path)) == 1
     assert find_servers(tmp_path, user=os.getuid() + 1) == []
 

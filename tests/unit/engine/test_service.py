@@ -9,6 +9,7 @@ from tailrace.child import EXIT_CONFIGURATION, Start
 from tailrace.engine import process, service
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.plan import MachinePlan, PoolPlan, ReplicaPlan
+from tailrace.progress_page import ProgressPage
 from tailrace.settings import Settings
 
 
@@ -16,7 +17,7 @@ def start(settings: Settings, cpus: tuple[int, ...]) -> Start:
     """Orders for an engine that belongs on ``cpus``; this process isn't bound to them."""
     pool = PoolPlan(threads=1, cpus=cpus)
     plan = MachinePlan((ReplicaPlan(node=None, decode=pool, prefill=pool),))
-    return Start(settings=settings, plan=plan, parent=1, model_name="m", model_path=None, socket_path="s")
+    return Start(settings=settings, plan=plan, parent=1, model_name="m", model_path=None, hub_fd=-1, progress_fd=-1)
 
 
 def test_a_placement_that_the_settings_require_and_that_is_not_applied_ends_the_engine() -> None:
@@ -42,7 +43,7 @@ def test_the_placement_is_logged() -> None:
 class _Broken:
     """A service whose model loads and then fails."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, page: ProgressPage) -> None:
         pass
 
     def run(self) -> None:
@@ -50,7 +51,7 @@ class _Broken:
 
 
 class _Unloadable(_Broken):
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, page: ProgressPage) -> None:
         raise ModelError("not a model")
 
 
@@ -58,7 +59,17 @@ class _Unloadable(_Broken):
 def orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process's entry with orders, and without its effects on this process."""
     monkeypatch.setattr(process, "read_start", lambda: start(Settings(), ()))
-    for name in ("logs.configure", "signal.signal", "set_spin_count", "loader.choose", "_bind"):
+    monkeypatch.setattr(process, "ProgressPage", lambda fd: ProgressPage())
+    for name in (
+        "settle_signals",
+        "unblock_signals",
+        "raise_oom_score",
+        "logs.configure",
+        "signal.signal",
+        "set_spin_count",
+        "loader.choose",
+        "_bind",
+    ):
         monkeypatch.setattr(f"tailrace.engine.process.{name}", lambda *args, **kwargs: None)
 
 

@@ -87,6 +87,7 @@ class Backend(Protocol):
     layout_policy: LayoutPolicy  #: the layouts that this model and the memory allow
     can_truncate: bool  #: whether the end of a slot can be removed; recurrent models can't do that
     max_batch: int  #: tokens of one ``decode``, at most
+    first_step_seconds: float  #: upper estimate of how long a step takes, before any step was measured
     fim_tokens: tuple[int, int, int] | None  #: fill in the middle: the tokens before prefix, suffix and middle
 
     @property

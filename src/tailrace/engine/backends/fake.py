@@ -80,6 +80,7 @@ class FakeBackend:
         self.fim_tokens: tuple[int, int, int] | None = INFILL
         self.embedding_context: EmbeddingContext | None = FakeEmbeddingContext()
         self.step_seconds = step_seconds
+        self.first_step_seconds = step_seconds
         self._weights = np.ones(weights_mb * 1_000_000, np.uint8)
         self.info = ModelInfo(
             architecture="fake",

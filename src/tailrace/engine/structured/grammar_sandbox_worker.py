@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
-from tailrace.child import die_with_parent
+from tailrace.child import SANDBOX_OOM_POINTS, die_with_parent, raise_oom_score
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
@@ -65,6 +65,7 @@ class TryResult(msgspec.Struct, tag="result", frozen=True, array_like=True):
 def main() -> None:
     """Try grammars until standard input ends."""
     die_with_parent()
+    raise_oom_score(SANDBOX_OOM_POINTS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     frames: FrameDecoder[SandboxVocabulary | TryGrammar] = FrameDecoder(SandboxVocabulary | TryGrammar)
     tokenizer: LLTokenizer | None = None

@@ -25,7 +25,7 @@ set_spin_count(1)
 loader.load()
 
 from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402  # after the kernels' library
-from tailrace.engine.backends.llama.model_loader import LogSink, Progress  # noqa: E402  # after the kernels' library
+from tailrace.engine.backends.llama.model_loader import LogSink, Progress, report_aborts  # noqa: E402  # after the kernels' library
 from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402  # after the kernels' library
 
 # The binding opens /dev/null twice at import, for its high-level classes, and never closes it.
@@ -34,4 +34,4 @@ for _name in ("outnull_file", "errnull_file"):
     if _file is not None:
         atexit.register(_file.close)
 
-__all__ = ["LlamaBackend", "LlamaOptions", "LogSink", "Progress"]
+__all__ = ["LlamaBackend", "LlamaOptions", "LogSink", "Progress", "report_aborts"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,12 @@ from tailrace.protocol import ModelInfo
 _get_logits = llama._lib["llama_get_logits"]
 _get_logits.argtypes = [ctypes.c_void_p]
 _get_logits.restype = ctypes.c_void_p
+
+
+#: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
+_PASS_PART = 0.2
+#: A new KV layout copies the old one's content twice.
+_MOVED_BYTES_PER_SECOND = 2.5e9
 
 
 class LlamaBackend:
@@ -83,6 +90,7 @@ class LlamaBackend:
         #: Address and rows of the last logits: a new array over the same memory would cost 20 µs of each step.
         self._logits_at: tuple[int | None, int] = (0, 0)
         self._logits = np.empty((0, self._vocab_size), np.float32)
+        self.first_step_seconds = 0.0
         self._confirm_shared_layout()
         self.embedding_context = LlamaEmbeddingContext.for_model(self._model, self._pools)
         self._describe_vocabulary()
@@ -180,17 +188,36 @@ class LlamaBackend:
         )
 
     def warm_up(self) -> None:
-        """Compute one token. That loads the weights, repacks them and starts the threads before the first request."""
+        """Compute a token twice. That loads the weights, repacks them and starts the threads before the first request,
+        and it measures how long a step may take.
+        """
         self._vocab.warm_up()
         with self._repacked.repacking():
-            start = self.start_token or 0
-            if self.info.generates:
-                self._decode([start], [0], [0], [0])
-                self.reset()
-            elif self.embedding_context is not None:
-                self.embedding_context.reserve(1)
-                self.embedding_context.embed([start], [0], [0])
-                self.embedding_context.close()
+            first = self._pass_seconds()
+        self.first_step_seconds = max(first, self._estimated_step(self._pass_seconds()))
+
+    def _pass_seconds(self) -> float:
+        """Compute one token; its seconds."""
+        start = self.start_token or 0
+        begun = time.monotonic()
+        if self.info.generates:
+            self._decode([start], [0], [0], [0])
+            self.reset()
+        elif self.embedding_context is not None:
+            self.embedding_context.reserve(1)
+            self.embedding_context.embed([start], [0], [0])
+            self.embedding_context.close()
+        return time.monotonic() - begun
+
+    def _estimated_step(self, token_seconds: float) -> float:
+        """Seconds of the longest step: the largest pass, or the move of the whole KV cache to another layout.
+
+        A pass takes a fraction of what its tokens take one by one. A model that isn't causal computes a whole text.
+        """
+        embedding = self.embedding_context
+        tokens = self.info.context if embedding is not None and not embedding.causal else self.max_batch
+        moved = self.layout_policy.max_cells * self.bytes_per_cell
+        return max(tokens * token_seconds * _PASS_PART, moved / _MOVED_BYTES_PER_SECOND)
 
     @property
     def layout(self) -> Layout:

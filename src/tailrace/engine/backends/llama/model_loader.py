@@ -128,4 +128,17 @@ def redirect_log(log: LogSink | None) -> None:
     llama.llama_log_set(_log_callback, ctypes.c_void_p(0))
 
 
+def report_aborts(sink: Callable[[str], None]) -> None:
+    """Call ``sink`` with llama.cpp's message when a check of it fails. The process ends by SIGABRT afterwards.
+
+    Without a sink llama.cpp starts a debugger to print its stack, if there is one.
+    """
+    global _abort_callback
+    _abort_callback = _ABORT_CALLBACK(lambda message: sink(message.decode("utf-8", "replace").strip()))
+    llama._lib.ggml_set_abort_callback(_abort_callback)
+
+
+#: ``ggml_abort_callback_t`` of ggml.h.
+_ABORT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_abort_callback: object = None
 _log_callback: object = None

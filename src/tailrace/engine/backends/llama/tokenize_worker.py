@@ -26,7 +26,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from tailrace.child import die_with_parent
+from tailrace.child import SANDBOX_OOM_POINTS, die_with_parent, raise_oom_score
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
@@ -44,6 +44,7 @@ _NICE = 6
 def main() -> None:
     """Serve until the engine closes the socket."""
     die_with_parent()
+    raise_oom_score(SANDBOX_OOM_POINTS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The engine ends this process, also when a terminal sends SIGINT.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=os.dup(sys.stdin.fileno()))

@@ -90,7 +90,7 @@ class ModelRoutes:
     async def running(self, request: Request) -> Response:
         """The served model, once an engine has loaded it."""
         app = self._app
-        if app.engine.model is None or app.engine.state == "loading":
+        if app.engine.model is None or not app.engine.is_connected:
             return json_response({"models": []})
         info = app.engine.model.info
         model = await asyncio.to_thread(self._models.find, None, info)
