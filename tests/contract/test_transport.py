@@ -98,7 +98,7 @@ def test_a_model_that_is_not_served(scripted: ServerProcess) -> None:
     assert "org/other" in reply.error()["message"]
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/v1", "/v1/health"])
+@pytest.mark.parametrize("path", ["/", "/health", "/health/live", "/health/ready", "/v1", "/v1/health"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_signs_of_life(keyed: ServerProcess, method: str, path: str) -> None:
     """Without a key, and so without telling anything but that it lives."""

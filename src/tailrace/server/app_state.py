@@ -80,9 +80,11 @@ class AppState:
         self.request_log = RequestLog(model_name, lines=settings.access_log, prompts=settings.log_prompts)
         self.open_streams = OpenStreams()
         self._plan = plan
+        self.draining = False  #: whether the server stops: running replies finish, and new requests are refused
         self.on_reload: list[Callable[[], None]] = []  #: called at a SIGHUP, each reads its files again
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
+        self.on_reload.append(self.keys.reload)
         self.on_shutdown.append(self.keys.close)
         self.guard = BrowserGuard(settings)
         check_open_management(settings, self.guard, keyed=self.keys.required)

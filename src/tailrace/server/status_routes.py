@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tailrace.errors import EngineUnavailable
 from tailrace.observe.metrics import CONTENT_TYPE
 from tailrace.server.app_state import AppState
 from tailrace.server.endpoint import Endpoint
@@ -26,6 +27,24 @@ def routes(app: AppState) -> list[Endpoint]:
             replies={200: Status, 503: Status},
             shown="/health",
         ),
+        Endpoint(
+            "GET",
+            "/health/ready",
+            admin.health,
+            "Whether requests are taken; 503 while the engine is loading, restarting or stalled, and at shutdown",
+            statuses=frozenset({503}),
+            replies={200: Status, 503: Status},
+            shown="/health/ready",
+        ),
+        Endpoint(
+            "GET",
+            "/health/live",
+            admin.live,
+            "Whether the HTTP process answers",
+            statuses=frozenset(),
+            replies={200: Status},
+            shown="/health/live",
+        ),
         Endpoint("GET", "/metrics", admin.metrics, "Prometheus metrics", media="text/plain", shown="/metrics"),
     ]
 
@@ -33,7 +52,7 @@ def routes(app: AppState) -> list[Endpoint]:
 class Status(msgspec.Struct, omit_defaults=True):
     """The answer without an API key. A server with keys leaves the model's name out."""
 
-    status: str  #: "ok", "loading" or "stalled"
+    status: str  #: "ok", "loading", "restarting", "stalled" or "draining"
     model: str | None = None
     #: Only with several replicas: how many there are, and how many make progress.
     replicas: int | None = None
@@ -49,7 +68,12 @@ class _Admin:
 
     async def health(self, request: Request) -> Response:
         status = self._status()
-        return json_response(status, 200 if status.status == "ok" else 503)
+        if status.status == "ok":
+            return json_response(status)
+        return json_response(status, 503, headers={"retry-after": str(EngineUnavailable.retry_after)})
+
+    async def live(self, request: Request) -> Response:
+        return json_response(Status("ok"))
 
     async def metrics(self, request: Request) -> Response:
         started = {"process-start-time-unix": str(self._app.created)}  # llama-server's
@@ -57,7 +81,8 @@ class _Admin:
 
     def _status(self) -> Status:
         app = self._app
-        status = Status(app.engine.state, None if app.keys.required else app.model_name)
+        state = "draining" if app.draining else app.engine.state
+        status = Status(state, None if app.keys.required else app.model_name)
         if app.replicas > 1:
             status.replicas, status.replicas_ready = app.replicas, app.engine.replicas_ready
         return status

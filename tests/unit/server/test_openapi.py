@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pytest
 
 from tailrace.server.app import endpoints
 from tailrace.server.app_state import AppState
@@ -85,8 +86,9 @@ def test_query_parameters_are_documented() -> None:
     assert told["order"] == {"enum": ["asc", "desc"]}
 
 
-def test_health_says_the_same_with_either_status() -> None:
-    told = DOCUMENT["paths"]["/health"]["get"]["responses"]
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+def test_health_says_the_same_with_either_status(path: str) -> None:
+    told = DOCUMENT["paths"][path]["get"]["responses"]
     assert told["503"]["content"] == told["200"]["content"]
     resolved = resolve(told["503"]["content"]["application/json"]["schema"]["$ref"])
     assert isinstance(resolved, dict)
