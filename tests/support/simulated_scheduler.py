@@ -40,6 +40,7 @@ class SimulatedMachine:
         slots: int = 4,
         cells: int = 1024,
         context: int = 1000,
+        max_batch: int = 128,
         prefill_chunk: int = 64,
         host_tokens: int = 1000,
         fixed: bool = False,
@@ -48,9 +49,10 @@ class SimulatedMachine:
     ) -> None:
         policy = LayoutPolicy(slots, cells, min(context, cells), fixed=fixed, always_shared=always_shared)
         self.cache = KVCache(policy, policy.initial(), host_tokens)
-        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=128, prefill_chunk=prefill_chunk)
+        self.scheduler = Scheduler(self.cache, parallel=slots, max_batch=max_batch, prefill_chunk=prefill_chunk)
         self.held: dict[int, list[int]] = {}  #: the tokens that are really in each slot
         self.offloaded: dict[int, list[int]] = {}  #: the states in host memory, by key
+        self.mixed_budget = MIXED_BUDGET
         self.last_chunk_budget = last_chunk_budget
         self.reused = 0  #: steps that reused the plan before
         self._plan = Plan()
@@ -59,12 +61,12 @@ class SimulatedMachine:
         """The last plan where it can be reused. Planning all the same proves each time that it would be the same."""
         scheduler = self.scheduler
         if not scheduler.can_reuse_plan():
-            self._plan = scheduler.plan(MIXED_BUDGET, self.last_chunk_budget)
+            self._plan = scheduler.plan(self.mixed_budget, self.last_chunk_budget)
             return self._plan
         self.reused += 1
         repeats = scheduler._reusable_steps
         scheduler._step -= 1  # Planning counts the step that reusing the plan has counted.
-        planned = scheduler.plan(MIXED_BUDGET, self.last_chunk_budget)
+        planned = scheduler.plan(self.mixed_budget, self.last_chunk_budget)
         scheduler._reusable_steps = repeats
         assert (planned.cache_ops, planned.scheduled) == ([], self._plan.scheduled)
         return planned

@@ -23,14 +23,20 @@ class BenchError(Exception):
 
 
 class BenchClient:
-    """Measures the server at ``url`` (its root, or with ``/v1``). Without ``model`` the server's first one is used."""
+    """Measures the server at ``url`` (its root, or with ``/v1``). Without ``model`` the server's first one is used.
 
-    def __init__(self, url: str, *, model: str | None = None, key: str | None = None) -> None:
+    ``source``: the address that the client connects from, where the server is to see another one than others'.
+    """
+
+    def __init__(
+        self, url: str, *, model: str | None = None, key: str | None = None, source: str | None = None
+    ) -> None:
         self._url: SplitResult = urlsplit(url if "//" in url else f"http://{url}")
         if self._url.scheme != "http" or not self._url.hostname:
             raise BenchError(f"{url} is no http:// address")
         self._address = (self._url.hostname, self._url.port or 80)
         self._key = key
+        self._source = source
         self.model = model or self._first_model()
 
     @property
@@ -47,7 +53,15 @@ class BenchClient:
 
         With ``until``, leave all streams when the one with that index has ended. Raises BenchError as ``run`` does.
         """
-        streams = [
+        streams = self.streams(requests)
+        self.send_all(streams, until)
+        if not all(stream.sent_at for stream in (streams if until is None else [streams[until]])):
+            raise BenchError("a request was to follow another one's tokens, which was too short for that")
+        return [_timing(request, stream) for request, stream in zip(requests, streams, strict=True)]
+
+    def streams(self, requests: Sequence[BenchRequest]) -> list[RawStream]:
+        """The requests as they are sent."""
+        return [
             RawStream(
                 self._request("POST", "/chat/completions", self._body(request)),
                 start_after=request.start_after,
@@ -56,14 +70,11 @@ class BenchClient:
             )
             for request in requests
         ]
-        self._send_all(streams, until)
-        if not all(stream.sent_at for stream in (streams if until is None else [streams[until]])):
-            raise BenchError("a request was to follow another one's tokens, which was too short for that")
-        return [_timing(request, stream) for request, stream in zip(requests, streams, strict=True)]
 
-    def _send_all(self, streams: Sequence[RawStream], until: int | None) -> None:
+    def send_all(self, streams: Sequence[RawStream], until: int | None = None) -> None:
+        """Send ``streams`` and receive every response, as ``exchange``, which parses them, too."""
         try:
-            exchange(self._address, streams, until=until)
+            exchange(self._address, streams, until=until, source=self._source)
         except BlockingIOError:
             raise BenchError(f"nothing came for {SILENCE_SECONDS} seconds") from None
         except (ConnectionResetError, BrokenPipeError):
@@ -88,7 +99,7 @@ class BenchClient:
 
     def _first_model(self) -> str:
         stream = RawStream(self._request("GET", "/models", b""))
-        self._send_all([stream], None)
+        self.send_all([stream])
         response = _parse(stream)
         if not response.ok:
             raise BenchError(f"the server doesn't list its models: {response.status_line}")

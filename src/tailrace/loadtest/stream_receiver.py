@@ -48,9 +48,13 @@ class RawStream:
         self.completed = False  #: the server ended the response
 
 
-def connect(address: tuple[str, int]) -> socket.socket:
-    """A connection whose ``recv`` raises BlockingIOError after SILENCE_SECONDS. Raises OSError without a server."""
-    sock = socket.create_connection(address, timeout=SILENCE_SECONDS)
+def connect(address: tuple[str, int], source: str | None = None) -> socket.socket:
+    """A connection whose ``recv`` raises BlockingIOError after SILENCE_SECONDS. Raises OSError without a server.
+
+    ``source``: the address of this end; None: as the system chooses.
+    """
+    own = None if source is None else (source, 0)
+    sock = socket.create_connection(address, timeout=SILENCE_SECONDS, source_address=own)
     # The kernel's timeout, because Python's makes one more system call before each ``recv``.
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
@@ -58,8 +62,10 @@ def connect(address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def exchange(address: tuple[str, int], streams: Sequence[RawStream], *, until: int | None = None) -> None:
-    """Send every request at its time, and receive every response.
+def exchange(
+    address: tuple[str, int], streams: Sequence[RawStream], *, until: int | None = None, source: str | None = None
+) -> None:
+    """Send every request at its time, and receive every response. ``source``: see ``connect``.
 
     With ``until``, close all connections when the stream with that index has ended. Raises OSError, and
     BlockingIOError after SILENCE_SECONDS without a byte.
@@ -70,7 +76,7 @@ def exchange(address: tuple[str, int], streams: Sequence[RawStream], *, until: i
         streams[stream.start_after[0]].counts_events = True
     last = None if until is None else streams[until]
     try:
-        _receive(address, streams, waiting, last)
+        _receive(address, streams, waiting, last, source)
     finally:
         for stream in streams:
             if stream.sock is not None:
@@ -78,7 +84,11 @@ def exchange(address: tuple[str, int], streams: Sequence[RawStream], *, until: i
 
 
 def _receive(
-    address: tuple[str, int], streams: Sequence[RawStream], waiting: list[RawStream], last: RawStream | None
+    address: tuple[str, int],
+    streams: Sequence[RawStream],
+    waiting: list[RawStream],
+    last: RawStream | None,
+    source: str | None,
 ) -> None:
     clock = time.perf_counter
     poller = select.epoll() if sys.platform == "linux" else select.poll()
@@ -86,7 +96,7 @@ def _receive(
     running: dict[int, RawStream] = {}  #: by file descriptor
 
     def send(stream: RawStream) -> None:
-        stream.sock = connect(address)
+        stream.sock = connect(address, source)
         stream.sent_at = clock()
         stream.sock.sendall(stream.request)
         running[stream.sock.fileno()] = stream

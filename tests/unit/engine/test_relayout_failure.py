@@ -147,4 +147,4 @@ def test_nothing_counts_twice_or_gets_lost_whatever_the_memory() -> None:
             assert runner.said[identity] == alone(identity, length, max_tokens)
 
     run()
-    assert failures > 20
+    assert failures > 5, "some growth fails in nearly every run"

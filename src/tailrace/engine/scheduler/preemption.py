@@ -40,15 +40,18 @@ class Preemption:
         least_urgent = max(own, key=urgency, default=None)
         return least_urgent if least_urgent is not None and sequence.priority < least_urgent.priority else None
 
-    def for_caller(self, sequence: Sequence, step: int) -> tuple[list[Sequence], int]:
-        """The sequences of other callers whose places and cells the waiting ``sequence`` is to get in this step.
+    def for_caller(self, sequence: Sequence, counts: Counter[str], step: int) -> tuple[list[Sequence], int]:
+        """The sequences whose places and cells the waiting ``sequence`` is to get in this step. ``counts``: how many of
+        each caller run.
 
         They are as few as possible, of the callers with the most; of a caller the least urgent, then the one with the
         fewest computed tokens. Empty where the sequence's caller has its share, or where pausing can't help. The
         number: steps after which the answer may be another one, because a resumed sequence has run ``MIN_STEPS``; 0
         where there is none.
         """
-        counts = self.counts()
+        if max(counts.values(), default=0) <= counts[sequence.caller] + 1:
+            return [], 0
+        counts = counts.copy()
         remaining = list(self._running)
         chosen: list[Sequence] = []
         while not self._fits(remaining, sequence):

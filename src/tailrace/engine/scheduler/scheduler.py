@@ -7,10 +7,8 @@ Rules, in this order:
    priority, then in order of arrival. Only tokens that exist need cells: max_tokens reserves nothing. A sequence whose
    prompt another one is computing waits for it and shares it. When there is no other place, a sequence takes one from
    a caller with more running sequences (``preemption``), or from a less urgent sequence of its own caller.
-3. The rest of the step's tokens goes to prompts: ``prefill_chunk`` tokens while no sequence decodes, else
-   ``mixed_prefill_budget``, so a long prompt slows decoding down but doesn't stop it; somewhat more where that brings a
-   prompt to its end. The caller whose prompts have had the fewest tokens comes first. Within a caller the oldest prompt
-   and the one with the fewest tokens left come first in turn, so neither waits for the other.
+3. The rest of the step's tokens goes to prompts (``prompt_scheduler``): ``prefill_chunk`` tokens while no sequence
+   decodes, else ``mixed_prefill_budget``, so a long prompt slows decoding down but doesn't stop it.
 4. When cells run out, the layout grows or changes as far as it may; then cached prefixes are evicted; then a running
    sequence is paused, the least urgent, youngest one of the caller with the most: it returns to the queue, and its
    tokens stay in the prefix cache or are computed again. Nothing fails, unless one sequence alone needs more memory
@@ -27,11 +25,11 @@ from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import Relayout
 from tailrace.engine.kv_cache.prefix_store import common_prefix
 from tailrace.engine.scheduler.cell_allocator import MIN_SHARED_PREFIX, CellAllocator
-from tailrace.engine.scheduler.fair_queue import FairQueue, urgency
+from tailrace.engine.scheduler.fair_queue import FairQueue
 from tailrace.engine.scheduler.preemption import Preemption
+from tailrace.engine.scheduler.prompt_scheduler import PromptScheduler
 from tailrace.engine.scheduler.slot_compaction import compact
 from tailrace.engine.scheduler.step_plan import Plan
-from tailrace.engine.scheduler.turns import Turns
 from tailrace.engine.sequence import NO_SLOT, Sequence
 from tailrace.protocol import EngineCounters
 
@@ -54,9 +52,9 @@ class Scheduler:
         self._cache = cache
         self._allocator = CellAllocator(cache, self.running)
         self._preemption = Preemption(cache, self.running, parallel)
+        self._prompts = PromptScheduler(cache, self.running, max_batch=max_batch, prefill_chunk=prefill_chunk)
         self._parallel = parallel
         self._max_batch = max_batch
-        self._prefill_chunk = prefill_chunk
         self._step = 0  #: the last planned step's number; a step that reuses a plan counts, too
         #: Callers whose next sequence didn't fit. Looking again is useless, and takes a millisecond, until one leaves.
         self._lack_cells: set[str] = set()
@@ -65,9 +63,6 @@ class Scheduler:
         #: Steps until a waiting sequence may take another caller's place; 0: no such step is known.
         self._pause_possible_in = 0
         self._sequence_left = False  #: since partitions were last considered
-        self._prompt_turns = Turns()  #: prompt tokens of each caller
-        #: Running sequences whose prompt a waiting sequence of another caller wants to share, with that caller.
-        self._awaited: dict[int, str] = {}
         #: How many more steps would be planned just like the last one, unless a sequence is added, removed or has more
         #: than one token to compute.
         self._reusable_steps = 0
@@ -83,9 +78,10 @@ class Scheduler:
         return [sequence for sequence in self.running if sequence.decoding and not sequence.awaits_mask]
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence."""
+        """Queue a new sequence."""
         self._reusable_steps = 0
         self.waiting.add(sequence)
+        self._prompts.note_request(sequence.caller, self._step)
 
     def remove(self, sequence: Sequence) -> None:
         """A sequence has ended, running or waiting; its computed tokens stay in the prefix cache."""
@@ -175,7 +171,7 @@ class Scheduler:
                 continue
             plan.scheduled = self._schedule_decode(decoding)
             self._admit_waiting(plan)
-            self._schedule_prefill(plan, mixed_prefill_budget, last_chunk_budget)
+            self._prompts.schedule(plan, self._step, mixed_prefill_budget, last_chunk_budget)
             if not plan.scheduled:
                 # Only prompts run and none has a free cell: the oldest goes on at the youngest's expense.
                 able = [sequence for sequence in self.running if sequence.pending > sequence.awaits_mask]
@@ -222,44 +218,6 @@ class Scheduler:
             scheduled.append((sequence, sequence.step_tokens if whole else 1 + jump_forward))
         return scheduled
 
-    def _schedule_prefill(self, plan: Plan, mixed_prefill_budget: int, last_chunk_budget: int) -> None:
-        """Give the rest of the step to prompts."""
-        planned = sum(count for _, count in plan.scheduled)
-        budget = min(self._max_batch - planned, mixed_prefill_budget if planned else self._prefill_chunk)
-        # A sequence that was just admitted with its whole prompt cached decodes already, but isn't scheduled yet.
-        scheduled = {sequence.id for sequence, _ in plan.scheduled}
-        prefilling = [sequence for sequence in self.running if sequence.id not in scheduled]
-        computed: dict[str, int] = {}
-        for caller, sequence in self._prompts_in_turn(prefilling):
-            free = self._cache.free_cells(sequence.slot) - (planned if self._cache.layout.shared else 0)
-            pending = sequence.pending - sequence.awaits_mask  # The last token is computed when the mask is there.
-            # A prompt's last chunk may take longer; one token is no more work than a reply's.
-            is_last_chunk = pending <= max(1, last_chunk_budget)
-            allowed = max(budget, pending) if is_last_chunk else budget
-            count = min(pending, allowed, free, self._max_batch - planned)
-            if count <= 0:
-                continue
-            plan.scheduled.append((sequence, count))
-            planned += count
-            budget -= count
-            last_chunk_budget -= count
-            computed[caller] = computed.get(caller, 0) + count
-        for caller, count in computed.items():
-            self._prompt_turns.charge(caller, count)
-
-    def _prompts_in_turn(self, prefilling: list[Sequence]) -> list[tuple[str, Sequence]]:
-        """The sequences in the order in which they get prompt tokens, each with the caller that they count for."""
-        by_caller: dict[str, list[Sequence]] = {}
-        for sequence in prefilling:
-            by_caller.setdefault(self._awaited.get(sequence.id, sequence.caller), []).append(sequence)
-        prompts: list[tuple[str, Sequence]] = []
-        for caller in self._prompt_turns.order(by_caller):
-            own = sorted(by_caller[caller], key=urgency)
-            if self._prompt_turns.pieces(caller) % 2:
-                own.sort(key=lambda sequence: (sequence.priority, sequence.pending))
-            prompts += [(caller, sequence) for sequence in own]
-        return prompts
-
     def _ensure_free(self, plan: Plan, additions: list[tuple[int, int]]) -> bool:
         """Have free cells for so many tokens in these slots. False: something was given up for them; look again."""
         found = self._allocator.ensure_free(plan, additions)
@@ -280,7 +238,8 @@ class Scheduler:
         sequence.computed = 0
         sequence.draft = []
         sequence.jump_forward = 0
-        self.add(sequence)
+        self._reusable_steps = 0
+        self.waiting.add(sequence)
 
     def _return_to_partitions(self, plan: Plan) -> None:
         """Go from shared cells back to partitions when the load has become smaller."""
@@ -292,7 +251,7 @@ class Scheduler:
 
     def _admit_waiting(self, plan: Plan) -> None:
         """Start waiting sequences as slots, free cells and the callers' shares allow."""
-        self._awaited.clear()
+        self._prompts.awaited.clear()
         self._pause_possible_in = 0
         full = len(self.running) >= self._parallel
         while self.waiting and (self._start_next(plan) or self._start_by_pausing(plan, by_priority=full)):
@@ -314,8 +273,9 @@ class Scheduler:
         """Start a sequence at another one's expense: that of a caller with more running sequences, or ``by_priority`` a
         less urgent one of its own caller.
         """
-        for sequence in self.waiting.heads(self._preemption.counts()):
-            victims, steps = self._preemption.for_caller(sequence, self._step)
+        counts = self._preemption.counts()
+        for sequence in self.waiting.heads(counts):
+            victims, steps = self._preemption.for_caller(sequence, counts, self._step)
             if steps:
                 self._pause_possible_in = min(steps, self._pause_possible_in or steps)
             if by_priority and not victims:
@@ -367,6 +327,6 @@ class Scheduler:
                 common_prefix(other.tokens, sequence.tokens) > max(cached, other.computed) + MIN_SHARED_PREFIX
             ):
                 if other.caller != sequence.caller:
-                    self._awaited.setdefault(other.id, sequence.caller)
+                    self._prompts.awaited.setdefault(other.id, sequence.caller)
                 return True
         return False

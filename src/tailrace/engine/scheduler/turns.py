@@ -34,6 +34,10 @@ class Turns:
         self._shares = shares = {caller: known.get(caller) or _Share(level) for caller in callers}
         return sorted(callers, key=lambda caller: (shares[caller].units, shares[caller].last))
 
+    def forget_all(self) -> None:
+        """No caller is active."""
+        self._shares.clear()
+
     def charge(self, caller: str, units: int) -> None:
         """An active caller has had a piece of work of so many units."""
         self._pieces += 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from simulated_scheduler import MIXED_BUDGET, SimulatedMachine, sequence_of, unlike
 from tailrace.engine.scheduler.preemption import MIN_STEPS
+from tailrace.engine.scheduler.prompt_scheduler import _PRESENT_STEPS
 from tailrace.engine.scheduler.scheduler import _MAX_OVERTAKING_STEPS
 from tailrace.engine.sequence import NO_SLOT, Sequence
 
@@ -210,18 +211,22 @@ def test_beside_replies_a_prompt_gets_the_whole_budget_first() -> None:
     assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 5: MIXED_BUDGET}
 
 
-def test_long_prompts_of_two_callers_get_equally_many_tokens() -> None:
-    machine = SimulatedMachine(slots=6, cells=16384, context=4000)
-    _add(machine, 1, "A")
+@pytest.mark.parametrize("with_reply", [False, True])
+def test_long_prompts_of_two_callers_share_the_prompt_tokens(with_reply: bool) -> None:
+    """They get equally many, or a caller with a reply half as many as the one that waits for its first token."""
+    machine = SimulatedMachine(slots=8, cells=16384, context=4000)
+    _add(machine, 1, "C")
+    if with_reply:
+        _add(machine, 2, "A")
     machine.step()
-    greedy = [_add(machine, number, "A", length=900) for number in (2, 3, 4)]
+    greedy = [_add(machine, number, "A", length=900) for number in (3, 4, 5)]
     machine.step()
-    other = _add(machine, 5, "B", length=900)
+    other = _add(machine, 6, "B", length=900)
     before = sum(prompt.computed for prompt in greedy)
-    for _ in range(40):
+    for _ in range(42):
         machine.step()
-    assert other.computed == 20 * MIXED_BUDGET
-    assert sum(prompt.computed for prompt in greedy) - before == 20 * MIXED_BUDGET
+    assert other.computed == pytest.approx((28 if with_reply else 21) * MIXED_BUDGET, abs=MIXED_BUDGET)
+    assert sum(prompt.computed for prompt in greedy) - before + other.computed == 42 * MIXED_BUDGET
 
 
 def test_a_prompt_that_another_caller_waits_for_is_computed_first() -> None:
@@ -326,3 +331,44 @@ def test_a_more_urgent_sequence_that_waits_for_a_shared_prompt_pauses_none() -> 
     machine.scheduler.add(sequence_of(3, [*first.tokens[:400], 5], caller="A", priority=-1))
     machine.step()
     assert [sequence.id for sequence in machine.scheduler.running] == [1, 2]
+
+
+def test_the_first_prompt_of_a_caller_is_computed_without_others_replies() -> None:
+    machine = SimulatedMachine(slots=6, cells=8192, context=4000, last_chunk_budget=50)
+    for number in (1, 2):
+        _add(machine, number, "A")
+    machine.step()
+    machine.scheduler.running[0].draft = [5, 5]
+    _add(machine, 3, "A", length=900)
+    _add(machine, 4, "B", length=40)
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {4: 40}
+    assert machine.scheduler.running[0].draft == []
+    # A caller that comes right after it doesn't stop the replies for another step.
+    _add(machine, 5, "C", length=40)
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: 1, 4: 1, 5: 40}
+
+
+def test_a_first_prompt_that_takes_several_steps_stops_no_reply() -> None:
+    machine = SimulatedMachine(slots=6, cells=8192, context=4000, last_chunk_budget=50)
+    _add(machine, 1, "A")
+    machine.step()
+    _add(machine, 2, "B", length=60)
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: MIXED_BUDGET}
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {2: 60 - MIXED_BUDGET}
+
+
+def test_a_greedy_caller_s_prompt_ends_within_the_budget_while_another_caller_is_present() -> None:
+    machine = SimulatedMachine(slots=6, cells=8192, context=4000, last_chunk_budget=50)
+    _add(machine, 1, "A")
+    machine.step()
+    _add(machine, 2, "A", length=40)
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: 40}, "it is alone"
+    machine.scheduler.add(other := sequence_of(3, [5], caller="B"))
+    machine.step()
+    machine.scheduler.remove(other)
+    _add(machine, 4, "A", length=40)
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: 1, 4: MIXED_BUDGET}
+    for _ in range(_PRESENT_STEPS):
+        machine.step()
+    _add(machine, 5, "A", length=40)
+    assert (5, 40) in [(sequence.id, count) for sequence, count in machine.step().scheduled]
