@@ -20,6 +20,7 @@ from tailrace.cli.list import list_models
 from tailrace.cli.pull import pull
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
+from tailrace.cli.top import top
 from tailrace.cli.tune import tune
 from tailrace.errors import ConfigurationError, TailraceError
 
@@ -56,6 +57,7 @@ app.command()(pull)
 app.command()(bench)
 app.command()(check)
 app.command()(doctor)
+app.command()(top)
 app.command()(convert)
 app.command()(tune)
 app.command("list")(list_models)

@@ -37,6 +37,11 @@ _HARMLESS = {
 }
 
 
+def harmless(text: str) -> str:
+    """``text`` without control characters that a terminal obeys."""
+    return text.translate(_HARMLESS)
+
+
 class Interrupts:
     """Counts Ctrl-C where it mustn't break into the middle of the engine's bookkeeping."""
 
