@@ -140,6 +140,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
     with sqlite3.connect(file) as connection:
         for table in ("events", "conversations", "conversation_items"):
             connection.execute(f"DROP TABLE {table}")
+        connection.execute("ALTER TABLE responses DROP COLUMN key")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     with fake(responses_file=str(file)) as server:
@@ -153,10 +154,10 @@ def test_the_oldest_conversations_are_evicted(tmp_path: Path) -> None:
         made = []
         for _ in range(20):
             item = {"id": "msg_1", "type": "message", "role": "user", "content": "x" * 100_000}
-            made.append((await store.conversations.create([item], {}))["id"])
-        await store.conversations.get(made[-1])
+            made.append((await store.conversations.create([item], {}, ""))["id"])
+        await store.conversations.get(made[-1], "")
         with pytest.raises(Exception, match="not kept here"):
-            await store.conversations.get(made[0])
+            await store.conversations.get(made[0], "")
         store.close()
 
     asyncio.run(scenario())

@@ -12,6 +12,7 @@ from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
+from tailrace.server.start_check import check_http_settings
 from tailrace.supervisor import Supervisor
 
 
@@ -93,6 +94,7 @@ def serve(
     settings = resolve_tuned(flags, file=config).settings
     logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
     check_chat_template(settings.chat_template)
+    check_http_settings(settings)
     if settings.backend == "fake":
         name, path = settings.alias or "fake", None
     else:

@@ -35,6 +35,7 @@ class DerivedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     messages: list[dict[str, Any]] = []  #: the beginning of each conversation
     license: list[str] = []
     modified: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    owner: str = ""  #: the id of the API key that made it; empty without a named key
 
 
 _decoder = msgspec.json.Decoder(DerivedModel)

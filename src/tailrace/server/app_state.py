@@ -20,10 +20,10 @@ from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import EngineQuery, QueryAnswer
+from tailrace.protocol import Embedded, EngineQuery, QueryAnswer, Scored
 from tailrace.server import sse
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
-from tailrace.server.caller import caller_of
+from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
@@ -138,7 +138,12 @@ class AppState:
         and ClientDisconnect when the client has gone.
         """
         generation = await Generation.start(
-            self.engine, self.metrics, wanted, request.receive, caller=caller_of(request.scope).identity
+            self.engine,
+            self.metrics,
+            wanted,
+            request.receive,
+            caller=caller_of(request.scope).identity,
+            place=place_of(request.scope),
         )
         request.scope[STARTED] = generation
         return generation
@@ -180,15 +185,30 @@ class AppState:
                 found = await query.answers()
         finally:
             query.withdraw()
+        if (place := place_of(request.scope)) is not None:
+            place.allowance.charge(sum(_computed_tokens(answer) for answer in found or ()))
         if found is None:
             raise ClientDisconnect
         return found
 
     def serves(self, name: str) -> bool:
         """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
-        its lists show the tag, and its clients send it to every dialect.
+        its lists show the tag, and its clients send it to every dialect. A model that the caller's key may not use
+        isn't served to it.
         """
-        return self._answers(name) or self.derived_model(name) is not None
+        return (self._answers(name) or self.derived_model(name) is not None) and self.may_use(name)
+
+    def may_use(self, name: str | None) -> bool:
+        """Whether the caller's key may use the model of this name; None is the served one. An alias may be used by its
+        own name and by that of the served model.
+        """
+        caller = current_caller()
+        if not caller.models:
+            return True
+        names = {name or self.model_name}
+        if name is None or (self._answers(name) and self.derived_model(name) is None):
+            names.add(self.model_name)
+        return caller.may_use(names | {known.removesuffix(LATEST) for known in names})
 
     def _answers(self, name: str) -> bool:
         return any(
@@ -207,13 +227,23 @@ class AppState:
 
     @property
     def derived_names(self) -> list[str]:
-        """The names that clients have made of the served model."""
-        return [name for name, entry in self.derived_models.items() if self.is_base(entry.base)]
+        """The names that clients have made of the served model, as far as the caller's key may use them."""
+        return [name for name, entry in self.derived_models.items() if self.is_base(entry.base) and self.may_use(name)]
+
+    @property
+    def listed_names(self) -> list[str]:
+        """The names of all models that the caller's key may use, the served one first."""
+        return [*([self.model_name] if self.may_use(None) else ()), *self.derived_names]
 
     def listed_name(self, name: str) -> str:
         """The name that a list has for the model of this name. Raises ModelNotFound."""
         self.check_model(name)
         return name.removesuffix(LATEST) if self.derived_model(name) is not None else self.model_name
+
+    async def served_model(self) -> ServedModel:
+        """The served model, once an engine serves it: for routes without a model's name. Raises RequestError."""
+        self.check_model(None)
+        return await self.engine.ready()
 
     async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
         """The model of this name, once an engine serves it. A derived model's overrides are part of it, and fill the
@@ -229,9 +259,19 @@ class AppState:
         return derived
 
     def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases; None is."""
-        if name is not None and not self.serves(name):
-            shown = name if len(name) <= 200 else f"{name[:200]}…"
-            raise ModelNotFound(
-                f"The model '{shown}' does not exist here; this server serves '{self.model_name}'.", param="model"
-            )
+        """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases, or the caller's key may not
+        use it; None is the served model.
+        """
+        if self.may_use(None) if name is None else self.serves(name):
+            return
+        name = name or self.model_name
+        shown = name if len(name) <= 200 else f"{name[:200]}…"
+        why = "or this key may not use it" if current_caller().models else f"this server serves '{self.model_name}'"
+        raise ModelNotFound(f"The model '{shown}' does not exist here; {why}.", param="model")
+
+
+def _computed_tokens(answer: QueryAnswer) -> int:
+    """The tokens that the model has read for an answer."""
+    if isinstance(answer, Embedded):
+        return answer.tokens
+    return len(answer.tokens) if isinstance(answer, Scored) else 0

@@ -28,6 +28,7 @@ from tailrace.server.context_shift import ShiftedChoice
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
 from tailrace.server.generation_request import GenerationRequest, refusal_error
+from tailrace.server.keys.allowance import Place
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
 from tailrace.server.tracked_choice import TrackedChoice
@@ -43,9 +44,13 @@ class Generation:
         model: ServedModel,
         request: GenerationRequest,
         caller: str,
+        place: Place | None,
     ) -> None:
         """Use ``start``."""
         self._caller = caller
+        self._place = place
+        self._charges = False  #: the generation was taken: the caller's key is charged
+        self._charged = 0  #: tokens so far
         self._engine = engine
         self._metrics = metrics
         self._totals = metrics.requests(0)  #: of the engine that it is sent to
@@ -90,20 +95,26 @@ class Generation:
         receive: Receive | None = None,
         *,
         caller: str = "",
+        place: Place | None = None,
     ) -> Generation:
-        """Submit every choice, for the caller of this identity. Raises RequestError when the engine refuses one or
-        isn't there in time, and ClientDisconnect when ``receive``, the request's, says that its client has gone before.
+        """Submit every choice, for the caller of this identity. The generation holds the ``place`` until its end, and
+        charges its tokens to the allowance of the place's key.
+
+        Raises RequestError when the engine refuses a choice or isn't there in time, or when the key has fewer tokens
+        left than the prompts have; ClientDisconnect when ``receive``, the request's, says that its client has gone
+        before.
         """
         model = await engine.ready()
         size = len(model.vocabulary)
         if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
-        generation = cls(engine, metrics, model, request, caller)
+        generation = cls(engine, metrics, model, request, caller, place)
         generation._stops = await stop_table(request.stops)
         watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
             generation._submit()
             await generation._accepted
+            generation._hold_place()
             generation._totals.accepted(request.choices, request.params.max_tokens)
         except BaseException as error:
             generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
@@ -159,6 +170,7 @@ class Generation:
 
     def on_tick(self, seconds: float) -> None:
         """See ``TimerCallbacks``."""
+        self._charge()
         self._sink.tick(seconds)
 
     # What choices call
@@ -257,6 +269,27 @@ class Generation:
             used, accepted_tokens=self._accepted_tokens, rejected_tokens=self._rejected_tokens
         )
 
+    def _hold_place(self) -> None:
+        """Take the prompts' tokens from the key's allowance. Raises TooManyRequests where fewer are left."""
+        if (place := self._place) is None:
+            return
+        if not self._done.done():
+            place.allowance.require(self._prompt_tokens)
+            place.hold()
+            self._done.add_done_callback(lambda _: place.release())
+        self._charges = True
+        self._charge()
+
+    def _charge(self) -> None:
+        """Charge the key for the tokens since the last time."""
+        if self._place is None or not self._charges:
+            return
+        running = sum(choice.n_tokens for choice in self._open.values())
+        used = self._prompt_tokens + self._completion_tokens + running
+        if used > self._charged:
+            self._place.allowance.charge(used - self._charged)
+            self._charged = used
+
     async def _refuse_when_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -291,6 +324,7 @@ class Generation:
             self._totals.longest_generations.observe(self._longest)
 
     def _end(self) -> None:
+        self._charge()
         self._engine.remove_timer(self)
         if not self._done.done():
             self._done.set_result(None)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -143,7 +144,9 @@ class RequestMiddleware:
 
         try:
             if scope["method"] == "OPTIONS":
-                await self._guard.preflight(headers)(scope, receive, send_guarded)
+                response = Response(status_code=204)
+                response.raw_headers = self._guard.preflight_headers(headers)
+                await response(scope, receive, send_guarded)
                 return
             if len(headers) < len(scope["headers"]):
                 _check_one_host(scope["headers"])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from starlette.responses import Response
-
 from tailrace.errors import ConfigurationError, Forbidden
 from tailrace.server.browsers.hosts import AllowedHosts
 from tailrace.server.browsers.origins import AllowedOrigins
@@ -79,23 +77,21 @@ class BrowserGuard:
             return [_VARY]
         return [(b"access-control-allow-origin", origin), _EXPOSED, _VARY]
 
-    def preflight(self, headers: Headers) -> Response:
-        """The answer to a browser that asks what a page may send. It has no allowances for a foreign page."""
-        response = Response(status_code=204)
+    def preflight_headers(self, headers: Headers) -> list[tuple[bytes, bytes]]:
+        """Those of the answer to a browser that asks what a page may send; none for a foreign page."""
         origin = headers.get(b"origin")
         if origin is not None and not self._origins.allows(origin):
-            response.raw_headers = []
-            return response
+            return []
         asked = headers.get(b"access-control-request-headers", b"authorization, content-type, x-api-key")
-        response.raw_headers = [
+        allowed = [
             (b"access-control-allow-methods", _METHODS),
             (b"access-control-allow-headers", asked),
             (b"access-control-max-age", b"600"),
         ]
         # A page of a public address asks before it reaches into a private network (Private Network Access).
         if headers.get(b"access-control-request-private-network") == b"true":
-            response.raw_headers.append((b"access-control-allow-private-network", b"true"))
-        return response
+            allowed.append((b"access-control-allow-private-network", b"true"))
+        return allowed
 
     def _may_call(self, origin: bytes, host: bytes | None) -> bool:
         return self._origins.allows(origin) or _is_same_origin(origin, host)

@@ -66,7 +66,7 @@ class KeyRing:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Raises ConfigurationError when the file can't be used."""
+        """A file that can't be used is logged, and then no key of it works: the command has checked it at the start."""
         self._file = keys_path(settings.keys_file)
         self._clock = clock
         self._now = now
@@ -79,7 +79,11 @@ class KeyRing:
             self._default[hashlib.sha256(settings.api_key.encode()).digest()] = default
         self._state: tuple[int, ...] | None = self._look()
         self._looked_at = clock()
-        found = read_keys(self._file)
+        found: list[KeyRecord] | None = []
+        try:
+            found = read_keys(self._file)
+        except ConfigurationError as error:
+            structlog.get_logger().error("no API key of the file works", error=str(error))
         self.required = found is not None or bool(self._default)  #: whether requests need a key
         self._take(found or [])
 

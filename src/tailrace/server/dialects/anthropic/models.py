@@ -13,6 +13,9 @@ def model_object(name: str, created: int) -> dict[str, str]:
 
 
 def model_list(names: Sequence[str], created: int) -> dict[str, object]:
-    """The only page: the served model and the models that clients have derived from it."""
+    """The only page: the served model and the models that clients have derived from it, as far as the caller may use
+    them.
+    """
     data = [model_object(name, created) for name in names]
-    return {"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]}
+    first, last = (names[0], names[-1]) if names else (None, None)
+    return {"data": data, "has_more": False, "first_id": first, "last_id": last}

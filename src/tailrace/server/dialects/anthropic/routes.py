@@ -99,7 +99,7 @@ class _Anthropic:
     async def models(self, request: Request) -> Response:
         """Answers in any state of the engine."""
         app = self._app
-        return self._respond(request, models.model_list([app.model_name, *app.derived_names], app.created))
+        return self._respond(request, models.model_list(app.listed_names, app.created))
 
     async def model(self, request: Request) -> Response:
         name = self._app.listed_name(request.path_params["id"])

@@ -78,7 +78,7 @@ class EmbedRoutes:
         name = model_names.check(self._app, payload.model)
         shared_fields.unloads(payload.keep_alive)
         options.refuse_unsupported(payload.options or Options())
-        await self._app.engine.ready()
+        await self._app.served_model()
         return name
 
     async def _vectors(
@@ -87,7 +87,7 @@ class EmbedRoutes:
         """Each text's vector and how many tokens it was read as. Raises InvalidRequest, naming ``param``."""
         if not texts:
             return []
-        info = (await self._app.engine.ready()).info
+        info = (await self._app.served_model()).info
         if dimensions is not None and dimensions > info.embedding_width > 0:
             raise InvalidRequest(
                 f"'dimensions' must be at most {info.embedding_width}, this model's own.", param="dimensions"

@@ -83,7 +83,9 @@ class ModelList:
         self._read: dict[tuple[Path, int, int], tuple[ModelHeader, str]] = {}
 
     def models(self, info: ModelInfo | None) -> list[ModelEntry]:
-        """Every model, the served one first; ``info`` is the engine's, once it has loaded."""
+        """Every model that the caller's key may use, the served one first; ``info`` is the engine's, once it has
+        loaded.
+        """
         shown = [self._served(info)]
         if self._app.settings.manage_models:
             shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
@@ -93,23 +95,28 @@ class ModelList:
                 shown.append(_derived(name, entry, shown[0]))
             elif (base := bases.get(model_names.with_tag(entry.base))) is not None:
                 shown.append(_derived(name, entry, base))
-        return shown
+        return [model for model in shown if self._app.may_use(model.name)]
 
     def find(self, name: str | None, info: ModelInfo | None) -> ModelEntry:
-        """The model of this name. Raises ModelNotFound."""
+        """The model of this name. Raises ModelNotFound, also where the caller's key may not use it."""
+        if not self._app.may_use(name or None):
+            raise model_names.not_served(self._app, name)
+        return self._find(name, info)
+
+    def _find(self, name: str | None, info: ModelInfo | None) -> ModelEntry:
         if not name or model_names.is_served_model(self._app, name):
             return self._served(info)
         store_name = model_names.without_tag(name)
         if (entry := self._app.derived_models.get(store_name)) is not None:
             base = None if self._app.is_base(entry.base) else entry.base
-            return _derived(store_name, entry, self.find(base, info))
+            return _derived(store_name, entry, self._find(base, info))
         if self._app.settings.manage_models and is_name(store_name):
             stored = self._store.find(store_name)
             if stored is not None and (shown := self._stored(stored)) is not None:
                 return shown
         if model_names.is_served(self._app, name):
             return self._served(info)
-        raise model_names.not_found(name, f"this server serves '{self._app.model_name}'")
+        raise model_names.not_served(self._app, name)
 
     def is_served(self, stored: StoredModel) -> bool:
         """Whether the running engines have this model's folder open, under whatever name."""

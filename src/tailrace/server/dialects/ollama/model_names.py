@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from tailrace.errors import ModelNotFound
 from tailrace.server.app_state import LATEST, AppState
+from tailrace.server.caller import current_caller
 
 #: So much of a wrong name is repeated.
 _MAX_SHOWN = 200
@@ -33,9 +34,16 @@ def is_served(app: AppState, name: str) -> bool:
 
 def check(app: AppState, name: str | None) -> str:
     """The model's name in replies. Raises ModelNotFound for a model that isn't served."""
-    if not name or is_served(app, name):
+    if app.may_use(name or None) and (not name or is_served(app, name)):
         return name or with_tag(app.model_name)
-    raise not_found(name, f"this server serves '{app.model_name}'")
+    raise not_served(app, name)
+
+
+def not_served(app: AppState, name: str | None) -> ModelNotFound:
+    """The error for a model that isn't served, or not to this caller."""
+    limited = current_caller().models
+    why = "or this key may not use it" if limited else f"this server serves '{app.model_name}'"
+    return not_found(name or app.model_name, why)
 
 
 def not_found(name: str, why: str) -> ModelNotFound:

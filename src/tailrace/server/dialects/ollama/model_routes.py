@@ -18,6 +18,7 @@ from tailrace.models.derived_models import DerivedModel
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.app_state import AppState
+from tailrace.server.caller import caller_of
 from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest, entry, expand_modelfile
 from tailrace.server.dialects.ollama.model_list import ModelList, description
@@ -90,7 +91,7 @@ class ModelRoutes:
     async def running(self, request: Request) -> Response:
         """The served model, once an engine has loaded it."""
         app = self._app
-        if app.engine.model is None or not app.engine.is_connected:
+        if app.engine.model is None or not app.engine.is_connected or not app.may_use(None):
             return json_response({"models": []})
         info = app.engine.model.info
         model = await asyncio.to_thread(self._models.find, None, info)
@@ -137,7 +138,8 @@ class ModelRoutes:
         if model_names.is_served_model(self._app, name):
             raise Forbidden("The served model can't be deleted while it is served.")
         wanted = model_names.without_tag(name)
-        if self._app.derived_models.get(wanted) is not None:
+        if (derived := self._app.derived_models.get(wanted)) is not None:
+            self._check_owner(request, wanted, derived)
             try:
                 await asyncio.to_thread(self._app.derived_models.remove, wanted)
             except ModelError as error:
@@ -164,8 +166,7 @@ class ModelRoutes:
         if not payload.from_:
             raise InvalidRequest("'from' is missing: name the model that this one is made of.", param="from")
         base, under = await asyncio.to_thread(self._resolve_base, payload.from_, "from")
-        made = entry(payload, base, under)
-        await self._put(name, made)
+        await self._put(request, name, entry(payload, base, under))
         statuses = [{"status": f"using existing layer {base}"}, {"status": "writing manifest"}, {"status": "success"}]
         if payload.stream is False:
             return json_response(statuses[-1])
@@ -180,12 +181,14 @@ class ModelRoutes:
         self._allow("copying models")
         base, under = await asyncio.to_thread(self._resolve_base, payload.source or "", "source")
         copied = msgspec.structs.replace(under or DerivedModel(base=base), modified=now())
-        await self._put(model_names.without_tag(payload.destination or ""), copied)
+        await self._put(request, model_names.without_tag(payload.destination or ""), copied)
         return Response(status_code=200)
 
     def _resolve_base(self, name: str, param: str) -> tuple[str, DerivedModel | None]:
         """The model of this name, by the store's name for it; and the entry that it is, where it is one."""
         app, wanted = self._app, model_names.without_tag(name)
+        if not app.may_use(name):
+            raise model_names.not_served(app, name)
         if (under := app.derived_models.get(wanted)) is not None:
             return under.base, under
         if model_names.is_served_model(app, name):
@@ -196,8 +199,11 @@ class ModelRoutes:
             return app.store_name or app.model_name, None
         raise model_names.not_found(name, f"'{param}' has to name the served model or one of the store")
 
-    async def _put(self, name: str, made: DerivedModel) -> None:
+    async def _put(self, request: Request, name: str, made: DerivedModel) -> None:
         app = self._app
+        if (before := app.derived_models.get(name)) is not None:
+            self._check_owner(request, name, before)
+        made = msgspec.structs.replace(made, owner=caller_of(request.scope).owner)
         taken = model_names.is_served_model(app, name) or name in (app.store_name, app.model_name)
         if taken or (is_name(name) and await asyncio.to_thread(self._store.find, name) is not None):
             raise Forbidden("A model of this name is there already, with weights of its own; choose another name.")
@@ -205,6 +211,13 @@ class ModelRoutes:
             await asyncio.to_thread(app.derived_models.put, name, made)
         except ModelError as error:
             raise InvalidRequest(f"{error}.", param="model") from None
+
+    def _check_owner(self, request: Request, name: str, derived: DerivedModel) -> None:
+        """Raise Forbidden when another key has made this model. The key of the setting ``api_key``, and servers without
+        keys, may change all.
+        """
+        if (owner := caller_of(request.scope).owner) and owner != derived.owner:
+            raise Forbidden(f"The model '{name}' was made with another key; only that key may change or delete it.")
 
     async def unsupported(self, request: Request) -> Response:
         """Routes that make models or send them elsewhere."""

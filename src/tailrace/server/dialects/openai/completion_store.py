@@ -27,6 +27,8 @@ CREATE TABLE completions (
 ) WITHOUT ROWID;
 CREATE INDEX completions_used ON completions (used);
 """
+#: The id of the API key that stored it; empty for the setting's key and for servers without keys.
+_WITH_OWNER = "ALTER TABLE completions ADD COLUMN owner TEXT NOT NULL DEFAULT ''"
 #: Completions that are evicted at a time.
 _EVICTION_BATCH = 16
 
@@ -47,32 +49,32 @@ def default_file() -> Path:
 
 class CompletionStore:
     """The store, for the event loop. ``megabytes`` and ``days`` bound it; the least recently used completion is evicted
-    first.
+    first. ``owner`` is the id of the caller's key: a completion of another key isn't found.
     """
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
         self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
         self._thread = StoreThread("completions", "a chat completion couldn't be stored")
 
-    def put(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+    def put(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
         """Store a completion. Returns at once. A failure is logged, because the client has its reply already."""
-        self._thread.submit(self._database.put, body, messages)
+        self._thread.submit(self._database.put, body, messages, owner)
 
-    async def get(self, identity: str) -> dict[str, Any]:
+    async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The completion. Raises NotFound."""
-        return await self._thread.run(lambda: self._database.get(identity))
+        return await self._thread.run(lambda: self._database.get(identity, owner))
 
-    async def update(self, identity: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+    async def update(self, identity: str, owner: str, metadata: dict[str, str] | None) -> dict[str, Any]:
         """The completion with other metadata. Raises NotFound."""
-        return await self._thread.run(lambda: self._database.update(identity, metadata))
+        return await self._thread.run(lambda: self._database.update(identity, owner, metadata))
 
-    async def delete(self, identity: str) -> None:
+    async def delete(self, identity: str, owner: str) -> None:
         """Forget a completion. Raises NotFound."""
-        await self._thread.run(lambda: self._database.delete(identity))
+        await self._thread.run(lambda: self._database.delete(identity, owner))
 
-    async def messages(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
+    async def messages(self, identity: str, owner: str, *, after: str | None, limit: int, order: Order) -> Page:
         """A page of the completion's messages. Raises NotFound, and InvalidRequest for an unknown ``after``."""
-        return await self._thread.run(lambda: self._database.page(identity, after, limit, order))
+        return await self._thread.run(lambda: self._database.page(identity, owner, after, limit, order))
 
     def close(self) -> None:
         """Finish all submitted work, and close the file."""
@@ -91,38 +93,41 @@ class _Database:
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
-            self._opened = open_database(self._file, (_SCHEMA,))
+            self._opened = open_database(self._file, (_SCHEMA, _WITH_OWNER))
         return self._opened
 
-    def put(self, body: dict[str, Any], messages: list[dict[str, Any]]) -> None:
-        row = (body["id"], time.time(), msgspec.json.encode(body), msgspec.json.encode(messages))
+    def put(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
+        row = (body["id"], time.time(), msgspec.json.encode(body), msgspec.json.encode(messages), owner)
         with self._connection as connection:
-            connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO completions VALUES (?, ?, ?, ?, ?)", row)
         self._evict()
 
-    def get(self, identity: str) -> dict[str, Any]:
+    def get(self, identity: str, owner: str) -> dict[str, Any]:
         with self._connection as connection:
-            row = connection.execute("SELECT body FROM completions WHERE id = ?", (identity,)).fetchone()
+            query = "SELECT body FROM completions WHERE id = ? AND owner = ?"
+            row = connection.execute(query, (identity, owner)).fetchone()
             if row is None:
                 raise _not_found(identity)
             connection.execute("UPDATE completions SET used = ? WHERE id = ?", (time.time(), identity))
         body: dict[str, Any] = msgspec.json.decode(row[0])
         return body
 
-    def update(self, identity: str, metadata: dict[str, str] | None) -> dict[str, Any]:
-        body = {**self.get(identity), "metadata": metadata or {}}
+    def update(self, identity: str, owner: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+        body = {**self.get(identity, owner), "metadata": metadata or {}}
         with self._connection as connection:
             encoded = msgspec.json.encode(body)
             connection.execute("UPDATE completions SET body = ? WHERE id = ?", (encoded, identity))
         return body
 
-    def delete(self, identity: str) -> None:
+    def delete(self, identity: str, owner: str) -> None:
         with self._connection as connection:
-            if not connection.execute("DELETE FROM completions WHERE id = ?", (identity,)).rowcount:
+            query = "DELETE FROM completions WHERE id = ? AND owner = ?"
+            if not connection.execute(query, (identity, owner)).rowcount:
                 raise _not_found(identity)
 
-    def page(self, identity: str, after: str | None, limit: int, order: Order) -> Page:
-        row = self._connection.execute("SELECT messages FROM completions WHERE id = ?", (identity,)).fetchone()
+    def page(self, identity: str, owner: str, after: str | None, limit: int, order: Order) -> Page:
+        query = "SELECT messages FROM completions WHERE id = ? AND owner = ?"
+        row = self._connection.execute(query, (identity, owner)).fetchone()
         if row is None:
             raise _not_found(identity)
         messages: list[dict[str, Any]] = msgspec.json.decode(row[0])

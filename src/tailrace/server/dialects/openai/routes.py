@@ -13,6 +13,7 @@ from tailrace.errors import InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
+from tailrace.server.caller import caller_of
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
 from tailrace.server.dialects.llama_server.props import model_entry
 from tailrace.server.dialects.openai import (
@@ -130,6 +131,7 @@ class _OpenAI:
         generation = await app.start_generation(request, generation_request)
         head = ReplyHead("chatcmpl", app.model_name, app.fingerprint(model))
         hides_reasoning = chat_llama_vllm_fields.hides_reasoning(payload)
+        owner = caller_of(request.scope).owner
 
         def full_body(transcript: CollectedReply) -> dict[str, Any]:
             return chat.completion(head, transcript, chat.offered(payload), hides_reasoning=hides_reasoning)
@@ -147,20 +149,20 @@ class _OpenAI:
             if payload.store and self._store is not None:
                 collected = CollectedReply([CollectedChoice() for _ in range(generation_request.choices)])
                 encoder = stored_completion_routes.StoringStream(
-                    encoder, collected, lambda: self._stored(payload, full_body(collected))
+                    encoder, collected, lambda: self._stored(payload, full_body(collected), owner)
                 )
             return self._stream(generation, encoder, payload)
         transcript = await collect_reply(generation, generation_request.choices, request.receive)
 
         def body() -> dict[str, Any]:
-            return with_timings(self._stored(payload, full_body(transcript)), payload, generation)
+            return with_timings(self._stored(payload, full_body(transcript), owner), payload, generation)
 
         return app.full_response(transcript.complete, body)
 
-    def _stored(self, payload: chat.ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
+    def _stored(self, payload: chat.ChatRequest, body: dict[str, Any], owner: str) -> dict[str, Any]:
         """The completion, stored if the request asks for it."""
         if payload.store and self._store is not None:
-            stored_completion_routes.store_completion(self._store, payload, body)
+            stored_completion_routes.store_completion(self._store, payload, body, owner)
         return body
 
     def _stream(self, generation: Generation, encoder: Encoder, payload: SharedParameters) -> Response:
@@ -295,8 +297,9 @@ class _OpenAI:
     async def models(self, request: Request) -> Response:
         """Answers in any state of the engine."""
         app = self._app
-        data = [self._model_object(name) for name in (app.model_name, *app.derived_names)]
-        answer = {"object": "list", "data": data, "models": [model_entry(app, app.engine.model)]}
+        data = [self._model_object(name) for name in app.listed_names]
+        entries = [model_entry(app, app.engine.model)] if app.may_use(None) else []
+        answer = {"object": "list", "data": data, "models": entries}
         return json_response(answer)
 
     async def model(self, request: Request) -> Response:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
+from tailrace.server.caller import caller_of
 from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.common_fields import Metadata
@@ -71,10 +72,10 @@ def check_store(payload: ChatRequest, store: CompletionStore | None) -> None:
         raise InvalidRequest(f"Invalid value for 'metadata': {error}.", param="metadata") from None
 
 
-def store_completion(store: CompletionStore, payload: ChatRequest, body: dict[str, Any]) -> None:
-    """Store the completion ``body`` and the request's messages."""
+def store_completion(store: CompletionStore, payload: ChatRequest, body: dict[str, Any], owner: str) -> None:
+    """Store the completion ``body`` and the request's messages, for the key with the id ``owner``."""
     messages = [_stored_message(message, f"{body['id']}-{n}") for n, message in enumerate(payload.messages)]
-    store.put({**body, "metadata": payload.metadata or {}}, messages)
+    store.put({**body, "metadata": payload.metadata or {}}, messages, owner)
 
 
 def _stored_message(message: msgspec.Struct, identity: str) -> dict[str, Any]:
@@ -142,21 +143,26 @@ class _Stored:
         self._store = store
 
     async def get(self, request: Request) -> Response:
-        return json_response(await self._require_store().get(request.path_params["id"]))
+        return json_response(await self._require_store().get(request.path_params["id"], _owner(request)))
 
     async def update(self, request: Request) -> Response:
         payload = decode(await self._app.read_body(request), _decoder)
-        return json_response(await self._require_store().update(request.path_params["id"], payload.metadata))
+        store = self._require_store()
+        return json_response(await store.update(request.path_params["id"], _owner(request), payload.metadata))
 
     async def delete(self, request: Request) -> Response:
         identity = request.path_params["id"]
-        await self._require_store().delete(identity)
+        await self._require_store().delete(identity, _owner(request))
         return json_response({"id": identity, "object": "chat.completion.deleted", "deleted": True})
 
     async def messages(self, request: Request) -> Response:
         query = read_query(MessagesQuery, request)
         page = await self._require_store().messages(
-            request.path_params["id"], after=query.after, limit=query.limit or 20, order=query.order or "asc"
+            request.path_params["id"],
+            _owner(request),
+            after=query.after,
+            limit=query.limit or 20,
+            order=query.order or "asc",
         )
         return json_response(
             {
@@ -172,3 +178,8 @@ class _Stored:
         if self._store is None:
             raise NotFound("Nothing is kept by this server (responses_mb is 0).")
         return self._store
+
+
+def _owner(request: Request) -> str:
+    """The id of the caller's key."""
+    return caller_of(request.scope).owner

@@ -23,6 +23,7 @@ class _Running(NamedTuple):
     task: asyncio.Task[None]
     recording: Recording
     finish: Callable[[], None]
+    owner: str  #: the id of the key that made it
 
 
 class Background:
@@ -39,8 +40,8 @@ class Background:
         """Whether no more may begin."""
         return len(self._running) >= MAX_RUNNING
 
-    def run(self, identity: str, generation: Generation, stream: ResponsesStream) -> Recording:
-        """Run the generation. Returns the recording of its events."""
+    def run(self, identity: str, owner: str, generation: Generation, stream: ResponsesStream) -> Recording:
+        """Run the generation, for the key with the id ``owner``. Returns the recording of its events."""
         recorder = Recorder(stream)
         generation.attach(recorder)
 
@@ -56,21 +57,25 @@ class Background:
             finish()
 
         task = asyncio.create_task(generation.finished())
-        self._running[identity] = _Running(generation, task, recorder.recording, finish)
+        self._running[identity] = _Running(generation, task, recorder.recording, finish, owner)
         task.add_done_callback(done)
         return recorder.recording
 
-    def recording(self, identity: str) -> Recording | None:
+    def recording(self, identity: str, owner: str) -> Recording | None:
         """The events of one that runs."""
-        running = self._running.get(identity)
+        running = self._of(identity, owner)
         return None if running is None else running.recording
 
-    async def cancel(self, identity: str) -> None:
+    async def cancel(self, identity: str, owner: str) -> None:
         """Stop it, if it runs, and return when its end has been reported."""
-        if (running := self._running.get(identity)) is not None:
+        if (running := self._of(identity, owner)) is not None:
             running.generation.cancel()
             await asyncio.wait([running.task])
             running.finish()
+
+    def _of(self, identity: str, owner: str) -> _Running | None:
+        running = self._running.get(identity)
+        return running if running is not None and running.owner == owner else None
 
     def stop(self) -> None:
         """Cancel them all; the end of each has been reported when this returns."""

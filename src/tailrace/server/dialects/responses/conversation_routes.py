@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
+from tailrace.server.caller import caller_of
 from tailrace.server.dialects.openai.common_fields import Metadata
 from tailrace.server.dialects.responses.conversation_store import ConversationStore
 from tailrace.server.dialects.responses.hosted_tool_items import is_hosted
@@ -104,44 +105,49 @@ class _Conversations:
 
     async def create(self, request: Request) -> Response:
         payload = decode(await self._app.read_body(request), _create)
-        return json_response(await self._require_store().create(_checked(payload.items or []), payload.metadata or {}))
+        owner = caller_of(request.scope).owner
+        items = _checked(payload.items or [])
+        return json_response(await self._require_store().create(items, payload.metadata or {}, owner))
 
     async def get(self, request: Request) -> Response:
-        return json_response(await self._require_store().get(request.path_params["id"]))
+        return json_response(await self._require_store().get(*_named(request)))
 
     async def update(self, request: Request) -> Response:
         payload = decode(await self._app.read_body(request), _update)
-        return json_response(await self._require_store().update(request.path_params["id"], payload.metadata or {}))
+        return json_response(await self._require_store().update(*_named(request), payload.metadata or {}))
 
     async def delete(self, request: Request) -> Response:
-        identity = request.path_params["id"]
-        await self._require_store().delete(identity)
+        identity, owner = _named(request)
+        await self._require_store().delete(identity, owner)
         return json_response({"id": identity, "object": "conversation.deleted", "deleted": True})
 
     async def items(self, request: Request) -> Response:
         query = PageQuery.read(request)
         page = await self._require_store().page(
-            request.path_params["id"], after=query.after, limit=query.limit or 20, order=query.order or "desc"
+            *_named(request), after=query.after, limit=query.limit or 20, order=query.order or "desc"
         )
         return json_response(page.body())
 
     async def add(self, request: Request) -> Response:
         payload = decode(await self._app.read_body(request), _add)
-        added = await self._require_store().add(request.path_params["id"], _checked(payload.items))
+        added = await self._require_store().add(*_named(request), _checked(payload.items))
         return json_response(Page(added, has_more=False).body())
 
     async def item(self, request: Request) -> Response:
-        path = request.path_params
-        return json_response(await self._require_store().item(path["id"], path["item"]))
+        return json_response(await self._require_store().item(*_named(request), request.path_params["item"]))
 
     async def remove(self, request: Request) -> Response:
-        path = request.path_params
-        return json_response(await self._require_store().remove(path["id"], path["item"]))
+        return json_response(await self._require_store().remove(*_named(request), request.path_params["item"]))
 
     def _require_store(self) -> ConversationStore:
         if self._store is None:
             raise NotFound("Conversations are not kept by this server: nothing is (responses_mb is 0).")
         return self._store
+
+
+def _named(request: Request) -> tuple[str, str]:
+    """The id of the conversation in the path, and that of the caller's key."""
+    return request.path_params["id"], caller_of(request.scope).owner
 
 
 def _checked(items: list[Item]) -> list[Item]:

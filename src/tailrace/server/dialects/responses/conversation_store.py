@@ -16,59 +16,61 @@ from tailrace.server.store_thread import StoreThread
 
 
 class ConversationStore:
-    """The conversations, for the event loop. Every method but ``append`` raises NotFound for an unknown one."""
+    """The conversations, for the event loop. Every method but ``append`` raises NotFound for an unknown one, and for
+    one of another key than that with the id ``owner``.
+    """
 
     def __init__(self, thread: StoreThread, tables: Callable[[], ConversationTables]) -> None:
         """``tables`` is called on the store's thread."""
         self._thread = thread
         self._tables = tables
 
-    async def create(self, items: list[Item], metadata: dict[str, str]) -> dict[str, Any]:
+    async def create(self, items: list[Item], metadata: dict[str, str], owner: str) -> dict[str, Any]:
         """A new conversation with these items; the conversation object."""
-        return await self._thread.run(lambda: self._tables().create(items, metadata))
+        return await self._thread.run(lambda: self._tables().create(items, metadata, owner))
 
-    async def get(self, identity: str) -> dict[str, Any]:
+    async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The conversation object."""
-        return await self._thread.run(lambda: self._tables().get(identity))
+        return await self._thread.run(lambda: self._tables().get(identity, owner))
 
-    async def update(self, identity: str, metadata: dict[str, str]) -> dict[str, Any]:
+    async def update(self, identity: str, owner: str, metadata: dict[str, str]) -> dict[str, Any]:
         """Replace the metadata; the conversation object."""
-        return await self._thread.run(lambda: self._tables().update(identity, metadata))
+        return await self._thread.run(lambda: self._tables().update(identity, owner, metadata))
 
-    async def delete(self, identity: str) -> None:
+    async def delete(self, identity: str, owner: str) -> None:
         """Forget it and its items."""
-        await self._thread.run(lambda: self._tables().delete(identity))
+        await self._thread.run(lambda: self._tables().delete(identity, owner))
 
-    async def items(self, identity: str) -> list[Item]:
+    async def items(self, identity: str, owner: str) -> list[Item]:
         """All of its items as they were received or generated, in order."""
-        return await self._thread.run(lambda: self._tables().items(identity))
+        return await self._thread.run(lambda: self._tables().items(identity, owner))
 
-    async def page(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
+    async def page(self, identity: str, owner: str, *, after: str | None, limit: int, order: Order) -> Page:
         """Some of its items, as the API lists them. Raises InvalidRequest for an unknown ``after``."""
-        return await self._thread.run(lambda: self._tables().page(identity, after, limit, order))
+        return await self._thread.run(lambda: self._tables().page(identity, owner, after, limit, order))
 
-    async def add(self, identity: str, items: list[Item]) -> list[Item]:
+    async def add(self, identity: str, owner: str, items: list[Item]) -> list[Item]:
         """Add items at the end; the same with their ids."""
-        return await self._thread.run(lambda: self._tables().add(identity, items))
+        return await self._thread.run(lambda: self._tables().add(identity, owner, items))
 
-    def append(self, identity: str, items: list[Item]) -> None:
+    def append(self, identity: str, owner: str, items: list[Item]) -> None:
         """Append items, unless the conversation is deleted. Returns at once; later reads see them."""
 
         def work() -> None:
             try:
-                self._tables().add(identity, items)
+                self._tables().add(identity, owner, items)
             except NotFound:
                 return  # The conversation was deleted while the reply was generated.
 
         self._thread.submit(work)
 
-    async def item(self, identity: str, item: str) -> Item:
+    async def item(self, identity: str, owner: str, item: str) -> Item:
         """One item, as the API lists it. Raises NotFound for an unknown one, too."""
-        return await self._thread.run(lambda: self._tables().item(identity, item))
+        return await self._thread.run(lambda: self._tables().item(identity, owner, item))
 
-    async def remove(self, identity: str, item: str) -> dict[str, Any]:
+    async def remove(self, identity: str, owner: str, item: str) -> dict[str, Any]:
         """Remove one item; the conversation object. Raises NotFound for an unknown one, too."""
-        return await self._thread.run(lambda: self._tables().remove(identity, item))
+        return await self._thread.run(lambda: self._tables().remove(identity, owner, item))
 
 
 class ConversationTables:
@@ -79,18 +81,19 @@ class ConversationTables:
         self._connection = connection
         self._evict = evict
 
-    def create(self, items: list[Item], metadata: dict[str, str]) -> dict[str, Any]:
+    def create(self, items: list[Item], metadata: dict[str, str], owner: str) -> dict[str, Any]:
         identity, now = new_id("conversation"), time.time()
         with self._connection as connection:
             encoded = msgspec.json.encode(metadata)
-            connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?)", (identity, int(now), now, encoded))
+            row = (identity, int(now), now, encoded, owner)
+            connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?)", row)
             self._insert(identity, items)
         self._evict()
-        return self.get(identity)
+        return self.get(identity, owner)
 
-    def get(self, identity: str) -> dict[str, Any]:
-        query = "SELECT created, metadata FROM conversations WHERE id = ?"
-        row = self._connection.execute(query, (identity,)).fetchone()
+    def get(self, identity: str, owner: str) -> dict[str, Any]:
+        query = "SELECT created, metadata FROM conversations WHERE id = ? AND key = ?"
+        row = self._connection.execute(query, (identity, owner)).fetchone()
         if row is None:
             raise NotFound(f"The conversation {quoted(identity)} is not kept here.")
         with self._connection as connection:
@@ -98,45 +101,46 @@ class ConversationTables:
         metadata = msgspec.json.decode(row[1])
         return {"id": identity, "object": "conversation", "created_at": row[0], "metadata": metadata}
 
-    def update(self, identity: str, metadata: dict[str, str]) -> dict[str, Any]:
+    def update(self, identity: str, owner: str, metadata: dict[str, str]) -> dict[str, Any]:
         with self._connection as connection:
             encoded = msgspec.json.encode(metadata)
-            connection.execute("UPDATE conversations SET metadata = ? WHERE id = ?", (encoded, identity))
-        return self.get(identity)
+            query = "UPDATE conversations SET metadata = ? WHERE id = ? AND key = ?"
+            connection.execute(query, (encoded, identity, owner))
+        return self.get(identity, owner)
 
-    def delete(self, identity: str) -> None:
-        self.get(identity)
+    def delete(self, identity: str, owner: str) -> None:
+        self.get(identity, owner)
         with self._connection as connection:
             delete_conversation(connection, identity)
 
-    def items(self, identity: str) -> list[Item]:
-        self.get(identity)
+    def items(self, identity: str, owner: str) -> list[Item]:
+        self.get(identity, owner)
         query = "SELECT body FROM conversation_items WHERE conversation = ? ORDER BY position"
         return [msgspec.json.decode(body) for (body,) in self._connection.execute(query, (identity,))]
 
-    def page(self, identity: str, after: str | None, limit: int, order: Order) -> Page:
-        items = self.items(identity)
+    def page(self, identity: str, owner: str, after: str | None, limit: int, order: Order) -> Page:
+        items = self.items(identity, owner)
         if order == "desc":
             items.reverse()
         return page(items, after, limit).listed()
 
-    def add(self, identity: str, items: list[Item]) -> list[Item]:
-        self.get(identity)
+    def add(self, identity: str, owner: str, items: list[Item]) -> list[Item]:
+        self.get(identity, owner)
         with self._connection:
             added = self._insert(identity, items)
         self._evict()
         return [as_listed(item) for item in added]
 
-    def item(self, identity: str, item: str) -> Item:
-        self.get(identity)
+    def item(self, identity: str, owner: str, item: str) -> Item:
+        self.get(identity, owner)
         query = "SELECT body FROM conversation_items WHERE conversation = ? AND id = ?"
         row = self._connection.execute(query, (identity, item)).fetchone()
         if row is None:
             raise _no_item(identity, item)
         return as_listed(msgspec.json.decode(row[0]))
 
-    def remove(self, identity: str, item: str) -> dict[str, Any]:
-        found = self.get(identity)
+    def remove(self, identity: str, owner: str, item: str) -> dict[str, Any]:
+        found = self.get(identity, owner)
         with self._connection as connection:
             query = "DELETE FROM conversation_items WHERE conversation = ? AND id = ?"
             if not connection.execute(query, (identity, item)).rowcount:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from tailrace.server.app_state import AppState
+from tailrace.server.caller import caller_of
 from tailrace.server.dialects.openai.timing_fields import telemetry
 from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MAX_RUNNING, Background
@@ -136,12 +137,13 @@ class _Responses:
         body.check(payload)
         app.check_model(payload.model)
         is_stored = self._should_store(payload)
-        given = await self._input(payload)
+        given = await self._input(payload, caller_of(request.scope).owner)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
         model = await app.model_for(payload.model, payload)
         generation = await self._start(request, payload, given.conversation, tools, model)
         head = ResponseHead(payload, tools, app.model_name, stored=is_stored)
-        ended = self._store_callback(payload, given.own, is_stored)
+        owner = caller_of(request.scope).owner
+        ended = self._store_callback(payload, given.own, owner, is_stored=is_stored)
         if payload.stream or payload.background:
             stream = ResponsesStream(
                 head,
@@ -156,7 +158,7 @@ class _Responses:
                 return app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
             started = head.body("in_progress", [])
             ended(started)
-            recording = self._background.run(head.id, generation, stream)
+            recording = self._background.run(head.id, owner, generation, stream)
             return self._streamed(recording, 0) if payload.stream else json_response(started)
         output = Output(tools, summary=payload.wants_summary, encrypted=payload.wants_encrypted)
         async with cancelled_on_disconnect(generation, request.receive):
@@ -185,7 +187,7 @@ class _Responses:
         body.check(payload)
         app.check_model(payload.model)
         self._should_store(payload)
-        given = await self._input(payload)
+        given = await self._input(payload, caller_of(request.scope).owner)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
         make = partial(prepare, payload, given.conversation, tools, await app.model_for(payload.model, payload))
         generation_request = await app.run_large(make, given.conversation.size)
@@ -193,11 +195,11 @@ class _Responses:
 
     async def get(self, request: Request) -> Response:
         query = RetrieveQuery.read(request)
-        identity = request.path_params["id"]
+        identity, owner = request.path_params["id"], caller_of(request.scope).owner
         store = self._require_store(request)
-        recording = self._background.recording(identity) if query.stream else None
+        recording = self._background.recording(identity, owner) if query.stream else None
         if recording is None:
-            response = await store.get(identity)
+            response = await store.get(identity, owner)
             if not query.stream:
                 return json_response(response)
             events = await store.events(identity)
@@ -208,26 +210,26 @@ class _Responses:
         return RecordedStream(recording, begin=begin, keepalive_seconds=self._app.settings.keepalive_seconds)
 
     async def delete(self, request: Request) -> Response:
-        identity = request.path_params["id"]
+        identity, owner = request.path_params["id"], caller_of(request.scope).owner
         store = self._require_store(request)
-        await self._background.cancel(identity)
-        await store.delete(identity)
+        await self._background.cancel(identity, owner)
+        await store.delete(identity, owner)
         return json_response({"id": identity, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
-        identity = request.path_params["id"]
+        identity, owner = request.path_params["id"], caller_of(request.scope).owner
         store = self._require_store(request)
-        await self._background.cancel(identity)
-        response = await store.get(identity)
+        await self._background.cancel(identity, owner)
+        response = await store.get(identity, owner)
         if not response["background"]:
             raise InvalidRequest(f"The response '{identity}' was not made in the background; it can't be cancelled.")
         return json_response(response)
 
     async def input_items(self, request: Request) -> Response:
         query = PageQuery.read(request)
-        identity = request.path_params["id"]
+        identity, owner = request.path_params["id"], caller_of(request.scope).owner
         page = await self._require_store(request).inputs(
-            identity, after=query.after, limit=query.limit or 20, order=query.order or "desc"
+            identity, owner, after=query.after, limit=query.limit or 20, order=query.order or "desc"
         )
         return json_response(page.body())
 
@@ -254,7 +256,7 @@ class _Responses:
         return payload.store is not False
 
     def _store_callback(
-        self, payload: ResponsesRequest, own: list[Item], is_stored: bool
+        self, payload: ResponsesRequest, own: list[Item], owner: str, *, is_stored: bool
     ) -> Callable[[dict[str, Any]], None]:
         """A callback that stores a state of the response: in the store if requested, and in its conversation once it is
         complete.
@@ -265,9 +267,9 @@ class _Responses:
 
         def keep(response: dict[str, Any]) -> None:
             if is_stored:
-                store.put(response, own)
+                store.put(response, own, owner)
             if conversation_id is not None and response["status"] in ("completed", "incomplete"):
-                store.conversations.append(conversation_id, [*own, *response["output"]])
+                store.conversations.append(conversation_id, owner, [*own, *response["output"]])
 
         return keep
 
@@ -280,32 +282,32 @@ class _Responses:
             raise NotFound(f"The response {quoted(request.path_params['id'])} is not kept here: nothing is.")
         return self._store
 
-    async def _input(self, payload: ResponsesRequest) -> _Input:
+    async def _input(self, payload: ResponsesRequest, owner: str) -> _Input:
         earlier: list[Item] = []
         before = "previous_response_id" if payload.conversation_id is None else "conversation"
         if payload.previous_response_id is not None:
             assert self._store is not None, "it was looked at"
-            earlier = await self._store.conversation(payload.previous_response_id)
+            earlier = await self._store.conversation(payload.previous_response_id, owner)
         elif payload.conversation_id is not None:
             assert self._store is not None, "it was looked at"
-            earlier = await self._store.conversations.items(payload.conversation_id)
+            earlier = await self._store.conversations.items(payload.conversation_id, owner)
         sent = payload.input
         if isinstance(sent, str):
             message: Item = {"role": "user", "content": [{"type": "input_text", "text": sent}]}
             items = [(message, "input")]
         else:
             items = [(item, f"input[{index}]") for index, item in enumerate(sent or [])]
-        resolved = await self._resolved(items, earlier)
+        resolved = await self._resolved(items, earlier, owner)
         all_items = [*((item, before) for item in earlier), *resolved]
         own = [with_type_and_id(item) for item, _ in resolved]
         return _Input(own, to_chat_messages(payload.instructions, all_items), tools_in_items(all_items))
 
-    async def _resolved(self, items: list[tuple[Item, str]], earlier: list[Item]) -> list[tuple[Item, str]]:
+    async def _resolved(self, items: list[tuple[Item, str]], earlier: list[Item], owner: str) -> list[tuple[Item, str]]:
         """The items, with references resolved."""
         references = [str(item.get("id")) for item, _ in items if item_type(item) == "item_reference"]
         if not references:
             return items
-        found = {} if self._store is None else await self._store.outputs(references)
+        found = {} if self._store is None else await self._store.outputs(references, owner)
         found |= {str(item["id"]): item for item in earlier}
         resolved: list[tuple[Item, str]] = []
         for item, path in items:

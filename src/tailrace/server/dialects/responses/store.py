@@ -68,6 +68,11 @@ CREATE TABLE conversation_items (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX conversation_items_id ON conversation_items (conversation, id);
 """,
+    # The id of the API key that stored it; empty for the setting's key and for servers without keys.
+    """
+ALTER TABLE responses ADD COLUMN key TEXT NOT NULL DEFAULT '';
+ALTER TABLE conversations ADD COLUMN key TEXT NOT NULL DEFAULT ''
+""",
 )
 #: A conversation of more responses than these isn't followed to its beginning.
 _MAX_CHAIN = 10_000
@@ -82,7 +87,8 @@ def default_file() -> Path:
 
 class ResponseStore:
     """The store, for the event loop. ``megabytes`` and ``days`` bound it. The least recently used response is evicted
-    first, so an active conversation stays whole.
+    first, so an active conversation stays whole. ``owner`` is the id of the caller's key: objects of another key aren't
+    found.
     """
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
@@ -90,31 +96,31 @@ class ResponseStore:
         self._thread = StoreThread("responses", "a response couldn't be stored")
         self.conversations = ConversationStore(self._thread, lambda: self._database.conversations)
 
-    def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
+    def put(self, body: dict[str, Any], inputs: list[Item], owner: str) -> None:
         """Store a response, in place of its older state. Returns at once; later reads see it. A failure is logged,
         because the client has its response already.
         """
-        self._thread.submit(self._database.put, body, inputs)
+        self._thread.submit(self._database.put, body, inputs, owner)
 
-    async def get(self, identity: str) -> dict[str, Any]:
+    async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The response object. Raises NotFound."""
-        return await self._thread.run(lambda: self._database.get(identity))
+        return await self._thread.run(lambda: self._database.get(identity, owner))
 
-    async def delete(self, identity: str) -> None:
+    async def delete(self, identity: str, owner: str) -> None:
         """Forget a response. Raises NotFound."""
-        await self._thread.run(lambda: self._database.delete(identity))
+        await self._thread.run(lambda: self._database.delete(identity, owner))
 
-    async def inputs(self, identity: str, *, after: str | None, limit: int, order: Order) -> Page:
+    async def inputs(self, identity: str, owner: str, *, after: str | None, limit: int, order: Order) -> Page:
         """A page of the response's own input items. Raises NotFound, and InvalidRequest for an unknown ``after``."""
-        return await self._thread.run(lambda: self._database.inputs(identity, after, limit, order))
+        return await self._thread.run(lambda: self._database.inputs(identity, owner, after, limit, order))
 
-    async def conversation(self, identity: str) -> list[Item]:
+    async def conversation(self, identity: str, owner: str) -> list[Item]:
         """Input and output of the response and of all that it builds on, in order. Raises InvalidRequest."""
-        return await self._thread.run(lambda: self._database.conversation(identity))
+        return await self._thread.run(lambda: self._database.conversation(identity, owner))
 
-    async def outputs(self, identities: list[str]) -> dict[str, Item]:
-        """Those of these items that responses have put out."""
-        return await self._thread.run(lambda: self._database.outputs(identities))
+    async def outputs(self, identities: list[str], owner: str) -> dict[str, Item]:
+        """Those of these items that responses of this owner have put out."""
+        return await self._thread.run(lambda: self._database.outputs(identities, owner))
 
     def put_events(self, identity: str, events: bytes) -> None:
         """Store the events of a stored response. Returns at once, as ``put`` does."""
@@ -151,7 +157,7 @@ class _Database:
             self._process_lock = ProcessLock(self._file.with_name(f"{self._file.name}-lease"))
         return self._process_lock
 
-    def put(self, body: dict[str, Any], inputs: list[Item]) -> None:
+    def put(self, body: dict[str, Any], inputs: list[Item], owner: str) -> None:
         identity, output = body["id"], body["output"]
         both = {name: value for name, value in body.items() if name != "output"}
         rows = [
@@ -162,8 +168,15 @@ class _Database:
         with self._connection as connection:
             self._delete(identity)
             connection.execute(
-                "INSERT INTO responses VALUES (?, ?, ?, ?, ?)",
-                (identity, body["previous_response_id"], time.time(), self._owner.number, msgspec.json.encode(both)),
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    identity,
+                    body["previous_response_id"],
+                    time.time(),
+                    self._owner.number,
+                    msgspec.json.encode(both),
+                    owner,
+                ),
             )
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
         self._evict()
@@ -182,9 +195,10 @@ class _Database:
         """The conversations, within the same bounds."""
         return ConversationTables(self._connection, self._evict)
 
-    def get(self, identity: str) -> dict[str, Any]:
+    def get(self, identity: str, owner: str) -> dict[str, Any]:
         with self._connection as connection:
-            row = connection.execute("SELECT body, owner FROM responses WHERE id = ?", (identity,)).fetchone()
+            query = "SELECT body, owner FROM responses WHERE id = ? AND key = ?"
+            row = connection.execute(query, (identity, owner)).fetchone()
             if row is None:
                 raise _not_found(identity)
             self._use([identity])
@@ -195,24 +209,26 @@ class _Database:
         # The API has the output at the end.
         return {**body, "output": self._items(identity, output=True)}
 
-    def delete(self, identity: str) -> None:
+    def delete(self, identity: str, owner: str) -> None:
+        self.get(identity, owner)
         with self._connection:
             if not self._delete(identity):
                 raise _not_found(identity)
 
-    def inputs(self, identity: str, after: str | None, limit: int, order: Order) -> Page:
-        self.get(identity)
+    def inputs(self, identity: str, owner: str, after: str | None, limit: int, order: Order) -> Page:
+        self.get(identity, owner)
         items = self._items(identity, output=False)
         if order == "desc":
             items.reverse()
         return page(items, after, limit).listed()
 
-    def conversation(self, identity: str) -> list[Item]:
+    def conversation(self, identity: str, owner: str) -> list[Item]:
         chain: list[str] = []
         following: str | None = identity
         with self._connection as connection:
             while following is not None:
-                row = connection.execute("SELECT previous, body FROM responses WHERE id = ?", (following,)).fetchone()
+                query = "SELECT previous, body FROM responses WHERE id = ? AND key = ?"
+                row = connection.execute(query, (following, owner)).fetchone()
                 if row is None or len(chain) == _MAX_CHAIN:
                     problem = "is not kept here" if not chain else "builds on one that is not kept here any more"
                     raise InvalidRequest(
@@ -233,10 +249,14 @@ class _Database:
             for item in (*self._items(one, output=False), *self._items(one, output=True))
         ]
 
-    def outputs(self, identities: list[str]) -> dict[str, Item]:
+    def outputs(self, identities: list[str], owner: str) -> dict[str, Item]:
         found: dict[str, Item] = {}
+        query = (
+            "SELECT items.body FROM items JOIN responses ON responses.id = items.response "
+            "WHERE items.output AND items.id = ? AND responses.key = ?"
+        )
         for identity in identities:
-            row = self._connection.execute("SELECT body FROM items WHERE output AND id = ?", (identity,)).fetchone()
+            row = self._connection.execute(query, (identity, owner)).fetchone()
             if row is not None:
                 found[identity] = msgspec.json.decode(row[0])
         return found

@@ -38,7 +38,7 @@ def begin(background: Background, ended: list[dict[str, Any]]) -> tuple[str, Fak
     head = ResponseHead(ResponsesRequest(input="x"), Toolset(), "m", stored=True)
     generation = Fake()
     stream = ResponsesStream(head, Toolset(), summary=False, encrypted=False, comments=False, ended=ended.append)
-    background.run(head.id, cast(Generation, generation), stream)
+    background.run(head.id, "", cast(Generation, generation), stream)
     return head.id, generation
 
 
@@ -54,10 +54,10 @@ def test_each_end() -> None:
         for event in (TextDelta(0, "a"), Finish(0, "stop"), Usage(1, 2, 0)):
             generation.sink.emit(event)
         generation.done.set_result(None)
-        await background.cancel(identity)
+        await background.cancel(identity, "")
         cancelled, _ = begin(background, ended)
-        await background.cancel(cancelled)
-        await background.cancel(cancelled)
+        await background.cancel(cancelled, "")
+        await background.cancel(cancelled, "")
         stopped, _ = begin(background, ended)
         background.stop()
         await asyncio.sleep(0)
@@ -78,7 +78,7 @@ def test_a_defect_fails_the_response_and_is_logged(capsys: pytest.CaptureFixture
         (background, _), ended = made(), list[dict[str, Any]]()
         identity, generation = begin(background, ended)
         generation.done.set_exception(ZeroDivisionError("here"))
-        await background.cancel(identity)
+        await background.cancel(identity, "")
         (response,) = ended
         assert response["status"] == "failed"
         assert response["error"]["code"] == "server_error"
@@ -97,7 +97,7 @@ def test_background_responses_are_limited(monkeypatch: pytest.MonkeyPatch) -> No
         full.append(background.full)
         begin(background, ended)
         full.append(background.full)
-        await background.cancel(first)
+        await background.cancel(first, "")
         full.append(background.full)
         assert full == [False, False, True, False]
         background.stop()

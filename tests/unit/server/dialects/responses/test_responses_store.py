@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -45,25 +46,25 @@ def ids(items: list[Item]) -> list[str]:
 def test_a_conversation_is_all_that_its_last_response_builds_on(tmp_path: Path) -> None:
     async def scenario(store: ResponseStore) -> None:
         for identity, previous in (("a", None), ("b", "a"), ("x", "a"), ("c", "b")):
-            store.put(body(identity, previous), inputs(identity))
-        assert ids(await store.conversation("c")) == ["in_a", "msg_a", "in_b", "msg_b", "in_c", "msg_c"]
-        assert await store.get("b") == body("b", "a")
-        await store.delete("a")
+            store.put(body(identity, previous), inputs(identity), "")
+        assert ids(await store.conversation("c", "")) == ["in_a", "msg_a", "in_b", "msg_b", "in_c", "msg_c"]
+        assert await store.get("b", "") == body("b", "a")
+        await store.delete("a", "")
         with pytest.raises(InvalidRequest, match="any more") as caught:
-            await store.conversation("c")
+            await store.conversation("c", "")
         assert caught.value.param == "previous_response_id"
         with pytest.raises(NotFound):
-            await store.get("a")
+            await store.get("a", "")
 
     play(tmp_path / "s", scenario)
 
 
 def test_a_later_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     async def scenario(store: ResponseStore) -> None:
-        store.put({**body("a", status="in_progress"), "output": []}, inputs("a"))
-        store.put(body("a", text="done"), inputs("a"))
-        assert await store.get("a") == body("a", text="done")
-        assert ids((await store.inputs("a", after=None, limit=10, order="asc")).items) == ["in_a"]
+        store.put({**body("a", status="in_progress"), "output": []}, inputs("a"), "")
+        store.put(body("a", text="done"), inputs("a"), "")
+        assert await store.get("a", "") == body("a", text="done")
+        assert ids((await store.inputs("a", "", after=None, limit=10, order="asc")).items) == ["in_a"]
 
     play(tmp_path / "s", scenario)
 
@@ -72,20 +73,20 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     """A conversation that goes on stays whole, however old its beginning is."""
 
     async def scenario(store: ResponseStore) -> None:
-        store.put(body("first"), inputs("first"))
-        store.put(body("second", "first"), inputs("second"))
+        store.put(body("first"), inputs("first"), "")
+        store.put(body("second", "first"), inputs("second"), "")
         for number in range(60):
-            store.put(body(f"r{number}", text="x" * 50_000), inputs("r"))
-            await store.conversation("second")
+            store.put(body(f"r{number}", text="x" * 50_000), inputs("r"), "")
+            await store.conversation("second", "")
         with pytest.raises(NotFound):
-            await store.get("r0")
-        assert (await store.get("r59"))["output"][0]["content"] == "x" * 50_000
+            await store.get("r0", "")
+        assert (await store.get("r59", ""))["output"][0]["content"] == "x" * 50_000
         kept = sum([await found(store, f"r{number}") for number in range(60)])
         assert 10 <= kept <= 20, "a megabyte of them"
 
     async def found(store: ResponseStore, identity: str) -> bool:
         try:
-            await store.get(identity)
+            await store.get(identity, "")
         except NotFound:
             return False
         return True
@@ -99,16 +100,16 @@ def test_unused_responses_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(time, "time", lambda: now[0])
 
     async def scenario(store: ResponseStore) -> None:
-        store.put(body("old"), [])
-        store.put(body("used"), [])
-        await store.get("used")
+        store.put(body("old"), [], "")
+        store.put(body("used"), [], "")
+        await store.get("used", "")
         now[0] += 20 * 3600
-        await store.get("used")
+        await store.get("used", "")
         now[0] += 20 * 3600
-        store.put(body("new"), [])
-        await store.get("used")
+        store.put(body("new"), [], "")
+        await store.get("used", "")
         with pytest.raises(NotFound):
-            await store.get("old")
+            await store.get("old", "")
 
     play(tmp_path / "s", scenario, days=1)
 
@@ -118,12 +119,12 @@ def test_two_servers_may_share_a_file(tmp_path: Path) -> None:
         other = ResponseStore(tmp_path / "s", megabytes=10, days=30)
         try:
             for number in range(20):
-                one.put(body(f"a{number}"), [])
-                other.put(body(f"b{number}"), [])
-            await one.get("a19")
-            await other.get("b19")
-            assert await one.get("b0") == body("b0")
-            assert await other.get("a0") == body("a0")
+                one.put(body(f"a{number}"), [], "")
+                other.put(body(f"b{number}"), [], "")
+            await one.get("a19", "")
+            await other.get("b19", "")
+            assert await one.get("b0", "") == body("b0")
+            assert await other.get("a0", "") == body("a0")
         finally:
             other.close()
 
@@ -143,8 +144,8 @@ def test_a_file_that_another_server_is_making_is_waited_for(tmp_path: Path, monk
     monkeypatch.setattr(time, "sleep", wait)
 
     async def scenario(store: ResponseStore) -> None:
-        store.put(body("a"), [])
-        assert await store.get("a") == body("a")
+        store.put(body("a"), [], "")
+        assert await store.get("a", "") == body("a")
 
     play(tmp_path / "s", scenario)
     assert len(waits) == 2
@@ -158,7 +159,7 @@ def test_a_file_of_another_version_is_not_changed(tmp_path: Path) -> None:
 
     async def scenario(store: ResponseStore) -> None:
         with pytest.raises(sqlite3.DatabaseError, match="another version"):
-            await store.get("a")
+            await store.get("a", "")
 
     play(tmp_path / "s", scenario)
 
@@ -167,7 +168,36 @@ def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "file").touch()
 
     async def scenario(store: ResponseStore) -> None:
-        store.put(body("a"), [])
+        store.put(body("a"), [], "")
 
     play(tmp_path / "file" / "s", scenario)
     assert "couldn't be stored" in capsys.readouterr().out
+
+
+def test_objects_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+
+    async def before(store: ResponseStore) -> None:
+        store.put(body("a"), inputs("a"), "")
+        await store.get("a", "")
+
+    play(file, before)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        # As the version before has left it.
+        connection.execute("ALTER TABLE responses DROP COLUMN key")
+        connection.execute("ALTER TABLE conversations DROP COLUMN key")
+        connection.execute("INSERT INTO conversations VALUES ('conv_a', 1, ?, '{}')", (time.time(),))
+        connection.execute("PRAGMA user_version = 2")
+        connection.commit()
+
+    async def after(store: ResponseStore) -> None:
+        assert await store.get("a", "") == body("a")
+        assert ids(await store.conversation("a", "")) == ["in_a", "msg_a"]
+        assert (await store.conversations.get("conv_a", ""))["id"] == "conv_a"
+        for find in (store.get("a", "k1"), store.delete("a", "k1"), store.conversations.items("conv_a", "k1")):
+            with pytest.raises(NotFound):
+                await find
+        assert await store.outputs(["msg_a"], "k1") == {}
+        assert await store.outputs(["msg_a"], "") == {"msg_a": body("a")["output"][0]}
+
+    play(file, after)
