@@ -1,7 +1,8 @@
 """Builds a C library once for a tier, proves it, and caches it in the user's folder.
 
-A library's file name holds a digest of all that its code depends on: sources, headers, compiler, flags and tier. So a
-file that exists is right, and machines that share the folder never load each other's code by mistake.
+A library's file name holds a digest of all that its code depends on: sources, headers, compiler, flags and tier. So
+machines that share the folder never load each other's code by mistake. The record beside a library has the digest of
+its content: a file that a crash, a full disk or another user has changed is built again instead of loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from tailrace.engine.native_libs import NativeUnavailable
 from tailrace.engine.native_libs.compiler import COMPILE_FLAGS, LINK_FLAGS, Compiler, find_compiler
@@ -28,17 +31,21 @@ from tailrace.folders import cache_folder
 #: A build that no process has loaded for so long is deleted when another one is made.
 PRUNE_AFTER_SECONDS = 30 * 24 * 3600.0
 
+#: Part of each digest; raised when what is written beside a library changes.
+_RECORD_VERSION = 2
+
 #: Proves a library: the names of the results that are wrong, none where all are right.
 Proof = Callable[[ctypes.CDLL], list[str]]
 
 
 class BuildRecord(msgspec.Struct, frozen=True):
-    """What is written beside a library, for people and for ``tailrace doctor``."""
+    """What is written beside a library."""
 
     name: str
     tier: str
     compiler: str  #: the first line of its version
     proved: str  #: when, in UTC
+    sha256: str  #: of the library's content
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Build:
         return self.cache / f"{self.source.name}-{self.tier.name}-{self._digest()}.so"
 
     def _digest(self) -> str:
-        flags = (COMPILE_FLAGS, self.tier.compiler_flags, LINK_FLAGS, self.tier.name)
+        flags = (_RECORD_VERSION, COMPILE_FLAGS, self.tier.compiler_flags, LINK_FLAGS, self.tier.name)
         digest = hashlib.sha256(repr((flags, self.compiler.version, platform.machine(), platform.libc_ver())).encode())
         for folder in (self.source.folder, *self.source.include):
             for path in sorted(folder.rglob("*.[ch]")):
@@ -80,6 +87,7 @@ class Build:
         path = self.path
         try:
             self.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _keep_private(self.cache)
             # In a folder of its own first: a library gets its final name when it has been proved.
             with tempfile.TemporaryDirectory(prefix="building-", dir=self.cache) as work:
                 draft = Path(work) / path.name
@@ -90,11 +98,28 @@ class Build:
                     self.tier.name,
                     self.compiler.version.splitlines()[0],
                     time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+                    _sha256(draft),
                 )
-                path.with_suffix(".json").write_bytes(msgspec.json.encode(record))
+                written = draft.with_suffix(".json")
+                written.write_bytes(msgspec.json.encode(record))
+                # A power cut must not leave names whose content never reached the disk.
+                for file in (written, draft):
+                    _sync(file)
+                os.replace(written, path.with_suffix(".json"))
                 os.replace(draft, path)
+                _sync(self.cache)
         except OSError as error:
             raise NativeUnavailable(f"{self.cache} can't be written: {error}") from error
+
+    def defect(self) -> str | None:
+        """Why the cached library must not be loaded; None where it is what was proved. Raises OSError."""
+        for path in (self.cache, self.path):
+            if (reason := _insecurity(path)) is not None:
+                return reason
+        record = read_record(self.path)
+        if record is None or record.sha256 != _sha256(self.path):
+            return f"the content of {self.path} isn't what was proved"
+        return None
 
     def _prove(self, library: Path) -> None:
         try:
@@ -123,14 +148,58 @@ def ensure_built(source: Source, tier: Tier, cache: Path | None = None) -> Path:
     tier.require()
     build = Build(source, tier, find_compiler(), cache or cache_folder() / "kernels")
     path = build.path
-    if path.is_file():
-        # The time of the last use, by which ``prune`` decides. A cache that can't be written is still good to read.
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return path
+    try:
+        if path.is_file():
+            if (defect := build.defect()) is None:
+                # The time of the last use, by which ``prune`` decides. A cache that can't be written is still good to
+                # read.
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+                return path
+            structlog.get_logger().warning("a native library is built again", reason=defect)
+    except OSError as error:
+        structlog.get_logger().warning("a native library is built again", reason=str(error))
     build.make()
     prune(build.cache)
     return path
+
+
+def _insecurity(path: Path) -> str | None:
+    """Why another user than this one and root may have written to ``path``. Raises OSError."""
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"{path} belongs to another user"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"other users may write to {path}"
+    return None
+
+
+def _keep_private(cache: Path) -> None:
+    """Take the folder away from other users, who could put libraries of their own into it. Raises NativeUnavailable,
+    and OSError.
+    """
+    if (reason := _insecurity(cache)) is None:
+        return
+    if cache.stat().st_uid != os.geteuid():
+        raise NativeUnavailable(f"{reason}: set XDG_CACHE_HOME to a folder of your own")
+    cache.chmod(0o700)
+    # Whatever lies here may be from others.
+    for path in cache.glob("*.so"):
+        path.unlink(missing_ok=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_record(library: Path) -> BuildRecord | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,83 @@ def test_a_library_that_can_not_be_loaded_is_named(source: Source, tmp_path: Pat
     with pytest.raises(NativeUnavailable, match=r"can't be loaded: .*nowhere"):
         ensure_built(source, LOW, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def _put(library: Path, content: bytes) -> None:
+    """Replace the file: this process has the old one in its memory."""
+    library.unlink()
+    library.write_bytes(content)
+
+
+def _emptied(library: Path) -> None:
+    _put(library, b"")
+
+
+def _cut(library: Path) -> None:
+    _put(library, library.read_bytes()[:-2000])
+
+
+def _one_bit_other(library: Path) -> None:
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    _put(library, bytes(content))
+
+
+def _without_record(library: Path) -> None:
+    library.with_suffix(".json").unlink()
+
+
+def _with_an_empty_record(library: Path) -> None:
+    library.with_suffix(".json").write_bytes(b"")
+
+
+def _writable_for_all(library: Path) -> None:
+    library.chmod(0o666)
+
+
+def _in_a_folder_that_is_writable_for_all(library: Path) -> None:
+    library.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _emptied,
+        _cut,
+        _one_bit_other,
+        _without_record,
+        _with_an_empty_record,
+        _writable_for_all,
+        _in_a_folder_that_is_writable_for_all,
+    ],
+)
+def test_a_library_that_is_not_what_was_proved_is_built_again(
+    source: Source, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    cache = tmp_path / "cache"
+    library = ensure_built(source, LOW, cache)
+    damage(library)
+    assert tier_of(ensure_built(source, LOW, cache)) == 11
+    before = library.stat().st_ino
+    assert ensure_built(source, LOW, cache).stat().st_ino == before, "the new one is good"
+    assert cache.stat().st_mode & 0o022 == 0
+
+
+def test_a_library_of_another_user_is_not_loaded(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    ensure_built(source, LOW, cache)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    # Root's own are trusted.
+    if os.getuid() != 0:
+        with pytest.raises(NativeUnavailable, match="cache belongs to another user: set XDG_CACHE_HOME"):
+            ensure_built(source, LOW, cache)
+    else:
+        for path in (cache, *cache.iterdir()):
+            os.chown(path, 4321, 4321)
+        with pytest.raises(NativeUnavailable, match="cache belongs to another user: set XDG_CACHE_HOME"):
+            ensure_built(source, LOW, cache)
 
 
 def test_a_cache_that_can_not_be_written_is_named(source: Source, tmp_path: Path) -> None:
