@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.child import die_with_parent
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import StreamTiming
 from tailrace.observe import logs
+from tailrace.parent_death import die_with_parent
 from tailrace.settings import Settings
 
 

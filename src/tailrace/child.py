@@ -7,14 +7,11 @@ environment that other users' tools could read.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -24,6 +21,7 @@ import structlog
 from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
 from tailrace.machine.plan import MachinePlan
+from tailrace.parent_death import die_with_parent
 from tailrace.settings import Settings
 
 #: Exit status of a child whose settings or model can't work: starting it again is useless.
@@ -31,8 +29,6 @@ EXIT_CONFIGURATION = 78
 
 #: See ``raise_oom_score``: a sandbox, which has one request's memory, goes before the engine.
 SANDBOX_OOM_POINTS = 300
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,16 +54,6 @@ def read_start() -> Start:
     if os.getppid() != start.parent:
         raise SystemExit("the supervisor died while this process was starting")
     return start
-
-
-def die_with_parent() -> None:
-    """Have this process killed when its parent dies, however that dies: by the kernel on Linux, else by looking."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    else:
-        threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def settle_signals(*, ignore_hang_up: bool = True) -> None:
@@ -127,9 +113,3 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-
-
-def _watch_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from tailrace.child import die_with_parent
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient, BenchError
@@ -25,6 +24,7 @@ from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats, median_stats
 from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
+from tailrace.parent_death import die_with_parent
 from tailrace.settings import Settings
 from tailrace.tuning.engine_bench import EngineTurn
 

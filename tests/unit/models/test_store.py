@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,21 @@ def test_an_unfinished_workspace_looks_like_no_model_and_goes_away(store: Store)
         (work / "m.gguf").write_bytes(b"half")
         assert work.parent == store.folder
         assert store.models() == []
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_workspace_that_a_killed_process_has_left_is_deleted_by_the_next_one(store: Store) -> None:
+    program = (
+        "import os, pathlib, sys\n"
+        "from tailrace.models.store import Store\n"
+        "with Store(pathlib.Path(sys.argv[1])).workspace() as work:\n"
+        "    (work / 'part').write_bytes(b'x')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(store.folder)], check=False)
+    assert len(list(store.folder.iterdir())) == 1
+    with store.workspace() as first, store.workspace() as second:
+        assert sorted(store.folder.iterdir()) == sorted([first, second]), "one that is in use stays"
     assert list(store.folder.iterdir()) == []
 
 

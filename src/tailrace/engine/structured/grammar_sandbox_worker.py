@@ -21,11 +21,12 @@ from pathlib import Path
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
-from tailrace.child import SANDBOX_OOM_POINTS, die_with_parent, raise_oom_score
+from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
 from tailrace.ipc import FrameDecoder, frame
+from tailrace.parent_death import die_with_parent
 from tailrace.protocol import Grammar
 
 #: Seconds of CPU that one grammar may take.

@@ -26,7 +26,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from tailrace.child import SANDBOX_OOM_POINTS, die_with_parent, raise_oom_score
+from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
@@ -34,6 +34,7 @@ from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, total_charact
 from tailrace.engine.tokenising.text_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.ipc import FrameDecoder, frame
+from tailrace.parent_death import die_with_parent
 
 #: A worker that has done a job of up to so many characters waits for the next: its memory stays small.
 _REUSABLE = 65_536

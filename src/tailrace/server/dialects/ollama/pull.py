@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,18 +17,14 @@ import structlog
 
 from tailrace.errors import FetchFailed, ModelError, RequestError
 from tailrace.models.catalogue import CATALOGUE, CatalogueModel
-from tailrace.models.fetch import Stage, fetch
+from tailrace.models.fetch import FetchStopped, Stage, fetch
 from tailrace.models.store import Store
 from tailrace.server.dialects.ollama import model_names
 
-#: How long the process's end waits for fetches to clean up behind them.
+#: How long the process's end waits for all fetches to clean up behind them.
 _STOP_SECONDS = 2.0
 
 Status = dict[str, Any]  #: one line of the stream
-
-
-class _Stopped(Exception):
-    """The process ends."""
 
 
 class Pulls:
@@ -66,6 +63,9 @@ class Pulls:
         """Stop every download, and delete unfinished files."""
         for running in self._running.values():
             running.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for running in self._running.values():
+            running.wait(max(0.0, deadline - time.monotonic()))
 
 
 class _Fetch:
@@ -88,7 +88,9 @@ class _Fetch:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(_STOP_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
 
     async def follow(self, keepalive_seconds: float) -> AsyncIterator[Status]:
         """See ``Pulls``. A slow client misses statuses."""
@@ -108,8 +110,8 @@ class _Fetch:
     def _run(self) -> None:
         error: RequestError | None = None
         try:
-            fetch(self._entry, self._store, self._progress)
-        except _Stopped:
+            fetch(self._entry, self._store, self._progress, self._stopping)
+        except FetchStopped:
             return
         except ModelError as failed:
             structlog.get_logger().error("a model can't be fetched", model=self._entry.name, error=str(failed))
@@ -120,8 +122,6 @@ class _Fetch:
         self._publish({"status": "success"}, error=error, ended=True)
 
     def _progress(self, stage: Stage, done: int, total: int) -> None:
-        if self._stopping.is_set():
-            raise _Stopped
         digest = f"sha256:{self._entry.sha256}"
         if stage == "verify":
             self._publish({"status": "verifying sha256 digest", "digest": digest, "total": total, "completed": done})
