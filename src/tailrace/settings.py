@@ -90,6 +90,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
     hang_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  #: without progress a process is replaced; 0: never
     restart_limit: Annotated[int, Meta(ge=0, le=1_000_000)] = 10  #: deaths in a row, each soon after a start; 0: any
+    # Admission: 0 seconds is no limit. Clients can shorten the times with headers (server/deadlines.py)
+    queue_requests: Annotated[int, Meta(ge=0, le=1_000_000)] = 128  #: requests that may wait beside those that run
+    queue_tokens: Annotated[int, Meta(ge=0, le=2**40)] = 0  #: prompt tokens that may wait; 0: a million
+    queue_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0  #: time until the engine begins with a request
+    first_token_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+    total_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
+
     slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: max tokens a client may be behind its stream
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: time for running replies at shutdown
 

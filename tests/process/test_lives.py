@@ -78,7 +78,7 @@ def test_the_engine_dies_during_every_other_kind_of_request() -> None:
         text = Connection(server.port)
         text.request("POST", "/v1/completions", {"prompt": LONG, "max_tokens": 5000, "stream": True})
         text.read_head()
-        wait_for("all of them to run", lambda: metric(server.port, "vllm:num_requests_running") == 6)
+        wait_for("a token of each", lambda: metric(server.port, "vllm:time_to_first_token_seconds_count") == 4)
         os.kill(server.engine, signal.SIGKILL)
         reply = whole.read()
         assert reply.status == 500
@@ -92,6 +92,27 @@ def test_the_engine_dies_during_every_other_kind_of_request() -> None:
         assert error["code"] == "engine_died"
         for connection in (several, thinking, whole, text):
             connection.close()
+
+
+def test_requests_without_a_token_survive_the_engine_that_has_them() -> None:
+    with fake("--parallel", "1", step=0.02) as server:
+        running = begin(server)
+        queued = [Connection(server.port) for _ in range(6)]
+        for number, connection in enumerate(queued):
+            connection.request("POST", CHAT, chat(f"<say>{number}</say>", stream=number % 2 == 0))
+        wait_for("them to wait", lambda: metric(server.port, "vllm:num_requests_waiting") == 6)
+        os.kill(server.engine, signal.SIGKILL)
+        _, error = failed_stream(list(running.chunks()))
+        assert error["code"] == "engine_died"
+        for number, connection in enumerate(queued):
+            reply = connection.read()
+            assert reply.status == 200, reply.body
+            if number % 2 == 0:
+                assert chat_stream(reply).text == [str(number)]
+            else:
+                assert reply.json()["choices"][0]["message"]["content"] == str(number)
+            connection.close()
+        running.close()
 
 
 def test_a_crashing_engine_is_restarted_and_requests_wait() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,11 +20,13 @@ BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
 class Engine:
     """The engine's end of the socket; a test sends its messages."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hub: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._hub = hub
         self._reader = reader
         self._writer = writer
         self._frames: ipc.FrameDecoder[ToEngine] = ipc.FrameDecoder(ToEngine)
         self._messages: list[ToEngine] = []
+        self._successors: list[Engine] = []
 
     def say(self, *messages: FromEngine) -> None:
         """Send them in one piece."""
@@ -49,27 +52,40 @@ class Engine:
         return [*range(message.id, message.id + message.copies)]
 
     def die(self) -> None:
-        """Close the connection."""
+        """Close the connection, and those of its successors."""
         self._writer.close()
+        for successor in self._successors:
+            successor.die()
+
+    async def replaced(self) -> Engine:
+        """Die. The next engine, which has sent Hello to the same client."""
+        self.die()
+        self._successors.append(await _connect(self._hub))
+        return self._successors[-1]
+
+
+async def _connect(hub: socket.socket) -> Engine:
+    reader, writer = await asyncio.open_unix_connection(sock=ipc.offer_connection(hub))
+    engine = Engine(hub, reader, writer)
+    engine.say(Hello(protocol=PROTOCOL_VERSION, pid=1, replica=0, model=BACKEND.info, vocabulary=BACKEND.vocabulary))
+    return engine
 
 
 @asynccontextmanager
 async def connected(
-    folder: Path, prepare: Callable[[EngineClient], None] | None = None
+    folder: Path, prepare: Callable[[EngineClient], None] | None = None, *, wait_seconds: float = 5.0
 ) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
     """A client with an engine that has sent Hello; ``prepare`` gets the client before it listens."""
-    client = EngineClient(wait_seconds=5.0, hang_seconds=60.0, silence_seconds=0.04)
+    client = EngineClient(wait_seconds=wait_seconds, hang_seconds=60.0, silence_seconds=0.04)
     if prepare is not None:
         prepare(client)
     http_hub, engine_hub = ipc.connection_hub()
     await client.start(http_hub)
     with engine_hub:
-        reader, writer = await asyncio.open_unix_connection(sock=ipc.offer_connection(engine_hub))
-    engine = Engine(reader, writer)
-    engine.say(Hello(protocol=PROTOCOL_VERSION, pid=1, replica=0, model=BACKEND.info, vocabulary=BACKEND.vocabulary))
-    await client.ready()
-    try:
-        yield client, Metrics("fake", client), engine
-    finally:
-        engine.die()
-        await client.stop()
+        engine = await _connect(engine_hub)
+        await client.ready()
+        try:
+            yield client, Metrics("fake", client), engine
+        finally:
+            engine.die()
+            await client.stop()

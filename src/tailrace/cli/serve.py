@@ -76,6 +76,17 @@ def serve(
     manage_models: Annotated[bool | None, typer.Option(help="Let clients fetch, make and delete models [no].")] = None,
     cors_origins: Annotated[list[str] | None, typer.Option(help="Origins whose web pages may call [local].")] = None,
     max_body_mb: Annotated[int | None, typer.Option(help="Largest request body, in MB [32].")] = None,
+    queue_requests: Annotated[
+        int | None, typer.Option(help="Requests that may wait beside those that run [128].")
+    ] = None,
+    queue_tokens: Annotated[int | None, typer.Option(help="Prompt tokens that may wait [1000000].")] = None,
+    queue_seconds: Annotated[
+        float | None, typer.Option(help="Longest wait in the queue; 0: any. Clients can shorten it [0].")
+    ] = None,
+    first_token_seconds: Annotated[
+        float | None, typer.Option(help="Longest time to the first token; 0: any [0].")
+    ] = None,
+    total_seconds: Annotated[float | None, typer.Option(help="Longest time of a request; 0: any [0].")] = None,
     keepalive_seconds: Annotated[float | None, typer.Option(help="Silence before a sign of life [10].")] = None,
     keepalive_style: Annotated[str | None, typer.Option(help="chunk or comment [chunk].")] = None,
     responses_mb: Annotated[int | None, typer.Option(help="Disk for stored responses, in MB; 0: none [512].")] = None,

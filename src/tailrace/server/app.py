@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.server import stats_routes, status_routes
-from tailrace.server.app_state import AppState
+from tailrace.server.app_state import DEADLINES, HANDLER_TIMEOUT, IS_ADMITTED, QUEUE_PLACE, AppState
+from tailrace.server.deadlines import Deadlines, deadlines_of
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
 from tailrace.server.dialects.ollama import routes as ollama
@@ -51,20 +54,37 @@ def make_app(app: AppState) -> ASGIApp:
         paths.setdefault(endpoint.path, {}).setdefault(endpoint.method, []).append(endpoint)
     # One route a path, so that a 405 lists all its methods. Paths without parameters come first.
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
-    routes = [Route(path, _by_method(methods), methods=list(methods)) for path, methods in ordered]
+    routes = [Route(path, _by_method(app, methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
-    return RequestMiddleware(router, app.keys, app.guard, known, app.metrics, app.request_log)
+    return RequestMiddleware(_closing_places(router), app.keys, app.guard, known, app.metrics, app.request_log)
 
 
-def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
-    """The handler of a path."""
+def _closing_places(router: ASGIApp) -> ASGIApp:
+    """The router; what a request has left of its place in the queue is given back at its end."""
+
+    async def closing(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await router(scope, receive, send)
+        finally:
+            if (place := scope.get(QUEUE_PLACE)) is not None:
+                place.close()
+
+    return closing
+
+
+def _by_method(app: AppState, methods: Mapping[str, list[Endpoint]]) -> Handler:
+    """The handler of a path. Endpoints that can refuse with a 429 need a place in the queue."""
     handlers = {method: _handler(group) for method, group in methods.items()}
+    admitted = {method for method, group in methods.items() if any(429 in endpoint.statuses for endpoint in group)}
 
     async def handler(request: Request) -> Response:
         # The router lets a HEAD through where there is a GET.
         method = request.method if request.method in handlers else "GET"
         try:
-            return await handlers[method](request)
+            if method not in admitted:
+                return await handlers[method](request)
+            request.scope[IS_ADMITTED] = True
+            return await _in_time(handlers[method], request, deadlines_of(request.headers, app.settings))
         except BaseException:
             # A response cancels its generation; here there is no response.
             if (generation := request.scope.get(STARTED)) is not None:
@@ -72,6 +92,25 @@ def _by_method(methods: Mapping[str, list[Endpoint]]) -> Handler:
             raise
 
     return handler
+
+
+async def _in_time(handler: Handler, request: Request, deadlines: Deadlines | None) -> Response:
+    """The handler's response. Raises DeadlineExceeded when a deadline passes before the engine has the request; then
+    its generation watches them.
+    """
+    if deadlines is None:
+        return await handler(request)
+    request.scope[DEADLINES] = deadlines
+    try:
+        # The event loop's clock is the monotonic one.
+        async with asyncio.timeout_at(deadlines.start) as timeout:
+            request.scope[HANDLER_TIMEOUT] = timeout
+            return await handler(request)
+    except TimeoutError:
+        late = deadlines.late(time.monotonic(), queued=True, waits_for_token=True)
+        if late is None or not timeout.expired():
+            raise
+        raise late from None
 
 
 def _handler(group: list[Endpoint]) -> Handler:

@@ -15,15 +15,18 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tailrace.errors import ModelNotFound
+from tailrace.errors import EngineDied, ModelNotFound
 from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
-from tailrace.protocol import Embedded, EngineQuery, QueryAnswer, Scored
+from tailrace.prompt_text import PromptText
+from tailrace.protocol import Embed, Embedded, EngineQuery, QueryAnswer, Scored, Tokenize
 from tailrace.server import sse
+from tailrace.server.admission import AdmissionQueue, QueuePlace
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
+from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
@@ -48,6 +51,36 @@ _LARGE = 256_000
 _LARGE_AT_ONCE = 2
 #: The tag that a model's name has in Ollama's lists.
 LATEST = ":latest"
+
+#: Prompt tokens that may wait, where ``queue_tokens`` is 0. A waiting token takes about 100 bytes of memory.
+_QUEUE_TOKENS = 1_000_000
+#: Texts of embeddings, or to be tokenised, that count as one request: they are computed together.
+_TEXTS_OF_A_REQUEST = 64
+
+#: Keys of an ASGI scope: whether the request needs a place in the
+#: queue; its place, until a generation has it; its deadlines; and the timeout of its handler.
+IS_ADMITTED = "tailrace.is_admitted"
+QUEUE_PLACE = "tailrace.queue_place"
+DEADLINES = "tailrace.deadlines"
+HANDLER_TIMEOUT = "tailrace.handler_timeout"
+
+
+class _Waiting:
+    """A request that waits for an engine."""
+
+    def __init__(self, ready: asyncio.Future[ServedModel]) -> None:
+        self._ready = ready
+
+    def cancel(self) -> None:
+        """See ``Cancellable``."""
+        self._ready.cancel()
+
+    async def model(self) -> ServedModel:
+        """The engine's model. Raises ClientDisconnect after ``cancel``."""
+        await asyncio.wait([self._ready])
+        if self._ready.cancelled():
+            raise ClientDisconnect
+        return self._ready.result()
 
 
 class AppState:
@@ -82,6 +115,13 @@ class AppState:
         self._plan = plan
         self.draining = False  #: whether the server stops: running replies finish, and new requests are refused
         self.on_reload: list[Callable[[], None]] = []  #: called at a SIGHUP, each reads its files again
+        running = settings.parallel * replicas
+        self.admission = AdmissionQueue(
+            max_waiting=settings.queue_requests,
+            max_waiting_tokens=settings.queue_tokens or _QUEUE_TOKENS,
+            # While an engine restarts, the requests that it ran wait for the next one.
+            capacity=lambda: self.engine.capacity or running,
+        )
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
         self.on_reload.append(self.keys.reload)
@@ -119,9 +159,13 @@ class AppState:
         return self._fingerprinted[1]
 
     async def read_body(self, request: Request) -> bytes:
-        """The request's body, decoded. Raises RequestError: too large, or in an unsupported encoding."""
+        """The request's body, decoded. A request for the engine gets its place in the queue. Raises RequestError: too
+        large, in an unsupported encoding, or the queue is full.
+        """
         body = await read_body(request, self.settings.max_body_mb * 1_000_000)
         request.state.size = len(body)
+        if request.scope.get(IS_ADMITTED):
+            request.scope[QUEUE_PLACE] = self.admission.enter(caller_of(request.scope).identity)
         return body
 
     async def run_large(self, make: Callable[[], Made], size: int) -> Made:
@@ -134,19 +178,37 @@ class AppState:
             return await asyncio.to_thread(make)
 
     async def start_generation(self, request: Request, wanted: GenerationRequest) -> Generation:
-        """Start a generation; it is cancelled when the request's handler fails. Raises RequestError when it is refused,
-        and ClientDisconnect when the client has gone.
+        """Start a generation; it is cancelled when the request's handler fails. From now on it has the request's place
+        in the queue, and its deadlines. Raises RequestError when it is refused, and ClientDisconnect when the client
+        has gone.
         """
+        scope = request.scope
+        queue_place: QueuePlace = scope[QUEUE_PLACE]
+        self._claim(request, len(wanted.prompts) * wanted.choices, wanted.prompts)
         generation = await Generation.start(
             self.engine,
             self.metrics,
             wanted,
             request.receive,
-            caller=caller_of(request.scope).identity,
-            place=place_of(request.scope),
+            caller=caller_of(scope).identity,
+            place=place_of(scope),
+            queue_place=queue_place,
+            deadlines=scope.get(DEADLINES),
         )
-        request.scope[STARTED] = generation
+        del scope[QUEUE_PLACE]
+        if (handler_timeout := scope.get(HANDLER_TIMEOUT)) is not None:
+            handler_timeout.reschedule(None)
+        scope[STARTED] = generation
         return generation
+
+    def claim_texts(self, request: Request, texts: Sequence[PromptText | str | list[int]]) -> None:
+        """Count texts that the engine reads in the request's place in the queue. Raises TooManyRequests."""
+        self._claim(request, 1 + len(texts) // _TEXTS_OF_A_REQUEST, texts)
+
+    def _claim(self, request: Request, requests: int, prompts: Sequence[PromptText | str | list[int]]) -> None:
+        model = self.engine.model
+        context = model.info.context if model is not None else 0
+        request.scope[QUEUE_PLACE].claim(requests, sum(estimated_tokens(prompt, context) for prompt in prompts))
 
     def stream_response(
         self,
@@ -178,7 +240,19 @@ class AppState:
     ) -> list[QueryAnswer]:
         """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
         refuses, and ClientDisconnect when the client has gone.
+
+        A query whose engine dies is asked once more, of the next engine.
         """
+        self.claim_texts(request, _texts_of(make(0)))
+        try:
+            return await self._query(request, make, answers, param)
+        except EngineDied:
+            await self.ready(request)
+            return await self._query(request, make, answers, param)
+
+    async def _query(
+        self, request: Request, make: Callable[[int], EngineQuery], answers: int, param: str
+    ) -> list[QueryAnswer]:
         query = self.engine.query(make, answers, param=param, caller=caller_of(request.scope).identity)
         try:
             async with cancelled_on_disconnect(query, request.receive):
@@ -190,6 +264,16 @@ class AppState:
         if found is None:
             raise ClientDisconnect
         return found
+
+    async def ready(self, request: Request) -> ServedModel:
+        """The model, once an engine serves it. Raises EngineUnavailable after ``engine_wait_seconds``, and
+        ClientDisconnect when the client has gone.
+        """
+        if self.engine.is_ready:
+            return await self.engine.ready()
+        waiting = _Waiting(asyncio.ensure_future(self.engine.ready()))
+        async with cancelled_on_disconnect(waiting, request.receive):
+            return await waiting.model()
 
     def serves(self, name: str) -> bool:
         """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
@@ -240,22 +324,22 @@ class AppState:
         self.check_model(name)
         return name.removesuffix(LATEST) if self.derived_model(name) is not None else self.model_name
 
-    async def served_model(self) -> ServedModel:
+    async def served_model(self, request: Request) -> ServedModel:
         """The served model, once an engine serves it: for routes without a model's name. Raises RequestError."""
         self.check_model(None)
-        return await self.engine.ready()
+        return await self.ready(request)
 
-    async def model_for(self, name: str | None, request: msgspec.Struct) -> ServedModel:
+    async def model_for(self, request: Request, name: str | None, payload: msgspec.Struct) -> ServedModel:
         """The model of this name, once an engine serves it. A derived model's overrides are part of it, and fill the
-        fields that ``request`` leaves out. Raises RequestError.
+        fields that ``payload`` leaves out. Raises RequestError.
         """
         self.check_model(name)
-        model = await self.engine.ready()
+        model = await self.ready(request)
         entry = self.derived_model(name)
         if entry is None:
             return model
         derived = self._derived.model(model, entry)
-        ModelOverrides(entry).fill(request)
+        ModelOverrides(entry).fill(payload)
         return derived
 
     def check_model(self, name: str | None) -> None:
@@ -275,3 +359,9 @@ def _computed_tokens(answer: QueryAnswer) -> int:
     if isinstance(answer, Embedded):
         return answer.tokens
     return len(answer.tokens) if isinstance(answer, Scored) else 0
+
+
+def _texts_of(query: EngineQuery) -> Sequence[PromptText | str | list[int]]:
+    if isinstance(query, Embed):
+        return query.inputs
+    return [query.text if isinstance(query, Tokenize) else query.prompt]

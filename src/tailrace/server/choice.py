@@ -40,6 +40,10 @@ class ChoiceOwner(Protocol):
         """The engine has checked the choice's submit."""
         ...
 
+    def on_choice_begun(self) -> None:
+        """The engine computes the choice's prompt. Comes only for a submit with ``progress``."""
+        ...
+
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """The choice's prompt is computed."""
         ...
@@ -132,8 +136,8 @@ class Choice:
         self._owner.on_choice_prefilled(self, cached_tokens, prompt_seconds)
 
     def on_progress(self, progress: Progress) -> None:
-        """See ``GenerationCallbacks``: only a ``TrackedChoice`` has it."""
-        raise AssertionError("the submit has no progress")
+        """See ``GenerationCallbacks``: a request with a deadline in the queue has it, too."""
+        self._owner.on_choice_begun()
 
     def on_prediction(self, predicted: Predicted) -> None:
         """See ``GenerationCallbacks``."""

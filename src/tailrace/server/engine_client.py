@@ -179,6 +179,11 @@ class EngineClient:
 
     # Requests
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether an engine is connected."""
+        return self._ready.is_set()
+
     async def ready(self) -> ServedModel:
         """The model, once an engine is connected. Raises EngineUnavailable after the waiting time."""
         if not self._ready.is_set():

@@ -3,11 +3,14 @@
 ``Generation.start`` submits every choice and waits until the engine has accepted them all, so that each refusal is
 known before a status line is sent. After ``attach`` the sink gets each event while the engine's message is read, with
 no task in between. ``finished`` waits for the end, and ``cancel`` stops all choices at any time.
+
+If the engine dies before any choice has a token, the request is submitted once more, to the next engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -15,16 +18,15 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from tailrace.chat.detokenize import PieceTable
-from tailrace.chat.reply_pipeline import ReplyPipeline
-from tailrace.chat.stop_strings import StopAutomaton
-from tailrace.errors import InvalidRequest, RequestError
+from tailrace.errors import EngineDied, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.request_summary import GenerationFigures
-from tailrace.prompt_text import PromptText
-from tailrace.protocol import Accepted, GenerationParams, Refused, Submit, seeded
+from tailrace.protocol import Accepted, Refused, Submit, seeded
+from tailrace.server.admission import QueuePlace
 from tailrace.server.choice import Choice
+from tailrace.server.choice_group import ChoiceGroup, estimated_tokens, make_groups
 from tailrace.server.context_shift import ShiftedChoice
+from tailrace.server.deadlines import Deadlines
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
 from tailrace.server.generation_request import GenerationRequest, refusal_error
@@ -45,6 +47,8 @@ class Generation:
         request: GenerationRequest,
         caller: str,
         place: Place | None,
+        deadlines: Deadlines | None,
+        queue_place: QueuePlace | None,
     ) -> None:
         """Use ``start``."""
         self._caller = caller
@@ -54,12 +58,16 @@ class Generation:
         self._engine = engine
         self._metrics = metrics
         self._totals = metrics.requests(0)  #: of the engine that it is sent to
-        self._model = model
+        self._context = model.info.context
         self._request = request
+        self._queue_place = queue_place
+        self._deadlines = deadlines
+        self._groups: list[ChoiceGroup] = []
         self._open: dict[int, Choice] = {}  #: by number; those that haven't ended
-        self.tracked: list[TrackedChoice] = []  #: all choices, by number, where the request has ``tracking``
-        self.shifted: ShiftedChoice | None = None  #: the only choice, where the request has a ``context_shift``
         self._unanswered = 0
+        self._has_begun = False  #: the engine computes the prompt of a choice, or has computed it
+        self._has_restarted = False
+        self._restarting: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._done: asyncio.Future[None] = loop.create_future()
@@ -78,8 +86,18 @@ class Generation:
         self._reasoning_tokens = 0
         self._accepted_tokens = 0  #: of the prediction
         self._rejected_tokens = 0
-        self._stops: StopAutomaton | tuple[str, ...] = ()
         self.emit = self._buffer.emit  #: the sink's own method: a choice calls it directly
+
+    @property
+    def tracked(self) -> list[TrackedChoice]:
+        """All choices, by number, where the request has ``tracking``."""
+        return [choice for group in self._groups for choice in group.choices if isinstance(choice, TrackedChoice)]
+
+    @property
+    def shifted(self) -> ShiftedChoice | None:
+        """The only choice, where the request has a ``context_shift``."""
+        choice = self._groups[0].choices[0]
+        return choice if isinstance(choice, ShiftedChoice) else None
 
     @property
     def first_token_at(self) -> float | None:
@@ -96,20 +114,24 @@ class Generation:
         *,
         caller: str = "",
         place: Place | None = None,
+        queue_place: QueuePlace | None = None,
+        deadlines: Deadlines | None = None,
     ) -> Generation:
         """Submit every choice, for the caller of this identity. The generation holds the ``place`` until its end, and
-        charges its tokens to the allowance of the place's key.
+        charges its tokens to the allowance of the place's key. It closes the ``queue_place`` at its end, also where
+        this raises.
 
         Raises RequestError when the engine refuses a choice or isn't there in time, or when the key has fewer tokens
         left than the prompts have; ClientDisconnect when ``receive``, the request's, says that its client has gone
         before.
         """
+        table = await stop_table(request.stops)
         model = await engine.ready()
         size = len(model.vocabulary)
         if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
-        generation = cls(engine, metrics, model, request, caller, place)
-        generation._stops = await stop_table(request.stops)
+        generation = cls(engine, metrics, model, request, caller, place, deadlines, queue_place)
+        generation._groups = make_groups(generation, model, request, table)
         watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
             generation._submit()
@@ -171,6 +193,13 @@ class Generation:
     def on_tick(self, seconds: float) -> None:
         """See ``TimerCallbacks``."""
         self._charge()
+        if self._deadlines is not None:
+            late = self._deadlines.late(
+                time.monotonic(), queued=not self._has_begun, waits_for_token=self.figures.first_token_at is None
+            )
+            if late is not None:
+                self.fail(late)
+                return
         self._sink.tick(seconds)
 
     # What choices call
@@ -178,14 +207,21 @@ class Generation:
     def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
         """See ``ChoiceOwner``. A choice emits no event before its answer."""
         if isinstance(answer, Refused):
-            self._refuse(refusal_error(answer, self._request))
+            self.on_failed(refusal_error(answer, self._request))
             return
         if choice.index % self._request.choices == 0:  # A prompt counts once for all its replies.
             choice.prompt_tokens = answer.prompt_tokens
             self._prompt_tokens += answer.prompt_tokens
+            if self._queue_place is not None and not self._has_restarted:
+                prompt = self._groups[choice.index // self._request.choices].prompt
+                self._queue_place.correct(estimated_tokens(prompt, self._context), answer.prompt_tokens)
         self._unanswered -= 1
         if not self._unanswered and not self._accepted.done():
             self._accepted.set_result(None)
+
+    def on_choice_begun(self) -> None:
+        """See ``ChoiceOwner``."""
+        self._has_begun = True
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``ChoiceOwner``."""
@@ -199,10 +235,13 @@ class Generation:
             self._cached_tokens += cached_tokens
             self._computed_prompt_tokens += choice.prompt_tokens
             self._totals.prompt_computed(choice.prompt_tokens, cached_tokens)
+            if self._queue_place is not None:
+                self._queue_place.give_back(tokens=choice.prompt_tokens)
 
     def on_first_token(self) -> None:
         """See ``ChoiceOwner``."""
         if self.figures.first_token_at is None:
+            self._has_begun = True
             self.figures.first_token_at = time.monotonic()
             self._totals.first_token_seconds.observe(self.figures.first_token_at - self.figures.started_at)
 
@@ -210,6 +249,8 @@ class Generation:
         """See ``ChoiceOwner``."""
         self._engine.cancel(choice.identity)  # It runs on when a stop string has ended it.
         del self._open[choice.index]
+        if self._queue_place is not None:
+            self._queue_place.give_back(requests=1)
         self._count(choice, completion_tokens, reason)
         if not self._open:
             self._totals.request_seconds.observe(time.monotonic() - self.figures.started_at)
@@ -236,8 +277,12 @@ class Generation:
         choice.identity = self._engine.submit(make, choice)
 
     def on_failed(self, error: RequestError) -> None:
-        """See ``ChoiceOwner``. Every lost choice reports it; the first report ends the request."""
-        if not self._refuse(error):
+        """See ``ChoiceOwner``. Every lost choice reports it; the first report ends or restarts the request."""
+        if self._restarting is not None:
+            return
+        if isinstance(error, EngineDied) and self._can_restart():
+            self._restart()
+        elif not self._refuse(error):
             self.fail(error)
 
     def on_defect(self, error: Exception) -> None:
@@ -326,6 +371,11 @@ class Generation:
     def _end(self) -> None:
         self._charge()
         self._engine.remove_timer(self)
+        if self._queue_place is not None:
+            self._queue_place.close()
+        if self._restarting is not None:
+            self._restarting.cancel()
+            self._restarting = None
         if not self._done.done():
             self._done.set_result(None)
         figures = self.figures
@@ -339,68 +389,37 @@ class Generation:
 
     def _submit(self) -> None:
         """Submit every choice. When one can't be submitted, ``start`` stops the others."""
-        request = self._request
-        functions = {function.name: function for function in request.tools}
-        vocabulary = self._model.vocabulary
-        tracking = request.tracking
-        params = request.params
-        if tracking is not None and tracking.silent:
-            params = msgspec.structs.replace(params, max_tokens=1)
-        if request.chat:
-            vocabulary = self._model.vocabulary_showing(self._model.family.markup(functions).markers)
-        progress = tracking is not None and tracking.progress
-        for prompt in request.prompts:
-            text = request.prompt_text if isinstance(prompt, list) else prompt
-            choices: list[Choice] = []
-            for _ in range(request.choices):
-                parser = self._model.family.parser(text, functions) if request.chat and text is not None else None
-                pipeline = ReplyPipeline(
-                    vocabulary, self._stops, parser, keep_stop=request.keep_stop, min_tokens=params.min_tokens
-                )
-                choices.append(self._choice(len(self._open) + len(choices), vocabulary, pipeline, prompt))
-            make = _submit_of(prompt, params, self._caller, progress=progress)
-            for choice, identity in zip(choices, self._engine.submit_copies(make, choices), strict=True):
-                choice.identity = identity
+        queued = self._deadlines is not None and self._deadlines.queue < math.inf
+        for group in self._groups:
+            group.submit(self._engine, self._request, self._caller, progress=queued)
+            for choice in group.choices:
                 self._open[choice.index] = choice
                 self._unanswered += 1
         self._totals = self._metrics.requests(self._engine.replica_of(next(iter(self._open.values())).identity))
 
-    def _choice(
-        self, index: int, vocabulary: PieceTable, pipeline: ReplyPipeline, prompt: PromptText | list[int]
-    ) -> Choice:
-        max_tool_calls, inline = self._request.max_tool_calls, self._request.inline_reasoning
-        if (shift := self._request.context_shift) is not None:
-            assert isinstance(prompt, list), "a context shift counts tokens"
-            self.shifted = ShiftedChoice(
-                self,
-                index,
-                vocabulary,
-                pipeline,
-                shift,
-                prompt,
-                max_tool_calls=max_tool_calls,
-                inline_reasoning=inline,
-            )
-            return self.shifted
-        tracking = self._request.tracking
-        if tracking is None:
-            return Choice(self, index, vocabulary, pipeline, max_tool_calls=max_tool_calls, inline_reasoning=inline)
-        tracked = TrackedChoice(
-            self, index, vocabulary, pipeline, tracking, max_tool_calls=max_tool_calls, inline_reasoning=inline
-        )
-        self.tracked.append(tracked)
-        return tracked
+    # The end of an engine
 
+    def _can_restart(self) -> bool:
+        """Whether another engine can take the whole request: no choice has a token, and it is the first time."""
+        choices = [choice for group in self._groups for choice in group.choices]
+        return not self._has_restarted and all(not choice.n_tokens and choice.index in self._open for choice in choices)
 
-def _submit_of(
-    prompt: PromptText | list[int], params: GenerationParams, caller: str, *, progress: bool
-) -> Callable[[int, range], Submit]:
-    """Makes the submit of the choices of these numbers from the first one's id."""
-    return lambda identity, numbers: Submit(
-        id=identity,
-        prompt=prompt,
-        params=seeded(params, numbers.start),
-        copies=len(numbers),
-        progress=progress,
-        caller=caller,
-    )
+    def _restart(self) -> None:
+        """Submit every choice again, once an engine is there. Choices that another engine has begun are cancelled."""
+        self._has_restarted = True
+        for choice in self._open.values():
+            self._engine.cancel(choice.identity)
+        self._restarting = asyncio.create_task(self._submit_again())
+
+    async def _submit_again(self) -> None:
+        try:
+            await self._engine.ready()
+            self._prompt_tokens = self._unanswered = 0
+            self._restarting = None
+            self._submit()
+        except RequestError as error:
+            self._restarting = None
+            self.on_failed(error)
+        except Exception as error:
+            self._restarting = None
+            self.on_defect(error)

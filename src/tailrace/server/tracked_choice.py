@@ -110,6 +110,9 @@ class TrackedChoice(Choice):
 
     def on_progress(self, progress: Progress) -> None:
         """See ``GenerationCallbacks``."""
+        self._owner.on_choice_begun()
+        if not self._tracking.progress:
+            return
         self.cached_tokens, self._processed = progress.cached, progress.processed
         self.prompt_seconds = progress.seconds
         self._owner.emit(
@@ -207,6 +210,7 @@ class _TimingOwner:
         "_choice",
         "_owner",
         "on_choice_answer",
+        "on_choice_begun",
         "on_choice_finished",
         "on_choice_prefilled",
         "on_defect",
@@ -219,6 +223,7 @@ class _TimingOwner:
         self._choice = choice
         self.on_choice_answer, self.on_choice_prefilled = owner.on_choice_answer, owner.on_choice_prefilled
         self.on_first_token, self.on_choice_finished = owner.on_first_token, owner.on_choice_finished
+        self.on_choice_begun = owner.on_choice_begun
         self.on_failed, self.on_defect = owner.on_failed, owner.on_defect
 
     def emit(self, event: Event) -> None:

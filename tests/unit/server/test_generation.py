@@ -209,9 +209,13 @@ def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(pla
         generation = await starting
         listener = EventSink()
         generation.attach(listener)
+        engine.say(*tokens(ids[1], b"a"))
+        while not listener.events:
+            await asyncio.sleep(0.001)
         engine.die()
         await generation.finished()
-        (failure,) = listener.events
+        text, failure = listener.events
+        assert isinstance(text, TextDelta)
         assert isinstance(failure, Failure)
         assert isinstance(failure.error, EngineDied)
 

@@ -64,7 +64,7 @@ class _Anthropic:
         app = self._app
         identity = request_id(request.scope)
         payload = decode(await app.read_body(request), _messages_decoder)
-        model = await app.model_for(payload.model, payload)
+        model = await app.model_for(request, payload.model, payload)
         generation_request = await app.run_large(partial(prepare, payload, model), request.state.size)
         generation = await app.start_generation(request, generation_request)
         head = reply.MessageHead(app.model_name)
@@ -86,7 +86,7 @@ class _Anthropic:
         """The same prompt as a message's, counted by the engine as it would read it."""
         app = self._app
         payload = decode(await app.read_body(request), _count_decoder)
-        make = partial(prompt_text, payload, await app.model_for(payload.model, payload))
+        make = partial(prompt_text, payload, await app.model_for(request, payload.model, payload))
         prompt = await app.run_large(make, request.state.size)
         (tokenized,) = await app.query_engine(
             request,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from tailrace.errors import InvalidRequest
+from tailrace.errors import EngineDied, InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import EngineQuery, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
@@ -41,6 +41,14 @@ class PieceTokenizer:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(new) > _MAX_TEXTS:
             raise InvalidRequest(f"'{param}' has more than {_MAX_TEXTS} texts to tokenise.", param=param)
+        self._app.claim_texts(self._request, [text.text for text in new])
+        try:
+            await self._ask(new, param)
+        except EngineDied:
+            await self._app.ready(self._request)
+            await self._ask(new, param)
+
+    async def _ask(self, new: Sequence[TextPiece], param: str) -> None:
         caller = caller_of(self._request.scope).identity
         pending = _PendingQueries([])
         try:

@@ -140,7 +140,7 @@ class _LlamaServer:
     async def completion(self, request: Request) -> Response:
         app = self._app
         payload = decode(await app.read_body(request), request_fields.completion_decoder)
-        model = await app.served_model()
+        model = await app.served_model(request)
         tokens = PieceTokenizer(app, request)
         prompts = await prompts_of(payload.prompt, tokens, "prompt")
         return await self._reply(request, payload, prompts, model, tokens, "prompt")
@@ -148,7 +148,7 @@ class _LlamaServer:
     async def infill(self, request: Request) -> Response:
         app = self._app
         payload = decode(await app.read_body(request), request_fields.infill_decoder)
-        model = await app.served_model()
+        model = await app.served_model(request)
         tokens = PieceTokenizer(app, request)
         prompt = await infill_prompt(payload, model.info, tokens, limit_of(payload))
         return await self._reply(request, payload, [prompt], model, tokens, "input_prefix")
@@ -181,7 +181,7 @@ class _LlamaServer:
         app = self._app
         payload = decode(await app.read_body(request), embeddings.decoder)
         given, param = embeddings.texts_of(payload)
-        await app.served_model()
+        await app.served_model(request)
         texts = await prompts_of(given, PieceTokenizer(app, request), param)
         embeddings.check(texts, param)
         answers = await app.query_engine(
@@ -190,10 +190,10 @@ class _LlamaServer:
         return json_response(embeddings.embedded([answer for answer in answers if isinstance(answer, Embedded)]))
 
     async def props(self, request: Request) -> Response:
-        return json_response(props(self._app, await self._app.served_model()))
+        return json_response(props(self._app, await self._app.served_model(request)))
 
     async def slots(self, request: Request) -> Response:
-        found = slots(self._app, await self._app.served_model())
+        found = slots(self._app, await self._app.served_model(request))
         if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in found):
             raise EngineUnavailable("No slot is available: all are processing.")
         return json_response(found)

@@ -58,7 +58,7 @@ class EmbedRoutes:
         """The vectors of several texts, and the durations."""
         watch = Stopwatch()
         payload = decode(await self._app.read_body(request), _embed, truncated=options.TRUNCATED)
-        name = await self._ready(payload)
+        name = await self._ready(request, payload)
         watch.loaded()
         texts = [payload.input] if isinstance(payload.input, str) and payload.input else payload.input or []
         answers = await self._vectors(request, list(texts), payload.truncate is not False, payload.dimensions, "input")
@@ -68,17 +68,17 @@ class EmbedRoutes:
     async def embeddings(self, request: Request) -> Response:
         """One text's vector."""
         payload = decode(await self._app.read_body(request), _embeddings, truncated=options.TRUNCATED)
-        await self._ready(payload)
+        await self._ready(request, payload)
         texts = [payload.prompt] if payload.prompt else []
         answers = await self._vectors(request, texts, True, None, "prompt")
         return json_response({"embedding": answers[0][0] if answers else []})
 
-    async def _ready(self, payload: EmbedRequest | EmbeddingsRequest) -> str:
+    async def _ready(self, request: Request, payload: EmbedRequest | EmbeddingsRequest) -> str:
         """The name to repeat, once the model is there. Raises RequestError."""
         name = model_names.check(self._app, payload.model)
         shared_fields.unloads(payload.keep_alive)
         options.refuse_unsupported(payload.options or Options())
-        await self._app.served_model()
+        await self._app.served_model(request)
         return name
 
     async def _vectors(
@@ -87,7 +87,7 @@ class EmbedRoutes:
         """Each text's vector and how many tokens it was read as. Raises InvalidRequest, naming ``param``."""
         if not texts:
             return []
-        info = (await self._app.served_model()).info
+        info = (await self._app.served_model(request)).info
         if dimensions is not None and dimensions > info.embedding_width > 0:
             raise InvalidRequest(
                 f"'dimensions' must be at most {info.embedding_width}, this model's own.", param="dimensions"

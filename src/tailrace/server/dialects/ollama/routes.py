@@ -102,7 +102,7 @@ class _Replies:
         payload = decode(await app.read_body(request), decoder, truncated=TRUNCATED)
         name = model_names.check(app, payload.model)
         shared_fields.check(payload)
-        model = await app.model_for(payload.model or None, payload)
+        model = await app.model_for(request, payload.model or None, payload)
         if (entry := app.derived_model(payload.model)) is not None:
             payload.options = with_defaults(payload.options, entry.parameters)
         watch.loaded()

@@ -123,7 +123,7 @@ class _OpenAI:
         app = self._app
         payload = decode(await app.read_body(request), chat.decoder)
         check_store(payload, self._store)
-        model = await app.model_for(payload.model, payload)
+        model = await app.model_for(request, payload.model, payload)
         inline = app.settings.reasoning == "inline"
         make = partial(chat.prepare, payload, model, inline_reasoning=inline)
         generation_request = await app.run_large(make, request.state.size)
@@ -173,14 +173,15 @@ class _OpenAI:
         """The same prompt as a reply's, counted by the engine as it would read it."""
         app = self._app
         payload = decode(await app.read_body(request), chat.decoder)
-        make = partial(chat.prepare, payload, await app.model_for(payload.model, payload), inline_reasoning=False)
+        model = await app.model_for(request, payload.model, payload)
+        make = partial(chat.prepare, payload, model, inline_reasoning=False)
         generation_request = await app.run_large(make, request.state.size)
         return json_response(await count_input(app, request, generation_request))
 
     async def completions(self, request: Request) -> Response:
         app = self._app
         payload = decode(await app.read_body(request), completions.decoder)
-        model = await app.model_for(payload.model, payload)
+        model = await app.model_for(request, payload.model, payload)
         generation_request = completions.prepare(payload)
         if generation_request.params.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
@@ -251,7 +252,7 @@ class _OpenAI:
         payload = decode(await app.read_body(request), embeddings.decoder)
         app.check_model(payload.model)
         texts = embeddings.inputs(payload)
-        model = await app.engine.ready()
+        model = await app.ready(request)
         embeddings.check_dimensions(payload, model.info.embedding_width)
         answers = await app.query_engine(
             request, lambda identity: embeddings.embed_query(identity, payload, texts), len(texts), param="input"
@@ -264,7 +265,7 @@ class _OpenAI:
         payload = decode(await app.read_body(request), tokenize_bodies.tokenize_decoder)
         app.check_model(payload.model)
         templated = tokenize_bodies.template_of(payload)
-        model = await app.engine.ready()
+        model = await app.ready(request)
         rendered = None if templated is None else await self._render(request, templated, model)
         (answer,) = await app.query_engine(
             request,
@@ -277,13 +278,13 @@ class _OpenAI:
     async def detokenize(self, request: Request) -> Response:
         app = self._app
         payload = decode(await app.read_body(request), tokenize_bodies.detokenize_decoder)
-        model = await app.model_for(payload.model, payload)
+        model = await app.model_for(request, payload.model, payload)
         return json_response(tokenize_bodies.detokenized(payload, model.vocabulary, model.info))
 
     async def apply_template(self, request: Request) -> Response:
         app = self._app
         payload = decode(await app.read_body(request), tokenize_bodies.template_decoder)
-        model = await app.model_for(payload.model, payload)
+        model = await app.model_for(request, payload.model, payload)
         return json_response({"prompt": (await self._render(request, payload, model)).text})
 
     async def _render(

@@ -139,7 +139,7 @@ class _Responses:
         is_stored = self._should_store(payload)
         given = await self._input(payload, caller_of(request.scope).owner)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
-        model = await app.model_for(payload.model, payload)
+        model = await app.model_for(request, payload.model, payload)
         generation = await self._start(request, payload, given.conversation, tools, model)
         head = ResponseHead(payload, tools, app.model_name, stored=is_stored)
         owner = caller_of(request.scope).owner
@@ -189,7 +189,8 @@ class _Responses:
         self._should_store(payload)
         given = await self._input(payload, caller_of(request.scope).owner)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
-        make = partial(prepare, payload, given.conversation, tools, await app.model_for(payload.model, payload))
+        model = await app.model_for(request, payload.model, payload)
+        make = partial(prepare, payload, given.conversation, tools, model)
         generation_request = await app.run_large(make, given.conversation.size)
         return json_response(await count_input(app, request, generation_request))
 
