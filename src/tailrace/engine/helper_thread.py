@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer
 
 #: Exit status of a process whose helper thread died: it broke and may be started again.
@@ -29,6 +30,7 @@ class HelperThread(threading.Thread):
 
     def run(self) -> None:
         """The thread's body."""
+        name_thread(self.name)
         try:
             self._work()
         except BaseException:

@@ -26,6 +26,7 @@ from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.applied_placement import is_placement_required
 from tailrace.machine.binding import bind_cpus, bind_memory
 from tailrace.machine.openmp_spin import set_spin_count
+from tailrace.machine.thread_name import name_thread
 from tailrace.observe import logs
 from tailrace.progress_page import ProgressPage
 
@@ -36,6 +37,7 @@ _OOM_POINTS = 300
 def main() -> None:
     """Run until told to stop."""
     start = read_start()
+    name_thread("tailrace-engine")
     page = ProgressPage(start.progress_fd)
     settle_signals()
     unblock_signals()

@@ -25,6 +25,7 @@ from tailrace.child import (
     unblock_signals,
 )
 from tailrace.errors import ModelError
+from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer, logs
 from tailrace.progress_page import Phase, ProgressPage
 from tailrace.server.app import make_app
@@ -37,6 +38,7 @@ from tailrace.server.startup_message import announce
 def main() -> None:
     """Serve until a signal; then give running replies some seconds to finish."""
     start = read_start()
+    name_thread("tailrace-http")
     settle_signals(ignore_hang_up=False)
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
     settle_on(start.plan.http_cpus)

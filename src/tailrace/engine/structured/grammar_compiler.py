@@ -23,6 +23,7 @@ from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput
+from tailrace.machine.thread_name import name_thread
 from tailrace.protocol import EngineCounters, Grammar
 
 #: Bytes of a grammar's text.
@@ -123,6 +124,7 @@ class GrammarCompiler:
             return None
 
     def _run(self) -> None:
+        name_thread("grammars")
         while True:
             job = self._jobs.get()
             try:

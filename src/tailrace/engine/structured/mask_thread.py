@@ -23,6 +23,7 @@ import structlog
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
+from tailrace.machine.thread_name import name_thread
 
 #: Threads that go on with late masks. Further masks wait for them: their CPU time is bounded so.
 _MAX_LATE = 4
@@ -209,6 +210,7 @@ class MaskThread:
         return not worker.ends
 
     def _run_slow(self) -> None:
+        name_thread("slow masks")
         bind(self.cpus)
         lower_priority(threading.get_native_id())
         while self._slow_wake.get():

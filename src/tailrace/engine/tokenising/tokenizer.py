@@ -16,6 +16,7 @@ import structlog
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.tokenizer_sandbox import TextNotTokenizable, TokenizerProcess, TokenizerUnavailable
+from tailrace.machine.thread_name import name_thread
 from tailrace.protocol import RefusalCode, Refused, RefusedField
 
 #: Jobs in the process at the same time, and how many of them may be longer than ``_LONG`` characters.
@@ -146,6 +147,7 @@ class Tokenizer:
         return None
 
     def _run(self) -> None:
+        name_thread("tokenising")
         while (job := self._take()) is not None:
             outcome = self._outcome(job) if job.callbacks else []
             with self._lock:
