@@ -176,7 +176,8 @@ def load_llama(
 
     def log_llama(level: str, line: str) -> None:
         getattr(log, level)(line, source="llama.cpp")
-        if level == "error" and not page.has_served:
+        # The first error is the most exact one.
+        if level == "error" and not page.has_served and not page.message:
             page.message = line
 
     with _progress(path.name, shown=replicas == 1) as show:

@@ -55,7 +55,7 @@ def main() -> None:
 
         service = EngineService(start, page)
     except (ModelError, ConfigurationError) as error:
-        page.message = str(error)
+        page.message = f"{error} (llama.cpp: {page.message})" if page.message else str(error)
         structlog.get_logger().error("the model can't be served", error=str(error))
         sys.exit(EXIT_CONFIGURATION)
     except Exception as error:

@@ -96,15 +96,20 @@ class ChildProcess:
         if self.process is not None:
             self.process.send_signal(number)
 
+    def has_aborted(self, status: int) -> bool:
+        """Whether it has ended itself while it loaded, and has said why."""
+        return status == -signal.SIGABRT and self.page is not None and bool(self.page.message) and not self.was_ready
+
     def death_reason(self, status: int) -> str:
         """Why it has died, in words."""
         message = self.page.message if self.page is not None else ""
         if self.killed_for is not None:
             return f"it hung and was killed: {self.killed_for}"
-        reason = f"{status_name(status)}: {message}" if message else status_name(status)
+        if message:
+            return f"{status_name(status)}: {message}"
         if status == -signal.SIGKILL:
-            reason += ", which the kernel sends when memory runs out" if not message else ""
-        return reason
+            return "SIGKILL, from the kernel when memory runs out, or by hand"
+        return status_name(status)
 
     def forget(self) -> None:
         """Let go of the last run's page."""

@@ -99,7 +99,7 @@ class Supervisor:
             progress_fd=-1,
             http_fd=http.fileno(),
         )
-        self._announced = self._was_ready = False
+        self._announced = self._was_ready = self._had_engine = False
         self._reloads: int | None = None
         self._log = structlog.get_logger()
         # A terminal that is closed stops the server, as users expect of a program in it.
@@ -214,7 +214,10 @@ class Supervisor:
             return _End(EXIT_CONFIGURATION, reason.partition(": ")[2] or "the settings or the model can't work")
         lived = time.monotonic() - child.started
         ready = child.was_ready
+        self._had_engine = self._had_engine or (ready and child is not self._server)
         delay = child.restarts.died(lived, ready=ready)
+        if child.has_aborted(status) and not self._had_engine:
+            delay = None  # A check of llama.cpp has failed, and would fail again with the same file.
         if delay is None and any(engine.serves for engine in self._engines) and child is not self._server:
             delay = _RARE_RETRY_SECONDS
         if delay is None:
@@ -241,7 +244,7 @@ class Supervisor:
         what = "the model can't be loaded" if child is not self._server else "the HTTP process can't start"
         return _End(
             EXIT_CONFIGURATION if child is not self._server else EXIT_GAVE_UP,
-            f"{what}: its process died {deaths.unready} times before it was ready. The last time: {reason}",
+            f"{what}: {reason} (starts before it was ready: {deaths.unready})",
         )
 
     def _start(self, child: ChildProcess) -> None:

@@ -116,14 +116,23 @@ def ended(code: str) -> tuple[int, str]:
 
 
 def test_an_engine_that_never_becomes_ready_ends_the_server_with_its_last_message() -> None:
-    dies = SERVES.replace("page.phase = Phase.SERVING", "page.message = 'llama.cpp aborted: n_layer'").format(
-        then="os.abort()"
+    dies = SERVES.replace("page.phase = Phase.SERVING", "page.message = 'tensor 7'").format(
+        then="os.kill(os.getpid(), signal.SIGSEGV)"
     )
     status, last = ended(script(dies))
     assert status == 78
-    assert "the model can't be loaded" in last
-    assert "SIGABRT: llama.cpp aborted: n_layer" in last
-    assert "3 times" in last
+    assert "the model can't be loaded: SIGSEGV: tensor 7" in last
+    assert "ready: 3" in last
+
+
+def test_a_failed_check_of_llama_cpp_at_the_first_load_ends_the_server_at_once() -> None:
+    aborts = SERVES.replace("page.phase = Phase.SERVING", "page.message = 'llama.cpp aborted: n_layer'").format(
+        then="os.abort()"
+    )
+    status, last = ended(script(aborts))
+    assert status == 78
+    assert "the model can't be loaded: SIGABRT: llama.cpp aborted: n_layer" in last
+    assert "ready: 1" in last
 
 
 def test_an_engine_that_keeps_dying_ends_the_server_at_the_limit() -> None:

@@ -2,7 +2,7 @@
 
 Token t < 256 is the byte t, 256 ends a reply and 257 ends each tokenised prompt. The prompt scripts the reply: the
 text of the last ``<say>...</say>`` in it, with ``\\xNN`` escapes for bytes. A prompt without a script is echoed. At
-``<nan>`` in a script the logits are NaN.
+``<nan>`` in a script the logits are NaN. At ``<hang>`` the step never ends. A text with ``<stuck>`` is never tokenised.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ _NAMES = {END: "<end>", START: "<start>", 258: "<prefix>", 259: "<suffix>", 260:
 #: The logit of the script's byte; all others are 0. No other token is ever sampled, but a logit_bias of 100 beats it.
 _CERTAIN = 90.0
 _BROKEN = b"<nan>"
+_HANG = b"<hang>"
+_STUCK = "<stuck>"
+#: A step that hangs ends after this time.
+_FOR_EVER = 3600.0
 #: The memory of the model that is imitated: KV of all tokens, KV of a sliding window, one recurrent state, or a hybrid.
 #: It decides which truncations succeed.
 Memory = Literal["dense", "sliding", "recurrent", "hybrid"]
@@ -115,6 +119,8 @@ class FakeBackend:
 
     def tokenize_prompt(self, text: TokenizerInput) -> list[int]:
         """See ``Backend``. Special tokens are recognised only in texts in which one of them is ordinary text."""
+        if _STUCK in text.text:
+            time.sleep(_FOR_EVER)
         pieces = self._names.split(text.text, special=text.parse_special, literal_spans=text.literal_spans)
         if not text.literal_spans or pieces == self._names.split(text.text, special=text.parse_special):
             return self.tokenize(text.text, parse_special=text.parse_special, add_special=text.add_special)
@@ -170,6 +176,8 @@ class FakeBackend:
         written = position + 1 - start
         if script[written : written + len(_BROKEN)] == _BROKEN:
             return None
+        if script[written : written + len(_HANG)] == _HANG:
+            time.sleep(_FOR_EVER)
         return script[written] if written < len(script) else END
 
     def kv_relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:

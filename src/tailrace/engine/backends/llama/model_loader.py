@@ -134,8 +134,14 @@ def report_aborts(sink: Callable[[str], None]) -> None:
     Without a sink llama.cpp starts a debugger to print its stack, if there is one.
     """
     global _abort_callback
-    _abort_callback = _ABORT_CALLBACK(lambda message: sink(message.decode("utf-8", "replace").strip()))
+    _abort_callback = _ABORT_CALLBACK(lambda message: sink(_without_folders(message.decode("utf-8", "replace"))))
     llama._lib.ggml_set_abort_callback(_abort_callback)
+
+
+def _without_folders(message: str) -> str:
+    """``FOLDER/file.cpp:12: text`` without the folder, which is where llama.cpp was compiled."""
+    place, separator, text = message.strip().partition(": ")
+    return f"{place.rpartition('/')[2]}{separator}{text}"
 
 
 #: ``ggml_abort_callback_t`` of ggml.h.
