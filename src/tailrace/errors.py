@@ -10,6 +10,7 @@
     │   ├── NotFound                404  no such route
     │   ├── ModelNotFound           404  no such model
     │   ├── MethodNotAllowed        405  the route exists, the verb doesn't
+    │   ├── RequestTimeout          408  the client has begun a request and doesn't finish it
     │   ├── BodyTooLarge            413  the body is over the limit
     │   ├── UnsupportedContentEncoding       415  the body is compressed in a way that isn't decoded here
     │   ├── TooManyRequests         429  the queue is full, or a limit of the key is reached; has ``retry_after``
@@ -20,6 +21,8 @@
     │   ├── NotSupported            501  the API has such a route, tailrace doesn't
     │   ├── FetchFailed             502  a model couldn't be fetched
     │   ├── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
+    │   ├── ServerBusy              503  the bodies of other requests take all memory for bodies; has ``retry_after``
+    │   ├── ShuttingDown            503  the server has been told to stop; has ``retry_after``
     │   └── DeadlineExceeded        504  a time limit of the server or of the client has passed
     ├── ConfigurationError      a setting is wrong; names the setting and where it came from
     ├── ModelError              a model can't be found, fetched, read or loaded
@@ -119,6 +122,13 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    """The client has begun a request, and its rest doesn't come, or comes too slowly (RFC 9110, section 15.5.9)."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class BodyTooLarge(RequestError):
@@ -229,6 +239,24 @@ class DeadlineExceeded(RequestError):
     status = 504
     type = "timeout_error"
     code = "request_timeout"
+
+
+class ServerBusy(RequestError):
+    """The bodies that are being read take all the memory that they may have together."""
+
+    status = 503
+    type = "server_error"
+    code = "server_busy"
+    retry_after = 2
+
+
+class ShuttingDown(RequestError):
+    """The server has been told to stop. Another one, or the next one on this address, can serve the request."""
+
+    status = 503
+    type = "server_error"
+    code = "shutting_down"
+    retry_after = 5
 
 
 class ConfigurationError(TailraceError):

@@ -97,7 +97,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     first_token_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     total_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
 
-    slow_reader_tokens: Annotated[int, Meta(ge=16)] = 4096  #: max tokens a client may be behind its stream
+    slow_reader_kb: Annotated[int, Meta(ge=16, le=1_048_576)] = 1024  #: max kB that a client may be behind its stream
+    send_memory_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64  #: memory for all that waits for slow clients
+    send_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0  #: how long a client may take none of what waits for it
+    header_seconds: Annotated[float, Meta(gt=0, le=3600)] = 20.0  #: time for the head of a request
+    body_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0  #: how long a body may stand still
+    body_memory_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 256  #: memory for all bodies that are being read
+    max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  #: at a time; 0: 4,096, or what open files allow
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 15.0  #: time for running replies at shutdown
 
     # Logs

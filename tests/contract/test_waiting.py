@@ -211,7 +211,7 @@ def test_nan_logits_end_only_their_reply(slow: ServerProcess, scripted: ServerPr
 
 def test_a_reader_that_is_far_behind_is_cut_off() -> None:
     """The reply is larger than all buffers between; the client reads nothing until the server gives up."""
-    with fake("--ctx", "300000", "--parallel", "1", slow_reader_tokens="64") as server:
+    with fake("--ctx", "300000", "--parallel", "1", slow_reader_kb="16") as server:
         with Connection(server.port, receive_buffer=4096) as connection:
             connection.request("POST", "/v1/chat/completions", chat("<say>" + "y" * 140_000 + "</say>", stream=True))
             wait_for("the reply to begin", lambda: metric(server.port, "tailrace:engine_decode_tokens_total") > 0)

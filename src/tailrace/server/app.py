@@ -12,7 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.server import stats_routes, status_routes
-from tailrace.server.app_state import DEADLINES, HANDLER_TIMEOUT, IS_ADMITTED, QUEUE_PLACE, AppState
+from tailrace.server.app_state import DEADLINES, HANDLER_TIMEOUT, IS_ADMITTED, QUEUE_PLACE, AppState, release_body
 from tailrace.server.deadlines import Deadlines, deadlines_of
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
@@ -90,6 +90,8 @@ def _by_method(app: AppState, methods: Mapping[str, list[Endpoint]]) -> Handler:
             if (generation := request.scope.get(STARTED)) is not None:
                 generation.cancel()
             raise
+        finally:
+            release_body(request.scope)
 
     return handler
 

@@ -14,8 +14,9 @@ import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
-from tailrace.errors import EngineDied, ModelNotFound
+from tailrace.errors import EngineDied, ModelNotFound, RequestError
 from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
@@ -24,6 +25,7 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embed, Embedded, EngineQuery, QueryAnswer, Scored, Tokenize
 from tailrace.server import sse
 from tailrace.server.admission import AdmissionQueue, QueuePlace
+from tailrace.server.body_memory import BodyLease, BodyMemory
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.choice_group import estimated_tokens
@@ -35,6 +37,7 @@ from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_body import read_body
+from tailrace.server.request_cycle import REQUEST_BODY
 from tailrace.server.request_log import STARTED, RequestLog
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
@@ -83,6 +86,9 @@ class _Waiting:
         return self._ready.result()
 
 
+#: The key of an ASGI scope for the memory of the request's body.
+BODY = "tailrace.body"
+
 class AppState:
     """See the module. There is one in the process."""
 
@@ -113,6 +119,7 @@ class AppState:
         self.request_log = RequestLog(model_name, lines=settings.access_log, prompts=settings.log_prompts)
         self.open_streams = OpenStreams()
         self._plan = plan
+        self.bodies = BodyMemory(settings.body_memory_mb * 1_000_000, settings.body_seconds)
         self.draining = False  #: whether the server stops: running replies finish, and new requests are refused
         self.on_reload: list[Callable[[], None]] = []  #: called at a SIGHUP, each reads its files again
         running = settings.parallel * replicas
@@ -160,9 +167,13 @@ class AppState:
 
     async def read_body(self, request: Request) -> bytes:
         """The request's body, decoded. A request for the engine gets its place in the queue. Raises RequestError: too
-        large, in an unsupported encoding, or the queue is full.
+        large, too slow, in an unsupported encoding, or the queue is full.
+
+        The body's memory counts until the engine has accepted the request, or the request's handler has returned.
         """
-        body = await read_body(request, self.settings.max_body_mb * 1_000_000)
+        fail = request.scope.get("extensions", {}).get(REQUEST_BODY, {}).get("fail", _ignore)
+        lease = request.scope[BODY] = self.bodies.lease(fail)
+        body = await read_body(request, self.settings.max_body_mb * 1_000_000, lease)
         request.state.size = len(body)
         if request.scope.get(IS_ADMITTED):
             request.scope[QUEUE_PLACE] = self.admission.enter(caller_of(request.scope).identity)
@@ -199,6 +210,7 @@ class AppState:
         if (handler_timeout := scope.get(HANDLER_TIMEOUT)) is not None:
             handler_timeout.reschedule(None)
         scope[STARTED] = generation
+        release_body(scope)
         return generation
 
     def claim_texts(self, request: Request, texts: Sequence[PromptText | str | list[int]]) -> None:
@@ -224,7 +236,7 @@ class AppState:
             generation,
             encoder,
             keepalive_seconds=settings.keepalive_seconds if keepalive_seconds is None else keepalive_seconds,
-            bound=settings.slow_reader_tokens,
+            bound=settings.slow_reader_kb * 1000,
             headers=headers,
             streams=self.open_streams,
         )
@@ -365,3 +377,14 @@ def _texts_of(query: EngineQuery) -> Sequence[PromptText | str | list[int]]:
     if isinstance(query, Embed):
         return query.inputs
     return [query.text if isinstance(query, Tokenize) else query.prompt]
+
+
+def release_body(scope: Scope) -> None:
+    """The body of the request with this scope isn't needed any more."""
+    lease: BodyLease | None = scope.get(BODY)
+    if lease is not None:
+        lease.release()
+
+
+def _ignore(error: RequestError) -> None:
+    """The end of the reading of a body where no connection can be told."""

@@ -27,6 +27,11 @@ class GenerationCallbacks(Protocol):
         """How many tokens have come so far."""
         ...
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the request has got a token, of this generation or of another one."""
+        ...
+
     def on_answer(self, answer: Accepted | Refused) -> None:
         """The engine has checked the submit. Nothing follows a Refused."""
         ...

@@ -32,6 +32,11 @@ MAX_EVENT_BYTES = 55_000
 class ChoiceOwner(Protocol):
     """What a choice needs of the request that owns it."""
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether a choice has got a token."""
+        ...
+
     def emit(self, event: Event) -> None:
         """Send an event on its way to the client."""
         ...
@@ -124,6 +129,11 @@ class Choice:
         self._logprobs: list[TokenLogprob] = []  #: of tokens whose text is held back
 
     # What the engine's client calls
+
+    @property
+    def has_tokens(self) -> bool:
+        """See ``GenerationCallbacks``."""
+        return self._owner.has_tokens
 
     def on_answer(self, answer: Accepted | Refused) -> None:
         """See ``GenerationCallbacks``."""

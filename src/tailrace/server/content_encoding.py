@@ -20,6 +20,10 @@ else:
 
 #: Bytes that a decoder gives at once: about half a millisecond's work, after which other clients get their turn.
 PIECE = 262_144
+#: Bytes that a decoder takes at once. It copies what it hasn't read yet for each piece.
+_FED = 16_384
+#: Max gzip members or zstd frames of a body. Empty ones take time and give nothing.
+_MAX_MEMBERS = 10_000
 #: zstd keeps a window of what it has decoded. 8 MB is the largest that RFC 9659 lets a sender choose.
 _WINDOW_LOG = 23
 
@@ -54,11 +58,22 @@ class BodyDecoder:
         self._coding = coding
         self._make: Callable[[], _Member] = {"gzip": _Gzip, "deflate": _Deflate, "zstd": _Zstd}[coding]
         self._member: _Member | None = None
+        self._members = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that ``data``, the next bytes of the body, decodes to. Raises InvalidRequest for damaged ones."""
+        """The pieces that ``data``, the next bytes of the body, decodes to. Raises InvalidRequest for damaged ones.
+
+        A piece may be empty: the caller gets its turn after each member, however little is in it.
+        """
+        for start in range(0, len(data), _FED):
+            yield from self._feed(data[start : start + _FED])
+
+    def _feed(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._member is None:
+                self._members += 1
+                if self._members > _MAX_MEMBERS:
+                    raise self._damaged(f"it has over {_MAX_MEMBERS} parts")
                 self._member = self._make()
             try:
                 yield from self._member.feed(data)
@@ -67,6 +82,7 @@ class BodyDecoder:
             if not self._member.whole:
                 return
             data, self._member = self._member.rest, None
+            yield b""
 
     def finish(self) -> None:
         """The body has ended. Raises InvalidRequest when it ends in the middle."""

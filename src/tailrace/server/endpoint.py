@@ -16,7 +16,7 @@ from tailrace.server.keys.limit_headers import LimitStyle
 Handler = Callable[[Request], Awaitable[Response]]
 
 #: The error statuses of every endpoint that generates.
-GENERATION_ERRORS = frozenset({400, 401, 404, 413, 415, 429, 500, 503, 504})
+GENERATION_ERRORS = frozenset({400, 401, 404, 408, 413, 415, 429, 500, 503, 504})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from tailrace import ipc
-from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError
+from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError, ShuttingDown
 from tailrace.ipc import frame
 from tailrace.observe import log_writer
 from tailrace.observe.engine_figures import EngineFigures
@@ -52,6 +52,7 @@ class EngineClient:
         self.model: ServedModel | None = None  #: the last engine's; it stays while a new engine starts
         self.engine_starts = 0
         self.lag = LoopLag()  #: of the event loop
+        self.stopping = False  #: no request is begun any more
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
@@ -185,12 +186,16 @@ class EngineClient:
         return self._ready.is_set()
 
     async def ready(self) -> ServedModel:
-        """The model, once an engine is connected. Raises EngineUnavailable after the waiting time."""
+        """The model, once an engine is connected. Raises EngineUnavailable after the waiting time, and ShuttingDown
+        once the server has to stop.
+        """
         if not self._ready.is_set():
             try:
                 await asyncio.wait_for(self._ready.wait(), self._wait_seconds)
             except TimeoutError:
                 raise EngineUnavailable("The model is still loading or its engine is restarting; try again.") from None
+        if self.stopping:
+            raise shutting_down()
         return cast(ServedModel, self.model)
 
     def submit(self, make: Callable[[int], Submit], callbacks: GenerationCallbacks) -> int:
@@ -229,6 +234,23 @@ class EngineClient:
         able = self._alive() or self._connections.values()
         self._requests.register(identity, [query], min(able, key=lambda connection: connection.load), message)
         return query
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests, queries included, haven't ended."""
+        return len(self._requests)
+
+    def begin_stop(self) -> int:
+        """Begin no request any more, and end those that have no token yet. The number of these."""
+        self.stopping = True
+        self._ready.set()  # What waits for an engine gets its error.
+        return self._requests.fail(
+            lambda request: not isinstance(request, PendingQuery) and not request.has_tokens, shutting_down
+        )
+
+    def end_all(self) -> int:
+        """End all requests because the server stops. The number of these."""
+        return self._requests.fail(lambda request: True, shutting_down)
 
     def cancel(self, identity: int) -> None:
         """Stop a request that hasn't ended; harmless for one that has."""
@@ -380,3 +402,8 @@ class EngineClient:
         )
         if lost:
             self._log.error("the engine is gone", requests_lost=lost, replica=connection.replica)
+
+
+def shutting_down() -> ShuttingDown:
+    """The error of requests that a server can't serve because it stops."""
+    return ShuttingDown("The server is shutting down; try again, or use another one.")

@@ -104,6 +104,11 @@ class Generation:
         """When the first token came, by the monotonic clock, in seconds."""
         return self.figures.first_token_at
 
+    @property
+    def has_tokens(self) -> bool:
+        """See ``ChoiceOwner``."""
+        return self._first_token_at is not None
+
     @classmethod
     async def start(
         cls,

@@ -1,113 +1,139 @@
-"""uvicorn's HTTP/1.1 protocol with additions that clients need: refusals in JSON, bounded headers, declined upgrades,
-and bodies that are written piece by piece.
+"""One HTTP/1.1 connection: uvicorn's protocol with limits of time and memory, refusals in JSON, bounded heads and
+declined upgrades.
+
+It has no timer of its own: ``Connections`` calls ``check`` about once a second.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import struct
+import urllib.parse
 from typing import Any, cast
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tailrace.errors import InvalidRequest
+from tailrace.errors import InvalidRequest, RequestError, RequestTimeout, TooManyRequests
+from tailrace.server.connections import Connections
 from tailrace.server.json_response import error_envelope
+from tailrace.server.refusal import set_refusal
+from tailrace.server.request_cycle import CHUNKED_BODY, REQUEST_BODY, ChunkedBody, RequestCycle
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import new_request_id
+from tailrace.server.transfer_pace import TransferPace
 
 #: Max bytes of request line and headers together: enough for the cookies of a company's other tools.
 MAX_HEAD = 65_536
 #: Seconds that a refused client may go on writing. Closing the connection earlier could reset it before the client has
 #: read the refusal.
 _LINGER_SECONDS = 2.0
-
-
-#: Name of the ASGI extension whose ``body`` is a request's ``ChunkedBody``.
-CHUNKED_BODY = "tailrace.chunked_body"
-
-
-class ChunkedBody:
-    """The body of a response between its start and its end, which both go through ASGI's ``send``.
-
-    ``send`` is a coroutine that a task has to await. The task's wake-up and the layers around it double the CPU time of
-    a token (docs/architecture.md). A piece that is written here is on the transport when the call returns.
-    """
-
-    __slots__ = ("_cycle", "_framed", "_written", "pieces")
-
-    def __init__(self, cycle: RequestResponseCycle, *, framed: bool) -> None:
-        """``framed``: each piece is a chunk of HTTP/1.1's chunked coding, which HTTP/1.0 doesn't have."""
-        self._cycle = cycle
-        self._framed = framed
-        self._written = 0  #: bytes
-        self.pieces = 0  #: written so far
-
-    def write(self, piece: bytes) -> None:
-        """Write one (non-empty) piece, as a chunk of its own. Never waits: see ``waiting``."""
-        cycle = self._cycle
-        if cycle.disconnected:
-            return
-        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if self._framed else piece
-        self.pieces += 1
-        self._written += len(chunk)
-        cycle.transport.write(chunk)
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that wait for space in the operating system's buffers."""
-        return 0 if self._cycle.disconnected else self._cycle.transport.get_write_buffer_size()
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes that were written so far, the waiting ones included."""
-        return self._written
-
-    @property
-    def waiting(self) -> int:
-        """About how many of the pieces wait for space in the operating system's buffers."""
-        if self._cycle.disconnected or not self.pieces:
-            return 0
-        return self._cycle.transport.get_write_buffer_size() * self.pieces // self._written
-
-
-class UnframedResponse:
-    """The ``send`` of a response to an HTTP/1.0 client: what has no content-length ends with the connection.
-
-    uvicorn would send such a body in chunks. An HTTP/1.0 client (nginx's proxy by default, ``ab``) takes the chunks'
-    sizes for text of the body.
-    """
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._send = cycle.send
-        self._unframed = False
-
-    async def __call__(self, message: Any) -> None:
-        """See ASGI."""
-        if message["type"] == "http.response.start":
-            self._unframed = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
-            if self._unframed:
-                self._cycle.chunked_encoding = False
-        elif self._unframed:
-            # uvicorn compares what is sent with what was announced.
-            self._cycle.expected_content_length = len(message.get("body", b""))
-        await self._send(message)
+#: How long a client may take nothing of a complete reply while the server stops.
+_LAST_SEND_SECONDS = 2.0
+#: Bytes that the parser gets at once. What follows in the client's write waits while a request is being served.
+_SLICE = 4_096
+#: Max bytes that wait for the parser before the connection isn't read any more.
+_MAX_HELD = 65_536
+#: A body may come in this many pieces, whatever their size; in more only if they have some size. Each costs a callback.
+_FREE_PIECES = 8_192
+_MIN_PIECE = 32
+_RESET = struct.pack("ii", 1, 0)  #: SO_LINGER with zero seconds: what waits in the kernel is dropped
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. It waits for a head, then reads a body, then serves; heads of further requests may come early."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    cycle: RequestCycle | None  # type: ignore[assignment]  #: of the newest request
+
+    def __init__(self, connections: Connections, address: str, *, status_only: bool, **kwargs: Any) -> None:
+        """``status_only``: requests for anything but the server's own state are refused, for lack of connections."""
+        super().__init__(**kwargs)
+        self.address = address
+        self._connections = connections
+        self._limits = connections.limits
+        self._status_only = status_only
+        self._stopping = connections.stopping
+        self._connected = False  #: False until TLS's handshake has ended, too
         self._in_head = True
+        self._head_begun = False  #: bytes of the next head have come
         self._head_bytes = 0
+        self._since = 0.0  #: when the wait for the head began, or the head itself
+        self._requests = 0
+        self._serving: RequestCycle | None = None
+        self._held = b""  #: bytes that the parser hasn't had
         self._refused = False  #: all further bytes are dropped
+        self._refused_at = 0.0
+        self._receiving = TransferPace()
+        self._body_bytes = 0
+        self._body_seen = 0  #: of them, those at the last check
+        self._body_pieces = 0
+        self._sending = TransferPace()
+        self._unsent = 0  #: bytes that waited for the client at the last check
+        self._written = 0  #: bytes that the running stream had written at the last check
+        self._checked_at = 0.0
+        self._reset_reason: str | None = None
+
+    # The connection's life
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self._connected = True
+        self._since = self._checked_at = self.loop.time()
+        self._connections.wait(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio. Every request of the connection learns that its client has gone."""
+        self._connections.remove(self)
+        cycles = [self._serving, *self._queued(), self.cycle]
+        self.pipeline.clear()
+        self._held = b""
+        super().connection_lost(exc)
+        for cycle in cycles:
+            if cycle is not None:
+                cycle.disconnect()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        self._unset_keepalive_if_required()
         if self._refused:
             return
+        if self._held or len(data) > _SLICE or self.pipeline:
+            self._held = self._held + data if self._held else data
+            self._feed_held()
+        else:
+            self._feed(data)
+        self._pause_or_read()
+
+    def _feed_held(self) -> None:
+        """Give the parser what it hasn't had, as long as it may be read: a client that sends a thousand requests at
+        once gets them parsed a few at a time.
+        """
+        held, position = self._held, 0
+        while position < len(held) and not (self._refused or self.pipeline or self._body_is_full):
+            piece = held[position : position + _SLICE]
+            position += len(piece)
+            self._feed(piece)
+        self._held = b"" if self._refused else held[position:]
+
+    @property
+    def _body_is_full(self) -> bool:
+        """Whether the app has to take bytes of the body before more may come."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.response_complete and len(cycle.body) > HIGH_WATER_LIMIT
+
+    def _pause_or_read(self) -> None:
+        if self.transport.is_closing():
+            return
+        if not self._refused and (len(self._held) > _MAX_HELD or self._body_is_full):
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
+
+    def _feed(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -117,12 +143,31 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             if self._head_bytes > MAX_HEAD:
                 self._refuse_head()
+            elif self._body_pieces > _FREE_PIECES and not self._in_head:
+                self._refuse(400, InvalidRequest("The body comes in too many tiny pieces.", code="invalid_http"))
             else:
                 self._refuse(400, InvalidRequest("This is not a valid HTTP request.", code="invalid_http"))
         else:
             # No callback comes while a single header goes on and on.
             if self._in_head and self._head_bytes > MAX_HEAD:
                 self._refuse_head()
+
+    def resume(self) -> None:
+        """See ``Reader``. Bytes that are held come before those that the transport has."""
+        if self.transport.is_closing():
+            return
+        if self._held:
+            self._feed_held()
+        self._pause_or_read()
+
+    # The parser's callbacks
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        super().on_message_begin()
+        self._head_begun = True
+        if self._requests:  # The time of the first head begins with the connection.
+            self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
         """The head is read. Raises ValueError, which the parser turns into an error of its own, on one to refuse."""
@@ -134,21 +179,107 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("this is no proxy")
         if self.parser.should_upgrade():
             return  # The parser stops here: see ``_decline``.
-        self._in_head = False
+        self._in_head = self._head_begun = False
         self._head_bytes = 0
         if not self.url.startswith(b"/"):
             self.url = _with_path(self.url)
-        super().on_headers_complete()
-        framed = self.parser.get_http_version() != "1.0"
-        if not framed:
-            self.cycle.send = UnframedResponse(self.cycle)  # type: ignore[method-assign]  # uvicorn's task calls what stands here
-        self.scope["extensions"] = {CHUNKED_BODY: {"body": ChunkedBody(self.cycle, framed=framed)}}
+        self._receiving.begin(self.loop.time())
+        self._body_bytes = self._body_seen = self._body_pieces = 0
+        self._requests += 1
+        self._connections.serve(self)
+        version = self.parser.get_http_version()
+        self._complete_scope(version)
+        self.cycle = cycle = RequestCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._is_last,
+            on_response=self.on_response_complete,
+        )
+        cycle.reader = self
+        cycle.chunks = ChunkedBody(cycle, framed=version != "1.0")
+        extensions: dict[str, Any] = {CHUNKED_BODY: {"body": cycle.chunks}, REQUEST_BODY: {"fail": cycle.fail}}
+        self.scope["extensions"] = extensions
+        if self._serving is None:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.pipeline.appendleft((cycle, self.app))
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the connection ends with the request."""
+        return self._status_only or self._stopping is not None
+
+    def _complete_scope(self, version: str) -> None:
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        if self._stopping is not None:
+            set_refusal(self.scope, self._stopping)  # type: ignore[arg-type]  # uvicorn's type of the same dict
+        elif self._status_only:
+            set_refusal(self.scope, too_many_connections())  # type: ignore[arg-type]
+
+    def on_body(self, body: bytes) -> None:
+        """More of a body. Raises ValueError on one to refuse."""
+        size = len(body)
+        self._body_bytes += size
+        self._body_pieces += 1
+        if self._body_pieces > _FREE_PIECES and self._body_bytes < _MIN_PIECE * self._body_pieces:
+            raise ValueError("the body's pieces are too small")
+        cycle = self.cycle
+        assert cycle is not None
+        if cycle.response_complete:
+            if self._body_bytes > self._limits.dropped_bytes:
+                self.linger()
+            return
+        cycle.body += body
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is read: the next head may begin."""
-        if not self.parser.should_upgrade():
-            self._in_head = True
-            super().on_message_complete()
+        if self.parser.should_upgrade():
+            return
+        self._in_head = True
+        self._since = self.loop.time()
+        assert self.cycle is not None
+        if self.cycle.response_complete:
+            self._wait_when_idle()
+        else:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._serving = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """A response has been written: the next request's turn."""
+        self._serving = None
+        self._written = 0
+        if self.transport.is_closing():
+            return
+        self._since = self.loop.time()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self._wait_when_idle()
+        if self._held or self.flow.read_paused:
+            self.loop.call_soon(self.resume)
+
+    def _wait_when_idle(self) -> None:
+        if self._in_head and self._serving is None and not self._refused:
+            self._connections.wait(self)
 
     def _decline(self, rest: bytes) -> None:
         """Go on with HTTP/1.1 after an offer to upgrade: read the same head again, without the offer.
@@ -166,33 +297,163 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._head_bytes = 0
-        self.data_received(b"".join([*head, b"\r\n", rest]))
+        self._feed(b"".join([*head, b"\r\n", rest]))
+
+    # Limits
+
+    def check(self, now: float) -> int:
+        """See ``Connection``."""
+        transport = self.transport
+        if not self._connected:  # The time of TLS's handshake is limited by asyncio.
+            return 0
+        seconds, self._checked_at = now - self._checked_at, now
+        unsent = self._check_sending(now)
+        if self._refused:
+            if now - self._refused_at > _LINGER_SECONDS and not transport.is_closing():
+                transport.close()
+        elif not transport.is_closing():
+            self._check_receiving(now, seconds)
+        return unsent
+
+    def _check_sending(self, now: float) -> int:
+        unsent = self.transport.get_write_buffer_size()
+        written = 0 if self._serving is None else self._serving.chunks.written_bytes
+        if unsent:
+            if self._unsent:
+                # A reply that isn't a stream is written in one go, and counts as no progress in that second.
+                self._sending.move(now, self._unsent + max(0, written - self._written) - unsent)
+            else:
+                self._sending.begin(now)
+            complete = self._serving is None or self._refused
+            limit = _LAST_SEND_SECONDS if complete and self._stopping is not None else self._limits.send_seconds
+            if self._sending.is_stuck(now, limit):
+                self.reset("slow_reader")
+                return 0
+        self._unsent, self._written = unsent, written
+        return unsent
+
+    def _check_receiving(self, now: float, seconds: float) -> None:
+        if not self._in_head:
+            self._check_body(now, seconds)
+        elif self._serving is not None or self._held:
+            return  # The client waits for the server.
+        elif self._head_begun or not self._requests:
+            if now - self._since > self._limits.header_seconds:
+                if self._head_begun:
+                    self._count_end("slow_head")
+                    self._refuse(408, RequestTimeout("The request's line and headers didn't come in time."))
+                else:
+                    self._count_end("silent")
+                    self.transport.close()
+        elif now - self._since > self._limits.idle_seconds:
+            self.transport.close()
+
+    def _check_body(self, now: float, seconds: float) -> None:
+        if self.flow.read_paused or self._held or self.pipeline:
+            self._receiving.pause(seconds)
+        self._receiving.move(now, self._body_bytes - self._body_seen)
+        self._body_seen = self._body_bytes
+        if not self._receiving.is_stuck(now, self._limits.body_seconds):
+            return
+        self._count_end("slow_body")
+        if self.cycle is None or self.cycle.response_complete:
+            self.linger()
+        elif self.cycle.response_started:
+            self.transport.close()
+        else:
+            self.cycle.fail(RequestTimeout("The request's body didn't come in time."))
+
+    def seconds_to_send(self, now: float) -> float:
+        """See ``Connection``."""
+        return self._sending.seconds_left(now, self._unsent)
+
+    def reset(self, reason: str) -> None:
+        """See ``Connection``. The requests of the connection learn it as if the client had gone."""
+        if not self._connected:
+            return
+        if self._reset_reason is None:
+            self._reset_reason = reason
+            self._count_end(reason)
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def close_waiting(self) -> None:
+        """See ``Connection``."""
+        if self._connected:
+            self.transport.close()
+
+    def stop(self, error: RequestError) -> None:
+        """See ``Connection``. The request that is being served goes on, but not the reading of its body."""
+        self._stopping = error
+        for cycle in self._queued():
+            set_refusal(cycle.scope, error)  # type: ignore[arg-type]
+        if self.cycle is None:
+            return
+        self.cycle.keep_alive = False  # The newest is the last to be answered.
+        if self._serving is not None:
+            self._serving.fail(error)
+        elif not self._in_head:
+            self.linger()  # The rest of a body that has been refused.
+        elif not self._head_begun:
+            self.close_waiting()
+
+    def _queued(self) -> list[RequestCycle]:
+        """The requests behind the one that is being served, newest first."""
+        return [cast(RequestCycle, cycle) for cycle, _ in self.pipeline]
+
+    def linger(self) -> None:
+        """See ``Reader``."""
+        self._refused = True
+        self._refused_at = self.loop.time()
+        self._held = b""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _count_end(self, reason: str) -> None:
+        self._connections.report_end(reason, self.address, self._unsent)
 
     def _refuse_head(self) -> None:
         error = InvalidRequest(f"The request's line and headers are over {MAX_HEAD} bytes.", code="headers_too_large")
         self._refuse(431, error)
 
-    def _refuse(self, status: int, error: InvalidRequest) -> None:
+    def _refuse(self, status: int, error: RequestError) -> None:
         """Answer bytes that are no request, unless another request's reply is on its way; then drop all that follow."""
         self._refused = True
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request.
+        self._refused_at = self.loop.time()
+        self._held = b""
+        serving = self._serving
         if self.pipeline:
             self.transport.close()
             return
-        if cycle is not None and not cycle.response_complete:
-            if cycle.response_started or not cycle.more_body:
-                cycle.keep_alive = False  # The connection ends with the reply.
+        if serving is None and not self._in_head:
+            self.linger()  # The request has been answered.
+            return
+        if serving is not None:
+            if serving.response_started or not serving.more_body:
+                self._refused_at = float("inf")  # The connection ends with the reply.
+                serving.keep_alive = False
                 return
             # The request that is waited for never comes.
-            cycle.disconnected = True
-            cycle.message_event.set()
+            serving.disconnect()
         body = msgspec.json.encode(error_envelope(error))
         head = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
         head.append(b"%b: %b\r\n" % (REQUEST_ID, new_request_id().encode()))
         head.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join([*head, body]))
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+        self.linger()
+
+
+def too_many_connections() -> TooManyRequests:
+    """The refusal of a client for which there is no place."""
+    return TooManyRequests(
+        "The server has too many connections; close some, or try again.", code="too_many_connections", retry_after=2
+    )
 
 
 def _with_path(url: bytes) -> bytes:

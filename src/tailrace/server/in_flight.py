@@ -133,6 +133,17 @@ class InFlightRequests:
             self._call(None, request, request.on_failed, error())
         return len(lost)
 
+    def fail(
+        self, which: Callable[[GenerationCallbacks | PendingQuery], bool], error: Callable[[], RequestError]
+    ) -> int:
+        """End the requests that ``which`` chooses, each with an error of its own. The number of requests."""
+        lost = {identity: entry[0] for identity, entry in self._requests.items() if which(entry[0])}
+        for identity in lost:
+            self.cancel(identity)
+        for request in lost.values():
+            self._call(None, request, request.on_failed, error())
+        return len(lost)
+
     # The engine's messages. An id may be unknown: messages for a cancelled request may still be on their way.
 
     def on_step(self, step: Step) -> None:

@@ -28,12 +28,15 @@ from tailrace.server.endpoint import OPENAI_ERRORS, Endpoint, ErrorFormat
 from tailrace.server.keys.allowance import Place
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.keys.limit_headers import limit_headers
+from tailrace.server.refusal import refusal_of
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
 from tailrace.server.request_log import STARTED, RequestLog
 
 #: Routes that give nothing away and answer without a key. Every other route needs one, unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
+#: Routes that are served while the server stops, and on connections beyond the limit.
+_ALWAYS_SERVED = PUBLIC | {"/metrics"}
 
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")
@@ -148,6 +151,8 @@ class RequestMiddleware:
                 response.raw_headers = self._guard.preflight_headers(headers)
                 await response(scope, receive, send_guarded)
                 return
+            if (refusal := refusal_of(scope)) is not None and path not in _ALWAYS_SERVED:
+                raise refusal
             if len(headers) < len(scope["headers"]):
                 _check_one_host(scope["headers"])
             key = None if path in PUBLIC and self._keys.required else self._keys.authenticate(headers)

@@ -19,13 +19,14 @@ _ERRORS = {
     401: "The API key is missing or wrong",
     403: "The server doesn't let clients do that",
     404: "No such model or object",
+    408: "The request's body didn't come in time",
     413: "The body is over the limit",
     415: "The body is compressed in a way that isn't decoded here",
     429: "The queue is full, or a limit of the key is reached; retry-after says when to try again",
     500: "The generation failed",
     501: "This server does nothing of the kind",
     502: "The model couldn't be fetched",
-    503: "The engine is loading or restarting",
+    503: "The engine is loading or restarting, or the server is stopping or too busy",
     504: "A time limit has passed",
 }
 

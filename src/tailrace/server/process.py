@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import structlog
@@ -26,11 +24,13 @@ from tailrace.child import (
 )
 from tailrace.errors import ModelError
 from tailrace.machine.thread_name import name_thread
+from tailrace.machine import open_files
 from tailrace.observe import log_writer, logs
 from tailrace.progress_page import Phase, ProgressPage
 from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
 from tailrace.server.http_protocol import HttpProtocol
+from tailrace.server.http_server import HttpServer
 from tailrace.server.served_model import ServedModel
 from tailrace.server.startup_message import announce
 
@@ -69,27 +69,25 @@ async def _serve(start: Start) -> None:
     await app.engine.start(socket.socket(fileno=start.hub_fd))
     _reload_on_hang_up(app, page)
     config = uvicorn.Config(
-        make_app(app),
-        loop="none",
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=2048,
-        # Longer than the pools of common clients and proxies keep a connection idle, so that they close first.
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        make_app(app), loop="none", http=HttpProtocol, ws="none", lifespan="off", log_config=None, proxy_headers=False
     )
     settle_memory()
-    async with _stopping_on_signals(uvicorn_server := _Server(config)):
-        await uvicorn_server.serve(sockets=[http])
+    server = HttpServer(config, http, app, open_files.limit())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, server, number)
+    await server.serve()
     for stop in app.on_shutdown:
         stop()
     await app.engine.stop()
     structlog.get_logger().info("stopped")
+
+
+def _stop(server: HttpServer, number: int) -> None:
+    """Drain at the first signal, end at the second."""
+    if server.stopping:
+        os._exit(128 + number)
+    server.stop()
 
 
 def _give_up(error: ModelError) -> None:
@@ -108,39 +106,6 @@ def _reload_on_hang_up(app: AppState, page: ProgressPage) -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     unblock_signals()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server without its own signal handling, which would raise the signal again after shutdown, and without
-    its ten wake-ups a second, which would interrupt a model that needs the cores.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stop_requested = asyncio.Event()
-
-    def stop(self) -> None:
-        """Have ``serve`` return after running replies."""
-        self.should_exit = True
-        self._stop_requested.set()
-
-    async def main_loop(self) -> None:
-        """Renew the Date header once a second until ``stop``."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop_requested.wait(), 1.0)
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # typed as uvicorn's own, which has no types
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _stopping_on_signals(server: _Server) -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    yield
 
 
 if __name__ == "__main__":

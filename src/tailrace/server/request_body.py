@@ -1,4 +1,4 @@
-"""Request bodies, however they are framed and compressed, within the limit of their size."""
+"""Request bodies, however they are framed and compressed, within the limits of their size and memory."""
 
 from __future__ import annotations
 
@@ -6,80 +6,51 @@ import asyncio
 
 from starlette.requests import Request
 
-from tailrace.errors import BodyTooLarge, RequestError
+from tailrace.errors import BodyTooLarge
+from tailrace.server.body_memory import BodyLease
 from tailrace.server.content_encoding import BodyDecoder, content_encoding
 
-#: A refused body is still read, and dropped, up to this multiple of the limit: closing the connection of a client that
-#: writes would reset it before the client has read the answer.
-_DRAIN_FACTOR = 8
 
+async def read_body(request: Request, limit: int, lease: BodyLease | None = None) -> bytes:
+    """The whole body, decoded. ``lease`` counts its memory.
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, decoded. Raises BodyTooLarge over ``limit`` bytes, counted as they were sent and as they were
-    decoded, UnsupportedContentEncoding, and InvalidRequest for a body that its coding doesn't fit.
+    Raises BodyTooLarge over ``limit`` bytes, counted as they were sent and as they were decoded,
+    UnsupportedContentEncoding, InvalidRequest for a body that its coding doesn't fit, ServerBusy and RequestTimeout.
+    What can be refused by the head is refused before the body is read: then the connection drops the body.
     """
-    body = _Body(limit)
-    sent = 0
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
-        body.refuse(_too_large(limit))
-    try:
-        coding = content_encoding(request.headers.get("content-encoding"))
-        body.decoder = BodyDecoder(coding) if coding is not None else None
-    except RequestError as error:
-        body.refuse(error)
+        raise _too_large(limit)
+    coding = content_encoding(request.headers.get("content-encoding"))
+    decoder = BodyDecoder(coding) if coding is not None else None
+    body = bytearray()
+    sent = 0
+
+    async def take(piece: bytes) -> None:
+        nonlocal body
+        if len(body) + len(piece) > limit:
+            raise _too_large(limit)
+        body += piece
+        if lease is not None:
+            lease.grow(len(piece))
+            if lease.must_wait:
+                await lease.wait()
+
     async for chunk in request.stream():
         sent += len(chunk)
-        if body.refusal is None:
-            await body.add(chunk)
-        elif sent > limit * _DRAIN_FACTOR:
-            break
-    return body.whole()
-
-
-class _Body:
-    """The part of a body that has arrived, or the reason of its refusal."""
-
-    def __init__(self, limit: int) -> None:
-        self.decoder: BodyDecoder | None = None
-        self.refusal: RequestError | None = None
-        self._limit = limit
-        self._size = 0
-        self._pieces: list[bytes] = []
-
-    def refuse(self, error: RequestError) -> None:
-        """Drop the body. The first error counts."""
-        self.refusal = self.refusal or error
-        self._pieces.clear()
-
-    async def add(self, chunk: bytes) -> None:
-        """Take the client's next bytes."""
-        if self.decoder is None:
-            self._keep(chunk)
-            return
-        try:
-            for piece in self.decoder.feed(chunk):
-                if not self._keep(piece):
-                    return
-                await asyncio.sleep(0)  # Between two pieces other clients' tokens go out.
-        except RequestError as error:
-            self.refuse(error)
-
-    def whole(self) -> bytes:
-        """The body, at its end. Raises the refusal."""
-        if self.refusal is None and self.decoder is not None:
-            self.decoder.finish()
-        if self.refusal is not None:
-            raise self.refusal
-        return b"".join(self._pieces)
-
-    def _keep(self, piece: bytes) -> bool:
-        self._size += len(piece)
-        if self._size > self._limit:
-            self.refuse(_too_large(self._limit))
-            return False
-        self._pieces.append(piece)
-        return True
+        if sent > limit:
+            raise _too_large(limit)
+        if decoder is None:
+            await take(chunk)
+            continue
+        for piece in decoder.feed(chunk):
+            await take(piece)
+            await asyncio.sleep(0)  # Between two pieces other clients' tokens go out.
+    if decoder is not None:
+        decoder.finish()
+    if lease is not None:
+        lease.read()
+    return bytes(body)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

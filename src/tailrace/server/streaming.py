@@ -20,8 +20,8 @@ from tailrace.server import sse
 from tailrace.server.caller import caller_of
 from tailrace.server.events import Event, KeepAlive
 from tailrace.server.generation import Generation
-from tailrace.server.http_protocol import CHUNKED_BODY, ChunkedBody
 from tailrace.server.open_streams import OpenStreams
+from tailrace.server.request_cycle import CHUNKED_BODY, ChunkedBody
 
 
 class Encoder(Protocol):
@@ -56,7 +56,7 @@ class EventStream(Response):
         headers: Sequence[tuple[bytes, bytes]] = sse.HEADERS,
         streams: OpenStreams | None = None,
     ) -> None:
-        """``keepalive_seconds``: silence before a keep-alive; ``bound``: events that a client may be behind.
+        """``keepalive_seconds``: silence before a keep-alive; ``bound``: bytes that a client may be behind.
 
         ``streams``: where it is registered while it is sent.
         """
@@ -70,7 +70,7 @@ class EventStream(Response):
         self._bound = bound
         self._silence = 0.0  #: seconds
         self._sent = 0  #: pieces of the body at the last tick
-        self._behind = 0  #: of them, those that the client hadn't received
+        self._behind = 0  #: bytes that the client hadn't taken at the last tick
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, or until the client is gone."""
@@ -97,7 +97,7 @@ class EventStream(Response):
             self.emit(KeepAlive())
         self._sent = self.chunks.pieces
         # A burst from a fast engine isn't the client's fault: a client that catches up may be over the bound.
-        before, self._behind = self._behind, self.chunks.waiting
+        before, self._behind = self._behind, self.chunks.waiting_bytes
         if self._behind >= before > self._bound:
             self._generation.fail(SlowReader("The client reads its stream too slowly, so it was stopped."))
 

@@ -226,6 +226,11 @@ class _TimingOwner:
         self.on_choice_begun = owner.on_choice_begun
         self.on_failed, self.on_defect = owner.on_failed, owner.on_defect
 
+    @property
+    def has_tokens(self) -> bool:
+        """See ``ChoiceOwner``."""
+        return self._owner.has_tokens
+
     def emit(self, event: Event) -> None:
         """See ``ChoiceOwner``."""
         self._owner.emit(Timed(event, self._choice.timings))

@@ -19,6 +19,7 @@ import structlog
 from tailrace import ipc
 from tailrace.child import EXIT_CONFIGURATION, Start
 from tailrace.errors import ModelError
+from tailrace.machine import open_files
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
@@ -69,8 +70,9 @@ class Supervisor:
 
         Raises ConfigurationError when the address can't be had, or the machine has too little memory for the settings.
         """
+        open_files.raise_limit()  # The children inherit it.
         plan = self._plan()
-        http = listen(self.settings.host, self.settings.port)
+        self._listening = http = listen(self.settings.host, self.settings.port)
         self._port = http.getsockname()[1]
         http_hub, engine_hub = ipc.connection_hub()
         limit = self.settings.restart_limit
@@ -320,6 +322,8 @@ class Supervisor:
         """Stop the HTTP process, which gives running replies time to finish, and then the engines."""
         self._manager.stopping()
         second = self._stop([self._server], self.settings.drain_seconds + _STOP_GRACE, stops)
+        # Before the engines stop: a client that comes now is turned away instead of left waiting.
+        self._listening.close()
         second = second or self._stop(self._engines, _STOP_GRACE, stops)
         return end if not second else _End(128 + second, "")
 

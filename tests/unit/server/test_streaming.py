@@ -9,7 +9,7 @@ from tailrace.server.dialects.openai.chat import ChatStream
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.events import TextDelta
 from tailrace.server.generation import Generation
-from tailrace.server.http_protocol import ChunkedBody
+from tailrace.server.request_cycle import ChunkedBody
 from tailrace.server.streaming import EventStream
 
 

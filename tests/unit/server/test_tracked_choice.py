@@ -26,6 +26,10 @@ class Owner:
         self.counted: int | None = None
         self.emit = self.events.append
 
+    @property
+    def has_tokens(self) -> bool:
+        return False
+
     def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None: ...
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None: ...
     def on_choice_begun(self) -> None: ...

@@ -1,0 +1,106 @@
+"""The HTTP process's server: accepts connections, looks after them once a second, and drains them at the end.
+
+uvicorn provides the protocol and the state that connections share. Its own server would wake up ten times a second,
+leave the clients of a stopping server without an answer, and cancel their tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from email.utils import formatdate
+from socket import socket
+
+import structlog
+import uvicorn
+from uvicorn.server import ServerState
+
+from tailrace.server.app_state import AppState
+from tailrace.server.connection_limits import connection_limits
+from tailrace.server.connections import Connections, Entry
+from tailrace.server.engine_client import shutting_down
+from tailrace.server.http_protocol import HttpProtocol
+from tailrace.server.listener import Listener
+
+#: Seconds between two looks at what is left while the server stops.
+_STOP_TICK = 0.1
+#: Seconds for the last bytes of replies, and for the tasks behind them, once all requests have ended.
+_FLUSH_SECONDS = 2.0
+_TASK_SECONDS = 1.0
+
+
+class HttpServer:
+    """See the module. ``config`` has the ASGI app, and the TLS context where there is one."""
+
+    def __init__(self, config: uvicorn.Config, sock: socket, app: AppState, open_files: int) -> None:
+        """``open_files``: how many this process may have."""
+        config.load()
+        self._config = config
+        self._app = app
+        self._state = ServerState()
+        self.connections = Connections(connection_limits(app.settings, open_files))
+        self._listener = Listener(sock, self.connections, self._protocol, tls=config.ssl)
+        self._stop_requested = asyncio.Event()
+        self._log = structlog.get_logger()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` has been called."""
+        return self._stop_requested.is_set()
+
+    def stop(self) -> None:
+        """Have ``serve`` return after running replies."""
+        self._stop_requested.set()
+
+    async def serve(self) -> None:
+        """Serve until ``stop``, then drain: see docs/operation.md."""
+        self._renew_date()
+        self._listener.start()
+        loop = asyncio.get_running_loop()
+        while not self._stop_requested.is_set():
+            try:
+                await asyncio.wait_for(self._stop_requested.wait(), 1.0)
+            except TimeoutError:
+                self._renew_date()
+                self.connections.tick(loop.time())
+                self._app.bodies.tick()
+        await self._drain()
+        self._listener.close()
+
+    async def _drain(self) -> None:
+        engine, connections = self._app.engine, self.connections
+        self._app.draining = True
+        connections.stop(shutting_down())
+        queued = engine.begin_stop()
+        self._log.info("draining", running=engine.in_flight, queued=queued, connections=len(connections))
+        if not await self._until_idle(self._app.settings.drain_seconds):
+            ended = engine.end_all()
+            self._log.warning("the drain time is over", requests_ended=ended, connections=connections.active)
+            await self._until_idle(_FLUSH_SECONDS)
+        connections.reset_all()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=_TASK_SECONDS)
+
+    async def _until_idle(self, seconds: float) -> bool:
+        """Wait until no request and no connection with one is left; False when that took longer."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self._app.engine.in_flight or self.connections.active:
+            if loop.time() >= end:
+                return False
+            await asyncio.sleep(_STOP_TICK)
+            self.connections.tick(loop.time())
+        return True
+
+    def _protocol(self, address: str, entry: Entry) -> HttpProtocol:
+        return HttpProtocol(
+            self.connections,
+            address,
+            status_only=entry == "status",
+            config=self._config,
+            server_state=self._state,
+            app_state={},
+        )
+
+    def _renew_date(self) -> None:
+        self._state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]

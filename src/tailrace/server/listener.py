@@ -1,0 +1,143 @@
+"""Accepts connections: as many as there may be, a few at a time, and not while no file can be opened.
+
+uvloop's own server accepts all that have come before any of them counts, and ends when it may open no further file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from tailrace.errors import TooManyRequests
+from tailrace.server.connections import Connections, Entry
+from tailrace.server.http_protocol import HttpProtocol, too_many_connections
+from tailrace.server.json_response import error_envelope
+
+#: Connections that are accepted before the loop does something else.
+_BATCH = 64
+#: Seconds without accepting after this process had no file left to open.
+_PAUSE_SECONDS = 1.0
+_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+#: A client that is silent for so many seconds is asked by the kernel whether it is there, so often, at such intervals.
+_KEEPALIVE_IDLE, _KEEPALIVE_PROBES, _KEEPALIVE_INTERVAL = 30, 3, 10
+#: Bytes that the kernel takes for a connection beyond what is on its way: the rest waits in this process, where it is
+#: counted.
+_UNSENT_IN_KERNEL = 32_768
+#: Linux' option of that meaning, which Python has no name for.
+_TCP_NOTSENT_LOWAT = 25
+
+
+class Listener:
+    """One listening socket. ``make`` makes the protocol of a connection from its address and what it may ask for."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        connections: Connections,
+        make: Callable[[str, Entry], HttpProtocol],
+        *,
+        tls: object | None = None,
+    ) -> None:
+        """``tls``: the SSLContext; None for plain connections."""
+        self._socket = sock
+        self._connections = connections
+        self._make = make
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resume: asyncio.TimerHandle | None = None
+        self._refusal = _refusal(too_many_connections())
+
+    def start(self) -> None:
+        """Accept from now on."""
+        self._socket.setblocking(False)
+        self._set_options()
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept no more. Other processes that have the socket may."""
+        if self._resume is not None:
+            self._resume.cancel()
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _set_options(self) -> None:
+        """What accepted sockets inherit: how clients that have vanished are found, and how much the kernel buffers."""
+        if self._socket.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        milliseconds = int(self._connections.limits.send_seconds * 1000)
+        for name, value in (
+            ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
+            ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
+            ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
+            ("TCP_USER_TIMEOUT", milliseconds),
+        ):
+            if (option := getattr(socket, name, None)) is not None:
+                self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_IN_KERNEL)
+
+    def _accept(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                sock, address = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    continue  # The client has gone already.
+                self._pause()
+                return
+            self._admit(sock, str(address[0]) if isinstance(address, tuple) else "")
+
+    def _admit(self, sock: socket.socket, address: str) -> None:
+        sock.setblocking(False)
+        entry = self._connections.admit(address)
+        if entry is None:
+            if self._tls is None:
+                try:
+                    sock.send(self._refusal)
+                except OSError:
+                    pass  # It isn't told; it sees that the connection ends.
+            sock.close()
+            return
+        protocol = self._make(address, entry)
+        self._connections.add(protocol)
+        task = self._loop.create_task(self._connect(sock, protocol))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, sock: socket.socket, protocol: HttpProtocol) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=self._tls,  # type: ignore[arg-type]
+                ssl_handshake_timeout=self._connections.limits.header_seconds if self._tls is not None else None,
+            )
+        except (OSError, TimeoutError):
+            self._connections.remove(protocol)  # The client has gone, or hasn't finished TLS's handshake.
+            sock.close()
+
+    def _pause(self) -> None:
+        self._connections.out_of_files()
+        self._loop.remove_reader(self._socket.fileno())
+        self._resume = self._loop.call_later(
+            _PAUSE_SECONDS, lambda: self._loop.add_reader(self._socket.fileno(), self._accept)
+        )
+
+
+def _refusal(error: TooManyRequests) -> bytes:
+    """The whole response for a client whose connection has no place."""
+    body = msgspec.json.encode(error_envelope(error))
+    return (
+        b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        b"retry-after: %d\r\ncontent-length: %d\r\n\r\n%b" % (error.retry_after or 1, len(body), body)
+    )

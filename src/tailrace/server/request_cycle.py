@@ -1,0 +1,159 @@
+"""One request and its response on a connection: uvicorn's cycle, with bodies that are written piece by piece, requests
+that fail while they are being read, and defects that are answered in JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from tailrace.errors import InternalError, RequestError
+from tailrace.server.json_response import error_envelope
+
+#: Name of the ASGI extension whose ``body`` is a request's ``ChunkedBody``.
+CHUNKED_BODY = "tailrace.chunked_body"
+#: Name of the ASGI extension whose ``fail`` ends the reading of a request's body with an error.
+REQUEST_BODY = "tailrace.request_body"
+
+
+class Reader(Protocol):
+    """The connection, as far as a cycle needs it."""
+
+    def resume(self) -> None:
+        """Go on reading the request's body."""
+        ...
+
+    def linger(self) -> None:
+        """Send what waits, read and drop what comes, and end soon."""
+        ...
+
+
+class ChunkedBody:
+    """The body of a response between its start and its end, which both go through ASGI's ``send``.
+
+    ``send`` is a coroutine that a task has to await. The task's wake-up and the layers around it double the CPU time of
+    a token (docs/architecture.md). A piece that is written here is on the transport when the call returns.
+    """
+
+    __slots__ = ("_cycle", "_framed", "pieces", "written_bytes")
+
+    def __init__(self, cycle: RequestResponseCycle, *, framed: bool) -> None:
+        """``framed``: each piece is a chunk of HTTP/1.1's chunked coding, which HTTP/1.0 doesn't have."""
+        self._cycle = cycle
+        self._framed = framed
+        self.written_bytes = 0  #: bytes
+        self.pieces = 0  #: written so far
+
+    def write(self, piece: bytes) -> None:
+        """Write one (non-empty) piece, as a chunk of its own. Never waits: see ``waiting_bytes``."""
+        cycle = self._cycle
+        if cycle.disconnected:
+            return
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if self._framed else piece
+        self.pieces += 1
+        self.written_bytes += len(chunk)
+        cycle.transport.write(chunk)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait in this process because the client doesn't take them."""
+        return 0 if self._cycle.disconnected else self._cycle.transport.get_write_buffer_size()
+
+
+class RequestCycle(RequestResponseCycle):
+    """See the module. ``reader`` has to be set before the cycle runs."""
+
+    reader: Reader
+    chunks: ChunkedBody
+    _unframed = False
+    _failure: RequestError | None = None
+
+    def fail(self, error: RequestError) -> None:
+        """Have ``receive`` raise ``error``, where the body isn't complete. The connection ends with the answer."""
+        if self.more_body and not self.response_complete:
+            self._failure = error
+            self.keep_alive = False
+            self.message_event.set()
+
+    def disconnect(self) -> None:
+        """The client has gone."""
+        if not self.response_complete:
+            self.disconnected = True
+        self.message_event.set()
+
+    async def run_asgi(self, app: Any) -> None:
+        """Run the app. Its defects have been logged by the middleware; here they end the response."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:
+            structlog.get_logger().debug("a request's task ended with an error", exc_info=True)
+            if self.disconnected or self.transport.is_closing():
+                return
+            if self.response_started:
+                self.transport.close()  # Without the body's end: the client sees that it is cut.
+            else:
+                await self._answer_defect()
+        else:
+            if not self.response_complete and not self.disconnected:
+                structlog.get_logger().error("a request's response was left incomplete")
+                self.transport.close()
+        finally:
+            self.on_response = _do_nothing
+
+    async def _answer_defect(self) -> None:
+        error = InternalError("The server hit a defect of its own on this request; its log has the details.")
+        body = msgspec.json.encode(error_envelope(error))
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def receive(self) -> Any:
+        """See ASGI. Raises the RequestError of ``fail``."""
+        if self._failure is None and self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            if self.more_body:
+                self.reader.resume()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), bytearray()
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Any) -> None:
+        """See ASGI. A body without a length ends with the connection where the client speaks HTTP/1.0.
+
+        uvicorn would send such a body in chunks. An HTTP/1.0 client (nginx's proxy by default, ``ab``) takes the
+        chunks' sizes for text of the body.
+        """
+        if message["type"] == "http.response.start":
+            if self.waiting_for_100_continue and self.more_body:
+                # The client may send the body or leave it out: the next bytes could be either (RFC 9110, 10.1.1).
+                self.keep_alive = False
+            self._unframed = self.scope["http_version"] == "1.0" and all(
+                name.lower() != b"content-length" for name, _ in message.get("headers", ())
+            )
+            if self._unframed:
+                self.chunked_encoding = False
+        elif self._unframed:
+            # uvicorn compares what is sent with what was announced.
+            self.expected_content_length = len(message.get("body", b""))
+        ends = message["type"] == "http.response.body" and not message.get("more_body", False)
+        lingers = ends and self.more_body and not self.keep_alive and not self.disconnected
+        if lingers:
+            self.keep_alive = True  # uvicorn would close now, and the client, which writes, would not see the answer.
+        await super().send(message)
+        if lingers:
+            self.reader.linger()
+
+
+def _do_nothing() -> None:
+    """The callback of a response's end once the app has returned."""
