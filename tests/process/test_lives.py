@@ -221,13 +221,75 @@ def test_a_signal_lets_running_replies_finish(number: signal.Signals) -> None:
         assert "Traceback" not in server.log
 
 
-def test_a_reply_that_takes_longer_than_the_drain_time_is_cut_off() -> None:
+def test_replies_that_take_longer_than_the_drain_time_end_with_an_error_in_their_dialect() -> None:
     with fake("--drain-seconds", "1", step=0.02) as server:
-        stream = begin(server)
+        stream, whole = begin(server), Connection(server.port)
+        whole.request("POST", CHAT, chat(LONG))
+        anthropic, ollama = Connection(server.port), Connection(server.port)
+        anthropic.request("POST", "/v1/messages", chat(LONG, model="fake", max_tokens=5000, stream=True))
+        ollama.request("POST", "/api/chat", chat(LONG, model="fake"))
+        wait_for("all of them to run", lambda: metric(server.port, "vllm:num_requests_running") == 4)
         server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(ConnectionError):
-            list(stream.chunks())
-        stream.close()
+        text, error = failed_stream(list(stream.chunks()))
+        assert text.startswith("xxx")
+        assert error["code"] == "shutting_down"
+        reply = whole.read()
+        assert (reply.status, reply.header("retry-after")) == (503, "5")
+        assert reply.error()["code"] == "shutting_down"
+        anthropic.read_head()
+        last = list(anthropic.chunks())[-1]
+        assert last.startswith(b"event: error\ndata: ")
+        assert b'"overloaded_error"' in last
+        ollama.read_head()
+        assert b"shutting down" in json.loads(list(ollama.chunks())[-1])["error"].encode()
+        for connection in (stream, whole, anthropic, ollama):
+            connection.close()
+        assert server.process.wait(PATIENCE) == 0
+        assert "Traceback" not in server.log
+
+
+def test_a_stopping_server_refuses_new_requests_and_ends_queued_ones_at_once() -> None:
+    with fake("--drain-seconds", "30", "--parallel", "1", step=0.02) as server:
+        running = begin(server)
+        whole, opened, reading = (Connection(server.port) for _ in range(3))
+        whole.request("POST", CHAT, chat(LONG))
+        opened.request("POST", CHAT, chat(LONG, stream=True))
+        opened.read_head()
+        reading.send(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{")
+        idle = Connection(server.port)
+        idle.request("GET", "/health")
+        idle.read()
+        wait_for("two to wait", lambda: metric(server.port, "vllm:num_requests_waiting") == 2)
+        server.process.send_signal(signal.SIGTERM)
+        for connection in (whole, reading):
+            reply = connection.read()
+            assert reply.status == 503
+            assert reply.error()["code"] == "shutting_down"
+        _, error = failed_stream(list(opened.chunks()))
+        assert error["code"] == "shutting_down"
+        assert idle.read_to_end() == b""
+        health = ask(server.port, "GET", "/health")
+        assert health.status == 503
+        for path, body in ((CHAT, chat("Hi")), ("/v1/messages", {}), ("/api/chat", {}), ("/v1/models", None)):
+            refused = ask(server.port, "POST" if body is not None else "GET", path, body)
+            assert refused.status == 503
+            assert refused.header("retry-after") == "5"
+            assert refused.header("connection") == "close"
+            assert b"shutting down" in refused.body
+        assert running.chunk(), "the running one goes on"
+        for connection in (running, whole, opened, reading, idle):
+            connection.close()
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_stopping_server_does_not_wait_for_a_client_that_reads_nothing() -> None:
+    with (
+        fake("--drain-seconds", "600", "--ctx", "300000") as server,
+        Connection(server.port, receive_buffer=4096) as connection,
+    ):
+        connection.request("POST", CHAT, chat("<say>" + "y" * 10_000 + "</say>", logprobs=True, top_logprobs=20))
+        wait_for("the reply to be whole", lambda: metric(server.port, "vllm:generation_tokens_total") > 0)
+        server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
 
 

@@ -87,6 +87,12 @@ def serve(
         float | None, typer.Option(help="Longest time to the first token; 0: any [0].")
     ] = None,
     total_seconds: Annotated[float | None, typer.Option(help="Longest time of a request; 0: any [0].")] = None,
+    max_connections: Annotated[
+        int | None, typer.Option(help="Connections at a time [4096, or what open files allow].")
+    ] = None,
+    body_memory_mb: Annotated[
+        int | None, typer.Option(help="Memory for bodies that are being read, in MB [256].")
+    ] = None,
     keepalive_seconds: Annotated[float | None, typer.Option(help="Silence before a sign of life [10].")] = None,
     keepalive_style: Annotated[str | None, typer.Option(help="chunk or comment [chunk].")] = None,
     responses_mb: Annotated[int | None, typer.Option(help="Disk for stored responses, in MB; 0: none [512].")] = None,

@@ -89,6 +89,7 @@ class _Waiting:
 #: The key of an ASGI scope for the memory of the request's body.
 BODY = "tailrace.body"
 
+
 class AppState:
     """See the module. There is one in the process."""
 

@@ -20,6 +20,8 @@ Entry = Literal["all", "status"] | None
 
 #: Seconds between two log lines about the same shortage.
 _LOG_SECONDS = 60.0
+#: A client that will have taken all within this time is not slow, however much it is.
+_QUICK_SECONDS = 5.0
 #: Max waiting connections that are looked at for one to close.
 _SEARCH = 64
 
@@ -92,9 +94,10 @@ class Connections:
         return None
 
     def add(self, connection: Connection) -> None:
-        """A connection begins."""
+        """A connection begins, and waits for a request."""
         self.accepted += 1
         self._open.add(connection)
+        self._waiting[connection] = None
         self._by_address[connection.address] += 1
 
     def remove(self, connection: Connection) -> None:
@@ -171,7 +174,7 @@ class Connections:
         """Reset the connections that would take longest until the rest fits. The last one may have all the memory."""
         ranked = sorted(((entry[0].seconds_to_send(now), *entry) for entry in unsent), key=lambda entry: -entry[0])
         for seconds, connection, count in ranked[:-1]:
-            if excess <= 0 or seconds <= 0:
+            if excess <= 0 or seconds < _QUICK_SECONDS:
                 break
             connection.reset("slow_reader")
             excess -= count

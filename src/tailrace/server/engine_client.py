@@ -241,12 +241,15 @@ class EngineClient:
         return len(self._requests)
 
     def begin_stop(self) -> int:
-        """Begin no request any more, and end those that have no token yet. The number of these."""
+        """Begin no request any more, and end those that wait in an engine's queue. The number of these.
+
+        The engines' heartbeats tell how many wait, but not which: the newest of those without a token are ended.
+        """
         self.stopping = True
         self._ready.set()  # What waits for an engine gets its error.
-        return self._requests.fail(
-            lambda request: not isinstance(request, PendingQuery) and not request.has_tokens, shutting_down
-        )
+        without_tokens = [generation for generation in self._requests.generations if not generation.has_tokens]
+        queued = {id(generation) for generation in without_tokens[max(0, len(without_tokens) - self.waiting) :]}
+        return self._requests.fail(lambda request: id(request) in queued, shutting_down)
 
     def end_all(self) -> int:
         """End all requests because the server stops. The number of these."""

@@ -107,7 +107,7 @@ class Generation:
     @property
     def has_tokens(self) -> bool:
         """See ``ChoiceOwner``."""
-        return self._first_token_at is not None
+        return self.figures.first_token_at is not None
 
     @classmethod
     async def start(

@@ -58,6 +58,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._status_only = status_only
         self._stopping = connections.stopping
         self._connected = False  #: False until TLS's handshake has ended, too
+        self._unwanted = False  #: to be closed as soon as it is connected
         self._in_head = True
         self._head_begun = False  #: bytes of the next head have come
         self._head_bytes = 0
@@ -84,7 +85,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._connected = True
         self._since = self._checked_at = self.loop.time()
-        self._connections.wait(self)
+        if self._unwanted:
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio. Every request of the connection learns that its client has gone."""
@@ -382,6 +384,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def close_waiting(self) -> None:
         """See ``Connection``."""
+        self._unwanted = True
         if self._connected:
             self.transport.close()
 

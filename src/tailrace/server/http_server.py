@@ -53,7 +53,7 @@ class HttpServer:
         self._stop_requested.set()
 
     async def serve(self) -> None:
-        """Serve until ``stop``, then drain: see docs/operation.md."""
+        """Serve until ``stop``, then drain: see docs/operations.md."""
         self._renew_date()
         self._listener.start()
         loop = asyncio.get_running_loop()

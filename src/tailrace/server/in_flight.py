@@ -137,7 +137,7 @@ class InFlightRequests:
         self, which: Callable[[GenerationCallbacks | PendingQuery], bool], error: Callable[[], RequestError]
     ) -> int:
         """End the requests that ``which`` chooses, each with an error of its own. The number of requests."""
-        lost = {identity: entry[0] for identity, entry in self._requests.items() if which(entry[0])}
+        lost = {identity: entry.request for identity, entry in self._requests.items() if which(entry.request)}
         for identity in lost:
             self.cancel(identity)
         for request in lost.values():

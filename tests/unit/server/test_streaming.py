@@ -18,11 +18,11 @@ class Body:
 
     def __init__(self) -> None:
         self.pieces = 0
-        self.waiting = 0
+        self.waiting_bytes = 0
 
     def write(self, piece: bytes) -> None:
         self.pieces += 1
-        self.waiting += 1
+        self.waiting_bytes += 1
 
 
 class Failing:
@@ -52,7 +52,7 @@ def test_a_burst_is_no_slow_reader_while_it_is_being_read() -> None:
     events, body, generation = stream()
     say(events, 1000)
     for waiting in (1000, 700, 300, 100, 0):
-        body.waiting = waiting
+        body.waiting_bytes = waiting
         events.tick(0.5)
     assert generation.errors == []
 
@@ -63,7 +63,7 @@ def test_a_client_over_the_bound_that_does_not_catch_up_is_cut_off() -> None:
     events.tick(0.5)
     assert generation.errors == []
     say(events, 1)
-    body.waiting = 11
+    body.waiting_bytes = 11
     events.tick(0.5)
     (error,) = generation.errors
     assert isinstance(error, SlowReader)
@@ -73,7 +73,7 @@ def test_a_client_within_the_bound_goes_on() -> None:
     events, body, generation = stream()
     for _ in range(5):
         say(events, 1)
-        body.waiting = 10
+        body.waiting_bytes = 10
         events.tick(0.5)
     assert generation.errors == []
 
