@@ -23,8 +23,8 @@ from tailrace.child import (
     unblock_signals,
 )
 from tailrace.errors import ModelError
-from tailrace.machine.thread_name import name_thread
 from tailrace.machine import open_files
+from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer, logs
 from tailrace.progress_page import Phase, ProgressPage
 from tailrace.server.app import make_app
