@@ -17,6 +17,7 @@ from tailrace.cli.convert import convert
 from tailrace.cli.doctor import doctor
 from tailrace.cli.keys import keys
 from tailrace.cli.list import list_models
+from tailrace.cli.metrics import metrics
 from tailrace.cli.pull import pull
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
@@ -60,6 +61,7 @@ app.command()(doctor)
 app.command()(top)
 app.command()(convert)
 app.command()(tune)
+app.command()(metrics)
 app.command("list")(list_models)
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")

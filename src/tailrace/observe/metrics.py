@@ -8,7 +8,7 @@ on, so that ``rate()`` sees the first increase.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -50,6 +50,13 @@ class TokenCounts(Protocol):
     def cached_tokens(self) -> int: ...
 
 
+class Lives(Protocol):
+    """The supervisor's counts of its children: the HTTP process is number 0, engine n is n + 1."""
+
+    def starts(self, child: int) -> int: ...
+    def hangs(self, child: int) -> int: ...
+
+
 class Metrics:
     """One process's metrics, labelled with the served model's name and the engine's number."""
 
@@ -61,6 +68,7 @@ class Metrics:
         self._responses: Labelled = {("other", "404"): 0}
         self._errors: Labelled = dict.fromkeys((*_error_codes(), *REFUSALS), 0)
         self._refusals: Labelled = dict.fromkeys(REFUSALS, 0)
+        self.lives: Lives | None = None  #: the supervisor's counts; None without a supervisor
         self._registry = CollectorRegistry()
         self._registry.register(_Collector(self))
 
@@ -138,9 +146,16 @@ class Metrics:
             engine_starts=self._engine.engine_starts,
             ready=any(each.connected and not each.stalled for each in figures),
             stalled=sum(each.stalled for each in figures),
+            starts=self._lives_of(lambda lives, child: lives.starts(child)),
+            hangs=self._lives_of(lambda lives, child: lives.hangs(child)),
             processes=_processes(figures),
             throttling=read_throttling(),
         )
+
+    def _lives_of(self, count: Callable[[Lives, int], int]) -> Labelled:
+        lives = self.lives
+        names = ["http", *(f"engine {number}" for number in range(len(self._requests)))]
+        return {name: 0 if lives is None else count(lives, child) for child, name in enumerate(names)}
 
 
 def _sum_buckets(histograms: list[Histogram]) -> Buckets:

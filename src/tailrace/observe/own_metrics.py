@@ -22,6 +22,8 @@ class ServerView:
     engine_starts: int
     ready: bool
     stalled: int  #: engines
+    starts: Labelled  #: by process
+    hangs: Labelled  #: by process
     processes: Mapping[str, ProcessStats] = field(default_factory=dict)
     throttling: Throttling = field(default_factory=Throttling)
 
@@ -129,6 +131,20 @@ SERVER_METRICS: tuple[Metric[ServerView], ...] = (
         "counter",
         "Engines that have connected since the HTTP process's start",
         lambda v: v.engine_starts,
+    ),
+    Metric(
+        "tailrace:process_starts_total",
+        "counter",
+        "How often the supervisor has started a process",
+        lambda v: v.starts,
+        ("process",),
+    ),
+    Metric(
+        "tailrace:process_hangs_total",
+        "counter",
+        "How often a process hung and was replaced",
+        lambda v: v.hangs,
+        ("process",),
     ),
     Metric(
         "tailrace:log_lines_dropped_total",

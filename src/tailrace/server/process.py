@@ -23,6 +23,7 @@ from tailrace.child import (
     unblock_signals,
 )
 from tailrace.errors import ModelError
+from tailrace.lives_page import LivesPage
 from tailrace.machine import open_files
 from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer, logs
@@ -52,6 +53,9 @@ async def _serve(start: Start) -> None:
     http = socket.socket(fileno=start.http_fd)
     path = Path(start.model_path) if start.model_path is not None else None
     app = AppState(settings, start.model_name, len(start.plan.replicas), model_path=path, plan=start.plan)
+
+    if start.lives_fd >= 0:
+        app.metrics.lives = LivesPage(start.lives_fd)
 
     def on_ready(model: ServedModel) -> None:
         if start.announce:

@@ -79,10 +79,12 @@ def line_fields(summary: RequestSummary) -> dict[str, Any]:
             "prompt_tokens": generation.prompt_tokens,
             "cached": generation.cached_tokens,
             "completion_tokens": generation.completion_tokens,
-            "queue": None if generation.queue_seconds is None else round(generation.queue_seconds, 3),
-            "ttft": None if first is None else round(first - summary.began_at, 3),
+            "queue": None if generation.queue_seconds is None else round(generation.queue_seconds, 4),
+            "ttft": None if first is None else round(first - summary.began_at, 4),
             "tok_s": None if speed is None else round(speed, 1),
             "finish": ",".join(dict.fromkeys(generation.finishes)),
             "prompt": summary.prompt,
         }
+    # A generation in the background ends outside of the request's context.
+    fields["request_id"] = summary.request_id
     return {name: value for name, value in fields.items() if value is not None}

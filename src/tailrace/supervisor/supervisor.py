@@ -19,12 +19,14 @@ import structlog
 from tailrace import ipc
 from tailrace.child import EXIT_CONFIGURATION, Start
 from tailrace.errors import ModelError
+from tailrace.lives_page import LivesPage
 from tailrace.machine import open_files
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import ServerState, StateFolder
 from tailrace.machine.topology import read_topology
+from tailrace.progress_page import create_page
 from tailrace.settings import Settings
 from tailrace.supervisor.child_process import ChildProcess, status_name
 from tailrace.supervisor.listening import listen
@@ -76,8 +78,10 @@ class Supervisor:
         self._port = http.getsockname()[1]
         http_hub, engine_hub = ipc.connection_hub()
         limit = self.settings.restart_limit
+        lives_fd = create_page()
+        self._lives = LivesPage(lives_fd)
         self._server = ChildProcess(
-            "http", "tailrace.server.process", (http.fileno(),), http_hub.fileno(), Restarts(limit)
+            "http", "tailrace.server.process", (http.fileno(), lives_fd), http_hub.fileno(), Restarts(limit)
         )
         self._engines = [
             ChildProcess(
@@ -99,6 +103,7 @@ class Supervisor:
             model_path=str(self.model_path) if self.model_path is not None else None,
             hub_fd=-1,
             progress_fd=-1,
+            lives_fd=lives_fd,
             http_fd=http.fileno(),
         )
         self._announced = self._was_ready = self._had_engine = False
@@ -118,6 +123,8 @@ class Supervisor:
                         child.send(signal.SIGKILL)
                 for sock in (http, http_hub, engine_hub):
                     sock.close()
+                os.close(lives_fd)
+                self._lives.close()
                 self._folder.remove()
         if end.reason:
             self._log.error("the server has ended", reason=end.reason, exit_status=end.status)
@@ -201,6 +208,7 @@ class Supervisor:
         if child.killed_for is None:
             self._log.error(f"the {child.name} process hangs; it is replaced", reason=reason)
             child.killed_for = reason
+            self._lives.count_hang(self._children.index(child))
             if not child.watch.is_stopped:
                 child.send(signal.SIGUSR1)
                 return
@@ -253,6 +261,7 @@ class Supervisor:
         orders = msgspec.structs.replace(self._orders, announce=not self._announced)
         try:
             child.start(orders, self.settings.hang_seconds)
+            self._lives.count_start(self._children.index(child))
         except (OSError, MemoryError) as error:
             # The system has no process, descriptor or memory left: later it may.
             delay = child.restarts.start_failed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,16 @@ def test_every_field_of_a_request_s_line_has_its_row() -> None:
         generation=figures,
         prompt="p",
     )
-    section = PAGE.partition("## Logs")[2]
+    section = PAGE.partition("## Logs")[2].partition("\n## ")[0]
     documented = {
         name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
     }
     known = {"method", "model", "suppressed"}
     assert documented - known == set(line_fields(summary)) - known
+
+
+def test_every_alert_has_its_row() -> None:
+    rules = (files("tailrace.observe") / "monitoring" / "prometheus_rules.yml").read_text(encoding="utf-8")
+    section = PAGE.partition("## Dashboard and alerts")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == re.findall(r"- alert: (\w+)", rules)

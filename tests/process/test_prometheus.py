@@ -1,0 +1,123 @@
+"""A real Prometheus reads a real server: each query of the dashboard and each alert's expression returns data."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import urllib.request
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+import pytest
+import yaml
+
+from prometheus_tools import Prometheus, prometheus
+from servers import ServerProcess, serving, wait_for
+
+_FILES = resources.files("tailrace.observe").joinpath("monitoring")
+DASHBOARD = json.loads(_FILES.joinpath("grafana_dashboard.json").read_text(encoding="utf-8"))
+RULES = _FILES.joinpath("prometheus_rules.yml").read_text(encoding="utf-8")
+QUERIES = {
+    f"{panel['title']} {target['refId']}": str(target["expr"])
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", [])
+}
+ALERTS = {rule["alert"]: str(rule["expr"]) for rule in yaml.safe_load(RULES)["groups"][0]["rules"]}
+
+
+def without_variables(expression: str) -> str:
+    """The query as Grafana sends it, for all servers and models."""
+    for name, value in {"$__rate_interval": "30s", "$model_name": ".*", "$instance": ".*"}.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression
+    return expression
+
+
+def ask(port: int, **fields: Any) -> None:
+    body = {"messages": [{"role": "user", "content": "Count to three."}], "max_tokens": 12, **fields}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            response.read()
+    except urllib.error.HTTPError as error:
+        error.read()
+
+
+def load(server: ServerProcess, stop: threading.Event) -> None:
+    """A little of everything, so that no ratio is of nothing."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        ask(server.port, n=2)
+        # It repeats itself, so drafts are made.
+        ask(server.port, messages=[{"role": "user", "content": f"{number}. " + "one two three " * 30}], max_tokens=40)
+        ask(server.port, response_format={"type": "json_object"})
+        ask(server.port, max_tokens="many")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Prometheus]:
+    with serving("--ctx", "2048") as server, prometheus(server.port, RULES) as found:
+        stop = threading.Event()
+        thread = threading.Thread(target=load, args=(server, stop))
+        thread.start()
+        try:
+            # The rate of every counter needs two samples, and each kind of request has to have ended between them.
+            wait_for("samples", lambda: bool(found.query("count_over_time(tailrace:ready[1m]) > 12")), 120)
+            yield found
+        finally:
+            stop.set()
+            thread.join(60)
+
+
+def test_the_server_is_read_without_an_error(running: Prometheus) -> None:
+    (target,) = running.get("targets")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    # Units and texts have arrived as well.
+    (metadata,) = running.get("metadata", metric="vllm:inter_token_latency_seconds").values()
+    assert metadata[0]["type"] == "histogram"
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_of_the_dashboard_returns_numbers(running: Prometheus, name: str) -> None:
+    expression = without_variables(QUERIES[name])
+    wait_for(f"data of {expression}", lambda: any(value != "NaN" for value in values(running, expression)), 60)
+
+
+def values(running: Prometheus, expression: str) -> list[str]:
+    return [sample["value"][1] for sample in running.query(expression)]
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_both_sides_of_an_alert_have_data(running: Prometheus, name: str) -> None:
+    """An alert whose series don't exist never fires. A healthy server sets off none."""
+    compared = re.sub(r"(==|>|<) ?(bool )?[\d.e]+", r"\1 bool \g<0>", ALERTS[name])
+    expression = re.sub(r"bool (==|>|<) ?", "bool ", compared)
+    if name == "TailraceMemoryGrows":
+        expression = "delta(tailrace:process_resident_memory_bytes[30s]) > bool 0"
+    expression = re.sub(r"\[(\d+)[mh]\]", "[30s]", expression)
+    wait_for(f"data of {expression}", lambda: bool(running.query(expression)), 60)
+
+
+def test_all_rules_are_evaluated(running: Prometheus) -> None:
+    (group,) = running.get("rules")["groups"]
+    assert {rule["name"] for rule in group["rules"]} == set(ALERTS)
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}
+    firing = {rule["name"] for rule in group["rules"] if rule["state"] == "firing"}
+    # A busy machine may be slow, or have a quota.
+    assert firing <= {"TailraceSlowFirstToken", "TailraceSlowTokens", "TailraceThrottled"}
+
+
+def test_grafana_s_variables_have_values(running: Prometheus) -> None:
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] != "query":
+            continue
+        found = re.fullmatch(r"label_values\((\S+), (\w+)\)", variable["definition"])
+        assert found is not None
+        assert running.query(f"count by ({found[2]}) ({found[1]})")
