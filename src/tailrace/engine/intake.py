@@ -98,11 +98,14 @@ class Intake(HelperThread):
             self._log.error("the HTTP process sent bytes that are no message", error=str(error))
         finally:
             with self._lock:
+                compiling = list(self._compiling)
                 self._compiling.clear()
                 tokenising = list(self._tokenising)
                 self._tokenising.clear()
             for identity in tokenising:
                 self._tokenizer.cancel(identity)
+            for identity in compiling:
+                self._compiler.cancel(identity)
             self._inbox.put(None)
 
     def _guard(self, ids: range, work: Callable[[], None]) -> None:
@@ -135,7 +138,9 @@ class Intake(HelperThread):
             compiling = self._compiling.pop(identity, None)
         if tokenising is not None:
             self._tokenizer.cancel(identity)
-        elif compiling is None:
+        elif compiling is not None:
+            self._compiler.cancel(identity)
+        else:
             self._inbox.put(identity)
 
     def _tokenise(self, request: _Request) -> None:
@@ -199,7 +204,7 @@ class Intake(HelperThread):
             return
         self._compiling[sequence.id] = sequence
         done = partial(self._on_compiled, sequence.id, grammar.triggers)
-        self._compiler.request(grammar, done, partial(self._compiling.__contains__, sequence.id))
+        self._compiler.request(sequence.id, sequence.caller, grammar, done)
 
     def _on_compiled(self, identity: int, triggers: LazyTriggers | None, outcome: CompileOutcome) -> None:
         """The sequence's grammar is compiled, or can't be. Called on any thread."""

@@ -32,6 +32,9 @@ from tailrace.progress_page import ProgressPage
 
 #: The engine has most of the memory, and a new one takes its place. The HTTP process has everybody's connections.
 _OOM_POINTS = 300
+#: Seconds for which a thread may run Python code while the loop waits for its turn. Python's default, 5 ms, is as long
+#: as a step of a small model.
+_SWITCH_SECONDS = 0.001
 
 
 def main() -> None:
@@ -42,6 +45,7 @@ def main() -> None:
     settle_signals()
     unblock_signals()
     raise_oom_score(_OOM_POINTS)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     name = "engine" if len(start.plan.replicas) == 1 else f"engine {start.replica}"
     logs.configure(name, level=start.settings.log_level, form=start.settings.log_format)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -47,6 +47,8 @@ class EngineService:
         self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
         check_placement(start)
         self._compiler = GrammarCompiler(self._backend)
+        if self._backend.info.generates:
+            self._compiler.prepare()
         self._tokenizer = Tokenizer(self._backend)
         settle_memory()
         self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run

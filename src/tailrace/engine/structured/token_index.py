@@ -16,7 +16,7 @@ class TokenIndex:
     def __init__(self, pieces: Sequence[bytes]) -> None:
         """``pieces``: each token's bytes; empty for control tokens."""
         self.pieces = pieces
-        self._sorted = sorted((piece.translate(*_NO_SPACE), token) for token, piece in enumerate(pieces) if piece)
+        self._sorted = _sorted(pieces)
         self._containing: dict[bytes, list[int]] = {}
         self.max_token_bytes = max(map(len, pieces), default=0)
 
@@ -41,3 +41,15 @@ class TokenIndex:
             found = [token for piece, token in self._sorted if text in piece]
             self._containing[text] = found
         return found
+
+
+def _sorted(pieces: Sequence[bytes]) -> list[tuple[bytes, int]]:
+    """The pieces without white space, with their tokens. They are sorted in parts: a sort keeps other threads waiting,
+    and one of 150,000 pieces takes 100 ms.
+    """
+    parts: dict[bytes, list[tuple[bytes, int]]] = {}
+    for token, piece in enumerate(pieces):
+        if piece:
+            bare = piece.translate(*_NO_SPACE)
+            parts.setdefault(bare[:2], []).append((bare, token))
+    return [entry for start in sorted(parts) for entry in sorted(parts[start])]

@@ -17,7 +17,7 @@ from tailrace.engine.intake import Intake
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.structured.constraint import Constraint
-from tailrace.engine.structured.grammar_compiler import GrammarCompiler, IsWanted, OnCompiled
+from tailrace.engine.structured.grammar_compiler import GrammarCompiler, OnCompiled
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import compile_grammar, make_tokenizer
@@ -261,8 +261,8 @@ class Slow(GrammarCompiler):
         super().__init__(backend)
         self.asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def request(self, grammar: Grammar, done: OnCompiled, is_wanted: IsWanted = lambda: True) -> None:
-        self.asked.put(lambda: GrammarCompiler.request(self, grammar, done, is_wanted))
+    def request(self, identity: int, caller: str, grammar: Grammar, done: OnCompiled) -> None:
+        self.asked.put(lambda: GrammarCompiler.request(self, identity, caller, grammar, done))
 
 
 class Engine:
@@ -274,8 +274,8 @@ class Engine:
         self.peer: Channel[FromEngine] = Channel(ours, FromEngine)
         self.inbox: Inbox = queue.SimpleQueue()
         self.compiler = Slow(backend)
-        channel: Channel[ToEngine] = Channel(theirs, ToEngine)
-        self.intake = Intake(channel, backend, self.inbox, self.compiler, Tokenizer(backend))
+        self.channel: Channel[ToEngine] = Channel(theirs, ToEngine)
+        self.intake = Intake(self.channel, backend, self.inbox, self.compiler, Tokenizer(backend))
         self.intake.start()
 
     def answer(self) -> FromEngine:
@@ -287,6 +287,7 @@ class Engine:
     def close(self) -> None:
         self.peer.close()
         self.intake.join(10)
+        self.channel.close()
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from tailrace.engine.structured.grammar_compiler import (
     ReplyGrammar,
 )
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
+from tailrace.engine.structured.grammar_sandbox import GrammarTooCostly, Trial, TrialCancelled
+from tailrace.engine.structured.grammar_sandbox_worker import TryResult
 from tailrace.protocol import Grammar
 
 BACKEND = FakeBackend(ctx=256, parallel=2, kv_tokens=0, batch=64)
@@ -27,7 +29,7 @@ NO = Grammar(kind="choice", text='["no"]')
 def compiled(compiler: GrammarCompiler, grammar: Grammar) -> CompileOutcome:
     """What the compiler answers; fails where it doesn't."""
     answers: queue.SimpleQueue[CompileOutcome] = queue.SimpleQueue()
-    compiler.request(grammar, answers.put)
+    compiler.request(1, "", grammar, answers.put)
     return answers.get(timeout=20)
 
 
@@ -115,7 +117,7 @@ def test_a_callback_that_fails_does_not_end_the_thread() -> None:
         called.set()
         raise ValueError("a defect of the caller")
 
-    compiler.request(YES, fail)
+    compiler.request(1, "", YES, fail)
     assert called.wait(20)
     assert isinstance(compiled(compiler, NO), ReplyGrammar)
 
@@ -133,3 +135,92 @@ def test_a_thread_that_can_not_be_started_fails_that_request_alone(monkeypatch: 
     assert isinstance(failure, CompilerUnavailable)
     assert threading.stack_size() == before
     assert isinstance(compiled(compiler, YES), ReplyGrammar)
+
+
+class Gate:
+    """A sandbox whose trials wait until the gate is opened; those in ``costly`` take too much in the quick lane."""
+
+    def __init__(self, compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch, costly: str = "") -> None:
+        self.order: list[str] = []
+        self.begun: queue.SimpleQueue[Trial] = queue.SimpleQueue()
+        self.opened = threading.Event()
+        self._sandbox = compiler._sandbox
+        self._attempt = compiler._sandbox.attempt
+        self._costly = costly
+        monkeypatch.setattr(compiler._sandbox, "attempt", self)
+
+    def __call__(self, grammar: Grammar, trial: Trial, *, cpu_seconds: float, nice: int) -> TryResult:
+        self.begun.put(trial)
+        if not nice and self._costly and self._costly in grammar.text:
+            raise GrammarTooCostly("it takes too long")
+        while not self.opened.wait(0.01) and not trial.cancelled:
+            pass
+        if trial.cancelled:
+            raise TrialCancelled
+        self.order.append(grammar.text[2:4])
+        return self._attempt(grammar, trial, cpu_seconds=cpu_seconds, nice=nice)
+
+
+def choice(name: str, characters: int = 1) -> Grammar:
+    return Grammar(kind="choice", text=f'["{name}", "{"x" * characters}"]')
+
+
+def test_callers_take_turns_and_cancelled_grammars_leave_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(BACKEND)
+    gate = Gate(compiler, monkeypatch)
+    answers: queue.SimpleQueue[CompileOutcome] = queue.SimpleQueue()
+    for number in range(6):
+        compiler.request(number, "greedy", choice(f"g{number}"), answers.put)
+    first = gate.begun.get(timeout=20)
+    compiler.request(10, "other", choice("o1"), answers.put)
+    compiler.cancel(0)
+    compiler.cancel(2)
+    assert first.cancelled
+    gate.opened.set()
+    for _ in range(5):
+        assert isinstance(answers.get(timeout=20), ReplyGrammar)
+    assert gate.order.index("o1") <= 1
+    assert sorted(gate.order) == ["g1", "g3", "g4", "g5", "o1"]
+    assert answers.empty()
+
+
+def test_a_small_grammar_passes_large_ones_and_one_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(BACKEND)
+    gate = Gate(compiler, monkeypatch, costly="bomb")
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    compiler.request(1, "a", choice("large", 200_000), lambda _: answers.put("large"))
+    gate.begun.get(timeout=20)  # It has begun, and waits.
+    compiler.request(2, "a", choice("bomb"), lambda _: answers.put("bomb"))
+    gate.begun.get(timeout=20)
+    quick = threading.Event()
+    monkeypatch.setattr(compiler._sandbox, "attempt", gate._attempt)
+    compiler.request(3, "a", choice("small"), lambda _: quick.set())
+    assert quick.wait(20)
+    assert answers.empty()
+    gate.opened.set()
+    assert [answers.get(timeout=20) for _ in range(2)] == ["large", "bomb"]
+
+
+def test_requests_with_the_same_grammar_share_its_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(BACKEND)
+    gate = Gate(compiler, monkeypatch)
+    answers: queue.SimpleQueue[CompileOutcome] = queue.SimpleQueue()
+    for number in range(3):
+        compiler.request(number, "", YES, answers.put)
+    compiler.cancel(1)
+    gate.opened.set()
+    first, second = answers.get(timeout=20), answers.get(timeout=20)
+    assert first is second
+    assert answers.empty()
+    assert len(gate.order) == 1
+    assert not compiler._jobs
+    assert not compiler._job_of
+
+
+def test_the_cache_is_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_compiler, "_CACHED_BYTES", 100)
+    compiler = GrammarCompiler(BACKEND)
+    compiler._store(YES, GrammarError(""), 80)
+    compiler._store(NO, GrammarError(""), 80)
+    assert list(compiler._cache) == [NO]
+    assert compiler._cached_bytes == 80

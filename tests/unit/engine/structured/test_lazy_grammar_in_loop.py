@@ -46,7 +46,7 @@ class Runner:
 
     def compiled(self, asked: Grammar) -> Any:
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.compiler.request(asked, answers.put)
+        self.compiler.request(1, "", asked, answers.put)
         return answers.get(timeout=60)
 
     def reply(self, script: str, asked: Grammar | None = None, **options: Any) -> tuple[str, str]:
@@ -248,24 +248,3 @@ def test_the_same_tools_are_compiled_once(runner: Runner) -> None:
     for token in b"<tool_call>":
         constraints[0].accept(token)
     assert (constraints[0].unconstrained, constraints[1].unconstrained) == (False, True)
-
-
-def test_cancelled_grammars_are_not_compiled_and_small_ones_pass_large_ones() -> None:
-    compiler = GrammarCompiler(FakeBackend(ctx=256, parallel=1, kv_tokens=0, batch=64))
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-    gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def wait() -> bool:
-        return gate.get(timeout=60)
-
-    def ask(name: str, length: int, **more: Any) -> None:
-        text = json.dumps([name, "x" * length])
-        compiler.request(Grammar(kind="choice", text=text), lambda _: answers.put(name), **more)
-
-    ask("first", 1, is_wanted=wait)  # Holds the thread until the others are there.
-    ask("large", 200_000)
-    ask("cancelled", 1, is_wanted=lambda: False)
-    ask("small", 1)
-    gate.put(True)
-    assert [answers.get(timeout=60) for _ in range(3)] == ["first", "small", "large"]
-    assert answers.empty()

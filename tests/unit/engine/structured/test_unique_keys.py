@@ -53,7 +53,7 @@ def compiler() -> GrammarCompiler:
 
 def constraint(compiler: GrammarCompiler, grammar: Grammar, *, jump_forward: bool) -> Constraint:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    compiler.request(grammar, answers.put)
+    compiler.request(1, "", grammar, answers.put)
     return compiler.constraint(answers.get(timeout=60), jump_forward=jump_forward)
 
 
