@@ -1,4 +1,4 @@
-"""Runs all benchmarks: ``python -m benchmarks [--only NAME,...] [--quick] [--report FOLDER]``.
+"""Runs benchmarks: ``python -m benchmarks [NAME ...] [--quick] [--report FOLDER]``; without names, all of the report.
 
 Each result is a file in the folder, and the report has all results in the folder. So benchmarks may run one by one.
 """
@@ -25,6 +25,7 @@ from benchmarks import (
     long_steps,
     max_tokens,
     slots,
+    soak,
     speculation,
     weights,
 )
@@ -68,16 +69,22 @@ def select_benchmarks(names: str | None) -> list[Benchmark]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Returns its exit status: 1 when a benchmark failed. A missed bound is a result, not a failure."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["soak"]:
+        return soak.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure tailrace, and write a report.",
-        epilog="Benchmarks: " + "; ".join(f"{one.name}: {one.question}" for one in BENCHMARKS),
+        epilog="Benchmarks: "
+        + "; ".join(f"{one.name}: {one.question}" for one in BENCHMARKS)
+        + "; soak: see its own --help",
     )
     add_options(parser)
-    parser.add_argument("--only", metavar="NAME,...", help="these benchmarks only")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="these benchmarks only [all but soak]")
+    parser.add_argument("--only", metavar="NAME,...", help="the same, as one list")
     parsed = parser.parse_args(arguments)
     try:
-        options, selected = read_options(parsed), select_benchmarks(parsed.only)
+        options, selected = read_options(parsed), select_benchmarks(",".join(parsed.names) or parsed.only)
     except (TailraceError, ValueError) as error:
         parser.error(str(error))
     failed = run_and_save(selected, options, parsed.report)

@@ -14,7 +14,8 @@ from openai_wire import ask, chat
 from servers import serving
 from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
-from tailrace.engine.embeddings import EmbeddingQueue, make_jobs, texts_to_tokenise
+from tailrace.engine.embedding_queue import EmbeddingQueue
+from tailrace.engine.embeddings import make_jobs, texts_to_tokenise
 from tailrace.models.model_reference import locate_model
 from tailrace.protocol import Embed, Embedded, Pooling
 from tailrace.settings import STARTER_MODEL, Settings

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from tailrace.engine.backends.base import Backend
-from tailrace.engine.embeddings import EmbeddingQueue
+from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache import KVCache

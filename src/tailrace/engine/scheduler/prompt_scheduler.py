@@ -36,7 +36,7 @@ class PromptScheduler:
         self._running = running
         self._max_batch = max_batch
         self._prefill_chunk = prefill_chunk
-        self._turns = Turns()  #: prompt tokens of each caller
+        self._turns: Turns[str] = Turns()  #: prompt tokens of each caller
         #: The step in which each present caller last sent a request, oldest first.
         self._last_request: dict[str, int] = {}
         self._deferred = False  #: whether the last step left replies out for a caller's first prompt

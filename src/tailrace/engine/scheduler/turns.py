@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+#: A caller, or whatever else takes turns.
+_Key = TypeVar("_Key", str, int)
 
 
 @dataclass(slots=True)
@@ -19,14 +23,14 @@ class _Share:
     pieces: int = 0
 
 
-class Turns:
+class Turns(Generic[_Key]):
     """The work that each active caller has had. Memory is bounded by the callers that are active together."""
 
     def __init__(self) -> None:
-        self._shares: dict[str, _Share] = {}
+        self._shares: dict[_Key, _Share] = {}
         self._pieces = 0
 
-    def order(self, active: Iterable[str]) -> list[str]:
+    def order(self, active: Iterable[_Key]) -> list[_Key]:
         """The active callers, the next one first. All others are forgotten."""
         callers = dict.fromkeys(active)
         known = self._shares
@@ -38,7 +42,7 @@ class Turns:
         """No caller is active."""
         self._shares.clear()
 
-    def charge(self, caller: str, units: int) -> None:
+    def charge(self, caller: _Key, units: int) -> None:
         """An active caller has had a piece of work of so many units."""
         self._pieces += 1
         share = self._shares[caller]
@@ -46,6 +50,6 @@ class Turns:
         share.last = self._pieces
         share.pieces += 1
 
-    def pieces(self, caller: str) -> int:
+    def pieces(self, caller: _Key) -> int:
         """How many pieces of work an active caller has had."""
         return self._shares[caller].pieces

@@ -55,11 +55,12 @@ class LlamaEmbeddingContext:
         self._views: BatchViews | None = None
 
     def reserve(self, cells: int) -> None:
-        """See ``EmbeddingContext``. Sizes are powers of two, because each growth makes a new context."""
+        """See ``EmbeddingContext``. Sizes grow by an eighth or more, because each growth makes a new context."""
         self.close()
-        size = 512
-        while size < cells:
-            size *= 2
+        power = 512
+        while power < cells:
+            power *= 2
+        size = -(-cells // (power // 8)) * (power // 8)
         if not self.causal:
             self.max_pass_tokens = size  # A whole text has to fit into one pass.
         params = llama.llama_context_default_params()

@@ -1,0 +1,93 @@
+"""The memory and file descriptors of a server's processes over time, by Linux's /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+#: What the processes are called, by a word of their command line.
+_ROLES = {
+    b"tailrace.engine.process": "engine",
+    b"tailrace.server.process": "HTTP process",
+    b"tailrace.engine.backends.llama.tokenize_worker": "tokeniser",
+    b"tailrace.engine.structured.grammar_sandbox_worker": "grammar sandbox",
+}
+
+
+class Sample(msgspec.Struct):
+    """One process at one time. ``seconds``: since the watch began. ``memory``: its proportional set size in bytes."""
+
+    role: str
+    pid: int
+    seconds: float
+    memory: int
+    descriptors: int
+
+
+class ProcessWatch:
+    """Samples all processes that descend from this one and have a role, every ``period`` seconds."""
+
+    def __init__(self, period: float) -> None:
+        self.samples: list[Sample] = []
+        self._period = period
+        self._begun = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> ProcessWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._period):
+            self.samples += take_samples(time.monotonic() - self._begun)
+
+
+def take_samples(seconds: float = 0.0) -> list[Sample]:
+    """All processes with a role now."""
+    samples: list[Sample] = []
+    for pid, role in _descendants():
+        # The process may have just ended.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+            samples.append(Sample(role, pid, seconds, _memory(pid), descriptors))
+    return samples
+
+
+def _memory(pid: int) -> int:
+    """The proportional set size: shared pages count in parts, so copies after a fork don't count twice."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _descendants() -> Iterator[tuple[int, str]]:
+    parents: dict[int, int] = {}
+    roles: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            found = [role for word, role in _ROLES.items() if word in words]
+            if found:
+                roles[pid] = found[0]
+            elif b"serve" in words and parents[pid] == os.getpid():
+                roles[pid] = "supervisor"
+    for pid, role in sorted(roles.items()):
+        ancestor = pid
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid():
+            yield pid, role
