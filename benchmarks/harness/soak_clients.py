@@ -301,8 +301,8 @@ class SoakClient:
             [
                 {"temperature": "hot"},
                 {"messages": []},
-                {"max_tokens": -1},
-                {"messages": [{"role": "user", "content": "word " * 9000}], "truncate": False},
+                {"n": 0},
+                {"messages": [{"role": "user", "content": "word " * 9000}]},
                 {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 5}}}},
                 {"tools": [{"type": "function"}]},
             ]
