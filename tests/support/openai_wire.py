@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,12 +59,16 @@ class Connection:
     """One TCP connection."""
 
     def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket: socket.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.settimeout(TIMEOUT)
         self._socket.connect(("127.0.0.1", port))
         self._buffer = b""
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Go on with TLS."""
+        self._socket = context.wrap_socket(self._socket, server_hostname="localhost")
 
     def __enter__(self) -> Connection:
         return self

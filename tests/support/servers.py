@@ -18,7 +18,7 @@ from pathlib import Path
 #: Generous: machines that run tests may be slow, and no test is about this.
 PATIENCE = 60.0
 
-_LISTENS = re.compile(r"tailrace listens on http://127\.0\.0\.1:(\d+)")
+_LISTENS = re.compile(r"tailrace listens on https?://127\.0\.0\.1:(\d+)")
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:

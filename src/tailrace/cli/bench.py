@@ -55,6 +55,7 @@ def bench(
         str | None, typer.Option(help="Model: the server's name, and a file or name for --engine.")
     ] = None,
     key: Annotated[str | None, typer.Option(envvar="TAILRACE_API_KEY", help="The server's API key.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Don't verify the server's certificate.")] = False,
     threads: Annotated[int | None, typer.Option(help="Engine threads of --engine and --compare.")] = None,
     weights: Annotated[str | None, typer.Option(help="Weights of --engine and --compare, as in serve.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -65,7 +66,7 @@ def bench(
         LoadProfile(streams=count, prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_tokens=max_tokens)
         for count in streams or [1, 4, 8]
     ]
-    client = None if engine else _client(url, model if not compare else None, key)
+    client = None if engine else _client(url, model if not compare else None, key, verify=not insecure)
     results: list[LoadStats | Comparison] = []
     with contextlib.ExitStack() as stack:
         alone = stack.enter_context(_engine_process(settings)) if engine or compare else None
@@ -119,9 +120,9 @@ def _row(table: Table, side: str, shown: LoadStats) -> None:
     table.add_row(str(shown.streams), side, *(f"{value:.1f}" for value in values))
 
 
-def _client(url: str, model: str | None, key: str | None) -> BenchClient:
+def _client(url: str, model: str | None, key: str | None, *, verify: bool) -> BenchClient:
     try:
-        return BenchClient(url, model=model, key=key)
+        return BenchClient(url, model=model, key=key, verify=verify)
     except BenchError as error:
         raise TailraceError(str(error)) from error
 

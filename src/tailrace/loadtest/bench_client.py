@@ -6,6 +6,7 @@ BenchError, so no statistic is made of it.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -26,15 +27,23 @@ class BenchClient:
     """Measures the server at ``url`` (its root, or with ``/v1``). Without ``model`` the server's first one is used.
 
     ``source``: the address that the client connects from, where the server is to see another one than others'.
+    ``verify``: whether the server's certificate has to be one that is trusted here.
     """
 
     def __init__(
-        self, url: str, *, model: str | None = None, key: str | None = None, source: str | None = None
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        source: str | None = None,
+        verify: bool = True,
     ) -> None:
         self._url: SplitResult = urlsplit(url if "//" in url else f"http://{url}")
-        if self._url.scheme != "http" or not self._url.hostname:
-            raise BenchError(f"{url} is no http:// address")
-        self._address = (self._url.hostname, self._url.port or 80)
+        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+            raise BenchError(f"{url} is no http:// or https:// address")
+        self._tls = _tls(verify=verify) if self._url.scheme == "https" else None
+        self._address = (self._url.hostname, self._url.port or (80 if self._tls is None else 443))
         self._key = key
         self._source = source
         self.model = model or self._first_model()
@@ -74,11 +83,13 @@ class BenchClient:
     def send_all(self, streams: Sequence[RawStream], until: int | None = None) -> None:
         """Send ``streams`` and receive every response, as ``exchange``, which parses them, too."""
         try:
-            exchange(self._address, streams, until=until, source=self._source)
+            exchange(self._address, streams, until=until, source=self._source, tls=self._tls)
         except BlockingIOError:
             raise BenchError(f"nothing came for {SILENCE_SECONDS} seconds") from None
         except (ConnectionResetError, BrokenPipeError):
             raise BenchError("the server broke the connection off") from None
+        except ssl.SSLCertVerificationError as error:
+            raise BenchError(f"the server's certificate isn't trusted: {error.verify_message} (--insecure)") from error
         except OSError as error:
             host, port = self._address
             raise BenchError(f"no server at {host}:{port}: {error}") from error
@@ -115,6 +126,14 @@ class BenchClient:
             f"{method} {base}{route} HTTP/1.1\r\nHost: {self._url.netloc}\r\nConnection: close\r\n{key}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
+
+
+def _tls(*, verify: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class _Details(msgspec.Struct):

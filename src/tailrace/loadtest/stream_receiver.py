@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 #: A server that sends nothing for that long hangs.
 SILENCE_SECONDS = 120
@@ -48,10 +49,10 @@ class RawStream:
         self.completed = False  #: the server ended the response
 
 
-def connect(address: tuple[str, int], source: str | None = None) -> socket.socket:
+def connect(address: tuple[str, int], source: str | None = None, tls: ssl.SSLContext | None = None) -> socket.socket:
     """A connection whose ``recv`` raises BlockingIOError after SILENCE_SECONDS. Raises OSError without a server.
 
-    ``source``: the address of this end; None: as the system chooses.
+    ``source``: the address of this end; None: as the system chooses. With ``tls`` the socket doesn't block.
     """
     own = None if source is None else (source, 0)
     sock = socket.create_connection(address, timeout=SILENCE_SECONDS, source_address=own)
@@ -59,13 +60,22 @@ def connect(address: tuple[str, int], source: str | None = None) -> socket.socke
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SILENCE_SECONDS, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if tls is not None:
+        sock = tls.wrap_socket(sock, server_hostname=address[0])
+        # A readable socket may have a part of a record alone, and ``recv`` must not wait for the rest.
+        sock.setblocking(False)
     return sock
 
 
 def exchange(
-    address: tuple[str, int], streams: Sequence[RawStream], *, until: int | None = None, source: str | None = None
+    address: tuple[str, int],
+    streams: Sequence[RawStream],
+    *,
+    until: int | None = None,
+    source: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Send every request at its time, and receive every response. ``source``: see ``connect``.
+    """Send every request at its time, and receive every response. ``source`` and ``tls``: see ``connect``.
 
     With ``until``, close all connections when the stream with that index has ended. Raises OSError, and
     BlockingIOError after SILENCE_SECONDS without a byte.
@@ -76,7 +86,7 @@ def exchange(
         streams[stream.start_after[0]].counts_events = True
     last = None if until is None else streams[until]
     try:
-        _receive(address, streams, waiting, last, source)
+        _receive(streams, waiting, last, lambda: connect(address, source, tls), blocks=tls is None)
     finally:
         for stream in streams:
             if stream.sock is not None:
@@ -84,21 +94,23 @@ def exchange(
 
 
 def _receive(
-    address: tuple[str, int],
     streams: Sequence[RawStream],
     waiting: list[RawStream],
     last: RawStream | None,
-    source: str | None,
+    connected: Callable[[], socket.socket],
+    *,
+    blocks: bool,
 ) -> None:
+    """``connected`` makes a connection; ``blocks``: its ``recv`` waits."""
     clock = time.perf_counter
     poller = select.epoll() if sys.platform == "linux" else select.poll()
     timeout = SILENCE_SECONDS * _POLL_SECOND
     running: dict[int, RawStream] = {}  #: by file descriptor
 
     def send(stream: RawStream) -> None:
-        stream.sock = connect(address, source)
+        stream.sock = connected()
         stream.sent_at = clock()
-        stream.sock.sendall(stream.request)
+        _send(stream.sock, stream.request)
         running[stream.sock.fileno()] = stream
         poller.register(stream.sock, select.POLLIN)
 
@@ -106,13 +118,15 @@ def _receive(
         if stream.start_after is None:
             send(stream)
     while running:
-        ready = poller.poll(timeout) if len(running) > 1 else [(next(iter(running)), select.POLLIN)]
+        ready = poller.poll(timeout) if len(running) > 1 or not blocks else [(next(iter(running)), select.POLLIN)]
         if not ready:
             raise BlockingIOError
         for descriptor, _ in ready:
             stream = running[descriptor]
             assert stream.sock is not None
-            data = stream.sock.recv(_RECV_BYTES)
+            data = stream.sock.recv(_RECV_BYTES) if blocks else _decrypted(stream.sock)
+            if data is None:
+                continue
             stream.part_times.append(clock())
             stream.parts.append(data)
             if stream.counts_events:
@@ -129,6 +143,31 @@ def _receive(
         for stream in [stream for stream in waiting if _is_due(stream, streams)] if waiting else ():
             waiting.remove(stream)
             send(stream)
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """Send all of it, also where the socket doesn't block."""
+    if not isinstance(sock, ssl.SSLSocket):
+        sock.sendall(data)
+        return
+    sock.settimeout(SILENCE_SECONDS)
+    sock.sendall(data)
+    sock.setblocking(False)
+
+
+def _decrypted(sock: socket.socket) -> bytes | None:
+    """All that can be read now; empty at the end. None where no record is complete."""
+    assert isinstance(sock, ssl.SSLSocket)
+    try:
+        data = sock.recv(_RECV_BYTES)
+        # The poller doesn't know of bytes that are decrypted already.
+        while waiting := sock.pending():
+            data += sock.recv(waiting)
+    except ssl.SSLWantReadError:
+        return None
+    except ssl.SSLEOFError:
+        return b""
+    return data
 
 
 def _is_due(stream: RawStream, streams: Sequence[RawStream]) -> bool:

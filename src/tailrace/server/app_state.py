@@ -44,6 +44,7 @@ from tailrace.server.stats import ServerStats, server_stats
 from tailrace.server.stats_source import StatsSource
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
 from tailrace.server.system_fingerprint import file_identity, system_fingerprint
+from tailrace.server.tls import certificate
 from tailrace.settings import Settings
 
 Made = TypeVar("Made")
@@ -134,6 +135,9 @@ class AppState:
         self.keys = KeyRing(settings)
         self.on_reload.append(self.keys.reload)
         self.on_shutdown.append(self.keys.close)
+        self.certificate = certificate(settings)
+        if self.certificate is not None:
+            self.on_reload.append(self.certificate.reload)
         self.guard = BrowserGuard(settings)
         check_open_management(settings, self.guard, keyed=self.keys.required)
         store = default_folder()

@@ -59,7 +59,7 @@ async def _serve(start: Start) -> None:
 
     def on_ready(model: ServedModel) -> None:
         if start.announce:
-            announce(http, settings, start.model_name, model)
+            announce(http, settings, start.model_name, model, needs_key=app.keys.required)
         page.ready = True
 
     def on_unusable(error: ModelError) -> None:
@@ -72,8 +72,16 @@ async def _serve(start: Start) -> None:
     page.phase = Phase.SERVING
     await app.engine.start(socket.socket(fileno=start.hub_fd))
     _reload_on_hang_up(app, page)
+    tls = app.certificate
     config = uvicorn.Config(
-        make_app(app), loop="none", http=HttpProtocol, ws="none", lifespan="off", log_config=None, proxy_headers=False
+        make_app(app),
+        loop="none",
+        http=HttpProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        ssl_context_factory=None if tls is None else lambda config, make: tls.context,
     )
     settle_memory()
     server = HttpServer(config, http, app, open_files.limit())

@@ -7,13 +7,15 @@ import structlog
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.browsers.hosts import is_loopback
 from tailrace.server.keys.keys_file import keys_path, read_keys
+from tailrace.server.tls import certificate
 from tailrace.settings import Settings
 
 
 def check_http_settings(settings: Settings) -> None:
-    """Raise ConfigurationError for keys, hosts or origins that can't be used. Warns of a server that is open to a
-    network.
+    """Raise ConfigurationError for keys, a certificate, hosts or origins that can't be used. Warns of a server that is
+    open to a network.
     """
+    certificate(settings)
     keyed = needs_key(settings)
     check_open_management(settings, BrowserGuard(settings), keyed=keyed)
     if not keyed and not is_loopback(settings.host):
