@@ -109,7 +109,8 @@ class Supervisor:
         self._announced = self._was_ready = self._had_engine = False
         self._reloads: int | None = None
         self._log = structlog.get_logger()
-        # A terminal that is closed stops the server, as users expect of a program in it.
+        # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP is
+        # somebody's wish that files are read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
         with SignalQueue({*_STOPS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}) as self._signals:
             try:
@@ -146,7 +147,7 @@ class Supervisor:
         looked = time.monotonic()
         while True:
             for number in self._signals.wait(self._seconds_until_due(looked)):
-                if number in stops:
+                if number in stops and not (number == signal.SIGHUP and sys.stdin.isatty()):
                     self._log.info("stopping", signal=signal.Signals(number).name)
                     return _End(0, "", number)
                 if number == signal.SIGHUP:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -77,11 +78,10 @@ def script(
 def running(code: str, **options: object) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", code],
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        **options,  # type: ignore[call-overload]
+        **{"stdin": subprocess.DEVNULL, **options},  # type: ignore[call-overload]
     )
     try:
         yield process
@@ -191,6 +191,23 @@ def test_a_state_that_can_not_be_written_is_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 70, done.stderr
     assert done.stderr.count("its state can't be written") <= 1
     assert "Traceback" not in done.stderr
+
+
+#: A child that says when it can be signalled.
+UP = WAITS.replace("time.sleep(600)", "print('up', file=sys.stderr, flush=True); time.sleep(600)")
+
+
+def test_a_hang_up_reloads_while_the_terminal_is_there_and_stops_without_it() -> None:
+    terminal, inside = pty.openpty()
+    with running(script(UP), stdin=inside) as process:
+        os.close(inside)
+        until(process, "up")
+        process.send_signal(signal.SIGHUP)
+        until(process, "reloading")
+        assert process.poll() is None
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
 
 
 def test_stray_signals_end_nothing() -> None:
