@@ -72,8 +72,17 @@ def test_what_is_no_request_is_answered(secure: Secure) -> None:
         connection.read_to_end()
 
 
+def test_plain_http_is_told_so(secure: Secure) -> None:
+    with Connection(secure.server.port) as connection:
+        connection.request("POST", CHAT, chat("<say>ok</say>"))
+        reply = connection.read()
+        assert reply.status == 400
+        assert reply.error()["code"] == "https_required"
+        connection.read_to_end()
+
+
 def test_what_is_no_tls_is_closed_and_hurts_nobody(secure: Secure) -> None:
-    for data in (b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\x16\x03\x01\x00\x05hello", bytes(2000)):
+    for data in (b"\x16\x03\x01\x00\x05hello", bytes(2000)):
         with socket.create_connection(("127.0.0.1", secure.server.port), timeout=30) as plain:
             plain.sendall(data)
             try:

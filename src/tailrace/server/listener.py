@@ -11,8 +11,9 @@ import socket
 from collections.abc import Callable
 
 import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from tailrace.errors import TooManyRequests
+from tailrace.errors import InvalidRequest, RequestError
 from tailrace.server.connections import Connections, Entry
 from tailrace.server.http_protocol import HttpProtocol, too_many_connections
 from tailrace.server.json_response import error_envelope
@@ -21,6 +22,8 @@ from tailrace.server.json_response import error_envelope
 _BATCH = 64
 #: Seconds without accepting after this process had no file left to open.
 _PAUSE_SECONDS = 1.0
+#: Seconds in which a client that speaks plain HTTP to a port with TLS may read why it isn't served.
+_PLAIN_SECONDS = 1.0
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 #: A client that is silent for so many seconds is asked by the kernel whether it is there, so often, at such intervals.
@@ -52,6 +55,9 @@ class Listener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._resume: asyncio.TimerHandle | None = None
         self._refusal = _refusal(too_many_connections())
+        self._plain_refusal = _refusal(
+            InvalidRequest("This server speaks https: write https:// in its address.", code="https_required")
+        )
 
     def start(self) -> None:
         """Accept from now on."""
@@ -116,6 +122,9 @@ class Listener:
 
     async def _connect(self, sock: socket.socket, protocol: HttpProtocol) -> None:
         try:
+            if self._tls is not None and not await self._begins_tls(sock):
+                await self._refuse_plain(sock, protocol)
+                return
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 sock,
@@ -126,6 +135,31 @@ class Listener:
             self._connections.remove(protocol)  # The client has gone, or hasn't finished TLS's handshake.
             sock.close()
 
+    async def _begins_tls(self, sock: socket.socket) -> bool:
+        """Whether the client's first byte, which stays unread, isn't the beginning of a plain request. Raises
+        TimeoutError.
+        """
+        readable = asyncio.Event()
+        self._loop.add_reader(sock, readable.set)
+        try:
+            async with asyncio.timeout(self._connections.limits.header_seconds):
+                await readable.wait()
+        finally:
+            self._loop.remove_reader(sock)
+        first = sock.recv(1, socket.MSG_PEEK)
+        return not first.isalpha()
+
+    async def _refuse_plain(self, sock: socket.socket, protocol: HttpProtocol) -> None:
+        """Tell a client that speaks plain HTTP what the server speaks."""
+        try:
+            sock.send(self._plain_refusal)
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(65_536)  # Unread bytes would reset the connection, and the client would lose the answer.
+            await asyncio.sleep(_PLAIN_SECONDS)
+        finally:
+            self._connections.remove(protocol)
+            sock.close()
+
     def _pause(self) -> None:
         self._connections.out_of_files()
         self._loop.remove_reader(self._socket.fileno())
@@ -134,10 +168,13 @@ class Listener:
         )
 
 
-def _refusal(error: TooManyRequests) -> bytes:
-    """The whole response for a client whose connection has no place."""
+def _refusal(error: RequestError) -> bytes:
+    """The whole response for a client whose connection isn't served."""
     body = msgspec.json.encode(error_envelope(error))
-    return (
-        b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        b"retry-after: %d\r\ncontent-length: %d\r\n\r\n%b" % (error.retry_after or 1, len(body), body)
+    headers = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in error.headers.items())
+    return b"%bcontent-type: application/json\r\nconnection: close\r\n%bcontent-length: %d\r\n\r\n%b" % (
+        STATUS_LINE[error.status],
+        headers,
+        len(body),
+        body,
     )
