@@ -101,7 +101,7 @@ def _sizes(options: Options) -> tuple[int, int, int, float]:
 
 def _measure(options: Options) -> Measurements:
     _, _, count, period = _sizes(options)
-    with servers.tailrace(options.model, options.threads) as patient:
+    with servers.tailrace(options.model, options.threads, queue_requests="256") as patient:
         try:
             greedy = BenchClient(f"http://127.0.0.1:{patient.port}", source=_GREEDY_ADDRESS)
         except OSError as error:

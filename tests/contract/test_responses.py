@@ -358,6 +358,16 @@ def test_a_response_in_the_background_is_cancelled(slow: ServerProcess) -> None:
     assert ask(slow.port, "GET", path).json()["status"] == "cancelled"
 
 
+def test_a_chat_does_not_wait_for_responses_in_the_background(slow: ServerProcess) -> None:
+    begun = [post(slow, f"{number}<say>{'a' * 4000}</say>", background=True).json()["id"] for number in range(20)]
+    wait_for("all places to be taken", lambda: metric(slow.port, "vllm:num_requests_waiting") > 0)
+    assert text(post(slow, "<say>b</say>").json()) == "b"
+    states = [ask(slow.port, "GET", f"/v1/responses/{identity}").json()["status"] for identity in begun]
+    assert set(states) == {"in_progress"}
+    for identity in begun:
+        ask(slow.port, "POST", f"/v1/responses/{identity}/cancel")
+
+
 def test_only_a_response_in_the_background_can_be_cancelled(scripted: ServerProcess) -> None:
     identity = respond(scripted, "<say>a</say>")["id"]
     reply = ask(scripted.port, "POST", f"/v1/responses/{identity}/cancel")

@@ -19,6 +19,9 @@ from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import ReasoningSwitch, merge_thinking
 
+#: Priority of a response in the background that has none of its own: behind the default of 0.
+_BACKGROUND_PRIORITY = 1
+
 
 def prepare(
     request: ResponsesRequest, conversation: ChatMessages, tools: Toolset, model: ServedModel
@@ -29,6 +32,9 @@ def prepare(
         generation_params(request, limit(request, "n_predict", "max_output_tokens")),
         logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
     )
+    if request.background and request.priority is None:
+        # No client waits for it: it leaves its place to the same caller's other requests.
+        params = msgspec.structs.replace(params, priority=_BACKGROUND_PRIORITY)
     generation_request = chat_request(
         model,
         conversation.messages,
