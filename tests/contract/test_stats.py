@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import httpx
-import msgspec
 
 from servers import ServerProcess, fake
+from stats_wire import read_stats, wait_for_finding
 from tailrace.diagnosis.catalogue import CATALOGUE
-from tailrace.diagnosis.report import Stats
-
-
-def stats(server: ServerProcess, **headers: str) -> Stats:
-    answer = httpx.get(f"http://127.0.0.1:{server.port}/stats", headers=headers, timeout=60.0)
-    assert answer.status_code == 200, answer.text
-    return msgspec.json.decode(answer.content, type=Stats)
 
 
 def test_an_idle_server_says_so(scripted: ServerProcess) -> None:
-    found = stats(scripted)
+    found = read_stats(scripted)
     assert found.interval >= 1.0
     assert found.limit == found.findings[0].code
     assert {each.code for each in found.findings} <= set(CATALOGUE)
@@ -43,8 +39,8 @@ def test_requests_that_wait_for_a_slot_are_a_queue() -> None:
         for stream in streams:
             stream.__enter__()
         try:
-            stats(server)
-            found = stats(server)
+            read_stats(server)
+            found = read_stats(server)
             queue = next(each for each in found.findings if each.code == "queue")
             assert "3 requests waiting for one of 1 slot, the oldest for" in queue.sentence
             assert (found.requests.running, found.requests.waiting, found.requests.slots) == (1, 3, 1)
@@ -56,3 +52,14 @@ def test_requests_that_wait_for_a_slot_are_a_queue() -> None:
             for stream in streams:
                 stream.__exit__(None, None, None)
             client.close()
+
+
+def test_a_stopped_engine_is_named() -> None:
+    with fake() as server:
+        engine = server.engine
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            found, _ = wait_for_finding(server, "engine_stopped")
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        assert (found.severity, f"kill -CONT {engine}" in found.advice) == ("critical", True)

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from servers import serving
+from tailrace.diagnosis.catalogue import CATALOGUE
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.native_libs.tiers import TIERS
 
@@ -42,6 +43,9 @@ def test_what_is_in_force_is_compared_with_the_plan(tmp_path: Path) -> None:
         assert planned.returncode == 0, planned.stdout + planned.stderr
         processes = in_force(planned)
         assert {name: process["problems"] for name, process in processes.items()} == {"http": [], "engine": []}
+        (found,) = json.loads(planned.stdout)["servers"]
+        assert found["findings"]
+        assert {each["code"] for each in found["findings"]} <= set(CATALOGUE), "as /stats has them"
         assert f"on CPUs {cpus[1]}" in processes["http"]["found"]
         assert f"on CPUs {cpus[0]}" in processes["engine"]["found"]
 
@@ -54,6 +58,7 @@ def test_what_is_in_force_is_compared_with_the_plan(tmp_path: Path) -> None:
         shown = doctor(tmp_path, "--no-bandwidth", "--port", str(server.port))
         assert shown.returncode == 1
         assert shown.stdout.count("differs") == 2
+        assert any(f"{code} " in shown.stdout for code in CATALOGUE)
 
 
 def test_where_all_cpus_compute_the_main_thread_and_the_http_process_keep_apart(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from rich.table import Table
 
 from tailrace.cli import console_output
 from tailrace.cli.doctor_facts import Diagnosis, ModelFacts, ServerCheck, diagnose
+from tailrace.cli.stats_client import read_findings
+from tailrace.cli.top_screen import finding_line
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import ConfigurationError
 from tailrace.machine import cpulist
@@ -71,7 +73,13 @@ def doctor(
         facts = ModelFacts(name=file.name, path=str(file.path), needs=model_needs(file.path, settings))
     topology = read_topology()
     measured = measure_bandwidth(topology) if bandwidth else []
-    diagnosis = diagnose(settings, facts, measured, _servers(port), topology=topology, prove=prove)
+    servers = _servers(port)
+    diagnosis = diagnose(settings, facts, measured, servers, topology=topology, prove=prove)
+    for check, found in zip(diagnosis.servers, read_findings(servers, settings.api_key), strict=True):
+        if isinstance(found, str):
+            check.unread = found
+        else:
+            check.findings = found
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
     else:
@@ -267,6 +275,10 @@ def _server(console: Console, server: ServerCheck) -> None:
     for process in server.processes:
         for problem in process.problems:
             console.print(f"[red]{process.process}[/red]: {escape(problem)}")
+    for finding in server.findings:
+        console.print(finding_line(finding, advice=True))
+    if server.unread:
+        console.print(f"[yellow]what limits it isn't known[/yellow]: {escape(server.unread)}")
 
 
 def _section(console: Console, title: str, pairs: Iterable[tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from tailrace.diagnosis.catalogue import Finding
 from tailrace.engine.kernels.kernel_report import KernelReport, report_kernels
 from tailrace.engine.native_libs.library_report import LibraryReport, report_library
 from tailrace.engine.native_libs.tiers import TIERS
@@ -78,12 +79,14 @@ class ProcessCheck(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str]
 
 
-class ServerCheck(msgspec.Struct, frozen=True, kw_only=True):
+class ServerCheck(msgspec.Struct, kw_only=True):
     """One running server."""
 
     port: int
     model: str
     processes: list[ProcessCheck]
+    findings: list[Finding] = []  #: what limits it now
+    unread: str = ""  #: why the findings aren't known
 
     @property
     def as_planned(self) -> bool:

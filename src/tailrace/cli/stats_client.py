@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import msgspec
 
 from tailrace.cli.terminal import harmless
+from tailrace.diagnosis.catalogue import Finding
 from tailrace.diagnosis.report import Stats
 from tailrace.errors import ConfigurationError, TailraceError
-from tailrace.machine.running_servers import find_servers
+from tailrace.machine.running_servers import ServerState, find_servers
 
 #: Seconds to wait for an answer. The first one takes a second, because the server compares two samples.
 _TIMEOUT = 10.0
@@ -90,10 +93,26 @@ def _harmless(value: object) -> object:
 
 
 def own_server() -> str:
-    """The URL of the only server of this user that runs, or of the default port."""
+    """The URL of the only server of this user that runs, or of the default port.
+
+    Raises ConfigurationError where there are several.
+    """
     servers = find_servers()
     if len(servers) > 1:
         ports = ", ".join(str(server.port) for server in servers)
         raise ConfigurationError(f"several servers of yours run, on ports {ports}: choose one with --url")
-    port = servers[0].port if servers else 8000
-    return f"http://127.0.0.1:{port}"
+    return servers[0].url if servers else "http://127.0.0.1:8000"
+
+
+def read_findings(servers: Sequence[ServerState], key: str | None) -> list[list[Finding] | str]:
+    """The findings of each of the user's own servers, or why they aren't known. All are asked at the same time."""
+
+    def read(server: ServerState) -> list[Finding] | str:
+        try:
+            # The server is this user's, on this machine: its certificate has another machine's name.
+            return StatsClient(server.url, key=key, verify=False).read().findings
+        except (NoAnswer, Refused) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(max(1, len(servers))) as pool:
+        return list(pool.map(read, servers))

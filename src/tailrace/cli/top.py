@@ -82,7 +82,8 @@ def _print(console: Console, stats: Stats, url: str) -> None:
     # A console that writes itself ends the program with status 1 where the reader of a pipe has gone.
     with console.capture() as captured:
         console.print(screen(stats, url=url, width=console.width))
-    print(captured.get(), end="", flush=True)
+    lines = captured.get().splitlines()
+    print("\n".join(lines if console.is_terminal else map(str.rstrip, lines)), flush=True)
 
 
 def _live(client: StatsClient, interval: float) -> None:

@@ -43,7 +43,7 @@ def screen(
     if stats is None:
         return Group(*lines)
     low = height is not None and height < _LOW
-    lines += [_finding(each, advice=number == 0 or not low) for number, each in enumerate(stats.findings)]
+    lines += [finding_line(each, advice=number == 0 or not low) for number, each in enumerate(stats.findings)]
     lines += [Text(), *_requests(stats)]
     for engine in stats.engines:
         lines += _engine(engine, several=len(stats.engines) > 1, width=width)
@@ -59,7 +59,8 @@ def _title(stats: Stats | None, url: str) -> Text:
     return title
 
 
-def _finding(found: Finding, *, advice: bool) -> RenderableType:
+def finding_line(found: Finding, *, advice: bool) -> RenderableType:
+    """A finding in words, marked by its severity."""
     mark, style = _MARKS[found.severity]
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 TICKS = 100
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | str) -> str:
     """The file's text; empty where it can't be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with open(path, "rb", buffering=0) as file:
+            return file.readall().decode("utf-8", "replace")
     except OSError:
         return ""
 

@@ -33,6 +33,14 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True):
     http: int | None
     engines: tuple[int | None, ...]  #: in the order of the plan's replicas
     pools: bool = True  #: whether the engines have thread pools; the scripted backend has none
+    host: str = "127.0.0.1"  #: the address that it listens on
+    tls: bool = False  #: whether it speaks TLS
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches it."""
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"{'https' if self.tls else 'http'}://{f'[{local}]' if ':' in local else local}:{self.port}"
 
 
 def write_state(folder: Path, state: ServerState) -> None:

@@ -75,7 +75,7 @@ class Supervisor:
         open_files.raise_limit()  # The children inherit it.
         plan = self._plan()
         self._listening = http = listen(self.settings.host, self.settings.port)
-        self._port = http.getsockname()[1]
+        self._host, self._port = http.getsockname()[:2]
         http_hub, engine_hub = ipc.connection_hub()
         limit = self.settings.restart_limit
         lives_fd = create_page()
@@ -282,6 +282,8 @@ class Supervisor:
                 http=http,
                 engines=tuple(engines),
                 pools=self.model_path is not None,
+                host=self._host,
+                tls=self.settings.tls_cert is not None,
             )
         )
 

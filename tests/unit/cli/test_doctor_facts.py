@@ -11,11 +11,13 @@ import pytest
 from recorded_machines import machine
 from tailrace.cli.doctor import _processes
 from tailrace.cli.doctor_facts import check, diagnose
+from tailrace.cli.stats_client import read_findings
 from tailrace.engine.native_libs import tiers
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import ServerState, find_servers, write_state
+from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
 GB = 10**9
@@ -188,3 +190,25 @@ def test_native_libraries_that_can_not_be_built_are_warned_of(tmp_path: Path, mo
     assert {library.state for library in found.libraries} == {"unavailable"}
     for name in ("kernels for amx", "kernels for avx512-vnni", "logits operations for avx512"):
         assert any(warning.startswith(f"{name}: there is no C compiler") for warning in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("host", "tls", "url"),
+    [
+        ("127.0.0.1", False, "http://127.0.0.1:8000"),
+        ("0.0.0.0", True, "https://127.0.0.1:8000"),
+        ("::", False, "http://[::1]:8000"),
+        ("192.0.2.1", False, "http://192.0.2.1:8000"),
+    ],
+)
+def test_a_server_is_reached_where_it_listens(host: str, tls: bool, url: str) -> None:
+    found = state(make_plan(read_topology(), Settings(model="m")))
+    assert msgspec.structs.replace(found, host=host, tls=tls).url == url
+
+
+def test_a_server_that_is_gone_has_no_findings() -> None:
+    gone = msgspec.structs.replace(state(make_plan(read_topology(), Settings(model="m"))), port=1)
+    (reason,) = read_findings([gone], None)
+    assert isinstance(reason, str)
+    assert "http://127.0.0.1:1 doesn't answer" in reason
+    assert read_findings([], None) == []

@@ -1,0 +1,27 @@
+"""Who sees the names of other clients and programs in ``/stats``."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from tailrace.server.caller import Caller
+from tailrace.server.stats_routes import _is_operator
+
+
+@pytest.mark.parametrize(
+    ("caller", "header", "operator"),
+    [
+        (Caller("127.0.0.1"), "accept", True),
+        (Caller("::1"), "accept", True),
+        (Caller(""), "accept", True),
+        (Caller("127.0.0.1"), "x-forwarded-for", False),
+        (Caller("127.0.0.1"), "via", False),
+        (Caller("192.0.2.1"), "accept", False),
+        (Caller("127.0.0.1", "alice"), "accept", False),
+        (Caller("192.0.2.1", "default"), "accept", True),
+    ],
+)
+def test_names_of_others_are_for_the_operator(caller: Caller, header: str, operator: bool) -> None:
+    request = Request({"type": "http", "headers": [(header.encode(), b"x")]})
+    assert _is_operator(caller, request) is operator
