@@ -111,6 +111,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["console", "json"] = "console"
     access_log: bool = True  #: a line for each request, at its end
     log_prompts: bool = False  #: whether those lines have the prompts' text
+    #: an OpenTelemetry collector that gets traces and metrics by OTLP over HTTP; None: its own variables apply
+    otlp_endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/]")] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

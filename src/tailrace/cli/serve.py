@@ -12,6 +12,7 @@ from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
+from tailrace.observe.telemetry import check_installed
 from tailrace.server.start_check import check_http_settings
 from tailrace.supervisor import Supervisor
 
@@ -103,6 +104,9 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="console or json [console].")] = None,
     access_log: Annotated[bool | None, typer.Option(help="A log line for each request [yes].")] = None,
     log_prompts: Annotated[bool | None, typer.Option(help="Have prompts in those lines [no].")] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="OpenTelemetry collector, such as http://127.0.0.1:4318 [none].")
+    ] = None,
     backend: Annotated[str | None, typer.Option(hidden=True)] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
@@ -111,6 +115,7 @@ def serve(
     settings = resolve_tuned(flags, file=config).settings
     logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
     check_chat_template(settings.chat_template)
+    check_installed(settings.otlp_endpoint)
     check_http_settings(settings)
     if settings.backend == "fake":
         name, path = settings.alias or "fake", None

@@ -21,6 +21,7 @@ from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
+from tailrace.observe.telemetry import start_export
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embed, Embedded, EngineQuery, QueryAnswer, Scored, Tokenize
 from tailrace.server import sse
@@ -118,7 +119,13 @@ class AppState:
             silence_seconds=settings.keepalive_seconds,
         )
         self.metrics = Metrics(model_name, self.engine, replicas)
-        self.request_log = RequestLog(model_name, lines=settings.access_log, prompts=settings.log_prompts)
+        export = start_export(settings.otlp_endpoint, settings.host, settings.port)
+        self.request_log = RequestLog(
+            model_name,
+            lines=settings.access_log,
+            prompts=settings.log_prompts,
+            on_request=None if export is None else export.request_ended,
+        )
         self.open_streams = OpenStreams()
         self._plan = plan
         self.bodies = BodyMemory(settings.body_memory_mb * 1_000_000, settings.body_seconds)
@@ -138,6 +145,8 @@ class AppState:
         self.certificate = certificate(settings)
         if self.certificate is not None:
             self.on_reload.append(self.certificate.reload)
+        if export is not None:
+            self.on_shutdown.append(export.stop)
         self.guard = BrowserGuard(settings)
         check_open_management(settings, self.guard, keyed=self.keys.required)
         store = default_folder()
