@@ -26,6 +26,7 @@ class BodyMemory:
         self.limit = limit  #: bytes
         self.held = 0  #: bytes of all bodies
         self.refused = 0  #: bodies
+        self.released = 0  #: bytes of all bodies that have gone
         self._wait_seconds = wait_seconds
         self._reading: dict[BodyLease, None] = {}
         self._waiting: dict[BodyLease, asyncio.Future[None]] = {}
@@ -48,6 +49,8 @@ class BodyMemory:
 
     async def wait(self, lease: BodyLease) -> None:
         """Return when ``lease`` may go on. Raises ServerBusy."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._wait_seconds
         while self.held > self.limit and lease.size > SMALL:
             if self._first is None:
                 self._first = lease
@@ -56,15 +59,15 @@ class BodyMemory:
             if len(self._waiting) >= _MAX_WAITING:
                 self.refused += 1
                 raise _busy()
-            freed = self._waiting[lease] = asyncio.get_running_loop().create_future()
+            freed = self._waiting[lease] = loop.create_future()
             try:
-                await asyncio.wait_for(freed, self._wait_seconds)
+                await asyncio.wait_for(freed, end - loop.time())
             except TimeoutError:
                 self.refused += 1
                 raise _busy() from None
             finally:
                 self._waiting.pop(lease, None)
-        lease.read_at = asyncio.get_running_loop().time()
+        lease.read_at = loop.time()
 
     def change(self, lease: BodyLease, count: int) -> None:
         """A body has grown by ``count`` bytes, or has gone."""
@@ -85,6 +88,7 @@ class BodyMemory:
         self.forget(lease)
         if self._first is lease:
             self._first = None
+        self.released += lease.size
         self.change(lease, -lease.size)
 
 

@@ -60,6 +60,7 @@ class Connections:
         self.stopping: RequestError | None = None  #: the answer to new requests once the server has to stop
         self.accepted = 0  #: connections so far
         self.refused = 0  #: of clients for which there was no place
+        self.unsent = 0  #: bytes that waited for all clients at the last look
         self.ended = Counter[str]()  #: connections that the server has ended, by reason
         self._open: set[Connection] = set()
         self._by_address = Counter[str]()
@@ -124,7 +125,8 @@ class Connections:
         for connection in list(self._open):
             if count := connection.check(now):
                 unsent.append((connection, count))
-        excess = sum(count for _, count in unsent) - self.limits.send_memory
+        self.unsent = sum(count for _, count in unsent)
+        excess = self.unsent - self.limits.send_memory
         if excess > 0 and len(unsent) > 1:
             self._drop_slowest(unsent, excess, now)
 

@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
+from tailrace.child import return_memory
 from tailrace.server.app_state import AppState
 from tailrace.server.connection_limits import connection_limits
 from tailrace.server.connections import Connections, Entry
@@ -22,6 +23,8 @@ from tailrace.server.engine_client import shutting_down
 from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.listener import Listener
 
+#: Bytes that have come and gone after which freed memory is given back to the system.
+_MUCH = 16_000_000
 #: Seconds between two looks at what is left while the server stops.
 _STOP_TICK = 0.1
 #: Seconds for the last bytes of replies, and for the tasks behind them, once all requests have ended.
@@ -40,6 +43,8 @@ class HttpServer:
         self._state = ServerState()
         self.connections = Connections(connection_limits(app.settings, open_files))
         self._listener = Listener(sock, self.connections, self._protocol, tls=config.ssl)
+        self._max_unsent = 0  #: bytes, since memory was given back
+        self._released = 0  #: bytes of bodies, when memory was given back
         self._stop_requested = asyncio.Event()
         self._log = structlog.get_logger()
 
@@ -56,14 +61,11 @@ class HttpServer:
         """Serve until ``stop``, then drain: see docs/operations.md."""
         self._renew_date()
         self._listener.start()
-        loop = asyncio.get_running_loop()
         while not self._stop_requested.is_set():
             try:
                 await asyncio.wait_for(self._stop_requested.wait(), 1.0)
             except TimeoutError:
-                self._renew_date()
-                self.connections.tick(loop.time())
-                self._app.bodies.tick()
+                self._look()
         await self._drain()
         self._listener.close()
 
@@ -91,6 +93,25 @@ class HttpServer:
             await asyncio.sleep(_STOP_TICK)
             self.connections.tick(loop.time())
         return True
+
+    def _look(self) -> None:
+        """What is due once a second."""
+        try:
+            self._renew_date()
+            self.connections.tick(asyncio.get_running_loop().time())
+            self._app.bodies.tick()
+            self._return_memory()
+        except Exception:
+            self._log.exception("looking after connections hit a defect")  # Their requests go on.
+
+    def _return_memory(self) -> None:
+        """Give memory back once much of what has waited for clients, or of what they have sent, has gone."""
+        unsent = self.connections.unsent
+        self._max_unsent = max(self._max_unsent, unsent)
+        released = self._app.bodies.released
+        if self._max_unsent - unsent + released - self._released > _MUCH:
+            self._max_unsent, self._released = unsent, released
+            return_memory()
 
     def _protocol(self, address: str, entry: Entry) -> HttpProtocol:
         return HttpProtocol(

@@ -36,21 +36,24 @@ async def read_body(request: Request, limit: int, lease: BodyLease | None = None
             if lease.must_wait:
                 await lease.wait()
 
-    async for chunk in request.stream():
-        sent += len(chunk)
-        if sent > limit:
-            raise _too_large(limit)
-        if decoder is None:
-            await take(chunk)
-            continue
-        for piece in decoder.feed(chunk):
-            await take(piece)
-            await asyncio.sleep(0)  # Between two pieces other clients' tokens go out.
-    if decoder is not None:
-        decoder.finish()
-    if lease is not None:
-        lease.read()
-    return bytes(body)
+    try:
+        async for chunk in request.stream():
+            sent += len(chunk)
+            if sent > limit:
+                raise _too_large(limit)
+            if decoder is None:
+                await take(chunk)
+                continue
+            for piece in decoder.feed(chunk):
+                await take(piece)
+                await asyncio.sleep(0)  # Between two pieces other clients' tokens go out.
+        if decoder is not None:
+            decoder.finish()
+        return bytes(body)
+    finally:
+        body.clear()  # An error's traceback may hold this frame for long.
+        if lease is not None:
+            lease.read()
 
 
 def _too_large(limit: int) -> BodyTooLarge:

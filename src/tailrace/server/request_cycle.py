@@ -122,7 +122,10 @@ class RequestCycle(RequestResponseCycle):
             self.message_event.clear()
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # Its traceback has this frame: a cycle that keeps the body in memory.
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self.body = bytes(self.body), bytearray()
