@@ -377,6 +377,7 @@ class EngineCounters(msgspec.Struct, array_like=True):
     cancelled: int = 0  #: sequences that ended because their client had gone or a stop string had ended them
     grammars_compiled: int = 0  #: grammars that weren't in the compiler's cache, refused ones included
     grammar_seconds: float = 0.0  #: compiling them, beside the steps
+    late_masks: int = 0  #: times that a reply sat out because its grammar's mask wasn't computed in time
 
     @property
     def step_seconds(self) -> float:

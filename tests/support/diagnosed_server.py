@@ -58,6 +58,10 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     kernels: str = "avx512-vnni"
     fastest: str = "avx512-vnni"
     files: int = 20
+    refused: int = 0
+    http_wait: float = 0.0
+    late_masks: int = 0
+    embeddings: float = 0.0  #: seconds of embedding passes
     running: int = 4
     waiting: tuple[int, int] = (0, 0)  #: in the two samples
     unaccepted: tuple[int, int] = (0, 0)
@@ -118,6 +122,8 @@ def _server(load: Load, number: int) -> ServerSample:
         decode_seconds=number * (load.busy - sum(load.parts.values())),
         preemptions=number * load.preemptions,
         grammar_seconds=number * load.grammar_seconds,
+        late_masks=number * load.late_masks,
+        embedding_seconds=number * load.embeddings,
     )
     parts = {name: number * seconds for name, seconds in load.parts.items()}
     counters = msgspec.structs.replace(counters, **parts)
@@ -142,6 +148,7 @@ def _server(load: Load, number: int) -> ServerSample:
         waiting=load.waiting[number],
         unaccepted=load.unaccepted[number],
         oldest_wait=load.oldest_wait,
+        refused=3 + number * load.refused,
         engine_starts=1 + number * load.restarts,
         loop_lag=load.lag,
         slow_streams=(StreamSample(identity=7, client="192.0.2.7", behind=load.behind[number], moved=number * 500),)
@@ -176,7 +183,7 @@ def _processes(load: Load, number: int) -> dict[int, ProcessSample]:
         memory=60_000_000,
         swapped=0,
         major_faults=0,
-        threads={HTTP: _thread(number, load.http_cpu, 0.0, frozenset(load.http_cpus))},
+        threads={HTTP: _thread(number, load.http_cpu, load.http_wait, frozenset(load.http_cpus))},
         files=load.files,
         max_files=1000,
     )

@@ -122,7 +122,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "grammar_masks": Entry(
         "warning",
-        "steps wait for the token masks of replies with a grammar",
+        "token masks of replies with a grammar aren't computed in time: steps wait for them, or these replies sit out",
         "Simplify the schema or grammar: ambiguous rules and large alternatives make masks slow.",
     ),
     "step_overhead": Entry(
@@ -159,6 +159,11 @@ CATALOGUE: dict[str, Entry] = {
         "warning",
         "requests wait until their prompts are tokenised or their grammars are compiled",
         "Send the same grammars again rather than new ones: compiled grammars are remembered.",
+    ),
+    "queue_full": Entry(
+        "warning",
+        "requests are refused with 429 because too many wait already",
+        "Send fewer requests at the same time, raise `--queue-requests` or `--queue-tokens`, or add a server.",
     ),
     "queue": Entry(
         "warning",

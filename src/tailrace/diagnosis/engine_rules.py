@@ -14,12 +14,16 @@ _STOPPED = ("T", "t")
 MIN_BUSY = 0.80
 #: Part of the time below which an engine counts as idle where no request runs.
 MAX_IDLE = 0.01
+#: Part of the time from which embedding passes are worth a word.
+MIN_EMBEDDING = 0.05
 #: Bytes that steps read ÷ measured bandwidth, from which memory limits them.
 MIN_BANDWIDTH = 0.60
 #: Part of their time that compute threads may wait for a CPU: beyond it, rates say nothing about the hardware.
 MAX_WAIT = 0.20
 #: Parts of a step.
 MIN_MASKS = 0.20
+#: Replies that sit out for a late mask, per second.
+MIN_LATE_MASKS = 0.5
 MIN_OVERHEAD = 0.40
 
 _PARTS = {
@@ -82,8 +86,13 @@ def _step_parts(interval: Interval) -> Iterator[Finding]:
     for engine in interval.engines:
         if engine.busy < 0.1:
             continue
-        if (masks := engine.step_part("mask_wait_seconds")) >= MIN_MASKS:
-            yield finding("grammar_masks", f"Steps wait for grammars' masks in {percent(masks)} of their time.")
+        masks, late = engine.step_part("mask_wait_seconds"), engine.rate("late_masks")
+        if masks >= MIN_MASKS or late >= MIN_LATE_MASKS:
+            yield finding(
+                "grammar_masks",
+                f"Steps wait for grammars' masks in {percent(masks)} of their time, and {late:.1f} times a second a "
+                "reply sits out because its mask is late.",
+            )
             return
         parts = {what: engine.step_part(name) for name, what in _PARTS.items()}
         if (total := sum(parts.values())) >= MIN_OVERHEAD:
@@ -114,6 +123,8 @@ def _limit(interval: Interval) -> Finding:
     made = f"{_batch(engine)}: {engine.rate('decode_tokens'):.0f} tokens/s"
     made += f" and {prompts:.0f} prompt tokens/s" if prompts >= 1 else ""
     read = engine.read_rate(facts)
+    embedding = engine.rate("embedding_seconds")
+    made += f", embeddings in {percent(embedding)} of the time" if embedding >= MIN_EMBEDDING else ""
     busy = f"The engine computes in {percent(engine.busy)} of the time{made}"
     if interval.contention.wait >= MAX_WAIT:
         return finding("engine", f"{busy}. Its threads wait for CPUs.", advice="Look at the other findings first.")

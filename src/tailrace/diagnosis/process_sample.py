@@ -16,7 +16,7 @@ from tailrace.diagnosis.kernel_file import TICKS, first_number, read_fields, rea
 from tailrace.machine import cpulist
 
 #: Threads of one process that are read. Engines have one for each core, so more are threads of a library.
-_MAX_THREADS = 256
+_MAX_THREADS = 600
 
 
 class ThreadSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ MIN_BEHIND = 65_536
 #: CPU seconds per second of the HTTP process, and lateness of its event loop, from which it is the limit.
 MAX_HTTP_CPU = 0.85
 MAX_LAG_SECONDS = 0.25
+#: Seconds per second that the HTTP process may wait for a CPU: then its event loop is late without its fault.
+MAX_HTTP_WAIT = 0.10
 #: Part of the allowed file descriptors.
 MAX_FILES = 0.85
 
@@ -36,10 +38,8 @@ def _http_process(interval: Interval) -> Iterator[Finding]:
     late = f"; its event loop was up to {seconds(lag)} late" if lag >= MAX_LAG_SECONDS else ""
     if used >= MAX_HTTP_CPU:
         yield finding("http_process", f"The HTTP process uses {percent(used)} of the one core that it can use{late}.")
-    elif late:
-        yield finding(
-            "http_process", f"The HTTP process uses {cores(used)}{late}: a request or the machine held it up."
-        )
+    elif late and interval.http_wait < MAX_HTTP_WAIT:
+        yield finding("http_process", f"The HTTP process uses {cores(used)}{late}: a request held it up.")
 
 
 def _files(interval: Interval) -> Iterator[Finding]:
@@ -73,17 +73,24 @@ def _slow_readers(interval: Interval) -> Iterator[Finding]:
 
 def _waiting(interval: Interval) -> Iterator[Finding]:
     before, after, facts = interval.before.server, interval.after.server, interval.facts
+    # Sequences are also paused for other callers, with cells enough.
     preempted = interval.total("preemptions") * interval.seconds
     cells = sum(engine.kv_cells for engine in after.engines)
-    used = sum(engine.kv_cells_used for engine in after.engines)
+    used = max(sum(engine.kv_cells_used for engine in sample.engines) for sample in (before, after))
     full = cells > 0 and used >= FULL_KV * cells
     waiting = min(before.waiting, after.waiting)
     slots = facts.slots * max(1, len(after.engines))
-    if preempted >= 1 or (full and waiting and after.running < slots):
+    if full and (preempted >= 1 or (waiting and after.running < slots)):
         yield finding(
             "kv_full",
             f"The KV cache holds {used} of {cells} tokens; {counted(round(preempted), 'sequence')} paused in "
             f"{seconds(interval.seconds)}, and {counted(after.waiting, 'request')} waiting.",
+        )
+    if (refused := after.refused - before.refused) > 0:
+        yield finding(
+            "queue_full",
+            f"{counted(refused, 'request')} refused in {seconds(interval.seconds)}, while {after.running} ran and "
+            f"{after.waiting} waited.",
         )
     if not waiting:
         return

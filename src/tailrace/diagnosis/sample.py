@@ -100,6 +100,15 @@ class Interval:
         return next((pair for pair in self._pairs if pair[1].role == "http"), None)
 
     @cached_property
+    def http_wait(self) -> float:
+        """Seconds per second in which the HTTP process's threads were ready to run and had no CPU."""
+        if self.http is None:
+            return 0.0
+        before, after = self.http
+        pairs = [(before.threads[tid], thread) for tid, thread in after.threads.items() if tid in before.threads]
+        return sum(later.wait - earlier.wait for earlier, later in pairs) / self.seconds
+
+    @cached_property
     def engine_processes(self) -> list[tuple[ProcessSample, ProcessSample]]:
         """The engines' processes in both samples."""
         return [pair for pair in self._pairs if pair[1].role.startswith("engine")]

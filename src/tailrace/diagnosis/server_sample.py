@@ -72,6 +72,7 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0  #: generations that have been submitted and don't run
     unaccepted: int = 0  #: of them, those whose prompt or grammar isn't checked yet
     oldest_wait: float = 0.0  #: seconds since the oldest of the waiting generations was submitted
+    refused: int = 0  #: requests that were refused because too many waited
     engine_starts: int = 0
     loop_lag: float = 0.0  #: seconds by which the event loop was late at most, in the last seconds
     slow_streams: tuple[StreamSample, ...] = ()

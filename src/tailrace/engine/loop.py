@@ -283,6 +283,7 @@ class EngineLoop:
         # A recurrent model can't compute its last token again.
         for identity in self._masks.wait(seconds if self._backend.can_truncate else None):
             self._sequences[identity].awaits_mask = True
+            self._counters.late_masks += 1
             self._scheduler.replan()
 
     def _start_slow_masks(self, batch: StepBatch) -> None:
@@ -293,6 +294,7 @@ class EngineLoop:
                 continue
             if sequence.id in self._sequences:
                 sequence.awaits_mask = True
+                self._counters.late_masks += 1
                 self._scheduler.replan()
                 self._masks.start_slow(sequence.id, constraint)
 

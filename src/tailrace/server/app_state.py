@@ -163,7 +163,8 @@ class AppState:
     @cached_property
     def stats(self) -> ServerStats:
         """The samples of this server; made when they are first wanted."""
-        return server_stats(StatsSource(self.settings, self._plan, self.engine, self.metrics, self.open_streams))
+        source = StatsSource(self.settings, self._plan, self.engine, self.metrics, self.open_streams, self.admission)
+        return server_stats(source)
 
     def reload(self) -> None:
         """Read files again that may have changed: keys, certificates. One that can't be read is logged."""

@@ -15,6 +15,7 @@ from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import Topology, read_topology
 from tailrace.observe.metrics import Metrics
+from tailrace.server.admission import AdmissionQueue
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_connection import EngineConnection
 from tailrace.server.open_streams import OpenStreams
@@ -25,9 +26,16 @@ class StatsSource:
     """See the module. Reading it takes microseconds."""
 
     def __init__(
-        self, settings: Settings, plan: MachinePlan | None, engine: EngineClient, metrics: Metrics, streams: OpenStreams
+        self,
+        settings: Settings,
+        plan: MachinePlan | None,
+        engine: EngineClient,
+        metrics: Metrics,
+        streams: OpenStreams,
+        admission: AdmissionQueue,
     ) -> None:
         """``plan``: the machine plan that the engines were started with; None: not known."""
+        self._admission = admission
         self._settings = settings
         self._plan = plan
         self._engine = engine
@@ -54,6 +62,7 @@ class StatsSource:
             waiting=engine.waiting,
             unaccepted=engine.unanswered,
             oldest_wait=engine.oldest_wait(),
+            refused=self._admission.refused,
             engine_starts=engine.engine_starts,
             loop_lag=engine.lag.worst(),
             slow_streams=self._streams.behind(),

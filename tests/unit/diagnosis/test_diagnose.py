@@ -78,11 +78,20 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "choosing tokens takes 42 %",
     ),
     ("http_process", {"http_cpu": 0.97, "http_cpus": (5,)}, {"http_cpu": 0.8, "http_cpus": (5,)}, "97 % of the one"),
+    ("http_process", {"lag": 0.4}, {"lag": 0.4, "http_wait": 0.2}, "a request held it up"),
+    ("grammar_masks", {"late_masks": 1}, {"late_masks": 0}, "1.0 times a second a reply sits out"),
     ("http_process", {"lag": 0.4}, {"lag": 0.2}, "event loop was up to 400 ms late"),
     ("slow_reader", {"behind": (100_000, 200_000)}, {"behind": (0, 200_000)}, "192.0.2.7 is 200 kB behind"),
     ("slow_reader", {"behind": (100_000, 200_000)}, {"behind": (100_000, 60_000)}, "it reads 500 B/s"),
     ("file_descriptors", {"files": 900}, {"files": 849}, "900 of at most 1000"),
     ("kv_full", {"preemptions": 2, "kv_used": 9900}, {"preemptions": 0, "kv_used": 9900}, "2 sequences paused"),
+    ("kv_full", {"preemptions": 2, "kv_used": 9900}, {"preemptions": 2, "kv_used": 8000}, "9900 of 10000 tokens"),
+    (
+        "queue_full",
+        {"refused": 5, "running": 8, "waiting": (9, 9)},
+        {},
+        "5 requests refused in 1.0 s, while 8 ran",
+    ),
     (
         "disk_tier",
         {**IDLE, "disk_tier": True, "waiting": (2, 2), "oldest_wait": 0.9},
@@ -148,6 +157,11 @@ def test_a_healthy_server_has_one_finding_that_alarms_nobody(load: dict[str, Any
 def test_what_is_worse_comes_first() -> None:
     found = codes(state="T", threads=8, run=0.2, wait=0.7, running=8, waiting=(5, 5), oldest_wait=9.0)
     assert found == ["engine_stopped", "too_many_threads", "queue"]
+
+
+def test_embeddings_are_named() -> None:
+    (only,) = diagnose(*changed(embeddings=0.05))
+    assert "embeddings in 5 % of the time" in only.sentence
 
 
 def test_rates_say_nothing_about_the_hardware_while_threads_have_no_cpu() -> None:

@@ -209,6 +209,7 @@ def test_a_reply_sits_out_while_its_mask_is_late(gate: threading.Event) -> None:
             runner.steps.append(step)
     assert (runner.said(2), runner.said(3)) == ("others go on meanwhile", "bb")
     assert (gated.generated, gated.awaits_mask) == (0, True)
+    assert runner.loop.heartbeat().counters.late_masks >= 1
     assert runner.loop.step() is None, "nothing can be computed"
     gate.set()
     runner.finish()
