@@ -81,7 +81,7 @@ def test_plain_http_is_told_so(secure: Secure) -> None:
         connection.read_to_end()
 
 
-def test_what_is_no_tls_is_closed_and_hurts_nobody(secure: Secure) -> None:
+def test_what_is_no_tls_is_closed_and_others_are_served(secure: Secure) -> None:
     for data in (b"\x16\x03\x01\x00\x05hello", bytes(2000)):
         with socket.create_connection(("127.0.0.1", secure.server.port), timeout=30) as plain:
             plain.sendall(data)

@@ -17,7 +17,7 @@ _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _ERRORS = {
     400: "A field is wrong, or the prompt doesn't fit the context",
     401: "The API key is missing or wrong",
-    403: "The server doesn't let clients do that",
+    403: "The server doesn't let clients do that, or not under this host name or from this web page",
     404: "No such model or object",
     408: "The request's body didn't come in time",
     413: "The body is over the limit",
@@ -30,6 +30,8 @@ _ERRORS = {
     504: "A time limit has passed",
 }
 
+#: The errors of the layer before the routes: host names and web pages that aren't let in.
+_OF_EVERY_ROUTE = frozenset({403})
 _RETRY_AFTER = {"description": "Seconds after which to try again", "schema": {"type": "integer", "minimum": 1}}
 
 
@@ -79,7 +81,7 @@ def _operation(endpoint: Endpoint, schema_of: dict[type, dict[str, Any]]) -> dic
                     **({"headers": {"retry-after": _RETRY_AFTER}} if status in (429, 503) else {}),
                     "content": {"application/json": schema(status, error)},
                 }
-                for status in sorted(endpoint.statuses)
+                for status in sorted(endpoint.statuses | _OF_EVERY_ROUTE)
             },
         },
     }

@@ -24,7 +24,7 @@ def check_http_settings(settings: Settings) -> None:
 
 #: What the log and the message at the start say.
 OPEN_TO_NETWORK = (
-    "the server listens beyond this machine without a key: whoever reaches it may use it; "
+    "the server listens beyond this machine without a key: every client that reaches it may use it; "
     "make a key with: tailrace keys create NAME"
 )
 

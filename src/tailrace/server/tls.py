@@ -70,7 +70,7 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
 
     def password() -> str:
         raise ConfigurationError(
-            f"tls_key is encrypted, and nobody could type its password at a restart: {key}; "
+            f"tls_key is encrypted, and no password can be typed at a restart: {key}; "
             "decrypt it (openssl pkey -in KEY -out NEW) and protect the file by its mode"
         )
 

@@ -109,8 +109,8 @@ class Supervisor:
         self._announced = self._was_ready = self._had_engine = False
         self._reloads: int | None = None
         self._log = structlog.get_logger()
-        # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP is
-        # somebody's wish that files are read again.
+        # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
+        # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
         with SignalQueue({*_STOPS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}) as self._signals:
             try:

@@ -1,8 +1,8 @@
 """The keys that a server knows, and which of them a request has.
 
-A request's key is looked up by its hash. How long that takes may tell how far the hash is like a known one. That helps
-nobody: a hash of some wanted bytes can't be chosen without trying keys at random, and a known hash leads to no key.
-So the time tells nothing about any key, however many there are.
+A request's key is looked up by its hash. The time that takes may show how far the hash is like a known one. That is no
+help: a key whose hash begins with wanted bytes can only be found by trying, and a known hash leads to no key. So the
+time shows nothing about any key, however many there are.
 
 The file is looked at once a second at most, when a request comes, and at ``reload``. With the file or the setting
 ``api_key`` every request needs a key. A file that is deleted or broken later doesn't open the server.

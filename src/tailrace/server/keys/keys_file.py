@@ -16,8 +16,10 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from tailrace.errors import ConfigurationError, TailraceError
 from tailrace.folders import config_folder
@@ -29,20 +31,24 @@ DEFAULT_NAME = "default"
 _RANDOM_BYTES = 32
 _VERSION = 1
 #: Names go into logs, metrics and headers.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_NAME = re.compile(_NAME_PATTERN)
+
+_Time = Annotated[datetime, Meta(tz=True)]
+_Count = Annotated[int, Meta(ge=1)]
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One key. A limit that is None doesn't limit."""
 
-    name: str
+    name: Annotated[str, Meta(pattern=_NAME_PATTERN)]
     id: str  #: stays with stored responses and usage; a new key of an old name has another
-    sha256: str  #: of the key, in hexadecimal
-    created: datetime
-    expires: datetime | None = None
-    concurrency: int | None = None  #: requests that run or wait at the same time
-    tokens_per_minute: int | None = None  #: of prompts and replies
-    tokens_per_day: int | None = None  #: the same, in a day of UTC
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  #: of the key
+    created: _Time
+    expires: _Time | None = None
+    concurrency: _Count | None = None  #: requests that run or wait at the same time
+    tokens_per_minute: _Count | None = None  #: of prompts and replies
+    tokens_per_day: _Count | None = None  #: the same, in a day of UTC
     models: tuple[str, ...] = ()  #: patterns of the models it may use; none: all
 
 

@@ -7,6 +7,7 @@ import stat
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tailrace.errors import ConfigurationError, TailraceError
@@ -98,6 +99,29 @@ def test_a_file_that_cannot_be_used_is_an_error(tmp_path: Path, text: str) -> No
     file = tmp_path / "keys.json"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=r"keys\.json"):
+        read_keys(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sha256", "00"),
+        ("sha256", "z" * 64),
+        ("name", "a b"),
+        ("created", "2030-01-01T00:00:00"),
+        ("expires", "2030-01-01T00:00:00"),
+        ("concurrency", 0),
+        ("tokens_per_day", -1),
+        ("models", "all"),
+        ("unknown", 1),
+    ],
+)
+def test_a_wrong_field_of_a_key_is_an_error(tmp_path: Path, field: str, value: object) -> None:
+    file = tmp_path / "keys.json"
+    _, made = record("a")
+    contents = {"version": 1, "keys": [{**msgspec.to_builtins(made), field: value}]}
+    file.write_bytes(msgspec.json.encode(contents))
+    with pytest.raises(ConfigurationError, match=field):
         read_keys(file)
 
 
