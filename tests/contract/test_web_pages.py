@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,3 +144,31 @@ def test_a_key_takes_the_place_of_the_checks(keyed: ServerProcess) -> None:
         with_key = {**headers, "authorization": "Bearer s3cret"}
         assert ask(keyed.port, "POST", CHAT, chat("<say>ok</say>"), with_key).status == 200
         assert ask(keyed.port, "POST", CHAT, chat("<say>ok</say>"), headers).status == 401
+
+
+def test_a_server_that_is_open_to_a_network_says_so() -> None:
+    with fake("--host", "0.0.0.0") as server:
+        assert "listens beyond this machine without a key" in server.log
+        assert ask(server.port, "GET", "/v1/models", headers={"host": "tailrace:8000"}).status == 200
+        assert ask(server.port, "GET", "/v1/models", headers={"host": "evil.example"}).status == 403
+    with fake("--host", "0.0.0.0", api_key="s3cret") as server:
+        assert "without a key" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--manage-models", "--cors-origins", "*"), "manage_models"),
+        (("--manage-models", "--allowed-hosts", "*"), "manage_models"),
+        (("--cors-origins", "https://chat.example.org/"), "cors_origins"),
+        (("--allowed-hosts", "https://llm.example.org"), "allowed_hosts"),
+    ],
+)
+def test_what_would_open_a_server_or_means_nothing_ends_the_command(
+    tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    command = [str(Path(sys.executable).with_name("tailrace")), "serve", "--backend", "fake", "--port", "0", *arguments]
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert ended.returncode == 2
+    assert reason in ended.stderr
