@@ -21,6 +21,7 @@
     │   ├── NotSupported            501  the API has such a route, tailrace doesn't
     │   ├── FetchFailed             502  a model couldn't be fetched
     │   ├── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
+    │   ├── StorageUnavailable      503  what is stored for clients can't be used now; has ``retry_after``
     │   ├── ServerBusy              503  the bodies of other requests take all memory for bodies; has ``retry_after``
     │   ├── ShuttingDown            503  the server has been told to stop; has ``retry_after``
     │   └── DeadlineExceeded        504  a time limit of the server or of the client has passed
@@ -219,6 +220,15 @@ class FetchFailed(RequestError):
     status = 502
     type = "server_error"
     code = "fetch_failed"
+
+
+class StorageUnavailable(RequestError):
+    """What is stored for clients can't be read or written now: the disk is full, or another process has the file."""
+
+    status = 503
+    type = "server_error"
+    code = "storage_unavailable"
+    retry_after = 5
 
 
 class EngineUnavailable(RequestError):

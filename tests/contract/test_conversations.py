@@ -140,7 +140,8 @@ def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> No
     with sqlite3.connect(file) as connection:
         for table in ("events", "conversations", "conversation_items"):
             connection.execute(f"DROP TABLE {table}")
-        connection.execute("ALTER TABLE responses DROP COLUMN key")
+        for column in ("key", "caller", "bytes"):
+            connection.execute(f"ALTER TABLE responses DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     with fake(responses_file=str(file)) as server:

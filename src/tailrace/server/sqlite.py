@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-#: Seconds to wait for another server that uses the file.
-_PATIENCE = 30.0
+import structlog
+
+#: Seconds to wait for another process that uses the file. Meanwhile everything else that is stored waits, too.
+_PATIENCE = 5.0
 
 
 def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
@@ -43,6 +45,17 @@ def open_database(file: Path, changes: Sequence[str]) -> sqlite3.Connection:
         connection.close()
         raise sqlite3.DatabaseError(f"{file} is of another version of tailrace; set responses_file to another path")
     return connection
+
+
+def set_aside(file: Path) -> None:
+    """Give a damaged database another name, under which it can be examined: the next ``open_database`` makes a new
+    one. Raises OSError.
+    """
+    other = file.with_name(f"{file.name}.damaged-{int(time.time())}")
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{file}{suffix}", f"{other}{suffix}")
+    structlog.get_logger().error("a database is damaged: a new one is begun", file=str(file), damaged=str(other))
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:

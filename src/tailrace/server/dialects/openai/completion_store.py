@@ -15,7 +15,7 @@ import msgspec
 
 from tailrace.errors import InvalidRequest, NotFound
 from tailrace.folders import state_folder
-from tailrace.server.sqlite import bytes_used, open_database
+from tailrace.server.sqlite import bytes_used, open_database, set_aside
 from tailrace.server.store_thread import StoreThread
 
 _SCHEMA = """
@@ -54,11 +54,15 @@ class CompletionStore:
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
         self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
-        self._thread = StoreThread("completions", "a chat completion couldn't be stored")
+        self._thread = StoreThread("completions", "stored chat completions can't be used", self._database.replace)
 
     def put(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
         """Store a completion. Returns at once. A failure is logged, because the client has its reply already."""
         self._thread.submit(self._database.put, body, messages, owner)
+
+    async def save(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
+        """Store a completion, and return when it is stored. Raises StorageUnavailable."""
+        await self._thread.run(lambda: self._database.put(body, messages, owner))
 
     async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The completion. Raises NotFound."""
@@ -95,6 +99,11 @@ class _Database:
         if self._opened is None:
             self._opened = open_database(self._file, (_SCHEMA, _WITH_OWNER))
         return self._opened
+
+    def replace(self) -> None:
+        """Begin a new file, because this one is damaged."""
+        self.close()
+        set_aside(self._file)
 
     def put(self, body: dict[str, Any], messages: list[dict[str, Any]], owner: str) -> None:
         row = (body["id"], time.time(), msgspec.json.encode(body), msgspec.json.encode(messages), owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.echo import Echo, scored_echo
 from tailrace.server.dialects.openai.generation_params import SharedParameters
 from tailrace.server.dialects.openai.reply import ReplyHead
-from tailrace.server.dialects.openai.stored_completion_routes import check_store, store_of
+from tailrace.server.dialects.openai.stored_completion_routes import check_store, store_of, stored_form
 from tailrace.server.dialects.openai.timing_fields import telemetry, tracked, with_timings
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
@@ -149,21 +150,21 @@ class _OpenAI:
             if payload.store and self._store is not None:
                 collected = CollectedReply([CollectedChoice() for _ in range(generation_request.choices)])
                 encoder = stored_completion_routes.StoringStream(
-                    encoder, collected, lambda: self._stored(payload, full_body(collected), owner)
+                    encoder, collected, partial(self._store_stream, payload, owner, lambda: full_body(collected))
                 )
             return self._stream(generation, encoder, payload)
         transcript = await collect_reply(generation, generation_request.choices, request.receive)
 
-        def body() -> dict[str, Any]:
-            return with_timings(self._stored(payload, full_body(transcript), owner), payload, generation)
+        body = full_body(transcript) if transcript.complete else {}
+        if payload.store and self._store is not None and transcript.complete:
+            # A client that asks for a stored completion has to learn where it isn't stored.
+            await self._store.save(*stored_form(payload, body), owner)
+        return app.full_response(transcript.complete, lambda: with_timings(body, payload, generation))
 
-        return app.full_response(transcript.complete, body)
-
-    def _stored(self, payload: chat.ChatRequest, body: dict[str, Any], owner: str) -> dict[str, Any]:
-        """The completion, stored if the request asks for it."""
-        if payload.store and self._store is not None:
-            stored_completion_routes.store_completion(self._store, payload, body, owner)
-        return body
+    def _store_stream(self, payload: chat.ChatRequest, owner: str, full_body: Callable[[], dict[str, Any]]) -> None:
+        """Store a streamed completion at its end."""
+        assert self._store is not None, "it was looked at"
+        self._store.put(*stored_form(payload, full_body()), owner)
 
     def _stream(self, generation: Generation, encoder: Encoder, payload: SharedParameters) -> Response:
         """The streamed response, with the request's keep-alive interval."""

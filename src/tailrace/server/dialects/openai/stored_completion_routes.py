@@ -25,7 +25,7 @@ from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.streaming import Encoder
 
-_LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
+_LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
 
 
 class UpdateRequest(msgspec.Struct):
@@ -72,10 +72,10 @@ def check_store(payload: ChatRequest, store: CompletionStore | None) -> None:
         raise InvalidRequest(f"Invalid value for 'metadata': {error}.", param="metadata") from None
 
 
-def store_completion(store: CompletionStore, payload: ChatRequest, body: dict[str, Any], owner: str) -> None:
-    """Store the completion ``body`` and the request's messages, for the key with the id ``owner``."""
+def stored_form(payload: ChatRequest, body: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What is stored of the completion ``body``, and of its request's messages."""
     messages = [_stored_message(message, f"{body['id']}-{n}") for n, message in enumerate(payload.messages)]
-    store.put({**body, "metadata": payload.metadata or {}}, messages, owner)
+    return {**body, "metadata": payload.metadata or {}}, messages
 
 
 def _stored_message(message: msgspec.Struct, identity: str) -> dict[str, Any]:

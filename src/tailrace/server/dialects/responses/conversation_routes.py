@@ -22,7 +22,7 @@ from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 
-_LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
+_LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
 _WRITE_ERRORS = GENERATION_ERRORS - {429, 503, 504}
 
 #: The API reference's limit of items in one request.
@@ -105,9 +105,10 @@ class _Conversations:
 
     async def create(self, request: Request) -> Response:
         payload = decode(await self._app.read_body(request), _create)
-        owner = caller_of(request.scope).owner
+        caller = caller_of(request.scope)
         items = _checked(payload.items or [])
-        return json_response(await self._require_store().create(items, payload.metadata or {}, owner))
+        store = self._require_store()
+        return json_response(await store.create(items, payload.metadata or {}, caller.owner, caller.identity))
 
     async def get(self, request: Request) -> Response:
         return json_response(await self._require_store().get(*_named(request)))

@@ -25,9 +25,9 @@ class ConversationStore:
         self._thread = thread
         self._tables = tables
 
-    async def create(self, items: list[Item], metadata: dict[str, str], owner: str) -> dict[str, Any]:
-        """A new conversation with these items; the conversation object."""
-        return await self._thread.run(lambda: self._tables().create(items, metadata, owner))
+    async def create(self, items: list[Item], metadata: dict[str, str], owner: str, caller: str = "") -> dict[str, Any]:
+        """A new conversation with these items, by the sender of the identity ``caller``; the conversation object."""
+        return await self._thread.run(lambda: self._tables().create(items, metadata, owner, caller))
 
     async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The conversation object."""
@@ -76,17 +76,20 @@ class ConversationStore:
 class ConversationTables:
     """The same for the thread that owns the connection."""
 
-    def __init__(self, connection: sqlite3.Connection, evict: Callable[[], None]) -> None:
-        """``evict`` is called after each write."""
+    def __init__(
+        self, connection: sqlite3.Connection, evict: Callable[[], None], check_size: Callable[[int], None]
+    ) -> None:
+        """``evict`` is called after each write; ``check_size`` raises where a conversation has too many bytes."""
         self._connection = connection
         self._evict = evict
+        self._check_size = check_size
 
-    def create(self, items: list[Item], metadata: dict[str, str], owner: str) -> dict[str, Any]:
+    def create(self, items: list[Item], metadata: dict[str, str], owner: str, caller: str) -> dict[str, Any]:
         identity, now = new_id("conversation"), time.time()
         with self._connection as connection:
             encoded = msgspec.json.encode(metadata)
-            row = (identity, int(now), now, encoded, owner)
-            connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?)", row)
+            row = (identity, int(now), now, encoded, owner, caller, len(encoded))
+            connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             self._insert(identity, items)
         self._evict()
         return self.get(identity, owner)
@@ -157,13 +160,19 @@ class ConversationTables:
             for (one,) in connection.execute("SELECT id FROM conversation_items WHERE conversation = ?", (identity,))
         }
         added = []
+        size = connection.execute("SELECT bytes FROM conversations WHERE id = ?", (identity,)).fetchone()[0]
         for position, item in enumerate(items, begin):
             if item["id"] in known:
                 item = {**item, "id": new_id(str(item_type(item)))}
             known.add(item["id"])
             added.append(item)
-            row = (identity, position, item["id"], msgspec.json.encode(item))
-            connection.execute("INSERT INTO conversation_items VALUES (?, ?, ?, ?)", row)
+            encoded = msgspec.json.encode(item)
+            size += len(encoded)
+            connection.execute(
+                "INSERT INTO conversation_items VALUES (?, ?, ?, ?)", (identity, position, item["id"], encoded)
+            )
+        self._check_size(size)
+        connection.execute("UPDATE conversations SET bytes = ? WHERE id = ?", (size, identity))
         return added
 
 

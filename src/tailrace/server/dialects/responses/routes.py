@@ -11,9 +11,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound
+from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound, RequestError
 from tailrace.server.app_state import AppState
-from tailrace.server.caller import caller_of
+from tailrace.server.caller import Caller, caller_of
 from tailrace.server.dialects.openai.timing_fields import telemetry
 from tailrace.server.dialects.responses import request as body
 from tailrace.server.dialects.responses.background import MAX_RUNNING, Background
@@ -55,7 +55,7 @@ class _ResponseId(StringConvertor):
 
 register_url_convertor("response", _ResponseId())
 
-_LOOKUP_ERRORS = frozenset({400, 401, 404, 500})
+_LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
 
 
 def routes(app: AppState) -> list[Endpoint]:
@@ -141,9 +141,13 @@ class _Responses:
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
         model = await app.model_for(request, payload.model, payload)
         generation = await self._start(request, payload, given.conversation, tools, model)
+        caller = caller_of(request.scope)
+        owner = caller.owner
         head = ResponseHead(payload, tools, app.model_name, stored=is_stored)
-        owner = caller_of(request.scope).owner
-        ended = self._store_callback(payload, given.own, owner, is_stored=is_stored)
+        if is_stored and not await self._saved(payload, head.body("in_progress", []), given.own, caller):
+            is_stored = False
+            head = ResponseHead(payload, tools, app.model_name, stored=False)
+        ended = self._store_callback(payload, given.own, caller, is_stored=is_stored)
         if payload.stream or payload.background:
             stream = ResponsesStream(
                 head,
@@ -157,7 +161,6 @@ class _Responses:
                 encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
                 return app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
             started = head.body("in_progress", [])
-            ended(started)
             recording = self._background.run(head.id, owner, generation, stream)
             return self._streamed(recording, 0) if payload.stream else json_response(started)
         output = Output(tools, summary=payload.wants_summary, encrypted=payload.wants_encrypted)
@@ -166,6 +169,8 @@ class _Responses:
             await generation.finished()
         status = "cancelled" if output.status == "in_progress" else output.status
         done = head.body(status, output.items(), output.usage, output.error)
+        if is_stored and status != "cancelled" and not await self._saved(payload, done, given.own, caller):
+            done["store"] = False
         ended(done)
         if output.error is not None:
             raise output.error
@@ -256,8 +261,23 @@ class _Responses:
             raise InvalidRequest(f"'background': {MAX_RUNNING} responses run already; cancel some.", param="background")
         return payload.store is not False
 
+    async def _saved(
+        self, payload: ResponsesRequest, response: dict[str, Any], own: list[Item], caller: Caller
+    ) -> bool:
+        """Store a state of the response; whether it is stored. Raises RequestError where the client has asked for that
+        and it can't be: one that hasn't asked gets its reply.
+        """
+        assert self._store is not None, "it was looked at"
+        try:
+            await self._store.save(response, own, caller.owner, caller.identity)
+        except RequestError:
+            if payload.store or payload.background:
+                raise
+            return False
+        return True
+
     def _store_callback(
-        self, payload: ResponsesRequest, own: list[Item], owner: str, *, is_stored: bool
+        self, payload: ResponsesRequest, own: list[Item], caller: Caller, *, is_stored: bool
     ) -> Callable[[dict[str, Any]], None]:
         """A callback that stores a state of the response: in the store if requested, and in its conversation once it is
         complete.
@@ -268,9 +288,9 @@ class _Responses:
 
         def keep(response: dict[str, Any]) -> None:
             if is_stored:
-                store.put(response, own, owner)
+                store.put(response, own, caller.owner, caller.identity)
             if conversation_id is not None and response["status"] in ("completed", "incomplete"):
-                store.conversations.append(conversation_id, owner, [*own, *response["output"]])
+                store.conversations.append(conversation_id, caller.owner, [*own, *response["output"]])
 
         return keep
 

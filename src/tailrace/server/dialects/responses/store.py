@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tailrace.server.dialects.responses.conversation_store import (
 from tailrace.server.dialects.responses.items import Item, quoted
 from tailrace.server.dialects.responses.page import Order, Page, page
 from tailrace.server.dialects.responses.process_lock import ProcessLock
-from tailrace.server.sqlite import bytes_used, open_database
+from tailrace.server.sqlite import bytes_used, open_database, set_aside
 from tailrace.server.store_thread import StoreThread
 
 #: The migrations: each makes a version of the file from the one before.
@@ -73,11 +75,28 @@ CREATE UNIQUE INDEX conversation_items_id ON conversation_items (conversation, i
 ALTER TABLE responses ADD COLUMN key TEXT NOT NULL DEFAULT '';
 ALTER TABLE conversations ADD COLUMN key TEXT NOT NULL DEFAULT ''
 """,
+    # Whose bytes they are: the caller that takes most gives way first.
+    """
+ALTER TABLE responses ADD COLUMN caller TEXT NOT NULL DEFAULT '';
+ALTER TABLE responses ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE conversations ADD COLUMN caller TEXT NOT NULL DEFAULT '';
+ALTER TABLE conversations ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE responses SET bytes = length(body)
+    + (SELECT coalesce(sum(length(body)), 0) FROM items WHERE response = responses.id);
+UPDATE conversations SET bytes = length(metadata)
+    + (SELECT coalesce(sum(length(body)), 0) FROM conversation_items WHERE conversation = conversations.id)
+""",
 )
 #: A conversation of more responses than these isn't followed to its beginning.
 _MAX_CHAIN = 10_000
 #: Responses that are evicted at a time.
 _EVICTION_BATCH = 16
+#: Responses that are remembered because their last state couldn't be stored.
+_MAX_LOST = 1000
+#: The part of the store that one response or conversation may take.
+_MAX_SHARE = 1 / 8
+#: Whatever is stored, with what eviction decides by.
+_STORED = "SELECT id, used, caller, bytes FROM responses UNION ALL SELECT id, used, caller, bytes FROM conversations"
 
 
 def default_file() -> Path:
@@ -86,21 +105,30 @@ def default_file() -> Path:
 
 
 class ResponseStore:
-    """The store, for the event loop. ``megabytes`` and ``days`` bound it. The least recently used response is evicted
-    first, so an active conversation stays whole. ``owner`` is the id of the caller's key: objects of another key aren't
-    found.
+    """The store, for the event loop. ``megabytes`` and ``days`` bound it. The caller that takes most gives way first:
+    the least recently used of its responses is evicted, so an active conversation stays whole. ``owner`` is the id of
+    the caller's key: objects of another key aren't found.
+
+    What waits for the disk raises StorageUnavailable where the file can't be used.
     """
 
     def __init__(self, file: Path, *, megabytes: int, days: int) -> None:
         self._database = _Database(file, max_bytes=megabytes * 1_000_000, max_seconds=days * 86_400)
-        self._thread = StoreThread("responses", "a response couldn't be stored")
+        self._thread = StoreThread("responses", "stored responses can't be used", self._database.replace)
         self.conversations = ConversationStore(self._thread, lambda: self._database.conversations)
 
-    def put(self, body: dict[str, Any], inputs: list[Item], owner: str) -> None:
+    def put(self, body: dict[str, Any], inputs: list[Item], owner: str, caller: str = "") -> None:
         """Store a response, in place of its older state. Returns at once; later reads see it. A failure is logged,
-        because the client has its response already.
+        because the client has its response already, and reads see a failed response from then on.
         """
-        self._thread.submit(self._database.put, body, inputs, owner)
+        lost = partial(self._database.mark_lost, body["id"])
+        self._thread.submit(self._database.put, body, inputs, owner, caller, failed=lost)
+
+    async def save(self, body: dict[str, Any], inputs: list[Item], owner: str, caller: str = "") -> None:
+        """Store a response as ``put`` does, and return when it is stored. ``caller`` is the sender's identity. Raises
+        InvalidRequest for one that is too large.
+        """
+        await self._thread.run(lambda: self._database.put(body, inputs, owner, caller))
 
     async def get(self, identity: str, owner: str) -> dict[str, Any]:
         """The response object. Raises NotFound."""
@@ -144,6 +172,7 @@ class _Database:
         self._max_seconds = max_seconds
         self._opened: sqlite3.Connection | None = None
         self._process_lock: ProcessLock | None = None
+        self._lost: deque[str] = deque(maxlen=_MAX_LOST)  #: responses whose last state couldn't be stored
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -157,7 +186,16 @@ class _Database:
             self._process_lock = ProcessLock(self._file.with_name(f"{self._file.name}-lease"))
         return self._process_lock
 
-    def put(self, body: dict[str, Any], inputs: list[Item], owner: str) -> None:
+    def replace(self) -> None:
+        """Begin a new file, because this one is damaged."""
+        self.close()
+        set_aside(self._file)
+
+    def mark_lost(self, identity: str) -> None:
+        """Remember that the response's last state isn't stored."""
+        self._lost.append(identity)
+
+    def put(self, body: dict[str, Any], inputs: list[Item], owner: str, caller: str) -> None:
         identity, output = body["id"], body["output"]
         both = {name: value for name, value in body.items() if name != "output"}
         rows = [
@@ -165,18 +203,17 @@ class _Database:
             for put_out, items in ((0, inputs), (1, output))
             for position, item in enumerate(items)
         ]
-        with self._connection as connection:
+        encoded = msgspec.json.encode(both)
+        size = len(encoded) + sum(len(row[-1]) for row in rows)
+        self._check_size(size)
+        # First: it makes the folder in which the lock's file is, too.
+        connection = self._connection
+        previous, now, lease = body["previous_response_id"], time.time(), self._owner.number
+        with connection:
             self._delete(identity)
             connection.execute(
-                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    identity,
-                    body["previous_response_id"],
-                    time.time(),
-                    self._owner.number,
-                    msgspec.json.encode(both),
-                    owner,
-                ),
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (identity, previous, now, lease, encoded, owner, caller, size),
             )
             connection.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", rows)
         self._evict()
@@ -184,6 +221,7 @@ class _Database:
     def put_events(self, identity: str, events: bytes) -> None:
         with self._connection as connection:
             connection.execute("INSERT OR REPLACE INTO events VALUES (?, ?)", (identity, events))
+            connection.execute("UPDATE responses SET bytes = bytes + ? WHERE id = ?", (len(events), identity))
         self._evict()
 
     def events(self, identity: str) -> bytes | None:
@@ -193,7 +231,7 @@ class _Database:
     @property
     def conversations(self) -> ConversationTables:
         """The conversations, within the same bounds."""
-        return ConversationTables(self._connection, self._evict)
+        return ConversationTables(self._connection, self._evict, self._check_size)
 
     def get(self, identity: str, owner: str) -> dict[str, Any]:
         with self._connection as connection:
@@ -203,9 +241,12 @@ class _Database:
                 raise _not_found(identity)
             self._use([identity])
         body: dict[str, Any] = msgspec.json.decode(row[0])
-        if body["status"] == "in_progress" and not self._owner.held(row[1]):
-            body["status"] = "failed"
-            body["error"] = {"code": "server_error", "message": "The server was stopped before the response was done."}
+        if body["status"] == "in_progress":
+            if identity in self._lost:
+                body["status"], body["error"] = "failed", _error("The response's end could not be stored.")
+            elif not self._owner.held(row[1]):
+                body["status"] = "failed"
+                body["error"] = _error("The server was stopped before the response was done.")
         # The API has the output at the end.
         return {**body, "output": self._items(identity, output=True)}
 
@@ -286,12 +327,12 @@ class _Database:
 
     def _evict(self) -> None:
         with self._connection as connection:
-            both = "SELECT id, used FROM responses UNION ALL SELECT id, used FROM conversations"
-            old = f"SELECT id FROM ({both}) WHERE used < ?"
+            old = f"SELECT id FROM ({_STORED}) WHERE used < ?"
+            largest = f"SELECT caller FROM ({_STORED}) GROUP BY caller ORDER BY sum(bytes) DESC LIMIT 1"
             for (identity,) in connection.execute(old, (time.time() - self._max_seconds,)).fetchall():
                 self._drop(identity)
             while self._bytes() > self._max_bytes:
-                query = f"SELECT id FROM ({both}) ORDER BY used LIMIT ?"
+                query = f"SELECT id FROM ({_STORED}) WHERE caller = ({largest}) ORDER BY used LIMIT ?"
                 oldest = connection.execute(query, (_EVICTION_BATCH,)).fetchall()
                 if not oldest:
                     return
@@ -305,8 +346,23 @@ class _Database:
         if not self._delete(identity):
             delete_conversation(self._connection, identity)
 
+    def _check_size(self, size: int) -> None:
+        """Raise InvalidRequest where ``size`` bytes would push out too much of what others have stored."""
+        limit = int(self._max_bytes * _MAX_SHARE)
+        if size > limit:
+            raise InvalidRequest(
+                f"{size} bytes are more than the {limit} that one stored object may take here. Send 'store': false, or "
+                "raise the setting responses_mb.",
+                param="store",
+                code="too_large_to_store",
+            )
+
     def _bytes(self) -> int:
         return bytes_used(self._connection)
+
+
+def _error(message: str) -> dict[str, str]:
+    return {"code": "server_error", "message": message}
 
 
 def _not_found(identity: str) -> NotFound:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.errors import InvalidRequest, NotFound
+from tailrace.errors import InvalidRequest, NotFound, StorageUnavailable
 from tailrace.server.dialects.responses.items import Item
 from tailrace.server.dialects.responses.store import ResponseStore
 
@@ -152,16 +152,18 @@ def test_a_file_that_another_server_is_making_is_waited_for(tmp_path: Path, monk
     other.close()
 
 
-def test_a_file_of_another_version_is_not_changed(tmp_path: Path) -> None:
+def test_a_file_of_another_version_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with sqlite3.connect(tmp_path / "s") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
 
     async def scenario(store: ResponseStore) -> None:
-        with pytest.raises(sqlite3.DatabaseError, match="another version"):
+        with pytest.raises(StorageUnavailable):
             await store.get("a", "")
 
     play(tmp_path / "s", scenario)
+    assert "is of another version" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if "damaged" in path.name] == []
 
 
 def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +173,7 @@ def test_a_failed_store_is_logged(tmp_path: Path, capsys: pytest.CaptureFixture[
         store.put(body("a"), [], "")
 
     play(tmp_path / "file" / "s", scenario)
-    assert "couldn't be stored" in capsys.readouterr().out
+    assert "stored responses can't be used" in capsys.readouterr().out
 
 
 def test_objects_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path) -> None:
@@ -184,6 +186,9 @@ def test_objects_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path
     play(file, before)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         # As the version before has left it.
+        for table in ("responses", "conversations"):
+            for column in ("caller", "bytes"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute("ALTER TABLE responses DROP COLUMN key")
         connection.execute("ALTER TABLE conversations DROP COLUMN key")
         connection.execute("INSERT INTO conversations VALUES ('conv_a', 1, ?, '{}')", (time.time(),))
@@ -201,3 +206,82 @@ def test_objects_of_before_there_were_keys_belong_to_no_named_key(tmp_path: Path
         assert await store.outputs(["msg_a"], "") == {"msg_a": body("a")["output"][0]}
 
     play(file, after)
+
+
+def test_a_damaged_file_is_set_aside_and_a_new_one_is_begun(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    file.write_bytes(b"This is no database. " * 500)
+
+    async def scenario(store: ResponseStore) -> None:
+        await store.save(body("a"), inputs("a"), "")
+        assert await store.get("a", "") == body("a")
+
+    play(file, scenario)
+    (damaged,) = tmp_path.glob("s.damaged-*")
+    assert damaged.read_bytes().startswith(b"This is no database.")
+
+
+def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "s"
+
+    async def scenario(store: ResponseStore) -> None:
+        for number in range(200):
+            store.put(body(f"r{number}", text="x" * 5000), inputs("r"), "")
+        await store.get("r0", "")
+        with sqlite3.connect(file) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        other.close()
+        with file.open("r+b") as content:
+            content.seek(4096)
+            content.write(b"\xff" * (file.stat().st_size - 4096))
+        await store.save(body("new"), inputs("new"), "")
+        assert await store.get("new", "") == body("new")
+
+    play(file, scenario)
+
+
+def test_a_locked_file_is_unavailable_and_no_endless_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailrace.server.sqlite._PATIENCE", 0.1)
+    file = tmp_path / "s"
+
+    async def scenario(store: ResponseStore) -> None:
+        await store.save({**body("a", status="in_progress"), "output": []}, inputs("a"), "")
+        other = sqlite3.connect(file, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageUnavailable, match="can't read or write"):
+            await store.save(body("b"), inputs("b"), "")
+        store.put(body("a"), inputs("a"), "")
+        with pytest.raises(StorageUnavailable):
+            await store.get("a", "")
+        other.execute("COMMIT")
+        other.close()
+        lost = await store.get("a", "")
+        assert (lost["status"], lost["error"]["message"]) == ("failed", "The response's end could not be stored.")
+
+    play(file, scenario)
+
+
+def test_one_callers_large_responses_push_out_their_own(tmp_path: Path) -> None:
+    async def scenario(store: ResponseStore) -> None:
+        for number in range(5):
+            store.put(body(f"small{number}", text="x" * 1000), inputs("s"), "", "address:10.0.0.1")
+        for number in range(60):
+            store.put(body(f"large{number}", text="x" * 60_000), inputs("l"), "", "address:10.0.0.2")
+        for number in range(5):
+            assert await store.get(f"small{number}", "")
+        with pytest.raises(NotFound):
+            await store.get("large0", "")
+
+    play(tmp_path / "s", scenario, megabytes=1)
+
+
+def test_one_response_can_not_take_the_whole_store(tmp_path: Path) -> None:
+    async def scenario(store: ResponseStore) -> None:
+        with pytest.raises(InvalidRequest, match="more than the 125000") as caught:
+            await store.save(body("a", text="x" * 130_000), inputs("a"), "")
+        assert caught.value.param == "store"
+        made = await store.conversations.create([], {}, "")
+        with pytest.raises(InvalidRequest, match="more than the 125000"):
+            await store.conversations.add(made["id"], "", [{"id": "m", "type": "message", "content": "x" * 130_000}])
+
+    play(tmp_path / "s", scenario, megabytes=1)
