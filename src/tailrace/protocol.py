@@ -235,6 +235,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_cells: int  #: tokens that fit into the KV cache, all requests together
     parallel: int  #: requests decoded at the same time
     chat_template: str | None
+    chat_template_defect: str | None = None  #: why the template can't be used; the engine has tried it
     bos_token: str
     eos_token: str
     generates: bool = True  #: False: it makes embeddings and nothing else

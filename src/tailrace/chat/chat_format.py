@@ -15,6 +15,7 @@ from tailrace.chat.families import family_of
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_parser import open_thought
 from tailrace.chat.template import ChatTemplate
+from tailrace.chat.template_trial import find_defect
 from tailrace.protocol import ModelInfo
 
 
@@ -27,22 +28,31 @@ class ChatFormat:
         self.vocabulary = PieceTable(pieces, info.special_tokens)
         self.control_tokens = {text: token for token, text in info.special_tokens.items()}
         self._vocabularies: dict[frozenset[str], PieceTable] = {}
-        self._set_template(info.chat_template)
+        self._set_template(info.chat_template, info.chat_template_defect)
 
-    def _set_template(self, source: str | None) -> None:
+    def _set_template(self, source: str | None, defect: str | None = None) -> None:
         self.template = ChatTemplate.of_model(
             source,
             bos_token=self.info.bos_token,
             eos_token=self.info.eos_token,
             special_tokens=self.info.special_tokens.values(),
+            defect=defect,
         )
         self.family = family_of(self.template)
         self._has_thinking_switch = thinking_kwargs.has_thinking_switch(self.template)
 
     def with_template(self, source: str) -> Self:
-        """A copy that renders conversations with the template in ``source``, whose family reads the replies."""
+        """A copy that renders conversations with the template in ``source``, whose family reads the replies. The
+        template is tried first, in a process of its own, which takes half a second.
+        """
+        defect = find_defect(
+            source,
+            bos_token=self.info.bos_token,
+            eos_token=self.info.eos_token,
+            special_tokens=self.info.special_tokens.values(),
+        )
         changed = copy.copy(self)
-        changed._set_template(source)
+        changed._set_template(source, defect)
         return changed
 
     def without_thought(self, prompt: RenderedPrompt) -> RenderedPrompt:

@@ -32,6 +32,8 @@ CHATML = (
 )
 #: Characters of a template. The longest known one has 30,000.
 MAX_TEMPLATE_CHARACTERS = 1_000_000
+#: Characters of a compiler's error message, which may quote the template.
+_MAX_REASON = 500
 #: Variables of templates for tools; the last is SmolLM3's.
 _TOOLS = frozenset({"tools", "xml_tools"})
 _NO_CAPABILITIES = TemplateCapabilities(forms={}, tools=False, calls=False, no_tools=None)
@@ -78,12 +80,20 @@ class ChatTemplate:
 
     @classmethod
     def of_model(
-        cls, source: str | None, *, bos_token: str, eos_token: str, special_tokens: Iterable[str] = ()
+        cls,
+        source: str | None,
+        *,
+        bos_token: str,
+        eos_token: str,
+        special_tokens: Iterable[str] = (),
+        defect: str | None = None,
     ) -> ChatTemplate:
         """The same, but an invalid ``source`` is accepted: ``defect`` has the reason, and each conversation is refused.
-        The model can still complete texts.
+        The model can still complete texts. A ``source`` whose ``defect`` is known isn't compiled.
         """
         try:
+            if defect is not None:
+                raise ModelError(defect)
             return cls(source, bos_token=bos_token, eos_token=eos_token, special_tokens=special_tokens)
         except ModelError as error:
             broken = cls("", bos_token=bos_token, eos_token=eos_token, special_tokens=special_tokens)
@@ -98,13 +108,13 @@ class ChatTemplate:
         try:
             parsed = environment.parse(self.source)
             compiled = environment.from_string(self.source)
+            # The search for variables folds constants together, so constants are gathered first.
+            constants = parsed.find_all(nodes.Const)
+            self.literals = frozenset(constant.value for constant in constants if isinstance(constant.value, str))
+            self.variables = frozenset(meta.find_undeclared_variables(parsed))
         except (*_TEMPLATE_ERRORS, SyntaxError) as error:
             reason = str(error) or type(error).__name__
-            raise ModelError(f"the model's chat template can't be compiled: {reason}") from error
-        # The search for variables folds constants together, so constants are gathered first.
-        constants = parsed.find_all(nodes.Const)
-        self.literals = frozenset(constant.value for constant in constants if isinstance(constant.value, str))
-        self.variables = frozenset(meta.find_undeclared_variables(parsed))
+            raise ModelError(f"the model's chat template can't be compiled: {reason[:_MAX_REASON]}") from error
         return compiled
 
     @property

@@ -40,8 +40,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= template_limits.bounded_filters()
         self.filters |= {
             "tojson": to_json,
+        }
+        self.filters = {name: template_limits.counted(function) for name, function in self.filters.items()}
+        self.filters |= {
             "ticked": template_limits.TickedLoop,
             "joined": template_limits.bounded_concat,
+            "contained": template_limits.bounded_container,
         }
         self.globals |= {
             "raise_exception": _refuse,
@@ -87,7 +91,8 @@ class _Dict:
     """``dict`` without the class's own attributes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
+        made: dict[Any, Any] = template_limits.bounded_container(dict(*args, **kwargs))
+        return made
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
         """See ``dict.fromkeys``."""
@@ -106,6 +111,9 @@ class _Namespace(Namespace):
         _check_name(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"  # jinja2's shows all that it contains.
+
 
 def to_json(
     value: Any,
@@ -117,6 +125,7 @@ def to_json(
     """The filter ``tojson``. jinja2's own escapes HTML, but models were trained on plain JSON."""
     if isinstance(indent, int) and indent > template_limits.MAX_WIDTH:
         raise template_limits.TemplateTooCostly(f"a width is over {template_limits.MAX_WIDTH}")
+    template_limits.check_printed(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -6,6 +6,8 @@ makes a large value of a small one (``'a' * 10**9``, a width, a power) is refuse
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +16,14 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
-from jinja2.filters import FILTERS
+from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
 
 #: Processor seconds of one rendering. The largest conversation of a context of 131,072 tokens takes about 0.1 s.
 MAX_CPU_SECONDS = 5.0
+#: Processor seconds of a rendering that other work waits for.
+BRIEF_CPU_SECONDS = 0.05
 #: Characters that one rendering may write into the prompt or into variables, beside ``MAX_EXPANSION`` times the
 #: messages' own.
 MAX_CHARACTERS = 32_000_000
@@ -28,9 +33,19 @@ MAX_TEXT = 64_000_000
 MAX_MEMBERS = 1_000_000
 #: Characters of the widest padding: real templates pad a line at most.
 MAX_WIDTH = 10_000
-#: Loops, calls and outputs for each reading of the clock.
+#: Elements of a list, with all that its elements contain, that a template writes down as such.
+MAX_NESTED = 50_000
+#: Loops, calls and outputs for each reading of the clock. A thousand characters count as one more.
 _STRIDE = 256
+_CHARACTERS = 1024
+#: Characters of a large text.
+LARGE_TEXT = 100_000
+#: Characters of the input of filters that take long for each of them.
+_MAX_SLOW_INPUT = 100_000
+_SLOW_FILTERS = ("urlize", "striptags", "wordwrap", "wordcount", "title", "pprint", "xmlattr", "forceescape")
 _MAX_BITS = 4096
+#: From which size on values count.
+_COUNTED: dict[type, int] = {str: LARGE_TEXT, Markup: LARGE_TEXT, list: 1000, tuple: 1000, range: 1000}
 _WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 _PADDING = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 _FORMAT = frozenset({"format", "format_map"})
@@ -40,46 +55,107 @@ class TemplateTooCostly(jinja2.TemplateError):
     """The template exceeds a rendering's budget."""
 
 
+class RenderTakesLong(Exception):
+    """The template takes longer than other work may wait for: it has to be rendered again on a thread."""
+
+
+#: Whether other work waits for this thread's renderings.
+_brief: ContextVar[bool] = ContextVar("template_brief", default=False)
+
+
+@contextlib.contextmanager
+def rendering_briefly() -> Iterator[None]:
+    """Within, a rendering of more than ``BRIEF_CPU_SECONDS`` raises RenderTakesLong."""
+    token = _brief.set(True)
+    try:
+        yield
+    finally:
+        _brief.reset(token)
+
+
 class RenderBudget:
     """The rest of one rendering's budget."""
 
-    __slots__ = ("_characters", "_deadline", "_ticks")
+    __slots__ = ("_characters", "_deadline", "_is_brief", "_next_look", "_ticks", "has_large_texts")
 
     def __init__(self, characters: int) -> None:
         """``characters`` of the conversation."""
         self._characters = MAX_CHARACTERS + MAX_EXPANSION * characters
-        self._deadline = time.thread_time() + MAX_CPU_SECONDS
+        #: Whether lists may contain texts so large that their sum has to be known before they are written.
+        self.has_large_texts = characters > LARGE_TEXT
+        self._is_brief = _brief.get()
+        self._deadline = time.thread_time() + (BRIEF_CPU_SECONDS if self._is_brief else MAX_CPU_SECONDS)
         self._ticks = 0
+        self._next_look = _STRIDE
 
-    def tick(self) -> None:
-        """One more loop, call or output. Raises TemplateTooCostly."""
-        self._ticks += 1
-        if not self._ticks % _STRIDE and time.thread_time() > self._deadline:
-            raise TemplateTooCostly(f"it computes for more than {MAX_CPU_SECONDS:g} s")
+    def tick(self, weight: int = 1) -> None:
+        """One more loop, call or output. Raises TemplateTooCostly and RenderTakesLong."""
+        self._ticks += weight
+        if self._ticks >= self._next_look:
+            self._look()
 
     def write(self, characters: int) -> None:
-        """The template writes ``characters``. Raises TemplateTooCostly."""
-        self.tick()
+        """The template writes ``characters``. Raises TemplateTooCostly and RenderTakesLong."""
+        self._ticks += 1
+        if self._ticks >= self._next_look:
+            self._look()
         self._characters -= characters
+        if characters > LARGE_TEXT:
+            self.process_large(characters)
         if self._characters < 0:
             raise TemplateTooCostly("it writes far more than the messages have")
+
+    def process_large(self, characters: int) -> None:
+        """The template works on a large text. Raises TemplateTooCostly and RenderTakesLong."""
+        self.has_large_texts = True
+        self.tick(characters // _CHARACTERS)
+
+    def _look(self) -> None:
+        self._next_look = self._ticks + _STRIDE
+        if time.thread_time() > self._deadline:
+            if self._is_brief:
+                raise RenderTakesLong
+            raise TemplateTooCostly(f"it computes for more than {MAX_CPU_SECONDS:g} s")
 
 
 #: The budget of this thread's rendering; None while a template is compiled.
 current: ContextVar[RenderBudget | None] = ContextVar("template_budget", default=None)
 
 
-def tick() -> None:
-    """Take one step of the current budget."""
+def tick(weight: int = 1) -> None:
+    """Take ``weight`` steps of the current budget."""
     if (budget := current.get()) is not None:
-        budget.tick()
+        budget.tick(weight)
 
 
 def count_written(value: Any) -> Any:
     """Count ``value``, which the template writes, and return it: jinja2's ``finalize``."""
     if (budget := current.get()) is not None:
-        budget.write(len(value) if isinstance(value, str) else 0)
+        if isinstance(value, str):
+            budget.write(len(value))
+        else:
+            if budget.has_large_texts:
+                check_printed(value)
+            budget.tick()
     return value
+
+
+def check_printed(value: Any) -> None:
+    """Raise TemplateTooCostly where the text of a list, tuple or dict would be too large."""
+    budget = current.get()
+    if budget is None or not budget.has_large_texts or not isinstance(value, list | tuple | dict):
+        return
+    characters = 0
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        for member in each.values() if isinstance(each, dict) else each:
+            if isinstance(member, str):
+                characters += len(member)
+            elif isinstance(member, list | tuple | dict):
+                rest.append(member)
+        tick(1 + len(each) // 16)
+        _check(characters)
 
 
 class TickedLoop:
@@ -101,9 +177,29 @@ class TickedLoop:
 
 def bounded_concat(values: Iterable[Any]) -> str:
     """The result of ``~``. Raises TemplateTooCostly."""
+    values = list(values)
+    for value in values:
+        check_printed(value)
     texts = [str(value) for value in values]
     _check(sum(map(len, texts)))
     return "".join(texts)
+
+
+def bounded_container(value: Any) -> Any:
+    """A list, tuple or dict that the template writes down. Raises TemplateTooCostly where it contains too much: nested
+    lists of few elements can stand for any number of them.
+    """
+    elements = 0
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        members = each.values() if isinstance(each, dict) else each
+        elements += len(members)
+        if elements > MAX_NESTED:
+            raise TemplateTooCostly(f"a list contains more than {MAX_NESTED} elements")
+        rest += [member for member in members if isinstance(member, list | tuple | dict)]
+    tick(1 + elements // 16)
+    return value
 
 
 def check_operator(operator: str, left: Any, right: Any) -> None:
@@ -115,14 +211,18 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
         for value, times in ((left, right), (right, left)):
             if isinstance(value, str | list | tuple) and isinstance(times, int):
                 _check(len(value) * times, value)
+                if not isinstance(value, str) and times > 1:
+                    bounded_container([value] * min(times, MAX_NESTED))
                 return
         if isinstance(left, int) and isinstance(right, int):
             _check_bits(left.bit_length() + right.bit_length())
     elif operator == "**":
         if isinstance(left, int) and isinstance(right, int):
             _check_bits(left.bit_length() * max(0, right))
-    elif operator == "%" and isinstance(left, str) and _WIDE.search(left):
-        raise TemplateTooCostly("a text is formatted with too wide a field")
+    elif operator == "%" and isinstance(left, str):
+        check_printed(right)
+        if _WIDE.search(left):
+            raise TemplateTooCostly("a text is formatted with too wide a field")
 
 
 def check_call(function: Any, arguments: tuple[Any, ...]) -> None:
@@ -131,6 +231,8 @@ def check_call(function: Any, arguments: tuple[Any, ...]) -> None:
     text = getattr(function, "__self__", None)
     if not isinstance(text, str):
         return
+    if len(text) > LARGE_TEXT and (budget := current.get()) is not None:
+        budget.process_large(len(text))
     name = function.__name__
     if name in _PADDING:
         _check_widths(arguments)
@@ -154,6 +256,17 @@ def bounded_filters() -> dict[str, Any]:
 
         return bounded
 
+    def short(name: str) -> Callable[..., Any]:
+        original = FILTERS[name]
+
+        @functools.wraps(original)
+        def bounded(*arguments: Any, **named: Any) -> Any:
+            if any(isinstance(value, str) and len(value) > _MAX_SLOW_INPUT for value in arguments):
+                raise TemplateTooCostly(f"the filter {name} gets more than {_MAX_SLOW_INPUT} characters")
+            return original(*arguments, **named)
+
+        return bounded
+
     def replace(value: Any, old: str, new: str, count: int | None = None) -> str:
         text, old, new = str(value), str(old), str(new)
         _check_replaced(text, old, new)
@@ -165,15 +278,64 @@ def bounded_filters() -> dict[str, Any]:
         check_operator("%", str(value), None)
         return str(value) % (named or arguments)
 
+    def indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> Any:
+        text = str(value)
+        step = width if isinstance(width, int) else len(str(width))
+        _check(len(text) + (text.count("\n") + 1) * step)
+        return FILTERS["indent"](text, width, first, blank)
+
+    @functools.wraps(FILTERS["join"])
+    def join(eval_ctx: Any, value: Any, d: str = "", attribute: str | int | None = None) -> Any:
+        if attribute is not None:
+            value = map(make_attrgetter(eval_ctx.environment, attribute), value)
+        value = value if isinstance(value, list | tuple) else list(value)
+        check_printed(value)
+        _check(sum(len(part) if isinstance(part, str) else 1 for part in value) + len(str(d)) * len(value))
+        return FILTERS["join"](eval_ctx, value, d)
+
+    def string(value: Any) -> Any:
+        check_printed(value)
+        return FILTERS["string"](value)
+
     return {
         **{name: widths(name) for name in ("batch", "center", "slice")},
+        **{name: short(name) for name in _SLOW_FILTERS if name in FILTERS},
         "replace": replace,
         "format": formatted,
+        "indent": indent,
+        "join": join,
+        "string": string,
     }
 
 
+def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that uses up budget where its value or its result is large."""
+    place = int(hasattr(function, "jinja_pass_arg"))  #: the value's, behind the context
+
+    @functools.wraps(function)
+    def counting(*arguments: Any, **named: Any) -> Any:
+        value: Any = arguments[place] if len(arguments) > place else None
+        result = function(*arguments, **named)
+        if type(result) in _COUNTED and len(result) > _COUNTED[type(result)]:
+            _count_large(result)
+        if type(value) in _COUNTED and len(value) > _COUNTED[type(value)]:
+            _count_large(value)
+        return result
+
+    return counting
+
+
+def _count_large(value: Any) -> None:
+    if (budget := current.get()) is None:
+        return
+    if isinstance(value, str):
+        budget.process_large(len(value))
+    else:
+        budget.tick(len(value) // 16)
+
+
 class BoundLoops(NodeTransformer):
-    """Rewrites a template so that its loops and its ``~`` use up the budget."""
+    """Rewrites a template so that its loops, its lists and its ``~`` use up the budget."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  # jinja2's name for the visitor
         """``for x in values`` → ``for x in values | ticked``."""
@@ -185,6 +347,22 @@ class BoundLoops(NodeTransformer):
         """``a ~ b`` → ``[a, b] | joined``."""
         self.generic_visit(node)
         return _filtered(nodes.List(node.nodes, lineno=node.lineno), "joined")
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802  # jinja2's name for the visitor
+        """``[a, b]`` → ``[a, b] | contained``."""
+        self.generic_visit(node)
+        return node if all(isinstance(item, nodes.Const) for item in node.items) else _filtered(node, "contained")
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802  # jinja2's name for the visitor
+        """``(a, b)`` → ``(a, b) | contained``, unless it is assigned to."""
+        self.generic_visit(node)
+        plain = node.ctx != "load" or all(isinstance(item, nodes.Const) for item in node.items)
+        return node if plain else _filtered(node, "contained")
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802  # jinja2's name for the visitor
+        """``{a: b}`` → ``{a: b} | contained``."""
+        self.generic_visit(node)
+        return node if all(isinstance(pair.value, nodes.Const) for pair in node.items) else _filtered(node, "contained")
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
@@ -208,5 +386,7 @@ def _check_replaced(text: str, old: str, new: str) -> None:
 
 def _check(elements: int, kind: str | list[Any] | tuple[Any, ...] = "") -> None:
     """Raise TemplateTooCostly for more elements than a value of that kind may have."""
+    if elements > LARGE_TEXT and (budget := current.get()) is not None:
+        budget.process_large(elements)
     if elements > (MAX_TEXT if isinstance(kind, str) else MAX_MEMBERS):
         raise TemplateTooCostly(f"a value has {elements} elements")

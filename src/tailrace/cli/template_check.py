@@ -12,10 +12,15 @@ def check_chat_template(path: str | None) -> None:
         return
     # Only here: most starts need no template's compiler in this process.
     from tailrace.chat.template import ChatTemplate
+    from tailrace.chat.template_trial import find_defect
     from tailrace.errors import InvalidRequest
 
     try:
-        template = ChatTemplate(read_chat_template(path), bos_token="", eos_token="")
+        source = read_chat_template(path)
+        defect = find_defect(source)
+        if defect is not None:
+            raise ModelError(defect)
+        template = ChatTemplate(source, bos_token="", eos_token="")
         template.render([{"role": "user", "content": "Is this text in the prompt?"}])
     except (ModelError, InvalidRequest) as error:
         reason = str(error).replace("the model's chat template", "it")

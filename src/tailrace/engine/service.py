@@ -7,9 +7,11 @@ import socket
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import structlog
 
 from tailrace import ipc
+from tailrace.chat.template_trial import find_defect
 from tailrace.child import Start, settle_memory, settle_on
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
@@ -46,12 +48,28 @@ class EngineService:
         self._backend = load_backend(self._model, start.settings, self._replica, replicas=len(replicas), page=page)
         self._draft = load_draft(self._backend, start.settings, self._replica, replicas=len(replicas), page=page)
         check_placement(start)
+        self._try_template()
         self._compiler = GrammarCompiler(self._backend)
         if self._backend.info.generates:
             self._compiler.prepare()
         self._tokenizer = Tokenizer(self._backend)
         settle_memory()
         self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run
+
+    def _try_template(self) -> None:
+        """Find out whether the model's own chat template can be used. That of the settings was tried at the start."""
+        info = self._backend.info
+        if self._model is None or info.chat_template is None or self._start.settings.chat_template is not None:
+            return
+        defect = find_defect(
+            info.chat_template,
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            special_tokens=info.special_tokens.values(),
+        )
+        if defect is not None:
+            structlog.get_logger().warning("the model can't hold conversations", reason=defect)
+            self._backend.info = msgspec.structs.replace(info, chat_template_defect=defect)
 
     def run(self) -> NoReturn:
         """Serve for ever. Raises BackendError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
 from tailrace.errors import EngineDied, ModelNotFound, RequestError
 from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
@@ -195,11 +197,12 @@ class AppState:
         return body
 
     async def run_large(self, make: Callable[[], Made], size: int) -> Made:
-        """The result of ``make``, for a request of ``size`` bytes. Rendering a large conversation takes up to seconds:
-        then ``make`` runs on a thread, so that the event loop goes on sending tokens.
+        """The result of ``make``, for a request of ``size`` bytes. Rendering a large conversation takes up to seconds,
+        as do some templates: then ``make`` runs on a thread, so that the event loop goes on sending tokens.
         """
         if size < _LARGE:
-            return make()
+            with contextlib.suppress(RenderTakesLong), rendering_briefly():
+                return make()
         async with self._large:
             return await asyncio.to_thread(make)
 
@@ -365,7 +368,9 @@ class AppState:
         entry = self.derived_model(name)
         if entry is None:
             return model
-        derived = self._derived.model(model, entry)
+        derived = self._derived.get(model, entry)
+        if derived is None:  # Its template is tried and compiled.
+            derived = await asyncio.to_thread(self._derived.make, model, entry)
         ModelOverrides(entry).fill(payload)
         return derived
 

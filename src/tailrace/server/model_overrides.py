@@ -58,14 +58,19 @@ class DerivedModelCache:
     def __init__(self) -> None:
         self._made: dict[tuple[int, int], tuple[ServedModel, DerivedModel, ServedModel]] = {}
 
-    def model(self, model: ServedModel, entry: DerivedModel) -> ServedModel:
-        """``model`` with the derived model's overrides, and its template if it has one."""
-        key = id(model), id(entry)
-        known = self._made.get(key)
-        if known is None or known[0] is not model or known[1] is not entry:
-            self._made = {key: held for key, held in self._made.items() if held[0] is model}
-            known = self._made[key] = (model, entry, _derived(model, entry))
-        return known[2]
+    def get(self, model: ServedModel, entry: DerivedModel) -> ServedModel | None:
+        """``model`` with the derived model's overrides, if it is made already."""
+        known = self._made.get((id(model), id(entry)))
+        return known[2] if known is not None and known[0] is model and known[1] is entry else None
+
+    def make(self, model: ServedModel, entry: DerivedModel) -> ServedModel:
+        """``model`` with the derived model's overrides, and its template if it has one. Trying that takes half a
+        second: not for the event loop.
+        """
+        derived = _derived(model, entry)
+        self._made = {key: held for key, held in self._made.items() if held[0] is model}
+        self._made[id(model), id(entry)] = (model, entry, derived)
+        return derived
 
 
 def _derived(model: ServedModel, entry: DerivedModel) -> ServedModel:

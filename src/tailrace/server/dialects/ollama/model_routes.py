@@ -166,7 +166,7 @@ class ModelRoutes:
         if not payload.from_:
             raise InvalidRequest("'from' is missing: name the model that this one is made of.", param="from")
         base, under = await asyncio.to_thread(self._resolve_base, payload.from_, "from")
-        await self._put(request, name, entry(payload, base, under))
+        await self._put(request, name, await asyncio.to_thread(entry, payload, base, under))
         statuses = [{"status": f"using existing layer {base}"}, {"status": "writing manifest"}, {"status": "success"}]
         if payload.stream is False:
             return json_response(statuses[-1])

@@ -1,0 +1,52 @@
+"""The program that tries one chat template: see ``template_trial``. The kernel ends it where that takes too much."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tailrace.chat.template import ChatTemplate
+from tailrace.chat.template_trial import TemplateTrial, TrialResult
+from tailrace.chat.thinking_kwargs import has_thinking_switch
+from tailrace.errors import ModelError
+from tailrace.parent_death import die_with_parent
+
+
+def main() -> None:
+    """Read the template, and write the result."""
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    trial = msgspec.json.decode(sys.stdin.buffer.read(), type=TemplateTrial)
+    _limit_memory(trial.max_memory)
+    signal.setitimer(signal.ITIMER_PROF, trial.cpu_seconds)
+    sys.stdout.buffer.write(msgspec.json.encode(TrialResult(_defect(trial))))
+
+
+def _defect(trial: TemplateTrial) -> str | None:
+    try:
+        template = ChatTemplate(
+            trial.source,
+            bos_token=trial.bos_token,
+            eos_token=trial.eos_token,
+            special_tokens=trial.special_tokens,
+        )
+        has_thinking_switch(template)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _limit_memory(more_bytes: int) -> None:
+    if sys.platform != "linux":
+        return  # Other kernels don't enforce this limit.
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    main()
