@@ -181,10 +181,10 @@ class HttpProtocol(HttpToolsProtocol):
             raise ValueError("this is no proxy")
         if self.parser.should_upgrade():
             return  # The parser stops here: see ``_decline``.
-        self._in_head = self._head_begun = False
-        self._head_bytes = 0
         if not self.url.startswith(b"/"):
             self.url = _with_path(self.url)
+        self._in_head = self._head_begun = False
+        self._head_bytes = 0
         self._receiving.begin(self.loop.time())
         self._body_bytes = self._body_seen = self._body_pieces = 0
         self._requests += 1
