@@ -10,6 +10,8 @@ import pytest
 from tailrace.engine.backends.base import BackendError, KVLayoutError
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions
 from tailrace.engine.kv_cache.layout import Layout
+from tailrace.errors import ModelError
+from tailrace.machine import free_memory
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.model_reference import locate_model
 
@@ -74,6 +76,28 @@ def test_without_memory_for_a_layout_the_previous_one_stays(
     memory_for["cells"] = 1 << 30
     assert backend.kv_relayout(Layout(0, 4096), [(2, 3)]) == []
     assert greedy(backend, 3) == expected
+
+
+def test_a_growth_that_the_kernel_has_no_memory_for_changes_nothing(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would promise the memory, and end the process that uses it."""
+    backend.kv_relayout(Layout(0, 1024), [])
+    for slot in (0, 1):
+        read(backend, slot)
+    expected = greedy(backend, 1)
+    # The reserve and some MB: too little for 3,072 cells of 23 kB.
+    monkeypatch.setattr(free_memory, "available_memory", lambda: 80_000_000)
+    with pytest.raises(KVLayoutError, match=r"4096 tokens takes [0-9]+ MB more") as caught:
+        backend.kv_relayout(Layout(0, 4096), [(1, 0)])
+    assert caught.value.lost == frozenset()
+    assert backend.layout == Layout(0, 1024)
+    assert greedy(backend, 1) == expected
+    assert greedy(backend, 0) == expected
+    assert backend.kv_relayout(Layout(0, 512), [(1, 0)]) == [], "a smaller one takes none"
+    assert backend.embedding_context is not None
+    with pytest.raises(ModelError, match="no memory for reading texts of 4096"):
+        backend.embedding_context.reserve(4096)
 
 
 def test_without_memory_for_the_previous_layout_either_the_engine_ends(

@@ -327,6 +327,27 @@ def test_a_port_in_use_is_one_line() -> None:
         assert reply_to(server) == "ok"
 
 
+@pytest.mark.parametrize("flag", ["--ctx", "--kv-tokens"])
+def test_a_context_that_can_not_fit_into_memory_is_one_line_with_the_numbers(flag: str) -> None:
+    ended = serve("--port", "0", flag, "16777216")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.strip().splitlines()
+    assert "16777216, whose KV cache takes 386.5 GB" in line
+    assert f"set {flag} to " in line
+
+
+def test_a_header_that_llama_cpp_aborts_on_ends_the_server_with_its_message(tmp_path: Path, starter: Path) -> None:
+    data = starter.read_bytes()
+    at = data.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(data[:at] + bytes(4) + data[at + 4 :])
+    ended = serve(str(path), "--port", "0")
+    assert ended.returncode == 78
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "the model can't be loaded: SIGABRT: llama.cpp aborted: " in last
+    assert ended.stderr.count("the engine process died") == 1
+
+
 @pytest.mark.parametrize("how", ["cut", "rubbish", "empty"])
 def test_a_broken_model_ends_the_server_with_a_message(tmp_path: Path, starter: Path, how: str) -> None:
     path = tmp_path / "broken.gguf"

@@ -16,3 +16,8 @@ def there_are(number: int, noun: str) -> str:
 def gigabytes(size: int) -> str:
     """A size in bytes as ``1.5 GB``."""
     return f"{size / 1e9:.1f} GB"
+
+
+def memory_size(size: int) -> str:
+    """A size in bytes as ``1.5 GB``, or as ``150 MB`` where it is small."""
+    return gigabytes(size) if size >= 1_000_000_000 else f"{size / 1e6:.0f} MB"

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tailrace.machine.memory_fit import MemoryDemand
 from tailrace.machine.plan import ModelNeeds
-from tailrace.models.model_header import read_facts
+from tailrace.models.model_header import read_facts, read_header
+from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import total_bytes
 from tailrace.settings import Settings
+
+#: Tokens that llama.cpp computes in one graph, at most.
+_MAX_UBATCH = 512
+#: Bytes of a number in a buffer.
+_FLOAT = 4
+#: Vectors of the embedding's width, and of the feed-forward layer's, that a graph holds at once.
+_STATES = 8
+#: Bytes of the processes without a model: Python, libraries and the vocabulary.
+_PROCESSES = 200_000_000
 
 
 def model_needs(path: Path, settings: Settings) -> ModelNeeds:
@@ -15,3 +26,43 @@ def model_needs(path: Path, settings: Settings) -> ModelNeeds:
     facts = read_facts(path)
     tokens = settings.kv_tokens or settings.ctx or facts.context or 0
     return ModelNeeds(weights=total_bytes(path), kv=tokens * (facts.kv_bytes_per_token or 0))
+
+
+def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
+    """What a replica that serves the file takes, with its draft model. Raises ModelError and OSError.
+
+    The buffers are an estimate: the logits of a pass, and some vectors for each of its tokens.
+    """
+    demand = _demand(path, settings)
+    if settings.speculate == "draft" and settings.draft_model is not None:
+        draft = _demand(locate_model(settings.draft_model).path, settings)
+        demand = MemoryDemand(
+            weights=demand.weights + draft.weights,
+            buffers=demand.buffers + draft.buffers,
+            bytes_per_token=demand.bytes_per_token + draft.bytes_per_token,
+            context=demand.context,
+        )
+    return MemoryDemand(
+        weights=demand.weights,
+        buffers=demand.buffers + _PROCESSES,
+        bytes_per_token=demand.bytes_per_token,
+        context=demand.context,
+    )
+
+
+def _demand(path: Path, settings: Settings) -> MemoryDemand:
+    header = read_header(path)
+    facts = header.facts
+    embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    width, vocabulary = (*embedding.dimensions, 0, 0)[:2] if embedding is not None else (0, 0)
+    feed_forward = header.values.get(f"{facts.architecture}.feed_forward_length")
+    inner = feed_forward if isinstance(feed_forward, int) and 0 < feed_forward < 1 << 24 else 0
+    tokens = min(_MAX_UBATCH, max(settings.prefill_chunk, settings.parallel))
+    # A pass has the logits of its tokens, and the engine those of each reply.
+    numbers = (tokens + settings.parallel) * vocabulary + tokens * _STATES * (width + inner)
+    return MemoryDemand(
+        weights=total_bytes(path),
+        buffers=_FLOAT * numbers,
+        bytes_per_token=facts.kv_bytes_per_token or 0,
+        context=facts.context or 0,
+    )

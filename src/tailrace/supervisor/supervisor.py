@@ -21,7 +21,9 @@ from tailrace.child import EXIT_CONFIGURATION, Start
 from tailrace.errors import ModelError
 from tailrace.lives_page import LivesPage
 from tailrace.machine import open_files
+from tailrace.machine.free_memory import read_memory
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
+from tailrace.machine.memory_fit import fit_to_memory
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import ServerState, StateFolder
@@ -30,7 +32,7 @@ from tailrace.progress_page import create_page
 from tailrace.settings import Settings
 from tailrace.supervisor.child_process import ChildProcess, status_name
 from tailrace.supervisor.listening import listen
-from tailrace.supervisor.model_needs import model_needs
+from tailrace.supervisor.model_needs import memory_demand, model_needs
 from tailrace.supervisor.restarts import Restarts
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.signal_queue import SignalQueue
@@ -73,7 +75,10 @@ class Supervisor:
         Raises ConfigurationError when the address can't be had, or the machine has too little memory for the settings.
         """
         open_files.raise_limit()  # The children inherit it.
-        plan = self._plan()
+        offload = self.model_path is not None and offloads(read_gpus(), build_backends())
+        plan = self._plan(offload=offload)
+        if not offload or self.settings.gpu_layers == 0:
+            self._fit(plan)
         self._listening = http = listen(self.settings.host, self.settings.port)
         self._host, self._port = http.getsockname()[:2]
         http_hub, engine_hub = ipc.connection_hub()
@@ -131,13 +136,25 @@ class Supervisor:
             self._log.error("the server has ended", reason=end.reason, exit_status=end.status)
         return end.status
 
-    def _plan(self) -> MachinePlan:
+    def _fit(self, plan: MachinePlan) -> None:
+        """Reduce the context to what fits into memory. Raises ConfigurationError when the model can't fit."""
+        if self.model_path is None:
+            return
+        try:
+            demand = memory_demand(self.model_path, self.settings)
+        except (ModelError, OSError):
+            return  # The engine reports what is wrong with the file.
+        private = sum(replica.node is not None or bool(replica.interleave) for replica in plan.replicas)
+        self.settings, warnings = fit_to_memory(demand, self.settings, read_memory(), private_copies=private)
+        for warning in warnings:
+            structlog.get_logger().warning(warning)
+
+    def _plan(self, *, offload: bool) -> MachinePlan:
         """Raises ConfigurationError when a setting can't work on this machine."""
         try:
             needs = None if self.model_path is None else model_needs(self.model_path, self.settings)
         except (ModelError, OSError):
             needs = None  # The engine reports what is wrong with a file that can't be loaded.
-        offload = self.model_path is not None and offloads(read_gpus(), build_backends())
         return make_plan(read_topology(), self.settings, needs, offload=offload)
 
     # While it serves

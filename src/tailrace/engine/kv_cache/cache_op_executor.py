@@ -14,6 +14,7 @@ from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
 from tailrace.engine.kv_cache.disk_tier import MIN_PREFIX, DiskOptions, DiskTier, Fetched
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
+from tailrace.machine.free_memory import MemoryGauge
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class CacheExecutor:
         """``deliver``: called from the disk tier's thread with each state that was read from a file."""
         self._backend = backend
         self._cache = cache
+        self._gauge = MemoryGauge()
         self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
         self._disk = DiskTier(disk.folder, disk.max_bytes, deliver) if disk is not None else None
 
@@ -114,10 +116,19 @@ class CacheExecutor:
             lost.remove(op.slot)
             if key is not None:
                 self._cache.prefix_store.discard(key)
-        elif key is not None:
-            state = self._backend.kv_save(op.slot)
+        elif key is not None and (state := self._save(op.slot, key)) is None:
+            self._cache.prefix_store.discard(key)
         self._offload(op.offload, state)
         self._backend.kv_truncate(op.slot, 0)
+
+    def _save(self, slot: int, key: int) -> KVState | None:
+        """A copy of the slot's content in host memory; None where there is no memory: it is computed again then."""
+        if not self._gauge.allows(len(self._cache.prefix_store[key]) * self._backend.bytes_per_cell):
+            return None
+        try:
+            return self._backend.kv_save(slot)
+        except MemoryError:
+            return None
 
     def _offload(self, offload: OffloadResult, state: KVState | None) -> None:
         """Follow the prefix store: take the state in, drop superseded ones, write evicted ones to the disk tier."""

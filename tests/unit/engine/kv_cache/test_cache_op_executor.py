@@ -6,10 +6,12 @@ import pytest
 
 from context_backend import ContextBackend
 from loop_runs import LoopRun
+from tailrace.engine.backends.base import KVState
 from tailrace.engine.backends.fake import FakeBackend, Memory
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_op_executor import CacheExecutor
 from tailrace.engine.kv_cache.layout import Layout
+from tailrace.machine import free_memory
 from tailrace.protocol import GenerationParams, Sampling, Submit
 
 
@@ -43,6 +45,26 @@ def test_an_evicted_prefix_comes_back_from_host_memory() -> None:
     machine.cache.release(slot)
     assert machine.executor.apply([machine.cache.evict(slot)]).lost == set()
     assert machine.held(slot) == []
+    again = machine.run([1, 2, 3, 9])
+    assert machine.held(again) == [1, 2, 3, 9]
+
+
+@pytest.mark.parametrize("how", ["the kernel has none", "the allocation fails"])
+def test_a_prefix_for_which_there_is_no_memory_is_computed_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    slot = machine.run([1, 2, 3, 4])
+    machine.cache.release(slot)
+
+    def fail(slot: int) -> KVState:
+        raise MemoryError
+
+    if how == "the kernel has none":
+        monkeypatch.setattr(free_memory, "available_memory", lambda: 1000)
+    else:
+        monkeypatch.setattr(machine.backend, "kv_save", fail)
+    assert machine.executor.apply([machine.cache.evict(slot)]).lost == set()
+    monkeypatch.undo()
+    assert machine.cache.cached_prefix_len([1, 2, 3, 9]) == 0
     again = machine.run([1, 2, 3, 9])
     assert machine.held(again) == [1, 2, 3, 9]
 

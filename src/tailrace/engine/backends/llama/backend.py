@@ -84,6 +84,7 @@ class LlamaBackend:
             self.layout_policy.initial(),
             slots=self.layout_policy.slots,
             max_batch=self.max_batch,
+            bytes_per_cell=self.bytes_per_cell,
             attach_threads=self._pools.attach,
         )
         self._batch, self._views = make_batch(self.max_batch)

@@ -16,6 +16,7 @@ from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
 from tailrace.engine.backends.llama.sequence_state import with_streams
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.errors import ModelError
+from tailrace.machine.free_memory import MemoryGauge
 
 #: Tokens that llama.cpp computes in one graph, at most: larger batches are split.
 _MAX_UBATCH = 512
@@ -31,6 +32,7 @@ class LlamaContext:
         *,
         slots: int,
         max_batch: int,
+        bytes_per_cell: int,
         attach_threads: Callable[[object], None],
     ) -> None:
         """``slots``: sequences of a shared layout. ``attach_threads`` is called with each new context.
@@ -41,6 +43,8 @@ class LlamaContext:
         self._slots = slots
         self._max_batch = max_batch
         self._attach_threads = attach_threads
+        self._bytes_per_cell = bytes_per_cell
+        self._gauge = MemoryGauge()
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
         self._open(layout)
@@ -71,7 +75,11 @@ class LlamaContext:
     def relayout(self, layout: Layout, slot_map: Seq[tuple[int, int]]) -> list[int]:
         """See ``Backend.kv_relayout``. 25 ms for each 1,000 tokens of the starter model that move."""
         previous = self.layout
-        states = {(old, new): self.save(old) for old, new in slot_map if self._has_content(old)}
+        self._check_memory(layout)
+        try:
+            states = {(old, new): self.save(old) for old, new in slot_map if self._has_content(old)}
+        except MemoryError as error:
+            raise KVLayoutError("there is no memory to move the KV cache's content") from error
         moved = {old for old, _ in states}
         lost = {slot for slot in range(previous.partitions or self._slots) if self._has_content(slot)} - moved
         try:
@@ -84,6 +92,22 @@ class LlamaContext:
             lost.update(old for (old, _), state in states.items() if not self.restore(old, state))
             raise KVLayoutError(str(error), frozenset(lost)) from error
         return [new for (_, new), state in states.items() if not self.restore(new, state)]
+
+    def _check_memory(self, layout: Layout) -> None:
+        """Raise KVLayoutError where there is no memory for the layout. Nothing has changed then.
+
+        The old cache is freed before the new one is made, but its content is copied first.
+        """
+        growth = (layout.total - self.layout.total) * self._bytes_per_cell
+        content = sum(self._size(slot) for slot in range(self.layout.partitions or self._slots))
+        if growth > 0 and not self._gauge.allows(growth + content):
+            raise KVLayoutError(
+                f"a KV cache of {layout.total} tokens takes {(growth + content) / 1e6:.0f} MB more, which isn't free"
+            )
+
+    def _size(self, slot: int) -> int:
+        """Bytes of the slot's content."""
+        return int(llama.llama_state_seq_get_size(self.pointer, slot)) if self._has_content(slot) else 0
 
     def replace(self, layout: Layout) -> None:
         """Make an empty context of this layout. Raises ModelError without the memory: there is no context then."""

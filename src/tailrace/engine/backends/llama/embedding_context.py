@@ -12,10 +12,11 @@ import numpy as np
 
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
-from tailrace.engine.backends.llama.model_metadata import architecture_value
+from tailrace.engine.backends.llama.model_metadata import architecture_value, kv_bytes_per_cell
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
+from tailrace.machine.free_memory import MemoryGauge
 from tailrace.protocol import Pooling
 
 #: ``enum llama_pooling_type`` as the metadata has it. Models without one are pooled by the mean. A model whose pooling
@@ -42,6 +43,8 @@ class LlamaEmbeddingContext:
     def __init__(self, model: llama.llama_model_p, pools: ThreadPools, *, pooling: Pooling, causal: bool) -> None:
         self._model = model
         self._pools = pools
+        self._gauge = MemoryGauge()
+        self._bytes_per_cell = kv_bytes_per_cell(model)
         self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
         self.n_embd = llama.llama_model_n_embd_out(model)
         self.pooling = pooling
@@ -61,6 +64,9 @@ class LlamaEmbeddingContext:
         while power < cells:
             power *= 2
         size = -(-cells // (power // 8)) * (power // 8)
+        # Models that aren't causal have no KV cache.
+        if self.causal and not self._gauge.allows(size * self._bytes_per_cell):
+            raise ModelError(f"there is no memory for reading texts of {size} tokens; send shorter ones, or try again")
         if not self.causal:
             self.max_pass_tokens = size  # A whole text has to fit into one pass.
         params = llama.llama_context_default_params()
