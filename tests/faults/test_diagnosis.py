@@ -108,7 +108,7 @@ def test_too_many_threads_are_the_founding_failure(record: Record) -> None:
 def test_the_http_process_on_the_engines_core_is_named() -> None:
     """Both on one CPU, with so many streams that the HTTP process is as busy as the engine."""
     one = str(CPUS[0])
-    with fake("--cpus", one, "--http-cpus", one, "--parallel", "32") as server:
+    with fake("--cpus", one, "--http-cpus", one, "--parallel", "32", "--ctx", "100000") as server:
         prompt = "<say>" + "word " * 2000 + "</say>"
         with streams(server.port, 32, prompt=prompt, max_tokens=10_000):
             found, _ = wait_for_finding(server, "shared_cores")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ _PAUSE = 0.05
 
 @contextlib.contextmanager
 def streams(port: int, number: int, **fields: Any) -> Iterator[None]:
-    """``number`` clients, each with one stream after the other. ``fields`` are added to the requests' bodies."""
+    """``number`` clients, each with one stream after the other. ``fields`` are added to the requests' bodies.
+
+    AssertionError at the end when one was refused.
+    """
     ended = threading.Event()
+    refused: list[str] = []
 
     def run(client: int) -> None:
         prompt = f"Story {client}: once upon a time"
-        body = {"prompt": prompt, "max_tokens": 400, "stream": True, "ignore_eos": True, **fields}
+        body = json.dumps({"prompt": prompt, "max_tokens": 400, "stream": True, "ignore_eos": True, **fields}).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        request = f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
         while not ended.is_set():
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60.0)
             try:
-                connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-                response = connection.getresponse()
-                while not ended.is_set() and response.read1(1 << 20):
-                    time.sleep(_PAUSE)
+                _read_all(port, request, ended, refused)
             except OSError:
                 ended.wait(_PAUSE)  # The server of a test that breaks it.
-            finally:
-                connection.close()
 
     threads = [threading.Thread(target=run, args=(client,), daemon=True) for client in range(number)]
     for thread in threads:
@@ -43,3 +43,15 @@ def streams(port: int, number: int, **fields: Any) -> Iterator[None]:
         ended.set()
         for thread in threads:
             thread.join(60.0)
+    assert not refused, refused[0]
+
+
+def _read_all(port: int, request: bytes, ended: threading.Event, refused: list[str]) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=60.0) as connection:
+        connection.sendall(request)
+        first = connection.recv(1 << 20)
+        if first and not first.startswith(b"HTTP/1.1 200 "):
+            refused.append(first.decode("utf-8", "replace"))
+            ended.wait(_PAUSE)
+        while not ended.is_set() and connection.recv(1 << 20):
+            time.sleep(_PAUSE)

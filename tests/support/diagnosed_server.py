@@ -24,6 +24,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     state: str = "R"
     silent: float = 0.1
+    reports: bool = True  #: whether the engine has reported anything between the samples
     stalled: bool = False
     busy: float = 0.95  #: the engine's steps
     parts: dict[str, float] = {}  #: seconds of the step that aren't the model's pass, by counter
@@ -132,7 +133,7 @@ def _server(load: Load, number: int) -> ServerSample:
             replica=replica,
             pid=ENGINE + replica,
             silent=load.silent,
-            reported_at=100.0 + number,
+            reported_at=100.0 + number * load.reports,
             stalled=load.stalled,
             running=load.running,
             waiting=load.waiting[number],

@@ -112,6 +112,9 @@ def _limit(interval: Interval) -> Finding:
         return finding("engine", "The engine has just started; the next sample has its figures.", advice="")
     if engine is None or (engine.busy < MAX_IDLE and not server.running and not server.waiting):
         return finding("idle", "Nothing to do: the server is idle.")
+    if not engine.seconds and server.running:
+        lasting = seconds(max(each.after.silent for each in interval.engines))
+        return finding("engine", f"A step of the engine has lasted {lasting} and goes on.", advice="")
     if engine.busy < MIN_BUSY:
         return finding(
             "spare",

@@ -159,6 +159,11 @@ def test_what_is_worse_comes_first() -> None:
     assert found == ["engine_stopped", "too_many_threads", "queue"]
 
 
+def test_a_step_that_lasts_longer_than_the_interval_is_no_idleness() -> None:
+    (only,) = diagnose(*changed(reports=False, silent=4.0))
+    assert (only.code, only.sentence) == ("engine", "A step of the engine has lasted 4.0 s and goes on.")
+
+
 def test_embeddings_are_named() -> None:
     (only,) = diagnose(*changed(embeddings=0.05))
     assert "embeddings in 5 % of the time" in only.sentence
