@@ -42,7 +42,7 @@ EXIT_GAVE_UP = 70
 #: Seconds between two looks at the children.
 _LOOK_SECONDS = 1.0
 #: Seconds that a child may take to stop beyond the drain time.
-_STOP_GRACE = 5.0
+STOP_GRACE_SECONDS = 5.0
 #: Seconds after which an engine that can't be given up is tried again: others serve.
 _RARE_RETRY_SECONDS = 60.0
 #: Reloads of an HTTP process that has read its files at its start; no count is equal to it.
@@ -350,10 +350,10 @@ class Supervisor:
     def _stop_all(self, end: _End, stops: tuple[int, ...]) -> _End:
         """Stop the HTTP process, which gives running replies time to finish, and then the engines."""
         self._manager.stopping()
-        second = self._stop([self._server], self.settings.drain_seconds + _STOP_GRACE, stops)
+        second = self._stop([self._server], self.settings.drain_seconds + STOP_GRACE_SECONDS, stops)
         # Before the engines stop: a client that comes now is turned away instead of left waiting.
         self._listening.close()
-        second = second or self._stop(self._engines, _STOP_GRACE, stops)
+        second = second or self._stop(self._engines, STOP_GRACE_SECONDS, stops)
         return end if not second else _End(128 + second, "")
 
     def _stop(self, children: list[ChildProcess], grace: float, stops: tuple[int, ...]) -> int:
