@@ -96,6 +96,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0  #: time until the engine begins with a request
     first_token_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     total_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
+    # Limits of one request
+    max_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_items: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000  #: of a response's input, or added to a conversation
+    max_tools: Annotated[int, Meta(ge=0, le=1_000_000)] = 1024
+    max_schema_kb: Annotated[int, Meta(ge=1, le=1_000_000)] = 512  #: of a grammar or schema, or of all tools' schemas
+    max_stops: Annotated[int, Meta(ge=0, le=1024)] = 1024  #: stop strings; 16,384 characters in all
+    max_prompts: Annotated[int, Meta(ge=1, le=128)] = 128  #: of a completion
+    max_inputs: Annotated[int, Meta(ge=1, le=2048)] = 2048  #: texts of a request for embeddings
+    max_biases: Annotated[int, Meta(ge=0, le=65_536)] = 16_384  #: tokens in ``logit_bias``
 
     slow_reader_kb: Annotated[int, Meta(ge=16, le=1_048_576)] = 1024  #: max kB that a client may be behind its stream
     send_memory_mb: Annotated[int, Meta(ge=1, le=1_048_576)] = 64  #: memory for all that waits for slow clients

@@ -16,6 +16,9 @@ from tailrace.chat.reply_markup import Markup, ThoughtMarkers
 from tailrace.chat.reply_parts import CallEnd, ReasoningPart, ReplyPart, TextPart
 from tailrace.chat.tool_parsers.base import CallParser, CallsEnded
 
+#: Characters of a prompt's end in which a thought may be opened. A copy of a whole prompt for each reply takes seconds.
+PROMPT_END = 65_536
+
 
 class ReplyParser(Protocol):
     """Parses one reply. (vLLM: a reasoning parser and a tool parser.)"""
@@ -36,7 +39,7 @@ class ReplyParser(Protocol):
 
 def open_thought(prompt: str, thoughts: Iterable[ThoughtMarkers]) -> ThoughtMarkers | None:
     """The thought that the prompt's end has opened; None for none."""
-    end = prompt.rstrip()
+    end = prompt[-PROMPT_END:].rstrip()
     return next((thought for thought in thoughts if end.endswith(thought.start)), None)
 
 

@@ -56,11 +56,11 @@ def make_app(app: AppState) -> ASGIApp:
     ordered = sorted(paths.items(), key=lambda entry: "{" in entry[0])
     routes = [Route(path, _by_method(app, methods), methods=list(methods)) for path, methods in ordered]
     router = Router(routes, redirect_slashes=False)
-    return RequestMiddleware(_closing_places(router), app.keys, app.guard, known, app.metrics, app.request_log)
+    return RequestMiddleware(_cleaning_up(app, router), app.keys, app.guard, known, app.metrics, app.request_log)
 
 
-def _closing_places(router: ASGIApp) -> ASGIApp:
-    """The router; what a request has left of its place in the queue is given back at its end."""
+def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:
+    """The router; what a request has left of its place in the queue, and of memory, is given back at its end."""
 
     async def closing(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -68,6 +68,7 @@ def _closing_places(router: ASGIApp) -> ASGIApp:
         finally:
             if (place := scope.get(QUEUE_PLACE)) is not None:
                 place.close()
+            app.memory_trim.request_ended(scope.get("state", {}).get("size", 0))
 
     return closing
 

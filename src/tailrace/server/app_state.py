@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,14 +33,18 @@ from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.engine_client import EngineClient
+from tailrace.server.fair_threads import FairThreads
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
+from tailrace.server.json_body import Truncated, decode
 from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
+from tailrace.server.memory_trim import MemoryTrim
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_body import read_body
 from tailrace.server.request_cycle import REQUEST_BODY
+from tailrace.server.request_limits import RequestLimits
 from tailrace.server.request_log import STARTED, RequestLog
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
@@ -51,9 +55,11 @@ from tailrace.server.tls import certificate
 from tailrace.settings import Settings
 
 Made = TypeVar("Made")
+Payload = TypeVar("Payload")
 
-#: Prompts of requests from this size in bytes are made on a thread; rendering a smaller one takes a few ms.
-_LARGE = 256_000
+#: Bodies of requests from this size in bytes are decoded and rendered on a thread. A smaller one has up to 2,000
+#: messages, which take 30 ms.
+_LARGE = 64_000
 #: Max threads that do so: each takes a part of this process's time from the event loop.
 _LARGE_AT_ONCE = 2
 #: The tag that a model's name has in Ollama's lists.
@@ -158,7 +164,9 @@ class AppState:
             model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
         )
         self._derived = DerivedModelCache()
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self.limits = RequestLimits(settings)
+        self.memory_trim = MemoryTrim()
+        self._threads = FairThreads(_LARGE_AT_ONCE)
         self._file = file_identity(model_path)
         self._fingerprinted: tuple[ServedModel, str] | None = None
 
@@ -196,6 +204,15 @@ class AppState:
             request.scope[QUEUE_PLACE] = self.admission.enter(caller_of(request.scope).identity)
         return body
 
+    async def read(
+        self, request: Request, decoder: msgspec.json.Decoder[Payload], *, truncated: Truncated | None = None
+    ) -> Payload:
+        """The request's decoded body, within the limits. Raises RequestError."""
+        body = await self.read_body(request)
+        payload = await self.run_large(partial(decode, body, decoder, truncated=truncated), len(body))
+        self.limits.check_payload(payload)
+        return payload
+
     async def run_large(self, make: Callable[[], Made], size: int) -> Made:
         """The result of ``make``, for a request of ``size`` bytes. Rendering a large conversation takes up to seconds,
         as do some templates: then ``make`` runs on a thread, so that the event loop goes on sending tokens.
@@ -203,8 +220,7 @@ class AppState:
         if size < _LARGE:
             with contextlib.suppress(RenderTakesLong), rendering_briefly():
                 return make()
-        async with self._large:
-            return await asyncio.to_thread(make)
+        return await self._threads.run(current_caller().identity, make)
 
     async def start_generation(self, request: Request, wanted: GenerationRequest) -> Generation:
         """Start a generation; it is cancelled when the request's handler fails. From now on it has the request's place
@@ -212,6 +228,7 @@ class AppState:
         has gone.
         """
         scope = request.scope
+        self.limits.check_generation(wanted, await self.ready(request))
         queue_place: QueuePlace = scope[QUEUE_PLACE]
         self._claim(request, len(wanted.prompts) * wanted.choices, wanted.prompts)
         generation = await Generation.start(
@@ -231,8 +248,13 @@ class AppState:
         release_body(scope)
         return generation
 
-    def claim_texts(self, request: Request, texts: Sequence[PromptText | str | list[int]]) -> None:
-        """Count texts that the engine reads in the request's place in the queue. Raises TooManyRequests."""
+    def claim_texts(self, request: Request, texts: Sequence[PromptText | str | list[int]], param: str) -> None:
+        """Count texts of the field ``param``, which the engine reads, in the request's place in the queue. Raises
+        RequestError: the queue is full, or a text surely doesn't fit.
+        """
+        if (model := self.engine.model) is not None:
+            for text in texts:
+                self.limits.check_prompt(text, param, model)
         self._claim(request, 1 + len(texts) // _TEXTS_OF_A_REQUEST, texts)
 
     def _claim(self, request: Request, requests: int, prompts: Sequence[PromptText | str | list[int]]) -> None:
@@ -273,7 +295,7 @@ class AppState:
 
         A query whose engine dies is asked once more, of the next engine.
         """
-        self.claim_texts(request, _texts_of(make(0)))
+        self.claim_texts(request, _texts_of(make(0)), param)
         try:
             return await self._query(request, make, answers, param)
         except EngineDied:

@@ -67,6 +67,11 @@ def estimated_tokens(prompt: PromptText | str | list[int], context: int) -> int:
     return min(context, len(text) // _TOKEN_CHARACTERS + 1)
 
 
+def prompt_size(prompt: PromptText | list[int]) -> int:
+    """Its characters, or its tokens."""
+    return len(prompt) if isinstance(prompt, list) else len(prompt.text)
+
+
 def make_groups(
     owner: ShiftOwner, model: ServedModel, request: GenerationRequest, stops: StopAutomaton | tuple[str, ...]
 ) -> list[ChoiceGroup]:

@@ -24,7 +24,7 @@ from tailrace.observe.request_summary import GenerationFigures
 from tailrace.protocol import Accepted, Refused, Submit, seeded
 from tailrace.server.admission import QueuePlace
 from tailrace.server.choice import Choice
-from tailrace.server.choice_group import ChoiceGroup, estimated_tokens, make_groups
+from tailrace.server.choice_group import ChoiceGroup, estimated_tokens, make_groups, prompt_size
 from tailrace.server.context_shift import ShiftedChoice
 from tailrace.server.deadlines import Deadlines
 from tailrace.server.engine_client import EngineClient
@@ -34,6 +34,10 @@ from tailrace.server.keys.allowance import Place
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
 from tailrace.server.tracked_choice import TrackedChoice
+
+#: Characters or tokens of a request's prompts, each counted for each of its replies, from which a thread makes their
+#: parsers.
+_LARGE = 1_000_000
 
 
 class Generation:
@@ -136,7 +140,10 @@ class Generation:
         if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, request, caller, place, deadlines, queue_place)
-        generation._groups = make_groups(generation, model, request, table)
+        if sum(map(prompt_size, request.prompts)) * request.choices > _LARGE:
+            generation._groups = await asyncio.to_thread(make_groups, generation, model, request, table)
+        else:
+            generation._groups = make_groups(generation, model, request, table)
         watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
             generation._submit()

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from tailrace.chat.json_depth import MAX_JSON_DEPTH, is_too_deep, path_of_excess
+from tailrace.chat.json_depth import is_too_deep
 from tailrace.errors import InvalidRequest
+from tailrace.server.json_structure import check_structure, too_deep
 
 T = TypeVar("T")
 
@@ -24,6 +25,9 @@ _FLOAT = re.compile(r"^Expected `[^`]*\bint\b[^`]*`, got `float`")
 _STEP = re.compile(r"\[(\d+)\]|\.?([^.\[\]]+)")
 #: Objects of one body in which floats are replaced: real requests have them in one or two, and each costs a decode.
 _MOST_OBJECTS = 4
+
+#: Bytes of a body from which its structure is bounded: a smaller one has at most 65,536 values.
+_LARGE = 131_072
 
 #: Some editors and shells put it in front of the text.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -54,10 +58,15 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T], *, truncated: Truncate
     A lone surrogate, which is half of a character that was cut in two, is read as U+FFFD, as Ollama's parser does: a
     client that has such a string in its history can't get rid of it. A byte order mark is skipped.
 
+    Takes time in proportion to the body: ``AppState.read`` calls it on a thread for a large one.
+
     Raises InvalidRequest: with ``param`` where one field is at fault.
     """
     body = body.removeprefix(_BYTE_ORDER_MARK)
-    _check_depth(body)
+    if len(body) > _LARGE:
+        check_structure(body)
+    elif is_too_deep(body):
+        raise too_deep(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -103,17 +112,6 @@ def convert(value: Any, kind: type[T], path: str) -> T:
         raise _invalid(str(error), path) from None
     except RecursionError:
         raise InvalidRequest(f"'{path}' is nested too deeply.", param=path) from None
-
-
-def _check_depth(body: bytes) -> None:
-    if is_too_deep(body):
-        path = path_of_excess(body)
-        what = f"'{path}'" if path else "The request's body"
-        raise InvalidRequest(
-            f"{what} is nested too deeply: a body may have {MAX_JSON_DEPTH} levels of objects and lists.",
-            param=path or None,
-            code=None if path else "invalid_json",
-        )
 
 
 def _with_integers(

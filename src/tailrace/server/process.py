@@ -32,6 +32,7 @@ from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
 from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.http_server import HttpServer
+from tailrace.server.memory_trim import settle_allocator
 from tailrace.server.served_model import ServedModel
 from tailrace.server.startup_message import announce
 
@@ -43,6 +44,7 @@ def main() -> None:
     settle_signals(ignore_hang_up=False)
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
     settle_on(start.plan.http_cpus)
+    settle_allocator()
     uvloop.run(_serve(start))
 
 

@@ -23,4 +23,6 @@ class ServedModel(ChatFormat):
 
     def __init__(self, hello: Hello) -> None:
         super().__init__(hello.model, hello.vocabulary)
+        names = (name.encode() for name in hello.model.special_tokens.values())
+        self.max_token_bytes = max(1, *map(len, hello.vocabulary), *map(len, names))  #: bytes of the longest token
         self.overrides: Overrides | None = None  #: of a name that was made of this model

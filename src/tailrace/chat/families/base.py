@@ -9,7 +9,7 @@ from tailrace.chat.continued_parser import ResumedParser
 from tailrace.chat.lark_builder import LarkBuilder
 from tailrace.chat.prompt import RenderedPrompt
 from tailrace.chat.reply_markup import Markup
-from tailrace.chat.reply_parser import MarkupParser, ReplyParser, open_thought
+from tailrace.chat.reply_parser import PROMPT_END, MarkupParser, ReplyParser, open_thought
 from tailrace.chat.tools import Function
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Trigger
@@ -97,7 +97,8 @@ class Family:
     def parser(self, prompt: PromptText, functions: Functions) -> ReplyParser:
         """A parser for the reply to ``prompt``, which may already contain the reply's beginning."""
         if isinstance(prompt, RenderedPrompt) and prompt.reply:
-            head = prompt.head
+            start = prompt.reply_start or 0
+            head = prompt.slice(max(0, start - PROMPT_END), start)
             return ResumedParser(lambda: self.parser(head, functions), self._reply_to_resume(prompt))
         if self.make_parser is not None:
             return self.make_parser(prompt.text, functions)

@@ -45,6 +45,9 @@ class MessageHistory:
         self.messages: list[Message] = []
         self.paths: list[str] = []
         self._called: dict[str, str] = {}  #: each call's tool, by the call's id
+        #: Texts of the last message, by field, that are joined when it is complete: joining them one by one takes time
+        #: in proportion to their square.
+        self._texts: dict[str, list[str]] = {}
         for index, message in enumerate(messages):
             path = f"messages[{index}]"
             if message.role == "assistant":
@@ -53,6 +56,7 @@ class MessageHistory:
                 self._append(self._assistant(message, path, between), path)
             else:
                 self._read(message, path)
+        self._join_texts()
 
     def prepend_system(self, system: str) -> None:
         """Put the system prompt in front."""
@@ -116,14 +120,21 @@ class MessageHistory:
         """
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] != message["role"] or message["role"] not in ("user", "assistant"):
+            self._join_texts()
             self.messages.append(message)
             self.paths.append(path)
             return
         for name in ("content", "reasoning_content"):
             if text := message.get(name):
-                last[name] = f"{last[name]}\n{text}" if last.get(name) else text
+                self._texts.setdefault(name, [last[name]] if last.get(name) else []).append(text)
         if calls := message.get("tool_calls"):
-            last["tool_calls"] = [*last.get("tool_calls", ()), *calls]
+            last.setdefault("tool_calls", []).extend(calls)
+
+    def _join_texts(self) -> None:
+        """Complete the last message."""
+        for name, texts in self._texts.items():
+            self.messages[-1][name] = "\n".join(texts)
+        self._texts.clear()
 
 
 def continues(message: InputMessage, path: str) -> bool:

@@ -17,7 +17,6 @@ from tailrace.server.dialects.anthropic.prepare import hides_reasoning, prepare,
 from tailrace.server.dialects.anthropic.request import CountRequest, MessagesRequest
 from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.request_id import request_id
 
@@ -63,7 +62,7 @@ class _Anthropic:
     async def messages(self, request: Request) -> Response:
         app = self._app
         identity = request_id(request.scope)
-        payload = decode(await app.read_body(request), _messages_decoder)
+        payload = await app.read(request, _messages_decoder)
         model = await app.model_for(request, payload.model, payload)
         generation_request = await app.run_large(partial(prepare, payload, model), request.state.size)
         generation = await app.start_generation(request, generation_request)
@@ -85,7 +84,7 @@ class _Anthropic:
     async def count_tokens(self, request: Request) -> Response:
         """The same prompt as a message's, counted by the engine as it would read it."""
         app = self._app
-        payload = decode(await app.read_body(request), _count_decoder)
+        payload = await app.read(request, _count_decoder)
         make = partial(prompt_text, payload, await app.model_for(request, payload.model, payload))
         prompt = await app.run_large(make, request.state.size)
         (tokenized,) = await app.query_engine(

@@ -22,7 +22,6 @@ from tailrace.server.dialects.llama_server.props import props, slots
 from tailrace.server.dialects.llama_server.reply import NativeStream, ReplyBuilder, reply_body
 from tailrace.server.dialects.llama_server.request_fields import AdapterScale, NativeFields
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
 
@@ -139,7 +138,7 @@ class _LlamaServer:
 
     async def completion(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), request_fields.completion_decoder)
+        payload = await app.read(request, request_fields.completion_decoder)
         model = await app.served_model(request)
         tokens = PieceTokenizer(app, request)
         prompts = await prompts_of(payload.prompt, tokens, "prompt")
@@ -147,7 +146,7 @@ class _LlamaServer:
 
     async def infill(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), request_fields.infill_decoder)
+        payload = await app.read(request, request_fields.infill_decoder)
         model = await app.served_model(request)
         tokens = PieceTokenizer(app, request)
         prompt = await infill_prompt(payload, model.info, tokens, limit_of(payload))
@@ -179,7 +178,7 @@ class _LlamaServer:
 
     async def embedding(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), embeddings.decoder)
+        payload = await app.read(request, embeddings.decoder)
         given, param = embeddings.texts_of(payload)
         await app.served_model(request)
         texts = await prompts_of(given, PieceTokenizer(app, request), param)
@@ -202,6 +201,6 @@ class _LlamaServer:
         return json_response([])
 
     async def set_adapters(self, request: Request) -> Response:
-        if decode(await self._app.read_body(request), _adapters):
+        if await self._app.read(request, _adapters):
             raise InvalidRequest("No LoRA adapter is loaded, so none can be scaled.")
         return json_response({"success": True})

@@ -88,12 +88,11 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool,
 def truncation_starts(messages: list[ChatMessage]) -> list[int]:
     """The indexes at which a truncated conversation may begin. Tool results stay with their call."""
     found: list[int] = []
+    before_results = 0  #: the last message that is no tool result
     for index, message in enumerate(messages):
-        start = index
-        while start and messages[start].role == "tool":
-            start -= 1
-        if message.role != "tool" or not messages[start].tool_calls:
-            start = index
+        if message.role != "tool":
+            before_results = index
+        start = before_results if messages[before_results].tool_calls else index
         if start and (not found or start > found[-1]):
             found.append(start)
     return found

@@ -17,7 +17,6 @@ from tailrace.server.dialects.ollama import model_names, options, shared_fields
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.ollama.reply import Stopwatch
 from tailrace.server.embedding_vector import vector_of
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 
 #: As in OpenAI's dialect.
@@ -57,7 +56,7 @@ class EmbedRoutes:
     async def embed(self, request: Request) -> Response:
         """The vectors of several texts, and the durations."""
         watch = Stopwatch()
-        payload = decode(await self._app.read_body(request), _embed, truncated=options.TRUNCATED)
+        payload = await self._app.read(request, _embed, truncated=options.TRUNCATED)
         name = await self._ready(request, payload)
         watch.loaded()
         texts = [payload.input] if isinstance(payload.input, str) and payload.input else payload.input or []
@@ -67,7 +66,7 @@ class EmbedRoutes:
 
     async def embeddings(self, request: Request) -> Response:
         """One text's vector."""
-        payload = decode(await self._app.read_body(request), _embeddings, truncated=options.TRUNCATED)
+        payload = await self._app.read(request, _embeddings, truncated=options.TRUNCATED)
         await self._ready(request, payload)
         texts = [payload.prompt] if payload.prompt else []
         answers = await self._vectors(request, texts, True, None, "prompt")

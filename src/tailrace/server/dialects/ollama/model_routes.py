@@ -24,7 +24,6 @@ from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, C
 from tailrace.server.dialects.ollama.model_list import ModelList, description
 from tailrace.server.dialects.ollama.pull import Pulls, Status
 from tailrace.server.dialects.ollama.reply import OllamaError, now
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 
 #: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
@@ -102,7 +101,7 @@ class ModelRoutes:
 
     async def show(self, request: Request) -> Response:
         """A model's description, from its file."""
-        payload = decode(await self._app.read_body(request), _show)
+        payload = await self._app.read(request, _show)
         name = _name(payload.model, payload.name)
         for field, what in (("system", payload.system), ("template", payload.template), ("options", payload.options)):
             if what:
@@ -117,7 +116,7 @@ class ModelRoutes:
 
     async def pull(self, request: Request) -> Response:
         """Download a model of the catalogue. A present model needs no permission."""
-        payload = decode(await self._app.read_body(request), _pull)
+        payload = await self._app.read(request, _pull)
         name = _name(payload.model, payload.name)
         for field, what in (("username", payload.username), ("password", payload.password)):
             if what:
@@ -132,7 +131,7 @@ class ModelRoutes:
 
     async def delete(self, request: Request) -> Response:
         """Delete a model from the store; never the one that is served."""
-        payload = decode(await self._app.read_body(request), _delete)
+        payload = await self._app.read(request, _delete)
         name = _name(payload.model, payload.name)
         self._allow("deleting models")
         if model_names.is_served_model(self._app, name):
@@ -160,7 +159,7 @@ class ModelRoutes:
 
     async def create(self, request: Request) -> Response:
         """Make a model of another one."""
-        payload = expand_modelfile(decode(await self._app.read_body(request), _create))
+        payload = expand_modelfile(await self._app.read(request, _create))
         name = model_names.without_tag(_name(payload.model, payload.name))
         self._allow("making models")
         if not payload.from_:
@@ -174,7 +173,7 @@ class ModelRoutes:
 
     async def copy(self, request: Request) -> Response:
         """Give a model another name."""
-        payload = decode(await self._app.read_body(request), _copy)
+        payload = await self._app.read(request, _copy)
         for field in ("source", "destination"):
             if not getattr(payload, field):
                 raise InvalidRequest(f"'{field}' is missing: name a model.", param=field)

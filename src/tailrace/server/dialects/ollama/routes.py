@@ -22,7 +22,6 @@ from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, T
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyShape, ReplyStream, Stopwatch, reply_object
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generation_request import GenerationRequest
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
 
@@ -99,7 +98,7 @@ class _Replies:
         """The head of the reply, the request with its model's defaults, and the loaded model. Raises RequestError."""
         watch = Stopwatch()
         app = self._app
-        payload = decode(await app.read_body(request), decoder, truncated=TRUNCATED)
+        payload = await app.read(request, decoder, truncated=TRUNCATED)
         name = model_names.check(app, payload.model)
         shared_fields.check(payload)
         model = await app.model_for(request, payload.model or None, payload)

@@ -183,6 +183,7 @@ class CompletionStream:
         self._prefix = chunk_prefix(head, "text_completion")
         # The constant part of a chunk, made once: a token costs one encode and one join.
         self._before_text = [self._prefix + b'{"index":%d,"text":' % index for index in range(choices)]
+        self._start: list[bytes] | None = None
         self._ends = StreamEnds(
             self._prefix,
             lambda index, text: self._chunk(index, text, None),
@@ -191,16 +192,24 @@ class CompletionStream:
             comments=comments,
         )
 
-    def start(self) -> list[bytes]:
-        """The echoed prompts; without echo an empty text, as a keep-alive before the first token."""
+    def prepare(self) -> None:
+        """Make what ``start`` returns. It takes time in proportion to the echoes."""
         if not self._echoes:
-            return [self._chunk(0, "", None)]
+            self._start = [self._chunk(0, "", None)]
+            return
         each = self._choices // len(self._echoes)
-        return [
+        self._start = [
             self._chunk(index, text, None, found)
             for index in range(self._choices)
             for text, found in self._echoes[index // each].stream()
         ]
+
+    def start(self) -> list[bytes]:
+        """The echoed prompts; without echo an empty text, as a keep-alive before the first token."""
+        if self._start is None:
+            self.prepare()
+        pieces, self._start = self._start or [], None
+        return pieces
 
     def encode(self, event: Event) -> list[bytes]:
         """One chunk; two for a failure, none for usage that the request doesn't ask for."""

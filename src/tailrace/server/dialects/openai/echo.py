@@ -14,6 +14,9 @@ from tailrace.server.dialects.openai.legacy_logprobs import logprobs_object
 from tailrace.server.dialects.openai.tokenize_bodies import piece_of
 from tailrace.server.events import TokenLogprob
 
+#: Log probabilities of one request's echoes, those of the likely tokens included. Each takes 200 bytes.
+MAX_ENTRIES = 250_000
+
 
 class Echo(msgspec.Struct, frozen=True):
     """One prompt: its text, the number of its tokens, and the tokens with their log probabilities, where requested."""

@@ -15,6 +15,7 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embedded, Score, Scored, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.caller import caller_of
+from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.collected_reply import CollectedChoice, CollectedReply, collect_reply
 from tailrace.server.dialects.llama_server.props import model_entry
 from tailrace.server.dialects.openai import (
@@ -27,7 +28,7 @@ from tailrace.server.dialects.openai import (
 )
 from tailrace.server.dialects.openai.completion_store import CompletionStore
 from tailrace.server.dialects.openai.completions import CompletionRequest
-from tailrace.server.dialects.openai.echo import Echo, scored_echo
+from tailrace.server.dialects.openai.echo import MAX_ENTRIES, Echo, scored_echo
 from tailrace.server.dialects.openai.generation_params import SharedParameters
 from tailrace.server.dialects.openai.reply import ReplyHead
 from tailrace.server.dialects.openai.stored_completion_routes import check_store, store_of, stored_form
@@ -35,11 +36,13 @@ from tailrace.server.dialects.openai.timing_fields import telemetry, tracked, wi
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
 from tailrace.server.generation import Generation
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import Encoder
+
+#: The size that a log probability counts with, where the work for a reply decides whether a thread does it.
+_ENTRY_BYTES = 16
 
 
 def routes(app: AppState) -> list[Endpoint]:
@@ -122,7 +125,7 @@ class _OpenAI:
 
     async def chat_completions(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), chat.decoder)
+        payload = await app.read(request, chat.decoder)
         check_store(payload, self._store)
         model = await app.model_for(request, payload.model, payload)
         inline = app.settings.reasoning == "inline"
@@ -173,7 +176,7 @@ class _OpenAI:
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a reply's, counted by the engine as it would read it."""
         app = self._app
-        payload = decode(await app.read_body(request), chat.decoder)
+        payload = await app.read(request, chat.decoder)
         model = await app.model_for(request, payload.model, payload)
         make = partial(chat.prepare, payload, model, inline_reasoning=False)
         generation_request = await app.run_large(make, request.state.size)
@@ -181,7 +184,7 @@ class _OpenAI:
 
     async def completions(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), completions.decoder)
+        payload = await app.read(request, completions.decoder)
         model = await app.model_for(request, payload.model, payload)
         generation_request = completions.prepare(payload)
         if generation_request.params.suffix is not None and not model.info.infill:
@@ -189,22 +192,22 @@ class _OpenAI:
         if payload.add_special_tokens is False:
             prompts = [await self._without_special_tokens(request, prompt) for prompt in generation_request.prompts]
             generation_request = msgspec.structs.replace(generation_request, prompts=prompts)
-        echoes = (
-            [await self._echo(request, payload, prompt, model) for prompt in generation_request.prompts]
-            if payload.echo
-            else []
-        )
+        echoes = await self._echoes(request, payload, generation_request.prompts, model) if payload.echo else []
+        size = _ENTRY_BYTES * sum(len(echo.entries) * (1 + (payload.requested_logprobs or 0)) for echo in echoes)
         choices = len(generation_request.prompts) * generation_request.choices
         head = ReplyHead("cmpl", app.model_name, app.fingerprint(model))
         if payload.max_tokens == 0:
             replies = [CollectedChoice(finish_reason="length") for _ in range(choices)]
             collected = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
-            return json_response(completions.completion(head, payload, collected, echoes))
+            return await app.run_large(
+                lambda: json_response(completions.completion(head, payload, collected, echoes)), size
+            )
         generation = await app.start_generation(request, tracked(payload, generation_request))
         if payload.stream:
             stream = completions.CompletionStream(
                 head, choices, wants_usage=payload.wants_usage, comments=self._comments, echoes=echoes
             )
+            await app.run_large(stream.prepare, size)
             return self._stream(
                 generation, telemetry(stream, generation, timings=bool(payload.timings_per_token)), payload
             )
@@ -213,7 +216,7 @@ class _OpenAI:
         def body() -> dict[str, Any]:
             return with_timings(completions.completion(head, payload, transcript, echoes), payload, generation)
 
-        return app.full_response(transcript.complete, body)
+        return await app.run_large(partial(app.full_response, transcript.complete, body), size)
 
     async def _without_special_tokens(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
         """The prompt's tokens, without the special tokens that the model adds around a text."""
@@ -224,6 +227,24 @@ class _OpenAI:
         )
         assert isinstance(answer, Tokenized)
         return answer.tokens
+
+    async def _echoes(
+        self, request: Request, payload: CompletionRequest, prompts: list[PromptText | list[int]], model: ServedModel
+    ) -> list[Echo]:
+        """An echo of each prompt. Raises InvalidRequest where they have too many log probabilities together."""
+        top = payload.requested_logprobs
+        echoes: list[Echo] = []
+        entries = 0
+        for prompt in prompts:
+            if top is not None and entries + estimated_tokens(prompt, model.info.context) * (1 + top) > MAX_ENTRIES:
+                raise InvalidRequest(
+                    f"'logprobs': the echo of one request may have {MAX_ENTRIES} log probabilities; send fewer "
+                    "prompts, or ask for fewer likely tokens.",
+                    param="logprobs",
+                )
+            echoes.append(await self._echo(request, payload, prompt, model))
+            entries += len(echoes[-1].entries) * (1 + (top or 0))
+        return echoes
 
     async def _echo(
         self, request: Request, payload: CompletionRequest, prompt: PromptText | list[int], model: ServedModel
@@ -239,7 +260,8 @@ class _OpenAI:
                 request, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
             )
             assert isinstance(answer, Scored)
-            return scored_echo(text, answer, model.vocabulary, model.info)
+            make = partial(scored_echo, text, answer, model.vocabulary, model.info)
+            return await self._app.run_large(make, _ENTRY_BYTES * len(answer.tokens) * (1 + top))
         if payload.max_tokens == 0 and isinstance(prompt, PromptText):
             (answer,) = await self._app.query_engine(
                 request, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
@@ -250,7 +272,7 @@ class _OpenAI:
 
     async def embeddings(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), embeddings.decoder)
+        payload = await app.read(request, embeddings.decoder)
         app.check_model(payload.model)
         texts = embeddings.inputs(payload)
         model = await app.ready(request)
@@ -263,7 +285,7 @@ class _OpenAI:
 
     async def tokenize(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), tokenize_bodies.tokenize_decoder)
+        payload = await app.read(request, tokenize_bodies.tokenize_decoder)
         app.check_model(payload.model)
         templated = tokenize_bodies.template_of(payload)
         model = await app.ready(request)
@@ -278,13 +300,13 @@ class _OpenAI:
 
     async def detokenize(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), tokenize_bodies.detokenize_decoder)
+        payload = await app.read(request, tokenize_bodies.detokenize_decoder)
         model = await app.model_for(request, payload.model, payload)
         return json_response(tokenize_bodies.detokenized(payload, model.vocabulary, model.info))
 
     async def apply_template(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), tokenize_bodies.template_decoder)
+        payload = await app.read(request, tokenize_bodies.template_decoder)
         model = await app.model_for(request, payload.model, payload)
         return json_response({"prompt": (await self._render(request, payload, model)).text})
 

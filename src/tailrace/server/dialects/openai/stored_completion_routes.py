@@ -21,7 +21,6 @@ from tailrace.server.dialects.openai.completion_store import CompletionStore, de
 from tailrace.server.dialects.query_params import read_query
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.streaming import Encoder
 
@@ -146,7 +145,7 @@ class _Stored:
         return json_response(await self._require_store().get(request.path_params["id"], _owner(request)))
 
     async def update(self, request: Request) -> Response:
-        payload = decode(await self._app.read_body(request), _decoder)
+        payload = await self._app.read(request, _decoder)
         store = self._require_store()
         return json_response(await store.update(request.path_params["id"], _owner(request), payload.metadata))
 

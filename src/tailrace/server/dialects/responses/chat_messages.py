@@ -102,7 +102,7 @@ def to_chat_messages(instructions: str | None, items: Sequence[tuple[Item, str]]
             if not known.text:
                 continue  # Another server's, which only that one can read.
             thinking = of_model(path, new=turn is not None and bool(turn["content"] or "tool_calls" in turn))
-            thinking["reasoning_content"] = thinking.get("reasoning_content", "") + known.text
+            thinking.setdefault("reasoning_content", []).append(known.text)
         elif isinstance(known, MessageItem) and known.role == "assistant":
             text = content_text(known.content, f"{path}.content")
             of_model(path, new=turn is not None and bool(turn["content"] or "tool_calls" in turn))["content"] = text
@@ -117,6 +117,10 @@ def to_chat_messages(instructions: str | None, items: Sequence[tuple[Item, str]]
             assert isinstance(known, MessageItem), "references are resolved before"
             messages.add({"role": known.role, "content": content_text(known.content, f"{path}.content")}, path)
     messages.continues = bool(items) and turn is not None and _unfinished(items[-1][0])
+    for message in messages.messages:
+        # Joined once: one by one would take time in proportion to the square of the items.
+        if "reasoning_content" in message:
+            message["reasoning_content"] = "".join(message["reasoning_content"])
     return messages
 
 

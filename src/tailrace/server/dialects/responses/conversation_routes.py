@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -19,7 +20,6 @@ from tailrace.server.dialects.responses.items import Item, ReferenceItem, parse_
 from tailrace.server.dialects.responses.page import Page
 from tailrace.server.dialects.responses.query_params import PageQuery
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
@@ -104,9 +104,9 @@ class _Conversations:
         self._store = store
 
     async def create(self, request: Request) -> Response:
-        payload = decode(await self._app.read_body(request), _create)
+        payload = await self._app.read(request, _create)
         caller = caller_of(request.scope)
-        items = _checked(payload.items or [])
+        items = await self._app.run_large(partial(_checked, payload.items or []), request.state.size)
         store = self._require_store()
         return json_response(await store.create(items, payload.metadata or {}, caller.owner, caller.identity))
 
@@ -114,7 +114,7 @@ class _Conversations:
         return json_response(await self._require_store().get(*_named(request)))
 
     async def update(self, request: Request) -> Response:
-        payload = decode(await self._app.read_body(request), _update)
+        payload = await self._app.read(request, _update)
         return json_response(await self._require_store().update(*_named(request), payload.metadata or {}))
 
     async def delete(self, request: Request) -> Response:
@@ -130,8 +130,9 @@ class _Conversations:
         return json_response(page.body())
 
     async def add(self, request: Request) -> Response:
-        payload = decode(await self._app.read_body(request), _add)
-        added = await self._require_store().add(*_named(request), _checked(payload.items))
+        payload = await self._app.read(request, _add)
+        items = await self._app.run_large(partial(_checked, payload.items), request.state.size)
+        added = await self._require_store().add(*_named(request), items)
         return json_response(Page(added, has_more=False).body())
 
     async def item(self, request: Request) -> Response:

@@ -40,7 +40,6 @@ from tailrace.server.dialects.responses.timing_fields import with_timings
 from tailrace.server.dialects.responses.tools import Toolset, toolset
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.generation import Generation
-from tailrace.server.json_body import decode
 from tailrace.server.json_response import json_response
 from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
@@ -56,6 +55,8 @@ class _ResponseId(StringConvertor):
 register_url_convertor("response", _ResponseId())
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
+#: The size that a stored item counts with, where the work for a request decides whether a thread does it.
+_ITEM_BYTES = 64
 
 
 def routes(app: AppState) -> list[Endpoint]:
@@ -133,11 +134,11 @@ class _Responses:
 
     async def create(self, request: Request) -> Response:
         app = self._app
-        payload = decode(await app.read_body(request), body.decoder)
+        payload = await app.read(request, body.decoder)
         body.check(payload)
         app.check_model(payload.model)
         is_stored = self._should_store(payload)
-        given = await self._input(payload, caller_of(request.scope).owner)
+        given = await self._input(request, payload)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
         model = await app.model_for(request, payload.model, payload)
         generation = await self._start(request, payload, given.conversation, tools, model)
@@ -188,11 +189,11 @@ class _Responses:
     async def input_tokens(self, request: Request) -> Response:
         """The same prompt as a response's, counted by the engine as it would read it."""
         app = self._app
-        payload = decode(await app.read_body(request), body.decoder)
+        payload = await app.read(request, body.decoder)
         body.check(payload)
         app.check_model(payload.model)
         self._should_store(payload)
-        given = await self._input(payload, caller_of(request.scope).owner)
+        given = await self._input(request, payload)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
         model = await app.model_for(request, payload.model, payload)
         make = partial(prepare, payload, given.conversation, tools, model)
@@ -303,7 +304,8 @@ class _Responses:
             raise NotFound(f"The response {quoted(request.path_params['id'])} is not kept here: nothing is.")
         return self._store
 
-    async def _input(self, payload: ResponsesRequest, owner: str) -> _Input:
+    async def _input(self, request: Request, payload: ResponsesRequest) -> _Input:
+        owner = caller_of(request.scope).owner
         earlier: list[Item] = []
         before = "previous_response_id" if payload.conversation_id is None else "conversation"
         if payload.previous_response_id is not None:
@@ -319,9 +321,13 @@ class _Responses:
         else:
             items = [(item, f"input[{index}]") for index, item in enumerate(sent or [])]
         resolved = await self._resolved(items, earlier, owner)
-        all_items = [*((item, before) for item in earlier), *resolved]
-        own = [with_type_and_id(item) for item, _ in resolved]
-        return _Input(own, to_chat_messages(payload.instructions, all_items), tools_in_items(all_items))
+
+        def make() -> _Input:
+            all_items = [*((item, before) for item in earlier), *resolved]
+            own = [with_type_and_id(item) for item, _ in resolved]
+            return _Input(own, to_chat_messages(payload.instructions, all_items), tools_in_items(all_items))
+
+        return await self._app.run_large(make, max(request.state.size, _ITEM_BYTES * (len(earlier) + len(resolved))))
 
     async def _resolved(self, items: list[tuple[Item, str]], earlier: list[Item], owner: str) -> list[tuple[Item, str]]:
         """The items, with references resolved."""
