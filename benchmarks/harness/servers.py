@@ -27,13 +27,13 @@ class ServerError(Exception):
 
 @contextlib.contextmanager
 def tailrace(
-    model: Path | None, threads: int, *options: str, tuned: bool = False, **settings: str
+    model: Path | None, threads: int, *options: str, tuned: bool = False, key: str | None = None, **settings: str
 ) -> Iterator[BenchClient]:
     """Run ``tailrace serve MODEL`` (None: the scripted backend) until the block ends.
 
     ``options`` are command-line options; ``settings`` are set by environment variables; ``tuned`` applies the settings
-    that ``tailrace tune`` saved for the model. Speculation is off by default: greedy replies of test models repeat
-    themselves, and the gain would hide other effects.
+    that ``tailrace tune`` saved for the model; ``key`` is the client's API key. Speculation is off by default: greedy
+    replies of test models repeat themselves, and the gain would hide other effects.
     """
     command = [str(Path(sys.executable).with_name("tailrace")), "serve"]
     command += [str(model)] if model is not None else ["--backend", "fake"]
@@ -45,7 +45,7 @@ def tailrace(
         if not tuned:
             clean["XDG_STATE_HOME"] = folder
         clean |= {f"TAILRACE_{name.upper()}": value for name, value in settings.items()}
-        with _started(command, clean, "/health") as client:
+        with _started(command, clean, "/health", key) as client:
             yield client
 
 
@@ -72,7 +72,9 @@ def version_of(program: str) -> str:
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[str], environment: dict[str, str], health: str) -> Iterator[BenchClient]:
+def _started(
+    command: Sequence[str], environment: dict[str, str], health: str, key: str | None = None
+) -> Iterator[BenchClient]:
     port = _free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -88,7 +90,7 @@ def _started(command: Sequence[str], environment: dict[str, str], health: str) -
                 log.seek(0)
                 words = log.read().decode("utf-8", "replace")[-3000:]
                 raise ServerError(f"{' '.join(command)} didn't become ready:\n{words}")
-            yield BenchClient(url)
+            yield BenchClient(url, key=key)
         finally:
             process.terminate()
             try:
