@@ -136,7 +136,7 @@ def test_a_client_that_goes_away_has_a_line() -> None:
                 received += client.recv(4096)
         line = line_of(server, "gone")
         assert (line["status"], line["finish"]) == (200, "abort")
-        assert metric(server, 'vllm:request_success_total{engine="0",finished_reason="abort",model_name="fake"}') == 1
+        assert metric(server, 'vllm:request_success_total{engine="0",model_name="fake",finished_reason="abort"}') == 1
         wait_for(
             "the cancel",
             lambda: metric(server, 'tailrace:engine_cancelled_total{engine="0",model_name="fake"}') == 1,

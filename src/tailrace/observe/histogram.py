@@ -1,14 +1,13 @@
 """A Prometheus histogram that one thread fills: a list of counts, without locks.
 
-``prometheus_client``'s own takes a lock and walks its buckets for each value. Here several equal values are one call.
+That of ``prometheus_client`` takes a lock and walks its buckets for each value. Here several equal values are one call.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-
-from prometheus_client.utils import floatToGoString
+from functools import lru_cache
 
 
 class Histogram:
@@ -34,12 +33,17 @@ class Histogram:
         """How many values there are."""
         return sum(self.counts)
 
-    def buckets(self) -> list[tuple[str, float]]:
+    def buckets(self) -> list[tuple[str, int]]:
         """Each bucket's bound as text, and the number of values up to it; the last bound is ``+Inf``."""
-        found: list[tuple[str, float]] = []
+        found: list[tuple[str, int]] = []
         running = 0
-        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
+        for bound, count in zip(_names(self._bounds), self.counts, strict=True):
             running += count
-            shown = floatToGoString(bound)  # type: ignore[no-untyped-call]  # untyped in the library
-            found.append((shown, running))
+            found.append((bound, running))
         return found
+
+
+@lru_cache
+def _names(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """The bounds as text, and the last one."""
+    return (*(repr(float(bound)) for bound in bounds), "+Inf")

@@ -12,24 +12,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
-
 from tailrace.errors import RequestError
 from tailrace.observe import log_writer
 from tailrace.observe.cpu_throttling import read_throttling
 from tailrace.observe.engine_figures import EngineFigures, EngineState
+from tailrace.observe.exposition import expose
 from tailrace.observe.histogram import Histogram
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS, LlamaServerTotals, LlamaServerView
-from tailrace.observe.metric import Labelled, families
-from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS, ServerView
+from tailrace.observe.metric import Labelled
+from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS, ConnectionCounts, QueueCounts, ServerView
 from tailrace.observe.process_stats import ProcessStats, child_pids, read_process
 from tailrace.observe.request_totals import RequestTotals
 from tailrace.observe.vllm_metrics import ENGINE_LABELS, VLLM_METRICS, EngineView
 from tailrace.protocol import EngineCounters
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: Max values of a label that comes from code all over the server. More than there are.
 _MAX_CODES = 200
@@ -69,8 +64,8 @@ class Metrics:
         self._errors: Labelled = dict.fromkeys((*_error_codes(), *REFUSALS), 0)
         self._refusals: Labelled = dict.fromkeys(REFUSALS, 0)
         self.lives: Lives | None = None  #: the supervisor's counts; None without a supervisor
-        self._registry = CollectorRegistry()
-        self._registry.register(_Collector(self))
+        self.connections: ConnectionCounts | None = None  #: None before the server listens
+        self.queue: QueueCounts | None = None
 
     def requests(self, replica: int) -> RequestTotals:
         """The totals of the requests to engine number ``replica``."""
@@ -116,26 +111,25 @@ class Metrics:
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return "".join(self._lines()).encode()
 
-    def collect(self) -> Iterable[Family]:
-        """The metrics of one scrape."""
+    def _lines(self) -> Iterable[str]:
         figures = [self._engine.figures(number) for number in range(len(self._requests))]
         model = self._engine.model_info
         views = [
-            ((self._model, str(number)), EngineView(each, self._requests[number], model))
+            ((str(number), self._model), EngineView(each, self._requests[number], model))
             for number, each in enumerate(figures)
         ]
-        yield from families(VLLM_METRICS, ENGINE_LABELS, views)
-        yield from families(ENGINE_METRICS, ENGINE_LABELS, views)
-        yield from families(SERVER_METRICS, (), [((), self._server_view(figures))])
+        yield from expose(VLLM_METRICS, ENGINE_LABELS, views)
+        yield from expose(ENGINE_METRICS, ENGINE_LABELS, views)
+        yield from expose(SERVER_METRICS, (), [((), self._server_view(figures))])
         llama_server = LlamaServerView(
             self._llama_server,
             sum((each.counters for each in figures), EngineCounters()),
             sum(each.running for each in figures),
             sum(each.waiting for each in figures),
         )
-        yield from families(LLAMA_SERVER_METRICS, (), [((), llama_server)])
+        yield from expose(LLAMA_SERVER_METRICS, (), [((), llama_server)])
 
     def _server_view(self, figures: list[EngineFigures]) -> ServerView:
         return ServerView(
@@ -146,6 +140,8 @@ class Metrics:
             engine_starts=self._engine.engine_starts,
             ready=any(each.connected and not each.stalled for each in figures),
             stalled=sum(each.stalled for each in figures),
+            connections=self.connections,
+            queue=self.queue,
             starts=self._lives_of(lambda lives, child: lives.starts(child)),
             hangs=self._lives_of(lambda lives, child: lives.hangs(child)),
             processes=_processes(figures),
@@ -207,11 +203,3 @@ def _processes(figures: list[EngineFigures]) -> dict[str, ProcessStats]:
         found[f"engine {number}"] = replace(stats, cpu_seconds=seconds)
     found["sandboxes"] = ProcessStats(resident_bytes=sandbox_bytes)
     return found
-
-
-class _Collector(Collector):
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Family]:
-        return self._metrics.collect()

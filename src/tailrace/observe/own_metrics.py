@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tailrace.observe.cpu_throttling import Throttling
 from tailrace.observe.metric import Labelled, Metric, Value
 from tailrace.observe.process_stats import ProcessStats
 from tailrace.observe.vllm_metrics import EngineView
+
+#: Why the server ends a connection.
+CONNECTION_ENDS = ("slow_reader", "slow_head", "slow_body", "silent", "no_place", "shutdown")
+
+
+class ConnectionCounts(Protocol):
+    """The HTTP connections."""
+
+    accepted: int
+    refused: int
+    unsent: int
+
+    def __len__(self) -> int: ...
+    @property
+    def ended(self) -> Mapping[str, int]: ...
+    @property
+    def active(self) -> int: ...
+
+
+class QueueCounts(Protocol):
+    """The requests that have been let in."""
+
+    tokens: int
+
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def callers(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +51,8 @@ class ServerView:
     engine_starts: int
     ready: bool
     stalled: int  #: engines
+    connections: ConnectionCounts | None
+    queue: QueueCounts | None
     starts: Labelled  #: by process
     hangs: Labelled  #: by process
     processes: Mapping[str, ProcessStats] = field(default_factory=dict)
@@ -103,6 +134,18 @@ def _of_processes(value: Callable[[ProcessStats], float | None]) -> Callable[[Se
     return values
 
 
+def _connections(view: ServerView) -> Labelled:
+    found = view.connections
+    return {"active": 0, "idle": 0} if found is None else {"active": found.active, "idle": len(found) - found.active}
+
+
+def _connection_ends(view: ServerView) -> Labelled:
+    found: Labelled = dict.fromkeys(CONNECTION_ENDS, 0.0)
+    if view.connections is not None:
+        found.update(view.connections.ended)
+    return found
+
+
 SERVER_METRICS: tuple[Metric[ServerView], ...] = (
     Metric(
         "tailrace:http_requests_total",
@@ -131,6 +174,56 @@ SERVER_METRICS: tuple[Metric[ServerView], ...] = (
         "counter",
         "Engines that have connected since the HTTP process's start",
         lambda v: v.engine_starts,
+    ),
+    Metric(
+        "tailrace:queue_requests",
+        "gauge",
+        "Requests that have been let in and are more than the engines run",
+        lambda v: 0 if v.queue is None else v.queue.waiting,
+    ),
+    Metric(
+        "tailrace:queue_tokens",
+        "gauge",
+        "Prompt tokens that have been let in and aren't computed",
+        lambda v: 0 if v.queue is None else v.queue.tokens,
+    ),
+    Metric(
+        "tailrace:queue_callers",
+        "gauge",
+        "Keys or addresses with requests that wait or run",
+        lambda v: 0 if v.queue is None else v.queue.callers,
+    ),
+    Metric(
+        "tailrace:connections",
+        "gauge",
+        "Open connections: with a request (active), or without",
+        _connections,
+        ("state",),
+    ),
+    Metric(
+        "tailrace:connections_accepted_total",
+        "counter",
+        "Connections so far",
+        lambda v: 0 if v.connections is None else v.connections.accepted,
+    ),
+    Metric(
+        "tailrace:connections_refused_total",
+        "counter",
+        "Connections for which there was no place",
+        lambda v: 0 if v.connections is None else v.connections.refused,
+    ),
+    Metric(
+        "tailrace:connections_ended_total",
+        "counter",
+        "Connections that the server has ended: clients that read or send too slowly, are silent or lack a place",
+        _connection_ends,
+        ("reason",),
+    ),
+    Metric(
+        "tailrace:unsent_bytes",
+        "gauge",
+        "Bytes that wait for clients to read them",
+        lambda v: 0 if v.connections is None else v.connections.unsent,
     ),
     Metric(
         "tailrace:process_starts_total",

@@ -25,7 +25,7 @@ class EngineView:
 
 
 #: Labels of all metrics of an engine.
-ENGINE_LABELS = ("model_name", "engine")
+ENGINE_LABELS = ("engine", "model_name")
 
 
 def _use(view: EngineView) -> float:

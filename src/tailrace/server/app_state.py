@@ -146,6 +146,7 @@ class AppState:
             # While an engine restarts, the requests that it ran wait for the next one.
             capacity=lambda: self.engine.capacity or running,
         )
+        self.metrics.queue = self.admission
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
         self.keys = KeyRing(settings)
         self.on_reload.append(self.keys.reload)

@@ -42,6 +42,7 @@ class HttpServer:
         self._app = app
         self._state = ServerState()
         self.connections = Connections(connection_limits(app.settings, open_files))
+        app.metrics.connections = self.connections
         self._listener = Listener(sock, self.connections, self._protocol, tls=config.ssl)
         self._max_unsent = 0  #: bytes, since memory was given back
         self._released = 0  #: bytes of bodies, when memory was given back

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import EngineUnavailable
-from tailrace.observe.metrics import CONTENT_TYPE
+from tailrace.observe.exposition import CONTENT_TYPE
 from tailrace.server.app_state import AppState
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.json_response import json_response
