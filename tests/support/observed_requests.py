@@ -32,7 +32,8 @@ _PATHS: dict[Dialect, str] = {
 _TERMINALS: dict[Dialect, re.Pattern[bytes]] = {
     "chat": re.compile(rb'^data: (?:\[DONE\]|\{"error":)', re.MULTILINE),
     "completions": re.compile(rb'^data: (?:\[DONE\]|\{"error":)', re.MULTILINE),
-    "responses": re.compile(rb"^event: (?:response\.(?:completed|incomplete|failed)|error)$", re.MULTILINE),
+    # An ``error`` event comes before ``response.failed``, which ends the stream.
+    "responses": re.compile(rb"^event: response\.(?:completed|incomplete|failed)$", re.MULTILINE),
     "anthropic": re.compile(rb"^event: (?:message_stop|error)$", re.MULTILINE),
     "ollama": re.compile(rb'^\{(?:.*"done": ?true|"error":)', re.MULTILINE),
     "llama": re.compile(rb'^data: (?:\{.*"stop": ?true|\{"error":)|^error: ', re.MULTILINE),
