@@ -47,6 +47,8 @@ STOP_GRACE_SECONDS = 5.0
 _RARE_RETRY_SECONDS = 60.0
 #: Reloads of an HTTP process that has read its files at its start; no count is equal to it.
 _READ_AT_START = -1
+#: Signals that would end the supervisor before it has handlers.
+_WAIT_FOR_HANDLERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -74,6 +76,7 @@ class Supervisor:
 
         Raises ConfigurationError when the address can't be had, or the machine has too little memory for the settings.
         """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT_FOR_HANDLERS)
         open_files.raise_limit()  # The children inherit it.
         offload = self.model_path is not None and offloads(read_gpus(), build_backends())
         plan = self._plan(offload=offload)
@@ -118,6 +121,7 @@ class Supervisor:
         # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
         with SignalQueue({*_STOPS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}) as self._signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAIT_FOR_HANDLERS)
             try:
                 for child in self._children:
                     self._start(child)
