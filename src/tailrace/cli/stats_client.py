@@ -76,11 +76,20 @@ class StatsClient:
         if response.status in {401, 403}:
             raise Refused(f"{self.url} wants another API key: set --key or TAILRACE_API_KEY")
         if response.status != 200:
-            raise Refused(f"{self.url} has no statistics (status {response.status}): is it an older tailrace?")
+            raise Refused(f"{self.url} has no statistics (status {response.status}): {_reason(body)}")
         try:
             return msgspec.convert(_harmless(msgspec.json.decode(body)), type=Stats)
         except msgspec.MsgspecError as error:
             raise Refused(f"{self.url} answers with other statistics than this tailrace knows: {error}") from error
+
+
+def _reason(body: bytes) -> str:
+    """The message of an error's body; a guess where it has none."""
+    try:
+        message = msgspec.json.decode(body)["error"]["message"]
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        message = None
+    return harmless(message) if isinstance(message, str) else "is it another server, or an older tailrace?"
 
 
 def _harmless(value: object) -> object:

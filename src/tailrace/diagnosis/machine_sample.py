@@ -46,8 +46,9 @@ def read_machine(cpus: Collection[int], pid: int, root: Path = Path("/")) -> Mac
     thermal, caps = {}, {}
     for cpu in cpus:
         folder = root / f"sys/devices/system/cpu/cpu{cpu}"
-        if (count := read_number(folder / "thermal_throttle/core_throttle_count")) is not None:
-            thermal[cpu] = count
+        counts = [read_number(folder / f"thermal_throttle/{part}_throttle_count") for part in ("core", "package")]
+        if counts[0] is not None:
+            thermal[cpu] = sum(count or 0 for count in counts)
         allowed = read_number(folder / "cpufreq/scaling_max_freq")
         hardware = read_number(folder / "cpufreq/cpuinfo_max_freq")
         if allowed and hardware and allowed < hardware:
@@ -77,7 +78,8 @@ class OtherProcess(msgspec.Struct, frozen=True):
 
     pid: int
     name: str
-    cpu: float  #: seconds of CPU, as a total or of an interval
+    cpu: float  #: CPU seconds of it and of its children that have ended, as a total or per second
+    parent: int = 0
 
 
 def read_other_processes(own: int, root: Path = Path("/")) -> dict[int, OtherProcess]:
@@ -87,7 +89,9 @@ def read_other_processes(own: int, root: Path = Path("/")) -> dict[int, OtherPro
         if entry.isdigit() and (stat := split_stat(read_text(root / f"proc/{entry}/stat"))) is not None:
             stats[int(entry)] = stat
     return {
-        pid: OtherProcess(pid, stat.name, stat.cpu) for pid, stat in stats.items() if not _descends(pid, own, stats)
+        pid: OtherProcess(pid, stat.name, stat.cpu + stat.ended_cpu, stat.parent)
+        for pid, stat in stats.items()
+        if not _descends(pid, own, stats)
     }
 
 

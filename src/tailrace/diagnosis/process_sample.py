@@ -89,6 +89,7 @@ class Stat(msgspec.Struct, frozen=True, kw_only=True):
     parent: int
     major_faults: int
     cpu: float  #: seconds
+    ended_cpu: float  #: seconds of its children that have ended
     last_cpu: int  #: the CPU that it ran on last
 
 
@@ -107,6 +108,7 @@ def split_stat(text: str) -> Stat | None:
         parent=int(words[1]),
         major_faults=int(words[9]),
         cpu=(int(words[11]) + int(words[12])) / TICKS,
+        ended_cpu=(int(words[13]) + int(words[14])) / TICKS,
         last_cpu=int(words[36]),
     )
 

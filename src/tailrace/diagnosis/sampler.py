@@ -78,10 +78,14 @@ class Sampler:
         if last is None or now - last[0] > _LOOK_SECONDS:
             return None
         seconds = now - last[0]
+        # A process that has begun since then has used all of its time since then.
+        before = {pid: process.cpu for pid, process in last[1].items()}
+        for pid, process in last[1].items():
+            if pid not in processes:  # Its parent has its time now, that of before included.
+                before[process.parent] = before.get(process.parent, 0.0) + process.cpu
         used = [
-            OtherProcess(pid, process.name, (process.cpu - last[1][pid].cpu) / seconds)
+            OtherProcess(pid, process.name, max(0.0, process.cpu - before.get(pid, 0.0)) / seconds)
             for pid, process in processes.items()
-            if pid in last[1] and last[1][pid].name == process.name
         ]
         busiest = sorted(used, key=lambda process: process.cpu, reverse=True)[: 4 * _MAX_NAMED]
         named = [

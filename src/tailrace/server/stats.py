@@ -59,6 +59,7 @@ class ServerStats:
         self._bandwidth = bandwidth
         self._samples: deque[Sample] = deque()
         self._others: tuple[OtherProcess, ...] = ()
+        self._others_at = float("-inf")  #: when they were looked at
         self._sampling = asyncio.Lock()
 
     async def stats(self, *, reveal: Callable[[str], bool]) -> Stats:
@@ -103,10 +104,11 @@ class ServerStats:
         """The other programs on the engine's CPUs. Every process of the machine is read for it, on a thread."""
         cpus = Interval(before, after).engine_cpus
         found = await asyncio.to_thread(self._sampler.name_others, cpus)
-        if found is None and not self._others:
+        if found is None and time.monotonic() - self._others_at > _MAX_SECONDS:
             await asyncio.sleep(MIN_LOOK_SECONDS)
             found = await asyncio.to_thread(self._sampler.name_others, cpus)
-        self._others = found if found is not None else self._others
+        if found is not None:
+            self._others, self._others_at = found, time.monotonic()
         return self._others
 
 

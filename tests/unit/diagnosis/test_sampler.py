@@ -15,9 +15,13 @@ from tailrace.diagnosis.server_sample import EngineSample, ServerFacts, ServerSa
 from tailrace.machine.cgroup import Throttling
 
 
-def stat(pid: int, name: str, state: str, parent: int, ticks: int, cpu: int = 0, faults: int = 0) -> str:
-    """A ``stat`` file: ``ticks`` of CPU time, last on ``cpu``."""
-    middle = f"{parent} 1 1 0 -1 0 5 0 {faults} 0 {ticks} 0 0 0 20 0 1 0 5 1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 17 {cpu} 0 0"
+def stat(
+    pid: int, name: str, state: str, parent: int, ticks: int, *, cpu: int = 0, faults: int = 0, ended: int = 0
+) -> str:
+    """A ``stat`` file: ``ticks`` of CPU time, last on ``cpu``, and ``ended`` of children that have ended."""
+    middle = (
+        f"{parent} 1 1 0 -1 0 5 0 {faults} 0 {ticks} 0 {ended} 0 20 0 1 0 5 1 1 1 1 1 1 1 1 0 0 0 0 0 0 0 17 {cpu} 0 0"
+    )
     return f"{pid} ({name}) {state} {middle}"
 
 
@@ -59,6 +63,7 @@ sys/fs/cgroup/cpu/box/cpu.cfs_quota_us = 150000
 sys/fs/cgroup/cpu/box/cpu.cfs_period_us = 100000
 sys/fs/cgroup/cpu/box/cpu.stat = nr_periods 40\\nnr_throttled 30\\nthrottled_time 1200000000
 sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count = 3
+sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count = 4
 sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq = 2000000
 sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq = 4000000
 """
@@ -101,7 +106,7 @@ def test_the_machines_totals_are_read(root: Path) -> None:
     assert found.cpus == {0: CpuTime(0.93, 0.2), 1: CpuTime(0.7, 0.1)}
     assert (found.swapped_in, found.available) == (7, 8_192_000_000)
     assert (found.memory_stall, found.disk_stall) == (0.25, 0.5)
-    assert found.thermal == {0: 3}
+    assert found.thermal == {0: 7}
     assert found.clock_caps == {0: 0.5}
     (box,) = found.throttling
     assert box == Throttling(str(root / "sys/fs/cgroup/cpu/box"), 1.5, 40, 30, 1.2)
@@ -145,6 +150,25 @@ def test_other_processes_are_named_without_their_arguments(root: Path) -> None:
     assert sampler.name_others(frozenset({1}), 2.0) == (OtherProcess(200, "python3 nightly.py", 0.5),)
     assert sampler.name_others(frozenset({0}), 3.0) == (), "it ran on another CPU"
     assert sampler.name_others(frozenset({1}), 99.0) is None, "the last look is too old"
+
+
+def test_programs_that_live_shortly_are_their_parents_or_their_own(root: Path) -> None:
+    sampler = Sampler(100, 101, root)
+    sampler.name_others(frozenset({1}), 1.0)
+    (root / "proc/200/stat").write_text(stat(200, "make", "S", 1, 100, cpu=1, ended=60))
+    expand_text(
+        f"proc/201/stat = {stat(201, 'cc1', 'R', 200, 30, cpu=1)}\n"
+        f"proc/201/task/201/stat = {stat(201, 'cc1', 'R', 200, 30, cpu=1)}",
+        root,
+    )
+    found = sampler.name_others(frozenset({1}), 2.0)
+    assert found is not None
+    assert [(each.name, round(each.cpu, 2)) for each in found] == [("make", 0.6), ("cc1", 0.3)]
+    (root / "proc/201/stat").unlink()
+    (root / "proc/200/stat").write_text(stat(200, "make", "S", 1, 100, cpu=1, ended=95))
+    found = sampler.name_others(frozenset({1}), 3.0)
+    assert found is not None
+    assert [(each.name, round(each.cpu, 2)) for each in found] == [("make", 0.05)], "a child's earlier time isn't new"
 
 
 @pytest.mark.parametrize(
