@@ -18,6 +18,9 @@ def check_http_settings(settings: Settings) -> None:
     certificate(settings)
     keyed = needs_key(settings)
     check_open_management(settings, BrowserGuard(settings), keyed=keyed)
+    file = keys_path(settings.keys_file)
+    if file.exists() and file.stat().st_mode & 0o022:
+        structlog.get_logger().warning("other users may change the keys file: chmod go-w", file=str(file))
     if not keyed and not is_loopback(settings.host):
         structlog.get_logger().warning(OPEN_TO_NETWORK, host=settings.host)
 

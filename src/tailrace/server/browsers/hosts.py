@@ -16,7 +16,7 @@ from tailrace.errors import ConfigurationError
 _LOCAL_ENDINGS = (".localhost", ".internal")
 #: The same for names that any machine of the local network may claim. The machine could then have a page rebound to
 #: 127.0.0.1, so they count only where that machine can reach this server anyway.
-_NETWORK_ENDINGS = (".local", ".home.arpa")
+_NETWORK_ENDINGS = (".local", ".lan", ".home.arpa", ".svc")
 #: Max Host headers whose check is remembered.
 _MAX_REMEMBERED = 256
 

@@ -88,7 +88,15 @@ def test_names_that_a_page_could_have(header: str) -> None:
 
 
 def test_a_container_network_reaches_a_server_that_listens_beyond_this_machine() -> None:
-    for name in ("tailrace", "llm-server:8000", "my_service", "tailrace.default.svc.cluster.local", "printer.local"):
+    for name in (
+        "tailrace",
+        "llm-server:8000",
+        "my_service",
+        "tailrace.default.svc.cluster.local",
+        "llm.default.svc",
+        "printer.local",
+        "nas.lan",
+    ):
         assert allows(name, listening="0.0.0.0")
         assert not allows(name)
     assert not allows("evil.example", listening="0.0.0.0")
