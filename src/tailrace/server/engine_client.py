@@ -38,6 +38,10 @@ _TICK_SECONDS = 0.5
 #: Seconds that the supervisor has to end an engine that hangs, before its requests fail without that.
 _KILL_SECONDS = 3.0
 
+#: Bytes that may wait for an engine to take them from its socket. A cancel doesn't free them, so requests to an engine
+#: that hangs would fill the memory.
+_MAX_BACKLOG = 32_000_000
+
 
 class EngineClient:
     """The way to the engines. ``on_ready`` is called with the model of every engine that has said Hello,
@@ -270,6 +274,8 @@ class EngineClient:
     def _check_connected(self) -> None:
         if not self._connections:
             raise EngineUnavailable("The engine is restarting; try again.")
+        if all(connection.backlog > _MAX_BACKLOG for connection in self._connections.values()):
+            raise EngineUnavailable("The engine takes no requests at the moment; try again.")
 
     def _spread(self, submit: Submit) -> list[tuple[EngineConnection, int]]:
         """The connections of the engines that get the submit's copies, and how many each gets."""

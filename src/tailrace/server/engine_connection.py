@@ -82,6 +82,11 @@ class EngineConnection(asyncio.Protocol):
             return min(self.accepted, self.parallel)
         return max(self.heartbeat.running, min(self.accepted - self.heartbeat.waiting, self.parallel))
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that the engine hasn't taken from its socket yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         self._transport = cast(asyncio.Transport, transport)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scripted_engine import Engine, connected
+from tailrace.errors import EngineUnavailable
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
@@ -198,3 +199,29 @@ def test_a_ready_hook_that_raises_leaves_the_connection(tmp_path: Path) -> None:
             assert client.state == "ok"
 
     asyncio.run(asyncio.wait_for(scene(), WAIT))
+
+
+def test_an_engine_that_reads_nothing_gets_no_more_than_its_backlog(tmp_path: Path) -> None:
+    async def scene(client: EngineClient, engine: Engine) -> None:
+        prompt = PromptText("x" * 10_000_000)
+        recorder: Any = Recorder()
+
+        def send_and_leave() -> bool:
+            try:
+                client.cancel(client.submit(lambda identity: Submit(id=identity, prompt=prompt), recorder))
+            except EngineUnavailable:
+                return False
+            return True
+
+        sent = 0
+        while send_and_leave():
+            sent += 1
+            assert sent < 20
+        assert sent >= 3
+        with pytest.raises(EngineUnavailable, match="takes no requests"):
+            client.query(lambda identity: Tokenize(id=identity, text=prompt), 1, param="prompt")
+        for _ in range(2 * sent):  # Each with its cancel.
+            await engine.heard()
+        assert send_and_leave()
+
+    play(tmp_path, scene)
