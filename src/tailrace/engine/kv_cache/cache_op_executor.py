@@ -123,7 +123,7 @@ class CacheExecutor:
 
     def _save(self, slot: int, key: int) -> KVState | None:
         """A copy of the slot's content in host memory; None where there is no memory: it is computed again then."""
-        if not self._gauge.allows(len(self._cache.prefix_store[key]) * self._backend.bytes_per_cell):
+        if not self._gauge.allows(self._cache.prefix_store.size(key) * self._backend.bytes_per_cell):
             return None
         try:
             return self._backend.kv_save(slot)

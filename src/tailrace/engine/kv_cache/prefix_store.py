@@ -52,6 +52,10 @@ class PrefixStore:
     def __getitem__(self, key: int) -> list[int]:
         return self._tokens[key]
 
+    def size(self, key: int) -> int:
+        """The tokens of the state; 0 where a later state has replaced it already."""
+        return len(self._tokens.get(key, ()))
+
     def items(self) -> Iterator[tuple[int, list[int]]]:
         """Every key with its tokens, least recently used first."""
         return ((key, self._tokens[key]) for key in self._lru)
