@@ -21,6 +21,7 @@ from tailrace.engine.inbox import Inbox, InboxItem
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_op_executor import Applied, CacheExecutor
 from tailrace.engine.kv_cache.disk_tier import DiskOptions, Fetched
+from tailrace.engine.longest_step import LongestStep
 from tailrace.engine.progress import PromptProgress
 from tailrace.engine.scheduler.prefill_budget import PrefillBudget
 from tailrace.engine.scheduler.scheduler import Scheduler
@@ -39,6 +40,8 @@ HEARTBEAT_SECONDS = 0.5
 #: these bounds in seconds. A reply whose mask is later sits out the next steps, and the others go on.
 _MASK_WAIT_PART = 0.5
 _MIN_MASK_WAIT, _MAX_MASK_WAIT = 0.003, 0.05
+#: Seconds that a sequence waits for its prefix from the disk. A disk that hangs must not hang requests.
+_FETCH_SECONDS = 10.0
 
 Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
 
@@ -68,7 +71,7 @@ class EngineLoop:
         """
         self.helpers: list[HelperThread] = []  #: threads whose items are reported if they take long
         self._page = page or ProgressPage()
-        self._page.longest = max(self._page.longest, backend.first_step_seconds)
+        self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
         self._cache = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
@@ -80,7 +83,8 @@ class EngineLoop:
         self._masks = MaskThread(cpus, self.inbox.put)
         self._speculator = speculator
         self._sequences: dict[int, Sequence] = {}
-        self._fetching: dict[int, Sequence] = {}  #: sequences that wait for a prefix from the disk tier
+        #: Sequences that wait for a prefix from the disk tier, and since when; oldest first.
+        self._fetching: dict[int, tuple[Sequence, float]] = {}
         self._progress = PromptProgress()
         self._embeddings = EmbeddingQueue(backend.embedding_context, prefill_chunk)
         self._batch = StepBatch([])  #: the last step's
@@ -99,7 +103,7 @@ class EngineLoop:
 
         Raises BackendError, and OSError of ``publish``.
         """
-        page = self._page
+        page, longest = self._page, self._longest
         next_heartbeat = now = time.monotonic()
         idle = True
         blocked = False  # All sequences that run await their masks.
@@ -116,8 +120,9 @@ class EngineLoop:
                 self._embed(publish)
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
             now = time.monotonic()
-            if now - begun > page.longest:
-                page.longest = now - begun
+            if longest.is_estimated or now - begun > page.longest:
+                longest.observe(now - begun, len(self._batch.tokens))
+            self._end_late_fetches(now)
             # The change to idle is published at once: no step would do it.
             if now >= next_heartbeat or (idle and not was_idle):
                 self._publish_heartbeat(publish)
@@ -229,14 +234,14 @@ class EngineLoop:
             if self._speculator is not None:
                 self._speculator.begin(item)
             if item.reuse_prefix and self._executor.fetch(item.tokens, item.id):
-                self._fetching[item.id] = item
+                self._fetching[item.id] = item, time.monotonic()
             else:
                 self._scheduler.add(item)
         elif isinstance(item, Fetched):
             self._executor.store(item)
             # The id is unknown if it was cancelled meanwhile.
-            if (sequence := self._fetching.pop(item.id, None)) is not None:
-                self._scheduler.add(sequence)
+            if (fetching := self._fetching.pop(item.id, None)) is not None:
+                self._scheduler.add(fetching[0])
         elif isinstance(item, MaskReady):
             if (sequence := self._sequences.get(item.id)) is not None:  # It may have been cancelled meanwhile.
                 sequence.awaits_mask = False
@@ -250,6 +255,15 @@ class EngineLoop:
             else:
                 self._embeddings.cancel(item)  # Without effect if the request ended while its cancel was on the way.
         return item is not None
+
+    def _end_late_fetches(self, now: float) -> None:
+        """Have sequences compute their prompts that have waited too long for a file."""
+        while self._fetching:
+            sequence, since = next(iter(self._fetching.values()))
+            if now - since < _FETCH_SECONDS:
+                return
+            del self._fetching[sequence.id]
+            self._scheduler.add(sequence)
 
     def _drop(self, sequence: Sequence) -> None:
         """Remove a sequence that has finished, failed or been cancelled."""

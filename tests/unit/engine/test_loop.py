@@ -384,3 +384,17 @@ def test_a_change_of_the_queue_is_published_before_the_step_that_it_begins(backe
         step = published[place + 1]
         assert isinstance(step, Step)
         assert len(step.ids) == beat.running
+
+
+def test_a_sequence_doesn_t_wait_for_a_file_for_ever(backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk hangs: the prompt is computed instead."""
+    runner = Runner(backend)
+    monkeypatch.setattr(runner.loop._executor, "fetch", lambda tokens, identity: True)
+    runner.ask(_submit(1, "<say>ok</say>"))
+    runner.loop.take()
+    assert runner.loop.step() is None
+    runner.loop._end_late_fetches(time.monotonic() + 5.0)
+    assert runner.loop.step() is None
+    runner.loop._end_late_fetches(time.monotonic() + 11.0)
+    runner.finish()
+    assert runner.said(1) == b"ok"

@@ -46,8 +46,6 @@ _get_logits.restype = ctypes.c_void_p
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
 _PASS_PART = 0.2
-#: A new KV layout copies the old one's content twice.
-_MOVED_BYTES_PER_SECOND = 2.5e9
 
 
 class LlamaBackend:
@@ -194,8 +192,8 @@ class LlamaBackend:
         """
         self._vocab.warm_up()
         with self._repacked.repacking():
-            first = self._pass_seconds()
-        self.first_step_seconds = max(first, self._estimated_step(self._pass_seconds()))
+            self._pass_seconds()
+        self.first_step_seconds = self._largest_pass_seconds(self._pass_seconds())
 
     def _pass_seconds(self) -> float:
         """Compute one token; its seconds."""
@@ -210,15 +208,13 @@ class LlamaBackend:
             self.embedding_context.close()
         return time.monotonic() - begun
 
-    def _estimated_step(self, token_seconds: float) -> float:
-        """Seconds of the longest step: the largest pass, or the move of the whole KV cache to another layout.
-
-        A pass takes a fraction of what its tokens take one by one. A model that isn't causal computes a whole text.
+    def _largest_pass_seconds(self, token_seconds: float) -> float:
+        """An upper estimate: a pass takes a fraction of what its tokens take one by one. A model that isn't causal
+        computes a whole text.
         """
         embedding = self.embedding_context
         tokens = self.info.context if embedding is not None and not embedding.causal else self.max_batch
-        moved = self.layout_policy.max_cells * self.bytes_per_cell
-        return max(tokens * token_seconds * _PASS_PART, moved / _MOVED_BYTES_PER_SECOND)
+        return tokens * token_seconds * _PASS_PART
 
     @property
     def layout(self) -> Layout:
