@@ -191,6 +191,14 @@ class GenerationFailed(RequestError):
     code = "generation_failed"
 
 
+class GrammarTooComplex(GenerationFailed):
+    """The reply's grammar can't be followed any further within the limits of time and size."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "grammar_too_complex"
+
+
 class InternalError(RequestError):
     """A defect of tailrace: the client gets no details."""
 

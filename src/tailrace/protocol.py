@@ -299,6 +299,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True):
 
     id: int
     message: str
+    by_grammar: bool = False  #: its grammar is at fault
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True):

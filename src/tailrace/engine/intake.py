@@ -151,7 +151,7 @@ class Intake(HelperThread):
             return
         with self._lock:
             self._tokenising[request.id] = request
-        self._tokenizer.request(request.id, texts, partial(self._on_tokenised, request.id))
+        self._tokenizer.request(request.id, texts, partial(self._on_tokenised, request.id), request.caller)
 
     def _texts_of(self, request: _Request) -> list[TokenizerInput] | Refused:
         if isinstance(request, Submit):

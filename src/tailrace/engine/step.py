@@ -117,7 +117,7 @@ def sample_step(sequences: list[Sequence], logits: Logits) -> Step:
         except SamplingError as error:
             step.failed.append(Failed(sequence.id, str(error)))
         except GrammarError as error:
-            step.failed.append(Failed(sequence.id, f"its grammar can't be followed any further: {error}"))
+            step.failed.append(Failed(sequence.id, f"its grammar can't be followed any further: {error}", True))
         row = next_row
         if sequence.draft and sequence.draft_from_prediction:
             accepted = common_prefix(sequence.draft, sequence.tokens[length:])

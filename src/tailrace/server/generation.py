@@ -18,7 +18,7 @@ import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from tailrace.errors import EngineDied, InvalidRequest, RequestError
+from tailrace.errors import EngineDied, GrammarTooComplex, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.request_summary import GenerationFigures
 from tailrace.protocol import Accepted, Refused, Submit, seeded
@@ -292,6 +292,8 @@ class Generation:
         """See ``ChoiceOwner``. Every lost choice reports it; the first report ends or restarts the request."""
         if self._restarting is not None:
             return
+        if isinstance(error, GrammarTooComplex):
+            error.param = self._request.grammar_param
         if isinstance(error, EngineDied) and self._can_restart():
             self._restart()
         elif not self._refuse(error):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from tailrace.errors import GenerationFailed, RequestError
+from tailrace.errors import GenerationFailed, GrammarTooComplex, RequestError
 from tailrace.protocol import Accepted, QueryAnswer, Refused, Step
 from tailrace.server.callbacks import GenerationCallbacks
 from tailrace.server.engine_query import PendingQuery
@@ -176,7 +176,8 @@ class InFlightRequests:
         for failed in step.failed:
             self._log.error("a generation has failed", error=failed.message)
             if (entry := self._remove(failed.id)) is not None:
-                failure = GenerationFailed(f"The reply can't be continued: {failed.message}.")
+                kind = GrammarTooComplex if failed.by_grammar else GenerationFailed
+                failure = kind(f"The reply can't be continued: {failed.message}.")
                 self._call(None, entry.request, entry.request.on_failed, failure)
 
     def on_answer(self, answer: Accepted | Refused) -> None:

@@ -13,9 +13,12 @@ TokenizeForced = Callable[[str], list[int]]
 
 #: Characters of the library's error messages that are passed on: they quote the grammar.
 _MAX_MESSAGE = 400
-#: llguidance's defaults bound the work of one mask. Lexer states (a kilobyte or two each) of every grammar in use stay
-#: in memory, so there are fewer than its 250,000. Errors don't quote the parser's state.
-_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+#: Bytes of forced text that are tokenised at once: other threads wait meanwhile. The rest follows with the next token.
+_MAX_FORCED = 4096
+#: llguidance's limits bound the work of one mask. With half of its 50,000 items an ambiguous grammar's mask takes up to
+#: 0.2 s; usual grammars need less than 5,000. Lexer states (a kilobyte or two each) of every grammar in use stay in
+#: memory, so there are fewer than its 250,000. Errors don't quote the parser's state.
+_LIMITS = LLParserLimits(max_lexer_states=50_000, step_max_items=25_000, verbose_errors=False)
 
 
 class _TokenizerAdapter:
@@ -32,7 +35,10 @@ class _TokenizerAdapter:
         self.greedy: LLTokenizer | None = None  #: splits text into the longest tokens
 
     def __call__(self, text: bytes) -> list[int]:
-        """The tokens of forced text."""
+        """The tokens of forced text, or of its beginning."""
+        if len(text) > _MAX_FORCED:
+            # A cut within a character is moved to its start.
+            text = text[:_MAX_FORCED].decode("utf-8", "ignore").encode()
         tokens = self.tokenize(text.decode("utf-8")) if self.tokenize is not None else []
         # Some models' tokenizers always add a space in front: then the longest tokens are used.
         if self.greedy is None or b"".join(self.tokens[token] for token in tokens) == text:

@@ -1,7 +1,7 @@
 """Takes texts to tokenise: short ones are tokenised at once by the caller's thread, others in a process of their own.
 
-A few threads run the long jobs. The oldest job and the shortest one take turns, and very long jobs never occupy all
-threads. So a short text doesn't wait behind long ones, nor a long one for ever.
+A few threads run the long jobs. Callers take turns, within a caller the shortest job and the oldest one, and very long
+jobs never occupy all threads. So a short text doesn't wait behind long ones, nor a long one for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import count
 import structlog
 
 from tailrace.engine.backends.base import Backend
+from tailrace.engine.caller_queue import CallerQueue
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.tokenizer_sandbox import TextNotTokenizable, TokenizerProcess, TokenizerUnavailable
 from tailrace.machine.thread_name import name_thread
@@ -46,8 +47,9 @@ OnTokenized = Callable[[TokenizeOutcome], None]
 class _Job:
     """Texts that wait for the process or are in it. Requests with the same texts share a job."""
 
-    def __init__(self, number: int, texts: tuple[TokenizerInput, ...]) -> None:
+    def __init__(self, number: int, texts: tuple[TokenizerInput, ...], caller: str) -> None:
         self.number = number
+        self.caller = caller  #: the first request's
         self.texts = texts
         self.size = total_characters(texts)
         self.callbacks: dict[int, OnTokenized] = {}  #: by the request's id
@@ -62,15 +64,14 @@ class Tokenizer:
         self._numbers = count(1)
         self._lock = threading.Condition()
         self._jobs: dict[tuple[TokenizerInput, ...], _Job] = {}  #: all of them, oldest first
-        self._waiting: list[_Job] = []  #: those that haven't begun
+        self._waiting: CallerQueue[_Job] = CallerQueue(lambda job: job.size)  #: those that haven't begun
         self._long_jobs = 0  #: runners that have a long job
-        self._shortest_next = False
         self._runners: list[threading.Thread] = []
         self._closed = False
 
-    def request(self, identity: int, texts: Sequence[TokenizerInput], done: OnTokenized) -> None:
+    def request(self, identity: int, texts: Sequence[TokenizerInput], done: OnTokenized, caller: str = "") -> None:
         """Call ``done`` with the texts' tokens or the reason why there are none. Short texts are tokenised at once,
-        others later on another thread.
+        others later on another thread, when it is ``caller``'s turn.
         """
         if self._process is None or self._backend.can_tokenize_inline(texts):
             done([self._backend.tokenize_prompt(text) for text in texts])
@@ -80,15 +81,15 @@ class Tokenizer:
         with self._lock:
             job = self._jobs.get(key)
             if job is None:
-                job = self._jobs[key] = _Job(next(self._numbers), key)
-                self._waiting.append(job)
+                job = self._jobs[key] = _Job(next(self._numbers), key, caller)
+                self._waiting.add(caller, job)
                 self._lock.notify()
             job.callbacks[identity] = done
             if len(self._runners) < min(_MAX_RUNNERS, len(self._jobs)):
                 failure = self._start_runner()
                 if failure is not None:
                     del self._jobs[key]
-                    self._waiting.remove(job)
+                    self._waiting.remove(job.caller, job)
         if failure is not None:
             done(failure)
 
@@ -103,9 +104,7 @@ class Tokenizer:
             if job.callbacks:
                 return
             del self._jobs[job.texts]
-            if job in self._waiting:
-                self._waiting.remove(job)
-            elif self._process is not None:
+            if not self._waiting.remove(job.caller, job) and self._process is not None:
                 self._process.kill(job.number)
 
     def tokens_of(self, texts: Sequence[TokenizerInput]) -> list[list[int]]:
@@ -167,11 +166,8 @@ class Tokenizer:
         """The next job; waits for one. None at the end."""
         with self._lock:
             while not self._closed:
-                able = [job for job in self._waiting if job.size <= _LONG or self._long_jobs < _MAX_LONG_RUNNERS]
-                if able:
-                    job = min(able, key=lambda job: job.size) if self._shortest_next else able[0]
-                    self._shortest_next = not self._shortest_next
-                    self._waiting.remove(job)
+                job = self._waiting.take(lambda job: job.size <= _LONG or self._long_jobs < _MAX_LONG_RUNNERS)
+                if job is not None:
                     self._long_jobs += job.size > _LONG
                     return job
                 self._lock.wait()

@@ -129,3 +129,15 @@ def test_an_impossible_grammar_is_refused_with_its_reason(
         constraint(tokenizer, Grammar(kind=kind, text=text, strict=True))
     assert words in str(error.value)
     assert len(str(error.value)) < 500
+
+
+def test_a_long_forced_text_is_followed_in_parts(tokenizer: LLTokenizer) -> None:
+    text = "é" * 7000
+    held = constraint(tokenizer, Grammar(kind="lark", text=f'start: "b" "{text}" "c"'))
+    said = b"b" + bytes(held.accept(ord("b")))
+    assert 2000 < len(said) < 2 * 7000
+    while not held.finished:
+        (token, *others) = sorted(allowed(held))
+        assert not others
+        said += bytes((token, *held.accept(token)))
+    assert said.decode() == f"b{text}c"

@@ -250,7 +250,7 @@ def test_a_reply_fails_whose_masks_take_more_than_its_budget(monkeypatch: pytest
     runner.ask(2, "anything", None)
     runner.finish()
     (failed,) = [failed for step in runner.steps for failed in step.failed]
-    assert failed.id == 1
+    assert (failed.id, failed.by_grammar) == (1, True)
     assert "takes too long" in failed.message
     assert runner.said(2) == "anything"
 

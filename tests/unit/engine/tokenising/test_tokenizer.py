@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from servers import wait_for
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.tokenizer import TokenizationFailed, TokenizeOutcome, Tokenizer
@@ -100,4 +101,34 @@ def test_a_runner_that_can_not_be_started_fails_the_request(monkeypatch: pytest.
         assert failed.code == "unavailable"
         assert outcome(made, TEXTS[0], 1) == [[1, 2, 3]]
     finally:
+        made.close()
+
+
+def test_callers_take_turns_and_cancelled_texts_leave_the_queue() -> None:
+    made = tokenizer()
+    gate, order = threading.Event(), []
+    answers: queue.SimpleQueue[TokenizeOutcome] = queue.SimpleQueue()
+
+    def run(number: int, texts: list[TokenizerInput]) -> list[list[int]]:
+        order.append(texts[0].text)
+        assert gate.wait(20)
+        return [[1]]
+
+    assert made._process is not None
+    made._process.run = run  # type: ignore[method-assign,assignment]  # waits for the gate
+    try:
+        greedy = [TokenizerInput(f"greedy {number}") for number in range(10)]
+        for identity, text in enumerate(greedy):
+            made.request(identity, [text], answers.put, "greedy")
+        wait_for("all runners to be busy", lambda: len(order) == 4)
+        made.request(20, [TokenizerInput("other")], answers.put, "other")
+        made.cancel(7)
+        gate.set()
+        for _ in range(10):
+            answers.get(timeout=20)
+        assert "other" in order[4:6]
+        assert len(order) == 10
+        assert "greedy 7" not in order
+    finally:
+        gate.set()
         made.close()
