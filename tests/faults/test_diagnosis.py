@@ -135,7 +135,7 @@ def test_a_stopped_engine_is_named_before_it_is_replaced() -> None:
         wait_for("the stream to run", lambda: read_stats(server).requests.running == 1)
         os.kill(engine, signal.SIGSTOP)
         found, _ = wait_for_finding(server, "engine_stopped", seconds=10.0)
-        assert f"process {engine} is stopped" in found.sentence
+        assert f"process {engine} of the engine is stopped" in found.sentence
         assert f"kill -CONT {engine}" in found.advice
         os.kill(engine, signal.SIGCONT)
 

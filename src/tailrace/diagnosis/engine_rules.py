@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tailrace.diagnosis.catalogue import Finding, finding
+from tailrace.diagnosis.process_sample import LOADING
 from tailrace.diagnosis.sample import EngineInterval, Interval
-from tailrace.diagnosis.wording import counted, percent, seconds, size
+from tailrace.diagnosis.wording import cores, counted, percent, seconds, size
 
 #: The kernel's letters for stopped processes: by a signal, and by a debugger.
 _STOPPED = ("T", "t")
@@ -45,8 +46,15 @@ def engine_findings(interval: Interval) -> Iterator[Finding]:
 
 def _life(interval: Interval) -> Iterator[Finding]:
     server, facts = interval.after.server, interval.facts
+    loading = [process for process in interval.after.processes.values() if process.role == LOADING]
+    yield from (_stopped("engine that loads", process.pid) for process in loading if process.state in _STOPPED)
     if not server.engines:
-        yield finding("loading", f"No engine is connected; {counted(server.waiting, 'request')} waiting.")
+        uses = "".join(
+            f"; process {process.pid} loads, with {cores(interval.cpu(interval.process(process.pid)))} and "
+            f"{size(process.memory)} of memory"
+            for process in loading
+        )
+        yield finding("loading", f"No engine is connected, {counted(server.waiting, 'request')} waiting{uses}.")
         return
     if len(server.engines) < facts.replicas:
         yield finding("replica_missing", f"{len(server.engines)} of {facts.replicas} engines are connected.")
@@ -57,12 +65,7 @@ def _life(interval: Interval) -> Iterator[Finding]:
         name = "engine" if facts.replicas == 1 else f"engine {engine.replica}"
         work = f"{counted(engine.running + engine.waiting, 'request')} depending on it"
         if process is not None and process.state in _STOPPED:
-            yield finding(
-                "engine_stopped",
-                f"The {name}'s process {engine.pid} is stopped; it was last heard {seconds(engine.silent)} ago, "
-                f"with {work}.",
-                advice=f"Continue it with `kill -CONT {engine.pid}`. The supervisor replaces an engine that hangs.",
-            )
+            yield _stopped(name, engine.pid, f"; it was last heard {seconds(engine.silent)} ago, with {work}")
         elif engine.stalled:
             doing = {"D": "waits for a disk", "R": "computes or spins", "S": "sleeps"}.get(
                 process.state if process is not None else "", "is in an unknown state"
@@ -71,6 +74,14 @@ def _life(interval: Interval) -> Iterator[Finding]:
                 "engine_stalled",
                 f"The {name} has sent nothing for {seconds(engine.silent)}, with {work}; its main thread {doing}.",
             )
+
+
+def _stopped(name: str, pid: int, more: str = "") -> Finding:
+    return finding(
+        "engine_stopped",
+        f"The process {pid} of the {name} is stopped{more}.",
+        advice=f"Continue it with `kill -CONT {pid}`. The supervisor replaces an engine that hangs.",
+    )
 
 
 def _kernels(interval: Interval) -> Iterator[Finding]:

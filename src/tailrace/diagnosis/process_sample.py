@@ -19,6 +19,10 @@ from tailrace.machine import cpulist
 _MAX_THREADS = 600
 
 
+#: The role of an engine that has not connected yet.
+LOADING = "loading engine"
+
+
 class ThreadSample(msgspec.Struct, frozen=True, kw_only=True):
     """One thread. Times are totals since its start, in seconds."""
 
@@ -34,7 +38,7 @@ class ProcessSample(msgspec.Struct, frozen=True, kw_only=True):
     """One process. Times are totals since its start, in seconds."""
 
     pid: int
-    role: str  #: ``http``, ``supervisor``, ``engine``, or ``engine 1`` of several
+    role: str  #: ``http``, ``supervisor``, ``engine``, ``engine 1`` of several, or ``LOADING``
     state: str  #: the kernel's letter: R runs, S sleeps, D waits for a disk, T is stopped
     cpu: float  #: of all threads
     memory: int  #: resident bytes

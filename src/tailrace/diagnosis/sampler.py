@@ -14,11 +14,12 @@ from tailrace.diagnosis.machine_sample import (
     read_other_processes,
     shown_name,
 )
-from tailrace.diagnosis.process_sample import ProcessSample, read_process
+from tailrace.diagnosis.process_sample import LOADING, ProcessSample, read_process
 from tailrace.diagnosis.processor_rules import MIN_FOREIGN, MIN_WAIT
 from tailrace.diagnosis.sample import Interval, Sample
 from tailrace.diagnosis.server_sample import ServerFacts, ServerSample
 from tailrace.machine.applied_placement import read_memory_nodes
+from tailrace.observe.process_stats import child_pids
 
 #: Seconds between two readings of an engine's memory by node: the kernel walks through its page tables for it.
 _NODES_SECONDS = 60.0
@@ -47,6 +48,9 @@ class Sampler:
         roles = {self._http: "http", self._supervisor: "supervisor"}
         for engine in server.engines:
             roles[engine.pid] = "engine" if facts.replicas == 1 else f"engine {engine.replica}"
+        if len(server.engines) < facts.replicas:
+            for pid in child_pids(self._supervisor, self._root / "proc"):
+                roles.setdefault(pid, LOADING)
         now = time.monotonic() if now is None else now
         processes: dict[int, ProcessSample] = {}
         for pid, role in roles.items():

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from diagnosed_server import changed
 from tailrace.diagnosis.catalogue import CATALOGUE
 from tailrace.diagnosis.diagnose import diagnose
 from tailrace.diagnosis.machine_sample import OtherProcess
+from tailrace.diagnosis.process_sample import LOADING
 
 IDLE = {"busy": 0.0, "steps": 0, "running": 0, "run": 0.001}
 DUMP = OtherProcess(4711, "pg_dump", 0.48)
 
 #: Code; what triggers it; the same just below; what the sentence has to say.
 CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
-    ("engine_stopped", {"state": "T", "silent": 3.0}, {"state": "S", "silent": 3.0}, "process 20 is stopped"),
+    (
+        "engine_stopped",
+        {"state": "T", "silent": 3.0},
+        {"state": "S", "silent": 3.0},
+        "process 20 of the engine is stopped",
+    ),
     ("engine_stalled", {"stalled": True, "silent": 12.0, "state": "D"}, {"silent": 9.0}, "for 12 s, with 4 requests"),
     ("loading", {"connected": 0}, {}, "No engine is connected"),
     ("replica_missing", {"engines": 2, "connected": 1}, {"engines": 2, "connected": 2}, "1 of 2 engines"),
@@ -162,6 +169,20 @@ def test_what_is_worse_comes_first() -> None:
 def test_a_step_that_lasts_longer_than_the_interval_is_no_idleness() -> None:
     (only,) = diagnose(*changed(reports=False, silent=4.0))
     assert (only.code, only.sentence) == ("engine", "A step of the engine has lasted 4.0 s and goes on.")
+
+
+def test_an_engine_that_loads_is_shown_with_its_process() -> None:
+    before, after = changed(connected=0)
+    process = msgspec.structs.replace(changed()[1].processes[20], role=LOADING, cpu=1.5)
+    earlier = msgspec.structs.replace(process, cpu=1.0)
+    samples = [
+        msgspec.structs.replace(each, processes={**each.processes, 20: found})
+        for each, found in ((before, earlier), (after, process))
+    ]
+    (only,) = diagnose(*samples)
+    assert "process 20 loads, with 50 % of a core and 500 MB of memory" in only.sentence
+    samples[1].processes[20] = msgspec.structs.replace(process, state="T")
+    assert [each.code for each in diagnose(*samples)] == ["engine_stopped", "loading"]
 
 
 def test_embeddings_are_named() -> None:

@@ -9,7 +9,7 @@ import pytest
 from diagnosed_server import changed
 from recorded_machines import expand_text
 from tailrace.diagnosis.machine_sample import CpuTime, OtherProcess, read_machine, shown_name
-from tailrace.diagnosis.process_sample import read_process, split_stat
+from tailrace.diagnosis.process_sample import LOADING, read_process, split_stat
 from tailrace.diagnosis.sampler import Sampler
 from tailrace.diagnosis.server_sample import EngineSample, ServerFacts, ServerSample
 from tailrace.machine.cgroup import Throttling
@@ -139,6 +139,12 @@ def test_processes_have_roles_and_engines_of_several_nodes_have_their_memory(roo
     assert again.processes[102].nodes == {0: 40_960, 1: 20_480}, "the kernel needs long for it: it is read rarely"
     several = sampler.take(SERVER, ServerFacts(replicas=2), 1.0)
     assert several.processes[102].role == "engine 0"
+
+
+def test_an_engine_that_is_not_connected_is_read_as_well(root: Path) -> None:
+    expand_text("proc/100/task/100/children = 101 102", root)
+    found = Sampler(100, 101, root).take(ServerSample(), ServerFacts(), 1.0).processes
+    assert {pid: process.role for pid, process in found.items()} == {101: "http", 100: "supervisor", 102: LOADING}
 
 
 def test_other_processes_are_named_without_their_arguments(root: Path) -> None:
