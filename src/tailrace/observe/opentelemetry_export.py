@@ -30,7 +30,7 @@ from tailrace.observe.request_summary import CLIENT_GONE, GenerationFigures, Req
 #: Seconds that the process waits at its end for the last batch.
 _LAST_SECONDS = 2.0
 #: Routes without a trace: probes and scrapes.
-_QUIET = ("/health", "/metrics")
+_QUIET = ("/health", "/metrics", "/stats")
 _TEXT_ROUTES = ("/completions", "/completion", "/infill", "/api/generate")
 #: The conventions' bounds of the histograms' buckets.
 _DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

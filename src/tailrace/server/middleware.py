@@ -36,7 +36,7 @@ from tailrace.server.request_log import STARTED, RequestLog
 #: Routes that give nothing away and answer without a key. Every other route needs one, unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
 #: Routes that are served while the server stops, and on connections beyond the limit.
-_ALWAYS_SERVED = PUBLIC | {"/metrics"}
+_ALWAYS_SERVED = PUBLIC | {"/metrics", "/stats"}
 
 _CONVERTOR = re.compile(":[a-z]+}")
 _SLASHES = re.compile("/{2,}")

@@ -86,10 +86,10 @@ def test_a_client_that_has_gone_has_a_status_of_its_own() -> None:
 
 def test_probes_are_logged_for_debugging() -> None:
     log = RequestLog("m", lines=True, prompts=False)
-    probe, scrape, failed = (summary(route=route) for route in ("/health/live", "/metrics", "/health"))
+    probe, scrape, view, failed = (summary(route=route) for route in ("/health/live", "/metrics", "/stats", "/health"))
     failed.status = 503
-    levels = [line["log_level"] for line in lines(log, (probe, None), (scrape, None), (failed, None))]
-    assert levels == ["debug", "debug", "debug"]
+    levels = [line["log_level"] for line in lines(log, *((each, None) for each in (probe, scrape, view, failed)))]
+    assert levels == ["debug"] * 4
 
 
 def test_a_generation_that_outlives_its_request_is_logged_at_its_end() -> None:
