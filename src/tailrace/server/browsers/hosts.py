@@ -7,6 +7,7 @@ for the page's own, and no rule about origins applies. But its requests still sa
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ _LOCAL_ENDINGS = (".localhost", ".internal")
 #: The same for names that any machine of the local network may claim. The machine could then have a page rebound to
 #: 127.0.0.1, so they count only where that machine can reach this server anyway.
 _NETWORK_ENDINGS = (".local", ".lan", ".home.arpa", ".svc")
+#: An IPv6 address with an optional port.
+_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d*)?")
 #: Max Host headers whose check is remembered.
 _MAX_REMEMBERED = 256
 
@@ -34,8 +37,8 @@ def is_loopback(host: str) -> bool:
 
 def host_name(header: str) -> str:
     """The name or address in a Host header or an authority, without port, brackets, final dot and capitals."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
+    if found := _BRACKETS.fullmatch(header):
+        return found[1].lower()
     name, _, port = header.rpartition(":")
     return (name if name and port.isdigit() else header).rstrip(".").lower()
 
