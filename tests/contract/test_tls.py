@@ -152,3 +152,25 @@ def test_files_that_cannot_be_used_end_the_command(tmp_path: Path) -> None:
     ended = subprocess.run([*command, *files], capture_output=True, text=True, check=False, timeout=60, input="")
     assert ended.returncode == 2
     assert "tls_key is encrypted" in ended.stderr
+
+
+def test_a_process_that_starts_again_waits_for_files_that_can_be_used(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    with fake("--tls-cert", str(cert), "--tls-key", str(key)) as server:
+        good = key.read_bytes()
+        key.write_text("half written")
+        os.kill(server.http, signal.SIGKILL)
+        wait_for("the reason", lambda: "tls_key is no PEM file" in server.log)
+        key.write_bytes(good)
+
+        def answers() -> bool:
+            try:
+                with Connection(server.port) as connection:
+                    connection.secure(trusting(cert))
+                    connection.request("GET", "/v1/models")
+                    return connection.read().status == 200
+            except OSError:
+                return False
+
+        wait_for("an answer", answers)
+        assert "Traceback" not in server.log

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tailrace.child import (
     settle_signals,
     unblock_signals,
 )
-from tailrace.errors import ModelError
+from tailrace.errors import ConfigurationError, ModelError
 from tailrace.lives_page import LivesPage
 from tailrace.machine import open_files
 from tailrace.machine.thread_name import name_thread
@@ -45,7 +46,13 @@ def main() -> None:
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
     settle_on(start.plan.http_cpus)
     settle_allocator()
-    uvloop.run(_serve(start))
+    try:
+        uvloop.run(_serve(start))
+    except ConfigurationError as error:
+        # The command has checked the settings, so a file has changed since. Another start may find it mended.
+        structlog.get_logger().error("the HTTP process can't start", error=str(error))
+        log_writer.standard_error().flush_last()
+        sys.exit(1)
 
 
 async def _serve(start: Start) -> None:
