@@ -10,7 +10,7 @@ from tailrace.diagnosis.wording import cores, counted, percent, seconds
 from tailrace.machine import cpulist
 
 #: Part of their time that compute threads must wait for a CPU before another's CPU time counts as harm.
-MIN_WAIT = 0.05
+MIN_WAIT = 0.08
 #: CPU seconds per second of other programs on the engine's cores from which they are named.
 MIN_FOREIGN = 0.10
 #: CPU seconds per second of the HTTP process from which it counts as a rival of the engine.
