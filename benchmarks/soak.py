@@ -88,7 +88,7 @@ def _measure(options: Options, minutes: float) -> Measurements:
     plot = Plot(
         title="Memory of the processes under a mixed load",
         x="seconds",
-        y="proportional set size, MB",
+        y="memory, MB",
         curves=[
             Curve(label=role, x=[one.seconds for one in found], y=[one.memory / _MEGABYTE for one in found])
             for (role, _), found in lasting.items()

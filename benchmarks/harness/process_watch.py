@@ -21,7 +21,7 @@ _ROLES = {
 
 
 class Sample(msgspec.Struct):
-    """One process at one time. ``seconds``: since the watch began. ``memory``: its proportional set size in bytes."""
+    """One process at one time. ``seconds``: since the watch began. ``memory``: bytes that the kernel can't drop."""
 
     role: str
     pid: int
@@ -65,11 +65,13 @@ def take_samples(seconds: float = 0.0) -> list[Sample]:
 
 
 def _memory(pid: int) -> int:
-    """The proportional set size: shared pages count in parts, so copies after a fork don't count twice."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """The proportional set size without files. Shared pages count in parts, so copies after a fork don't count twice.
+
+    Pages of files are left out: the kernel drops them when it needs memory, and another process that maps the model's
+    file changes this one's part of them.
+    """
+    sizes = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return 1024 * sum(int(sizes[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
 
 
 def _descendants() -> Iterator[tuple[int, str]]:

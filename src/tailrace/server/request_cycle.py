@@ -42,10 +42,14 @@ class ChunkedBody:
 
     def __init__(self, cycle: RequestResponseCycle, *, framed: bool) -> None:
         """``framed``: each piece is a chunk of HTTP/1.1's chunked coding, which HTTP/1.0 doesn't have."""
-        self._cycle = cycle
+        self._cycle: Any = cycle
         self._framed = framed
         self.written_bytes = 0  #: bytes
         self.pieces = 0  #: written so far
+
+    def end(self) -> None:
+        """Nothing more is written, as if the client had gone."""
+        self._cycle = _EndedCycle
 
     def write(self, piece: bytes) -> None:
         """Write one (non-empty) piece, as a chunk of its own. Never waits: see ``waiting_bytes``."""
@@ -60,7 +64,13 @@ class ChunkedBody:
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait in this process because the client doesn't take them."""
-        return 0 if self._cycle.disconnected else self._cycle.transport.get_write_buffer_size()
+        return 0 if self._cycle.disconnected else int(self._cycle.transport.get_write_buffer_size())
+
+
+class _EndedCycle:
+    """Stands for the cycle of a body that has ended."""
+
+    disconnected = True
 
 
 class RequestCycle(RequestResponseCycle):
@@ -101,7 +111,16 @@ class RequestCycle(RequestResponseCycle):
                 structlog.get_logger().error("a request's response was left incomplete")
                 self.transport.close()
         finally:
-            self.on_response = _do_nothing
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Drop what refers back to the cycle. So its memory is free at once, and not after the garbage collector has
+        counted 50,000 objects, those of 800 connections.
+        """
+        self.on_response = _do_nothing
+        self.chunks.end()
+        self.scope.get("extensions", {}).clear()
+        del self.reader
 
     async def _answer_defect(self) -> None:
         error = InternalError("The server hit a defect of its own on this request; its log has the details.")

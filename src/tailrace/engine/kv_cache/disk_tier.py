@@ -26,6 +26,7 @@ from tailrace.engine.backends.base import KVState
 from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.kv_cache.eviction import LruIndex
 from tailrace.engine.kv_cache.prefix_store import common_prefix
+from tailrace.engine.kv_cache.state_memory import allocate_state
 
 _MAGIC = b"tailrace-kv-1\n\0\0"
 _LENGTH = struct.Struct("<I")
@@ -173,11 +174,14 @@ class DiskTier:
             return None
         try:
             os.utime(path)  # The next run takes the order of use from these times.
-            state = np.fromfile(path, np.uint8, offset=path.stat().st_size - head.size)
+            state = allocate_state(head.size)
+            with open(path, "rb") as file:
+                file.seek(path.stat().st_size - head.size)
+                size = file.readinto(state.data)
         except (OSError, ValueError) as error:
             self._log.warning("a KV state can't be read", file=str(path), error=str(error))
             return None
-        if state.size != head.size or zlib.crc32(state.data) != head.crc:
+        if size != head.size or zlib.crc32(state.data) != head.crc:
             self._log.warning("a KV state's file is damaged", file=str(path))
             self._delete(path)
             return None

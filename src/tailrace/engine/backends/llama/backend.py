@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -27,6 +26,7 @@ from tailrace.engine.backends.llama.model_metadata import (
     metadata_value,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
+from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import cpu_tiers
@@ -37,12 +37,6 @@ from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError
 from tailrace.protocol import ModelInfo
-
-#: ``llama_get_logits`` that returns a plain address, where the binding's own makes a pointer object.
-_get_logits = llama._lib["llama_get_logits"]
-_get_logits.argtypes = [ctypes.c_void_p]
-_get_logits.restype = ctypes.c_void_p
-
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
 _PASS_PART = 0.2
@@ -302,9 +296,9 @@ class LlamaBackend:
         if code != 0:
             raise BackendError(f"llama_decode failed with code {code} on a batch of {count} tokens")
         # The rows are in batch order. On a GPU, this call waits for the computation.
-        address: int | None = _get_logits(context)
+        address: int | None = get_logits(context)
         if (address, rows) != self._logits_at:
-            self._logits = _logits_array(address, rows, self._vocab_size)
+            self._logits = rows_at(address, rows, self._vocab_size)
             self._logits_at = address, rows
         maxima = loader.take_row_maxima(rows, self._vocab_size)
         set_row_maxima(RowMaxima(address, rows, self._vocab_size, maxima) if address and maxima else None)
@@ -348,10 +342,3 @@ class LlamaBackend:
         self._repacked.free()
         llama.llama_model_free(self._model)
         self._pools.close()
-
-
-def _logits_array(address: int | None, rows: int, vocabulary: int) -> Logits:
-    """An array over llama.cpp's own memory of logits."""
-    if not rows or address is None:
-        return np.empty((0, vocabulary), np.float32)
-    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (rows, vocabulary))

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
 from tailrace.engine.backends.llama.sequence_state import with_streams
 from tailrace.engine.kv_cache.layout import Layout
+from tailrace.engine.kv_cache.state_memory import allocate_state
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import MemoryGauge
 
@@ -126,7 +126,7 @@ class LlamaContext:
 
     def save(self, slot: int) -> KVState:
         """See ``Backend.kv_save``. 15 ms for 2,000 tokens of the starter model."""
-        state = np.empty(llama.llama_state_seq_get_size(self.pointer, slot), np.uint8)
+        state = allocate_state(llama.llama_state_seq_get_size(self.pointer, slot))
         written = llama.llama_state_seq_get_data(self.pointer, _address(state), state.size, slot)
         if written != state.size:
             raise BackendError(f"slot {slot}'s KV can't be read out")

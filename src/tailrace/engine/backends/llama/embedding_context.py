@@ -8,11 +8,11 @@ out every token of every batch.
 from __future__ import annotations
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
 
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
 from tailrace.engine.backends.llama.model_metadata import architecture_value, kv_bytes_per_cell
+from tailrace.engine.backends.llama.result_rows import get_embeddings, get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
@@ -88,14 +88,12 @@ class LlamaEmbeddingContext:
     def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
         """See ``EmbeddingContext``."""
         self._decode(tokens, positions, slots, embeddings=True)
-        pointer = llama.llama_get_embeddings(self._context)
-        return np.ctypeslib.as_array(pointer, (len(tokens), self.n_embd))
+        return rows_at(get_embeddings(self._context), len(tokens), self.n_embd)
 
     def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
         """See ``EmbeddingContext``."""
         self._decode(tokens, positions, slots, embeddings=False)
-        pointer = llama.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, (len(tokens), self._vocab_size))
+        return rows_at(get_logits(self._context), len(tokens), self._vocab_size)
 
     def clear(self, slot: int) -> None:
         """See ``EmbeddingContext``."""
