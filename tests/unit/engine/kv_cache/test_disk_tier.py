@@ -126,7 +126,7 @@ def test_a_sequence_gets_its_answer_whatever_goes_wrong_while_its_file_is_read(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(np, "fromfile", fail)
+        patched.setattr("tailrace.engine.kv_cache.disk_tier.allocate_state", fail)
         assert tier.fetch(_tokens(0)).state is None
     assert tier.fetch(_tokens(0)).state is not None, "the thread lives"
     tier.tier.close()
