@@ -19,7 +19,7 @@ from servers import ServerProcess, fake, wait_for
 from tailrace.server.app import endpoints
 from tailrace.server.app_state import AppState
 from tailrace.server.endpoint import Endpoint
-from tailrace.server.keys.keys_file import KeyRecord, KeysFile, new_key, now
+from tailrace.server.keys.keys_file import KeyRecord, KeysFile, new_key, now, read_keys
 from tailrace.settings import Settings
 
 CHAT = "/v1/chat/completions"
@@ -259,6 +259,14 @@ def test_a_client_without_a_limit_has_no_headers_of_one(keys: Keys) -> None:
     reply = keys.post("alice", CHAT, chat("<say>ok</say>", stream=True))
     assert chat_stream(reply).text == ["ok"]
     assert not [name for name, _ in reply.headers if "ratelimit" in name]
+
+
+def test_what_every_named_key_uses_is_stored(keys: Keys) -> None:
+    keys.add("counted")
+    used = keys.post("counted", CHAT, chat("<say>ok</say>")).json()["usage"]["total_tokens"]
+    (identity,) = [record.id for record in read_keys(keys.file.file) or [] if record.name == "counted"]
+    usage = keys.server.temporary / "tailrace" / "key-usage.sqlite"
+    wait_for("its tokens", lambda: usage.exists() and dict(row[::2] for row in _stored(usage)).get(identity) == used)
 
 
 # Models

@@ -1,6 +1,8 @@
 """The HTTP process: it speaks every client's dialect over one event model, and loads no inference code.
 
 Start and routes: ``process``, ``app``, ``app_state``, ``middleware``, ``endpoint``, ``status_routes``, ``openapi``.
+Callers: ``keys`` knows API keys, ``browsers`` web pages, ``caller`` is the sender of a request; ``tls`` and
+``start_check`` use the files and settings for it.
 Request bodies: ``request_body``, ``content_encoding``, ``json_body``, ``stop_fields``, ``thinking_fields``.
 One generation: ``chat_request`` makes a conversation's ``generation_request``; ``generation`` submits its choices
 (``choice``, ``tracked_choice``, ``context_shift``) and emits ``events``.

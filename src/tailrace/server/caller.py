@@ -45,7 +45,7 @@ _current: ContextVar[Caller] = ContextVar("tailrace_caller", default=_UNKNOWN)
 
 
 def set_caller(scope: Scope, caller: Caller, place: Place | None = None) -> None:
-    """Leave the caller, and its place where its key has limits, in the request's scope and context."""
+    """Leave the caller, and its place where it has a named key, in the request's scope and context."""
     scope[_SCOPE_KEY] = caller
     scope[_PLACE_KEY] = place
     _current.set(caller)
@@ -63,7 +63,7 @@ def current_caller() -> Caller:
 
 
 def place_of(scope: Scope) -> Place | None:
-    """The request's place. None for a key without limits, and on routes that don't compute."""
+    """The request's place. None without a named key, and on routes that don't compute."""
     place: Place | None = scope.get(_PLACE_KEY)
     return place
 

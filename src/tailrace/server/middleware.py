@@ -158,7 +158,7 @@ class RequestMiddleware:
             key = None if path in PUBLIC and self._keys.required else self._keys.authenticate(headers)
             if key is not None:
                 summary.key = key.name
-                if key.allowance.is_limited and scope["method"] in route.limited:
+                if key.owner and scope["method"] in route.limited:
                     place = Place(key.allowance)
                 set_caller(scope, Caller(address, key.name, key.owner, key.record.models), place)
                 if place is not None:

@@ -49,12 +49,6 @@ class Allowance:
         self._day = today(now())
         self._day_tokens = 0
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether the key has a limit that clients can meet."""
-        record = self._record
-        return not (record.concurrency is record.tokens_per_minute is record.tokens_per_day is None)
-
     def replace(self, record: KeyRecord) -> None:
         """Apply the limits of the key's new record. What is used stays used."""
         before, after = self._record.tokens_per_minute or 0, record.tokens_per_minute or 0
