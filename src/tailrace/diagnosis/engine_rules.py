@@ -150,7 +150,7 @@ def _limit(interval: Interval) -> Finding:
     traffic = f"{size(read)}/s of weights and KV, {percent(part)} of the {size(facts.bandwidth)}/s that memory gives"
     if part >= MIN_BANDWIDTH:
         return finding("memory_bandwidth", f"{busy}. Its steps read {traffic}.")
-    return finding("compute", f"{busy}. Its steps read only {traffic}, so arithmetic limits them.")
+    return finding("compute", f"{busy}. Its steps read {traffic}: arithmetic limits them more than memory.")
 
 
 def _batch(engine: EngineInterval) -> str:

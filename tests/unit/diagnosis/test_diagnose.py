@@ -118,7 +118,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "5 requests waiting for one of 8 slots, the oldest for 4.0 s",
     ),
     ("memory_bandwidth", {"steps": 150}, {"steps": 100}, "79 % of the 20.0 GB/s"),
-    ("compute", {"steps": 50}, {"steps": 150}, "so arithmetic limits them"),
+    ("compute", {"steps": 50}, {"steps": 150}, "arithmetic limits them more than memory"),
     ("engine", {"bandwidth": None}, {}, "isn't measured yet"),
     ("spare", {"busy": 0.4}, {"busy": 0.85}, "computes in 40 % of the time"),
     ("idle", IDLE, {}, "the server is idle"),
