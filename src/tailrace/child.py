@@ -43,6 +43,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str | None  #: None with the fake backend
     hub_fd: int  #: its end of the socket over which connections are handed on (``ipc.connection_hub``)
     progress_fd: int  #: its page of shared memory (``progress_page``)
+    log_fd: int = 2  #: where its log goes; its standard error is a pipe to the supervisor
     lives_fd: int = -1  #: the page of shared memory with all children's starts (HTTP process only)
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
     announce: bool = True  #: whether to print where the server listens (until it has been printed)

@@ -178,3 +178,18 @@ def test_an_engine_that_dies_under_a_stream_is_an_error_in_its_line() -> None:
         line = line_of(server, "died")
         assert (line["status"], line["error"], line["finish"]) == (200, "engine_died", "error")
         assert metric(server, 'tailrace:errors_total{code="engine_died"}') == 1
+
+
+def test_a_crash_s_stacks_are_a_line_of_the_log() -> None:
+    """Python writes them past the log, just before the process ends."""
+    with fake(log_format="json") as server:
+        os.kill(server.engine, signal.SIGSEGV)
+
+        def written() -> str:
+            return "\n".join(
+                line["exception"] for line in lines(server, event="written to standard error", by="engine")
+            )
+
+        wait_for("the stacks", lambda: "Segmentation fault" in written() and "loop.py" in written())
+        (line, *_) = lines(server, event="written to standard error")
+        assert (line["process"], line["level"]) == ("supervisor", "warning")

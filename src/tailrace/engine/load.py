@@ -33,6 +33,7 @@ from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
 from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import shard_paths, total_bytes
+from tailrace.observe import log_writer
 from tailrace.progress_page import ProgressPage
 from tailrace.settings import Settings
 
@@ -235,11 +236,11 @@ def _log_matmul_kernels(log: Any, backend: llama.LlamaBackend) -> None:
 @contextlib.contextmanager
 def _progress(name: str, *, shown: bool) -> Iterator[ReportProgress]:
     """A progress bar on a terminal. None in a log file, or where the bars of several processes would mix."""
-    console = Console(stderr=True)
-    if not (shown and console.is_terminal):
+    terminal = log_writer.terminal()
+    if not shown or terminal is None:
         yield lambda _, __: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=Console(file=terminal), transient=True) as progress:
         task = progress.add_task(f"loading {name}", total=1.0)
         yield lambda what, part: progress.update(task, description=what, completed=part)

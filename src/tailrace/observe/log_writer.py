@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import IO
 
 #: Bytes of lines that wait at most: some thousand lines.
 MAX_WAITING = 1_000_000
@@ -125,15 +126,28 @@ def _when_ready(fd: int, data: bytes) -> int:
 
 
 _writer: LogWriter | None = None
+_fd = 2  #: where the lines of this process go
+
+
+def use(fd: int) -> None:
+    """Have the lines go to another file than standard error. Called before the first one."""
+    global _fd
+    assert _writer is None, "lines have been written"
+    _fd = fd
 
 
 def standard_error() -> LogWriter:
     """The writer of this process."""
     global _writer
     if _writer is None:
-        _writer = LogWriter(2)
+        _writer = LogWriter(_fd)
         atexit.register(_writer.flush_last)
     return _writer
+
+
+def terminal() -> IO[str] | None:
+    """The terminal that shows the lines, for other output; None where they go elsewhere."""
+    return os.fdopen(os.dup(_fd), "w") if os.isatty(_fd) else None
 
 
 def flush() -> None:

@@ -29,13 +29,15 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _COLOURS = {"debug": "32", "info": "32", "warning": "33", "error": "31", "critical": "31"}
 
 
-def configure(process: str, *, level: str, form: str) -> None:
-    """Configure this process's log. ``form`` is ``console`` or ``json``.
+def configure(process: str, *, level: str, form: str, fd: int = 2) -> None:
+    """Configure this process's log. ``form`` is ``console`` or ``json``; ``fd`` is where its lines go.
 
     Warnings and errors of libraries go into the same log.
     """
+    if fd != 2:
+        log_writer.use(fd)
     limit = LogLimit()
-    render: Renderer = _json if form == "json" else _console(colours=os.isatty(2))
+    render: Renderer = _json if form == "json" else _console(colours=os.isatty(fd))
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

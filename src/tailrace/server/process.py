@@ -43,7 +43,7 @@ def main() -> None:
     start = read_start()
     name_thread("tailrace-http")
     settle_signals(ignore_hang_up=False)
-    logs.configure("http", level=start.settings.log_level, form=start.settings.log_format)
+    logs.configure("http", level=start.settings.log_level, form=start.settings.log_format, fd=start.log_fd)
     settle_on(start.plan.http_cpus)
     settle_allocator()
     try:

@@ -14,6 +14,7 @@ import msgspec
 from tailrace.child import Start
 from tailrace.progress_page import Phase, ProgressPage, create_page
 from tailrace.supervisor.restarts import Restarts
+from tailrace.supervisor.stray_output import StrayOutput
 from tailrace.supervisor.watch import Watch
 
 #: Blocked in a child until it has handlers: by default they would end it.
@@ -29,6 +30,7 @@ class ChildProcess:
     fds: tuple[int, ...]
     hub_fd: int
     restarts: Restarts
+    stray: StrayOutput
     replica: int = 0
     process: subprocess.Popen[bytes] | None = None
     page: ProgressPage | None = None
@@ -51,6 +53,8 @@ class ChildProcess:
         self.watch = Watch(page, process.pid, hang_seconds)
         self.start_at = self.killed_for = None
         assert process.stdin is not None
+        assert process.stderr is not None
+        self.stray.read(self.name, process.stderr)
         try:
             given = msgspec.structs.replace(orders, replica=self.replica, hub_fd=self.hub_fd, progress_fd=fd)
             process.stdin.write(msgspec.json.encode(given))
@@ -65,6 +69,7 @@ class ChildProcess:
             return subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 pass_fds=(*self.fds, self.hub_fd, page_fd),
                 # A terminal's Ctrl-C goes to the supervisor alone, which then stops the children in order.
                 process_group=0,

@@ -36,6 +36,7 @@ from tailrace.supervisor.model_needs import memory_demand, model_needs
 from tailrace.supervisor.restarts import Restarts
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.signal_queue import SignalQueue
+from tailrace.supervisor.stray_output import StrayOutput
 
 #: Exit status after giving up a child that has served and keeps dying.
 EXIT_GAVE_UP = 70
@@ -87,17 +88,26 @@ class Supervisor:
         http_hub, engine_hub = ipc.connection_hub()
         limit = self.settings.restart_limit
         lives_fd = create_page()
+        # Children log here; their standard error is a pipe, in which only strays arrive.
+        log_fd = os.dup(2)
+        stray = StrayOutput()
         self._lives = LivesPage(lives_fd)
         self._server = ChildProcess(
-            "http", "tailrace.server.process", (http.fileno(), lives_fd), http_hub.fileno(), Restarts(limit)
+            "http",
+            "tailrace.server.process",
+            (http.fileno(), lives_fd, log_fd),
+            http_hub.fileno(),
+            Restarts(limit),
+            stray,
         )
         self._engines = [
             ChildProcess(
                 "engine" if len(plan.replicas) == 1 else f"engine {number}",
                 "tailrace.engine.process",
-                (),
+                (log_fd,),
                 engine_hub.fileno(),
                 Restarts(limit),
+                stray,
                 replica=number,
             )
             for number in range(len(plan.replicas))
@@ -111,6 +121,7 @@ class Supervisor:
             model_path=str(self.model_path) if self.model_path is not None else None,
             hub_fd=-1,
             progress_fd=-1,
+            log_fd=log_fd,
             lives_fd=lives_fd,
             http_fd=http.fileno(),
         )
@@ -133,6 +144,8 @@ class Supervisor:
                         child.send(signal.SIGKILL)
                 for sock in (http, http_hub, engine_hub):
                     sock.close()
+                stray.finish()
+                os.close(log_fd)
                 os.close(lives_fd)
                 self._lives.close()
                 self._folder.remove()
