@@ -43,6 +43,28 @@ def test_a_body_in_tiny_chunks_is_refused(scripted: ServerProcess) -> None:
         connection.read_to_end()
 
 
+CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "framing", [b"1;" + b"x" * 200_000, b"0\r\n" + b"x: y\r\n" * 40_000, b"0\r\nx: " + b"y" * 200_000]
+)
+def test_framing_without_end_is_refused(scripted: ServerProcess, framing: bytes) -> None:
+    with Connection(scripted.port) as connection:
+        connection.send(CHUNKED + framing)
+        reply = connection.read()
+        assert reply.status == 400
+        assert reply.error()["code"] == "invalid_http"
+
+
+def test_a_header_behind_the_body_has_no_effect(keyed: ServerProcess) -> None:
+    with Connection(keyed.port) as connection:
+        connection.send(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n" + CHUNKED)
+        connection.send(b"2\r\n{}\r\n0\r\nauthorization: Bearer s3cret\r\n\r\n")
+        assert connection.read().status == 200
+        assert connection.read().status == 401
+
+
 def test_two_thousand_pipelined_requests_are_all_answered(scripted: ServerProcess) -> None:
     with Connection(scripted.port) as connection:
         connection.send(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2000)

@@ -268,8 +268,9 @@ def test_a_stopping_server_refuses_new_requests_and_ends_queued_ones_at_once() -
         _, error = failed_stream(list(opened.chunks()))
         assert error["code"] == "shutting_down"
         assert idle.read_to_end() == b""
-        health = ask(server.port, "GET", "/health")
-        assert health.status == 503
+        states = [ask(server.port, "GET", path) for path in ("/health", "/health/ready", "/health/live", "/metrics")]
+        assert [state.status for state in states] == [503, 503, 200, 200]
+        assert states[0].json()["status"] == "draining"
         for path, body in ((CHAT, chat("Hi")), ("/v1/messages", {}), ("/api/chat", {}), ("/v1/models", None)):
             refused = ask(server.port, "POST" if body is not None else "GET", path, body)
             assert refused.status == 503
@@ -280,6 +281,19 @@ def test_a_stopping_server_refuses_new_requests_and_ends_queued_ones_at_once() -
         for connection in (running, whole, opened, reading, idle):
             connection.close()
         assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_response_in_the_background_has_failed_when_the_server_has_stopped(tmp_path: Path) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path), "TAILRACE_FAKE_STEP_SECONDS": "0.02"}
+    with serving("--backend", "fake", "--drain-seconds", "0.5", environment=state) as server:
+        started = ask(server.port, "POST", "/v1/responses", {"input": LONG, "background": True}).json()
+        wait_for("it to run", lambda: metric(server.port, "vllm:num_requests_running") == 1)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+    with serving("--backend", "fake", environment=state) as server:
+        response = ask(server.port, "GET", f"/v1/responses/{started['id']}").json()
+        assert response["status"] == "failed"
+        assert "shutting down" in response["error"]["message"]
 
 
 def test_a_stopping_server_does_not_wait_for_a_client_that_reads_nothing() -> None:

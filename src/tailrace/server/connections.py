@@ -130,11 +130,13 @@ class Connections:
         if excess > 0 and len(unsent) > 1:
             self._drop_slowest(unsent, excess, now)
 
-    def out_of_files(self) -> None:
-        """This process can't open another file: make a place for the next connection."""
+    def out_of_files(self) -> bool:
+        """This process can't open another file: close connections that wait for a request. Whether there were any."""
         self._report("no further connection can be accepted: this process has no file left to open", "")
-        for connection in list(islice(self._waiting, _SEARCH)):
+        waiting = list(islice(self._waiting, _SEARCH))
+        for connection in waiting:
             self._close(connection)
+        return bool(waiting)
 
     def stop(self, error: RequestError) -> None:
         """Answer new requests with ``error`` from now on, and close connections that wait for one."""

@@ -72,6 +72,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_seen = 0  #: of them, those at the last check
         self._body_pieces = 0
+        self._framing_bytes = 0  #: at least those between pieces of the body: chunks' extensions, headers behind it
         self._sending = TransferPace()
         self._unsent = 0  #: bytes that waited for the client at the last check
         self._written = 0  #: bytes that the running stream had written at the last check
@@ -138,6 +139,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -153,6 +156,8 @@ class HttpProtocol(HttpToolsProtocol):
             # No callback comes while a single header goes on and on.
             if self._in_head and self._head_bytes > MAX_HEAD:
                 self._refuse_head()
+            elif not self._in_head and self._framing_bytes > MAX_HEAD:
+                self._refuse(400, InvalidRequest("The body's framing is too long.", code="invalid_http"))
 
     def resume(self) -> None:
         """See ``Reader``. Bytes that are held come before those that the transport has."""
@@ -171,6 +176,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self._requests:  # The time of the first head begins with the connection.
             self._since = self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. Those behind a body are dropped: they may not take effect (RFC 9110, 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is read. Raises ValueError, which the parser turns into an error of its own, on one to refuse."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -186,7 +196,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = self._head_begun = False
         self._head_bytes = 0
         self._receiving.begin(self.loop.time())
-        self._body_bytes = self._body_seen = self._body_pieces = 0
+        self._body_bytes = self._body_seen = self._body_pieces = self._framing_bytes = 0
         self._requests += 1
         self._connections.serve(self)
         version = self.parser.get_http_version()
@@ -233,8 +243,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """More of a body. Raises ValueError on one to refuse."""
-        size = len(body)
-        self._body_bytes += size
+        self._framing_bytes = 0
+        self._body_bytes += len(body)
         self._body_pieces += 1
         if self._body_pieces > _FREE_PIECES and self._body_bytes < _MIN_PIECE * self._body_pieces:
             raise ValueError("the body's pieces are too small")

@@ -20,8 +20,9 @@ from tailrace.server.json_response import error_envelope
 
 #: Connections that are accepted before the loop does something else.
 _BATCH = 64
-#: Seconds without accepting after this process had no file left to open.
+#: Seconds without accepting after this process had no file left to open, and where it has closed some since.
 _PAUSE_SECONDS = 1.0
+_SHORT_PAUSE_SECONDS = 0.02
 #: Seconds in which a client that speaks plain HTTP to a port with TLS may read why it isn't served.
 _PLAIN_SECONDS = 1.0
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -161,10 +162,10 @@ class Listener:
             sock.close()
 
     def _pause(self) -> None:
-        self._connections.out_of_files()
+        seconds = _SHORT_PAUSE_SECONDS if self._connections.out_of_files() else _PAUSE_SECONDS
         self._loop.remove_reader(self._socket.fileno())
         self._resume = self._loop.call_later(
-            _PAUSE_SECONDS, lambda: self._loop.add_reader(self._socket.fileno(), self._accept)
+            seconds, lambda: self._loop.add_reader(self._socket.fileno(), self._accept)
         )
 
 

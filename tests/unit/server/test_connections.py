@@ -139,7 +139,7 @@ def test_the_number_of_connections_is_what_setting_and_open_files_allow(
     assert found.share == connections - connections // 10
 
 
-def test_a_listener_without_files_makes_place_and_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_without_files_makes_place_and_tries_again() -> None:
     """The listening socket fails as the kernel's does when a process may open no further file."""
 
     class Exhausted(socket.socket):
@@ -158,7 +158,6 @@ def test_a_listener_without_files_makes_place_and_tries_again(monkeypatch: pytes
             transport.close()
 
     async def run() -> None:
-        monkeypatch.setattr("tailrace.server.listener._PAUSE_SECONDS", 0.01)
         connections = Connections(limits())
         idle = Client(connections)
         made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
