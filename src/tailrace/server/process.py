@@ -102,6 +102,8 @@ async def _serve(start: Start) -> None:
         stop()
     await app.engine.stop()
     structlog.get_logger().info("stopped")
+    log_writer.standard_error().flush_last()
+    os._exit(0)  # Python would take apart millions of objects of replies, and wait for threads that render prompts.
 
 
 def _stop(server: HttpServer, number: int) -> None:
