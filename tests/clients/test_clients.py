@@ -67,7 +67,7 @@ class Stand:
     def read(self, kind: str) -> float:
         """How many tokens of prompts the server's engine has read, without those that it knew."""
         port = self.servers[kind].port
-        return metric(port, "vllm:prompt_tokens_total") - metric(port, "tailrace:cached_prompt_tokens_total")
+        return metric(port, "vllm:prompt_tokens_total") - metric(port, "vllm:prompt_tokens_cached_total")
 
     def close(self) -> None:
         """Close the relays."""
