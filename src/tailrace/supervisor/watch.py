@@ -54,7 +54,7 @@ class Watch:
 
     def _reason(self) -> str | None:
         hang_seconds = self._hang_seconds
-        if self.is_stopped and self._stopped + _SUSPICIOUS_SECONDS >= hang_seconds:
+        if self.is_stopped and self._stopped >= hang_seconds:
             return f"it is stopped (SIGSTOP), for {self.silent:.0f} s"
         if self._page.phase != Phase.SERVING:
             limit = max(hang_seconds, _LOADING_SECONDS)
