@@ -32,7 +32,7 @@ from tailrace.progress_page import create_page
 from tailrace.settings import Settings
 from tailrace.supervisor.child_process import ChildProcess, status_name
 from tailrace.supervisor.listening import listen
-from tailrace.supervisor.model_needs import memory_demand, model_needs
+from tailrace.supervisor.model_memory import memory_demand, model_needs
 from tailrace.supervisor.restarts import Restarts
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.signal_queue import SignalQueue

@@ -19,6 +19,8 @@ _FLOAT = 4
 _STATES = 8
 #: Bytes of the processes without a model: Python, libraries and the vocabulary.
 _PROCESSES = 200_000_000
+#: Rows and columns of a weight.
+_MAX_SIZE = 1 << 22
 
 
 def model_needs(path: Path, settings: Settings) -> ModelNeeds:
@@ -56,13 +58,16 @@ def _demand(path: Path, settings: Settings) -> MemoryDemand:
     embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
     width, vocabulary = (*embedding.dimensions, 0, 0)[:2] if embedding is not None else (0, 0)
     feed_forward = header.values.get(f"{facts.architecture}.feed_forward_length")
-    inner = feed_forward if isinstance(feed_forward, int) and 0 < feed_forward < 1 << 24 else 0
+    inner = feed_forward if isinstance(feed_forward, int) else 0
+    # Sizes that no model has are left to llama.cpp, which says what is wrong with the file.
+    width, vocabulary, inner = (size if 0 < size <= _MAX_SIZE else 0 for size in (width, vocabulary, inner))
+    weights, each = total_bytes(path), facts.kv_bytes_per_token or 0
     tokens = min(_MAX_UBATCH, max(settings.prefill_chunk, settings.parallel))
     # A pass has the logits of its tokens, and the engine those of each reply.
     numbers = (tokens + settings.parallel) * vocabulary + tokens * _STATES * (width + inner)
     return MemoryDemand(
-        weights=total_bytes(path),
+        weights=weights,
         buffers=_FLOAT * numbers,
-        bytes_per_token=facts.kv_bytes_per_token or 0,
+        bytes_per_token=each if each <= weights else 0,
         context=facts.context or 0,
     )

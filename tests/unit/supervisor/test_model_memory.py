@@ -1,0 +1,50 @@
+"""The memory that a model's header says it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tailrace.models import model_header
+from tailrace.models.gguf_file import Tensor
+from tailrace.models.model_header import ModelFacts, ModelHeader
+from tailrace.settings import Settings
+from tailrace.supervisor.model_memory import memory_demand
+
+
+def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> tuple[int, int, int]:
+    """Weights, buffers and bytes a token of a file of 1 MB with this header."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(1_000_000))
+    facts = ModelFacts(
+        architecture="llama",
+        name=None,
+        quantisation=None,
+        parameters=1,
+        context=8192,
+        chat_template=False,
+        kv_bytes_per_token=changed.get("kv", 23_040),
+    )
+    tensors = (Tensor("token_embd.weight", 0, (576, changed.get("vocabulary", 49_152))),)
+    values: dict[str, model_header.Value] = {"llama.feed_forward_length": changed.get("inner", 1536)}
+    header = ModelHeader(facts=facts, values=values, tensors=tensors)
+    monkeypatch.setattr("tailrace.supervisor.model_memory.read_header", lambda path: header)
+    found = memory_demand(path, Settings())
+    return found.weights, found.buffers, found.bytes_per_token
+
+
+def test_the_buffers_are_the_logits_of_a_pass_and_some_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, buffers, each = demand(tmp_path, monkeypatch)
+    assert (weights, each) == (1_000_000, 23_040)
+    # 520 rows of logits, and eight vectors of each width for each of 512 tokens.
+    assert buffers == 200_000_000 + 4 * (520 * 49_152 + 512 * 8 * (576 + 1536))
+
+
+@pytest.mark.parametrize("changed", [{"kv": 1 << 40}, {"vocabulary": 1 << 62}, {"inner": 1 << 31}, {"inner": -5}])
+def test_a_size_that_no_model_has_is_left_to_llama_cpp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int]
+) -> None:
+    _, buffers, each = demand(tmp_path, monkeypatch, **changed)
+    assert 200_000_000 <= buffers <= 340_000_000
+    assert each in (0, 23_040)
