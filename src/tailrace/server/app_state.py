@@ -25,7 +25,7 @@ from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.telemetry import start_export
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Embed, Embedded, EngineQuery, QueryAnswer, Scored, Tokenize
+from tailrace.protocol import EngineQuery, QueryAnswer
 from tailrace.server import sse
 from tailrace.server.admission import AdmissionQueue, QueuePlace
 from tailrace.server.body_memory import BodyLease, BodyMemory
@@ -33,6 +33,8 @@ from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.engine_client import EngineClient
+from tailrace.server.engine_query import computed_tokens, texts_of
+from tailrace.server.engine_wait import wait_for_engine
 from tailrace.server.fair_threads import FairThreads
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
@@ -76,26 +78,6 @@ IS_ADMITTED = "tailrace.is_admitted"
 QUEUE_PLACE = "tailrace.queue_place"
 DEADLINES = "tailrace.deadlines"
 HANDLER_TIMEOUT = "tailrace.handler_timeout"
-
-
-class _Waiting:
-    """A request that waits for an engine."""
-
-    def __init__(self, ready: asyncio.Future[ServedModel]) -> None:
-        self._ready = ready
-
-    def cancel(self) -> None:
-        """See ``Cancellable``."""
-        self._ready.cancel()
-
-    async def model(self) -> ServedModel:
-        """The engine's model. Raises ClientDisconnect after ``cancel``."""
-        await asyncio.wait([self._ready])
-        if self._ready.cancelled():
-            raise ClientDisconnect
-        return self._ready.result()
-
-
 #: The key of an ASGI scope for the memory of the request's body.
 BODY = "tailrace.body"
 
@@ -296,7 +278,7 @@ class AppState:
 
         A query whose engine dies is asked once more, of the next engine.
         """
-        self.claim_texts(request, _texts_of(make(0)), param)
+        self.claim_texts(request, texts_of(make(0)), param)
         try:
             return await self._query(request, make, answers, param)
         except EngineDied:
@@ -313,7 +295,7 @@ class AppState:
         finally:
             query.withdraw()
         if (place := place_of(request.scope)) is not None:
-            place.allowance.charge(sum(_computed_tokens(answer) for answer in found or ()))
+            place.allowance.charge(sum(computed_tokens(answer) for answer in found or ()))
         if found is None:
             raise ClientDisconnect
         return found
@@ -322,11 +304,7 @@ class AppState:
         """The model, once an engine serves it. Raises EngineUnavailable after ``engine_wait_seconds``, and
         ClientDisconnect when the client has gone.
         """
-        if self.engine.is_ready:
-            return await self.engine.ready()
-        waiting = _Waiting(asyncio.ensure_future(self.engine.ready()))
-        async with cancelled_on_disconnect(waiting, request.receive):
-            return await waiting.model()
+        return await wait_for_engine(self.engine, request.receive)
 
     def serves(self, name: str) -> bool:
         """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
@@ -407,19 +385,6 @@ class AppState:
         shown = name if len(name) <= 200 else f"{name[:200]}…"
         why = "or this key may not use it" if current_caller().models else f"this server serves '{self.model_name}'"
         raise ModelNotFound(f"The model '{shown}' does not exist here; {why}.", param="model")
-
-
-def _computed_tokens(answer: QueryAnswer) -> int:
-    """The tokens that the model has read for an answer."""
-    if isinstance(answer, Embedded):
-        return answer.tokens
-    return len(answer.tokens) if isinstance(answer, Scored) else 0
-
-
-def _texts_of(query: EngineQuery) -> Sequence[PromptText | str | list[int]]:
-    if isinstance(query, Embed):
-        return query.inputs
-    return [query.text if isinstance(query, Tokenize) else query.prompt]
 
 
 def release_body(scope: Scope) -> None:

@@ -6,10 +6,11 @@ This module knows the number of answers and nothing of their meaning.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tailrace.errors import ContextLengthExceeded, EngineUnavailable, InvalidRequest, RequestError
-from tailrace.protocol import Accepted, QueryAnswer, Refused
+from tailrace.prompt_text import PromptText
+from tailrace.protocol import Accepted, Embed, Embedded, EngineQuery, QueryAnswer, Refused, Scored, Tokenize
 
 
 def too_long(refused: Refused, param: str, message: str | None = None) -> ContextLengthExceeded:
@@ -81,3 +82,17 @@ class PendingQuery:
         """Have ``answers`` raise ``error``."""
         if not self._done.done():
             self._done.set_exception(error)
+
+
+def computed_tokens(answer: QueryAnswer) -> int:
+    """The tokens that the model has read for an answer."""
+    if isinstance(answer, Embedded):
+        return answer.tokens
+    return len(answer.tokens) if isinstance(answer, Scored) else 0
+
+
+def texts_of(query: EngineQuery) -> Sequence[PromptText | str | list[int]]:
+    """The texts that a query has the engine read."""
+    if isinstance(query, Embed):
+        return query.inputs
+    return [query.text if isinstance(query, Tokenize) else query.prompt]

@@ -11,7 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound, RequestError
+from tailrace.errors import ContextLengthExceeded, InvalidRequest, NotFound, RequestError, TooManyRequests
 from tailrace.server.app_state import AppState
 from tailrace.server.caller import Caller, caller_of
 from tailrace.server.dialects.openai.timing_fields import telemetry
@@ -55,6 +55,8 @@ class _ResponseId(StringConvertor):
 register_url_convertor("response", _ResponseId())
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
+#: Seconds until a response in the background is likely to have ended.
+_BACKGROUND_RETRY_SECONDS = 30
 #: The size that a stored item counts with, where the work for a request decides whether a thread does it.
 _ITEM_BYTES = 64
 
@@ -259,7 +261,11 @@ class _Responses:
                     raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_value")
             return False
         if payload.background and self._background.full:
-            raise InvalidRequest(f"'background': {MAX_RUNNING} responses run already; cancel some.", param="background")
+            raise TooManyRequests(
+                f"'background': {MAX_RUNNING} responses run already; cancel some, or try again later.",
+                retry_after=_BACKGROUND_RETRY_SECONDS,
+                param="background",
+            )
         return payload.store is not False
 
     async def _saved(
