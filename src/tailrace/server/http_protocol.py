@@ -14,14 +14,13 @@ import urllib.parse
 from typing import Any, cast
 
 import httptools
-import msgspec
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tailrace.errors import InvalidRequest, RequestError, RequestTimeout, TooManyRequests
+from tailrace.errors import InvalidRequest, RequestError, RequestTimeout
 from tailrace.server.connections import Connections
-from tailrace.server.json_response import error_envelope
-from tailrace.server.refusal import set_refusal
+from tailrace.server.http_head import head_without_upgrade, with_path
+from tailrace.server.refusal import refusal_response, set_refusal, too_many_connections
 from tailrace.server.request_cycle import CHUNKED_BODY, REQUEST_BODY, ChunkedBody, RequestCycle
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import new_request_id
@@ -192,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # The parser stops here: see ``_decline``.
         if not self.url.startswith(b"/"):
-            self.url = _with_path(self.url)
+            self.url = with_path(self.url)
         self._in_head = self._head_begun = False
         self._head_bytes = 0
         self._receiving.begin(self.loop.time())
@@ -299,17 +298,12 @@ class HttpProtocol(HttpToolsProtocol):
         The parser takes everything behind such a head for another protocol. But Java's HttpClient offers h2c with an
         ordinary request, body and all, and goes on using the connection.
         """
-        head = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        for name, value in self.headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.split(b",")]
-                value = b", ".join(option for option in options if option.lower() != b"upgrade")
-            if name != b"upgrade":
-                head.append(b"%b: %b\r\n" % (name, value))
+        parser = self.parser
+        head = head_without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._head_bytes = 0
-        self._feed(b"".join([*head, b"\r\n", rest]))
+        self._feed(head + rest)
 
     # Limits
 
@@ -454,24 +448,6 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             # The request that is waited for never comes.
             serving.disconnect()
-        body = msgspec.json.encode(error_envelope(error))
-        head = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in self.server_state.default_headers)]
-        head.append(b"%b: %b\r\n" % (REQUEST_ID, new_request_id().encode()))
-        head.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
-        self.transport.write(b"".join([*head, body]))
+        headers = [*self.server_state.default_headers, (REQUEST_ID, new_request_id().encode())]
+        self.transport.write(refusal_response(error, status, headers))
         self.linger()
-
-
-def too_many_connections() -> TooManyRequests:
-    """The refusal of a client for which there is no place."""
-    return TooManyRequests(
-        "The server has too many connections; close some, or try again.", code="too_many_connections", retry_after=2
-    )
-
-
-def _with_path(url: bytes) -> bytes:
-    """A request's target with the path that ``http://host`` and ``http://host?query`` leave out (RFC 9110, 7.1)."""
-    parsed = httptools.parse_url(url)
-    if not parsed.schema or parsed.path:
-        return url
-    return b"/?" + parsed.query if parsed.query else b"/"

@@ -10,13 +10,10 @@ import errno
 import socket
 from collections.abc import Callable
 
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-from tailrace.errors import InvalidRequest, RequestError
+from tailrace.errors import InvalidRequest
 from tailrace.server.connections import Connections, Entry
-from tailrace.server.http_protocol import HttpProtocol, too_many_connections
-from tailrace.server.json_response import error_envelope
+from tailrace.server.http_protocol import HttpProtocol
+from tailrace.server.refusal import refusal_response, too_many_connections
 
 #: Connections that are accepted before the loop does something else.
 _BATCH = 64
@@ -55,8 +52,8 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._resume: asyncio.TimerHandle | None = None
-        self._refusal = _refusal(too_many_connections())
-        self._plain_refusal = _refusal(
+        self._refusal = refusal_response(too_many_connections())
+        self._plain_refusal = refusal_response(
             InvalidRequest("This server speaks https: write https:// in its address.", code="https_required")
         )
 
@@ -167,15 +164,3 @@ class Listener:
         self._resume = self._loop.call_later(
             seconds, lambda: self._loop.add_reader(self._socket.fileno(), self._accept)
         )
-
-
-def _refusal(error: RequestError) -> bytes:
-    """The whole response for a client whose connection isn't served."""
-    body = msgspec.json.encode(error_envelope(error))
-    headers = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in error.headers.items())
-    return b"%bcontent-type: application/json\r\nconnection: close\r\n%bcontent-length: %d\r\n\r\n%b" % (
-        STATUS_LINE[error.status],
-        headers,
-        len(body),
-        body,
-    )
