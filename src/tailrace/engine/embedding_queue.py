@@ -28,6 +28,8 @@ _SOLE_PASS_SECONDS = 0.25
 _QUIET_SECONDS = 10.0
 #: Tokens of the first pass, before any was measured.
 _FIRST_PASS_TOKENS = 16
+#: Tokens of a pass, at least. One token takes nearly as long, so after one slow pass the budget would never rise again.
+_MIN_PASS_TOKENS = 8
 #: Cells that the context gets at first; a longer text gets more.
 _MIN_CELLS = 512
 #: Cells beside those of the longest text, for short texts of other callers. A caller's second text doesn't get them.
@@ -121,7 +123,7 @@ class EmbeddingQueue:
         """Tokens of a pass that takes ``seconds``."""
         if self._token_seconds is None:
             return min(self._max_pass_tokens, _FIRST_PASS_TOKENS)
-        return max(1, min(self._max_pass_tokens, int(seconds / self._token_seconds)))
+        return min(self._max_pass_tokens, max(_MIN_PASS_TOKENS, int(seconds / self._token_seconds)))
 
     def _in_turn(self) -> list[_Request]:
         """The requests, the next one first."""

@@ -266,6 +266,15 @@ def test_a_text_that_a_pass_completes_starts_behind_one_that_does_not_fit(clock:
     assert answers == [3, 3, 3]
 
 
+def test_a_slow_pass_does_not_make_the_next_ones_tiny(clock: Clock) -> None:
+    context = RecordingContext(clock=clock)
+    queue = EmbeddingQueue(context, 64)
+    queue.add(_caller_jobs(1, "A", [400]))
+    queue._token_seconds = 3.0
+    list(queue.step(beside=True))
+    assert len(context.passes[-1]) == 8
+
+
 def test_soon_after_a_step_passes_are_short(clock: Clock) -> None:
     context = RecordingContext(clock=clock)
     context.max_pass_tokens = 512

@@ -1,7 +1,8 @@
 """Whose turn it is: of the callers that want work done, the one that has had the least of it comes first.
 
 Work is counted in units, such as prompt tokens. A caller that had nothing to do gets no credit for that: it starts
-level with the caller that has had the least. So a greedy caller delays another one by one piece of work.
+level with the caller that has had the least, before it if that one was served last. So a greedy caller delays another
+one by one piece of work, and callers that come one after the other delay none for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class _Share:
     """What one caller has had."""
 
     units: int
-    last: int = 0  #: the number of its last piece of work
+    last: int  #: when it had its last piece of work, or else became active; twice the number of pieces so far
     pieces: int = 0
 
 
@@ -28,14 +29,14 @@ class Turns(Generic[_Key]):
 
     def __init__(self) -> None:
         self._shares: dict[_Key, _Share] = {}
-        self._pieces = 0
+        self._now = 0
 
     def order(self, active: Iterable[_Key]) -> list[_Key]:
         """The active callers, the next one first. All others are forgotten."""
         callers = dict.fromkeys(active)
         known = self._shares
         level = min((known[caller].units for caller in callers if caller in known), default=0)
-        self._shares = shares = {caller: known.get(caller) or _Share(level) for caller in callers}
+        self._shares = shares = {caller: known.get(caller) or _Share(level, self._now - 1) for caller in callers}
         return sorted(callers, key=lambda caller: (shares[caller].units, shares[caller].last))
 
     def forget_all(self) -> None:
@@ -44,10 +45,10 @@ class Turns(Generic[_Key]):
 
     def charge(self, caller: _Key, units: int) -> None:
         """An active caller has had a piece of work of so many units."""
-        self._pieces += 1
+        self._now += 2
         share = self._shares[caller]
         share.units += units
-        share.last = self._pieces
+        share.last = self._now
         share.pieces += 1
 
     def pieces(self, caller: _Key) -> int:

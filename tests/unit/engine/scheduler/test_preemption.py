@@ -345,7 +345,8 @@ def test_the_first_prompt_of_a_caller_is_computed_without_others_replies() -> No
     assert machine.scheduler.running[0].draft == []
     # A caller that comes right after it doesn't stop the replies for another step.
     _add(machine, 5, "C", length=40)
-    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: 1, 4: 1, 5: 40}
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {1: 1, 2: 1, 4: 1, 3: MIXED_BUDGET}
+    assert {sequence.id: count for sequence, count in machine.step().scheduled} == {5: 40}
 
 
 def test_a_first_prompt_that_takes_several_steps_stops_no_reply() -> None:

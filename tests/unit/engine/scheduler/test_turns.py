@@ -36,6 +36,16 @@ def test_a_caller_that_had_nothing_to_do_has_no_credit_and_comes_first_once() ->
     assert "".join(served) == "BABA"
 
 
+def test_callers_that_come_one_after_the_other_keep_none_waiting() -> None:
+    turns: Turns[str] = Turns()
+    served = []
+    for number in range(6):
+        first = turns.order(["A", f"caller {number}"])[0]
+        turns.charge(first, 10)
+        served.append(first)
+    assert served.count("A") == 3
+
+
 def test_callers_that_are_gone_are_forgotten() -> None:
     turns = Turns()
     for number in range(100):
