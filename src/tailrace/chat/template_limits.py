@@ -21,7 +21,7 @@ from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
 #: Processor seconds of one rendering. The largest conversation of a context of 131,072 tokens takes about 0.1 s.
-MAX_CPU_SECONDS = 5.0
+MAX_CPU_SECONDS = 2.0
 #: Processor seconds of a rendering that other work waits for.
 BRIEF_CPU_SECONDS = 0.05
 #: Characters that one rendering may write into the prompt or into variables, beside ``MAX_EXPANSION`` times the

@@ -27,8 +27,11 @@ from tailrace.machine.thread_name import name_thread
 
 #: Threads that go on with late masks. Further masks wait for them: their CPU time is bounded so.
 _MAX_LATE = 4
-#: Scheduling priority of threads with slow masks: they get about 1.5 % of a core that the model also wants.
-_LOW_PRIORITY = 19
+#: Scheduling priority of threads with slow masks: a quarter of an equal share of a core that the model also wants. With
+#: less they could hold the interpreter's lock for long, where other processes keep all cores busy.
+_LOW_PRIORITY = 6
+#: The thread with slow masks rests for as long as a mask took, up to so many seconds.
+_MAX_REST = 0.1
 #: Seconds for threads to end; one with a slow mask may go on for longer, and harms no other.
 _JOIN_SECONDS = 1.0
 
@@ -214,16 +217,19 @@ class MaskThread:
         bind(self.cpus)
         lower_priority(threading.get_native_id())
         while self._slow_wake.get():
-            self._compute_slow()
+            time.sleep(min(self._compute_slow(), _MAX_REST))
 
-    def _compute_slow(self) -> None:
+    def _compute_slow(self) -> float:
+        """Compute a mask, if one waits. Returns the processor seconds that it took."""
         with self._lock:
             identity = next(iter(self._slow), None)
             if identity is None:
-                return
+                return 0.0
             constraint = self._slow.pop(identity)
         constraint.compute_or_fail()
+        seconds = constraint.last_seconds
         self._announce(MaskReady(identity))
+        return seconds
 
 
 class _Worker(threading.Thread):
@@ -256,6 +262,6 @@ def bind(cpus: frozenset[int]) -> None:
 
 
 def lower_priority(thread: int) -> None:
-    """Give a thread of this process the lowest priority. Only Linux has priorities of threads."""
+    """Give a thread of this process low priority. Only Linux has priorities of threads."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, thread, _LOW_PRIORITY)
