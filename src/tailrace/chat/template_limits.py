@@ -38,6 +38,9 @@ MAX_NESTED = 50_000
 #: Loops, calls and outputs for each reading of the clock. A thousand characters count as one more.
 _STRIDE = 256
 _CHARACTERS = 1024
+#: Processor seconds after which a long rendering lets other threads go on, and for how long.
+_WORK_SECONDS = 0.002
+_REST_SECONDS = 0.002
 #: Characters of a large text.
 LARGE_TEXT = 100_000
 #: Characters of the input of filters that take long for each of them.
@@ -76,7 +79,7 @@ def rendering_briefly() -> Iterator[None]:
 class RenderBudget:
     """The rest of one rendering's budget."""
 
-    __slots__ = ("_characters", "_deadline", "_is_brief", "_next_look", "_ticks", "has_large_texts")
+    __slots__ = ("_characters", "_deadline", "_is_brief", "_next_look", "_next_rest", "_ticks", "has_large_texts")
 
     def __init__(self, characters: int) -> None:
         """``characters`` of the conversation."""
@@ -87,6 +90,7 @@ class RenderBudget:
         self._deadline = time.thread_time() + (BRIEF_CPU_SECONDS if self._is_brief else MAX_CPU_SECONDS)
         self._ticks = 0
         self._next_look = _STRIDE
+        self._next_rest = time.thread_time() + _WORK_SECONDS
 
     def tick(self, weight: int = 1) -> None:
         """One more loop, call or output. Raises TemplateTooCostly and RenderTakesLong."""
@@ -112,10 +116,14 @@ class RenderBudget:
 
     def _look(self) -> None:
         self._next_look = self._ticks + _STRIDE
-        if time.thread_time() > self._deadline:
+        now = time.thread_time()
+        if now > self._deadline:
             if self._is_brief:
                 raise RenderTakesLong
             raise TemplateTooCostly(f"it computes for more than {MAX_CPU_SECONDS:g} s")
+        if not self._is_brief and now > self._next_rest:
+            time.sleep(_REST_SECONDS)  # Other threads wait for this one's Python code.
+            self._next_rest = now + _WORK_SECONDS
 
 
 #: The budget of this thread's rendering; None while a template is compiled.

@@ -37,10 +37,14 @@ from tailrace.server.memory_trim import settle_allocator
 from tailrace.server.served_model import ServedModel
 from tailrace.server.startup_message import announce
 
+#: Seconds for which a thread may run Python code while the event loop waits for its turn: a rendering, say.
+_SWITCH_SECONDS = 0.001
+
 
 def main() -> None:
     """Serve until a signal; then give running replies some seconds to finish."""
     start = read_start()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     name_thread("tailrace-http")
     settle_signals(ignore_hang_up=False)
     logs.configure("http", level=start.settings.log_level, form=start.settings.log_format, fd=start.log_fd)
