@@ -333,9 +333,9 @@ class Supervisor:
             self._server.send(signal.SIGHUP)
 
     def _log_stacks(self) -> None:
-        """Have each child that has its handlers write the stacks of its threads to the log."""
+        """Have each child write the stacks of its threads to the log. One that starts does so when it has its handler."""
         for child in self._children:
-            if child.serves:
+            if child.is_running:
                 child.send(signal.SIGUSR1)
 
     def _notify(self, now: float, hangs: bool) -> None:
