@@ -333,7 +333,7 @@ class Supervisor:
             self._server.send(signal.SIGHUP)
 
     def _log_stacks(self) -> None:
-        """Have each child write the stacks of its threads to the log. One that starts does so when it has its handler."""
+        """Have each child write the stacks of its threads to the log; one that starts does it a little later."""
         for child in self._children:
             if child.is_running:
                 child.send(signal.SIGUSR1)
