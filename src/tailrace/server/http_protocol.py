@@ -98,6 +98,10 @@ class HttpProtocol(HttpToolsProtocol):
         for cycle in cycles:
             if cycle is not None:
                 cycle.disconnect()
+        # A request's scope has its whole reply. Connection and cycle refer to each other, so it would stay until a
+        # collection of old objects, which is rare.
+        self.cycle = self._serving = None
+        self.scope = None  # type: ignore[assignment]  # as before the first request
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""

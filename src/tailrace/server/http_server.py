@@ -99,9 +99,9 @@ class HttpServer:
         """What is due once a second."""
         try:
             self._renew_date()
+            self._return_memory()  # First: what the last look has ended is free by now.
             self.connections.tick(asyncio.get_running_loop().time())
             self._app.bodies.tick()
-            self._return_memory()
         except Exception:
             self._log.exception("looking after connections hit a defect")  # Their requests go on.
 
