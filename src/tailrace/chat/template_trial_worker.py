@@ -5,10 +5,10 @@ from __future__ import annotations
 import resource
 import signal
 import sys
-from pathlib import Path
 
 import msgspec
 
+from tailrace.address_space import limit_growth
 from tailrace.chat.template import ChatTemplate
 from tailrace.chat.template_trial import TemplateTrial, TrialResult
 from tailrace.chat.thinking_kwargs import has_thinking_switch
@@ -21,7 +21,7 @@ def main() -> None:
     die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     trial = msgspec.json.decode(sys.stdin.buffer.read(), type=TemplateTrial)
-    _limit_memory(trial.max_memory)
+    limit_growth(trial.max_memory)
     signal.setitimer(signal.ITIMER_PROF, trial.cpu_seconds)
     sys.stdout.buffer.write(msgspec.json.encode(TrialResult(_defect(trial))))
 
@@ -38,14 +38,6 @@ def _defect(trial: TemplateTrial) -> str | None:
     except ModelError as error:
         return str(error)
     return None
-
-
-def _limit_memory(more_bytes: int) -> None:
-    if sys.platform != "linux":
-        return  # Other kernels don't enforce this limit.
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + more_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":

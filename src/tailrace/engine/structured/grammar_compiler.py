@@ -31,12 +31,12 @@ from tailrace.engine.structured.grammar_sandbox import (
 )
 from tailrace.engine.structured.grammar_sandbox_worker import TryResult
 from tailrace.engine.structured.lazy_grammar import LazyGrammar
-from tailrace.engine.structured.mask_thread import lower_priority
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.machine.thread_name import name_thread
+from tailrace.machine.thread_priority import lower_priority
 from tailrace.protocol import EngineCounters, Grammar
 
 #: Bytes of a grammar's text.

@@ -25,12 +25,12 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
+from tailrace.address_space import limit_growth, resident_memory
 from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.structured.constraint import BUDGET_SECONDS, BUDGET_SECONDS_PER_TOKEN
 from tailrace.engine.structured.grammar_error import GrammarError
@@ -180,27 +180,15 @@ def work(order: socket.socket, tokenizer: LLTokenizer) -> None:
     while data := order.recv(1 << 20):
         for message in frames.feed(data):
             os.nice(message.nice)
-            _limit_memory()
+            limit_growth(_MAX_MEMORY)
             signal.setitimer(signal.ITIMER_PROF, message.cpu_seconds)
             order.sendall(frame(try_grammar(message.grammar, tokenizer)))
             return
 
 
-def _limit_memory() -> None:
-    if sys.platform != "linux":
-        return  # Other kernels don't enforce this limit.
-    limit = _pages(0) * resource.getpagesize() + _MAX_MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-def _pages(field: int) -> int:
-    """This process's pages of memory: ``field`` 0 is all addresses, 1 is what is resident."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[field])
-
-
 def try_grammar(grammar: Grammar, tokenizer: LLTokenizer) -> TryResult:
     """Compile the grammar and follow it for a while. The kernel ends this process where that takes too long."""
-    before = _pages(1) if sys.platform == "linux" else 0
+    before = resident_memory()
     try:
         document = translate(grammar)
         matcher = compile_grammar(tokenizer, document)
@@ -212,11 +200,10 @@ def try_grammar(grammar: Grammar, tokenizer: LLTokenizer) -> TryResult:
         return TryResult(error="it takes too much memory")
     if sum(seconds) > BUDGET_SECONDS + BUDGET_SECONDS_PER_TOKEN * len(seconds):
         return TryResult(error=f"it is too ambiguous: {len(seconds)} tokens take {sum(seconds):.1f} s to find")
-    pages = (_pages(1) if sys.platform == "linux" else 0) - before
     return TryResult(
         document=document,
         mask_seconds=sorted(seconds)[len(seconds) // 2] if seconds else 0.0,
-        memory_bytes=max(0, pages) * resource.getpagesize(),
+        memory_bytes=max(0, resident_memory() - before),
     )
 
 

@@ -11,7 +11,6 @@ takes its place. The loop itself computes masks only where the system has no thr
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -24,12 +23,10 @@ from tailrace.engine.structured.constraint import Constraint
 from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
 from tailrace.machine.thread_name import name_thread
+from tailrace.machine.thread_priority import lower_priority
 
 #: Threads that go on with late masks. Further masks wait for them: their CPU time is bounded so.
 _MAX_LATE = 4
-#: Scheduling priority of threads with slow masks: a quarter of an equal share of a core that the model also wants. With
-#: less they could hold the interpreter's lock for long, where other processes keep all cores busy.
-_LOW_PRIORITY = 6
 #: The thread with slow masks rests for as long as a mask took, up to so many seconds.
 _MAX_REST = 0.1
 #: Seconds for threads to end; one with a slow mask may go on for longer, and harms no other.
@@ -259,9 +256,3 @@ def bind(cpus: frozenset[int]) -> None:
         bind_cpus(cpus)
     except ConfigurationError as error:
         structlog.get_logger().error("the thread for masks isn't bound to its CPUs", error=str(error))
-
-
-def lower_priority(thread: int) -> None:
-    """Give a thread of this process low priority. Only Linux has priorities of threads."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, thread, _LOW_PRIORITY)

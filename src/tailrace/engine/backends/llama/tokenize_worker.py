@@ -26,6 +26,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from tailrace.address_space import limit_growth
 from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
 from tailrace.engine.backends.llama.model_loader import redirect_log
@@ -38,6 +39,8 @@ from tailrace.parent_death import die_with_parent
 
 #: A worker that has done a job of up to so many characters waits for the next: its memory stays small.
 _REUSABLE = 65_536
+#: See ``raise_oom_score``: where memory runs out, a worker goes before all other processes.
+_FIRST = 1000
 #: How much less of a busy CPU a longer job gets than the threads that compute replies: a quarter of an equal share.
 _NICE = 6
 
@@ -145,7 +148,7 @@ class ForkServer:
 def work(channel: socket.socket, vocab: LlamaVocab) -> None:
     """Do jobs, until a long one: the process's end gives its memory back."""
     die_with_parent()
-    _prefer_oom_kill()
+    raise_oom_score(_FIRST)
     while True:
         data, sockets, _, _ = socket.recv_fds(channel, 1, 1)
         if not data:
@@ -166,7 +169,7 @@ def _do_job(answers: socket.socket, vocab: LlamaVocab) -> int:
     if size > _REUSABLE:
         os.nice(_NICE)
     stack = stack_bytes(size)
-    _limit_memory(stack + MEMORY_BYTES + MEMORY_PER_CHARACTER * size)
+    limit_growth(stack + MEMORY_BYTES + MEMORY_PER_CHARACTER * size, final=False)
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds(size))
     # The main thread's stack has the size that it had at the start. A new thread's size can be chosen.
     threading.stack_size(stack)
@@ -194,20 +197,6 @@ def _read_job(answers: socket.socket) -> TokenizeJob | None:
         for job in frames.feed(data):
             return job
     return None
-
-
-def _prefer_oom_kill() -> None:
-    """Where memory runs out, the kernel shall kill this process and not the engine."""
-    if sys.platform == "linux":
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def _limit_memory(more_bytes: int) -> None:
-    if sys.platform != "linux":
-        return  # Other kernels don't enforce this limit.
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + more_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":
