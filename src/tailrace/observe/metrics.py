@@ -14,13 +14,19 @@ from typing import Protocol
 
 from tailrace.errors import RequestError
 from tailrace.observe import log_writer
-from tailrace.observe.cpu_throttling import read_throttling
 from tailrace.observe.engine_figures import EngineFigures, EngineState
 from tailrace.observe.exposition import expose
 from tailrace.observe.histogram import Histogram
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS, LlamaServerTotals, LlamaServerView
 from tailrace.observe.metric import Labelled
-from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS, ConnectionCounts, QueueCounts, ServerView
+from tailrace.observe.own_metrics import (
+    ENGINE_METRICS,
+    SERVER_METRICS,
+    ConnectionCounts,
+    QueueCounts,
+    ServerView,
+    Throttling,
+)
 from tailrace.observe.process_stats import ProcessStats, child_pids, read_process
 from tailrace.observe.request_totals import RequestTotals
 from tailrace.observe.vllm_metrics import ENGINE_LABELS, VLLM_METRICS, EngineView
@@ -66,6 +72,8 @@ class Metrics:
         self.lives: Lives | None = None  #: the supervisor's counts; None without a supervisor
         self.connections: ConnectionCounts | None = None  #: None before the server listens
         self.queue: QueueCounts | None = None
+        #: Reads the CPU throttling of this process's control groups; they limit each other, so the largest counts.
+        self.read_throttling: Callable[[], Iterable[Throttling]] = tuple
 
     def requests(self, replica: int) -> RequestTotals:
         """The totals of the requests to engine number ``replica``."""
@@ -145,7 +153,7 @@ class Metrics:
             starts=self._lives_of(lambda lives, child: lives.starts(child)),
             hangs=self._lives_of(lambda lives, child: lives.hangs(child)),
             processes=_processes(figures),
-            throttling=read_throttling(),
+            throttling=max(self.read_throttling(), key=lambda each: each.seconds, default=None),
         )
 
     def _lives_of(self, count: Callable[[Lives, int], int]) -> Labelled:

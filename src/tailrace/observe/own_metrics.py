@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tailrace.observe.cpu_throttling import Throttling
 from tailrace.observe.metric import Labelled, Metric, Value
 from tailrace.observe.process_stats import ProcessStats
 from tailrace.observe.vllm_metrics import EngineView
@@ -40,6 +39,15 @@ class QueueCounts(Protocol):
     def callers(self) -> int: ...
 
 
+class Throttling(Protocol):
+    """How often a control group's CPU quota was used up, since the group was made."""
+
+    @property
+    def throttled(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class ServerView:
     """The server at a scrape. Processes are by name: supervisor, http, engine 0, sandbox."""
@@ -56,7 +64,7 @@ class ServerView:
     starts: Labelled  #: by process
     hangs: Labelled  #: by process
     processes: Mapping[str, ProcessStats] = field(default_factory=dict)
-    throttling: Throttling = field(default_factory=Throttling)
+    throttling: Throttling | None = None  #: of the control group that stood still longest; None without a quota
 
 
 def _step_parts(view: EngineView) -> Labelled:
@@ -281,12 +289,12 @@ SERVER_METRICS: tuple[Metric[ServerView], ...] = (
         "tailrace:cpu_throttled_periods_total",
         "counter",
         "Periods in which the control group had used up its CPU quota",
-        lambda v: v.throttling.periods,
+        lambda v: 0 if v.throttling is None else v.throttling.throttled,
     ),
     Metric(
         "tailrace:cpu_throttled_seconds_total",
         "counter",
         "Time for which the control group was kept from its CPUs",
-        lambda v: v.throttling.seconds,
+        lambda v: 0.0 if v.throttling is None else v.throttling.seconds,
     ),
 )

@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
 from tailrace.errors import EngineDied, ModelNotFound, RequestError
+from tailrace.machine.cgroup import read_throttling
 from tailrace.machine.plan import MachinePlan
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.models.store import default_folder
@@ -109,6 +110,7 @@ class AppState:
             silence_seconds=settings.keepalive_seconds,
         )
         self.metrics = Metrics(model_name, self.engine, replicas)
+        self.metrics.read_throttling = read_throttling
         export = start_export(settings.otlp_endpoint, settings.host, settings.port)
         self.request_log = RequestLog(
             model_name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 
 from tailrace.errors import EngineDied, InvalidRequest, TooManyRequests
+from tailrace.machine.cgroup import Throttling
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
 from tailrace.observe.metrics import REFUSALS, Metrics
@@ -230,3 +231,14 @@ def test_metrics_under_llama_servers_names() -> None:
     again = samples(metrics)
     assert again["llamacpp:predicted_tokens_seconds[]"] == 0, "rates are of what has ended since the last scrape"
     assert again["llamacpp:tokens_predicted_total[]"] == 5
+
+
+def test_the_control_group_that_stood_still_longest_is_shown() -> None:
+    metrics = Metrics('a "model"\n', Engine())
+    metrics.read_throttling = lambda: [
+        Throttling("/a/b", 1.5, periods=9, throttled=4, seconds=2.5),
+        Throttling("/a", None, periods=20, throttled=7, seconds=0.5),
+    ]
+    found = samples(metrics)
+    assert found["tailrace:cpu_throttled_periods_total[]"] == 4
+    assert found["tailrace:cpu_throttled_seconds_total[]"] == 2.5

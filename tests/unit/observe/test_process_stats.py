@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tailrace.observe.cpu_throttling import Throttling, read_throttling
 from tailrace.observe.process_stats import child_pids, read_process
 
 
@@ -44,29 +43,3 @@ def test_a_name_with_spaces_and_parentheses(tmp_path: Path) -> None:
     assert stats is not None
     assert (stats.cpu_seconds, stats.threads) == (250 / os.sysconf("SC_CLK_TCK"), 3)
     assert stats.open_fds is None
-
-
-def group(root: Path, lines: str, files: dict[str, str]) -> Throttling:
-    for name, text in {"proc/self/cgroup": lines, **files}.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return read_throttling(root)
-
-
-def test_throttling_of_version_2(tmp_path: Path) -> None:
-    files = {
-        "sys/fs/cgroup/a/b/cpu.stat": "usage_usec 9\nnr_throttled 4\nthrottled_usec 2500000\n",
-        "sys/fs/cgroup/a/cpu.stat": "usage_usec 9\nnr_throttled 1\nthrottled_usec 100\n",
-    }
-    assert group(tmp_path, "0::/a/b\n", files) == Throttling(4, 2.5)
-
-
-def test_throttling_of_version_1_in_a_container(tmp_path: Path) -> None:
-    """The path is the host's; the container's own group is mounted at the top."""
-    files = {"sys/fs/cgroup/cpu,cpuacct/cpu.stat": "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n"}
-    assert group(tmp_path, "4:cpu,cpuacct:/docker/abc\n1:memory:/docker/abc\n", files) == Throttling(3, 1.5)
-
-
-def test_no_quota_is_no_throttling(tmp_path: Path) -> None:
-    assert read_throttling(tmp_path) == Throttling()
-    assert group(tmp_path, "0::/\n", {"sys/fs/cgroup/cpu.stat": "usage_usec 9\n"}) == Throttling()
