@@ -210,7 +210,6 @@ def _thread(number: int, run: float, wait: float, allowed: frozenset[int]) -> Th
         name="python",
         run=number * run,
         wait=number * wait,
-        voluntary=0,
         involuntary=number * 40,
         allowed=allowed,
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.diagnosis.kernel_file import TICKS, first_number, read_fields, read_number, read_text
-from tailrace.diagnosis.process_sample import Stat, split_stat
 from tailrace.machine.cgroup import Throttling, read_throttling
+from tailrace.observe.kernel_file import TICKS, first_number, read_fields, read_number, read_text
+from tailrace.observe.process_stats import Stat, split_stat
 
 #: Interpreters, whose process name says nothing about the program.
 _INTERPRETERS = ("python", "node", "java", "ruby", "perl", "sh", "bash")

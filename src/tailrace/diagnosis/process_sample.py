@@ -12,13 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from tailrace.diagnosis.kernel_file import TICKS, first_number, read_fields, read_text
 from tailrace.machine import cpulist
+from tailrace.observe.kernel_file import first_number, read_fields, read_text
+from tailrace.observe.process_stats import count_open_files, max_open_files, split_stat
 
 #: Threads of one process that are read. Engines have one for each core, so more are threads of a library.
 _MAX_THREADS = 600
-
-
 #: The role of an engine that has not connected yet.
 LOADING = "loading engine"
 
@@ -29,7 +28,6 @@ class ThreadSample(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     run: float  #: on a CPU
     wait: float  #: ready to run, without a CPU
-    voluntary: int  #: times that it gave its CPU away
     involuntary: int  #: times that the kernel took its CPU away
     allowed: frozenset[int]  #: CPUs that it may run on
 
@@ -80,40 +78,8 @@ def read_process(pid: int, role: str, root: Path = Path("/"), *, files: bool = F
         swapped=first_number(status.get("VmSwap", "")) * 1024,
         major_faults=stat.major_faults,
         threads=_threads(f"{folder}/task"),
-        files=_count_files(folder / "fd") if files else 0,
-        max_files=_max_files(folder / "limits") if files else 0,
-    )
-
-
-class Stat(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a ``stat`` file that are used."""
-
-    name: str
-    state: str
-    parent: int
-    major_faults: int
-    cpu: float  #: seconds
-    ended_cpu: float  #: seconds of its children that have ended
-    last_cpu: int  #: the CPU that it ran on last
-
-
-def split_stat(text: str) -> Stat | None:
-    """The fields of ``/proc/PID/stat`` or ``/proc/PID/task/TID/stat``; None where the text isn't one.
-
-    The name is in brackets and may have spaces and brackets itself.
-    """
-    begin, end = text.find("("), text.rfind(")")
-    words = text[end + 1 :].split()
-    if begin < 0 or len(words) < 37:
-        return None
-    return Stat(
-        name=text[begin + 1 : end],
-        state=words[0],
-        parent=int(words[1]),
-        major_faults=int(words[9]),
-        cpu=(int(words[11]) + int(words[12])) / TICKS,
-        ended_cpu=(int(words[13]) + int(words[14])) / TICKS,
-        last_cpu=int(words[36]),
+        files=(count_open_files(folder) or 0) if files else 0,
+        max_files=(max_open_files(folder) or 0) if files else 0,
     )
 
 
@@ -121,7 +87,7 @@ def split_stat(text: str) -> Stat | None:
 #: its lines, and an engine may have a hundred threads.
 _STATUS = re.compile(
     r"Name:\s*(?P<name>[^\n]*)\n(?:.*\n)*?Cpus_allowed_list:\s*(?P<cpus>\S*)"
-    r"(?:\n(?:.*\n)*?voluntary_ctxt_switches:\s*(?P<voluntary>\d+)\nnonvoluntary_ctxt_switches:\s*(?P<involuntary>\d+))?"
+    r"(?:\n(?:.*\n)*?nonvoluntary_ctxt_switches:\s*(?P<involuntary>\d+))?"
 )
 
 
@@ -141,7 +107,6 @@ def _threads(tasks: str) -> dict[int, ThreadSample]:
             name=status["name"],
             run=int(run or 0) / 1e9,
             wait=int(wait or 0) / 1e9,
-            voluntary=int(status["voluntary"] or 0),
             involuntary=int(status["involuntary"] or 0),
             allowed=_cpus(status["cpus"]),
         )
@@ -151,17 +116,3 @@ def _threads(tasks: str) -> dict[int, ThreadSample]:
 @lru_cache(maxsize=64)
 def _cpus(text: str) -> frozenset[int]:
     return frozenset(cpulist.parse(text))
-
-
-def _count_files(folder: Path) -> int:
-    try:
-        return sum(1 for _ in folder.iterdir())
-    except OSError:
-        return 0
-
-
-def _max_files(path: Path) -> int:
-    for line in read_text(path).splitlines():
-        if line.startswith("Max open files"):
-            return first_number(line.removeprefix("Max open files"))
-    return 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tailrace.observe.kernel_file import first_number, read_fields, read_text
+from tailrace.observe.process_stats import split_stat
 from tailrace.progress_page import Phase, ProgressPage, allowed_silence
 
 #: Seconds without progress while a model loads. One call of llama.cpp, a conversion's part and a compiler's run are
@@ -68,16 +70,9 @@ class Watch:
 
     def _state(self) -> str:
         """The kernel's letter: T is stopped by a signal, t by a debugger."""
-        try:
-            return (self._process / "stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return ""
+        stat = split_stat(read_text(self._process / "stat"))
+        return "" if stat is None else stat.state
 
     def _is_traced(self) -> bool:
         """Whether a debugger is attached: then a long stop is meant."""
-        try:
-            text = (self._process / "status").read_text(encoding="latin-1")
-        except OSError:
-            return False
-        tracer = next((line.split()[1] for line in text.splitlines() if line.startswith("TracerPid:")), "0")
-        return tracer != "0"
+        return first_number(read_fields(self._process / "status").get("TracerPid", "")) != 0

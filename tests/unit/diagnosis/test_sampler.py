@@ -9,10 +9,11 @@ import pytest
 from diagnosed_server import changed
 from recorded_machines import expand_text
 from tailrace.diagnosis.machine_sample import CpuTime, OtherProcess, read_machine, shown_name
-from tailrace.diagnosis.process_sample import LOADING, read_process, split_stat
+from tailrace.diagnosis.process_sample import LOADING, read_process
 from tailrace.diagnosis.sampler import Sampler
 from tailrace.diagnosis.server_sample import EngineSample, ServerFacts, ServerSample
 from tailrace.machine.cgroup import Throttling
+from tailrace.observe.process_stats import split_stat
 
 
 def stat(
@@ -85,7 +86,7 @@ def test_a_process_is_read_with_its_threads(root: Path) -> None:
     assert (engine.memory, engine.swapped) == (512_000_000, 65_536)
     assert list(engine.compute) == [102, 103], "a thread with a name of its own doesn't compute"
     main = engine.threads[102]
-    assert (main.run, main.wait, main.voluntary, main.involuntary) == (1.5, 0.25, 7, 5)
+    assert (main.run, main.wait, main.involuntary) == (1.5, 0.25, 5)
     assert engine.allowed == {0, 1}
     http = read_process(101, "http", root, files=True)
     assert http is not None

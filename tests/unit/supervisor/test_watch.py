@@ -87,7 +87,7 @@ def state(folder: Path, letter: str, tracer: int = 0) -> Path:
     """The kernel's files of process 7 in this state."""
     process = folder / "7"
     process.mkdir(exist_ok=True)
-    (process / "stat").write_text(f"7 (a ) b) {letter} 1 1 1")
+    (process / "stat").write_text(f"7 (a ) b) {letter} {' '.join(['1'] * 48)}")
     (process / "status").write_text(f"Name:\tx\nTracerPid:\t{tracer}\n")
     return folder
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-#: Clock ticks a second in /proc's files: ``USER_HZ``, 100 on every architecture that tailrace runs on.
-TICKS = 100
+#: Clock ticks a second in /proc's files.
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def read_text(path: Path | str) -> str:
