@@ -78,10 +78,9 @@ class ServerStats:
         if not self._samples or now - self._samples[-1].time >= _SHARED_SECONDS:
             self._take()
         if (before := self._earlier()) is None:
+            before = self._samples[-1]
             await asyncio.sleep(_MIN_SECONDS)
             self._take()
-            before = self._earlier()
-            assert before is not None
         after = self._samples[-1]
         if self._sampler.wants_names(before, after):
             after = msgspec.structs.replace(after, others=await self._name_others(before, after))
