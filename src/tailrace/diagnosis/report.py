@@ -13,7 +13,7 @@ from tailrace.diagnosis.catalogue import Finding
 from tailrace.diagnosis.diagnose import diagnose
 from tailrace.diagnosis.process_sample import ProcessSample
 from tailrace.diagnosis.sample import EngineInterval, Interval, Sample
-from tailrace.diagnosis.server_sample import Histogram
+from tailrace.diagnosis.server_sample import HistogramSample
 
 
 class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +141,7 @@ def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> S
     )
 
 
-def _percentiles(times: Histogram) -> Percentiles:
+def _percentiles(times: HistogramSample) -> Percentiles:
     return Percentiles(p50=times.percentile(0.5), p90=times.percentile(0.9), p99=times.percentile(0.99))
 
 

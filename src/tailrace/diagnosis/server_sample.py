@@ -31,18 +31,18 @@ class StreamSample(msgspec.Struct, frozen=True, kw_only=True):
     moved: int  #: bytes that the client has received so far
 
 
-class Histogram(msgspec.Struct, frozen=True):
+class HistogramSample(msgspec.Struct, frozen=True):
     """How often a time was at most as long as each bound, since the server's start. The last bound is infinite."""
 
     bounds: tuple[float, ...] = ()  #: seconds
     counts: tuple[float, ...] = ()  #: cumulative
 
-    def since(self, earlier: Histogram) -> Histogram:
+    def since(self, earlier: HistogramSample) -> HistogramSample:
         """The times after ``earlier``."""
         if self.bounds != earlier.bounds:
             return self
         pairs = zip(self.counts, earlier.counts, strict=True)
-        return Histogram(self.bounds, tuple(count - before for count, before in pairs))
+        return HistogramSample(self.bounds, tuple(count - before for count, before in pairs))
 
     def percentile(self, part: float) -> float | None:
         """The time below which ``part`` (0 to 1) of them are, interpolated; None where there are none.
@@ -76,8 +76,8 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
     engine_starts: int = 0
     loop_lag: float = 0.0  #: seconds by which the event loop was late at most, in the last seconds
     slow_streams: tuple[StreamSample, ...] = ()
-    first_token: Histogram = Histogram()
-    inter_token: Histogram = Histogram()
+    first_token: HistogramSample = HistogramSample()
+    inter_token: HistogramSample = HistogramSample()
 
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tailrace.diagnosis.measured_bandwidth import MeasuredBandwidth
-from tailrace.diagnosis.server_sample import EngineSample, Histogram, ServerFacts, ServerSample
+from tailrace.diagnosis.server_sample import EngineSample, HistogramSample, ServerFacts, ServerSample
 from tailrace.errors import ConfigurationError
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
@@ -66,8 +66,8 @@ class StatsSource:
             engine_starts=engine.engine_starts,
             loop_lag=engine.lag.worst(),
             slow_streams=self._streams.behind(),
-            first_token=Histogram(*self._metrics.first_token_buckets()),
-            inter_token=Histogram(*self._metrics.inter_token_buckets()),
+            first_token=HistogramSample(*self._metrics.first_token_buckets()),
+            inter_token=HistogramSample(*self._metrics.inter_token_buckets()),
         )
 
     def _engine_sample(self, connection: EngineConnection, now: float) -> EngineSample:

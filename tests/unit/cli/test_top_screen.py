@@ -13,7 +13,7 @@ from diagnosed_server import changed
 from tailrace.cli.stats_client import StatsClient, _harmless
 from tailrace.cli.top_screen import screen
 from tailrace.diagnosis.report import Stats, make_stats
-from tailrace.diagnosis.server_sample import Histogram
+from tailrace.diagnosis.server_sample import HistogramSample
 from tailrace.errors import ConfigurationError
 
 BUSY: dict[str, Any] = {"threads": 8, "run": 0.24, "wait": 0.7, "running": 8, "waiting": (3, 5), "oldest_wait": 4.0}
@@ -72,15 +72,15 @@ def test_a_server_that_does_not_answer_is_shown_with_its_last_figures() -> None:
 def test_percentiles_are_those_since_the_oldest_sample() -> None:
     before, after = changed()
     bounds = (0.1, 0.2, float("inf"))
-    old, new = Histogram(bounds, (100.0, 100.0, 100.0)), Histogram(bounds, (150.0, 200.0, 200.0))
+    old, new = HistogramSample(bounds, (100.0, 100.0, 100.0)), HistogramSample(bounds, (150.0, 200.0, 200.0))
     before = msgspec.structs.replace(before, server=msgspec.structs.replace(before.server, first_token=old))
     after = msgspec.structs.replace(after, server=msgspec.structs.replace(after.server, first_token=new))
     found = make_stats(before, after).latency.first_token
     assert found.p50 == 0.1
     assert found.p90 == pytest.approx(0.18)
     assert "p50 100 ms, p90 180 ms, p99 198 ms, last 1.0 s" in drawn(make_stats(before, after))
-    assert Histogram(bounds, (0.0, 0.0, 5.0)).percentile(0.5) == 0.2, "beyond the last bound"
-    assert Histogram().percentile(0.5) is None
+    assert HistogramSample(bounds, (0.0, 0.0, 5.0)).percentile(0.5) == 0.2, "beyond the last bound"
+    assert HistogramSample().percentile(0.5) is None
 
 
 def test_names_from_the_wire_control_no_terminal() -> None:

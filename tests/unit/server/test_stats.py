@@ -22,10 +22,11 @@ from tailrace.machine import cpulist
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import machine_name
 from tailrace.server import stats as module
+from tailrace.server.bandwidth_measurement import BandwidthMeasurement
 from tailrace.server.caller import Caller
 from tailrace.server.loop_lag import LoopLag
 from tailrace.server.open_streams import OpenStreams
-from tailrace.server.stats import BandwidthMeasurement, ServerStats
+from tailrace.server.stats import ServerStats
 
 
 class ScriptedSampler(Sampler):
