@@ -21,20 +21,17 @@ import structlog
 from tailrace import ipc
 from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError, ShuttingDown
 from tailrace.ipc import frame
-from tailrace.observe import log_writer
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.token_gaps import TokenGaps
 from tailrace.protocol import PROTOCOL_VERSION, EngineCounters, EngineQuery, Heartbeat, Hello, ModelInfo, Submit
-from tailrace.server.callbacks import GenerationCallbacks, TimerCallbacks
+from tailrace.server.callbacks import GenerationCallbacks
 from tailrace.server.engine_connection import EngineConnection
 from tailrace.server.engine_query import PendingQuery
 from tailrace.server.in_flight import InFlightRequests
-from tailrace.server.loop_lag import LoopLag
 from tailrace.server.replica_router import ReplicaRouter
+from tailrace.server.request_timer import RequestTimer
 from tailrace.server.served_model import ServedModel
 
-#: Max seconds between two ticks of the requests' timer.
-_TICK_SECONDS = 0.5
 #: Seconds that the supervisor has to end an engine that hangs, before its requests fail without that.
 _KILL_SECONDS = 3.0
 
@@ -55,16 +52,14 @@ class EngineClient:
         """
         self.model: ServedModel | None = None  #: the last engine's; it stays while a new engine starts
         self.engine_starts = 0
-        self.lag = LoopLag()  #: of the event loop
+        self.timer = RequestTimer(silence_seconds)  #: of the running requests
         self.stopping = False  #: no request is begun any more
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
         self._wait_seconds = wait_seconds
         self._hang_seconds = hang_seconds
         self.on_tick: Callable[[], None] | None = None  #: called at each tick of the requests' timer
-        self._tick_seconds = min(_TICK_SECONDS, silence_seconds / 4)
         self._requests = InFlightRequests()
-        self._timers: set[TimerCallbacks] = set()
         self._connections: dict[int, EngineConnection] = {}  #: by replica; those that have said Hello
         self._gaps: defaultdict[int, TokenGaps] = defaultdict(TokenGaps)  #: by replica
         self._router = ReplicaRouter()
@@ -263,14 +258,6 @@ class EngineClient:
         """Stop a request that hasn't ended; harmless for one that has."""
         self._requests.cancel(identity)
 
-    def add_timer(self, timer: TimerCallbacks) -> None:
-        """Have the timer visit the request from now on."""
-        self._timers.add(timer)
-
-    def remove_timer(self, timer: TimerCallbacks) -> None:
-        """The opposite; harmless where the timer doesn't visit the request."""
-        self._timers.discard(timer)
-
     def _check_connected(self) -> None:
         if not self._connections:
             raise EngineUnavailable("The engine is restarting; try again.")
@@ -306,7 +293,7 @@ class EngineClient:
         hub.setblocking(False)
         self._hub = hub
         loop.add_reader(hub.fileno(), self._take_connections)
-        self._ticker = loop.create_task(self._tick())
+        self._ticker = loop.create_task(self.timer.run(self._tick))
 
     def _take_connections(self) -> None:
         assert self._hub is not None
@@ -331,26 +318,13 @@ class EngineClient:
             self._hub.close()
             self._hub = None
 
-    async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        ticked = time.monotonic()
-        while True:
-            due = loop.time() + self._tick_seconds
-            await asyncio.sleep(self._tick_seconds)
-            self.lag.add(loop.time() - due)
-            log_writer.flush()
-            if self.on_tick is not None:
-                self.on_tick()
-            # After a pause of this process itself, the engines' messages are still to be read.
-            if time.monotonic() - ticked < _KILL_SECONDS:
-                self._fail_hanging()
-            ticked = time.monotonic()
-            for timer in list(self._timers):
-                try:
-                    timer.on_tick(self._tick_seconds)
-                except Exception as error:
-                    self.remove_timer(timer)
-                    self._report(timer, error)
+    def _tick(self, seconds: float) -> None:
+        """The timer ticks, ``seconds`` after the last time."""
+        if self.on_tick is not None:
+            self.on_tick()
+        # After a pause of this process itself, the engines' messages are still to be read.
+        if seconds < _KILL_SECONDS:
+            self._fail_hanging()
 
     def _fail_hanging(self) -> None:
         """Fail the requests of engines that hang. The supervisor kills these, but a kernel call may delay their end."""
@@ -361,12 +335,6 @@ class EngineClient:
                 connection.hangs = True
                 self._log.error("the engine makes no progress", replica=connection.replica)
                 connection.close()
-
-    def _report(self, timer: TimerCallbacks, error: Exception) -> None:
-        try:
-            timer.on_defect(error)
-        except Exception:
-            self._log.exception("a request's defect couldn't be reported to it")
 
     # The connections' reports
 

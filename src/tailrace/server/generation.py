@@ -158,7 +158,7 @@ class Generation:
                 watcher.cancel()
         # Its last message may have come together with the last Accepted, before this task ran again.
         if not generation._done.done():
-            engine.add_timer(generation)
+            engine.timer.add(generation)
         return generation
 
     @property
@@ -384,7 +384,7 @@ class Generation:
 
     def _end(self) -> None:
         self._charge()
-        self._engine.remove_timer(self)
+        self._engine.timer.remove(self)
         if self._queue_place is not None:
             self._queue_place.close()
         if self._restarting is not None:

@@ -64,7 +64,7 @@ class StatsSource:
             oldest_wait=engine.oldest_wait(),
             refused=self._admission.refused,
             engine_starts=engine.engine_starts,
-            loop_lag=engine.lag.worst(),
+            loop_lag=engine.timer.lag.worst(),
             slow_streams=self._streams.behind(),
             first_token=HistogramSample(*self._metrics.first_token_buckets()),
             inter_token=HistogramSample(*self._metrics.inter_token_buckets()),

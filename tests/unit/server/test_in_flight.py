@@ -42,7 +42,7 @@ def registered(client: EngineClient) -> tuple[int, int, int]:
     return (
         len(client._requests),
         sum(connection.in_flight for connection in client._connections.values()),
-        len(client._timers),
+        len(client.timer._requests),
     )
 
 
