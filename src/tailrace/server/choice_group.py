@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,6 +21,9 @@ from tailrace.server.tracked_choice import TrackedChoice
 
 #: Characters of a text for each token of it, as a guess until the engine has counted them.
 _TOKEN_CHARACTERS = 4
+#: Characters or tokens of a request's prompts, each counted for each of its replies, from which a thread makes their
+#: parsers.
+_LARGE = 1_000_000
 
 
 class Engines(Protocol):
@@ -67,15 +71,19 @@ def estimated_tokens(prompt: PromptText | str | list[int], context: int) -> int:
     return min(context, len(text) // _TOKEN_CHARACTERS + 1)
 
 
-def prompt_size(prompt: PromptText | list[int]) -> int:
-    """Its characters, or its tokens."""
-    return len(prompt) if isinstance(prompt, list) else len(prompt.text)
-
-
-def make_groups(
+async def make_groups(
     owner: ShiftOwner, model: ServedModel, request: GenerationRequest, stops: StopAutomaton | tuple[str, ...]
 ) -> list[ChoiceGroup]:
     """A group for each prompt of the request. The choices are numbered through all of them."""
+    sizes = (len(prompt if isinstance(prompt, list) else prompt.text) for prompt in request.prompts)
+    if sum(sizes) * request.choices > _LARGE:
+        return await asyncio.to_thread(_make_groups, owner, model, request, stops)
+    return _make_groups(owner, model, request, stops)
+
+
+def _make_groups(
+    owner: ShiftOwner, model: ServedModel, request: GenerationRequest, stops: StopAutomaton | tuple[str, ...]
+) -> list[ChoiceGroup]:
     functions = {function.name: function for function in request.tools}
     vocabulary = model.vocabulary
     if request.chat:

@@ -14,7 +14,7 @@ import msgspec
 from tailrace.chat.detokenize import PieceTable
 from tailrace.chat.reply_pipeline import ReplyPipeline
 from tailrace.errors import GenerationFailed, RequestError
-from tailrace.protocol import Accepted, Finished, Refused, TokenLogprobs
+from tailrace.protocol import Accepted, Finished, GenerationParams, Refused, TokenLogprobs, seeded
 from tailrace.server.choice import Choice, ChoiceOwner
 
 
@@ -25,6 +25,21 @@ class ContextShift(msgspec.Struct, frozen=True, kw_only=True):
     keep: int  #: tokens at the prompt's start that stay
     limit: int  #: max tokens of the reply, over all rounds
     shifts: bool  #: False: the reply ends with ``length`` where the context is full
+
+
+def round_params(params: GenerationParams, number: int, max_tokens: int) -> GenerationParams:
+    """The parameters of round ``number``, from 1 on. Each round has a seed of its own: an equal seed would often repeat
+    the text. It has neither grammar nor prediction: both are for a reply from its beginning.
+    """
+    return msgspec.structs.replace(
+        seeded(params, number),
+        max_tokens=max_tokens,
+        min_tokens=0,
+        logprobs_after_sampling=False,
+        grammar=None,
+        prediction=None,
+        suffix=None,
+    )
 
 
 class ShiftOwner(ChoiceOwner, Protocol):

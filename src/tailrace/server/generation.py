@@ -14,30 +14,27 @@ import math
 import time
 from collections.abc import Callable
 
-import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from tailrace.errors import EngineDied, GrammarTooComplex, InvalidRequest, RequestError
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.request_summary import GenerationFigures
-from tailrace.protocol import Accepted, Refused, Submit, seeded
+from tailrace.protocol import Accepted, Refused, Submit
 from tailrace.server.admission import QueuePlace
 from tailrace.server.choice import Choice
-from tailrace.server.choice_group import ChoiceGroup, estimated_tokens, make_groups, prompt_size
-from tailrace.server.context_shift import ShiftedChoice
+from tailrace.server.choice_group import ChoiceGroup, estimated_tokens, make_groups
+from tailrace.server.context_shift import ShiftedChoice, round_params
 from tailrace.server.deadlines import Deadlines
 from tailrace.server.engine_client import EngineClient
-from tailrace.server.events import EventBuffer, EventSink, Failure, Usage
+from tailrace.server.events import EventBuffer, EventSink, Failure
 from tailrace.server.generation_request import GenerationRequest, refusal_error
 from tailrace.server.keys.allowance import Place
+from tailrace.server.keys.token_charge import TokenCharge
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stop_fields import stop_table
 from tailrace.server.tracked_choice import TrackedChoice
-
-#: Characters or tokens of a request's prompts, each counted for each of its replies, from which a thread makes their
-#: parsers.
-_LARGE = 1_000_000
+from tailrace.server.usage_count import UsageCount
 
 
 class Generation:
@@ -56,9 +53,7 @@ class Generation:
     ) -> None:
         """Use ``start``."""
         self._caller = caller
-        self._place = place
-        self._charges = False  #: the generation was taken: the caller's key is charged
-        self._charged = 0  #: tokens so far
+        self._charge = TokenCharge(place)
         self._engine = engine
         self._metrics = metrics
         self._totals = metrics.requests(0)  #: of the engine that it is sent to
@@ -82,14 +77,7 @@ class Generation:
             time.monotonic(), request.params.max_tokens, sampling.temperature, sampling.top_p, request.choices
         )
         self.on_end: Callable[[], None] | None = None  #: called once, after the last event
-        self._longest = 0  #: tokens of the longest choice that has ended
-        self._completion_tokens = 0
-        self._cached_tokens = 0
-        self._prompt_tokens = 0
-        self._computed_prompt_tokens = 0  #: of them, those of computed prompts
-        self._reasoning_tokens = 0
-        self._accepted_tokens = 0  #: of the prediction
-        self._rejected_tokens = 0
+        self._count = UsageCount(has_prediction=request.params.prediction is not None)
         self.emit = self._buffer.emit  #: the sink's own method: a choice calls it directly
 
     @property
@@ -140,10 +128,7 @@ class Generation:
         if not all(0 <= token < size for token in request.params.stop_tokens):
             raise InvalidRequest(f"'stop_token_ids' must be between 0 and {size - 1}.", param="stop_token_ids")
         generation = cls(engine, metrics, model, request, caller, place, deadlines, queue_place)
-        if sum(map(prompt_size, request.prompts)) * request.choices > _LARGE:
-            generation._groups = await asyncio.to_thread(make_groups, generation, model, request, table)
-        else:
-            generation._groups = make_groups(generation, model, request, table)
+        generation._groups = await make_groups(generation, model, request, table)
         watcher = asyncio.create_task(generation._refuse_when_gone(receive)) if receive is not None else None
         try:
             generation._submit()
@@ -170,7 +155,7 @@ class Generation:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts."""
-        return self._prompt_tokens
+        return self._count.prompt
 
     def attach(self, sink: EventSink) -> None:
         """Send ``sink`` the events so far and all that follow: the last is ``Usage`` or ``Failure``, or none after a
@@ -199,12 +184,12 @@ class Generation:
         self.figures.error = error.code or error.type
         self._metrics.request_failed(error)
         error.counted = True
-        self.emit(Failure(error, self._usage()))
+        self.emit(Failure(error, self._count.usage))
         self._end()
 
     def on_tick(self, seconds: float) -> None:
         """See ``TimerCallbacks``."""
-        self._charge()
+        self._charge_key()
         if self._deadlines is not None:
             late = self._deadlines.late(
                 time.monotonic(), queued=not self._has_begun, waits_for_token=self.figures.first_token_at is None
@@ -223,7 +208,7 @@ class Generation:
             return
         if choice.index % self._request.choices == 0:  # A prompt counts once for all its replies.
             choice.prompt_tokens = answer.prompt_tokens
-            self._prompt_tokens += answer.prompt_tokens
+            self._count.prompt += answer.prompt_tokens
             if self._queue_place is not None and not self._has_restarted:
                 prompt = self._groups[choice.index // self._request.choices].prompt
                 self._queue_place.correct(estimated_tokens(prompt, self._context), answer.prompt_tokens)
@@ -244,8 +229,7 @@ class Generation:
         if self.figures.queue_seconds is None:
             self.figures.queue_seconds, self.figures.prefill_seconds = queued, prompt_seconds
         if choice.index % self._request.choices == 0:
-            self._cached_tokens += cached_tokens
-            self._computed_prompt_tokens += choice.prompt_tokens
+            self._count.add_computed(choice.prompt_tokens, cached_tokens)
             self._totals.prompt_computed(choice.prompt_tokens, cached_tokens)
             if self._queue_place is not None:
                 self._queue_place.give_back(tokens=choice.prompt_tokens)
@@ -263,25 +247,16 @@ class Generation:
         del self._open[choice.index]
         if self._queue_place is not None:
             self._queue_place.give_back(requests=1)
-        self._count(choice, completion_tokens, reason)
+        self._count_reply(choice, completion_tokens, reason)
         if not self._open:
             self._totals.request_seconds.observe(time.monotonic() - self.figures.started_at)
             self._count_usage()
-            self.emit(self._usage())
+            self.emit(self._count.usage)
             self._end()
 
     def resume(self, choice: ShiftedChoice, prompt: list[int], max_tokens: int) -> None:
-        """See ``ShiftOwner``. Each round has a seed of its own: an equal seed would often repeat the text."""
-        # A round has neither grammar nor prediction: both are for a reply from its beginning.
-        params = msgspec.structs.replace(
-            seeded(self._request.params, choice.rounds),
-            max_tokens=max_tokens,
-            min_tokens=0,
-            logprobs_after_sampling=False,
-            grammar=None,
-            prediction=None,
-            suffix=None,
-        )
+        """See ``ShiftOwner``."""
+        params = round_params(self._request.params, choice.rounds, max_tokens)
 
         def make(identity: int) -> Submit:
             return Submit(id=identity, prompt=prompt, params=params, caller=self._caller)
@@ -305,49 +280,32 @@ class Generation:
             self._done.set_exception(error)
         self._stop("error")
 
-    def _count(self, choice: Choice, completion_tokens: int, reason: str) -> None:
-        """A choice has ended: add its tokens to the usage."""
+    def _count_reply(self, choice: Choice, completion_tokens: int, reason: str) -> None:
+        """A choice has ended: count its tokens."""
         now, since = time.monotonic(), choice.prefilled_at
         self._totals.finished[reason] += 1
         self._totals.ended(completion_tokens, choice.prefill_seconds, None if since is None else now - since)
-        self._longest = max(self._longest, completion_tokens)
         self.figures.finishes.append(reason)
-        self._completion_tokens += completion_tokens
-        self._reasoning_tokens += choice.reasoning_tokens
-        self._accepted_tokens += choice.accepted_draft_tokens
-        self._rejected_tokens += choice.rejected_draft_tokens
+        self._count.add_reply(choice, completion_tokens)
         if (first := self.figures.first_token_at) is not None:
             self._metrics.reply_ended(now - first)
 
-    def _usage(self) -> Usage:
-        """The usage of the choices that have ended."""
-        used = Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens, self._reasoning_tokens)
-        if self._request.params.prediction is None:
-            return used
-        return msgspec.structs.replace(
-            used, accepted_tokens=self._accepted_tokens, rejected_tokens=self._rejected_tokens
-        )
-
     def _hold_place(self) -> None:
         """Take the prompts' tokens from the key's allowance. Raises TooManyRequests where fewer are left."""
-        if (place := self._place) is None:
+        if (place := self._charge.place) is None:
             return
         if not self._done.done():
-            place.allowance.require(self._prompt_tokens)
+            place.allowance.require(self._count.prompt)
             place.hold()
             self._done.add_done_callback(lambda _: place.release())
-        self._charges = True
-        self._charge()
+        self._charge.begin()
+        self._charge_key()
 
-    def _charge(self) -> None:
+    def _charge_key(self) -> None:
         """Charge the key for the tokens since the last time."""
-        if self._place is None or not self._charges:
-            return
-        running = sum(choice.n_tokens for choice in self._open.values())
-        used = self._prompt_tokens + self._completion_tokens + running
-        if used > self._charged:
-            self._place.allowance.charge(used - self._charged)
-            self._charged = used
+        if self._charge.place is not None:
+            running = sum(choice.n_tokens for choice in self._open.values())
+            self._charge.update(self._count.prompt + self._count.completion + running)
 
     async def _refuse_when_gone(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -371,19 +329,18 @@ class Generation:
             return
         for choice in self._open.values():
             self._engine.cancel(choice.identity)
-            self._count(choice, choice.n_tokens, reason)
+            self._count_reply(choice, choice.n_tokens, reason)
         self._open.clear()
         self._count_usage()
 
     def _count_usage(self) -> None:
-        """Count the request's usage once, at its end. Prompts that were never computed don't count."""
-        used = Usage(self._computed_prompt_tokens, self._completion_tokens, self._cached_tokens)
-        self._metrics.count_tokens(used)
+        """Count the request's usage once, at its end."""
+        self._metrics.count_tokens(self._count.computed)
         if self.figures.first_token_at is not None:
-            self._totals.longest_generations.observe(self._longest)
+            self._totals.longest_generations.observe(self._count.longest)
 
     def _end(self) -> None:
-        self._charge()
+        self._charge_key()
         self._engine.timer.remove(self)
         if self._queue_place is not None:
             self._queue_place.close()
@@ -396,8 +353,8 @@ class Generation:
         if figures.ended_at is not None:
             return
         figures.ended_at = time.monotonic()
-        figures.prompt_tokens, figures.cached_tokens = self._prompt_tokens, self._cached_tokens
-        figures.completion_tokens = self._completion_tokens
+        figures.prompt_tokens, figures.cached_tokens = self._count.prompt, self._count.cached
+        figures.completion_tokens = self._count.completion
         if self.on_end is not None:
             self.on_end()
 
@@ -428,7 +385,7 @@ class Generation:
     async def _submit_again(self) -> None:
         try:
             await self._engine.ready()
-            self._prompt_tokens = self._unanswered = 0
+            self._count.prompt = self._unanswered = 0
             self._restarting = None
             self._submit()
         except RequestError as error:
