@@ -29,7 +29,7 @@ from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
-from tailrace.engine.structured.mask_thread import MaskReady, MaskThread
+from tailrace.engine.structured.mask_threads import MaskReady, MaskThreads
 from tailrace.observe.buckets import STEP_TOKENS
 from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
@@ -80,7 +80,7 @@ class EngineLoop:
             self._cache, parallel=backend.info.parallel, max_batch=backend.max_batch, prefill_chunk=prefill_chunk
         )
         self._prefill_budget = PrefillBudget(prefill_chunk, step_seconds)
-        self._masks = MaskThread(cpus, self.inbox.put)
+        self._masks = MaskThreads(cpus, self.inbox.put)
         self._speculator = speculator
         self._sequences: dict[int, Sequence] = {}
         #: Sequences that wait for a prefix from the disk tier, and since when; oldest first.

@@ -2,7 +2,7 @@
 
 ``grammar_translation`` turns a request's grammar into llguidance's form. ``grammar_sandbox`` tries it in a process of
 its own (program: ``grammar_sandbox_worker``). ``grammar_compiler`` compiles it on a thread beside the loop.
-``constraint`` is one reply's state. ``mask_thread`` computes masks while the model computes logits. ``matcher`` makes
+``constraint`` is one reply's state. ``mask_threads`` computes masks while the model computes logits. ``matcher`` makes
 the library's objects.
 
 ``lazy_grammar`` constrains only the calls of a reply. ``trigger_watcher`` finds where they begin.

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tailrace.engine.structured import mask_thread
+from tailrace.engine.structured import mask_threads
 from tailrace.engine.structured.constraint import Constraint
 from tailrace.engine.structured.grammar_error import GrammarError
-from tailrace.engine.structured.mask_thread import MaskReady, MaskThread
+from tailrace.engine.structured.mask_threads import MaskReady, MaskThreads
 from tailrace.errors import ConfigurationError
 
 
@@ -49,7 +49,7 @@ class Masks:
 
     def __init__(self) -> None:
         self.ready: queue.SimpleQueue[MaskReady] = queue.SimpleQueue()
-        self.thread = MaskThread(frozenset(), self.ready.put)
+        self.thread = MaskThreads(frozenset(), self.ready.put)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_the_number_of_threads_with_late_masks_is_bounded(masks: Masks, gate: th
     for identity in range(20):
         masks.thread.start([(identity, Counter(gate))])
         assert masks.thread.wait(0.01) == [identity]
-    assert threading.active_count() <= before + 1 + mask_thread._MAX_LATE
+    assert threading.active_count() <= before + 1 + mask_threads._MAX_LATE
     gate.set()
     assert {masks.ready.get(timeout=20).id for _ in range(20)} == set(range(20))
 
@@ -151,8 +151,8 @@ def test_the_thread_works_where_it_can_not_be_bound_to_its_cpus(monkeypatch: pyt
     def refuse(cpus: object) -> None:
         raise ConfigurationError("threads can't be bound to CPUs")
 
-    monkeypatch.setattr(mask_thread, "bind_cpus", refuse)
-    masks = MaskThread(frozenset({0}))
+    monkeypatch.setattr(mask_threads, "bind_cpus", refuse)
+    masks = MaskThreads(frozenset({0}))
     counter = Counter()
     masks.start([(1, counter)])
     assert masks.wait(None) == []

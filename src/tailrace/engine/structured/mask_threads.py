@@ -43,7 +43,7 @@ Announce = Callable[[MaskReady], None]
 
 
 class _Job:
-    """One mask. The lock of ``MaskThread`` guards it."""
+    """One mask. The lock of ``MaskThreads`` guards it."""
 
     __slots__ = ("constraint", "done", "id", "late")
 
@@ -54,7 +54,7 @@ class _Job:
         self.late = False  #: ``wait`` has given up
 
 
-class MaskThread:
+class MaskThreads:
     """The masks of a loop's replies. Threads start when they are first needed."""
 
     def __init__(self, cpus: frozenset[int], announce: Announce = lambda ready: None) -> None:
@@ -232,7 +232,7 @@ class MaskThread:
 class _Worker(threading.Thread):
     """A thread for masks that were quick so far. It ends with its mask if that is late."""
 
-    def __init__(self, masks: MaskThread) -> None:
+    def __init__(self, masks: MaskThreads) -> None:
         super().__init__(name="masks", daemon=True)
         self._masks = masks
         self.job: _Job | None = None  #: what it computes
