@@ -77,7 +77,7 @@ def greedy_load(client: BenchClient, turn: int, requests: int, tokens: int) -> I
     finally:
         for stream in streams:
             if stream.sock is not None and not stream.completed:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # The server has just closed it.
                     stream.sock.shutdown(socket.SHUT_RDWR)
         receiver.join()
 

@@ -284,7 +284,7 @@ class SoakClient:
     def _large_body(self) -> str:
         """40 MB, beyond the limit of 32: the server reads them to be able to answer, and keeps nothing."""
         with contextlib.closing(socket.create_connection(("127.0.0.1", self._port), SILENCE_SECONDS)) as sock:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError):  # The server may close the connection once it has answered.
                 sock.sendall(
                     b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 40000000\r\n\r\n"

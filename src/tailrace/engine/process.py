@@ -30,7 +30,7 @@ from tailrace.machine.thread_name import name_thread
 from tailrace.observe import logs
 from tailrace.progress_page import ProgressPage
 
-#: The engine has most of the memory, and a new one takes its place. The HTTP process has everybody's connections.
+#: The engine has most of the memory, and a new one takes its place. The HTTP process has all connections.
 _OOM_POINTS = 300
 #: Seconds for which a thread may run Python code while the loop waits for its turn. Python's default, 5 ms, is as long
 #: as a step of a small model.

@@ -12,5 +12,5 @@ LOW = 6
 
 def lower_priority(thread: int) -> None:
     """Give a thread of this process low priority. ``thread``: its id in the kernel (``threading.get_native_id``)."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # The thread may have ended; other systems have no such call.
         os.setpriority(os.PRIO_PROCESS, thread, LOW)

@@ -16,8 +16,8 @@ from tailrace.engine.structured.matcher import check
 
 #: Processor seconds of a mask from which the next ones are computed ahead, and the reply sits out meanwhile.
 SLOW_SECONDS = 0.005
-#: Processor seconds that a reply's masks may take together, and what each of its tokens adds. Usual masks take 0.1 ms;
-#: the first ones of a large grammar take up to 0.2 s.
+#: Processor seconds that a reply's masks may take together, and what each of its tokens adds. The first
+#: masks of a large grammar take up to 0.2 s.
 BUDGET_SECONDS = 1.0
 BUDGET_SECONDS_PER_TOKEN = 0.02
 

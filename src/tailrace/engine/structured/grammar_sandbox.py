@@ -52,7 +52,7 @@ class Trial:
         with self._lock:
             self.cancelled = True
             if self._socket is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # The process has just answered or died.
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
@@ -121,7 +121,7 @@ class GrammarSandbox:
         with engine_end, worker_end, trial.using(engine_end):
             with worker_end, self._lock:
                 process, control = self._started()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # The program has just died: there is no answer then.
                     socket.send_fds(control, [b"g"], [worker_end.fileno()])
             try:
                 return _ask(engine_end, frame(order)), process
@@ -158,7 +158,7 @@ class GrammarSandbox:
     def _is_ready(self, control: socket.socket) -> bool:
         frames: FrameDecoder[SandboxReady] = FrameDecoder(SandboxReady)
         control.settimeout(_START_SECONDS)
-        with contextlib.suppress(OSError, ProtocolError):
+        with contextlib.suppress(OSError, ProtocolError):  # The caller reports a program that isn't ready.
             control.sendall(frame(self._vocabulary))
             while data := control.recv(1 << 16):
                 if frames.feed(data):
