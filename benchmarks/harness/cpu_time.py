@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.harness.process_tree import find_descendants
 
 
 def available() -> bool:
@@ -25,16 +26,4 @@ def seconds(pids: Sequence[int]) -> float:
 
 def descendants(module: str) -> list[int]:
     """The ids of this process's descendants that run the Python module."""
-    parents: dict[int, int] = {}
-    commands: dict[int, bytes] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # The process has just ended.
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            commands[int(folder.name)] = (folder / "cmdline").read_bytes()
-
-    def is_descendant(pid: int) -> bool:
-        while pid in parents and pid != os.getpid():
-            pid = parents[pid]
-        return pid == os.getpid()
-
-    return [pid for pid, command in commands.items() if module.encode() in command.split(b"\0") and is_descendant(pid)]
+    return [process.pid for process in find_descendants() if module.encode() in process.words]

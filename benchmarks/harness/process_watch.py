@@ -6,10 +6,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+
+from benchmarks.harness.process_tree import Descendant, find_descendants
 
 #: What the processes are called, by a word of their command line.
 _ROLES = {
@@ -56,11 +57,13 @@ class ProcessWatch:
 def take_samples(seconds: float = 0.0) -> list[Sample]:
     """All processes with a role now."""
     samples: list[Sample] = []
-    for pid, role in _descendants():
+    for process in find_descendants():
+        if (role := _role(process)) is None:
+            continue
         # The process may have just ended.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-            samples.append(Sample(role, pid, seconds, _memory(pid), descriptors))
+            descriptors = sum(1 for _ in Path(f"/proc/{process.pid}/fd").iterdir())
+            samples.append(Sample(role, process.pid, seconds, _memory(process.pid), descriptors))
     return samples
 
 
@@ -74,22 +77,8 @@ def _memory(pid: int) -> int:
     return 1024 * sum(int(sizes[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
 
 
-def _descendants() -> Iterator[tuple[int, str]]:
-    parents: dict[int, int] = {}
-    roles: dict[int, str] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            pid = int(folder.name)
-            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            found = [role for word, role in _ROLES.items() if word in words]
-            if found:
-                roles[pid] = found[0]
-            elif b"serve" in words and parents[pid] == os.getpid():
-                roles[pid] = "supervisor"
-    for pid, role in sorted(roles.items()):
-        ancestor = pid
-        while ancestor in parents and ancestor != os.getpid():
-            ancestor = parents[ancestor]
-        if ancestor == os.getpid():
-            yield pid, role
+def _role(process: Descendant) -> str | None:
+    found = next((role for word, role in _ROLES.items() if word in process.words), None)
+    if found is None and b"serve" in process.words and process.parent == os.getpid():
+        return "supervisor"
+    return found
