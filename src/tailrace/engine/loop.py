@@ -29,17 +29,14 @@ from tailrace.engine.scheduler.step_plan import Plan
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.speculation.speculator import Speculator
 from tailrace.engine.step import StepBatch, sample_step
-from tailrace.engine.structured.mask_threads import MaskReady, MaskThreads
+from tailrace.engine.step_masks import StepMasks
+from tailrace.engine.structured.mask_threads import MaskReady
 from tailrace.observe.buckets import STEP_TOKENS
 from tailrace.progress_page import ProgressPage
 from tailrace.protocol import EmbeddingAnswer, EngineCounters, Failed, Heartbeat, Step
 
 #: Seconds between heartbeats.
 HEARTBEAT_SECONDS = 0.5
-#: How long a step waits for masks after the model has computed the logits: a part of the time that these took, within
-#: these bounds in seconds. A reply whose mask is later sits out the next steps, and the others go on.
-_MASK_WAIT_PART = 0.5
-_MIN_MASK_WAIT, _MAX_MASK_WAIT = 0.003, 0.05
 #: Seconds that a sequence waits for its prefix from the disk. A disk that hangs must not hang requests.
 _FETCH_SECONDS = 10.0
 
@@ -80,7 +77,6 @@ class EngineLoop:
             self._cache, parallel=backend.info.parallel, max_batch=backend.max_batch, prefill_chunk=prefill_chunk
         )
         self._prefill_budget = PrefillBudget(prefill_chunk, step_seconds)
-        self._masks = MaskThreads(cpus, self.inbox.put)
         self._speculator = speculator
         self._sequences: dict[int, Sequence] = {}
         #: Sequences that wait for a prefix from the disk tier, and since when; oldest first.
@@ -90,6 +86,14 @@ class EngineLoop:
         self._batch = StepBatch([])  #: the last step's
         self._published_queue = (0, 0)  #: running and waiting sequences in the last heartbeat
         self._counters = EngineCounters()  #: those of steps
+        self._masks = StepMasks(
+            self._sequences,
+            self._scheduler,
+            self._counters,
+            cpus=cpus,
+            announce=self.inbox.put,
+            can_recompute=backend.can_truncate,
+        )
         self._step_tokens = [0] * (len(STEP_TOKENS) + 1)  #: steps, by the tokens of their batches
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
@@ -162,7 +166,7 @@ class EngineLoop:
         batch = self._batch
         begun = time.perf_counter()
         if batch.constrained:
-            self._start_masks(batch)
+            self._masks.start(batch)
         if reuse_plan:
             logits = self._backend.decode_repeat([sequence.tokens[-1] for sequence in batch.sampled])
         else:
@@ -171,7 +175,7 @@ class EngineLoop:
             )
         decoded = time.perf_counter()
         if batch.constrained:
-            self._wait_for_masks(decoded - begun)
+            self._masks.wait(decoded - begun)
         masked = time.perf_counter()
         lengths = [len(sequence.tokens) for sequence in batch.sampled]
         step = sample_step(batch.sampled, logits)
@@ -190,7 +194,7 @@ class EngineLoop:
         for finished in step.finished:
             self._drop(self._sequences[finished.id])
         if batch.constrained:
-            self._start_slow_masks(batch)
+            self._masks.start_slow(batch)
         ended = time.perf_counter()
         counters = self._counters
         counters.schedule_seconds += begun - planning
@@ -243,9 +247,7 @@ class EngineLoop:
             if (fetching := self._fetching.pop(item.id, None)) is not None:
                 self._scheduler.add(fetching[0])
         elif isinstance(item, MaskReady):
-            if (sequence := self._sequences.get(item.id)) is not None:  # It may have been cancelled meanwhile.
-                sequence.awaits_mask = False
-                self._scheduler.replan()
+            self._masks.resume(item.id)
         elif isinstance(item, list):
             self._embeddings.add(item)
         elif item is not None:
@@ -280,37 +282,6 @@ class EngineLoop:
         for sequence in list(self._sequences.values()):
             self._drop(sequence)
         self._embeddings.clear()
-
-    # Masks
-
-    def _start_masks(self, batch: StepBatch) -> None:
-        """Begin the masks of the batch's constraints: they are computed beside the logits."""
-        self._masks.start(
-            (sequence.id, sequence.constraint)
-            for sequence in batch.constrained
-            if sequence.constraint is not None and not sequence.constraint.ready
-        )
-
-    def _wait_for_masks(self, decode_seconds: float) -> None:
-        """Sequences whose masks are late get no token in this step."""
-        seconds = min(max(_MIN_MASK_WAIT, _MASK_WAIT_PART * decode_seconds), _MAX_MASK_WAIT)
-        # A recurrent model can't compute its last token again.
-        for identity in self._masks.wait(seconds if self._backend.can_truncate else None):
-            self._sequences[identity].awaits_mask = True
-            self._counters.late_masks += 1
-            self._scheduler.replan()
-
-    def _start_slow_masks(self, batch: StepBatch) -> None:
-        """Sequences with slow masks sit out until the next one is computed."""
-        for sequence in batch.constrained:
-            constraint = sequence.constraint
-            if constraint is None or constraint.ready or not constraint.slow or sequence.awaits_mask:
-                continue
-            if sequence.id in self._sequences:
-                sequence.awaits_mask = True
-                self._counters.late_masks += 1
-                self._scheduler.replan()
-                self._masks.start_slow(sequence.id, constraint)
 
     # Schedule
 
