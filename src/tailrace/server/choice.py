@@ -70,6 +70,39 @@ class ChoiceOwner(Protocol):
         ...
 
 
+class _Ended:
+    """The owner of a choice whose request has ended. What the engine still reports changes nothing."""
+
+    has_tokens = True
+
+    def emit(self, event: Event) -> None:
+        """See ``ChoiceOwner``."""
+
+    def on_choice_answer(self, choice: Choice, answer: Accepted | Refused) -> None:
+        """See ``ChoiceOwner``."""
+
+    def on_choice_begun(self) -> None:
+        """See ``ChoiceOwner``."""
+
+    def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
+        """See ``ChoiceOwner``."""
+
+    def on_first_token(self) -> None:
+        """See ``ChoiceOwner``."""
+
+    def on_choice_finished(self, choice: Choice, reason: str, completion_tokens: int) -> None:
+        """See ``ChoiceOwner``."""
+
+    def on_failed(self, error: RequestError) -> None:
+        """See ``ChoiceOwner``: each choice of a failed request reports the failure."""
+
+    def on_defect(self, error: Exception) -> None:
+        """See ``ChoiceOwner``."""
+
+
+_ENDED = _Ended()
+
+
 class Choice:
     """One reply; its methods are the engine's ``GenerationCallbacks`` for it."""
 
@@ -188,6 +221,10 @@ class Choice:
         self._owner.on_defect(error)
 
     # What the request calls
+
+    def let_go(self) -> None:
+        """The request has ended: the choice drops it, because the two refer to each other."""
+        self._owner = _ENDED
 
     def close_think_tag(self) -> None:
         """End an inline thought that is open."""

@@ -76,6 +76,11 @@ class ShiftedChoice(Choice):
         self.rounds = 0  #: rounds that have ended
         self.tokens = list(prompt)
 
+    def let_go(self) -> None:
+        """See ``Choice``."""
+        super().let_go()
+        del self._shift_owner  # No round begins after the end.
+
     def on_answer(self, answer: Accepted | Refused) -> None:
         """See ``GenerationCallbacks``. Only the first round's prompt is counted."""
         if not self.rounds:

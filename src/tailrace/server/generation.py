@@ -163,8 +163,10 @@ class Generation:
         """
         for event in self._buffer.events:
             sink.emit(event)
-        self._sink = sink
-        self.emit = sink.emit
+        self._buffer.events.clear()
+        if not self._done.done():
+            self._sink = sink
+            self.emit = sink.emit
 
     async def finished(self) -> None:
         """Return after the last event or after ``cancel``. Raises the exception of a defect."""
@@ -352,11 +354,21 @@ class Generation:
         figures = self.figures
         if figures.ended_at is not None:
             return
+        self._let_go()
         figures.ended_at = time.monotonic()
         figures.prompt_tokens, figures.cached_tokens = self._count.prompt, self._count.cached
         figures.completion_tokens = self._count.completion
         if self.on_end is not None:
             self.on_end()
+
+    def _let_go(self) -> None:
+        """Drop what refers back to the generation. Prompt and reply would stay until a collection, which is rare."""
+        if self._sink is not self._buffer:  # Before ``attach``, the buffer has the events.
+            self._sink = self._buffer
+            self.emit = self._buffer.emit
+        for group in self._groups:
+            for choice in group.choices:
+                choice.let_go()
 
     def _submit(self) -> None:
         """Submit every choice. When one can't be submitted, ``start`` stops the others."""

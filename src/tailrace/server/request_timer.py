@@ -51,12 +51,16 @@ class RequestTimer:
             now = time.monotonic()
             before(now - ticked)
             ticked = now
-            for request in list(self._requests):
-                try:
-                    request.on_tick(self._seconds)
-                except Exception as error:
-                    self.remove(request)
-                    self._report(request, error)
+            self._visit()
+
+    def _visit(self) -> None:
+        # A function of its own: a variable of ``run`` would keep the last request, and its reply, in memory.
+        for request in list(self._requests):
+            try:
+                request.on_tick(self._seconds)
+            except Exception as error:
+                self.remove(request)
+                self._report(request, error)
 
     def _report(self, request: TimerCallbacks, error: Exception) -> None:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -367,5 +369,43 @@ def test_a_prompt_that_was_never_read_is_not_counted(play: Callable[[Scenario], 
         generation, _ = await accepted(client, metrics, engine)
         generation.cancel()
         assert used(metrics) == (0, 0, 0)
+
+    play(scenario)
+
+
+def test_a_reply_is_gone_with_its_last_user(play: Callable[[Scenario], None]) -> None:
+    """Not only after a collection of old objects, which is rare."""
+
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        generation, identity = await accepted(client, metrics, engine)
+        sink = EventSink()
+        generation.attach(sink)
+        engine.say(*tokens(identity, b"hi"), end(identity, 2))
+        await generation.finished()
+        assert sink.text == "hi"
+        held: list[weakref.ref[Generation] | weakref.ref[EventSink]] = [weakref.ref(generation), weakref.ref(sink)]
+        del generation, sink
+        await asyncio.sleep(0)
+        assert [reference() for reference in held] == [None, None]
+
+    gc.disable()
+    try:
+        play(scenario)
+    finally:
+        gc.enable()
+
+
+def test_every_choice_of_a_lost_engine_may_report_it(play: Callable[[Scenario], None]) -> None:
+    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+        request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=2)
+        starting = asyncio.create_task(Generation.start(client, metrics, request))
+        identities = await engine.submitted_copies()
+        engine.say(*(Accepted(identity, 1) for identity in identities), *tokens(identities[0], b"a"))
+        generation = await starting
+        sink = EventSink()
+        generation.attach(sink)
+        engine.die()
+        await generation.finished()
+        assert [type(event) for event in sink.events] == [TextDelta, Failure]
 
     play(scenario)
