@@ -7,7 +7,6 @@ environment that other users' tools could read.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import os
@@ -117,14 +116,3 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-
-
-def return_memory() -> None:
-    """Give memory that was freed back to the system: call it after large data. Takes some milliseconds.
-
-    The C library keeps freed memory for later, and errors that refer to themselves keep their data until a collection.
-    """
-    gc.collect(1)
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)

@@ -15,7 +15,6 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
-from tailrace.child import return_memory
 from tailrace.server.app_state import AppState
 from tailrace.server.connection_limits import connection_limits
 from tailrace.server.connections import Connections, Entry
@@ -109,10 +108,11 @@ class HttpServer:
         """Give memory back once much of what has waited for clients, or of what they have sent, has gone."""
         unsent = self.connections.unsent
         self._max_unsent = max(self._max_unsent, unsent)
-        released = self._app.bodies.released
+        released, trim = self._app.bodies.released, self._app.memory_trim
         if self._max_unsent - unsent + released - self._released > _MUCH:
             self._max_unsent, self._released = unsent, released
-            return_memory()
+            trim.freed()
+        trim.tick(asyncio.get_running_loop().time(), idle=not self.connections.active)
 
     def _protocol(self, address: str, entry: Entry) -> HttpProtocol:
         return HttpProtocol(

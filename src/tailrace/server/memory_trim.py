@@ -10,9 +10,10 @@ import asyncio
 import ctypes
 import gc
 
-#: Bytes of a request's body after which memory is returned, and the seconds until then.
+#: Bytes of a request's body after which memory is returned.
 _LARGE = 1_000_000
-_DELAY_SECONDS = 1.0
+#: Seconds between two trims, at least.
+_PAUSE_SECONDS = 5.0
 
 #: glibc's names of options (malloc.h).
 _M_MMAP_THRESHOLD = -3
@@ -31,19 +32,33 @@ def settle_allocator() -> None:
 
 
 class MemoryTrim:
-    """One trim for all large requests that end within a second."""
+    """One trim for all that has been freed since the last one. It never takes long on the event loop."""
 
     def __init__(self) -> None:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self._pending: asyncio.TimerHandle | None = None
+        self._due = False  #: much has been freed since the last trim
+        self._collection_due = False  #: the last trim was without a full collection
+        self._next = 0.0  #: the earliest time of the next trim, by the event loop's clock
 
     def request_ended(self, size: int) -> None:
         """A request with a body of so many bytes has ended."""
-        if size >= _LARGE and self._pending is None:
-            self._pending = asyncio.get_running_loop().call_later(_DELAY_SECONDS, self._run)
+        if size >= _LARGE:
+            self._due = True
 
-    def _run(self) -> None:
-        self._pending = None
-        gc.collect()
+    def freed(self) -> None:
+        """Many bytes that have waited for clients, or have come from them, are gone."""
+        self._due = True
+
+    def tick(self, now: float, *, idle: bool) -> None:
+        """Trim if it is due. Called about once a second; ``idle``: no request is being served.
+
+        A full collection takes time in proportion to the objects of all requests, so it waits until none runs. It also
+        frees the objects that Python holds for reuse, which keep whole blocks of memory in use.
+        """
+        if now < self._next or not (self._due or (idle and self._collection_due)):
+            return
+        self._next = now + _PAUSE_SECONDS
+        self._due, self._collection_due = False, not idle
+        gc.collect(2 if idle else 1)
         if self._trim is not None:
-            self._trim(0)
+            asyncio.get_running_loop().run_in_executor(None, self._trim, 0)
