@@ -33,6 +33,7 @@ from tailrace.server.body_memory import BodyLease, BodyMemory
 from tailrace.server.browsers.guard import BrowserGuard, check_open_management
 from tailrace.server.caller import caller_of, current_caller, place_of
 from tailrace.server.choice_group import estimated_tokens
+from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import computed_tokens, texts_of
 from tailrace.server.engine_wait import wait_for_engine
@@ -60,8 +61,8 @@ from tailrace.settings import Settings
 Made = TypeVar("Made")
 Payload = TypeVar("Payload")
 
-#: Bodies of requests from this size in bytes are decoded and rendered on a thread. A smaller one has up to 2,000
-#: messages, which take 30 ms.
+#: Bodies of requests from this size in bytes are decoded and rendered on a thread, and whole replies are built on one.
+#: A smaller one has up to 2,000 messages, which take 30 ms.
 _LARGE = 64_000
 #: Max threads that do so: each takes a part of this process's time from the event loop.
 _LARGE_AT_ONCE = 2
@@ -73,8 +74,8 @@ _QUEUE_TOKENS = 1_000_000
 #: Texts of embeddings, or to be tokenised, that count as one request: they are computed together.
 _TEXTS_OF_A_REQUEST = 64
 
-#: Keys of an ASGI scope: whether the request needs a place in the
-#: queue; its place, until a generation has it; its deadlines; and the timeout of its handler.
+#: Keys of an ASGI scope: whether the request needs a place in the queue; its place, until a generation has it; its
+#: deadlines; and the timeout of its handler.
 IS_ADMITTED = "tailrace.is_admitted"
 QUEUE_PLACE = "tailrace.queue_place"
 DEADLINES = "tailrace.deadlines"
@@ -199,8 +200,8 @@ class AppState:
         return payload
 
     async def run_large(self, make: Callable[[], Made], size: int) -> Made:
-        """The result of ``make``, for a request of ``size`` bytes. Rendering a large conversation takes up to seconds,
-        as do some templates: then ``make`` runs on a thread, so that the event loop goes on sending tokens.
+        """The result of ``make``, for a request or a reply of ``size`` bytes. A large conversation takes up to seconds
+        to render, as do some templates: then ``make`` runs on a thread, so that the event loop goes on sending tokens.
         """
         if size < _LARGE:
             with contextlib.suppress(RenderTakesLong), rendering_briefly():
@@ -266,11 +267,11 @@ class AppState:
             streams=self.open_streams,
         )
 
-    def full_response(self, complete: bool, body: Callable[[], object]) -> Response:
-        """The response for a client that doesn't stream; ``complete`` is the collected reply's."""
-        if not complete:
+    async def full_response(self, reply: CollectedReply, body: Callable[[], object], more: int = 0) -> Response:
+        """The response for a client that doesn't stream. ``more``: bytes of ``body`` beside the reply's, about."""
+        if not reply.complete:
             raise ClientDisconnect  # There is no client to read a response.
-        return json_response(body())
+        return await self.run_large(lambda: json_response(body()), reply.size + more)
 
     async def query_engine(
         self, request: Request, make: Callable[[int], EngineQuery], answers: int = 1, *, param: str

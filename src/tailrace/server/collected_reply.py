@@ -22,6 +22,9 @@ from tailrace.server.events import (
 from tailrace.server.generation import Generation
 from tailrace.server.streaming import cancelled_on_disconnect
 
+#: JSON of a log probability, about.
+_ENTRY_BYTES = 48
+
 
 @dataclass
 class ToolCall:
@@ -44,6 +47,14 @@ class CollectedChoice:
     stop: str | None = None  #: the stop string that ended it
     tokens: list[tuple[int, TokenLogprobs | None]] = field(default_factory=list)  #: where they are tracked
 
+    @property
+    def size(self) -> int:
+        """About how many bytes its JSON has."""
+        text = len(self.text) + len(self.reasoning) + sum(len(call.arguments) for call in self.tool_calls)
+        entries = sum(1 + len(entry.top) for entry in self.logprobs)
+        entries += sum(1 + len(found.top) for _, found in self.tokens if found is not None)
+        return text + _ENTRY_BYTES * entries
+
 
 @dataclass
 class CollectedReply:
@@ -59,6 +70,11 @@ class CollectedReply:
     @property
     def complete(self) -> bool:
         return self.usage is not None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes its JSON has."""
+        return sum(reply.size for reply in self.replies)
 
     def emit(self, event: Event) -> None:
         """See ``EventSink``."""

@@ -74,8 +74,8 @@ class _Anthropic:
             stream.raw_headers.append((REQUEST_ID.encode(), identity.encode()))
             return stream
         transcript = await collect_reply(generation, 1, request.receive)
-        response = app.full_response(
-            transcript.complete,
+        response = await app.full_response(
+            transcript,
             lambda: reply.message_object(head, transcript, hides_reasoning=hides, split_usage=payload.marks_cache),
         )
         response.headers[REQUEST_ID] = identity

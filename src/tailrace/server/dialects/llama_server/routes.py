@@ -172,8 +172,8 @@ class _LlamaServer:
                 keepalive_seconds=_keepalive_seconds(payload),
             )
         transcript = await collect_reply(generation, len(prompts) * generation_request.choices, request.receive)
-        return app.full_response(
-            transcript.complete, lambda: reply_body(reporter, transcript, tokens=bool(payload.return_tokens))
+        return await app.full_response(
+            transcript, lambda: reply_body(reporter, transcript, tokens=bool(payload.return_tokens))
         )
 
     async def embedding(self, request: Request) -> Response:

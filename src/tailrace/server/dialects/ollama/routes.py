@@ -164,7 +164,7 @@ class _Replies:
         if payload.streams:
             return app.stream_response(generation, ReplyStream(head), ndjson.HEADERS)
         transcript = await collect_reply(generation, 1, request.receive)
-        return app.full_response(transcript.complete, lambda: reply_object(head, transcript))
+        return await app.full_response(transcript, lambda: reply_object(head, transcript))
 
 
 def _only_loaded(head: ReplyHead, payload: shared_fields.SharedFields) -> Response:

@@ -158,11 +158,11 @@ class _OpenAI:
             return self._stream(generation, encoder, payload)
         transcript = await collect_reply(generation, generation_request.choices, request.receive)
 
-        body = full_body(transcript) if transcript.complete else {}
         if payload.store and self._store is not None and transcript.complete:
+            stored = await app.run_large(lambda: stored_form(payload, full_body(transcript)), transcript.size)
             # A client that asks for a stored completion has to learn where it isn't stored.
-            await self._store.save(*stored_form(payload, body), owner)
-        return app.full_response(transcript.complete, lambda: with_timings(body, payload, generation))
+            await self._store.save(*stored, owner)
+        return await app.full_response(transcript, lambda: with_timings(full_body(transcript), payload, generation))
 
     def _store_stream(self, payload: chat.ChatRequest, owner: str, full_body: Callable[[], dict[str, Any]]) -> None:
         """Store a streamed completion at its end."""
@@ -216,7 +216,7 @@ class _OpenAI:
         def body() -> dict[str, Any]:
             return with_timings(completions.completion(head, payload, transcript, echoes), payload, generation)
 
-        return await app.run_large(partial(app.full_response, transcript.complete, body), size)
+        return await app.full_response(transcript, body, size)
 
     async def _without_special_tokens(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
         """The prompt's tokens, without the special tokens that the model adds around a text."""

@@ -59,6 +59,8 @@ _LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
 _BACKGROUND_RETRY_SECONDS = 30
 #: The size that a stored item counts with, where the work for a request decides whether a thread does it.
 _ITEM_BYTES = 64
+#: The size that a token of a reply, or a log probability, counts with.
+_TOKEN_BYTES = 48
 
 
 def routes(app: AppState) -> list[Endpoint]:
@@ -179,7 +181,9 @@ class _Responses:
             raise output.error
         if status == "cancelled":
             raise ClientDisconnect  # The client has disconnected.
-        return json_response(with_timings(done, payload, generation))
+        tokens = output.usage.completion_tokens if output.usage is not None else 0
+        size = _TOKEN_BYTES * tokens * (1 + (payload.top_logprobs or 0))
+        return await app.run_large(lambda: json_response(with_timings(done, payload, generation)), size)
 
     async def compact(self, request: Request) -> Response:
         """Known, so that its clients learn more than that the method is wrong."""
