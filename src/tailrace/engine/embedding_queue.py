@@ -166,8 +166,8 @@ class EmbeddingQueue:
                     return scheduled
                 if job.slot < 0:
                     is_whole = len(job.tokens) <= budget
-                    room = free_cells - (_SPARE_CELLS if job.caller in holding and not is_whole else 0)
-                    fits = len(job.tokens) <= room and (is_whole or (context.causal and not blocked))
+                    allowed = free_cells - (_SPARE_CELLS if job.caller in holding and not is_whole else 0)
+                    fits = len(job.tokens) <= allowed and (is_whole or (context.causal and not blocked))
                     if not (fits and free_slots):
                         blocked = True
                         break

@@ -12,7 +12,7 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine.plan_wording import memory_size
 from tailrace.settings import Settings
 
-#: Part of the room that a context may take where none was set. The rest is for estimates that are too small.
+#: Part of the free memory that a context may take where none was set. The rest is for estimates that are too small.
 _CONTEXT_PART = 0.9
 #: The smallest context that is chosen; a conversation needs about this.
 _MIN_CONTEXT = 2048
@@ -52,16 +52,16 @@ def fit_to_memory(
     has = f"{memory.where} has {memory_size(memory.total)}, of which {memory_size(memory.available)} are available"
     parts = f"weights {memory_size(weights)} and buffers {memory_size(buffers)}"
     owned = memory.available - buffers - (weights if private_copies else 0)
-    room = min(memory.total - weights - buffers, owned)
-    if room < 0:
+    free = min(memory.total - weights - buffers, owned)
+    if free < 0:
         raise ConfigurationError(
             f"the model doesn't fit into memory: it takes {memory_size(weights + buffers)} ({parts}), and {has}. "
             f"{_ADVICE}"
         )
     for name in ("kv_tokens", "ctx"):
         tokens: int = getattr(settings, name)
-        if tokens * each > room:
-            fitting = room // each // _CONTEXT_STEP * _CONTEXT_STEP
+        if tokens * each > free:
+            fitting = free // each // _CONTEXT_STEP * _CONTEXT_STEP
             raise ConfigurationError(
                 f"{name} is {tokens}, whose KV cache takes {memory_size(tokens * each)} beside {parts}, and {has}: set "
                 f"--{name.replace('_', '-')} to {fitting} at most"
@@ -72,7 +72,7 @@ def fit_to_memory(
     comfortable = memory.available - weights - buffers
     tokens = settings.ctx or settings.kv_tokens
     if not tokens and each and demand.context:
-        tokens = _fitting_context(demand.context, int(_CONTEXT_PART * comfortable) // each, room // each)
+        tokens = _fitting_context(demand.context, int(_CONTEXT_PART * comfortable) // each, free // each)
         if not tokens:
             raise ConfigurationError(
                 f"the model doesn't fit into memory: {parts} leave no room for a context of {_MIN_CONTEXT} tokens, "
