@@ -1,10 +1,24 @@
-"""The head of a request: its target, and the same head without an offer to upgrade. It knows no connection."""
+"""The head of a request: its max size, its target, and the same head without an offer to upgrade.
+
+It knows no connection.
+"""
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Sequence
 
 import httptools
+
+from tailrace.errors import InvalidRequest
+
+#: Max bytes of request line and headers together: enough for the cookies of a company's other tools.
+MAX_HEAD = 65_536
+
+
+def head_too_large() -> InvalidRequest:
+    """The refusal of a head over ``MAX_HEAD``; its status is 431."""
+    return InvalidRequest(f"The request's line and headers are over {MAX_HEAD} bytes.", code="headers_too_large")
 
 
 def with_path(url: bytes) -> bytes:
@@ -13,6 +27,17 @@ def with_path(url: bytes) -> bytes:
     if not parsed.schema or parsed.path:
         return url
     return b"/?" + parsed.query if parsed.query else b"/"
+
+
+def target_fields(url: bytes) -> dict[str, str | bytes]:
+    """The fields of an ASGI scope that a request's target gives."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return {
+        "path": urllib.parse.unquote(path) if "%" in path else path,
+        "raw_path": parsed.path,
+        "query_string": parsed.query or b"",
+    }
 
 
 def head_without_upgrade(method: bytes, url: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:

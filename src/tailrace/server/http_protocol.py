@@ -7,10 +7,6 @@ It has no timer of its own: ``Connections`` calls ``check`` about once a second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
-import urllib.parse
 from typing import Any, cast
 
 import httptools
@@ -18,16 +14,15 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailrace.errors import InvalidRequest, RequestError, RequestTimeout
+from tailrace.server import tcp_reset
 from tailrace.server.connections import Connections
-from tailrace.server.http_head import head_without_upgrade, with_path
+from tailrace.server.http_head import MAX_HEAD, head_too_large, head_without_upgrade, target_fields, with_path
 from tailrace.server.refusal import refusal_response, set_refusal, too_many_connections
-from tailrace.server.request_cycle import CHUNKED_BODY, REQUEST_BODY, ChunkedBody, RequestCycle
+from tailrace.server.request_cycle import RequestCycle
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import new_request_id
-from tailrace.server.transfer_pace import TransferPace
+from tailrace.server.transfer_progress import BodyProgress, SendProgress
 
-#: Max bytes of request line and headers together: enough for the cookies of a company's other tools.
-MAX_HEAD = 65_536
 #: Seconds that a refused client may go on writing. Closing the connection earlier could reset it before the client has
 #: read the refusal.
 _LINGER_SECONDS = 2.0
@@ -37,10 +32,6 @@ _LAST_SEND_SECONDS = 2.0
 _SLICE = 4_096
 #: Max bytes that wait for the parser before the connection isn't read any more.
 _MAX_HELD = 65_536
-#: A body may come in this many pieces, whatever their size; in more only if they have some size. Each costs a callback.
-_FREE_PIECES = 8_192
-_MIN_PIECE = 32
-_RESET = struct.pack("ii", 1, 0)  #: SO_LINGER with zero seconds: what waits in the kernel is dropped
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -67,14 +58,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._held = b""  #: bytes that the parser hasn't had
         self._refused = False  #: all further bytes are dropped
         self._refused_at = 0.0
-        self._receiving = TransferPace()
-        self._body_bytes = 0
-        self._body_seen = 0  #: of them, those at the last check
-        self._body_pieces = 0
-        self._framing_bytes = 0  #: at least those between pieces of the body: chunks' extensions, headers behind it
-        self._sending = TransferPace()
-        self._unsent = 0  #: bytes that waited for the client at the last check
-        self._written = 0  #: bytes that the running stream had written at the last check
+        self._receiving = BodyProgress()
+        self._sending = SendProgress()
         self._checked_at = 0.0
         self._reset_reason: str | None = None
 
@@ -143,23 +128,23 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         else:
-            self._framing_bytes += len(data)
+            self._receiving.framing_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             self._decline(data[offer.args[0] :])
         except httptools.HttpParserError:
             if self._head_bytes > MAX_HEAD:
-                self._refuse_head()
-            elif self._body_pieces > _FREE_PIECES and not self._in_head:
+                self._refuse(431, head_too_large())
+            elif self._receiving.has_many_pieces and not self._in_head:
                 self._refuse(400, InvalidRequest("The body comes in too many tiny pieces.", code="invalid_http"))
             else:
                 self._refuse(400, InvalidRequest("This is not a valid HTTP request.", code="invalid_http"))
         else:
             # No callback comes while a single header goes on and on.
             if self._in_head and self._head_bytes > MAX_HEAD:
-                self._refuse_head()
-            elif not self._in_head and self._framing_bytes > MAX_HEAD:
+                self._refuse(431, head_too_large())
+            elif not self._in_head and self._receiving.framing_bytes > MAX_HEAD:
                 self._refuse(400, InvalidRequest("The body's framing is too long.", code="invalid_http"))
 
     def resume(self) -> None:
@@ -199,46 +184,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = self._head_begun = False
         self._head_bytes = 0
         self._receiving.begin(self.loop.time())
-        self._body_bytes = self._body_seen = self._body_pieces = self._framing_bytes = 0
         self._requests += 1
         self._connections.serve(self)
         version = self.parser.get_http_version()
         self._complete_scope(version)
-        self.cycle = cycle = RequestCycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive() and not self._is_last,
-            on_response=self.on_response_complete,
-        )
-        cycle.reader = self
-        cycle.chunks = ChunkedBody(cycle, framed=version != "1.0")
-        extensions: dict[str, Any] = {CHUNKED_BODY: {"body": cycle.chunks}, REQUEST_BODY: {"fail": cycle.fail}}
-        self.scope["extensions"] = extensions
+        modern = version != "1.0"
+        keep_alive = modern and self.parser.should_keep_alive() and not self._status_only and self._stopping is None
+        self.cycle = cycle = RequestCycle.begin(self, reader=self, keep_alive=keep_alive, chunked=modern)
         if self._serving is None:
             self._start_asgi_task(cycle, self.app)
         else:
             self.pipeline.appendleft((cycle, self.app))
 
-    @property
-    def _is_last(self) -> bool:
-        """Whether the connection ends with the request."""
-        return self._status_only or self._stopping is not None
-
     def _complete_scope(self, version: str) -> None:
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
-        self.scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
+        self.scope.update(target_fields(self.url))  # type: ignore[typeddict-item]  # a part of the same dict
         if self._stopping is not None:
             set_refusal(self.scope, self._stopping)  # type: ignore[arg-type]  # uvicorn's type of the same dict
         elif self._status_only:
@@ -246,15 +207,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """More of a body. Raises ValueError on one to refuse."""
-        self._framing_bytes = 0
-        self._body_bytes += len(body)
-        self._body_pieces += 1
-        if self._body_pieces > _FREE_PIECES and self._body_bytes < _MIN_PIECE * self._body_pieces:
-            raise ValueError("the body's pieces are too small")
+        self._receiving.add(len(body))
         cycle = self.cycle
         assert cycle is not None
         if cycle.response_complete:
-            if self._body_bytes > self._limits.dropped_bytes:
+            if self._receiving.bytes > self._limits.dropped_bytes:
                 self.linger()
             return
         cycle.body += body
@@ -280,7 +237,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A response has been written: the next request's turn."""
         self._serving = None
-        self._written = 0
+        self._sending.begin_reply()
         if self.transport.is_closing():
             return
         self._since = self.loop.time()
@@ -328,18 +285,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _check_sending(self, now: float) -> int:
         unsent = self.transport.get_write_buffer_size()
         written = 0 if self._serving is None else self._serving.chunks.written_bytes
-        if unsent:
-            if self._unsent:
-                # A reply that isn't a stream is written in one go, and counts as no progress in that second.
-                self._sending.move(now, self._unsent + max(0, written - self._written) - unsent)
-            else:
-                self._sending.begin(now)
-            complete = self._serving is None or self._refused
-            limit = _LAST_SEND_SECONDS if complete and self._stopping is not None else self._limits.send_seconds
-            if self._sending.is_stuck(now, limit):
-                self.reset("slow_reader")
-                return 0
-        self._unsent, self._written = unsent, written
+        complete = self._serving is None or self._refused
+        limit = _LAST_SEND_SECONDS if complete and self._stopping is not None else self._limits.send_seconds
+        if self._sending.is_stuck(now, limit, unsent, written):
+            self.reset("slow_reader")
+            return 0
         return unsent
 
     def _check_receiving(self, now: float, seconds: float) -> None:
@@ -361,8 +311,6 @@ class HttpProtocol(HttpToolsProtocol):
     def _check_body(self, now: float, seconds: float) -> None:
         if self.flow.read_paused or self._held or self.pipeline:
             self._receiving.pause(seconds)
-        self._receiving.move(now, self._body_bytes - self._body_seen)
-        self._body_seen = self._body_bytes
         if not self._receiving.is_stuck(now, self._limits.body_seconds):
             return
         self._count_end("slow_body")
@@ -375,7 +323,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def seconds_to_send(self, now: float) -> float:
         """See ``Connection``."""
-        return self._sending.seconds_left(now, self._unsent)
+        return self._sending.seconds_left(now)
 
     def reset(self, reason: str) -> None:
         """See ``Connection``. The requests of the connection learn it as if the client had gone."""
@@ -384,11 +332,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._reset_reason is None:
             self._reset_reason = reason
             self._count_end(reason)
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.transport.abort()
+        tcp_reset.reset(self.transport)
 
     def close_waiting(self) -> None:
         """See ``Connection``."""
@@ -427,11 +371,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _count_end(self, reason: str) -> None:
-        self._connections.report_end(reason, self.address, self._unsent)
-
-    def _refuse_head(self) -> None:
-        error = InvalidRequest(f"The request's line and headers are over {MAX_HEAD} bytes.", code="headers_too_large")
-        self._refuse(431, error)
+        self._connections.report_end(reason, self.address, self._sending.unsent)
 
     def _refuse(self, status: int, error: RequestError) -> None:
         """Answer bytes that are no request, unless another request's reply is on its way; then drop all that follow."""

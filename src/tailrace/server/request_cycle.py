@@ -4,11 +4,12 @@ that fail while they are being read, and defects that are answered in JSON.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 import msgspec
 import structlog
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tailrace.errors import InternalError, RequestError
 from tailrace.server.json_response import error_envelope
@@ -74,12 +75,38 @@ class _EndedCycle:
 
 
 class RequestCycle(RequestResponseCycle):
-    """See the module. ``reader`` has to be set before the cycle runs."""
+    """See the module. ``begin`` makes one."""
 
     reader: Reader
     chunks: ChunkedBody
     _unframed = False
     _failure: RequestError | None = None
+
+    @classmethod
+    def begin(cls, connection: HttpToolsProtocol, *, reader: Reader, keep_alive: bool, chunked: bool) -> RequestCycle:
+        """The cycle of the request whose head the connection has just read, with its extensions in the scope.
+
+        ``reader``: the same connection; ``keep_alive``: it may go on after the request; ``chunked``: the client knows
+        HTTP/1.1's chunked coding.
+        """
+        cycle = cls(
+            scope=connection.scope,
+            transport=connection.transport,
+            flow=connection.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
+            access_log=False,
+            default_headers=connection.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=connection.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=connection.on_response_complete,
+        )
+        cycle.reader = reader
+        cycle.chunks = ChunkedBody(cycle, framed=chunked)
+        extensions: dict[str, Any] = {CHUNKED_BODY: {"body": cycle.chunks}, REQUEST_BODY: {"fail": cycle.fail}}
+        connection.scope["extensions"] = extensions
+        return cycle
 
     def fail(self, error: RequestError) -> None:
         """Have ``receive`` raise ``error``, where the body isn't complete. The connection ends with the answer."""
