@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-#: ``critical``: requests aren't answered. ``warning``: it costs speed, and somebody can change it. ``info``: this is
-#: what limits a healthy server.
+#: ``critical``: requests aren't answered. ``warning``: it costs speed, and can be changed. ``info``: this is what
+#: limits a healthy server.
 Severity = Literal["critical", "warning", "info"]
 
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")

@@ -27,7 +27,7 @@ def processor_findings(interval: Interval) -> Iterator[Finding]:
     threads = list(_too_many_threads(interval))
     yield from threads
     if interval.contention.wait >= MIN_WAIT:
-        # Threads that outnumber the CPUs wait for each other: nobody else has to be there.
+        # Threads that outnumber the CPUs wait for each other, without any other process.
         yield from _shared_cores(interval)
         yield from _foreign_process(interval, min_cpu=MIN_FOREIGN if not threads else 3 * MIN_FOREIGN)
     yield from _quota(interval)

@@ -1,8 +1,8 @@
 """Writes log lines to standard error and never waits for its reader.
 
-A terminal that is paused, a stopped journald or ``| less`` leaves a pipe full. A process that waited for it would serve
-nobody. So lines that don't fit stay in a bounded buffer, which the next line or ``flush`` writes; beyond it lines are
-dropped and counted. No thread is needed, whose CPU an engine would have to plan.
+A terminal that is paused, a stopped journald or ``| less`` leaves a pipe full. A process that waited for it would
+serve no request. So lines that don't fit stay in a bounded buffer, which the next line or ``flush`` writes. Beyond its
+limit lines are dropped and counted. No thread is needed, whose CPU an engine would have to plan.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class AppState:
             try:
                 read()
             except Exception:
-                structlog.get_logger().exception("a file can't be reloaded; what was loaded before stays in force")
+                structlog.get_logger().exception("a file can't be reloaded; what was loaded before stays active")
 
     def fingerprint(self, model: ServedModel) -> str:
         """``system_fingerprint`` of replies by this model."""

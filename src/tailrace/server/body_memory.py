@@ -25,7 +25,6 @@ class BodyMemory:
     def __init__(self, limit: int, wait_seconds: float) -> None:
         self.limit = limit  #: bytes
         self.held = 0  #: bytes of all bodies
-        self.refused = 0  #: bodies
         self.released = 0  #: bytes of all bodies that have gone
         self._wait_seconds = wait_seconds
         self._reading: dict[BodyLease, None] = {}
@@ -44,7 +43,6 @@ class BodyMemory:
         for lease in list(self._reading):
             if lease.size > SMALL and lease not in self._waiting and now - lease.read_at > _STALE_SECONDS:
                 del self._reading[lease]
-                self.refused += 1
                 lease.fail(_busy())
 
     async def wait(self, lease: BodyLease) -> None:
@@ -57,13 +55,11 @@ class BodyMemory:
             if self._first is lease:
                 return
             if len(self._waiting) >= _MAX_WAITING:
-                self.refused += 1
                 raise _busy()
             freed = self._waiting[lease] = loop.create_future()
             try:
                 await asyncio.wait_for(freed, end - loop.time())
             except TimeoutError:
-                self.refused += 1
                 raise _busy() from None
             finally:
                 self._waiting.pop(lease, None)

@@ -56,9 +56,9 @@ class EngineClient:
         self.stopping = False  #: no request is begun any more
         self.on_ready: Callable[[ServedModel], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
+        self.on_tick: Callable[[], None] | None = None  #: called at each tick of the requests' timer
         self._wait_seconds = wait_seconds
         self._hang_seconds = hang_seconds
-        self.on_tick: Callable[[], None] | None = None  #: called at each tick of the requests' timer
         self._requests = InFlightRequests()
         self._connections: dict[int, EngineConnection] = {}  #: by replica; those that have said Hello
         self._gaps: defaultdict[int, TokenGaps] = defaultdict(TokenGaps)  #: by replica

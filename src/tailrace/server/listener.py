@@ -109,7 +109,7 @@ class Listener:
                 try:
                     sock.send(self._refusal)
                 except OSError:
-                    pass  # It isn't told; it sees that the connection ends.
+                    pass  # The client sees that the connection ends.
             sock.close()
             return
         protocol = self._make(address, entry)

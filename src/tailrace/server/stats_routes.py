@@ -13,10 +13,9 @@ from tailrace.server.app_state import AppState
 from tailrace.server.caller import Caller, caller_of
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.json_response import json_response
+from tailrace.server.keys.keys_file import DEFAULT_NAME
 from tailrace.server.open_streams import client_name
 
-#: The name of the key in the setting ``api_key``.
-_OPERATOR_KEY = "default"
 #: Headers that a proxy adds: behind it every client seems to be on this machine.
 _PROXY_HEADERS = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
 
@@ -47,6 +46,6 @@ def _is_operator(caller: Caller, request: Request) -> bool:
     It is the holder of the setting ``api_key``, or a client on this machine without a named key.
     """
     if caller.key_name is not None:
-        return caller.key_name == _OPERATOR_KEY
+        return caller.key_name == DEFAULT_NAME
     local = caller.address in {"", "::1"} or caller.address.startswith("127.")
     return local and _PROXY_HEADERS.isdisjoint(request.headers.keys())

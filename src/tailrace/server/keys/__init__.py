@@ -1,7 +1,7 @@
 """API keys: named, with limits of their own.
 
 ``keys_file``: the file, which has hashes and no keys. ``key_ring``: which key a request has. ``allowance``: what a key
-may still use. ``token_charge``: what one request has charged to it. ``usage_store``: each day's use, on disk.
-``limit_headers``: the allowance as headers of a response. ``duration``: times as people write them. A key itself is
-shown once, when it is made; everything else has its name.
+may still use. ``token_charge``: what one request has charged to it. ``daily_use`` and ``usage_store``: each
+day's use, collected and on disk. ``limit_headers``: the allowance as headers of a response. ``duration``: times as
+people write them. A key itself is shown once, when it is made; everything else has its name.
 """
