@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 from starlette.types import Receive
 
 from tailrace.errors import RequestError
@@ -20,10 +21,16 @@ from tailrace.server.events import (
     Usage,
 )
 from tailrace.server.generation import Generation
+from tailrace.server.packed_entries import PackedEntries
 from tailrace.server.streaming import cancelled_on_disconnect
 
-#: JSON of a log probability, about.
-_ENTRY_BYTES = 48
+#: A token of a tracked choice, with its log probabilities where the request has those.
+TrackedToken = tuple[int, TokenLogprobs | None]
+
+_LOGPROBS = msgspec.msgpack.Decoder(TokenLogprob)
+_TOKENS: msgspec.msgpack.Decoder[TrackedToken] = msgspec.msgpack.Decoder(TrackedToken)
+#: Bytes of JSON for each byte of a packed log probability, about.
+_JSON_PART = 3
 
 
 @dataclass
@@ -42,18 +49,16 @@ class CollectedChoice:
     text: str = ""
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: PackedEntries[TokenLogprob] = field(default_factory=lambda: PackedEntries(_LOGPROBS))
     finish_reason: FinishReason = "stop"
     stop: str | None = None  #: the stop string that ended it
-    tokens: list[tuple[int, TokenLogprobs | None]] = field(default_factory=list)  #: where they are tracked
+    tokens: PackedEntries[TrackedToken] = field(default_factory=lambda: PackedEntries(_TOKENS))  #: if tracked
 
     @property
     def size(self) -> int:
         """About how many bytes its JSON has."""
         text = len(self.text) + len(self.reasoning) + sum(len(call.arguments) for call in self.tool_calls)
-        entries = sum(1 + len(entry.top) for entry in self.logprobs)
-        entries += sum(1 + len(found.top) for _, found in self.tokens if found is not None)
-        return text + _ENTRY_BYTES * entries
+        return text + _JSON_PART * (self.logprobs.size + self.tokens.size)
 
 
 @dataclass
@@ -81,8 +86,8 @@ class CollectedReply:
         if isinstance(event, TextDelta):
             reply = self.replies[event.choice]
             reply.text += event.text
-            reply.logprobs += event.logprobs or []
-            reply.tokens += event.tokens or []
+            reply.logprobs.extend(event.logprobs or ())
+            reply.tokens.extend(event.tokens or ())
         elif isinstance(event, ReasoningDelta):
             self.replies[event.choice].reasoning += event.text
         elif isinstance(event, ToolCallDelta):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -99,7 +99,7 @@ class ReplyBuilder:
             fields["completion_probabilities"] = probabilities
         return selected(fields, self._request.response_fields or ())
 
-    def probabilities(self, tokens: Sequence[tuple[int, TokenLogprobs | None]]) -> list[dict[str, Any]]:
+    def probabilities(self, tokens: Iterable[tuple[int, TokenLogprobs | None]]) -> list[dict[str, Any]]:
         """``completion_probabilities`` of the tokens that have some."""
         top = "top_probs" if self._after_sampling else "top_logprobs"
         return [

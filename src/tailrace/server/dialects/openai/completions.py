@@ -152,9 +152,9 @@ def _best(replies: list[CollectedChoice], request: CompletionRequest) -> list[Co
     for start in range(0, len(replies), request.sampled_choices):
         tried = sorted(replies[start : start + request.sampled_choices], key=mean, reverse=True)
         best += tried[: request.returned_choices]
-    return (
-        best if request.requested_logprobs is not None else [dataclasses.replace(reply, logprobs=[]) for reply in best]
-    )
+    if request.requested_logprobs is not None:
+        return best
+    return [dataclasses.replace(reply, logprobs=CollectedChoice().logprobs) for reply in best]
 
 
 def _choice_object(index: int, reply: CollectedChoice, echo: Echo | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from tailrace.server.events import TokenLogprob
 
 
-def logprobs_object(entries: list[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
+def logprobs_object(entries: Iterable[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
     """The four lists. ``top_logprobs`` includes the chosen token, so it may have one more entry than requested."""
     tokens: list[str] = []
     likely: list[dict[str, float]] = []
