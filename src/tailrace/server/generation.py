@@ -133,7 +133,8 @@ class Generation:
         try:
             generation._submit()
             await generation._accepted
-            generation._hold_place()
+            generation._charge.begin(generation._count.prompt, generation._done)
+            generation._charge_key()
             generation._totals.accepted(request.choices, request.params.max_tokens)
         except BaseException as error:
             generation._stop("abort" if isinstance(error, ClientDisconnect) else "error")
@@ -292,20 +293,9 @@ class Generation:
         if (first := self.figures.first_token_at) is not None:
             self._metrics.reply_ended(now - first)
 
-    def _hold_place(self) -> None:
-        """Take the prompts' tokens from the key's allowance. Raises TooManyRequests where fewer are left."""
-        if (place := self._charge.place) is None:
-            return
-        if not self._done.done():
-            place.allowance.require(self._count.prompt)
-            place.hold()
-            self._done.add_done_callback(lambda _: place.release())
-        self._charge.begin()
-        self._charge_key()
-
     def _charge_key(self) -> None:
         """Charge the key for the tokens since the last time."""
-        if self._charge.place is not None:
+        if self._charge.has_begun:
             running = sum(choice.n_tokens for choice in self._open.values())
             self._charge.update(self._count.prompt + self._count.completion + running)
 
