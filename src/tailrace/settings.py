@@ -88,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     responses_file: str | None = None  #: where they are; None: responses.sqlite in the state folder
     reasoning: Literal["field", "inline"] = "field"  #: reasoning_content, or <think> tags in the text
     engine_wait_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0  #: how long a request waits for a loading engine
-    hang_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 10.0  #: without progress a process is replaced; 0: never
+    hang_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 8.0  #: without progress a process is replaced; 0: never
     restart_limit: Annotated[int, Meta(ge=0, le=1_000_000)] = 10  #: deaths in a row, each soon after a start; 0: any
     # Admission: 0 seconds is no limit. Clients can shorten the times with headers (server/deadlines.py)
     queue_requests: Annotated[int, Meta(ge=0, le=1_000_000)] = 128  #: requests that may wait beside those that run

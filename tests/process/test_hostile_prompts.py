@@ -128,10 +128,13 @@ def test_others_are_served_meanwhile_and_hanging_up_ends_the_work(server: Server
 
 
 def _niced(server: ServerProcess) -> list[str]:
-    """Workers of the engine that do a long job: they have a lower priority."""
-    shown = subprocess.run(["ps", "-axo", "pid=,ppid=,ni=,stat="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in shown.splitlines()]
+    """The tokenizer's workers that do a long job: they have a lower priority."""
+    shown = subprocess.run(
+        ["ps", "-axo", "pid=,ppid=,ni=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 4) for line in shown.splitlines()]
     below = {str(server.engine)}
     for _ in range(2):
         below |= {pid for pid, parent, *_ in rows if parent in below}
-    return [pid for pid, _, nice, state in rows if pid in below and nice == "6" and not state.startswith("Z")]
+    workers = [row for row in rows if row[0] in below and "tokenize_worker" in row[4] and not row[3].startswith("Z")]
+    return [pid for pid, _, nice, *_ in workers if nice == "6"]

@@ -82,10 +82,11 @@ class _Job:
 
 
 class _Lane:
-    """A thread and its queue."""
+    """A thread, its queue and its sandbox. A sandbox has the priority of the thread that starts it."""
 
-    def __init__(self, name: str, cpu_seconds: float, nice: int) -> None:
+    def __init__(self, name: str, cpu_seconds: float, nice: int, sandbox: GrammarSandbox) -> None:
         self.name = name
+        self.sandbox = sandbox
         self.cpu_seconds = cpu_seconds
         self.nice = nice
         self.queue: CallerQueue[_Job] = CallerQueue(lambda job: job.size)
@@ -99,7 +100,6 @@ class GrammarCompiler:
         self._backend = backend
         self.counters = EngineCounters()  #: grammars_compiled and grammar_seconds
         self._end_tokens = sorted(backend.end_tokens)
-        self._sandbox = GrammarSandbox(backend.vocabulary, self._end_tokens)
         self._tokenizer: LLTokenizer | None = None
         self._token_index: TokenIndex | None = None
         self._key_tokens: KeyTokens | None = None
@@ -110,8 +110,11 @@ class GrammarCompiler:
         self._lock = threading.Condition()
         self._jobs: dict[Grammar, _Job] = {}  #: all of them
         self._job_of: dict[int, _Job] = {}  #: by the request's id
-        self._quick = _Lane("grammars", _QUICK_CPU_SECONDS, 0)
-        self._patient = _Lane("large grammars", CPU_SECONDS, _NICE)
+        self._quick = _Lane("grammars", _QUICK_CPU_SECONDS, 0, self._make_sandbox())
+        self._patient = _Lane("large grammars", CPU_SECONDS, _NICE, self._make_sandbox())
+
+    def _make_sandbox(self) -> GrammarSandbox:
+        return GrammarSandbox(self._backend.vocabulary, self._end_tokens)
 
     def prepare(self) -> None:
         """Make llguidance's tokenizer now. No other thread runs meanwhile, which takes a second for a large vocabulary:
@@ -277,7 +280,7 @@ class GrammarCompiler:
 
     def _compile(self, grammar: Grammar, trial: Trial, lane: _Lane) -> tuple[CompileOutcome, int]:
         try:
-            result = self._sandbox.attempt(grammar, trial, cpu_seconds=lane.cpu_seconds, nice=lane.nice)
+            result = lane.sandbox.attempt(grammar, trial, cpu_seconds=lane.cpu_seconds, nice=lane.nice)
             compiled = self._compile_tried(grammar, result)
         except GrammarTooCostly as error:
             if lane is self._quick:

@@ -144,10 +144,11 @@ class Gate:
         self.order: list[str] = []
         self.begun: queue.SimpleQueue[Trial] = queue.SimpleQueue()
         self.opened = threading.Event()
-        self._sandbox = compiler._sandbox
-        self._attempt = compiler._sandbox.attempt
+        self._sandbox = compiler._quick.sandbox
+        self._attempt = compiler._quick.sandbox.attempt
         self._costly = costly
-        monkeypatch.setattr(compiler._sandbox, "attempt", self)
+        for lane in (compiler._quick, compiler._patient):
+            monkeypatch.setattr(lane.sandbox, "attempt", self)
 
     def __call__(self, grammar: Grammar, trial: Trial, *, cpu_seconds: float, nice: int) -> TryResult:
         self.begun.put(trial)
@@ -193,7 +194,8 @@ def test_a_small_grammar_passes_large_ones_and_one_that_takes_long(monkeypatch: 
     compiler.request(2, "a", choice("bomb"), lambda _: answers.put("bomb"))
     gate.begun.get(timeout=20)
     quick = threading.Event()
-    monkeypatch.setattr(compiler._sandbox, "attempt", gate._attempt)
+    for lane in (compiler._quick, compiler._patient):
+        monkeypatch.setattr(lane.sandbox, "attempt", gate._attempt)
     compiler.request(3, "a", choice("small"), lambda _: quick.set())
     assert quick.wait(20)
     assert answers.empty()
