@@ -116,7 +116,8 @@ def test_others_are_served_meanwhile_and_hanging_up_ends_the_work(server: Server
             assert waiting.read().status == 400
     refused = server.log.count("can't be tokenised")
     with Connection(server.port) as leaving:
-        leaving.request("POST", "/v1/completions", {"prompt": SLOW})
+        # As a prompt it would be refused at once: it has more special tokens than the context.
+        leaving.request("POST", "/tokenize", {"content": SLOW[:200_000]})
         wait_for("its process", lambda: bool(_niced(server)))
         # Beside it, another that is long, and one that is not: neither waits for it.
         assert len(ask(server.port, "POST", "/tokenize", {"content": "a b " * 20_000}).json()["tokens"]) > 20_000
@@ -130,7 +131,7 @@ def test_others_are_served_meanwhile_and_hanging_up_ends_the_work(server: Server
 def _niced(server: ServerProcess) -> list[str]:
     """The tokenizer's workers that do a long job: they have a lower priority."""
     shown = subprocess.run(
-        ["ps", "-axo", "pid=,ppid=,ni=,stat=,args="], capture_output=True, text=True, check=True
+        ["ps", "-axwwo", "pid=,ppid=,ni=,stat=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 4) for line in shown.splitlines()]
     below = {str(server.engine)}
