@@ -52,22 +52,34 @@ def recover(server: ServerProcess, since: float, record: Record) -> None:
     record("next answer", time.monotonic() - since, RECOVERED, "s")
 
 
-async def during_streams(server: ServerProcess, count: int, fault: Callable[[], Awaitable[None]]) -> list[Outcome]:
-    """Long streams of every dialect, and the fault when all of them have begun."""
-    port = server.port
-    tasks = [
-        asyncio.create_task(send(port, DIALECTS[number % len(DIALECTS)], max_tokens=1500)) for number in range(count)
-    ]
+async def during_streams(server: ServerProcess, count: int, fault: Callable[[], Awaitable[float]]) -> list[Outcome]:
+    """Clients of every dialect that stream one reply after the other, and the fault while they do. The outcomes of all
+    requests that hadn't ended when the fault began, which is the time that ``fault`` returns.
+    """
+    faulty = asyncio.Event()
+    outcomes: list[Outcome] = []
+
+    async def client(number: int) -> None:
+        while not faulty.is_set():
+            outcomes.append(await send(server.port, DIALECTS[number % len(DIALECTS)], max_tokens=1500))
+
+    tasks = [asyncio.create_task(client(number)) for number in range(count)]
     deadline = time.monotonic() + 60.0
-    while time.monotonic() < deadline:
-        body = await asyncio.to_thread(lambda: ask(port, "GET", "/metrics").body.decode())
-        lines = [line for line in body.splitlines() if line.startswith("vllm:num_requests_running{")]
-        if sum(float(line.rsplit(" ", 1)[1]) for line in lines) >= min(count, 8):
-            break
+    # Some may have ended a reply just now, and begin the next.
+    while await asyncio.to_thread(running, server.port) < count - 2:
+        assert time.monotonic() < deadline, "the streams don't run"
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
-    await fault()
-    return await asyncio.gather(*tasks)
+    faulty.set()
+    begun = await fault()
+    await asyncio.gather(*tasks)
+    return [outcome for outcome in outcomes if outcome.ended >= begun]
+
+
+def running(port: int) -> float:
+    text = ask(port, "GET", "/metrics").body.decode()
+    lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +101,14 @@ def test_a_child_fails_under_eight_streams(
     victim = pid_of(shared, child)
     failed_at = 0.0
 
-    async def fault() -> None:
+    async def fault() -> float:
         nonlocal failed_at
         failed_at = time.monotonic()
         os.kill(victim, number)
+        return failed_at
 
     outcomes = asyncio.run(during_streams(shared, 8, fault))
+    assert len(outcomes) >= 6, "the streams ended by themselves"
     assert not problems(outcomes, may_reset=child == "http")
     bound = STOPPED if number == signal.SIGSTOP else KILLED
     record("last client told", max(outcome.ended for outcome in outcomes) - failed_at, bound, "s")
@@ -144,12 +158,14 @@ def test_a_slowed_child_is_left_alone(shared: ServerProcess, child: Child) -> No
     """A child that is stopped for short times again and again is slow, not hung: nobody's reply may end for that."""
     victim = pid_of(shared, child)
 
-    async def fault() -> None:
+    async def fault() -> float:
+        begun = time.monotonic()
         for _ in range(8):
             os.kill(victim, signal.SIGSTOP)
             await asyncio.sleep(0.8)
             os.kill(victim, signal.SIGCONT)
             await asyncio.sleep(0.2)
+        return begun
 
     outcomes = asyncio.run(during_streams(shared, 8, fault))
     assert not problems(outcomes)
@@ -161,10 +177,14 @@ def test_the_supervisor_is_killed(record: Record) -> None:
     with serving(*MODEL) as server:
         children = processes(server)[1:]
 
-        async def fault() -> None:
-            os.kill(server.pid, signal.SIGKILL)
+        killed_at = 0.0
 
-        killed_at = time.monotonic()
+        async def fault() -> float:
+            nonlocal killed_at
+            killed_at = time.monotonic()
+            os.kill(server.pid, signal.SIGKILL)
+            return killed_at
+
         outcomes = asyncio.run(during_streams(server, 8, fault))
         assert not problems(outcomes, may_reset=True)
         wait_for("the children's end", lambda: not any(alive(pid) for pid in children))

@@ -40,6 +40,12 @@ _TERMINALS: dict[Dialect, re.Pattern[bytes]] = {
 }
 
 
+#: The event of a stream's error, or the body of a refusal, of any dialect.
+_FAILURE = re.compile(
+    rb'^(?:data: )?\{"(?:type":"error",")?error":|^event: (?:error|response\.failed)$|^error: ', re.MULTILINE
+)
+
+
 def body_of(dialect: Dialect, prompt: str, max_tokens: int, *, stream: bool = True) -> dict[str, object]:
     """The request's body. The reply goes on to ``max_tokens`` where the dialect has a field for that."""
     messages = [{"role": "user", "content": prompt}]
@@ -50,7 +56,7 @@ def body_of(dialect: Dialect, prompt: str, max_tokens: int, *, stream: bool = Tr
     if dialect == "responses":
         return {"input": prompt, "max_output_tokens": max(16, max_tokens), "stream": stream, "store": False}
     if dialect == "anthropic":
-        return {"model": "claude-any", "messages": messages, "max_tokens": max_tokens, "stream": stream}
+        return {"model": "smollm2-135m", "messages": messages, "max_tokens": max_tokens, "stream": stream}
     if dialect == "ollama":
         return {"model": "smollm2-135m", "messages": messages, "stream": stream, "options": {"num_predict": max_tokens}}
     return {"prompt": prompt, "n_predict": max_tokens, "stream": stream, "ignore_eos": True}
@@ -85,7 +91,7 @@ class Outcome:
     @property
     def failed(self) -> bool:
         """Whether the reply ended with an error event."""
-        return b'"error"' in self.body or b"event: error" in self.body
+        return _FAILURE.search(self.body) is not None
 
     def problem(self, *, may_reset: bool = False) -> str | None:
         """The promise that the server broke to this client, if any. ``may_reset``: the HTTP process has died."""
