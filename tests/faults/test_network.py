@@ -19,7 +19,8 @@ from servers import ServerProcess, serving, wait_for
 MEMORY = 1.05
 #: Others' gaps beside an attack ÷ their usual gaps.
 GAPS = 2.0
-MODEL = ("--ctx", "4096", "--parallel", "8")
+#: A KV cache that has its size from the start, and no prefix states in host memory: what grows then isn't a cache.
+MODEL = ("--ctx", "2048", "--parallel", "8", "--kv-tokens", "4096", "--keep-mb", "0")
 
 
 def warm(server: ServerProcess) -> tuple[int, int]:

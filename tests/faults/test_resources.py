@@ -21,6 +21,8 @@ from server_memory import memory_bytes, open_files, settled
 from servers import alive, fake, serving, wait_for
 
 MEMORY = 1.05
+#: A KV cache that has its size from the start, and no prefix states in host memory: what grows then isn't a cache.
+MODEL = ("--ctx", "1024", "--parallel", "8", "--kv-tokens", "4096", "--keep-mb", "0")
 
 
 @contextlib.contextmanager
@@ -56,7 +58,8 @@ def test_the_disk_is_full(tmp_path: Path) -> None:
         with serving("--ctx", "1024", environment=environment) as server:
             fill(disk)
             assert answered(asyncio.run(send_all(server.port, 12, max_tokens=8)))
-            for pid in (server.engine, server.http, server.engine):
+            for child in ("engine", "server", "engine"):
+                pid = server.children(child)[0]
                 os.kill(pid, signal.SIGKILL)
                 wait_for("the child's end", lambda pid=pid: not alive(pid))  # type: ignore[misc]  # no type for the default
                 wait_for("health", lambda: _healthy(server.port))
@@ -111,7 +114,7 @@ def _connect(port: int) -> socket.socket:
 
 
 def test_two_thousand_idle_connections(record: Record) -> None:
-    with serving("--ctx", "1024") as server:
+    with serving(*MODEL) as server:
         assert answered(asyncio.run(send_all(server.port, 6, max_tokens=8)))
         before, files = memory_bytes(server), open_files(server.http)
         idle = [_connect(server.port) for _ in range(2000)]
@@ -127,7 +130,7 @@ def test_two_thousand_idle_connections(record: Record) -> None:
 
 def test_a_thousand_clients_on_a_queue_of_64(record: Record) -> None:
     """Everybody gets an answer: a reply, or a 429 before the stream opens that says when to come back."""
-    with serving("--ctx", "1024", "--queue-requests", "64") as server:
+    with serving(*MODEL, "--queue-requests", "64") as server:
         for _ in range(2):
             assert answered(asyncio.run(send_all(server.port, 16, max_tokens=16)))
         before, files = memory_bytes(server), open_files(server.http)
@@ -150,7 +153,7 @@ def test_a_thousand_clients_on_a_queue_of_64(record: Record) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_full_queue_has_each_dialects_refusal(dialect: str, stream: bool) -> None:
-    with fake("--parallel", "1", "--queue-requests", "2", step=0.05) as server:
+    with fake("--aliases", "*", "--parallel", "1", "--queue-requests", "2", step=0.05) as server:
 
         async def crowd() -> list[Outcome]:
             return await asyncio.gather(
