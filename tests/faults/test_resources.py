@@ -64,13 +64,12 @@ def test_the_disk_is_full(tmp_path: Path) -> None:
                 wait_for("the child's end", lambda pid=pid: not alive(pid))  # type: ignore[misc]  # no type for the default
                 wait_for("health", lambda: _healthy(server.port))
                 assert answered(asyncio.run(send_all(server.port, 6, max_tokens=4)))
-            stored = ask(server.port, "POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 16})
-            if stored.status == 200:
-                identity = stored.json()["id"]
-                assert ask(server.port, "GET", f"/v1/responses/{identity}").status == 200
-            else:
-                assert stored.status in (500, 503, 507)
-                assert stored.error()["message"]
+            for fields in ({"store": True}, {}):
+                reply = ask(server.port, "POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 16, **fields})
+                if reply.status == 200 and reply.json()["store"]:
+                    assert ask(server.port, "GET", f"/v1/responses/{reply.json()['id']}").status == 200
+                else:
+                    assert reply.status == (503 if fields else 200)
             assert server.stop() == 0
 
 
