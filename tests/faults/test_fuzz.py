@@ -32,7 +32,9 @@ GAPS = 2.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    with serving("--ctx", "256", "--parallel", "8", "--max-body-mb", "1") as started:
+    # A KV cache that has its size from the start, and no prefix states in host memory: what grows then isn't a cache.
+    sizes = ("--ctx", "256", "--parallel", "8", "--kv-tokens", "2048", "--keep-mb", "0")
+    with serving(*sizes, "--max-body-mb", "1") as started:
         yield started
 
 
