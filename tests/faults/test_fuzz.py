@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from canary import canary, percentile
 from fault_figures import Record
 from fuzz_inputs import requests, routes_of
-from observed_requests import Outcome, send, send_bytes
+from observed_requests import Outcome, idle, send, send_bytes
 from openai_wire import ask
 from request_bombs import BOMBS, Bomb
 from server_memory import memory_bytes, open_files, settled
@@ -100,7 +100,7 @@ def test_an_expensive_request_delays_nobody(server: ServerProcess, bomb: Bomb, r
         assert outcome.status < 500 or outcome.status == 501, bytes(outcome.body[:500])
     record("gaps, 99th percentile", percentile(beside, 0.99) / percentile(usual, 0.99), GAPS, "x")
     record("longest gap", max(beside), max(4 * max(usual), 0.5), "s")
-    wait_for("the engine to be idle", lambda: _idle(server))
+    wait_for("the engine to be idle", lambda: idle(server.port))
     record("memory", settled(lambda: memory_bytes(server), before * 1.2) / before, 1.2, "x")
 
 
@@ -121,9 +121,3 @@ async def _end(tasks: list[Any]) -> None:
     for task in tasks:
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def _idle(server: ServerProcess) -> bool:
-    text = ask(server.port, "GET", "/metrics").body.decode()
-    names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
-    return not sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(names))

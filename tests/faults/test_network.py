@@ -11,8 +11,8 @@ import time
 
 from canary import canary, percentile
 from fault_figures import Record
-from observed_requests import DIALECTS, Outcome, problems, send, send_all
-from openai_wire import Connection, ask, chat
+from observed_requests import DIALECTS, Outcome, idle, problems, send, send_all
+from openai_wire import Connection, chat
 from server_memory import memory_bytes, open_files, settled
 from servers import ServerProcess, serving, wait_for
 
@@ -30,15 +30,9 @@ def warm(server: ServerProcess) -> tuple[int, int]:
     return memory_bytes(server), open_files(server.http)
 
 
-def idle(server: ServerProcess) -> bool:
-    text = ask(server.port, "GET", "/metrics").body.decode()
-    names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
-    return not sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(names))
-
-
 def check_after(server: ServerProcess, before: tuple[int, int], record: Record) -> None:
     """Nothing of the attack is left: no request, no file, no memory."""
-    wait_for("the engine to be idle", lambda: idle(server))
+    wait_for("the engine to be idle", lambda: idle(server.port))
     outcomes = asyncio.run(send_all(server.port, 12, max_tokens=8))
     assert not problems(outcomes)
     assert all(outcome.accepted and not outcome.failed for outcome in outcomes)

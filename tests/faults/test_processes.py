@@ -13,7 +13,7 @@ import pytest
 
 from fault_figures import Record
 from observed_requests import DIALECTS, Outcome, problems, send, send_all
-from openai_wire import ask
+from openai_wire import ask, metric
 from server_memory import memory_bytes, open_files, processes, settled
 from servers import ServerProcess, alive, serving, wait_for
 
@@ -66,7 +66,7 @@ async def during_streams(server: ServerProcess, count: int, fault: Callable[[], 
     tasks = [asyncio.create_task(client(number)) for number in range(count)]
     deadline = time.monotonic() + 60.0
     # Some may have ended a reply just now, and begin the next.
-    while await asyncio.to_thread(running, server.port) < count - 2:
+    while await asyncio.to_thread(metric, server.port, "vllm:num_requests_running") < count - 2:
         assert time.monotonic() < deadline, "the streams don't run"
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
@@ -74,12 +74,6 @@ async def during_streams(server: ServerProcess, count: int, fault: Callable[[], 
     begun = await fault()
     await asyncio.gather(*tasks)
     return [outcome for outcome in outcomes if outcome.ended >= begun]
-
-
-def running(port: int) -> float:
-    text = ask(port, "GET", "/metrics").body.decode()
-    lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running{")]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 @pytest.fixture(scope="module")

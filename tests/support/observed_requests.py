@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from openai_wire import metric
+
 Dialect = Literal["chat", "completions", "responses", "anthropic", "ollama", "llama"]
 DIALECTS: tuple[Dialect, ...] = ("chat", "completions", "responses", "anthropic", "ollama", "llama")
 
@@ -221,6 +223,11 @@ async def send_all(port: int, count: int, max_tokens: int = 64, *, stream: bool 
     return await asyncio.gather(
         *(send(port, DIALECTS[number % len(DIALECTS)], max_tokens=max_tokens, stream=stream) for number in range(count))
     )
+
+
+def idle(port: int) -> bool:
+    """Whether no request runs or waits."""
+    return metric(port, "vllm:num_requests_running") + metric(port, "vllm:num_requests_waiting") == 0
 
 
 def problems(outcomes: list[Outcome], *, may_reset: bool = False) -> list[str]:
