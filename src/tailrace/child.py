@@ -22,6 +22,7 @@ from tailrace.errors import ConfigurationError
 from tailrace.machine.binding import bind_cpus
 from tailrace.machine.plan import MachinePlan
 from tailrace.parent_death import die_with_parent
+from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
 #: Exit status of a child whose settings or model can't work: starting it again is useless.
@@ -45,6 +46,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     log_fd: int = 2  #: where its log goes; its standard error is a pipe to the supervisor
     lives_fd: int = -1  #: the page of shared memory with all children's starts (HTTP process only)
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
+    control_fd: int = -1  #: its end of the control channel (``serving.control``; HTTP process only)
+    models: tuple[ModelSpec, ...] = ()  #: all models that are served (HTTP process only); the first is the default
+    memory: int = 0  #: bytes that all loaded models may take together (HTTP process only)
     announce: bool = True  #: whether to print where the server listens (until it has been printed)
 
 

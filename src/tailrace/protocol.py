@@ -21,7 +21,7 @@ import msgspec
 from tailrace.prompt_text import PromptText
 
 #: Raised when a message changes its meaning; the handshake refuses another number.
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
@@ -264,6 +264,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True, array_like=True):
     replica: int  #: which of the engines this is, from 0
     model: ModelInfo
     vocabulary: list[bytes]
+    name: str = ""  #: the served model's (``serving.model_spec.ModelSpec.name``): several models have engines
 
 
 class Accepted(msgspec.Struct, tag="accepted", frozen=True, array_like=True):

@@ -35,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # What is served
     model: str = STARTER_MODEL  #: a path to a GGUF file or a name in the local store
+    models_dir: str | None = None  #: folder whose GGUF files are served, too
+    models_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: memory for all loaded models; 0: what the machine has
     alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
     aliases: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names; ``*`` stands for any characters
     chat_template: str | None = None  #: path to a Jinja file that is used instead of the model's own template
@@ -55,6 +57,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     draft_model: str | None = None  #: as ``model``: a smaller one of the same family, for speculate = draft
     draft_tokens: Annotated[int, Meta(ge=1, le=64)] = 32  #: max draft tokens of a sequence in one step
     backend: Literal["llama", "fake"] = "llama"  #: fake: no model; for protocol tests
+    pinned: bool = False  #: the model stays loaded
+    idle_seconds: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0  #: an idle model is unloaded after it; 0: never
+    system_prompt: str | None = None  #: for conversations that have none of their own
+    sampling: dict[str, Any] = {}  #: sampling parameters for requests that don't set them, by Ollama's names
 
     # The machine: what isn't set here is planned (machine/plan.py)
     threads: Annotated[int, Meta(ge=0, le=512)] = 0  #: threads that decode, of each replica; 0: planned
@@ -126,10 +132,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """The effective settings, and the origin of each."""
+    """The effective settings, the origin of each, and what the settings file says of single models."""
 
     settings: Settings
     origins: Mapping[str, Origin]
+    models: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)  #: by the model's name
+
+    def for_model(self, name: str) -> Resolved:
+        """The settings of the model with this name: its own, unless a flag or the environment has another value."""
+        section = self.models.get(name, {})
+        own = {field: value for field, value in section.items() if self.origins[field] not in ("flag", "environment")}
+        origins: dict[str, Origin] = {**self.origins, **dict.fromkeys(own, "file")}
+        return dataclasses.replace(self, settings=msgspec.structs.replace(self.settings, **own), origins=origins)
 
     def tuned(self, values: Mapping[str, Any]) -> Resolved:
         """A copy with ``values``, which ``tailrace tune`` has measured, for settings that still have their defaults.
@@ -139,11 +153,47 @@ class Resolved:
         new = {name: _checked(name, value, "tuned", strict=True) for name, value in values.items() if name in FIELDS}
         new = {name: value for name, value in new.items() if self.origins[name] == "default"}
         origins: dict[str, Origin] = {**self.origins, **dict.fromkeys(new, "tuned")}
-        return Resolved(msgspec.structs.replace(self.settings, **new), origins)
+        return dataclasses.replace(self, settings=msgspec.structs.replace(self.settings, **new), origins=origins)
 
 
 #: Settings whose environment variable has several values.
 _LISTS = frozenset({"aliases", "allowed_hosts", "cors_origins"})
+
+#: Settings that a model may have of its own, in a table ``[models.NAME]`` of the settings file. ``path`` is ``model``.
+MODEL_FIELDS: frozenset[str] = frozenset(
+    {
+        "model",
+        "alias",
+        "aliases",
+        "chat_template",
+        "ctx",
+        "weights",
+        "parallel",
+        "kv_tokens",
+        "keep_mb",
+        "keep_disk_mb",
+        "prefill_chunk",
+        "step_ms",
+        "gpu_layers",
+        "kernels",
+        "speculate",
+        "draft_model",
+        "draft_tokens",
+        "threads",
+        "threads_prefill",
+        "cpus",
+        "cpus_prefill",
+        "pin",
+        "poll",
+        "thread_priority",
+        "replicas",
+        "numa",
+        "pinned",
+        "idle_seconds",
+        "system_prompt",
+        "sampling",
+    }
+)
 
 FIELDS: tuple[str, ...] = tuple(field.name for field in msgspec.structs.fields(Settings))
 
@@ -171,26 +221,46 @@ def resolve(
             values[name] = _checked(name, value, origin, strict=strict)
             origins[name] = origin
 
-    take(_read_file(file), "file", strict=True)
+    table, models = _read_file(file)
+    take(table, "file", strict=True)
     named = {name: environment.get(f"TAILRACE_{name.upper()}") for name in FIELDS}
     given = {name: value for name, value in named.items() if value is not None}
     take({name: _split(name, value) for name, value in given.items()}, "environment", strict=False)
     take({name: value for name, value in flags.items() if value is not None}, "flag", strict=True)
-    return Resolved(Settings(**values), origins)
+    return Resolved(Settings(**values), origins, models)
 
 
-def _read_file(file: Path | None) -> dict[str, Any]:
+def _read_file(file: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The file's settings, and those of each model. Raises ConfigurationError."""
     path = file or default_file()
     if file is None and not path.exists():
-        return {}
+        return {}, {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"settings file {path} can't be read: {error}") from error
+    models = table.pop("models", {})
     unknown = sorted(set(table) - set(FIELDS))
     if unknown:
         raise ConfigurationError(f"settings file {path} has unknown settings: {', '.join(unknown)}")
-    return table
+    if not isinstance(models, dict):
+        raise ConfigurationError(f"settings file {path}: models has a table for each model, as in [models.NAME]")
+    return table, {name: _read_model(path, name, section) for name, section in models.items()}
+
+
+def _read_model(path: Path, name: str, section: object) -> dict[str, Any]:
+    """One model's settings, checked."""
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"settings file {path}: [models.{name}] has to be a table")
+    if "path" in section:
+        section = {"model": section["path"], **{key: value for key, value in section.items() if key != "path"}}
+    unknown = sorted(set(section) - MODEL_FIELDS)
+    if unknown:
+        raise ConfigurationError(
+            f"settings file {path}: [models.{name}] can't have {', '.join(unknown)}; a model may have path, "
+            f"{', '.join(sorted(MODEL_FIELDS))}"
+        )
+    return {field: _checked(field, value, "file", strict=True) for field, value in section.items()}
 
 
 def _split(name: str, value: str) -> Any:

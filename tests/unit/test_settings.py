@@ -127,3 +127,29 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: str) -> None:
 def test_a_named_file_has_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be read"):
         resolve({}, {}, tmp_path / "none.toml")
+
+
+def test_a_models_own_settings_count_before_the_files_and_after_flags(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('ctx = 4096\nparallel = 2\n[models.coder]\npath = "coder.gguf"\nctx = 8192\nparallel = 3\n')
+    resolved = resolve({"parallel": 5}, {}, file)
+    coder, other = resolved.for_model("coder"), resolved.for_model("other")
+    assert (coder.settings.model, coder.settings.ctx, coder.settings.parallel) == ("coder.gguf", 8192, 5)
+    assert coder.origins["ctx"] == "file"
+    assert (other.settings.ctx, other.settings.parallel) == (4096, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[models.coder]\nport = 1\n", "can't have port"),
+        ("[models.coder]\nctx = -1\n", "ctx"),
+        ('[models]\ncoder = "x"\n', "has to be a table"),
+        ('models = "x"\n', r"\[models.NAME\]"),
+    ],
+)
+def test_a_models_wrong_settings_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=message):
+        resolve({}, {}, file)

@@ -25,7 +25,7 @@ from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
 from tailrace.models.model_reference import locate_model
 from tailrace.models.store import Store
-from tailrace.supervisor import model_needs
+from tailrace.serving.model_memory import model_needs
 
 #: Exit status when a running server differs from its plan.
 _DIFFERS = 1

@@ -90,6 +90,7 @@ class EngineService:
             replica=start.replica,
             model=backend.info,
             vocabulary=backend.vocabulary,
+            name=start.model_name,
         )
         try:
             channel.send(hello)

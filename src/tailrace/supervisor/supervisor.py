@@ -29,10 +29,10 @@ from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import ServerState, StateFolder
 from tailrace.machine.topology import read_topology
 from tailrace.progress_page import create_page
+from tailrace.serving.model_memory import memory_demand, model_needs
 from tailrace.settings import Settings
 from tailrace.supervisor.child_process import ChildProcess, status_name
 from tailrace.supervisor.listening import listen
-from tailrace.supervisor.model_memory import memory_demand, model_needs
 from tailrace.supervisor.restarts import Restarts
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.signal_queue import SignalQueue

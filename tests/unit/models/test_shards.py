@@ -19,8 +19,8 @@ from tailrace.models.model_header import read_facts, read_header
 from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import read_shards, total_bytes
 from tailrace.models.store import Store
+from tailrace.serving.model_memory import model_needs
 from tailrace.settings import Settings
-from tailrace.supervisor import model_needs
 
 
 @pytest.fixture(scope="module")

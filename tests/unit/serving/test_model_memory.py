@@ -9,8 +9,8 @@ import pytest
 from tailrace.models import model_header
 from tailrace.models.gguf_file import Tensor
 from tailrace.models.model_header import ModelFacts, ModelHeader
+from tailrace.serving.model_memory import memory_demand
 from tailrace.settings import Settings
-from tailrace.supervisor.model_memory import memory_demand
 
 
 def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> tuple[int, int, int]:
@@ -29,7 +29,7 @@ def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> t
     tensors = (Tensor("token_embd.weight", 0, (576, changed.get("vocabulary", 49_152))),)
     values: dict[str, model_header.Value] = {"llama.feed_forward_length": changed.get("inner", 1536)}
     header = ModelHeader(facts=facts, values=values, tensors=tensors)
-    monkeypatch.setattr("tailrace.supervisor.model_memory.read_header", lambda path: header)
+    monkeypatch.setattr("tailrace.serving.model_memory.read_header", lambda path: header)
     found = memory_demand(path, Settings())
     return found.weights, found.buffers, found.bytes_per_token
 

@@ -1,0 +1,103 @@
+"""The control channel: the HTTP process orders models to be loaded and unloaded, and the supervisor reports.
+
+The messages are JSON over a pair of Unix sockets that keep messages whole. The supervisor keeps both ends, so the
+channel outlives the HTTP process. An HTTP process that starts sends ``ReportModels``, and gets a ``ModelReport`` for
+each model that has engines or has failed.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Literal, TypeVar
+
+import msgspec
+
+from tailrace.errors import ProtocolError
+from tailrace.serving.model_spec import ModelSpec
+
+Message = TypeVar("Message")
+
+#: Bytes of the largest message; a spec has 4 kB, and a file's template is named, not sent.
+_MAX_MESSAGE = 256 * 1024
+
+#: ``starting``: its engines load, or are started again. ``serving``: all have connected. ``stopping``: they have been
+#: told to end. ``unloaded``: there are none. ``failed``: they can't load, for the reason that the report has.
+ModelPhase = Literal["starting", "serving", "stopping", "unloaded", "failed"]
+
+
+class LoadModel(msgspec.Struct, tag="load", frozen=True):
+    """Start the model's engines. A model that is there, or starts, is reported again."""
+
+    spec: ModelSpec
+
+
+class UnloadModel(msgspec.Struct, tag="unload", frozen=True):
+    """End the model's engines, which save their prefix states first. The HTTP process has ended its requests."""
+
+    name: str
+
+
+class ReportModels(msgspec.Struct, tag="report", frozen=True):
+    """Report every model."""
+
+
+class ModelReport(msgspec.Struct, tag="model", frozen=True, kw_only=True):
+    """A model's engines, whenever their phase changes."""
+
+    name: str
+    phase: ModelPhase
+    reason: str = ""  #: why it failed, for a user
+    bytes: int = 0  #: memory of its engines, as measured; 0: not known yet
+
+
+FromServer = LoadModel | UnloadModel | ReportModels
+FromSupervisor = ModelReport
+_encoder = msgspec.json.Encoder()
+_from_server: msgspec.json.Decoder[FromServer] = msgspec.json.Decoder(FromServer)
+_from_supervisor: msgspec.json.Decoder[FromSupervisor] = msgspec.json.Decoder(FromSupervisor)
+
+
+def control_channel() -> tuple[socket.socket, socket.socket]:
+    """The HTTP process's end, and the supervisor's, neither of which blocks."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _MAX_MESSAGE)
+    return ends
+
+
+def send(end: socket.socket, message: FromServer | FromSupervisor) -> None:
+    """Send one message. Raises OSError where the other process doesn't read, and ProtocolError for one too large."""
+    data = _encoder.encode(message)
+    if len(data) > _MAX_MESSAGE:
+        raise ProtocolError(f"a control message of {len(data)} bytes is over the limit of {_MAX_MESSAGE}")
+    end.send(data)
+
+
+def receive_orders(end: socket.socket) -> list[FromServer]:
+    """The HTTP process's orders that have come. Raises ProtocolError."""
+    return [_decode(_from_server, data) for data in _receive(end)]
+
+
+def receive_reports(end: socket.socket) -> list[FromSupervisor]:
+    """The supervisor's reports that have come. Raises ProtocolError."""
+    return [_decode(_from_supervisor, data) for data in _receive(end)]
+
+
+def _receive(end: socket.socket) -> list[bytes]:
+    found: list[bytes] = []
+    while True:
+        try:
+            data = end.recv(_MAX_MESSAGE)
+        except BlockingIOError:
+            return found
+        if not data:
+            return found
+        found.append(data)
+
+
+def _decode(decoder: msgspec.json.Decoder[Message], data: bytes) -> Message:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"not a control message: {error}") from error
