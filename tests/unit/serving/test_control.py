@@ -6,6 +6,7 @@ import pytest
 
 from tailrace.errors import ProtocolError
 from tailrace.serving.control import (
+    FromServer,
     LoadModel,
     ModelReport,
     ReportModels,
@@ -23,7 +24,7 @@ def test_orders_and_reports_arrive_whole_and_in_order() -> None:
     server, supervisor = control_channel()
     spec = ModelSpec(name="coder", path="/models/coder.gguf", settings=Settings(ctx=4096))
     with server, supervisor:
-        orders = [LoadModel(spec), UnloadModel("coder"), ReportModels()]
+        orders: list[FromServer] = [LoadModel(spec), UnloadModel("coder"), ReportModels()]
         for order in orders:
             send(server, order)
         report = ModelReport(name="coder", phase="failed", reason="no such file")
