@@ -52,6 +52,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: max duration of a step with prompt tokens beside decoding sequences; 0: from measured step times
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
     gpu_layers: Annotated[int, Meta(ge=-1, le=10_000)] = -1  #: layers on the GPU where there is one; -1 is all
+    split_mode: Literal["none", "layer", "row"] = "layer"  #: how several GPUs share the model
+    tensor_split: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,9})?(,\d{1,9}(\.\d{1,9})?)*$")] | None = (
+        None  #: the GPUs' parts, ``3,1``; None: by their free memory
+    )
+    main_gpu: Annotated[int, Meta(ge=0, le=1024)] = 0  #: the GPU that has the model with split_mode none
+    mmap: bool = True  #: whether the model's file is mapped; otherwise it is read into memory
+    mlock: bool = False  #: whether the weights are kept in memory
+    override_kv: tuple[str, ...] = ()  #: metadata that the model's file has otherwise, ``KEY=TYPE:VALUE``
+    # RoPE: 0, and for YaRN's factors -1, are the model's own values
+    rope_scaling: Literal["model", "none", "linear", "yarn"] = "model"
+    rope_scale: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0  #: the context is extended so many times
+    rope_freq_base: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    rope_freq_scale: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0  #: 1 ÷ rope_scale; it wins
+    yarn_orig_ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: tokens that the model was trained for before YaRN
+    yarn_ext_factor: Annotated[float, Meta(ge=-1, le=1000)] = -1.0
+    yarn_attn_factor: Annotated[float, Meta(ge=-1, le=1000)] = -1.0
+    yarn_beta_fast: Annotated[float, Meta(ge=-1, le=1_000_000)] = -1.0
+    yarn_beta_slow: Annotated[float, Meta(ge=-1, le=1_000_000)] = -1.0
     kernels: Literal["on", "avx512", "off"] = "on"  #: tailrace's own kernels, where the CPU has the instructions
     speculate: Literal["off", "lookup", "draft"] = "lookup"  #: where draft tokens come from
     draft_model: str | None = None  #: as ``model``: a smaller one of the same family, for speculate = draft
@@ -157,7 +175,7 @@ class Resolved:
 
 
 #: Settings whose environment variable has several values.
-_LISTS = frozenset({"aliases", "allowed_hosts", "cors_origins"})
+_LISTS = frozenset({"aliases", "override_kv", "allowed_hosts", "cors_origins"})
 
 #: Settings that a model may have of its own, in a table ``[models.NAME]`` of the settings file. ``path`` is ``model``.
 MODEL_FIELDS: frozenset[str] = frozenset(
@@ -175,6 +193,21 @@ MODEL_FIELDS: frozenset[str] = frozenset(
         "prefill_chunk",
         "step_ms",
         "gpu_layers",
+        "split_mode",
+        "tensor_split",
+        "main_gpu",
+        "mmap",
+        "mlock",
+        "override_kv",
+        "rope_scaling",
+        "rope_scale",
+        "rope_freq_base",
+        "rope_freq_scale",
+        "yarn_orig_ctx",
+        "yarn_ext_factor",
+        "yarn_attn_factor",
+        "yarn_beta_fast",
+        "yarn_beta_slow",
         "kernels",
         "speculate",
         "draft_model",

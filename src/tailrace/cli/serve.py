@@ -55,6 +55,27 @@ def serve(
         int | None, typer.Option(help="Longest step beside running replies, in ms [from measured speeds].")
     ] = None,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers on the GPU, where there is one [all].")] = None,
+    split_mode: Annotated[
+        str | None, typer.Option("--split-mode", "-sm", help="How GPUs share the model: layer, row or none [layer].")
+    ] = None,
+    tensor_split: Annotated[
+        str | None, typer.Option("--tensor-split", "-ts", help="The GPUs' parts, such as 3,1 [by free memory].")
+    ] = None,
+    main_gpu: Annotated[int | None, typer.Option("--main-gpu", "-mg", help="The GPU with split mode none [0].")] = None,
+    mmap: Annotated[bool | None, typer.Option(help="Map the model's file; --no-mmap reads it [yes].")] = None,
+    mlock: Annotated[bool | None, typer.Option(help="Keep the model in memory [no].")] = None,
+    override_kv: Annotated[
+        list[str] | None, typer.Option(help="Metadata instead of the file's: KEY=TYPE:VALUE.")
+    ] = None,
+    rope_scaling: Annotated[str | None, typer.Option(help="none, linear or yarn [as the file says].")] = None,
+    rope_scale: Annotated[float | None, typer.Option(help="Extend the trained context so many times.")] = None,
+    rope_freq_base: Annotated[float | None, typer.Option(help="Base of RoPE's frequencies.")] = None,
+    rope_freq_scale: Annotated[float | None, typer.Option(help="Factor of the positions: 1 / --rope-scale.")] = None,
+    yarn_orig_ctx: Annotated[int | None, typer.Option(help="Tokens trained for before YaRN.")] = None,
+    yarn_ext_factor: Annotated[float | None, typer.Option(help="YaRN's mix of extrapolation.")] = None,
+    yarn_attn_factor: Annotated[float | None, typer.Option(help="YaRN's factor of attention.")] = None,
+    yarn_beta_fast: Annotated[float | None, typer.Option(help="YaRN's low correction dimension.")] = None,
+    yarn_beta_slow: Annotated[float | None, typer.Option(help="YaRN's high correction dimension.")] = None,
     kernels: Annotated[
         str | None, typer.Option(help="Kernels of our own: on, avx512 (without AMX) or off [on].")
     ] = None,

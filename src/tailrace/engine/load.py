@@ -35,7 +35,10 @@ from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.observe import log_writer
 from tailrace.progress_page import ProgressPage
-from tailrace.settings import Settings
+from tailrace.settings import FIELDS, Settings
+
+#: Settings that change the served model's own numbers; another model has its own.
+_MODEL_CHANGES = ("override_kv", *(name for name in FIELDS if name.startswith(("rope_", "yarn_"))))
 
 if TYPE_CHECKING:
     from tailrace.engine.backends import llama
@@ -87,7 +90,9 @@ def load_draft(
         return None
     if settings.draft_model is None:
         raise ConfigurationError("speculate is draft, but no model is named to draft: set --draft-model")
-    draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0)
+    defaults = Settings()
+    own = {name: getattr(defaults, name) for name in _MODEL_CHANGES}
+    draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0, **own)
     path = locate_model(settings.draft_model).path
     draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page)
     check_vocabulary(draft.vocabulary, backend.vocabulary)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.errors import TailraceError
+from tailrace.models.metadata_override import MetadataOverride
 from tailrace.protocol import ModelInfo, Pooling
 
 #: A row for each output, a column for each token of the vocabulary.
@@ -98,6 +99,11 @@ class Backend(Protocol):
     @property
     def embedding_context(self) -> EmbeddingContext | None:
         """None where texts can't be embedded."""
+        ...
+
+    @property
+    def metadata_overrides(self) -> Seq[MetadataOverride]:
+        """Values that the model's file has otherwise."""
         ...
 
     @property

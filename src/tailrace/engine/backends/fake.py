@@ -20,6 +20,7 @@ from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVStat
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
+from tailrace.models.metadata_override import MetadataOverride
 from tailrace.protocol import ModelInfo, Pooling
 
 END = 256
@@ -74,6 +75,7 @@ class FakeBackend:
         self.vocabulary = [bytes([value]) for value in range(256)] + [b""] * (_VOCABULARY - 256)
         self.max_token_bytes = 1
         self.model_path: Path | None = None
+        self.metadata_overrides: tuple[MetadataOverride, ...] = ()
         self._names = SpecialTokens(SpecialToken(token, name) for token, name in _NAMES.items())
         self.bytes_per_cell = 4
         self.end_tokens = frozenset({END})

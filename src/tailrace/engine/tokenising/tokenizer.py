@@ -60,7 +60,8 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._process = TokenizerProcess(backend.model_path) if backend.model_path is not None else None
+        path = backend.model_path
+        self._process = None if path is None else TokenizerProcess(path, backend.metadata_overrides)
         self._numbers = count(1)
         self._lock = threading.Condition()
         self._jobs: dict[tuple[TokenizerInput, ...], _Job] = {}  #: all of them, oldest first

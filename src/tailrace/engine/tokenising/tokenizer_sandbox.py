@@ -15,12 +15,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from tailrace.engine.tokenising.control_records import KILL, RECORD, TOKENISE
 from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, TokenizerInput, total_characters
 from tailrace.engine.tokenising.text_limits import cpu_seconds
 from tailrace.ipc import FrameDecoder, frame
+from tailrace.models.metadata_override import MetadataOverride
 from tailrace.protocol import RefusedField
 
 #: Seconds by the clock for each second of CPU, on a machine whose cores are busy with replies.
@@ -52,8 +54,10 @@ class TokenizerUnavailable(Exception):
 class TokenizerProcess:
     """One for a model. Any thread may use it; jobs run concurrently."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, overrides: Sequence[MetadataOverride] = ()) -> None:
+        """``overrides``: of the model's metadata, which may change how texts become tokens."""
         self._model = model
+        self._overrides = msgspec.json.encode(overrides).decode()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None  #: the program's standard input
         self._lock = threading.Lock()
@@ -142,7 +146,7 @@ class TokenizerProcess:
             self._control, worker_end = socket.socketpair()
             with worker_end:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", _MODULE, str(self._model)],
+                    [sys.executable, "-m", _MODULE, str(self._model), self._overrides],
                     stdin=worker_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     env={

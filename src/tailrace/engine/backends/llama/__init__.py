@@ -1,10 +1,10 @@
 """The backend over llama.cpp. Only modules of this package use its Python binding.
 
 ``backend`` is the backend; ``context`` its KV cache, ``embedding_context`` its second context, ``llama_vocab`` its
-vocabulary, ``model_metadata`` its facts. ``model_loader`` loads the file and receives llama.cpp's
-log; ``kernel_assignment`` decides which kernels compute each weight tensor, ``upstream_repack`` asks llama.cpp which
-tensors it can repack, ``memory_budget`` how much memory to take, ``thread_pools`` makes the compute threads.
-``quantize`` writes model files; ``tokenize_worker`` is a process of its own.
+vocabulary, ``model_metadata`` its facts. ``model_loader`` loads the file and receives llama.cpp's log, ``model_params``
+fills llama.cpp's structs; ``kernel_assignment`` decides which kernels compute each weight tensor, ``upstream_repack``
+asks llama.cpp which tensors it can repack, ``memory_budget`` how much memory to take, ``thread_pools`` makes the
+compute threads. ``quantize`` writes model files; ``tokenize_worker`` is a process of its own.
 
 They use the binding's low-level module: llama.h in ctypes. Its calls release the GIL, so other threads run during a
 step.
@@ -26,7 +26,7 @@ loader.load()
 
 from tailrace.engine.backends.llama.backend import LlamaBackend  # noqa: E402  # after the kernels' library
 from tailrace.engine.backends.llama.model_loader import LogSink, Progress, report_aborts  # noqa: E402  # after the kernels' library
-from tailrace.engine.backends.llama.options import LlamaOptions  # noqa: E402  # after the kernels' library
+from tailrace.engine.backends.llama.options import LlamaOptions, RopeOptions  # noqa: E402  # after the kernels' library
 
 # The binding opens /dev/null twice at import, for its high-level classes, and never closes it.
 for _name in ("outnull_file", "errnull_file"):
@@ -34,4 +34,4 @@ for _name in ("outnull_file", "errnull_file"):
     if _file is not None:
         atexit.register(_file.close)
 
-__all__ = ["LlamaBackend", "LlamaOptions", "LogSink", "Progress", "report_aborts"]
+__all__ = ["LlamaBackend", "LlamaOptions", "LogSink", "Progress", "RopeOptions", "report_aborts"]

@@ -19,11 +19,10 @@ from tailrace.engine.backends.llama.kernel_assignment import is_experts, tensor_
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
 from tailrace.engine.backends.llama.model_loader import LogSink, Progress, load_model, redirect_log
 from tailrace.engine.backends.llama.model_metadata import (
-    architecture_value,
+    Metadata,
     chat_template,
     description,
     kv_bytes_per_cell,
-    metadata_value,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
@@ -52,17 +51,18 @@ class LlamaBackend:
         redirect_log(log)
         llama.llama_backend_init()
         self.model_path = path
+        self.metadata_overrides = options.overrides
         self._pools = ThreadPools(options.decode_pool, options.prefill_pool)
         self._repacked = RepackedWeights(memory_budget.repacked_weights(path, options))
         self._model, self.assignments = load_model(
             path,
-            gpu_layers=options.gpu_layers,
-            private_weights=options.private_weights,
+            options,
             repacks=self._repacked.budget > 0,
             offloads=memory_budget.offloads(options),
             progress=progress,
         )
-        self._vocab = LlamaVocab(self._model)
+        self._metadata = Metadata(self._model, options.overrides)
+        self._vocab = LlamaVocab(self._model, self._metadata)
         self._vocab_size = self._vocab.size
         self.can_truncate = not (
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
@@ -77,6 +77,7 @@ class LlamaBackend:
             slots=self.layout_policy.slots,
             max_batch=self.max_batch,
             bytes_per_cell=self.bytes_per_cell,
+            rope=options.rope,
             attach_threads=self._pools.attach,
         )
         self._batch, self._views = make_batch(self.max_batch)
@@ -85,7 +86,7 @@ class LlamaBackend:
         self._logits = np.empty((0, self._vocab_size), np.float32)
         self.first_step_seconds = 0.0
         self._confirm_shared_layout()
-        self.embedding_context = LlamaEmbeddingContext.for_model(self._model, self._pools)
+        self.embedding_context = LlamaEmbeddingContext.for_model(self._model, self._metadata, self._pools, options.rope)
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
 
@@ -106,7 +107,7 @@ class LlamaBackend:
             context=max_context,
             always_shared=own_attention,
             # LongRoPE models choose between two sets of factors by the context's size, which must not change then.
-            fixed=architecture_value(self._model, "rope.scaling.original_context_length") is not None,
+            fixed=self._metadata.of_architecture("rope.scaling.original_context_length") is not None,
             initial_cells=memory_budget.initial_cells(self.bytes_per_cell),
         )
 
@@ -147,7 +148,7 @@ class LlamaBackend:
     def _describe_model(self, options: LlamaOptions, max_context: int) -> ModelInfo:
         model, vocab = self._model, self._vocab
         return ModelInfo(
-            architecture=metadata_value(model, "general.architecture") or "unknown",
+            architecture=self._metadata.value("general.architecture") or "unknown",
             description=description(model),
             parameters=llama.llama_model_n_params(model),
             size_bytes=llama.llama_model_size(model),
@@ -174,7 +175,7 @@ class LlamaBackend:
 
     def _pass_bytes(self) -> int:
         """Weights that a pass with one token reads. Of experts, these are the ones that a token is sent to."""
-        used, count = (architecture_value(self._model, f"expert_{name}") for name in ("used_count", "count"))
+        used, count = (self._metadata.of_architecture(f"expert_{name}") for name in ("used_count", "count"))
         part = int(used) / int(count) if used and count and int(count) else 1.0
         return sum(
             round(tensor_bytes(tensor) * (part if is_experts(tensor) else 1.0)) for tensor, *_ in self.assignments

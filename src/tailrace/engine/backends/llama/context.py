@@ -12,6 +12,8 @@ from collections.abc import Sequence as Seq
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
+from tailrace.engine.backends.llama.model_params import set_rope
+from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import with_streams
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.state_memory import allocate_state
@@ -33,6 +35,7 @@ class LlamaContext:
         slots: int,
         max_batch: int,
         bytes_per_cell: int,
+        rope: RopeOptions,
         attach_threads: Callable[[object], None],
     ) -> None:
         """``slots``: sequences of a shared layout. ``attach_threads`` is called with each new context.
@@ -44,6 +47,7 @@ class LlamaContext:
         self._max_batch = max_batch
         self._attach_threads = attach_threads
         self._bytes_per_cell = bytes_per_cell
+        self._rope = rope
         self._gauge = MemoryGauge()
         self.layout = layout
         self.pointer: llama.llama_context_p | None = None
@@ -57,6 +61,7 @@ class LlamaContext:
         params.n_seq_max = layout.partitions or self._slots
         params.kv_unified = layout.shared
         params.no_perf = True
+        set_rope(params, self._rope)
         self.pointer = llama.llama_init_from_model(self._model, params)
         if self.pointer is None:
             raise ModelError(

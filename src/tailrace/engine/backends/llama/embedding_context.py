@@ -11,7 +11,9 @@ import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
-from tailrace.engine.backends.llama.model_metadata import architecture_value, kv_bytes_per_cell
+from tailrace.engine.backends.llama.model_metadata import Metadata, kv_bytes_per_cell
+from tailrace.engine.backends.llama.model_params import set_rope
+from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.result_rows import get_embeddings, get_logits, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
@@ -32,17 +34,22 @@ class LlamaEmbeddingContext:
     """See ``EmbeddingContext``."""
 
     @classmethod
-    def for_model(cls, model: llama.llama_model_p, pools: ThreadPools) -> LlamaEmbeddingContext | None:
+    def for_model(
+        cls, model: llama.llama_model_p, metadata: Metadata, pools: ThreadPools, rope: RopeOptions
+    ) -> LlamaEmbeddingContext | None:
         """The model's embedding context; None for models whose pooling is a rank."""
-        pooling = _POOLINGS.get(architecture_value(model, "pooling_type"))
+        pooling = _POOLINGS.get(metadata.of_architecture("pooling_type"))
         if pooling is None:
             return None
-        causal = architecture_value(model, "attention.causal") != "false"
-        return cls(model, pools, pooling=pooling, causal=causal)
+        causal = metadata.of_architecture("attention.causal") != "false"
+        return cls(model, pools, rope, pooling=pooling, causal=causal)
 
-    def __init__(self, model: llama.llama_model_p, pools: ThreadPools, *, pooling: Pooling, causal: bool) -> None:
+    def __init__(
+        self, model: llama.llama_model_p, pools: ThreadPools, rope: RopeOptions, *, pooling: Pooling, causal: bool
+    ) -> None:
         self._model = model
         self._pools = pools
+        self._rope = rope
         self._gauge = MemoryGauge()
         self._bytes_per_cell = kv_bytes_per_cell(model)
         self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
@@ -77,6 +84,7 @@ class LlamaEmbeddingContext:
         params.embeddings = True
         params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
         params.no_perf = True
+        set_rope(params, self._rope)
         self._context = llama.llama_init_from_model(self._model, params)
         if self._context is None:
             raise ModelError(f"llama.cpp can't make a context for reading texts of {size} tokens; send shorter ones")

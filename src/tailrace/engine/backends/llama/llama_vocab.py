@@ -10,10 +10,12 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from tailrace.engine.backends.llama.model_metadata import metadata_value
+from tailrace.engine.backends.llama.model_metadata import Metadata
+from tailrace.engine.backends.llama.model_params import override_array
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
 from tailrace.errors import ModelError
+from tailrace.models.metadata_override import MetadataOverride
 
 _CONTROL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 #: Characters of a request's texts that may be tokenised in the engine. llama.cpp's regular expressions take up to 700
@@ -42,12 +44,12 @@ _SAFE_PRE = frozenset(
 class LlamaVocab:
     """See ``Vocab``. It is valid until the model that it was made from is freed."""
 
-    def __init__(self, model: llama.llama_model_p) -> None:
+    def __init__(self, model: llama.llama_model_p, metadata: Metadata) -> None:
         """Raises ModelError when the model has no vocabulary."""
         vocab = llama.llama_model_get_vocab(model)
         if vocab is None or llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_NONE:
             raise ModelError("the model has no vocabulary")
-        self._model = model
+        self._metadata = metadata
         self.pointer = vocab
         self.size: int = llama.llama_vocab_n_tokens(vocab)
         self.bos_text = self.special_text(llama.llama_vocab_bos(vocab))
@@ -113,8 +115,8 @@ class LlamaVocab:
     def _is_safe(self) -> bool:
         kind = llama.llama_vocab_type(self.pointer)
         if kind == llama.LLAMA_VOCAB_TYPE_BPE:
-            byte_encoded = metadata_value(self._model, "tokenizer.ggml.model") == "gpt2"
-            return byte_encoded and (metadata_value(self._model, "tokenizer.ggml.pre") or "default") in _SAFE_PRE
+            byte_encoded = self._metadata.value("tokenizer.ggml.model") == "gpt2"
+            return byte_encoded and (self._metadata.value("tokenizer.ggml.pre") or "default") in _SAFE_PRE
         if kind == llama.LLAMA_VOCAB_TYPE_SPM:
             # llama.cpp throws an exception at a byte that has no token.
             names = {self.token_name(token) for token in range(self.size)}
@@ -207,11 +209,13 @@ class LlamaVocab:
         return length > 0 and buffer.raw[:1] != b" "
 
 
-def load_vocab(path: Path) -> LlamaVocab:
+def load_vocab(path: Path, overrides: Sequence[MetadataOverride] = ()) -> LlamaVocab:
     """The vocabulary of the model file, loaded without the weights. Raises ModelError."""
     params = llama.llama_model_default_params()
     params.vocab_only = True
+    array = override_array(overrides)  # llama.cpp reads it during the call.
+    params.kv_overrides = array
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if model is None:
         raise ModelError(f"llama.cpp can't load the vocabulary of {path}")
-    return LlamaVocab(model)
+    return LlamaVocab(model, Metadata(model, overrides))

@@ -14,10 +14,13 @@ from tailrace.engine.backends.llama.kernel_assignment import (
     assign_kernels,
     buffer_type_overrides,
 )
+from tailrace.engine.backends.llama.model_params import ModelParams
+from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.upstream_repack import repack_buffer_type
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.machine.isa import read_isa
+from tailrace.models.metadata_override import check_types
 from tailrace.models.model_header import read_facts, read_header
 
 #: Receives (level, line) of llama.cpp's log; level is a structlog method name.
@@ -41,23 +44,21 @@ class _BufferTypeOverride(ctypes.Structure):
 
 def load_model(
     path: Path,
+    options: LlamaOptions,
     *,
-    gpu_layers: int,
-    private_weights: bool = False,
     repacks: bool = False,
     offloads: bool = False,
     progress: Progress | None,
 ) -> tuple[llama.llama_model_p, list[Assignment]]:
     """Load ``path``. Returns the model and the kernels of each weight tensor; no kernels where layers are offloaded.
 
-    ``private_weights``: read the file into memory of this process instead of mapping it. ``repacks``: own kernels
-    repack weights, and llama.cpp repacks only tensors that they can't compute. Raises ModelError.
+    ``repacks``: own kernels repack weights, and llama.cpp repacks only tensors that they can't compute. Raises
+    ModelError, and ConfigurationError for an option that can't work.
     """
-    params = llama.llama_model_default_params()
-    params.n_gpu_layers = gpu_layers
-    if private_weights:
-        # Pages of a mapped file are shared by all processes, and lie on the NUMA node of the first reader.
-        params.load_mode = llama.LLAMA_LOAD_MODE_NONE
+    if options.overrides:
+        check_types(read_header(path).values, options.overrides)
+    model_params = ModelParams(options)
+    params = model_params.struct
     params.use_extra_bufts = not (repacks or _is_better_unrepacked(path))
     assignments = [] if offloads else assignments_for(path, repacks=repacks, upstream_repacks=params.use_extra_bufts)
     overrides = buffer_type_overrides(assignments)

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as llama
 
-
-def metadata_value(model: llama.llama_model_p, key: str) -> str | None:
-    """The value of a metadata key, as text; None where the model doesn't have it."""
-    buffer = ctypes.create_string_buffer(256)
-    length = llama.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
-    return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+from tailrace.models.metadata_override import MetadataOverride
 
 
-def architecture_value(model: llama.llama_model_p, key: str) -> str | None:
-    """As ``metadata_value``, of a key whose name begins with the model's architecture."""
-    return metadata_value(model, f"{metadata_value(model, 'general.architecture')}.{key}")
+class Metadata:
+    """A model's metadata as llama.cpp has used them: llama.cpp tells the file's values, without the overrides."""
+
+    def __init__(self, model: llama.llama_model_p, overrides: Sequence[MetadataOverride] = ()) -> None:
+        """``overrides``: those that the model was loaded with."""
+        self._model = model
+        self._overrides = {each.key: _as_text(each.value) for each in overrides}
+
+    def value(self, key: str) -> str | None:
+        """The value of a key, as text; None where the model doesn't have it."""
+        if key in self._overrides:
+            return self._overrides[key]
+        buffer = ctypes.create_string_buffer(256)
+        length = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+
+    def of_architecture(self, key: str) -> str | None:
+        """As ``value``, of a key whose name begins with the model's architecture."""
+        return self.value(f"{self.value('general.architecture')}.{key}")
+
+
+def _as_text(value: float | bool | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def description(model: llama.llama_model_p) -> str:

@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tailrace.machine.plan import PoolPlan
+from tailrace.models.metadata_override import MetadataOverride
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeOptions:
+    """How positions are rotated, by llama.cpp's names. The defaults are the model's own values."""
+
+    scaling: str = "model"  #: model, none, linear or yarn
+    freq_base: float = 0.0
+    freq_scale: float = 0.0  #: positions are multiplied by it
+    yarn_orig_ctx: int = 0  #: tokens that the model was trained for before YaRN
+    yarn_ext_factor: float = -1.0
+    yarn_attn_factor: float = -1.0
+    yarn_beta_fast: float = -1.0
+    yarn_beta_slow: float = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +36,9 @@ class LlamaOptions:
     private_weights: bool = False  #: read the weights into memory of this process instead of mapping the file
     replicas: int = 1  #: engine processes that share the machine's memory
     node: int | None = None  #: the NUMA node that memory is bound to
+    overrides: tuple[MetadataOverride, ...] = ()
+    rope: RopeOptions = RopeOptions()
+    mmap: bool = True  #: map the file, where its weights aren't private
+    split_mode: str = "layer"  #: how GPUs share the model: none, layer or row
+    tensor_split: tuple[float, ...] = ()  #: the GPUs' parts; empty: by their free memory
+    main_gpu: int = 0  #: the GPU that has the whole model with ``split_mode`` none

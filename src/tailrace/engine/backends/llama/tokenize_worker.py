@@ -4,10 +4,10 @@ llama.cpp's tokenizers can overflow the stack, abort, or take quadratic time on 
 worker that has the text. Workers share the vocabulary's memory with this process. A fork takes 6 ms, so a worker that
 has done a job of usual size waits for the next one.
 
-Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL`` with a socket as its standard input. The
-socket brings records of ``RECORD``. ``TOKENISE`` comes with the job's own socket. The job's worker reads a
-``TokenizeJob`` from that, and answers with one ``TokenIds`` for each text. If the worker dies, the last answers are
-missing.
+Started as ``python -m tailrace.engine.backends.llama.tokenize_worker MODEL OVERRIDES``, the latter of the model's
+metadata, in JSON, with a socket as its standard input. The socket brings records of ``RECORD``. ``TOKENISE`` comes with
+the job's own socket. The job's worker reads a ``TokenizeJob`` from that, and answers with one ``TokenIds`` for each
+text. If the worker dies, the last answers are missing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from tailrace.address_space import limit_growth
 from tailrace.child import SANDBOX_OOM_POINTS, raise_oom_score
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab, load_vocab
@@ -35,6 +37,7 @@ from tailrace.engine.tokenising.jobs import TokenIds, TokenizeJob, total_charact
 from tailrace.engine.tokenising.text_limits import MEMORY_BYTES, MEMORY_PER_CHARACTER, cpu_seconds, stack_bytes
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.ipc import FrameDecoder, frame
+from tailrace.models.metadata_override import MetadataOverride
 from tailrace.parent_death import die_with_parent
 
 #: A worker that has done a job of up to so many characters waits for the next: its memory stays small.
@@ -53,7 +56,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     redirect_log(None)
-    vocab = load_vocab(Path(sys.argv[1]))
+    vocab = load_vocab(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=tuple[MetadataOverride, ...]))
     # Tables that the first text would make are made now, so all workers share them.
     vocab.warm_up()
     vocab.specials.split("a")
