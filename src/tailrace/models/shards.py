@@ -40,6 +40,18 @@ def shard_paths(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{found['name']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
 
 
+def shard_number(path: str) -> tuple[str, int, int]:
+    """A relative path without the shard's number and ``.gguf``, the number from 1 on, and the count of shards.
+
+    By the name alone: a model of one file is shard 1 of 1.
+    """
+    folder, slash, file = path.rpartition("/")
+    found = _NAME.fullmatch(file)
+    if found is None or not 1 <= int(found["number"]) <= int(found["count"]):
+        return path[: -len(".gguf")] if path.lower().endswith(".gguf") else path, 1, 1
+    return f"{folder}{slash}{found['name']}", int(found["number"]), int(found["count"])
+
+
 def model_name(path: Path) -> str:
     """The model's name: the file's stem without the shard's number."""
     found = _NAME.fullmatch(path.name)
