@@ -1,15 +1,19 @@
 """Reads one GGUF file's header: all values except arrays, and the description of each tensor. It reads no weights.
 
 It doesn't use the gguf library's reader, which makes objects of every array: 1.7 s for a vocabulary of 49k, where this
-takes 0.03 s. A model may have several files (``shards``).
+takes 0.03 s. It reads the file and doesn't map it, because a mapped file that is cut meanwhile ends the process. Counts
+and sizes that no model has are refused, so a crafted header costs at most a second and 256 MB. A model may have several
+files (``shards``).
 """
 
 from __future__ import annotations
 
 import math
-import mmap
+import os
+import stat
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -41,6 +45,14 @@ _U64 = struct.Struct("<Q")
 _MAX_DIMENSIONS = 4
 #: Nested arrays are allowed but unused. The bound stops a crafted file.
 _MAX_DEPTH = 4
+#: Limits of a header. The largest known ones have 100 values, 4,000 tensors, 512,000 merges and 25 MB.
+_MAX_VALUES = 65_536
+_MAX_TENSORS = 262_144
+_MAX_ELEMENTS = 8_388_608  #: strings and arrays in arrays, of all arrays together
+_MAX_STRING = 16 * 1024 * 1024
+_MAX_HEADER = 256 * 1024 * 1024
+#: Bytes that are read at once, at least.
+_CHUNK = 1024 * 1024
 #: Tensor data starts at a multiple of this, in bytes, unless the file sets another alignment.
 _ALIGNMENT = 32
 
@@ -68,24 +80,34 @@ class FileHeader(msgspec.Struct, frozen=True):
 def read_file(path: Path) -> FileHeader:
     """Read a file's header. Raises ModelError when it can't be read or isn't a whole GGUF header."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _HeaderReader(data).header()
+        # A pipe with a model's name would block the opening.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+            return _HeaderReader(file).header()
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error}") from error
     except (struct.error, ValueError, OverflowError) as error:
-        # mmap raises ValueError for an empty file, and so does text that isn't UTF-8.
+        # Text that isn't UTF-8 raises ValueError, too.
         raise ModelError(f"{path} isn't a whole GGUF file ({error}). Fetch or copy it again") from error
 
 
 class _HeaderReader:
     """A cursor over a header. Its methods raise struct.error, ValueError or OverflowError on a malformed header."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data = data
+    def __init__(self, file: BinaryIO) -> None:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("it is no regular file")
+        self._file = file
+        self._size = facts.st_size
+        self._data = bytearray()  #: the file's beginning, as far as it was needed
         self._at = 0
         self._last_tensor = 0
+        self._elements = 0
 
     def header(self) -> FileHeader:
+        if not self._size:
+            raise ValueError("it is empty")
+        self._need(min(4, self._size))
         if self._data[:4] != _MAGIC:
             raise ValueError("it doesn't start with GGUF")
         self._at = 4
@@ -93,6 +115,8 @@ class _HeaderReader:
         if version not in _VERSIONS:
             raise ValueError(f"its format version is {version}, not 2 or 3")
         tensors, pairs = self._take(_U64), self._take(_U64)
+        if tensors > _MAX_TENSORS or pairs > _MAX_VALUES:
+            raise ValueError(f"it says that it has {tensors} tensors and {pairs} values, which no model has")
         values: dict[str, Value] = {}
         for _ in range(pairs):
             key = self._string()
@@ -102,24 +126,40 @@ class _HeaderReader:
         if not isinstance(alignment, int):
             raise ValueError("its alignment is no number")
         # The last tensor's size isn't computed: an incomplete download rarely ends within that tensor.
-        if tensors and -(-self._at // alignment) * alignment + self._last_tensor >= len(self._data):
+        if tensors and -(-self._at // alignment) * alignment + self._last_tensor >= self._size:
             raise ValueError("it ends before its last tensor")
         return FileHeader({key: value for key, value in values.items() if value is not None}, read)
 
+    def _need(self, end: int) -> None:
+        """Have the first ``end`` bytes of the file."""
+        if end <= len(self._data):
+            return
+        if end > self._size:
+            raise ValueError("it ends too early")
+        if end > _MAX_HEADER:
+            raise ValueError(f"its header is larger than {_MAX_HEADER} bytes")
+        while len(self._data) < end:
+            chunk = self._file.read(max(_CHUNK, end - len(self._data)))
+            if not chunk:
+                raise ValueError("it has become shorter meanwhile")
+            self._data += chunk
+
     def _take(self, scalar: struct.Struct) -> int:
-        (value,) = scalar.unpack_from(self._data, self._at)
-        self._at += scalar.size
+        start = self._at
+        self._skip(scalar.size)
+        (value,) = scalar.unpack_from(self._data, start)
         return int(value)
 
     def _skip(self, count: int) -> None:
         self._at += count
-        if self._at > len(self._data):
-            raise ValueError("it ends too early")
+        self._need(self._at)
 
     def _string(self) -> str:
         length = self._take(_U64)
         start = self._at
         self._skip(length)
+        if length > _MAX_STRING:
+            raise ValueError(f"it has a text of {length} bytes")
         return self._data[start : self._at].decode("utf-8")
 
     def _value(self, value_type: int) -> Value:
@@ -130,16 +170,23 @@ class _HeaderReader:
             self._skip_array()
             return None
         scalar = _scalar(value_type)
-        (value,) = scalar.unpack_from(self._data, self._at)
-        self._at += scalar.size
+        start = self._at
+        self._skip(scalar.size)
+        (value,) = scalar.unpack_from(self._data, start)
         return value  # type: ignore[no-any-return]  # struct's results have no type
 
     def _skip_array(self, depth: int = 1) -> None:
         value_type, count = self._take(_U32), self._take(_U64)
+        if value_type in (_STRING, _ARRAY):
+            self._elements += count
+            if self._elements > _MAX_ELEMENTS:
+                raise ValueError(f"its arrays have more than {_MAX_ELEMENTS} elements")
         if value_type == _STRING:
-            # This loop runs for each token of the vocabulary, so it calls none of the methods above.
-            data, at, unpack = self._data, self._at, _U64.unpack_from
+            # This loop runs for each token of the vocabulary, so it calls a method only where bytes are missing.
+            data, at, unpack, need = self._data, self._at, _U64.unpack_from, self._need
             for _ in range(count):
+                if at + 8 > len(data):
+                    need(at + 8)
                 at += 8 + unpack(data, at)[0]
             self._at = at
             self._skip(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -123,6 +124,11 @@ def test_nested_arrays_are_skipped(tmp_path: Path) -> None:
         (tiny_gguf(extra=(pair("n", ARRAY, nested(9)),)), "nested too deep"),
         (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 2**64 - 1)),)), "ends too early"),
         (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", UINT32, 2**63)),)), "ends too early"),
+        (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 2**24 + 1) + bytes(2**24 + 1)),)), "a text of 16777217"),
+        (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", STRING, 2**23 + 1)),)), "more than 8388608 elements"),
+        (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", STRING, 2**23)),)), "ends too early"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**63, 0) + bytes(64), "which no model has"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63) + bytes(64), "which no model has"),
         (tiny_gguf(extra=(pair("general.alignment", STRING, text("x")),)), "alignment"),
         (tiny_gguf(extra=(pair("general.architecture", UINT32, bytes(4)),)), "no architecture"),
         (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 1) + b"\xff"),)), "utf-8"),
@@ -137,6 +143,21 @@ def test_a_damaged_file_has_an_error_with_the_reason(tmp_path: Path, data: bytes
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="can't be read"):
         read_facts(tmp_path / "nothing.gguf")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(ModelError, match="no regular file"):
+        read_facts(tmp_path / "m.gguf")
+
+
+def test_a_huge_file_of_zeros_is_refused_by_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, 1, 60_000))
+        file.truncate(10**12)
+    with pytest.raises(ModelError, match="a tensor has 0 dimensions"):
+        read_facts(path)
 
 
 @settings(deadline=None)  # How long an example takes on a busy machine says nothing.
