@@ -13,6 +13,7 @@ from tailrace.engine.backends.fake import FakeBackend
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import PROTOCOL_VERSION, FromEngine, Hello, Submit, ToEngine
 from tailrace.server.engine_client import EngineClient
+from tailrace.server.models.engine_hub import EngineHub
 
 BACKEND = FakeBackend(ctx=100, parallel=4, kv_tokens=0, batch=16)
 
@@ -67,7 +68,8 @@ class Engine:
 async def _connect(hub: socket.socket) -> Engine:
     reader, writer = await asyncio.open_unix_connection(sock=ipc.offer_connection(hub))
     engine = Engine(hub, reader, writer)
-    engine.say(Hello(protocol=PROTOCOL_VERSION, pid=1, replica=0, model=BACKEND.info, vocabulary=BACKEND.vocabulary))
+    info, vocabulary = BACKEND.info, BACKEND.vocabulary
+    engine.say(Hello(PROTOCOL_VERSION, pid=1, replica=0, model=info, vocabulary=vocabulary, name="fake"))
     return engine
 
 
@@ -76,11 +78,13 @@ async def connected(
     folder: Path, prepare: Callable[[EngineClient], None] | None = None, *, wait_seconds: float = 5.0
 ) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
     """A client with an engine that has sent Hello; ``prepare`` gets the client before it listens."""
-    client = EngineClient(wait_seconds=wait_seconds, hang_seconds=60.0, silence_seconds=0.04)
+    hub = EngineHub(silence_seconds=0.04)
+    client = EngineClient("fake", hub.timer, wait_seconds=wait_seconds, hang_seconds=60.0)
+    hub.add(client)
     if prepare is not None:
         prepare(client)
     http_hub, engine_hub = ipc.connection_hub()
-    await client.start(http_hub)
+    await hub.start(http_hub)
     with engine_hub:
         engine = await _connect(engine_hub)
         await client.ready()
@@ -88,4 +92,4 @@ async def connected(
             yield client, Metrics("fake", client), engine
         finally:
             engine.die()
-            await client.stop()
+            await hub.stop()

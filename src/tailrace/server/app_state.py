@@ -45,6 +45,7 @@ from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.memory_trim import MemoryTrim
 from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
+from tailrace.server.models.engine_hub import EngineHub
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_body import read_body
 from tailrace.server.request_cycle import REQUEST_BODY
@@ -105,11 +106,11 @@ class AppState:
         self.model_path = model_path
         self.replicas = replicas
         self.created = int(time.time())
+        self.hub = EngineHub(silence_seconds=settings.keepalive_seconds)
         self.engine = EngineClient(
-            wait_seconds=settings.engine_wait_seconds,
-            hang_seconds=settings.hang_seconds,
-            silence_seconds=settings.keepalive_seconds,
+            model_name, self.hub.timer, wait_seconds=settings.engine_wait_seconds, hang_seconds=settings.hang_seconds
         )
+        self.hub.add(self.engine)
         self.metrics = Metrics(model_name, self.engine, replicas)
         self.metrics.read_throttling = read_throttling
         export = start_export(settings.otlp_endpoint, settings.host, settings.port)

@@ -1,14 +1,13 @@
-"""The HTTP process's end of the sockets to the engines: submit, query, cancel, and the end of an engine.
+"""The HTTP process's end of the sockets to one model's engines: submit, query, cancel, and the end of an engine.
 
-Each replica of the engine has one connection; ``replica_router`` chooses one for a request. ``in_flight`` passes an
-engine's messages to the request that they are for. When a connection ends, its requests fail, so that each request
-ends in one terminal event whatever dies.
+Each replica of the engine has one connection, which ``models.engine_hub`` hands over; ``replica_router`` chooses one
+for a request. ``in_flight`` passes an engine's messages to the request that they are for. When a connection ends, its
+requests fail, so that each request ends in one terminal event whatever dies.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,8 +17,7 @@ from typing import cast
 import msgspec
 import structlog
 
-from tailrace import ipc
-from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError, ShuttingDown
+from tailrace.errors import EngineDied, EngineUnavailable, ModelError, ProtocolError, RequestError, ShuttingDown
 from tailrace.ipc import frame
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.token_gaps import TokenGaps
@@ -41,32 +39,32 @@ _MAX_BACKLOG = 32_000_000
 
 
 class EngineClient:
-    """The way to the engines. ``on_ready`` is called with the model of every engine that has said Hello,
-    ``on_unusable`` when this process can't use the model: another engine of the same model wouldn't change that.
+    """The way to the engines of one model. ``on_ready`` is called with the model of every engine that has said Hello,
+    ``on_lost`` when the last engine has gone, and ``on_unusable`` when this process can't use the model: another engine
+    of the same model wouldn't change that.
     """
 
-    def __init__(self, *, wait_seconds: float, hang_seconds: float, silence_seconds: float) -> None:
-        """``wait_seconds``: how long a request waits for an engine; ``hang_seconds``: how long an engine may be silent
-        before it counts as stalled, if its steps are short; 0: for ever; ``silence_seconds``: the shortest silence that
-        a stream must notice.
+    def __init__(self, name: str, timer: RequestTimer, *, wait_seconds: float, hang_seconds: float) -> None:
+        """``name``: the model's; ``timer``: of the running requests; ``wait_seconds``: how long a request waits for an
+        engine; ``hang_seconds``: how long an engine may be silent before it counts as stalled, if its steps are short;
+        0: for ever.
         """
+        self.name = name
+        self.timer = timer
         self.model: ServedModel | None = None  #: the last engine's; it stays while a new engine starts
         self.engine_starts = 0
-        self.timer = RequestTimer(silence_seconds)  #: of the running requests
         self.stopping = False  #: no request is begun any more
         self.on_ready: Callable[[ServedModel], None] | None = None
+        self.on_lost: Callable[[], None] | None = None
         self.on_unusable: Callable[[ModelError], None] | None = None
-        self.on_tick: Callable[[], None] | None = None  #: called at each tick of the requests' timer
+        self.requests = InFlightRequests()
         self._wait_seconds = wait_seconds
         self._hang_seconds = hang_seconds
-        self._requests = InFlightRequests()
         self._connections: dict[int, EngineConnection] = {}  #: by replica; those that have said Hello
         self._gaps: defaultdict[int, TokenGaps] = defaultdict(TokenGaps)  #: by replica
         self._router = ReplicaRouter()
         self._ready = asyncio.Event()
-        self._hub: socket.socket | None = None
-        self._attaching: set[asyncio.Task[None]] = set()
-        self._ticker: asyncio.Task[None] | None = None
+        self._refusal: Callable[[], RequestError] | None = None
         self._log = structlog.get_logger()
 
     # Health and metrics
@@ -123,7 +121,7 @@ class EngineClient:
             running=running,
             waiting=waiting,
             queued=min(waiting, heartbeat.waiting),
-            generating_tokens=self._requests.generating_tokens(connection),
+            generating_tokens=self.requests.generating_tokens(connection),
             kv_cells=connection.kv_cells,
             kv_cells_used=heartbeat.kv_cells_used,
             counters=heartbeat.counters,
@@ -142,7 +140,7 @@ class EngineClient:
     @property
     def waiting(self) -> int:
         """How many generations have been submitted and don't run yet."""
-        return max(0, self._requests.n_generations - self.running)
+        return max(0, self.requests.n_generations - self.running)
 
     @property
     def unanswered(self) -> int:
@@ -158,11 +156,11 @@ class EngineClient:
 
     def replica_of(self, identity: int) -> int:
         """The engine that a generation in flight was sent to."""
-        return self._requests.replica_of(identity)
+        return self.requests.replica_of(identity)
 
     def accepted_generations(self) -> list[GenerationCallbacks]:
         """The generations that have been accepted and haven't ended, oldest first."""
-        return [generation for generation in self._requests.generations if generation.accepted]
+        return [generation for generation in self.requests.generations if generation.accepted]
 
     @property
     def connections(self) -> list[EngineConnection]:
@@ -175,18 +173,18 @@ class EngineClient:
 
     def oldest_wait(self) -> float:
         """Seconds since the oldest waiting generation was submitted; 0 where none waits."""
-        return self._requests.oldest_wait(self.waiting)
+        return self.requests.oldest_wait(self.waiting)
 
     # Requests
 
     @property
     def is_ready(self) -> bool:
-        """Whether an engine is connected."""
+        """Whether ``ready`` returns or raises at once."""
         return self._ready.is_set()
 
     async def ready(self) -> ServedModel:
-        """The model, once an engine is connected. Raises EngineUnavailable after the waiting time, and ShuttingDown
-        once the server has to stop.
+        """The model, once an engine is connected. Raises EngineUnavailable after the waiting time, ShuttingDown once
+        the server has to stop, and the error of ``refuse``.
         """
         if not self._ready.is_set():
             try:
@@ -195,7 +193,20 @@ class EngineClient:
                 raise EngineUnavailable("The model is still loading or its engine is restarting; try again.") from None
         if self.stopping:
             raise shutting_down()
+        if self._refusal is not None:
+            raise self._refusal()
         return cast(ServedModel, self.model)
+
+    def refuse(self, error: Callable[[], RequestError]) -> None:
+        """No engine will connect: requests that wait for one fail, each with an error of its own, until ``expect``."""
+        self._refusal = error
+        self._ready.set()
+
+    def expect(self) -> None:
+        """An engine may connect: requests wait for it."""
+        self._refusal = None
+        if not self._connections and not self.stopping:
+            self._ready.clear()
 
     def submit(self, make: Callable[[int], Submit], callbacks: GenerationCallbacks) -> int:
         """Send the submit that ``make`` makes for a new id; its messages go to ``callbacks``. Returns the id.
@@ -211,13 +222,13 @@ class EngineClient:
         The prompt is sent once to each engine that gets replies. Raises EngineUnavailable when no engine is connected.
         """
         self._check_connected()
-        first = self._requests.new_id(len(choices))
+        first = self.requests.new_id(len(choices))
         submit = make(first, range(len(choices)))
         start = 0
         for connection, count in self._spread(submit):
             if count < len(choices):
                 submit = make(first + start, range(start, start + count))
-            self._requests.register(first + start, choices[start : start + count], connection, frame(submit))
+            self.requests.register(first + start, choices[start : start + count], connection, frame(submit))
             start += count
         return [*range(first, first + len(choices))]
 
@@ -227,17 +238,17 @@ class EngineClient:
         connected.
         """
         self._check_connected()
-        identity = self._requests.new_id()
+        identity = self.requests.new_id()
         message = frame(msgspec.structs.replace(make(identity), caller=caller))
         query = PendingQuery(answers, param, lambda: self.cancel(identity))
         able = self._alive() or self._connections.values()
-        self._requests.register(identity, [query], min(able, key=lambda connection: connection.load), message)
+        self.requests.register(identity, [query], min(able, key=lambda connection: connection.load), message)
         return query
 
     @property
     def in_flight(self) -> int:
         """How many requests, queries included, haven't ended."""
-        return len(self._requests)
+        return len(self.requests)
 
     def begin_stop(self) -> int:
         """Begin no request any more, and end those that wait in an engine's queue. The number of these.
@@ -246,17 +257,17 @@ class EngineClient:
         """
         self.stopping = True
         self._ready.set()  # What waits for an engine gets its error.
-        without_tokens = [generation for generation in self._requests.generations if not generation.has_tokens]
+        without_tokens = [generation for generation in self.requests.generations if not generation.has_tokens]
         queued = {id(generation) for generation in without_tokens[max(0, len(without_tokens) - self.waiting) :]}
-        return self._requests.fail(lambda request: id(request) in queued, shutting_down)
+        return self.requests.fail(lambda request: id(request) in queued, shutting_down)
 
     def end_all(self) -> int:
         """End all requests because the server stops. The number of these."""
-        return self._requests.fail(lambda request: True, shutting_down)
+        return self.requests.fail(lambda request: True, shutting_down)
 
     def cancel(self, identity: int) -> None:
         """Stop a request that hasn't ended; harmless for one that has."""
-        self._requests.cancel(identity)
+        self.requests.cancel(identity)
 
     def _check_connected(self) -> None:
         if not self._connections:
@@ -287,41 +298,18 @@ class EngineClient:
 
     # Life
 
-    async def start(self, hub: socket.socket) -> None:
-        """Take connections from engines out of ``hub`` (see ``ipc.connection_hub``)."""
-        loop = asyncio.get_running_loop()
-        hub.setblocking(False)
-        self._hub = hub
-        loop.add_reader(hub.fileno(), self._take_connections)
-        self._ticker = loop.create_task(self.timer.run(self._tick))
+    def forget_model(self) -> None:
+        """Free the memory of a model that is unloaded. Its next engine brings it again."""
+        if not self._connections:
+            self.model = None
 
-    def _take_connections(self) -> None:
-        assert self._hub is not None
-        while (sock := ipc.take_connection(self._hub)) is not None:
-            sock.setblocking(False)
-            task = asyncio.get_running_loop().create_task(self._attach(sock))
-            self._attaching.add(task)
-            task.add_done_callback(self._attaching.discard)
-
-    async def _attach(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: EngineConnection(self, self._requests), sock)
-
-    async def stop(self) -> None:
-        """Close the way; every request still in flight fails."""
-        if self._ticker is not None:
-            self._ticker.cancel()
+    def close(self) -> None:
+        """Close the connections; every request still in flight fails."""
         for connection in self._connections.values():
             connection.close()
-        if self._hub is not None:
-            asyncio.get_running_loop().remove_reader(self._hub.fileno())
-            self._hub.close()
-            self._hub = None
 
-    def _tick(self, seconds: float) -> None:
+    def tick(self, seconds: float) -> None:
         """The timer ticks, ``seconds`` after the last time."""
-        if self.on_tick is not None:
-            self.on_tick()
         # After a pause of this process itself, the engines' messages are still to be read.
         if seconds < _KILL_SECONDS:
             self._fail_hanging()
@@ -347,7 +335,7 @@ class EngineClient:
             previous.close()
             self.on_connection_lost(previous)
         try:
-            self.model = ServedModel(hello)
+            self.model = ServedModel(hello) if self.model is None else self.model.renewed(hello)
         except ModelError as error:
             if self.on_unusable is not None:
                 self.on_unusable(error)
@@ -356,6 +344,7 @@ class EngineClient:
         self._connections[hello.replica] = connection
         connection.gaps = self._gaps[hello.replica]
         connection.gaps.clear()
+        self._refusal = None
         self._ready.set()
         if (defect := self.model.template.defect) is not None:
             self._log.error("conversations are refused: set --chat-template", reason=defect)
@@ -371,14 +360,16 @@ class EngineClient:
             return
         del self._connections[connection.replica]
         self._router.forget(connection.replica)
-        if not self._connections:
+        if not self._connections and not self.stopping:
             self._ready.clear()
-        lost = self._requests.fail_all(
+        lost = self.requests.fail_all(
             connection,
             lambda: EngineDied("The engine died while it worked on this request; a new one is starting. Try again."),
         )
         if lost:
             self._log.error("the engine is gone", requests_lost=lost, replica=connection.replica)
+        if not self._connections and self.on_lost is not None:
+            self.on_lost()
 
 
 def shutting_down() -> ShuttingDown:

@@ -32,10 +32,10 @@ class ConnectionOwner(Protocol):
 class EngineConnection(asyncio.Protocol):
     """See the module."""
 
-    def __init__(self, owner: ConnectionOwner, requests: InFlightRequests) -> None:
-        """Messages for requests go to ``requests``."""
+    def __init__(self, owner: ConnectionOwner) -> None:
+        """``owner`` gets the Hello, and hands the connection to the client of the Hello's model."""
         self._owner = owner
-        self._requests = requests
+        self._requests = InFlightRequests()
         self._frames: FrameDecoder[FromEngine] = FrameDecoder(FromEngine)
         self._transport: asyncio.Transport | None = None
         self.parallel = 1  #: generations that the engine runs at the same time; known from Hello on
@@ -50,6 +50,10 @@ class EngineConnection(asyncio.Protocol):
         self.in_flight = 0  #: requests that haven't ended
         self.submitted = 0  #: of them generations
         self.accepted = 0  #: of them generations that the engine has accepted
+
+    def hand_to(self, owner: ConnectionOwner, requests: InFlightRequests) -> None:
+        """Report to ``owner`` from now on, and pass messages for requests to ``requests``."""
+        self._owner, self._requests = owner, requests
 
     def silence(self, now: float) -> float:
         """Seconds since the engine sent anything, or for which a thread of it has worked on one item."""

@@ -70,13 +70,13 @@ class HttpServer:
         self._listener.close()
 
     async def _drain(self) -> None:
-        engine, connections = self._app.engine, self.connections
+        hub, connections = self._app.hub, self.connections
         self._app.draining = True
         connections.stop(shutting_down())
-        queued = engine.begin_stop()
-        self._log.info("draining", running=engine.in_flight, queued=queued, connections=len(connections))
+        queued = hub.begin_stop()
+        self._log.info("draining", running=hub.in_flight, queued=queued, connections=len(connections))
         if not await self._until_idle(self._app.settings.drain_seconds):
-            ended = engine.end_all()
+            ended = hub.end_all()
             self._log.warning("the drain time is over", requests_ended=ended, connections=connections.active)
             await self._until_idle(_FLUSH_SECONDS)
         connections.reset_all()
@@ -87,7 +87,7 @@ class HttpServer:
         """Wait until no request and no connection with one is left; False when that took longer."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self._app.engine.in_flight or self.connections.active:
+        while self._app.hub.in_flight or self.connections.active:
             if loop.time() >= end:
                 return False
             await asyncio.sleep(_STOP_TICK)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,11 @@ class ModelOverrides:
 
     def __init__(self, entry: DerivedModel) -> None:
         self.entry = entry
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """See ``Overrides``."""
+        return self.entry.parameters
 
     def begin(self, messages: Sequence[Message]) -> list[Message]:
         """The conversation with the derived model's messages in front, and its system text unless there is one."""

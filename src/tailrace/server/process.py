@@ -81,9 +81,9 @@ async def _serve(start: Start) -> None:
 
     app.engine.on_ready = on_ready
     app.engine.on_unusable = on_unusable
-    app.engine.on_tick = lambda: page.beat(time.monotonic())
+    app.hub.on_tick = lambda: page.beat(time.monotonic())
     page.phase = Phase.SERVING
-    await app.engine.start(socket.socket(fileno=start.hub_fd))
+    await app.hub.start(socket.socket(fileno=start.hub_fd))
     _reload_on_hang_up(app, page)
     tls = app.certificate
     config = uvicorn.Config(
@@ -104,7 +104,7 @@ async def _serve(start: Start) -> None:
     await server.serve()
     for stop in app.on_shutdown:
         stop()
-    await app.engine.stop()
+    await app.hub.stop()
     structlog.get_logger().info("stopped")
     log_writer.standard_error().flush_last()
     os._exit(0)  # Python would take apart millions of objects of replies, and wait for threads that render prompts.

@@ -68,7 +68,7 @@ def play(folder: Path, scene: Callable[[EngineClient, Engine], Awaitable[None]])
     async def inside() -> None:
         async with connected(folder) as (client, _, engine):
             await asyncio.wait_for(scene(client, engine), WAIT)
-            assert len(client._requests) == 0
+            assert len(client.requests) == 0
             assert [connection.in_flight for connection in client._connections.values()] == [0]
 
     asyncio.run(inside())
@@ -158,7 +158,7 @@ def test_the_death_of_an_engine_reaches_every_request(tmp_path: Path) -> None:
             while "on_failed" not in second.calls:
                 await asyncio.sleep(0.001)
             assert len(first.defects) == 1
-            assert len(client._requests) == 0
+            assert len(client.requests) == 0
 
     asyncio.run(asyncio.wait_for(scene(), WAIT))
 

@@ -49,7 +49,7 @@ def run(folder: Path, scene: Scene, *, wait_seconds: float = 5.0) -> None:
     async def inside() -> None:
         async with connected(folder, wait_seconds=wait_seconds) as (client, metrics, engine):
             await asyncio.wait_for(scene(client, metrics, engine), 30.0)
-            assert len(client._requests) == 0
+            assert len(client.requests) == 0
             assert not client.timer._requests
 
     asyncio.run(inside())

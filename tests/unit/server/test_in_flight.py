@@ -40,7 +40,7 @@ Scene = Callable[[EngineClient, Metrics, Engine], Any]
 def registered(client: EngineClient) -> tuple[int, int, int]:
     """Requests, what connections think is in flight, and timers."""
     return (
-        len(client._requests),
+        len(client.requests),
         sum(connection.in_flight for connection in client._connections.values()),
         len(client.timer._requests),
     )
@@ -215,7 +215,7 @@ def test_the_oldest_waiting_generation_is_the_oldest_of_the_youngest(tmp_path: P
     """Of those without a first token, the engine computes the oldest prompts; the others wait."""
 
     async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
-        requests = client._requests
+        requests = client.requests
         starts = [asyncio.create_task(Generation.start(client, metrics, wanted())) for _ in range(3)]
         ids = [(await engine.submitted_copies())[0] for _ in starts]
         assert requests.oldest_wait(0) == 0.0

@@ -1,0 +1,106 @@
+"""A request's use of a model, and the gate that decides when it begins.
+
+A request takes a turn before it is rendered and tokenised, and ends it when its last reply has ended. A model that has
+turns isn't unloaded. Gates:
+
+- ``OpenGate``, of a server with one model: each turn begins at once.
+- ``load_on_demand.LoadOnDemand``, of a server with several.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from tailrace.server.models.model_service import ModelService
+
+
+class ModelTurn:
+    """One request's turn. Whoever holds it closes it; closing it twice is harmless."""
+
+    __slots__ = ("_closed", "_gate", "asked_at", "begun", "caller", "service")
+
+    def __init__(self, gate: ModelGate, service: ModelService, caller: str) -> None:
+        """``caller``: its identity, by which models are shared fairly."""
+        self._gate = gate
+        self._closed = False
+        self.service = service
+        self.caller = caller
+        self.asked_at = time.monotonic()
+        self.begun = False  #: whether the request has the model
+        service.waiting += 1
+
+    def try_begin(self) -> bool:
+        """Begin at once, where the gate is open for it; False: wait with ``begin``."""
+        if not self._gate.is_open(self):
+            return False
+        self.grant()
+        return True
+
+    async def begin(self) -> None:
+        """Wait until the gate lets the turn begin. Raises RequestError, and closes the turn where it raises."""
+        try:
+            await self._gate.enter(self)
+        except BaseException:
+            self.close()
+            raise
+        self.grant()
+
+    def grant(self) -> None:
+        """Count the turn as running. A gate calls it when it decides that the turn begins: the waiting task runs later,
+        and the model must not be unloaded meanwhile. Harmless when repeated.
+        """
+        if not self.begun and not self._closed:
+            self.begun = True
+            self.service.waiting -= 1
+            self.service.running += 1
+
+    def close(self) -> None:
+        """The request doesn't need the model any more."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.begun:
+            self.service.running -= 1
+            self.service.last_used = time.monotonic()
+        else:
+            self.service.waiting -= 1
+        self._gate.leave(self)
+
+
+class ModelGate(Protocol):
+    """Decides when a turn begins, by ``ModelService.load`` and ``unload``. There is one for all models.
+
+    It learns of phases through ``ModelService.on_change``. All calls are on the event loop.
+    """
+
+    def is_open(self, turn: ModelTurn) -> bool:
+        """Whether the turn begins at once: ``turn.service`` is loaded, and no other turn comes first."""
+        ...
+
+    async def enter(self, turn: ModelTurn) -> None:
+        """Return when ``turn.service`` is loaded, or about to be without a further order, and the turn may begin.
+
+        A turn that waits is granted (``ModelTurn.grant``) before the task that waits here goes on. The task is
+        cancelled when the client goes or a deadline passes: then ``leave`` follows, also for a granted turn. Raises
+        ModelLoadFailed when the model can't be loaded, and EngineUnavailable when its turn doesn't come in time.
+        """
+        ...
+
+    def leave(self, turn: ModelTurn) -> None:
+        """The turn has ended, or hasn't begun and never will. ``turn.service`` counts it no more."""
+        ...
+
+
+class OpenGate:
+    """A gate that is always open."""
+
+    def is_open(self, turn: ModelTurn) -> bool:
+        """See ``ModelGate``."""
+        return True
+
+    async def enter(self, turn: ModelTurn) -> None:
+        """See ``ModelGate``."""
+
+    def leave(self, turn: ModelTurn) -> None:
+        """See ``ModelGate``."""
