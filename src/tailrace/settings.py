@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     models_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: memory for all loaded models; 0: what the machine has
     alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
     aliases: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names; ``*`` stands for any characters
-    chat_template: str | None = None  #: path to a Jinja file that is used instead of the model's own template
+    chat_template: str | None = None  #: a template instead of the model's own: llama.cpp's name of one, or a file
     ctx: Annotated[int, Meta(ge=0, le=16_777_216)] = (
         0  #: tokens a request may have; 0 is what the model was trained for
     )

@@ -33,7 +33,6 @@ _EMBEDDING = "a form of input that OpenAI's route doesn't have"
 _IMAGE = "models that see aren't supported: an image is a 400"
 _OVERFLOW = "OpenAI's routes have OpenAI's type and code; the numbers are there"
 _START = "wants its test model's start token; this one has none"
-_TEMPLATE = "wants one of llama.cpp's built-in templates by name; a file can be given"
 
 #: Tests that run and are known to fail.
 MISSES: dict[str, str] = {
@@ -49,7 +48,6 @@ MISSES: dict[str, str] = {
     "test_chat_completion::test_chat_template": _VERBOSE,
     "test_chat_completion::test_chat_template_assistant_prefill(*": _VERBOSE,
     "test_chat_completion::test_chat_template_continue_final_message_vllm_compat": _VERBOSE,
-    "test_chat_completion::test_apply_chat_template": _TEMPLATE,
     "test_chat_completion::test_invalid_chat_completion_req(messages7)": "two last messages of one role",
     "test_chat_completion::test_chat_completion_with_timings_per_token": _FIRST_CHUNK,
     "test_chat_completion::test_logprobs_stream": _FIRST_CHUNK,

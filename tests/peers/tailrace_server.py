@@ -108,6 +108,8 @@ def arguments_of(wanted: Any, folder: Path) -> tuple[str, ...]:
         arguments += ["--api-key", wanted.api_key]
     if wanted.cors_origins and wanted.cors_origins != "localhost":
         arguments += ["--cors-origins", wanted.cors_origins]
+    if wanted.chat_template:
+        arguments += ["--chat-template", wanted.chat_template]
     if wanted.chat_template_file:
         arguments += ["--chat-template", str(Path(wanted.chat_template_file).resolve())]
     return tuple(arguments)

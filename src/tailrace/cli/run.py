@@ -48,7 +48,7 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(help="Longest reply [until the model stops].")] = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads [planned: tailrace doctor].")] = None,
     chat_template: Annotated[
-        str | None, typer.Option(help="File with a chat template (Jinja) instead of the model's own.")
+        str | None, typer.Option(help="Chat template instead of the model's own: a name, or a file (Jinja).")
     ] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens of the whole conversation [what the model knows].")] = None,
     weights: Annotated[

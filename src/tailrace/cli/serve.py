@@ -10,6 +10,7 @@ import typer
 
 from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import resolve_tuned
+from tailrace.errors import ConfigurationError
 from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.observe.telemetry import check_installed
@@ -26,8 +27,9 @@ def serve(
         list[str] | None, typer.Option(help="Further names that clients may use, such as 'claude-*'.")
     ] = None,
     chat_template: Annotated[
-        str | None, typer.Option(help="File with a chat template (Jinja) instead of the model's own.")
+        str | None, typer.Option(help="Chat template instead of the model's own: a name, or a file (Jinja).")
     ] = None,
+    jinja: Annotated[bool | None, typer.Option(hidden=True, help="llama-server's: always so here.")] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens that one request may have [what the model knows].")] = None,
     weights: Annotated[
         str | None, typer.Option(help="as-is, or converted once: near-lossless or fast [as-is].")
@@ -132,7 +134,9 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
     """Serve MODEL (the starter model by default) over HTTP until Ctrl-C."""
-    flags = {name: value for name, value in locals().items() if name != "config"}
+    flags = {name: value for name, value in locals().items() if name not in ("config", "jinja")}
+    if jinja is False:
+        raise ConfigurationError("--no-jinja: templates are always Jinja; leave it out, or name a --chat-template")
     settings = resolve_tuned(flags, file=config).settings
     logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
     check_chat_template(settings.chat_template)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.models.gguf_file import Tensor, Value
+from tailrace.models.metadata_override import with_overrides
 from tailrace.models.shards import read_shards
 
 __all__ = ["ModelFacts", "ModelHeader", "Tensor", "Value", "read_facts", "read_header"]
@@ -33,18 +35,19 @@ class ModelHeader(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[Tensor, ...]  #: of all shards
 
 
-def read_facts(path: Path) -> ModelFacts:
-    """The facts of a model. Raises ModelError as ``read_header``."""
-    return read_header(path).facts
+def read_facts(path: Path, overrides: Sequence[str] = ()) -> ModelFacts:
+    """The facts of a model. Parameters and errors are ``read_header``'s."""
+    return read_header(path, overrides).facts
 
 
-def read_header(path: Path) -> ModelHeader:
-    """The header of the model with the file ``path``, which may be any of its shards.
+def read_header(path: Path, overrides: Sequence[str] = ()) -> ModelHeader:
+    """The header of the model with the file ``path``, which may be any of its shards; with the values of ``overrides``
+    (``metadata_override``) instead of the file's.
 
     Raises ModelError when a file can't be read or its header is incomplete, and when a shard is missing.
     """
     shards = read_shards(path)
-    values, tensors = shards.values, shards.tensors
+    values, tensors = with_overrides(shards.values, overrides), shards.tensors
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelError(f"{path} isn't a whole GGUF file (it names no architecture). Fetch or copy it again")

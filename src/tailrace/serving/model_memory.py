@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from tailrace.machine.memory_fit import MemoryDemand
 from tailrace.machine.plan import ModelNeeds
 from tailrace.models.model_header import read_facts, read_header
@@ -25,7 +27,7 @@ _MAX_SIZE = 1 << 22
 
 def model_needs(path: Path, settings: Settings) -> ModelNeeds:
     """What a replica that serves the file takes, with a KV cache for one whole context. Raises ModelError."""
-    facts = read_facts(path)
+    facts = read_facts(path, settings.override_kv)
     tokens = settings.kv_tokens or settings.ctx or facts.context or 0
     return ModelNeeds(weights=total_bytes(path), kv=tokens * (facts.kv_bytes_per_token or 0))
 
@@ -37,7 +39,8 @@ def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
     """
     demand = _demand(path, settings)
     if settings.speculate == "draft" and settings.draft_model is not None:
-        draft = _demand(locate_model(settings.draft_model).path, settings)
+        own = msgspec.structs.replace(settings, override_kv=())  # They are the served model's.
+        draft = _demand(locate_model(settings.draft_model).path, own)
         demand = MemoryDemand(
             weights=demand.weights + draft.weights,
             buffers=demand.buffers + draft.buffers,
@@ -53,7 +56,7 @@ def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
 
 
 def _demand(path: Path, settings: Settings) -> MemoryDemand:
-    header = read_header(path)
+    header = read_header(path, settings.override_kv)
     facts = header.facts
     embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
     width, vocabulary = (*embedding.dimensions, 0, 0)[:2] if embedding is not None else (0, 0)

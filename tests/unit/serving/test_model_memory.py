@@ -11,6 +11,7 @@ from tailrace.models.gguf_file import Tensor
 from tailrace.models.model_header import ModelFacts, ModelHeader
 from tailrace.serving.model_memory import memory_demand
 from tailrace.settings import Settings
+from tests.support.model_files import tiny_gguf
 
 
 def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> tuple[int, int, int]:
@@ -29,7 +30,7 @@ def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> t
     tensors = (Tensor("token_embd.weight", 0, (576, changed.get("vocabulary", 49_152))),)
     values: dict[str, model_header.Value] = {"llama.feed_forward_length": changed.get("inner", 1536)}
     header = ModelHeader(facts=facts, values=values, tensors=tensors)
-    monkeypatch.setattr("tailrace.serving.model_memory.read_header", lambda path: header)
+    monkeypatch.setattr("tailrace.serving.model_memory.read_header", lambda path, overrides: header)
     found = memory_demand(path, Settings())
     return found.weights, found.buffers, found.bytes_per_token
 
@@ -48,3 +49,10 @@ def test_a_size_that_no_model_has_is_left_to_llama_cpp(
     _, buffers, each = demand(tmp_path, monkeypatch, **changed)
     assert 200_000_000 <= buffers <= 340_000_000
     assert each in (0, 23_040)
+
+
+def test_an_override_of_the_context_counts(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(tiny_gguf())
+    found = memory_demand(path, Settings(override_kv=("llama.context_length=int:777",)))
+    assert found.context == 777
