@@ -102,12 +102,12 @@ def is_mapped() -> bool:
     return str(MODEL.resolve()) in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
-_MAPPED = f"""
+_MAPPED = """
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+
 from tests.process.test_model_options import is_mapped, load
 warnings = []
-backend = load(mmap={{mmap}}, mlock={{mlock}}, log=lambda level, line: level == "warning" and warnings.append(line))
+backend = load(mmap={mmap}, mlock={mlock}, log=lambda level, line: level == "warning" and warnings.append(line))
 status = open("/proc/self/status").read()
 print(is_mapped(), status[status.index("VmLck"):].split()[1], *warnings)
 """

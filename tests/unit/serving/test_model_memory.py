@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from model_files import tiny_gguf
 from tailrace.models import model_header
 from tailrace.models.gguf_file import Tensor
 from tailrace.models.model_header import ModelFacts, ModelHeader
 from tailrace.serving.model_memory import memory_demand
 from tailrace.settings import Settings
-from tests.support.model_files import tiny_gguf
 
 
 def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> tuple[int, int, int]:
