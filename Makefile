@@ -26,6 +26,7 @@ test:  ## Run every test; ARGS go to pytest
 	@$(BIN)/tailrace pull
 	@$(PYTHON) scripts/setup.py --dev --smoke
 	@$(PYTHON) scripts/setup_peers.py >/dev/null
+	@$(PYTHON) scripts/setup_minilm.py >/dev/null
 	-@$(PYTHON) scripts/setup_prometheus.py
 	@$(BIN)/python -m pytest $(ARGS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,8 @@ class LlamaVocab:
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
         """Tokens of the text by llama.cpp alone. It takes quadratic time in the number of special tokens."""
+        if self._strips_accents:
+            text = unicodedata.normalize("NFD", text)
         data = text.encode("utf-8")
         capacity = len(data) + 2
         while True:
@@ -68,6 +71,14 @@ class LlamaVocab:
     def tokenize_segment(self, text: str) -> list[int]:
         """See ``Vocab``."""
         return self.tokenize(text, parse_special=False, add_special=False)
+
+    @cached_property
+    def _strips_accents(self) -> bool:
+        """Whether texts are decomposed before they are tokenised (WordPiece). llama.cpp does it without Hangul."""
+        if llama.llama_vocab_type(self.pointer) != llama.LLAMA_VOCAB_TYPE_WPM:
+            return False
+        strips = self._metadata.value("tokenizer.ggml.normalizer.strip_accents")
+        return (strips or self._metadata.value("tokenizer.ggml.normalizer.lowercase")) != "false"
 
     def warm_up(self) -> None:
         """Tokenise a few words: llama.cpp makes its tables at the first text, which takes up to a second."""
