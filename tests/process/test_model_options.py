@@ -104,8 +104,8 @@ def is_mapped() -> bool:
 
 _MAPPED = """
 import sys
-
-from tests.process.test_model_options import is_mapped, load
+sys.path.insert(0, sys.argv[1])
+from test_model_options import is_mapped, load
 warnings = []
 backend = load(mmap={mmap}, mlock={mlock}, log=lambda level, line: level == "warning" and warnings.append(line))
 status = open("/proc/self/status").read()
@@ -116,7 +116,8 @@ print(is_mapped(), status[status.index("VmLck"):].split()[1], *warnings)
 def in_a_process(*, mmap: bool, mlock: bool) -> tuple[bool, int, str]:
     """Whether the file is mapped, how many kB are locked, and the warning."""
     program = _MAPPED.format(mmap=mmap, mlock=mlock)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     mapped, locked, *warning = done.stdout.split(maxsplit=2)
     return mapped == "True", int(locked), "".join(warning).strip()
 
