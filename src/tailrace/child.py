@@ -49,6 +49,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     control_fd: int = -1  #: its end of the control channel (``serving.control``; HTTP process only)
     models: tuple[ModelSpec, ...] = ()  #: all models that are served (HTTP process only); the first is the default
     memory: int = 0  #: bytes that all loaded models may take together (HTTP process only)
+    process_name: str = ""  #: its name in the log
     announce: bool = True  #: whether to print where the server listens (until it has been printed)
 
 

@@ -8,30 +8,39 @@ from __future__ import annotations
 
 import mmap
 
+#: Children that have a place on the page.
+MAX_CHILDREN = 256
+
 
 class LivesPage:
-    """See the module. Children are numbered: the HTTP process is 0, engine n is n + 1, up to 255."""
+    """See the module. Children are numbered: the HTTP process is 0, and the engines of the only model begin at 1.
+
+    With several models, a model's engines have consecutive numbers, which it keeps (``ModelReport.first_child``).
+    A negative number is a child without a place: nothing is counted.
+    """
 
     def __init__(self, fd: int) -> None:
         """Map a page of ``progress_page.create_page``. ``fd`` may be closed then: the mapping stays."""
-        self._map = mmap.mmap(fd, 4096)
+        self._map = mmap.mmap(fd, 16 * MAX_CHILDREN)
         self._numbers = memoryview(self._map).cast("d")
 
     def count_start(self, child: int) -> None:
         """The child was started."""
-        self._numbers[2 * child] += 1
+        if child >= 0:
+            self._numbers[2 * child] += 1
 
     def count_hang(self, child: int) -> None:
         """The child hung, and is replaced."""
-        self._numbers[2 * child + 1] += 1
+        if child >= 0:
+            self._numbers[2 * child + 1] += 1
 
     def starts(self, child: int) -> int:
         """How often it was started."""
-        return int(self._numbers[2 * child])
+        return int(self._numbers[2 * child]) if child >= 0 else 0
 
     def hangs(self, child: int) -> int:
         """How often it hung."""
-        return int(self._numbers[2 * child + 1])
+        return int(self._numbers[2 * child + 1]) if child >= 0 else 0
 
     def close(self) -> None:
         """Unmap it."""

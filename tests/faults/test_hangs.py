@@ -88,6 +88,7 @@ def test_an_engine_that_hangs_is_replaced(text: str, record: Record) -> None:
 BLOCKING = """
 import sys
 from tailrace.observe import logs
+from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 from tailrace.supervisor import Supervisor, child_process
 
@@ -110,7 +111,7 @@ def start(command, **options):
     return real(changed, **options)
 child_process.subprocess.Popen = start
 settings = Settings(backend="fake", port=PORT)
-sys.exit(Supervisor(settings, "fake", None).run())
+sys.exit(Supervisor(settings, (ModelSpec(name="fake", path=None, settings=settings, at_start=True),)).run())
 """
 
 

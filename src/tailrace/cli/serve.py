@@ -15,6 +15,7 @@ from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.observe.telemetry import check_installed
 from tailrace.server.start_check import check_http_settings
+from tailrace.serving.model_spec import ModelSpec
 from tailrace.supervisor import Supervisor
 
 
@@ -150,4 +151,5 @@ def serve(
         if settings.speculate == "draft" and settings.draft_model is not None:
             # Resolved now, so that a wrong name is an error before anything starts.
             settings = msgspec.structs.replace(settings, draft_model=str(locate_model(settings.draft_model).path))
-    raise typer.Exit(Supervisor(settings, name, path).run())
+    spec = ModelSpec(name=name, path=str(path) if path is not None else None, settings=settings, at_start=True)
+    raise typer.Exit(Supervisor(settings, (spec,)).run())

@@ -46,8 +46,9 @@ def main() -> None:
     unblock_signals()
     raise_oom_score(_OOM_POINTS)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    name = "engine" if len(start.plan.replicas) == 1 else f"engine {start.replica}"
-    logs.configure(name, level=start.settings.log_level, form=start.settings.log_format, fd=start.log_fd)
+    logs.configure(
+        start.process_name or "engine", level=start.settings.log_level, form=start.settings.log_format, fd=start.log_fd
+    )
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # OpenMP reads it when it is loaded, with the binding.
     set_spin_count(start.plan.replicas[start.replica].decode.poll)

@@ -1,8 +1,10 @@
 """The supervisor: starts the engines and the HTTP process, watches and replaces them, and stops them.
 
-``supervisor`` has the processes' life, ``child_process`` one process, ``watch`` the rule for a hang, ``restarts`` the
-rule for a new start, ``signal_queue`` the signals, ``service_manager`` systemd's protocol. It speaks to no client, and
-reads no message of an engine.
+``supervisor`` has the processes' life, ``child_process`` one process, ``child_factory`` what processes inherit,
+``engine_group`` one model's engines, ``model_groups`` all of them and the orders, ``control_link`` the channel over
+which orders come, ``model_plan`` a model's place on the machine. ``watch`` has the rule for a hang, ``restarts`` that
+for a new start, ``signal_queue`` the signals, ``service_manager`` systemd's protocol. It speaks to no client, and reads
+no message of an engine.
 """
 
 from __future__ import annotations

@@ -23,15 +23,15 @@ _BLOCKED_AT_START = (signal.SIGHUP, signal.SIGUSR1)
 
 @dataclass
 class ChildProcess:
-    """See the module. ``fds``: file descriptors that it inherits; ``replica``: an engine's."""
+    """See the module. ``fds``: file descriptors that it inherits; ``number``: its place on the page of lives."""
 
     name: str
     module: str
+    orders: Start  #: given to it at each start, with the page of that start
     fds: tuple[int, ...]
-    hub_fd: int
     restarts: Restarts
     stray: StrayOutput
-    replica: int = 0
+    number: int
     process: subprocess.Popen[bytes] | None = None
     page: ProgressPage | None = None
     watch: Watch | None = None
@@ -39,7 +39,7 @@ class ChildProcess:
     start_at: float | None = None  #: when it is started again; None: it runs or stays dead
     killed_for: str | None = None  #: why the supervisor has killed it
 
-    def start(self, orders: Start, hang_seconds: float) -> None:
+    def start(self, hang_seconds: float) -> None:
         """Start the process. Raises OSError when the system has no process, descriptor or memory for it."""
         self.forget()
         fd = create_page()
@@ -56,7 +56,7 @@ class ChildProcess:
         assert process.stderr is not None
         self.stray.read(self.name, process.stderr)
         try:
-            given = msgspec.structs.replace(orders, replica=self.replica, hub_fd=self.hub_fd, progress_fd=fd)
+            given = msgspec.structs.replace(self.orders, progress_fd=fd)
             process.stdin.write(msgspec.json.encode(given))
             process.stdin.close()
         except BrokenPipeError:
@@ -70,12 +70,17 @@ class ChildProcess:
                 [sys.executable, "-m", self.module],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(*self.fds, self.hub_fd, page_fd),
+                pass_fds=(*self.fds, page_fd),
                 # A terminal's Ctrl-C goes to the supervisor alone, which then stops the children in order.
                 process_group=0,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id; None before the first start."""
+        return self.process.pid if self.process is not None else None
 
     @property
     def is_running(self) -> bool:

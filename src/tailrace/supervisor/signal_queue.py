@@ -1,7 +1,11 @@
-"""Signals as events of a loop that sleeps: no thread, no polling, and no work inside of a signal handler."""
+"""Signals as events of a loop that sleeps: no thread, no polling, and no work inside of a signal handler.
+
+A socket may wake the loop as well. It is read and written by its owner.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -35,10 +39,22 @@ class SignalQueue:
         os.close(self._read)
         os.close(self._write)
 
+    def watch(self, fd: int, *, writable: bool = False) -> None:
+        """Have data in the socket ``fd`` end a wait, too; with ``writable``, also space in it."""
+        self._poll.register(fd, select.POLLIN | (select.POLLOUT if writable else 0))
+
+    def ignore(self, fd: int) -> None:
+        """Undo ``watch``."""
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(fd)
+
     def wait(self, seconds: float | None) -> list[int]:
-        """The signals that have come, after waiting for the first one for up to ``seconds`` (None: for ever)."""
-        if not self._poll.poll(None if seconds is None else max(0.0, seconds) * 1000.0):
-            return []
+        """The signals that have come, after waiting for the first one, or for a watched socket, for up to ``seconds``
+        (None: for ever).
+        """
+        for fd, events in self._poll.poll(None if seconds is None else max(0.0, seconds) * 1000.0):
+            if fd != self._read and events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+                self.ignore(fd)  # It is broken, and would end every wait.
         try:
             return list(os.read(self._read, 4096))
         except BlockingIOError:

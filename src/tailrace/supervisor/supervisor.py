@@ -1,7 +1,7 @@
 """The processes' life: starts the engines and the HTTP process, keeps them alive, and stops them.
 
-It owns the listening socket and the hub between the processes, so that no child's death closes either. It has one
-thread, and sleeps until a signal comes or the next look is due. A look reads a page of memory for each child.
+It has one thread, and sleeps until a signal or an order of the HTTP process comes, or the next look is due. A look
+reads a page of memory for each child. With one model the server ends with it. With several each model fails alone.
 """
 
 from __future__ import annotations
@@ -11,32 +11,25 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import structlog
 
-from tailrace import ipc
-from tailrace.child import EXIT_CONFIGURATION, Start
-from tailrace.errors import ModelError
-from tailrace.lives_page import LivesPage
+from tailrace.child import EXIT_CONFIGURATION
 from tailrace.machine import open_files
-from tailrace.machine.free_memory import read_memory
-from tailrace.machine.gpu import build_backends, offloads, read_gpus
-from tailrace.machine.memory_fit import fit_to_memory
 from tailrace.machine.plan import MachinePlan
-from tailrace.machine.planner import make_plan
 from tailrace.machine.running_servers import ServerState, StateFolder
-from tailrace.machine.topology import read_topology
-from tailrace.progress_page import create_page
-from tailrace.serving.model_memory import memory_demand, model_needs
+from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
+from tailrace.supervisor.child_factory import ChildFactory
 from tailrace.supervisor.child_process import ChildProcess, status_name
+from tailrace.supervisor.control_link import ControlLink
+from tailrace.supervisor.engine_group import EngineGroup, Failure
 from tailrace.supervisor.listening import listen
-from tailrace.supervisor.restarts import Restarts
+from tailrace.supervisor.model_groups import ModelGroups
+from tailrace.supervisor.model_plan import PlannedModel, plan_model, plan_server
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.signal_queue import SignalQueue
-from tailrace.supervisor.stray_output import StrayOutput
 
 #: Exit status after giving up a child that has served and keeps dying.
 EXIT_GAVE_UP = 70
@@ -44,8 +37,6 @@ EXIT_GAVE_UP = 70
 _LOOK_SECONDS = 1.0
 #: Seconds that a child may take to stop beyond the drain time.
 STOP_GRACE_SECONDS = 5.0
-#: Seconds after which an engine that can't be given up is tried again: others serve.
-_RARE_RETRY_SECONDS = 60.0
 #: Reloads of an HTTP process that has read its files at its start; no count is equal to it.
 _READ_AT_START = -1
 #: Signals that would end the supervisor before it has handlers.
@@ -64,11 +55,10 @@ class _End:
 
 @dataclass
 class Supervisor:
-    """Runs one model. ``model_path`` is None with the fake backend."""
+    """Serves ``models``, at least one; the first is the default. ``settings`` are the server's."""
 
     settings: Settings
-    model_name: str
-    model_path: Path | None
+    models: tuple[ModelSpec, ...]
     _folder: StateFolder = field(default_factory=StateFolder)
     _manager: ServiceManager = field(default_factory=ServiceManager)
 
@@ -79,100 +69,67 @@ class Supervisor:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT_FOR_HANDLERS)
         open_files.raise_limit()  # The children inherit it.
-        offload = self.model_path is not None and offloads(read_gpus(), build_backends())
-        plan = self._plan(offload=offload)
-        if not offload or self.settings.gpu_layers == 0:
-            self._fit(plan)
+        self._log = structlog.get_logger()
+        self._plan = self._plan_start()
         self._listening = http = listen(self.settings.host, self.settings.port)
         self._host, self._port = http.getsockname()[:2]
-        http_hub, engine_hub = ipc.connection_hub()
-        limit = self.settings.restart_limit
-        lives_fd = create_page()
-        # Children log here; their standard error is a pipe, in which only strays arrive.
-        log_fd = os.dup(2)
-        stray = StrayOutput()
-        self._lives = LivesPage(lives_fd)
-        self._server = ChildProcess(
-            "http",
-            "tailrace.server.process",
-            (http.fileno(), lives_fd, log_fd),
-            http_hub.fileno(),
-            Restarts(limit),
-            stray,
-        )
-        self._engines = [
-            ChildProcess(
-                "engine" if len(plan.replicas) == 1 else f"engine {number}",
-                "tailrace.engine.process",
-                (log_fd,),
-                engine_hub.fileno(),
-                Restarts(limit),
-                stray,
-                replica=number,
-            )
-            for number in range(len(plan.replicas))
-        ]
-        self._children = (self._server, *self._engines)
-        self._orders = Start(
-            settings=self.settings,
-            plan=plan,
-            parent=os.getpid(),
-            model_name=self.model_name,
-            model_path=str(self.model_path) if self.model_path is not None else None,
-            hub_fd=-1,
-            progress_fd=-1,
-            log_fd=log_fd,
-            lives_fd=lives_fd,
-            http_fd=http.fileno(),
-        )
-        self._announced = self._was_ready = self._had_engine = False
+        self._control = ControlLink(lambda name: self._groups.report(name))
+        self._factory = ChildFactory(self.settings, http, self._control.server_fd, alone=self._alone)
+        self._groups = ModelGroups(self._make_group, self._start_group, self._control.announce)
+        self._server = self._factory.http(self.models, self._plan)
+        self._announced = self._was_ready = False
         self._reloads: int | None = None
-        self._log = structlog.get_logger()
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
         # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
         with SignalQueue({*_STOPS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}) as self._signals:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAIT_FOR_HANDLERS)
             try:
-                for child in self._children:
-                    self._start(child)
+                self._control.watch(self._signals)
+                self._start(self._server)
+                for spec in self.models:
+                    if spec.at_start:
+                        self._groups.load(spec)
                 end = self._serve(stops)
                 end = self._stop_all(end, stops)
             finally:
                 for child in self._children:
                     if child.is_running:
                         child.send(signal.SIGKILL)
-                for sock in (http, http_hub, engine_hub):
-                    sock.close()
-                stray.finish()
-                os.close(log_fd)
-                os.close(lives_fd)
-                self._lives.close()
+                http.close()
+                self._factory.close()
+                self._control.close()
                 self._folder.remove()
         if end.reason:
             self._log.error("the server has ended", reason=end.reason, exit_status=end.status)
         return end.status
 
-    def _fit(self, plan: MachinePlan) -> None:
-        """Reduce the context to what fits into memory. Raises ConfigurationError when the model can't fit."""
-        if self.model_path is None:
-            return
-        try:
-            demand = memory_demand(self.model_path, self.settings)
-        except (ModelError, OSError):
-            return  # The engine reports what is wrong with the file.
-        private = sum(replica.node is not None or bool(replica.interleave) for replica in plan.replicas)
-        self.settings, warnings = fit_to_memory(demand, self.settings, read_memory(), private_copies=private)
-        for warning in warnings:
-            structlog.get_logger().warning(warning)
+    @property
+    def _alone(self) -> bool:
+        """Whether one model is served, with which the server ends."""
+        return len(self.models) == 1
 
-    def _plan(self, *, offload: bool) -> MachinePlan:
-        """Raises ConfigurationError when a setting can't work on this machine."""
-        try:
-            needs = None if self.model_path is None else model_needs(self.model_path, self.settings)
-        except (ModelError, OSError):
-            needs = None  # The engine reports what is wrong with a file that can't be loaded.
-        return make_plan(read_topology(), self.settings, needs, offload=offload)
+    @property
+    def _engines(self) -> list[ChildProcess]:
+        return [engine for group in self._groups for engine in group.engines]
+
+    @property
+    def _children(self) -> list[ChildProcess]:
+        return [self._server, *self._engines]
+
+    def _plan_start(self) -> MachinePlan:
+        """The plan that holds for the server; a single model's settings become what fits. Raises ConfigurationError."""
+        if not self._alone:
+            return plan_server(self.settings)
+        planned = plan_model(self.models[0])
+        self.models, self.settings = (planned.spec,), planned.spec.settings
+        return planned.plan
+
+    def _make_group(self, spec: ModelSpec) -> EngineGroup:
+        """The model's group, not yet started. Raises ConfigurationError."""
+        planned = PlannedModel(spec, self._plan) if self._alone else plan_model(spec)
+        plan = msgspec.structs.replace(planned.plan, http_cpus=self._plan.http_cpus)
+        return EngineGroup(planned.spec, plan, self._factory.engines(planned.spec, plan))
 
     # While it serves
 
@@ -188,16 +145,28 @@ class Supervisor:
                     self._reload()
                 elif number == signal.SIGUSR1:
                     self._log_stacks()
-            for child in self._children:
-                if (status := child.poll()) is not None and (end := self._on_death(child, status)) is not None:
-                    return end
-                if child.start_at is not None and child.start_at <= time.monotonic():
-                    self._start(child)
+            if (end := self._replace_dead()) is not None:
+                return end
+            self._groups.obey(self._control.orders())
+            self._control.send_pending()
             now = time.monotonic()
             if now - looked >= self._period:
                 # Time beyond two periods is the supervisor's own absence: a suspended machine, say.
                 self._look(now, min(now - looked, 2 * self._period))
                 looked = now
+
+    def _replace_dead(self) -> _End | None:
+        """Notice deaths, and start what is due. Returns the server's end where a child is given up."""
+        if (status := self._server.poll()) is not None and (end := self._on_server_death(status)) is not None:
+            return end
+        for group in self._groups:
+            for engine in group.engines:
+                if (status := engine.poll()) is not None and (end := self._on_engine_death(group, engine, status)):
+                    return end
+        for child in self._children:
+            if child.start_at is not None and child.start_at <= time.monotonic():
+                self._start(child)
+        return None
 
     @property
     def _period(self) -> float:
@@ -208,28 +177,37 @@ class Supervisor:
     def _seconds_until_due(self, looked: float) -> float | None:
         """Seconds until the loop has something to do without a signal; None: never."""
         due = [child.start_at for child in self._children if child.start_at is not None]
-        if self.settings.hang_seconds or self._manager.is_there or not self._announced:
+        due += [group.kill_at for group in self._groups if group.kill_at is not None]
+        if self.settings.hang_seconds or self._manager.is_there or not self._announced or not self._alone:
             due.append(looked + self._period)
         return min(due) - time.monotonic() if due else None
 
     def _look(self, now: float, seconds: float) -> None:
         """Look at each child. ``seconds``: since the last look."""
-        hangs = False
-        for child in self._children:
-            if child.watch is None or not child.is_running:
-                continue
-            reason = child.watch.look(seconds)
-            if child is not self._server and not self._server_reads:
-                # The engine's messages wait in the socket. It isn't the one that hangs.
-                child.watch.excuse()
-            elif reason is None:
-                child.killed_for = None
-            elif self.settings.hang_seconds:
-                hangs = True
-                self._end_hung(child, reason)
+        hangs = self._hangs(self._server, seconds)
+        for group in self._groups:
+            for engine in group.engines:
+                # The time in which an engine has to end is bounded otherwise.
+                hangs = (group.is_wanted and self._hangs(engine, seconds)) or hangs
+        self._groups.look(now)
         if not self._announced and self._server.page is not None and self._server.page.ready:
             self._announced = True
         self._notify(now, hangs)
+
+    def _hangs(self, child: ChildProcess, seconds: float) -> bool:
+        """Whether the child hangs; it is ended then."""
+        if child.watch is None or not child.is_running:
+            return False
+        reason = child.watch.look(seconds)
+        if child is not self._server and not self._server_reads:
+            # The engine's messages wait in the socket. It isn't the one that hangs.
+            child.watch.excuse()
+        elif reason is None:
+            child.killed_for = None
+        elif self.settings.hang_seconds:
+            self._end_hung(child, reason)
+            return True
+        return False
 
     @property
     def _server_reads(self) -> bool:
@@ -243,79 +221,83 @@ class Supervisor:
         if child.killed_for is None:
             self._log.error(f"the {child.name} process hangs; it is replaced", reason=reason)
             child.killed_for = reason
-            self._lives.count_hang(self._children.index(child))
+            self._factory.lives.count_hang(child.number)
             if not child.watch.is_stopped:
                 child.send(signal.SIGUSR1)
                 return
         child.send(signal.SIGKILL)
 
-    def _on_death(self, child: ChildProcess, status: int) -> _End | None:
-        """Plan the next start of a child that has died. Returns the server's end when it is given up."""
-        reason = child.death_reason(status)
-        if child is self._server:
-            self._announced = self._announced or (child.page is not None and child.page.ready)
-            self._reloads = None if self._reloads is None else _READ_AT_START
+    def _on_server_death(self, status: int) -> _End | None:
+        """Plan the next start of the HTTP process. Returns the server's end when it is given up."""
+        server, reason = self._server, self._server.death_reason(status)
+        self._announced = self._announced or (server.page is not None and server.page.ready)
+        self._reloads = None if self._reloads is None else _READ_AT_START
+        self._control.forget_reports()
         if status == EXIT_CONFIGURATION:
             return _End(EXIT_CONFIGURATION, reason.partition(": ")[2] or "the settings or the model can't work")
-        lived = time.monotonic() - child.started
-        ready = child.was_ready
-        self._had_engine = self._had_engine or (ready and child is not self._server)
-        delay = child.restarts.died(lived, ready=ready)
-        if child.has_aborted(status) and not self._had_engine:
-            delay = None  # A check of llama.cpp has failed, and would fail again with the same file.
-        if delay is None and any(engine.serves for engine in self._engines) and child is not self._server:
-            delay = _RARE_RETRY_SECONDS
-        if delay is None:
-            self._log.error(f"the {child.name} process died", status=status_name(status), reason=reason)
-            return self._give_up(child, reason, ready=ready)
-        self._log.error(
-            f"the {child.name} process died",
-            status=status_name(status),
-            reason=reason,
-            lived=round(lived, 1),
-            restart_in=delay,
-        )
-        child.start_at = time.monotonic() + delay
-        return None
-
-    def _give_up(self, child: ChildProcess, reason: str, *, ready: bool) -> _End:
-        deaths = child.restarts
+        ready = server.was_ready
+        delay = server.restarts.died(time.monotonic() - server.started, ready=ready)
+        self._log_death(server, status, reason, delay)
+        if delay is not None:
+            server.start_at = time.monotonic() + delay
+            return None
         if ready:
-            return _End(
-                EXIT_GAVE_UP,
-                f"the {child.name} process died {deaths.in_a_row} times, each time soon after its start. The last "
-                f"time: {reason}",
-            )
-        what = "the model can't be loaded" if child is not self._server else "the HTTP process can't start"
-        return _End(
-            EXIT_CONFIGURATION if child is not self._server else EXIT_GAVE_UP,
-            f"{what}: {reason} (starts before it was ready: {deaths.unready})",
-        )
+            return _End(EXIT_GAVE_UP, _kept_dying(server, reason))
+        unready = server.restarts.unready
+        return _End(EXIT_GAVE_UP, f"the HTTP process can't start: {reason} (starts before it was ready: {unready})")
+
+    def _on_engine_death(self, group: EngineGroup, engine: ChildProcess, status: int) -> _End | None:
+        """Plan the engine's next start, or give its model up. Returns the server's end where it was the only model."""
+        if not group.is_wanted:
+            self._groups.on_end(group)
+            return None
+        found = group.on_death(engine, status)
+        if not isinstance(found, Failure):
+            self._log_death(engine, status, engine.death_reason(status), found)
+            engine.start_at = time.monotonic() + found
+            return None
+        if not found.settings:
+            self._log_death(engine, status, found.reason, None)
+        words = found.reason
+        if found.was_ready and not found.settings:
+            words = _kept_dying(engine, found.reason)
+        elif not found.settings:
+            words += f" (starts before it was ready: {engine.restarts.unready})"
+        if not self._alone:
+            self._groups.fail(group, words)
+            return None
+        if found.was_ready and not found.settings:
+            return _End(EXIT_GAVE_UP, words)
+        return _End(EXIT_CONFIGURATION, words if found.settings else f"the model can't be loaded: {words}")
+
+    def _log_death(self, child: ChildProcess, status: int, reason: str, delay: float | None) -> None:
+        """``delay``: seconds until the next start; None: it is given up."""
+        more = {}
+        if delay is not None:
+            more = {"lived": round(time.monotonic() - child.started, 1), "restart_in": delay}
+        self._log.error(f"the {child.name} process died", status=status_name(status), reason=reason, **more)
+
+    def _start_group(self, group: EngineGroup) -> None:
+        for engine in group.engines:
+            self._start(engine)
 
     def _start(self, child: ChildProcess) -> None:
-        orders = msgspec.structs.replace(self._orders, announce=not self._announced)
-        try:
-            child.start(orders, self.settings.hang_seconds)
-            self._lives.count_start(self._children.index(child))
-        except (OSError, MemoryError) as error:
-            # The system has no process, descriptor or memory left: later it may.
-            delay = child.restarts.start_failed()
-            child.start_at = time.monotonic() + delay
-            self._log.error(f"the {child.name} process can't be started", error=str(error), try_again_in=delay)
+        if child is self._server:
+            child.orders = msgspec.structs.replace(child.orders, announce=not self._announced)
+        self._factory.start(child)
         self._leave_state()
 
     def _leave_state(self) -> None:
         """For ``tailrace doctor``."""
-        http, *engines = (child.process.pid if child.process is not None else None for child in self._children)
         self._folder.write(
             ServerState(
-                plan=self._orders.plan,
-                model=self.model_name,
+                plan=self._plan,
+                model=self.models[0].name,
                 port=self._port,
                 supervisor=os.getpid(),
-                http=http,
-                engines=tuple(engines),
-                pools=self.model_path is not None,
+                http=self._server.pid,
+                engines=tuple(engine.pid for engine in self._engines),
+                pools=self.models[0].path is not None,
                 host=self._host,
                 tls=self.settings.tls_cert is not None,
             )
@@ -343,8 +325,11 @@ class Supervisor:
         manager = self._manager
         if not manager.is_there:
             return
-        serving = self._server.serves and all(engine.serves for engine in self._engines)
-        text = f"serving {self.model_name} on port {self._port}"
+        serving = self._server.serves and (not self._alone or all(engine.serves for engine in self._engines))
+        loaded = sum(group.phase == "serving" for group in self._groups)
+        text = f"serving {len(self.models)} models on port {self._port}, {loaded} loaded"
+        if self._alone:
+            text = f"serving {self.models[0].name} on port {self._port}"
         if serving and self._announced:
             if not self._was_ready:
                 self._was_ready = True
@@ -367,6 +352,7 @@ class Supervisor:
     def _stop_all(self, end: _End, stops: tuple[int, ...]) -> _End:
         """Stop the HTTP process, which gives running replies time to finish, and then the engines."""
         self._manager.stopping()
+        self._control.ignore()
         second = self._stop([self._server], self.settings.drain_seconds + STOP_GRACE_SECONDS, stops)
         # Before the engines stop: a client that comes now is turned away instead of left waiting.
         self._listening.close()
@@ -393,3 +379,10 @@ class Supervisor:
                 if number in stops:
                     return number
         return 0
+
+
+def _kept_dying(child: ChildProcess, reason: str) -> str:
+    return (
+        f"the {child.name} process died {child.restarts.in_a_row} times, each time soon after its start. The last "
+        f"time: {reason}"
+    )

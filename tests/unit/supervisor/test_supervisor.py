@@ -37,6 +37,7 @@ def test_every_signal_has_a_name(status: int, shown: str) -> None:
 SCRIPT = """
 import os, sys
 from tailrace.observe import logs
+from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 from tailrace.supervisor import Supervisor, child_process, restarts, supervisor
 
@@ -49,7 +50,8 @@ def start(command, **options):
     return real([sys.executable, "-c", body] if body else command, **options)
 child_process.subprocess.Popen = start
 {setup}
-sys.exit(Supervisor(Settings(backend="fake", port=0, **{settings!r}), "fake", None).run())
+settings = Settings(backend="fake", port=0, **{settings!r})
+sys.exit(Supervisor(settings, (ModelSpec(name="fake", path=None, settings=settings, at_start=True),)).run())
 """
 #: A child that reports that it serves, and then does ``then``.
 SERVES = """
