@@ -28,6 +28,7 @@
     │   └── DeadlineExceeded        504  a time limit of the server or of the client has passed
     ├── ConfigurationError      a setting is wrong; names the setting and where it came from
     ├── ModelError              a model can't be found, fetched, read or loaded
+    │   └── PullFailed              a model can't be pulled; ``reason`` says in one word why
     └── ProtocolError           the two processes don't understand each other (a defect, never a user's fault)
 
 The HTTP form of a RequestError is OpenAI's ``{"error": {"message", "type", "param", "code"}}``; other dialects wrap the
@@ -292,6 +293,20 @@ class ConfigurationError(TailraceError):
 
 class ModelError(TailraceError):
     """A model can't be found, fetched, verified, read or loaded; the message says what to do."""
+
+
+class PullFailed(ModelError):
+    """A model can't be pulled. What was downloaded so far stays, and the next pull goes on from there.
+
+    ``reason`` is a word for programs: ``denied`` (a login, a licence or a payment is needed), ``missing`` (no such
+    repository, model, tag or file), ``refused`` (what is there can't be served here), ``busy`` (the remote server wants
+    fewer requests), ``network`` (it can't be reached, or breaks off), ``untrusted`` (a redirect that isn't followed),
+    ``damaged`` (what arrives isn't what was announced) or ``disk`` (too little space, or no right to write).
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ProtocolError(TailraceError):
