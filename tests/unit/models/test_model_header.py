@@ -126,7 +126,7 @@ def test_nested_arrays_are_skipped(tmp_path: Path) -> None:
         (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", UINT32, 2**63)),)), "ends too early"),
         (tiny_gguf(extra=(pair("n", STRING, struct.pack("<Q", 2**24 + 1) + bytes(2**24 + 1)),)), "a text of 16777217"),
         (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", STRING, 2**23 + 1)),)), "more than 8388608 elements"),
-        (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", STRING, 2**23)),)), "ends too early"),
+        (tiny_gguf(extra=(pair("n", ARRAY, struct.pack("<IQ", STRING, 2**22)),)), "ends too early"),
         (b"GGUF" + struct.pack("<IQQ", 3, 2**63, 0) + bytes(64), "which no model has"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63) + bytes(64), "which no model has"),
         (tiny_gguf(extra=(pair("general.alignment", STRING, text("x")),)), "alignment"),
