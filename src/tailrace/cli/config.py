@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from tailrace.cli import console_output
 from tailrace.cli.tuned_settings import resolve_tuned
-from tailrace.settings import FIELDS
+from tailrace.settings import FIELDS, Resolved
 
 config = typer.Typer(help="The effective settings.", no_args_is_help=True)
 
@@ -26,16 +27,26 @@ def group() -> None:
 def show(
     file: Annotated[Path | None, typer.Option("--config", help="This settings file instead of the usual one.")] = None,
 ) -> None:
-    """Show every setting with its value and where it comes from."""
+    """Show every setting with its value and where it comes from, and those of each model's table."""
     resolved = resolve_tuned({}, file=file)
+    console = console_output.stdout()
+    console.print(_table(resolved, FIELDS))
+    for name, section in resolved.models.items():
+        own = resolved.for_model(name)
+        console.print(f"\n[bold]{escape(f'[models.{name}]')}[/bold]")
+        console.print(_table(own, [field for field in FIELDS if field in section]))
+
+
+def _table(resolved: Resolved, names: Sequence[str]) -> Table:
+    """The settings with these names."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("SETTING", "VALUE", "FROM"):
         table.add_column(heading, overflow="fold")
-    for name in FIELDS:
+    for name in names:
         value, origin = getattr(resolved.settings, name), resolved.origins[name]
         style = "dim" if origin == "default" else "bold"
         table.add_row(name, escape(_shown(name, value)), origin, style=style)
-    console_output.stdout().print(table)
+    return table
 
 
 def _shown(name: str, value: object) -> str:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
-from tailrace.cli.template_check import check_chat_template
-from tailrace.cli.tuned_settings import resolve_tuned
+from tailrace.cli.served_models import served_models
 from tailrace.errors import ConfigurationError
-from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.observe.telemetry import check_installed
 from tailrace.server.start_check import check_http_settings
-from tailrace.serving.model_spec import ModelSpec
+from tailrace.settings import resolve
 from tailrace.supervisor import Supervisor
 
 
 def serve(
-    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="GGUF files, or names in the local store.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Model name that clients see.")] = None,
@@ -134,22 +133,13 @@ def serve(
     backend: Annotated[str | None, typer.Option(hidden=True)] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file instead of the user's own.")] = None,
 ) -> None:
-    """Serve MODEL (the starter model by default) over HTTP until Ctrl-C."""
-    flags = {name: value for name, value in locals().items() if name not in ("config", "jinja")}
+    """Serve MODEL (the starter model by default) over HTTP until Ctrl-C. Several are loaded as requests need them."""
+    flags = {name: value for name, value in locals().items() if name not in ("config", "jinja", "models")}
     if jinja is False:
         raise ConfigurationError("--no-jinja: templates are always Jinja; leave it out, or name a --chat-template")
-    settings = resolve_tuned(flags, file=config).settings
-    logs.configure("supervisor", level=settings.log_level, form=settings.log_format)
-    check_chat_template(settings.chat_template)
-    check_installed(settings.otlp_endpoint)
-    check_http_settings(settings)
-    if settings.backend == "fake":
-        name, path = settings.alias or "fake", None
-    else:
-        found = locate_model(settings.model)
-        name, path = settings.alias or found.name, found.path
-        if settings.speculate == "draft" and settings.draft_model is not None:
-            # Resolved now, so that a wrong name is an error before anything starts.
-            settings = msgspec.structs.replace(settings, draft_model=str(locate_model(settings.draft_model).path))
-    spec = ModelSpec(name=name, path=str(path) if path is not None else None, settings=settings, at_start=True)
-    raise typer.Exit(Supervisor(settings, (spec,)).run())
+    server = resolve({name: value for name, value in flags.items() if name.startswith("log_")}, file=config).settings
+    logs.configure("supervisor", level=server.log_level, form=server.log_format)
+    served = served_models(models or (), flags, config)
+    check_installed(served.settings.otlp_endpoint)
+    check_http_settings(served.settings)
+    raise typer.Exit(Supervisor(served.settings, served.specs).run())

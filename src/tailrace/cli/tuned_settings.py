@@ -20,7 +20,11 @@ def resolve_tuned(flags: Mapping[str, Any], *, file: Path | None = None) -> Reso
 
     Raises ConfigurationError.
     """
-    resolved = resolve(flags, file=file)
+    return tuned(resolve(flags, file=file))
+
+
+def tuned(resolved: Resolved) -> Resolved:
+    """The settings of the model that they name, with what ``tailrace tune`` remembers. Raises ConfigurationError."""
     if resolved.settings.backend == "fake":
         return resolved
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -25,7 +24,7 @@ from tailrace.engine.sampling import logits_ops
 from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
-from tailrace.errors import ConfigurationError
+from tailrace.errors import ConfigurationError, ModelError
 from tailrace.folders import cache_folder
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
@@ -35,6 +34,7 @@ from tailrace.models.model_reference import locate_model
 from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.observe import log_writer
 from tailrace.progress_page import ProgressPage
+from tailrace.serving import fake_model
 from tailrace.settings import FIELDS, Settings
 
 #: Settings that change the served model's own numbers; another model has its own.
@@ -64,13 +64,17 @@ def load_backend(
 
 
 def _fake_backend(settings: Settings) -> FakeBackend:
+    model = settings.model
+    time.sleep(fake_model.load_seconds(model))
+    if reason := fake_model.load_failure(model):
+        raise ModelError(reason)
     return FakeBackend(
         ctx=settings.ctx,
         parallel=settings.parallel,
         kv_tokens=settings.kv_tokens,
         batch=settings.prefill_chunk,
-        step_seconds=float(os.environ.get("TAILRACE_FAKE_STEP_SECONDS", "0")),
-        weights_mb=int(os.environ.get("TAILRACE_FAKE_WEIGHTS_MB", "0")),
+        step_seconds=fake_model.step_seconds(),
+        weights_mb=fake_model.weights_mb(model),
     )
 
 

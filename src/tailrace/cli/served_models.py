@@ -1,0 +1,149 @@
+"""The models that ``tailrace serve`` serves: those of the command line, and those of the settings file.
+
+One function makes the list of specs, so that each model's name, file and settings come about in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from tailrace.cli.template_check import check_chat_template
+from tailrace.cli.tuned_settings import tuned
+from tailrace.errors import ConfigurationError, ModelError
+from tailrace.models.model_reference import ModelFile, locate_model
+from tailrace.serving.model_spec import ModelSpec
+from tailrace.settings import Resolved, Settings, resolve
+
+#: The name of the scripted model where none is set.
+_FAKE = "fake"
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """The server's settings, and what it serves: at least one model, of which the first is the default."""
+
+    settings: Settings
+    specs: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A model that the user has named. ``section``: its table in the settings file, if it has one."""
+
+    reference: str
+    section: str | None = None
+
+    def __str__(self) -> str:
+        return self.reference if self.section is None else f"[models.{self.section}]"
+
+
+def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Path | None = None) -> ServedModels:
+    """The models with these references, and those of the settings file's ``[models.NAME]`` tables.
+
+    ``flags``: the other flags, by the setting's name. Raises ConfigurationError and ModelError.
+    """
+    single = references[0] if len(references) == 1 else None
+    resolved = resolve({**flags, "model": single}, file=file)
+    named = _named(references, resolved)
+    if len(named) == 1 and not resolved.models:
+        spec = _only(resolved)
+        return ServedModels(spec.settings, (spec,))
+    if resolved.settings.alias is not None and len(named) > 1:
+        raise ConfigurationError(
+            f"alias is {resolved.settings.alias!r}, but {len(named)} models are served ({', '.join(map(str, named))}), "
+            "and a name has to be one model's: leave it out, or write the names into the settings file as [models.NAME]"
+        )
+    specs: dict[str, ModelSpec] = {}
+    origins: dict[str, _Named] = {}
+    for each in named:
+        spec = _spec(each, resolved, first=not specs)
+        other = specs.get(spec.name)
+        if other is not None and each.section == spec.name and other.path == spec.path:
+            continue  # An argument was the file of this table.
+        if other is not None:
+            raise ConfigurationError(
+                f"two models would have the name {spec.name!r}: {origins[spec.name]} ({other.path}) and {each} "
+                f"({spec.path}). Give one of them another name in the settings file: [models.NAME] with path"
+            )
+        specs[spec.name], origins[spec.name] = spec, each
+    models = tuple(specs.values())
+    return ServedModels(models[0].settings if len(models) == 1 else resolved.settings, models)
+
+
+def _named(references: Sequence[str], resolved: Resolved) -> list[_Named]:
+    """What is to be served, in order: the arguments or the setting ``model``, then the tables of the file."""
+    sections = resolved.models
+    if not references and (resolved.origins["model"] != "default" or not sections):
+        references = [resolved.settings.model]
+    tables = {name: _Named(str(section.get("model", name)), name) for name, section in sections.items()}
+    # An argument that is a table's name means this table.
+    found = [tables.get(reference) or _Named(reference) for reference in references]
+    return found + [table for table in tables.values() if table not in found]
+
+
+def _only(resolved: Resolved) -> ModelSpec:
+    """The model of a server with one, which is served as the server's settings say."""
+    resolved = tuned(resolved)
+    settings = resolved.settings
+    check_chat_template(settings.chat_template)
+    if settings.backend == "fake":
+        return ModelSpec(name=settings.alias or _FAKE, path=None, settings=settings, at_start=True)
+    found = locate_model(settings.model)
+    settings = _with_draft(settings)
+    return ModelSpec(name=settings.alias or found.name, path=str(found.path), settings=settings, at_start=True)
+
+
+def _spec(named: _Named, resolved: Resolved, *, first: bool) -> ModelSpec:
+    """One of several models."""
+    if named.section is None:
+        found = _locate(named.reference, resolved)
+        section = resolved.models.get(found.name, {})
+        own = _own(resolved.for_model(found.name), named.reference, section)
+        name = found.name
+    else:
+        section = resolved.models[named.section]
+        own = _own(resolved.for_model(named.section), named.reference, section)
+        name = section.get("alias") or resolved.settings.alias or named.section
+        try:
+            found = _locate(named.reference, resolved)
+        except ModelError as error:
+            # A file may have gone since. The others are served, and requests for this one get the reason.
+            structlog.get_logger().warning("a model can't be served", model=name, reason=str(error))
+            found = ModelFile(path=Path(named.reference), name=name)
+    if not first and "aliases" not in section:
+        own = _with(own, aliases=())  # The server's are the first model's.
+    own = tuned(own)
+    check_chat_template(own.settings.chat_template)
+    return ModelSpec(
+        name=name,
+        path=None if own.settings.backend == "fake" else str(found.path),
+        settings=_with_draft(own.settings),
+        at_start=first or own.settings.pinned,
+    )
+
+
+def _locate(reference: str, resolved: Resolved) -> ModelFile:
+    """The model's file; the scripted backend has none. Raises ModelError."""
+    return ModelFile(path=Path(), name=reference) if resolved.settings.backend == "fake" else locate_model(reference)
+
+
+def _own(resolved: Resolved, reference: str, section: Mapping[str, Any]) -> Resolved:
+    """The settings of one model, without what can be one model's alone."""
+    return _with(resolved, model=reference, alias=section.get("alias"))
+
+
+def _with(resolved: Resolved, **values: Any) -> Resolved:
+    return Resolved(msgspec.structs.replace(resolved.settings, **values), resolved.origins, resolved.models)
+
+
+def _with_draft(settings: Settings) -> Settings:
+    """The draft model is resolved now, so that a wrong name is an error before anything starts."""
+    if settings.speculate != "draft" or settings.draft_model is None or settings.backend == "fake":
+        return settings
+    return msgspec.structs.replace(settings, draft_model=str(locate_model(settings.draft_model).path))
