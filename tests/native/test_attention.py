@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as CacheType
 
 from kernel_tiers import TIERS
 from mutated_sources import mutate_source
 from tailrace.engine.kernels import build
-from tailrace.engine.kernels.proofs.attention import Numbers, attention, attention_by
+from tailrace.engine.kernels.proofs.attention import (
+    CACHE_TYPES,
+    Numbers,
+    attention,
+    attention_by,
+    store_cells,
+    stored_numbers,
+)
+from tailrace.engine.kernels.proofs.random_weights import Bytes
 from tailrace.engine.kernels.proofs.stand_in import set_upstream, stand_in_pool
 from tailrace.engine.kernels.proofs.tensors import compute_params, pointer, set_float_params, set_sources, tensor_of
-from tailrace.engine.native_libs import NativeUnavailable
+from tailrace.engine.native_libs import NativeUnavailable, compiler
 from tailrace.engine.native_libs.library import Source, ensure_built
 from tailrace.engine.native_libs.tiers import TIERS as ALL_TIERS
+from tailrace.machine.isa import read_cpu_flags
 
 TILES = "amx" in TIERS
+QUANTISED = [types for types in CACHE_TYPES if types != (CacheType.F16, CacheType.F16)]
+#: Flags of the CPU that the tier with tiles needs for all of its code but the tiles.
+_AMX_WITHOUT_TILES = ALL_TIERS["avx512-vnni"].cpu_flags | {"avx512_bf16", "avx512vbmi"}
+
+
+def name_types(types: tuple[CacheType, CacheType]) -> str:
+    return f"{types[0].name}-{types[1].name}"
 
 
 @pytest.mark.skipif(not TILES, reason="this CPU has no tiles: its attention is AVX-512's, which test_proofs.py changes")
@@ -72,6 +92,101 @@ def test_exact_tokens_are_the_same_together_and_one_by_one(library: ctypes.CDLL,
                 assert (alone[:, :, 0] == together[:, :, token]).all()
     finally:
         library.tailrace_kernels_set_exact_tokens(0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("types", QUANTISED, ids=name_types)
+def test_exact_tokens_over_other_types_are_the_same_together_and_one_by_one(
+    library: ctypes.CDLL, types: tuple[CacheType, CacheType], threads: int
+) -> None:
+    query, keys, values, mask = _prompt(np.random.default_rng(5), 40)
+    k, v = (store_cells(part, kind) for part, kind in zip((keys, values), types, strict=True))
+    library.tailrace_kernels_set_exact_tokens(40)
+    try:
+        with stand_in_pool(library):
+            together = attention_by(library, query, k, v, mask, 0.125, threads, types)
+            for token in (0, 7, 39):
+                one, one_mask = query[:, :, [token]], mask[:, :, [token]]
+                alone = attention_by(library, one, k, v, one_mask, 0.125, threads, types)
+                assert (alone[:, :, 0] == together[:, :, token]).all()
+    finally:
+        library.tailrace_kernels_set_exact_tokens(0)
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("types", CACHE_TYPES, ids=name_types)
+def test_cells_are_read_where_llama_cpp_puts_them(
+    library: ctypes.CDLL, types: tuple[CacheType, CacheType], head_dim: int
+) -> None:
+    """All heads of a cell lie side by side, and the cells behind those that are read hold anything."""
+    random = np.random.default_rng(9)
+    query = random.standard_normal((1, 6, 2, head_dim)).astype(np.float32)
+    mask = np.zeros((1, 1, 2, 48), np.float16)
+
+    def cells_of(kind: CacheType) -> Bytes:
+        cells = store_cells(random.standard_normal((1, 64, 3, head_dim)).astype(np.float32), kind)
+        cells[:, 48:] = 0xFF
+        return cells[:, :48].swapaxes(1, 2)
+
+    k, v = map(cells_of, types)
+    keys, values = (
+        stored_numbers(np.ascontiguousarray(cells), kind) for cells, kind in zip((k, v), types, strict=True)
+    )
+    expected = attention(query, keys, values, mask, head_dim**-0.5)
+    found = attention_by(library, query, k, v, mask, head_dim**-0.5, types=types)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("which", ["keys", "values"])
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("kind", [CacheType.BF16, CacheType.Q8_0, CacheType.Q4_0], ids=lambda kind: kind.name)
+def test_damaged_cells_of_other_types_stay_visible(
+    library: ctypes.CDLL, kind: CacheType, tokens: int, which: str, wrong: float
+) -> None:
+    """A scale of a block, or a number in bf16."""
+    query, keys, values, mask = _prompt(np.random.default_rng(5), tokens)
+    k, v = store_cells(np.abs(keys) + 1, kind), store_cells(np.abs(values) + 1, kind)
+    damaged = (k if which == "keys" else v)[0, 1, 3]
+    wide, half = np.array([wrong], np.float32), np.array([wrong], np.float16)
+    damaged[:2] = wide.view(np.uint8)[2:] if kind == CacheType.BF16 else half.view(np.uint8)
+    found = attention_by(library, query, k, v, mask, 0.125, types=(kind, kind))
+    assert np.isfinite(found[0, :2]).all()
+    assert not np.isfinite(found[0, 2:]).all(axis=-1).any()
+    mask[..., 3] = -np.inf
+    assert np.isfinite(attention_by(library, query, k, v, mask, 0.125, types=(kind, kind))).all()
+
+
+@pytest.mark.skipif(
+    bool(_AMX_WITHOUT_TILES - read_cpu_flags()), reason="this CPU can't run the other code of the tier with tiles"
+)
+def test_no_type_but_f16_uses_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packing cells into tiles reads 16-bit floats. Here tiles count as usable, and the first one ends the process."""
+    usable = mutate_source(build.SOURCES, tmp_path / "usable", "return answer == YES;", "return true;")
+    begin = "INLINE struct tile_config tiles_begin(void) {"
+    trapped = mutate_source(usable, tmp_path / "kernels", begin, f"{begin} __builtin_trap();")
+    source = Source("kernels", trapped, lambda _: [], build.source().include)
+    monkeypatch.setattr(type(ALL_TIERS["amx"]), "require", lambda _: None)
+    monkeypatch.setattr(compiler, "COMPILE_FLAGS", ("-O1", *compiler.COMPILE_FLAGS[1:]))
+    library = ensure_built(source, ALL_TIERS["amx"], tmp_path / "kept")
+    for types, code in ((QUANTISED, 0), (CACHE_TYPES[:1], -signal.SIGILL)):
+        arguments = [str(library), *(f"{int(k)},{int(v)}" for k, v in types)]
+        done = subprocess.run([sys.executable, "-c", _PROMPT_OF_TYPES, *arguments], capture_output=True, check=False)
+        assert done.returncode == code, (types, done.stderr)
+
+
+_PROMPT_OF_TYPES = """
+import ctypes, sys
+import numpy as np
+from gguf import GGMLQuantizationType as CacheType
+from tailrace.engine.kernels.proofs.attention import attention_by, store_cells
+library = ctypes.CDLL(sys.argv[1])
+query, mask = np.ones((1, 4, 40, 64), np.float32), np.zeros((1, 1, 40, 80), np.float16)
+for pair in sys.argv[2:]:
+    types = tuple(CacheType(int(kind)) for kind in pair.split(","))
+    k, v = (store_cells(np.ones((1, 2, 80, 64), np.float32), kind) for kind in types)
+    assert np.abs(attention_by(library, query, k, v, mask, 0.125, types=types) - 1).max() < 0.01
+"""
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

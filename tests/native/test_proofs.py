@@ -27,6 +27,9 @@ MISTAKES = [
     ("if (now > before) {", "if (now < before) {", "attention"),
     ("if (lost) break;", "", "attention"),
     ("bits >> (64 - shift)", "bits >> (63 - shift)", "attention"),
+    ("from + 2 + 16 * i)", "from + 2 + 15 * i)", "attention"),
+    ("_mm512_cvtepu16_epi32(bits), 16)", "_mm512_cvtepu16_epi32(bits), 15)", "attention"),
+    ("_mm512_set1_ps(-8.0f)", "_mm512_set1_ps(-7.0f)", "attention"),
     ("? 0x80808080 : 0", "? 0 : 0", "repacked Q8_0(, prompt Q8_0)?"),
     ("-t.zero_point * sum", "t.zero_point * sum", "repacked Q4_0, repacked Q8_0"),
     (

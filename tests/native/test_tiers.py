@@ -33,6 +33,7 @@ EXPORTED = (
     "tailrace_kernels_take_row_maxima",
     "tailrace_kernels_attention_counts",
     "tailrace_kernels_set_exact_tokens",
+    "tailrace_kernels_cache_type",
     "tailrace_kernels_set_spins",
 )
 

@@ -182,8 +182,8 @@ def _computed(found: Diagnosis) -> Iterable[tuple[str, str]]:
     yield "products", f"kernels: {', '.join(kernels.formats)}; others llama.cpp" if kernels.formats else "llama.cpp"
     if kernels.repacked:
         yield "repacked", f"{', '.join(kernels.repacked)}, where memory allows"
-    heads = "kernels: 16-bit keys and values, heads of 64, 96, 128 or 256; others llama.cpp"
-    yield "attention", heads if kernels.formats else "llama.cpp"
+    own = f"kernels: K and V in {', '.join(kernels.cache_types)}, heads of 64, 96, 128 or 256; others llama.cpp"
+    yield "attention", own if kernels.cache_types else "llama.cpp"
     yield "logits", "C" if found.logits_ops.state == "used" else "NumPy"
 
 

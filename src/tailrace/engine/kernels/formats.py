@@ -1,9 +1,11 @@
-"""The weight formats that the kernels compute, as the one table in C has them (``formats.h``)."""
+"""The weight formats and the types of the KV cache that the kernels compute, as their tables in C have them
+(``formats.h``, ``attention/cache_types.h``).
+"""
 
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
+import itertools
 from typing import NamedTuple
 
 #: Numbers of a row of the table, see ``tailrace_kernels_format``.
@@ -45,6 +47,11 @@ def formats_of(library: ctypes.CDLL) -> list[WeightFormat]:
     return formats
 
 
-def read_formats(path: Path) -> list[WeightFormat]:
-    """The table of the library at ``path``."""
-    return formats_of(ctypes.CDLL(str(path)))
+def cache_types_of(library: ctypes.CDLL) -> list[str]:
+    """The types of K and V that a loaded library computes attention over, by the names of the setting."""
+    from gguf import GGMLQuantizationType
+
+    library.tailrace_kernels_cache_type.restype = ctypes.c_int
+    numbers = map(library.tailrace_kernels_cache_type, itertools.count())
+    known = itertools.takewhile(lambda number: number >= 0, numbers)
+    return [str(GGMLQuantizationType(number).name).lower() for number in known]

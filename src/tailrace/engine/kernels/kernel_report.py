@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
 from tailrace.engine.kernels.build import KERNEL_TIERS, build_kernels, prove_kernels
-from tailrace.engine.kernels.formats import read_formats
+from tailrace.engine.kernels.formats import cache_types_of, formats_of
 from tailrace.engine.kernels.loader import tiers_of
 from tailrace.engine.native_libs import NativeUnavailable, UnsupportedCpu
 from tailrace.engine.native_libs.ggml_headers import KNOWN_VERSIONS, binding_version
@@ -21,6 +21,7 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
 
     llama_cpp: str  #: the installed version of llama-cpp-python, and whether tailrace is tested with it
     libraries: list[LibraryReport]  #: one for each tier, the fastest first
+    cache_types: list[str]  #: types of K and V that the used library computes attention over
     formats: list[str]  #: weight formats that the used library multiplies with; none where none is used
     repacked: list[str]  #: those of them that it repacks where memory allows
 
@@ -44,11 +45,13 @@ def report_kernels(choice: str, *, prove: bool = False) -> KernelReport:
         if unused and report.state == "used":
             report = msgspec.structs.replace(report, state="not used", reason=f"{unused}; {report.reason}")
         libraries.append(report)
-    used = next((report.path for report in libraries if report.state == "used"), None)
-    formats = read_formats(Path(used)) if used is not None else []
+    path = next((report.path for report in libraries if report.state == "used"), None)
+    used = ctypes.CDLL(path) if path is not None else None
+    formats = formats_of(used) if used is not None else []
     return KernelReport(
         llama_cpp=_llama_cpp(),
         libraries=libraries,
+        cache_types=cache_types_of(used) if used is not None else [],
         formats=[each.name for each in formats],
         repacked=[each.name for each in formats if each.repacked],
     )

@@ -19,13 +19,15 @@ AMX, VNNI = TIERS["amx"].cpu_flags, TIERS["avx512-vnni"].cpu_flags
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """A library of any tier, with a table of one format."""
+    """A library of any tier, with a table of one format and one of two types of the KV cache."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "formats.c").write_text(
         '__attribute__((visibility("default"))) _Bool tailrace_kernels_format(int index, int out[8]) {\n'
         "    const int q4_1[8] = {3, 20, 32, 9, 1, 1, 0, 2};\n"
         "    for (int i = 0; i < 8; i++) out[i] = q4_1[i];\n"
-        "    return index == 0;\n}\n",
+        "    return index == 0;\n}\n"
+        '__attribute__((visibility("default"))) int tailrace_kernels_cache_type(int index) {\n'
+        "    return index == 0 ? 1 : index == 1 ? 8 : -1;\n}\n",
         encoding="utf-8",
     )
     return ensure_built(Source("x", tmp_path / "source", lambda _: []), TIERS["any"], tmp_path / "cache")
@@ -76,6 +78,7 @@ def test_the_fastest_tier_that_may_be_used_is(
     compiler = find_compiler().version.splitlines()[0]
     assert all(each.reason.startswith(f"{compiler}; proved ") for each in found.libraries if each.state == "used")
     assert (found.formats, found.repacked) == ((["Q4_1"], ["Q4_1"]) if used else ([], []))
+    assert found.cache_types == (["f16", "q8_0"] if used else [])
 
 
 def test_a_tier_that_can_not_be_built_leaves_the_next(

@@ -15,8 +15,15 @@
  * from the prefix cache. */
 #define MIN_TILE_RUN_CELLS 512
 
+/* Whether AMX tiles can have cells of these types: packing reads 16-bit floats. */
+INLINE bool tiles_possible(enum cache_type k_type, enum cache_type v_type) {
+    return HAS_AMX && k_type == CACHE_F16 && v_type == CACHE_F16 && tailrace_kernels_amx_usable();
+}
+
 /* The maximum number of rows of a group. */
-INLINE int max_rows(void) { return HAS_AMX && tailrace_kernels_amx_usable() ? MAX_ROWS : MAX_FEW_ROWS; }
+INLINE int max_rows(enum cache_type k_type, enum cache_type v_type) {
+    return tiles_possible(k_type, v_type) ? MAX_ROWS : MAX_FEW_ROWS;
+}
 
 /* Whether a run's cells go through AMX tiles. It is decided in the run's first window. */
 INLINE bool uses_tiles(const struct scratch *scratch, const struct query_group *g, int token, int n_tokens,
@@ -24,7 +31,7 @@ INLINE bool uses_tiles(const struct scratch *scratch, const struct query_group *
     if (!HAS_AMX || n_tokens * g->heads < MIN_TILE_ROWS) return false;
     const bool prompt = g->q->ne[1] >= MIN_PROMPT_TOKENS;
     if (!prompt && count_cells(scratch, token + n_tokens - 1, n_words) < MIN_TILE_RUN_CELLS) return false;
-    return tailrace_kernels_amx_usable();
+    return tiles_possible(g->k_type, g->v_type);
 }
 
 /* Every n_parts-th tile of the cells that the group sees, from tile `part` on. The results are in the scratch buffers'

@@ -1,4 +1,4 @@
-/* ggml_compute_forward_flash_attn_ext: attention over 16-bit keys and values.
+/* ggml_compute_forward_flash_attn_ext: attention over the keys and values of a KV cache, see cache_types.h.
  *
  * Upstream goes through the cells once for each query and computes one exponential at a time. Here the queries that
  * look at the same keys (the query heads of a key head, and several tokens of a prompt) go through them together in
@@ -34,6 +34,11 @@ ATTEND(256)
 
 _Static_assert(GGML_MAX_SRC > 4 && GGML_MAX_OP_PARAMS >= 3 * sizeof(float), "query, keys, values, mask and sinks");
 
+/* ggml's number of the cache type `index` that attention is computed over; -1 behind the last. */
+EXPORT int tailrace_kernels_cache_type(int index) {
+    return index >= 0 && index < N_CACHE_TYPES ? (int)ggml_cache_types[index] : -1;
+}
+
 /* The function for an operation; 0 where it isn't computed here. */
 static attend_function *attend_function_of(const struct ggml_tensor *result) {
     const struct ggml_tensor *q = result->src[0], *k = result->src[1], *v = result->src[2], *mask = result->src[3];
@@ -42,7 +47,7 @@ static attend_function *attend_function_of(const struct ggml_tensor *result) {
     memcpy(params, result->op_params, sizeof params);
     const float alibi_bias = params[1], softcap = params[2]; /* params[0] is the scale */
     if (alibi_bias != 0 || softcap != 0 || sinks) return 0;
-    if (q->type != GGML_TYPE_F32 || k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16) return 0;
+    if (q->type != GGML_TYPE_F32 || cache_type_of(k) == N_CACHE_TYPES || cache_type_of(v) == N_CACHE_TYPES) return 0;
     if (k->ne[0] != v->ne[0] || k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3]) return 0;
     if (k->ne[1] % 16 || q->ne[2] % k->ne[2] || q->ne[3] % k->ne[3]) return 0;
     if (mask && (mask->type != GGML_TYPE_F16 || mask->ne[2] != 1)) return 0;
@@ -68,11 +73,13 @@ INLINE int64_t n_units(struct work_split s) { return s.streams * s.bundles * s.p
 
 /* A unit is as many query heads of a key head, and as many tokens, as the scratch buffers hold. With `bundled`, it is
  * also as many key heads: where units aren't shared out to threads, that is fastest. */
-static struct work_split split_work(const struct ggml_tensor *q, const struct ggml_tensor *k, bool bundled) {
+static struct work_split split_work(const struct ggml_tensor *result, bool bundled) {
+    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
+    const int rows = max_rows(cache_type_of(k), cache_type_of(result->src[2]));
     const int64_t heads = q->ne[2] / k->ne[2], key_heads = k->ne[2];
     struct work_split s = {.streams = q->ne[3], .key_heads = 1};
-    s.heads = heads < max_rows() ? (int)heads : max_rows();
-    s.n_tokens = max_rows() / s.heads;
+    s.heads = heads < rows ? (int)heads : rows;
+    s.n_tokens = rows / s.heads;
     if (s.n_tokens > q->ne[1]) s.n_tokens = (int)q->ne[1];
     s.parts = (heads + s.heads - 1) / s.heads;
     s.blocks = (q->ne[1] + s.n_tokens - 1) / s.n_tokens;
@@ -88,6 +95,7 @@ static struct query_group unit_of(const struct ggml_tensor *result, struct work_
     const struct ggml_tensor *q = result->src[0], *k = result->src[1];
     const int64_t heads = q->ne[2] / k->ne[2];
     struct query_group g = {.q = q, .k = k, .v = result->src[2], .mask = result->src[3]};
+    g.k_type = cache_type_of(g.k), g.v_type = cache_type_of(g.v);
     memcpy(&g.scale, result->op_params, sizeof g.scale);
     const int64_t part = unit % s.parts, block = unit / s.parts % s.blocks;
     g.key_head = unit / s.parts / s.blocks % s.bundles * s.key_heads;
@@ -166,15 +174,15 @@ EXPORT void tailrace_kernels_attention_counts(long *own, long *delegated) { *own
 
 static void attend(const struct ggml_compute_params *params, struct ggml_tensor *result, attend_function *attend_unit) {
     struct scratch *scratch = TLS_PTR(thread_scratch);
-    const struct ggml_tensor *q = result->src[0], *k = result->src[1];
-    struct work_split s = split_work(q, k, false);
+    const struct ggml_tensor *q = result->src[0];
+    struct work_split s = split_work(result, false);
     /* Few units, and those of sequences whose lengths may differ much, are split by cells: each thread computes every
      * n-th tile of all units, and then the parts are merged. */
     const bool few = q->ne[1] <= MAX_SPLIT_TOKENS || q->ne[1] <= exact_tokens || n_units(s) < 4 * params->nth;
     const int64_t floats = q->ne[1] * q->ne[2] * q->ne[3] * params->nth * partial_floats(q->ne[0]);
     const bool split = few && params->nth > 1 && (size_t)floats * sizeof(float) <= params->wsize;
     const bool chunked = !split && params->nth > 1;
-    if (!chunked) s = split_work(q, k, true);
+    if (!chunked) s = split_work(result, true);
     if (chunked) {
         if (params->ith == 0) upstream.ggml_threadpool_chunk_set(params->threadpool, params->nth);
         ggml_barrier(params->threadpool);

@@ -4,14 +4,15 @@
 #pragma once
 #include <math.h>
 
+#include "attention/cache_types.h"
 #include "attention/scratch.h"
-#include "loading/ggml_api.h"
 
 /* Queries of one KV stream that look at the same keys: `n_tokens` tokens from `token` on, in `heads` query heads of
  * each of `key_heads` key heads, of which `head` and `key_head` are the first. A row is a token in a query head. Rows
  * are in the order of key heads, then tokens, then query heads. */
 struct query_group {
     const struct ggml_tensor *q, *k, *v, *mask;
+    enum cache_type k_type, v_type;
     float scale;
     int64_t stream, token, head, key_head;
     int n_tokens, heads, key_heads;

@@ -48,36 +48,37 @@ struct prefetcher {
     const uint8_t *base;
     size_t cell_stride, head_stride; /* bytes */
     const uint32_t *next, *end;
-    int head, heads, bytes;
+    int head, heads;
+    enum cache_type type;
 };
 
-INLINE struct prefetcher prefetcher_of(const struct ggml_tensor *t, const struct query_group *g, int head_dim) {
-    return (struct prefetcher){.base = cells_of(t, g),
-                               .cell_stride = t->nb[1],
-                               .head_stride = t->nb[2],
-                               .heads = g->key_heads,
-                               .bytes = 2 * head_dim};
+INLINE struct prefetcher prefetcher_of(const struct ggml_tensor *t, enum cache_type type, const struct query_group *g) {
+    return (struct prefetcher){
+        .base = cells_of(t, g), .cell_stride = t->nb[1], .head_stride = t->nb[2], .heads = g->key_heads, .type = type};
 }
 
-INLINE void prefetch_next(struct prefetcher *p) {
+/* `bytes` are those of a cell in one head. */
+INLINE void prefetch_next(struct prefetcher *p, int bytes) {
     if (p->next == p->end) return;
-    prefetch_l2(p->base + *p->next * p->cell_stride + (size_t)p->head * p->head_stride, p->bytes);
+    prefetch_l2(p->base + *p->next * p->cell_stride + (size_t)p->head * p->head_stride, bytes);
     if (++p->head < p->heads) return;
     p->head = 0;
     p->next++;
 }
 
 /* probs[row][cell] = query . key for the listed cells. Four cells' keys are in registers for all rows. */
-INLINE void compute_scores(struct scratch *scratch, int head_dim, int n_rows, const float *q, const uint8_t *keys,
-                           size_t stride, const uint32_t *list, int n_cells, struct prefetcher *prefetcher) {
+INLINE void compute_scores(struct scratch *scratch, int head_dim, enum cache_type type, int n_rows, const float *q,
+                           const uint8_t *keys, const uint32_t *list, int n_cells, struct prefetcher *prefetcher) {
+    const size_t stride = prefetcher->cell_stride;
     for (int j = 0; j < n_cells; j += 16) {
         for (int i = 0; i < 16; i += 4) {
-            for (int n = 0; n < 4; n++) prefetch_next(prefetcher);
+            for (int n = 0; n < 4; n++) prefetch_next(prefetcher, cache_bytes(type, head_dim));
             for (int block = 0; block < head_dim; block += DIM_BLOCK) {
                 __m512 k[16];
                 for (int n = 0; n < 4; n++) {
-                    const uint8_t *key = keys + list[j + i + n] * stride + 2 * block;
-                    for (int d = 0; d < n_vectors(head_dim, block); d++) k[4 * n + d] = load_f16x16(key + 32 * d);
+                    const uint8_t *key = keys + list[j + i + n] * stride + cache_bytes(type, block);
+                    for (int d = 0; d < n_vectors(head_dim, block); d += 2)
+                        load_block(type, key + cache_bytes(type, 16 * d), k + 4 * n + d);
                 }
                 for (int r = 0; r < n_rows; r++) {
                     __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
@@ -98,20 +99,25 @@ INLINE void compute_scores(struct scratch *scratch, int head_dim, int n_rows, co
 }
 
 /* acc[row] += probs[row] . values, for up to four rows. */
-INLINE void accumulate_values(int head_dim, int n_rows, const float *probs, float *acc, const uint8_t *values,
-                              size_t stride, const uint32_t *list, int n_cells, struct prefetcher *prefetcher) {
+INLINE void accumulate_values(int head_dim, enum cache_type type, int n_rows, const float *probs, float *acc,
+                              const uint8_t *values, size_t stride, const uint32_t *list, int n_cells,
+                              struct prefetcher *prefetcher) {
     for (int block = 0; block < head_dim; block += DIM_BLOCK) {
         const int parts = n_vectors(head_dim, block);
         __m512 a[16];
         for (int r = 0; r < n_rows; r++)
             for (int d = 0; d < parts; d++) a[4 * r + d] = _mm512_load_ps(acc + r * head_dim + block + 16 * d);
         for (int j = 0; j < n_cells; j++) {
-            const uint8_t *value = values + list[j] * stride + 2 * block;
-            if (prefetcher && !block) prefetch_next(prefetcher);
-            for (int d = 0; d < parts; d++) {
-                const __m512 v = load_f16x16(value + 32 * d);
-                for (int r = 0; r < n_rows; r++)
-                    a[4 * r + d] = _mm512_fmadd_ps(v, _mm512_set1_ps(probs[r * TILE_CELLS + j]), a[4 * r + d]);
+            const uint8_t *value = values + list[j] * stride + cache_bytes(type, block);
+            if (prefetcher && !block) prefetch_next(prefetcher, cache_bytes(type, head_dim));
+            for (int d = 0; d < parts; d += 2) {
+                __m512 v[2];
+                load_block(type, value + cache_bytes(type, 16 * d), v);
+                for (int i = 0; i < 2; i++)
+                    for (int r = 0; r < n_rows; r++) {
+                        const __m512 prob = _mm512_set1_ps(probs[r * TILE_CELLS + j]);
+                        a[4 * r + d + i] = _mm512_fmadd_ps(v[i], prob, a[4 * r + d + i]);
+                    }
             }
         }
         for (int r = 0; r < n_rows; r++)
@@ -153,6 +159,41 @@ INLINE void softmax_row(struct scratch *scratch, int head_dim, float *scores, in
     scratch->row_sum[row] += _mm512_reduce_add_ps(sum);
 }
 
+/* Scores of a run's rows in one key head, from row `row` of the scratch buffers on. */
+INLINE void score_rows(struct scratch *scratch, int head_dim, int n_rows, int row, int kh, const uint32_t *list,
+                       int n_cells, struct prefetcher *keys) {
+    const float *q = scratch->query + row * head_dim;
+    const uint8_t *from = keys->base + (size_t)kh * keys->head_stride;
+#define SCORE(TYPE)                                                                                                    \
+    case TYPE: compute_scores(scratch, head_dim, TYPE, n_rows, q, from, list, n_cells, keys); break;
+    switch (keys->type) {
+        SCORE(CACHE_F16)
+        SCORE(CACHE_BF16)
+        SCORE(CACHE_Q8_0)
+        SCORE(CACHE_Q4_0)
+        case N_CACHE_TYPES: break;
+    }
+#undef SCORE
+}
+
+/* Values of one key head by the probabilities of a run's rows. */
+INLINE void accumulate_rows(struct scratch *scratch, int head_dim, enum cache_type type, int n_rows, int row, int kh,
+                            const uint32_t *list, int n_cells, struct prefetcher *values) {
+    const uint8_t *from = values->base + (size_t)kh * values->head_stride;
+    const size_t stride = values->cell_stride;
+    for (int r = 0; r < n_rows; r += 4) {
+        const float *probs = scratch->probs + r * TILE_CELLS;
+        float *acc = scratch->acc + (row + r) * head_dim;
+        struct prefetcher *prefetcher = r ? 0 : values;
+        switch (n_rows - r) {
+            case 1: accumulate_values(head_dim, type, 1, probs, acc, from, stride, list, n_cells, prefetcher); break;
+            case 2: accumulate_values(head_dim, type, 2, probs, acc, from, stride, list, n_cells, prefetcher); break;
+            case 3: accumulate_values(head_dim, type, 3, probs, acc, from, stride, list, n_cells, prefetcher); break;
+            default: accumulate_values(head_dim, type, 4, probs, acc, from, stride, list, n_cells, prefetcher); break;
+        }
+    }
+}
+
 /* A tile of a run. All heads of a cell lie side by side in memory, so all of them are computed before the next tile:
  * cells are read at 30 to 40 GB/s, head by head at 20. */
 INLINE void attend_tile(struct scratch *scratch, int head_dim, struct mask_run run, int tile, struct prefetcher *keys,
@@ -163,24 +204,20 @@ INLINE void attend_tile(struct scratch *scratch, int head_dim, struct mask_run r
     const uint32_t *list = run.list + tile * TILE_CELLS;
     for (int kh = 0; kh < g->key_heads; kh++) {
         const int row = kh * head_rows + first;
-        compute_scores(scratch, head_dim, n_rows, scratch->query + row * head_dim,
-                       keys->base + (size_t)kh * keys->head_stride, keys->cell_stride, list, n_cells, keys);
+        score_rows(scratch, head_dim, n_rows, row, kh, list, n_cells, keys);
         for (int r = 0; r < n_rows; r++)
             softmax_row(scratch, head_dim, scratch->probs + r * TILE_CELLS, row + r,
                         scratch->run_visible[run.token + r / g->heads][tile], n_cells);
-        for (int r = 0; r < n_rows; r += 4) {
-            const float *probs = scratch->probs + r * TILE_CELLS;
-            float *acc = scratch->acc + (row + r) * head_dim;
-            const uint8_t *from = values->base + (size_t)kh * values->head_stride;
-            const size_t stride = values->cell_stride;
-            struct prefetcher *prefetcher = r ? 0 : values;
-            switch (n_rows - r) {
-                case 1: accumulate_values(head_dim, 1, probs, acc, from, stride, list, n_cells, prefetcher); break;
-                case 2: accumulate_values(head_dim, 2, probs, acc, from, stride, list, n_cells, prefetcher); break;
-                case 3: accumulate_values(head_dim, 3, probs, acc, from, stride, list, n_cells, prefetcher); break;
-                default: accumulate_values(head_dim, 4, probs, acc, from, stride, list, n_cells, prefetcher); break;
-            }
+#define ACCUMULATE(TYPE)                                                                                               \
+    case TYPE: accumulate_rows(scratch, head_dim, TYPE, n_rows, row, kh, list, n_cells, values); break;
+        switch (values->type) {
+            ACCUMULATE(CACHE_F16)
+            ACCUMULATE(CACHE_BF16)
+            ACCUMULATE(CACHE_Q8_0)
+            ACCUMULATE(CACHE_Q4_0)
+            case N_CACHE_TYPES: break;
         }
+#undef ACCUMULATE
     }
 }
 
@@ -204,10 +241,11 @@ INLINE bool plan_prefetch(struct scratch *scratch, const struct mask_run *runs, 
 INLINE void attend_runs(struct scratch *scratch, int head_dim, const struct mask_run *runs, int n_runs, int part,
                         int n_parts) {
     if (!n_runs) return;
-    struct prefetcher keys = prefetcher_of(runs->g->k, runs->g, head_dim);
-    struct prefetcher values = prefetcher_of(runs->g->v, runs->g, head_dim);
+    const struct query_group *g = runs->g;
+    struct prefetcher keys = prefetcher_of(g->k, g->k_type, g), values = prefetcher_of(g->v, g->v_type, g);
+    const int key_bytes = cache_bytes(g->k_type, head_dim), value_bytes = cache_bytes(g->v_type, head_dim);
     plan_prefetch(scratch, runs, n_runs, 0, part, n_parts, &keys, &values);
-    while (keys.next < keys.end) prefetch_next(&keys), prefetch_next(&values);
+    while (keys.next < keys.end) prefetch_next(&keys, key_bytes), prefetch_next(&values, value_bytes);
     bool more = true;
     for (int round = 0; more; round += n_parts) {
         more = plan_prefetch(scratch, runs, n_runs, round + n_parts, part, n_parts, &keys, &values);

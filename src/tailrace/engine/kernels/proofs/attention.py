@@ -1,4 +1,4 @@
-"""Attention by one thread and by two, against its formula in NumPy."""
+"""Attention by one thread and by two, over each type of the KV cache, against its formula in NumPy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ import itertools
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType as CacheType
+from gguf.quants import dequantize, quantize
 
 from tailrace.engine.kernels.proofs.bf16 import round_to_bf16
+from tailrace.engine.kernels.proofs.random_weights import Bytes
 from tailrace.engine.kernels.proofs.stand_in import stand_in_pool
-from tailrace.engine.kernels.proofs.tensors import compute, set_float_params, set_sources, tensor_of
+from tailrace.engine.kernels.proofs.tensors import cache_tensor, compute, set_float_params, set_sources, tensor_of
 
 Numbers = npt.NDArray[np.floating]
+
+#: Types of K and V. Only cells in 16-bit floats go through AMX tiles.
+CACHE_TYPES = (
+    (CacheType.F16, CacheType.F16),
+    (CacheType.BF16, CacheType.BF16),
+    (CacheType.Q8_0, CacheType.Q8_0),
+    (CacheType.Q4_0, CacheType.Q4_0),
+    (CacheType.Q8_0, CacheType.F16),
+    (CacheType.F16, CacheType.Q4_0),
+)
 
 #: Head dimension, query heads, KV heads, tokens, streams, cells, and sequences whose cells lie between each other's (0:
 #: each token sees random cells). Groups of heads that fill a block and that don't, remainders of tiles, few and many
@@ -33,6 +46,14 @@ _SHAPES = (
     (128, 8, 2, 30, 1, 1280, 2),
     (256, 4, 1, 41, 2, 192, 1),
 )
+#: The same for the other types, which differ in how cells are loaded and in nothing else.
+_SHAPES_OF_TYPES = (
+    (64, 9, 3, 5, 1, 336, 0),
+    (96, 2, 2, 40, 1, 112, 0),
+    (96, 4, 2, 43, 1, 208, 1),
+    (128, 8, 2, 7, 2, 208, 3),
+    (256, 4, 1, 3, 2, 64, 0),
+)
 #: Of the largest result: in single precision; and in AMX tiles, where probabilities are rounded to bf16. What else is
 #: rounded in tiles is rounded in the expected result, too.
 _TOLERANCE, _TILE_TOLERANCE = 1e-5, 3e-3
@@ -43,12 +64,15 @@ _MIN_TILE_ROWS = 12
 
 
 def attention_is_right(library: ctypes.CDLL) -> bool:
-    """Whether ``library`` computes every shape as the formula, with exact tokens and without."""
+    """Whether ``library`` computes every shape and type as the formula, with exact tokens and without."""
     random = np.random.default_rng(11)
     library.tailrace_kernels_set_exact_tokens.argtypes = [ctypes.c_int64]
     with stand_in_pool(library):
         try:
-            return all(_agrees(library, random, *shape) for shape in _SHAPES)
+            f16, *others = CACHE_TYPES
+            return all(_agrees(library, random, f16, *shape) for shape in _SHAPES) and all(
+                _agrees(library, random, types, *shape) for types in others for shape in _SHAPES_OF_TYPES
+            )
         finally:
             library.tailrace_kernels_set_exact_tokens(0)
 
@@ -56,6 +80,7 @@ def attention_is_right(library: ctypes.CDLL) -> bool:
 def _agrees(
     library: ctypes.CDLL,
     random: np.random.Generator,
+    types: tuple[CacheType, CacheType],
     head_dim: int,
     heads: int,
     kv_heads: int,
@@ -65,17 +90,19 @@ def _agrees(
     sequences: int,
 ) -> bool:
     query = random.standard_normal((streams, heads, tokens, head_dim)).astype(np.float32) * 3
-    keys, values = (random.standard_normal((streams, kv_heads, cells, head_dim)).astype(np.float16) for _ in range(2))
+    shape = (streams, kv_heads, cells, head_dim)
+    k, v = (store_cells(random.standard_normal(shape).astype(np.float32), kind) for kind in types)
+    keys, values = (stored_numbers(stored, kind) for stored, kind in zip((k, v), types, strict=True))
     mask = _mask(random, tokens, streams, cells, sequences)
     scale = head_dim**-0.5
     exact = attention(query, keys, values, mask, scale)
     longest_run = tokens - sequences + 1 if sequences else 1
-    tiles = longest_run * heads // kv_heads >= _MIN_TILE_ROWS
+    tiles = types == CACHE_TYPES[0] and longest_run * heads // kv_heads >= _MIN_TILE_ROWS
     rounded = _rounded_attention(query, keys, values, mask, scale) if tiles else exact
     largest = np.abs(exact).max()
     for threads, all_exact in itertools.product((1, 2), (False, True)):
         library.tailrace_kernels_set_exact_tokens(tokens if all_exact else 0)
-        found = attention_by(library, query, keys, values, mask, scale, threads)
+        found = attention_by(library, query, k, v, mask, scale, threads, types)
         # For each stream and token: those of short runs don't go through tiles.
         error, tile_error = (np.abs(found - expected).max((1, 3)) for expected in (exact, rounded))
         right = error <= _TOLERANCE * largest
@@ -114,19 +141,39 @@ def _rounded_attention(query: Numbers, keys: Numbers, values: Numbers, mask: Num
     return attention(scaled, round_to_bf16(keys), round_to_bf16(values), mask, 1.0)
 
 
+def store_cells(numbers: Numbers, kind: CacheType) -> Bytes:
+    """Numbers as a cache of this type has them: bytes in the last dimension."""
+    if kind == CacheType.F16:
+        return numbers.astype(np.float16).view(np.uint8)
+    stored: Bytes = quantize(numbers.astype(np.float32), kind).view(np.uint8)
+    return stored
+
+
+def stored_numbers(cells: Bytes, kind: CacheType) -> Numbers:
+    """The numbers that such bytes mean."""
+    if kind == CacheType.F16:
+        return cells.view(np.float16)
+    numbers: Numbers = dequantize(cells, kind)
+    return numbers
+
+
 def attention_by(
     library: ctypes.CDLL,
     query: Numbers,
-    keys: Numbers,
-    values: Numbers,
+    keys: Bytes | Numbers,
+    values: Bytes | Numbers,
     mask: Numbers,
     scale: float,
     threads: int = 1,
+    types: tuple[CacheType, CacheType] = CACHE_TYPES[0],
 ) -> Numbers:
-    """The same by ``library``; more than one thread needs a stand-in pool of as many."""
+    """The same by ``library``. Keys and values are bytes of cells of these types, or 16-bit floats. More than one
+    thread needs a stand-in pool of as many.
+    """
     streams, heads, tokens, head_dim = query.shape
     found = np.full((streams, tokens, heads, head_dim), np.nan, np.float32)
-    sources = [tensor_of(array) for array in (query, keys, values, mask)]
+    cells = (cache_tensor(kind, part.view(np.uint8)) for part, kind in zip((keys, values), types, strict=True))
+    sources = [tensor_of(query), *cells, tensor_of(mask)]
     result = tensor_of(found)
     set_sources(result, *sources)
     set_float_params(result, scale)

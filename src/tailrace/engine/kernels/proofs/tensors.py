@@ -35,6 +35,13 @@ def weight_tensor(ggml_type: GgmlType, weights: Bytes, usage: int = WEIGHTS) -> 
     return tensor
 
 
+def cache_tensor(ggml_type: GgmlType, cells: Bytes) -> GgmlStruct:
+    """A tensor over keys or values of a KV cache, shape (streams, heads, cells, bytes of a cell) and any strides."""
+    head_dim = cells.shape[-1] // block_bytes(ggml_type) * block_weights(ggml_type)
+    strides = (block_bytes(ggml_type), *cells.strides[-2::-1])
+    return _tensor(ggml_type, cells.ctypes.data, (head_dim, *cells.shape[-2::-1]), strides)
+
+
 def _tensor(ggml_type: GgmlType, data: int, shape: Sequence[int], strides: Sequence[int]) -> GgmlStruct:
     tensor = GgmlStruct("ggml_tensor", type=int(ggml_type), data=data)
     for index, (size, stride) in enumerate(zip(shape, strides, strict=True)):
