@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import threading
 import time
@@ -341,6 +342,19 @@ class OllamaRegistryServer(_Server):
             return
         self.tokens_given += 1
         handler.reply_json({"token": self.token})
+
+
+class ProxyServer(_Server):
+    """A proxy for http addresses. ``seen`` has the whole addresses."""
+
+    def answer(self, handler: _Handler) -> None:
+        url = urlsplit(handler.path)
+        upstream = http.client.HTTPConnection(url.hostname or "", url.port)
+        headers = {name: value for name, value in handler.headers.items() if not name.lower().startswith("proxy-")}
+        upstream.request("GET", f"{url.path}?{url.query}", headers=headers)
+        response = upstream.getresponse()
+        handler.reply(response.status, response.read(), dict(response.headers.items()))
+        upstream.close()
 
 
 def git_digest(content: Content) -> str:

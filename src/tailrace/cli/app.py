@@ -18,7 +18,7 @@ from tailrace.cli.doctor import doctor
 from tailrace.cli.keys import keys
 from tailrace.cli.list import list_models
 from tailrace.cli.metrics import metrics
-from tailrace.cli.pull import pull
+from tailrace.cli.pull import pull_model
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
 from tailrace.cli.top import top
@@ -54,7 +54,7 @@ def options(
 
 app.command()(serve)
 app.command()(run)
-app.command()(pull)
+app.command("pull")(pull_model)
 app.command()(bench)
 app.command()(check)
 app.command()(doctor)

@@ -1,53 +1,61 @@
-"""``tailrace pull``: fetch a model of the catalogue into the local store."""
+"""``tailrace pull``: fetch a model from the catalogue, the Hugging Face hub or Ollama's registry."""
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.markup import escape
 
 from tailrace.cli import console_output
+from tailrace.cli.pull_display import pull_display
 from tailrace.errors import ModelError
+from tailrace.machine.free_memory import read_memory
 from tailrace.models.catalogue import CATALOGUE
-from tailrace.models.fetch import Stage, fetch
-from tailrace.models.store import Store
+from tailrace.models.pulls.pull import catalogue_model, pull
+from tailrace.models.reference import HubReference, NameReference, OllamaReference, Reference, parse_reference
 from tailrace.settings import STARTER_MODEL
 
+#: What a shell shows for a program that Ctrl-C ended.
+_INTERRUPTED = 130
 
-def pull(
-    name: Annotated[str, typer.Argument(help="A model of the catalogue.")] = STARTER_MODEL,
+
+def pull_model(
+    model: Annotated[
+        str, typer.Argument(help="hf:ORG/REPO, hf:ORG/REPO:QUANT, ollama:MODEL:TAG, or a model of the catalogue.")
+    ] = STARTER_MODEL,
 ) -> None:
-    """Fetch a model into the local store. Does nothing when it is there."""
-    entry = CATALOGUE.get(name)
-    if entry is None:
-        raise ModelError(
-            f"tailrace can't fetch {name!r}; it knows {', '.join(CATALOGUE)}. Any other model: download its GGUF file "
-            "and name the path, as in: tailrace serve path/to/model.gguf"
-        )
-    store = Store()
-    before = store.find(name)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console_output.stderr(),
-    )
-    tasks = {stage: bar.add_task(stage, total=None, visible=False) for stage in ("download", "verify")}
-
-    def progress(stage: Stage, done: int, total: int) -> None:
-        bar.start()
-        bar.update(tasks[stage], completed=done, total=total or None, visible=True)
-
+    """Fetch a model. Does nothing when it is there; goes on where an earlier pull was stopped."""
+    reference = parse_reference(model, os.environ.get("HF_ENDPOINT"))
+    entry = catalogue_model(reference) if isinstance(reference, NameReference) else None
+    if entry is None and not isinstance(reference, HubReference | OllamaReference):
+        raise _no_source(reference)
+    display = pull_display()
     try:
-        stored = fetch(entry, store, progress)
+        pulled = pull(reference, display.show, memory=read_memory().total if _is_open(reference) else None)
+    except KeyboardInterrupt:
+        display.end()
+        rest = "" if entry is not None else ", which goes on where it ended"
+        console_output.stderr().print(f"Stopped. Pull again with: tailrace pull {escape(model)}{rest}", soft_wrap=True)
+        raise typer.Exit(_INTERRUPTED) from None
     finally:
-        # Not started where nothing was fetched: stopping it then would still write an empty line.
-        if bar.live.is_started:
-            bar.stop()
-    verb = "is here" if before == stored else "fetched"
+        display.end()
+    verb = "is here" if pulled.present else "fetched"
+    licence = f"{entry.licence}, " if entry is not None else ""
     console_output.stdout().print(
-        f"{name} {verb}: {console_output.size(stored.bytes)}, {entry.licence}, {stored.path}", soft_wrap=True
+        f"{escape(model)} {verb}: {console_output.size(pulled.bytes)}, {licence}{escape(pulled.path)}", soft_wrap=True
+    )
+
+
+def _is_open(reference: Reference) -> bool:
+    """Whether the quantisation is chosen by what fits."""
+    return isinstance(reference, HubReference) and reference.quant is None and reference.file is None
+
+
+def _no_source(reference: Reference) -> ModelError:
+    hint = f", as in ollama:{reference}" if isinstance(reference, NameReference) else ""
+    return ModelError(
+        f"tailrace can't fetch {str(reference)!r}; it knows {', '.join(CATALOGUE)}. Any other model: name where it is, "
+        f"hf:ORG/REPO:QUANT or ollama:MODEL:TAG{hint}"
     )

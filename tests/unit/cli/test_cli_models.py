@@ -13,8 +13,8 @@ import pytest
 from model_files import tiny_entry, tiny_gguf, write_wheel
 from tailrace import __version__
 from tailrace.cli import app, console_output
-from tailrace.cli import pull as pull_module
 from tailrace.models.catalogue import PackageFile
+from tailrace.models.pulls import pull as pull_module
 from tailrace.models.store import Store
 
 WHOLE = tiny_gguf()

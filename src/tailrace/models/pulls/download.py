@@ -110,7 +110,12 @@ class Download:
                 if file.is_here():
                     self._report("download", file.size)
                     return
-                whole = self._complete()
+                try:
+                    whole = self._complete()
+                except PullFailed:
+                    if file.partial_bytes() == 0:
+                        file.partial.unlink(missing_ok=True)
+                    raise
                 if not whole and self._pieced:
                     # What was here before, or one of several connections, may be at fault: once more, in one piece.
                     file.partial.unlink()

@@ -9,7 +9,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from local_pulls import LocalPulls, files_below
 from model_files import tiny_gguf
-from pull_servers import COMMIT, OTHER_COMMIT, git_digest
+from pull_servers import COMMIT, OTHER_COMMIT, ProxyServer, git_digest
 from tailrace.errors import PullFailed
 
 MODEL = tiny_gguf(weights=bytes(range(256)) * 2000)
@@ -253,6 +253,20 @@ def test_a_proxy_is_used_and_its_failure_is_named(pulls: LocalPulls, monkeypatch
     monkeypatch.setenv("HTTP_PROXY", "no proxy:at all")
     error = failure(pulls)
     assert (error.reason, "HTTPS_PROXY" in str(error)) == ("network", True)
+
+
+def test_all_requests_go_through_the_proxy(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulls.hub.add("model.gguf", MODEL)
+    proxy = ProxyServer()
+    with proxy.running():
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert Path(pulls.pull("hf:org/repo").path).read_bytes() == MODEL
+        seen = [seen.path for seen in proxy.seen]
+        assert [path.split("?")[0].rpartition("/")[0] for path in seen] == [
+            f"{pulls.hub.url}/api/models/org/repo/revision",
+            f"{pulls.hub.url}/org/repo/resolve/{COMMIT}",
+            pulls.storage.url,
+        ]
 
 
 def test_links_of_a_file_system_without_links(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch) -> None:
