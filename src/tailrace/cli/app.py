@@ -21,6 +21,7 @@ from tailrace.cli.metrics import metrics
 from tailrace.cli.pull import pull_model
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
+from tailrace.cli.show import show
 from tailrace.cli.top import top
 from tailrace.cli.tune import tune
 from tailrace.errors import ConfigurationError, TailraceError
@@ -63,6 +64,7 @@ app.command()(convert)
 app.command()(tune)
 app.command()(metrics)
 app.command("list")(list_models)
+app.command()(show)
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 

@@ -10,6 +10,7 @@ from tailrace.machine.memory_fit import MemoryDemand
 from tailrace.machine.plan import ModelNeeds
 from tailrace.models.model_header import read_facts, read_header
 from tailrace.models.model_reference import locate_model
+from tailrace.models.model_summary import ModelSummary, summarise
 from tailrace.models.shards import total_bytes
 from tailrace.settings import Settings
 
@@ -47,24 +48,31 @@ def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
             bytes_per_token=demand.bytes_per_token + draft.bytes_per_token,
             context=demand.context,
         )
-    return MemoryDemand(
-        weights=demand.weights,
-        buffers=demand.buffers + _PROCESSES,
-        bytes_per_token=demand.bytes_per_token,
-        context=demand.context,
-    )
+    return _with_processes(demand)
+
+
+def summary_demand(summary: ModelSummary, weights: int, settings: Settings) -> MemoryDemand:
+    """``memory_demand`` without a draft model, where the header was read before. ``weights``: the files' bytes."""
+    return _with_processes(_model_demand(summary, weights, settings))
+
+
+def _with_processes(demand: MemoryDemand) -> MemoryDemand:
+    return msgspec.structs.replace(demand, buffers=demand.buffers + _PROCESSES)
 
 
 def _demand(path: Path, settings: Settings) -> MemoryDemand:
-    header = read_header(path, settings.override_kv)
-    facts = header.facts
-    embedding = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
-    width, vocabulary = (*embedding.dimensions, 0, 0)[:2] if embedding is not None else (0, 0)
-    feed_forward = header.values.get(f"{facts.architecture}.feed_forward_length")
+    return _model_demand(summarise(read_header(path, settings.override_kv)), total_bytes(path), settings)
+
+
+def _model_demand(summary: ModelSummary, weights: int, settings: Settings) -> MemoryDemand:
+    facts = summary.facts
+    feed_forward = summary.values.get(f"{facts.architecture}.feed_forward_length")
     inner = feed_forward if isinstance(feed_forward, int) else 0
     # Sizes that no model has are left to llama.cpp, which says what is wrong with the file.
-    width, vocabulary, inner = (size if 0 < size <= _MAX_SIZE else 0 for size in (width, vocabulary, inner))
-    weights, each = total_bytes(path), facts.kv_bytes_per_token or 0
+    width, vocabulary, inner = (
+        size if 0 < size <= _MAX_SIZE else 0 for size in (summary.width, summary.vocabulary, inner)
+    )
+    each = facts.kv_bytes_per_token or 0
     tokens = min(_MAX_UBATCH, max(settings.prefill_chunk, settings.parallel))
     # A pass has the logits of its tokens, and the engine those of each reply.
     numbers = (tokens + settings.parallel) * vocabulary + tokens * _STATES * (width + inner)

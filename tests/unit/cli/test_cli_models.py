@@ -1,8 +1,7 @@
-"""The commands pull, list and config, as a user sees them: output, errors and exit codes."""
+"""The commands pull and config, as a user sees them: output, errors and exit codes."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -86,54 +85,6 @@ def test_pull_of_an_unknown_model_says_what_there_is(run: Run) -> None:
     assert (code, out) == (1, "")
     assert err.startswith("error: tailrace can't fetch 'nonsense'; it knows smollm2-135m")
     assert err.count("\n") == 1
-
-
-def test_list_of_an_empty_store_says_how_to_fill_it(run: Run) -> None:
-    code, out, _ = run("list")
-    assert code == 0
-    assert "tailrace pull" in out
-
-
-def test_list(run: Run, stored: Path) -> None:
-    code, out, err = run("list")
-    assert (code, err) == (0, "")
-    heading, row = out.splitlines()
-    assert heading.split() == ["NAME", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "SIZE", "CONTEXT", "PATH"]
-    assert row.split() == ["tiny", "llama", "0M", "Q4_K_M", str(len(WHOLE)), "B", "2048", str(stored)]
-
-
-def test_list_as_json(run: Run, stored: Path) -> None:
-    code, out, _ = run("list", "--json")
-    assert code == 0
-    assert json.loads(out) == [
-        {
-            "name": "tiny",
-            "path": str(stored),
-            "bytes": len(WHOLE),
-            "architecture": "llama",
-            "parameters": 24,
-            "quantisation": "Q4_K_M",
-            "context": 2048,
-            "chat_template": False,
-            "error": None,
-        }
-    ]
-
-
-def test_list_as_json_of_an_empty_store(run: Run) -> None:
-    assert json.loads(run("list", "--json")[1]) == []
-
-
-def test_a_broken_model_does_not_hide_the_others(run: Run, stored: Path) -> None:
-    broken = stored.parent.parent / "broken" / "b.gguf"
-    broken.parent.mkdir()
-    broken.write_bytes(b"nothing")
-    code, out, err = run("list")
-    assert code == 0
-    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["broken", "unreadable"], ["tiny", "llama"]]
-    assert f"broken: {broken} isn't a whole GGUF file" in err
-    rows = json.loads(run("list", "--json")[1])
-    assert [row["error"] is None for row in rows] == [False, True]
 
 
 def test_config_show_prints_value_and_origin(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
