@@ -25,7 +25,7 @@ from tailrace.server.app_state import AppState
 from tailrace.server.openapi import document
 from tailrace.settings import Settings
 
-ENDPOINTS = endpoints(AppState(Settings(), "m"))
+ENDPOINTS = endpoints(AppState.of_one(Settings(), "m"))
 FOUND = list(schemathesis.openapi.from_dict(document(ENDPOINTS)).get_all_operations())
 OPERATIONS = {found.ok().label: found.ok() for found in FOUND if isinstance(found, Ok)}
 BODIES = {f"{e.method} {re.sub(':[a-z]+}', '}', e.shown or '/v1' + e.path)}": e.body for e in ENDPOINTS}

@@ -48,7 +48,7 @@ COMPUTING: dict[str, dict[str, Any]] = {
 
 
 def known_endpoints() -> list[Endpoint]:
-    return endpoints(AppState(Settings(), "m"))
+    return endpoints(AppState.of_one(Settings(), "m"))
 
 
 class Keys:

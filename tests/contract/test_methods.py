@@ -13,7 +13,7 @@ from tailrace.server.app_state import AppState
 from tailrace.settings import Settings
 
 METHODS: dict[str, set[str]] = {}
-for endpoint in endpoints(AppState(Settings(), "m")):
+for endpoint in endpoints(AppState.of_one(Settings(), "m")):
     METHODS.setdefault(endpoint.path, set()).add(endpoint.method)
     if endpoint.method == "GET":
         METHODS[endpoint.path].add("HEAD")

@@ -179,7 +179,7 @@ import sys
 import tailrace.server.process
 from tailrace.server.app_state import AppState
 from tailrace.settings import Settings
-AppState(Settings(responses_mb=0), "m")
+AppState.of_one(Settings(responses_mb=0), "m")
 print([name for name in sys.modules if name.startswith(("opentelemetry", "google.protobuf", "requests"))])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

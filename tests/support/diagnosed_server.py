@@ -103,8 +103,6 @@ def _facts(load: Load) -> ServerFacts:
         cores=load.cores,
         cpus=load.cpus,
         quota=load.quota,
-        weight_bytes=load.pass_bytes,
-        cell_bytes=1000,
         bandwidth=load.bandwidth,
         kernels=load.kernels,
         fastest_kernels=load.fastest,
@@ -139,6 +137,9 @@ def _server(load: Load, number: int) -> ServerSample:
             waiting=load.waiting[number],
             kv_cells_used=load.kv_used,
             kv_cells=10_000,
+            slots=8,
+            weight_bytes=load.pass_bytes,
+            cell_bytes=1000,
             counters=counters,
         )
         for replica in range(load.connected)

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from model_load import Load
 from tailrace import ipc
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.observe.metrics import Metrics
+from tailrace.observe.metrics import Metrics, ModelMetrics
 from tailrace.protocol import PROTOCOL_VERSION, FromEngine, Hello, Submit, ToEngine
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.models.engine_hub import EngineHub
@@ -76,7 +77,7 @@ async def _connect(hub: socket.socket) -> Engine:
 @asynccontextmanager
 async def connected(
     folder: Path, prepare: Callable[[EngineClient], None] | None = None, *, wait_seconds: float = 5.0
-) -> AsyncIterator[tuple[EngineClient, Metrics, Engine]]:
+) -> AsyncIterator[tuple[EngineClient, ModelMetrics, Engine]]:
     """A client with an engine that has sent Hello; ``prepare`` gets the client before it listens."""
     hub = EngineHub(silence_seconds=0.04)
     client = EngineClient("fake", hub.timer, wait_seconds=wait_seconds, hang_seconds=60.0)
@@ -89,7 +90,7 @@ async def connected(
         engine = await _connect(engine_hub)
         await client.ready()
         try:
-            yield client, Metrics("fake", client), engine
+            yield client, Metrics().add_model("fake", client, Load()), engine
         finally:
             engine.die()
             await hub.stop()

@@ -98,7 +98,8 @@ def _percentiles(times: Percentiles, window: str) -> str:
 
 
 def _engine(engine: EngineStats, *, several: bool, width: int) -> Iterable[RenderableType]:
-    name = f"engine {engine.replica}" if several else "engine"
+    number = f" {engine.replica}" if several else ""
+    name = f"engine{number}" if engine.model is None else f"{engine.model}{number if engine.replica else ''}"
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim", min_width=len("between tokens"))
     grid.add_column(overflow="fold")

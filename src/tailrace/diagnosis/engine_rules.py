@@ -48,6 +48,8 @@ def _life(interval: Interval) -> Iterator[Finding]:
     server, facts = interval.after.server, interval.facts
     loading = [process for process in interval.after.processes.values() if process.role == LOADING]
     yield from (_stopped("engine that loads", process.pid) for process in loading if process.state in _STOPPED)
+    if not server.engines and not facts.replicas:
+        return  # No model is loaded, and none is wanted.
     if not server.engines:
         uses = "".join(
             f"; process {process.pid} loads, with {cores(interval.cpu(interval.process(process.pid)))} and "
@@ -62,7 +64,7 @@ def _life(interval: Interval) -> Iterator[Finding]:
         yield finding("engine_replaced", f"{counted(replaced, 'engine')} started again in {seconds(interval.seconds)}.")
     for engine in server.engines:
         process = interval.after.processes.get(engine.pid)
-        name = "engine" if facts.replicas == 1 else f"engine {engine.replica}"
+        name = engine.role(several=facts.replicas != 1)
         work = f"{counted(engine.running + engine.waiting, 'request')} depending on it"
         if process is not None and process.state in _STOPPED:
             yield _stopped(name, engine.pid, f"; it was last heard {seconds(engine.silent)} ago, with {work}")
@@ -136,7 +138,7 @@ def _limit(interval: Interval) -> Finding:
     prompts = engine.rate("prefill_tokens")
     made = f"{_batch(engine)}: {engine.rate('decode_tokens'):.0f} tokens/s"
     made += f" and {prompts:.0f} prompt tokens/s" if prompts >= 1 else ""
-    read = engine.read_rate(facts)
+    read = engine.read_rate
     embedding = engine.rate("embedding_seconds")
     made += f", embeddings in {percent(embedding)} of the time" if embedding >= MIN_EMBEDDING else ""
     busy = f"The engine computes in {percent(engine.busy)} of the time{made}"

@@ -64,6 +64,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True):
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """One engine."""
 
+    model: str | None = None  #: the name of its model, where several are served
     replica: int
     pid: int
     silent: float  #: seconds since it has sent anything
@@ -121,7 +122,7 @@ def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> S
         requests=RequestStats(
             running=server.running,
             waiting=server.waiting,
-            slots=facts.slots * max(1, len(server.engines)),
+            slots=server.slots or facts.slots,
             oldest_wait=server.oldest_wait,
         ),
         tokens=TokenStats(
@@ -135,7 +136,7 @@ def make_stats(before: Sample, after: Sample, oldest: Sample | None = None) -> S
             first_token=_percentiles(server.first_token.since(oldest.server.first_token)),
             inter_token=_percentiles(server.inter_token.since(oldest.server.inter_token)),
         ),
-        engines=[_engine(each, interval) for each in interval.engines],
+        engines=[_engine(each) for each in interval.engines],
         processes=[_process(pair, interval) for pair in _pairs(interval, tuple(after.processes))],
         bandwidth=facts.bandwidth,
     )
@@ -145,9 +146,10 @@ def _percentiles(times: HistogramSample) -> Percentiles:
     return Percentiles(p50=times.percentile(0.5), p90=times.percentile(0.9), p99=times.percentile(0.99))
 
 
-def _engine(engine: EngineInterval, interval: Interval) -> EngineStats:
+def _engine(engine: EngineInterval) -> EngineStats:
     after, steps = engine.after, engine.rate("steps")
     return EngineStats(
+        model=after.model or None,
         replica=after.replica,
         pid=after.pid,
         silent=after.silent,
@@ -158,7 +160,7 @@ def _engine(engine: EngineInterval, interval: Interval) -> EngineStats:
         step_seconds=engine.rate("step_seconds") / steps if steps else 0.0,
         kv_used=after.kv_cells_used,
         kv_cells=after.kv_cells,
-        read_rate=engine.read_rate(interval.facts) or None,
+        read_rate=engine.read_rate or None,
         parts=StepStats(
             schedule=engine.rate("schedule_seconds"),
             decode=engine.rate("decode_seconds"),

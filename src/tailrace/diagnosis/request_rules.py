@@ -72,14 +72,14 @@ def _slow_readers(interval: Interval) -> Iterator[Finding]:
 
 
 def _waiting(interval: Interval) -> Iterator[Finding]:
-    before, after, facts = interval.before.server, interval.after.server, interval.facts
+    before, after = interval.before.server, interval.after.server
     # Sequences are also paused for other callers, with cells enough.
     preempted = interval.total("preemptions") * interval.seconds
     cells = sum(engine.kv_cells for engine in after.engines)
     used = max(sum(engine.kv_cells_used for engine in sample.engines) for sample in (before, after))
     full = cells > 0 and used >= FULL_KV * cells
     waiting = min(before.waiting, after.waiting)
-    slots = facts.slots * max(1, len(after.engines))
+    slots = after.slots or interval.facts.slots
     if full and (preempted >= 1 or (waiting and after.running < slots)):
         yield finding(
             "kv_full",
@@ -103,7 +103,9 @@ def _waiting(interval: Interval) -> Iterator[Finding]:
             f"{counted(unaccepted, 'request')} waiting for their prompts to be tokenised or their grammars to be "
             f"compiled, the oldest for {seconds(after.oldest_wait)}{doing}.",
         )
-    elif facts.disk_tier and not after.running and after.oldest_wait >= MIN_WAIT_SECONDS and interval.busy < 0.5:
+    elif (
+        interval.facts.disk_tier and not after.running and after.oldest_wait >= MIN_WAIT_SECONDS and interval.busy < 0.5
+    ):
         yield finding(
             "disk_tier",
             f"{counted(waiting, 'request')} waiting for prefix states from the disk, the oldest for "

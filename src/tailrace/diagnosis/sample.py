@@ -54,12 +54,13 @@ class EngineInterval:
         steps = self.rate("steps")
         return self.rate("batch_sequences") / steps if steps else 0.0
 
-    def read_rate(self, facts: ServerFacts) -> float:
+    @property
+    def read_rate(self) -> float:
         """Bytes of weights and KV per second of the model's passes; 0 where it isn't known."""
-        decoding = self.rate("decode_seconds")
-        if not facts.weight_bytes or not decoding:
+        decoding, engine = self.rate("decode_seconds"), self.after
+        if not engine.weight_bytes or not decoding:
             return 0.0
-        read = self.rate("steps") * facts.weight_bytes + self.rate("kv_cells_read") * facts.cell_bytes
+        read = self.rate("steps") * engine.weight_bytes + self.rate("kv_cells_read") * engine.cell_bytes
         return read / decoding
 
 

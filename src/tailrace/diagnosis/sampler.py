@@ -47,7 +47,7 @@ class Sampler:
         """The sample of this moment (``now`` by the monotonic clock)."""
         roles = {self._http: "http", self._supervisor: "supervisor"}
         for engine in server.engines:
-            roles[engine.pid] = "engine" if facts.replicas == 1 else f"engine {engine.replica}"
+            roles[engine.pid] = engine.role(several=facts.replicas != 1)
         if len(server.engines) < facts.replicas:
             for pid in child_pids(self._supervisor, self._root / "proc"):
                 roles.setdefault(pid, LOADING)

@@ -19,7 +19,17 @@ class EngineSample(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     kv_cells_used: int = 0
     kv_cells: int = 0
+    model: str = ""  #: the name of its model, where several are served
+    slots: int = 0  #: requests that it decodes at the same time
+    weight_bytes: int = 0  #: weights that a step with one token reads; 0: not known
+    cell_bytes: int = 0  #: KV of one token
     counters: EngineCounters = msgspec.field(default_factory=EngineCounters)
+
+    def role(self, *, several: bool) -> str:
+        """The name of its process; ``several``: whether there are several engines."""
+        if self.model:
+            return f"engine {self.model} {self.replica}" if self.replica else f"engine {self.model}"
+        return f"engine {self.replica}" if several else "engine"
 
 
 class StreamSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,20 +89,24 @@ class ServerSample(msgspec.Struct, frozen=True, kw_only=True):
     first_token: HistogramSample = HistogramSample()
     inter_token: HistogramSample = HistogramSample()
 
+    @property
+    def slots(self) -> int:
+        """Requests that all engines decode at the same time."""
+        return sum(engine.slots for engine in self.engines)
+
 
 class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What doesn't change while a server runs."""
 
-    model: str = ""
-    replicas: int = 1
-    slots: int = 1  #: requests that each engine decodes at the same time
+    model: str = ""  #: the model's description; of several the names of those that are loaded
+    models: int = 1  #: that are served
+    replicas: int = 1  #: engines that there should be
+    slots: int = 1  #: requests that each engine decodes at the same time, where none is connected
     threads: tuple[int, ...] = ()  #: compute threads of each replica
     planned_threads: int = 0  #: compute threads of a replica that tailrace would choose; 0: not known
     cores: int = 1  #: physical cores that the server may use
     cpus: int = 1  #: CPUs that the server may use
     quota: float | None = None  #: the CPU quota at the start
-    weight_bytes: int = 0  #: weights that a step with one token reads; 0: not known
-    cell_bytes: int = 0  #: KV of one token
     bandwidth: float | None = None  #: measured bytes per second of memory; None: not measured yet
     kernels: str = ""  #: the kernels' instruction tier in use; empty: upstream's
     fastest_kernels: str = ""  #: the fastest tier that this CPU has; empty: none

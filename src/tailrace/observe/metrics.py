@@ -8,7 +8,7 @@ on, so that ``rate()`` sees the first increase.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from tailrace.observe.exposition import expose
 from tailrace.observe.histogram import Histogram
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS, LlamaServerTotals, LlamaServerView
 from tailrace.observe.metric import Labelled
+from tailrace.observe.model_metrics import MODEL_LABELS, MODEL_METRICS, ModelLoad
 from tailrace.observe.own_metrics import (
     ENGINE_METRICS,
     SERVER_METRICS,
@@ -58,13 +59,38 @@ class Lives(Protocol):
     def hangs(self, child: int) -> int: ...
 
 
-class Metrics:
-    """One process's metrics, labelled with the served model's name and the engine's number."""
+class ModelMetrics:
+    """One served model's part of the metrics, labelled with its name and its engines' numbers."""
 
-    def __init__(self, model_name: str, engine: EngineState, replicas: int = 1) -> None:
-        self._model = model_name
-        self._engine = engine
+    def __init__(self, server: Metrics, name: str, engine: EngineState, load: ModelLoad, replicas: int) -> None:
+        """Use ``Metrics.add_model``."""
+        self.server = server  #: counts what isn't of one model
+        self.name = name
+        self.engine = engine
+        self.load = load
         self._requests = [RequestTotals() for _ in range(replicas)]
+
+    def requests(self, replica: int) -> RequestTotals:
+        """The totals of the requests to engine number ``replica``."""
+        while len(self._requests) <= replica:
+            self._requests.append(RequestTotals())
+        return self._requests[replica]
+
+    @property
+    def totals(self) -> Sequence[RequestTotals]:
+        """Those of all engines, by number."""
+        return self._requests
+
+    def figures(self) -> list[EngineFigures]:
+        """All engines, by number."""
+        return [self.engine.figures(number) for number in range(len(self._requests))]
+
+
+class Metrics:
+    """One process's metrics: the server's, and those of each served model."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelMetrics] = {}
         self._llama_server = LlamaServerTotals()
         self._responses: Labelled = {("other", "404"): 0}
         self._errors: Labelled = dict.fromkeys((*_error_codes(), *REFUSALS), 0)
@@ -72,12 +98,18 @@ class Metrics:
         self.lives: Lives | None = None  #: the supervisor's counts; None without a supervisor
         self.connections: ConnectionCounts | None = None  #: None before the server listens
         self.queue: QueueCounts | None = None
+        self.is_ready: Callable[[], bool] | None = None  #: whether requests are taken; None: while an engine can
         #: Reads the CPU throttling of this process's control groups; they limit each other, so the largest counts.
         self.read_throttling: Callable[[], Iterable[Throttling]] = tuple
 
-    def requests(self, replica: int) -> RequestTotals:
-        """The totals of the requests to engine number ``replica``."""
-        return self._requests[replica]
+    def add_model(self, name: str, engine: EngineState, load: ModelLoad, replicas: int = 1) -> ModelMetrics:
+        """The metrics of one more served model, which show it from now on."""
+        self._models[name] = added = ModelMetrics(self, name, engine, load, replicas)
+        return added
+
+    def remove_model(self, name: str) -> None:
+        """Show it no more."""
+        self._models.pop(name, None)
 
     def add_route(self, route: str) -> None:
         """Show a route's responses before there are any."""
@@ -111,55 +143,72 @@ class Metrics:
 
     def first_token_buckets(self) -> Buckets:
         """The times to a first token so far, of all engines."""
-        return _sum_buckets([requests.first_token_seconds for requests in self._requests])
+        models = self._models.values()
+        return _sum_buckets([requests.first_token_seconds for model in models for requests in model.totals])
 
     def inter_token_buckets(self) -> Buckets:
         """The times between tokens so far, of all engines."""
-        return _sum_buckets([self._engine.figures(number).token_gaps for number in range(len(self._requests))])
+        models = self._models.values()
+        return _sum_buckets([figures.token_gaps for model in models for figures in model.figures()])
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return "".join(self._lines()).encode()
+        return "".join(self.lines()).encode()
 
-    def _lines(self) -> Iterable[str]:
-        figures = [self._engine.figures(number) for number in range(len(self._requests))]
-        model = self._engine.model_info
+    def lines(self) -> Iterable[str]:
+        """The same in pieces, as of the first one: with many models all of them together take long."""
+        models = list(self._models.values())
+        figures = {model.name: model.figures() for model in models}
         views = [
-            ((str(number), self._model), EngineView(each, self._requests[number], model))
-            for number, each in enumerate(figures)
+            ((str(number), model.name), EngineView(each, model.requests(number), model.engine.model_info))
+            for model in models
+            for number, each in enumerate(figures[model.name])
         ]
         yield from expose(VLLM_METRICS, ENGINE_LABELS, views)
         yield from expose(ENGINE_METRICS, ENGINE_LABELS, views)
+        yield from expose(MODEL_METRICS, MODEL_LABELS, [((model.name,), model.load) for model in models])
         yield from expose(SERVER_METRICS, (), [((), self._server_view(figures))])
+        everything = [each for found in figures.values() for each in found]
         llama_server = LlamaServerView(
             self._llama_server,
-            sum((each.counters for each in figures), EngineCounters()),
-            sum(each.running for each in figures),
-            sum(each.waiting for each in figures),
+            sum((each.counters for each in everything), EngineCounters()),
+            sum(each.running for each in everything),
+            sum(each.waiting for each in everything),
         )
         yield from expose(LLAMA_SERVER_METRICS, (), [((), llama_server)])
 
-    def _server_view(self, figures: list[EngineFigures]) -> ServerView:
+    def _server_view(self, models: Mapping[str, list[EngineFigures]]) -> ServerView:
+        figures = [each for found in models.values() for each in found]
         return ServerView(
             responses=self._responses,
             errors=self._errors,
             refusals=self._refusals,
             log_lines_dropped=log_writer.dropped(),
-            engine_starts=self._engine.engine_starts,
-            ready=any(each.connected and not each.stalled for each in figures),
+            engine_starts=sum(model.engine.engine_starts for model in self._models.values()),
+            ready=self._takes_requests(figures),
             stalled=sum(each.stalled for each in figures),
             connections=self.connections,
             queue=self.queue,
             starts=self._lives_of(lambda lives, child: lives.starts(child)),
             hangs=self._lives_of(lambda lives, child: lives.hangs(child)),
-            processes=_processes(figures),
+            processes=_processes(_named(models)),
             throttling=max(self.read_throttling(), key=lambda each: each.seconds, default=None),
         )
 
+    def _takes_requests(self, figures: list[EngineFigures]) -> bool:
+        if self.is_ready is not None:
+            return self.is_ready()
+        return any(each.connected and not each.stalled for each in figures)
+
     def _lives_of(self, count: Callable[[Lives, int], int]) -> Labelled:
         lives = self.lives
-        names = ["http", *(f"engine {number}" for number in range(len(self._requests)))]
-        return {name: 0 if lives is None else count(lives, child) for child, name in enumerate(names)}
+        children = {"http": 0}
+        for model in self._models.values():
+            first = model.load.figures.first_child
+            for number in range(len(model.totals)):
+                name = _engine_name(model.name, number, several=len(self._models) > 1)
+                children[name] = first + number if first >= 0 else -1
+        return {name: 0 if lives is None else count(lives, child) for name, child in children.items()}
 
 
 def _sum_buckets(histograms: list[Histogram]) -> Buckets:
@@ -193,7 +242,23 @@ def _error_codes() -> list[str]:
     return found
 
 
-def _processes(figures: list[EngineFigures]) -> dict[str, ProcessStats]:
+def _named(models: Mapping[str, list[EngineFigures]]) -> dict[str, EngineFigures]:
+    """The engines by their processes' names."""
+    return {
+        _engine_name(name, number, several=len(models) > 1): each
+        for name, figures in models.items()
+        for number, each in enumerate(figures)
+    }
+
+
+def _engine_name(model: str, number: int, *, several: bool) -> str:
+    """The name of an engine's process; ``several``: whether several models are served."""
+    if not several:
+        return f"engine {number}"
+    return f"engine {model} {number}" if number else f"engine {model}"
+
+
+def _processes(engines: Mapping[str, EngineFigures]) -> dict[str, ProcessStats]:
     """The server's processes by their names. An engine's CPU time has that of its sandboxes in it: otherwise the sum
     would fall when one ends.
     """
@@ -202,12 +267,12 @@ def _processes(figures: list[EngineFigures]) -> dict[str, ProcessStats]:
         if (stats := read_process(pid)) is not None:
             found[name] = stats
     sandbox_bytes = 0
-    for number, figure in enumerate(figures):
+    for name, figure in engines.items():
         if figure.pid is None or (stats := read_process(figure.pid)) is None:
             continue
         sandboxes = [stats for pid in child_pids(figure.pid) if (stats := read_process(pid)) is not None]
         sandbox_bytes += sum(sandbox.resident_bytes for sandbox in sandboxes)
         seconds = sum(process.cpu_seconds or 0.0 for process in (stats, *sandboxes))
-        found[f"engine {number}"] = replace(stats, cpu_seconds=seconds)
+        found[name] = replace(stats, cpu_seconds=seconds)
     found["sandboxes"] = ProcessStats(resident_bytes=sandbox_bytes)
     return found

@@ -176,7 +176,12 @@ SERVER_METRICS: tuple[Metric[ServerView], ...] = (
         lambda v: v.refusals,
         ("reason",),
     ),
-    Metric("tailrace:ready", "gauge", "1 while an engine makes progress", lambda v: float(v.ready)),
+    Metric(
+        "tailrace:ready",
+        "gauge",
+        "1 while requests are taken: an engine makes progress, or models are loaded on demand",
+        lambda v: float(v.ready),
+    ),
     Metric(
         "tailrace:engine_starts_total",
         "counter",

@@ -11,8 +11,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tailrace.server import stats_routes, status_routes
-from tailrace.server.app_state import DEADLINES, HANDLER_TIMEOUT, IS_ADMITTED, QUEUE_PLACE, AppState, release_body
+from tailrace.server import health, stats_routes, status_routes
+from tailrace.server.app_state import (
+    DEADLINES,
+    HANDLER_TIMEOUT,
+    IS_ADMITTED,
+    QUEUE_PLACE,
+    AppState,
+    close_turn,
+    release_body,
+)
 from tailrace.server.deadlines import Deadlines, deadlines_of
 from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
@@ -49,6 +57,7 @@ def endpoints(app: AppState) -> list[Endpoint]:
 def make_app(app: AppState) -> ASGIApp:
     """The app around ``server``. Paths stand here without ``/v1``: the guard takes it off."""
     known = endpoints(app)
+    app.metrics.is_ready = lambda: health.state(app) in ("ok", "draining")
     paths: dict[str, dict[str, list[Endpoint]]] = {}
     for endpoint in known:
         paths.setdefault(endpoint.path, {}).setdefault(endpoint.method, []).append(endpoint)
@@ -60,12 +69,15 @@ def make_app(app: AppState) -> ASGIApp:
 
 
 def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:
-    """The router; what a request has left of its place in the queue, and of memory, is given back at its end."""
+    """The router; what a request has left of its place in the queue, its turn and its memory is given back at
+    its end.
+    """
 
     async def closing(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await router(scope, receive, send)
         finally:
+            close_turn(scope)
             if (place := scope.get(QUEUE_PLACE)) is not None:
                 place.close()
             app.memory_trim.request_ended(scope.get("state", {}).get("size", 0))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -18,10 +15,10 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from tailrace.chat.template_limits import RenderTakesLong, rendering_briefly
-from tailrace.errors import EngineDied, ModelNotFound, RequestError
+from tailrace.errors import EngineDied, RequestError
 from tailrace.machine.cgroup import read_throttling
 from tailrace.machine.plan import MachinePlan
-from tailrace.models.derived_models import DerivedModel, DerivedModels
+from tailrace.models.derived_models import DerivedModels
 from tailrace.models.store import default_folder
 from tailrace.observe.metrics import Metrics
 from tailrace.observe.telemetry import start_export
@@ -36,7 +33,7 @@ from tailrace.server.choice_group import estimated_tokens
 from tailrace.server.collected_reply import CollectedReply
 from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_query import computed_tokens, texts_of
-from tailrace.server.engine_wait import wait_for_engine
+from tailrace.server.engine_wait import wait_for_engine, while_connected
 from tailrace.server.fair_threads import FairThreads
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
@@ -44,8 +41,11 @@ from tailrace.server.json_body import Truncated, decode
 from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.memory_trim import MemoryTrim
-from tailrace.server.model_overrides import DerivedModelCache, ModelOverrides
 from tailrace.server.models.engine_hub import EngineHub
+from tailrace.server.models.load_on_demand import LoadOnDemand
+from tailrace.server.models.model_directory import ModelDirectory
+from tailrace.server.models.model_service import LoadOrders, ModelService
+from tailrace.server.models.model_turn import ModelGate, ModelTurn, OpenGate
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_body import read_body
 from tailrace.server.request_cycle import REQUEST_BODY
@@ -55,8 +55,8 @@ from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
 from tailrace.server.stats_source import StatsSource
 from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
-from tailrace.server.system_fingerprint import file_identity, system_fingerprint
 from tailrace.server.tls import certificate
+from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
 Made = TypeVar("Made")
@@ -67,9 +67,6 @@ Payload = TypeVar("Payload")
 _LARGE = 64_000
 #: Max threads that do so: each takes a part of this process's time from the event loop.
 _LARGE_AT_ONCE = 2
-#: The tag that a model's name has in Ollama's lists.
-LATEST = ":latest"
-
 #: Prompt tokens that may wait, where ``queue_tokens`` is 0. A waiting token takes about 100 bytes of memory.
 _QUEUE_TOKENS = 1_000_000
 #: Texts of embeddings, or to be tokenised, that count as one request: they are computed together.
@@ -81,6 +78,8 @@ IS_ADMITTED = "tailrace.is_admitted"
 QUEUE_PLACE = "tailrace.queue_place"
 DEADLINES = "tailrace.deadlines"
 HANDLER_TIMEOUT = "tailrace.handler_timeout"
+#: The request's turn of its model, until a generation has it.
+MODEL_TURN = "tailrace.model_turn"
 #: The key of an ASGI scope for the memory of the request's body.
 BODY = "tailrace.body"
 
@@ -91,31 +90,23 @@ class AppState:
     def __init__(
         self,
         settings: Settings,
-        model_name: str,
-        replicas: int = 1,
+        models: Sequence[ModelSpec],
         *,
-        model_path: Path | None = None,
+        orders: LoadOrders | None = None,
         plan: MachinePlan | None = None,
     ) -> None:
-        """``model_path`` is the served model's file; None with the fake backend. ``plan``: the machine's.
+        """``models``: all that are served, the default first. ``orders``: how they are loaded and unloaded; None: their
+        engines start with the server and stay. ``plan``: the machine's.
 
         Raises ConfigurationError.
         """
         self.settings = settings
-        self.model_name = model_name
-        self.model_path = model_path
-        self.replicas = replicas
         self.created = int(time.time())
         self.hub = EngineHub(silence_seconds=settings.keepalive_seconds)
-        self.engine = EngineClient(
-            model_name, self.hub.timer, wait_seconds=settings.engine_wait_seconds, hang_seconds=settings.hang_seconds
-        )
-        self.hub.add(self.engine)
-        self.metrics = Metrics(model_name, self.engine, replicas)
+        self.metrics = Metrics()
         self.metrics.read_throttling = read_throttling
         export = start_export(settings.otlp_endpoint, settings.host, settings.port)
         self.request_log = RequestLog(
-            model_name,
             lines=settings.access_log,
             prompts=settings.log_prompts,
             on_request=None if export is None else export.request_ended,
@@ -125,12 +116,10 @@ class AppState:
         self.bodies = BodyMemory(settings.body_memory_mb * 1_000_000, settings.body_seconds)
         self.draining = False  #: whether the server stops: running replies finish, and new requests are refused
         self.on_reload: list[Callable[[], None]] = []  #: called at a SIGHUP, each reads its files again
-        running = settings.parallel * replicas
         self.admission = AdmissionQueue(
             max_waiting=settings.queue_requests,
             max_waiting_tokens=settings.queue_tokens or _QUEUE_TOKENS,
-            # While an engine restarts, the requests that it ran wait for the next one.
-            capacity=lambda: self.engine.capacity or running,
+            capacity=self._capacity,
         )
         self.metrics.queue = self.admission
         self.on_shutdown: list[Callable[[], None]] = []  #: called when the process ends
@@ -144,23 +133,44 @@ class AppState:
             self.on_shutdown.append(export.stop)
         self.guard = BrowserGuard(settings)
         check_open_management(settings, self.guard, keyed=self.keys.required)
-        store = default_folder()
-        self.derived_models = DerivedModels(store)
-        #: The served model's name in the store, if it is there: derived models refer to it by that name.
-        self.store_name = (
-            model_path.parent.name if model_path is not None and model_path.parent.parent == store else None
-        )
-        self._derived = DerivedModelCache()
         self.limits = RequestLimits(settings)
         self.memory_trim = MemoryTrim()
         self._threads = FairThreads(_LARGE_AT_ONCE)
-        self._file = file_identity(model_path)
-        self._fingerprinted: tuple[ServedModel, str] | None = None
+        self._orders = orders
+        self.gate: ModelGate = OpenGate() if orders is None else LoadOnDemand(wait_seconds=settings.engine_wait_seconds)
+        store = default_folder()
+        self.derived_models = DerivedModels(store)
+        replicas = 1 if plan is None else len(plan.replicas)
+        self.models = ModelDirectory((self._service(spec, replicas) for spec in models), self.derived_models, store)
+
+    @classmethod
+    def of_one(cls, settings: Settings, name: str) -> AppState:
+        """The state of a server with one model, which has no file."""
+        return cls(settings, [ModelSpec(name=name, path=None, settings=settings, at_start=True)])
+
+    def _service(self, spec: ModelSpec, replicas: int) -> ModelService:
+        # With several models, each one's Hello says how many engines there are.
+        replicas = 1 if self._orders is not None else replicas
+        return ModelService(spec, self.hub, self.metrics, self._orders, replicas=replicas)
+
+    def _capacity(self) -> int:
+        """Requests that run at the same time. While an engine restarts, the requests that it ran wait for the next."""
+        services = self.models.services
+        loaded = sum(service.engine.capacity for service in services)
+        return loaded or services[0].spec.settings.parallel * services[0].replicas
 
     @cached_property
     def stats(self) -> ServerStats:
         """The samples of this server; made when they are first wanted."""
-        source = StatsSource(self.settings, self._plan, self.engine, self.metrics, self.open_streams, self.admission)
+        source = StatsSource(
+            self.settings,
+            self._plan,
+            self.models,
+            self.hub.timer.lag,
+            self.metrics,
+            self.open_streams,
+            self.admission,
+        )
         return server_stats(source)
 
     def reload(self) -> None:
@@ -170,12 +180,6 @@ class AppState:
                 read()
             except Exception:
                 structlog.get_logger().exception("a file can't be reloaded; what was loaded before stays active")
-
-    def fingerprint(self, model: ServedModel) -> str:
-        """``system_fingerprint`` of replies by this model."""
-        if self._fingerprinted is None or self._fingerprinted[0] is not model:
-            self._fingerprinted = (model, system_fingerprint(self.settings, model.info, self._file))
-        return self._fingerprinted[1]
 
     async def read_body(self, request: Request) -> bytes:
         """The request's body, decoded. A request for the engine gets its place in the queue. Raises RequestError: too
@@ -209,46 +213,6 @@ class AppState:
                 return make()
         return await self._threads.run(current_caller().identity, make)
 
-    async def start_generation(self, request: Request, wanted: GenerationRequest) -> Generation:
-        """Start a generation; it is cancelled when the request's handler fails. From now on it has the request's place
-        in the queue, and its deadlines. Raises RequestError when it is refused, and ClientDisconnect when the client
-        has gone.
-        """
-        scope = request.scope
-        self.limits.check_generation(wanted, await self.ready(request))
-        queue_place: QueuePlace = scope[QUEUE_PLACE]
-        self._claim(request, len(wanted.prompts) * wanted.choices, wanted.prompts)
-        generation = await Generation.start(
-            self.engine,
-            self.metrics,
-            wanted,
-            request.receive,
-            caller=caller_of(scope).identity,
-            place=place_of(scope),
-            queue_place=queue_place,
-            deadlines=scope.get(DEADLINES),
-        )
-        del scope[QUEUE_PLACE]
-        if (handler_timeout := scope.get(HANDLER_TIMEOUT)) is not None:
-            handler_timeout.reschedule(None)
-        scope[STARTED] = generation
-        release_body(scope)
-        return generation
-
-    def claim_texts(self, request: Request, texts: Sequence[PromptText | str | list[int]], param: str) -> None:
-        """Count texts of the field ``param``, which the engine reads, in the request's place in the queue. Raises
-        RequestError: the queue is full, or a text surely doesn't fit.
-        """
-        if (model := self.engine.model) is not None:
-            for text in texts:
-                self.limits.check_prompt(text, param, model)
-        self._claim(request, 1 + len(texts) // _TEXTS_OF_A_REQUEST, texts)
-
-    def _claim(self, request: Request, requests: int, prompts: Sequence[PromptText | str | list[int]]) -> None:
-        model = self.engine.model
-        context = model.info.context if model is not None else 0
-        request.scope[QUEUE_PLACE].claim(requests, sum(estimated_tokens(prompt, context) for prompt in prompts))
-
     def stream_response(
         self,
         generation: Generation,
@@ -274,121 +238,133 @@ class AppState:
             raise ClientDisconnect  # There is no client to read a response.
         return await self.run_large(lambda: json_response(body()), reply.size + more)
 
+    # Models
+
+    async def model_for(self, request: Request, name: str | None, payload: msgspec.Struct) -> ServedModel:
+        """The model of this name, loaded. The changes of a derived model and the defaults of the model's settings are
+        part of it, and fill the fields that ``payload`` leaves out. Raises RequestError.
+        """
+        named = self.models.resolve(name)
+        model = await self._loaded(request, named.service)
+        model = await named.service.with_overrides(model, named.derived)
+        if model.overrides is not None:
+            model.overrides.fill(payload)
+        return model
+
+    async def loaded_model(self, request: Request, name: str | None) -> ServedModel:
+        """The model of this name, loaded, for requests that are no conversation. Raises RequestError."""
+        return await self._loaded(request, self.models.resolve(name).service)
+
+    async def ready(self, request: Request, model: ServedModel) -> ServedModel:
+        """The model of a request that has begun, once an engine serves it. Raises EngineUnavailable after
+        ``engine_wait_seconds``, and ClientDisconnect when the client has gone.
+        """
+        return await wait_for_engine(self.models.service(model.name).engine, request.receive)
+
+    async def _loaded(self, request: Request, service: ModelService) -> ServedModel:
+        """The model, once the request has its turn and an engine serves it. The request has the turn until its end, or
+        that of its generation.
+        """
+        scope = request.scope
+        turn: ModelTurn | None = scope.get(MODEL_TURN)
+        if turn is None or turn.service is not service:
+            close_turn(scope)
+            turn = scope[MODEL_TURN] = ModelTurn(self.gate, service, caller_of(scope).identity)
+            if not turn.try_begin():
+                await while_connected(turn.begin(), request.receive)
+        model = await wait_for_engine(service.engine, request.receive)
+        await service.identify()
+        return model
+
+    async def start_generation(self, request: Request, model: ServedModel, wanted: GenerationRequest) -> Generation:
+        """Start a generation by ``model``; it is cancelled when the request's handler fails. From now on it has the
+        request's place in the queue, its turn of the model, and its deadlines. Raises RequestError when it is refused,
+        and ClientDisconnect when the client has gone.
+        """
+        scope = request.scope
+        service = self.models.service(model.name)
+        self.limits.check_generation(wanted, await self.ready(request, model))
+        queue_place: QueuePlace = scope[QUEUE_PLACE]
+        _claim(request, model, len(wanted.prompts) * wanted.choices, wanted.prompts)
+        generation = await Generation.start(
+            service.engine,
+            service.metrics,
+            wanted,
+            request.receive,
+            caller=caller_of(scope).identity,
+            place=place_of(scope),
+            queue_place=queue_place,
+            deadlines=scope.get(DEADLINES),
+        )
+        generation.at_end(scope.pop(MODEL_TURN).close)
+        del scope[QUEUE_PLACE]
+        if (handler_timeout := scope.get(HANDLER_TIMEOUT)) is not None:
+            handler_timeout.reschedule(None)
+        scope[STARTED] = generation
+        release_body(scope)
+        return generation
+
+    def claim_texts(
+        self, request: Request, model: ServedModel, texts: Sequence[PromptText | str | list[int]], param: str
+    ) -> None:
+        """Count texts of the field ``param``, which the model's engine reads, in the request's place in the queue.
+        Raises RequestError: the queue is full, or a text surely doesn't fit.
+        """
+        for text in texts:
+            self.limits.check_prompt(text, param, model)
+        _claim(request, model, 1 + len(texts) // _TEXTS_OF_A_REQUEST, texts)
+
     async def query_engine(
-        self, request: Request, make: Callable[[int], EngineQuery], answers: int = 1, *, param: str
+        self,
+        request: Request,
+        model: ServedModel,
+        make: Callable[[int], EngineQuery],
+        answers: int = 1,
+        *,
+        param: str,
     ) -> list[QueryAnswer]:
-        """The engine's answers to what ``make`` makes of an id. Raises RequestError, naming ``param`` where the engine
-        refuses, and ClientDisconnect when the client has gone.
+        """The answers of the model's engine to what ``make`` makes of an id. Raises RequestError, naming ``param``
+        where the engine refuses, and ClientDisconnect when the client has gone.
 
         A query whose engine dies is asked once more, of the next engine.
         """
-        self.claim_texts(request, texts_of(make(0)), param)
+        self.claim_texts(request, model, texts_of(make(0)), param)
+        engine = self.models.service(model.name).engine
         try:
-            return await self._query(request, make, answers, param)
+            return await _query(engine, request, make, answers, param)
         except EngineDied:
-            await self.ready(request)
-            return await self._query(request, make, answers, param)
+            await self.ready(request, model)
+            return await _query(engine, request, make, answers, param)
 
-    async def _query(
-        self, request: Request, make: Callable[[int], EngineQuery], answers: int, param: str
-    ) -> list[QueryAnswer]:
-        query = self.engine.query(make, answers, param=param, caller=caller_of(request.scope).identity)
-        try:
-            async with cancelled_on_disconnect(query, request.receive):
-                found = await query.answers()
-        finally:
-            query.withdraw()
-        if (place := place_of(request.scope)) is not None:
-            place.allowance.charge(sum(computed_tokens(answer) for answer in found or ()))
-        if found is None:
-            raise ClientDisconnect
-        return found
 
-    async def ready(self, request: Request) -> ServedModel:
-        """The model, once an engine serves it. Raises EngineUnavailable after ``engine_wait_seconds``, and
-        ClientDisconnect when the client has gone.
-        """
-        return await wait_for_engine(self.engine, request.receive)
+def _claim(
+    request: Request, model: ServedModel, requests: int, prompts: Sequence[PromptText | str | list[int]]
+) -> None:
+    context = model.info.context
+    request.scope[QUEUE_PLACE].claim(requests, sum(estimated_tokens(prompt, context) for prompt in prompts))
 
-    def serves(self, name: str) -> bool:
-        """Whether ``name`` is the served model's or one of its aliases. Ollama's tag ``latest`` is the same as none:
-        its lists show the tag, and its clients send it to every dialect. A model that the caller's key may not use
-        isn't served to it.
-        """
-        return (self._answers(name) or self.derived_model(name) is not None) and self.may_use(name)
 
-    def may_use(self, name: str | None) -> bool:
-        """Whether the caller's key may use the model of this name; None is the served one. An alias may be used by its
-        own name and by that of the served model.
-        """
-        caller = current_caller()
-        if not caller.models:
-            return True
-        names = {name or self.model_name}
-        if name is None or (self._answers(name) and self.derived_model(name) is None):
-            names.add(self.model_name)
-        return caller.may_use(names | {known.removesuffix(LATEST) for known in names})
+async def _query(
+    engine: EngineClient, request: Request, make: Callable[[int], EngineQuery], answers: int, param: str
+) -> list[QueryAnswer]:
+    query = engine.query(make, answers, param=param, caller=caller_of(request.scope).identity)
+    try:
+        async with cancelled_on_disconnect(query, request.receive):
+            found = await query.answers()
+    finally:
+        query.withdraw()
+    if (place := place_of(request.scope)) is not None:
+        place.allowance.charge(sum(computed_tokens(answer) for answer in found or ()))
+    if found is None:
+        raise ClientDisconnect
+    return found
 
-    def _answers(self, name: str) -> bool:
-        return any(
-            known == self.model_name or any(fnmatchcase(known, alias) for alias in self.settings.aliases)
-            for known in {name, name.removesuffix(LATEST), f"{name}{LATEST}"}
-        )
 
-    def derived_model(self, name: str | None) -> DerivedModel | None:
-        """The derived model that clients have made of the served one under this name."""
-        found = self.derived_models.get(name.removesuffix(LATEST)) if name else None
-        return found if found is not None and self.is_base(found.base) else None
-
-    def is_base(self, base: str) -> bool:
-        """Whether a derived model's base is the served model."""
-        return base in (self.store_name, self.model_name) or self._answers(base)
-
-    @property
-    def derived_names(self) -> list[str]:
-        """The names that clients have made of the served model, as far as the caller's key may use them."""
-        return [name for name, entry in self.derived_models.items() if self.is_base(entry.base) and self.may_use(name)]
-
-    @property
-    def listed_names(self) -> list[str]:
-        """The names of all models that the caller's key may use, the served one first."""
-        return [*([self.model_name] if self.may_use(None) else ()), *self.derived_names]
-
-    def listed_name(self, name: str) -> str:
-        """The name that a list has for the model of this name. Raises ModelNotFound."""
-        self.check_model(name)
-        return name.removesuffix(LATEST) if self.derived_model(name) is not None else self.model_name
-
-    async def served_model(self, request: Request) -> ServedModel:
-        """The served model, once an engine serves it: for routes without a model's name. Raises RequestError."""
-        self.check_model(None)
-        return await self.ready(request)
-
-    async def model_for(self, request: Request, name: str | None, payload: msgspec.Struct) -> ServedModel:
-        """The model of this name, once an engine serves it. A derived model's overrides are part of it, and fill the
-        fields that ``payload`` leaves out. Raises RequestError.
-        """
-        self.check_model(name)
-        model = await self.ready(request)
-        entry = self.derived_model(name)
-        if entry is None:
-            return model
-        derived = self._derived.get(model, entry)
-        if derived is None:  # Its template is tried and compiled.
-            derived = await asyncio.to_thread(self._derived.make, model, entry)
-        ModelOverrides(entry).fill(payload)
-        return derived
-
-    def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFound when ``name`` isn't the served model's or one of its aliases, or the caller's key may not
-        use it; None is the served model.
-        """
-        if self.may_use(None) if name is None else self.serves(name):
-            return
-        name = name or self.model_name
-        shown = name if len(name) <= 200 else f"{name[:200]}…"
-        why = "or this key may not use it" if current_caller().models else f"this server serves '{self.model_name}'"
-        raise ModelNotFound(f"The model '{shown}' does not exist here; {why}.", param="model")
+def close_turn(scope: Scope) -> None:
+    """The request with this scope doesn't need its model any more, unless its generation does."""
+    turn: ModelTurn | None = scope.pop(MODEL_TURN, None)
+    if turn is not None:
+        turn.close()
 
 
 def release_body(scope: Scope) -> None:

@@ -41,8 +41,9 @@ class BandwidthMeasurement:
         """Start to measure if it is time for it."""
         interval = Interval(before, after)
         idle = interval.busy == 0 and interval.foreign_cpu < _MAX_FOREIGN and not self._is_busy()
-        wanted = self.record is None and after.facts.weight_bytes and self._cpus and self._failures < _MAX_FAILURES
-        if wanted and idle and after.server.engines and self._task is None:
+        is_useful = any(engine.weight_bytes for engine in after.server.engines)
+        wanted = self.record is None and is_useful and self._cpus and self._failures < _MAX_FAILURES
+        if wanted and idle and self._task is None:
             self._task = asyncio.create_task(self._measure())
 
     async def _measure(self) -> None:

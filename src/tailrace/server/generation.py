@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from tailrace.errors import EngineDied, GrammarTooComplex, InvalidRequest, RequestError
-from tailrace.observe.metrics import Metrics
+from tailrace.observe.metrics import ModelMetrics
 from tailrace.observe.request_summary import GenerationFigures
 from tailrace.protocol import Accepted, Refused, Submit
 from tailrace.server.admission import QueuePlace
@@ -43,7 +43,7 @@ class Generation:
     def __init__(
         self,
         engine: EngineClient,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         model: ServedModel,
         request: GenerationRequest,
         caller: str,
@@ -76,7 +76,7 @@ class Generation:
         self.figures = GenerationFigures(
             time.monotonic(), request.params.max_tokens, sampling.temperature, sampling.top_p, request.choices
         )
-        self.on_end: Callable[[], None] | None = None  #: called once, after the last event
+        self._at_end: list[Callable[[], None]] = []
         self._count = UsageCount(has_prediction=request.params.prediction is not None)
         self.emit = self._buffer.emit  #: the sink's own method: a choice calls it directly
 
@@ -105,7 +105,7 @@ class Generation:
     async def start(
         cls,
         engine: EngineClient,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         request: GenerationRequest,
         receive: Receive | None = None,
         *,
@@ -154,6 +154,18 @@ class Generation:
         return "\n".join(texts)
 
     @property
+    def model_name(self) -> str:
+        """The served model's name."""
+        return self._engine.name
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call it once, after the last event; at once where that is over."""
+        if self.figures.ended_at is not None:
+            call()
+        else:
+            self._at_end.append(call)
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts."""
         return self._count.prompt
@@ -185,7 +197,7 @@ class Generation:
             choice.close_think_tag()  # Clients hide an open thought, and would hide the error with it.
         self._release("error")
         self.figures.error = error.code or error.type
-        self._metrics.request_failed(error)
+        self._metrics.server.request_failed(error)
         error.counted = True
         self.emit(Failure(error, self._count.usage))
         self._end()
@@ -225,7 +237,7 @@ class Generation:
 
     def on_choice_prefilled(self, choice: Choice, cached_tokens: int, prompt_seconds: float) -> None:
         """See ``ChoiceOwner``."""
-        self._metrics.prompt_computed(prompt_seconds)
+        self._metrics.server.prompt_computed(prompt_seconds)
         choice.prefilled_at, choice.prefill_seconds = time.monotonic(), prompt_seconds
         queued = max(0.0, choice.prefilled_at - self.figures.started_at - prompt_seconds)
         self._totals.started(queued, prompt_seconds)
@@ -291,7 +303,7 @@ class Generation:
         self.figures.finishes.append(reason)
         self._count.add_reply(choice, completion_tokens)
         if (first := self.figures.first_token_at) is not None:
-            self._metrics.reply_ended(now - first)
+            self._metrics.server.reply_ended(now - first)
 
     def _charge_key(self) -> None:
         """Charge the key for the tokens since the last time."""
@@ -327,7 +339,7 @@ class Generation:
 
     def _count_usage(self) -> None:
         """Count the request's usage once, at its end."""
-        self._metrics.count_tokens(self._count.computed)
+        self._metrics.server.count_tokens(self._count.computed)
         if self.figures.first_token_at is not None:
             self._totals.longest_generations.observe(self._count.longest)
 
@@ -348,8 +360,8 @@ class Generation:
         figures.ended_at = time.monotonic()
         figures.prompt_tokens, figures.cached_tokens = self._count.prompt, self._count.cached
         figures.completion_tokens = self._count.completion
-        if self.on_end is not None:
-            self.on_end()
+        for call in self._at_end:
+            call()
 
     def _let_go(self) -> None:
         """Drop what refers back to the generation. Prompt and reply would stay until a collection, which is rare."""

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 import structlog
 import uvicorn
@@ -29,13 +28,15 @@ from tailrace.machine import open_files
 from tailrace.machine.thread_name import name_thread
 from tailrace.observe import log_writer, logs
 from tailrace.progress_page import Phase, ProgressPage
+from tailrace.server import health
 from tailrace.server.app import make_app
 from tailrace.server.app_state import AppState
 from tailrace.server.http_protocol import HttpProtocol
 from tailrace.server.http_server import HttpServer
 from tailrace.server.memory_trim import settle_allocator
-from tailrace.server.served_model import ServedModel
-from tailrace.server.startup_message import announce
+from tailrace.server.models.supervisor_link import SupervisorLink
+from tailrace.server.startup_message import announce, title_of
+from tailrace.serving.model_spec import ModelSpec
 
 #: Seconds for which a thread may run Python code while the event loop waits for its turn: a rendering, say.
 _SWITCH_SECONDS = 0.001
@@ -64,26 +65,38 @@ async def _serve(start: Start) -> None:
     settings = start.settings
     page = ProgressPage(start.progress_fd)
     http = socket.socket(fileno=start.http_fd)
-    path = Path(start.model_path) if start.model_path is not None else None
-    app = AppState(settings, start.model_name, len(start.plan.replicas), model_path=path, plan=start.plan)
+    models = start.models or (_only_model(start),)
+    link = SupervisorLink(socket.socket(fileno=start.control_fd)) if start.control_fd >= 0 else None
+    alone = len(models) == 1
+    app = AppState(settings, models, orders=None if alone else link, plan=start.plan)
 
     if start.lives_fd >= 0:
         app.metrics.lives = LivesPage(start.lives_fd)
 
-    def on_ready(model: ServedModel) -> None:
-        if start.announce:
-            announce(http, settings, start.model_name, model, needs_key=app.keys.required)
-        page.ready = True
+    def look() -> None:
+        """The server is ready once it can serve, and stays so."""
+        if not page.ready and health.state(app) == "ok":
+            if start.announce:
+                services = app.models.services
+                announce(http, settings, title_of(services), services[0].name, needs_key=app.keys.required)
+            page.ready = True
 
     def on_unusable(error: ModelError) -> None:
         page.message = str(error)
         _give_up(error)
 
-    app.engine.on_ready = on_ready
-    app.engine.on_unusable = on_unusable
+    for service in app.models.services:
+        service.on_change.append(lambda service: look())
+        service.on_ready = lambda model: look()
+        if alone:
+            service.on_unusable = on_unusable
     app.hub.on_tick = lambda: page.beat(time.monotonic())
     page.phase = Phase.SERVING
     await app.hub.start(socket.socket(fileno=start.hub_fd))
+    if link is not None:
+        link.on_report = app.models.on_report
+        link.start()
+    look()
     _reload_on_hang_up(app, page)
     tls = app.certificate
     config = uvicorn.Config(
@@ -105,9 +118,15 @@ async def _serve(start: Start) -> None:
     for stop in app.on_shutdown:
         stop()
     await app.hub.stop()
+    if link is not None:
+        link.stop()
     structlog.get_logger().info("stopped")
     log_writer.standard_error().flush_last()
     os._exit(0)  # Python would take apart millions of objects of replies, and wait for threads that render prompts.
+
+
+def _only_model(start: Start) -> ModelSpec:
+    return ModelSpec(name=start.model_name, path=start.model_path, settings=start.settings, at_start=True)
 
 
 def _stop(server: HttpServer, number: int) -> None:

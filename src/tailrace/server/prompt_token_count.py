@@ -10,14 +10,16 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.generation_request import GenerationRequest
+from tailrace.server.served_model import ServedModel
 
 
-async def count_input(app: AppState, request: Request, wanted: GenerationRequest) -> dict[str, Any]:
-    """The body with the token count of the only prompt of ``wanted``. Raises RequestError."""
+async def count_input(app: AppState, request: Request, model: ServedModel, wanted: GenerationRequest) -> dict[str, Any]:
+    """The body with the token count of the only prompt of ``wanted``, as ``model`` reads it. Raises RequestError."""
     (prompt,) = wanted.prompts
     assert isinstance(prompt, PromptText), "a conversation's prompt is text"
     (tokenized,) = await app.query_engine(
         request,
+        model,
         lambda identity: Tokenize(id=identity, text=prompt),
         param=wanted.prompt_param,
     )

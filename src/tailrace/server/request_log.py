@@ -28,9 +28,8 @@ OnRequest = Callable[[RequestSummary], None]
 class RequestLog:
     """Takes each request's summary at its end. ``on_request`` gets it too."""
 
-    def __init__(self, model_name: str, *, lines: bool, prompts: bool, on_request: OnRequest | None = None) -> None:
+    def __init__(self, *, lines: bool, prompts: bool, on_request: OnRequest | None = None) -> None:
         """``lines``: whether there are lines at all; ``prompts``: whether they have the prompts' text."""
-        self._model_name = model_name
         self._lines = lines
         self._prompts = prompts
         self._on_request = on_request
@@ -40,13 +39,12 @@ class RequestLog:
         """The request has its response, or has lost its client."""
         if generation is not None:
             summary.generation = generation.figures
-            summary.model = self._model_name
+            summary.model = generation.model_name
             if self._prompts:
                 summary.prompt = generation.prompt_text[:_PROMPT_CHARACTERS]
-            if generation.figures.ended_at is None:
-                generation.on_end = lambda: self._finish(summary)
-                return
-        self._finish(summary)
+            generation.at_end(lambda: self._finish(summary))
+        else:
+            self._finish(summary)
 
     def _finish(self, summary: RequestSummary) -> None:
         summary.ended_at = time.monotonic()

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 
 from tailrace.server.browsers.hosts import is_loopback
-from tailrace.server.served_model import ServedModel
+from tailrace.server.models.model_service import ModelService
 from tailrace.server.start_check import OPEN_TO_NETWORK
 from tailrace.settings import Settings
+
+#: Models that the message names.
+_MAX_NAMES = 10
 
 _announced = False
 
 
-def announce(http: socket.socket, settings: Settings, model_name: str, model: ServedModel, *, needs_key: bool) -> None:
-    """Print where the server listens and a curl command to paste; once in the life of the process. ``needs_key``:
-    whether requests need an API key.
+def title_of(services: Sequence[ModelService]) -> str:
+    """What is ready."""
+    if len(services) == 1 and (info := services[0].info) is not None:
+        return f"{services[0].name} is ready ({info.description}, context {info.context} tokens)"
+    names = ", ".join(service.name for service in services[:_MAX_NAMES])
+    more = f" and {len(services) - _MAX_NAMES} more" if len(services) > _MAX_NAMES else ""
+    return f"{len(services)} models are ready, loaded on demand: {names}{more}"
+
+
+def announce(http: socket.socket, settings: Settings, title: str, model_name: str, *, needs_key: bool) -> None:
+    """Print ``title``, where the server listens and a curl command to paste; once in the life of the process.
+    ``needs_key``: whether requests need an API key.
     """
     global _announced
     if _announced:
@@ -28,7 +41,7 @@ def announce(http: socket.socket, settings: Settings, model_name: str, model: Se
     body = json.dumps({"model": model_name, "messages": [{"role": "user", "content": "Hello!"}], "stream": True})
     warning = f"  Warning: {OPEN_TO_NETWORK}.\n\n" if not needs_key and not is_loopback(settings.host) else ""
     print(
-        f"\n  {model_name} is ready ({model.info.description}, context {model.info.context} tokens). Try:\n\n"
+        f"\n  {title}. Try:\n\n"
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'\n\n"
         f"{warning}tailrace listens on {url}",
         flush=True,

@@ -16,8 +16,10 @@ from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import Topology, read_topology
 from tailrace.observe.metrics import Metrics
 from tailrace.server.admission import AdmissionQueue
-from tailrace.server.engine_client import EngineClient
 from tailrace.server.engine_connection import EngineConnection
+from tailrace.server.loop_lag import LoopLag
+from tailrace.server.models.model_directory import ModelDirectory
+from tailrace.server.models.model_service import ModelService
 from tailrace.server.open_streams import OpenStreams
 from tailrace.settings import Settings
 
@@ -29,16 +31,19 @@ class StatsSource:
         self,
         settings: Settings,
         plan: MachinePlan | None,
-        engine: EngineClient,
+        models: ModelDirectory,
+        loop_lag: LoopLag,
         metrics: Metrics,
         streams: OpenStreams,
         admission: AdmissionQueue,
     ) -> None:
-        """``plan``: the machine plan that the engines were started with; None: not known."""
+        """``plan``: the machine plan that the default model's engines were started with; None: not known.
+        ``loop_lag``: how late the event loop is.
+        """
         self._admission = admission
-        self._settings = settings
         self._plan = plan
-        self._engine = engine
+        self._models = models
+        self._loop_lag = loop_lag
         self._metrics = metrics
         self._streams = streams
         self._topology = _topology_of(os.getppid())
@@ -51,36 +56,48 @@ class StatsSource:
 
     def is_busy(self) -> bool:
         """Whether requests run or wait."""
-        return bool(self._engine.running or self._engine.waiting)
+        return any(service.engine.running or service.engine.waiting for service in self._models.services)
 
     def observe(self) -> ServerSample:
         """The requests and engines now."""
-        engine, now = self._engine, time.monotonic()
+        services, now = self._models.services, time.monotonic()
+        engines = [service.engine for service in services]
+        starts = sum(engine.engine_starts for engine in engines)
+        if len(services) > 1:  # An engine that was loaded hasn't replaced another.
+            starts -= sum(service.figures.loads for service in services)
         return ServerSample(
-            engines=tuple(self._engine_sample(connection, now) for connection in engine.connections),
-            running=engine.running,
-            waiting=engine.waiting,
-            unaccepted=engine.unanswered,
-            oldest_wait=engine.oldest_wait(),
+            engines=tuple(
+                self._engine_sample(service, connection, now)
+                for service in services
+                for connection in service.engine.connections
+            ),
+            running=sum(engine.running for engine in engines),
+            waiting=sum(engine.waiting for engine in engines),
+            unaccepted=sum(engine.unanswered for engine in engines),
+            oldest_wait=max(engine.oldest_wait() for engine in engines),
             refused=self._admission.refused,
-            engine_starts=engine.engine_starts,
-            loop_lag=engine.timer.lag.worst(),
+            engine_starts=starts,
+            loop_lag=self._loop_lag.worst(),
             slow_streams=self._streams.behind(),
             first_token=HistogramSample(*self._metrics.first_token_buckets()),
             inter_token=HistogramSample(*self._metrics.inter_token_buckets()),
         )
 
-    def _engine_sample(self, connection: EngineConnection, now: float) -> EngineSample:
-        heartbeat = connection.heartbeat
+    def _engine_sample(self, service: ModelService, connection: EngineConnection, now: float) -> EngineSample:
+        heartbeat, info = connection.heartbeat, service.info
         sample = EngineSample(
             replica=connection.replica,
             pid=connection.pid,
             silent=now - connection.last_heard,
             reported_at=connection.heartbeat_at,
-            stalled=self._engine.is_stalled(connection),
+            stalled=service.engine.is_stalled(connection),
             running=connection.running,
             waiting=max(0, connection.submitted - connection.running),
             kv_cells=connection.kv_cells,
+            model=service.name if len(self._models.services) > 1 else "",
+            slots=connection.parallel,
+            weight_bytes=0 if info is None else info.pass_bytes,
+            cell_bytes=0 if info is None else info.cell_bytes,
         )
         if heartbeat is None:
             return sample
@@ -88,28 +105,33 @@ class StatsSource:
 
     def facts(self, bandwidth: MeasuredBandwidth | None) -> ServerFacts:
         """What doesn't change while the engines run."""
-        topology, model = self._topology, self._engine.model
-        info = None if model is None else model.info
+        topology, services = self._topology, self._models.services
+        loaded = [service for service in services if service.engine.is_connected]
+        # Engines of one server have the same kernels; what else differs is in each engine's sample.
+        main = (loaded or services)[0]
+        info = main.info
         replicas = () if self._plan is None else self._plan.replicas
         nodes = [replica.node for replica in replicas] or [None]
+        several = len(services) > 1
+        wanted = [service for service in services if service.phase in ("starting", "serving")]
+        description = "" if info is None else info.description
         return ServerFacts(
-            model="" if info is None else info.description,
-            replicas=max(1, len(replicas)),
-            slots=self._settings.parallel,
+            model=", ".join(service.name for service in loaded) if several else description,
+            models=len(services),
+            replicas=sum(service.replicas for service in wanted) if several else max(1, len(replicas)),
+            slots=main.spec.settings.parallel,
             threads=tuple(max(replica.decode.threads, replica.prefill.threads) for replica in replicas),
             planned_threads=self._planned_threads,
             cores=len(topology.usable_cores),
             cpus=len(topology.usable),
             quota=topology.quota,
-            weight_bytes=0 if info is None else info.pass_bytes,
-            cell_bytes=0 if info is None else info.cell_bytes,
             bandwidth=None if bandwidth is None else min(map(bandwidth.of, nodes)) or None,
             kernels="" if info is None else info.kernels,
             fastest_kernels="" if info is None else info.fastest_kernels,
             kernels_reason="" if info is None else info.kernels_reason,
             node_of={cpu: core.node for core in topology.cores for cpu in core.cpus} if len(topology.nodes) > 1 else {},
             interleaved=any(replica.interleave for replica in replicas),
-            disk_tier=self._settings.keep_disk_mb > 0,
+            disk_tier=any(service.spec.settings.keep_disk_mb > 0 for service in loaded or services),
         )
 
 

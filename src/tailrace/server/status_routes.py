@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.errors import EngineUnavailable
 from tailrace.observe.exposition import CONTENT_TYPE
+from tailrace.server import health
 from tailrace.server.app_state import AppState
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.json_response import json_response
+
+#: Seconds for which metrics are written without a pause.
+_SLICE_SECONDS = 0.005
 
 
 def routes(app: AppState) -> list[Endpoint]:
@@ -50,13 +57,16 @@ def routes(app: AppState) -> list[Endpoint]:
 
 
 class Status(msgspec.Struct, omit_defaults=True):
-    """The answer without an API key. A server with keys leaves the model's name out."""
+    """The answer without an API key. A server with keys, or with several models, leaves the model's name out."""
 
     status: str  #: "ok", "loading", "restarting", "stalled" or "draining"
     model: str | None = None
     #: Only with several replicas: how many there are, and how many make progress.
     replicas: int | None = None
     replicas_ready: int | None = None
+    #: Only with several models: how many there are, and how many of them are loaded.
+    models: int | None = None
+    models_loaded: int | None = None
 
 
 class _Admin:
@@ -77,12 +87,25 @@ class _Admin:
 
     async def metrics(self, request: Request) -> Response:
         started = {"process-start-time-unix": str(self._app.created)}  # llama-server's
-        return Response(self._app.metrics.render(), headers={"content-type": CONTENT_TYPE, **started})
+        lines: list[str] = []
+        began = time.monotonic()
+        for line in self._app.metrics.lines():
+            lines.append(line)
+            if time.monotonic() - began > _SLICE_SECONDS:
+                await asyncio.sleep(0)  # Each model has some hundred lines, and streams go on meanwhile.
+                began = time.monotonic()
+        return Response("".join(lines).encode(), headers={"content-type": CONTENT_TYPE, **started})
 
     def _status(self) -> Status:
         app = self._app
-        state = "draining" if app.draining else app.engine.state
-        status = Status(state, None if app.keys.required else app.model_name)
-        if app.replicas > 1:
-            status.replicas, status.replicas_ready = app.replicas, app.engine.replicas_ready
+        services = app.models.services
+        status = Status(health.state(app))
+        if len(services) > 1:
+            status.models = len(services)
+            status.models_loaded = sum(service.is_loaded for service in services)
+            return status
+        (service,) = services
+        status.model = None if app.keys.required else service.name
+        if service.replicas > 1:
+            status.replicas, status.replicas_ready = service.replicas, service.engine.replicas_ready
         return status

@@ -155,7 +155,7 @@ def manifest(kind: str) -> Any:
 
 def test_the_probes_are_routes_that_need_no_key() -> None:
     (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
-    known = {endpoint.path for endpoint in endpoints(AppState(DEFAULTS, "m")) if endpoint.method == "GET"}
+    known = {endpoint.path for endpoint in endpoints(AppState.of_one(DEFAULTS, "m")) if endpoint.method == "GET"}
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": DEFAULTS.port}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

@@ -12,6 +12,7 @@ import pytest
 
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
 from tailrace.observe.metric import Metric
+from tailrace.observe.model_metrics import MODEL_METRICS
 from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS
 from tailrace.observe.request_summary import GenerationFigures, RequestSummary
 from tailrace.observe.vllm_metrics import VLLM_METRICS
@@ -21,6 +22,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="u
 TABLES: dict[str, Sequence[Metric[Any]]] = {
     "vllm": VLLM_METRICS,
     "engine": ENGINE_METRICS,
+    "model": MODEL_METRICS,
     "server": SERVER_METRICS,
     "llama-server": LLAMA_SERVER_METRICS,
 }

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from model_load import Load
 from tailrace.errors import EngineDied, InvalidRequest, TooManyRequests
 from tailrace.machine.cgroup import Throttling
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
-from tailrace.observe.metrics import REFUSALS, Metrics
+from tailrace.observe.metrics import REFUSALS, Metrics, ModelMetrics
+from tailrace.observe.model_metrics import MODEL_METRICS
 from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS
 from tailrace.observe.vllm_metrics import VLLM_METRICS
 from tailrace.protocol import EngineCounters, ModelInfo
@@ -34,9 +36,13 @@ class Counts:
     cached_tokens: int = 3
 
 
-def samples(metrics: Metrics) -> dict[str, float]:
+def model_metrics(engine: Engine, replicas: int = 1) -> ModelMetrics:
+    return Metrics().add_model('a "model"\n', engine, Load(), replicas)
+
+
+def samples(metrics: ModelMetrics) -> dict[str, float]:
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(metrics.render().decode()):
+    for family in text_string_to_metric_families(metrics.server.render().decode()):
         for sample in family.samples:
             labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()) if key != "model_name")
             assert sample.labels.get("model_name", 'a "model"\n') == 'a "model"\n'
@@ -47,14 +53,14 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def names() -> Iterable[str]:
-    for table in (VLLM_METRICS, ENGINE_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+    for table in (VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
         yield from (metric.name for metric in table)
 
 
 def test_every_metric_is_there_before_the_first_request() -> None:
     """``rate()`` needs the sample before the first increase."""
-    metrics = Metrics('a "model"\n', Engine())
-    metrics.add_route("/chat/completions")
+    metrics = model_metrics(Engine())
+    metrics.server.add_route("/chat/completions")
     found = samples(metrics)
     for name in names():
         assert any(key.startswith((f"{name}[", f"{name}_bucket[")) for key in found), name
@@ -68,7 +74,7 @@ def test_every_metric_is_there_before_the_first_request() -> None:
 def test_no_metric_is_defined_twice() -> None:
     found = list(names())
     assert len(found) == len(set(found))
-    for table in (VLLM_METRICS, ENGINE_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+    for table in (VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
         for metric in table:
             # vLLM has one histogram whose name ends as a counter's.
             counts = metric.name.endswith("_total") and metric.name != "vllm:iteration_tokens_total"
@@ -102,7 +108,7 @@ def test_metrics_of_an_engine() -> None:
         step_tokens=[1, 6, *[0] * 12],
         connected=True,
     )
-    found = samples(Metrics('a "model"\n', Engine([engine], 2)))
+    found = samples(model_metrics(Engine([engine], 2)))
     expected = {
         "vllm:num_requests_running[engine=0]": 4,
         "vllm:num_requests_waiting[engine=0]": 6,
@@ -134,7 +140,7 @@ def test_metrics_of_an_engine() -> None:
 
 
 def test_metrics_of_requests() -> None:
-    metrics = Metrics('a "model"\n', Engine([EngineFigures(), EngineFigures(generating_tokens=1)]), 2)
+    metrics = model_metrics(Engine([EngineFigures(), EngineFigures(generating_tokens=1)]), 2)
     requests = metrics.requests(1)
     requests.accepted(3, 500)
     requests.started(0.5, 0.25)
@@ -174,13 +180,13 @@ def test_metrics_of_requests() -> None:
 
 
 def test_responses_and_errors_are_counted() -> None:
-    metrics = Metrics('a "model"\n', Engine())
-    metrics.response_started("/chat/completions", 200)
-    metrics.response_started("/chat/completions", 200)
-    metrics.response_started("other", 404)
-    metrics.request_failed(EngineDied("gone"))
-    metrics.request_failed(InvalidRequest("wrong"))
-    metrics.request_failed(TooManyRequests("later"))
+    metrics = model_metrics(Engine())
+    metrics.server.response_started("/chat/completions", 200)
+    metrics.server.response_started("/chat/completions", 200)
+    metrics.server.response_started("other", 404)
+    metrics.server.request_failed(EngineDied("gone"))
+    metrics.server.request_failed(InvalidRequest("wrong"))
+    metrics.server.request_failed(TooManyRequests("later"))
     found = samples(metrics)
     assert found["tailrace:http_requests_total[route=/chat/completions,status=200]"] == 2
     assert found["tailrace:http_requests_total[route=other,status=404]"] == 1
@@ -192,16 +198,16 @@ def test_responses_and_errors_are_counted() -> None:
 
 
 def test_the_codes_of_errors_are_bounded() -> None:
-    metrics = Metrics('a "model"\n', Engine())
+    metrics = model_metrics(Engine())
     for number in range(1000):
-        metrics.request_failed(InvalidRequest("wrong", code=f"code {number}"))
+        metrics.server.request_failed(InvalidRequest("wrong", code=f"code {number}"))
     codes = [name for name in samples(metrics) if name.startswith("tailrace:errors_total")]
     assert len(codes) <= 200
     assert samples(metrics)["tailrace:errors_total[code=other]"] > 700
 
 
 def test_metrics_of_this_process() -> None:
-    found = samples(Metrics('a "model"\n', Engine()))
+    found = samples(model_metrics(Engine()))
     assert found["tailrace:process_resident_memory_bytes[process=http]"] > 1_000_000
     assert 3 <= found["tailrace:process_open_fds[process=http]"] < found["tailrace:process_max_fds[process=http]"]
     assert found["tailrace:process_cpu_seconds_total[process=http]"] > 0
@@ -210,10 +216,10 @@ def test_metrics_of_this_process() -> None:
 
 def test_metrics_under_llama_servers_names() -> None:
     engine = Engine([EngineFigures(running=2, waiting=1)])
-    metrics = Metrics('a "model"\n', engine)
-    metrics.prompt_computed(0.5)
-    metrics.reply_ended(2.0)
-    metrics.count_tokens(Counts())
+    metrics = model_metrics(engine)
+    metrics.server.prompt_computed(0.5)
+    metrics.server.reply_ended(2.0)
+    metrics.server.count_tokens(Counts())
     counters = EngineCounters(steps=4, prefill_tokens=11, decode_tokens=10)
     engine.engines[0] = EngineFigures(running=2, waiting=1, counters=counters)
     found = samples(metrics)
@@ -234,8 +240,8 @@ def test_metrics_under_llama_servers_names() -> None:
 
 
 def test_the_control_group_that_stood_still_longest_is_shown() -> None:
-    metrics = Metrics('a "model"\n', Engine())
-    metrics.read_throttling = lambda: [
+    metrics = model_metrics(Engine())
+    metrics.server.read_throttling = lambda: [
         Throttling("/a/b", 1.5, periods=9, throttled=4, seconds=2.5),
         Throttling("/a", None, periods=20, throttled=7, seconds=0.5),
     ]

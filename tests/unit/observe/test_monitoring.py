@@ -12,12 +12,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from model_load import Load
 from prometheus_tools import program
 from tailrace.cli.app import app
 from tailrace.errors import ConfigurationError
 from tailrace.observe.engine_figures import EngineFigures
 from tailrace.observe.llama_server_metrics import LLAMA_SERVER_METRICS
 from tailrace.observe.metrics import Metrics
+from tailrace.observe.model_metrics import MODEL_METRICS
 from tailrace.observe.own_metrics import ENGINE_METRICS, SERVER_METRICS
 from tailrace.observe.vllm_metrics import VLLM_METRICS
 from tailrace.protocol import ModelInfo
@@ -46,7 +48,7 @@ def alerts() -> list[Any]:
 
 def series() -> set[str]:
     found: set[str] = set()
-    for table in (VLLM_METRICS, ENGINE_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
+    for table in (VLLM_METRICS, ENGINE_METRICS, MODEL_METRICS, SERVER_METRICS, LLAMA_SERVER_METRICS):
         for metric in table:
             endings = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
             found |= {f"{metric.name}{ending}" for ending in endings}
@@ -137,7 +139,7 @@ class Engine:
 
 def test_promtool_accepts_the_metrics() -> None:
     """But for the colon that vLLM and llama-server have in their names, and one name of vLLM's."""
-    text = Metrics("m", Engine()).render().decode()
+    text = Metrics().add_model("m", Engine(), Load()).server.render().decode()
     done = promtool("check", "metrics", text=re.sub(r"\b(vllm|llamacpp|tailrace):", r"\1_", text))
     complaints = [line for line in done.stderr.splitlines() if "vllm_iteration_tokens_total" not in line]
     assert complaints == []

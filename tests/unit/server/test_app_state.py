@@ -12,15 +12,17 @@ from tailrace.server.app_state import AppState
 from tailrace.settings import Settings
 
 
-@pytest.mark.parametrize("name", [None, "m", "claude-haiku-4-5", "claude-", "gpt-4"])
+@pytest.mark.parametrize(
+    "name", [None, "m", "M", "m:latest", "M:latest", "GPT-4", "claude-haiku-4-5", "claude-", "gpt-4"]
+)
 def test_the_models_names(name: str | None) -> None:
-    AppState(Settings(aliases=("claude-*", "gpt-4")), "m").check_model(name)
+    AppState.of_one(Settings(aliases=("claude-*", "gpt-4")), "m").models.resolve(name)
 
 
-@pytest.mark.parametrize("name", ["", "M", "gpt-4o", "my-claude-haiku", "*"])
+@pytest.mark.parametrize("name", ["", "gpt-4o", "my-claude-haiku", "*"])
 def test_other_names(name: str) -> None:
     with pytest.raises(ModelNotFound, match="serves 'm'"):
-        AppState(Settings(aliases=("claude-*", "gpt-4")), "m").check_model(name)
+        AppState.of_one(Settings(aliases=("claude-*", "gpt-4")), "m").models.resolve(name)
 
 
 # Large requests
@@ -28,14 +30,14 @@ def test_other_names(name: str) -> None:
 
 def test_a_small_request_is_prepared_at_once() -> None:
     async def check() -> int:
-        return await AppState(Settings(), "m").run_large(threading.get_ident, 1000)
+        return await AppState.of_one(Settings(), "m").run_large(threading.get_ident, 1000)
 
     assert asyncio.run(check()) == threading.get_ident()
 
 
 def test_a_large_one_is_prepared_while_the_loop_goes_on() -> None:
     async def check() -> None:
-        app = AppState(Settings(), "m")
+        app = AppState.of_one(Settings(), "m")
         goes_on = threading.Event()
 
         def make() -> int:
@@ -52,7 +54,7 @@ def test_a_large_one_is_prepared_while_the_loop_goes_on() -> None:
 
 def test_a_few_large_ones_run_at_once() -> None:
     async def check() -> int:
-        app = AppState(Settings(), "m")
+        app = AppState.of_one(Settings(), "m")
         running, most = 0, 0
         lock, third = threading.Lock(), threading.Event()
 
@@ -76,7 +78,7 @@ def test_what_is_refused_there_is_refused() -> None:
         def make() -> None:
             raise ValueError("refused")
 
-        await AppState(Settings(), "m").run_large(make, 10_000_000)
+        await AppState.of_one(Settings(), "m").run_large(make, 10_000_000)
 
     with pytest.raises(ValueError, match="refused"):
         asyncio.run(check())

@@ -12,7 +12,7 @@ import pytest
 
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded, EngineDied, SlowReader
-from tailrace.observe.metrics import Metrics
+from tailrace.observe.metrics import ModelMetrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
@@ -61,7 +61,7 @@ def end(identity: int, count: int) -> Step:
     return Step([], [], [], [Finished(identity, "stop", count)], {})
 
 
-Scenario = Callable[[EngineClient, Metrics, Engine], Awaitable[None]]
+Scenario = Callable[[EngineClient, ModelMetrics, Engine], Awaitable[None]]
 
 
 @pytest.fixture
@@ -78,7 +78,9 @@ def play(tmp_path: Path) -> Callable[[Scenario], None]:
     return run
 
 
-async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fields: object) -> tuple[Generation, int]:
+async def accepted(
+    client: EngineClient, metrics: ModelMetrics, engine: Engine, **fields: object
+) -> tuple[Generation, int]:
     """A generation with one choice that the engine has accepted, and its id."""
     request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", **fields)  # type: ignore[arg-type]  # fields of several types
     starting = asyncio.create_task(Generation.start(client, metrics, request))
@@ -88,7 +90,7 @@ async def accepted(client: EngineClient, metrics: Metrics, engine: Engine, **fie
 
 
 def test_events_before_attach_reach_the_sink_first(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         first = asyncio.create_task(
             Generation.start(client, metrics, GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt"))
         )
@@ -107,7 +109,7 @@ def test_events_before_attach_reach_the_sink_first(play: Callable[[Scenario], No
 
 
 def test_a_whole_generation_may_be_over_before_attach(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt")
         first = asyncio.create_task(Generation.start(client, metrics, request))
         identity = await engine.submitted()
@@ -122,7 +124,7 @@ def test_a_whole_generation_may_be_over_before_attach(play: Callable[[Scenario],
 
 
 def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         broken, one = await accepted(client, metrics, engine)
         whole, two = await accepted(client, metrics, engine)
         listener = EventSink()
@@ -143,7 +145,7 @@ def test_a_defect_ends_its_own_request_and_no_other(play: Callable[[Scenario], N
 def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_emitted(
     play: Callable[[Scenario], None],
 ) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine, stops=("END",))
         listener = EventSink()
         generation.attach(listener)
@@ -157,7 +159,7 @@ def test_a_stop_string_cancels_the_rest_and_nothing_of_it_is_emitted(
 
 
 def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine, chat=True)
         listener = EventSink()
         generation.attach(listener)
@@ -170,7 +172,7 @@ def test_tokens_of_reasoning_are_counted(play: Callable[[Scenario], None]) -> No
 
 
 def test_a_failure_has_the_usage_until_then(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         listener = EventSink()
         generation.attach(listener)
@@ -185,7 +187,7 @@ def test_a_failure_has_the_usage_until_then(play: Callable[[Scenario], None]) ->
 
 
 def test_after_a_cancel_nothing_is_emitted(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         other, fence = await accepted(client, metrics, engine)
         listener = EventSink()
@@ -203,7 +205,7 @@ def test_after_a_cancel_nothing_is_emitted(play: Callable[[Scenario], None]) -> 
 
 
 def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=3)
         starting = asyncio.create_task(Generation.start(client, metrics, request))
         ids = await engine.submitted_copies()
@@ -225,7 +227,7 @@ def test_an_engines_death_is_one_failure_however_many_replies_it_takes_along(pla
 
 
 def test_a_refusal_of_one_reply_cancels_the_others(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         request = GenerationRequest(prompts=[PromptText("p"), PromptText("q")], prompt_param="prompt")
         starting = asyncio.create_task(Generation.start(client, metrics, request))
         first, second = await engine.submitted(), await engine.submitted()
@@ -238,7 +240,7 @@ def test_a_refusal_of_one_reply_cancels_the_others(play: Callable[[Scenario], No
 
 
 def test_the_one_timer_ticks_for_those_that_run(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         async def ticked(listener: EventSink) -> None:
             before = listener.ticks
             while listener.ticks < before + 2:
@@ -268,7 +270,7 @@ def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_repl
         predicted = [Predicted(identity, accepted, rejected)]
         return Step([identity] * len(text), list(text), [], [], {}, [], predicted)
 
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         for prediction, counts in (("abcdef", (4, 3)), (None, (None, None))):
             params = GenerationParams(prediction=prediction)
             generation, identity = await accepted(client, metrics, engine, params=params, stops=("de",))
@@ -291,16 +293,16 @@ def test_what_a_prediction_brought_is_counted_though_a_stop_string_ends_the_repl
 # What the metrics say
 
 
-def metric(metrics: Metrics, name: str) -> float:
-    (line,) = [line for line in metrics.render().decode().splitlines() if line.startswith(name + "{")]
+def metric(metrics: ModelMetrics, name: str) -> float:
+    (line,) = [line for line in metrics.server.render().decode().splitlines() if line.startswith(name + "{")]
     return float(line.rsplit(" ", 1)[1])
 
 
-def queue_of(metrics: Metrics) -> tuple[float, float]:
+def queue_of(metrics: ModelMetrics) -> tuple[float, float]:
     return metric(metrics, "vllm:num_requests_running"), metric(metrics, "vllm:num_requests_waiting")
 
 
-def used(metrics: Metrics) -> tuple[float, float, float]:
+def used(metrics: ModelMetrics) -> tuple[float, float, float]:
     names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prompt_tokens_cached_total")
     prompt, generated, cached = (metric(metrics, name) for name in names)
     return prompt, generated, cached
@@ -309,7 +311,7 @@ def used(metrics: Metrics) -> tuple[float, float, float]:
 def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenario], None]) -> None:
     """The first byte goes to the client then, and the engine's beat may come half a second later."""
 
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, _ = await accepted(client, metrics, engine)
         assert queue_of(metrics) == (1, 0)
         request = GenerationRequest(prompts=[PromptText("q")], prompt_param="prompt")
@@ -331,7 +333,7 @@ def test_a_request_counts_as_running_when_it_is_accepted(play: Callable[[Scenari
 
 @pytest.mark.parametrize("end_by", ["cancel", "death", "defect", "fail"])
 def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scenario], None], end_by: str) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = asyncio.create_task(
             Generation.start(
                 client, metrics, GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=2)
@@ -365,7 +367,7 @@ def test_tokens_of_replies_that_broke_off_are_counted_once(play: Callable[[Scena
 
 
 def test_a_prompt_that_was_never_read_is_not_counted(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, _ = await accepted(client, metrics, engine)
         generation.cancel()
         assert used(metrics) == (0, 0, 0)
@@ -376,7 +378,7 @@ def test_a_prompt_that_was_never_read_is_not_counted(play: Callable[[Scenario], 
 def test_a_reply_is_gone_with_its_last_user(play: Callable[[Scenario], None]) -> None:
     """Not only after a collection of old objects, which is rare."""
 
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         generation, identity = await accepted(client, metrics, engine)
         sink = EventSink()
         generation.attach(sink)
@@ -396,7 +398,7 @@ def test_a_reply_is_gone_with_its_last_user(play: Callable[[Scenario], None]) ->
 
 
 def test_every_choice_of_a_lost_engine_may_report_it(play: Callable[[Scenario], None]) -> None:
-    async def scenario(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scenario(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         request = GenerationRequest(prompts=[PromptText("p")], prompt_param="prompt", choices=2)
         starting = asyncio.create_task(Generation.start(client, metrics, request))
         identities = await engine.submitted_copies()

@@ -13,7 +13,7 @@ import pytest
 
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded, DeadlineExceeded, EngineDied, EngineUnavailable, RequestError
-from tailrace.observe.metrics import Metrics
+from tailrace.observe.metrics import ModelMetrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Accepted, Cancel, Finished, Progress, Refused, Started, Step, Submit
 from tailrace.server.admission import AdmissionQueue, QueuePlace
@@ -24,7 +24,7 @@ from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.tracked_choice import TrackingOptions
 
-Scene = Callable[[EngineClient, Metrics, Engine], Awaitable[None]]
+Scene = Callable[[EngineClient, ModelMetrics, Engine], Awaitable[None]]
 
 
 class Sink:
@@ -66,7 +66,9 @@ def a_place(requests: int, tokens: int) -> tuple[AdmissionQueue, QueuePlace]:
     return queue, place
 
 
-def begin(client: EngineClient, metrics: Metrics, request: GenerationRequest, **more: Any) -> asyncio.Task[Generation]:
+def begin(
+    client: EngineClient, metrics: ModelMetrics, request: GenerationRequest, **more: Any
+) -> asyncio.Task[Generation]:
     return asyncio.create_task(Generation.start(client, metrics, request, **more))
 
 
@@ -78,7 +80,7 @@ def begin(client: EngineClient, metrics: Metrics, request: GenerationRequest, **
 def test_a_request_without_a_token_goes_to_the_next_engine(
     tmp_path: Path, accepted: bool, tracking: TrackingOptions | None
 ) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         sink = Sink()
         starting = begin(client, metrics, wanted(choices=2, tracking=tracking))
         ids = await engine.submitted_copies()
@@ -108,7 +110,7 @@ def test_a_request_without_a_token_goes_to_the_next_engine(
 
 
 def test_a_second_death_ends_the_request(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = begin(client, metrics, wanted())
         await engine.submitted()
         following = await engine.replaced()
@@ -121,7 +123,7 @@ def test_a_second_death_ends_the_request(tmp_path: Path) -> None:
 
 
 def test_a_reply_that_has_a_token_ends_with_its_engine(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = begin(client, metrics, wanted(choices=2))
         one, two = await engine.submitted_copies()
         engine.say(Accepted(one, 10), Accepted(two, 10))
@@ -139,7 +141,7 @@ def test_a_reply_that_has_a_token_ends_with_its_engine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accepted", [False, True])
 def test_without_a_next_engine_in_time_it_ends(tmp_path: Path, accepted: bool) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         sink = Sink()
         starting = begin(client, metrics, wanted())
         identity = await engine.submitted()
@@ -158,7 +160,7 @@ def test_without_a_next_engine_in_time_it_ends(tmp_path: Path, accepted: bool) -
 
 
 def test_the_next_engine_may_refuse_it(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         sink = Sink()
         starting = begin(client, metrics, wanted())
         engine.say(Accepted(await engine.submitted(), 10))
@@ -173,7 +175,7 @@ def test_the_next_engine_may_refuse_it(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_meanwhile_sends_nothing_to_the_next_engine(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         queue, place = a_place(1, 10)
         starting = begin(client, metrics, wanted(), queue_place=place)
         engine.say(Accepted(await engine.submitted(), 10))
@@ -207,7 +209,7 @@ class _Ignoring:
 
 
 def test_a_place_is_given_back_reply_by_reply(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         queue, place = a_place(4, 22)  # Two prompts of 40 characters are guessed at 11 tokens each.
         prompts = [PromptText("p" * 40), PromptText("q" * 40)]
         starting = begin(client, metrics, wanted(prompts=prompts, choices=2), queue_place=place)
@@ -232,7 +234,7 @@ def test_a_place_is_given_back_reply_by_reply(tmp_path: Path) -> None:
 
 
 def test_a_refusal_gives_the_place_back(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         queue, place = a_place(2, 11)
         starting = begin(client, metrics, wanted(choices=2), queue_place=place)
         ids = await engine.submitted_copies()
@@ -263,7 +265,7 @@ def within(queue: float = math.inf, first_token: float = math.inf, total: float 
 def test_a_deadline_ends_the_stream_and_stops_the_engine(
     tmp_path: Path, deadlines: dict[str, float], code: str
 ) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         queue, place = a_place(1, 10)
         starting = begin(client, metrics, wanted(), queue_place=place, deadlines=within(**deadlines))
         submit = await engine.heard()
@@ -282,7 +284,7 @@ def test_a_deadline_ends_the_stream_and_stops_the_engine(
 
 
 def test_deadlines_that_were_met_have_no_effect(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = begin(client, metrics, wanted(), deadlines=within(queue=0.3, first_token=0.3))
         identity = await engine.submitted()
         engine.say(Accepted(identity, 10), Step([identity], [97], [Started(identity, 0)], [], {}, progress=[]))
@@ -299,7 +301,7 @@ def test_deadlines_that_were_met_have_no_effect(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_has_begun_ends_the_time_in_the_queue(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = begin(client, metrics, wanted(), deadlines=within(queue=0.2, first_token=0.6))
         identity = await engine.submitted()
         engine.say(Accepted(identity, 10), Step([], [], [], [], {}, progress=[Progress(identity, 10, 0, 0, 0.0)]))

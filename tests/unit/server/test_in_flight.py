@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from scripted_engine import Engine, connected
 from tailrace.errors import ContextLengthExceeded
-from tailrace.observe.metrics import Metrics
+from tailrace.observe.metrics import ModelMetrics
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import (
     Accepted,
@@ -34,7 +34,7 @@ from tailrace.server.engine_client import EngineClient
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
 
-Scene = Callable[[EngineClient, Metrics, Engine], Any]
+Scene = Callable[[EngineClient, ModelMetrics, Engine], Any]
 
 
 def registered(client: EngineClient) -> tuple[int, int, int]:
@@ -61,7 +61,7 @@ def wanted(**fields: Any) -> GenerationRequest:
 
 
 def test_a_prompt_that_can_not_be_sent_takes_the_others_along(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         prompts = [PromptText("a"), [2**64]]  # The second has a number that no message can carry.
         with pytest.raises(OverflowError):
             await Generation.start(client, metrics, wanted(prompts=prompts, choices=2))
@@ -83,7 +83,7 @@ def test_a_prompt_that_can_not_be_sent_takes_the_others_along(tmp_path: Path) ->
 def test_a_query_that_can_not_be_sent_is_not_registered(
     tmp_path: Path, make: Callable[[int], EngineQuery], error: type[Exception]
 ) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         with pytest.raises(error):
             client.query(make, 1, param="prompt")
 
@@ -91,7 +91,7 @@ def test_a_query_that_can_not_be_sent_is_not_registered(
 
 
 def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         (connection,) = client._connections.values()
 
         def broken(message: bytes) -> None:
@@ -110,7 +110,7 @@ def test_a_connection_that_can_not_be_written_to_has_nothing_in_flight(tmp_path:
 
 @pytest.mark.parametrize("seed", [0, 2**64 - 1, 2**64 - 2, 2**63])
 def test_every_choice_has_a_seed_that_can_be_sent(tmp_path: Path, seed: int) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = asyncio.create_task(
             Generation.start(client, metrics, wanted(choices=3, params=GenerationParams(sampling=Sampling(seed=seed))))
         )
@@ -127,7 +127,7 @@ def test_every_choice_has_a_seed_that_can_be_sent(tmp_path: Path, seed: int) -> 
 
 
 def test_a_client_that_goes_away_before_its_prompt_is_accepted_cancels_it(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         gone = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_a_client_that_goes_away_before_its_prompt_is_accepted_cancels_it(tmp_pa
 
 
 def test_a_refusal_and_a_task_that_is_cancelled_leave_nothing(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = asyncio.create_task(Generation.start(client, metrics, wanted(choices=2)))
         first, _ = await engine.submitted_copies()
         engine.say(Refused(first, "context_length_exceeded", "it is too long", field="suffix"))
@@ -172,7 +172,7 @@ def test_a_refusal_and_a_task_that_is_cancelled_leave_nothing(tmp_path: Path) ->
 def test_a_generation_that_has_ended_before_it_is_started_has_no_timer(tmp_path: Path, end: str) -> None:
     """Its last message can be read together with Accepted, before the task that waits for that runs again."""
 
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         starting = asyncio.create_task(Generation.start(client, metrics, wanted()))
         identity = await engine.submitted()
         finished = [Finished(identity, "stop", 1)] if end == "finished" else []
@@ -187,7 +187,7 @@ def test_a_generation_that_has_ended_before_it_is_started_has_no_timer(tmp_path:
 
 
 def test_a_prompt_is_sent_once_for_all_its_replies(tmp_path: Path) -> None:
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         sent: list[int] = []
         (connection,) = client._connections.values()
         write = connection.write
@@ -214,7 +214,7 @@ def test_a_prompt_is_sent_once_for_all_its_replies(tmp_path: Path) -> None:
 def test_the_oldest_waiting_generation_is_the_oldest_of_the_youngest(tmp_path: Path) -> None:
     """Of those without a first token, the engine computes the oldest prompts; the others wait."""
 
-    async def scene(client: EngineClient, metrics: Metrics, engine: Engine) -> None:
+    async def scene(client: EngineClient, metrics: ModelMetrics, engine: Engine) -> None:
         requests = client.requests
         starts = [asyncio.create_task(Generation.start(client, metrics, wanted())) for _ in range(3)]
         ids = [(await engine.submitted_copies())[0] for _ in starts]

@@ -19,7 +19,7 @@ from tailrace.server.openapi import document
 from tailrace.settings import Settings
 
 #: As a client gets it.
-ENDPOINTS = endpoints(AppState(Settings(), "m"))
+ENDPOINTS = endpoints(AppState.of_one(Settings(), "m"))
 DOCUMENT: dict[str, Any] = json.loads(msgspec.json.encode(document(ENDPOINTS)))
 
 

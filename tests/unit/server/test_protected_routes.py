@@ -51,7 +51,7 @@ def state(folder: Path, *, keys: bool) -> AppState:
     if keys:
         _, record = new_key(KeyRecord(name="alice", id="", sha256="", created=now()))
         KeysFile(file).add(record)
-    return AppState(Settings(keys_file=str(file), responses_mb=0, engine_wait_seconds=0), "m")
+    return AppState.of_one(Settings(keys_file=str(file), responses_mb=0, engine_wait_seconds=0), "m")
 
 
 def known(folder: Path) -> list[Endpoint]:

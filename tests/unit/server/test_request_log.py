@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import structlog
@@ -16,6 +17,7 @@ class Ended:
     """A generation, as far as the log needs it."""
 
     prompt_text = "secret prompt"
+    model_name = "m"
 
     def __init__(self, *, ended: bool = True) -> None:
         now = time.monotonic()
@@ -25,7 +27,14 @@ class Ended:
         self.figures.prompt_tokens, self.figures.cached_tokens, self.figures.completion_tokens = 10, 4, 11
         self.figures.finishes = ["stop"]
         self.figures.ended_at = now if ended else None
-        self.on_end: Any = None
+        self.on_end: list[Callable[[], None]] = []
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """See ``Generation``."""
+        if self.figures.ended_at is None:
+            self.on_end.append(call)
+        else:
+            call()
 
 
 def summary(**fields: Any) -> RequestSummary:
@@ -48,7 +57,7 @@ def lines(log: RequestLog, *requests: tuple[RequestSummary, Ended | None]) -> li
 
 def test_a_generation_s_line() -> None:
     seen: list[RequestSummary] = []
-    (line,) = lines(RequestLog("m", lines=True, prompts=False, on_request=seen.append), (summary(), Ended()))
+    (line,) = lines(RequestLog(lines=True, prompts=False, on_request=seen.append), (summary(), Ended()))
     expected = {"event": "request", "log_level": "info", "route": "/chat/completions", "status": 200, "key": "alice"}
     expected |= {"prompt_tokens": 10, "cached": 4, "completion_tokens": 11, "queue": 0.25, "finish": "stop"}
     expected |= {"client": "127.0.0.1", "model": "m", "ttft": 1.0, "tok_s": 10.0}
@@ -59,14 +68,12 @@ def test_a_generation_s_line() -> None:
 
 
 def test_prompts_are_logged_on_request_alone() -> None:
-    (line,) = lines(RequestLog("m", lines=True, prompts=True), (summary(), Ended()))
+    (line,) = lines(RequestLog(lines=True, prompts=True), (summary(), Ended()))
     assert line["prompt"] == "secret prompt"
 
 
 def test_a_refused_request_s_line_has_the_error() -> None:
-    (line,) = lines(
-        RequestLog("m", lines=True, prompts=False), (summary(status=429, error="queue_full", key=None), None)
-    )
+    (line,) = lines(RequestLog(lines=True, prompts=False), (summary(status=429, error="queue_full", key=None), None))
     assert (line["status"], line["error"]) == (429, "queue_full")
     assert "key" not in line
     assert "model" not in line
@@ -75,17 +82,17 @@ def test_a_refused_request_s_line_has_the_error() -> None:
 def test_an_error_within_a_stream_is_in_the_line() -> None:
     generation = Ended()
     generation.figures.error = "engine_died"
-    (line,) = lines(RequestLog("m", lines=True, prompts=False), (summary(), generation))
+    (line,) = lines(RequestLog(lines=True, prompts=False), (summary(), generation))
     assert line["error"] == "engine_died"
 
 
 def test_a_client_that_has_gone_has_a_status_of_its_own() -> None:
-    (line,) = lines(RequestLog("m", lines=True, prompts=False), (summary(status=None), None))
+    (line,) = lines(RequestLog(lines=True, prompts=False), (summary(status=None), None))
     assert line["status"] == 499
 
 
 def test_probes_are_logged_for_debugging() -> None:
-    log = RequestLog("m", lines=True, prompts=False)
+    log = RequestLog(lines=True, prompts=False)
     probe, scrape, view, failed = (summary(route=route) for route in ("/health/live", "/metrics", "/stats", "/health"))
     failed.status = 503
     levels = [line["log_level"] for line in lines(log, *((each, None) for each in (probe, scrape, view, failed)))]
@@ -94,14 +101,15 @@ def test_probes_are_logged_for_debugging() -> None:
 
 def test_a_generation_that_outlives_its_request_is_logged_at_its_end() -> None:
     generation = Ended(ended=False)
-    log = RequestLog("m", lines=True, prompts=False)
+    log = RequestLog(lines=True, prompts=False)
     assert not lines(log, (summary(), generation))
     with structlog.testing.capture_logs() as found:
-        generation.on_end()
+        for call in generation.on_end:
+            call()
     assert len(found) == 1
 
 
 def test_no_lines_where_they_are_switched_off() -> None:
     seen: list[RequestSummary] = []
-    assert not lines(RequestLog("m", lines=False, prompts=False, on_request=seen.append), (summary(), Ended()))
+    assert not lines(RequestLog(lines=False, prompts=False, on_request=seen.append), (summary(), Ended()))
     assert len(seen) == 1, "traces are another matter"

@@ -1,8 +1,7 @@
 """The directory: which served model a request's ``model`` means, and which names a caller sees.
 
-A name is looked for in this order: the name of a served model; a model derived from one; an alias. Ollama's tag
-``latest`` is the same as none: its lists show the tag, and its clients send it to every dialect. A name of another case
-is found where no name is written so.
+A name is looked for in this order: the name of a served model; a model derived from one; both in any case; an alias.
+Ollama's tag ``latest`` is the same as none: its lists show the tag, and its clients send it to every dialect.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from tailrace.errors import ModelNotFound
 from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.server.caller import current_caller
 from tailrace.server.models.model_service import ModelService
+from tailrace.serving.control import ModelReport
 
 #: The tag that a model's name has in Ollama's lists.
 LATEST = ":latest"
@@ -61,6 +61,11 @@ class ModelDirectory:
         """The service of a ``ServedModel.name``."""
         return self._services[name]
 
+    def on_report(self, report: ModelReport) -> None:
+        """The supervisor reports a model's engines."""
+        if (service := self._services.get(report.name)) is not None:
+            service.on_report(report)
+
     def add(self, service: ModelService) -> None:
         """Serve one more model, or another one under this name."""
         self._services[service.name] = service
@@ -89,39 +94,44 @@ class ModelDirectory:
 
     def find(self, name: str) -> NamedModel | None:
         """The model of this name, whoever may use it; None: none is served."""
-        if (service := self._exact(name)) is not None:
+        if (service := self.own(name)) is not None:
             return NamedModel(service)
         bare = name.removesuffix(LATEST)
         if (entry := self.derived.get(bare)) is not None and (base := self.base(entry.base)) is not None:
             return NamedModel(base, entry)
-        if (service := self._alias(name)) is not None:
-            return NamedModel(service)
-        return self._find_folded(name.casefold())
+        if (found := self._folded_name(name.casefold())) is not None:
+            return found
+        service = self._alias(name)
+        return None if service is None else NamedModel(service)
 
-    def _find_folded(self, name: str) -> NamedModel | None:
-        """The model of this name, whose letters are small."""
+    def _folded_name(self, name: str) -> NamedModel | None:
+        """The model with this name in another case; ``name`` is folded."""
         names = _tagged(name)
         if (service := next((self._folded[known] for known in names if known in self._folded), None)) is not None:
             return NamedModel(service)
         for known, entry in self.derived.items():
             if known.casefold() in names and (base := self.base(entry.base)) is not None:
                 return NamedModel(base, entry)
-        aliases = ((alias.casefold(), service) for alias, service in self._aliases)
-        matching = (service for alias, service in aliases if any(fnmatchcase(known, alias) for known in names))
-        return next((NamedModel(service) for service in matching), None)
+        return None
+
+    def routed(self, name: str | None) -> str | None:
+        """``name`` on routes of llama-server's, which ignores it where it serves one model."""
+        return None if not name or (len(self._services) == 1 and self.find(name) is None) else name
 
     def base(self, name: str) -> ModelService | None:
         """The served model that a derived model's ``base`` means."""
-        return self._stored.get(name) or self._exact(name) or self._alias(name)
+        return self._stored.get(name) or self.own(name) or self._alias(name)
 
-    def _exact(self, name: str) -> ModelService | None:
+    def own(self, name: str) -> ModelService | None:
+        """The served model whose own name this is, and no alias."""
         return next((self._services[known] for known in _tagged(name) if known in self._services), None)
 
     def _alias(self, name: str) -> ModelService | None:
-        names = _tagged(name)
-        return next(
-            (service for alias, service in self._aliases if any(fnmatchcase(known, alias) for known in names)), None
-        )
+        for spelt, fold in ((name, str), (name.casefold(), str.casefold)):
+            for alias, service in self._aliases:
+                if any(fnmatchcase(known, fold(alias)) for known in _tagged(spelt)):
+                    return service
+        return None
 
     # Names, as far as the caller's key may use them
 

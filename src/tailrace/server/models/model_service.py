@@ -17,6 +17,7 @@ import structlog
 
 from tailrace.errors import ModelError, ModelLoadFailed
 from tailrace.models.derived_models import DerivedModel
+from tailrace.observe.metrics import Metrics
 from tailrace.observe.model_figures import LoadFigures
 from tailrace.protocol import ModelInfo
 from tailrace.server.engine_client import EngineClient
@@ -50,7 +51,9 @@ class ModelService:
     those that have it.
     """
 
-    def __init__(self, spec: ModelSpec, hub: EngineHub, orders: LoadOrders | None = None, *, replicas: int = 1) -> None:
+    def __init__(
+        self, spec: ModelSpec, hub: EngineHub, metrics: Metrics, orders: LoadOrders | None = None, *, replicas: int = 1
+    ) -> None:
         """``orders`` None: its engines start with the server and stay. ``replicas``: how many engines it has."""
         settings = spec.settings
         self.spec = spec
@@ -68,7 +71,9 @@ class ModelService:
         self.reason = ""  #: why it failed
         self.failed_at = 0.0  #: when, by the monotonic clock
         self.info: ModelInfo | None = None  #: what its engines have said last; stays while it is unloaded
+        self.vocabulary_size = 0  #: tokens
         self.figures = LoadFigures()
+        self.metrics = metrics.add_model(spec.name, self.engine, self, replicas)
         self.waiting = 0
         self.running = 0
         self.last_used = time.monotonic()  #: when a request had it last, by the monotonic clock
@@ -77,6 +82,7 @@ class ModelService:
         self.on_unusable: Callable[[ModelError], None] | None = None  #: see ``EngineClient``
         self._orders = orders
         self._ordered_at: float | None = None  #: when its load was ordered
+        self._is_new = True  #: no engine has connected since it was loaded last
         self._unusable = ""  #: why this process can't use it
         self._file: str | None = None  #: the identity of its file; None: to be read
         self._fingerprint: tuple[ModelInfo, str] | None = None
@@ -117,12 +123,14 @@ class ModelService:
     def on_report(self, report: ModelReport) -> None:
         """The supervisor reports its engines."""
         phase = report.phase
+        self.replicas = max(self.replicas, report.replicas)
+        self.figures.first_child = report.first_child
         if report.bytes:
             self.figures.bytes = report.bytes
         if phase == "failed":
             self.fail(report.reason)
         elif phase == "unloaded":
-            self.figures.bytes = 0
+            self.figures.bytes, self._is_new = 0, True
             if self.phase == "stopping":
                 self.figures.unloads += 1
             if self._unusable:
@@ -158,15 +166,14 @@ class ModelService:
             call(self)
 
     def _on_ready(self, model: ServedModel) -> None:
-        self.info = model.info
+        self.info, self.vocabulary_size = model.info, len(model.vocabulary)
         self._file = None
         self.replicas = max(self.replicas, *(connection.replica + 1 for connection in self.engine.connections))
         if self.phase != "stopping":
-            if self._ordered_at is not None:
-                self.figures.loaded(time.monotonic() - self._ordered_at)
-                self._ordered_at = None
-            elif self.phase != "serving":
-                self.figures.loads += 1
+            if self._is_new:
+                now = time.monotonic()
+                self.figures.loaded(0.0 if self._ordered_at is None else now - self._ordered_at)
+            self._is_new, self._ordered_at = False, None
             self._enter("serving")
         if self.on_ready is not None:
             self.on_ready(model)
@@ -211,7 +218,8 @@ class ModelService:
     async def identify(self) -> None:
         """Read the identity of its file, where that isn't known since the last load."""
         if self._file is None:
-            self._file = await asyncio.to_thread(file_identity, self.path)
+            file = await asyncio.to_thread(file_identity, self.path)
+            self._file, self._fingerprint = file, None
 
     def fingerprint(self, model: ServedModel) -> str:
         """``system_fingerprint`` of replies by this model."""

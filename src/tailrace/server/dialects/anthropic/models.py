@@ -13,8 +13,8 @@ def model_object(name: str, created: int) -> dict[str, str]:
 
 
 def model_list(names: Sequence[str], created: int) -> dict[str, object]:
-    """The only page: the served model and the models that clients have derived from it, as far as the caller may use
-    them.
+    """The only page: the served models and the models that clients have derived from them, as far as the caller may
+    use them.
     """
     data = [model_object(name, created) for name in names]
     first, last = (names[0], names[-1]) if names else (None, None)

@@ -65,8 +65,8 @@ class _Anthropic:
         payload = await app.read(request, _messages_decoder)
         model = await app.model_for(request, payload.model, payload)
         generation_request = await app.run_large(partial(prepare, payload, model), request.state.size)
-        generation = await app.start_generation(request, generation_request)
-        head = reply.MessageHead(app.model_name)
+        generation = await app.start_generation(request, model, generation_request)
+        head = reply.MessageHead(model.name)
         hides = hides_reasoning(payload)
         if payload.stream:
             encoder = MessageStream(head, identity, generation.prompt_tokens, hides_reasoning=hides)
@@ -85,10 +85,11 @@ class _Anthropic:
         """The same prompt as a message's, counted by the engine as it would read it."""
         app = self._app
         payload = await app.read(request, _count_decoder)
-        make = partial(prompt_text, payload, await app.model_for(request, payload.model, payload))
-        prompt = await app.run_large(make, request.state.size)
+        model = await app.model_for(request, payload.model, payload)
+        prompt = await app.run_large(partial(prompt_text, payload, model), request.state.size)
         (tokenized,) = await app.query_engine(
             request,
+            model,
             lambda identity: Tokenize(id=identity, text=prompt),
             param="messages",
         )
@@ -98,10 +99,10 @@ class _Anthropic:
     async def models(self, request: Request) -> Response:
         """Answers in any state of the engine."""
         app = self._app
-        return self._respond(request, models.model_list(app.listed_names, app.created))
+        return self._respond(request, models.model_list([name for name, _ in app.models.listed], app.created))
 
     async def model(self, request: Request) -> Response:
-        name = self._app.listed_name(request.path_params["id"])
+        name = self._app.models.listed_name(request.path_params["id"])
         return self._respond(request, models.model_object(name, self._app.created))
 
     def _respond(self, request: Request, body: object) -> Response:

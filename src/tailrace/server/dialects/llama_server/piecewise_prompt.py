@@ -14,6 +14,7 @@ from tailrace.protocol import EngineQuery, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
 from tailrace.server.caller import caller_of
 from tailrace.server.engine_query import PendingQuery
+from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import cancelled_on_disconnect
 
 #: Texts of one request that are tokenised by themselves.
@@ -31,9 +32,10 @@ class TextPiece(msgspec.Struct, frozen=True):
 class PieceTokenizer:
     """The tokens of the texts of one request, each pending for once."""
 
-    def __init__(self, app: AppState, request: Request) -> None:
+    def __init__(self, app: AppState, request: Request, model: ServedModel) -> None:
         self._app = app
         self._request = request
+        self._model = model
         self._known: dict[TextPiece, list[int]] = {}
 
     async def tokenize(self, texts: Sequence[TextPiece], param: str) -> None:
@@ -41,19 +43,20 @@ class PieceTokenizer:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(new) > _MAX_TEXTS:
             raise InvalidRequest(f"'{param}' has more than {_MAX_TEXTS} texts to tokenise.", param=param)
-        self._app.claim_texts(self._request, [text.text for text in new], param)
+        self._app.claim_texts(self._request, self._model, [text.text for text in new], param)
         try:
             await self._ask(new, param)
         except EngineDied:
-            await self._app.ready(self._request)
+            await self._app.ready(self._request, self._model)
             await self._ask(new, param)
 
     async def _ask(self, new: Sequence[TextPiece], param: str) -> None:
         caller = caller_of(self._request.scope).identity
+        engine = self._app.models.service(self._model.name).engine
         pending = _PendingQueries([])
         try:
             for text in new:
-                pending.queries.append(self._app.engine.query(_question(text), 1, param=param, caller=caller))
+                pending.queries.append(engine.query(_question(text), 1, param=param, caller=caller))
             async with cancelled_on_disconnect(pending, self._request.receive):
                 for text, query in zip(new, pending.queries, strict=True):
                     answers = await query.answers()

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tailrace import __version__
-from tailrace.server.app_state import AppState
 from tailrace.server.choice import Choice
 from tailrace.server.dialects.llama_server.prepare import default_settings
+from tailrace.server.models.model_service import ModelService
 from tailrace.server.served_model import ServedModel
 
 
-def props(app: AppState, model: ServedModel) -> dict[str, Any]:
+def props(service: ModelService, model: ServedModel) -> dict[str, Any]:
     """The body of ``/props``. ``model_path`` is the file's name alone: its folder is private."""
     info = model.info
     return {
         "default_generation_settings": {"params": default_settings(), "n_ctx": info.context},
-        "total_slots": total_slots(app, model),
-        "model_alias": app.model_name,
-        "model_path": Path(app.model_path).name if app.model_path is not None else "",
+        "total_slots": total_slots(service, model),
+        "model_alias": service.name,
+        "model_path": service.path.name if service.path is not None else "",
         "modalities": {"vision": False, "audio": False, "video": False},
         "endpoint_slots": True,
         "endpoint_props": False,
@@ -29,24 +28,24 @@ def props(app: AppState, model: ServedModel) -> dict[str, Any]:
         "bos_token": info.bos_token,
         "eos_token": info.eos_token,
         "build_info": f"tailrace-{__version__}",
-        "is_sleeping": False,
+        "is_sleeping": not service.engine.is_connected,
     }
 
 
-def total_slots(app: AppState, model: ServedModel) -> int:
+def total_slots(service: ModelService, model: ServedModel) -> int:
     """Requests that are decoded at the same time, by all replicas."""
-    return model.info.parallel * app.replicas
+    return model.info.parallel * service.replicas
 
 
-def slots(app: AppState, model: ServedModel) -> list[dict[str, Any]]:
+def slots(service: ModelService, model: ServedModel) -> list[dict[str, Any]]:
     """The body of ``/slots``. Requests aren't bound to slots here, so the running ones come first."""
     rows: list[dict[str, Any]] = []
-    busy = [choice.n_tokens for choice in app.engine.accepted_generations() if isinstance(choice, Choice)]
-    for number in range(total_slots(app, model)):
+    busy = [choice.n_tokens for choice in service.engine.accepted_generations() if isinstance(choice, Choice)]
+    for number in range(total_slots(service, model)):
         slot: dict[str, Any] = {
             "id": number,
             "n_ctx": model.info.context,
-            "speculative": app.settings.speculate != "off",
+            "speculative": service.spec.settings.speculate != "off",
             "is_processing": number < len(busy),
         }
         if number < len(busy):
@@ -55,25 +54,26 @@ def slots(app: AppState, model: ServedModel) -> list[dict[str, Any]]:
     return rows
 
 
-def model_entry(app: AppState, model: ServedModel | None) -> dict[str, Any]:
+def model_entry(service: ModelService) -> dict[str, Any]:
     """The model as llama-server has it in ``models``, beside OpenAI's ``data``."""
-    generates = model is None or model.info.generates
+    info = service.info
+    generates = info is None or info.generates
     return {
-        "name": app.model_name,
-        "model": app.model_name,
+        "name": service.name,
+        "model": service.name,
         "modified_at": "",
         "size": "",
         "digest": "",
         "type": "model",
-        "description": model.info.description if model is not None else "",
+        "description": info.description if info is not None else "",
         "tags": [""],
         "capabilities": ["completion"] if generates else ["embedding"],
         "parameters": "",
         "details": {
             "parent_model": "",
             "format": "gguf",
-            "family": model.info.architecture if model is not None else "",
-            "families": [model.info.architecture if model is not None else ""],
+            "family": info.architecture if info is not None else "",
+            "families": [info.architecture if info is not None else ""],
             "parameter_size": "",
             "quantization_level": "",
         },

@@ -139,16 +139,16 @@ class _LlamaServer:
     async def completion(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, request_fields.completion_decoder)
-        model = await app.served_model(request)
-        tokens = PieceTokenizer(app, request)
+        model = await app.model_for(request, app.models.routed(payload.model), payload)
+        tokens = PieceTokenizer(app, request, model)
         prompts = await prompts_of(payload.prompt, tokens, "prompt")
         return await self._reply(request, payload, prompts, model, tokens, "prompt")
 
     async def infill(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, request_fields.infill_decoder)
-        model = await app.served_model(request)
-        tokens = PieceTokenizer(app, request)
+        model = await app.model_for(request, app.models.routed(payload.model), payload)
+        tokens = PieceTokenizer(app, request, model)
         prompt = await infill_prompt(payload, model.info, tokens, limit_of(payload))
         return await self._reply(request, payload, [prompt], model, tokens, "input_prefix")
 
@@ -163,8 +163,8 @@ class _LlamaServer:
     ) -> Response:
         app = self._app
         generation_request = await prepare(payload, prompts, model, tokens, prompt_param=prompt_param)
-        generation = await app.start_generation(request, generation_request)
-        reporter = ReplyBuilder(payload, generation_request, generation, model, app.model_name)
+        generation = await app.start_generation(request, model, generation_request)
+        reporter = ReplyBuilder(payload, generation_request, generation, model, model.name)
         if payload.stream:
             return app.stream_response(
                 generation,
@@ -180,19 +180,27 @@ class _LlamaServer:
         app = self._app
         payload = await app.read(request, embeddings.decoder)
         given, param = embeddings.texts_of(payload)
-        await app.served_model(request)
-        texts = await prompts_of(given, PieceTokenizer(app, request), param)
+        model = await app.loaded_model(request, app.models.routed(payload.model))
+        texts = await prompts_of(given, PieceTokenizer(app, request, model), param)
         embeddings.check(texts, param)
         answers = await app.query_engine(
-            request, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param
+            request, model, lambda identity: Embed(id=identity, inputs=texts), len(texts), param=param
         )
         return json_response(embeddings.embedded([answer for answer in answers if isinstance(answer, Embedded)]))
 
     async def props(self, request: Request) -> Response:
-        return json_response(props(self._app, await self._app.served_model(request)))
+        """Of a model that was loaded before, without loading it again."""
+        name = self._app.models.routed(request.query_params.get("model"))
+        service = self._app.models.resolve(name).service
+        model = service.engine.model or await self._app.loaded_model(request, name)
+        return json_response(props(service, model))
 
     async def slots(self, request: Request) -> Response:
-        found = slots(self._app, await self._app.served_model(request))
+        """A model that isn't loaded has none, where models are loaded on demand."""
+        app = self._app
+        name = app.models.routed(request.query_params.get("model"))
+        service = app.models.resolve(name).service
+        found = [] if service.phase == "unloaded" else slots(service, await app.loaded_model(request, name))
         if request.query_params.get("fail_on_no_slot") and all(slot["is_processing"] for slot in found):
             raise EngineUnavailable("No slot is available: all are processing.")
         return json_response(found)

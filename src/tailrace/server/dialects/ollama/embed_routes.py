@@ -18,6 +18,7 @@ from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.ollama.reply import Stopwatch
 from tailrace.server.embedding_vector import vector_of
 from tailrace.server.json_response import json_response
+from tailrace.server.served_model import ServedModel
 
 #: As in OpenAI's dialect.
 _MAX_INPUTS = 2048
@@ -57,58 +58,68 @@ class EmbedRoutes:
         """The vectors of several texts, and the durations."""
         watch = Stopwatch()
         payload = await self._app.read(request, _embed, truncated=options.TRUNCATED)
-        name = await self._ready(request, payload)
+        name, model = await self._ready(request, payload)
         watch.loaded()
         texts = [payload.input] if isinstance(payload.input, str) and payload.input else payload.input or []
-        answers = await self._vectors(request, list(texts), payload.truncate is not False, payload.dimensions, "input")
+        answers = await self._vectors(
+            request, model, list(texts), payload.truncate is not False, payload.dimensions, "input"
+        )
         body: dict[str, Any] = {"model": name, "embeddings": [vector for vector, _ in answers]}
         return json_response(body | watch.reading(sum(tokens for _, tokens in answers)))
 
     async def embeddings(self, request: Request) -> Response:
         """One text's vector."""
         payload = await self._app.read(request, _embeddings, truncated=options.TRUNCATED)
-        await self._ready(request, payload)
+        _, model = await self._ready(request, payload)
         texts = [payload.prompt] if payload.prompt else []
-        answers = await self._vectors(request, texts, True, None, "prompt")
+        answers = await self._vectors(request, model, texts, True, None, "prompt")
         return json_response({"embedding": answers[0][0] if answers else []})
 
-    async def _ready(self, request: Request, payload: EmbedRequest | EmbeddingsRequest) -> str:
-        """The name to repeat, once the model is there. Raises RequestError."""
+    async def _ready(self, request: Request, payload: EmbedRequest | EmbeddingsRequest) -> tuple[str, ServedModel]:
+        """The name to repeat, and the model once it is there. Raises RequestError."""
         name = model_names.check(self._app, payload.model)
         shared_fields.unloads(payload.keep_alive)
         options.refuse_unsupported(payload.options or Options())
-        await self._app.served_model(request)
-        return name
+        return name, await self._app.loaded_model(request, payload.model or None)
 
     async def _vectors(
-        self, request: Request, texts: list[str], truncate: bool, dimensions: int | None, param: str
+        self,
+        request: Request,
+        model: ServedModel,
+        texts: list[str],
+        truncate: bool,
+        dimensions: int | None,
+        param: str,
     ) -> list[tuple[list[float], int]]:
         """Each text's vector and how many tokens it was read as. Raises InvalidRequest, naming ``param``."""
         if not texts:
             return []
-        info = (await self._app.served_model(request)).info
+        info = model.info
         if dimensions is not None and dimensions > info.embedding_width > 0:
             raise InvalidRequest(
                 f"'dimensions' must be at most {info.embedding_width}, this model's own.", param="dimensions"
             )
         try:
-            answers = await self._embedded(request, [*texts], param)
+            answers = await self._embedded(request, model, [*texts], param)
         except ContextLengthExceeded:
             if not truncate:
                 raise
-            answers = await self._embedded(request, await self._cut(request, texts, info.context, param), param)
+            cut = await self._cut(request, model, texts, param)
+            answers = await self._embedded(request, model, cut, param)
         return [
             (vector_of(answer, dimensions).tolist(), answer.tokens)
             for answer in sorted(answers, key=lambda answer: answer.index)
         ]
 
-    async def _embedded(self, request: Request, inputs: list[str | list[int]], param: str) -> list[Embedded]:
+    async def _embedded(
+        self, request: Request, model: ServedModel, inputs: list[str | list[int]], param: str
+    ) -> list[Embedded]:
         answers = await self._app.query_engine(
-            request, lambda identity: Embed(id=identity, inputs=inputs), len(inputs), param=param
+            request, model, lambda identity: Embed(id=identity, inputs=inputs), len(inputs), param=param
         )
         return [answer for answer in answers if isinstance(answer, Embedded)]
 
-    async def _cut(self, request: Request, texts: list[str], context: int, param: str) -> list[str | list[int]]:
+    async def _cut(self, request: Request, model: ServedModel, texts: list[str], param: str) -> list[str | list[int]]:
         """The texts' first tokens, as many as fit."""
         cut: list[str | list[int]] = []
         for text in texts:
@@ -116,7 +127,7 @@ class EmbedRoutes:
             def make(identity: int, text: str = text) -> Tokenize:
                 return Tokenize(id=identity, text=PromptText(text), parse_special=False, add_special=True)
 
-            (tokenized,) = await self._app.query_engine(request, make, param=param)
+            (tokenized,) = await self._app.query_engine(request, model, make, param=param)
             assert isinstance(tokenized, Tokenized), "Tokenize is answered with Tokenized"
-            cut.append(tokenized.tokens[:context])
+            cut.append(tokenized.tokens[: model.info.context])
         return cut

@@ -1,4 +1,4 @@
-"""The list of models: the served one, models derived from it and, with ``manage_models``, the models in the store.
+"""The list of models: the served ones, models derived from them and, with ``manage_models``, those in the store.
 
 It reads files, so handlers call it on a thread. It changes nothing."""
 
@@ -25,6 +25,7 @@ from tailrace.protocol import ModelInfo, Sampling
 from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.modelfile import quoted
+from tailrace.server.models.model_service import ModelService
 
 _TEMPLATE = "tokenizer.chat_template"
 #: GGUF keys of models with fill-in-the-middle tokens.
@@ -82,61 +83,65 @@ class ModelList:
         #: The header and digest of a file, by path, size and modification time.
         self._read: dict[tuple[Path, int, int], tuple[ModelHeader, str]] = {}
 
-    def models(self, info: ModelInfo | None) -> list[ModelEntry]:
-        """Every model that the caller's key may use, the served one first; ``info`` is the engine's, once it has
-        loaded.
-        """
-        shown = [self._served(info)]
+    def models(self) -> list[ModelEntry]:
+        """Every model that the caller's key may use, the served ones first."""
+        directory = self._app.models
+        served = {service.name: self.served(service) for service in directory.services}
+        shown = list(served.values())
         if self._app.settings.manage_models:
             shown += [model for stored in self._store.models() if (model := self._stored(stored)) is not None]
         bases = {model.name: model for model in shown}
-        for name, entry in self._app.derived_models.items():
-            if self._app.is_base(entry.base):
-                shown.append(_derived(name, entry, shown[0]))
+        for name, entry in directory.derived.items():
+            if (service := directory.base(entry.base)) is not None:
+                shown.append(_derived(name, entry, served[service.name]))
             elif (base := bases.get(model_names.with_tag(entry.base))) is not None:
                 shown.append(_derived(name, entry, base))
-        return [model for model in shown if self._app.may_use(model.name)]
+        return [model for model in shown if directory.may_use(model.name)]
 
-    def find(self, name: str | None, info: ModelInfo | None) -> ModelEntry:
+    def find(self, name: str) -> ModelEntry:
         """The model of this name. Raises ModelNotFound, also where the caller's key may not use it."""
-        if not self._app.may_use(name or None):
+        if not self._app.models.may_use(name):
             raise model_names.not_served(self._app, name)
-        return self._find(name, info)
+        return self._find(name)
 
-    def _find(self, name: str | None, info: ModelInfo | None) -> ModelEntry:
-        if not name or model_names.is_served_model(self._app, name):
-            return self._served(info)
+    def _find(self, name: str) -> ModelEntry:
+        directory = self._app.models
+        if (service := directory.own(name)) is not None:
+            return self.served(service)
         store_name = model_names.without_tag(name)
-        if (entry := self._app.derived_models.get(store_name)) is not None:
-            base = None if self._app.is_base(entry.base) else entry.base
-            return _derived(store_name, entry, self._find(base, info))
+        if (entry := directory.derived.get(store_name)) is not None:
+            base = directory.base(entry.base)
+            return _derived(store_name, entry, self._find(entry.base) if base is None else self.served(base))
         if self._app.settings.manage_models and is_name(store_name):
             stored = self._store.find(store_name)
             if stored is not None and (shown := self._stored(stored)) is not None:
                 return shown
-        if model_names.is_served(self._app, name):
-            return self._served(info)
-        raise model_names.not_served(self._app, name)
+        if (found := directory.find(name)) is None:
+            raise model_names.not_served(self._app, name)
+        base_entry = self.served(found.service)
+        return base_entry if found.derived is None else _derived(store_name, found.derived, base_entry)
 
     def is_served(self, stored: StoredModel) -> bool:
-        """Whether the running engines have this model's folder open, under whatever name."""
-        used = [Path(path) for path in (self._app.model_path, self._app.settings.draft_model) if path is not None]
+        """Whether a served model has this model's folder open, under whatever name."""
+        services = self._app.models.services
+        used = [path for service in services for path in (service.path, service.spec.settings.draft_model)]
         file, folder = stored.path.resolve(), stored.path.parent.resolve()
-        return any(path.resolve() == file or path.parent.resolve() == folder for path in used)
+        paths = [Path(path).resolve() for path in used if path is not None]
+        return any(path == file or path.parent == folder for path in paths)
 
-    def _served(self, info: ModelInfo | None) -> ModelEntry:
-        name = model_names.with_tag(self._app.model_name)
-        path = self._app.model_path
+    def served(self, service: ModelService) -> ModelEntry:
+        """A served model."""
+        name, path, info = model_names.with_tag(service.name), service.path, service.info
         if path is not None:
             try:
                 shown = self._of_file(name, path, total_bytes(path))
-                if info is None or self._app.settings.chat_template is None:
+                if info is None or service.spec.settings.chat_template is None:
                     return shown
                 # Show the template that is used, not the file's.
                 return msgspec.structs.replace(shown, values={**shown.values, _TEMPLATE: info.chat_template or ""})
             except (ModelError, OSError) as error:
                 # The file was deleted; the engine runs on with the mapped one.
-                structlog.get_logger().warning("the served model's file can't be read", error=str(error))
+                structlog.get_logger().warning("a served model's file can't be read", error=str(error))
         return ModelEntry(
             name=name,
             path=None,
@@ -150,8 +155,9 @@ class ModelList:
         )
 
     def _stored(self, model: StoredModel) -> ModelEntry | None:
-        """None for the served model, which is shown already, and for one that can't be read."""
-        if self._app.model_path is not None and model.path.resolve() == self._app.model_path.resolve():
+        """None for a served model, which is shown already, and for one that can't be read."""
+        served = (service.path for service in self._app.models.services if service.path is not None)
+        if any(path.resolve() == model.path.resolve() for path in served):
             return None
         try:
             return self._of_file(model_names.with_tag(model.name), model.path, model.bytes)

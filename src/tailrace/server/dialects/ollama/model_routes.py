@@ -21,10 +21,11 @@ from tailrace.server.app_state import AppState
 from tailrace.server.caller import caller_of
 from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest, entry, expand_modelfile
-from tailrace.server.dialects.ollama.model_list import ModelList, description
+from tailrace.server.dialects.ollama.model_list import ModelEntry, ModelList, description
 from tailrace.server.dialects.ollama.pull import Pulls, Status
 from tailrace.server.dialects.ollama.reply import OllamaError, now
 from tailrace.server.json_response import json_response
+from tailrace.server.models.model_service import ModelService
 
 #: The version of Ollama's API that is spoken: clients compare it, and some refuse to talk to one that is too old.
 API_VERSION = "0.12.11"
@@ -84,20 +85,14 @@ class ModelRoutes:
 
     async def tags(self, request: Request) -> Response:
         """Answers in any state of the engine."""
-        models = await asyncio.to_thread(self._models.models, self._info)
+        models = await asyncio.to_thread(self._models.models)
         return json_response({"models": [model.row for model in models]})
 
     async def running(self, request: Request) -> Response:
-        """The served model, once an engine has loaded it."""
-        app = self._app
-        if app.engine.model is None or not app.engine.is_connected or not app.may_use(None):
-            return json_response({"models": []})
-        info = app.engine.model.info
-        model = await asyncio.to_thread(self._models.find, None, info)
-        row = {name: value for name, value in model.row.items() if name != "modified_at"}
-        # How much of it lies on a GPU is known to the engine alone.
-        statuses = {"expires_at": now() + _NEVER_EXPIRES, "size_vram": 0, "context_length": info.context}
-        return json_response({"models": [{**row, **statuses}]})
+        """The served models that are loaded."""
+        loaded = [service for service in self._app.models.usable if service.engine.is_connected]
+        models = await asyncio.to_thread(lambda: [self._models.served(service) for service in loaded])
+        return json_response({"models": [_running(*pair) for pair in zip(models, loaded, strict=True)]})
 
     async def show(self, request: Request) -> Response:
         """A model's description, from its file."""
@@ -108,11 +103,10 @@ class ModelRoutes:
                 raise InvalidRequest(f"'{field}': models are shown as they are; leave it out.", param=field)
         if payload.verbose:
             raise InvalidRequest("'verbose': the vocabulary's arrays aren't told; leave it out.", param="verbose")
-        info = self._info
-        model = await asyncio.to_thread(self._models.find, name, info)
-        served = model_names.with_tag(self._app.model_name)
-        shows_served = served in (model.name, model.parent)
-        return json_response(description(model, info if shows_served else None))
+        model = await asyncio.to_thread(self._models.find, name)
+        # A derived model's weights are its parent's.
+        service = self._app.models.own(model.name) or self._app.models.own(model.parent)
+        return json_response(description(model, None if service is None else service.info))
 
     async def pull(self, request: Request) -> Response:
         """Download a model of the catalogue. A present model needs no permission."""
@@ -135,7 +129,7 @@ class ModelRoutes:
         name = _name(payload.model, payload.name)
         self._allow("deleting models")
         if model_names.is_served_model(self._app, name):
-            raise Forbidden("The served model can't be deleted while it is served.")
+            raise Forbidden("A served model can't be deleted while it is served.")
         wanted = model_names.without_tag(name)
         if (derived := self._app.derived_models.get(wanted)) is not None:
             self._check_owner(request, wanted, derived)
@@ -148,7 +142,7 @@ class ModelRoutes:
         if stored is None:
             raise model_names.not_found(name, "the store has no such model")
         if self._models.is_served(stored):
-            raise Forbidden("The served model can't be deleted while it is served.")
+            raise Forbidden("A served model can't be deleted while it is served.")
         if made := self._app.derived_models.derived_from(wanted):
             raise Forbidden(f"The model '{made[0]}' is made of this one; delete it first.")
         try:
@@ -186,24 +180,25 @@ class ModelRoutes:
     def _resolve_base(self, name: str, param: str) -> tuple[str, DerivedModel | None]:
         """The model of this name, by the store's name for it; and the entry that it is, where it is one."""
         app, wanted = self._app, model_names.without_tag(name)
-        if not app.may_use(name):
+        if not app.models.may_use(name):
             raise model_names.not_served(app, name)
         if (under := app.derived_models.get(wanted)) is not None:
             return under.base, under
-        if model_names.is_served_model(app, name):
-            return app.store_name or app.model_name, None
+        if (service := app.models.own(name)) is not None:
+            return app.models.store_name(service) or service.name, None
         if is_name(wanted) and self._store.find(wanted) is not None:
             return wanted, None
-        if app.serves(name):
-            return app.store_name or app.model_name, None
-        raise model_names.not_found(name, f"'{param}' has to name the served model or one of the store")
+        if (found := app.models.allowed(name)) is not None:
+            return app.models.store_name(found.service) or found.service.name, found.derived
+        raise model_names.not_found(name, f"'{param}' has to name a served model or one of the store")
 
     async def _put(self, request: Request, name: str, made: DerivedModel) -> None:
         app = self._app
         if (before := app.derived_models.get(name)) is not None:
             self._check_owner(request, name, before)
         made = msgspec.structs.replace(made, owner=caller_of(request.scope).owner)
-        taken = model_names.is_served_model(app, name) or name in (app.store_name, app.model_name)
+        stored = {app.models.store_name(service) for service in app.models.services}
+        taken = model_names.is_served_model(app, name) or name in stored
         if taken or (is_name(name) and await asyncio.to_thread(self._store.find, name) is not None):
             raise Forbidden("A model of this name is there already, with weights of its own; choose another name.")
         try:
@@ -225,11 +220,6 @@ class ModelRoutes:
             "serve it by its path."
         )
 
-    @property
-    def _info(self) -> Any:
-        model = self._app.engine.model
-        return model.info if model is not None else None
-
     def _allow(self, what: str) -> None:
         if not self._app.settings.manage_models:
             raise Forbidden(f"This server doesn't allow {what}; start it with --manage-models to allow it.")
@@ -243,6 +233,14 @@ class ModelRoutes:
             return _present()
         self._allow("fetching models")
         return self._pulls.follow(entry, self._app.settings.keepalive_seconds)
+
+
+def _running(model: ModelEntry, service: ModelService) -> dict[str, Any]:
+    """The row of a loaded model."""
+    row = {name: value for name, value in model.row.items() if name != "modified_at"}
+    context = service.info.context if service.info is not None else 0
+    # How much of it lies on a GPU is known to the engine alone.
+    return {**row, "expires_at": now() + _NEVER_EXPIRES, "size_vram": 0, "context_length": context}
 
 
 async def _present() -> AsyncIterator[Status]:

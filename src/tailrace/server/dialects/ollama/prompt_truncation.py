@@ -43,6 +43,7 @@ class PromptTruncator:
         """One token of the model's context is left for the reply."""
         self._app = app
         self._request = request
+        self._model = model
         info = model.info
         self._context = info.context
         #: Characters of a prompt's end that surely fill the context: more aren't tokenised.
@@ -139,7 +140,10 @@ class PromptTruncator:
         if (left_out := len(prompt.text) - self._max_chars - _HEAD_CHARS) > 0:
             shown = prompt.slice(0, _HEAD_CHARS).concat(prompt.slice(_HEAD_CHARS + left_out))
         (answer,) = await self._app.query_engine(
-            self._request, lambda identity: Tokenize(id=identity, text=shown), param=generation_request.prompt_param
+            self._request,
+            self._model,
+            lambda identity: Tokenize(id=identity, text=shown),
+            param=generation_request.prompt_param,
         )
         assert isinstance(answer, Tokenized), "Tokenize is answered with Tokenized"
         return answer.tokens

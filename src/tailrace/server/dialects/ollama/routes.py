@@ -102,8 +102,8 @@ class _Replies:
         name = model_names.check(app, payload.model)
         shared_fields.check(payload)
         model = await app.model_for(request, payload.model or None, payload)
-        if (entry := app.derived_model(payload.model)) is not None:
-            payload.options = with_defaults(payload.options, entry.parameters)
+        if model.overrides is not None:
+            payload.options = with_defaults(payload.options, model.overrides.parameters)
         watch.loaded()
         return ReplyHead(name, watch, form), payload, model
 
@@ -116,7 +116,9 @@ class _Replies:
             return chat.prepare(payload, model, inline_reasoning=self._inline, start=start)
 
         points = TruncationPoints(chat.truncation_starts(payload.messages), chat.remaining_chars(payload.messages))
-        return await self._reply(request, head, payload, await self._truncated(request, payload, make, model, points))
+        return await self._reply(
+            request, head, payload, model, await self._truncated(request, payload, make, model, points)
+        )
 
     async def generate(self, request: Request) -> Response:
         head, payload, model = await self._open(request, generate.decoder, generate.SHAPE)
@@ -126,12 +128,12 @@ class _Replies:
         make = partial(generate.prepare, payload, model, inline_reasoning=self._inline)
         generation_request = await self._app.run_large(make, request.state.size)
         if generation_request.params.suffix is not None:
-            return await self._reply(request, head, payload, generation_request)
+            return await self._reply(request, head, payload, model, generation_request)
         head.includes_context = not payload.raw
         truncated = await self._truncated(
             request, payload, lambda _: generation_request, model, before=payload.context or ()
         )
-        return await self._reply(request, head, payload, truncated)
+        return await self._reply(request, head, payload, model, truncated)
 
     async def _truncated(
         self,
@@ -156,10 +158,11 @@ class _Replies:
         request: Request,
         head: ReplyHead,
         payload: shared_fields.SharedFields,
+        model: ServedModel,
         generation_request: GenerationRequest,
     ) -> Response:
         app = self._app
-        generation = await app.start_generation(request, generation_request)
+        generation = await app.start_generation(request, model, generation_request)
         head.follow(generation)
         if payload.streams:
             return app.stream_response(generation, ReplyStream(head), ndjson.HEADERS)

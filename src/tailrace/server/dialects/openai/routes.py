@@ -37,6 +37,7 @@ from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.events import Usage
 from tailrace.server.generation import Generation
 from tailrace.server.json_response import json_response
+from tailrace.server.models.model_service import ModelService
 from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import Encoder
@@ -132,8 +133,8 @@ class _OpenAI:
         make = partial(chat.prepare, payload, model, inline_reasoning=inline)
         generation_request = await app.run_large(make, request.state.size)
         generation_request = tracked(payload, generation_request)
-        generation = await app.start_generation(request, generation_request)
-        head = ReplyHead("chatcmpl", app.model_name, app.fingerprint(model))
+        generation = await app.start_generation(request, model, generation_request)
+        head = ReplyHead("chatcmpl", model.name, app.models.service(model.name).fingerprint(model))
         hides_reasoning = chat_llama_vllm_fields.hides_reasoning(payload)
         owner = caller_of(request.scope).owner
 
@@ -180,7 +181,7 @@ class _OpenAI:
         model = await app.model_for(request, payload.model, payload)
         make = partial(chat.prepare, payload, model, inline_reasoning=False)
         generation_request = await app.run_large(make, request.state.size)
-        return json_response(await count_input(app, request, generation_request))
+        return json_response(await count_input(app, request, model, generation_request))
 
     async def completions(self, request: Request) -> Response:
         app = self._app
@@ -190,19 +191,21 @@ class _OpenAI:
         if generation_request.params.suffix is not None and not model.info.infill:
             raise InvalidRequest("'suffix': this model has no tokens for filling in the middle.", param="suffix")
         if payload.add_special_tokens is False:
-            prompts = [await self._without_special_tokens(request, prompt) for prompt in generation_request.prompts]
+            prompts = [
+                await self._without_special_tokens(request, model, prompt) for prompt in generation_request.prompts
+            ]
             generation_request = msgspec.structs.replace(generation_request, prompts=prompts)
         echoes = await self._echoes(request, payload, generation_request.prompts, model) if payload.echo else []
         size = _ENTRY_BYTES * sum(len(echo.entries) * (1 + (payload.requested_logprobs or 0)) for echo in echoes)
         choices = len(generation_request.prompts) * generation_request.choices
-        head = ReplyHead("cmpl", app.model_name, app.fingerprint(model))
+        head = ReplyHead("cmpl", model.name, app.models.service(model.name).fingerprint(model))
         if payload.max_tokens == 0:
             replies = [CollectedChoice(finish_reason="length") for _ in range(choices)]
             collected = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
             return await app.run_large(
                 lambda: json_response(completions.completion(head, payload, collected, echoes)), size
             )
-        generation = await app.start_generation(request, tracked(payload, generation_request))
+        generation = await app.start_generation(request, model, tracked(payload, generation_request))
         if payload.stream:
             stream = completions.CompletionStream(
                 head, choices, wants_usage=payload.wants_usage, comments=self._comments, echoes=echoes
@@ -218,12 +221,14 @@ class _OpenAI:
 
         return await app.full_response(transcript, body, size)
 
-    async def _without_special_tokens(self, request: Request, prompt: PromptText | list[int]) -> list[int]:
+    async def _without_special_tokens(
+        self, request: Request, model: ServedModel, prompt: PromptText | list[int]
+    ) -> list[int]:
         """The prompt's tokens, without the special tokens that the model adds around a text."""
         if isinstance(prompt, list):
             return prompt
         (answer,) = await self._app.query_engine(
-            request, lambda identity: Tokenize(id=identity, text=prompt, add_special=False), param="prompt"
+            request, model, lambda identity: Tokenize(id=identity, text=prompt, add_special=False), param="prompt"
         )
         assert isinstance(answer, Tokenized)
         return answer.tokens
@@ -257,14 +262,14 @@ class _OpenAI:
         given = prompt if isinstance(prompt, list) else text
         if (top := payload.requested_logprobs) is not None:
             (answer,) = await self._app.query_engine(
-                request, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
+                request, model, lambda identity: Score(id=identity, prompt=given, top=top), param="prompt"
             )
             assert isinstance(answer, Scored)
             make = partial(scored_echo, text, answer, model.vocabulary, model.info)
             return await self._app.run_large(make, _ENTRY_BYTES * len(answer.tokens) * (1 + top))
         if payload.max_tokens == 0 and isinstance(prompt, PromptText):
             (answer,) = await self._app.query_engine(
-                request, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
+                request, model, lambda identity: Tokenize(id=identity, text=prompt), param="prompt"
             )
             assert isinstance(answer, Tokenized)
             return Echo(text, len(answer.tokens))
@@ -273,25 +278,26 @@ class _OpenAI:
     async def embeddings(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, embeddings.decoder)
-        app.check_model(payload.model)
+        app.models.resolve(payload.model)
         texts = embeddings.inputs(payload)
-        model = await app.ready(request)
+        model = await app.loaded_model(request, payload.model)
         embeddings.check_dimensions(payload, model.info.embedding_width)
         answers = await app.query_engine(
-            request, lambda identity: embeddings.embed_query(identity, payload, texts), len(texts), param="input"
+            request, model, lambda identity: embeddings.embed_query(identity, payload, texts), len(texts), param="input"
         )
         vectors = [answer for answer in answers if isinstance(answer, Embedded)]
-        return json_response(embeddings.embeddings(payload, app.model_name, vectors))
+        return json_response(embeddings.embeddings(payload, model.name, vectors))
 
     async def tokenize(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, tokenize_bodies.tokenize_decoder)
-        app.check_model(payload.model)
+        app.models.resolve(payload.model)
         templated = tokenize_bodies.template_of(payload)
-        model = await app.ready(request)
+        model = await app.loaded_model(request, payload.model)
         rendered = None if templated is None else await self._render(request, templated, model)
         (answer,) = await app.query_engine(
             request,
+            model,
             lambda identity: tokenize_bodies.tokenize_query(identity, payload, rendered),
             param=tokenize_bodies.text_param(payload),
         )
@@ -321,31 +327,30 @@ class _OpenAI:
     async def models(self, request: Request) -> Response:
         """Answers in any state of the engine."""
         app = self._app
-        data = [self._model_object(name) for name in app.listed_names]
-        entries = [model_entry(app, app.engine.model)] if app.may_use(None) else []
-        answer = {"object": "list", "data": data, "models": entries}
-        return json_response(answer)
+        data = [self._model_object(name, named.service) for name, named in app.models.listed]
+        entries = [model_entry(service) for service in app.models.usable]
+        return json_response({"object": "list", "data": data, "models": entries})
 
     async def model(self, request: Request) -> Response:
-        return json_response(self._model_object(self._app.listed_name(request.path_params["id"])))
+        name = request.path_params["id"]
+        service = self._app.models.resolve(name).service
+        return json_response(self._model_object(self._app.models.listed_name(name), service))
 
-    def _model_object(self, name: str) -> dict[str, object]:
-        app = self._app
+    def _model_object(self, name: str, service: ModelService) -> dict[str, object]:
         known: dict[str, object] = {
             "id": name,
             "object": "model",
-            "created": app.created,
+            "created": self._app.created,
             "owned_by": "tailrace",
         }
-        if (model := app.engine.model) is None:
+        if (info := service.info) is None:
             return known
-        info = model.info
         return {
             **known,
             "max_model_len": info.context,  # vLLM's name, and OpenRouter's
             "context_length": info.context,
             "meta": {  # llama-server's
-                "n_vocab": len(model.vocabulary),
+                "n_vocab": service.vocabulary_size,
                 "n_ctx": info.context,
                 "n_ctx_train": info.context_trained,
                 "n_embd": info.embedding_width,

@@ -140,7 +140,7 @@ class _Responses:
         app = self._app
         payload = await app.read(request, body.decoder)
         body.check(payload)
-        app.check_model(payload.model)
+        app.models.resolve(payload.model)
         is_stored = self._should_store(payload)
         given = await self._input(request, payload)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
@@ -148,10 +148,10 @@ class _Responses:
         generation = await self._start(request, payload, given.conversation, tools, model)
         caller = caller_of(request.scope)
         owner = caller.owner
-        head = ResponseHead(payload, tools, app.model_name, stored=is_stored)
+        head = ResponseHead(payload, tools, model.name, stored=is_stored)
         if is_stored and not await self._saved(payload, head.body("in_progress", []), given.own, caller):
             is_stored = False
-            head = ResponseHead(payload, tools, app.model_name, stored=False)
+            head = ResponseHead(payload, tools, model.name, stored=False)
         ended = self._store_callback(payload, given.own, caller, is_stored=is_stored)
         if payload.stream or payload.background:
             stream = ResponsesStream(
@@ -197,14 +197,14 @@ class _Responses:
         app = self._app
         payload = await app.read(request, body.decoder)
         body.check(payload)
-        app.check_model(payload.model)
+        app.models.resolve(payload.model)
         self._should_store(payload)
         given = await self._input(request, payload)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
         model = await app.model_for(request, payload.model, payload)
         make = partial(prepare, payload, given.conversation, tools, model)
         generation_request = await app.run_large(make, given.conversation.size)
-        return json_response(await count_input(app, request, generation_request))
+        return json_response(await count_input(app, request, model, generation_request))
 
     async def get(self, request: Request) -> Response:
         query = RetrieveQuery.read(request)
@@ -370,7 +370,7 @@ class _Responses:
             shortened = messages if cut == 0 else messages.without_oldest(cut)
             try:
                 make = partial(prepare, payload, shortened, tools, model)
-                return await self._app.start_generation(request, await self._app.run_large(make, shortened.size))
+                return await self._app.start_generation(request, model, await self._app.run_large(make, shortened.size))
             except ContextLengthExceeded:
                 if payload.truncation != "auto" or cut >= removable:
                     raise

@@ -29,7 +29,9 @@ class Counting:
     async def run_large(self, make: Callable[[], GenerationRequest], size: int) -> GenerationRequest:
         return make()
 
-    async def query_engine(self, request: object, make: Callable[[int], Tokenize], *, param: str) -> list[Tokenized]:
+    async def query_engine(
+        self, request: object, model: object, make: Callable[[int], Tokenize], *, param: str
+    ) -> list[Tokenized]:
         asked = make(1)
         self.sizes.append(len(asked.text.text))
         return [Tokenized(1, list(map(ord, asked.text.text)))]

@@ -1,0 +1,22 @@
+"""The server's state, for health checks and load balancers. docs/operations.md has the rules."""
+
+from __future__ import annotations
+
+from tailrace.server.app_state import AppState
+
+
+def state(app: AppState) -> str:
+    """With one model that of its engines. With several the server is ``ok`` while it takes requests: a model that isn't
+    loaded is loaded on demand. It is ``loading`` until the first model is loaded or has failed, and ``stalled`` while
+    all connected engines are.
+    """
+    if app.draining:
+        return "draining"
+    services = app.models.services
+    if len(services) == 1:
+        return services[0].engine.state
+    connected = [service.engine for service in services if service.engine.is_connected]
+    if connected:
+        return "ok" if any(engine.replicas_ready for engine in connected) else "stalled"
+    begins = not any(service.engine.engine_starts for service in services)
+    return "loading" if begins and any(service.phase == "starting" for service in services) else "ok"

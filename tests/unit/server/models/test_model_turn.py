@@ -1,0 +1,157 @@
+"""A request's turn of its model: counted while it waits and runs, whatever its end; and loading on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tailrace.errors import EngineUnavailable, ModelLoadFailed
+from tailrace.observe.metrics import Metrics
+from tailrace.server.models import load_on_demand
+from tailrace.server.models.engine_hub import EngineHub
+from tailrace.server.models.load_on_demand import LoadOnDemand
+from tailrace.server.models.model_service import ModelService
+from tailrace.server.models.model_turn import ModelTurn, OpenGate
+from tailrace.serving.control import ModelPhase, ModelReport
+from tailrace.serving.model_spec import ModelSpec
+from tailrace.settings import Settings
+
+
+class Orders:
+    """The orders so far."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.unloads = 0
+
+    def load(self, spec: ModelSpec) -> None:
+        self.loads += 1
+
+    def unload(self, name: str) -> None:
+        self.unloads += 1
+
+
+def service(orders: Orders) -> ModelService:
+    spec = ModelSpec(name="a", path=None, settings=Settings())
+    return ModelService(spec, EngineHub(silence_seconds=1.0), Metrics(), orders)
+
+
+def counts(model: ModelService) -> tuple[int, int]:
+    return model.waiting, model.running
+
+
+def is_idle(model: ModelService) -> bool:
+    return model.idle_since is not None
+
+
+def reports(model: ModelService, phase: ModelPhase, reason: str = "") -> None:
+    model.on_report(ModelReport(name="a", phase=phase, reason=reason))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def run(scene: Callable[[ModelService, Orders], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        orders = Orders()
+        await asyncio.wait_for(scene(service(orders), orders), 60)
+
+    asyncio.run(inside())
+
+
+def test_an_open_gate_lets_each_turn_begin() -> None:
+    async def scene(model: ModelService, orders: Orders) -> None:
+        turn = ModelTurn(OpenGate(), model, "caller")
+        assert counts(model) == (1, 0)
+        assert turn.try_begin()
+        assert counts(model) == (0, 1)
+        before = model.last_used
+        assert not is_idle(model)
+        turn.close()
+        turn.close()
+        assert counts(model) == (0, 0)
+        assert is_idle(model)
+        assert model.last_used >= before
+
+    run(scene)
+
+
+def test_the_first_request_has_the_model_loaded_and_the_others_wait_with_it() -> None:
+    async def scene(model: ModelService, orders: Orders) -> None:
+        gate = LoadOnDemand(wait_seconds=30.0)
+        turns = [ModelTurn(gate, model, "caller") for _ in range(3)]
+        assert not any(turn.try_begin() for turn in turns)
+        begun = [asyncio.ensure_future(turn.begin()) for turn in turns]
+        await until(lambda: len(model.on_change) == 3)
+        assert (orders.loads, counts(model)) == (1, (3, 0))
+        model._enter("serving")
+        await asyncio.gather(*begun)
+        assert counts(model) == (0, 3)
+        later = ModelTurn(gate, model, "caller")
+        assert later.try_begin()
+        for turn in (*turns, later):
+            turn.close()
+        assert counts(model) == (0, 0)
+
+    run(scene)
+
+
+def test_a_client_that_goes_gives_its_turn_back() -> None:
+    async def scene(model: ModelService, orders: Orders) -> None:
+        turn = ModelTurn(LoadOnDemand(wait_seconds=30.0), model, "caller")
+        begun = asyncio.ensure_future(turn.begin())
+        await until(lambda: orders.loads == 1)
+        begun.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await begun
+        assert counts(model) == (0, 0)
+        assert model.on_change == []
+
+    run(scene)
+
+
+def test_a_model_that_cant_be_loaded_fails_who_waits_and_who_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(model: ModelService, orders: Orders) -> None:
+        gate = LoadOnDemand(wait_seconds=30.0)
+        begun = asyncio.ensure_future(ModelTurn(gate, model, "caller").begin())
+        await until(lambda: orders.loads == 1)
+        reports(model, "failed", "the file is cut")
+        with pytest.raises(ModelLoadFailed, match="the file is cut"):
+            await begun
+        with pytest.raises(ModelLoadFailed, match="the file is cut"):
+            await ModelTurn(gate, model, "caller").begin()
+        assert (orders.loads, counts(model)) == (1, (0, 0))
+        monkeypatch.setattr(load_on_demand, "_RETRY_SECONDS", 0.0)
+        again = asyncio.ensure_future(ModelTurn(gate, model, "caller").begin())
+        await until(lambda: orders.loads == 2)
+        again.cancel()
+
+    run(scene)
+
+
+def test_a_model_that_is_being_unloaded_is_loaded_again_after_it() -> None:
+    async def scene(model: ModelService, orders: Orders) -> None:
+        model._enter("serving")
+        model.unload()
+        begun = asyncio.ensure_future(ModelTurn(LoadOnDemand(wait_seconds=30.0), model, "caller").begin())
+        await until(lambda: len(model.on_change) == 1)
+        assert (orders.loads, orders.unloads) == (0, 1)
+        reports(model, "unloaded")
+        await until(lambda: orders.loads == 1)
+        model._enter("serving")
+        await begun
+
+    run(scene)
+
+
+def test_a_wait_ends() -> None:
+    async def scene(model: ModelService, orders: Orders) -> None:
+        with pytest.raises(EngineUnavailable, match="'a' is still loading"):
+            await ModelTurn(LoadOnDemand(wait_seconds=0.01), model, "caller").begin()
+        assert counts(model) == (0, 0)
+
+    run(scene)

@@ -1,0 +1,94 @@
+"""Orders go to the supervisor in their order, also when it doesn't read for a while; its reports come back."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from tailrace.server.models.supervisor_link import SupervisorLink
+from tailrace.serving.control import (
+    FromServer,
+    LoadModel,
+    ModelReport,
+    ReportModels,
+    UnloadModel,
+    control_channel,
+    receive_orders,
+    send,
+)
+from tailrace.serving.model_spec import ModelSpec
+from tailrace.settings import Settings
+
+
+def run(scene: Callable[[SupervisorLink, socket.socket], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        own, supervisor = control_channel()
+        link = SupervisorLink(own)
+        with own, supervisor:
+            await asyncio.wait_for(scene(link, supervisor), 60)
+            link.stop()
+
+    asyncio.run(inside())
+
+
+def spec(name: str) -> ModelSpec:
+    return ModelSpec(name=name, path=None, settings=Settings())
+
+
+def test_orders_and_reports() -> None:
+    async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
+        came: asyncio.Queue[ModelReport] = asyncio.Queue()
+        link.on_report = came.put_nowait
+        link.start()
+        link.load(spec("a"))
+        link.unload("b")
+        assert receive_orders(supervisor) == [ReportModels(), LoadModel(spec("a")), UnloadModel("b")]
+        reports = [ModelReport(name=name, phase="serving", bytes=7) for name in ("a", "b")]
+        for report in reports:
+            send(supervisor, report)
+        assert [await came.get(), await came.get()] == reports
+
+    run(scene)
+
+
+def test_orders_that_dont_fit_into_the_socket_wait_in_their_order() -> None:
+    async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
+        link.start()
+        names = [str(number) for number in range(2000)]
+        for name in names:
+            link.load(spec(name))
+        orders: list[FromServer] = []
+        while len(orders) < len(names) + 1:
+            orders += receive_orders(supervisor)
+            await asyncio.sleep(0)
+        assert [order.spec.name for order in orders if isinstance(order, LoadModel)] == names
+        link.unload("last")
+        assert receive_orders(supervisor) == [UnloadModel("last")]
+
+    run(scene)
+
+
+def test_a_message_that_isnt_one_harms_nothing() -> None:
+    async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
+        came: asyncio.Queue[ModelReport] = asyncio.Queue()
+        link.on_report = came.put_nowait
+        link.start()
+        supervisor.send(b"{}")
+        await asyncio.sleep(0.01)
+        send(supervisor, ModelReport(name="a", phase="failed", reason="r"))
+        assert (await came.get()).reason == "r"
+
+    run(scene)
+
+
+def test_the_channels_end_is_no_busy_loop() -> None:
+    async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
+        link.start()
+        supervisor.close()
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.01)
+        assert not loop.remove_reader(link._end.fileno()), "nothing is read any more"
+        link.unload("a")  # Harmless.
+
+    run(scene)
