@@ -16,7 +16,7 @@ import time
 _BYTES = 4096
 #: The message begins here; the numbers lie in front of it.
 _TEXT = 512
-_BEAT, _LONGEST, _HELPER, _PHASE, _SERVED, _READY, _RELOADS, _LENGTH = range(8)
+_BEAT, _LONGEST, _HELPER, _PHASE, _SERVED, _READY, _RELOADS, _LENGTH, _GROWTH, _MAPPED = range(10)
 #: A silence of this number of steps, each as long as the longest one, is a hang.
 _STEPS = 5
 
@@ -104,6 +104,24 @@ class ProgressPage:
     @reloads.setter
     def reloads(self, count: int) -> None:
         self._numbers[_RELOADS] = count
+
+    @property
+    def growth(self) -> float:
+        """Bytes that the engine may still allocate for its KV cache and its prefix cache."""
+        return self._numbers[_GROWTH]
+
+    @growth.setter
+    def growth(self, size: float) -> None:
+        self._numbers[_GROWTH] = size
+
+    @property
+    def mapped(self) -> float:
+        """Bytes of mapped model files that the engine's steps read."""
+        return self._numbers[_MAPPED]
+
+    @mapped.setter
+    def mapped(self, size: float) -> None:
+        self._numbers[_MAPPED] = size
 
     @property
     def message(self) -> str:

@@ -16,7 +16,9 @@ import structlog
 from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import tuned
 from tailrace.errors import ConfigurationError, ModelError
+from tailrace.machine.free_memory import read_memory
 from tailrace.models.model_reference import ModelFile, locate_model
+from tailrace.serving.memory_share import keep_mb, memory_budget
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Resolved, Settings, resolve
 
@@ -62,7 +64,7 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
     specs: dict[str, ModelSpec] = {}
     origins: dict[str, _Named] = {}
     for each in named:
-        spec = _spec(each, resolved, first=not specs)
+        spec = _spec(each, resolved, first=not specs, alone=len(named) == 1)
         other = specs.get(spec.name)
         if other is not None and each.section == spec.name and other.path == spec.path:
             continue  # An argument was the file of this table.
@@ -99,8 +101,8 @@ def _only(resolved: Resolved) -> ModelSpec:
     return ModelSpec(name=settings.alias or found.name, path=str(found.path), settings=settings, at_start=True)
 
 
-def _spec(named: _Named, resolved: Resolved, *, first: bool) -> ModelSpec:
-    """One of several models."""
+def _spec(named: _Named, resolved: Resolved, *, first: bool, alone: bool) -> ModelSpec:
+    """One of the models, with the settings of its table."""
     if named.section is None:
         found = _locate(named.reference, resolved)
         section = resolved.models.get(found.name, {})
@@ -119,6 +121,8 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool) -> ModelSpec:
     if not first and "aliases" not in section:
         own = _with(own, aliases=())  # The server's are the first model's.
     own = tuned(own)
+    if own.origins["keep_mb"] == "default" and not alone:
+        own = _with(own, keep_mb=keep_mb(memory_budget(resolved.settings, read_memory())))
     check_chat_template(own.settings.chat_template)
     return ModelSpec(
         name=name,

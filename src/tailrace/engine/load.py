@@ -206,6 +206,9 @@ def load_llama(
             progress=lambda part: report(f"loading {file.name}", part),
         )
     info = backend.info
+    if settings.mmap and replica.node is None and not replica.interleave:
+        # Repacked weights are a copy: the kernel may drop their pages of the file.
+        page.mapped += max(0, info.size_bytes - backend.repacked_bytes)
     _log_matmul_kernels(log, backend)
     log.info(
         "model loaded",

@@ -94,6 +94,7 @@ class EngineLoop:
             announce=self.inbox.put,
             can_recompute=backend.can_truncate,
         )
+        self._report_growth()
         self._step_tokens = [0] * (len(STEP_TOKENS) + 1)  #: steps, by the tokens of their batches
         self._other_counters: list[EngineCounters] = []  #: of parts beside the loop
 
@@ -371,7 +372,12 @@ class EngineLoop:
         self._page.helper = begun
         return time.monotonic() - begun if begun else 0.0
 
+    def _report_growth(self) -> None:
+        """Report how much memory the caches may still take."""
+        self._page.growth = self._cache.growth_tokens * self._backend.bytes_per_cell
+
     def _publish_heartbeat(self, publish: Publish) -> None:
+        self._report_growth()
         self._published_queue = (len(self._scheduler.running), len(self._scheduler.waiting))
         publish(self.heartbeat())
 

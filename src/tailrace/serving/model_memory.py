@@ -22,6 +22,8 @@ _FLOAT = 4
 _STATES = 8
 #: Bytes of the processes without a model: Python, libraries and the vocabulary.
 _PROCESSES = 200_000_000
+#: Bytes of one engine without a model.
+ENGINE = 120_000_000
 #: Rows and columns of a weight.
 _MAX_SIZE = 1 << 22
 
@@ -38,33 +40,52 @@ def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
 
     The buffers are an estimate: the logits of a pass, and some vectors for each of its tokens.
     """
-    demand = _demand(path, settings)
+    return _with_draft(path, settings, _pass_rows(settings), _PROCESSES)
+
+
+def engine_demand(path: Path, settings: Settings) -> MemoryDemand:
+    """What one engine of several models takes, as ``memory_demand``.
+
+    A pass over a prompt needs the logits of its last token alone, so most of the buffer for logits is never touched.
+    ``memory_demand`` counts all of it: with one model there is no other to make room for.
+    """
+    return _with_draft(path, settings, 2 * settings.parallel, ENGINE)
+
+
+def summary_demand(summary: ModelSummary, weights: int, settings: Settings) -> MemoryDemand:
+    """``memory_demand`` without a draft model, where the header was read before. ``weights``: the files' bytes."""
+    return _with_process(_model_demand(summary, weights, settings, _pass_rows(settings)), _PROCESSES)
+
+
+def _pass_rows(settings: Settings) -> int:
+    """A pass has the logits of its tokens, and the engine those of each reply."""
+    return min(_MAX_UBATCH, max(settings.prefill_chunk, settings.parallel)) + settings.parallel
+
+
+def _with_draft(path: Path, settings: Settings, rows: int, process: int) -> MemoryDemand:
+    """``rows``: of logits. ``process``: bytes without a model."""
+    demand = _demand(path, settings, rows)
     if settings.speculate == "draft" and settings.draft_model is not None:
         own = msgspec.structs.replace(settings, override_kv=())  # They are the served model's.
-        draft = _demand(locate_model(settings.draft_model).path, own)
+        draft = _demand(locate_model(settings.draft_model).path, own, rows)
         demand = MemoryDemand(
             weights=demand.weights + draft.weights,
             buffers=demand.buffers + draft.buffers,
             bytes_per_token=demand.bytes_per_token + draft.bytes_per_token,
             context=demand.context,
         )
-    return _with_processes(demand)
+    return _with_process(demand, process)
 
 
-def summary_demand(summary: ModelSummary, weights: int, settings: Settings) -> MemoryDemand:
-    """``memory_demand`` without a draft model, where the header was read before. ``weights``: the files' bytes."""
-    return _with_processes(_model_demand(summary, weights, settings))
+def _with_process(demand: MemoryDemand, process: int) -> MemoryDemand:
+    return msgspec.structs.replace(demand, buffers=demand.buffers + process)
 
 
-def _with_processes(demand: MemoryDemand) -> MemoryDemand:
-    return msgspec.structs.replace(demand, buffers=demand.buffers + _PROCESSES)
+def _demand(path: Path, settings: Settings, rows: int) -> MemoryDemand:
+    return _model_demand(summarise(read_header(path, settings.override_kv)), total_bytes(path), settings, rows)
 
 
-def _demand(path: Path, settings: Settings) -> MemoryDemand:
-    return _model_demand(summarise(read_header(path, settings.override_kv)), total_bytes(path), settings)
-
-
-def _model_demand(summary: ModelSummary, weights: int, settings: Settings) -> MemoryDemand:
+def _model_demand(summary: ModelSummary, weights: int, settings: Settings, rows: int) -> MemoryDemand:
     facts = summary.facts
     feed_forward = summary.values.get(f"{facts.architecture}.feed_forward_length")
     inner = feed_forward if isinstance(feed_forward, int) else 0
@@ -74,8 +95,7 @@ def _model_demand(summary: ModelSummary, weights: int, settings: Settings) -> Me
     )
     each = facts.kv_bytes_per_token or 0
     tokens = min(_MAX_UBATCH, max(settings.prefill_chunk, settings.parallel))
-    # A pass has the logits of its tokens, and the engine those of each reply.
-    numbers = (tokens + settings.parallel) * vocabulary + tokens * _STATES * (width + inner)
+    numbers = rows * vocabulary + tokens * _STATES * (width + inner)
     return MemoryDemand(
         weights=weights,
         buffers=_FLOAT * numbers,

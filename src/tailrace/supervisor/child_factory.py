@@ -42,8 +42,11 @@ class ChildFactory:
         self._numbers: dict[tuple[str, int], int] = {}  #: the first number of a model with so many replicas
         self._next_number = 1
 
-    def http(self, models: tuple[ModelSpec, ...], plan: MachinePlan) -> ChildProcess:
-        """The HTTP process, not yet started. ``models``: all that are served, the default one first."""
+    def http(self, models: tuple[ModelSpec, ...], plan: MachinePlan, memory: int) -> ChildProcess:
+        """The HTTP process, not yet started. ``models``: all that are served, the default one first.
+
+        ``memory``: bytes that they may take together.
+        """
         hub, page, http, control = self._hubs[0].fileno(), self._lives_fd, self._listening.fileno(), self._control_fd
         orders = msgspec.structs.replace(
             self._orders("http", models[0], self._settings, plan),
@@ -52,6 +55,7 @@ class ChildFactory:
             http_fd=http,
             control_fd=control,
             models=models,
+            memory=memory,
         )
         fds = (http, page, self._log_fd, control, hub)
         restarts = Restarts(self._settings.restart_limit)

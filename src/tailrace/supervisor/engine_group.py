@@ -15,9 +15,12 @@ from tailrace.machine.plan import MachinePlan
 from tailrace.serving.control import ModelPhase, ModelReport
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.supervisor.child_process import ChildProcess
+from tailrace.supervisor.memory_use import is_news, measure
 
 #: Seconds that engines may take to save their prefix states and end, when their model is unloaded.
 UNLOAD_GRACE_SECONDS = 10.0
+#: Seconds between two measurements of a model's memory.
+_MEASURE_SECONDS = 3.0
 #: Seconds after which an engine that can't be given up is tried again: others serve.
 _RARE_RETRY_SECONDS = 60.0
 
@@ -40,7 +43,8 @@ class EngineGroup:
     engines: tuple[ChildProcess, ...]
     phase: ModelPhase = "starting"
     reason: str = ""  #: why it failed
-    bytes: int = 0  #: memory of its engines, as measured
+    bytes: int = 0  #: what its engines may come to take, as reported: planned first, then measured
+    measure_at: float = 0.0  #: when it is measured next
     kill_at: float | None = None  #: when engines that have been told to end are killed
     again: ModelSpec | None = None  #: the model has been ordered while its engines end
     _had_engine: bool = field(default=False, init=False)
@@ -72,13 +76,24 @@ class EngineGroup:
             first_child=self.engines[0].number if self.engines else -1,
         )
 
-    def look(self) -> bool:
-        """Take the phase from the engines' pages. Returns whether it has changed."""
+    def look(self, now: float) -> bool:
+        """Take the phase from the engines' pages, and their memory from the kernel. Returns whether there is news."""
         if not self.is_wanted:
             return False
         before = self.phase
         self.phase = "serving" if all(engine.serves for engine in self.engines) else "starting"
-        return self.phase != before
+        return self._measure(now) or self.phase != before
+
+    def _measure(self, now: float) -> bool:
+        """Measure the memory, if it is time for that. Returns whether it has changed enough to be reported."""
+        if self.phase != "serving" or now < self.measure_at:
+            return False
+        self.measure_at = now + _MEASURE_SECONDS
+        measured = measure(self.engines)
+        if measured is None or not is_news(measured, self.bytes):
+            return False
+        self.bytes = measured
+        return True
 
     def on_death(self, engine: ChildProcess, status: int) -> float | Failure:
         """Seconds until the engine's next start, or why the model is given up."""

@@ -89,7 +89,7 @@ class ModelGroups:
     def look(self, now: float) -> None:
         """Take the phases from the engines' pages, and kill engines that don't end in time."""
         for group in self:
-            if group.look():
+            if group.look(now):
                 self._changed(group.name)
             for engine in group.kill_late(now):
                 self._log.warning(f"the {engine.name} process didn't end in time; killing it")

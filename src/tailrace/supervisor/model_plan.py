@@ -11,11 +11,12 @@ import structlog
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import read_memory
 from tailrace.machine.gpu import build_backends, offloads, read_gpus
-from tailrace.machine.memory_fit import fit_to_memory
+from tailrace.machine.memory_fit import MemoryDemand, fit_to_memory
 from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
-from tailrace.serving.model_memory import memory_demand, model_needs
+from tailrace.serving.memory_share import engine_bytes, load_bytes, share_memory
+from tailrace.serving.model_memory import engine_demand, memory_demand, model_needs
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
@@ -24,22 +25,52 @@ from tailrace.settings import Settings
 class PlannedModel:
     """A model that can be loaded now."""
 
-    spec: ModelSpec  #: with a context that fits
+    spec: ModelSpec  #: with a context and caches that fit
     plan: MachinePlan
+    bytes: int  #: all that its engines may come to take, as estimated
 
 
-def plan_model(spec: ModelSpec) -> PlannedModel:
-    """Plan the model on this machine, with the memory that is free now.
+def plan_only_model(spec: ModelSpec) -> PlannedModel:
+    """Plan the only model of a server, which may have all of the memory.
 
     Raises ConfigurationError when a setting can't work here, or when the model can't fit.
     """
-    path = Path(spec.path) if spec.path is not None else None
-    offload = path is not None and offloads(read_gpus(), build_backends())
-    plan = _plan(path, spec.settings, offload=offload)
-    settings = spec.settings
+    offload, plan = _plan(spec)
+    settings, path = spec.settings, _path(spec)
     if path is not None and (not offload or settings.gpu_layers == 0):
-        settings = _fit(path, settings, plan)
-    return PlannedModel(msgspec.structs.replace(spec, settings=settings), plan)
+        try:
+            settings = _fit(memory_demand(path, settings), settings, plan)
+        except (ModelError, OSError):
+            pass  # The engine reports what is wrong with the file.
+    return PlannedModel(msgspec.structs.replace(spec, settings=settings), plan, 0)
+
+
+def plan_model(spec: ModelSpec, budget: int) -> PlannedModel:
+    """Plan one of several models, with its share of the ``budget`` and the memory that is free now. Raises as
+    ``plan_only_model``.
+    """
+    offload, plan = _plan(spec)
+    path = _path(spec)
+    if path is None:
+        return PlannedModel(spec, plan, load_bytes(spec, budget))
+    try:
+        demand = engine_demand(path, spec.settings)
+    except (ModelError, OSError):
+        return PlannedModel(spec, plan, load_bytes(spec, budget))
+    settings = share_memory(spec.settings, demand, budget)
+    if not offload or settings.gpu_layers == 0:
+        fitting = _fit(demand, spec.settings, plan)
+        if fitting.ctx and fitting.ctx < settings.ctx:
+            settings = msgspec.structs.replace(settings, ctx=fitting.ctx, kv_tokens=fitting.kv_tokens or fitting.ctx)
+    if settings.ctx < demand.context and not spec.settings.ctx:
+        structlog.get_logger().info(
+            "a request may have fewer tokens than the model was trained for: several models share the memory",
+            model=spec.name,
+            tokens=settings.ctx,
+            trained=demand.context,
+        )
+    spec = msgspec.structs.replace(spec, settings=settings)
+    return PlannedModel(spec, plan, engine_bytes(settings, demand) * len(plan.replicas))
 
 
 def plan_server(settings: Settings) -> MachinePlan:
@@ -50,19 +81,22 @@ def plan_server(settings: Settings) -> MachinePlan:
     return make_plan(read_topology(), settings, offload=offloads(read_gpus(), build_backends()))
 
 
-def _plan(path: Path | None, settings: Settings, *, offload: bool) -> MachinePlan:
+def _path(spec: ModelSpec) -> Path | None:
+    return Path(spec.path) if spec.path is not None else None
+
+
+def _plan(spec: ModelSpec) -> tuple[bool, MachinePlan]:
+    """Whether layers will be on a GPU, and the plan."""
+    path = _path(spec)
+    offload = path is not None and offloads(read_gpus(), build_backends())
     try:
-        needs = None if path is None else model_needs(path, settings)
+        needs = None if path is None else model_needs(path, spec.settings)
     except (ModelError, OSError):
         needs = None  # The engine reports what is wrong with a file that can't be loaded.
-    return make_plan(read_topology(), settings, needs, offload=offload)
+    return offload, make_plan(read_topology(), spec.settings, needs, offload=offload)
 
 
-def _fit(path: Path, settings: Settings, plan: MachinePlan) -> Settings:
-    try:
-        demand = memory_demand(path, settings)
-    except (ModelError, OSError):
-        return settings  # The engine reports what is wrong with the file.
+def _fit(demand: MemoryDemand, settings: Settings, plan: MachinePlan) -> Settings:
     private = sum(replica.node is not None or bool(replica.interleave) for replica in plan.replicas)
     fitting, warnings = fit_to_memory(demand, settings, read_memory(), private_copies=private)
     for warning in warnings:

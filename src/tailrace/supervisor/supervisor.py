@@ -17,8 +17,11 @@ import structlog
 
 from tailrace.child import EXIT_CONFIGURATION
 from tailrace.machine import open_files
+from tailrace.machine.free_memory import read_memory
 from tailrace.machine.plan import MachinePlan
+from tailrace.machine.plan_wording import memory_size
 from tailrace.machine.running_servers import ServerState, StateFolder
+from tailrace.serving.memory_share import load_bytes, memory_budget
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 from tailrace.supervisor.child_factory import ChildFactory
@@ -27,7 +30,7 @@ from tailrace.supervisor.control_link import ControlLink
 from tailrace.supervisor.engine_group import EngineGroup, Failure
 from tailrace.supervisor.listening import listen
 from tailrace.supervisor.model_groups import ModelGroups
-from tailrace.supervisor.model_plan import PlannedModel, plan_model, plan_server
+from tailrace.supervisor.model_plan import PlannedModel, plan_model, plan_only_model, plan_server
 from tailrace.supervisor.service_manager import ServiceManager
 from tailrace.supervisor.signal_queue import SignalQueue
 
@@ -70,13 +73,14 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT_FOR_HANDLERS)
         open_files.raise_limit()  # The children inherit it.
         self._log = structlog.get_logger()
+        self._budget = memory_budget(self.settings, read_memory())
         self._plan = self._plan_start()
         self._listening = http = listen(self.settings.host, self.settings.port)
         self._host, self._port = http.getsockname()[:2]
         self._control = ControlLink(lambda name: self._groups.report(name))
         self._factory = ChildFactory(self.settings, http, self._control.server_fd, alone=self._alone)
         self._groups = ModelGroups(self._make_group, self._start_group, self._control.announce)
-        self._server = self._factory.http(self.models, self._plan)
+        self._server = self._factory.http(self.models, self._plan, self._budget)
         self._announced = self._was_ready = False
         self._reloads: int | None = None
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
@@ -87,9 +91,7 @@ class Supervisor:
             try:
                 self._control.watch(self._signals)
                 self._start(self._server)
-                for spec in self.models:
-                    if spec.at_start:
-                        self._groups.load(spec)
+                self._load_first()
                 end = self._serve(stops)
                 end = self._stop_all(end, stops)
             finally:
@@ -121,15 +123,33 @@ class Supervisor:
         """The plan that holds for the server; a single model's settings become what fits. Raises ConfigurationError."""
         if not self._alone:
             return plan_server(self.settings)
-        planned = plan_model(self.models[0])
+        planned = plan_only_model(self.models[0])
         self.models, self.settings = (planned.spec,), planned.spec.settings
         return planned.plan
 
+    def _load_first(self) -> None:
+        """Load the models that start with the server: the first one, and others as far as they fit."""
+        left = self._budget
+        for spec in self.models:
+            if not spec.at_start:
+                continue
+            need = 0 if self._alone else load_bytes(spec, self._budget)
+            if need <= left or spec is self.models[0]:
+                left -= need
+                self._groups.load(spec)
+            else:
+                self._log.warning(
+                    "a model isn't loaded at the start: it doesn't fit beside the others",
+                    model=spec.name,
+                    takes=memory_size(need),
+                    free=memory_size(left),
+                )
+
     def _make_group(self, spec: ModelSpec) -> EngineGroup:
         """The model's group, not yet started. Raises ConfigurationError."""
-        planned = PlannedModel(spec, self._plan) if self._alone else plan_model(spec)
+        planned = PlannedModel(spec, self._plan, 0) if self._alone else plan_model(spec, self._budget)
         plan = msgspec.structs.replace(planned.plan, http_cpus=self._plan.http_cpus)
-        return EngineGroup(planned.spec, plan, self._factory.engines(planned.spec, plan))
+        return EngineGroup(planned.spec, plan, self._factory.engines(planned.spec, plan), bytes=planned.bytes)
 
     # While it serves
 

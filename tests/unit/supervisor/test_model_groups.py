@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -10,11 +12,13 @@ import pytest
 from tailrace.child import EXIT_CONFIGURATION
 from tailrace.errors import ConfigurationError
 from tailrace.machine.plan import MachinePlan, PoolPlan, ReplicaPlan
+from tailrace.progress_page import ProgressPage
 from tailrace.serving.control import LoadModel, ModelPhase, ModelReport, ReportModels, UnloadModel
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 from tailrace.supervisor.child_process import ChildProcess
 from tailrace.supervisor.engine_group import UNLOAD_GRACE_SECONDS, EngineGroup, Failure
+from tailrace.supervisor.memory_use import measure
 from tailrace.supervisor.model_groups import ModelGroups
 from tailrace.supervisor.restarts import Restarts
 
@@ -31,6 +35,8 @@ class Engine:
         self.restarts = Restarts(10)
         self.start_at: float | None = None
         self.started = 0.0
+        self.page: ProgressPage | None = None
+        self.pid: int | None = os.getpid()
         self.is_running = self.serves = self.was_ready = False
         self.sent: list[int] = []
         self.message = "exit status 1"
@@ -254,3 +260,44 @@ def test_an_engine_that_has_served_is_started_again(models: Models) -> None:
     group = models.group("a")
     models.engines["a"][0].die()
     assert group.on_death(group.engines[0], -signal.SIGKILL) == 0.0
+
+
+def test_memory_is_reported_when_the_model_serves_and_when_it_changes(models: Models) -> None:
+    models.load("a")
+    group, engine = models.group("a"), models.engines["a"][0]
+    group.bytes = 1 << 40
+    engine.page = ProgressPage()
+    models.serve("a")
+    measured = models.reports[-1].bytes
+    assert 0 < measured < 1 << 40
+    models.reports.clear()
+    engine.page.growth = measured / 100
+    models.groups.look(100.0)
+    assert models.phases == [], "a hundredth isn't worth a report"
+    engine.page.growth = measured
+    models.groups.look(100.5)
+    assert models.phases == [], "it isn't measured at every look"
+    models.groups.look(200.0)
+    assert models.phases == [("a", "serving")]
+    assert group.bytes == pytest.approx(2 * measured, rel=0.2)
+
+
+def test_memory_is_what_is_private_swapped_or_may_come_and_mapped_weights_once(tmp_path: Path) -> None:
+    engines = []
+    for pid in (1, 2):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "status").write_text(
+            "Name:\tpython\nVmRSS:\t  900 kB\nRssAnon:\t  100 kB\nRssFile:\t  790 kB\nRssShmem:\t   10 kB\n"
+            "VmSwap:\t    5 kB\n"
+        )
+        engine = Engine(pid)
+        engine.pid, engine.page = pid, ProgressPage()
+        engine.page.growth, engine.page.mapped = 1000, 50_000
+        engine.serve()
+        engines.append(engine)
+    assert measure(cast("list[ChildProcess]", engines), tmp_path) == 2 * (115 * 1024 + 1000) + 50_000
+    engines[0].serves = False
+    assert measure(cast("list[ChildProcess]", engines), tmp_path) is None
+    engines[0].serves = True
+    (tmp_path / "1/status").unlink()
+    assert measure(cast("list[ChildProcess]", engines), tmp_path) is None, "it has died, or there is no /proc"

@@ -59,6 +59,11 @@ class KVCache:
         return sum(len(slot.tokens) for slot in self.slots)
 
     @property
+    def growth_tokens(self) -> int:
+        """Tokens for which memory may still be allocated: cells of larger layouts, and prefix states."""
+        return max(0, self._policy.max_cells - self.layout.total) + self.prefix_store.free_tokens
+
+    @property
     def cached_slots(self) -> list[Slot]:
         """Slots that hold a prefix and no running sequence, least recently used first."""
         return [self.slots[index] for index in self._lru]

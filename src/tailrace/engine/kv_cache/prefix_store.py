@@ -56,6 +56,11 @@ class PrefixStore:
         """The tokens of the state; 0 where a later state has replaced it already."""
         return len(self._tokens.get(key, ()))
 
+    @property
+    def free_tokens(self) -> int:
+        """Tokens for which there is space without an eviction."""
+        return max(0, self._max_tokens - self._lru.total)
+
     def items(self) -> Iterator[tuple[int, list[int]]]:
         """Every key with its tokens, least recently used first."""
         return ((key, self._tokens[key]) for key in self._lru)

@@ -1,0 +1,80 @@
+"""How the models of one server share its memory: the budget of all, and each one's part where the settings have none.
+
+With one model the KV cache may have half of the free memory. With several, one model would so keep the others out. So
+each gets a KV cache of an eighth of the budget, and a prefix cache of a thirty-second. Pure arithmetic over bytes and a
+model's header; docs/many-models.md has the rules.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tailrace.errors import ModelError
+from tailrace.machine.memory_fit import Memory, MemoryDemand
+from tailrace.serving import fake_model
+from tailrace.serving.model_memory import ENGINE, engine_demand
+from tailrace.serving.model_spec import ModelSpec
+from tailrace.settings import Settings
+
+#: The HTTP process and the supervisor under load.
+_PROCESSES = 150_000_000
+#: What no model may take: small allocations, sandboxes, page tables. At least these bytes, and this part of all memory.
+_RESERVE = 64_000_000
+_RESERVE_PART = 32
+#: Parts of the budget that one model's KV cache and prefix cache have.
+_KV_PART = 8
+_KEEP_PART = 32
+_MAX_KEEP_MB = 1024
+#: The smallest context that is chosen, and what contexts are multiples of.
+_MIN_CONTEXT = 2048
+_CONTEXT_STEP = 256
+
+
+def memory_budget(settings: Settings, memory: Memory) -> int:
+    """Bytes that all loaded models may take together. ``memory``: the machine's, before any model is loaded."""
+    if settings.models_mb:
+        return settings.models_mb * 1_000_000
+    return max(0, memory.available - _PROCESSES - max(_RESERVE, memory.total // _RESERVE_PART))
+
+
+def keep_mb(budget: int) -> int:
+    """MB of a model's prefix cache where none are set."""
+    return min(_MAX_KEEP_MB, budget // _KEEP_PART // 1_000_000)
+
+
+def share_memory(settings: Settings, demand: MemoryDemand, budget: int) -> Settings:
+    """The settings of one of several models, with a context and a KV cache where none were set."""
+    each = demand.bytes_per_token
+    if not each or not demand.context:
+        return settings  # It isn't known what a token takes.
+    affordable = budget // _KV_PART // each // _CONTEXT_STEP * _CONTEXT_STEP
+    ctx, kv_tokens = settings.ctx, settings.kv_tokens
+    if not ctx:
+        ctx = min(demand.context, kv_tokens or max(affordable, _MIN_CONTEXT))
+    if not kv_tokens:
+        kv_tokens = max(ctx, min(settings.parallel * ctx, affordable))
+    return msgspec.structs.replace(settings, ctx=ctx, kv_tokens=kv_tokens)
+
+
+def load_bytes(spec: ModelSpec, budget: int) -> int:
+    """All that the engines of one of several models may come to take: weights, buffers, KV and prefix cache.
+
+    Of a file that can't be read it is an engine without a model, which will report the reason.
+    """
+    settings = spec.settings
+    if spec.path is None:
+        return ENGINE + fake_model.weights_mb(settings.model) * 1_000_000
+    try:
+        demand = engine_demand(Path(spec.path), settings)
+    except (ModelError, OSError):
+        return ENGINE
+    return engine_bytes(share_memory(settings, demand, budget), demand) * max(1, settings.replicas)
+
+
+def engine_bytes(settings: Settings, demand: MemoryDemand) -> int:
+    """All that one engine may come to take with these settings."""
+    kv = max(settings.kv_tokens, settings.ctx) * demand.bytes_per_token
+    keep = settings.keep_mb * 1_000_000 if demand.bytes_per_token else 0
+    return demand.weights + demand.buffers + kv + keep

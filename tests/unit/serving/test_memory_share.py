@@ -1,0 +1,86 @@
+"""How several models share the memory: the budget, and contexts and caches where none are set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tailrace.machine.memory_fit import Memory, MemoryDemand
+from tailrace.serving import model_memory
+from tailrace.serving.memory_share import engine_bytes, keep_mb, load_bytes, memory_budget, share_memory
+from tailrace.serving.model_spec import ModelSpec
+from tailrace.settings import Settings
+
+GB = 1_000_000_000
+#: A token of 100 kB, and a trained context of 128 k.
+DEMAND = MemoryDemand(weights=4 * GB, buffers=GB // 2, bytes_per_token=100_000, context=131_072)
+
+
+def test_the_budget_is_what_is_set_or_what_the_machine_has_without_a_reserve() -> None:
+    memory = Memory(total=32 * GB, available=30 * GB)
+    assert memory_budget(Settings(models_mb=2000), memory) == 2 * GB
+    assert memory_budget(Settings(), memory) == 30 * GB - 150_000_000 - GB
+    assert memory_budget(Settings(), Memory(total=GB, available=100_000_000)) == 0
+
+
+@pytest.mark.parametrize(("budget", "shared"), [(2 * GB, 62), (16 * GB, 500), (100 * GB, 1024)])
+def test_the_prefix_cache_is_a_part_of_the_budget(budget: int, shared: int) -> None:
+    assert keep_mb(budget) == shared
+
+
+def test_a_context_that_is_not_set_is_what_the_share_allows() -> None:
+    shared = share_memory(Settings(), DEMAND, 16 * GB)
+    # 2 GB are 20,000 tokens, in whole steps of 256.
+    assert (shared.ctx, shared.kv_tokens) == (19_968, 19_968)
+
+
+def test_small_contexts_have_one_for_each_parallel_request() -> None:
+    demand = MemoryDemand(weights=GB, buffers=0, bytes_per_token=100_000, context=2048)
+    assert share_memory(Settings(parallel=4), demand, 16 * GB).kv_tokens == 4 * 2048
+
+
+def test_a_context_is_never_smaller_than_a_conversation() -> None:
+    shared = share_memory(Settings(), DEMAND, GB // 10)
+    assert (shared.ctx, shared.kv_tokens) == (2048, 2048)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ctx", "kv_tokens"),
+    [
+        (Settings(ctx=50_000), 50_000, 50_000),
+        (Settings(kv_tokens=30_000), 30_000, 30_000),
+        (Settings(ctx=4096, kv_tokens=8192), 4096, 8192),
+        (Settings(ctx=4096, parallel=2), 4096, 8192),
+    ],
+)
+def test_what_is_set_stays(settings: Settings, ctx: int, kv_tokens: int) -> None:
+    shared = share_memory(settings, DEMAND, 16 * GB)
+    assert (shared.ctx, shared.kv_tokens) == (ctx, kv_tokens)
+
+
+def test_a_model_whose_tokens_have_no_known_size_is_left_alone() -> None:
+    demand = MemoryDemand(weights=GB, buffers=0, bytes_per_token=0, context=8192)
+    assert share_memory(Settings(), demand, 16 * GB) == Settings()
+    assert engine_bytes(Settings(), demand) == GB
+
+
+def test_an_engine_may_come_to_take_its_weights_buffers_and_caches() -> None:
+    settings = Settings(ctx=1000, kv_tokens=3000, keep_mb=500)
+    assert engine_bytes(settings, DEMAND) == 4 * GB + GB // 2 + 300_000_000 + 500_000_000
+
+
+def test_a_file_that_can_not_be_read_takes_an_engine_without_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF")
+    for file in (str(path), str(tmp_path / "gone.gguf")):
+        assert load_bytes(ModelSpec(name="m", path=file, settings=Settings()), 16 * GB) == model_memory.ENGINE
+
+
+def test_a_scripted_model_takes_what_its_test_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAILRACE_FAKE_WEIGHTS_MB", "small=10,large=500")
+    taken = [
+        load_bytes(ModelSpec(name=name, path=None, settings=Settings(model=name)), GB) - model_memory.ENGINE
+        for name in ("small", "large", "other")
+    ]
+    assert taken == [10_000_000, 500_000_000, 0]
