@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: max KV cells, all requests together; 0: from memory
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
-    keep_disk_mb: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0  #: disk for prefix states beyond keep_mb; 0: none
+    keep_disk_mb: Annotated[int, Meta(ge=-1, le=1_000_000_000)] = -1  #: disk for prefix states; 0: none; -1: automatic
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
     #: max duration of a step with prompt tokens beside decoding sequences; 0: from measured step times
     step_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0

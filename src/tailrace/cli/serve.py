@@ -48,7 +48,7 @@ def serve(
     kv_tokens: Annotated[int | None, typer.Option(help="KV cache, in tokens of all requests together.")] = None,
     keep_mb: Annotated[int | None, typer.Option(help="Memory for finished prompts' KV, in MB [1024].")] = None,
     keep_disk_mb: Annotated[
-        int | None, typer.Option(help="Disk for what doesn't fit into --keep-mb, in MB [0].")
+        int | None, typer.Option(help="Disk for the KV of models that are unloaded, in MB [with several models].")
     ] = None,
     prefill_chunk: Annotated[
         int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from tailrace.child import EXIT_CONFIGURATION
+from tailrace.folders import cache_folder
 from tailrace.machine import open_files
 from tailrace.machine.free_memory import read_memory
 from tailrace.machine.plan import MachinePlan
@@ -23,6 +24,7 @@ from tailrace.machine.plan_wording import memory_size
 from tailrace.machine.running_servers import ServerState, StateFolder
 from tailrace.serving.memory_share import load_bytes, memory_budget
 from tailrace.serving.model_spec import ModelSpec
+from tailrace.serving.prefix_disk import with_disk_share
 from tailrace.settings import Settings
 from tailrace.supervisor.child_factory import ChildFactory
 from tailrace.supervisor.child_process import ChildProcess, status_name
@@ -147,6 +149,7 @@ class Supervisor:
 
     def _make_group(self, spec: ModelSpec) -> EngineGroup:
         """The model's group, not yet started. Raises ConfigurationError."""
+        spec = with_disk_share(spec, len(self.models), cache_folder())
         planned = PlannedModel(spec, self._plan, 0) if self._alone else plan_model(spec, self._budget)
         plan = msgspec.structs.replace(planned.plan, http_cpus=self._plan.http_cpus)
         return EngineGroup(planned.spec, plan, self._factory.engines(planned.spec, plan), bytes=planned.bytes)
