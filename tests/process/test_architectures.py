@@ -10,6 +10,7 @@ import pytest
 from architectures import ARCHITECTURES, tiny_model
 from prompt_accounting import REPLY, Account
 from tailrace.engine.backends.llama.backend import LlamaBackend
+from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.load import load_llama
 from tailrace.settings import Settings
 
@@ -42,3 +43,19 @@ def test_usage_and_metrics_equal_the_computed_tokens(backend: LlamaBackend, kind
     else:
         # A state of all tokens can go on, and can't go back.
         assert (again, branch) == (0, 0)
+
+
+def test_the_next_turn_after_an_unload_computes_its_new_tokens_only(kind: str, tmp_path: Path) -> None:
+    path, settings = tiny_model(kind, tmp_path), Settings(ctx=1024, parallel=4, threads=1)
+    first = [1, *(3 + place % 200 for place in range(300))]
+    for turn in range(3):
+        backend = load_llama(path, settings)
+        disk = DiskOptions(tmp_path / "kv", 100_000_000, cuts=backend.can_truncate)
+        account = Account(backend, disk)
+        (cached,) = account.ask(first)
+        # The state has each token but the reply's last one.
+        assert cached == (len(first) - 4 if turn else 0)
+        assert account.save() == 1
+        assert len(list((tmp_path / "kv").glob("*.kv"))) == 1, "a conversation's next turn replaces the one before"
+        first = [*first, *account.said[0], 9, 8, 7]
+        backend.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from tailrace.engine.backends.base import Backend, Logits
 from tailrace.engine.backends.fake import FakeBackend
+from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
@@ -19,14 +21,18 @@ REPLY = 8
 class Account:
     """Asks prompts of a backend, one after the other or several at once."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, disk: DiskOptions | None = None) -> None:
         self.computed = 0
         self.said: dict[int, list[int]] = {}
         self._backend = backend
         # Its ``decode_repeat`` is a ``decode`` where there is no model.
         for name in ("decode",) if isinstance(backend, FakeBackend) else ("decode", "decode_repeat"):
             setattr(backend, name, self._counting(getattr(backend, name)))
-        self._loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=4000)
+        self._loop = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, host_cache_tokens=4000, disk=disk)
+
+    def save(self) -> int:
+        """Save the states as an engine does at its end; how many."""
+        return self._loop.cache.executor.save(time.monotonic() + 60.0)[0]
 
     def _counting(self, decode: Callable[..., Logits]) -> Callable[..., Logits]:
         def counted(tokens: list[int], *others: Any) -> Logits:

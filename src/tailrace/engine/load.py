@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +17,12 @@ from tailrace.engine.backends.base import Backend
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
-from tailrace.engine.loop import EngineLoop
+from tailrace.engine.loop import EngineLoop, PrefixCache
 from tailrace.engine.sampling import logits_ops
 from tailrace.engine.speculation.draft_model import DraftModel, check_vocabulary
 from tailrace.engine.speculation.prompt_lookup import LookupDrafter
 from tailrace.engine.speculation.speculator import Speculator
+from tailrace.engine.state_identity import state_identity
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.folders import cache_folder
 from tailrace.machine.plan import ReplicaPlan
@@ -31,7 +30,6 @@ from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.models.chat_template import read_chat_template
 from tailrace.models.model_reference import locate_model
-from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.observe import log_writer
 from tailrace.progress_page import ProgressPage
 from tailrace.serving import fake_model
@@ -110,21 +108,24 @@ def make_loop(
     cpus: frozenset[int] = frozenset(),
     draft: Backend | None = None,
     page: ProgressPage | None = None,
+    cache: PrefixCache | None = None,
 ) -> EngineLoop:
     """The loop that runs ``backend`` as the settings say.
 
     ``model``: its file; None: the prefix cache has no disk tier. ``cpus``: where helper threads run; empty: anywhere.
     ``draft``: the backend from ``load_draft``, whose slots are emptied. ``page``: where the loop reports its progress.
+    ``cache``: what an earlier loop has left; None: the backend's slots are empty.
     """
     return EngineLoop(
         backend,
         prefill_chunk=settings.prefill_chunk,
         step_seconds=settings.step_ms / 1e3 if settings.step_ms else None,
         host_cache_tokens=settings.keep_mb * 1_000_000 // backend.bytes_per_cell,
-        disk=_disk_options(model, settings) if model is not None else None,
+        disk=_disk_options(model, settings, backend) if model is not None and cache is None else None,
         cpus=cpus,
         speculator=_speculator(backend, settings, draft),
         page=page,
+        cache=cache,
     )
 
 
@@ -141,14 +142,12 @@ def _speculator(backend: Backend, settings: Settings, draft: Backend | None) -> 
     return Speculator(DraftModel(draft, backend.vocabulary), n_draft_max=settings.draft_tokens)
 
 
-def _disk_options(model: Path, settings: Settings) -> DiskOptions | None:
+def _disk_options(model: Path, settings: Settings, backend: Backend) -> DiskOptions | None:
     """Each model has a folder of its own: its prefix states mean nothing to another one."""
-    if not settings.keep_disk_mb:
+    if settings.keep_disk_mb <= 0:
         return None
-    changed = max(shard.stat().st_mtime_ns for shard in shard_paths(model) if shard == model or shard.exists())
-    facts = (str(model.resolve()), total_bytes(model), changed, metadata.version("llama-cpp-python"))
-    folder = cache_folder() / "kv" / hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
-    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000)
+    folder = cache_folder() / "kv" / state_identity(model, settings, backend)
+    return DiskOptions(folder, settings.keep_disk_mb * 1_000_000, cuts=backend.can_truncate)
 
 
 def load_llama(

@@ -11,6 +11,7 @@ import queue
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -43,6 +44,13 @@ _FETCH_SECONDS = 10.0
 Publish = Callable[[Step | Heartbeat | EmbeddingAnswer], None]
 
 
+class PrefixCache(NamedTuple):
+    """The prefix cache of a backend: it outlives the loop that fills it."""
+
+    accounting: KVCache
+    executor: CacheExecutor
+
+
 class EngineLoop:
     """Runs every sequence that comes through ``inbox`` on one backend."""
 
@@ -57,6 +65,7 @@ class EngineLoop:
         cpus: frozenset[int] = frozenset(),
         speculator: Speculator | None = None,
         page: ProgressPage | None = None,
+        cache: PrefixCache | None = None,
     ) -> None:
         """Set up an empty loop.
 
@@ -65,14 +74,19 @@ class EngineLoop:
         the prefix cache may hold in host memory. ``disk``: where prefix states go that don't fit there. ``cpus``: where
         the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
         must be able to truncate slots (``can_truncate``). ``page``: where the supervisor reads the loop's progress.
+        ``cache``: what an earlier loop on this backend has left; without it the backend's slots are empty.
         """
         self.helpers: list[HelperThread] = []  #: threads whose items are reported if they take long
         self._page = page or ProgressPage()
         self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
-        self._cache = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
-        self._executor = CacheExecutor(backend, self._cache, disk, self.inbox.put)
+        if cache is None:
+            accounting = KVCache(backend.layout_policy, backend.layout, host_cache_tokens)
+            cache = PrefixCache(accounting, CacheExecutor(backend, accounting, disk, self.inbox.put))
+        cache.executor.deliver_to(self.inbox.put)
+        self.cache = cache  #: for the next loop; no sequence runs in it once ``run`` has ended
+        self._cache, self._executor = cache
         self._scheduler = Scheduler(
             self._cache, parallel=backend.info.parallel, max_batch=backend.max_batch, prefill_chunk=prefill_chunk
         )
@@ -106,8 +120,15 @@ class EngineLoop:
     def run(self, publish: Publish) -> None:
         """Step until the inbox brings None (the connection has ended); then drop every sequence.
 
-        Raises BackendError, and OSError of ``publish``.
+        Raises BackendError, and OSError of ``publish``, after which every sequence is dropped, too.
         """
+        try:
+            self._run(publish)
+        except OSError:
+            self._drop_all()
+            raise
+
+    def _run(self, publish: Publish) -> None:
         page, longest = self._page, self._longest
         next_heartbeat = now = time.monotonic()
         idle = True
@@ -183,17 +204,20 @@ class EngineLoop:
         sampled = time.perf_counter()
         if self._progress.reported:
             step.progress.extend(self._progress.after(batch.scheduled))
-        if publish is not None:
-            publish(step)
-        self._account(batch, lengths, masked - begun)
-        for failure in step.failed:
-            # The sequence's own KV may be broken: no other one may find it as a prefix.
-            sequence = self._sequences[failure.id]
-            self._cache.truncate(sequence.slot, 0)
-            self._backend.kv_truncate(sequence.slot, 0)
-            self._drop(sequence)
-        for finished in step.finished:
-            self._drop(self._sequences[finished.id])
+        try:
+            if publish is not None:
+                publish(step)
+        finally:
+            # Also where the HTTP process has gone: what the cache holds is kept for the next one.
+            self._account(batch, lengths, masked - begun)
+            for failure in step.failed:
+                # The sequence's own KV may be broken: no other one may find it as a prefix.
+                sequence = self._sequences[failure.id]
+                self._cache.truncate(sequence.slot, 0)
+                self._backend.kv_truncate(sequence.slot, 0)
+                self._drop(sequence)
+            for finished in step.finished:
+                self._drop(self._sequences[finished.id])
         if batch.constrained:
             self._masks.start_slow(batch)
         ended = time.perf_counter()

@@ -1,9 +1,13 @@
-"""The engine process's work: load the model, connect, run the loop, and again when the HTTP process is replaced."""
+"""The engine process's work: load the model, connect, run the loop, again when the HTTP process is replaced, and save
+the prefix states at the end.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +19,7 @@ from tailrace.chat.template_trial import find_defect
 from tailrace.child import Start, settle_memory, settle_on
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
+from tailrace.engine.loop import EngineLoop, PrefixCache
 from tailrace.engine.structured.grammar_compiler import GrammarCompiler
 from tailrace.engine.tokenising.tokenizer import Tokenizer
 from tailrace.errors import ConfigurationError
@@ -28,6 +33,9 @@ from tailrace.machine.applied_placement import (
 from tailrace.machine.binding import bound_cpus
 from tailrace.progress_page import Phase, ProgressPage
 from tailrace.protocol import PROTOCOL_VERSION, Hello, ToEngine
+
+#: Seconds for saving prefix states at the end. The supervisor kills a process that takes longer than 5 s to stop.
+_SAVE_SECONDS = 4.0
 
 
 class EngineService:
@@ -55,6 +63,9 @@ class EngineService:
         self._tokenizer = Tokenizer(self._backend)
         settle_memory()
         self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run
+        self._stopping = False
+        self._loop: EngineLoop | None = None
+        self._cache: PrefixCache | None = None  #: of the last connection's loop
 
     def _try_template(self) -> None:
         """Find out whether the model's own chat template can be used. That of the settings was tried at the start."""
@@ -72,13 +83,34 @@ class EngineService:
             self._backend.info = msgspec.structs.replace(info, chat_template_defect=defect)
 
     def run(self) -> NoReturn:
-        """Serve for ever. Raises BackendError."""
-        while True:
+        """Serve until a SIGTERM, which ends the process once its prefix states are saved. Raises BackendError."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        while not self._stopping:
             self._serve_connection()
             structlog.get_logger().debug("the HTTP process has gone; waiting for it")
+        self._save_states()
+        # The kernel frees the memory faster than Python and llama.cpp would.
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the process has outlived its SIGTERM")
+
+    def _on_stop(self, number: int, frame: object) -> None:
+        """End the loop after its step. A second SIGTERM ends the process at once."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._stopping = True
+        if self._loop is not None:
+            self._loop.inbox.put(None)
+
+    def _save_states(self) -> None:
+        if self._cache is None:
+            return
+        begun = time.monotonic()
+        count, size = self._cache.executor.save(begun + _SAVE_SECONDS)
+        if count:
+            seconds = round(time.monotonic() - begun, 2)
+            structlog.get_logger().info("prefix states saved", states=count, mb=round(size / 1e6), seconds=seconds)
 
     def _serve_connection(self) -> None:
-        """One connection, from its start to its end. All of its sequences end with it."""
+        """One connection, from its start to its end. All of its sequences end with it; the prefix cache stays."""
         start, backend = self._start, self._backend
         # This thread may be bound to a CPU of its own by now. Threads that it makes would inherit that.
         own_cpus = bound_cpus()
@@ -97,8 +129,10 @@ class EngineService:
         except OSError:
             channel.close()  # The HTTP process has died meanwhile.
             return
-        backend.reset()
-        loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft, self._page)
+        if self._cache is None:
+            backend.reset()
+        loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft, self._page, self._cache)
+        self._loop, self._cache = loop, loop.cache
         loop.include_counters(self._compiler.counters)
         intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)
         loop.helpers.append(intake)
@@ -106,6 +140,8 @@ class EngineService:
         settle_on(self._replica.main or own_cpus)
         self._page.phase = Phase.SERVING
         self._page.message = ""
+        if self._stopping:
+            loop.inbox.put(None)  # The signal came before there was a loop.
         try:
             loop.run(channel.send)
         except OSError as error:
@@ -115,7 +151,6 @@ class EngineService:
             self._page.phase = Phase.LOADING
             channel.close()
             intake.join()
-            loop.close()
 
 
 def check_placement(start: Start) -> None:

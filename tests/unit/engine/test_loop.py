@@ -192,6 +192,25 @@ def test_a_step_is_published_before_it_is_accounted_for(backend: FakeBackend) ->
     assert sum(len(step.failed) for step, _ in published) == 1
 
 
+def test_the_prefix_cache_outlives_a_loop_that_cannot_publish(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    runner.ask(_submit(1, "a text that is known then <say>abcd</say>"))
+
+    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+        if isinstance(message, Step) and message.tokens:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        runner.loop.run(publish)
+    again = EngineLoop(backend, prefill_chunk=64, step_seconds=1.0, cache=runner.loop.cache)
+    assert not [slot for slot in again.cache.accounting.slots if slot.occupied]
+    runner.loop = again
+    runner.ask(_submit(2, "a text that is known then <say>abcd</say>"))
+    runner.finish()
+    assert runner.said(2) == b"abcd"
+    assert again.heartbeat().counters.prefix_hits > 20
+
+
 def test_a_loop_that_cannot_publish_ends_and_the_next_one_starts_empty(backend: FakeBackend) -> None:
     runner = Runner(backend)
     runner.ask(_submit(1, "<say>abcd</say>"))

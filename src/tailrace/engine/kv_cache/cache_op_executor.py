@@ -6,13 +6,15 @@ can't, it reports which slots are empty instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from tailrace.engine.backends.base import Backend, KVLayoutError, KVState
 from tailrace.engine.kv_cache.cache import KVCache
 from tailrace.engine.kv_cache.cache_ops import CacheOp, Evict, Placement, Relayout, Swap
-from tailrace.engine.kv_cache.disk_tier import MIN_PREFIX, DiskOptions, DiskTier, Fetched
+from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
 from tailrace.engine.kv_cache.prefix_store import OffloadResult
 from tailrace.machine.free_memory import MemoryGauge
 
@@ -40,7 +42,7 @@ class CacheExecutor:
         self._cache = cache
         self._gauge = MemoryGauge()
         self._host_states: dict[int, KVState] = {}  #: by the prefix store's keys
-        self._disk = DiskTier(disk.folder, disk.max_bytes, deliver) if disk is not None else None
+        self._disk = DiskTier(disk, deliver) if disk is not None else None
 
     def apply(self, ops: Iterable[CacheOp]) -> Applied:
         """Apply the ops, in order. Raises BackendError."""
@@ -79,23 +81,52 @@ class CacheExecutor:
         """Have the prefix of ``tokens`` read from the disk tier for the sequence ``identity``, if it is much longer
         there than in memory. Whether a ``Fetched`` will be delivered.
         """
-        if self._disk is None or (found := self._disk.find(tokens)) is None:
+        if self._disk is None:
             return False
-        name, length = found
-        if length < self._cache.cached_prefix_len(tokens) + MIN_PREFIX:
+        name = self._disk.find(tokens, self._cache.cached_prefix_len(tokens))
+        if name is None:
             return False
         self._disk.fetch(name, identity)
         return True
 
     def store(self, fetched: Fetched) -> None:
         """Offer a state that was read from the disk tier to the prefix store."""
-        if fetched.state is not None:
-            self._offload(self._cache.prefix_store.offload(fetched.tokens), fetched.state)
+        if fetched.state is None:
+            if self._disk is not None:
+                self._disk.forget(fetched.tokens)
+            return
+        store = self._cache.prefix_store
+        self._offload(store.lend(fetched.tokens) or store.offload(fetched.tokens), fetched.state)
+
+    def deliver_to(self, deliver: Callable[[Fetched], None]) -> None:
+        """Have states from the disk tier delivered to another loop from now on."""
+        if self._disk is not None:
+            self._disk.deliver = deliver
+
+    def save(self, deadline: float) -> tuple[int, int]:
+        """Write the states of slots and host memory to the disk tier; how many, and their bytes.
+
+        It ends at ``deadline`` (monotonic), and no op may follow.
+        """
+        if self._disk is None or not self._disk.close(deadline - time.monotonic()):
+            return 0, 0
+        return self._disk.save(self._savable(), deadline)
 
     def close(self) -> None:
         """Finish writing to the disk tier."""
         if self._disk is not None:
             self._disk.close()
+
+    def _savable(self) -> Iterator[Savable]:
+        """The states of this process, most recently used first. No sequence runs."""
+        cell = self._backend.bytes_per_cell
+        for slot in reversed(self._cache.cached_slots):
+            size = len(slot.tokens) * cell
+            yield Savable(slot.tokens, size, partial(self._copy, slot.index, size))
+        for key, tokens in reversed(list(self._cache.prefix_store.items())):
+            state = self._host_states.get(key)
+            if state is not None:
+                yield Savable(tokens, state.size, partial(self._host_states.get, key))
 
     def _place(self, op: Placement, lost: set[int]) -> bool:
         """Make the slot hold the placement's prefix. False when it is empty instead."""
@@ -105,6 +136,9 @@ class CacheExecutor:
         elif op.offload_key is not None:
             state = self._host_states.get(op.offload_key)
             done = state is not None and backend.kv_load(slot, state, length)
+            if self._cache.prefix_store.is_lent(op.offload_key):
+                self._cache.prefix_store.forget(op.offload_key)
+                self._host_states.pop(op.offload_key, None)
         else:
             done = backend.kv_truncate(slot, length) and slot not in lost
         return done or not length
@@ -122,8 +156,12 @@ class CacheExecutor:
         self._backend.kv_truncate(op.slot, 0)
 
     def _save(self, slot: int, key: int) -> KVState | None:
-        """A copy of the slot's content in host memory; None where there is no memory: it is computed again then."""
-        if not self._gauge.allows(self._cache.prefix_store.size(key) * self._backend.bytes_per_cell):
+        """A copy of the content of a slot that is evicted; None where there is no memory: it is computed again then."""
+        return self._copy(slot, self._cache.prefix_store.size(key) * self._backend.bytes_per_cell)
+
+    def _copy(self, slot: int, size: int) -> KVState | None:
+        """A copy of the slot's content, of about ``size`` bytes; None where there is no memory for it."""
+        if not self._gauge.allows(size):
             return None
         try:
             return self._backend.kv_save(slot)

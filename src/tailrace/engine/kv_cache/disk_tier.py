@@ -1,45 +1,32 @@
 """The prefix cache's disk tier: states in files that one thread writes and reads, found by their tokens.
 
 It doesn't decide which sequence runs. The loop calls ``find``, has a file read with ``fetch``, and gets its content
-through the inbox; no step waits for a disk. Files hold people's conversations: only this user can read them.
-
-A file is a magic word, the length of its head, the head (msgpack: the tokens, the state's size and CRC-32), the state.
-A file that isn't whole counts as missing and is deleted.
+through the inbox; no step waits for a disk. ``save`` writes what the process would lose at its end. ``state_file`` has
+the format, ``state_folder`` the folder, ``state_index`` the accounting.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import queue
-import struct
-import zlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import structlog
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.helper_thread import HelperThread
-from tailrace.engine.kv_cache.eviction import LruIndex
-from tailrace.engine.kv_cache.prefix_store import common_prefix
-from tailrace.engine.kv_cache.state_memory import allocate_state
+from tailrace.engine.kv_cache.state_file import StateDamaged, read_state, write_state
+from tailrace.engine.kv_cache.state_folder import StateFolder
+from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, name_of, pack, unpack
 
-_MAGIC = b"tailrace-kv-1\n\0\0"
-_LENGTH = struct.Struct("<I")
-#: Shorter common prefixes aren't looked for: computing them is as fast as reading a file.
-MIN_PREFIX = 64
 #: States that may wait to be written. More are dropped: they would take memory and the disk can't keep up.
 _MAX_QUEUED = 8
-
-
-class _Head(msgspec.Struct, frozen=True):
-    tokens: bytes  #: int32 each
-    size: int
-    crc: int
+#: Seconds between the times of two files that are saved together: the order of their use.
+_TIME_STEP = 0.01
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -51,90 +38,145 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class DiskOptions(msgspec.Struct, frozen=True):
-    """The folder for states, and how many bytes they may take."""
+    """The folder for states, and how many bytes they may take. ``cuts``: whether the end of a state can be removed."""
 
     folder: Path
     max_bytes: int
+    cuts: bool = True
+
+
+class Savable(NamedTuple):
+    """A state that lives in this process. ``size``: its bytes, approximately. ``read``: None where it can't be had."""
+
+    tokens: list[int]
+    size: int
+    read: Callable[[], KVState | None]
 
 
 class DiskTier:
-    """States in ``folder``, of at most ``max_bytes`` in all, least recently used out first."""
+    """States in a folder, of at most ``max_bytes`` in all, least recently used out first."""
 
-    def __init__(self, folder: Path, max_bytes: int, deliver: Callable[[Fetched], None]) -> None:
-        """``folder`` must be of this very model: a state of another one would be used as this model's. Files of earlier
+    def __init__(self, options: DiskOptions, deliver: Callable[[Fetched], None]) -> None:
+        """The folder must be of this very model: a state of another one would be used as this model's. Files of earlier
         runs are found again. ``deliver`` is called from the tier's thread.
         """
-        self._folder = folder
-        self._max_bytes = max_bytes
-        self._deliver = deliver
+        self.deliver = deliver
+        self._folder = StateFolder(options.folder)
+        self._options = options
         self._log = structlog.get_logger()
-        self._tokens: dict[str, list[int]] = {}  #: by file name
-        self._lru: LruIndex[str] = LruIndex()  #: file names, with the bytes of each
-        self._by_start: dict[tuple[int, ...], set[str]] = {}  #: the first MIN_PREFIX tokens → file names
+        self._index = StateIndex(cuts=options.cuts)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.kv"), key=lambda path: path.stat().st_mtime):
-            if (head := _read_head(path)) is None:
-                self._delete(path)
-            else:
-                self._add(path.stem, np.frombuffer(head.tokens, np.int32).tolist(), path.stat().st_size)
+        self._find_files()
         self._evict()
+        self._jobs.put(self._folder.delete_expired)
         self._thread = HelperThread(self._work, name="kv-disk")
         self._thread.start()
 
     @property
     def used_bytes(self) -> int:
         """Bytes that the files take."""
-        return self._lru.total
+        return self._index.used_bytes
 
-    def find(self, tokens: list[int]) -> tuple[str, int] | None:
-        """The file with the longest common prefix with ``tokens``, and the length of that prefix."""
-        names = self._by_start.get(tuple(tokens[:MIN_PREFIX]), ())
-        found = [(name, common_prefix(self._tokens[name], tokens)) for name in names]
-        return max(found, key=lambda pair: pair[1], default=None)
+    def find(self, tokens: list[int], known: int = 0) -> str | None:
+        """The file to read for a sequence of which ``known`` tokens are in memory; None where none is worth it."""
+        return self._index.find(tokens, known)
 
     def write(self, tokens: list[int], state: KVState) -> None:
         """Queue the state to be written, unless it is too short to be looked for, too large, or the disk is behind."""
-        if len(tokens) < MIN_PREFIX or state.size > self._max_bytes or self._jobs.qsize() >= _MAX_QUEUED:
+        if len(tokens) < MIN_PREFIX or state.size > self._options.max_bytes or self._jobs.qsize() >= _MAX_QUEUED:
             return
-        packed = np.array(tokens, np.int32).tobytes()
-        name = hashlib.sha256(packed).hexdigest()[:32]
-        if name in self._tokens:
-            self._lru.touch(name)
+        packed = pack(tokens)
+        if (covering := self._index.covers(packed)) is not None:
+            self._index.touch(covering)
             return
-        self._add(name, tokens, state.size)
-        self._evict()
+        earlier = self._index.superseded(packed)
+        name = name_of(packed)
+        self._index.add(name, packed, state.size)
         self._jobs.put(partial(self._write, name, packed, state))
+        for each in earlier:
+            self._drop(each)
+        self._evict()
 
     def fetch(self, name: str, identity: int) -> None:
         """Have the file read. A ``Fetched`` for ``identity`` is delivered, whatever happens."""
-        tokens = self._tokens[name]
-        self._lru.touch(name)
-        self._jobs.put(partial(self._fetch, name, identity, tokens))
+        self._index.touch(name)
+        self._jobs.put(partial(self._fetch, name, identity, self._index.tokens(name)))
 
-    def close(self) -> None:
-        """Finish the queued work and end the thread."""
+    def forget(self, tokens: list[int]) -> None:
+        """The file of this state couldn't be read: it isn't looked for again."""
+        self._index.remove(name_of(pack(tokens)))
+
+    def save(self, states: Iterable[Savable], deadline: float) -> tuple[int, int]:
+        """Write the states of a process that ends, most recently used first; how many, and their bytes.
+
+        It ends at ``deadline`` (monotonic) or where the disk is full. The tier has to be closed.
+        """
+        self._find_files()
+        saved: list[str] = []
+        count = total = 0
+        for each in states:
+            if time.monotonic() >= deadline:
+                break
+            if len(each.tokens) < MIN_PREFIX or total + each.size > self._options.max_bytes:
+                continue
+            packed = pack(each.tokens)
+            try:
+                if any(self._index.tokens(name).startswith(packed) for name in saved):
+                    continue  # An earlier turn of a conversation.
+                if (covering := self._index.covers(packed)) is not None:
+                    self._folder.touch(covering, len(saved) * _TIME_STEP)
+                    self._index.touch(covering)
+                    saved.append(covering)
+                    continue
+                state = each.read()
+                if state is None or total + state.size > self._options.max_bytes:
+                    continue
+                self._make_space(state.size, saved)
+                name = name_of(packed)
+                write_state(self._folder.path(name), packed, state, deadline)
+                self._folder.touch(name, len(saved) * _TIME_STEP)
+            except OSError as error:
+                self._log.warning("prefix states can't be saved", saved=count, error=str(error))
+                break
+            self._index.add(name, packed, state.size)
+            saved.append(name)
+            count, total = count + 1, total + state.size
+            for earlier in self._index.superseded(packed):
+                self._delete(earlier)
+        return count, total
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Finish the queued work and end the thread. False where that takes more than ``seconds``."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     # In the loop's thread
 
-    def _add(self, name: str, tokens: list[int], size: int) -> None:
-        self._tokens[name] = tokens
-        self._lru.add(name, size)
-        self._by_start.setdefault(tuple(tokens[:MIN_PREFIX]), set()).add(name)
+    def _find_files(self) -> None:
+        """Bring the index up to date with the folder, in which other engines write, too."""
+        self._index = StateIndex(cuts=self._options.cuts)
+        for stored in self._folder.scan():
+            self._index.add(stored.name, stored.packed, stored.size)
 
     def _evict(self) -> None:
-        for name in self._lru.victims(self._max_bytes):
-            self._lru.remove(name)
-            start = tuple(self._tokens.pop(name)[:MIN_PREFIX])
-            self._by_start[start].discard(name)
-            if not self._by_start[start]:
-                del self._by_start[start]
-            self._jobs.put(partial(self._delete, self._path(name)))
+        for name in self._index.victims(self._options.max_bytes):
+            self._drop(name)
 
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.kv"
+    def _drop(self, name: str) -> None:
+        """Forget a file, and have it deleted after what is queued."""
+        self._index.remove(name)
+        self._jobs.put(partial(self._folder.delete, self._folder.path(name)))
+
+    def _make_space(self, size: int, saved: list[str]) -> None:
+        """Delete files that aren't of this save until there is space for one more of this size."""
+        for name in self._index.victims(self._options.max_bytes - size):
+            if name not in saved:
+                self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        self._index.remove(name)
+        self._folder.delete(self._folder.path(name))
 
     # In the tier's own thread
 
@@ -146,63 +188,33 @@ class DiskTier:
                 # A failure of one file must not keep other sequences waiting for their files.
                 self._log.exception("work on a prefix file has failed")
 
-    def _fetch(self, name: str, identity: int, tokens: list[int]) -> None:
+    def _fetch(self, name: str, identity: int, packed: bytes) -> None:
         state: KVState | None = None
         try:
             state = self._read(name)
         finally:
-            self._deliver(Fetched(identity, tokens, state))
+            self.deliver(Fetched(identity, unpack(packed), state))
 
     def _write(self, name: str, packed: bytes, state: KVState) -> None:
-        head = msgspec.msgpack.encode(_Head(packed, state.size, zlib.crc32(state.data)))
-        path = self._path(name)
-        unfinished = path.with_suffix(".part")
+        path = self._folder.path(name)
         try:
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(_MAGIC + _LENGTH.pack(len(head)) + head)
-                file.write(state.data)
-            os.replace(unfinished, path)
+            write_state(path, packed, state)
         except OSError as error:
             # The state is a shortcut only: a sequence that looks for it computes its prompt.
             self._log.warning("a KV state can't be written", file=str(path), error=str(error))
-            self._delete(unfinished)
+        # Other engines of this model have files there, too.
+        self._folder.trim(self._options.max_bytes)
 
     def _read(self, name: str) -> KVState | None:
-        path = self._path(name)
-        head = _read_head(path)
-        if head is None:
-            return None
+        path = self._folder.path(name)
         try:
-            os.utime(path)  # The next run takes the order of use from these times.
-            state = allocate_state(head.size)
-            with open(path, "rb") as file:
-                file.seek(path.stat().st_size - head.size)
-                size = file.readinto(state.data)
-        except (OSError, ValueError) as error:
-            self._log.warning("a KV state can't be read", file=str(path), error=str(error))
-            return None
-        if size != head.size or zlib.crc32(state.data) != head.crc:
-            self._log.warning("a KV state's file is damaged", file=str(path))
-            self._delete(path)
-            return None
-        return state
-
-    def _delete(self, path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
+            self._folder.touch(name)  # The next run takes the order of use from these times.
+            return read_state(path)
+        except FileNotFoundError:
+            return None  # Another engine has deleted it.
         except OSError as error:
-            self._log.warning("a KV state's file can't be deleted", file=str(path), error=str(error))
-
-
-def _read_head(path: Path) -> _Head | None:
-    """The file's head; None where the file isn't whole."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                return None
-            (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-            head = msgspec.msgpack.decode(file.read(length), type=_Head)
-            rest = path.stat().st_size - file.tell()
-    except (OSError, struct.error, msgspec.DecodeError):
+            self._log.warning("a KV state can't be read", file=str(path), error=str(error))
+        except StateDamaged:
+            self._log.warning("a KV state's file is damaged", file=str(path))
+            self._folder.delete(path)
         return None
-    return head if rest == head.size else None

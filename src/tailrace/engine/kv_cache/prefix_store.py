@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 from tailrace.engine.kv_cache.eviction import LruIndex
 
+Tokens = TypeVar("Tokens", list[int], bytes)
 
-def common_prefix(a: list[int], b: list[int]) -> int:
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
     """Length of the longest common prefix, by bisection over slice comparisons (each runs in C)."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
@@ -48,6 +51,7 @@ class PrefixStore:
         self._tokens: dict[int, list[int]] = {}
         self._lru: LruIndex[int] = LruIndex()
         self._keys = count(1)
+        self._lent: set[int] = set()  #: a state that is larger than the store
 
     def __getitem__(self, key: int) -> list[int]:
         return self._tokens[key]
@@ -80,7 +84,8 @@ class PrefixStore:
         """
         size = len(tokens)
         covered = any(len(stored) >= size and stored[:size] == tokens for stored in self._tokens.values())
-        capacity = self._max_tokens - (len(self._tokens[pinned_key]) if pinned_key is not None else 0)
+        pinned = len(self._tokens[pinned_key]) if pinned_key is not None and not self.is_lent(pinned_key) else 0
+        capacity = self._max_tokens - pinned
         if covered or size > capacity:
             return OffloadResult(None)
         if pinned_key is not None:
@@ -99,9 +104,30 @@ class PrefixStore:
         self._lru.add(key, size)
         return OffloadResult(key, tuple(superseded), evicted)
 
+    def lend(self, tokens: list[int]) -> OffloadResult | None:
+        """Take in a state that is larger than the whole store, until a sequence has loaded it. There is one at a time.
+
+        None where it isn't larger: ``offload`` takes it.
+        """
+        if len(tokens) <= self._max_tokens:
+            return None
+        earlier = tuple(self._lent)
+        for key in earlier:
+            self.forget(key)
+        key = next(self._keys)
+        self._tokens[key] = tokens
+        self._lru.add(key, 0)
+        self._lent.add(key)
+        return OffloadResult(key, earlier)
+
+    def is_lent(self, key: int) -> bool:
+        """Whether the state is there for one sequence."""
+        return key in self._lent
+
     def forget(self, key: int) -> list[int]:
         """Remove the state; its tokens."""
         self._lru.remove(key)
+        self._lent.discard(key)
         return self._tokens.pop(key)
 
     def discard(self, key: int) -> None:

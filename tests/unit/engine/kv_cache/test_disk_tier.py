@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tailrace.engine.backends.fake import FakeBackend
-from tailrace.engine.kv_cache.disk_tier import MIN_PREFIX, DiskOptions, DiskTier, Fetched
+from tailrace.engine.kv_cache.disk_tier import DiskOptions, DiskTier, Fetched, Savable
+from tailrace.engine.kv_cache.state_file import PART, read_head, write_state
+from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, pack
 from tailrace.engine.loop import EngineLoop
 from tailrace.engine.sequence import Sequence
 from tailrace.engine.submission import prepare_sequence
@@ -20,14 +27,14 @@ from tailrace.protocol import GenerationParams, Sampling, Submit
 class Tier:
     """A tier and the states that it delivers."""
 
-    def __init__(self, folder: Path, limit: int = 10_000) -> None:
+    def __init__(self, folder: Path, limit: int = 10_000, *, cuts: bool = True) -> None:
         self.delivered: queue.SimpleQueue[Fetched] = queue.SimpleQueue()
-        self.tier = DiskTier(folder, limit, self.delivered.put)
+        self.tier = DiskTier(DiskOptions(folder, limit, cuts), self.delivered.put)
 
     def fetch(self, tokens: list[int]) -> Fetched:
         found = self.tier.find(tokens)
         assert found is not None
-        self.tier.fetch(found[0], 7)
+        self.tier.fetch(found, 7)
         return self.delivered.get(timeout=10)
 
 
@@ -46,9 +53,7 @@ def test_a_written_state_is_found_by_its_prefix_also_by_a_later_run(tmp_path: Pa
     first.tier.close()
     again = Tier(tmp_path)
     assert again.tier.find(_tokens(900)) is None
-    found = again.tier.find([*_tokens(0, 80), 9, 9])
-    assert found is not None
-    assert found[1] == 80
+    assert again.tier.find([*_tokens(0, 80), 9, 9]) is not None
     fetched = again.fetch([*_tokens(500), 3])
     assert (fetched.id, fetched.tokens) == (7, _tokens(500))
     assert fetched.state is not None
@@ -126,7 +131,7 @@ def test_a_sequence_gets_its_answer_whatever_goes_wrong_while_its_file_is_read(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr("tailrace.engine.kv_cache.disk_tier.allocate_state", fail)
+        patched.setattr("tailrace.engine.kv_cache.state_file.allocate_state", fail)
         assert tier.fetch(_tokens(0)).state is None
     assert tier.fetch(_tokens(0)).state is not None, "the thread lives"
     tier.tier.close()
@@ -187,4 +192,142 @@ def test_a_conversation_comes_back_from_the_disk_also_after_a_restart(tmp_path: 
     said, cached = again.ask(1, f"{long}<say>three</say>")
     assert said == b"three"
     assert cached >= len(long)
+    again.loop.close()
+
+
+def savable(start: int, length: int = 100, size: int = 3000) -> Savable:
+    return Savable(_tokens(start, length), size, lambda: _state(start, size))
+
+
+def test_a_save_keeps_the_most_recently_used_states_that_the_limit_allows(tmp_path: Path) -> None:
+    tier = Tier(tmp_path, limit=7000)
+    tier.tier.write(_tokens(5000), _state(5))
+    assert tier.tier.close()
+    saved = tier.tier.save([savable(1000), savable(2000), savable(3000)], deadline=time.monotonic() + 60)
+    assert saved == (2, 6000)
+    again = Tier(tmp_path, limit=7000)
+    found = [again.tier.find(_tokens(start)) is not None for start in (1000, 2000, 3000, 5000)]
+    assert found == [True, True, False, False]
+    # The most recently used one is the last to leave.
+    again.tier.write(_tokens(6000), _state(6))
+    assert again.tier.find(_tokens(1000)) is not None
+    assert again.tier.find(_tokens(2000)) is None
+    again.tier.close()
+
+
+def test_a_save_writes_no_state_that_another_one_covers(tmp_path: Path) -> None:
+    tier = Tier(tmp_path)
+    tier.tier.write(_tokens(0, 50), _state(1))
+    tier.tier.write(_tokens(1000, 100), _state(2))
+    tier.tier.close()
+    states = [savable(0, 80), savable(0, 60), savable(1000, 90)]
+    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000)
+    heads = [read_head(path) for path in tmp_path.glob("*.kv")]
+    assert sorted(len(head.tokens) // 4 for head in heads if head is not None) == [80, 100]
+
+
+def test_a_save_without_time_writes_nothing(tmp_path: Path) -> None:
+    tier = Tier(tmp_path)
+    tier.tier.close()
+    assert tier.tier.save([savable(0)], deadline=time.monotonic()) == (0, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_time_runs_out_for_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError):
+        write_state(tmp_path / "a.kv", pack(_tokens(0)), _state(1), deadline=time.monotonic())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_a_save_and_leaves_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = Tier(tmp_path, limit=100_000)
+    tier.tier.close()
+    real, written = os.write, 0
+
+    def write(fd: int, data: memoryview) -> int:
+        nonlocal written
+        if written > 3500:
+            raise OSError(errno.ENOSPC, "no space left on the device")
+        written += len(data)
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    states = [savable(1000 * number) for number in range(5)]
+    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000)
+    monkeypatch.undo()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".kv"]
+    again = Tier(tmp_path)
+    assert again.fetch(_tokens(0)).state is not None
+    again.tier.close()
+
+
+def test_what_a_killed_save_has_left_is_deleted_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f"a.kv.{ended.pid}{PART}").write_bytes(b"half")
+    (tmp_path / f"b.kv.{os.getpid()}{PART}").write_bytes(b"half")
+    tier = Tier(tmp_path)
+    tier.tier.close()
+    assert [path.name[0] for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_engines_that_share_a_folder_keep_its_limit_together(tmp_path: Path) -> None:
+    tiers = [Tier(tmp_path, limit=7000), Tier(tmp_path, limit=7000)]
+    for number in range(4):
+        tiers[number % 2].tier.write(_tokens(1000 * number), _state(number))
+    for tier in tiers:
+        tier.tier.close()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 7000
+    # A file that the other engine has deleted is a miss.
+    again = [Tier(tmp_path), Tier(tmp_path)]
+    (start,) = [start for start in range(0, 4000, 1000) if again[0].tier.find(_tokens(start))][:1]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert again[1].fetch(_tokens(start)).state is None
+    again[1].tier.forget(_tokens(start))
+    assert again[1].tier.find(_tokens(start)) is None
+    for tier in again:
+        tier.tier.close()
+
+
+def test_states_of_any_model_are_deleted_after_a_month_without_use(tmp_path: Path) -> None:
+    old, mine = tmp_path / ("a" * 20), tmp_path / ("b" * 20)
+    for folder in (old, mine, tmp_path / "other"):
+        tier = Tier(folder)
+        tier.tier.write(_tokens(0), _state(1))
+        tier.tier.close()
+        for path in folder.iterdir():
+            os.utime(path, (0, 0))
+    tier = Tier(mine)
+    tier.tier.write(_tokens(500), _state(2))
+    tier.tier.close()
+    assert not old.exists()
+    assert len(list(mine.iterdir())) == 1
+    assert len(list((tmp_path / "other").iterdir())) == 1, "a folder of another kind"
+
+
+def test_the_file_that_saves_most_is_read_and_none_that_saves_little(tmp_path: Path) -> None:
+    index = StateIndex()
+    for name, length in (("long", 9000), ("short", 500)):
+        index.add(name, pack([*_tokens(0, 400), *_tokens(10_000 * len(name), length - 400)]), 1)
+    assert index.find([*_tokens(0, 400), 7], known=0) == "short", "of equal prefixes the smaller file"
+    assert index.find([*_tokens(0, 400), 7], known=390) is None, "the rest is computed sooner"
+    assert index.find([*_tokens(0, 400), *_tokens(40_000, 8600), 7], known=0) == "long"
+    assert index.find([*_tokens(0, 20), 7], known=0) is None, "20 tokens are computed sooner than 500 are read"
+    whole_only = StateIndex(cuts=False)
+    whole_only.add("short", pack(_tokens(0, 500)), 1)
+    assert whole_only.find(_tokens(0, 499), known=0) is None
+    assert whole_only.find(_tokens(0, 501), known=0) == "short"
+
+
+def test_a_state_larger_than_host_memory_comes_back_for_its_sequence_and_goes(tmp_path: Path) -> None:
+    talk = Talk(tmp_path)
+    long = "a conversation that is long enough to be worth it. " * 6
+    talk.ask(1, f"{long}<say>one</say>")
+    assert talk.loop.cache.executor.save(time.monotonic() + 60) != (0, 0)
+    again = Talk(tmp_path)
+    said, cached = again.ask(1, f"{long}<say>two</say>")
+    assert said == b"two"
+    assert cached >= len(long) > 200, "host memory has 200 tokens"
+    assert list(again.loop.cache.accounting.prefix_store.items()) == []
     again.loop.close()

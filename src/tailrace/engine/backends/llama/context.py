@@ -43,6 +43,7 @@ class LlamaContext:
         Raises ModelError when llama.cpp can't make the context.
         """
         self._model = model
+        self._is_recurrent = bool(llama.llama_model_is_recurrent(model))
         self._slots = slots
         self._max_batch = max_batch
         self._attach_threads = attach_threads
@@ -139,7 +140,8 @@ class LlamaContext:
 
     def restore(self, slot: int, state: KVState) -> bool:
         """Put the whole state into the empty slot. False where that fails: the slot stays empty."""
-        adapted = with_streams(state, max(1, self.layout.partitions))
+        # A recurrent model's state has no number of streams.
+        adapted = state if self._is_recurrent else with_streams(state, max(1, self.layout.partitions))
         if adapted is None:
             return False
         if llama.llama_state_seq_set_data(self.pointer, _address(adapted), adapted.size, slot) == adapted.size:

@@ -10,7 +10,7 @@ depends on that. So the number is rewritten here. The format is llama.cpp's (``l
         for each layer K's type: i32, a row's bytes: u64, the rows
         for each layer V's the same; or if transposed its type: i32, an element's bytes, elements a cell: 2 × u32, data
 
-Other states (recurrent models, positions of several numbers) can't be adapted: their sequences are computed again.
+Other states (hybrid models, positions of several numbers) can't be adapted: their sequences are computed again.
 """
 
 from __future__ import annotations
