@@ -8,7 +8,8 @@ A submitted id ends in exactly one of: ``Refused``, a ``Finished`` or a ``Failed
 ``Cancel`` (which is not answered), or the end of the connection.
 
 Queries are no generations: ``Tokenize`` is answered with ``Tokenized``, ``Embed`` with one ``Embedded`` for each input,
-``Score`` with ``Scored``. A query may also be ``Refused``, or ``Failed`` in a step.
+``Rank`` with one ``Ranked`` for each document, ``Score`` with ``Scored``. A query may also be ``Refused``, or
+``Failed`` in a step.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ PROTOCOL_VERSION = 8
 FinishReason = Literal["stop", "length"]
 RefusalCode = Literal["context_length_exceeded", "invalid_prompt", "invalid_grammar", "unsupported", "unavailable"]
 #: Which of a request's fields is at fault. Dialects have names of their own for the prompt.
-RefusedField = Literal["prompt", "suffix", "prediction", "logit_bias"]
+RefusedField = Literal["prompt", "suffix", "prediction", "logit_bias", "query"]
+#: What a reranker gives a document: an unbounded number, or the probability that the document answers the query.
+RankScore = Literal["logit", "probability"]
 #: How a text's embeddings of tokens become one vector: their mean, the first token's or the last one's.
 Pooling = Literal["mean", "cls", "last"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
@@ -208,6 +211,22 @@ class Embed(msgspec.Struct, tag="embed", frozen=True, kw_only=True, omit_default
     caller: str = ""  #: see ``Submit``
 
 
+class Rank(msgspec.Struct, tag="rank", frozen=True, kw_only=True, omit_defaults=True):
+    """Ask how well each document answers the query. Special tokens' names are plain text in all of them.
+
+    A document that doesn't fit into the context beside the query is refused. With ``truncate`` it is cut instead, at
+    its end, or at its start with ``keep_end``; and to ``document_tokens``, where they are given.
+    """
+
+    id: int
+    query: str
+    documents: list[str]
+    truncate: bool = False
+    keep_end: bool = False
+    document_tokens: int | None = None
+    caller: str = ""  #: see ``Submit``
+
+
 class Score(msgspec.Struct, tag="score", frozen=True, kw_only=True, omit_defaults=True):
     """Ask for the probability of each of the prompt's tokens after those before it, and of the ``top`` likeliest."""
 
@@ -238,13 +257,14 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_defect: str | None = None  #: why the template can't be used; the engine has tried it
     bos_token: str
     eos_token: str
-    generates: bool = True  #: False: it makes embeddings and nothing else
+    generates: bool = True  #: False: it makes embeddings or ranks documents, and writes nothing
     infill: bool = False  #: whether it has tokens for filling in the middle
     #: Its tokens for filling in the middle: those it has of prefix, suffix, middle, repository and file.
     infill_tokens: dict[str, int] = {}
     start_token: int | None = None  #: the token that begins every text, where the model wants one
     end_tokens: tuple[int, ...] = ()  #: those that end a reply
     embedding_width: int = 0  #: numbers of an embedding; 0 where it makes none
+    rank_score: RankScore | None = None  #: what it gives documents; None where it isn't a reranker
     special_tokens: dict[int, str] = {}  #: names of the tokens that control the model, which no text contains
     pass_bytes: int = 0  #: weights that a pass with one token reads from memory; 0: not known
     cell_bytes: int = 0  #: memory of one KV cell
@@ -427,6 +447,15 @@ class Embedded(msgspec.Struct, tag="embedded", frozen=True, array_like=True):
     vector: bytes
 
 
+class Ranked(msgspec.Struct, tag="ranked", frozen=True, array_like=True):
+    """What a ``Rank``'s document number ``index`` got. ``tokens``: those of the query and the document together."""
+
+    id: int
+    index: int
+    tokens: int
+    score: float  #: as ``ModelInfo.rank_score`` says
+
+
 class Scored(msgspec.Struct, tag="scored", frozen=True, array_like=True):
     """What was asked with ``Score``: ``logprobs[i]`` is that of ``tokens[i + 1]``."""
 
@@ -435,9 +464,9 @@ class Scored(msgspec.Struct, tag="scored", frozen=True, array_like=True):
     logprobs: list[TokenLogprobs]
 
 
-#: Requests that aren't generations, and their answers. Embeddings and scores come from embedding passes.
-EngineQuery = Tokenize | Embed | Score
-EmbeddingAnswer = Embedded | Scored
-QueryAnswer = Tokenized | Embedded | Scored
-ToEngine = Submit | Cancel | Tokenize | Embed | Score
-FromEngine = Hello | Accepted | Refused | Step | Heartbeat | Tokenized | Embedded | Scored
+#: Requests that aren't generations, and their answers. All but tokens come from embedding passes.
+EngineQuery = Tokenize | Embed | Rank | Score
+EmbeddingAnswer = Embedded | Ranked | Scored
+QueryAnswer = Tokenized | Embedded | Ranked | Scored
+ToEngine = Submit | Cancel | Tokenize | Embed | Rank | Score
+FromEngine = Hello | Accepted | Refused | Step | Heartbeat | Tokenized | Embedded | Ranked | Scored

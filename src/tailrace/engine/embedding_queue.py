@@ -1,4 +1,4 @@
-"""The jobs of embeddings and scores that wait or are in progress, and the passes that compute them.
+"""The jobs of embeddings, rerankers and scores that wait or are in progress, and the passes that compute them.
 
 Passes are bounded in time and run between the loop's steps. They are fair between callers, and between the requests of
 a caller: the one whose jobs have had the least time comes first. So one text doesn't wait for a request of 2,048. This
@@ -107,10 +107,10 @@ class EmbeddingQueue:
         rows = self._compute(context, scheduled)
         end = 0
         for job, count in scheduled:
-            begin, end = end, end + count
+            begin, end = end, end + (1 if job.kind == "rank" else count)
             if job.slot < 0:
                 continue  # Another input of its request has failed in this pass.
-            answer = add_rows(job, rows[begin:end])
+            answer = add_rows(job, rows[begin:end], count)
             if answer is None:
                 continue
             if isinstance(answer, Failed):
@@ -142,7 +142,7 @@ class EmbeddingQueue:
     ) -> list[tuple[EmbeddingJob, int]]:
         """The pass's jobs with their tokens: of each request first those in progress, then waiting ones that fit.
 
-        All of them are to embed, or all to score. Where a request's next text doesn't fit, later ones may start only
+        All of them are of one kind. Where a request's next text doesn't fit, later ones may start only
         if this pass completes them: they take nothing that it waits for. Raises ModelError without the memory for the
         first request's next text.
         """
@@ -155,11 +155,11 @@ class EmbeddingQueue:
         scheduled: list[tuple[EmbeddingJob, int]] = []
         blocked = False
         for request in requests:
-            if scheduled and request.first.embeds != scheduled[0][0].embeds:
+            if scheduled and request.first.kind != scheduled[0][0].kind:
                 continue
             for job in [*request.active, *request.waiting]:
                 if not scheduled:
-                    budget = min(budget, context.max_pass_tokens if job.embeds else _MAX_SCORED_TOKENS)
+                    budget = min(budget, _MAX_SCORED_TOKENS if job.kind == "score" else context.max_pass_tokens)
                     if not context.causal:
                         budget = max(budget, len(job.tokens))
                 if budget <= 0:
@@ -181,7 +181,7 @@ class EmbeddingQueue:
         return scheduled
 
     def _compute(self, context: EmbeddingContext, scheduled: list[tuple[EmbeddingJob, int]]) -> HiddenStates:
-        """The rows of all scheduled tokens, in order: hidden states of jobs to embed, else logits."""
+        """The results of the pass, in order: a row for each token, or for each job of a reranker."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -191,7 +191,8 @@ class EmbeddingQueue:
             positions += range(start, start + count)
             slots += [job.slot] * count
         begun = time.monotonic()
-        rows = (context.embed if scheduled[0][0].embeds else context.score)(tokens, positions, slots)
+        compute = {"embed": context.embed, "rank": context.rank, "score": context.score}[scheduled[0][0].kind]
+        rows = compute(tokens, positions, slots)
         now = time.monotonic()
         self._next_pass = now + min(now - begun, _MIXED_PASS_SECONDS)
         self._token_seconds = (now - begun) / len(tokens)

@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from tailrace.engine import embeddings
+from tailrace.engine import embeddings, ranking
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox
@@ -33,6 +33,7 @@ from tailrace.protocol import (
     Embed,
     Grammar,
     LazyTriggers,
+    Rank,
     RefusalCode,
     Refused,
     Score,
@@ -45,7 +46,7 @@ from tailrace.protocol import (
 #: Tokenising a short text takes up to 3 MB of stack. Only the part that is used takes memory.
 _STACK_BYTES = 32 * 1024**2
 
-_Request = Submit | Tokenize | Embed | Score
+_Request = Submit | Tokenize | Embed | Rank | Score
 
 
 class Intake(HelperThread):
@@ -156,6 +157,8 @@ class Intake(HelperThread):
     def _texts_of(self, request: _Request) -> list[TokenizerInput] | Refused:
         if isinstance(request, Submit):
             return prompt_texts(self._backend, request)
+        if isinstance(request, Rank):
+            return ranking.texts_to_tokenise(self._backend, request)
         if not isinstance(request, Tokenize):
             return embeddings.texts_to_tokenise(self._backend, request)
         size = len(request.text.text.encode())
@@ -182,7 +185,11 @@ class Intake(HelperThread):
         elif isinstance(request, Tokenize):
             self._send(Tokenized(request.id, outcome[0]))
         else:
-            jobs = embeddings.make_jobs(self._backend, request, outcome)
+            jobs = (
+                ranking.make_jobs(self._backend, request, outcome)
+                if isinstance(request, Rank)
+                else embeddings.make_jobs(self._backend, request, outcome)
+            )
             if isinstance(jobs, Refused):
                 self._send(jobs)
             else:

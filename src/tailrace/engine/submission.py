@@ -6,6 +6,7 @@ Pure functions over the message and the backend. The intake tokenises between th
 from __future__ import annotations
 
 from tailrace.engine.backends.base import Backend
+from tailrace.engine.embeddings import only_use
 from tailrace.engine.sampling.logits_ops.masks import allow_all_but
 from tailrace.engine.sampling.token_facts import sampling_vocabulary
 from tailrace.engine.sequence import Sequence
@@ -33,7 +34,7 @@ def prompt_texts(backend: Backend, submit: Submit) -> list[TokenizerInput] | Ref
     """The texts whose tokens ``build_sequence`` needs, or why the submit can't be run."""
     context = backend.info.context
     if not backend.info.generates:
-        return Refused(submit.id, "unsupported", "this model makes embeddings and no text")
+        return Refused(submit.id, "unsupported", f"this model {only_use(backend)}")
     if submit.params.suffix is not None and backend.fim_tokens is None:
         return Refused(submit.id, "unsupported", "this model has no tokens for filling in the middle")
     texts: list[TokenizerInput] = []

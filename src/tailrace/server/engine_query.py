@@ -10,7 +10,18 @@ from collections.abc import Callable, Sequence
 
 from tailrace.errors import ContextLengthExceeded, EngineUnavailable, InvalidRequest, RequestError
 from tailrace.prompt_text import PromptText
-from tailrace.protocol import Accepted, Embed, Embedded, EngineQuery, QueryAnswer, Refused, Scored, Tokenize
+from tailrace.protocol import (
+    Accepted,
+    Embed,
+    Embedded,
+    EngineQuery,
+    QueryAnswer,
+    Rank,
+    Ranked,
+    Refused,
+    Scored,
+    Tokenize,
+)
 
 
 def too_long(refused: Refused, param: str, message: str | None = None) -> ContextLengthExceeded:
@@ -66,13 +77,14 @@ class PendingQuery:
     def on_answer(self, answer: Accepted | Refused) -> None:
         """The engine has refused the query."""
         assert isinstance(answer, Refused), "a query is answered or refused"
-        message = f"Invalid value for '{self._param}': {answer.message}"
+        param = answer.field if answer.field == "query" else self._param
+        message = f"Invalid value for '{param}': {answer.message}"
         if answer.code == "unavailable":
             self.on_failed(EngineUnavailable(f"The engine can't take this request now: {answer.message}. Try again."))
         elif answer.code == "context_length_exceeded":
-            self.on_failed(too_long(answer, self._param, message))
+            self.on_failed(too_long(answer, param, message))
         else:
-            self.on_failed(InvalidRequest(message, param=self._param))
+            self.on_failed(InvalidRequest(message, param=param))
 
     def on_failed(self, error: RequestError) -> None:
         """The engine can't answer, or is gone."""
@@ -86,13 +98,15 @@ class PendingQuery:
 
 def computed_tokens(answer: QueryAnswer) -> int:
     """The tokens that the model has read for an answer."""
-    if isinstance(answer, Embedded):
+    if isinstance(answer, Embedded | Ranked):
         return answer.tokens
     return len(answer.tokens) if isinstance(answer, Scored) else 0
 
 
 def texts_of(query: EngineQuery) -> Sequence[PromptText | str | list[int]]:
-    """The texts that a query has the engine read."""
+    """The texts that a query has the engine read. A reranker reads the query with each document."""
     if isinstance(query, Embed):
         return query.inputs
+    if isinstance(query, Rank):
+        return [text for document in query.documents for text in (query.query, document)]
     return [query.text if isinstance(query, Tokenize) else query.prompt]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -36,14 +37,26 @@ class KVLayoutError(TailraceError):
         self.lost = lost
 
 
+@dataclass(frozen=True)
+class RankFormat:
+    """How a query and a document become the text of a reranker."""
+
+    template: str | None = None  #: with ``{query}`` and ``{document}``; None: the tokens below stand around the two
+    before: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+
 class EmbeddingContext(Protocol):
-    """A second context of the model, for texts that are computed and not continued: a result for each of their tokens.
+    """A second context of the model, for texts that are computed and not continued: a result for each of their tokens,
+    or one for a text.
 
     It takes no memory before the first ``reserve``.
     """
 
     n_embd: int  #: dimensions of an embedding
-    pooling: Pooling  #: the model's own
+    pooling: Pooling | None  #: the model's own; None: it makes no embeddings
+    rank_format: RankFormat | None  #: None: the model isn't a reranker
     causal: bool  #: whether a token attends to earlier tokens only; else a text has to be computed in one pass
     slots: int  #: texts that may be in progress at the same time
     max_pass_tokens: int  #: tokens of one pass, at most
@@ -58,6 +71,12 @@ class EmbeddingContext(Protocol):
 
         Returns the model's last hidden state at each token, shape (len(tokens), n_embd), valid until the next call.
         Raises BackendError.
+        """
+        ...
+
+    def rank(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
+        """As ``embed``, with a reranker's output for each slot's tokens so far: shape (slots, 1), in the order in which
+        the slots occur first.
         """
         ...
 

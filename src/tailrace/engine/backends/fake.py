@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits
+from tailrace.engine.backends.base import EmbeddingContext, HiddenStates, KVState, Logits, RankFormat
 from tailrace.engine.kv_cache.layout import Layout, LayoutPolicy
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
@@ -104,6 +104,7 @@ class FakeBackend:
             end_tokens=(END,),
             infill_tokens=dict(zip(("prefix", "suffix", "middle"), INFILL, strict=True)),
             embedding_width=FakeEmbeddingContext.n_embd,
+            rank_score="logit",
             special_tokens=_NAMES,
         )
         self._tokens: list[list[int]] = [[] for _ in range(parallel)]
@@ -236,45 +237,64 @@ class FakeBackend:
 
 
 class FakeEmbeddingContext:
-    """See ``EmbeddingContext``. A token's hidden state is one of 16 unit vectors, by the token's last four bits."""
+    """See ``EmbeddingContext``. A token's hidden state is one of 16 unit vectors, by the token's last four bits.
+
+    A document's rank is the number of its distinct bytes that the query has, less those that it hasn't.
+    """
 
     n_embd = 16
-    pooling: Pooling = "mean"
+    pooling: Pooling | None = "mean"
+    rank_format: RankFormat | None = RankFormat(between=(START,), after=(END,))
     causal = True
     slots = 4
     max_pass_tokens = 64
 
     def __init__(self) -> None:
         self.cells = 0
-        self._held = [0] * self.slots
+        self._held: list[list[int]] = [[] for _ in range(self.slots)]
 
     def reserve(self, cells: int) -> None:
         """See ``EmbeddingContext``."""
         self.cells = cells
-        self._held = [0] * self.slots
+        self._held = [[] for _ in range(self.slots)]
 
     def embed(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
         """See ``EmbeddingContext``."""
-        self._append(positions, slots)
+        self._append(tokens, positions, slots)
         rows: HiddenStates = np.eye(self.n_embd, dtype=np.float32)[np.array(tokens) % self.n_embd]
         return rows
 
+    def rank(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
+        """See ``EmbeddingContext``."""
+        self._append(tokens, positions, slots)
+        return np.array([[_rank(self._held[slot])] for slot in dict.fromkeys(slots)], np.float32)
+
     def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
         """See ``EmbeddingContext``. Every next token is as likely as any other."""
-        self._append(positions, slots)
+        self._append(tokens, positions, slots)
         return np.zeros((len(tokens), _VOCABULARY), np.float32)
 
     def clear(self, slot: int) -> None:
         """See ``EmbeddingContext``."""
-        self._held[slot] = 0
+        self._held[slot].clear()
 
-    def _append(self, positions: list[int], slots: list[int]) -> None:
-        for position, slot in zip(positions, slots, strict=True):
-            if position != self._held[slot]:
-                raise AssertionError(f"slot {slot} holds {self._held[slot]} tokens, but position {position} is written")
-            self._held[slot] += 1
-        if sum(self._held) > self.cells:
-            raise AssertionError(f"{sum(self._held)} tokens are in {self.cells} cells")
+    def _append(self, tokens: list[int], positions: list[int], slots: list[int]) -> None:
+        for token, position, slot in zip(tokens, positions, slots, strict=True):
+            held = self._held[slot]
+            if position != len(held):
+                raise AssertionError(f"slot {slot} holds {len(held)} tokens, but position {position} is written")
+            held.append(token)
+        if (count := sum(map(len, self._held))) > self.cells:
+            raise AssertionError(f"{count} tokens are in {self.cells} cells")
+
+
+def _rank(tokens: list[int]) -> float:
+    """The rank of a pair."""
+    if START not in tokens:
+        return 0.0  # The document hasn't begun.
+    place = tokens.index(START)
+    query, document = set(tokens[:place]), set(tokens[place + 1 :]) - {END}
+    return float(len(document & query) - len(document - query))
 
 
 def _script(tokens: list[int]) -> tuple[bytes, int]:

@@ -35,10 +35,12 @@ from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError
-from tailrace.protocol import ModelInfo
+from tailrace.protocol import ModelInfo, RankScore
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
 _PASS_PART = 0.2
+#: Architectures whose classifier ends with a softmax in llama.cpp (``build_pooling``).
+_RANK_PROBABILITIES = ("qwen3", "qwen3vl")
 
 
 class LlamaBackend:
@@ -86,7 +88,9 @@ class LlamaBackend:
         self._logits = np.empty((0, self._vocab_size), np.float32)
         self.first_step_seconds = 0.0
         self._confirm_shared_layout()
-        self.embedding_context = LlamaEmbeddingContext.for_model(self._model, self._metadata, self._pools, options.rope)
+        self.embedding_context = LlamaEmbeddingContext.for_model(
+            self._model, self._metadata, self._vocab, self._pools, options.rope
+        )
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
 
@@ -146,7 +150,7 @@ class LlamaBackend:
         self.strips_leading_space = vocab.strips_leading_space(self.vocabulary)
 
     def _describe_model(self, options: LlamaOptions, max_context: int) -> ModelInfo:
-        model, vocab = self._model, self._vocab
+        model, vocab, embedding = self._model, self._vocab, self.embedding_context
         return ModelInfo(
             architecture=self._metadata.value("general.architecture") or "unknown",
             description=description(model),
@@ -164,7 +168,8 @@ class LlamaBackend:
             infill_tokens=vocab.named_fim_tokens(),
             end_tokens=tuple(sorted(self.end_tokens)),
             start_token=self.start_token if vocab.adds_start_token else None,
-            embedding_width=self.embedding_context.n_embd if self.embedding_context is not None else 0,
+            embedding_width=embedding.n_embd if embedding is not None and embedding.pooling else 0,
+            rank_score=self._rank_score(),
             special_tokens={token: text for token, text in self._special_texts.items() if text},
             pass_bytes=self._pass_bytes(),
             cell_bytes=self.bytes_per_cell,
@@ -172,6 +177,13 @@ class LlamaBackend:
             fastest_kernels=next(iter(cpu_tiers()), ""),
             kernels_reason="" if loader.status() == "on" else loader.status(),
         )
+
+    def _rank_score(self) -> RankScore | None:
+        """What the model gives documents, if it is a reranker."""
+        if self.embedding_context is None or self.embedding_context.rank_format is None:
+            return None
+        architecture = self._metadata.value("general.architecture")
+        return "probability" if architecture in _RANK_PROBABILITIES else "logit"
 
     def _pass_bytes(self) -> int:
         """Weights that a pass with one token reads. Of experts, these are the ones that a token is sent to."""
@@ -199,7 +211,8 @@ class LlamaBackend:
             self.reset()
         elif self.embedding_context is not None:
             self.embedding_context.reserve(1)
-            self.embedding_context.embed([start], [0], [0])
+            ranks = self.embedding_context.rank_format is not None
+            (self.embedding_context.rank if ranks else self.embedding_context.embed)([start], [0], [0])
             self.embedding_context.close()
         return time.monotonic() - begun
 

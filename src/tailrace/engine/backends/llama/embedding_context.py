@@ -1,29 +1,32 @@
-"""A second context, for texts that are computed and not continued: embeddings, and probabilities of prompts.
+"""A second context, for texts that are computed and not continued: embeddings, ranks, and probabilities of prompts.
 
 Hidden states are pooled outside of llama.cpp, so a text may be computed in several passes and each request chooses its
-pooling. The replies' context isn't used for it: with embeddings on, it would have other graphs, and llama.cpp would put
-out every token of every batch.
+pooling. llama.cpp computes a reranker's classifier. The replies' context isn't used for it: with embeddings on, it
+would have other graphs, and llama.cpp would put out every token of every batch.
 """
 
 from __future__ import annotations
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
 
-from tailrace.engine.backends.base import BackendError, HiddenStates, Logits
+from tailrace.engine.backends.base import BackendError, HiddenStates, Logits, RankFormat
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
-from tailrace.engine.backends.llama.model_metadata import Metadata, kv_bytes_per_cell
+from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
+from tailrace.engine.backends.llama.model_metadata import Metadata, chat_template, kv_bytes_per_cell
 from tailrace.engine.backends.llama.model_params import set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
-from tailrace.engine.backends.llama.result_rows import get_embeddings, get_logits, rows_at
+from tailrace.engine.backends.llama.result_rows import get_embeddings, get_logits, get_slot_result, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import MemoryGauge
 from tailrace.protocol import Pooling
 
-#: ``enum llama_pooling_type`` as the metadata has it. Models without one are pooled by the mean. A model whose pooling
-#: is a rank makes no embeddings and isn't listed.
+#: ``enum llama_pooling_type`` as the metadata has it, except for ``_RANK``. Models without one are pooled by the mean.
 _POOLINGS: dict[str | None, Pooling] = {None: "mean", "0": "mean", "1": "mean", "2": "cls", "3": "last"}
+#: A reranker's pooling: its classifier makes numbers of the text, and the first is the document's score.
+_RANK = "4"
 #: Bytes of one pass's logits: llama.cpp always allocates them.
 _LOGITS_BYTES = 64 * 1024**2
 #: Texts in progress at the same time. Each attends over all cells of the others, masked.
@@ -35,17 +38,31 @@ class LlamaEmbeddingContext:
 
     @classmethod
     def for_model(
-        cls, model: llama.llama_model_p, metadata: Metadata, pools: ThreadPools, rope: RopeOptions
+        cls,
+        model: llama.llama_model_p,
+        metadata: Metadata,
+        vocab: LlamaVocab,
+        pools: ThreadPools,
+        rope: RopeOptions,
     ) -> LlamaEmbeddingContext | None:
-        """The model's embedding context; None for models whose pooling is a rank."""
-        pooling = _POOLINGS.get(metadata.of_architecture("pooling_type"))
-        if pooling is None:
+        """The model's embedding context; None for models with a pooling that isn't known here."""
+        kind = metadata.of_architecture("pooling_type")
+        pooling = _POOLINGS.get(kind)
+        if pooling is None and kind != _RANK:
             return None
+        rank_format = None if pooling else vocab.rank_format(chat_template(model, "rerank"))
         causal = metadata.of_architecture("attention.causal") != "false"
-        return cls(model, pools, rope, pooling=pooling, causal=causal)
+        return cls(model, pools, rope, pooling=pooling, rank_format=rank_format, causal=causal)
 
     def __init__(
-        self, model: llama.llama_model_p, pools: ThreadPools, rope: RopeOptions, *, pooling: Pooling, causal: bool
+        self,
+        model: llama.llama_model_p,
+        pools: ThreadPools,
+        rope: RopeOptions,
+        *,
+        pooling: Pooling | None,
+        rank_format: RankFormat | None,
+        causal: bool,
     ) -> None:
         self._model = model
         self._pools = pools
@@ -55,6 +72,7 @@ class LlamaEmbeddingContext:
         self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
         self.n_embd = llama.llama_model_n_embd_out(model)
         self.pooling = pooling
+        self.rank_format = rank_format
         self.causal = causal
         self.slots = _SLOTS
         self.max_pass_tokens = max(32, min(512, _LOGITS_BYTES // (4 * self._vocab_size)))
@@ -82,7 +100,8 @@ class LlamaEmbeddingContext:
         params.n_seq_max = self.slots
         params.kv_unified = True
         params.embeddings = True
-        params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
+        ranks = self.rank_format is not None
+        params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
         params.no_perf = True
         set_rope(params, self._rope)
         self._context = llama.llama_init_from_model(self._model, params)
@@ -97,6 +116,12 @@ class LlamaEmbeddingContext:
         """See ``EmbeddingContext``."""
         self._decode(tokens, positions, slots, embeddings=True)
         return rows_at(get_embeddings(self._context), len(tokens), self.n_embd)
+
+    def rank(self, tokens: list[int], positions: list[int], slots: list[int]) -> HiddenStates:
+        """See ``EmbeddingContext``."""
+        self._decode(tokens, positions, slots, embeddings=True)
+        rows = [rows_at(get_slot_result(self._context, slot), 1, 1) for slot in dict.fromkeys(slots)]
+        return np.concatenate(rows)
 
     def score(self, tokens: list[int], positions: list[int], slots: list[int]) -> Logits:
         """See ``EmbeddingContext``."""

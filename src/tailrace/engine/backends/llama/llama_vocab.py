@@ -11,6 +11,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
+from tailrace.engine.backends.base import RankFormat
 from tailrace.engine.backends.llama.model_metadata import Metadata
 from tailrace.engine.backends.llama.model_params import override_array
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
@@ -188,6 +189,22 @@ class LlamaVocab:
         token: int = llama.llama_vocab_bos(self.pointer)
         return token if token >= 0 else None
 
+    def rank_format(self, template: str | None) -> RankFormat:
+        """How a reranker of this vocabulary reads a query and a document, if it has no ``template`` for them.
+
+        The tokens are those of llama.cpp's server (``format_prompt_rerank``), which stop behind the document where a
+        separator serves as the end token (BERT). The models are trained with one at the end.
+        """
+        if template is not None:
+            return RankFormat(template)
+        pointer = self.pointer
+        start, separator = llama.llama_vocab_bos(pointer), llama.llama_vocab_sep(pointer)
+        end = llama.llama_vocab_eos(pointer)
+        before = (start,) if llama.llama_vocab_get_add_bos(pointer) else ()
+        ends = (separator if end < 0 else end,) if llama.llama_vocab_get_add_eos(pointer) else ()
+        separators = (separator,) if llama.llama_vocab_get_add_sep(pointer) else ()
+        return RankFormat(None, *(_known(ids) for ids in (before, (*ends, *separators), ends or separators)))
+
     def named_fim_tokens(self) -> dict[str, int]:
         """The tokens for fill in the middle that the model has, by their names in the protocol."""
         tokens = {
@@ -218,6 +235,11 @@ class LlamaVocab:
         tokens = (llama.llama_token * 1)(token)
         length = llama.llama_detokenize(self.pointer, tokens, 1, buffer, len(buffer), False, True)
         return length > 0 and buffer.raw[:1] != b" "
+
+
+def _known(tokens: Sequence[int]) -> tuple[int, ...]:
+    """Without those that the vocabulary lacks, which are negative."""
+    return tuple(token for token in tokens if token >= 0)
 
 
 def load_vocab(path: Path, overrides: Sequence[MetadataOverride] = ()) -> LlamaVocab:

@@ -42,9 +42,9 @@ def description(model: llama.llama_model_p) -> str:
     return buffer.value.decode("utf-8", "replace")
 
 
-def chat_template(model: llama.llama_model_p) -> str | None:
-    """The model's own chat template; None where it has none."""
-    template: bytes | None = llama.llama_model_chat_template(model, None)
+def chat_template(model: llama.llama_model_p, name: str | None = None) -> str | None:
+    """The model's own chat template, or the one of this name; None where it has none."""
+    template: bytes | None = llama.llama_model_chat_template(model, None if name is None else name.encode())
     return None if template is None else template.decode("utf-8", "replace")
 
 

@@ -27,13 +27,17 @@ def rows_at(address: int | None, rows: int, width: int) -> npt.NDArray[np.float3
     return np.asarray(_Memory(address, (rows, width)))
 
 
-def _returning_address(name: str) -> ctypes._NamedFuncPointer:
-    """llama.cpp's function, which takes a context, with a plain address as its result instead of a pointer object."""
+def _returning_address(name: str, *parameters: type[ctypes.c_int32]) -> ctypes._NamedFuncPointer:
+    """llama.cpp's function, which takes a context and ``parameters``, with a plain address as its result instead of a
+    pointer object.
+    """
     function: ctypes._NamedFuncPointer = llama._lib[name]
-    function.argtypes = [ctypes.c_void_p]
+    function.argtypes = [ctypes.c_void_p, *parameters]
     function.restype = ctypes.c_void_p
     return function
 
 
 get_logits = _returning_address("llama_get_logits")
 get_embeddings = _returning_address("llama_get_embeddings")
+#: Takes a context and a slot: the pooled result of the slot's tokens.
+get_slot_result = _returning_address("llama_get_embeddings_seq", ctypes.c_int32)
