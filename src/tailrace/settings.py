@@ -128,6 +128,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_stops: Annotated[int, Meta(ge=0, le=1024)] = 1024  #: stop strings; 16,384 characters in all
     max_prompts: Annotated[int, Meta(ge=1, le=128)] = 128  #: of a completion
     max_inputs: Annotated[int, Meta(ge=1, le=2048)] = 2048  #: texts of a request for embeddings
+    max_documents: Annotated[int, Meta(ge=1, le=10_000)] = 2048  #: of a request to rerank
     max_biases: Annotated[int, Meta(ge=0, le=65_536)] = 16_384  #: tokens in ``logit_bias``
 
     slow_reader_kb: Annotated[int, Meta(ge=16, le=1_048_576)] = 1024  #: max kB that a client may be behind its stream

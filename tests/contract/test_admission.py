@@ -23,6 +23,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "<say>ok</say>"},
     "/v1/responses/input_tokens": {"input": "<say>ok</say>"},
     "/v1/embeddings": {"input": "a"},
+    "/v1/rerank": {"query": "a", "documents": ["a"]},
     "/v1/messages": {"model": "fake", "messages": MESSAGES, "max_tokens": 9},
     "/v1/messages/count_tokens": {"model": "fake", "messages": MESSAGES},
     "/tokenize": {"prompt": "a"},

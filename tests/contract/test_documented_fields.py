@@ -183,6 +183,25 @@ OF_EMBEDDINGS: dict[str, Any] = {
     "cache_salt": "salt",
     "messages": [{"role": "user", "content": "a"}],
 }
+OF_RERANKING: dict[str, Any] = {
+    "query": "a",
+    "documents": ["a", {"text": "b"}],
+    "texts": ["a"],
+    "top_n": 1,
+    "return_documents": False,
+    "rank_fields": ["text"],
+    "max_tokens_per_doc": 5,
+    "max_chunks_per_doc": 1,
+    "truncate": True,
+    "truncation": True,
+    "truncation_direction": "Left",
+    "truncate_prompt_tokens": -1,
+    "raw_scores": True,
+    "use_activation": False,
+    "activation": False,
+    "return_text": True,
+    "instruction": "Judge",
+}
 ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Chat completions alone": (
         "/v1/chat/completions",
@@ -195,12 +214,14 @@ ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"logprobs": 2, "prompt": "a", "echo": True, "add_special_tokens": False, "best_of": 2},
     ),
     "Embeddings": ("/v1/embeddings", {"input": "a"}, OF_EMBEDDINGS),
+    "Reranking": ("/v1/rerank", {"query": "a", "documents": [{"text": "a"}]}, OF_RERANKING),
 }
 
 
 def rows(heading: str) -> dict[str, str]:
     """For each field of the route its row's last column."""
-    text = SECTIONS[heading] if heading == "Embeddings" else SECTIONS["Chat and text completions"] + SECTIONS[heading]
+    alone = heading in ("Embeddings", "Reranking")
+    text = SECTIONS[heading] if alone else SECTIONS["Chat and text completions"] + SECTIONS[heading]
     return {
         name: row.rstrip(" |").rsplit("| ", 1)[-1] for name, row in re.findall(r"^\| `(\w+)`(.*)$", text, re.MULTILINE)
     }
@@ -214,6 +235,8 @@ def test_the_documented_row_matches_the_behaviour(scripted: ServerProcess, headi
     path, body, own = ROUTES[heading]
     value = own.get(name, VALUES.get(name))
     assert value is not None, f"say in VALUES what is sent for '{name}'"
+    if name == "texts":
+        body = {"query": "a"}
     reply = ask(scripted.port, "POST", path, {**body, name: value})
     if what.startswith("refused"):
         assert (reply.status, reply.error()["param"]) == (400, name), reply.body

@@ -478,7 +478,7 @@ def test_adapters_and_unsupported_routes(scripted: ServerProcess) -> None:
     assert ask(scripted.port, "GET", "/lora-adapters").json() == []
     assert ask(scripted.port, "POST", "/lora-adapters", []).json() == {"success": True}
     assert ask(scripted.port, "POST", "/lora-adapters", [{"id": 0, "scale": 1.0}]).status == 400
-    for route in ("/rerank", "/v1/reranking", "/props", "/slots/0?action=erase"):
+    for route in ("/props", "/slots/0?action=erase"):
         reply = ask(scripted.port, "POST", route, {})
         assert (reply.status, reply.json()["error"]["type"]) == (501, "not_supported_error")
 

@@ -17,6 +17,8 @@ POSTS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": USER},
     "/v1/completions": {"prompt": "<say>ok</say>"},
     "/v1/embeddings": {"input": "a"},
+    "/v1/rerank": {"query": "a", "documents": ["a"]},
+    "/v2/rerank": {"query": "a", "documents": ["a"]},
     "/v1/responses": {"input": "<say>ok</say>"},
     "/v1/messages": {"messages": USER, "max_tokens": 5},
     "/v1/messages/count_tokens": {"messages": USER},

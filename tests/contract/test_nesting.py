@@ -62,6 +62,7 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "<say>ok</say>", "guided_json": DEEP}, "guided_json"),
     ("/v1/completions", {"prompt": DEEP}, "prompt"),
     ("/v1/embeddings", {"input": DEEP}, "input"),
+    ("/v1/rerank", {"query": "a", "documents": [DEEP]}, "documents[0]"),
     ("/tokenize", {"messages": USER, "chat_template_kwargs": DEEP}, "chat_template_kwargs"),
     ("/apply-template", {"messages": USER, "tools": [{"type": "function", "function": FUNCTION}]}, "tools[0].function"),
     ("/detokenize", {"tokens": DEEP}, "tokens"),

@@ -14,13 +14,14 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "x" * 400_000},
     "/v1/responses": {"input": "x" * 400_000},
     "/v1/embeddings": {"input": "x" * 400_000},
+    "/v1/rerank": {"query": "x", "documents": ["x" * 400_000]},
 }
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", BODIES)
 def test_the_error_has_both_numbers(scripted: ServerProcess, path: str, stream: bool) -> None:
-    body = BODIES[path] if path == "/v1/embeddings" else {**BODIES[path], "stream": stream}
+    body = BODIES[path] if path in ("/v1/embeddings", "/v1/rerank") else {**BODIES[path], "stream": stream}
     reply = ask(scripted.port, "POST", path, body)
     assert reply.status == 400
     error = reply.json()["error"]

@@ -12,7 +12,7 @@ UNRUN: dict[str, str] = {
     "test_lora": "LoRA adapters aren't supported",
     "test_mcp_servers": "MCP servers aren't started here",
     "test_proxy": "its proxy for tools in its web page",
-    "test_rerank": "reranking isn't supported: 501",
+    "test_rerank": "needs a trained reranker",
     "test_router": "one model is served; there is no router",
     "test_sleep": "a model isn't unloaded while nobody asks",
     "test_slot_save": "slots aren't saved by clients: prefixes are found again by themselves",

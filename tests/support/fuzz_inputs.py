@@ -38,6 +38,7 @@ BODIES: Mapping[str, dict[str, Any]] = {
     },
     "/v1/completions": {"prompt": ["Hi", "there"], "max_tokens": 4, "echo": True, "logprobs": 1, "suffix": None},
     "/v1/embeddings": {"input": ["Hi"], "encoding_format": "base64"},
+    "/v1/rerank": {"query": "Hi", "documents": ["Hi", {"text": "there"}], "top_n": 1, "return_documents": True},
     "/v1/responses": {
         "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
         "instructions": "i",

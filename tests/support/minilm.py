@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 import setup_minilm
 
 Array = npt.NDArray[np.float32]
+WeightType = Literal["F32", "F16"]
 
 LAYERS, HEADS, WIDTH, INNER, CONTEXT, EPSILON = 6, 12, 384, 1536, 512, 1e-12
 CLS, SEP = 101, 102
@@ -74,7 +75,7 @@ def head() -> dict[str, Array]:
     }
 
 
-def write_minilm(path: Path, *, weight_type: Literal["F32", "F16"] = "F16", ranks: bool = False) -> Path:
+def write_minilm(path: Path, *, weight_type: WeightType = "F16", ranks: bool = False) -> Path:
     """The model as GGUF. ``ranks``: with the classifier of ``head``, and ranked by it instead of pooled."""
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name("all-MiniLM-L6-v2")
@@ -193,6 +194,7 @@ def vector(text: str) -> Array:
     return unit
 
 
+@cache
 def score(query: str, document: str) -> float:
     """What the reranker gives a document: the classifier's output at the first token of the pair."""
     parts = [tokenizer().encode(text, add_special_tokens=False).ids for text in (query, document)]

@@ -26,6 +26,7 @@ from tailrace.server.dialects.anthropic import routes as anthropic
 from tailrace.server.dialects.llama_server import routes as llama_server
 from tailrace.server.dialects.ollama import routes as ollama
 from tailrace.server.dialects.openai import routes as openai
+from tailrace.server.dialects.rerank import routes as rerank
 from tailrace.server.dialects.responses import routes as responses
 from tailrace.server.endpoint import Endpoint, Handler
 from tailrace.server.json_response import json_response
@@ -41,6 +42,7 @@ def endpoints(app: AppState) -> list[Endpoint]:
         *stats_routes.routes(app),
         *openai.routes(app),
         *llama_server.routes(app),
+        *rerank.routes(app),
         *responses.routes(app),
         *anthropic.routes(app),
         *ollama.routes(app),

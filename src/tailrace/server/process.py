@@ -78,7 +78,7 @@ async def _serve(start: Start) -> None:
         if not page.ready and health.state(app) == "ok":
             if start.announce:
                 services = app.models.services
-                announce(http, settings, title_of(services), services[0].name, needs_key=app.keys.required)
+                announce(http, settings, title_of(services), services[0], needs_key=app.keys.required)
             page.ready = True
 
     def on_unusable(error: ModelError) -> None:

@@ -29,6 +29,8 @@ class RequestLimits:
     def __init__(self, settings: Settings) -> None:
         self._schema_bytes = settings.max_schema_kb * 1000
         self._counts = {
+            "documents": (settings.max_documents, "documents"),
+            "texts": (settings.max_documents, "documents"),
             "messages": (settings.max_messages, "messages"),
             "items": (settings.max_items, "items"),
             "tools": (settings.max_tools, "tools"),

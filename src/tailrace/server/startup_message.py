@@ -26,9 +26,9 @@ def title_of(services: Sequence[ModelService]) -> str:
     return f"{len(services)} models are ready, loaded on demand: {names}{more}"
 
 
-def announce(http: socket.socket, settings: Settings, title: str, model_name: str, *, needs_key: bool) -> None:
-    """Print ``title``, where the server listens and a curl command to paste; once in the life of the process.
-    ``needs_key``: whether requests need an API key.
+def announce(http: socket.socket, settings: Settings, title: str, model: ModelService, *, needs_key: bool) -> None:
+    """Print ``title``, where the server listens and a curl command for ``model`` to paste; once in the life of the
+    process. ``needs_key``: whether requests need an API key.
     """
     global _announced
     if _announced:
@@ -38,11 +38,22 @@ def announce(http: socket.socket, settings: Settings, title: str, model_name: st
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     url = f"{'https' if settings.tls_cert else 'http'}://{shown}:{port}"
     key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
-    body = json.dumps({"model": model_name, "messages": [{"role": "user", "content": "Hello!"}], "stream": True})
+    path, body = _example(model)
     warning = f"  Warning: {OPEN_TO_NETWORK}.\n\n" if not needs_key and not is_loopback(settings.host) else ""
     print(
         f"\n  {title}. Try:\n\n"
-        f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'\n\n"
+        f"  curl -N {url}{path} -H 'Content-Type: application/json'{key} -d '{body}'\n\n"
         f"{warning}tailrace listens on {url}",
         flush=True,
     )
+
+
+def _example(model: ModelService) -> tuple[str, str]:
+    """A route that the model can answer, and the JSON of a request to it."""
+    info = model.info
+    if info is None or info.generates:
+        asked = {"messages": [{"role": "user", "content": "Hello!"}], "stream": True}
+        return "/v1/chat/completions", json.dumps({"model": model.name, **asked})
+    if info.rank_score is not None:
+        return "/v1/rerank", json.dumps({"model": model.name, "query": "Hello!", "documents": ["Hi.", "Goodbye."]})
+    return "/v1/embeddings", json.dumps({"model": model.name, "input": "Hello!"})

@@ -25,6 +25,7 @@ from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
 from tailrace.server.dialects.openai.tokenize_bodies import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from tailrace.server.dialects.rerank.request import RerankRequest
 from tailrace.server.dialects.responses.hosted_tool_items import HOSTED_ITEMS
 from tailrace.server.dialects.responses.items import ITEM_TYPES
 from tailrace.server.dialects.responses.request import Reasoning, ResponsesRequest, TextConfig
@@ -59,6 +60,7 @@ def test_every_request_field_has_its_row_and_every_row_its_field() -> None:
     assert rows("parameters.md", both, "Chat completions alone") == fields(ChatRequest)
     assert rows("parameters.md", both, "Text completions alone") == fields(CompletionRequest)
     assert rows("parameters.md", "Embeddings") == fields(EmbeddingRequest)
+    assert rows("parameters.md", "Reranking") == fields(RerankRequest)
     tokens = fields(TokenizeRequest, DetokenizeRequest, TemplateRequest)
     assert rows("parameters.md", "Tokens and templates") == tokens
 

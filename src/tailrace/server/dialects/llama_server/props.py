@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tailrace import __version__
+from tailrace.protocol import ModelInfo
 from tailrace.server.choice import Choice
 from tailrace.server.dialects.llama_server.prepare import default_settings
 from tailrace.server.models.model_service import ModelService
@@ -57,7 +58,6 @@ def slots(service: ModelService, model: ServedModel) -> list[dict[str, Any]]:
 def model_entry(service: ModelService) -> dict[str, Any]:
     """The model as llama-server has it in ``models``, beside OpenAI's ``data``."""
     info = service.info
-    generates = info is None or info.generates
     return {
         "name": service.name,
         "model": service.name,
@@ -67,7 +67,7 @@ def model_entry(service: ModelService) -> dict[str, Any]:
         "type": "model",
         "description": info.description if info is not None else "",
         "tags": [""],
-        "capabilities": ["completion"] if generates else ["embedding"],
+        "capabilities": _capabilities(info),
         "parameters": "",
         "details": {
             "parent_model": "",
@@ -78,3 +78,12 @@ def model_entry(service: ModelService) -> dict[str, Any]:
             "quantization_level": "",
         },
     }
+
+
+def _capabilities(info: ModelInfo | None) -> list[str]:
+    """What the model can do, as far as llama-server has words for it."""
+    if info is None or (info.generates and info.rank_score is None):
+        return ["completion"]
+    if info.rank_score is None:
+        return ["embedding"]
+    return [*(["completion"] if info.generates else []), "rerank"]

@@ -41,8 +41,6 @@ def routes(app: AppState) -> list[Endpoint]:
     """The routes, answered by ``server``."""
     native = _LlamaServer(app)
     unsupported = {
-        "/rerank": "reranking",
-        "/reranking": "reranking",
         "/props": "changing properties while the server runs",
         "/slots/{id}": "saving, restoring and erasing slots: prefixes are found again by themselves",
     }

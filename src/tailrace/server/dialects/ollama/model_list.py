@@ -28,6 +28,8 @@ from tailrace.server.dialects.ollama.modelfile import quoted
 from tailrace.server.models.model_service import ModelService
 
 _TEMPLATE = "tokenizer.chat_template"
+#: A reranker's pooling (``enum llama_pooling_type``).
+_RANK = 4
 #: GGUF keys of models with fill-in-the-middle tokens.
 _FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
 #: The names of thinking switches in templates, and harmony's marker, which isn't for reasoning alone.
@@ -238,9 +240,11 @@ def description(model: ModelEntry, info: ModelInfo | None) -> dict[str, Any]:
 
 def _capabilities(model: ModelEntry, template: str, info: ModelInfo | None) -> list[str]:
     """The model's capabilities, by its engine or else by its file."""
-    generates = info.generates if info is not None else f"{model.architecture}.pooling_type" not in model.values
-    if not generates:
-        return ["embedding"]
+    pooling = model.values.get(f"{model.architecture}.pooling_type")
+    if not (info.generates if info is not None else pooling is None):
+        ranks = info.rank_score is not None if info is not None else pooling == _RANK
+        # Ollama has no word for rerankers: it serves none.
+        return ["rerank"] if ranks else ["embedding"]
     # Models whose template has no tools get them by a prompt (``chat/tool_prompting``).
     capabilities = ["completion", "tools"]
     if _thinks(template, info.special_tokens.values() if info is not None else ()):
