@@ -34,8 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     # What is served
-    model: str = STARTER_MODEL  #: a path to a GGUF file or a name in the local store
-    models_dir: str | None = None  #: folder whose GGUF files are served, too
+    model: str = STARTER_MODEL  #: a reference: see docs/models.md
+    models_dir: str | None = None  #: folder whose GGUF files have names, and are served, too
+    all_models: bool = False  #: whether all models of this machine's stores are served, too
     models_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: memory for all loaded models; 0: what the machine has
     alias: str | None = None  #: the name clients see; the store's name or the file's stem when None
     aliases: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  #: further names; ``*`` stands for any characters

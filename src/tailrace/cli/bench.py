@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tailrace.cli.model_argument import find_model
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.errors import TailraceError
 from tailrace.loadtest.bench_client import BenchClient, BenchError
 from tailrace.loadtest.load_profile import LoadProfile
 from tailrace.loadtest.load_stats import LoadStats, StreamTiming, load_stats, median_stats
-from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.parent_death import die_with_parent
 from tailrace.settings import Settings
@@ -152,7 +152,7 @@ def _engine_turn(process: subprocess.Popen[bytes] | None, load: LoadProfile, tur
 @contextlib.contextmanager
 def _engine_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     """The engine alone, in a process of its own, so that its threads sleep while the API is measured."""
-    path = locate_model(settings.model).path
+    path = find_model(settings).path
     process = subprocess.Popen(
         [sys.executable, "-m", "tailrace.cli.bench", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

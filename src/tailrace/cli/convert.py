@@ -16,12 +16,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from tailrace.cli import console_output
+from tailrace.cli.model_argument import find_model
 from tailrace.engine.weights.file_choice import ReportProgress, convert_weights, format_for_aim
 from tailrace.errors import ModelError
 from tailrace.models.conversion_formats import AIMS, find_conversion_format
 from tailrace.models.converted_files import ConvertedFile
 from tailrace.models.format_comparison import FormatComparison
-from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import resolve
 
@@ -29,7 +29,7 @@ _INTERRUPTED = 130
 
 
 def convert(
-    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A path, a name, hf:ORG/REPO:QUANT, ollama:MODEL:TAG.")] = None,
     to: Annotated[
         str, typer.Option(help="near-lossless, fast, or a format such as Q8_0, Q4_0-KV8, IQ4_NL or Q4_K_M.")
     ] = "fast",
@@ -43,7 +43,7 @@ def convert(
     """
     settings = resolve({"model": model, "threads_prefill": threads_prefill}, file=config).settings
     logs.configure("convert", level="warning", form=settings.log_format)
-    path = locate_model(settings.model).path
+    path = find_model(settings).path
     if target is not None and target.exists():
         raise ModelError(f"{target} is there already. Name another --output, or remove it")
     signal.signal(signal.SIGINT, _leave)  # llama.cpp's code can't be left in an orderly way.

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tailrace.cli import console_output
 from tailrace.cli.doctor_facts import Diagnosis, ModelFacts, ServerCheck, diagnose
+from tailrace.cli.model_argument import find_model
 from tailrace.cli.stats_client import read_findings
 from tailrace.cli.top_screen import finding_line
 from tailrace.cli.tuned_settings import resolve_tuned
@@ -23,7 +24,6 @@ from tailrace.machine.bandwidth import measure_bandwidth
 from tailrace.machine.plan import MachinePlan, PoolPlan
 from tailrace.machine.running_servers import ServerState, find_servers
 from tailrace.machine.topology import read_topology
-from tailrace.models.model_reference import locate_model
 from tailrace.models.store import Store
 from tailrace.serving.model_memory import model_needs
 
@@ -69,7 +69,7 @@ def doctor(
     facts = None
     # The default model need not be here: then the plan is made without one.
     if resolved.origins["model"] != "default" or _is_here(settings.model):
-        file = locate_model(settings.model)
+        file = find_model(settings)
         facts = ModelFacts(name=file.name, path=str(file.path), needs=model_needs(file.path, settings))
     topology = read_topology()
     measured = measure_bandwidth(topology) if bandwidth else []

@@ -150,8 +150,6 @@ def _notes(model: FoundModel) -> tuple[str, ...]:
     notes: list[str] = []
     if model.projector is not None:
         notes.append("images and audio aren't read here: its projector isn't used")
-    if model.adapters:
-        notes.append("its adapters aren't applied: merge them into a GGUF file")
     if model.template:
         notes.append("Ollama's template, in Go, isn't used: the GGUF file's own is, or --chat-template")
     return tuple(notes)

@@ -20,12 +20,12 @@ from tailrace.cli import console_output
 from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.chat_session import described, show_reply, talk
 from tailrace.cli.local_model import LocalModel
+from tailrace.cli.model_argument import find_or_fetch
 from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
-from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved
 
@@ -34,7 +34,7 @@ _INTERRUPTED = 130
 
 
 def run(
-    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A path, a name, hf:ORG/REPO:QUANT, ollama:MODEL:TAG.")] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Ask this, print the reply and leave. A pipe's text is added.")
     ] = None,
@@ -132,7 +132,7 @@ def _load(resolved: Resolved) -> tuple[str, LocalModel]:
         settings = msgspec.structs.replace(settings, parallel=1)
     if settings.backend == "fake":
         return "fake", LocalModel(load_backend(None, settings), settings)
-    found = locate_model(settings.model)
+    found = find_or_fetch(settings)
     backend = load_backend(found.path, settings)
     return found.name, LocalModel(backend, settings, load_draft(backend, settings))
 

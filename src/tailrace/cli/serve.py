@@ -18,7 +18,12 @@ from tailrace.supervisor import Supervisor
 
 def serve(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="GGUF files, or names in the local store.")
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="Paths, names, hf:ORG/REPO:QUANT, ollama:MODEL:TAG."),
+    ] = None,
+    models_dir: Annotated[str | None, typer.Option(help="Folder whose GGUF files are served, too.")] = None,
+    all_models: Annotated[
+        bool | None, typer.Option(help="Serve all models of this machine, too: see tailrace list [no].")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 picks a free one.")] = None,

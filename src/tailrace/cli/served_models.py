@@ -1,4 +1,4 @@
-"""The models that ``tailrace serve`` serves: those of the command line, and those of the settings file.
+"""The models that ``tailrace serve`` serves: those of the command line, of the settings file, and those that are found.
 
 One function makes the list of specs, so that each model's name, file and settings come about in one place.
 """
@@ -13,17 +13,22 @@ from typing import Any
 import msgspec
 import structlog
 
+from tailrace.cli.found_models import found_models, with_free_names, with_store_settings
+from tailrace.cli.model_argument import find_or_fetch
 from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import tuned
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.free_memory import read_memory
 from tailrace.models.model_reference import ModelFile, locate_model
+from tailrace.models.stores.found_model import FoundModel
 from tailrace.serving.memory_share import keep_mb, memory_budget
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Resolved, Settings, resolve
 
 #: The name of the scripted model where none is set.
 _FAKE = "fake"
+#: Models that an error lists.
+_MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -36,35 +41,41 @@ class ServedModels:
 
 @dataclass(frozen=True)
 class _Named:
-    """A model that the user has named. ``section``: its table in the settings file, if it has one."""
+    """A model that is to be served. ``section``: its table in the settings file, if it has one."""
 
     reference: str
     section: str | None = None
+    found: FoundModel | None = None  #: of a store, where no user has named it
 
     def __str__(self) -> str:
         return self.reference if self.section is None else f"[models.{self.section}]"
 
 
 def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Path | None = None) -> ServedModels:
-    """The models with these references, and those of the settings file's ``[models.NAME]`` tables.
+    """The models with these references, those of the settings file's ``[models.NAME]`` tables, and those that are found
+    in ``models_dir`` or, with ``all_models``, in the stores.
 
     ``flags``: the other flags, by the setting's name. Raises ConfigurationError and ModelError.
     """
     single = references[0] if len(references) == 1 else None
     resolved = resolve({**flags, "model": single}, file=file)
-    named = _named(references, resolved)
-    if len(named) == 1 and not resolved.models:
+    found = found_models(resolved.settings)
+    named = _named(references, resolved, anything_else=bool(found))
+    if len(named) == 1 and not resolved.models and not found:
         spec = _only(resolved)
         return ServedModels(spec.settings, (spec,))
-    if resolved.settings.alias is not None and len(named) > 1:
+    if resolved.settings.alias is not None and len(named) + len(found) > 1:
+        listed = ", ".join([*map(str, named), *(model.name for model in found)][:_MAX_LISTED])
         raise ConfigurationError(
-            f"alias is {resolved.settings.alias!r}, but {len(named)} models are served ({', '.join(map(str, named))}), "
-            "and a name has to be one model's: leave it out, or write the names into the settings file as [models.NAME]"
+            f"alias is {resolved.settings.alias!r}, but {len(named) + len(found)} models are served ({listed}), and a "
+            "name has to be one model's: leave it out, or write the names into the settings file as [models.NAME]"
         )
+    several = len(named) + len(found) > 1
+    share = keep_mb(memory_budget(resolved.settings, read_memory())) if several else None
     specs: dict[str, ModelSpec] = {}
     origins: dict[str, _Named] = {}
     for each in named:
-        spec = _spec(each, resolved, first=not specs, alone=len(named) == 1)
+        spec = _spec(each, resolved, first=not specs, share=share)
         other = specs.get(spec.name)
         if other is not None and each.section == spec.name and other.path == spec.path:
             continue  # An argument was the file of this table.
@@ -74,19 +85,25 @@ def served_models(references: Sequence[str], flags: Mapping[str, Any], file: Pat
                 f"({spec.path}). Give one of them another name in the settings file: [models.NAME] with path"
             )
         specs[spec.name], origins[spec.name] = spec, each
+    for model in with_free_names(found, specs.values()):
+        specs[model.name] = _spec(_Named(model.reference, found=model), resolved, first=not specs, share=share)
     models = tuple(specs.values())
     return ServedModels(models[0].settings if len(models) == 1 else resolved.settings, models)
 
 
-def _named(references: Sequence[str], resolved: Resolved) -> list[_Named]:
-    """What is to be served, in order: the arguments or the setting ``model``, then the tables of the file."""
-    sections = resolved.models
-    if not references and (resolved.origins["model"] != "default" or not sections):
-        references = [resolved.settings.model]
+def _named(references: Sequence[str], resolved: Resolved, *, anything_else: bool) -> list[_Named]:
+    """What the user has named, in order: the arguments or the setting ``model``, then the tables of the file. The
+    default of ``model`` counts where there is nothing else.
+    """
+    sections, settings = resolved.models, resolved.settings
+    if not references and (resolved.origins["model"] != "default" or not (sections or anything_else)):
+        if resolved.origins["model"] == "default" and settings.models_dir is not None:
+            raise ConfigurationError(f"models_dir is {settings.models_dir}, where no model can be served")
+        references = [settings.model]
     tables = {name: _Named(str(section.get("model", name)), name) for name, section in sections.items()}
     # An argument that is a table's name means this table.
-    found = [tables.get(reference) or _Named(reference) for reference in references]
-    return found + [table for table in tables.values() if table not in found]
+    listed = [tables.get(reference) or _Named(reference) for reference in references]
+    return listed + [table for table in tables.values() if table not in listed]
 
 
 def _only(resolved: Resolved) -> ModelSpec:
@@ -96,14 +113,20 @@ def _only(resolved: Resolved) -> ModelSpec:
     check_chat_template(settings.chat_template)
     if settings.backend == "fake":
         return ModelSpec(name=settings.alias or _FAKE, path=None, settings=settings, at_start=True)
-    found = locate_model(settings.model)
-    settings = _with_draft(settings)
+    found = find_or_fetch(settings)
+    settings = _with_draft(with_store_settings(resolved, found.found).settings)
     return ModelSpec(name=settings.alias or found.name, path=str(found.path), settings=settings, at_start=True)
 
 
-def _spec(named: _Named, resolved: Resolved, *, first: bool, alone: bool) -> ModelSpec:
-    """One of the models, with the settings of its table."""
-    if named.section is None:
+def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) -> ModelSpec:
+    """One of the models, with the settings of its table. ``share``: its part of the memory for prefix caches, in MB;
+    None where it is the only model.
+    """
+    if named.found is not None:
+        name, section = named.found.name, resolved.models.get(named.found.name, {})
+        found = ModelFile(path=named.found.path, name=name, found=named.found)
+        own = _own(resolved.for_model(name), named.reference, section)
+    elif named.section is None:
         found = _locate(named.reference, resolved)
         section = resolved.models.get(found.name, {})
         own = _own(resolved.for_model(found.name), named.reference, section)
@@ -120,21 +143,24 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool, alone: bool) -> Mod
             found = ModelFile(path=Path(named.reference), name=name)
     if not first and "aliases" not in section:
         own = _with(own, aliases=())  # The server's are the first model's.
-    own = tuned(own)
-    if own.origins["keep_mb"] == "default" and not alone:
-        own = _with(own, keep_mb=keep_mb(memory_budget(resolved.settings, read_memory())))
+    own = with_store_settings(tuned(own, found.path), found.found)
+    if own.origins["keep_mb"] == "default" and share is not None:
+        own = _with(own, keep_mb=share)
     check_chat_template(own.settings.chat_template)
     return ModelSpec(
         name=name,
         path=None if own.settings.backend == "fake" else str(found.path),
         settings=_with_draft(own.settings),
-        at_start=first or own.settings.pinned,
+        # A model that was only found is loaded when it is asked for, unless it is the only one.
+        at_start=(first and named.found is None) or own.settings.pinned,
     )
 
 
 def _locate(reference: str, resolved: Resolved) -> ModelFile:
     """The model's file; the scripted backend has none. Raises ModelError."""
-    return ModelFile(path=Path(), name=reference) if resolved.settings.backend == "fake" else locate_model(reference)
+    if resolved.settings.backend == "fake":
+        return ModelFile(path=Path(), name=reference)
+    return find_or_fetch(msgspec.structs.replace(resolved.settings, model=reference))
 
 
 def _own(resolved: Resolved, reference: str, section: Mapping[str, Any]) -> Resolved:
@@ -150,4 +176,5 @@ def _with_draft(settings: Settings) -> Settings:
     """The draft model is resolved now, so that a wrong name is an error before anything starts."""
     if settings.speculate != "draft" or settings.draft_model is None or settings.backend == "fake":
         return settings
-    return msgspec.structs.replace(settings, draft_model=str(locate_model(settings.draft_model).path))
+    draft = locate_model(settings.draft_model, models_dir=settings.models_dir)
+    return msgspec.structs.replace(settings, draft_model=str(draft.path))

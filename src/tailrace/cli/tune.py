@@ -18,12 +18,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from tailrace.cli import console_output
+from tailrace.cli.model_argument import find_model
 from tailrace.engine.weights.file_choice import ReportProgress, select_weights_file
 from tailrace.errors import ConfigurationError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningRecord, TuningStore
 from tailrace.models.file_fingerprint import fingerprint
-from tailrace.models.model_reference import locate_model
 from tailrace.observe import logs
 from tailrace.settings import Resolved, resolve
 from tailrace.tuning.settings_search import STAGES, SettingsSearch
@@ -34,7 +34,7 @@ _BUSY = 0.5
 
 
 def tune(
-    model: Annotated[str | None, typer.Argument(help="A GGUF file, or a name in the local store.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A path, a name, hf:ORG/REPO:QUANT, ollama:MODEL:TAG.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help=f"Measure this alone; may repeat: {', '.join(STAGES)}.")
     ] = None,
@@ -53,7 +53,7 @@ def tune(
     settings = resolved.settings
     logs.configure("tune", level="warning", form=settings.log_format)
     stages = _stages(only, resolved)
-    path = locate_model(settings.model).path
+    path = find_model(settings).path
     busy, cores = os.getloadavg()[0], len(read_topology().usable_cores)
     if busy > _BUSY * cores:
         console_output.stderr().print(

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tailrace.cli.model_argument import find_model
 from tailrace.errors import ModelError
 from tailrace.machine.topology import read_topology
 from tailrace.machine.tuning_record import TuningStore, usable_cpus
 from tailrace.models.file_fingerprint import fingerprint
-from tailrace.models.model_reference import locate_model
 from tailrace.settings import Resolved, resolve
 
 
@@ -23,14 +23,18 @@ def resolve_tuned(flags: Mapping[str, Any], *, file: Path | None = None) -> Reso
     return tuned(resolve(flags, file=file))
 
 
-def tuned(resolved: Resolved) -> Resolved:
-    """The settings of the model that they name, with what ``tailrace tune`` remembers. Raises ConfigurationError."""
-    if resolved.settings.backend == "fake":
+def tuned(resolved: Resolved, path: Path | None = None) -> Resolved:
+    """The settings of the model that they name, with what ``tailrace tune`` remembers. ``path``: its file, where it is
+    known. Raises ConfigurationError.
+    """
+    store = TuningStore()
+    # Without records no file needs to be read, of which there may be many.
+    if resolved.settings.backend == "fake" or not store.folder.is_dir():
         return resolved
     try:
-        path = locate_model(resolved.settings.model).path
+        path = path or find_model(resolved.settings).path
         topology = read_topology()
-        found = TuningStore().find(fingerprint(path), topology, version("llama-cpp-python"))
+        found = store.find(fingerprint(path), topology, version("llama-cpp-python"))
     except ModelError:
         return resolved  # The error is reported where the model is loaded.
     if found is None or found.usable != usable_cpus(topology):

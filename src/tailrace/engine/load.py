@@ -95,7 +95,7 @@ def load_draft(
     defaults = Settings()
     own = {name: getattr(defaults, name) for name in _MODEL_CHANGES}
     draft_settings = msgspec.structs.replace(settings, ctx=backend.info.context, kv_tokens=0, **own)
-    path = locate_model(settings.draft_model).path
+    path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
     draft = load_llama(path, draft_settings, replica, replicas=replicas, page=page)
     check_vocabulary(draft.vocabulary, backend.vocabulary)
     return draft

@@ -67,7 +67,8 @@ def _with_draft(path: Path, settings: Settings, rows: int, process: int) -> Memo
     demand = _demand(path, settings, rows)
     if settings.speculate == "draft" and settings.draft_model is not None:
         own = msgspec.structs.replace(settings, override_kv=())  # They are the served model's.
-        draft = _demand(locate_model(settings.draft_model).path, own, rows)
+        path = locate_model(settings.draft_model, models_dir=settings.models_dir).path
+        draft = _demand(path, own, rows)
         demand = MemoryDemand(
             weights=demand.weights + draft.weights,
             buffers=demand.buffers + draft.buffers,

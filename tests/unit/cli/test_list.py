@@ -264,12 +264,11 @@ def test_show_names_what_is_not_used(run: Run, stores: Stores) -> None:
             "params": b'{"temperature": 0.5}',
             "license": b"MIT",
             "projector": b"p",
-            "adapter": b"a",
         },
     )
     code, out, _ = run("show", "llava")
     assert code == 0
-    for words in ("Be brief.", "temperature=0.5", "MIT", "projector isn't used", "adapters aren't", "template, in Go"):
+    for words in ("Be brief.", "temperature=0.5", "MIT", "projector isn't used", "template, in Go"):
         assert words in out
 
 

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from model_files import STRING, pair, text, tiny_gguf
+from model_stores import Stores
+from tailrace.cli import model_argument
 from tailrace.cli import served_models as module
 from tailrace.cli.served_models import ServedModels, served_models
 from tailrace.errors import ConfigurationError, ModelError
-from tailrace.settings import Resolved
+from tailrace.models.pulls.progress import Pulled
+from tailrace.models.reference import Reference
+from tailrace.settings import STARTER_MODEL, Resolved
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +22,8 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the user's own, and nothing tuned."""
     for name in ("CONFIG", "CACHE", "STATE", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "tuned", lambda resolved: resolved)
+    monkeypatch.setattr(module, "tuned", lambda resolved, path=None: resolved)
+    Stores(tmp_path / "stores").use(monkeypatch)
 
 
 @pytest.fixture
@@ -135,9 +141,104 @@ def test_scripted_models_have_the_names_of_arguments_and_tables(folder: Path) ->
 
 
 def test_results_of_tuning_are_each_model_s_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(resolved: Resolved) -> Resolved:
+    def tuned(resolved: Resolved, path: Path | None = None) -> Resolved:
         return resolved.tuned({"threads": 3 if "coder" in resolved.settings.model else 5})
 
     monkeypatch.setattr(module, "tuned", tuned)
     served = served_models([str(folder / "coder.gguf"), str(folder / "writer.gguf")], {})
     assert [spec.settings.threads for spec in served.specs] == [3, 5]
+
+
+class TestFoundModels:
+    @pytest.fixture
+    def stores(self, tmp_path: Path) -> Stores:
+        return Stores(tmp_path / "stores")
+
+    @pytest.fixture
+    def more(self, tmp_path: Path) -> Path:
+        """A folder with three models, of which two have one name, and with two files that can't be served."""
+        more = tmp_path / "more"
+        for path in ("a.gguf", "x/b.gguf", "y/b.gguf"):
+            (more / path).parent.mkdir(parents=True, exist_ok=True)
+            (more / path).write_bytes(tiny_gguf())
+        (more / "broken.gguf").write_bytes(b"GG")
+        (more / "image.gguf").write_bytes(tiny_gguf(extra=(pair("general.type", STRING, text("mmproj")),)))
+        return more
+
+    def test_a_folder_is_served_by_names_and_loaded_on_demand(self, more: Path) -> None:
+        served = served_models([], {"models_dir": str(more), "ctx": 512})
+        assert names(served) == ["a", "x/b", "y/b"]
+        assert [spec.path for spec in served.specs] == [str(more / f"{name}.gguf") for name in ("a", "x/b", "y/b")]
+        assert not any(spec.at_start for spec in served.specs)
+        assert {spec.settings.ctx for spec in served.specs} == {512}
+
+    def test_named_models_come_first_and_are_served_once(self, more: Path, folder: Path) -> None:
+        served = served_models(["x/b", str(folder / "coder.gguf")], {"models_dir": str(more)})
+        assert names(served) == ["x/b", "coder", "a", "y/b"]
+        assert [spec.at_start for spec in served.specs] == [True, False, False, False]
+
+    def test_another_model_of_the_name_has_its_store_in_front(self, more: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.gguf").write_bytes(tiny_gguf())
+        served = served_models([str(tmp_path / "a.gguf")], {"models_dir": str(more)})
+        assert names(served) == ["a", "folder/a", "x/b", "y/b"]
+
+    def test_a_table_has_the_settings_of_a_found_model(self, more: Path) -> None:
+        file = settings_file(more, '[models."y/b"]\npath = "FOLDER/y/b.gguf"\nctx = 99\npinned = true\n')
+        served = served_models([], {"models_dir": str(more)}, file)
+        assert {spec.name: (spec.settings.ctx, spec.at_start) for spec in served.specs} == {
+            "y/b": (99, True),
+            "a": (0, False),
+            "x/b": (0, False),
+        }
+
+    def test_an_empty_folder_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        for folder in ("empty", "none"):
+            with pytest.raises(ConfigurationError, match="where no model can be served"):
+                served_models([], {"models_dir": str(tmp_path / folder)})
+
+    def test_all_models_of_the_stores_are_served(self, stores: Stores, more: Path) -> None:
+        stores.add_own("tiny", "t.gguf", tiny_gguf())
+        stores.add_hub("org/repo", {"r-Q8_0.gguf": tiny_gguf()})
+        stores.add_lm_studio("org/repo/r-Q8_0.gguf", tiny_gguf())
+        stores.add_ollama("registry.ollama.ai/library/llama3.2/3b", tiny_gguf() + b"3")
+        stores.add_ollama("registry.ollama.ai/library/gone/3b", tiny_gguf() + b"4").unlink()
+        served = served_models([], {"all_models": True})
+        assert names(served) == ["tiny", "org/repo:Q8_0", "llama3.2:3b"]
+        served = served_models(["hf:org/repo"], {"all_models": True, "models_dir": str(more)})
+        assert names(served) == ["org/repo:Q8_0", "tiny", "a", "x/b", "y/b", "llama3.2:3b"]
+
+    def test_without_the_switch_only_named_models_are_served(self, stores: Stores) -> None:
+        stores.add_own("tiny", "t.gguf", tiny_gguf())
+        stores.add_own("other", "t.gguf", tiny_gguf())
+        assert names(served_models(["other"], {})) == ["other"]
+
+    def test_a_store_has_system_prompt_and_parameters(self, stores: Stores) -> None:
+        layers = {"system": b"Be brief.", "params": b'{"temperature": 0.5, "top_k": 9}'}
+        stores.add_ollama("registry.ollama.ai/library/phi4/latest", tiny_gguf(), layers=layers)
+        spec = served_models(["phi4"], {}).specs[0]
+        assert spec.settings.system_prompt == "Be brief."
+        assert spec.settings.sampling == {"temperature": 0.5, "top_k": 9}
+        own = settings_file(stores.home, 'system_prompt = "Mine."\n[sampling]\ntemperature = 1.0\n')
+        for served in (served_models(["phi4"], {}, own), served_models([], {"all_models": True}, own)):
+            settings = served.specs[0].settings
+            assert settings.system_prompt == "Mine."
+            assert settings.sampling == {"temperature": 1.0, "top_k": 9}
+
+    def test_a_model_that_is_not_here_is_fetched(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def pull(reference: Reference, show: object, *, memory: int | None) -> Pulled:
+            asked.append(str(reference))
+            snapshot = stores.add_hub("org/repo", {"r-Q8_0.gguf": tiny_gguf()})
+            return Pulled(path=str(snapshot / "r-Q8_0.gguf"), bytes=1, present=False)
+
+        monkeypatch.setattr(model_argument, "pull", pull)
+        for _ in range(2):
+            (spec,) = served_models(["hf:org/repo:q8_0"], {}).specs
+            assert spec.name == "org/repo:Q8_0"
+        assert asked == ["hf:org/repo:q8_0"]
+
+    def test_a_model_of_the_catalogue_is_not_fetched(self, stores: Stores) -> None:
+        with pytest.raises(ModelError, match=f"tailrace pull {STARTER_MODEL}"):
+            served_models([STARTER_MODEL], {})

@@ -26,8 +26,23 @@ _MAX_MANIFESTS = 10_000
 _MAX_MANIFEST = 1_000_000
 #: Bytes of a layer of text that is read. A licence has up to 60 kB.
 _MAX_TEXT = 1_000_000
-#: Parameters that belong to a model file and not to a request, and are tailrace's to decide.
-_IGNORED = frozenset({"num_gpu", "num_thread", "num_batch", "use_mmap", "use_mlock", "numa", "main_gpu", "low_vram"})
+#: The parameters of a model that are defaults of its requests, with their ranges. The others say how it is loaded, as
+#: settings do. One out of its range would fail every request.
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_k": (-1, 2**31 - 1),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "seed": (-(2**63), 2**63 - 1),
+    "num_predict": (-2, 2**31 - 1),
+    "repeat_last_n": (-1, 2**31 - 1),
+    "repeat_penalty": (0.01, 10),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
+_MAX_STOPS = 16
+_MAX_STOP = 1000
 
 
 class _Layer(msgspec.Struct, rename="camel"):
@@ -111,6 +126,8 @@ def _model(folder: Path, path: Path, reference: OllamaReference, store: StoreNam
                 problem = f"its file {blob} has {size} bytes, not {weights[0].size}: fetch it again"
     elif problem is None:
         problem = f"it has {len(weights)} GGUF files in its manifest, and one is needed"
+    if "adapter" in layers:
+        problem = problem or "it has an adapter (LoRA), which isn't applied here: merge it into a GGUF file"
     texts = {kind: _text(folder, layers.get(kind, [])) for kind in ("system", "license")}
     projectors = [found for layer in layers.get("projector", []) if (found := _blob(folder, layer)) is not None]
     return FoundModel(
@@ -160,7 +177,19 @@ def _parameters(folder: Path, layers: list[_Layer]) -> dict[str, Any]:
         found = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
     except msgspec.DecodeError:
         return {}
-    return {name: value for name, value in found.items() if name not in _IGNORED}
+    kept = {name: value for name, value in found.items() if _is_in_range(name, value)}
+    stops = [found["stop"]] if isinstance(found.get("stop"), str) else found.get("stop")
+    if isinstance(stops, list):
+        texts = [stop for stop in stops if isinstance(stop, str) and 0 < len(stop) <= _MAX_STOP]
+        kept |= {"stop": texts[:_MAX_STOPS]} if texts else {}
+    return kept
+
+
+def _is_in_range(name: str, value: Any) -> bool:
+    if name not in _RANGES or isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    low, high = _RANGES[name]
+    return low <= value <= high
 
 
 def _quant(folder: Path, config: _Layer | None, reference: OllamaReference) -> str | None:

@@ -130,7 +130,6 @@ class TestOllamaStore:
                 "template": b"{{ .Prompt }}",
                 "license": b"MIT\nlong text",
                 "projector": b"projector",
-                "adapter": b"adapter",
             },
             file_type="Q4_K_M",
         )
@@ -144,8 +143,34 @@ class TestOllamaStore:
         assert model.licence == "MIT"
         assert model.projector is not None
         assert model.projector.read_bytes() == b"projector"
-        assert [path.read_bytes() for path in model.adapters] == [b"adapter"]
         assert model.problem is None
+
+    def test_a_model_with_an_adapter_is_not_served_without_it(self, stores: Stores) -> None:
+        stores.add_ollama("registry.ollama.ai/library/tuned/latest", GGUF, layers={"adapter": b"adapter"})
+        (model,) = _models("ollama").values()
+        assert [path.read_bytes() for path in model.adapters] == [b"adapter"]
+        assert "adapter" in (model.problem or "")
+
+    def test_parameters_that_would_fail_requests_are_left_out(self, stores: Stores) -> None:
+        parameters = {
+            "temperature": 99,
+            "top_p": "high",
+            "top_k": True,
+            "min_p": 0.1,
+            "num_ctx": 4096,
+            "unknown": 1,
+            "stop": ["", 3, "x" * 2000, "end"],
+        }
+        layers = {"params": json.dumps(parameters).encode()}
+        stores.add_ollama("registry.ollama.ai/library/odd/latest", GGUF, layers=layers)
+        (model,) = _models("ollama").values()
+        assert model.parameters == {"min_p": 0.1, "stop": ["end"]}
+
+    @pytest.mark.parametrize("text", [b"[]", b"{", b"\xff", b'{"stop": 3}'])
+    def test_parameters_of_another_form_are_none(self, stores: Stores, text: bytes) -> None:
+        stores.add_ollama("registry.ollama.ai/library/odd/latest", GGUF, layers={"params": text})
+        (model,) = _models("ollama").values()
+        assert (model.parameters, model.problem) == ({}, None)
 
     @pytest.mark.parametrize(
         ("path", "reference", "name"),
