@@ -46,6 +46,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     log_fd: int = 2  #: where its log goes; its standard error is a pipe to the supervisor
     lives_fd: int = -1  #: the page of shared memory with all children's starts (HTTP process only)
     http_fd: int | None = None  #: the listening TCP socket (HTTP process only)
+    cores_fd: int = -1  #: the page on which engines divide the cores (``cores_page``; engine only, with several models)
+    number: int = -1  #: its place on that page
     control_fd: int = -1  #: its end of the control channel (``serving.control``; HTTP process only)
     models: tuple[ModelSpec, ...] = ()  #: all models that are served (HTTP process only); the first is the default
     memory: int = 0  #: bytes that all loaded models may take together (HTTP process only)

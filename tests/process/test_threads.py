@@ -13,7 +13,7 @@ from tailrace.models.model_reference import locate_model
 
 #: Decodes greedily with the pools on its standard input. Prints the tokens, and its threads' CPUs after each step.
 _CHILD = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 import msgspec
 from tailrace.engine.kv_cache.layout import Layout
@@ -44,6 +44,13 @@ for number in range(8):
     look("grown" if number >= 4 else "decode")
 run(1, prompt, 0)
 look("prefill again")
+if len(decode.cpus) > 1:
+    backend.share_cores(1, 2)
+    chosen.append(run(0, [chosen[-1]], len(prompt) + 8))
+    threads["part"] = {"caller": sorted(os.sched_getaffinity(0))}
+    backend.share_cores(0, 1)
+    chosen.append(run(0, [chosen[-1]], len(prompt) + 9))
+    look("whole")
 backend.close()
 print(json.dumps({"tokens": chosen, "threads": threads}))
 """
@@ -92,6 +99,15 @@ def test_strict_threads_have_a_cpu_each(cpus: list[int]) -> None:
     found = decoded(pool, pool)["threads"]["decode"].values()
     bound = sorted(where for where in found if len(where) == 1)
     assert len(set(map(tuple, bound))) == len(set(cpus))
+
+
+def test_an_engine_that_divides_the_cores_keeps_to_its_part_and_gets_the_whole_back(cpus: list[int]) -> None:
+    if cpus[0] == cpus[1]:
+        pytest.skip("one CPU can't be divided")
+    pool: dict[str, object] = {"threads": 2, "cpus": cpus, "strict": True}
+    found = decoded(pool, pool)["threads"]
+    assert found["part"] == {"caller": [cpus[1]]}
+    assert {cpu for where in found["whole"].values() if len(where) == 1 for cpu in where} == set(cpus)
 
 
 @pytest.mark.parametrize("wrong", [{"threads": 1, "cpus": [600]}, {"threads": 2, "cpus": [0], "strict": True}])

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailrace.engine.backends.base import Backend
 from tailrace.engine.backends.fake import FakeBackend
+from tailrace.engine.core_share import CoreShare
 from tailrace.engine.kernels import loader
 from tailrace.engine.kv_cache.disk_tier import DiskOptions
 from tailrace.engine.loop import EngineLoop, PrefixCache
@@ -109,12 +110,13 @@ def make_loop(
     draft: Backend | None = None,
     page: ProgressPage | None = None,
     cache: PrefixCache | None = None,
+    core_share: CoreShare | None = None,
 ) -> EngineLoop:
     """The loop that runs ``backend`` as the settings say.
 
     ``model``: its file; None: the prefix cache has no disk tier. ``cpus``: where helper threads run; empty: anywhere.
     ``draft``: the backend from ``load_draft``, whose slots are emptied. ``page``: where the loop reports its progress.
-    ``cache``: what an earlier loop has left; None: the backend's slots are empty.
+    ``cache``: what an earlier loop has left; None: the backend's slots are empty. ``core_share``: see ``EngineLoop``.
     """
     return EngineLoop(
         backend,
@@ -126,6 +128,7 @@ def make_loop(
         speculator=_speculator(backend, settings, draft),
         page=page,
         cache=cache,
+        core_share=core_share,
     )
 
 

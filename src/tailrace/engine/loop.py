@@ -16,6 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from tailrace.engine.backends.base import Backend
+from tailrace.engine.core_share import CoreShare
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.helper_thread import HelperThread
 from tailrace.engine.inbox import Inbox, InboxItem
@@ -66,6 +67,7 @@ class EngineLoop:
         speculator: Speculator | None = None,
         page: ProgressPage | None = None,
         cache: PrefixCache | None = None,
+        core_share: CoreShare | None = None,
     ) -> None:
         """Set up an empty loop.
 
@@ -75,9 +77,11 @@ class EngineLoop:
         the thread that computes masks may run; empty: where the loop runs. ``speculator``: drafts tokens; the backend
         must be able to truncate slots (``can_truncate``). ``page``: where the supervisor reads the loop's progress.
         ``cache``: what an earlier loop on this backend has left; without it the backend's slots are empty.
+        ``core_share``: this engine's part of cores that other engines compute on, too.
         """
         self.helpers: list[HelperThread] = []  #: threads whose items are reported if they take long
         self._page = page or ProgressPage()
+        self._core_share = core_share
         self._longest = LongestStep(self._page, backend, prefill_chunk)
         self.inbox: Inbox = queue.SimpleQueue()
         self._backend = backend
@@ -127,9 +131,12 @@ class EngineLoop:
         except OSError:
             self._drop_all()
             raise
+        finally:
+            if self._core_share is not None:
+                self._core_share.end_work()
 
     def _run(self, publish: Publish) -> None:
-        page, longest = self._page, self._longest
+        page, longest, cores = self._page, self._longest, self._core_share
         next_heartbeat = now = time.monotonic()
         idle = True
         blocked = False  # All sequences that run await their masks.
@@ -141,10 +148,14 @@ class EngineLoop:
                 return
             begun = time.monotonic() if waits else now
             page.beat(begun)
+            if cores is not None and (not idle or self.has_work):
+                cores.before_step(begun)
             blocked = self.step(publish) is None and not self._embeddings
             if self._embeddings:
                 self._embed(publish)
             was_idle, idle = idle, not (self._scheduler.has_work or self._embeddings)
+            if idle and cores is not None:
+                cores.end_work()
             now = time.monotonic()
             if longest.is_estimated or now - begun > page.longest:
                 longest.observe(now - begun, len(self._batch.tokens))

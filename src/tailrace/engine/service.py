@@ -17,6 +17,8 @@ import structlog
 from tailrace import ipc
 from tailrace.chat.template_trial import find_defect
 from tailrace.child import Start, settle_memory, settle_on
+from tailrace.cores_page import CoresPage, cores_of
+from tailrace.engine.core_share import CoreShare
 from tailrace.engine.intake import Intake
 from tailrace.engine.load import load_backend, load_draft, make_loop
 from tailrace.engine.loop import EngineLoop, PrefixCache
@@ -63,9 +65,18 @@ class EngineService:
         self._tokenizer = Tokenizer(self._backend)
         settle_memory()
         self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run
+        self._core_share = self._make_core_share()
         self._stopping = False
         self._loop: EngineLoop | None = None
         self._cache: PrefixCache | None = None  #: of the last connection's loop
+
+    def _make_core_share(self) -> CoreShare | None:
+        """This engine's part of the cores; None where no other engine computes, or the settings name its CPUs."""
+        start = self._start
+        if start.cores_fd < 0 or start.number < 0 or start.settings.cpus is not None:
+            return None
+        backends = [self._backend, *([] if self._draft is None else [self._draft])]
+        return CoreShare(CoresPage(start.cores_fd), start.number, cores_of(self._replica.node), backends)
 
     def _try_template(self) -> None:
         """Find out whether the model's own chat template can be used. That of the settings was tried at the start."""
@@ -131,7 +142,16 @@ class EngineService:
             return
         if self._cache is None:
             backend.reset()
-        loop = make_loop(backend, start.settings, self._model, self._cpus, self._draft, self._page, self._cache)
+        loop = make_loop(
+            backend,
+            start.settings,
+            self._model,
+            self._cpus,
+            self._draft,
+            self._page,
+            self._cache,
+            self._core_share,
+        )
         self._loop, self._cache = loop, loop.cache
         loop.include_counters(self._compiler.counters)
         intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)

@@ -14,6 +14,7 @@ import structlog
 
 from tailrace import ipc
 from tailrace.child import Start
+from tailrace.cores_page import CoresPage
 from tailrace.lives_page import MAX_CHILDREN, LivesPage
 from tailrace.machine.plan import MachinePlan
 from tailrace.progress_page import create_page
@@ -38,6 +39,9 @@ class ChildFactory:
         self._log_fd = os.dup(2)
         self._lives_fd = create_page()
         self.lives = LivesPage(self._lives_fd)
+        # Engines of one model have cores of their own, each those of its NUMA node.
+        self._cores_fd = -1 if alone else create_page()
+        self._cores = None if alone else CoresPage(self._cores_fd)
         self._stray = StrayOutput()
         self._numbers: dict[tuple[str, int], int] = {}  #: the first number of a model with so many replicas
         self._next_number = 1
@@ -69,10 +73,12 @@ class ChildFactory:
         for replica in range(count):
             name = self._engine_name(spec.name, replica, count)
             orders = self._orders(name, spec, spec.settings, plan)
-            orders = msgspec.structs.replace(orders, hub_fd=hub, replica=replica)
             number = first + replica if first >= 0 else -1
+            orders = msgspec.structs.replace(
+                orders, hub_fd=hub, replica=replica, cores_fd=self._cores_fd, number=number
+            )
             restarts = Restarts(self._settings.restart_limit)
-            fds = (self._log_fd, hub)
+            fds = (self._log_fd, hub, *([] if self._cores is None else [self._cores_fd]))
             engines.append(ChildProcess(name, "tailrace.engine.process", orders, fds, restarts, self._stray, number))
         return tuple(engines)
 
@@ -115,6 +121,11 @@ class ChildFactory:
             return
         self.lives.count_start(child.number)
 
+    def ended(self, engine: ChildProcess) -> None:
+        """The engine's process has ended: other engines have its cores."""
+        if self._cores is not None:
+            self._cores.show(engine.number, 0)
+
     def close(self) -> None:
         """Close everything but the listening socket, when all children have ended."""
         for hub in self._hubs:
@@ -123,3 +134,6 @@ class ChildFactory:
         self.lives.close()
         os.close(self._log_fd)
         os.close(self._lives_fd)
+        if self._cores is not None:
+            self._cores.close()
+            os.close(self._cores_fd)

@@ -271,6 +271,7 @@ class Supervisor:
 
     def _on_engine_death(self, group: EngineGroup, engine: ChildProcess, status: int) -> _End | None:
         """Plan the engine's next start, or give its model up. Returns the server's end where it was the only model."""
+        self._factory.ended(engine)
         if not group.is_wanted:
             self._groups.on_end(group)
             return None

@@ -201,6 +201,12 @@ class Backend(Protocol):
         """Copy ``source``'s first positions into the empty slot ``target``. False as in ``kv_truncate``."""
         ...
 
+    def share_cores(self, place: int, count: int) -> None:
+        """``count`` engines compute on the planned cores, and this one is at ``place`` among them: the coming passes
+        have the threads and CPUs that are its part, at least one.
+        """
+        ...
+
     def reset(self) -> None:
         """Empty every slot."""
         ...

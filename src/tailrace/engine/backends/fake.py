@@ -227,6 +227,10 @@ class FakeBackend:
         # Later tokens have pushed the window of position ``length`` out of the cache.
         return self._memory == "sliding" and held <= _WINDOW
 
+    def share_cores(self, place: int, count: int) -> None:
+        """See ``Backend``."""
+        self.core_part = (place, count)
+
     def reset(self) -> None:
         """See ``Backend``."""
         for slot in range(len(self._tokens)):

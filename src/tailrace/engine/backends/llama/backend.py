@@ -80,7 +80,7 @@ class LlamaBackend:
             max_batch=self.max_batch,
             bytes_per_cell=self.bytes_per_cell,
             rope=options.rope,
-            attach_threads=self._pools.attach,
+            pools=self._pools,
         )
         self._batch, self._views = make_batch(self.max_batch)
         #: Address and rows of the last logits: a new array over the same memory would cost 20 µs of each step.
@@ -341,6 +341,10 @@ class LlamaBackend:
     def kv_copy(self, source: int, target: int, length: int) -> bool:
         """See ``Backend``."""
         return self._context.copy(source, target, length)
+
+    def share_cores(self, place: int, count: int) -> None:
+        """See ``Backend``."""
+        self._pools.share(place, count)
 
     def reset(self) -> None:
         """See ``Backend``."""

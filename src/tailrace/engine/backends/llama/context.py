@@ -6,7 +6,6 @@ It computes no batches: ``backend`` does, on the context's pointer.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import llama_cpp.llama_cpp as llama
@@ -15,6 +14,7 @@ from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
 from tailrace.engine.backends.llama.model_params import set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import with_streams
+from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.state_memory import allocate_state
 from tailrace.errors import ModelError
@@ -36,9 +36,9 @@ class LlamaContext:
         max_batch: int,
         bytes_per_cell: int,
         rope: RopeOptions,
-        attach_threads: Callable[[object], None],
+        pools: ThreadPools,
     ) -> None:
-        """``slots``: sequences of a shared layout. ``attach_threads`` is called with each new context.
+        """``slots``: sequences of a shared layout. ``pools``: the threads of each new context.
 
         Raises ModelError when llama.cpp can't make the context.
         """
@@ -46,7 +46,7 @@ class LlamaContext:
         self._is_recurrent = bool(llama.llama_model_is_recurrent(model))
         self._slots = slots
         self._max_batch = max_batch
-        self._attach_threads = attach_threads
+        self._pools = pools
         self._bytes_per_cell = bytes_per_cell
         self._rope = rope
         self._gauge = MemoryGauge()
@@ -69,7 +69,7 @@ class LlamaContext:
                 f"llama.cpp can't make a context of {layout.total} tokens for this model (its log above says why); "
                 "a smaller --kv-tokens or --ctx takes less memory"
             )
-        self._attach_threads(self.pointer)
+        self._pools.attach(self.pointer)
         self._memory = llama.llama_get_memory(self.pointer)
         self.layout = layout
 
@@ -177,6 +177,7 @@ class LlamaContext:
     def close(self) -> None:
         """Free the context; nothing happens when it is freed already."""
         if self.pointer is not None:
+            self._pools.detach(self.pointer)
             llama.llama_free(self.pointer)
         self.pointer = None
 

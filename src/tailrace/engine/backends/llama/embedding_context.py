@@ -136,6 +136,7 @@ class LlamaEmbeddingContext:
     def close(self) -> None:
         """Free the memory. ``reserve`` allocates it again."""
         if self._context is not None:
+            self._pools.detach(self._context)
             llama.llama_free(self._context)
         self._context = self._memory = None
         self.cells = 0

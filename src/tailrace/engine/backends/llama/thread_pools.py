@@ -12,9 +12,12 @@ from functools import cache
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
+import msgspec
 from llama_cpp._ggml import libggml as ggml
 
+from tailrace.child import best_effort
 from tailrace.errors import ConfigurationError
+from tailrace.machine.binding import bind_cpus
 from tailrace.machine.plan import PoolPlan
 
 #: ``GGML_MAX_N_THREADS``: CPUs that a pool's mask can name.
@@ -52,28 +55,83 @@ class ThreadPools:
         """
         _declare_functions()
         self._plans = (decode, prefill)
-        self._pools = (_acquire(decode), _acquire(prefill))
-        self._prefilling: dict[object, bool] = {}  #: by context's address: whether it has the prefill pool now
+        self._part = (0, 1)
+        self._made: dict[PoolPlan, int] = {}  #: the pools that this object holds
+        self._current = self._select()
+        self._contexts: dict[int, tuple[object, bool]] = {}  #: by address: each, and whether it has the prefill pool
+
+    def _select(self) -> tuple[tuple[int, int], ...]:
+        """Pool and number of threads for decode and for prefill, as this engine's part of the cores allows."""
+        return tuple(self._pool(plan) for plan in self._plans)
+
+    def _pool(self, plan: PoolPlan) -> tuple[int, int]:
+        part = part_of(plan, *self._part)
+        # Threads that aren't bound to CPUs can be fewer in the same pool.
+        pool_plan = part if plan.cpus else plan
+        if pool_plan not in self._made:
+            self._made[pool_plan] = _acquire(pool_plan)
+        return self._made[pool_plan], part.threads
 
     def attach(self, context: object, *, prefill: bool = False) -> None:
         """Let ``context`` compute in the decode pool from now on, or in the prefill pool."""
-        number = 1 if prefill else 0
-        threads = self._plans[number].threads
+        pool, threads = self._current[1 if prefill else 0]
         # llama.cpp takes each batch of more than one token for a prompt, also when several sequences decode. The caller
         # knows which it is, so both of the context's pools are the same one.
         llama.llama_set_n_threads(context, threads, threads)
-        llama._lib.llama_attach_threadpool(context, self._pools[number], self._pools[number])
-        self._prefilling[_address(context)] = prefill
+        llama._lib.llama_attach_threadpool(context, pool, pool)
+        self._contexts[_address(context)] = context, prefill
 
     def use(self, context: object, *, prefill: bool) -> None:
         """As ``attach``, but does nothing when the context has this pool already."""
-        if self._pools[0] != self._pools[1] and self._prefilling[_address(context)] != prefill:
+        if self._current[0] != self._current[1] and self._contexts[_address(context)][1] != prefill:
             self.attach(context, prefill=prefill)
+
+    def detach(self, context: object) -> None:
+        """The context is freed."""
+        self._contexts.pop(_address(context), None)
+
+    def share(self, place: int, count: int) -> None:
+        """Compute in one of ``count`` parts of the planned threads and CPUs from now on, on the calling thread too."""
+        self._part = place, count
+        self._current = self._select()
+        for context, prefill in list(self._contexts.values()):
+            self.attach(context, prefill=prefill)
+        self._bind_caller()
+
+    def _bind_caller(self) -> None:
+        """Keep the calling thread to its part: a pool of one thread binds nothing itself."""
+        if self._plans[0].cpus:
+            with best_effort():
+                bind_cpus(part_of(self._plans[0], *self._part).cpus)
 
     def close(self) -> None:
         """Give the pools back. Threads that no other backend uses end."""
-        for plan in self._plans:
+        for plan in self._made:
             _release(plan)
+        self._made.clear()
+
+
+def part_of(plan: PoolPlan, place: int, count: int) -> PoolPlan:
+    """The part of a pool at ``place`` of ``count``: disjoint CPUs and a share of the threads, at least one.
+
+    Threads that are left over go to the first parts.
+    """
+    if count == 1:
+        return plan
+    threads, cpus = _split(plan.threads, place, count), _split(len(plan.cpus), place, count)
+    mine = plan.cpus[cpus[0] : cpus[1]]
+    return msgspec.structs.replace(plan, threads=max(1, threads[1] - threads[0]), cpus=mine)
+
+
+def _split(total: int, place: int, count: int) -> tuple[int, int]:
+    """Begin and end of part ``place``. Where there are more parts than things, each part is one thing."""
+    if total == 0:
+        return 0, 0
+    if total < count:
+        return place % total, place % total + 1
+    each, left = divmod(total, count)
+    begin = place * each + min(place, left)
+    return begin, begin + each + (place < left)
 
 
 #: The process's pools by plan: address and number of users.
@@ -123,8 +181,10 @@ def _cpu_function(name: str, result: type[ctypes.c_void_p] | None, argument: typ
     return ctypes.CFUNCTYPE(result, argument)(ggml.ggml_backend_reg_get_proc_address(registry, name.encode()))
 
 
-def _address(context: object) -> object:
-    return ctypes.cast(context, ctypes.c_void_p).value if isinstance(context, ctypes._Pointer) else context
+def _address(context: object) -> int:
+    address = ctypes.cast(context, ctypes.c_void_p).value if isinstance(context, ctypes._Pointer) else context
+    assert isinstance(address, int)
+    return address
 
 
 @cache
