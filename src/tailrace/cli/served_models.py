@@ -15,6 +15,7 @@ import structlog
 
 from tailrace.cli.found_models import found_models, with_free_names, with_store_settings
 from tailrace.cli.model_argument import find_or_fetch
+from tailrace.cli.sampling_check import check_sampling
 from tailrace.cli.template_check import check_chat_template
 from tailrace.cli.tuned_settings import tuned
 from tailrace.errors import ConfigurationError, ModelError
@@ -111,6 +112,7 @@ def _only(resolved: Resolved) -> ModelSpec:
     resolved = tuned(resolved)
     settings = resolved.settings
     check_chat_template(settings.chat_template)
+    check_sampling(settings.sampling)
     if settings.backend == "fake":
         return ModelSpec(name=settings.alias or _FAKE, path=None, settings=settings, at_start=True)
     found = find_or_fetch(settings)
@@ -147,6 +149,7 @@ def _spec(named: _Named, resolved: Resolved, *, first: bool, share: int | None) 
     if own.origins["keep_mb"] == "default" and share is not None:
         own = _with(own, keep_mb=share)
     check_chat_template(own.settings.chat_template)
+    check_sampling(own.settings.sampling)
     return ModelSpec(
         name=name,
         path=None if own.settings.backend == "fake" else str(found.path),

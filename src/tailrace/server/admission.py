@@ -32,6 +32,7 @@ class AdmissionQueue:
         tokens that may wait to be computed.
         """
         self.requests = 0
+        self.parked = 0  #: of the requests, those that wait for a model to be loaded
         self.tokens = 0  #: prompt tokens that aren't computed yet
         self.refused = 0  #: requests that were refused since the start
         self._max_waiting = max_waiting
@@ -43,8 +44,8 @@ class AdmissionQueue:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait: those that are more than the engines run."""
-        return max(0, self.requests - self._capacity())
+        """How many requests wait: those whose model isn't loaded, and those that are more than the engines run."""
+        return self.parked + max(0, self.requests - self.parked - self._capacity())
 
     @property
     def _limit(self) -> int:
@@ -69,6 +70,20 @@ class AdmissionQueue:
         if more_requests > 0 or more_tokens > 0:
             self._check(place, more_requests, more_tokens)
         self._change(place, more_requests, more_tokens)
+
+    def _park(self, place: QueuePlace) -> None:
+        """Count the place's requests as waiting. Raises TooManyRequests where too many wait already."""
+        # One may always wait: without it no model would be loaded where ``max_waiting`` is 0.
+        limit = max(1, self._max_waiting)
+        mine, callers = self._callers[place.caller], len(self._callers)
+        excess = _excess(self.parked + place.requests, mine.parked + place.requests, limit, callers)
+        if excess and self.parked:
+            self._refuse(f"{self.waiting} requests wait already", self._drained_requests.seconds(excess))
+        self._change_parked(place, place.requests)
+
+    def _change_parked(self, place: QueuePlace, requests: int) -> None:
+        for counts in (self, self._callers[place.caller], place):
+            counts.parked += requests
 
     def _check(self, place: QueuePlace, requests: int, tokens: int) -> None:
         mine = self._callers.get(place.caller)
@@ -110,14 +125,27 @@ class QueuePlace:
     Its owner closes it once the request has ended, whatever the end; what is given back twice counts once.
     """
 
-    __slots__ = ("_queue", "caller", "requests", "tokens")
+    __slots__ = ("_queue", "caller", "parked", "requests", "tokens")
 
     def __init__(self, queue: AdmissionQueue, caller: str) -> None:
         """Use ``AdmissionQueue.enter``."""
         self._queue = queue
         self.caller = caller
         self.requests = 0
+        self.parked = 0
         self.tokens = 0
+
+    def park(self) -> None:
+        """The request waits for its model to be loaded. Raises TooManyRequests, and changes nothing, where too many
+        wait.
+        """
+        if not self.parked and self.requests:
+            self._queue._park(self)
+
+    def unpark(self) -> None:
+        """It has its model. Harmless where it wasn't parked."""
+        if self.parked:
+            self._queue._change_parked(self, -self.parked)
 
     def claim(self, requests: int, tokens: int) -> None:
         """Have so many requests and tokens instead of those so far. Raises TooManyRequests and changes nothing where
@@ -136,6 +164,7 @@ class QueuePlace:
 
     def close(self) -> None:
         """Everything has ended. Harmless when repeated."""
+        self.unpark()
         if self.requests or self.tokens:
             self.give_back(self.requests, self.tokens)
 
@@ -143,10 +172,11 @@ class QueuePlace:
 class _Caller:
     """What one caller has in the queue."""
 
-    __slots__ = ("requests", "tokens")
+    __slots__ = ("parked", "requests", "tokens")
 
     def __init__(self) -> None:
         self.requests = 0
+        self.parked = 0
         self.tokens = 0
 
 

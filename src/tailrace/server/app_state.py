@@ -271,10 +271,19 @@ class AppState:
             close_turn(scope)
             turn = scope[MODEL_TURN] = ModelTurn(self.gate, service, caller_of(scope).identity)
             if not turn.try_begin():
-                await while_connected(turn.begin(), request.receive)
+                await self._wait_for_turn(request, turn)
         model = await wait_for_engine(service.engine, request.receive)
         await service.identify()
         return model
+
+    async def _wait_for_turn(self, request: Request, turn: ModelTurn) -> None:
+        """Wait for the model, in the queue. Raises RequestError, and ClientDisconnect when the client has gone."""
+        place: QueuePlace | None = request.scope.get(QUEUE_PLACE)
+        if place is not None:
+            place.park()
+        await while_connected(turn.begin(), request.receive)
+        if place is not None:
+            place.unpark()
 
     async def start_generation(self, request: Request, model: ServedModel, wanted: GenerationRequest) -> Generation:
         """Start a generation by ``model``; it is cancelled when the request's handler fails. From now on it has the

@@ -55,6 +55,7 @@ class Generation:
         self._caller = caller
         self._charge = TokenCharge(place)
         self._engine = engine
+        self.model_name = engine.name
         self._metrics = metrics
         self._totals = metrics.requests(0)  #: of the engine that it is sent to
         self._context = model.info.context
@@ -152,11 +153,6 @@ class Generation:
         """The prompts' text, for a log that has it; token numbers where a client has sent those."""
         texts = (str(prompt) if isinstance(prompt, list) else prompt.text for prompt in self._request.prompts)
         return "\n".join(texts)
-
-    @property
-    def model_name(self) -> str:
-        """The served model's name."""
-        return self._engine.name
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Call it once, after the last event; at once where that is over."""

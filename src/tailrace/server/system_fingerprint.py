@@ -22,8 +22,12 @@ from tailrace.settings import FIELDS, Settings
 _ELSEWHERE = frozenset(
     {
         "model",
+        "models_dir",
+        "models_mb",
         "alias",
         "aliases",
+        "pinned",
+        "idle_seconds",
         "cpus",
         "cpus_prefill",
         "http_cpus",

@@ -151,3 +151,46 @@ def test_counts_are_the_sums_of_the_open_places(steps: list[tuple[str, int, int,
     for place in places:
         place.close()
     assert (full.requests, full.tokens, full.callers) == (0, 0, 0)
+
+
+# Requests that wait for a model to be loaded
+
+
+def test_a_parked_request_waits_however_much_runs() -> None:
+    full = queue(waiting=8, capacity=2)
+    first, second = full.enter("a"), full.enter("a")
+    assert full.waiting == 0
+    first.park()
+    first.park()
+    assert (full.waiting, full.parked) == (1, 1)
+    places = [full.enter("a") for _ in range(3)]
+    assert full.waiting == 3, "one is parked, and two are more than the engines run"
+    first.unpark()
+    first.unpark()
+    assert (full.waiting, full.parked) == (3, 0)
+    for place in (first, second, *places):
+        place.park()
+        place.close()
+        place.close()
+    assert (full.waiting, full.parked, full.requests, full.callers) == (0, 0, 0, 0)
+
+
+def test_parked_requests_have_the_queues_bound() -> None:
+    full = queue(waiting=3, capacity=100)
+    places = [full.enter("a") for _ in range(50)]
+    for place in places[:3]:
+        place.park()
+    with pytest.raises(TooManyRequests, match="3 requests wait already"):
+        places[3].park()
+    assert (places[3].parked, full.parked) == (0, 3)
+    other = full.enter("b")
+    other.park()
+    assert full.parked == 4, "another caller has its share"
+
+
+def test_one_request_may_always_wait_for_its_model() -> None:
+    full = queue(waiting=0, capacity=4)
+    first, second = full.enter("a"), full.enter("a")
+    first.park()
+    with pytest.raises(TooManyRequests):
+        second.park()

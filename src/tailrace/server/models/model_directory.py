@@ -22,6 +22,8 @@ LATEST = ":latest"
 #: Characters of a wrong name that are repeated, and served models that an error names.
 _MAX_SHOWN = 200
 _MAX_LISTED = 8
+#: Unloaded models whose vocabulary and template stay in memory for their next load. A large one has 30 MB.
+_MAX_KEPT = 4
 
 
 class NamedModel(NamedTuple):
@@ -69,12 +71,21 @@ class ModelDirectory:
     def add(self, service: ModelService) -> None:
         """Serve one more model, or another one under this name."""
         self._services[service.name] = service
+        service.on_change.append(self._forget_unloaded)
         self._index()
 
     def remove(self, service: ModelService) -> None:
         """Serve it no more. It isn't the default."""
-        self._services.pop(service.name, None)
+        if self._services.pop(service.name, None) is not None:
+            service.on_change.remove(self._forget_unloaded)
         self._index()
+
+    def _forget_unloaded(self, changed: ModelService) -> None:
+        """Keep what the most recently used of the unloaded models need for their next load, and drop the others'."""
+        if changed.phase == "unloaded":
+            unloaded = [each for each in self._services.values() if each.phase == "unloaded" and each.engine.model]
+            for service in sorted(unloaded, key=lambda each: each.last_used)[:-_MAX_KEPT]:
+                service.forget()
 
     def _index(self) -> None:
         services = self.services

@@ -221,6 +221,11 @@ class ModelService:
             file = await asyncio.to_thread(file_identity, self.path)
             self._file, self._fingerprint = file, None
 
+    def forget(self) -> None:
+        """Free the memory of what depends on it. Its next engine brings that again."""
+        self.engine.forget_model()
+        self._derived = DerivedModelCache()
+
     def fingerprint(self, model: ServedModel) -> str:
         """``system_fingerprint`` of replies by this model."""
         if self._fingerprint is None or self._fingerprint[0] is not model.info:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ import pytest
 from tailrace import ipc
 from tailrace.engine.backends.fake import FakeBackend
 from tailrace.errors import EngineUnavailable, ModelLoadFailed
-from tailrace.models.derived_models import DerivedModel
+from tailrace.models.derived_models import DerivedModel, DerivedModels
 from tailrace.observe.metrics import Metrics
 from tailrace.protocol import PROTOCOL_VERSION, Hello
 from tailrace.server.models.engine_hub import EngineHub
+from tailrace.server.models.model_directory import ModelDirectory
 from tailrace.server.models.model_service import ModelService
 from tailrace.server.served_model import ServedModel
 from tailrace.serving.control import ModelPhase, ModelReport
@@ -276,5 +278,28 @@ def test_an_engine_that_doesnt_come_in_time() -> None:
         stage.model.engine._wait_seconds = 0.01
         with pytest.raises(EngineUnavailable):
             await stage.model.engine.ready()
+
+    play(scene)
+
+
+def test_the_memory_of_models_that_were_unloaded_long_ago_is_freed(tmp_path: Path) -> None:
+    async def scene(stage: Scene) -> None:
+        spec = stage.model.spec
+        services = [
+            ModelService(msgspec.structs.replace(spec, name=f"m{n}"), stage.hub, stage.metrics, stage.orders)
+            for n in range(6)
+        ]
+        ModelDirectory(services, DerivedModels(tmp_path), tmp_path)
+        for number, service in enumerate(services):
+            service.load()
+            engine = await stage.connect(service.name)
+            await until(lambda service=service: service.is_loaded)  # type: ignore[misc]  # of this turn
+            service.last_used = float(number)
+            service.unload()
+            engine.close()
+            await until(lambda service=service: not service.engine.is_connected)  # type: ignore[misc]
+            service.on_report(ModelReport(name=service.name, phase="unloaded"))
+        assert [service.engine.model is not None for service in services] == [False, False, True, True, True, True]
+        assert all(service.info is not None for service in services)
 
     play(scene)

@@ -104,7 +104,7 @@ def entry(request: CreateRequest, base: str, under: DerivedModel | None) -> Deri
         base=base,
         system=inherited.system if request.system is None else request.system,
         template=inherited.template if not request.template else _template(request.template),
-        parameters={**inherited.parameters, **_parameters(request.parameters or {})},
+        parameters={**inherited.parameters, **checked_parameters(request.parameters or {})},
         messages=[_message(message) for message in request.messages] if request.messages else inherited.messages,
         license=licenses or inherited.license,
         modified=datetime.now(UTC),
@@ -124,8 +124,8 @@ def _template(text: str) -> str:
     return text
 
 
-def _parameters(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters as options, which are checked as a request's are."""
+def checked_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as options, which are checked as a request's are. Raises InvalidRequest."""
     known = {field.name: field for field in msgspec.structs.fields(Options)}
     for name in given:
         if name not in known:
