@@ -225,7 +225,7 @@ class NotSupported(RequestError):
 
 
 class FetchFailed(RequestError):
-    """A model couldn't be fetched; the log has the details, which may describe the local network."""
+    """A model couldn't be fetched. Where the reason may describe the local network, the log alone has it."""
 
     status = 502
     type = "server_error"

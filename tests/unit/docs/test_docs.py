@@ -21,6 +21,7 @@ from tailrace.server.dialects.ollama import embed_routes as ollama_embed
 from tailrace.server.dialects.ollama import generate as ollama_generate
 from tailrace.server.dialects.ollama import model_routes as ollama_manage
 from tailrace.server.dialects.ollama.options import Options
+from tailrace.server.dialects.ollama.pull_route import PullRequest
 from tailrace.server.dialects.openai.chat import ChatRequest
 from tailrace.server.dialects.openai.completions import CompletionRequest
 from tailrace.server.dialects.openai.embeddings import EmbeddingRequest
@@ -89,7 +90,7 @@ def test_every_field_and_option_of_ollamas_has_its_row_and_every_row_its_field()
     kinds: list[type[msgspec.Struct]] = [ollama_chat.ChatRequest, ollama_generate.GenerateRequest, Options]
     kinds += [ollama_embed.EmbedRequest, ollama_embed.EmbeddingsRequest]
     kinds += [ollama_create.CreateRequest, ollama_create.CopyRequest]
-    kinds += [ollama_manage.ShowRequest, ollama_manage.PullRequest, ollama_manage.DeleteRequest]
+    kinds += [ollama_manage.ShowRequest, PullRequest, ollama_manage.DeleteRequest]
     assert rows("ollama.md") == {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
 
 

@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from tailrace.errors import FetchFailed, Forbidden, InvalidRequest, ModelError, NotSupported
+from tailrace.errors import Forbidden, InvalidRequest, ModelError, NotSupported
 from tailrace.models.derived_models import DerivedModel
 from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
@@ -22,8 +22,8 @@ from tailrace.server.caller import caller_of
 from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest, entry, expand_modelfile
 from tailrace.server.dialects.ollama.model_list import ModelEntry, ModelList, description
-from tailrace.server.dialects.ollama.pull import Pulls, Status
-from tailrace.server.dialects.ollama.reply import OllamaError, now
+from tailrace.server.dialects.ollama.pull import Status
+from tailrace.server.dialects.ollama.reply import now
 from tailrace.server.json_response import json_response
 from tailrace.server.models.model_service import ModelService
 
@@ -44,17 +44,6 @@ class ShowRequest(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
-class PullRequest(msgspec.Struct):
-    """The body of ``/api/pull``."""
-
-    model: str | None = None
-    name: str | None = None
-    stream: bool | None = None
-    insecure: bool | None = None
-    username: str | None = None
-    password: str | None = None
-
-
 class DeleteRequest(msgspec.Struct):
     """The body of ``/api/delete``."""
 
@@ -63,7 +52,6 @@ class DeleteRequest(msgspec.Struct):
 
 
 _show = msgspec.json.Decoder(ShowRequest)
-_pull = msgspec.json.Decoder(PullRequest)
 _delete = msgspec.json.Decoder(DeleteRequest)
 _create = msgspec.json.Decoder(CreateRequest)
 _copy = msgspec.json.Decoder(CopyRequest)
@@ -76,8 +64,6 @@ class ModelRoutes:
         self._app = app
         self._store = Store()
         self._models = ModelList(app, self._store)
-        self._pulls = Pulls(self._store)
-        app.on_shutdown.append(self._pulls.stop)
 
     async def version(self, request: Request) -> Response:
         """The API's version, alone: ollama4j refuses an object with another key."""
@@ -107,21 +93,6 @@ class ModelRoutes:
         # A derived model's weights are its parent's.
         service = self._app.models.own(model.name) or self._app.models.own(model.parent)
         return json_response(description(model, None if service is None else service.info))
-
-    async def pull(self, request: Request) -> Response:
-        """Download a model of the catalogue. A present model needs no permission."""
-        payload = await self._app.read(request, _pull)
-        name = _name(payload.model, payload.name)
-        for field, what in (("username", payload.username), ("password", payload.password)):
-            if what:
-                raise InvalidRequest(f"'{field}': models come without a login; leave it out.", param=field)
-        statuses = await self._pull_statuses(name)
-        if payload.stream is not False:
-            return StreamingResponse(_lines(statuses), headers=_text(ndjson.HEADERS))
-        last: Status = {}
-        async for status in statuses:
-            last = status
-        return json_response(last)
 
     async def delete(self, request: Request) -> Response:
         """Delete a model from the store; never the one that is served."""
@@ -224,16 +195,6 @@ class ModelRoutes:
         if not self._app.settings.manage_models:
             raise Forbidden(f"This server doesn't allow {what}; start it with --manage-models to allow it.")
 
-    async def _pull_statuses(self, name: str) -> AsyncIterator[Status]:
-        """The statuses of a pull. Raises RequestError before the download begins."""
-        if model_names.is_served_model(self._app, name):
-            return _present()
-        entry = self._pulls.entry(name)
-        if await asyncio.to_thread(self._pulls.present, entry):
-            return _present()
-        self._allow("fetching models")
-        return self._pulls.follow(entry, self._app.settings.keepalive_seconds)
-
 
 def _running(model: ModelEntry, service: ModelService) -> dict[str, Any]:
     """The row of a loaded model."""
@@ -243,22 +204,14 @@ def _running(model: ModelEntry, service: ModelService) -> dict[str, Any]:
     return {**row, "expires_at": now() + _NEVER_EXPIRES, "size_vram": 0, "context_length": context}
 
 
-async def _present() -> AsyncIterator[Status]:
-    yield {"status": "pulling manifest"}
-    yield {"status": "success"}
-
-
 async def _all(statuses: list[Status]) -> AsyncIterator[Status]:
     for status in statuses:
         yield status
 
 
 async def _lines(statuses: AsyncIterator[Status]) -> AsyncIterator[bytes]:
-    try:
-        async for status in statuses:
-            yield ndjson.line(status)
-    except FetchFailed as error:
-        yield ndjson.line(OllamaError(error.message))
+    async for status in statuses:
+        yield ndjson.line(status)
 
 
 def _name(model: str | None, name: str | None) -> str:

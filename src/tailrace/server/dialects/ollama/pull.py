@@ -1,8 +1,7 @@
-"""Downloads models of the catalogue for clients: one download a model, for any number of clients, each on its own
-thread.
+"""Pulls for clients: one pull a model, for any number of clients. Each has a thread, and a process that it waits for.
 
-A client that disconnects doesn't end a download; a later request joins it. Only the catalogue's names are allowed, and
-a file must have the catalogue's SHA-256, so clients can't choose the content.
+A pull goes on as long as a client follows it, as in Ollama. When the last one disconnects, it is stopped; the next
+request for the model goes on where it ended.
 """
 
 from __future__ import annotations
@@ -10,78 +9,114 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
-from tailrace.errors import FetchFailed, ModelError, RequestError
-from tailrace.models.catalogue import CATALOGUE, CatalogueModel
-from tailrace.models.fetch import FetchStopped, Stage, fetch
-from tailrace.models.store import Store
-from tailrace.server.dialects.ollama import model_names
+from tailrace.errors import FetchFailed, ModelError, PullFailed, TooManyRequests
+from tailrace.machine.free_memory import read_memory
+from tailrace.models.fetch import FetchStopped
+from tailrace.models.pulls.progress import OnProgress, Progress, Pulled
+from tailrace.models.pulls.pull import pull
+from tailrace.models.reference import Reference
 
-#: How long the process's end waits for all fetches to clean up behind them.
+#: Pulls at a time. Each is a process with 40 MB, and they share one network and one disk.
+MAX_PULLS = 4
+#: How long the process's end waits for all pulls to end.
 _STOP_SECONDS = 2.0
+#: Seconds after which a client that was refused may ask again.
+_RETRY_SECONDS = 60
+#: Reasons of failures whose messages clients get. The others may describe this machine and its network.
+_TOLD = frozenset({"denied", "missing", "refused", "busy", "untrusted", "damaged"})
+#: Digits of a digest in a status, as in Ollama.
+_SHOWN_DIGITS = 12
 
 Status = dict[str, Any]  #: one line of the stream
 
+#: Pulls a model, as ``models.pulls.pull`` does.
+Pull = Callable[[Reference, OnProgress, threading.Event], Pulled]
+
+
+def _pull(reference: Reference, on_progress: OnProgress, stopping: threading.Event) -> Pulled:
+    return pull(reference, on_progress, stopping, memory=read_memory().total)
+
 
 class Pulls:
-    """The fetches that run."""
+    """The pulls that run. ``on_pulled`` is called on the event loop when a model is there."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._running: dict[str, _Fetch] = {}
+    def __init__(self, on_pulled: Callable[[Reference, Pulled], None] | None = None, pull: Pull = _pull) -> None:
+        self._on_pulled = on_pulled
+        self._pull = pull
+        self._running: dict[str, _Pull] = {}
 
-    def entry(self, name: str) -> CatalogueModel:
-        """The catalogue's entry. Raises ModelNotFound with the known names."""
-        entry = CATALOGUE.get(model_names.without_tag(name))
-        if entry is None:
-            known = ", ".join(f"'{known}'" for known in CATALOGUE)
-            raise model_names.not_found(name, f"the catalogue has {known}; put other GGUF files into the store by hand")
-        return entry
-
-    def present(self, entry: CatalogueModel) -> bool:
-        """Whether the model is in the store already. Reads the disk."""
-        stored = self._store.find(entry.name)
-        return stored is not None and (stored.path.name, stored.bytes) == (entry.file, entry.bytes)
-
-    def follow(self, entry: CatalogueModel, keepalive_seconds: float) -> AsyncIterator[Status]:
-        """Join or begin the model's download. Yields its statuses until the end, and repeats the last one after a long
-        silence.
-
-        Raises FetchFailed.
+    def follow(self, reference: Reference, keepalive_seconds: float) -> AsyncIterator[Status]:
+        """Join or begin the model's pull. Yields its statuses until the end, and repeats the last one after a long
+        silence. Raises TooManyRequests, and FetchFailed in the iterator.
         """
-        running = self._running.get(entry.name)
-        if running is None or running.ended:
-            running = self._running[entry.name] = _Fetch(entry, self._store)
-            running.start()
-        return running.follow(keepalive_seconds)
+        self._check_count(str(reference))
+        return self._follow(reference, keepalive_seconds)
 
     def stop(self) -> None:
-        """Stop every download, and delete unfinished files."""
-        for running in self._running.values():
+        """Stop every pull. What was downloaded stays."""
+        pulls = list(self._running.values())
+        for running in pulls:
             running.stop()
         deadline = time.monotonic() + _STOP_SECONDS
-        for running in self._running.values():
+        for running in pulls:
             running.wait(max(0.0, deadline - time.monotonic()))
 
+    def _check_count(self, key: str) -> None:
+        if key not in self._running and len(self._running) >= MAX_PULLS:
+            raise TooManyRequests(
+                f"{MAX_PULLS} models are being pulled already; pull again when one is there.",
+                retry_after=_RETRY_SECONDS,
+                code="too_many_pulls",
+            )
 
-class _Fetch:
-    """One fetch. Its thread reports to the event loop, where everything else of it happens."""
+    async def _follow(self, reference: Reference, keepalive_seconds: float) -> AsyncIterator[Status]:
+        # Begun here and not in ``follow``: an iterator that is never iterated has no end at which it could stop.
+        key = str(reference)
+        self._check_count(key)
+        running = self._running.get(key)
+        if running is None:
+            running = self._running[key] = _Pull(reference, self._pull, lambda: self._end(key))
+            running.start()
+        running.followers += 1
+        try:
+            async for status in running.statuses(keepalive_seconds):
+                yield status
+        finally:
+            running.followers -= 1
+            if running.followers == 0 and self._running.get(key) is running:
+                running.stop()
+                del self._running[key]
 
-    def __init__(self, entry: CatalogueModel, store: Store) -> None:
-        self._entry = entry
-        self._store = store
+    def _end(self, key: str) -> None:
+        running = self._running.pop(key, None)
+        if running is not None and running.pulled is not None and self._on_pulled is not None:
+            self._on_pulled(running.reference, running.pulled)
+
+
+class _Pull:
+    """One pull. Its thread reports to the event loop, where everything else of it happens."""
+
+    def __init__(self, reference: Reference, pull: Pull, on_end: Callable[[], None]) -> None:
+        self.reference = reference
+        self.followers = 0
+        self.pulled: Pulled | None = None
+        self._pull = pull
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        # A daemon thread, so a hanging download doesn't keep the process alive.
-        self._thread = threading.Thread(target=self._run, name=f"fetch {entry.name}", daemon=True)
+        # A daemon thread, so a hanging pull doesn't keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
         self._stopping = threading.Event()
-        self._status: Status = {"status": "pulling manifest"}
+        #: Of statuses in a row with the same words only the last one: a few for each file.
+        self._statuses: list[Status] = [{"status": "pulling manifest"}]
         self._changed = asyncio.Event()
-        self._error: RequestError | None = None
-        self.ended = False
+        self._error: str | None = None
+        self._ended = False
 
     def start(self) -> None:
         self._thread.start()
@@ -92,53 +127,93 @@ class _Fetch:
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
 
-    async def follow(self, keepalive_seconds: float) -> AsyncIterator[Status]:
-        """See ``Pulls``. A slow client misses statuses."""
-        while not self.ended:
-            changed = self._changed
-            yield self._status
+    async def statuses(self, keepalive_seconds: float) -> AsyncIterator[Status]:
+        """All statuses from the beginning on. A slow client misses progress, and no other status."""
+        at, shown = 0, None
+        while True:
+            changed, ended, pending = self._changed, self._ended, self._statuses[at:]
+            for status in pending:
+                if status is not shown:
+                    shown = status
+                    yield status
+            at += len(pending) - 1
+            if ended:
+                break
             try:
                 await asyncio.wait_for(changed.wait(), keepalive_seconds)
             except TimeoutError:
-                pass  # The same again: a sign of life.
+                if shown is not None:
+                    yield shown  # The same again: a sign of life.
         if self._error is not None:
-            raise self._error
-        yield self._status
+            raise FetchFailed(self._error)
 
     # On its thread
 
     def _run(self) -> None:
-        error: RequestError | None = None
+        name = str(self.reference)
+        error: str | None = None
+        pulled: Pulled | None = None
         try:
-            fetch(self._entry, self._store, self._progress, self._stopping)
+            pulled = self._pull(self.reference, self._progress, self._stopping)
         except FetchStopped:
-            return
+            error = "The pull was stopped."
+        except PullFailed as failed:
+            structlog.get_logger().error("a model can't be pulled", model=name, error=str(failed))
+            told = failed.reason in _TOLD
+            error = (
+                str(failed) if told else f"'{name}' couldn't be pulled ({failed.reason}); the server's log says why."
+            )
         except ModelError as failed:
-            structlog.get_logger().error("a model can't be fetched", model=self._entry.name, error=str(failed))
-            error = FetchFailed(f"'{self._entry.name}' couldn't be fetched; the server's log says why.")
+            structlog.get_logger().error("a model can't be pulled", model=name, error=str(failed))
+            error = f"'{name}' couldn't be fetched; the server's log says why."
         except Exception:
-            structlog.get_logger().exception("fetching hit a defect", model=self._entry.name)
-            error = FetchFailed(f"Fetching '{self._entry.name}' hit a defect; the server's log has the details.")
-        self._publish({"status": "success"}, error=error, ended=True)
+            structlog.get_logger().exception("a pull hit a defect", model=name)
+            error = f"Pulling '{name}' hit a defect; the server's log has the details."
+        self._publish(partial(self._finish, pulled, error))
 
-    def _progress(self, stage: Stage, done: int, total: int) -> None:
-        digest = f"sha256:{self._entry.sha256}"
-        if stage == "verify":
-            self._publish({"status": "verifying sha256 digest", "digest": digest, "total": total, "completed": done})
-            return
-        # The download reports the size of the package that contains the model.
-        status = f"pulling {self._entry.sha256[:12]}"
-        self._publish({"status": status, "digest": digest, "total": total or self._entry.bytes, "completed": done})
+    def _progress(self, progress: Progress) -> None:
+        for status in _statuses(progress):
+            self._publish(partial(self._add, status))
 
-    def _publish(self, status: Status, *, error: RequestError | None = None, ended: bool = False) -> None:
+    def _publish(self, change: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._set_status, status, error, ended)
+            self._loop.call_soon_threadsafe(change)
         except RuntimeError:
             pass  # The loop is closed: the process ends.
 
     # On the event loop
 
-    def _set_status(self, status: Status, error: RequestError | None, ended: bool) -> None:
-        self._status, self._error, self.ended = status, error, ended
+    def _add(self, status: Status) -> None:
+        if self._statuses[-1]["status"] == status["status"]:
+            self._statuses[-1] = status
+        else:
+            self._statuses.append(status)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def _finish(self, pulled: Pulled | None, error: str | None) -> None:
+        self.pulled, self._error, self._ended = pulled, error, True
+        self._on_end()
+        if error is None:
+            self._add({"status": "success"})
+        else:
+            self._changed.set()
+
+
+def _statuses(progress: Progress) -> list[Status]:
+    """A report in Ollama's words (its server/images.go and server/download.go)."""
+    figures = {"digest": progress.digest, "total": progress.total, "completed": progress.done}
+    if progress.stage == "write":
+        return [{"status": "verifying sha256 digest"}, {"status": "writing manifest"}]
+    if not progress.digest:
+        return []
+    if progress.stage == "verify":
+        return [{"status": "verifying sha256 digest", **figures}]
+    digits = progress.digest.partition(":")[2][:_SHOWN_DIGITS]
+    return [{"status": f"pulling {digits}", **figures}]
+
+
+async def present() -> AsyncIterator[Status]:
+    """The statuses of a pull of what is there."""
+    yield {"status": "pulling manifest"}
+    yield {"status": "success"}

@@ -16,9 +16,10 @@ from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.ollama import chat, generate, model_names, shared_fields
 from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest
 from tailrace.server.dialects.ollama.embed_routes import EmbeddingsRequest, EmbedRequest, EmbedRoutes
-from tailrace.server.dialects.ollama.model_routes import DeleteRequest, ModelRoutes, PullRequest, ShowRequest
+from tailrace.server.dialects.ollama.model_routes import DeleteRequest, ModelRoutes, ShowRequest
 from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
 from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, TruncationPoints
+from tailrace.server.dialects.ollama.pull_route import PullRequest, PullRoute
 from tailrace.server.dialects.ollama.reply import ERRORS, ReplyHead, ReplyShape, ReplyStream, Stopwatch, reply_object
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generation_request import GenerationRequest
@@ -52,7 +53,7 @@ def routes(app: AppState) -> list[Endpoint]:
 
     streaming: dict[str, Any] = {"statuses": GENERATION_ERRORS, "streams": ndjson.MEDIA_TYPE}
     reading: dict[str, Any] = {"statuses": GENERATION_ERRORS}
-    pulling: dict[str, Any] = {"statuses": _STORE_ERRORS | {502}, "streams": ndjson.MEDIA_TYPE}
+    pulling: dict[str, Any] = {"statuses": _STORE_ERRORS | {429, 502}, "streams": ndjson.MEDIA_TYPE}
     return [
         post("/api/chat", replies.chat, "Ollama's chat", chat.ChatRequest, **streaming),
         post("/api/generate", replies.generate, "Ollama's generation", generate.GenerateRequest, **streaming),
@@ -71,7 +72,7 @@ def routes(app: AppState) -> list[Endpoint]:
             streams=ndjson.MEDIA_TYPE,
         ),
         post("/api/copy", models.copy, "Give a model another name", CopyRequest, statuses=_STORE_ERRORS),
-        post("/api/pull", models.pull, "Fetch a model into the store", PullRequest, **pulling),
+        post("/api/pull", PullRoute(app).pull, "Fetch a model into the store", PullRequest, **pulling),
         Endpoint(
             "DELETE",
             "/api/delete",
