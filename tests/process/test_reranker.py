@@ -1,4 +1,6 @@
-"""A reranker on MiniLM's body: its scores are those of the same classifier in NumPy."""
+"""Rerankers: the scores of one on MiniLM's body are those of the same classifier in NumPy, and those of one that is a
+causal language model are llama.cpp's.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,18 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import llama_cpp.llama_cpp as llama
 import pytest
 
 import minilm
+from architectures import RERANK_TEMPLATE, tiny_reranker
 from openai_wire import ask, chat
 from servers import ServerProcess, serving
 from tailrace.engine import ranking
 from tailrace.engine.backends.create_llama import create_llama
+from tailrace.engine.backends.llama import LlamaBackend
 from tailrace.engine.embedding_queue import EmbeddingQueue
+from tailrace.engine.embeddings import EmbeddingJob
 from tailrace.protocol import Rank, Ranked
 from tailrace.settings import Settings
 
@@ -42,18 +48,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield started
 
 
-@pytest.mark.parametrize(("weight_type", "close"), [("F32", 0.01), ("F16", 0.03)])
-def test_scores_are_the_classifiers(tmp_path: Path, weight_type: minilm.WeightType, close: float) -> None:
-    path = minilm.write_minilm(tmp_path / "reranker.gguf", weight_type=weight_type, ranks=True)
-    backend = create_llama(path, Settings(ctx=0, parallel=2, threads=1))
-    assert (backend.info.rank_score, backend.info.embedding_width, backend.info.generates) == ("logit", 0, False)
-    request = Rank(id=1, query=QUERY, documents=DOCUMENTS)
+def jobs_of(backend: LlamaBackend, documents: list[str]) -> list[EmbeddingJob]:
+    request = Rank(id=1, query=QUERY, documents=documents)
     texts = ranking.texts_to_tokenise(backend, request)
     assert isinstance(texts, list)
     jobs = ranking.make_jobs(backend, request, map(backend.tokenize_prompt, texts))
     assert isinstance(jobs, list)
-    queue = EmbeddingQueue(backend.embedding_context, 512)
-    queue.add(jobs)
+    return jobs
+
+
+def ranked(backend: LlamaBackend, documents: list[str], max_pass_tokens: int = 512) -> tuple[dict[int, float], int]:
+    """The scores of the documents, and the number of passes."""
+    queue = EmbeddingQueue(backend.embedding_context, max_pass_tokens)
+    queue.add(jobs_of(backend, documents))
     scores: dict[int, float] = {}
     passes = 0
     while queue:
@@ -61,10 +68,63 @@ def test_scores_are_the_classifiers(tmp_path: Path, weight_type: minilm.WeightTy
         for answer in queue.step(beside=False):
             assert isinstance(answer, Ranked)
             scores[answer.index] = answer.score
+    return scores, passes
+
+
+@pytest.mark.parametrize(("weight_type", "close"), [("F32", 0.01), ("F16", 0.03)])
+def test_scores_are_the_classifiers(tmp_path: Path, weight_type: minilm.WeightType, close: float) -> None:
+    path = minilm.write_minilm(tmp_path / "reranker.gguf", weight_type=weight_type, ranks=True)
+    backend = create_llama(path, Settings(ctx=0, parallel=2, threads=1))
+    assert (backend.info.rank_score, backend.info.embedding_width, backend.info.generates) == ("logit", 0, False)
+    scores, passes = ranked(backend, DOCUMENTS)
     backend.close()
     assert passes < len(DOCUMENTS), "several pairs are computed in a pass"
     for index, document in enumerate(DOCUMENTS):
         assert scores[index] == pytest.approx(expected(document), abs=close), document
+
+
+def upstream(backend: LlamaBackend, document: str) -> float:
+    """What llama.cpp's own pooling gives a document, in a context of its own."""
+    text = RERANK_TEMPLATE.replace("{query}", QUERY).replace("{document}", document)
+    tokens = backend.tokenize(text, parse_special=True, add_special=False)
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 512
+    params.embeddings, params.pooling_type = True, llama.LLAMA_POOLING_TYPE_RANK
+    context = llama.llama_init_from_model(backend._model, params)
+    array = (llama.llama_token * len(tokens))(*tokens)
+    assert llama.llama_decode(context, llama.llama_batch_get_one(array, len(tokens))) == 0
+    score = float(llama.llama_get_embeddings_seq(context, 0)[0])
+    llama.llama_free(context)
+    return score
+
+
+@pytest.mark.parametrize("max_pass_tokens", [7, 512])
+def test_a_causal_reranker_has_a_template_and_gives_probabilities(tmp_path: Path, max_pass_tokens: int) -> None:
+    backend = create_llama(tiny_reranker(tmp_path), Settings(ctx=512, parallel=2, threads=1))
+    assert (backend.info.rank_score, backend.info.generates) == ("probability", True)
+    documents = ["", "short", "A longer document that takes several passes. " * 6, "한국어", "other words"]
+    scores, _ = ranked(backend, documents, max_pass_tokens)
+    theirs = {index: upstream(backend, document) for index, document in enumerate(documents)}
+    (job,) = jobs_of(backend, ["a</s>b"])
+    backend.close()
+    for index, score in theirs.items():
+        assert scores[index] == pytest.approx(score, abs=0.003), documents[index]
+    assert max(theirs.values()) - min(theirs.values()) > 0.02, "documents differ by more than the rounding"
+    end = 2
+    assert job.tokens.count(end) == 1, "the name of a special token is text in a document"
+
+
+def test_a_causal_reranker_answers_chats_too(tmp_path: Path) -> None:
+    with serving(str(tiny_reranker(tmp_path)), "--ctx", "512", "--threads", "1", "--parallel", "1") as server:
+        body = {"query": QUERY, "documents": ["one", "two"]}
+        rows = ask(server.port, "POST", "/v1/rerank", body).json()["results"]
+        assert sorted(row["index"] for row in rows) == [0, 1]
+        assert all(0 < row["relevance_score"] < 1 for row in rows)
+        for field, value in (("raw_scores", True), ("use_activation", False)):
+            error = ask(server.port, "POST", "/v1/rerank", {**body, field: value}).error()
+            assert (error["param"], "probabilities" in error["message"]) == (field, True)
+        assert ask(server.port, "POST", "/v1/completions", {"prompt": "a", "max_tokens": 2}).status == 200
+        assert ask(server.port, "GET", "/v1/models").json()["models"][0]["capabilities"] == ["completion", "rerank"]
 
 
 def test_a_request_is_answered_in_every_form(server: ServerProcess) -> None:

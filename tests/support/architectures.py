@@ -155,3 +155,41 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_token_types([2, 3, 3, *[6] * 256, *[5] * 13])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+
+
+#: The template of ``tiny_reranker``, in the form of Qwen3-Reranker's.
+RERANK_TEMPLATE = "<s>Judge.\n<Query>: {query}\n<Document>: {document}</s><s>"
+
+
+def tiny_reranker(folder: Path) -> Path:
+    """The file of a reranker that is a causal language model, as Qwen3-Reranker is: a template, and a classifier of
+    two labels behind the last token.
+    """
+    path = folder / "tiny-reranker.gguf"
+    heads = _WIDTH // _HEAD
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_context_length(_CONTEXT)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(_LAYERS)
+    writer.add_feed_forward_length(_FEED_FORWARD)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_key_length(_HEAD)
+    writer.add_value_length(_HEAD)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_classifier_output_labels(["yes", "no"])
+    writer.add_chat_template([{"name": "rerank", "template": RERANK_TEMPLATE}])
+    _add_vocabulary(writer)
+    random = np.random.default_rng(3)
+    norms = [f"blk.{layer}.{name}" for layer in range(_LAYERS) for name in ("attn_q_norm", "attn_k_norm")]
+    shapes = [*_tensors("dense"), *((f"{name}.weight", (_HEAD,)) for name in norms), ("cls.output.weight", (2, _WIDTH))]
+    for name, shape in shapes:
+        numbers = np.ones(shape) if len(shape) == 1 else random.standard_normal(shape) / np.sqrt(shape[-1])
+        writer.add_tensor(name, numbers.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 import setup_minilm
 
 Array = npt.NDArray[np.float32]
-WeightType = Literal["F32", "F16"]
+WeightType = Literal["F32", "F16", "Q8_0"]
 
 LAYERS, HEADS, WIDTH, INNER, CONTEXT, EPSILON = 6, 12, 384, 1536, 512, 1e-12
 CLS, SEP = 101, 102
@@ -87,12 +87,13 @@ def write_minilm(path: Path, *, weight_type: WeightType = "F16", ranks: bool = F
     writer.add_layer_norm_eps(EPSILON)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if weight_type == "F32" else gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if weight_type == "F32" else f"MOSTLY_{weight_type}"])
     _add_vocabulary(writer)
     for name, tensor in _tensors():
-        # Tables that are read by row, and vectors, stay in single precision, as in llama.cpp's own conversion.
-        plain = weight_type == "F32" or tensor.ndim == 1 or name.startswith(("position_embd", "token_types"))
-        writer.add_tensor(name, tensor if plain else tensor.astype(np.float16))
+        # Vectors and small tables stay in single precision, as in llama.cpp's own conversion.
+        plain = tensor.ndim == 1 or name.startswith(("position_embd", "token_types"))
+        kind = gguf.GGMLQuantizationType["F32" if plain else weight_type]
+        writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     for name, tensor in head().items() if ranks else ():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
