@@ -176,6 +176,23 @@ def name_key(text: str, endpoint: str | None = None) -> str:
     return name.casefold().removesuffix(":latest")
 
 
+def name_keys(name: str, reference: str | None = None) -> tuple[str, ...]:
+    """The ``name_key`` of everything that means a model, the most exact first. ``name``: what clients call it;
+    ``reference``: what it was served by. A repository without a quantisation means its model, too; a path doesn't.
+    """
+    keys = [name.casefold(), name_key(name)]
+    for text in (reference, name):
+        try:
+            parsed = parse_reference(text) if text is not None else None
+        except ModelError:
+            continue
+        if parsed is not None and not isinstance(parsed, PathReference):
+            keys.append(name_key(str(parsed)))
+        if isinstance(parsed, HubReference):
+            keys.append(parsed.repo_id.casefold())
+    return tuple(dict.fromkeys(keys))
+
+
 def _names_hub_file(text: str) -> bool:
     """Whether text that ends in .gguf is ``org/repo:file.gguf``."""
     repository, colon, _ = text.partition(":")

@@ -22,7 +22,7 @@ from tailrace.models.pulls.file_set import FileSet
 from tailrace.models.pulls.hub_cache import REMEDY, HubCache
 from tailrace.models.pulls.retries import Interrupted
 from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of
-from tailrace.models.quant_choice import FileSize, choose_quant, is_model_name
+from tailrace.models.quant_choice import FileSize, choose_quant, is_model_name, listed_quants, quant_sets
 from tailrace.models.reference import HubReference, is_plain_path
 
 #: Bytes of a repository's listing; one with ten thousand files has about 3 MB.
@@ -89,6 +89,13 @@ class Hub:
             chosen = choose_quant(sizes, quant=reference.quant, file=reference.file, memory=memory)
         except ModelError as error:
             raise PullFailed(f"{repo_id} on {host_of(url)}: {error}", reason="missing") from error
+        if reference.quant is None and reference.file is None and not chosen.fits(memory):
+            raise PullFailed(
+                f"{repo_id} has no quantisation that fits into {(memory or 0) / 1e9:.1f} GB of memory; it has "
+                f"{listed_quants(quant_sets(sizes))}. Name one to fetch it all the same, as in "
+                f"hf:{repo_id}:{chosen.quant or chosen.files[0].path}",
+                reason="missing",
+            )
         found = [self._file(cache, listing.sha, repo_id, entry, siblings[entry.path]) for entry in chosen.files]
         names = [(file.name, file.digest) for file in found]
         return FileSet(

@@ -1,7 +1,8 @@
 """The directory: which served model a request's ``model`` means, and which names a caller sees.
 
-A name is looked for in this order: the name of a served model; a model derived from one; both in any case; an alias.
-Ollama's tag ``latest`` is the same as none: its lists show the tag, and its clients send it to every dialect.
+A name is looked for in this order: the name of a served model; a model derived from one; both in any case, or in
+another form of reference (``reference.name_keys``); an alias. Ollama's tag ``latest`` is the same as none: its lists
+show the tag, and its clients send it to every dialect.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from tailrace.errors import ModelNotFound
 from tailrace.models.derived_models import DerivedModel, DerivedModels
+from tailrace.models.reference import name_key, name_keys
 from tailrace.server.caller import current_caller
 from tailrace.server.models.model_service import ModelService
 from tailrace.serving.control import ModelReport
@@ -89,8 +91,13 @@ class ModelDirectory:
 
     def _index(self) -> None:
         services = self.services
-        # The first of several that mean the same.
-        self._folded = {service.name.casefold(): service for service in reversed(services)}
+        # The first of several that mean the same. An exact name comes before a name that only means the model.
+        ranked = [
+            (rank, key, service)
+            for service in reversed(services)
+            for rank, key in enumerate(name_keys(service.name, service.spec.settings.model))
+        ]
+        self._folded = {key: service for _, key, service in sorted(ranked, key=lambda entry: -entry[0])}
         named = [(self.store_name(service), service) for service in reversed(services)]
         self._stored = {name: service for name, service in named if name is not None}
         aliases = [(alias, service) for service in services for alias in service.spec.settings.aliases]
@@ -116,8 +123,8 @@ class ModelDirectory:
         return None if service is None else NamedModel(service)
 
     def _folded_name(self, name: str) -> NamedModel | None:
-        """The model with this name in another case; ``name`` is folded."""
-        names = _tagged(name)
+        """The model with this name in another case or another form; ``name`` is folded."""
+        names = (*_tagged(name), name_key(name))
         if (service := next((self._folded[known] for known in names if known in self._folded), None)) is not None:
             return NamedModel(service)
         for known, entry in self.derived.items():

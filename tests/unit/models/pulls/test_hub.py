@@ -83,6 +83,13 @@ def test_the_quantisation_that_fits_is_chosen(pulls: LocalPulls) -> None:
     assert pulls.pull("hf:org/repo", memory=4_000_000_000).path.endswith("model-Q3_K_M.gguf")
 
 
+def test_nothing_is_pulled_that_does_not_fit_unless_it_is_named(pulls: LocalPulls) -> None:
+    pulls.hub.add("model-Q4_K_M.gguf", MODEL)
+    with pytest.raises(PullFailed, match=r"no quantisation that fits into 0\.5 GB .* as in hf:org/repo:Q4_K_M"):
+        pulls.pull("hf:org/repo", memory=500_000_000)
+    assert pulls.pull("hf:org/repo:Q4_K_M", memory=500_000_000).path.endswith("model-Q4_K_M.gguf")
+
+
 def test_all_shards_come_and_the_first_one_is_the_model(pulls: LocalPulls) -> None:
     names = [f"sub/m-Q4_K_M-0000{number}-of-00003.gguf" for number in (3, 1, 2)]
     for name in names:

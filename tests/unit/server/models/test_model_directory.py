@@ -72,6 +72,40 @@ def test_the_model_of_a_name(tmp_path: Path, name: str | None, expected: str) ->
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hf:org/repo:Q4_K_M", "org/repo:Q4_K_M"),
+        ("ORG/repo:q4_k_m", "org/repo:Q4_K_M"),
+        ("hf.co/org/repo:q8_0", "org/repo:Q8_0"),
+        ("https://huggingface.co/org/repo", "org/repo:Q4_K_M"),
+        ("org/repo:latest", "org/repo:Q4_K_M"),
+        ("ollama:llama3.2:3b", "llama3.2:3b"),
+        ("registry.ollama.ai/library/Llama3.2:3b", "llama3.2:3b"),
+        ("ollama:phi4", "phi4"),
+        ("phi4:latest", "phi4"),
+        ("hf:org/other:Q8_0", "mine"),
+        ("org/other", "mine"),
+        ("org/repo:Q6_K", None),
+        ("ollama:llama3.2", None),
+        ("/models/mine.gguf", None),
+        ("hf:../..", None),
+        ("x" * 100_000, None),
+    ],
+)
+def test_every_form_of_a_reference_finds_its_model(tmp_path: Path, name: str, expected: str | None) -> None:
+    models: dict[str, dict[str, Any]] = {
+        "org/repo:Q4_K_M": {"model": "hf:org/repo:Q4_K_M"},
+        "org/repo:Q8_0": {"model": "org/repo:Q8_0"},
+        "llama3.2:3b": {"model": "llama3.2:3b"},
+        "phi4": {"model": "ollama:phi4"},
+        "mine": {"model": "hf:org/other:Q8_0", "alias": "mine"},
+        "file": {"model": "/models/mine.gguf"},
+    }
+    found = directory(tmp_path, models).find(name)
+    assert (None if found is None else found.service.name) == expected
+
+
+@pytest.mark.parametrize(
     ("name", "base"),
     [("pirate", "coder"), ("pirate:latest", "coder"), ("Pirate", "coder"), ("poet", "Qwen3-8B"), ("Poet", "Qwen3-8B")],
 )
