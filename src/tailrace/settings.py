@@ -25,6 +25,9 @@ STARTER_MODEL = "smollm2-135m"
 #: CPUs as the kernel writes them.
 CpuList = Annotated[str, Meta(pattern=r"^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$")]
 
+#: Types of keys and values in the KV cache.
+CacheType = Literal["f16", "bf16", "q8_0", "q4_0"]
+
 Origin = Literal["flag", "environment", "file", "tuned", "default"]
 
 
@@ -47,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     weights: Literal["as-is", "near-lossless", "fast"] = "as-is"  #: the file's own format, or one that is faster here
     parallel: Annotated[int, Meta(ge=1, le=256)] = 8  #: requests decoded at the same time
     kv_tokens: Annotated[int, Meta(ge=0, le=16_777_216)] = 0  #: max KV cells, all requests together; 0: from memory
+    cache_type_k: CacheType = "f16"  #: how keys are stored in the KV cache
+    cache_type_v: CacheType = "f16"  #: how values are
     keep_mb: Annotated[int, Meta(ge=0, le=16_777_216)] = 1024  #: host memory for finished sequences' KV, for reuse
     keep_disk_mb: Annotated[int, Meta(ge=-1, le=1_000_000_000)] = -1  #: disk for prefix states; 0: none; -1: automatic
     prefill_chunk: Annotated[int, Meta(ge=1, le=65_536)] = 512  #: prompt tokens a step while nothing else is decoded
@@ -190,6 +195,8 @@ MODEL_FIELDS: frozenset[str] = frozenset(
         "weights",
         "parallel",
         "kv_tokens",
+        "cache_type_k",
+        "cache_type_v",
         "keep_mb",
         "keep_disk_mb",
         "prefill_chunk",

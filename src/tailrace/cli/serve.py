@@ -55,6 +55,12 @@ def serve(
     keep_disk_mb: Annotated[
         int | None, typer.Option(help="Disk for the KV of models that are unloaded, in MB [with several models].")
     ] = None,
+    cache_type_k: Annotated[
+        str | None, typer.Option("--cache-type-k", "-ctk", help="Keys in the KV cache: f16, bf16, q8_0 or q4_0 [f16].")
+    ] = None,
+    cache_type_v: Annotated[
+        str | None, typer.Option("--cache-type-v", "-ctv", help="Values in the KV cache, as for keys [f16].")
+    ] = None,
     prefill_chunk: Annotated[
         int | None, typer.Option(help="Prompt tokens a step when nothing else runs [512].")
     ] = None,

@@ -219,6 +219,8 @@ def load_llama(
         threads=replica.decode.threads,
         context=info.context,
         repacked=f"{backend.repacked_bytes / 1e6:.0f} MB",
+        kv_types=" and ".join(dict.fromkeys(backend.cache_types)),
+        attention=backend.attention,
         kv_cells=f"{backend.layout.total} to {info.kv_cells}",
         parallel=info.parallel,
     )

@@ -9,6 +9,7 @@ import msgspec
 
 from tailrace.errors import ModelError
 from tailrace.models.gguf_file import Tensor, Value
+from tailrace.models.kv_shape import KVShape
 from tailrace.models.metadata_override import with_overrides
 from tailrace.models.shards import read_shards
 
@@ -24,7 +25,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     context: int | None  #: tokens that the model was trained for
     chat_template: bool  #: whether it has one
-    kv_bytes_per_token: int | None  #: K and V at two bytes per number
+    kv: KVShape | None  #: None also where layers have different numbers of heads, and for encoders, which have no cache
 
 
 class ModelHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,13 +60,14 @@ def read_header(path: Path, overrides: Sequence[str] = ()) -> ModelHeader:
         parameters=sum(tensor.elements for tensor in tensors),
         context=context if isinstance(context, int) else None,
         chat_template="tokenizer.chat_template" in values,
-        kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
+        kv=_kv_shape(values, architecture),
     )
     return ModelHeader(facts=facts, values=values, tensors=tensors)
 
 
-def _kv_bytes_per_token(values: dict[str, Value], architecture: str) -> int | None:
-    """None where layers have different numbers of heads (hybrid and recurrent models)."""
+def _kv_shape(values: dict[str, Value], architecture: str) -> KVShape | None:
+    if values.get(f"{architecture}.attention.causal") is False:
+        return None
 
     def number(key: str) -> int | None:
         value = values.get(f"{architecture}.{key}")
@@ -76,7 +78,7 @@ def _kv_bytes_per_token(values: dict[str, Value], architecture: str) -> int | No
         return None
     kv_heads = number("attention.head_count_kv") or heads
     key_length = number("attention.key_length") or n_embd // heads
-    return 2 * layers * kv_heads * (key_length + (number("attention.value_length") or key_length))
+    return KVShape(layers, kv_heads, key_length, number("attention.value_length") or key_length)
 
 
 def _quantisation(file_type: Value) -> str | None:

@@ -8,7 +8,8 @@ import msgspec
 
 from tailrace.machine.memory_fit import MemoryDemand
 from tailrace.machine.plan import ModelNeeds
-from tailrace.models.model_header import read_facts, read_header
+from tailrace.models.kv_shape import CacheTypes
+from tailrace.models.model_header import ModelFacts, read_facts, read_header
 from tailrace.models.model_reference import locate_model
 from tailrace.models.model_summary import ModelSummary, summarise
 from tailrace.models.shards import total_bytes
@@ -32,7 +33,29 @@ def model_needs(path: Path, settings: Settings) -> ModelNeeds:
     """What a replica that serves the file takes, with a KV cache for one whole context. Raises ModelError."""
     facts = read_facts(path, settings.override_kv)
     tokens = settings.kv_tokens or settings.ctx or facts.context or 0
-    return ModelNeeds(weights=total_bytes(path), kv=tokens * (facts.kv_bytes_per_token or 0))
+    return ModelNeeds(weights=total_bytes(path), kv=tokens * _token_bytes(facts, settings))
+
+
+def check_cache_types(path: Path, settings: Settings) -> None:
+    """Raise ConfigurationError where the model, or its draft model, can't have its KV cache in the settings' types.
+
+    Raises ModelError and OSError as ``memory_demand``.
+    """
+    shapes = [read_facts(path, settings.override_kv).kv]
+    if settings.speculate == "draft" and settings.draft_model is not None:
+        shapes.append(read_facts(locate_model(settings.draft_model).path).kv)
+    for shape in shapes:
+        if shape is not None:
+            shape.check(_cache_types(settings))
+
+
+def _token_bytes(facts: ModelFacts, settings: Settings) -> int:
+    """Bytes of a token in the KV cache; 0 where they aren't known."""
+    return 0 if facts.kv is None else facts.kv.token_bytes(_cache_types(settings))
+
+
+def _cache_types(settings: Settings) -> CacheTypes:
+    return CacheTypes(settings.cache_type_k, settings.cache_type_v)
 
 
 def memory_demand(path: Path, settings: Settings) -> MemoryDemand:
@@ -94,7 +117,7 @@ def _model_demand(summary: ModelSummary, weights: int, settings: Settings, rows:
     width, vocabulary, inner = (
         size if 0 < size <= _MAX_SIZE else 0 for size in (summary.width, summary.vocabulary, inner)
     )
-    each = facts.kv_bytes_per_token or 0
+    each = _token_bytes(facts, settings)
     tokens = min(_MAX_UBATCH, max(settings.prefill_chunk, settings.parallel))
     numbers = rows * vocabulary + tokens * _STATES * (width + inner)
     return MemoryDemand(

@@ -16,7 +16,7 @@ from tailrace.machine.plan import MachinePlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
 from tailrace.serving.memory_share import engine_bytes, load_bytes, share_memory
-from tailrace.serving.model_memory import engine_demand, memory_demand, model_needs
+from tailrace.serving.model_memory import check_cache_types, engine_demand, memory_demand, model_needs
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
@@ -86,13 +86,16 @@ def _path(spec: ModelSpec) -> Path | None:
 
 
 def _plan(spec: ModelSpec) -> tuple[bool, MachinePlan]:
-    """Whether layers will be on a GPU, and the plan."""
+    """Whether layers will be on a GPU, and the plan. Raises ConfigurationError."""
     path = _path(spec)
     offload = path is not None and offloads(read_gpus(), build_backends())
+    needs = None
     try:
-        needs = None if path is None else model_needs(path, spec.settings)
+        if path is not None:
+            check_cache_types(path, spec.settings)
+            needs = model_needs(path, spec.settings)
     except (ModelError, OSError):
-        needs = None  # The engine reports what is wrong with a file that can't be loaded.
+        pass  # The engine reports what is wrong with a file that can't be loaded.
     return offload, make_plan(read_topology(), spec.settings, needs, offload=offload)
 
 

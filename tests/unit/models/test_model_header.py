@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from model_files import ARRAY, STRING, UINT32, pair, text, tiny_gguf
 from tailrace.errors import ModelError
+from tailrace.models.kv_shape import KVShape
 from tailrace.models.model_header import ModelFacts, read_facts, read_header
 from tailrace.models.store import Store
 from tailrace.settings import STARTER_MODEL
@@ -33,7 +34,7 @@ def test_the_facts_of_a_file(tmp_path: Path) -> None:
         parameters=24,
         context=2048,
         chat_template=False,
-        kv_bytes_per_token=None,
+        kv=None,
     )
 
 
@@ -79,7 +80,7 @@ def test_a_file_of_the_formats_own_library(tmp_path: Path) -> None:
         parameters=22,
         context=4096,
         chat_template=True,
-        kv_bytes_per_token=2 * 3 * (256 + 128),
+        kv=KVShape(layers=3, heads=1, key_length=256, value_length=128),
     )
 
 
@@ -90,8 +91,7 @@ def test_the_starter_model() -> None:
     assert (facts.architecture, facts.quantisation, facts.context) == ("llama", "Q4_1", 8192)
     assert facts.parameters == 134_515_008
     assert facts.chat_template
-    # 30 layers, 3 heads of 64 for K and V each.
-    assert facts.kv_bytes_per_token == 2 * 30 * 3 * (64 + 64)
+    assert facts.kv == KVShape(layers=30, heads=3, key_length=64, value_length=64)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ import pytest
 from model_files import tiny_gguf
 from tailrace.models import model_header
 from tailrace.models.gguf_file import Tensor
+from tailrace.models.kv_shape import F16_CACHE, CacheTypes, KVShape
 from tailrace.models.model_header import ModelFacts, ModelHeader
 from tailrace.serving.model_memory import memory_demand
 from tailrace.settings import Settings
 
 
-def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> tuple[int, int, int]:
+def demand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, types: CacheTypes = F16_CACHE, **changed: int
+) -> tuple[int, int, int]:
     """Weights, buffers and bytes a token of a file of 1 MB with this header."""
     path = tmp_path / "m.gguf"
     path.write_bytes(bytes(1_000_000))
@@ -25,13 +28,13 @@ def demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changed: int) -> t
         parameters=1,
         context=8192,
         chat_template=False,
-        kv_bytes_per_token=changed.get("kv", 23_040),
+        kv=KVShape(30, changed.get("kv_heads", 3), 64, 64),
     )
     tensors = (Tensor("token_embd.weight", 0, (576, changed.get("vocabulary", 49_152))),)
     values: dict[str, model_header.Value] = {"llama.feed_forward_length": changed.get("inner", 1536)}
     header = ModelHeader(facts=facts, values=values, tensors=tensors)
     monkeypatch.setattr("tailrace.serving.model_memory.read_header", lambda path, overrides: header)
-    found = memory_demand(path, Settings())
+    found = memory_demand(path, Settings(cache_type_k=types.k, cache_type_v=types.v))
     return found.weights, found.buffers, found.bytes_per_token
 
 
@@ -42,11 +45,16 @@ def test_the_buffers_are_the_logits_of_a_pass_and_some_states(tmp_path: Path, mo
     assert buffers == 200_000_000 + 4 * (520 * 49_152 + 512 * 8 * (576 + 1536))
 
 
-@pytest.mark.parametrize("changed", [{"kv": 1 << 40}, {"vocabulary": 1 << 62}, {"inner": 1 << 31}, {"inner": -5}])
+def test_a_quantised_cache_takes_less_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, each = demand(tmp_path, monkeypatch, CacheTypes("q8_0", "q4_0"))
+    assert each == 30 * 3 * (68 + 36)
+
+
+@pytest.mark.parametrize("changed", [{"kv_heads": 1 << 30}, {"vocabulary": 1 << 62}, {"inner": 1 << 31}, {"inner": -5}])
 def test_a_size_that_no_model_has_is_left_to_llama_cpp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int]
 ) -> None:
-    _, buffers, each = demand(tmp_path, monkeypatch, **changed)
+    _, buffers, each = demand(tmp_path, monkeypatch, F16_CACHE, **changed)
     assert 200_000_000 <= buffers <= 340_000_000
     assert each in (0, 23_040)
 

@@ -9,6 +9,7 @@ from tailrace.machine.memory_lock import lock_memory
 from tailrace.machine.plan import ReplicaPlan
 from tailrace.machine.planner import make_plan
 from tailrace.machine.topology import read_topology
+from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import parse_overrides
 from tailrace.settings import Settings
 
@@ -38,6 +39,7 @@ def create_llama(
         kv_tokens=settings.kv_tokens,
         batch=settings.prefill_chunk,
         gpu_layers=settings.gpu_layers,
+        cache_types=CacheTypes(settings.cache_type_k, settings.cache_type_v),
         overrides=parse_overrides(settings.override_kv),
         rope=_rope(settings),
         mmap=settings.mmap,

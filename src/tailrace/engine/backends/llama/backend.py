@@ -22,7 +22,8 @@ from tailrace.engine.backends.llama.model_metadata import (
     Metadata,
     chat_template,
     description,
-    kv_bytes_per_cell,
+    is_causal,
+    kv_shape,
 )
 from tailrace.engine.backends.llama.options import LlamaOptions
 from tailrace.engine.backends.llama.result_rows import get_logits, rows_at
@@ -35,6 +36,7 @@ from tailrace.engine.sampling.logits_ops import RowMaxima, set_row_maxima
 from tailrace.engine.tokenising.jobs import TokenizerInput
 from tailrace.engine.tokenising.vocab import tokens_of
 from tailrace.errors import ConfigurationError
+from tailrace.models.kv_shape import F16_CACHE
 from tailrace.protocol import ModelInfo, RankScore
 
 #: Time of a token in a large pass ÷ time of a pass of one token, at most. Usual is a tenth and less.
@@ -69,7 +71,11 @@ class LlamaBackend:
         self.can_truncate = not (
             llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         )
-        self.bytes_per_cell = kv_bytes_per_cell(self._model)
+        # An encoder has no KV cache, so its heads may have any size.
+        self.cache_types = options.cache_types if is_causal(self._metadata) else F16_CACHE
+        shape = kv_shape(self._model, self._metadata)
+        shape.check(self.cache_types)
+        self.bytes_per_cell = max(1, shape.token_bytes(self.cache_types))
         self.max_batch = max(options.batch, options.parallel)
         max_context = options.ctx or llama.llama_model_n_ctx_train(self._model)
         self.layout_policy = self._plan_layouts(options, max_context)
@@ -79,6 +85,7 @@ class LlamaBackend:
             slots=self.layout_policy.slots,
             max_batch=self.max_batch,
             bytes_per_cell=self.bytes_per_cell,
+            cache_types=self.cache_types,
             rope=options.rope,
             pools=self._pools,
         )
@@ -87,9 +94,15 @@ class LlamaBackend:
         self._logits_at: tuple[int | None, int] = (0, 0)
         self._logits = np.empty((0, self._vocab_size), np.float32)
         self.first_step_seconds = 0.0
+        self.attention = ""  #: what computes it, after ``warm_up``
         self._confirm_shared_layout()
         self.embedding_context = LlamaEmbeddingContext.for_model(
-            self._model, self._metadata, self._vocab, self._pools, options.rope
+            self._model,
+            self._metadata,
+            self._vocab,
+            self._pools,
+            cache_types=self.cache_types,
+            rope=options.rope,
         )
         self._describe_vocabulary()
         self.info = self._describe_model(options, max_context)
@@ -198,8 +211,11 @@ class LlamaBackend:
         and it measures how long a step may take.
         """
         self._vocab.warm_up()
+        before = loader.attention_counts()
         with self._repacked.repacking():
             self._pass_seconds()
+        own, upstream = (after - count for after, count in zip(loader.attention_counts(), before, strict=True))
+        self.attention = "llama.cpp" if not own else "own kernels and llama.cpp" if upstream else "own kernels"
         self.first_step_seconds = self._largest_pass_seconds(self._pass_seconds())
 
     def _pass_seconds(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.base import BackendError, KVLayoutError, KVState
-from tailrace.engine.backends.llama.model_params import set_rope
+from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.sequence_state import with_streams
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
@@ -19,6 +19,7 @@ from tailrace.engine.kv_cache.layout import Layout
 from tailrace.engine.kv_cache.state_memory import allocate_state
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import MemoryGauge
+from tailrace.models.kv_shape import CacheTypes
 
 #: Tokens that llama.cpp computes in one graph, at most: larger batches are split.
 _MAX_UBATCH = 512
@@ -35,6 +36,7 @@ class LlamaContext:
         slots: int,
         max_batch: int,
         bytes_per_cell: int,
+        cache_types: CacheTypes,
         rope: RopeOptions,
         pools: ThreadPools,
     ) -> None:
@@ -48,6 +50,7 @@ class LlamaContext:
         self._max_batch = max_batch
         self._pools = pools
         self._bytes_per_cell = bytes_per_cell
+        self._cache_types = cache_types
         self._rope = rope
         self._gauge = MemoryGauge()
         self.layout = layout
@@ -62,11 +65,13 @@ class LlamaContext:
         params.n_seq_max = layout.partitions or self._slots
         params.kv_unified = layout.shared
         params.no_perf = True
+        set_cache_types(params, self._cache_types)
         set_rope(params, self._rope)
         self.pointer = llama.llama_init_from_model(self._model, params)
         if self.pointer is None:
             raise ModelError(
-                f"llama.cpp can't make a context of {layout.total} tokens for this model (its log above says why); "
+                f"llama.cpp can't make a context of {layout.total} tokens for this model, with K in "
+                f"{self._cache_types.k} and V in {self._cache_types.v} (its log above says why); "
                 "a smaller --kv-tokens or --ctx takes less memory"
             )
         self._pools.attach(self.pointer)

@@ -13,14 +13,15 @@ import numpy as np
 from tailrace.engine.backends.base import BackendError, HiddenStates, Logits, RankFormat
 from tailrace.engine.backends.llama.batch import BatchViews, make_batch
 from tailrace.engine.backends.llama.llama_vocab import LlamaVocab
-from tailrace.engine.backends.llama.model_metadata import Metadata, chat_template, kv_bytes_per_cell
-from tailrace.engine.backends.llama.model_params import set_rope
+from tailrace.engine.backends.llama.model_metadata import Metadata, chat_template, is_causal, kv_shape
+from tailrace.engine.backends.llama.model_params import set_cache_types, set_rope
 from tailrace.engine.backends.llama.options import RopeOptions
 from tailrace.engine.backends.llama.result_rows import get_embeddings, get_logits, get_slot_result, rows_at
 from tailrace.engine.backends.llama.thread_pools import ThreadPools
 from tailrace.engine.kernels import loader
 from tailrace.errors import ModelError
 from tailrace.machine.free_memory import MemoryGauge
+from tailrace.models.kv_shape import CacheTypes
 from tailrace.protocol import Pooling
 
 #: ``enum llama_pooling_type`` as the metadata has it, except for ``_RANK``. Models without one are pooled by the mean.
@@ -43,6 +44,8 @@ class LlamaEmbeddingContext:
         metadata: Metadata,
         vocab: LlamaVocab,
         pools: ThreadPools,
+        *,
+        cache_types: CacheTypes,
         rope: RopeOptions,
     ) -> LlamaEmbeddingContext | None:
         """The model's embedding context; None for models with a pooling that isn't known here."""
@@ -51,24 +54,35 @@ class LlamaEmbeddingContext:
         if pooling is None and kind != _RANK:
             return None
         rank_format = None if pooling else vocab.rank_format(chat_template(model, "rerank"))
-        causal = metadata.of_architecture("attention.causal") != "false"
-        return cls(model, pools, rope, pooling=pooling, rank_format=rank_format, causal=causal)
+        return cls(
+            model,
+            pools,
+            pooling=pooling,
+            rank_format=rank_format,
+            causal=is_causal(metadata),
+            bytes_per_cell=kv_shape(model, metadata).token_bytes(cache_types),
+            cache_types=cache_types,
+            rope=rope,
+        )
 
     def __init__(
         self,
         model: llama.llama_model_p,
         pools: ThreadPools,
-        rope: RopeOptions,
         *,
         pooling: Pooling | None,
         rank_format: RankFormat | None,
         causal: bool,
+        bytes_per_cell: int,
+        cache_types: CacheTypes,
+        rope: RopeOptions,
     ) -> None:
         self._model = model
         self._pools = pools
+        self._bytes_per_cell = bytes_per_cell
+        self._cache_types = cache_types
         self._rope = rope
         self._gauge = MemoryGauge()
-        self._bytes_per_cell = kv_bytes_per_cell(model)
         self._vocab_size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
         self.n_embd = llama.llama_model_n_embd_out(model)
         self.pooling = pooling
@@ -103,6 +117,7 @@ class LlamaEmbeddingContext:
         ranks = self.rank_format is not None
         params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
         params.no_perf = True
+        set_cache_types(params, self._cache_types)
         set_rope(params, self._rope)
         self._context = llama.llama_init_from_model(self._model, params)
         if self._context is None:

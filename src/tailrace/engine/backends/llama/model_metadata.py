@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as llama
 
+from tailrace.models.kv_shape import KVShape
 from tailrace.models.metadata_override import MetadataOverride
 
 
@@ -48,9 +49,20 @@ def chat_template(model: llama.llama_model_p, name: str | None = None) -> str | 
     return None if template is None else template.decode("utf-8", "replace")
 
 
-def kv_bytes_per_cell(model: llama.llama_model_p) -> int:
-    """Memory of one cell of the KV cache: K and V of all layers, two bytes a number."""
+def is_causal(metadata: Metadata) -> bool:
+    """Whether tokens attend to those before them alone. Other models are encoders and have no KV cache."""
+    return metadata.of_architecture("attention.causal") != "false"
+
+
+def kv_shape(model: llama.llama_model_p, metadata: Metadata) -> KVShape:
+    """The sizes of a cell of the KV cache, those of the first layer for all."""
     heads = max(1, llama.llama_model_n_head(model))
-    head_dim = llama.llama_model_n_embd(model) // heads
-    kv_dim = head_dim * llama.llama_model_n_head_kv(model)
-    return int(max(1, 2 * 2 * kv_dim * llama.llama_model_n_layer(model)))
+    key_length = _length(metadata, "key") or llama.llama_model_n_embd(model) // heads
+    value_length = _length(metadata, "value") or key_length
+    return KVShape(llama.llama_model_n_layer(model), llama.llama_model_n_head_kv(model), key_length, value_length)
+
+
+def _length(metadata: Metadata, what: str) -> int:
+    """Numbers of a key or value in a head; 0 where the model doesn't say."""
+    text = metadata.of_architecture(f"attention.{what}_length")
+    return int(text) if text is not None and text.isdecimal() else 0

@@ -9,7 +9,9 @@ import llama_cpp.llama_cpp as llama
 
 from tailrace.engine.backends.llama.options import LlamaOptions, RopeOptions
 from tailrace.errors import ConfigurationError
+from tailrace.models.kv_shape import CacheTypes
 from tailrace.models.metadata_override import MetadataOverride
+from tailrace.settings import CacheType
 
 _SPLIT_MODES = {
     "none": llama.LLAMA_SPLIT_MODE_NONE,
@@ -22,6 +24,8 @@ _ROPE_SCALINGS = {
     "linear": llama.LLAMA_ROPE_SCALING_TYPE_LINEAR,
     "yarn": llama.LLAMA_ROPE_SCALING_TYPE_YARN,
 }
+#: ``enum ggml_type``.
+_GGML_TYPES: dict[CacheType, int] = {"f16": 1, "bf16": 30, "q8_0": 8, "q4_0": 2}
 
 
 class ModelParams:
@@ -66,6 +70,12 @@ def override_array(overrides: Sequence[MetadataOverride]) -> object:
         else:
             entry.tag, entry.value.val_str = llama.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()
     return array
+
+
+def set_cache_types(params: llama.llama_context_params, types: CacheTypes) -> None:
+    """Set how a context stores keys and values. llama.cpp turns flash attention on where the values' type needs it."""
+    params.type_k = _GGML_TYPES[types.k]
+    params.type_v = _GGML_TYPES[types.v]
 
 
 def set_rope(params: llama.llama_context_params, rope: RopeOptions) -> None:

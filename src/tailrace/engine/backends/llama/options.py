@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tailrace.machine.plan import PoolPlan
+from tailrace.models.kv_shape import F16_CACHE, CacheTypes
 from tailrace.models.metadata_override import MetadataOverride
 
 
@@ -36,6 +37,7 @@ class LlamaOptions:
     private_weights: bool = False  #: read the weights into memory of this process instead of mapping the file
     replicas: int = 1  #: engine processes that share the machine's memory
     node: int | None = None  #: the NUMA node that memory is bound to
+    cache_types: CacheTypes = F16_CACHE
     overrides: tuple[MetadataOverride, ...] = ()
     rope: RopeOptions = RopeOptions()
     mmap: bool = True  #: map the file, where its weights aren't private
