@@ -32,7 +32,7 @@ from tailrace.machine.isa import Isa, read_isa
 from tailrace.machine.machine_warnings import warnings
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
-from tailrace.machine.running_servers import ServerState
+from tailrace.machine.running_servers import LoadedModel, ServerState
 from tailrace.machine.topology import Topology, read_topology
 from tailrace.settings import Settings
 
@@ -188,14 +188,21 @@ def _logits_ops(settings: Settings, *, prove: bool) -> LibraryReport:
 
 def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
     """Compare a server's plan with its processes in /proc under ``root``."""
-    plan = server.plan
     processes = []
-    planned = f"CPUs {cpulist.format_cpus(plan.http_cpus)}" if plan.http_cpus else "anywhere"
+    planned = f"CPUs {cpulist.format_cpus(server.http_cpus)}" if server.http_cpus else "anywhere"
     found, problems = _applied(server.http, root)
-    if found is not None and plan.http_cpus and not found.cpus <= set(plan.http_cpus):
+    if found is not None and server.http_cpus and not found.cpus <= set(server.http_cpus):
         problems.append(f"threads may run on CPUs {cpulist.format_cpus(found.cpus)}, planned are {planned}")
     processes.append(_checked("http", server.http, planned, found, problems))
-    for number, (replica, pid) in enumerate(zip(plan.replicas, server.engines, strict=True)):
+    for model in server.loaded:
+        processes += _check_engines(model, root, alone=len(server.models) == 1)
+    return ServerCheck(port=server.port, model=", ".join(server.models), processes=processes)
+
+
+def _check_engines(model: LoadedModel, root: Path, *, alone: bool) -> list[ProcessCheck]:
+    """``alone``: the server has no other model, so that its engines need no name."""
+    processes = []
+    for number, (replica, pid) in enumerate(zip(model.plan.replicas, model.engines, strict=True)):
         planned = f"CPUs {cpulist.format_cpus(replica.cpus)}" if replica.cpus else "anywhere"
         if replica.main:
             planned += f", main thread on CPU {cpulist.format_cpus(replica.main)}"
@@ -206,13 +213,13 @@ def check(server: ServerState, root: Path = Path("/")) -> ServerCheck:
         found, problems = _applied(pid, root)
         if found is not None:
             problems += placement_differences(replica, found)
-            if server.pools and (shared := cpus_without_own_thread(replica, found)):
+            if model.pools and (shared := cpus_without_own_thread(replica, found)):
                 problems.append(f"on CPUs {cpulist.format_cpus(shared)} no thread is alone, which is planned")
-            if server.pools and (astray := main_thread_problem(replica, found)):
+            if model.pools and (astray := main_thread_problem(replica, found)):
                 problems.append(astray)
-        name = "engine" if len(plan.replicas) == 1 else f"engine {number}"
-        processes.append(_checked(name, pid, planned, found, problems))
-    return ServerCheck(port=server.port, model=server.model, processes=processes)
+        words = ["engine", *([] if alone else [model.name]), *([str(number)] if len(model.engines) > 1 else [])]
+        processes.append(_checked(" ".join(words), pid, planned, found, problems))
+    return processes
 
 
 def _applied(pid: int | None, root: Path) -> tuple[AppliedPlacement | None, list[str]]:

@@ -23,16 +23,24 @@ _FILE = "state.json"
 SOCKET = "server.sock"
 
 
-class ServerState(msgspec.Struct, frozen=True, kw_only=True):
-    """One server as its supervisor knows it. Process ids are None for processes that aren't started yet."""
+class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model whose engines are there, or are being started."""
 
+    name: str
     plan: MachinePlan
-    model: str
-    port: int
-    supervisor: int
-    http: int | None
-    engines: tuple[int | None, ...]  #: in the order of the plan's replicas
+    engines: tuple[int | None, ...]  #: process ids, in the order of the plan's replicas; None: not started yet
     pools: bool = True  #: whether the engines have thread pools; the scripted backend has none
+
+
+class ServerState(msgspec.Struct, frozen=True, kw_only=True):
+    """One server as its supervisor knows it."""
+
+    models: tuple[str, ...]  #: names of all that it serves
+    loaded: tuple[LoadedModel, ...]
+    port: int
+    supervisor: int  #: its process id
+    http: int | None  #: None: it isn't started yet
+    http_cpus: tuple[int, ...] = ()  #: planned for the HTTP process; empty: any
     host: str = "127.0.0.1"  #: the address that it listens on
     tls: bool = False  #: whether it speaks TLS
 

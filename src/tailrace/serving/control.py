@@ -76,6 +76,15 @@ def send(end: socket.socket, message: FromServer | FromSupervisor) -> None:
     end.send(data)
 
 
+def receive_order(end: socket.socket) -> FromServer | None:
+    """The HTTP process's next order; None: none has come. Raises ProtocolError, and the order behind comes next."""
+    try:
+        data = end.recv(_MAX_MESSAGE)
+    except BlockingIOError:
+        return None
+    return _decode(_from_server, data) if data else None
+
+
 def receive_orders(end: socket.socket) -> list[FromServer]:
     """The HTTP process's orders that have come. Raises ProtocolError."""
     return [_decode(_from_server, data) for data in _receive(end)]

@@ -11,8 +11,11 @@ from collections.abc import Callable
 import structlog
 
 from tailrace.errors import ProtocolError
-from tailrace.serving.control import FromServer, ModelReport, control_channel, receive_orders, receive_reports, send
+from tailrace.serving.control import FromServer, ModelReport, control_channel, receive_order, receive_reports, send
 from tailrace.supervisor.signal_queue import SignalQueue
+
+#: Orders that are taken at once.
+_MAX_ORDERS = 64
 
 
 class ControlLink:
@@ -48,14 +51,21 @@ class ControlLink:
         self._wait_for_space()
 
     def orders(self) -> list[FromServer]:
-        """The orders that have come."""
-        try:
-            return receive_orders(self._own)
-        except ProtocolError as error:
-            structlog.get_logger().error("an order can't be read", error=str(error))
-        except OSError as error:
-            structlog.get_logger().error("the control channel broke", error=str(error))
-        return []
+        """The orders that have come, some at a time: others wake the supervisor again."""
+        found: list[FromServer] = []
+        for _ in range(_MAX_ORDERS):
+            try:
+                order = receive_order(self._own)
+            except ProtocolError as error:
+                structlog.get_logger().error("an order can't be read", error=str(error))
+                continue
+            except OSError as error:
+                structlog.get_logger().error("the control channel broke", error=str(error))
+                break
+            if order is None:
+                break
+            found.append(order)
+        return found
 
     def announce(self, name: str) -> None:
         """Report the model ``name``, now or when the HTTP process reads."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tailrace.child import EXIT_CONFIGURATION
 from tailrace.machine.plan import MachinePlan
+from tailrace.machine.running_servers import LoadedModel
 from tailrace.serving.control import ModelPhase, ModelReport
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.supervisor.child_process import ChildProcess
@@ -75,6 +76,12 @@ class EngineGroup:
             replicas=len(self.plan.replicas),
             first_child=self.engines[0].number if self.engines else -1,
         )
+
+    @property
+    def state(self) -> LoadedModel:
+        """The model for ``tailrace doctor``."""
+        pids = tuple(engine.pid for engine in self.engines)
+        return LoadedModel(name=self.name, plan=self.plan, engines=pids, pools=self.spec.path is not None)
 
     def look(self, now: float) -> bool:
         """Take the phase from the engines' pages, and their memory from the kernel. Returns whether there is news."""

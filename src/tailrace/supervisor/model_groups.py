@@ -81,16 +81,19 @@ class ModelGroups:
 
     def fail(self, group: EngineGroup, reason: str) -> None:
         """Give the model up until it is ordered again."""
-        self._log.error("the model can't be served", model=group.name, reason=reason)
         group.fail(reason)
         self._settle(group)
         self._changed(group.name)
 
     def look(self, now: float) -> None:
-        """Take the phases from the engines' pages, and kill engines that don't end in time."""
+        """Take the phases from the engines' pages, and their memory from the kernel."""
         for group in self:
             if group.look(now):
                 self._changed(group.name)
+
+    def kill_late(self, now: float) -> None:
+        """Kill engines that don't end in time."""
+        for group in self:
             for engine in group.kill_late(now):
                 self._log.warning(f"the {engine.name} process didn't end in time; killing it")
 

@@ -29,11 +29,13 @@ from tailrace.settings import Settings
 from tailrace.supervisor.child_factory import ChildFactory
 from tailrace.supervisor.child_process import ChildProcess, status_name
 from tailrace.supervisor.control_link import ControlLink
-from tailrace.supervisor.engine_group import EngineGroup, Failure
+from tailrace.supervisor.ending import Ending
+from tailrace.supervisor.engine_group import UNLOAD_GRACE_SECONDS, EngineGroup, Failure
 from tailrace.supervisor.listening import listen
 from tailrace.supervisor.model_groups import ModelGroups
 from tailrace.supervisor.model_plan import PlannedModel, plan_model, plan_only_model, plan_server
 from tailrace.supervisor.service_manager import ServiceManager
+from tailrace.supervisor.service_report import ServiceReport
 from tailrace.supervisor.signal_queue import SignalQueue
 
 #: Exit status after giving up a child that has served and keeps dying.
@@ -42,8 +44,6 @@ EXIT_GAVE_UP = 70
 _LOOK_SECONDS = 1.0
 #: Seconds that a child may take to stop beyond the drain time.
 STOP_GRACE_SECONDS = 5.0
-#: Reloads of an HTTP process that has read its files at its start; no count is equal to it.
-_READ_AT_START = -1
 #: Signals that would end the supervisor before it has handlers.
 _WAIT_FOR_HANDLERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -81,10 +81,10 @@ class Supervisor:
         self._host, self._port = http.getsockname()[:2]
         self._control = ControlLink(lambda name: self._groups.report(name))
         self._factory = ChildFactory(self.settings, http, self._control.server_fd, alone=self._alone)
-        self._groups = ModelGroups(self._make_group, self._start_group, self._control.announce)
+        self._groups = ModelGroups(self._make_group, self._start_group, self._on_news)
         self._server = self._factory.http(self.models, self._plan, self._budget)
-        self._announced = self._was_ready = False
-        self._reloads: int | None = None
+        self._announced = False
+        self._service = ServiceReport(self._manager, self._server, self.models, self._port)
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
         # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
@@ -147,6 +147,11 @@ class Supervisor:
                     free=memory_size(left),
                 )
 
+    def _on_news(self, name: str) -> None:
+        """A model's phase or memory has changed, or its report is asked for."""
+        self._control.announce(name)
+        self._leave_state()
+
     def _make_group(self, spec: ModelSpec) -> EngineGroup:
         """The model's group, not yet started. Raises ConfigurationError."""
         spec = with_disk_share(spec, len(self.models), cache_folder())
@@ -165,7 +170,7 @@ class Supervisor:
                     self._log.info("stopping", signal=signal.Signals(number).name)
                     return _End(0, "", number)
                 if number == signal.SIGHUP:
-                    self._reload()
+                    self._service.reload()
                 elif number == signal.SIGUSR1:
                     self._log_stacks()
             if (end := self._replace_dead()) is not None:
@@ -173,6 +178,7 @@ class Supervisor:
             self._groups.obey(self._control.orders())
             self._control.send_pending()
             now = time.monotonic()
+            self._groups.kill_late(now)
             if now - looked >= self._period:
                 # Time beyond two periods is the supervisor's own absence: a suspended machine, say.
                 self._look(now, min(now - looked, 2 * self._period))
@@ -215,7 +221,9 @@ class Supervisor:
         self._groups.look(now)
         if not self._announced and self._server.page is not None and self._server.page.ready:
             self._announced = True
-        self._notify(now, hangs)
+        self._service.look(self._groups, announced=self._announced)
+        if not hangs:
+            self._manager.sign_of_life(now, self._period)
 
     def _hangs(self, child: ChildProcess, seconds: float) -> bool:
         """Whether the child hangs; it is ended then."""
@@ -254,7 +262,7 @@ class Supervisor:
         """Plan the next start of the HTTP process. Returns the server's end when it is given up."""
         server, reason = self._server, self._server.death_reason(status)
         self._announced = self._announced or (server.page is not None and server.page.ready)
-        self._reloads = None if self._reloads is None else _READ_AT_START
+        self._service.on_server_death()
         self._control.forget_reports()
         if status == EXIT_CONFIGURATION:
             return _End(EXIT_CONFIGURATION, reason.partition(": ")[2] or "the settings or the model can't work")
@@ -315,28 +323,18 @@ class Supervisor:
         """For ``tailrace doctor``."""
         self._folder.write(
             ServerState(
-                plan=self._plan,
-                model=self.models[0].name,
+                models=tuple(spec.name for spec in self.models),
+                loaded=tuple(group.state for group in self._groups if group.is_wanted),
                 port=self._port,
                 supervisor=os.getpid(),
                 http=self._server.pid,
-                engines=tuple(engine.pid for engine in self._engines),
-                pools=self.models[0].path is not None,
+                http_cpus=self._plan.http_cpus,
                 host=self._host,
                 tls=self.settings.tls_cert is not None,
             )
         )
 
-    # Signals and systemd
-
-    def _reload(self) -> None:
-        """Have the HTTP process read its files again."""
-        self._log.info("reloading")
-        self._manager.reloading()
-        # A process that isn't there reads them at its start.
-        self._reloads = self._server.page.reloads if self._server.page is not None else _READ_AT_START
-        if self._server.is_running:
-            self._server.send(signal.SIGHUP)
+    # Signals
 
     def _log_stacks(self) -> None:
         """Have each child write the stacks of its threads to the log; one that starts does it a little later."""
@@ -344,65 +342,18 @@ class Supervisor:
             if child.is_running:
                 child.send(signal.SIGUSR1)
 
-    def _notify(self, now: float, hangs: bool) -> None:
-        """Tell the service manager what is new."""
-        manager = self._manager
-        if not manager.is_there:
-            return
-        serving = self._server.serves and (not self._alone or all(engine.serves for engine in self._engines))
-        loaded = sum(group.phase == "serving" for group in self._groups)
-        text = f"serving {len(self.models)} models on port {self._port}, {loaded} loaded"
-        if self._alone:
-            text = f"serving {self.models[0].name} on port {self._port}"
-        if serving and self._announced:
-            if not self._was_ready:
-                self._was_ready = True
-                manager.ready(text)
-            reloaded = self._reloads is not None and self._server.page is not None
-            if reloaded and self._server.page is not None and self._server.page.reloads != self._reloads:
-                self._reloads = None
-                manager.ready(text)
-            manager.status(text)
-        else:
-            waiting = [child.name for child in self._children if not child.serves]
-            manager.status(f"waiting for: {', '.join(waiting)}")
-            if not self._was_ready:
-                manager.extend_start()
-        if not hangs:
-            manager.sign_of_life(now, self._period)
-
     # The end
 
     def _stop_all(self, end: _End, stops: tuple[int, ...]) -> _End:
         """Stop the HTTP process, which gives running replies time to finish, and then the engines."""
         self._manager.stopping()
         self._control.ignore()
-        second = self._stop([self._server], self.settings.drain_seconds + STOP_GRACE_SECONDS, stops)
+        ending = Ending(self._signals, self._manager, self._period, stops)
+        second = ending.end([self._server], self.settings.drain_seconds + STOP_GRACE_SECONDS)
         # Before the engines stop: a client that comes now is turned away instead of left waiting.
         self._listening.close()
-        second = second or self._stop(self._engines, STOP_GRACE_SECONDS, stops)
+        second = second or ending.end(self._engines, UNLOAD_GRACE_SECONDS)
         return end if not second else _End(128 + second, "")
-
-    def _stop(self, children: list[ChildProcess], grace: float, stops: tuple[int, ...]) -> int:
-        """Ask the children to stop, and kill those that don't in time. Returns the signal that asks for haste, or 0."""
-        for child in children:
-            if child.is_running:
-                child.send(signal.SIGTERM)
-                child.send(signal.SIGCONT)  # A stopped process ends, too.
-        deadline = time.monotonic() + grace
-        killed = False
-        while running := [child for child in children if child.is_running and child.poll() is None]:
-            now = time.monotonic()
-            if now >= deadline and not killed:
-                killed = True
-                for child in running:
-                    self._log.warning(f"the {child.name} process didn't stop in time; killing it")
-                    child.send(signal.SIGKILL)
-            self._manager.sign_of_life(now, self._period)
-            for number in self._signals.wait(self._period if killed else min(self._period, deadline - now)):
-                if number in stops:
-                    return number
-        return 0
 
 
 def _kept_dying(child: ChildProcess, reason: str) -> str:

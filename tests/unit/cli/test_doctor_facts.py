@@ -16,7 +16,7 @@ from tailrace.engine.native_libs import tiers
 from tailrace.engine.native_libs.tiers import TIERS
 from tailrace.machine.plan import MachinePlan, ModelNeeds
 from tailrace.machine.planner import make_plan
-from tailrace.machine.running_servers import ServerState, find_servers, write_state
+from tailrace.machine.running_servers import LoadedModel, ServerState, find_servers, write_state
 from tailrace.machine.topology import read_topology
 from tailrace.settings import Settings
 
@@ -34,7 +34,8 @@ def process(root: Path, pid: int, threads: list[str], pages: str = "") -> None:
 
 
 def state(plan: MachinePlan, http: int | None = 100, engines: tuple[int | None, ...] = (200, 300)) -> ServerState:
-    return ServerState(plan=plan, model="m", port=8000, supervisor=1, http=http, engines=engines)
+    loaded = (LoadedModel(name="m", plan=plan, engines=engines),)
+    return ServerState(models=("m",), loaded=loaded, port=8000, supervisor=1, http=http, http_cpus=plan.http_cpus)
 
 
 def two_replicas(root: Path) -> MachinePlan:
@@ -72,6 +73,26 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     assert "1 of 15 threads may run on CPUs 0-63" in threads
     assert "planned on node 0, but lies on node 0: 410 MB, node 1: 369 MB" in memory
     assert second.problems == ["it isn't running"]
+
+
+def test_the_engines_of_every_loaded_model_are_checked(tmp_path: Path) -> None:
+    """A model that is served and not loaded has no process."""
+    plan = make_plan(machine("virtual-2", tmp_path), Settings(pin="off"))
+    process(tmp_path, 100, ["0-1"])
+    process(tmp_path, 200, ["0-1"], "N0=5")
+    loaded = (
+        LoadedModel(name="coder", plan=plan, engines=(200,)),
+        LoadedModel(name="writer", plan=plan, engines=(None,)),
+    )
+    server = msgspec.structs.replace(state(plan), models=("coder", "writer", "other"), loaded=loaded)
+    checked = check(server, tmp_path)
+    assert checked.model == "coder, writer, other"
+    assert [(each.process, each.pid) for each in checked.processes] == [
+        ("http", 100),
+        ("engine coder", 200),
+        ("engine writer", None),
+    ]
+    assert not checked.as_planned
 
 
 def test_a_process_that_isn_t_started_yet(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tailrace.server.app import endpoints
 from tailrace.server.app_state import AppState
 from tailrace.server.middleware import PUBLIC
 from tailrace.settings import FIELDS, Settings
+from tailrace.supervisor.engine_group import UNLOAD_GRACE_SECONDS
 from tailrace.supervisor.supervisor import STOP_GRACE_SECONDS
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +53,7 @@ def unit() -> dict[str, list[str]]:
 def test_the_unit_stops_and_restarts_as_the_server_does() -> None:
     service = unit()
     assert service["Type"] == ["notify"]
-    assert int(service["TimeoutStopSec"][0]) > DEFAULTS.drain_seconds + 2 * STOP_GRACE_SECONDS
+    assert int(service["TimeoutStopSec"][0]) > DEFAULTS.drain_seconds + STOP_GRACE_SECONDS + UNLOAD_GRACE_SECONDS
     assert int(service["WatchdogSec"][0]) > DEFAULTS.hang_seconds, "the supervisor replaces a hung child first"
     assert service["RestartPreventExitStatus"] == [str(EXIT_CONFIGURATION)]
     assert service["User"] == ["tailrace"]
@@ -169,7 +170,8 @@ def test_a_pod_has_the_time_to_drain() -> None:
     pod = manifest("Deployment")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pod["terminationGracePeriodSeconds"] > pause + DEFAULTS.drain_seconds + 2 * STOP_GRACE_SECONDS
+    needed = pause + DEFAULTS.drain_seconds + STOP_GRACE_SECONDS + UNLOAD_GRACE_SECONDS
+    assert pod["terminationGracePeriodSeconds"] > needed
 
 
 def test_a_pod_has_no_privileges_and_writes_only_into_volumes() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tailrace.serving.control import ModelReport, ReportModels, receive_reports, send
+from tailrace.serving.control import ModelReport, ReportModels, UnloadModel, receive_reports, send
 from tailrace.supervisor.control_link import ControlLink
 from tailrace.supervisor.signal_queue import SignalQueue
 
@@ -73,10 +73,11 @@ def test_an_order_ends_a_wait(link: ControlLink, server: socket.socket) -> None:
 
 
 def test_a_wrong_order_is_an_error_in_the_log_and_later_ones_count(link: ControlLink, server: socket.socket) -> None:
+    send(server, UnloadModel("a"))
     server.send(b"{}")
-    assert link.orders() == []
     send(server, ReportModels())
-    assert link.orders() == [ReportModels()]
+    assert link.orders() == [UnloadModel("a"), ReportModels()]
+    assert link.orders() == []
 
 
 def test_reports_for_a_dead_process_are_forgotten(link: ControlLink, server: socket.socket) -> None:

@@ -238,9 +238,9 @@ def test_engines_that_do_not_end_are_killed(models: Models) -> None:
     models.unload("a")
     group, engine = models.group("a"), models.engines["a"][0]
     assert group.kill_at is not None
-    models.groups.look(group.kill_at - 0.1)
+    models.groups.kill_late(group.kill_at - 0.1)
     assert signal.SIGKILL not in engine.sent
-    models.groups.look(group.kill_at + UNLOAD_GRACE_SECONDS)
+    models.groups.kill_late(group.kill_at + UNLOAD_GRACE_SECONDS)
     assert engine.sent[-1] == signal.SIGKILL
     models.end("a")
     assert models.phases[-1] == ("a", "unloaded")
