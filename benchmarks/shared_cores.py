@@ -68,7 +68,8 @@ def main() -> None:
     def rate(divides: bool, some: list[Connection]) -> float:
         for engine in some:
             engine.send((divides, options.seconds))
-        return sum(float(engine.recv()) for engine in some) / options.seconds
+        tokens = [int(engine.recv()) for engine in some]
+        return sum(tokens) / float(options.seconds)
 
     both, apart, alone, ratios = [], [], [], []
     for _ in range(options.rounds):

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import structlog
@@ -55,10 +56,29 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     announce: bool = True  #: whether to print where the server listens (until it has been printed)
 
 
+class Standby(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine's process gets as its argument (JSON) where it starts before there are orders for it.
+
+    The process imports its modules, and then waits for a ``Start`` on standard input. Its end without one is no error.
+    """
+
+    kernels: str  #: the setting
+    poll: int  #: of the plan's pool that decodes
+    imports_llama: bool  #: False with the fake backend
+    log_fd: int = 2
+    log_level: str = "info"
+    log_format: Literal["console", "json"] = "console"
+
+
 def read_start() -> Start:
     """The orders, from standard input; also ties this process's life to the parent's."""
     die_with_parent()
-    start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
+    return decode_start(sys.stdin.buffer.read())
+
+
+def decode_start(orders: bytes) -> Start:
+    """The orders. Ends the process where the supervisor has died."""
+    start = msgspec.json.decode(orders, type=Start)
     # A parent that died before prctl has another process id.
     if os.getppid() != start.parent:
         raise SystemExit("the supervisor died while this process was starting")

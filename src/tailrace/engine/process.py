@@ -1,33 +1,41 @@
 """The engine process's entry: its orders, its placement on the machine, its exit status. ``service`` is its work.
 
-The supervisor starts it as ``python -m tailrace.engine.process`` with its orders on standard input. Exit status 78
-means that settings or model can't work; any other status but 0 means that the engine broke and may be started again.
+The supervisor starts it as ``python -m tailrace.engine.process`` with its orders on standard input, or ahead of them as
+a standby (``child.Standby``). Exit status 78 means that settings or model can't work; any other status but 0 means that
+the engine broke and may be started again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
+from collections.abc import Sequence
 
+import msgspec
 import structlog
 
 from tailrace.child import (
     EXIT_CONFIGURATION,
+    Standby,
     Start,
     best_effort,
+    decode_start,
     raise_oom_score,
     read_start,
     settle_signals,
     unblock_signals,
 )
 from tailrace.engine.kernels import loader
+from tailrace.engine.standby import fits, import_modules, start_again
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.machine.applied_placement import is_placement_required
 from tailrace.machine.binding import bind_cpus, bind_memory
 from tailrace.machine.openmp_spin import set_spin_count
 from tailrace.machine.thread_name import name_thread
 from tailrace.observe import logs
+from tailrace.parent_death import die_with_parent
 from tailrace.progress_page import ProgressPage
 
 #: The engine has most of the memory, and a new one takes its place. The HTTP process has all connections.
@@ -37,12 +45,14 @@ _OOM_POINTS = 300
 _SWITCH_SECONDS = 0.001
 
 
-def main() -> None:
-    """Run until told to stop."""
-    start = read_start()
+def main(arguments: Sequence[str] = ()) -> None:
+    """Run until told to stop. ``arguments``: a standby's one."""
+    # Only OpenBLAS would use them, and the engine has no use for OpenBLAS.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settle_signals()
+    start = _wait_for_orders(arguments[0]) if arguments else read_start()
     name_thread("tailrace-engine")
     page = ProgressPage(start.progress_fd)
-    settle_signals()
     unblock_signals()
     raise_oom_score(_OOM_POINTS)
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -74,6 +84,21 @@ def main() -> None:
         raise
 
 
+def _wait_for_orders(argument: str) -> Start:
+    """Import the modules of a standby process, then wait for the supervisor's orders."""
+    die_with_parent()
+    standby = msgspec.json.decode(argument, type=Standby)
+    logs.configure("engine", level=standby.log_level, form=standby.log_format, fd=standby.log_fd)
+    import_modules(standby)
+    orders = sys.stdin.buffer.read()
+    if not orders:
+        sys.exit(0)  # It isn't needed.
+    start = decode_start(orders)
+    if not fits(standby, start):
+        start_again(orders)
+    return start
+
+
 def _bind(start: Start) -> None:
     """Apply the plan to this process and to all threads that it will make."""
     replica = start.plan.replicas[start.replica]
@@ -83,4 +108,4 @@ def _bind(start: Start) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
