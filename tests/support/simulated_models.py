@@ -27,6 +27,7 @@ class SimulatedModel:
     bad_loads: int = 0
     pinned: bool = False
     idle_seconds: float = math.inf
+    places: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Simulation:
     ) -> None:
         self._kinds = {model.name: model for model in models}
         self.models = {
-            model.name: ModelLoad(model.name, model.size, pinned=model.pinned, idle_seconds=model.idle_seconds)
+            model.name: ModelLoad(
+                model.name, model.size, pinned=model.pinned, idle_seconds=model.idle_seconds, places=model.places
+            )
             for model in models
         }
         self._bad = {model.name: model.bad_loads for model in models}
@@ -152,10 +155,10 @@ class Simulation:
             self._unload(self.models[name])
         for name in decision.load:
             self._load(self.models[name])
-        for name in decision.begin:
-            for served, ask in self._queues[name]:
+        for name, count in decision.begin.items():
+            for served, ask in self._queues[name][:count]:
                 self._begin(served, ask)
-            self._queues[name].clear()
+            del self._queues[name][:count]
         self.outcome.max_memory = max(self.outcome.max_memory, sum(model.taken for model in models))
         assert self.outcome.max_memory <= self._memory, "over the memory"
         assert decision.decide_at > self._now

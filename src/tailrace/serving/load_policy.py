@@ -6,7 +6,8 @@ The rules, which docs/many-models.md has in plain words:
 - What doesn't fit takes the memory of others: of idle ones, the least recently used first, and no more than it needs.
   Pinned models stay. A model with running requests stays until they have ended.
 - A loaded model whose memory is waited for has a turn, from the time when both are there: the loaded model, and the
-  waiting request. Its own requests begin until the turn ends. Then they wait, and the running ones end.
+  waiting request. Its own requests begin until the turn ends, as many as its engines run at a time. Then they wait, and
+  the running ones end.
 - A model that became idle a moment ago is kept for its next request, as an anticipatory disk scheduler waits for the
   next read of a process: an agent sends a request right after a reply. Its turn's end ends this, too.
 - A model that can never fit has its requests refused at once.
@@ -32,11 +33,12 @@ MAX_LOADS = 2
 class Decision:
     """What to do now. All names are of models."""
 
-    begin: list[str] = field(default_factory=list)  #: loaded models whose waiting requests begin
+    begin: dict[str, int] = field(default_factory=dict)  #: how many of a loaded model's waiting requests begin
     load: list[str] = field(default_factory=list)
     unload: list[str] = field(default_factory=list)
     refuse: dict[str, str] = field(default_factory=dict)  #: models whose waiting requests can't be served, and why not
-    draining: set[str] = field(default_factory=set)  #: loaded models whose new requests wait
+    wanted: set[str] = field(default_factory=set)  #: loaded models whose memory is waited for
+    draining: set[str] = field(default_factory=set)  #: those of them whose new requests wait
     decide_at: float = math.inf  #: when to decide again, if nothing happens before
 
 
@@ -48,15 +50,11 @@ def decide(models: Sequence[ModelLoad], memory: int, now: float) -> Decision:
     wanted = [model for model in models if model.waits and not model.is_present and model.name not in decision.refuse]
     wanted.sort(key=lambda model: (model.oldest, model.name))
     _Memory(models, memory, now, decision).serve(wanted)
-    decision.begin = [
-        model.name
-        for model in models
-        if model.phase == "serving"
-        and model.waiting
-        and model.name not in decision.draining
-        and model.name not in decision.unload
-        and model.name not in decision.refuse
-    ]
+    for model in models:
+        if model.phase == "serving" and model.name not in {*decision.draining, *decision.unload, *decision.refuse}:
+            count = len(model.waiting) if model.name not in decision.wanted else model.free_places
+            if count and model.waiting:
+                decision.begin[model.name] = min(count, len(model.waiting))
     return decision
 
 
@@ -132,6 +130,7 @@ class _Memory:
         for model in victims:
             self._candidates.remove(model)
             self._spare += model.taken
+            self._decision.wanted.add(model.name)
             if self._turn_ends_at(model, since) <= self._now:
                 self._decision.draining.add(model.name)
             else:

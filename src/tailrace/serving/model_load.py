@@ -33,12 +33,13 @@ _START_SECONDS, _READ_SPEED = 1.0, 500e6
 
 @dataclass
 class ModelLoad:
-    """See the module. ``need`` is planned from the file, and replaced by what its engines took when they had loaded."""
+    """See the module. ``need`` is planned from the file, until it is measured."""
 
     name: str
     need: int  #: bytes that it takes once it is loaded
     pinned: bool = False  #: it is never unloaded for another one, or because it is idle
     idle_seconds: float = math.inf  #: it is unloaded when it has been idle for so long, unless a request says otherwise
+    places: int = 0  #: requests that its engines run at a time; 0: any number
     phase: ModelPhase = "unloaded"
     used: int = 0  #: bytes that it takes now, as measured last; 0: ``need``
     running: int = 0  #: requests that have begun and haven't ended
@@ -67,6 +68,11 @@ class ModelLoad:
     def taken(self) -> int:
         """The bytes that it takes now."""
         return (self.used or self.need) if self.is_present else 0
+
+    @property
+    def free_places(self) -> int:
+        """How many of its requests may begin while another model waits for its memory."""
+        return max(0, self.places - self.running) if self.places else len(self.waiting)
 
     @property
     def waits(self) -> bool:
@@ -112,6 +118,13 @@ class ModelLoad:
             return math.inf
         return self.idle_since + (self.idle_seconds if self.keep_alive is None else self.keep_alive)
 
+    def seconds_left(self, now: float) -> float:
+        """Seconds until it is unloaded if no further request comes; infinite where it stays."""
+        if self.pinned or not self.is_present:
+            return math.inf
+        kept = self.idle_seconds if self.keep_alive is None else self.keep_alive
+        return kept if self.running or self.phase != "serving" else max(0.0, self.idle_since + kept - now)
+
     # Events
 
     def arrived(self, now: float) -> None:
@@ -150,14 +163,18 @@ class ModelLoad:
         """Its engines are told to end."""
         self.phase, self._begun = "stopping", now
 
-    def reported(self, phase: ModelPhase, now: float, *, used: int = 0, reason: str = "") -> None:
-        """Its engines are in this phase now, and take ``used`` bytes; 0: as before.
+    def measured(self, used: int) -> None:
+        """Its engines take ``used`` bytes. What they take when they have loaded is what the next load needs."""
+        if self.phase == "serving" and not self.used:
+            self.need = used
+        self.used = used
+
+    def reported(self, phase: ModelPhase, now: float, *, reason: str = "") -> None:
+        """Its engines are in this phase now.
 
         An engine that is started again keeps its model's memory: the model still serves, and its requests wait for it.
         """
         before = self.phase
-        if used:
-            self.used = used
         if phase == "starting" and before == "serving":
             return
         self.phase = phase
@@ -176,8 +193,6 @@ class ModelLoad:
     def _served(self, now: float, *, measured: bool) -> None:
         if measured:
             self._load_seconds = max(now - self._begun, 1e-3)
-        if self.used:
-            self.need = self.used
         self.serving_since = self.idle_since = now
         self.last_used = max(self.last_used, now)
         self.wanted_since, self.failures = math.inf, 0

@@ -27,6 +27,9 @@ def keeps_the_rules(models: Sequence[ModelLoad], decision: Decision) -> None:
     assert len({*decision.load, *decision.unload, *decision.begin}) == len(
         [*decision.load, *decision.unload, *decision.begin]
     )
+    for name in decision.begin.keys() & decision.wanted:
+        model = by_name[name]
+        assert not model.places or model.running + decision.begin[name] <= model.places
     assert sum(model.phase == "starting" for model in models) + len(decision.load) <= MAX_LOADS
 
 
@@ -92,6 +95,7 @@ def test_random_servers_keep_their_bounds(seed: int) -> None:
             unload=numbers.uniform(0.0, 1.0),
             pinned=number == 0 and numbers.random() < 0.5,
             idle_seconds=numbers.choice([math.inf, 3.0]),
+            places=numbers.choice([0, 1, 4]),
         )
         for number in range(5)
     ]
@@ -146,6 +150,16 @@ def test_a_turn_ends_though_new_requests_come_without_a_pause() -> None:
     (waiter,) = [request for request in outcome.requests if request.model == "m1"]
     turn = TURN_SWAPS * 1.0  # Its load was measured, and its unload not yet.
     assert turn <= waiter.wait <= turn + 1.0 + 1.2
+
+
+def test_a_full_queue_of_one_model_does_not_make_the_other_wait_for_all_of_it() -> None:
+    """Sixty clients of a model that runs two requests at a time; another model's request comes in the middle."""
+    models = [SimulatedModel("m0", places=2), SimulatedModel("m1")]
+    clients = [[Ask("m0", 1.0, 5.0 + number / 100)] for number in range(60)]
+    asks = [[Ask("m0", 10.0)], [Ask("m1", 1.0, 4.0)], *clients]
+    outcome = Simulation(models, 100, asks, check=keeps_the_rules).run()
+    (waiter,) = [request for request in outcome.requests if request.model == "m1"]
+    assert waiter.wait <= 10.0 + TURN_SWAPS * 1.0 + 1.0 + 1.2
 
 
 def test_a_burst_for_one_model_is_served_by_one_load() -> None:
@@ -235,12 +249,14 @@ def test_the_keep_alive_of_a_request_holds_until_the_next_one_or_the_unload(
 def test_a_model_that_has_grown_beyond_the_memory_ends_when_it_is_idle() -> None:
     old, new = ModelLoad("old", 100), ModelLoad("new", 100)
     for model in (old, new):
-        model.reported("serving", 0.0, used=100)
+        model.reported("serving", 0.0)
+        model.measured(100)
     assert decide([old, new], 200, 1.0).unload == []
     new.arrived(2.0)
     new.began(2.0)
-    new.reported("serving", 3.0, used=150)
+    new.measured(150)
     assert decide([old, new], 200, 4.0).unload == ["old"]
+    assert new.need == 100, "its next load begins small again"
 
 
 def test_an_engine_that_is_started_again_keeps_its_model() -> None:
