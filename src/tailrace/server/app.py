@@ -33,6 +33,7 @@ from tailrace.server.json_response import json_response
 from tailrace.server.middleware import RequestMiddleware
 from tailrace.server.openapi import document
 from tailrace.server.request_log import STARTED
+from tailrace.server.waiting_stream import SEND, waiting_stream
 
 
 def endpoints(app: AppState) -> list[Endpoint]:
@@ -76,10 +77,13 @@ def _cleaning_up(app: AppState, router: ASGIApp) -> ASGIApp:
     """
 
     async def closing(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[SEND] = (send, app.settings.keepalive_seconds)
         try:
             await router(scope, receive, send)
         finally:
             close_turn(scope)
+            if (waiting := waiting_stream(scope)) is not None:
+                await waiting.hand_over()
             if (place := scope.get(QUEUE_PLACE)) is not None:
                 place.close()
             app.memory_trim.request_ended(scope.get("state", {}).get("size", 0))
@@ -99,7 +103,9 @@ def _by_method(app: AppState, methods: Mapping[str, list[Endpoint]]) -> Handler:
             if method not in admitted:
                 return await handlers[method](request)
             request.scope[IS_ADMITTED] = True
-            return await _in_time(handlers[method], request, deadlines_of(request.headers, app.settings))
+            response = await _in_time(handlers[method], request, deadlines_of(request.headers, app.settings))
+            waiting = waiting_stream(request.scope)
+            return response if waiting is None else await waiting.continued(response)
         except BaseException:
             # A response cancels its generation; here there is no response.
             if (generation := request.scope.get(STARTED)) is not None:

@@ -42,8 +42,8 @@ from tailrace.server.json_response import json_response
 from tailrace.server.keys.key_ring import KeyRing
 from tailrace.server.memory_trim import MemoryTrim
 from tailrace.server.models.engine_hub import EngineHub
-from tailrace.server.models.load_on_demand import LoadOnDemand
 from tailrace.server.models.model_directory import ModelDirectory
+from tailrace.server.models.model_scheduler import ModelScheduler
 from tailrace.server.models.model_service import LoadOrders, ModelService
 from tailrace.server.models.model_turn import ModelGate, ModelTurn, OpenGate
 from tailrace.server.open_streams import OpenStreams
@@ -54,8 +54,10 @@ from tailrace.server.request_log import STARTED, RequestLog
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stats import ServerStats, server_stats
 from tailrace.server.stats_source import StatsSource
-from tailrace.server.streaming import Encoder, EventStream, cancelled_on_disconnect
+from tailrace.server.stream_encoder import Encoder
+from tailrace.server.streaming import EventStream, cancelled_on_disconnect
 from tailrace.server.tls import certificate
+from tailrace.server.waiting_stream import waiting_stream
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
@@ -93,10 +95,11 @@ class AppState:
         models: Sequence[ModelSpec],
         *,
         orders: LoadOrders | None = None,
+        memory: int = 0,
         plan: MachinePlan | None = None,
     ) -> None:
-        """``models``: all that are served, the default first. ``orders``: how they are loaded and unloaded; None: their
-        engines start with the server and stay. ``plan``: the machine's.
+        """``models``: all that are served, the default first. ``orders``: how they are loaded and unloaded, within
+        ``memory`` bytes together; None: their engines start with the server and stay. ``plan``: the machine's.
 
         Raises ConfigurationError.
         """
@@ -137,7 +140,7 @@ class AppState:
         self.memory_trim = MemoryTrim()
         self._threads = FairThreads(_LARGE_AT_ONCE)
         self._orders = orders
-        self.gate: ModelGate = OpenGate() if orders is None else LoadOnDemand(wait_seconds=settings.engine_wait_seconds)
+        self.gate: ModelGate = OpenGate() if orders is None else ModelScheduler(memory)
         store = default_folder()
         self.derived_models = DerivedModels(store)
         replicas = 1 if plan is None else len(plan.replicas)
@@ -151,7 +154,9 @@ class AppState:
     def _service(self, spec: ModelSpec, replicas: int) -> ModelService:
         # With several models, each one's Hello says how many engines there are.
         replicas = 1 if self._orders is not None else replicas
-        return ModelService(spec, self.hub, self.metrics, self._orders, replicas=replicas)
+        service = ModelService(spec, self.hub, self.metrics, self._orders, replicas=replicas)
+        self.gate.add(service)
+        return service
 
     def _capacity(self) -> int:
         """Requests that run at the same time. While an engine restarts, the requests that it ran wait for the next."""
@@ -281,6 +286,8 @@ class AppState:
         place: QueuePlace | None = request.scope.get(QUEUE_PLACE)
         if place is not None:
             place.park()
+        if (waiting := waiting_stream(request.scope)) is not None:
+            waiting.begin()
         await while_connected(turn.begin(), request.receive)
         if place is not None:
             place.unpark()

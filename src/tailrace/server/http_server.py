@@ -73,6 +73,7 @@ class HttpServer:
         hub, connections = self._app.hub, self.connections
         self._app.draining = True
         connections.stop(shutting_down())
+        self._app.gate.stop()
         queued = hub.begin_stop()
         self._log.info("draining", running=hub.in_flight, queued=queued, connections=len(connections))
         if not await self._until_idle(self._app.settings.drain_seconds):

@@ -32,6 +32,7 @@ from tailrace.server.refusal import refusal_of
 from tailrace.server.request_id import HEADER as REQUEST_ID
 from tailrace.server.request_id import name_request
 from tailrace.server.request_log import STARTED, RequestLog
+from tailrace.server.waiting_stream import waiting_stream
 
 #: Routes that give nothing away and answer without a key. Every other route needs one, unknown ones included.
 PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
@@ -141,6 +142,9 @@ class RequestMiddleware:
             summary.error = error.code or error.type
             if not error.counted:
                 self._metrics.request_failed(error)
+            if (waiting := waiting_stream(scope)) is not None and await waiting.hand_over():
+                await waiting.fail(error)
+                return
             response = errors.respond(error, identity)
             response.headers.update({**error.headers, **(more or {})})
             await response(scope, receive, send_guarded)

@@ -68,7 +68,7 @@ async def _serve(start: Start) -> None:
     models = start.models or (_only_model(start),)
     link = SupervisorLink(socket.socket(fileno=start.control_fd)) if start.control_fd >= 0 else None
     alone = len(models) == 1
-    app = AppState(settings, models, orders=None if alone else link, plan=start.plan)
+    app = AppState(settings, models, orders=None if alone else link, memory=start.memory, plan=start.plan)
 
     if start.lives_fd >= 0:
         app.metrics.lives = LivesPage(start.lives_fd)
@@ -90,7 +90,12 @@ async def _serve(start: Start) -> None:
         service.on_ready = lambda model: look()
         if alone:
             service.on_unusable = on_unusable
-    app.hub.on_tick = lambda: page.beat(time.monotonic())
+
+    def on_tick() -> None:
+        page.beat(time.monotonic())
+        app.gate.tick()
+
+    app.hub.on_tick = on_tick
     page.phase = Phase.SERVING
     await app.hub.start(socket.socket(fileno=start.hub_fd))
     if link is not None:

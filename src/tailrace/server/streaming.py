@@ -22,22 +22,8 @@ from tailrace.server.events import Event, KeepAlive
 from tailrace.server.generation import Generation
 from tailrace.server.open_streams import OpenStreams
 from tailrace.server.request_cycle import CHUNKED_BODY, ChunkedBody
-
-
-class Encoder(Protocol):
-    """Turns events into one dialect's bytes; each returned piece is one event on the wire."""
-
-    def start(self) -> list[bytes]:
-        """The pieces before the first event."""
-        ...
-
-    def encode(self, event: Event) -> list[bytes]:
-        """One event's pieces, often one."""
-        ...
-
-    def end(self) -> bytes:
-        """The last piece; empty after a failure."""
-        ...
+from tailrace.server.stream_encoder import Encoder
+from tailrace.server.waiting_stream import waiting_stream
 
 
 class EventStream(Response):
@@ -75,11 +61,15 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, or until the client is gone."""
         async with cancelled_on_disconnect(self._generation, receive):
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            waiting = waiting_stream(scope)
+            is_open = waiting is not None and await waiting.hand_over()
+            if not is_open:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             self.chunks: ChunkedBody = scope["extensions"][CHUNKED_BODY]["body"]
             with self._streams.including(self.chunks, caller_of(scope)):
-                for piece in self._encoder.start():
-                    self.chunks.write(piece)
+                if waiting is None or not (is_open and waiting.has_started):
+                    for piece in self._encoder.start():
+                        self.chunks.write(piece)
                 self._generation.attach(self)
                 await self._generation.finished()
             await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})

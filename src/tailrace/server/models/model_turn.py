@@ -4,11 +4,12 @@ A request takes a turn before it is rendered and tokenised, and ends it when its
 turns isn't unloaded. Gates:
 
 - ``OpenGate``, of a server with one model: each turn begins at once.
-- ``load_on_demand.LoadOnDemand``, of a server with several.
+- ``model_scheduler.ModelScheduler``, of a server with several.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Protocol
 
@@ -91,9 +92,35 @@ class ModelGate(Protocol):
         """The turn has ended, or hasn't begun and never will. ``turn.service`` counts it no more."""
         ...
 
+    def add(self, service: ModelService) -> None:
+        """One more model is served."""
+        ...
+
+    def tick(self) -> None:
+        """The timer ticks, about twice a second."""
+        ...
+
+    def stop(self) -> None:
+        """The server stops: turns that wait raise ShuttingDown."""
+        ...
+
+    def keep_alive(self, service: ModelService, seconds: float) -> None:
+        """Unload the model when it has been idle for so long; infinite: never. It holds until the next value, or until
+        the model is unloaded.
+        """
+        ...
+
+    def unload(self, service: ModelService) -> None:
+        """Unload the model once its running requests have ended, unless it is pinned or has further requests."""
+        ...
+
+    def expires_in(self, service: ModelService) -> float:
+        """Seconds until the model is unloaded if no further request comes; infinite where it stays."""
+        ...
+
 
 class OpenGate:
-    """A gate that is always open."""
+    """A gate that is always open: its model is loaded as long as the server runs."""
 
     def is_open(self, turn: ModelTurn) -> bool:
         """See ``ModelGate``."""
@@ -104,3 +131,22 @@ class OpenGate:
 
     def leave(self, turn: ModelTurn) -> None:
         """See ``ModelGate``."""
+
+    def add(self, service: ModelService) -> None:
+        """See ``ModelGate``."""
+
+    def tick(self) -> None:
+        """See ``ModelGate``."""
+
+    def stop(self) -> None:
+        """See ``ModelGate``."""
+
+    def keep_alive(self, service: ModelService, seconds: float) -> None:
+        """See ``ModelGate``."""
+
+    def unload(self, service: ModelService) -> None:
+        """See ``ModelGate``."""
+
+    def expires_in(self, service: ModelService) -> float:
+        """See ``ModelGate``."""
+        return math.inf

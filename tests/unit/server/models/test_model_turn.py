@@ -1,4 +1,4 @@
-"""A request's turn of its model: counted while it waits and runs, whatever its end; and loading on demand."""
+"""A request's turn of its model: counted while it waits and runs, whatever its end; and loading for a request."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tailrace.errors import EngineUnavailable, ModelLoadFailed
+from tailrace.errors import ModelLoadFailed
 from tailrace.observe.metrics import Metrics
-from tailrace.server.models import load_on_demand
 from tailrace.server.models.engine_hub import EngineHub
-from tailrace.server.models.load_on_demand import LoadOnDemand
+from tailrace.server.models.model_scheduler import ModelScheduler
 from tailrace.server.models.model_service import ModelService
 from tailrace.server.models.model_turn import ModelTurn, OpenGate
+from tailrace.serving import model_load
 from tailrace.serving.control import ModelPhase, ModelReport
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
@@ -36,6 +36,20 @@ class Orders:
 def service(orders: Orders) -> ModelService:
     spec = ModelSpec(name="a", path=None, settings=Settings())
     return ModelService(spec, EngineHub(silence_seconds=1.0), Metrics(), orders)
+
+
+def scheduler(model: ModelService) -> ModelScheduler:
+    """A gate that has memory for the model."""
+    gate = ModelScheduler(100, plan=lambda spec, budget: 100)
+    gate.add(model)
+    return gate
+
+
+def waits(gate: ModelScheduler, model: ModelService) -> asyncio.Future[None]:
+    """A request that can't begin at once."""
+    turn = ModelTurn(gate, model, "caller")
+    assert not turn.try_begin()
+    return asyncio.ensure_future(turn.begin())
 
 
 def counts(model: ModelService) -> tuple[int, int]:
@@ -82,12 +96,12 @@ def test_an_open_gate_lets_each_turn_begin() -> None:
 
 def test_the_first_request_has_the_model_loaded_and_the_others_wait_with_it() -> None:
     async def scene(model: ModelService, orders: Orders) -> None:
-        gate = LoadOnDemand(wait_seconds=30.0)
+        gate = scheduler(model)
         turns = [ModelTurn(gate, model, "caller") for _ in range(3)]
         assert not any(turn.try_begin() for turn in turns)
         begun = [asyncio.ensure_future(turn.begin()) for turn in turns]
-        await until(lambda: len(model.on_change) == 3)
-        assert (orders.loads, counts(model)) == (1, (3, 0))
+        await until(lambda: orders.loads == 1)
+        assert counts(model) == (3, 0)
         model._enter("serving")
         await asyncio.gather(*begun)
         assert counts(model) == (0, 3)
@@ -102,31 +116,31 @@ def test_the_first_request_has_the_model_loaded_and_the_others_wait_with_it() ->
 
 def test_a_client_that_goes_gives_its_turn_back() -> None:
     async def scene(model: ModelService, orders: Orders) -> None:
-        turn = ModelTurn(LoadOnDemand(wait_seconds=30.0), model, "caller")
-        begun = asyncio.ensure_future(turn.begin())
+        begun = waits(scheduler(model), model)
         await until(lambda: orders.loads == 1)
         begun.cancel()
         with pytest.raises(asyncio.CancelledError):
             await begun
         assert counts(model) == (0, 0)
-        assert model.on_change == []
 
     run(scene)
 
 
 def test_a_model_that_cant_be_loaded_fails_who_waits_and_who_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_load, "_FIRST_RETRY", 0.2)
+
     async def scene(model: ModelService, orders: Orders) -> None:
-        gate = LoadOnDemand(wait_seconds=30.0)
-        begun = asyncio.ensure_future(ModelTurn(gate, model, "caller").begin())
+        gate = scheduler(model)
+        begun = waits(gate, model)
         await until(lambda: orders.loads == 1)
         reports(model, "failed", "the file is cut")
         with pytest.raises(ModelLoadFailed, match="the file is cut"):
             await begun
         with pytest.raises(ModelLoadFailed, match="the file is cut"):
-            await ModelTurn(gate, model, "caller").begin()
+            await waits(gate, model)
         assert (orders.loads, counts(model)) == (1, (0, 0))
-        monkeypatch.setattr(load_on_demand, "_RETRY_SECONDS", 0.0)
-        again = asyncio.ensure_future(ModelTurn(gate, model, "caller").begin())
+        await asyncio.sleep(0.2)
+        again = waits(gate, model)
         await until(lambda: orders.loads == 2)
         again.cancel()
 
@@ -135,23 +149,15 @@ def test_a_model_that_cant_be_loaded_fails_who_waits_and_who_comes_soon(monkeypa
 
 def test_a_model_that_is_being_unloaded_is_loaded_again_after_it() -> None:
     async def scene(model: ModelService, orders: Orders) -> None:
+        gate = scheduler(model)
         model._enter("serving")
         model.unload()
-        begun = asyncio.ensure_future(ModelTurn(LoadOnDemand(wait_seconds=30.0), model, "caller").begin())
-        await until(lambda: len(model.on_change) == 1)
+        begun = waits(gate, model)
+        await until(lambda: model.waiting == 1)
         assert (orders.loads, orders.unloads) == (0, 1)
         reports(model, "unloaded")
         await until(lambda: orders.loads == 1)
         model._enter("serving")
         await begun
-
-    run(scene)
-
-
-def test_a_wait_ends() -> None:
-    async def scene(model: ModelService, orders: Orders) -> None:
-        with pytest.raises(EngineUnavailable, match="'a' is still loading"):
-            await ModelTurn(LoadOnDemand(wait_seconds=0.01), model, "caller").begin()
-        assert counts(model) == (0, 0)
 
     run(scene)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailrace.protocol import Tokenize, Tokenized
+from tailrace.server import sse
 from tailrace.server.app_state import AppState
 from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.anthropic import models, reply
@@ -19,6 +20,7 @@ from tailrace.server.dialects.anthropic.stream import MessageStream
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_response import json_response
 from tailrace.server.request_id import request_id
+from tailrace.server.waiting_stream import EncoderOpening, Opening, opens_with
 
 #: Clients of Anthropic's API send this header, others don't.
 VERSION = "anthropic-version"
@@ -63,16 +65,22 @@ class _Anthropic:
         app = self._app
         identity = request_id(request.scope)
         payload = await app.read(request, _messages_decoder)
+        head = reply.MessageHead(app.models.resolve(payload.model).service.name)
+        hides = hides_reasoning(payload)
+        headers = [*sse.HEADERS, (REQUEST_ID.encode(), identity.encode())]
+
+        def opening() -> Opening:
+            # The message's start has the prompt's tokens, so it waits for them; a ping may come before it.
+            return EncoderOpening(MessageStream(head, identity, 0, hides_reasoning=hides), starts=False)
+
+        if payload.stream:
+            opens_with(request, opening, headers)
         model = await app.model_for(request, payload.model, payload)
         generation_request = await app.run_large(partial(prepare, payload, model), request.state.size)
         generation = await app.start_generation(request, model, generation_request)
-        head = reply.MessageHead(model.name)
-        hides = hides_reasoning(payload)
         if payload.stream:
             encoder = MessageStream(head, identity, generation.prompt_tokens, hides_reasoning=hides)
-            stream = app.stream_response(generation, encoder)
-            stream.raw_headers.append((REQUEST_ID.encode(), identity.encode()))
-            return stream
+            return app.stream_response(generation, encoder, headers)
         transcript = await collect_reply(generation, 1, request.receive)
         response = await app.full_response(
             transcript,

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tailrace.errors import RequestError
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import TokenLogprobs
 from tailrace.server import sse
@@ -165,7 +166,7 @@ class NativeStream:
         if isinstance(event, KeepAlive):
             return [sse.COMMENT]
         assert isinstance(event, Failure), "a completion's text is all that there is"
-        return [_event(error_object(event.error))]
+        return [error_event(event.error)]
 
     def _object(self, event: Event) -> dict[str, Any] | None:
         """The object of an event of a choice; None for other events."""
@@ -185,6 +186,11 @@ class NativeStream:
     def end(self) -> bytes:
         """Empty: the last object has ``stop``."""
         return b""
+
+
+def error_event(error: RequestError) -> bytes:
+    """The last event of a stream that fails."""
+    return _event(error_object(error))
 
 
 def selected(fields: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:

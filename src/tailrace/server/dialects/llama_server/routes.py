@@ -19,11 +19,12 @@ from tailrace.server.dialects.llama_server.piecewise_prompt import PieceTokenize
 from tailrace.server.dialects.llama_server.prepare import limit_of, prepare
 from tailrace.server.dialects.llama_server.prompt import infill_prompt, prompts_of
 from tailrace.server.dialects.llama_server.props import props, slots
-from tailrace.server.dialects.llama_server.reply import NativeStream, ReplyBuilder, reply_body
+from tailrace.server.dialects.llama_server.reply import NativeStream, ReplyBuilder, error_event, reply_body
 from tailrace.server.dialects.llama_server.request_fields import AdapterScale, NativeFields
 from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
+from tailrace.server.waiting_stream import CommentOpening, opens_with
 
 _STREAM = "text/event-stream"
 #: One reply, or a list of several.
@@ -137,6 +138,7 @@ class _LlamaServer:
     async def completion(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, request_fields.completion_decoder)
+        self._opens_stream(request, payload)
         model = await app.model_for(request, app.models.routed(payload.model), payload)
         tokens = PieceTokenizer(app, request, model)
         prompts = await prompts_of(payload.prompt, tokens, "prompt")
@@ -145,10 +147,16 @@ class _LlamaServer:
     async def infill(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, request_fields.infill_decoder)
+        self._opens_stream(request, payload)
         model = await app.model_for(request, app.models.routed(payload.model), payload)
         tokens = PieceTokenizer(app, request, model)
         prompt = await infill_prompt(payload, model.info, tokens, limit_of(payload))
         return await self._reply(request, payload, [prompt], model, tokens, "input_prefix")
+
+    def _opens_stream(self, request: Request, payload: NativeFields) -> None:
+        """Open the stream while the request waits for its model, where it is streamed."""
+        if payload.stream:
+            opens_with(request, lambda: CommentOpening(error_event), keepalive_seconds=_keepalive_seconds(payload))
 
     async def _reply(
         self,

@@ -65,6 +65,11 @@ class ChatRequest(SharedFields):
     messages: list[ChatMessage] | None = None
     tools: list[Tool] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """See ``SharedFields``."""
+        return not self.messages
+
 
 decoder = msgspec.json.Decoder(ChatRequest)
 

@@ -13,7 +13,8 @@ from tailrace.errors import ContextLengthExceeded, InvalidRequest
 from tailrace.prompt_text import PromptText
 from tailrace.protocol import Embed, Embedded, Tokenize, Tokenized
 from tailrace.server.app_state import AppState
-from tailrace.server.dialects.ollama import model_names, options, shared_fields
+from tailrace.server.dialects.ollama import model_names, options
+from tailrace.server.dialects.ollama.keep_alive import seconds_of
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.dialects.ollama.reply import Stopwatch
 from tailrace.server.embedding_vector import vector_of
@@ -78,9 +79,12 @@ class EmbedRoutes:
     async def _ready(self, request: Request, payload: EmbedRequest | EmbeddingsRequest) -> tuple[str, ServedModel]:
         """The name to repeat, and the model once it is there. Raises RequestError."""
         name = model_names.check(self._app, payload.model)
-        shared_fields.unloads(payload.keep_alive)
+        kept = seconds_of(payload.keep_alive)
         options.refuse_unsupported(payload.options or Options())
-        return name, await self._app.loaded_model(request, payload.model or None)
+        model = await self._app.loaded_model(request, payload.model or None)
+        if kept is not None:
+            self._app.gate.keep_alive(self._app.models.service(model.name), kept)
+        return name, model
 
     async def _vectors(
         self,

@@ -28,6 +28,11 @@ class GenerateRequest(SharedFields):
     height: int | None = None
     steps: int | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """See ``SharedFields``."""
+        return not self.prompt and not self.suffix and not self.images
+
 
 #: Unsupported fields; an empty value is accepted.
 _REFUSED = {

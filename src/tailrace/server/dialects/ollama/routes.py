@@ -16,6 +16,7 @@ from tailrace.server.collected_reply import collect_reply
 from tailrace.server.dialects.ollama import chat, generate, model_names, shared_fields
 from tailrace.server.dialects.ollama.derived_model_request import CopyRequest, CreateRequest
 from tailrace.server.dialects.ollama.embed_routes import EmbeddingsRequest, EmbedRequest, EmbedRoutes
+from tailrace.server.dialects.ollama.keep_alive import seconds_of
 from tailrace.server.dialects.ollama.model_routes import DeleteRequest, ModelRoutes, ShowRequest
 from tailrace.server.dialects.ollama.options import TRUNCATED, with_defaults
 from tailrace.server.dialects.ollama.prompt_truncation import PromptTruncator, TruncationPoints
@@ -25,6 +26,7 @@ from tailrace.server.endpoint import GENERATION_ERRORS, Endpoint, Handler
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.json_response import json_response
 from tailrace.server.served_model import ServedModel
+from tailrace.server.waiting_stream import EncoderOpening, opens_with
 
 Fields = TypeVar("Fields", bound=shared_fields.SharedFields)
 
@@ -95,22 +97,34 @@ class _Replies:
 
     async def _open(
         self, request: Request, decoder: msgspec.json.Decoder[Fields], form: ReplyShape
-    ) -> tuple[ReplyHead, Fields, ServedModel]:
-        """The head of the reply, the request with its model's defaults, and the loaded model. Raises RequestError."""
+    ) -> tuple[ReplyHead, Fields, ServedModel | None]:
+        """The head of the reply, the request with its model's defaults, and the loaded model; None where the request
+        only has it loaded or unloaded. Raises RequestError.
+        """
         watch = Stopwatch()
         app = self._app
         payload = await app.read(request, decoder, truncated=TRUNCATED)
         name = model_names.check(app, payload.model)
         shared_fields.check(payload)
+        head = ReplyHead(name, watch, form)
+        kept = seconds_of(payload.keep_alive)
+        service = app.models.resolve(payload.model or None).service
+        if payload.is_empty and kept == 0:
+            app.gate.unload(service)
+            return head, payload, None
+        if payload.streams:
+            opens_with(request, lambda: EncoderOpening(ReplyStream(head), starts=False), ndjson.HEADERS)
         model = await app.model_for(request, payload.model or None, payload)
         if model.overrides is not None:
             payload.options = with_defaults(payload.options, model.overrides.parameters)
+        if kept is not None:
+            app.gate.keep_alive(service, kept)
         watch.loaded()
-        return ReplyHead(name, watch, form), payload, model
+        return head, payload, None if payload.is_empty else model
 
     async def chat(self, request: Request) -> Response:
         head, payload, model = await self._open(request, chat.decoder, chat.SHAPE)
-        if not payload.messages:
+        if model is None or payload.messages is None:
             return _only_loaded(head, payload)
 
         def make(start: int) -> GenerationRequest:
@@ -123,7 +137,7 @@ class _Replies:
 
     async def generate(self, request: Request) -> Response:
         head, payload, model = await self._open(request, generate.decoder, generate.SHAPE)
-        if not payload.prompt and not payload.suffix and not payload.images:
+        if model is None:
             return _only_loaded(head, payload)
         generate.check_context(payload, len(model.vocabulary))
         make = partial(generate.prepare, payload, model, inline_reasoning=self._inline)
@@ -172,10 +186,8 @@ class _Replies:
 
 
 def _only_loaded(head: ReplyHead, payload: shared_fields.SharedFields) -> Response:
-    """Ollama's reply to a request without a prompt, which loads the model, or unloads it with ``keep_alive`` 0. Here
-    the model stays loaded.
-    """
-    reason = "unload" if shared_fields.unloads(payload.keep_alive) else "load"
+    """Ollama's reply to a request without a prompt, which loads the model, or unloads it with ``keep_alive`` 0."""
+    reason = "unload" if seconds_of(payload.keep_alive) == 0 else "load"
     body = head.last(reason, head.watch.zero_counts())
     if payload.streams:
         return Response(ndjson.line(body), media_type=ndjson.MEDIA_TYPE)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,15 +16,13 @@ from tailrace.prompt_text import PromptText
 from tailrace.protocol import GenerationParams, Grammar
 from tailrace.server.chat_request import FieldNames, chat_request
 from tailrace.server.dialects.ollama import options as option
+from tailrace.server.dialects.ollama.keep_alive import seconds_of
 from tailrace.server.dialects.ollama.options import Options
 from tailrace.server.generation_request import GenerationRequest
 from tailrace.server.served_model import ServedModel
 from tailrace.server.thinking_fields import merge_thinking
 
 _ANY_OBJECT = Grammar(kind="json_schema", text='{"type": "object"}')
-#: A duration as Go writes it, or a plain number of seconds.
-_DURATION = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)?")
-_DURATIONS = re.compile(r"[-+]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+")
 
 
 class SharedFields(msgspec.Struct, kw_only=True):
@@ -50,27 +47,20 @@ class SharedFields(msgspec.Struct, kw_only=True):
         """Whether the reply is streamed."""
         return self.stream is not False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the request only loads its model, or unloads it."""
+        raise NotImplementedError
+
 
 def check(fields: SharedFields) -> None:
     """Raise InvalidRequest for unsupported values."""
-    unloads(fields.keep_alive)
+    seconds_of(fields.keep_alive)
     option.refuse_unsupported(fields.options or Options())
     if fields.debug_render_only:
         raise _unsupported("_debug_render_only", "leave it out.")
     if fields.top_logprobs and not fields.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-
-
-def unloads(keep_alive: float | str | None) -> bool:
-    """Whether ``keep_alive`` unloads the model at once. Raises InvalidRequest for text that is no duration."""
-    if not isinstance(keep_alive, str):
-        return keep_alive == 0
-    if not (_DURATION.fullmatch(keep_alive) or _DURATIONS.fullmatch(keep_alive)):
-        raise InvalidRequest(
-            "Invalid value for 'keep_alive': not a duration such as '5m', '1h30m' or a number of seconds.",
-            param="keep_alive",
-        )
-    return not re.search("[1-9]", keep_alive)
 
 
 def refuse_images(images: list[Any] | None, param: str) -> None:

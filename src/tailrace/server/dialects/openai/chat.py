@@ -148,13 +148,14 @@ class ChatRequest(ChatExtensions):
     functions: list[FunctionDefinition] | None = None
     function_call: str | dict[str, Any] | None = None
 
+    @property
+    def choices(self) -> int:
+        """How many replies there are."""
+        return self.n or self.n_cmpl or 1
+
 
 #: The supported values of fields that aren't fully supported.
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "modalities": (["text"],),
-    "audio": (),
-    "web_search_options": (),
-}
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"modalities": (["text"],), "audio": (), "web_search_options": ()}
 _WHY = {
     "modalities": "only ['text'] is supported.",
     "audio": "audio output is not supported.",
@@ -164,12 +165,17 @@ _WHY = {
 decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
-    """Translate the request into a generation. Raises InvalidRequest."""
+def check_fields(request: ChatRequest) -> None:
+    """Raise InvalidRequest for what is wrong whatever the model is."""
     refuse(request, _SUPPORTED, _WHY)
     check(request)
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+
+
+def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool) -> GenerationRequest:
+    """Translate the request into a generation. Raises InvalidRequest."""
+    check_fields(request)
     form, form_field = grammar(request)
     tools = offered(request)
     params = msgspec.structs.replace(
@@ -199,7 +205,7 @@ def prepare(request: ChatRequest, model: ServedModel, *, inline_reasoning: bool)
     )
     return msgspec.structs.replace(
         conversation,
-        choices=request.n or request.n_cmpl or 1,
+        choices=request.choices,
         stops=stops(request),
         keep_stop=bool(request.include_stop_str_in_output),
     )

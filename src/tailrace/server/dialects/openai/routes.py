@@ -40,7 +40,8 @@ from tailrace.server.json_response import json_response
 from tailrace.server.models.model_service import ModelService
 from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
-from tailrace.server.streaming import Encoder
+from tailrace.server.stream_encoder import Encoder
+from tailrace.server.waiting_stream import EncoderOpening, Opening, opens_with
 
 #: The size that a log probability counts with, where the work for a reply decides whether a thread does it.
 _ENTRY_BYTES = 16
@@ -128,29 +129,39 @@ class _OpenAI:
         app = self._app
         payload = await app.read(request, chat.decoder)
         check_store(payload, self._store)
+        head = ReplyHead("chatcmpl", app.models.resolve(payload.model).service.name)
+        hides_reasoning = chat_llama_vllm_fields.hides_reasoning(payload)
+
+        def make_stream() -> chat.ChatStream:
+            return chat.ChatStream(
+                head,
+                payload.choices,
+                wants_usage=payload.wants_usage,
+                comments=self._comments,
+                tools=chat.offered(payload),
+                hides_reasoning=hides_reasoning,
+            )
+
+        def opening() -> Opening:
+            chat.check_fields(payload)
+            return EncoderOpening(make_stream(), starts=True)
+
+        if payload.stream:
+            opens_with(request, opening, keepalive_seconds=payload.keepalive_seconds)
         model = await app.model_for(request, payload.model, payload)
         inline = app.settings.reasoning == "inline"
         make = partial(chat.prepare, payload, model, inline_reasoning=inline)
         generation_request = await app.run_large(make, request.state.size)
         generation_request = tracked(payload, generation_request)
         generation = await app.start_generation(request, model, generation_request)
-        head = ReplyHead("chatcmpl", model.name, app.models.service(model.name).fingerprint(model))
-        hides_reasoning = chat_llama_vllm_fields.hides_reasoning(payload)
+        head.fingerprint = app.models.service(model.name).fingerprint(model)
         owner = caller_of(request.scope).owner
 
         def full_body(transcript: CollectedReply) -> dict[str, Any]:
             return chat.completion(head, transcript, chat.offered(payload), hides_reasoning=hides_reasoning)
 
         if payload.stream:
-            stream = chat.ChatStream(
-                head,
-                generation_request.choices,
-                wants_usage=payload.wants_usage,
-                comments=self._comments,
-                tools=chat.offered(payload),
-                hides_reasoning=hides_reasoning,
-            )
-            encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
+            encoder = telemetry(make_stream(), generation, timings=bool(payload.timings_per_token))
             if payload.store and self._store is not None:
                 collected = CollectedReply([CollectedChoice() for _ in range(generation_request.choices)])
                 encoder = stored_completion_routes.StoringStream(
@@ -186,6 +197,14 @@ class _OpenAI:
     async def completions(self, request: Request) -> Response:
         app = self._app
         payload = await app.read(request, completions.decoder)
+        head = ReplyHead("cmpl", app.models.resolve(payload.model).service.name)
+        if payload.stream and payload.max_tokens != 0:
+
+            def opening() -> Opening:
+                stream = completions.CompletionStream(head, 1, wants_usage=False, comments=self._comments)
+                return EncoderOpening(stream, starts=False)
+
+            opens_with(request, opening, keepalive_seconds=payload.keepalive_seconds)
         model = await app.model_for(request, payload.model, payload)
         generation_request = completions.prepare(payload)
         if generation_request.params.suffix is not None and not model.info.infill:
@@ -198,7 +217,7 @@ class _OpenAI:
         echoes = await self._echoes(request, payload, generation_request.prompts, model) if payload.echo else []
         size = _ENTRY_BYTES * sum(len(echo.entries) * (1 + (payload.requested_logprobs or 0)) for echo in echoes)
         choices = len(generation_request.prompts) * generation_request.choices
-        head = ReplyHead("cmpl", model.name, app.models.service(model.name).fingerprint(model))
+        head.fingerprint = app.models.service(model.name).fingerprint(model)
         if payload.max_tokens == 0:
             replies = [CollectedChoice(finish_reason="length") for _ in range(choices)]
             collected = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))

@@ -22,7 +22,7 @@ from tailrace.server.dialects.query_params import read_query
 from tailrace.server.endpoint import Endpoint
 from tailrace.server.events import Event
 from tailrace.server.json_response import json_response
-from tailrace.server.streaming import Encoder
+from tailrace.server.stream_encoder import Encoder
 
 _LOOKUP_ERRORS = frozenset({400, 401, 404, 500, 503})
 

@@ -12,7 +12,7 @@ from tailrace.server.dialects.openai.generation_params import SharedParameters
 from tailrace.server.events import Event, PromptProgress, Timed, Usage
 from tailrace.server.generation import Generation
 from tailrace.server.generation_request import GenerationRequest
-from tailrace.server.streaming import Encoder
+from tailrace.server.stream_encoder import Encoder
 from tailrace.server.timings import Timings
 from tailrace.server.tracked_choice import TrackingOptions
 

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from tailrace.server import sse
 from tailrace.server.dialects.responses.stream import ResponsesStream
 from tailrace.server.events import Event, KeepAlive
+from tailrace.server.waiting_stream import waiting_stream
 
 
 class Recording:
@@ -99,7 +100,9 @@ class RecordedStream(Response):
         recording = self._recording
         disconnected = asyncio.create_task(_disconnected(receive))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            waiting = waiting_stream(scope)
+            if waiting is None or not await waiting.hand_over():
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while not disconnected.done():
                 while self._next < len(recording.pieces) and not disconnected.done():
                     await send(_part(recording.pieces[self._next]))

@@ -62,6 +62,10 @@ class ResponseHead:
         if request.conversation_id is not None:
             self._request_fields["conversation"] = {"id": request.conversation_id}
 
+    def forget_storing(self) -> None:
+        """The response isn't stored, though it was to be."""
+        self._request_fields["store"] = False
+
     def body(
         self, status: Status, output: list[Item], usage: Usage | None = None, error: RequestError | None = None
     ) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from tailrace.server.json_response import json_response
 from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
 from tailrace.server.streaming import cancelled_on_disconnect
+from tailrace.server.waiting_stream import EncoderOpening, opens_with
 
 
 class _ResponseId(StringConvertor):
@@ -140,28 +141,36 @@ class _Responses:
         app = self._app
         payload = await app.read(request, body.decoder)
         body.check(payload)
-        app.models.resolve(payload.model)
+        named = app.models.resolve(payload.model)
         is_stored = self._should_store(payload)
         given = await self._input(request, payload)
         tools = toolset(payload.tools, payload.tool_choice, given.tools)
+        head = ResponseHead(payload, tools, named.service.name, stored=is_stored)
+        ended: Callable[[dict[str, Any]], None] = _store_nothing  # Until the response is stored.
+        stream = ResponsesStream(
+            head,
+            tools,
+            summary=payload.wants_summary,
+            encrypted=payload.wants_encrypted,
+            # A recording's events have numbers, so those that come before it can't be events.
+            comments=self._comments or bool(payload.background),
+            ended=lambda response: ended(response),
+        )
+        if payload.stream:
+            opens_with(
+                request,
+                lambda: EncoderOpening(stream, starts=not payload.background),
+                keepalive_seconds=payload.keepalive_seconds,
+            )
         model = await app.model_for(request, payload.model, payload)
         generation = await self._start(request, payload, given.conversation, tools, model)
         caller = caller_of(request.scope)
         owner = caller.owner
-        head = ResponseHead(payload, tools, model.name, stored=is_stored)
         if is_stored and not await self._saved(payload, head.body("in_progress", []), given.own, caller):
             is_stored = False
-            head = ResponseHead(payload, tools, model.name, stored=False)
+            head.forget_storing()
         ended = self._store_callback(payload, given.own, caller, is_stored=is_stored)
         if payload.stream or payload.background:
-            stream = ResponsesStream(
-                head,
-                tools,
-                summary=payload.wants_summary,
-                encrypted=payload.wants_encrypted,
-                comments=self._comments,
-                ended=ended,
-            )
             if not payload.background:
                 encoder = telemetry(stream, generation, timings=bool(payload.timings_per_token))
                 return app.stream_response(generation, encoder, keepalive_seconds=payload.keepalive_seconds)
