@@ -13,7 +13,7 @@ from typing import Any
 from model_server import Alter, Answer, Asked, Json, ModelServer
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = "/chat/completions", "/completions", "/embeddings", "/responses"
-MESSAGES, OLLAMA = "/messages", "/api/chat"
+MESSAGES, OLLAMA, RERANK = "/messages", "/api/chat", "/rerank"
 
 
 @dataclass(frozen=True)

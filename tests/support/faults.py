@@ -9,6 +9,7 @@ import completion_faults
 import concurrency_faults
 import embedding_faults
 import ollama_faults
+import rerank_faults
 import responses_faults
 import tool_call_faults
 import transport_faults
@@ -24,6 +25,7 @@ MODULES = (
     concurrency_faults,
     completion_faults,
     embedding_faults,
+    rerank_faults,
     responses_faults,
     anthropic_faults,
     ollama_faults,

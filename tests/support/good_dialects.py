@@ -265,6 +265,20 @@ def embeddings(body: Json) -> Answer:
     return _json({"object": "list", "model": MODEL, "data": rows, "usage": usage})
 
 
+def rerank(body: Json) -> Answer:
+    """``/rerank``: the more letters a document shares with the query, the better."""
+    if not body["documents"]:
+        raise Refusal(400, "documents", "documents is empty")
+    rows: list[Json] = []
+    for index, text in enumerate(body["documents"]):
+        shared = len(set(text) & set(body["query"]))
+        row: Json = {"index": index, "relevance_score": shared / 100}
+        rows.append(row | ({"document": {"text": text}} if body.get("return_documents") else {}))
+    rows.sort(key=lambda row: -row["relevance_score"])
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    return _json({"model": MODEL, "results": rows[: body.get("top_n", len(rows))], "usage": usage})
+
+
 def responses(body: Json) -> Answer:
     """``/responses``."""
     limit = int(_number(body, "max_output_tokens", 16, 1e9, 16))
@@ -398,6 +412,7 @@ _NEEDED = {
     "/chat/completions": ["messages"],
     "/completions": ["prompt"],
     "/embeddings": ["input"],
+    "/rerank": ["query", "documents"],
     "/responses": ["input"],
     "/messages": ["messages"],
     "/api/chat": ["messages"],
@@ -407,6 +422,7 @@ _POST = {
     "/chat/completions": chat,
     "/completions": completions,
     "/embeddings": embeddings,
+    "/rerank": rerank,
     "/responses": responses,
     "/messages": messages,
     "/messages/count_tokens": count_tokens,

@@ -26,6 +26,7 @@ class Dialect:
     reply_text: Callable[[Any], str | None]
     error_fault: Callable[[Any], str | None]
     can_stream: bool = True
+    by_model: bool = False  #: the server has it for some models alone: whether it is there shows in a valid request
     media_type: str = "text/event-stream"
 
     def path(self, target: Target) -> str:
@@ -102,6 +103,10 @@ def _embedding(model: str, text: str, limit: int) -> Json:
     return {"model": model, "input": text}
 
 
+def _rerank(model: str, text: str, limit: int) -> Json:
+    return {"model": model, "query": text, "documents": ["The sea is wide.", "A pump fills tyres."]}
+
+
 def _response(model: str, text: str, limit: int) -> Json:
     return {"model": model, "input": text, "max_output_tokens": max(16, limit), "temperature": 0}
 
@@ -140,6 +145,10 @@ def _embedding_text(body: Any) -> str | None:
     return "" if find(body, "data", 0, "embedding") is not None else None
 
 
+def _rerank_text(body: Any) -> str | None:
+    return "" if find(body, "results", 0, "relevance_score") is not None else None
+
+
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
@@ -152,6 +161,7 @@ DIALECTS: dict[str, Dialect] = {
             _openai_fault,
         ),
         Dialect("embeddings", "/embeddings", _embedding, _embedding_text, _openai_fault, can_stream=False),
+        Dialect("rerank", "/rerank", _rerank, _rerank_text, _openai_fault, can_stream=False, by_model=True),
         Dialect("responses", "/responses", _response, _response_text, _openai_fault),
         Dialect("anthropic", "/v1/messages", _chat, _anthropic_text, _anthropic_fault),
         Dialect(
@@ -168,6 +178,7 @@ DIALECTS: dict[str, Dialect] = {
 OPENAI = DIALECTS["openai"]
 COMPLETIONS = DIALECTS["completions"]
 EMBEDDINGS = DIALECTS["embeddings"]
+RERANK = DIALECTS["rerank"]
 RESPONSES = DIALECTS["responses"]
 ANTHROPIC = DIALECTS["anthropic"]
 OLLAMA = DIALECTS["ollama"]

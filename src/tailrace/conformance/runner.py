@@ -145,10 +145,15 @@ def _get(target: Target, path: str, limits: Limits) -> Response:
 
 
 def _has_route(session: Session, dialect: Dialect) -> bool:
-    """Whether the dialect's route exists: a request without a prompt gets no "unknown route"."""
+    """Whether the dialect's route exists: a request without a prompt gets no "unknown route". One that depends on the
+    model exists where it answers a valid request, or fails at it.
+    """
     try:
         if dialect is OLLAMA:
             return session.request("GET", f"{session.target.root}/api/version", dialect=dialect).status == 200
+        if dialect.by_model:
+            reply = session.post(dialect, session.question_body(dialect))
+            return reply.status == 200 or reply.status in (500, 502)
         reply = session.post(dialect, {"model": session.model})
     except ProtocolError:
         return True  # The route does something; the rules report what.
