@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from openai_wire import Reply, ask
-from servers import ServerProcess, fake
+from servers import ServerProcess, fake, wait_for
 from tailrace.server.keys.keys_file import KeyRecord, KeysFile, new_key, now
 
 USER = [{"role": "user", "content": "<say>ok</say>"}]
@@ -289,3 +292,24 @@ def test_a_key_for_one_model_finds_no_other(config: Path, tmp_path: Path) -> Non
             models = ask(server.port, "GET", path, headers=headers).json()["models"]
             assert [entry["name"] for entry in models] == ["second:latest"], path
         assert ask(server.port, "GET", "/v1/models/first", headers=headers).status == 404
+
+
+def test_a_new_http_process_takes_up_the_engines_that_run(config: Path) -> None:
+    with fake("--config", str(config)) as server:
+        body = {"prompt": "<say>ok</say>", "max_tokens": 4}
+        for name in KEYED:
+            assert post(server, "/v1/completions", {**body, "model": name}).status == 200
+        engines, before = server.children("engine"), server.http
+        assert len(engines) == 2
+        os.kill(before, signal.SIGKILL)
+        wait_for("another HTTP process", lambda: server.child("server") not in (None, before))
+
+        def both_loaded() -> bool:
+            with contextlib.suppress(OSError, AssertionError, ValueError):
+                return bool(ask(server.port, "GET", "/health").json().get("models_loaded") == 2)
+            return False
+
+        wait_for("both models", both_loaded)
+        for name in KEYED:
+            assert post(server, "/v1/completions", {**body, "model": name}).status == 200
+        assert server.children("engine") == engines, "no model was loaded again"

@@ -35,6 +35,8 @@ from tailrace.protocol import EngineCounters
 
 #: Max values of a label that comes from code all over the server. More than there are.
 _MAX_CODES = 200
+#: Served models up to which each has its engines' samples before it is loaded: they are 600 lines.
+_MAX_UNLOADED_MODELS = 100
 
 
 #: Upper bounds in seconds, the last one infinite, and how many times were at most as long as each.
@@ -159,9 +161,11 @@ class Metrics:
         """The same in pieces, as of the first one: with many models all of them together take long."""
         models = list(self._models.values())
         figures = {model.name: model.figures() for model in models}
+        many = len(models) > _MAX_UNLOADED_MODELS
         views = [
             ((str(number), model.name), EngineView(each, model.requests(number), model.engine.model_info))
             for model in models
+            if model.engine.engine_starts or not many
             for number, each in enumerate(figures[model.name])
         ]
         yield from expose(VLLM_METRICS, ENGINE_LABELS, views)

@@ -160,9 +160,8 @@ class AppState:
 
     def _capacity(self) -> int:
         """Requests that run at the same time. While an engine restarts, the requests that it ran wait for the next."""
-        services = self.models.services
-        loaded = sum(service.engine.capacity for service in services)
-        return loaded or services[0].spec.settings.parallel * services[0].replicas
+        default = self.models.default
+        return self.hub.capacity or default.spec.settings.parallel * default.replicas
 
     @cached_property
     def stats(self) -> ServerStats:

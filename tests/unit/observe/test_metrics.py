@@ -248,3 +248,47 @@ def test_the_control_group_that_stood_still_longest_is_shown() -> None:
     found = samples(metrics)
     assert found["tailrace:cpu_throttled_periods_total[]"] == 4
     assert found["tailrace:cpu_throttled_seconds_total[]"] == 2.5
+
+
+def test_each_model_has_its_samples_and_the_servers_are_sums() -> None:
+    metrics = Metrics()
+    engines = {
+        "a": Engine([EngineFigures(running=2, connected=True)]),
+        "b": Engine([EngineFigures(running=1, connected=True), EngineFigures()]),
+        "c": Engine(engine_starts=0),
+    }
+    loads = {"a": Load(waiting=3, running=2), "b": Load(), "c": Load(is_loaded=False)}
+    loads["b"].figures.loaded(2.5)
+    models = {
+        name: metrics.add_model(name, engine, loads[name], len(engine.engines)) for name, engine in engines.items()
+    }
+    models["b"].requests(1).finished["stop"] += 1
+    found = {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+    def of(name: str, model: str = "", **labels: str) -> float:
+        return found[name, frozenset({**({"model_name": model} if model else {}), **labels}.items())]
+
+    assert [of("vllm:num_requests_running", name, engine="0") for name in "abc"] == [2, 1, 0]
+    assert of("vllm:request_success_total", "b", engine="1", finished_reason="stop") == 1
+    assert [of("tailrace:model_loaded", name) for name in "abc"] == [1, 1, 0]
+    assert (of("tailrace:model_waiting_requests", "a"), of("tailrace:model_requests", "a")) == (3, 2)
+    assert (of("tailrace:model_loads_total", "b"), of("tailrace:model_load_seconds_total", "b")) == (1, 2.5)
+    assert (of("llamacpp:requests_processing"), of("tailrace:engine_starts_total")) == (3, 2)
+    for process in ("http", "engine a", "engine b", "engine b 1", "engine c"):
+        assert of("tailrace:process_starts_total", process=process) == 0
+    metrics.remove_model("b")
+    assert b'model_name="b"' not in metrics.render()
+
+
+def test_hundreds_of_models_that_were_never_loaded_have_few_samples() -> None:
+    metrics = Metrics()
+    for number in range(300):
+        metrics.add_model(f"m{number}", Engine(engine_starts=int(number == 7)), Load(is_loaded=False))
+    text = metrics.render().decode()
+    assert text.count("tailrace:model_loaded{") == 300
+    assert text.count("tailrace:engine_up{") == 1
+    assert 'tailrace:engine_up{engine="0",model_name="m7"}' in text

@@ -26,14 +26,23 @@ class EngineHub:
         self.timer = RequestTimer(silence_seconds)  #: of the running requests of all models
         self.on_tick: Callable[[], None] | None = None  #: called at each tick of the timer
         self._clients: dict[str, EngineClient] = {}
+        self._connected: dict[str, EngineClient] = {}  #: those that have had an engine since the last look
         self._socket: socket.socket | None = None
         self._attaching: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
 
     @property
-    def clients(self) -> Iterable[EngineClient]:
-        """The clients of all models."""
-        return self._clients.values()
+    def connected(self) -> Iterable[EngineClient]:
+        """The clients with an engine. Most of a thousand models have none, and requests look at these."""
+        gone = [name for name, client in self._connected.items() if not client.is_connected]
+        for name in gone:
+            del self._connected[name]
+        return self._connected.values()
+
+    @property
+    def capacity(self) -> int:
+        """How many generations all connected engines run at the same time."""
+        return sum(client.capacity for client in self.connected)
 
     def add(self, client: EngineClient) -> None:
         """Hand the engines of the client's model to it from now on."""
@@ -42,6 +51,7 @@ class EngineHub:
     def remove(self, client: EngineClient) -> None:
         """Hand it no further engine."""
         self._clients.pop(client.name, None)
+        self._connected.pop(client.name, None)
 
     async def start(self, sock: socket.socket) -> None:
         """Take connections from engines out of ``sock`` (see ``ipc.connection_hub``)."""
@@ -67,7 +77,7 @@ class EngineHub:
     @property
     def in_flight(self) -> int:
         """How many requests the engines of all models work on."""
-        return sum(client.in_flight for client in self._clients.values())
+        return sum(client.in_flight for client in self.connected)
 
     def begin_stop(self) -> int:
         """See ``EngineClient``, for all models."""
@@ -85,6 +95,7 @@ class EngineHub:
         if client is None:
             raise ProtocolError(f"an engine serves '{hello.name}', which this server doesn't")
         connection.hand_to(client, client.requests)
+        self._connected[client.name] = client
         client.on_hello(connection, hello)
 
     def on_connection_lost(self, connection: EngineConnection) -> None:
@@ -105,5 +116,5 @@ class EngineHub:
         """The timer ticks, ``seconds`` after the last time."""
         if self.on_tick is not None:
             self.on_tick()
-        for client in self._clients.values():
+        for client in self.connected:
             client.tick(seconds)
