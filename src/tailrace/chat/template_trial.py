@@ -7,12 +7,19 @@ conversations, within limits that the kernel enforces. A template that passes co
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import subprocess
 import sys
 from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
 
 import msgspec
 import structlog
+
+import tailrace
+from tailrace.folders import cache_folder
 
 #: Seconds of CPU for compiling the template and rendering about twenty short conversations. Real ones take up to 0.3 s.
 CPU_SECONDS = 2.0
@@ -41,12 +48,35 @@ class TrialResult(msgspec.Struct, frozen=True):
 
 
 def find_defect(
-    source: str, *, bos_token: str = "", eos_token: str = "", special_tokens: Iterable[str] = ()
+    source: str, *, bos_token: str = "", eos_token: str = "", special_tokens: Iterable[str] = (), remember: bool = False
 ) -> str | None:
     """Why the template can't be used; None where it can. Waits for the process. Where the system has no process left,
     the template counts as usable: rendering has limits of its own.
+
+    ``remember``: a template that has passed with these versions of Python, Jinja and tailrace isn't tried again.
     """
     trial = TemplateTrial(source, bos_token, eos_token, list(special_tokens), CPU_SECONDS)
+    if not remember:
+        return _try(trial)
+    record = _record_of(trial)
+    if record.exists():
+        return None
+    defect = _try(trial)
+    if defect is None:
+        with contextlib.suppress(OSError):  # It is tried again then.
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.touch()
+    return defect
+
+
+def _record_of(trial: TemplateTrial) -> Path:
+    """The empty file that says that the trial was passed."""
+    versions = (sys.version, metadata.version("jinja2"), tailrace.__version__)
+    digest = hashlib.sha256(repr(versions).encode() + msgspec.json.encode(trial)).hexdigest()
+    return cache_folder() / "templates" / digest[:32]
+
+
+def _try(trial: TemplateTrial) -> str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-m", _MODULE],

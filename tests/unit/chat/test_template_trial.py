@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from tailrace.chat import template_trial
@@ -42,3 +46,22 @@ def test_a_template_can_be_used_where_no_process_can_be_started(monkeypatch: pyt
 
     monkeypatch.setattr("subprocess.run", no_process)
     assert find_defect(CHATML) is None
+
+
+def test_a_template_that_has_passed_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tried: list[str] = []
+
+    def run(*args: object, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
+        trial = json.loads(kwargs["input"])  # type: ignore[arg-type]  # The trial's JSON.
+        tried.append(trial["source"])
+        defect = "null" if "good" in trial["source"] else '"no"'
+        return subprocess.CompletedProcess([], 0, b'{"defect": %b}' % defect.encode())
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for source in ("good", "good", "bad", "bad"):
+        assert (find_defect(source, remember=True) is None) == (source == "good")
+    assert tried == ["good", "bad", "bad"]
+    assert find_defect("good", bos_token="<s>", remember=True) is None
+    assert find_defect("good") is None
+    assert tried == ["good", "bad", "bad", "good", "good"], "other tokens, and a template that isn't the model's own"
