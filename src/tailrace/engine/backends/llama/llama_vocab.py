@@ -158,7 +158,13 @@ class LlamaVocab:
 
     def all_pieces(self) -> list[bytes]:
         """Each token's bytes in text, by token; empty for control tokens."""
-        return [self.piece(token, special=False) for token in range(self.size)]
+        # One buffer for all: making one takes most of a call's time.
+        buffer = ctypes.create_string_buffer(256)
+        pieces: list[bytes] = []
+        for token in range(self.size):
+            length = llama.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
+            pieces.append(ctypes.string_at(buffer, length) if length >= 0 else self.piece(token, special=False))
+        return pieces
 
     @property
     def eos_text(self) -> str:
