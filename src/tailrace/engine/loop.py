@@ -79,6 +79,8 @@ class EngineLoop:
         ``cache``: what an earlier loop on this backend has left; without it the backend's slots are empty.
         ``core_share``: this engine's part of cores that other engines compute on, too.
         """
+        #: Work for the first time in which nothing runs: it may take a second, in which no step is made.
+        self.when_quiet: Callable[[], None] | None = None
         self.helpers: list[HelperThread] = []  #: threads whose items are reported if they take long
         self._page = page or ProgressPage()
         self._core_share = core_share
@@ -138,7 +140,7 @@ class EngineLoop:
     def _run(self, publish: Publish) -> None:
         page, longest, cores = self._page, self._longest, self._core_share
         next_heartbeat = now = time.monotonic()
-        idle = True
+        idle, quiet = True, 0
         blocked = False  # All sequences that run await their masks.
         while True:
             waits = idle or blocked
@@ -164,6 +166,10 @@ class EngineLoop:
             if now >= next_heartbeat or (idle and not was_idle):
                 self._publish_heartbeat(publish)
                 next_heartbeat = now + HEARTBEAT_SECONDS
+                quiet = quiet + 1 if idle and was_idle else 0
+                if quiet > 1 and self.when_quiet is not None:
+                    self.when_quiet()
+                    self.when_quiet = None
 
     def take(self, wait: float = 0.0) -> bool:
         """Take everything that lies in the inbox, after waiting up to ``wait`` seconds for the first item.

@@ -60,8 +60,6 @@ class EngineService:
         check_placement(start)
         self._try_template()
         self._compiler = GrammarCompiler(self._backend)
-        if self._backend.info.generates:
-            self._compiler.prepare()
         self._tokenizer = Tokenizer(self._backend)
         settle_memory()
         self._cpus = self._replica.cpus or bound_cpus()  #: where the process's threads may run
@@ -88,6 +86,7 @@ class EngineService:
             bos_token=info.bos_token,
             eos_token=info.eos_token,
             special_tokens=info.special_tokens.values(),
+            remember=True,
         )
         if defect is not None:
             structlog.get_logger().warning("the model can't hold conversations", reason=defect)
@@ -154,6 +153,8 @@ class EngineService:
         )
         self._loop, self._cache = loop, loop.cache
         loop.include_counters(self._compiler.counters)
+        if backend.info.generates:
+            loop.when_quiet = self._compiler.prepare
         intake = Intake(channel, backend, loop.inbox, self._compiler, self._tokenizer)
         loop.helpers.append(intake)
         intake.start()

@@ -192,6 +192,24 @@ def test_a_step_is_published_before_it_is_accounted_for(backend: FakeBackend) ->
     assert sum(len(step.failed) for step, _ in published) == 1
 
 
+def test_work_for_a_quiet_time_waits_until_nothing_has_run_for_a_while(backend: FakeBackend) -> None:
+    runner = Runner(backend)
+    events: list[str] = []
+    runner.loop.when_quiet = lambda: events.append("quiet")
+    runner.ask(_submit(1, "<say>ab</say>"))
+
+    def publish(message: Step | Heartbeat | EmbeddingAnswer) -> None:
+        events.append("step" if isinstance(message, Step) else "beat")
+        if events.count("quiet") and events[-3:] == ["quiet", "beat", "beat"]:
+            runner.loop.inbox.put(None)
+
+    runner.loop.run(publish)
+    assert events.count("quiet") == 1
+    between = events[len(events) - events[::-1].index("step") : events.index("quiet")]
+    assert between.count("beat") >= 2
+    assert "step" not in events[events.index("quiet") :]
+
+
 def test_the_prefix_cache_outlives_a_loop_that_cannot_publish(backend: FakeBackend) -> None:
     runner = Runner(backend)
     runner.ask(_submit(1, "a text that is known then <say>abcd</say>"))

@@ -117,8 +117,8 @@ class GrammarCompiler:
         return GrammarSandbox(self._backend.vocabulary, self._end_tokens)
 
     def prepare(self) -> None:
-        """Make llguidance's tokenizer now. No other thread runs meanwhile, which takes a second for a large vocabulary:
-        so it isn't left to the first grammar.
+        """Make llguidance's tokenizer now, unless a grammar has done so. No other thread runs meanwhile, which takes a
+        second for a large vocabulary: so it isn't left to the first grammar.
         """
         if self._end_tokens:
             self._grammar_tokenizer()
