@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
 from rich.markup import escape
 
 from tailrace.cli import console_output
-from tailrace.cli.pull_display import pull_display
+from tailrace.cli.shown_pull import pull_shown
 from tailrace.machine.free_memory import read_memory
 from tailrace.models.model_reference import ModelFile, NotHere, locate_model
-from tailrace.models.pulls.pull import pull
 from tailrace.models.reference import HubReference, OllamaReference, served_name
 from tailrace.settings import Settings
-
-#: What a shell shows for a program that Ctrl-C ended.
-_INTERRUPTED = 130
 
 
 def find_model(settings: Settings) -> ModelFile:
@@ -35,13 +30,7 @@ def find_or_fetch(settings: Settings) -> ModelFile:
         if not isinstance(reference, HubReference | OllamaReference):
             raise
     console_output.stderr().print(f"{escape(str(reference))} isn't here: fetching it", soft_wrap=True)
-    display = pull_display()
-    try:
-        pulled = pull(reference, display.show, memory=read_memory().total)
-    except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        display.end()
+    pulled = pull_shown(reference, f"tailrace pull {reference}")
     try:
         return find_model(settings)
     except NotHere:  # It is in a folder that no store has, such as one that a variable has moved meanwhile.

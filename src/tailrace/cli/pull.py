@@ -9,16 +9,12 @@ import typer
 from rich.markup import escape
 
 from tailrace.cli import console_output
-from tailrace.cli.pull_display import pull_display
+from tailrace.cli.shown_pull import pull_shown
 from tailrace.errors import ModelError
-from tailrace.machine.free_memory import read_memory
 from tailrace.models.catalogue import CATALOGUE
-from tailrace.models.pulls.pull import catalogue_model, pull
+from tailrace.models.pulls.pull import catalogue_model
 from tailrace.models.reference import HubReference, NameReference, OllamaReference, Reference, parse_reference
 from tailrace.settings import STARTER_MODEL
-
-#: What a shell shows for a program that Ctrl-C ended.
-_INTERRUPTED = 130
 
 
 def pull_model(
@@ -31,26 +27,12 @@ def pull_model(
     entry = catalogue_model(reference) if isinstance(reference, NameReference) else None
     if entry is None and not isinstance(reference, HubReference | OllamaReference):
         raise _no_source(reference)
-    display = pull_display()
-    try:
-        pulled = pull(reference, display.show, memory=read_memory().total if _is_open(reference) else None)
-    except KeyboardInterrupt:
-        display.end()
-        rest = "" if entry is not None else ", which goes on where it ended"
-        console_output.stderr().print(f"Stopped. Pull again with: tailrace pull {escape(model)}{rest}", soft_wrap=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    finally:
-        display.end()
+    pulled = pull_shown(reference, f"tailrace pull {model}")
     verb = "is here" if pulled.present else "fetched"
     licence = f"{entry.licence}, " if entry is not None else ""
     console_output.stdout().print(
         f"{escape(model)} {verb}: {console_output.size(pulled.bytes)}, {licence}{escape(pulled.path)}", soft_wrap=True
     )
-
-
-def _is_open(reference: Reference) -> bool:
-    """Whether the quantisation is chosen by what fits."""
-    return isinstance(reference, HubReference) and reference.quant is None and reference.file is None
 
 
 def _no_source(reference: Reference) -> ModelError:

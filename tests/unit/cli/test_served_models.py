@@ -8,8 +8,8 @@ import pytest
 
 from model_files import STRING, pair, text, tiny_gguf
 from model_stores import Stores
-from tailrace.cli import model_argument
 from tailrace.cli import served_models as module
+from tailrace.cli import shown_pull
 from tailrace.cli.served_models import ServedModels, served_models
 from tailrace.errors import ConfigurationError, ModelError
 from tailrace.models.pulls.progress import Pulled
@@ -233,7 +233,7 @@ class TestFoundModels:
             snapshot = stores.add_hub("org/repo", {"r-Q8_0.gguf": tiny_gguf()})
             return Pulled(path=str(snapshot / "r-Q8_0.gguf"), bytes=1, present=False)
 
-        monkeypatch.setattr(model_argument, "pull", pull)
+        monkeypatch.setattr(shown_pull, "pull", pull)
         for _ in range(2):
             (spec,) = served_models(["hf:org/repo:q8_0"], {}).specs
             assert spec.name == "org/repo:Q8_0"
