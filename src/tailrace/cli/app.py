@@ -19,6 +19,7 @@ from tailrace.cli.keys import keys
 from tailrace.cli.list import list_models
 from tailrace.cli.metrics import metrics
 from tailrace.cli.pull import pull_model
+from tailrace.cli.rm import remove_model
 from tailrace.cli.run import run
 from tailrace.cli.serve import serve
 from tailrace.cli.show import show
@@ -56,6 +57,7 @@ def options(
 app.command()(serve)
 app.command()(run)
 app.command("pull")(pull_model)
+app.command("rm")(remove_model)
 app.command()(bench)
 app.command()(check)
 app.command()(doctor)

@@ -117,3 +117,27 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(run: Run, monkeypatch: pyte
 )
 def test_sizes(count: int, text: str) -> None:
     assert console_output.size(count) == text
+
+
+def test_rm(run: Run, stored: Path) -> None:
+    code, out, err = run("rm", "tiny")
+    assert (code, out, err) == (0, f"tiny deleted: {console_output.size(len(WHOLE))}\n", "")
+    assert not stored.parent.exists()
+    code, out, err = run("rm", "tiny")
+    assert (code, out) == (1, "")
+    assert "has no tiny" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        ("hf:org/repo:Q4_K_M", "hf cache rm model/org/repo"),
+        ("llama3.2:3b", "ollama rm llama3.2:3b"),
+        ("ollama:llama3.2", "ollama rm llama3.2:latest"),
+        ("./tiny.gguf", "with rm"),
+    ],
+)
+def test_rm_of_what_is_not_tailraces(run: Run, stored: Path, model: str, remedy: str) -> None:
+    code, out, err = run("rm", model)
+    assert (code, out, remedy in err) == (1, "", True)
+    assert stored.exists()

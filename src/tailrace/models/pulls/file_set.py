@@ -82,6 +82,8 @@ def get(wanted: FileSet, on_progress: OnProgress) -> Pulled:
         if file in missing:
             _get_one(wanted, file, account)
         account.whole(file)
+    if any(not file.is_here() for file in wanted.files):
+        raise PullFailed("a file of the model has been deleted meanwhile. Pull again", reason="damaged")
     on_progress(Progress(stage="write", all_done=result.bytes, all_total=result.bytes))
     try:
         wanted.publish()

@@ -7,6 +7,7 @@ started with OLLAMA_MODELS set to it has the same models. Ollama's server/modelp
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tailrace.models.store import default_folder
 #: For messages: which variable moves the folder.
 REMEDY = "set TAILRACE_MODELS to another folder"
 _FOLDER = "ollama"
+_BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
 def ollama_folder(store: Path | None = None) -> Path:
@@ -45,6 +47,29 @@ class OllamaLayout:
         """The file by which a model is found."""
         return self.folder / "manifests" / reference.host / reference.namespace / reference.model / reference.tag
 
+    def remove(self, reference: OllamaReference) -> int | None:
+        """Delete a model, and its blobs that no other model has. The bytes that are free then; None: it isn't here.
+
+        Raises OSError.
+        """
+        path = self.manifest(reference)
+        if not path.is_file():
+            return None
+        own = _blobs(path)
+        path.unlink()
+        for folder in path.parents:
+            if folder == self.folder or any(folder.iterdir()):
+                break
+            folder.rmdir()
+        others = (self.folder / "manifests").rglob("*")
+        kept = {digest for other in others if other.is_file() for digest in _blobs(other)}
+        freed = 0
+        for blob in map(self.blob, sorted(own - kept)):
+            if blob.is_file():
+                freed += blob.stat().st_size
+                blob.unlink()
+        return freed
+
     def publish(self, reference: OllamaReference, manifest: bytes) -> None:
         """Write a model's manifest, when all its blobs are there. Raises OSError."""
         path = self.manifest(reference)
@@ -56,3 +81,8 @@ class OllamaLayout:
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _blobs(manifest: Path) -> set[str]:
+    """The digests of a manifest's blobs."""
+    return set(_BLOB.findall(manifest.read_text(encoding="utf-8", errors="replace")))
