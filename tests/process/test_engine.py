@@ -14,18 +14,13 @@ from dataclasses import replace
 
 import pytest
 
+from loop_replies import Replies
 from tailrace.engine.backends.llama import LlamaBackend, LlamaOptions, memory_budget
 from tailrace.engine.kernels import loader
 from tailrace.engine.kernels.build import cpu_tiers
 from tailrace.engine.kv_cache.layout import Layout
-from tailrace.engine.loop import EngineLoop
-from tailrace.engine.sequence import Sequence
-from tailrace.engine.submission import prepare_sequence
 from tailrace.machine.plan import PoolPlan
 from tailrace.models.model_reference import locate_model
-from tailrace.prompt_text import PromptText
-from tailrace.protocol import Failed, Finished, GenerationParams, Sampling, Submit
-from teacher_forcing import shortfalls
 
 NOISE = 0.6
 
@@ -79,52 +74,6 @@ def test_weights_are_repacked_where_they_take_at_most_three_quarters_of_the_avai
     assert (backend.repacked_bytes > 90_000_000) == copied
     backend.close()
     assert backend.repacked_bytes == 0
-
-
-class Replies:
-    """Runs sequences on a loop of its own and collects their tokens."""
-
-    def __init__(self, backend: LlamaBackend) -> None:
-        self.backend = backend
-        self.loop = EngineLoop(backend, prefill_chunk=128, step_seconds=0.05, host_cache_tokens=4000)
-        self.prompts: dict[int, list[int]] = {}
-        self.tokens: dict[int, list[int]] = {}
-        self.cached: dict[int, int] = {}
-        self.finished: dict[int, Finished] = {}
-        self.failed: dict[int, Failed] = {}
-
-    def ask(self, identity: int, text: str, max_tokens: int | None = 48) -> None:
-        prompt = PromptText(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
-        submit = Submit(
-            id=identity,
-            prompt=prompt,
-            params=GenerationParams(max_tokens=max_tokens, sampling=Sampling(temperature=0.0)),
-        )
-        sequence = prepare_sequence(self.backend, submit)
-        assert isinstance(sequence, Sequence)
-        self.prompts[identity] = list(sequence.tokens)
-        self.tokens[identity] = []
-        self.loop.inbox.put(sequence)
-
-    def step(self) -> None:
-        self.loop.take()
-        step = self.loop.step()
-        if step is not None:
-            for identity, token in zip(step.ids, step.tokens, strict=True):
-                self.tokens[identity].append(token)
-            self.cached.update({started.id: started.cached_tokens for started in step.started})
-            self.finished.update({finished.id: finished for finished in step.finished})
-            self.failed.update({failed.id: failed for failed in step.failed})
-
-    def finish(self) -> None:
-        while self.loop.has_work:
-            self.step()
-
-    def worst_shortfall(self) -> float:
-        self.backend.reset()
-        return max(
-            max(shortfalls(self.backend, prompt, self.tokens[identity])) for identity, prompt in self.prompts.items()
-        )
 
 
 def test_eight_sequences_that_start_and_end_are_each_a_true_greedy_decode(backend: LlamaBackend) -> None:
