@@ -235,7 +235,7 @@ def _common(reply: Reply) -> list[dict[str, Any]]:
     chunks: list[dict[str, Any]] = [json.loads(event.decode("utf-8")) for event in events]
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert len({chunk["model"] for chunk in chunks}) == 1
-    assert len({chunk["system_fingerprint"] for chunk in chunks}) == 1
+    assert len({chunk.get("system_fingerprint") for chunk in chunks}) == 1
     assert len({chunk["created"] for chunk in chunks}) == 1
     assert isinstance(chunks[0]["created"], int)
     for chunk in chunks:

@@ -288,6 +288,8 @@ class AppState:
         if (waiting := waiting_stream(request.scope)) is not None:
             waiting.begin()
         await while_connected(turn.begin(), request.receive)
+        if waiting is not None:
+            await waiting.has_waited()
         if place is not None:
             place.unpark()
 

@@ -127,6 +127,12 @@ class WaitingStream:
             if self._seconds < math.inf:
                 self._task = asyncio.create_task(self._run(self._opening))
 
+    async def has_waited(self) -> None:
+        """The model is there: a stream that isn't open stays so, and its reply is as if it had not waited."""
+        await self._settled.wait()
+        if not self.is_open and self._task is not None:
+            self._task.cancel()
+
     async def hand_over(self) -> bool:
         """Send nothing more: the reply's own stream, or another response, follows. Whether the stream is open."""
         await self._settled.wait()
@@ -198,6 +204,12 @@ def opens_with(
     send, seconds = scope[SEND]
     seconds = seconds if keepalive_seconds is None else keepalive_seconds
     scope[_WAITING_STREAM] = WaitingStream(send, body, make, headers, seconds)
+
+
+def is_open(scope: Scope | dict[str, Any]) -> bool:
+    """Whether the request with this scope has had keep-alives while it waited for its model, which is there now."""
+    waiting = waiting_stream(scope)
+    return waiting is not None and waiting.is_open
 
 
 def waiting_stream(scope: Scope | dict[str, Any]) -> WaitingStream | None:

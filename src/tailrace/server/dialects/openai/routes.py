@@ -41,7 +41,7 @@ from tailrace.server.models.model_service import ModelService
 from tailrace.server.prompt_token_count import count_input
 from tailrace.server.served_model import ServedModel
 from tailrace.server.stream_encoder import Encoder
-from tailrace.server.waiting_stream import EncoderOpening, Opening, opens_with
+from tailrace.server.waiting_stream import EncoderOpening, Opening, is_open, opens_with
 
 #: The size that a log probability counts with, where the work for a reply decides whether a thread does it.
 _ENTRY_BYTES = 16
@@ -154,7 +154,8 @@ class _OpenAI:
         generation_request = await app.run_large(make, request.state.size)
         generation_request = tracked(payload, generation_request)
         generation = await app.start_generation(request, model, generation_request)
-        head.fingerprint = app.models.service(model.name).fingerprint(model)
+        if not is_open(request.scope):  # All chunks of a stream have the same head, and its first ones were before.
+            head.fingerprint = app.models.service(model.name).fingerprint(model)
         owner = caller_of(request.scope).owner
 
         def full_body(transcript: CollectedReply) -> dict[str, Any]:
@@ -217,7 +218,8 @@ class _OpenAI:
         echoes = await self._echoes(request, payload, generation_request.prompts, model) if payload.echo else []
         size = _ENTRY_BYTES * sum(len(echo.entries) * (1 + (payload.requested_logprobs or 0)) for echo in echoes)
         choices = len(generation_request.prompts) * generation_request.choices
-        head.fingerprint = app.models.service(model.name).fingerprint(model)
+        if not is_open(request.scope):  # All chunks of a stream have the same head, and its first ones were before.
+            head.fingerprint = app.models.service(model.name).fingerprint(model)
         if payload.max_tokens == 0:
             replies = [CollectedChoice(finish_reason="length") for _ in range(choices)]
             collected = CollectedReply(replies, Usage(sum(echo.tokens for echo in echoes), 0, 0))
