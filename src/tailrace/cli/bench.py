@@ -51,9 +51,7 @@ def bench(
     turns: Annotated[int, typer.Option(help="Turns (or pairs) after one to warm up; medians are shown.")] = 5,
     engine: Annotated[bool, typer.Option("--engine", help="Measure the engine loop in process instead.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Measure both in turns and show the ratio.")] = False,
-    model: Annotated[
-        str | None, typer.Option(help="Model: the server's name, and a file or name for --engine.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model: the server's name, and a reference for --engine.")] = None,
     key: Annotated[str | None, typer.Option(envvar="TAILRACE_API_KEY", help="The server's API key.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Don't verify the server's certificate.")] = False,
     threads: Annotated[int | None, typer.Option(help="Engine threads of --engine and --compare.")] = None,

@@ -16,6 +16,7 @@ from tailrace.models.header_cache import HeaderCache
 from tailrace.models.model_summary import ModelSummary
 from tailrace.models.shards import shard_paths, total_bytes
 from tailrace.models.stores.found_model import FoundModel, StoreName
+from tailrace.observe.safe_text import one_line
 from tailrace.serving.model_abilities import ModelAbilities, model_abilities
 from tailrace.serving.model_memory import summary_demand
 from tailrace.settings import Settings
@@ -84,9 +85,9 @@ class RowMaker:
             revision=model.revision,
             projector=model.projector,
             adapters=model.adapters,
-            system=model.system,
+            system=one_line(model.system),
             sampling=model.parameters,
-            licence=model.licence,
+            licence=one_line(model.licence),
             error=model.problem,
         )
         return self._with_header(row, _notes(model)) if model.problem is None else row
@@ -118,8 +119,8 @@ class RowMaker:
         fits, context = self._fit(demand)
         return msgspec.structs.replace(
             row,
-            architecture=facts.architecture,
-            title=facts.name,
+            architecture=one_line(facts.architecture),
+            title=None if facts.name is None else one_line(facts.name),
             parameters=facts.parameters,
             # The header says the format of most weights; a name may say how they were chosen (UD-Q4_K_XL).
             quantisation=row.quantisation or facts.quantisation,

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -19,6 +19,7 @@ import typer
 from tailrace.cli import console_output
 from tailrace.cli.chat_history import ChatHistory, Parameters
 from tailrace.cli.chat_session import described, show_reply, talk
+from tailrace.cli.found_models import with_store_settings
 from tailrace.cli.local_model import LocalModel
 from tailrace.cli.model_argument import find_or_fetch
 from tailrace.cli.template_check import check_chat_template
@@ -26,6 +27,7 @@ from tailrace.cli.terminal import Interrupts, Terminal, clean
 from tailrace.cli.tuned_settings import resolve_tuned
 from tailrace.engine.load import load_backend, load_draft
 from tailrace.errors import ConfigurationError, InvalidRequest
+from tailrace.models.model_reference import ModelFile
 from tailrace.observe import logs
 from tailrace.settings import Resolved
 
@@ -78,20 +80,27 @@ def run(
         "seed": seed,
         "max_tokens": max_tokens,
     }
-    conversation = ChatHistory(clean(system) if system else None, _parameters(given))
+    parameters = _parameters(given)
     question = _question(prompt)
     level = "warning" if resolved.origins["log_level"] == "default" else resolved.settings.log_level
     logs.configure("run", level=level, form=resolved.settings.log_format)
+    file = ModelFile(path=Path(), name="fake")
+    if resolved.settings.backend != "fake":
+        file = find_or_fetch(resolved.settings)
+        resolved = with_store_settings(resolved, file.found)
+    settings = resolved.settings
+    system = clean(system) if system else settings.system_prompt
+    conversation = ChatHistory(system or None, _with_defaults(parameters, given, settings.sampling))
     interrupts = Interrupts()
     # The loader is C code that can't be left in an orderly way.
     signal.signal(signal.SIGINT, _leave)
-    name, local = _load(resolved)
+    local = _load(resolved, file.path)
     interrupts.install()
     terminal = Terminal(interrupts)
     try:
         if question is not None:
             raise typer.Exit(_one_shot(local, conversation, question, terminal, interrupts, verbose=verbose))
-        talk(local, name, conversation, terminal, interrupts)
+        talk(local, file.name, conversation, terminal, interrupts)
     finally:
         local.close()
 
@@ -126,15 +135,26 @@ def _question(prompt: str | None) -> str | None:
     return "\n\n".join(texts) if texts else None
 
 
-def _load(resolved: Resolved) -> tuple[str, LocalModel]:
+def _with_defaults(parameters: Parameters, given: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parameters:
+    """The parameters, and the setting ``sampling`` for those that no flag has set."""
+    for name, value in sampling.items():
+        own = {"num_predict": "max_tokens"}.get(name, name)
+        if given.get(own) is None and own in Parameters.__struct_fields__ and not (own == "max_tokens" and value < 1):
+            try:
+                parameters = parameters.changed(own, value)
+            except InvalidRequest as error:
+                raise ConfigurationError(f"sampling: {error.message}") from None
+    return parameters
+
+
+def _load(resolved: Resolved, path: Path) -> LocalModel:
     settings = resolved.settings
     if resolved.origins["parallel"] == "default":
         settings = msgspec.structs.replace(settings, parallel=1)
     if settings.backend == "fake":
-        return "fake", LocalModel(load_backend(None, settings), settings)
-    found = find_or_fetch(settings)
-    backend = load_backend(found.path, settings)
-    return found.name, LocalModel(backend, settings, load_draft(backend, settings))
+        return LocalModel(load_backend(None, settings), settings)
+    backend = load_backend(path, settings)
+    return LocalModel(backend, settings, load_draft(backend, settings))
 
 
 def _one_shot(

@@ -272,6 +272,18 @@ def test_show_names_what_is_not_used(run: Run, stores: Stores) -> None:
         assert words in out
 
 
+def test_control_characters_of_a_file_do_not_reach_the_terminal(run: Run, stores: Stores) -> None:
+    name = pair("general.name", STRING, text("\x1b[31mred\n\u202e"))
+    layers = {"system": b"\x1b[2J", "license": b"\x1b]0;title\x07"}
+    stores.add_ollama("registry.ollama.ai/library/evil/latest", tiny_gguf(extra=(name,)), layers=layers)
+    for words in (("list",), ("show", "evil")):
+        code, out, err = run(*words)
+        assert (code, err) == (0, "")
+        assert "\x1b" not in out
+        assert "\u202e" not in out
+    assert r"\x1b[31mred" in out
+
+
 def test_show_of_a_path(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "Some Model.gguf"
     path.write_bytes(CHAT)
