@@ -12,6 +12,7 @@ import pytest
 from model_files import split
 from model_stores import Stores
 from servers import serving
+from tailrace.folders import cache_folder
 from tailrace.models.model_reference import locate_model
 from tailrace.settings import STARTER_MODEL
 
@@ -38,9 +39,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Stores:
 @pytest.fixture(scope="module")
 def base(stores: Stores) -> Iterator[str]:
     more = stores.home.parent / "more"
-    environment = {name: value for name, value in stores.environment.items() if name != "XDG_CACHE_HOME"}
+    # The compiled kernels are in the user's cache.
+    environment = {**stores.environment, "XDG_CACHE_HOME": str(cache_folder().parent)}
     flags = ("--all-models", "--models-dir", str(more), "--ctx", "256", "--parallel", "1", "--threads", "1")
-    with serving(*flags, **environment) as server:
+    with serving(*flags, environment=environment) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
@@ -53,9 +55,7 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
     """All files below a folder, with size and time."""
-    return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
-    }
+    return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_everything_usable_is_listed(base: str) -> None:
