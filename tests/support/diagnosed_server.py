@@ -70,6 +70,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     kv_used: int = 1000
     behind: tuple[int, int] = (0, 0)  #: of one stream, bytes
     disk_tier: bool = False
+    models: tuple[str, ...] = ()  #: the name of each engine's model, where several are served
 
 
 def samples(load: Load) -> tuple[Sample, Sample]:
@@ -128,7 +129,7 @@ def _server(load: Load, number: int) -> ServerSample:
     counters = msgspec.structs.replace(counters, **parts)
     engines = tuple(
         EngineSample(
-            replica=replica,
+            replica=0 if load.models else replica,
             pid=ENGINE + replica,
             silent=load.silent,
             reported_at=100.0 + number * load.reports,
@@ -137,6 +138,7 @@ def _server(load: Load, number: int) -> ServerSample:
             waiting=load.waiting[number],
             kv_cells_used=load.kv_used,
             kv_cells=10_000,
+            model=load.models[replica] if load.models else "",
             slots=8,
             weight_bytes=load.pass_bytes,
             cell_bytes=1000,

@@ -24,6 +24,8 @@ _PARTS = (
     ("embeddings", "embed", "yellow", "e"),
 )
 _IDLE = "."
+#: Characters of a model's name.
+_MAX_NAME = 20
 #: Columns of a terminal below which tables leave columns out.
 _NARROW, _WIDE = 60, 100
 #: Lines of a terminal below which advice is left out.
@@ -98,8 +100,7 @@ def _percentiles(times: Percentiles, window: str) -> str:
 
 
 def _engine(engine: EngineStats, *, several: bool, width: int) -> Iterable[RenderableType]:
-    number = f" {engine.replica}" if several else ""
-    name = f"engine{number}" if engine.model is None else f"{engine.model}{number if engine.replica else ''}"
+    name = _engine_name(engine, several=several)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim", min_width=len("between tokens"))
     grid.add_column(overflow="fold")
@@ -118,6 +119,14 @@ def _engine(engine: EngineStats, *, several: bool, width: int) -> Iterable[Rende
     cells.append(f"  {engine.kv_used} of {engine.kv_cells} tokens, {100 * part:.0f} %", "not dim")
     grid.add_row("KV cache", cells)
     yield grid
+
+
+def _engine_name(engine: EngineStats, *, several: bool) -> str:
+    """The engine's number, or its model's name: of a long one the end, which has the quantisation."""
+    if engine.model is None:
+        return f"engine {engine.replica}" if several else "engine"
+    name = f"{engine.model} {engine.replica}" if engine.replica else engine.model
+    return name if len(name) <= _MAX_NAME else f"…{name[1 - _MAX_NAME :]}"
 
 
 def _bar(parts: Sequence[tuple[float, str, str]], width: int) -> Text:

@@ -58,7 +58,7 @@ def _life(interval: Interval) -> Iterator[Finding]:
         )
         yield finding("loading", f"No engine is connected, {counted(server.waiting, 'request')} waiting{uses}.")
         return
-    if len(server.engines) < facts.replicas:
+    if len(server.engines) < facts.replicas and facts.models == 1:  # Of several models one may load.
         yield finding("replica_missing", f"{len(server.engines)} of {facts.replicas} engines are connected.")
     if (replaced := server.engine_starts - interval.before.server.engine_starts) and interval.before.server.engines:
         yield finding("engine_replaced", f"{counted(replaced, 'engine')} started again in {seconds(interval.seconds)}.")

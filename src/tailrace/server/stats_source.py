@@ -56,7 +56,8 @@ class StatsSource:
 
     def is_busy(self) -> bool:
         """Whether requests run or wait."""
-        return any(service.engine.running or service.engine.waiting for service in self._models.services)
+        services = self._models.services
+        return any(service.engine.running or service.engine.waiting or service.waiting for service in services)
 
     def observe(self) -> ServerSample:
         """The requests and engines now."""
@@ -72,7 +73,7 @@ class StatsSource:
                 for connection in service.engine.connections
             ),
             running=sum(engine.running for engine in engines),
-            waiting=sum(engine.waiting for engine in engines),
+            waiting=sum(service.engine.waiting + service.waiting for service in services),
             unaccepted=sum(engine.unanswered for engine in engines),
             oldest_wait=max(engine.oldest_wait() for engine in engines),
             refused=self._admission.refused,

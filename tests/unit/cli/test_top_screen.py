@@ -107,3 +107,15 @@ def test_a_clients_base_url_is_as_good_as_the_root(url: str, root: str) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="address"):
         StatsClient(url)
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+def test_engines_of_several_models_have_their_names(width: int) -> None:
+    stats = make_stats(*changed(engines=2, connected=2, models=("chat", "org/repository-" + 60 * "x"), running=8))
+    assert [engine.model for engine in stats.engines] == ["chat", "org/repository-" + 60 * "x"]
+    shown = drawn(stats, width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "chat" in shown
+    if width >= 80:
+        assert "8 running of 16, " in shown, "the slots of both"
+        assert f"…{19 * 'x'} " in shown, "the end of a long name"

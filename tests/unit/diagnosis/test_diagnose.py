@@ -214,3 +214,17 @@ def test_without_proc_the_requests_are_diagnosed() -> None:
     before, after = changed(steps=150)
     bare = [type(each)(time=each.time, server=each.server, facts=each.facts) for each in (before, after)]
     assert [each.code for each in diagnose(*bare)] == ["memory_bandwidth"]
+
+
+def test_engines_of_several_models_have_their_models_names() -> None:
+    before, after = changed(engines=2, connected=2, models=("chat", "coder"), silent=60.0, stalled=True, state="S")
+    sentences = " ".join(each.sentence for each in diagnose(before, after))
+    assert "The engine chat has sent nothing for" in sentences
+    assert "The engine coder has sent nothing for" in sentences
+
+
+def test_a_server_without_a_loaded_model_is_idle_where_none_is_wanted() -> None:
+    before, after = changed(**IDLE, engines=0, connected=0)
+    assert [each.code for each in diagnose(before, after)] == ["idle"]
+    missing = changed(**IDLE, engines=1, connected=0)
+    assert "loading" in [each.code for each in diagnose(*missing)], "one starts"

@@ -128,6 +128,7 @@ class ModelService:
         if report.bytes:
             self.figures.bytes = report.bytes
         if phase == "failed":
+            self.figures.bytes = report.bytes
             self.fail(report.reason)
         elif phase == "unloaded":
             self.figures.bytes, self._is_new = 0, True
@@ -147,14 +148,15 @@ class ModelService:
         """It can't be loaded: requests that wait for it fail."""
         if self.phase != "failed":
             self.figures.failures += 1
-            self._log.error("a model can't be loaded", model=self.name, reason=reason)
         self.reason, self.failed_at, self._ordered_at = reason, time.monotonic(), None
         self.engine.refuse(self.load_error)
         self._enter("failed")
 
     def load_error(self) -> ModelLoadFailed:
-        """The error of a request for a model that can't be loaded."""
-        return ModelLoadFailed(f"The model '{self.name}' can't be loaded: {self.reason}")
+        """The error of a request for a model that can't be loaded. The file's folder is private, and isn't in it."""
+        folder = "" if self.path is None else f"{self.path.parent}/"
+        reason = self.reason.replace(folder, "") if len(folder) > 2 else self.reason
+        return ModelLoadFailed(f"The model '{self.name}' can't be loaded: {reason}")
 
     def _enter(self, phase: ModelPhase) -> None:
         if phase == self.phase:
@@ -186,6 +188,7 @@ class ModelService:
         if self.on_unusable is not None:
             self.on_unusable(error)
         self._unusable = str(error)
+        self._log.error("a model can't be used", model=self.name, reason=self._unusable)
         if self._orders is not None:
             self._orders.unload(self.name)
         self.fail(self._unusable)

@@ -157,6 +157,13 @@ def test_requests_that_wait_for_a_model_fail_with_it() -> None:
     play(scene)
 
 
+def test_the_reason_for_clients_has_no_folder() -> None:
+    spec = ModelSpec(name="a", path="/home/me/models/a.gguf", settings=Settings())
+    model = ModelService(spec, EngineHub(silence_seconds=1.0), Metrics(), Orders())
+    model.fail("/home/me/models/a.gguf isn't a whole GGUF file. Fetch it again")
+    assert str(model.load_error()) == "The model 'a' can't be loaded: a.gguf isn't a whole GGUF file. Fetch it again"
+
+
 def test_a_model_that_this_process_cant_use_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(stage: Scene) -> None:
         from tailrace.errors import ModelError
