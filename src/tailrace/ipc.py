@@ -101,12 +101,16 @@ class Channel(Generic[M]):
             if messages:
                 return messages
 
-    def close(self) -> None:
-        """Close the socket, which also ends a blocked ``receive`` in another thread."""
+    def end(self) -> None:
+        """End the connection, and with it a blocked ``receive`` in another thread, which sees the peer close."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # The peer closed first: nothing is left to shut down.
+
+    def close(self) -> None:
+        """End the connection and close the socket. No other thread may use it any more."""
+        self.end()
         self._socket.close()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openai_wire import ask
-from servers import ServerProcess, alive, serving, wait_for
+from servers import PATIENCE, ServerProcess, alive, serving, wait_for
 from tailrace.folders import cache_folder
 
 #: Tokens of each reply.
@@ -59,7 +59,9 @@ def test_a_conversation_goes_on_after_each_end_of_a_process(cache: Path) -> None
         os.kill(engine, signal.SIGTERM)
         wait_for("the engine's end", lambda: not alive(engine))
         assert talk.turn(server) == 0, "another engine"
-        assert server.stop() == 0
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        assert "Bad file descriptor" not in server.log, "the connection is closed when no thread uses it"
     (folder,) = (cache / "tailrace" / "kv").iterdir()
     (state,) = folder.iterdir()
     assert (state.suffix, state.stat().st_mode & 0o777) == (".kv", 0o600)

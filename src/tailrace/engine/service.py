@@ -170,8 +170,9 @@ class EngineService:
         finally:
             # What follows may write to a disk.
             self._page.phase = Phase.LOADING
-            channel.close()
+            channel.end()
             intake.join()
+            channel.close()
 
 
 def check_placement(start: Start) -> None:
