@@ -140,6 +140,7 @@ class AppState:
         self.memory_trim = MemoryTrim()
         self._threads = FairThreads(_LARGE_AT_ONCE)
         self._orders = orders
+        self.memory = memory  #: bytes that all loaded models may take together; 0 with one model
         self.gate: ModelGate = OpenGate() if orders is None else ModelScheduler(memory)
         store = default_folder()
         self.derived_models = DerivedModels(store)
@@ -150,6 +151,15 @@ class AppState:
     def of_one(cls, settings: Settings, name: str) -> AppState:
         """The state of a server with one model, which has no file."""
         return cls(settings, [ModelSpec(name=name, path=None, settings=settings, at_start=True)])
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether models are loaded when requests want them."""
+        return self._orders is not None
+
+    def serve(self, spec: ModelSpec) -> None:
+        """Serve one more model, which is loaded when a request wants it; only with ``loads_on_demand``."""
+        self.models.add(self._service(spec, 1))
 
     def _service(self, spec: ModelSpec, replicas: int) -> ModelService:
         # With several models, each one's Hello says how many engines there are.

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -21,6 +21,7 @@ from tailrace.models.fetch import FetchStopped
 from tailrace.models.pulls.progress import OnProgress, Progress, Pulled
 from tailrace.models.pulls.pull import pull
 from tailrace.models.reference import Reference
+from tailrace.serving.model_spec import ModelSpec
 
 #: Pulls at a time. Each is a process with 40 MB, and they share one network and one disk.
 MAX_PULLS = 4
@@ -43,11 +44,23 @@ def _pull(reference: Reference, on_progress: OnProgress, stopping: threading.Eve
     return pull(reference, on_progress, stopping, memory=read_memory().total)
 
 
-class Pulls:
-    """The pulls that run. ``on_pulled`` is called on the event loop when a model is there."""
+class Serving(Protocol):
+    """What is done with a model that is there, before clients hear of it."""
 
-    def __init__(self, on_pulled: Callable[[Reference, Pulled], None] | None = None, pull: Pull = _pull) -> None:
-        self._on_pulled = on_pulled
+    def find(self, reference: Reference) -> ModelSpec | None:
+        """The model as it is to be served, if it is. Called on a pull's thread."""
+        ...
+
+    def serve(self, spec: ModelSpec) -> None:
+        """Serve it. Called on the event loop."""
+        ...
+
+
+class Pulls:
+    """The pulls that run."""
+
+    def __init__(self, serving: Serving, pull: Pull = _pull) -> None:
+        self._serving = serving
         self._pull = pull
         self._running: dict[str, _Pull] = {}
 
@@ -81,7 +94,8 @@ class Pulls:
         self._check_count(key)
         running = self._running.get(key)
         if running is None:
-            running = self._running[key] = _Pull(reference, self._pull, lambda: self._end(key))
+            running = _Pull(reference, self._pull, self._serving, partial(self._forget, key))
+            self._running[key] = running
             running.start()
         running.followers += 1
         try:
@@ -89,24 +103,24 @@ class Pulls:
                 yield status
         finally:
             running.followers -= 1
-            if running.followers == 0 and self._running.get(key) is running:
+            if running.followers == 0:
                 running.stop()
-                del self._running[key]
+                self._forget(key, running)
 
-    def _end(self, key: str) -> None:
-        running = self._running.pop(key, None)
-        if running is not None and running.pulled is not None and self._on_pulled is not None:
-            self._on_pulled(running.reference, running.pulled)
+    def _forget(self, key: str, ended: _Pull) -> None:
+        # Another one of the model may have begun since.
+        if self._running.get(key) is ended:
+            del self._running[key]
 
 
 class _Pull:
     """One pull. Its thread reports to the event loop, where everything else of it happens."""
 
-    def __init__(self, reference: Reference, pull: Pull, on_end: Callable[[], None]) -> None:
-        self.reference = reference
+    def __init__(self, reference: Reference, pull: Pull, serving: Serving, on_end: Callable[[_Pull], None]) -> None:
         self.followers = 0
-        self.pulled: Pulled | None = None
+        self._reference = reference
         self._pull = pull
+        self._serving = serving
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         # A daemon thread, so a hanging pull doesn't keep the process alive.
@@ -150,11 +164,12 @@ class _Pull:
     # On its thread
 
     def _run(self) -> None:
-        name = str(self.reference)
+        name = str(self._reference)
         error: str | None = None
-        pulled: Pulled | None = None
+        spec: ModelSpec | None = None
         try:
-            pulled = self._pull(self.reference, self._progress, self._stopping)
+            self._pull(self._reference, self._progress, self._stopping)
+            spec = self._serving.find(self._reference)
         except FetchStopped:
             error = "The pull was stopped."
         except PullFailed as failed:
@@ -169,7 +184,7 @@ class _Pull:
         except Exception:
             structlog.get_logger().exception("a pull hit a defect", model=name)
             error = f"Pulling '{name}' hit a defect; the server's log has the details."
-        self._publish(partial(self._finish, pulled, error))
+        self._publish(partial(self._finish, spec, error))
 
     def _progress(self, progress: Progress) -> None:
         for status in _statuses(progress):
@@ -191,9 +206,11 @@ class _Pull:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _finish(self, pulled: Pulled | None, error: str | None) -> None:
-        self.pulled, self._error, self._ended = pulled, error, True
-        self._on_end()
+    def _finish(self, spec: ModelSpec | None, error: str | None) -> None:
+        if spec is not None:
+            self._serving.serve(spec)
+        self._error, self._ended = error, True
+        self._on_end(self)
         if error is None:
             self._add({"status": "success"})
         else:

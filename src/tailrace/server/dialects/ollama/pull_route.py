@@ -28,6 +28,7 @@ from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.pull import Pulls, Status, present
 from tailrace.server.dialects.ollama.reply import OllamaError
 from tailrace.server.json_response import json_response
+from tailrace.server.models.pulled_models import PulledModels
 from tailrace.server.streaming import cancelled_on_disconnect
 
 
@@ -51,7 +52,7 @@ class PullRoute:
 
     def __init__(self, app: AppState) -> None:
         self._app = app
-        self._pulls = Pulls()
+        self._pulls = Pulls(PulledModels(app))
         app.on_shutdown.append(self._pulls.stop)
 
     async def pull(self, request: Request) -> Response:
