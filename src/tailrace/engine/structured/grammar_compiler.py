@@ -29,9 +29,9 @@ from tailrace.engine.structured.grammar_sandbox import (
     Trial,
     TrialCancelled,
 )
-from tailrace.engine.structured.grammar_sandbox_worker import TryResult
 from tailrace.engine.structured.lazy_grammar import LazyGrammar
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
+from tailrace.engine.structured.sandbox_messages import TryResult
 from tailrace.engine.structured.token_index import TokenIndex
 from tailrace.engine.structured.unique_keys import KeyTokens, UniqueKeys, has_open_objects
 from tailrace.engine.tokenising.jobs import TokenizerInput

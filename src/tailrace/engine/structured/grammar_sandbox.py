@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import structlog
 
 from tailrace.engine.structured.grammar_error import CompilerUnavailable, GrammarError
-from tailrace.engine.structured.grammar_sandbox_worker import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
+from tailrace.engine.structured.sandbox_messages import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
 from tailrace.errors import ProtocolError
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.protocol import Grammar

@@ -27,7 +27,6 @@ import time
 import traceback
 from typing import NamedTuple
 
-import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
 from tailrace.address_space import limit_growth, resident_memory
@@ -36,6 +35,7 @@ from tailrace.engine.structured.constraint import BUDGET_SECONDS, BUDGET_SECONDS
 from tailrace.engine.structured.grammar_error import GrammarError
 from tailrace.engine.structured.grammar_translation import translate
 from tailrace.engine.structured.matcher import check, compile_grammar, make_tokenizer
+from tailrace.engine.structured.sandbox_messages import SandboxReady, SandboxVocabulary, TryGrammar, TryResult
 from tailrace.ipc import FrameDecoder, frame
 from tailrace.parent_death import die_with_parent
 from tailrace.protocol import Grammar
@@ -46,34 +46,6 @@ _MAX_MEMORY = 64 * 1024**2
 _REPLY_TOKENS = 32
 #: Masks are computed on other threads than grammars are compiled on, with less stack.
 _STACK = 1024**2
-
-
-class SandboxVocabulary(msgspec.Struct, tag="vocabulary", frozen=True, array_like=True):
-    """The first message: the model's tokens as in ``Backend``."""
-
-    pieces: list[bytes]
-    end_tokens: list[int]
-
-
-class TryGrammar(msgspec.Struct, tag="try", frozen=True, array_like=True):
-    """Compile and follow a grammar. ``cpu_seconds``: what that may take. ``nice``: how far its process stands back."""
-
-    grammar: Grammar
-    cpu_seconds: float
-    nice: int = 0
-
-
-class SandboxReady(msgspec.Struct, tag="ready", frozen=True, array_like=True):
-    """The vocabulary is loaded: from here on, a death of the process is a grammar's fault."""
-
-
-class TryResult(msgspec.Struct, tag="result", frozen=True, array_like=True):
-    """The grammar in llguidance's form, or the reason why it can't be used."""
-
-    document: str | None = None
-    error: str | None = None
-    mask_seconds: float = 0.0  #: processor seconds of a mask: the median
-    memory_bytes: int = 0
 
 
 class _Child(NamedTuple):
