@@ -19,7 +19,7 @@ import structlog
 
 from tailrace.engine.backends.base import KVState
 from tailrace.engine.helper_thread import HelperThread
-from tailrace.engine.kv_cache.state_file import StateDamaged, read_state, write_state
+from tailrace.engine.kv_cache.state_file import StateDamaged, file_size, read_state, write_state
 from tailrace.engine.kv_cache.state_folder import StateFolder
 from tailrace.engine.kv_cache.state_index import MIN_PREFIX, StateIndex, name_of, pack, unpack
 
@@ -83,15 +83,17 @@ class DiskTier:
 
     def write(self, tokens: list[int], state: KVState) -> None:
         """Queue the state to be written, unless it is too short to be looked for, too large, or the disk is behind."""
-        if len(tokens) < MIN_PREFIX or state.size > self._options.max_bytes or self._jobs.qsize() >= _MAX_QUEUED:
+        if len(tokens) < MIN_PREFIX or self._jobs.qsize() >= _MAX_QUEUED:
             return
         packed = pack(tokens)
+        if file_size(packed, state) > self._options.max_bytes:
+            return
         if (covering := self._index.covers(packed)) is not None:
             self._index.touch(covering)
             return
         earlier = self._index.superseded(packed)
         name = name_of(packed)
-        self._index.add(name, packed, state.size)
+        self._index.add(name, packed, file_size(packed, state))
         self._jobs.put(partial(self._write, name, packed, state))
         for each in earlier:
             self._drop(each)
@@ -129,18 +131,18 @@ class DiskTier:
                     saved.append(covering)
                     continue
                 state = each.read()
-                if state is None or total + state.size > self._options.max_bytes:
+                if state is None or total + file_size(packed, state) > self._options.max_bytes:
                     continue
-                self._make_space(state.size, saved)
+                self._make_space(file_size(packed, state), saved)
                 name = name_of(packed)
                 write_state(self._folder.path(name), packed, state, deadline)
                 self._folder.touch(name, len(saved) * _TIME_STEP)
             except OSError as error:
                 self._log.warning("prefix states can't be saved", saved=count, error=str(error))
                 break
-            self._index.add(name, packed, state.size)
+            self._index.add(name, packed, file_size(packed, state))
             saved.append(name)
-            count, total = count + 1, total + state.size
+            count, total = count + 1, total + file_size(packed, state)
             for earlier in self._index.superseded(packed):
                 self._delete(earlier)
         return count, total

@@ -22,6 +22,8 @@ from tailrace.engine.kv_cache.state_memory import allocate_state
 
 _MAGIC = b"tailrace-kv-1\n\0\0"
 _LENGTH = struct.Struct("<I")
+#: Bytes of a file beside tokens and state, at most.
+_OTHER_BYTES = 80
 #: Bytes that are written between two looks at the clock.
 _PIECE = 8 * 1024**2
 #: The suffix of a file that is being written, behind the writer's process id.
@@ -38,6 +40,11 @@ class StateHead(msgspec.Struct, frozen=True):
     tokens: bytes  #: int32 each
     size: int
     crc: int
+
+
+def file_size(packed: bytes, state: KVState) -> int:
+    """Bytes of the state's file, at most."""
+    return len(packed) + state.size + _OTHER_BYTES
 
 
 def write_state(path: Path, packed: bytes, state: KVState, deadline: float | None = None) -> None:

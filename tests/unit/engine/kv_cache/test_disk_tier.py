@@ -204,7 +204,7 @@ def test_a_save_keeps_the_most_recently_used_states_that_the_limit_allows(tmp_pa
     tier.tier.write(_tokens(5000), _state(5))
     assert tier.tier.close()
     saved = tier.tier.save([savable(1000), savable(2000), savable(3000)], deadline=time.monotonic() + 60)
-    assert saved == (2, 6000)
+    assert saved == (2, 2 * 3480)
     again = Tier(tmp_path, limit=7000)
     found = [again.tier.find(_tokens(start)) is not None for start in (1000, 2000, 3000, 5000)]
     assert found == [True, True, False, False]
@@ -221,7 +221,7 @@ def test_a_save_writes_no_state_that_another_one_covers(tmp_path: Path) -> None:
     tier.tier.write(_tokens(1000, 100), _state(2))
     tier.tier.close()
     states = [savable(0, 80), savable(0, 60), savable(1000, 90)]
-    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000)
+    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000 + 4 * 80 + 80)
     heads = [read_head(path) for path in tmp_path.glob("*.kv")]
     assert sorted(len(head.tokens) // 4 for head in heads if head is not None) == [80, 100]
 
@@ -253,7 +253,7 @@ def test_a_full_disk_ends_a_save_and_leaves_what_is_whole(tmp_path: Path, monkey
 
     monkeypatch.setattr(os, "write", write)
     states = [savable(1000 * number) for number in range(5)]
-    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000)
+    assert tier.tier.save(states, deadline=time.monotonic() + 60) == (1, 3000 + 4 * 100 + 80)
     monkeypatch.undo()
     assert [path.suffix for path in tmp_path.iterdir()] == [".kv"]
     again = Tier(tmp_path)
