@@ -21,7 +21,7 @@
     │   ├── NotSupported            501  the API has such a route, tailrace doesn't
     │   ├── FetchFailed             502  a model couldn't be fetched
     │   ├── EngineUnavailable       503  the engine is loading, restarting or gone; has ``retry_after``
-    │   ├── ModelLoadFailed         503  the model can't be loaded; the message has the reason
+    │   ├── ModelLoadFailed         503  the model can't be loaded, for the reason in the message; has ``retry_after``
     │   ├── StorageUnavailable      503  what is stored for clients can't be used now; has ``retry_after``
     │   ├── ServerBusy              503  the bodies of other requests take all memory for bodies; has ``retry_after``
     │   ├── ShuttingDown            503  the server has been told to stop; has ``retry_after``
@@ -256,6 +256,7 @@ class ModelLoadFailed(RequestError):
     status = 503
     type = "server_error"
     code = "model_load_failed"
+    retry_after = 60
 
 
 class DeadlineExceeded(RequestError):

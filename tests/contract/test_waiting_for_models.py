@@ -133,8 +133,9 @@ def test_a_loaded_model_is_not_kept_waiting_by_one_that_loads(lazy: ServerProces
 
 
 def test_a_wrong_request_is_refused_before_its_model_is_loaded(lazy: ServerProcess) -> None:
-    reply = post(lazy, "/v1/chat/completions", chat(SAY, stream=True, model="wrong", modalities=["audio"]))
-    assert (reply.status, reply.error()["param"]) == (400, "modalities")
+    for stream in (True, False):
+        reply = post(lazy, "/v1/chat/completions", chat(SAY, stream=stream, model="wrong", modalities=["audio"]))
+        assert (reply.status, reply.error()["param"]) == (400, "modalities")
     assert not is_loaded(lazy, "wrong")
 
 
@@ -268,5 +269,6 @@ def test_a_model_larger_than_the_memory_fails_at_once_with_numbers() -> None:
     with fake("small", "huge", models_mb="300", fake_weights_mb="huge=500") as server:
         reply = post(server, "/v1/chat/completions", chat(SAY, model="huge"))
         assert (reply.status, reply.error()["code"]) == (503, "model_load_failed")
+        assert reply.header("retry-after") == "60"
         assert re.search(r"'huge' takes \d{3} MB of memory, and the .* may take 300 MB", reply.error()["message"])
         assert post(server, "/v1/chat/completions", chat(SAY, model="small")).status == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -146,8 +147,8 @@ class _OpenAI:
             chat.check_fields(payload)
             return EncoderOpening(make_stream(), starts=True)
 
-        if payload.stream:
-            opens_with(request, opening, keepalive_seconds=payload.keepalive_seconds)
+        # A request that isn't streamed is checked before it waits, too.
+        opens_with(request, opening, keepalive_seconds=payload.keepalive_seconds if payload.stream else math.inf)
         model = await app.model_for(request, payload.model, payload)
         inline = app.settings.reasoning == "inline"
         make = partial(chat.prepare, payload, model, inline_reasoning=inline)
