@@ -343,7 +343,8 @@ def messages(body: Json) -> Answer:
         return _json({**base, "content": [block], "stop_reason": reason, "usage": usage})
     start = {**base, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
     opened = {**block, "input": {}} if tool else {**block, "text": ""}
-    events: list[Json] = [{"type": "message_start", "message": start}]
+    # A ping may come first: the request may have waited for its model.
+    events: list[Json] = [{"type": "ping"}, {"type": "message_start", "message": start}]
     events += [{"type": "ping"}] * reply.signs
     events.append({"type": "content_block_start", "index": 0, "content_block": opened})
     parts = ('{"city":', ' "Paris"}') if tool else reply.words

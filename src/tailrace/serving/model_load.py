@@ -187,8 +187,6 @@ class ModelLoad:
             if before == "stopping" and self._begun > -math.inf:
                 self._unload_seconds = now - self._begun
             self._gone()
-        elif phase != before:
-            self._begun = now
 
     def _served(self, now: float, *, measured: bool) -> None:
         if measured:

@@ -110,8 +110,16 @@ class ModelScheduler:
 
     def tick(self) -> None:
         """See ``ModelGate``."""
-        if any(model.waiting for model in self._models.values()) or self._has_changed():
+        if any(model.load.waits for model in self._models.values()) or self._has_changed():
             self._decide()
+
+    async def load(self, service: ModelService) -> None:
+        """See ``ModelGate``."""
+        load = self._models[service.name].load
+        if not load.need and not load.is_present:
+            load.need = await asyncio.to_thread(self._plan, service.spec)
+        load.wanted(time.monotonic())
+        self._decide_soon()
 
     def keep_alive(self, service: ModelService, seconds: float) -> None:
         """See ``ModelGate``."""
@@ -138,6 +146,8 @@ class ModelScheduler:
 
     def _on_change(self, service: ModelService) -> None:
         load = self._models[service.name].load
+        if not load.need and service.phase in ("starting", "serving"):
+            load.need = self._plan(service.spec)  # Its engines are there though this process hasn't ordered them.
         load.places = service.engine.capacity or service.spec.settings.parallel
         load.reported(service.phase, time.monotonic(), reason=service.reason)
         self._decide_soon()
@@ -176,6 +186,7 @@ class ModelScheduler:
         decision = self._decision = decide(known, self._memory, now)
         for name in decision.refuse:
             self._refuse(self._models[name], partial(self._error, name, known, now))
+            self._models[name].load.wanted_since = math.inf
         for name in decision.unload:
             self._log.info("a model is unloaded", model=name, idle=round(now - self._models[name].load.idle_since, 1))
             self._models[name].load.unload_ordered(now)
@@ -185,7 +196,7 @@ class ModelScheduler:
             self._models[name].service.load()
         for name, count in decision.begin.items():
             self._grant(self._models[name], count)
-        if decision.decide_at < math.inf and any(model.waiting for model in self._models.values()):
+        if decision.decide_at < math.inf and any(model.load.waits for model in self._models.values()):
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(max(0.001, decision.decide_at - now), self._decide)
 

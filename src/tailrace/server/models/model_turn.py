@@ -104,6 +104,10 @@ class ModelGate(Protocol):
         """The server stops: turns that wait raise ShuttingDown."""
         ...
 
+    async def load(self, service: ModelService) -> None:
+        """Have the model loaded without a request, as if one waited. Returns before it is loaded, or has failed."""
+        ...
+
     def keep_alive(self, service: ModelService, seconds: float) -> None:
         """Unload the model when it has been idle for so long; infinite: never. It holds until the next value, or until
         the model is unloaded.
@@ -139,6 +143,9 @@ class OpenGate:
         """See ``ModelGate``."""
 
     def stop(self) -> None:
+        """See ``ModelGate``."""
+
+    async def load(self, service: ModelService) -> None:
         """See ``ModelGate``."""
 
     def keep_alive(self, service: ModelService, seconds: float) -> None:

@@ -273,3 +273,23 @@ def test_models_of_a_server_that_starts_count_their_memory() -> None:
         await settle(lambda: a.orders == ["unload"])
 
     run(test)
+
+
+def test_a_model_is_loaded_without_a_request_and_takes_its_turn() -> None:
+    async def test() -> None:
+        a, b = Service("a"), Service("b")
+        gate = Gate(100, a, b)
+        turn = await loaded(gate, a)
+        await gate.scheduler.load(cast(ModelService, b))
+        await settle()
+        assert b.orders == []
+        turn.close()
+        await settle(lambda: a.orders == ["load", "unload"])
+        a.enter("unloaded")
+        await settle(lambda: b.orders == ["load"])
+        b.enter("serving")
+        await gate.scheduler.load(cast(ModelService, b))
+        gate.scheduler.tick()
+        assert b.orders == ["load"]
+
+    run(test)
