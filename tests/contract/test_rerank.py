@@ -86,6 +86,14 @@ def test_top_n(scripted: ServerProcess, given: object, count: int) -> None:
     assert order(rerank(scripted, top_n=given)) == [0, 3, 2, 1][:count]
 
 
+def test_open_webuis_request_is_answered_as_it_reads_it(scripted: ServerProcess) -> None:
+    """Its ``ExternalReranker`` wants all documents, and sorts the results by their index."""
+    body = {"model": "fake", "query": "abc", "documents": DOCUMENTS, "top_n": len(DOCUMENTS)}
+    results = ask(scripted.port, "POST", "/v1/rerank", body, {"authorization": "Bearer any"}).json()["results"]
+    scores = [row["relevance_score"] for row in sorted(results, key=lambda row: int(row["index"]))]
+    assert scores == pytest.approx([sigmoid(score) for score in SCORES])
+
+
 def test_scores_of_the_classifier_itself(scripted: ServerProcess) -> None:
     for field, value in (("raw_scores", True), ("use_activation", False), ("activation", False)):
         assert [row["relevance_score"] for row in rows(rerank(scripted, **{field: value}))] == [3, 1, 0, -1]
