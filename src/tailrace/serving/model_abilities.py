@@ -6,6 +6,7 @@ knows more, and its answers count for requests.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -15,9 +16,9 @@ from tailrace.models.model_summary import ModelSummary
 
 _TEMPLATE = "tokenizer.chat_template"
 #: llama.cpp's number of the pooling of rerankers (``enum llama_pooling_type``).
-_RANK = 4
+RANK = 4
 #: GGUF keys of models with fill-in-the-middle tokens.
-_FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
+FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
 #: The names of thinking switches in templates, and harmony's marker, which isn't for reasoning alone.
 _SWITCHES = ("enable_thinking", "reasoning_effort", "<|channel|>")
 #: Architectures of files that aren't language models: image parts, and models that draw.
@@ -64,7 +65,7 @@ def model_abilities(summary: ModelSummary) -> ModelAbilities:
         )
     pooling = values.get(f"{architecture}.pooling_type")
     if pooling is not None:
-        rank = pooling == _RANK
+        rank = pooling == RANK
         return ModelAbilities(text=False, tools="none", thinking=False, embeddings=not rank, rerank=rank)
     template = values.get(_TEMPLATE)
     source = template if isinstance(template, str) else ""
@@ -72,12 +73,12 @@ def model_abilities(summary: ModelSummary) -> ModelAbilities:
         text=True,
         tools="template" if "tools" in source else "prompt",
         thinking=thinks(source),
-        infill=any(key in values for key in _FILL_KEYS),
+        infill=any(key in values for key in FILL_KEYS),
     )
 
 
-def thinks(template: str) -> bool:
-    """Whether a chat template has a thinking switch, or the reasoning markers of its family."""
+def thinks(template: str, special_tokens: Iterable[str] = ()) -> bool:
+    """Whether a model has a thinking switch, or its family's reasoning markers, in its template or as tokens."""
     family = next(family for family in FAMILIES if family.matches_template(template))
     markers = {marker for thought in family.markup({}).thoughts for marker in thought}
-    return any(word in template for word in (*_SWITCHES, *markers))
+    return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)

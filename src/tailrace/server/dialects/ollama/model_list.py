@@ -5,7 +5,6 @@ It reads files, so handlers call it on a thread. It changes nothing."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from tailrace.chat.families import FAMILIES
 from tailrace.errors import ModelError
 from tailrace.models.catalogue import CATALOGUE
 from tailrace.models.derived_models import DerivedModel
@@ -26,14 +24,9 @@ from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import model_names
 from tailrace.server.dialects.ollama.modelfile import quoted
 from tailrace.server.models.model_service import ModelService
+from tailrace.serving.model_abilities import FILL_KEYS, RANK, thinks
 
 _TEMPLATE = "tokenizer.chat_template"
-#: A reranker's pooling (``enum llama_pooling_type``).
-_RANK = 4
-#: GGUF keys of models with fill-in-the-middle tokens.
-_FILL_KEYS = ("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")
-#: The names of thinking switches in templates, and harmony's marker, which isn't for reasoning alone.
-_SWITCHES = ("enable_thinking", "reasoning_effort", "<|channel|>")
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,23 +235,16 @@ def _capabilities(model: ModelEntry, template: str, info: ModelInfo | None) -> l
     """The model's capabilities, by its engine or else by its file."""
     pooling = model.values.get(f"{model.architecture}.pooling_type")
     if not (info.generates if info is not None else pooling is None):
-        ranks = info.rank_score is not None if info is not None else pooling == _RANK
+        ranks = info.rank_score is not None if info is not None else pooling == RANK
         # Ollama has no word for rerankers: it serves none.
         return ["rerank"] if ranks else ["embedding"]
     # Models whose template has no tools get them by a prompt (``chat/tool_prompting``).
     capabilities = ["completion", "tools"]
-    if _thinks(template, info.special_tokens.values() if info is not None else ()):
+    if thinks(template, info.special_tokens.values() if info is not None else ()):
         capabilities.append("thinking")
-    if info.infill if info is not None else any(key in model.values for key in _FILL_KEYS):
+    if info.infill if info is not None else any(key in model.values for key in FILL_KEYS):
         capabilities.append("insert")
     return capabilities
-
-
-def _thinks(template: str, special_tokens: Iterable[str]) -> bool:
-    """Whether the model has a thinking switch, or its family's reasoning markers, in its template or as tokens."""
-    family = next(family for family in FAMILIES if family.matches_template(template))
-    markers = {marker for thought in family.markup({}).thoughts for marker in thought}
-    return any(word in template for word in (*_SWITCHES, *markers)) or not markers.isdisjoint(special_tokens)
 
 
 def _digest(path: Path, size: int) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tailrace.server.dialects.ollama.model_list import _thinks
+from tailrace.serving.model_abilities import thinks
 
 
 @pytest.mark.parametrize(
-    ("template", "tokens", "thinks"),
+    ("template", "tokens", "expected"),
     [
         ("{{ messages[0].content }}", (), False),
         ("{{ messages[0].content }}", ("<|im_end|>",), False),
@@ -20,5 +20,5 @@ from tailrace.server.dialects.ollama.model_list import _thinks
         ("<start_of_turn>model", (), False),
     ],
 )
-def test_thinking_is_detected_by_the_models_markers(template: str, tokens: tuple[str, ...], thinks: bool) -> None:
-    assert _thinks(template, tokens) is thinks
+def test_thinking_is_detected_by_the_models_markers(template: str, tokens: tuple[str, ...], expected: bool) -> None:
+    assert thinks(template, tokens) is expected
