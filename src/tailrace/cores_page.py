@@ -43,6 +43,11 @@ class CoresPage:
             return 0, 1
         return shown.count(cores, 0, number) + shown.count(ANY_CORES, 0, number), count
 
+    @property
+    def is_any_computing(self) -> bool:
+        """Whether any engine computes now."""
+        return self._map[:MAX_CHILDREN].count(0) < MAX_CHILDREN
+
     def close(self) -> None:
         """Unmap it."""
         self._map.close()

@@ -18,8 +18,8 @@ from tailrace.serving.model_memory import ENGINE, engine_demand
 from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 
-#: The HTTP process and the supervisor under load.
-_PROCESSES = 150_000_000
+#: The HTTP process and the supervisor under load, and the process that waits for the next load.
+_PROCESSES = 200_000_000
 #: What no model may take: small allocations, sandboxes, page tables. At least these bytes, and this part of all memory.
 _RESERVE = 64_000_000
 _RESERVE_PART = 32

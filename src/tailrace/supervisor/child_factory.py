@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from tailrace import ipc
-from tailrace.child import Start
+from tailrace.child import Standby, Start
 from tailrace.cores_page import CoresPage
 from tailrace.lives_page import MAX_CHILDREN, LivesPage
 from tailrace.machine.plan import MachinePlan
@@ -22,7 +22,10 @@ from tailrace.serving.model_spec import ModelSpec
 from tailrace.settings import Settings
 from tailrace.supervisor.child_process import ChildProcess
 from tailrace.supervisor.restarts import Restarts
+from tailrace.supervisor.standby_engine import StandbyEngine
 from tailrace.supervisor.stray_output import StrayOutput
+
+_ENGINE = "tailrace.engine.process"
 
 
 class ChildFactory:
@@ -45,6 +48,7 @@ class ChildFactory:
         self._stray = StrayOutput()
         self._numbers: dict[tuple[str, int], int] = {}  #: the first number of a model with so many replicas
         self._next_number = 1
+        self._standby: StandbyEngine | None = None
 
     def http(self, models: tuple[ModelSpec, ...], plan: MachinePlan, memory: int) -> ChildProcess:
         """The HTTP process, not yet started. ``models``: all that are served, the default one first.
@@ -78,9 +82,30 @@ class ChildFactory:
                 orders, hub_fd=hub, replica=replica, cores_fd=self._cores_fd, number=number
             )
             restarts = Restarts(self._settings.restart_limit)
-            fds = (self._log_fd, hub, *([] if self._cores is None else [self._cores_fd]))
-            engines.append(ChildProcess(name, "tailrace.engine.process", orders, fds, restarts, self._stray, number))
+            fds = self._engine_fds
+            engines.append(ChildProcess(name, _ENGINE, orders, fds, restarts, self._stray, number))
         return tuple(engines)
+
+    @property
+    def _engine_fds(self) -> tuple[int, ...]:
+        return (self._log_fd, self._hubs[1].fileno(), *([] if self._cores is None else [self._cores_fd]))
+
+    def keep_standby(self, plan: MachinePlan, *, imports_llama: bool) -> None:
+        """Have a process ready for the next engine from now on (``look_at_standby``). ``plan``: the server's."""
+        standby = Standby(
+            kernels=self._settings.kernels,
+            poll=plan.replicas[0].decode.poll,
+            imports_llama=imports_llama,
+            log_fd=self._log_fd,
+            log_level=self._settings.log_level,
+            log_format=self._settings.log_format,
+        )
+        self._standby = StandbyEngine(standby, self._engine_fds)
+
+    def look_at_standby(self, now: float, *, loads: bool) -> None:
+        """Start the standby process where it is missing. ``loads``: a model loads now."""
+        if self._standby is not None and self._cores is not None:
+            self._standby.look(now, loads=loads, computes=self._cores.is_any_computing)
 
     def _orders(self, name: str, spec: ModelSpec, settings: Settings, plan: MachinePlan) -> Start:
         return Start(
@@ -110,7 +135,8 @@ class ChildFactory:
     def start(self, child: ChildProcess) -> None:
         """Start the child; where the system refuses that, it is tried again later."""
         try:
-            child.start(self._settings.hang_seconds)
+            waiting = self._standby.take() if self._standby is not None and child.module == _ENGINE else None
+            child.start(self._settings.hang_seconds, waiting)
         except (OSError, MemoryError) as error:
             # The system has no process, descriptor or memory left: later it may.
             delay = child.restarts.start_failed()
@@ -128,6 +154,8 @@ class ChildFactory:
 
     def close(self) -> None:
         """Close everything but the listening socket, when all children have ended."""
+        if self._standby is not None:
+            self._standby.close()
         for hub in self._hubs:
             hub.close()
         self._stray.finish()

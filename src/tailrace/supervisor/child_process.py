@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from typing import IO
 
 import msgspec
 
@@ -19,6 +21,15 @@ from tailrace.supervisor.watch import Watch
 
 #: Blocked in a child until it has handlers: by default they would end it.
 _BLOCKED_AT_START = (signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class WaitingProcess:
+    """A process that waits for orders, with its page and the page's descriptor in the process."""
+
+    process: subprocess.Popen[bytes]
+    page: ProgressPage
+    page_fd: int
 
 
 @dataclass
@@ -39,43 +50,37 @@ class ChildProcess:
     start_at: float | None = None  #: when it is started again; None: it runs or stays dead
     killed_for: str | None = None  #: why the supervisor has killed it
 
-    def start(self, hang_seconds: float) -> None:
-        """Start the process. Raises OSError when the system has no process, descriptor or memory for it."""
+    def start(self, hang_seconds: float, waiting: WaitingProcess | None = None) -> None:
+        """Start the process. ``waiting``: one that becomes it; it has the file descriptors already.
+
+        Raises OSError when the system has no process, descriptor or memory for it.
+        """
         self.forget()
+        if waiting is None:
+            self._start_anew()
+        else:
+            self.process, self.page = waiting.process, waiting.page
+            give_orders(waiting.process, self._orders(waiting.page_fd))
+        assert self.process is not None
+        assert self.page is not None
+        self.started = time.monotonic()
+        self.watch = Watch(self.page, self.process.pid, hang_seconds)
+        self.start_at = self.killed_for = None
+        assert self.process.stderr is not None
+        self.stray.read(self.name, self.process.stderr)
+
+    def _start_anew(self) -> None:
         fd = create_page()
         try:
             self.page = ProgressPage(fd)
-            process = self._open(fd)
+            # A pipe would hold up the supervisor until the child reads, which has many models' settings to read.
+            with orders_file(self._orders(fd)) as file:
+                self.process = open_process(self.module, (*self.fds, fd), file)
         finally:
             os.close(fd)
-        self.process, self.started = process, time.monotonic()
-        page = self.page
-        self.watch = Watch(page, process.pid, hang_seconds)
-        self.start_at = self.killed_for = None
-        assert process.stdin is not None
-        assert process.stderr is not None
-        self.stray.read(self.name, process.stderr)
-        try:
-            given = msgspec.structs.replace(self.orders, progress_fd=fd)
-            process.stdin.write(msgspec.json.encode(given))
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # It died at once: its exit status is noticed.
 
-    def _open(self, page_fd: int) -> subprocess.Popen[bytes]:
-        # A signal that comes now is delivered to the child when it has its handlers.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_AT_START)
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(*self.fds, page_fd),
-                # A terminal's Ctrl-C goes to the supervisor alone, which then stops the children in order.
-                process_group=0,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def _orders(self, page_fd: int) -> bytes:
+        return msgspec.json.encode(msgspec.structs.replace(self.orders, progress_fd=page_fd))
 
     @property
     def pid(self) -> int | None:
@@ -126,6 +131,47 @@ class ChildProcess:
         if self.page is not None:
             self.page.close()
         self.page = self.watch = None
+
+
+def open_process(
+    module: str, fds: tuple[int, ...], stdin: IO[bytes] | int, arguments: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process of this module that inherits ``fds``. Raises OSError."""
+    # A signal that comes now is delivered to the child when it has its handlers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_AT_START)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=stdin,
+            stderr=subprocess.PIPE,
+            pass_fds=fds,
+            # A terminal's Ctrl-C goes to the supervisor alone, which then stops the children in order.
+            process_group=0,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def orders_file(orders: bytes) -> IO[bytes]:
+    """A file that has the orders and no name. It is in memory, because there are keys in it. Raises OSError."""
+    file: IO[bytes] = (
+        os.fdopen(os.memfd_create("tailrace-orders"), "w+b")
+        if hasattr(os, "memfd_create")
+        else tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
+    )
+    file.write(orders)
+    file.seek(0)
+    return file
+
+
+def give_orders(process: subprocess.Popen[bytes], orders: bytes) -> None:
+    """Give a process that waits on its standard input one model's orders, which a pipe has space for."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(orders)
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # It died at once: its exit status is noticed.
 
 
 def status_name(status: int) -> str:

@@ -94,6 +94,9 @@ class Supervisor:
                 self._control.watch(self._signals)
                 self._start(self._server)
                 self._load_first()
+                if not self._alone:
+                    imports_llama = any(spec.path is not None for spec in self.models)
+                    self._factory.keep_standby(self._plan, imports_llama=imports_llama)
                 end = self._serve(stops)
                 end = self._stop_all(end, stops)
             finally:
@@ -219,6 +222,8 @@ class Supervisor:
                 # The time in which an engine has to end is bounded otherwise.
                 hangs = (group.is_wanted and self._hangs(engine, seconds)) or hangs
         self._groups.look(now)
+        loads = any(group.phase == "starting" for group in self._groups)
+        self._factory.look_at_standby(now, loads=loads)
         if not self._announced and self._server.page is not None and self._server.page.ready:
             self._announced = True
         self._service.look(self._groups, announced=self._announced)

@@ -20,7 +20,7 @@ DEMAND = MemoryDemand(weights=4 * GB, buffers=GB // 2, bytes_per_token=100_000, 
 def test_the_budget_is_what_is_set_or_what_the_machine_has_without_a_reserve() -> None:
     memory = Memory(total=32 * GB, available=30 * GB)
     assert memory_budget(Settings(models_mb=2000), memory) == 2 * GB
-    assert memory_budget(Settings(), memory) == 30 * GB - 150_000_000 - GB
+    assert memory_budget(Settings(), memory) == 30 * GB - 200_000_000 - GB
     assert memory_budget(Settings(), Memory(total=GB, available=100_000_000)) == 0
 
 
