@@ -80,6 +80,13 @@ def test_an_engine_that_dies_is_started_again_and_the_other_model_runs_on(server
     unload(server, "b")
 
 
+def test_a_process_waits_for_the_next_model_and_becomes_its_engine(server: OrderingServer) -> None:
+    wait_for("a process that waits", lambda: server.standby is not None)
+    waiting = server.standby
+    assert load(server, "a") == waiting
+    unload(server, "a")
+
+
 def test_a_stopped_engine_ends_when_its_model_is_unloaded(server: OrderingServer) -> None:
     engine = load(server, "a")
     os.kill(engine, signal.SIGSTOP)

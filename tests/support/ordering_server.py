@@ -119,6 +119,7 @@ class OrderingServer:
                 },
             )
         self.news: list[dict[str, Any]] = []
+        self._engines: set[int] = set()  #: processes of which a Hello was heard
         self._stand_in: socket.socket | None = None
         self.meet()
 
@@ -126,6 +127,16 @@ class OrderingServer:
     def log(self) -> str:
         """What all processes have logged."""
         return self._log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def standby(self) -> int | None:
+        """The process that waits for the next model: it has connections to no HTTP process yet."""
+        shown = subprocess.run(["ps", "-axwwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        rows = (line.split(None, 2) for line in shown.stdout.splitlines())
+        waiting = [
+            int(pid) for pid, parent, command in rows if int(parent) == self.process.pid and "imports_" in command
+        ]
+        return next((pid for pid in reversed(waiting) if pid not in self._engines), None)
 
     def meet(self) -> None:
         """Wait for a new stand-in, and forget what the last one heard."""
@@ -154,7 +165,10 @@ class OrderingServer:
             assert ready, f"waited for {kind} {fields}, have {self.news}:\n{self.log}"
             data = self._stand_in.recv(1 << 20)
             assert data, f"the HTTP process has gone:\n{self.log}"
-            self.news.append(json.loads(data))
+            news = json.loads(data)
+            self.news.append(news)
+            if news["type"] == "hello":
+                self._engines.add(news["pid"])
 
     def stop(self) -> int:
         """Ask the supervisor to stop; its exit status."""

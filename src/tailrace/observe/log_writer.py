@@ -130,9 +130,9 @@ _fd = 2  #: where the lines of this process go
 
 
 def use(fd: int) -> None:
-    """Have the lines go to another file than standard error. Called before the first one."""
+    """Have the lines go to another file than standard error. Called before the first one, and again for the same."""
     global _fd
-    assert _writer is None, "lines have been written"
+    assert _writer is None or fd == _fd, "lines have been written"
     _fd = fd
 
 
