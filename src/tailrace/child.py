@@ -51,7 +51,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     number: int = -1  #: its place on that page
     control_fd: int = -1  #: its end of the control channel (``serving.control``; HTTP process only)
     models: tuple[ModelSpec, ...] = ()  #: all models that are served (HTTP process only); the first is the default
-    memory: int = 0  #: bytes that all loaded models may take together (HTTP process only)
+    memory: int = 0  #: bytes that all loaded models may take together; 0 with one model (HTTP process only)
     process_name: str = ""  #: its name in the log
     announce: bool = True  #: whether to print where the server listens (until it has been printed)
 

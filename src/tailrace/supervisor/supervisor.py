@@ -82,7 +82,7 @@ class Supervisor:
         self._control = ControlLink(lambda name: self._groups.report(name))
         self._factory = ChildFactory(self.settings, http, self._control.server_fd, alone=self._alone)
         self._groups = ModelGroups(self._make_group, self._start_group, self._on_news)
-        self._server = self._factory.http(self.models, self._plan, self._budget)
+        self._server = self._factory.http(self.models, self._plan, 0 if self._alone else self._budget)
         self._announced = False
         self._service = ServiceReport(self._manager, self._server, self.models, self._port)
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
