@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -214,6 +215,21 @@ def test_a_client_that_goes_leaves_the_queue_at_once(lazy: ServerProcess) -> Non
                 assert connection.read_head().status == 200
         wait_for("it to be gone", lambda: metric(lazy.port, "tailrace:model_waiting_requests") == 0)
         assert "defect" not in lazy.log
+
+
+def test_beyond_the_queue_a_request_is_refused_before_anything_is_sent() -> None:
+    quick = ("--queue-requests", "2", "--keepalive-seconds", "0.1")
+    with fake("first", "slow", *quick, fake_load_seconds="slow=600") as server, ExitStack() as waiting:
+        for _ in range(2):
+            connection = waiting.enter_context(Connection(server.port))
+            connection.request("POST", "/v1/chat/completions", chat(SAY, model="slow", stream=True))
+            assert connection.read_head().status == 200
+        reply = post(server, "/v1/chat/completions", chat(SAY, model="slow", stream=True))
+        assert (reply.status, reply.error()["code"]) == (429, "queue_full")
+        assert int(reply.header("retry-after") or 0) >= 1
+        assert post(server, "/v1/chat/completions", chat(SAY, model="first")).status == 200
+        server.process.terminate()
+        assert failed_stream(list(connection.chunks()))[1]["code"] == "shutting_down"
 
 
 # Ollama's keep_alive

@@ -112,8 +112,7 @@ class WaitingStream:
         self._headers = list(headers)
         self._seconds = seconds
         self._task: asyncio.Task[None] | None = None
-        self._settled = asyncio.Event()  #: no head is on its way
-        self._settled.set()
+        self._head_sent: asyncio.Future[None] | None = None  #: done once the head is no longer on its way
 
     @property
     def has_started(self) -> bool:
@@ -129,16 +128,15 @@ class WaitingStream:
 
     async def has_waited(self) -> None:
         """The model is there: a stream that isn't open stays so, and its reply is as if it had not waited."""
-        await self._settled.wait()
-        if not self.is_open and self._task is not None:
+        if not await self._is_settled_open() and self._task is not None:
             self._task.cancel()
 
     async def hand_over(self) -> bool:
         """Send nothing more: the reply's own stream, or another response, follows. Whether the stream is open."""
-        await self._settled.wait()
+        is_open = await self._is_settled_open()
         if self._task is not None:
             self._task.cancel()
-        return self.is_open
+        return is_open
 
     async def continued(self, response: Response) -> Response:
         """``response``; where the stream is open and this is no stream, what ends the stream with its body."""
@@ -152,15 +150,20 @@ class WaitingStream:
         assert self._opening is not None, "it is open"
         await self.end(self._opening.failure(error))
 
+    async def _is_settled_open(self) -> bool:
+        """Whether the stream is open, once that is sure: a head that is on its way can't be taken back."""
+        if self._head_sent is not None and not self._head_sent.done():
+            await asyncio.shield(self._head_sent)
+        return self.is_open
+
     async def _run(self, opening: Opening) -> None:
         await asyncio.sleep(self._seconds)
-        self._settled.clear()
+        self._head_sent = asyncio.get_running_loop().create_future()
         try:
-            # A task that is cancelled while a head is on its way would leave open whether it was sent.
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
             self.is_open = True
         finally:
-            self._settled.set()
+            self._head_sent.set_result(None)
         pieces = opening.start()
         while True:
             for piece in pieces:

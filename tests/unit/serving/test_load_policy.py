@@ -79,7 +79,7 @@ def test_six_models_in_the_memory_of_two(seed: int, pause: float) -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 2.0])
 def test_loads_are_near_the_fewest_that_serve_as_soon(pause: float) -> None:
-    outcome = Simulation(some(6), 200, mixed(7, requests=250, pause=pause)).run()
+    outcome = Simulation(some(6), 200, mixed(7, pause=pause)).run()
     assert len(outcome.loads) <= MAX_RATIO * fewest(outcome, 2, 1.2 + 0.2)
 
 

@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-import structlog
-
 from tailrace.errors import ModelLoadFailed
 from tailrace.server.engine_client import shutting_down
 from tailrace.server.models.model_service import ModelService
@@ -54,7 +52,6 @@ class ModelScheduler:
         self._is_due = False  #: a decision follows in this pass of the event loop
         self._is_stopping = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._log = structlog.get_logger()
 
     def add(self, service: ModelService) -> None:
         """See ``ModelGate``."""
@@ -188,7 +185,6 @@ class ModelScheduler:
             self._refuse(self._models[name], partial(self._error, name, known, now))
             self._models[name].load.wanted_since = math.inf
         for name in decision.unload:
-            self._log.info("a model is unloaded", model=name, idle=round(now - self._models[name].load.idle_since, 1))
             self._models[name].load.unload_ordered(now)
             self._models[name].service.unload()
         for name in decision.load:
