@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from local_pulls import pull_environment
 from model_files import split
 from model_stores import Stores
+from pull_servers import pull_servers
 from servers import serving
 from tailrace.folders import cache_folder
 from tailrace.models.model_reference import locate_model
@@ -89,6 +91,28 @@ def test_ollamas_model_with_its_parameters_in_each_dialect(base: str, stores: St
 def test_a_file_of_the_folder_by_its_name(base: str) -> None:
     reply = _post(f"{base}/v1/chat/completions", {"model": "my model", "messages": _CHAT, "max_tokens": 2})
     assert reply["model"] == "My Model"
+
+
+def test_models_that_are_not_here_are_pulled_first(tmp_path: Path) -> None:
+    data = locate_model(STARTER_MODEL).path.read_bytes()
+    flags = ("--ctx", "256", "--parallel", "1", "--threads", "1")
+    with pull_servers() as (hub, registry, storage):
+        hub.add("Smol-Q8_0.gguf", b"GGUF")
+        hub.add("Smol-Q4_1.gguf", data)
+        registry.add("model", storage.files[hub.files["Smol-Q4_1.gguf"].sha256])
+        registry.add("params", b'{"num_predict": 3}')
+        registry.add_config()
+        environment = pull_environment(tmp_path, hub, registry) | {"XDG_CACHE_HOME": str(cache_folder().parent)}
+        references = ("hf:org/repo:q4_1", "ollama:tiny:1b")
+        with serving(*references, *flags, environment=environment) as server:
+            assert "hf:org/repo:q4_1 isn't here: fetching it" in server.log
+            url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+            for reference, name in zip(references, ("org/repo:Q4_1", "tiny:1b"), strict=True):
+                reply = _post(url, {"model": reference, "messages": _CHAT, "max_tokens": 2})
+                assert (reply["model"], reply["usage"]["completion_tokens"]) == (name, 2)
+    # Without the servers of the files, too.
+    with serving(*references, *flags, environment=environment) as server:
+        assert "fetching" not in server.log
 
 
 @pytest.mark.parametrize("name", ["hf:org/other", "ollama:smol:1b", "../more/broken.gguf", "/etc/passwd", "broken"])

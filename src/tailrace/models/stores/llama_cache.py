@@ -27,7 +27,7 @@ _NAME = re.compile(r"([A-Za-z0-9.-]+)_(.+?-GGUF|[^_]+)_(.+\.gguf)", re.IGNORECAS
 def llama_folder() -> Path:
     """``$LLAMA_CACHE``, or llama.cpp's folder in the user's cache."""
     if named := os.environ.get("LLAMA_CACHE"):
-        return Path(named).expanduser()
+        return Path(named).expanduser().absolute()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "llama.cpp"
     base = os.environ.get("XDG_CACHE_HOME")

@@ -67,7 +67,7 @@ _config: msgspec.json.Decoder[_Config] = msgspec.json.Decoder(_Config)
 def ollama_folders() -> list[Path]:
     """Where Ollama keeps models: ``$OLLAMA_MODELS`` alone, or the user's folder and the service's."""
     if named := os.environ.get("OLLAMA_MODELS"):
-        return [Path(named).expanduser()]
+        return [Path(named).expanduser().absolute()]
     service = ("/usr/share/ollama/.ollama/models", "/var/lib/ollama/models", "/var/lib/ollama/.ollama/models")
     return [Path.home() / ".ollama" / "models", *map(Path, service)]
 
