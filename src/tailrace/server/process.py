@@ -101,6 +101,8 @@ async def _serve(start: Start) -> None:
     if link is not None:
         link.on_report = app.models.on_report
         link.start()
+        if not alone:
+            await link.all_reported()
     look()
     _reload_on_hang_up(app, page)
     tls = app.certificate

@@ -1,8 +1,8 @@
 """The control channel: the HTTP process orders models to be loaded and unloaded, and the supervisor reports.
 
 The messages are JSON over a pair of Unix sockets that keep messages whole. The supervisor keeps both ends, so the
-channel outlives the HTTP process. An HTTP process that starts sends ``ReportModels``, and gets a ``ModelReport`` for
-each model that has engines or has failed.
+channel outlives the HTTP process. An HTTP process that starts sends ``ReportModels``, and takes requests when it knows
+what is loaded: an order that is based on less could load more than the memory has.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UnloadModel(msgspec.Struct, tag="unload", frozen=True):
 
 
 class ReportModels(msgspec.Struct, tag="report", frozen=True):
-    """Report every model."""
+    """Report every model that has engines or has failed. A report with an empty name, in phase unloaded, is the end."""
 
 
 class ModelReport(msgspec.Struct, tag="model", frozen=True, kw_only=True):

@@ -21,6 +21,9 @@ from tailrace.supervisor.engine_group import EngineGroup
 #: Makes a model's group, not yet started. Raises ConfigurationError when it can't be loaded on this machine now.
 MakeGroup = Callable[[ModelSpec], EngineGroup]
 
+#: The name of no model: its report is the end of all models' reports.
+_END = ""
+
 
 class ModelGroups:
     """See the module."""
@@ -52,7 +55,7 @@ class ModelGroups:
             elif isinstance(order, UnloadModel):
                 self.unload(order.name)
             else:
-                for name in (*self._groups, *self._refused):
+                for name in (*self._groups, *self._refused, _END):
                     self._changed(name)
 
     def load(self, spec: ModelSpec) -> None:

@@ -24,6 +24,9 @@ from tailrace.serving.control import (
 )
 from tailrace.serving.model_spec import ModelSpec
 
+#: Seconds for which the supervisor may be busy.
+_ANSWER_SECONDS = 20.0
+
 
 class SupervisorLink:
     """See the module. ``on_report`` gets each report."""
@@ -33,6 +36,7 @@ class SupervisorLink:
         self.on_report: Callable[[ModelReport], None] | None = None
         self._end = end
         self._unsent: deque[FromServer] = deque()
+        self._has_all = asyncio.Event()
         self._writes = False  #: whether the loop reports when the socket has room
         self._log = structlog.get_logger()
 
@@ -41,6 +45,13 @@ class SupervisorLink:
         self._end.setblocking(False)
         asyncio.get_running_loop().add_reader(self._end.fileno(), self._read)
         self._send(ReportModels())
+
+    async def all_reported(self) -> None:
+        """Return when the supervisor has reported every model, or doesn't answer for long."""
+        try:
+            await asyncio.wait_for(self._has_all.wait(), _ANSWER_SECONDS)
+        except TimeoutError:
+            self._log.error("the supervisor doesn't say which models are loaded")
 
     def stop(self) -> None:
         """Read and send nothing more."""
@@ -63,24 +74,31 @@ class SupervisorLink:
 
     def _flush(self) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            while self._unsent:
+        while self._unsent:
+            try:
                 send(self._end, self._unsent[0])
-                self._unsent.popleft()
-        except BlockingIOError:
-            if not self._writes:
-                self._writes = True
-                loop.add_writer(self._end.fileno(), self._flush)
-            return
-        except ProtocolError as error:
-            self._log.error("an order can't be sent", error=str(error))
+            except BlockingIOError:
+                if not self._writes:
+                    self._writes = True
+                    loop.add_writer(self._end.fileno(), self._flush)
+                return
+            except ProtocolError as error:
+                self._refuse(self._unsent[0], str(error))
+            except OSError as error:
+                self._log.error("the supervisor can't be reached", error=str(error))
+                self._unsent.clear()
+                break
             self._unsent.popleft()
-        except OSError as error:
-            self._log.error("the supervisor can't be reached", error=str(error))
-            self._unsent.clear()
         if self._writes:
             self._writes = False
             loop.remove_writer(self._end.fileno())
+
+    def _refuse(self, message: FromServer, reason: str) -> None:
+        """The message can't be sent: a model whose load it orders has failed."""
+        self._log.error("an order can't be sent", error=reason)
+        if isinstance(message, LoadModel) and self.on_report is not None:
+            report = ModelReport(name=message.spec.name, phase="failed", reason=f"its settings are too long: {reason}")
+            asyncio.get_running_loop().call_soon(self.on_report, report)
 
     def _read(self) -> None:
         try:
@@ -92,7 +110,9 @@ class SupervisorLink:
             # The supervisor is dying, and this process dies with it.
             asyncio.get_running_loop().remove_reader(self._end.fileno())
         for report in reports:
-            if self.on_report is not None:
+            if not report.name:
+                self._has_all.set()
+            elif self.on_report is not None:
                 self.on_report(report)
 
     def _has_ended(self) -> bool:

@@ -52,6 +52,24 @@ def test_orders_and_reports() -> None:
     run(scene)
 
 
+def test_what_is_loaded_is_known_when_all_is_reported() -> None:
+    async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
+        came: list[str] = []
+        link.on_report = lambda report: came.append(report.name)
+        link.start()
+        waiting = asyncio.ensure_future(link.all_reported())
+        send(supervisor, ModelReport(name="a", phase="serving"))
+        while not came:
+            await asyncio.sleep(0.001)
+        assert not waiting.done()
+        send(supervisor, ModelReport(name="b", phase="failed"))
+        send(supervisor, ModelReport(name="", phase="unloaded"))
+        await waiting
+        assert came == ["a", "b"]
+
+    run(scene)
+
+
 def test_orders_that_dont_fit_into_the_socket_wait_in_their_order() -> None:
     async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
         link.start()
@@ -65,6 +83,20 @@ def test_orders_that_dont_fit_into_the_socket_wait_in_their_order() -> None:
         assert [order.spec.name for order in orders if isinstance(order, LoadModel)] == names
         link.unload("last")
         assert receive_orders(supervisor) == [UnloadModel("last")]
+
+    run(scene)
+
+
+def test_an_order_that_is_too_long_fails_its_model_alone() -> None:
+    async def scene(link: SupervisorLink, supervisor: socket.socket) -> None:
+        came: asyncio.Queue[ModelReport] = asyncio.Queue()
+        link.on_report = came.put_nowait
+        link.start()
+        link.load(ModelSpec(name="long", path=None, settings=Settings(system_prompt=300_000 * "x")))
+        link.load(spec("a"))
+        report = await came.get()
+        assert (report.name, report.phase) == ("long", "failed")
+        assert receive_orders(supervisor) == [ReportModels(), LoadModel(spec("a"))]
 
     run(scene)
 
