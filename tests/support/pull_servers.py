@@ -347,7 +347,12 @@ class OllamaRegistryServer(_Server):
 class ProxyServer(_Server):
     """A proxy for http addresses. ``seen`` has the whole addresses."""
 
+    status: int | None = None  #: of every response, instead of the server's
+
     def answer(self, handler: _Handler) -> None:
+        if self.status is not None:
+            handler.reply(self.status)
+            return
         url = urlsplit(handler.path)
         upstream = http.client.HTTPConnection(url.hostname or "", url.port)
         headers = {name: value for name, value in handler.headers.items() if not name.lower().startswith("proxy-")}

@@ -262,7 +262,8 @@ class Download:
 
 def _write_back(out: BinaryIO) -> None:
     out.flush()
-    os.fdatasync(out.fileno())
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(out.fileno())
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -21,7 +21,7 @@ from tailrace.models.pulls.download import RemoteFile
 from tailrace.models.pulls.file_set import FileSet
 from tailrace.models.pulls.hub_cache import REMEDY, HubCache
 from tailrace.models.pulls.retries import Interrupted
-from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of
+from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of, is_same_server
 from tailrace.models.quant_choice import FileSize, choose_quant, is_model_name, listed_quants, quant_sets
 from tailrace.models.reference import HubReference, is_plain_path
 
@@ -64,6 +64,8 @@ class Hub:
                 reason="network",
             )
         self._token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        if self._token is not None and not (self._token.isascii() and self._token.isprintable()):
+            raise PullFailed("HF_TOKEN has characters that no token has: copy it again", reason="denied")
 
     def find(self, reference: HubReference, memory: int | None, waits: Callable[[str], None]) -> FileSet:
         """The files that a reference means, the model's first one first. Raises PullFailed.
@@ -136,9 +138,9 @@ class Hub:
         with self._transport.open(file.url, headers, secret=self._secret()) as opened:
             response = opened.response
             if response.status_code >= 400 and response.status_code != 416:
-                if opened.hops and response.status_code in (401, 403):
+                if not is_same_server(response.request.url, self._endpoint):
                     # Signed addresses of the storage expire; the hub signs a new one.
-                    raise Interrupted(f"{response.request.url.host} doesn't accept the hub's address any longer")
+                    raise Interrupted(f"{response.request.url.host} refuses {file.name} ({response.status_code})")
                 raise self._refusal(reference, response.status_code, response.headers)
             linked = (opened.header("x-linked-etag") or "").removeprefix("W/").strip('"')
             if _SHA256.fullmatch(linked) is not None and linked != file.digest:

@@ -20,7 +20,7 @@ from tailrace.models.pulls.download import RemoteFile
 from tailrace.models.pulls.file_set import FileSet
 from tailrace.models.pulls.ollama_layout import REMEDY, OllamaLayout
 from tailrace.models.pulls.retries import Interrupted
-from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of
+from tailrace.models.pulls.transport import Answer, Opened, Transport, host_of, is_same_server
 from tailrace.models.reference import OLLAMA_REGISTRY, OllamaReference
 
 _MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -29,6 +29,7 @@ _LAYER_TYPE = "application/vnd.ollama.image."
 _MAX_MANIFEST = 4_000_000
 #: Layers of one model.
 _MAX_LAYERS = 100
+_KIND = re.compile(r"[a-z][a-z0-9._-]{0,30}")
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _CHALLENGE = re.compile(r'([a-z]+)="([^"]*)"')
 #: The first bytes of a GGUF file.
@@ -44,8 +45,11 @@ class Layer(msgspec.Struct, frozen=True):
 
     @property
     def kind(self) -> str:
-        """What the blob is: ``model``, ``template``, ``system``, ``params``, ``license``, ``projector``..."""
-        return self.mediaType.removeprefix(_LAYER_TYPE)
+        """What the blob is, such as ``model``, ``template``, ``params`` or ``projector``. People see it, so it is
+        ``layer`` for what can't be a word.
+        """
+        kind = self.mediaType.removeprefix(_LAYER_TYPE)
+        return kind if _KIND.fullmatch(kind) else "layer"
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -119,7 +123,7 @@ class OllamaRegistry:
                 reason="refused",
             )
         if kinds.count("model") != 1:
-            formats = ", ".join(sorted({kind for kind in kinds if kind[:40].isprintable()})[:10])
+            formats = ", ".join(sorted(set(kinds))[:10])
             raise PullFailed(
                 f"{name} isn't a GGUF model: its layers are {formats or 'none'}. Models that run in Ollama's cloud, "
                 "and those in safetensors, can't be served here; look for another tag",
@@ -176,10 +180,9 @@ class OllamaRegistry:
                 if self._token == before:
                     raise self._refusal(status)
                 raise Interrupted(f"{host_of(self._base)} wants a new token", retry_after=0.0)
-            if opened.hops and status in (401, 403):
-                raise Interrupted(
-                    f"{opened.response.request.url.host} doesn't accept the registry's address any longer"
-                )
+            if status >= 400 and status != 416 and not is_same_server(opened.response.request.url, self._base):
+                # Signed addresses of the storage expire; the registry signs a new one.
+                raise Interrupted(f"{opened.response.request.url.host} refuses the {file.name} ({status})")
             if status >= 400 and status != 416:
                 raise self._refusal(status)
             yield opened

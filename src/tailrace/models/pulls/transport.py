@@ -135,6 +135,10 @@ class Transport:
                 if hops:
                     self._check_peer(target, response, floor)
                 location = response.headers.get("location")
+                if response.status_code == 407:
+                    raise PullFailed(
+                        "the proxy wants a login: set HTTPS_PROXY to http://user:password@host:port", reason="network"
+                    )
                 if response.status_code not in (301, 302, 303, 307, 308) or location is None:
                     if response.status_code in _PASSING:
                         raise _passing(target, response)
@@ -221,11 +225,27 @@ def host_of(url: str) -> str:
     return _parse(url).host
 
 
+def is_same_server(url: httpx2.URL, other: str) -> bool:
+    """Whether two URLs are of one server: scheme, host and port."""
+    return _origin(url) == _origin(_parse(other))
+
+
 def _parse(url: str) -> httpx2.URL:
     try:
-        return httpx2.URL(url)
+        parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise PullFailed("the server's address is no URL", reason="network") from error
+        raise _no_address(url) from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise _no_address(url)
+    return parsed
+
+
+def _no_address(url: str) -> PullFailed:
+    """The failure for a variable with a wrong value. The URL's beginning is enough to find it."""
+    return PullFailed(
+        f"{url[:60]!r} isn't a URL of a server: HF_ENDPOINT and TAILRACE_OLLAMA_REGISTRY begin with https://",
+        reason="network",
+    )
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int]:

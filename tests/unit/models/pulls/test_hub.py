@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, try_to_load_from_cache
+from filelock import FileLock
+from huggingface_hub import constants, hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 from local_pulls import LocalPulls, files_below
 from model_files import tiny_gguf
 from pull_servers import COMMIT, OTHER_COMMIT, ProxyServer, git_digest
+from servers import wait_for
 from tailrace.errors import PullFailed
 
 MODEL = tiny_gguf(weights=bytes(range(256)) * 2000)
@@ -188,6 +191,22 @@ def test_a_wrong_token_and_a_private_repository(pulls: LocalPulls, monkeypatch: 
     assert not pulls.pull("hf:org/repo").present
 
 
+def test_a_token_that_is_none(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_gehört_mir")
+    error = failure(pulls)
+    assert (error.reason, "gehört" in str(error)) == ("denied", False)
+    assert pulls.hub.seen == []
+
+
+@pytest.mark.parametrize("endpoint", ["hub.example.com", "ftp://hub.example.com", "https://", "http://[x"])
+def test_an_endpoint_that_is_none(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    error = failure(pulls)
+    assert error.reason == "network"
+    if endpoint != "http://[x":  # It reads as a host with an odd name.
+        assert "HF_ENDPOINT" in str(error)
+
+
 def test_a_token_of_the_command_line_tool_counts(pulls: LocalPulls, tmp_path: Path) -> None:
     pulls.hub.add("model.gguf", MODEL)
     pulls.hub.token = "hf_saved"
@@ -274,6 +293,41 @@ def test_all_requests_go_through_the_proxy(pulls: LocalPulls, monkeypatch: pytes
             f"{pulls.hub.url}/org/repo/resolve/{COMMIT}",
             pulls.storage.url,
         ]
+
+
+def test_a_proxy_that_wants_a_login(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = ProxyServer()
+    proxy.status = 407
+    with proxy.running():
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        error = failure(pulls)
+    assert (error.reason, "the proxy wants a login" in str(error)) == ("network", True)
+
+
+def test_huggingface_hub_reads_the_cache_and_downloads_nothing(pulls: LocalPulls) -> None:
+    pulls.hub.add("model.gguf", MODEL)
+    pulled = pulls.pull("hf:org/repo")
+    asked = len(pulls.storage.seen)
+    assert hf_hub_download("org/repo", "model.gguf", cache_dir=pulls.cache) == pulled.path
+    assert len(pulls.storage.seen) == asked
+    found = scan_cache_dir(pulls.cache)
+    assert found.warnings == []
+    (repo,) = found.repos
+    assert (repo.repo_id, repo.size_on_disk, repo.refs["main"].commit_hash) == ("org/repo", len(MODEL), COMMIT)
+
+
+def test_a_download_of_huggingface_hub_is_waited_for(pulls: LocalPulls) -> None:
+    content = pulls.hub.add("model.gguf", MODEL)
+    lock = pulls.cache / ".locks" / REPO / f"{content.sha256}.lock"
+    lock.parent.mkdir(parents=True)
+    blob = pulls.cache / REPO / "blobs" / content.sha256
+    blob.parent.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool, FileLock(lock):
+        pulling = pool.submit(pulls.pull, "hf:org/repo")
+        wait_for("the pull to wait", lambda: "another process downloads it" in pulls.notes)
+        blob.write_bytes(MODEL)
+    assert Path(pulling.result().path).read_bytes() == MODEL
+    assert pulls.storage.seen == []
 
 
 def test_links_of_a_file_system_without_links(pulls: LocalPulls, monkeypatch: pytest.MonkeyPatch) -> None:

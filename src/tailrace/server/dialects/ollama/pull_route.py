@@ -12,7 +12,6 @@ from starlette.responses import Response, StreamingResponse
 
 from tailrace.errors import Forbidden, InvalidRequest, ModelError, RequestError
 from tailrace.models.catalogue import CATALOGUE
-from tailrace.models.model_reference import locate_model
 from tailrace.models.pulls.pull import catalogue_model
 from tailrace.models.reference import (
     OLLAMA_REGISTRY,
@@ -22,6 +21,7 @@ from tailrace.models.reference import (
     Reference,
     parse_reference,
 )
+from tailrace.models.store import Store, is_name
 from tailrace.server import ndjson
 from tailrace.server.app_state import AppState
 from tailrace.server.dialects.ollama import model_names
@@ -52,11 +52,12 @@ class PullRoute:
 
     def __init__(self, app: AppState) -> None:
         self._app = app
+        self._store = Store()
         self._pulls = Pulls(PulledModels(app))
         app.on_shutdown.append(self._pulls.stop)
 
     async def pull(self, request: Request) -> Response:
-        """Pull a model. What is here needs no permission."""
+        """Pull a model. One that is served, or in the store, needs no permission."""
         payload = await self._app.read(request, _decoder)
         name = payload.model or payload.name
         if not name:
@@ -82,11 +83,12 @@ class PullRoute:
         app = self._app
         if model_names.is_served_model(app, name):
             return present()
+        bare = model_names.without_tag(name)
+        stored = is_name(bare) and await asyncio.to_thread(self._store.find, bare) is not None
+        if stored and (bare not in CATALOGUE or not app.settings.manage_models):
+            return present()
         reference = pulled_reference(name)
         if not app.settings.manage_models:
-            # Nothing changes where it is here.
-            if await asyncio.to_thread(_is_here, reference):
-                return present()
             raise Forbidden("This server doesn't allow fetching models; start it with --manage-models to allow it.")
         return self._pulls.follow(reference, app.settings.keepalive_seconds)
 
@@ -134,14 +136,6 @@ def pulled_reference(name: str) -> Reference:
             param="model",
         )
     return reference
-
-
-def _is_here(reference: Reference) -> bool:
-    try:
-        locate_model(str(reference))
-    except ModelError:
-        return False
-    return True
 
 
 async def _last(statuses: AsyncIterator[Status]) -> Status:
