@@ -102,6 +102,10 @@ def _states(path: Path) -> tuple[tuple[int, int], ...]:
 def _read(path: Path, files: tuple[tuple[int, int], ...]) -> _Entry:
     # The state was read before the header, so a change meanwhile makes the entry old at once.
     try:
-        return _Entry(files, summarise(read_header(path)))
+        entry = _Entry(files, summarise(read_header(path)))
+        _encoder.encode(entry)
     except ModelError as error:
         return _Entry(files, None, str(error))
+    except OverflowError:  # A product of its sizes has more than 64 bits.
+        return _Entry(files, None, f"{path} has the sizes of no model. Fetch or copy it again")
+    return entry

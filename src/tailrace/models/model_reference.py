@@ -53,8 +53,11 @@ def locate_model(
     """
     store = Store() if store is None else store
     reference = parse_reference(model, os.environ.get("HF_ENDPOINT"))
-    if isinstance(reference, PathReference) or _is_path(model, reference):
-        return _at_path(Path(model).expanduser(), store)
+    try:
+        if isinstance(reference, PathReference) or _is_path(model, reference):
+            return _at_path(Path(model).expanduser(), store)
+    except (OSError, RuntimeError) as error:  # A folder without rights, a name that is too long, an unknown ~user.
+        raise ModelError(f"{model} can't be read: {error}") from error
     if isinstance(reference, NameReference):
         name = str(reference).removesuffix(":latest")
         if ":" not in name and (stored := store.find(name)) is not None:

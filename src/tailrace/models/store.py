@@ -68,9 +68,9 @@ class Store:
 
     def models(self) -> list[StoredModel]:
         """All models, sorted by name. Raises ModelError when the folder can't be read."""
-        if not self.folder.exists():
-            return []
         try:
+            if not self.folder.exists():
+                return []
             names = sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir() and is_name(entry.name))
         except OSError as error:
             raise ModelError(f"the model folder {self.folder} can't be read: {error}") from error

@@ -169,6 +169,34 @@ def test_a_broken_model_does_not_hide_the_others(run: Run, stores: Stores) -> No
     assert [row["error"] is None for row in _rows(run).values()] == [False, True, False, False]
 
 
+def test_absurd_sizes_hide_no_other_model(run: Run, stores: Stores) -> None:
+    """Numbers that no JSON or cache can hold, and nesting that a parser can't follow."""
+    stores.add_own("tiny", "tiny.gguf", tiny_gguf())
+    huge = tiny_gguf().replace(struct.pack("<2Q", 6, 4), struct.pack("<2Q", 2**63, 2**63))
+    assert huge != tiny_gguf()
+    stores.add_own("huge", "a.gguf", huge)
+    numbers = ("block_count", "attention.head_count", "attention.key_length", "embedding_length", "context_length")
+    pairs = (pair(f"llama.{key}", 10, struct.pack("<Q", 2**64 - 1)) for key in numbers)
+    stores.add_own("numbers", "a.gguf", tiny_gguf(extra=tuple(pairs)))
+    pairs = (pair(f"llama.{key}", 5, struct.pack("<i", -5)) for key in numbers)
+    stores.add_own("negative", "a.gguf", tiny_gguf(extra=tuple(pairs)))
+    deep = b'{"layers": [], "x": ' + b"[" * 400_000 + b"]" * 400_000 + b"}"
+    stores.add_ollama("registry.ollama.ai/library/deep/latest", tiny_gguf(), layers={"params": deep})
+    (stores.ollama / "manifests" / "registry.ollama.ai" / "library" / "deep" / "other").write_bytes(deep)
+    (stores.home / ".lmstudio").mkdir()
+    (stores.home / ".lmstudio" / "settings.json").write_bytes(deep)
+    for _ in range(2):  # The second time from the cache.
+        rows = _rows(run)
+        assert set(rows) == {"tiny", "huge", "numbers", "negative", "ollama:deep:latest", "ollama:deep:other"}
+        assert rows["tiny"]["error"] is None
+        assert rows["huge"]["error"] is not None
+        assert rows["ollama:deep:latest"]["error"] is None
+        assert rows["ollama:deep:other"]["error"] is not None
+        assert run("list")[0] == 0
+    for name in ("tiny", "numbers", "negative"):
+        assert run("show", name)[0] == 0
+
+
 def test_a_damaged_cache_of_headers_is_made_anew(run: Run, stores: Stores) -> None:
     stores.add_own("tiny", "tiny.gguf", tiny_gguf())
     first = _rows(run)

@@ -52,6 +52,11 @@ class TestPaths:
         with pytest.raises(ModelError, match="it is no GGUF file"):
             locate_model(str(tmp_path / "model.safetensors"), store)
 
+    @pytest.mark.parametrize("path", ["/" + "a" * 300, "./" + "a" * 300 + ".gguf", "~no-such-user-here/a.gguf"])
+    def test_a_path_that_the_system_refuses(self, store: Store, path: str) -> None:
+        with pytest.raises(ModelError, match="can't be read"):
+            locate_model(path, store)
+
     def test_a_gguf_file_needs_no_ending(self, stores: Stores) -> None:
         """Ollama's have none."""
         blob = stores.add_ollama("registry.ollama.ai/library/phi4/latest", GGUF)
@@ -200,6 +205,12 @@ class TestOllama:
         with pytest.raises(NotHere, match=r"tailrace pull ollama:llama3\.2:3b") as caught:
             locate_model("ollama:llama3.2:3b")
         assert caught.value.reference == OllamaReference(model="llama3.2", tag="3b")
+
+    def test_a_whole_one_of_another_store_is_taken(self, stores: Stores) -> None:
+        name = "registry.ollama.ai/library/phi4/latest"
+        stores.add_ollama(name, GGUF + b"1", folder=stores.own / "ollama").unlink()
+        blob = stores.add_ollama(name, GGUF)
+        assert locate_model("phi4").path == blob
 
     def test_a_broken_one_says_why(self, stores: Stores) -> None:
         stores.add_ollama("registry.ollama.ai/library/phi4/latest", GGUF).unlink()

@@ -86,8 +86,9 @@ def find_in_stores(
     # An unprefixed ``user/model:tag`` reads as the hub's, and may be Ollama's.
     name = served_name(reference)
     models = [model for store in contents for model in store.models if name_key(model.name) == name_key(name)]
-    exact = [model for model in models if model.name == name]
-    return _usable((exact or models)[0]) if models else None
+    # Another store may have a whole one, and another case may be another model.
+    ordered = sorted(models, key=lambda model: (model.name != name, model.problem is not None))
+    return _usable(ordered[0]) if ordered else None
 
 
 def _find_repository(reference: HubReference, contents: list[StoreContents], memory: int | None) -> FoundModel | None:

@@ -13,7 +13,7 @@ from tailrace.errors import ModelError
 from tailrace.models.quant_choice import FileSize
 from tailrace.models.reference import HubReference, parse_reference
 from tailrace.models.stores.folder_walk import gguf_files
-from tailrace.models.stores.found_model import FoundModel, StoreContents
+from tailrace.models.stores.found_model import MALFORMED, FoundModel, StoreContents
 from tailrace.models.stores.models_folder import folder_models
 from tailrace.models.stores.repository_files import repository_models
 
@@ -32,7 +32,7 @@ def lm_studio_folders() -> list[Path]:
         try:
             with settings.open("rb") as file:
                 moved = msgspec.json.decode(file.read(_MAX_SETTINGS), type=_Settings).downloads_folder
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, *MALFORMED):
             continue
         if moved and Path(moved).is_absolute():
             folders.insert(0, Path(moved))

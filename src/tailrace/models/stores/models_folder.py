@@ -19,7 +19,11 @@ from tailrace.models.stores.repository_files import missing_shards
 def read_models_folder(folder: Path) -> StoreContents:
     """The models below ``folder``; a folder that isn't there is a problem."""
     folder = folder.expanduser().absolute()
-    if not folder.is_dir():
+    try:
+        missing = not folder.is_dir()
+    except OSError as error:
+        return StoreContents(store="folder", folder=folder, problems=(f"{folder} can't be read: {error.strerror}",))
+    if missing:
         return StoreContents(store="folder", folder=folder, problems=(f"there is no folder {folder}",))
     walk = gguf_files(folder)
     return StoreContents(

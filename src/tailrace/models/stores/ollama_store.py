@@ -18,7 +18,7 @@ import msgspec
 from tailrace.errors import ModelError
 from tailrace.models.quant_choice import quant_of
 from tailrace.models.reference import OllamaReference, parse_reference, served_name
-from tailrace.models.stores.found_model import FoundModel, StoreContents, StoreName
+from tailrace.models.stores.found_model import MALFORMED, FoundModel, StoreContents, StoreName
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LAYER = "application/vnd.ollama.image."
@@ -99,7 +99,7 @@ def _manifests(folder: Path, problems: list[str], depth: int = 4) -> Iterator[Pa
     for name in names:
         if depth > 1:
             yield from _manifests(folder / name, problems, depth - 1)
-        elif (folder / name).is_file():
+        else:
             yield folder / name
 
 
@@ -109,23 +109,12 @@ def _model(folder: Path, path: Path, reference: OllamaReference, store: StoreNam
     manifest = _Manifest()
     try:
         manifest = _manifest.decode(_read(path, _MAX_MANIFEST))
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, *MALFORMED) as error:
         problem = f"its manifest {path} can't be read: {error}"
     for layer in manifest.layers:
         layers.setdefault(layer.media_type.removeprefix(_LAYER), []).append(layer)
-    weights = layers.get("model", [])
-    blob = _blob(folder, weights[0]) if len(weights) == 1 else None
-    size = 0
-    if blob is not None:
-        try:
-            size = blob.stat().st_size
-        except OSError:
-            problem = f"its file {blob} isn't there: fetch it again (tailrace pull {reference})"
-        else:
-            if size != weights[0].size:
-                problem = f"its file {blob} has {size} bytes, not {weights[0].size}: fetch it again"
-    elif problem is None:
-        problem = f"it has {len(weights)} GGUF files in its manifest, and one is needed"
+    blob, size, unusable = _weights(folder, layers.get("model", []), reference)
+    problem = problem or unusable
     if "adapter" in layers:
         problem = problem or "it has an adapter (LoRA), which isn't applied here: merge it into a GGUF file"
     texts = {kind: _text(folder, layers.get(kind, [])) for kind in ("system", "license")}
@@ -144,6 +133,25 @@ def _model(folder: Path, path: Path, reference: OllamaReference, store: StoreNam
         parameters=_parameters(folder, layers.get("params", [])),
         licence=texts["license"].partition("\n")[0].strip(),
         problem=problem,
+    )
+
+
+def _weights(folder: Path, layers: list[_Layer], reference: OllamaReference) -> tuple[Path | None, int, str | None]:
+    """The model's file, its size, and why it can't be used."""
+    blob = _blob(folder, layers[0]) if len(layers) == 1 else None
+    if blob is None:
+        return None, 0, f"it has {len(layers)} GGUF files in its manifest, and one is needed"
+    again = f"fetch it again (tailrace pull {reference})"
+    try:
+        size = blob.stat().st_size
+    except FileNotFoundError:
+        return blob, 0, f"its file {blob} isn't there: {again}"
+    except OSError as error:
+        return blob, 0, f"its file {blob} can't be read: {error.strerror}"
+    return (
+        blob,
+        size,
+        None if size == layers[0].size else f"its file {blob} has {size} bytes, not {layers[0].size}: {again}",
     )
 
 
@@ -175,7 +183,7 @@ def _parameters(folder: Path, layers: list[_Layer]) -> dict[str, Any]:
     text = _text(folder, layers)
     try:
         found = msgspec.json.decode(text, type=dict[str, Any]) if text else {}
-    except msgspec.DecodeError:
+    except MALFORMED:
         return {}
     kept = {name: value for name, value in found.items() if _is_in_range(name, value)}
     stops = [found["stop"]] if isinstance(found.get("stop"), str) else found.get("stop")
@@ -196,6 +204,6 @@ def _quant(folder: Path, config: _Layer | None, reference: OllamaReference) -> s
     """The quantisation by the model's configuration, or else by its tag."""
     try:
         said = _config.decode(_text(folder, [config])).file_type if config is not None else None
-    except msgspec.DecodeError:
+    except MALFORMED:
         said = None
     return quant_of(said or "") or quant_of(reference.tag)
