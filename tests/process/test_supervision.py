@@ -11,39 +11,12 @@ from pathlib import Path
 
 from openai_wire import ask, chat
 from servers import ServerProcess, alive, fake, serving, wait_for
-
-
-class Manager:
-    """A service manager's socket, and what it has heard."""
-
-    def __init__(self) -> None:
-        self.name = f"@tailrace-test-{os.getpid()}-{time.monotonic_ns()}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.name.replace("@", "\0"))
-        self._socket.setblocking(False)
-        self._heard: list[str] = []
-
-    @property
-    def heard(self) -> list[str]:
-        """All messages so far."""
-        while True:
-            try:
-                self._heard.append(self._socket.recv(4096).decode())
-            except BlockingIOError:
-                return self._heard
-
-    def count(self, start: str) -> int:
-        """How many messages begin with this text."""
-        return sum(message.startswith(start) for message in self.heard)
-
-    def close(self) -> None:
-        self._socket.close()
+from service_manager import Manager
 
 
 def test_a_service_manager_hears_of_every_change() -> None:
-    manager = Manager()
-    environment = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "2000000"}
-    try:
+    with Manager() as manager:
+        environment = {"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "2000000"}
         with serving("--backend", "fake", environment=environment) as server:
             wait_for("READY=1", lambda: manager.count("READY=1") == 1)
             assert f"serving fake on port {server.port}" in manager.heard[-1] or manager.count("WATCHDOG=1")
@@ -62,8 +35,6 @@ def test_a_service_manager_hears_of_every_change() -> None:
             server.process.send_signal(signal.SIGTERM)
             wait_for("STOPPING=1", lambda: manager.count("STOPPING=1") == 1)
             assert server.process.wait(60) == 0
-    finally:
-        manager.close()
 
 
 def _environment(pid: int) -> set[str]:

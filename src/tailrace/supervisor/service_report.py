@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -17,9 +17,11 @@ _READ_AT_START = -1
 
 
 class ServiceReport:
-    """See the module. ``server``: the HTTP process."""
+    """See the module. ``server``: the HTTP process. ``models``: all that are served now."""
 
-    def __init__(self, manager: ServiceManager, server: ChildProcess, models: Sequence[ModelSpec], port: int) -> None:
+    def __init__(
+        self, manager: ServiceManager, server: ChildProcess, models: Callable[[], Sequence[ModelSpec]], port: int
+    ) -> None:
         self._manager = manager
         self._server = server
         self._models = models
@@ -46,9 +48,10 @@ class ServiceReport:
         if not manager.is_there:
             return
         groups = tuple(groups)
-        waiting = [child.name for child in (server, *self._needed(groups)) if not child.serves]
+        models = self._models()
+        waiting = [child.name for child in (server, *self._needed(groups, models)) if not child.serves]
         if not waiting and announced:
-            text = self._text(groups)
+            text = self._text(groups, models)
             if not self._was_ready:
                 self._was_ready = True
                 manager.ready(text)
@@ -61,12 +64,12 @@ class ServiceReport:
             if not self._was_ready:
                 manager.extend_start()
 
-    def _needed(self, groups: Sequence[EngineGroup]) -> list[ChildProcess]:
+    def _needed(self, groups: Sequence[EngineGroup], models: Sequence[ModelSpec]) -> list[ChildProcess]:
         """The engines without which the server isn't ready: those of an only model. Of several, each loads alone."""
-        return [engine for group in groups for engine in group.engines] if len(self._models) == 1 else []
+        return [engine for group in groups for engine in group.engines] if len(models) == 1 else []
 
-    def _text(self, groups: Sequence[EngineGroup]) -> str:
-        if len(self._models) == 1:
-            return f"serving {self._models[0].name} on port {self._port}"
+    def _text(self, groups: Sequence[EngineGroup], models: Sequence[ModelSpec]) -> str:
+        if len(models) == 1:
+            return f"serving {models[0].name} on port {self._port}"
         loaded = sum(group.phase == "serving" for group in groups)
-        return f"serving {len(self._models)} models on port {self._port}, {loaded} loaded"
+        return f"serving {len(models)} models on port {self._port}, {loaded} loaded"

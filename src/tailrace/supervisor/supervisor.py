@@ -75,6 +75,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WAIT_FOR_HANDLERS)
         open_files.raise_limit()  # The children inherit it.
         self._log = structlog.get_logger()
+        self._is_alone = len(self.models) == 1
         self._budget = memory_budget(self.settings, read_memory())
         self._plan = self._plan_start()
         self._listening = http = listen(self.settings.host, self.settings.port)
@@ -84,7 +85,7 @@ class Supervisor:
         self._groups = ModelGroups(self._make_group, self._start_group, self._on_news)
         self._server = self._factory.http(self.models, self._plan, 0 if self._alone else self._budget)
         self._announced = False
-        self._service = ServiceReport(self._manager, self._server, self.models, self._port)
+        self._service = ServiceReport(self._manager, self._server, lambda: self.models, self._port)
         # A terminal that is closed stops the server, as users expect of a program in it. While it is there, SIGHUP
         # asks for files to be read again.
         stops = (*_STOPS, signal.SIGHUP) if sys.stdin is not None and sys.stdin.isatty() else _STOPS
@@ -113,8 +114,8 @@ class Supervisor:
 
     @property
     def _alone(self) -> bool:
-        """Whether one model is served, with which the server ends."""
-        return len(self.models) == 1
+        """Whether one model is served from the start, with which the server ends."""
+        return self._is_alone
 
     @property
     def _engines(self) -> list[ChildProcess]:
@@ -159,6 +160,8 @@ class Supervisor:
         """The model's group, not yet started. Raises ConfigurationError."""
         spec = with_disk_share(spec, len(self.models), cache_folder())
         planned = PlannedModel(spec, self._plan, 0) if self._alone else plan_model(spec, self._budget)
+        if spec.name not in (known.name for known in self.models):
+            self.models += (spec,)  # A client has pulled it. The next HTTP process has to know it, too.
         plan = msgspec.structs.replace(planned.plan, http_cpus=self._plan.http_cpus)
         return EngineGroup(planned.spec, plan, self._factory.engines(planned.spec, plan), bytes=planned.bytes)
 
@@ -320,7 +323,7 @@ class Supervisor:
 
     def _start(self, child: ChildProcess) -> None:
         if child is self._server:
-            child.orders = msgspec.structs.replace(child.orders, announce=not self._announced)
+            child.orders = msgspec.structs.replace(child.orders, announce=not self._announced, models=self.models)
         self._factory.start(child)
         self._leave_state()
 
