@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import ollama
@@ -16,6 +18,7 @@ from openai_wire import Reply, ask, chat
 from servers import ServerProcess, serving
 from tailrace.engine.backends.create_llama import create_llama
 from tailrace.engine.backends.llama import LlamaBackend
+from tailrace.engine.backends.llama.llama_vocab import load_vocab
 from tailrace.engine.embedding_queue import EmbeddingQueue
 from tailrace.engine.embeddings import make_jobs, texts_to_tokenise
 from tailrace.protocol import Embed, Embedded
@@ -29,6 +32,8 @@ TEXTS = [
     "你好，世界。 機械学習 한국어 텍스트 العربية ไทย עברית Ελληνικά Русский Tiếng Việt",
     "emoji 🎉👩‍👩‍👧 and \u200bzero width, ﬁ ligature, e\u0301 combining, ½ ² €",
     "def f(x):\n    return x**2  # 'code'\n",
+    "हिन्दी में पाठ বাংলা লেখা தமிழ் உரை తెలుగు ქართული አማርኛ ខ្មែរ",
+    "a" * 100 + " " + "b" * 101 + " https://example.org/" + "path" * 30,
     "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis",
     "[CLS] and [SEP] are plain text in an input, as [MASK] and [unused1] are",
     "word " * 40,
@@ -77,6 +82,22 @@ def post(server: ServerProcess, path: str, **fields: object) -> Reply:
 def test_texts_are_tokenised_as_by_the_original(backend: LlamaBackend) -> None:
     for text in PLAIN:
         assert backend.tokenize(text, parse_special=False, add_special=True) == minilm.tokens_of(text), text
+
+
+def _is_settled(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category == unicodedata.ucd_3_2_0.category(character) and category not in ("Cn", "Cs")
+
+
+def test_every_character_is_tokenised_as_by_the_original(tmp_path: Path) -> None:
+    """Those of Unicode 3.2 that are what they were: the original tokenizer has tables of another version."""
+    vocab = load_vocab(minilm.write_minilm(tmp_path / "minilm.gguf"))
+    # Of the large blocks a part: ideographs, syllables, and what is beyond the first 65,536.
+    codes = [code for code in (*range(0x3000), *range(0x3000, 0x30000, 23)) if _is_settled(chr(code))]
+    assert len(codes) > 8000
+    for code in codes:
+        text = f"a{chr(code)}b"
+        assert vocab.tokenize(text, parse_special=False, add_special=True) == minilm.tokens_of(text), hex(code)
 
 
 def test_vectors_are_the_originals(backend: LlamaBackend) -> None:

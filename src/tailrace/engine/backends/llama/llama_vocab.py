@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,8 @@ from tailrace.engine.backends.llama.model_metadata import Metadata
 from tailrace.engine.backends.llama.model_params import override_array
 from tailrace.engine.tokenising.jobs import TokenizerInput, total_characters
 from tailrace.engine.tokenising.special_tokens import SpecialToken, SpecialTokens
+from tailrace.engine.tokenising.vocab import tokens_of
+from tailrace.engine.tokenising.word_piece import WordPiece
 from tailrace.errors import ModelError
 from tailrace.models.metadata_override import MetadataOverride
 
@@ -57,9 +58,14 @@ class LlamaVocab:
         self.bos_text = self.special_text(llama.llama_vocab_bos(vocab))
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
-        """Tokens of the text by llama.cpp alone. It takes quadratic time in the number of special tokens."""
-        if self._strips_accents:
-            text = unicodedata.normalize("NFD", text)
+        """Tokens of the text. Those of WordPiece are computed here; llama.cpp computes the others, in quadratic time in
+        the number of special tokens.
+        """
+        if self._word_pieces is not None:
+            return tokens_of(self, TokenizerInput(text, parse_special=parse_special, add_special=add_special))
+        return self._upstream_tokens(text, parse_special=parse_special, add_special=add_special)
+
+    def _upstream_tokens(self, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
         data = text.encode("utf-8")
         capacity = len(data) + 2
         while True:
@@ -71,15 +77,25 @@ class LlamaVocab:
 
     def tokenize_segment(self, text: str) -> list[int]:
         """See ``Vocab``."""
-        return self.tokenize(text, parse_special=False, add_special=False)
+        if self._word_pieces is not None:
+            return self._word_pieces.tokenize(text)
+        return self._upstream_tokens(text, parse_special=False, add_special=False)
 
     @cached_property
-    def _strips_accents(self) -> bool:
-        """Whether texts are decomposed before they are tokenised (WordPiece). llama.cpp does it without Hangul."""
+    def _word_pieces(self) -> WordPiece | None:
+        """The tokenizer of a WordPiece vocabulary; None for others."""
         if llama.llama_vocab_type(self.pointer) != llama.LLAMA_VOCAB_TYPE_WPM:
-            return False
-        strips = self._metadata.value("tokenizer.ggml.normalizer.strip_accents")
-        return (strips or self._metadata.value("tokenizer.ggml.normalizer.lowercase")) != "false"
+            return None
+        lowercase = self._metadata.value("tokenizer.ggml.normalizer.lowercase") or "true"
+        strips_accents = self._metadata.value("tokenizer.ggml.normalizer.strip_accents") or lowercase
+        names = {
+            self.token_name(token): token
+            for token in range(self.size)
+            if not llama.llama_vocab_get_attr(self.pointer, token) & _CONTROL
+        }
+        # llama.cpp has no function that tells it, and takes 100 where the file doesn't say.
+        unknown = int(self._metadata.value("tokenizer.ggml.unknown_token_id") or 100)
+        return WordPiece(names, unknown, lowercase=lowercase == "true", strips_accents=strips_accents == "true")
 
     def warm_up(self) -> None:
         """Tokenise a few words: llama.cpp makes its tables at the first text, which takes up to a second."""
@@ -106,9 +122,9 @@ class LlamaVocab:
     @cached_property
     def affixes(self) -> tuple[list[int], list[int]]:
         """See ``Vocab``. llama.cpp's flags aren't right for each kind of vocabulary, so texts are compared."""
-        empty = self.tokenize("", parse_special=False, add_special=True)
-        text = self.tokenize("a", parse_special=False, add_special=False)
-        whole = self.tokenize("a", parse_special=False, add_special=True)
+        empty = self._upstream_tokens("", parse_special=False, add_special=True)
+        text = self._upstream_tokens("a", parse_special=False, add_special=False)
+        whole = self._upstream_tokens("a", parse_special=False, add_special=True)
         for count in range(len(empty) + 1):
             before, after = empty[:count], empty[count:]
             if [*before, *text, *after] == whole:
