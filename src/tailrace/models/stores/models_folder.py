@@ -18,13 +18,13 @@ from tailrace.models.stores.repository_files import missing_shards
 
 def read_models_folder(folder: Path) -> StoreContents:
     """The models below ``folder``; a folder that isn't there is a problem."""
-    folder = folder.expanduser().absolute()
     try:
-        missing = not folder.is_dir()
-    except OSError as error:
-        return StoreContents(store="folder", folder=folder, problems=(f"{folder} can't be read: {error.strerror}",))
-    if missing:
-        return StoreContents(store="folder", folder=folder, problems=(f"there is no folder {folder}",))
+        folder = folder.expanduser().absolute()
+        problem = None if folder.is_dir() else f"there is no folder {folder}"
+    except (OSError, RuntimeError) as error:  # The path is too long or without rights, or names an unknown ~user.
+        problem = f"{folder} can't be read: {error}"
+    if problem is not None:
+        return StoreContents(store="folder", folder=folder, problems=(problem,))
     walk = gguf_files(folder)
     return StoreContents(
         store="folder",

@@ -148,11 +148,9 @@ def _weights(folder: Path, layers: list[_Layer], reference: OllamaReference) -> 
         return blob, 0, f"its file {blob} isn't there: {again}"
     except OSError as error:
         return blob, 0, f"its file {blob} can't be read: {error.strerror}"
-    return (
-        blob,
-        size,
-        None if size == layers[0].size else f"its file {blob} has {size} bytes, not {layers[0].size}: {again}",
-    )
+    if size != layers[0].size:
+        return blob, size, f"its file {blob} has {size} bytes, not {layers[0].size}: {again}"
+    return blob, size, None
 
 
 def _blob(folder: Path, layer: _Layer) -> Path | None:

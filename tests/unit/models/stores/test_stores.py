@@ -357,6 +357,10 @@ class TestModelsFolder:
     def test_a_folder_that_is_not_there_is_a_problem(self, tmp_path: Path) -> None:
         assert "there is no folder" in read_models_folder(tmp_path / "none").problems[0]
 
+    @pytest.mark.parametrize("name", ["/" + "a" * 300, "~no-such-user-here/models"])
+    def test_a_path_that_the_system_refuses_is_a_problem(self, name: str) -> None:
+        assert "can't be read" in read_models_folder(Path(name)).problems[0]
+
     def test_a_bound_of_files_is_said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(folder_walk, "MAX_FILES", 3)
         self._fill(tmp_path, *(f"{number}.gguf" for number in range(5)))
